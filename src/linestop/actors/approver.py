@@ -1,0 +1,171 @@
+"""Approver: must a person agree, and did one?
+
+It protects people from what they did not agree to. It reads judged calls, the run's policy and control
+messages. It says ``cleared`` for calls that need nobody, ``asked`` for those that do (and for questions of
+the model, for spending, for effects whose fate is unknown), and a person's word as ``granted``, ``denied``,
+``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. What expires is denied.
+
+A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from linestop.actors.facts import Facts, PinnedAgent, Word
+from linestop.actors.words import word
+from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.events import (
+    AnyEvent,
+    Asked,
+    AskedCall,
+    Cleared,
+    ClearedCall,
+    Cue,
+    Denied,
+    Policy,
+    Question,
+    SpendQuestion,
+)
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import Tier
+
+QUESTIONS = frozenset({"ask.person", "wait.for_event"})
+"""Built-in waits that a person or a service ends by an ``answer``; ``wait.until`` ends by itself."""
+
+
+class Approver:
+    """The approver role."""
+
+    name: RoleName = "approver"
+    wakes = frozenset({
+        "validator.judged", "validator.opened", "validator.checked", "executor.finished", "budget.held",
+        "planner.failed", "stopped",
+    })  # fmt: skip
+    needs = (Word, PinnedAgent)
+
+    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+        """Say what a person said, deny what has expired, then clear or ask."""
+        del cue
+        said = facts.get(Word)
+        if said is not None and (event := word(run, said, now)) is not None:
+            return event
+        if run.opened is None or run.done:
+            return None
+        return _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
+
+
+def _expired(run: Run, now: datetime) -> AnyEvent | None:
+    """What nobody answered in time: denied; an unknown effect or a refused spending ends the run."""
+    if run.spend_denied:
+        return stopped(run, by="approver", why="Going on spending was denied.", code="denied")
+    if run.spend_asked and now >= run.spend_asked.expires_at:
+        return Denied(call="", by="timer", via="timer")
+    for call in run.proposal.calls if run.proposal else ():
+        if call.stage is not Stage.ASKED or call.asked is None or now < call.asked.expires_at:
+            continue
+        if call.asked_doubt:
+            why = f"Nobody said what became of '{call.tool}' (call '{call.call}') in time."
+            return stopped(run, by="approver", why=why, code="expired")
+        digest = call.asked.contract_digest if isinstance(call.asked, AskedCall) else ""
+        return Denied(call=call.call, by="timer", via="timer", args_sha256=call.args_sha256, contract_digest=digest)
+    return None
+
+
+def _spending(run: Run, now: datetime) -> Asked | None:
+    """Ask before a run spends more than its policy lets it without a person."""
+    assert run.opened is not None
+    if not run.opened.policy.ask_on_spend or run.spend_granted or run.spend_asked:
+        return None
+    start = next_start(run, now)
+    if not isinstance(start, NextStart):
+        return None
+    ahead = run.spent_micros + run.reserved_micros + start.cost_max_micros
+    if ahead <= run.limits.ask_from_micros:
+        return None
+    expires = now + timedelta(seconds=run.limits.approval_expires_s)
+    return Asked(
+        spend=SpendQuestion(so_far_micros=run.spent_micros, limit_micros=run.limits.ask_from_micros, expires_at=expires)
+    )
+
+
+def _gate(run: Run, now: datetime) -> AnyEvent | None:
+    """Clear what needs nobody; ask about the rest. One event a gate and proposal."""
+    if run.phase is not Phase.CLEARING or run.proposal is None or run.opened is None:
+        return None
+    waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
+    if question := next((call for call in waiting if call.tool in QUESTIONS), None):
+        return Asked(question=_question(run, question, now))
+    rules = [(call, *rule(run.opened.policy, call, dry_run=run.opened.task.dry_run)) for call in waiting]
+    cleared = tuple(
+        ClearedCall(call=call.call, rule=name, args_sha256=call.args_sha256)
+        for call, name, needs_person in rules
+        if not needs_person
+    )
+    if cleared:
+        return Cleared(calls=cleared)
+    return Asked(calls=tuple(_asked(run, call, name, now) for call, name, _ in rules))
+
+
+def rule(policy: Policy, call: CallState, *, dry_run: bool) -> tuple[str, bool]:
+    """The rule that decides about a call, and whether it needs a person."""
+    tier: Tier = call.judged.tier if call.judged else "destructive"
+    if tier == "destructive":
+        return "tier:destructive", True
+    if any(fnmatchcase(call.tool, pattern) for pattern in policy.ask):
+        return "policy:ask", True
+    if call.edited:
+        return "edited", True
+    if tier in {"read", "reversible"}:
+        return f"tier:{tier}", False
+    if dry_run:
+        return "dry-run", False
+    if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
+        return "provenance", True
+    if any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
+        return "policy:clear", False
+    return "tier:irreversible", True
+
+
+def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
+    assert run.opened is not None
+    assert call.grant is not None
+    policy = run.opened.policy
+    return AskedCall(
+        call=call.call, tool=call.tool, args_sha256=call.args_sha256,
+        contract_digest=call.grant.contract_digest, rule=name, tier=call.grant.tier,
+        expires_at=now + timedelta(seconds=run.limits.approval_expires_s),
+        reason=run.proposal.event.reason if run.proposal else "",
+        provenance=call.judged.provenance if call.judged else (),
+        cost_max_micros=call.grant.price_micros, deciders=policy.deciders, quorum=policy.quorum,
+    )  # fmt: skip
+
+
+def _question(run: Run, call: CallState, now: datetime) -> Question:
+    args = msgspec.json.decode(call.judged.args) if call.judged and isinstance(call.judged.args, str) else {}
+    wait_s = args.get("timeout_s") or run.limits.approval_expires_s
+    return Question(
+        call=call.call,
+        text=str(args.get("question") or args.get("name") or ""),
+        options=tuple(str(option) for option in args.get("options") or ()),
+        expires_at=now + timedelta(seconds=float(wait_s)),
+    )
+
+
+def _doubt(run: Run, now: datetime) -> Asked | None:
+    """Ask a person what became of effects that no probe can settle."""
+    doubtful = [
+        call
+        for call in (run.proposal.calls if run.proposal else ())
+        if call.stage is Stage.DOUBT and call.grant and (call.probed or not call.grant.probe)
+    ]
+    if not doubtful:
+        return None
+    return Asked(calls=tuple(_asked(run, call, "unknown", now) for call in doubtful))

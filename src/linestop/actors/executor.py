@@ -1,0 +1,182 @@
+"""Executor: do it, once.
+
+It protects the world outside from doing things twice. It reads cleared and granted calls. It says
+``started`` (its reservation, its deadlines) for all calls that may start, performs them, and says
+``finished`` for each. What an attempt left open past its end is repeated under the same key where that is
+safe, and is ``unknown`` where it is not: then a probe or a person settles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Literal
+
+from linestop.actors.facts import Doors, Facts, Texts, Worker
+from linestop.schemas.calls import Attempt, CallState, Stage
+from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
+from linestop.schemas.limits import START_WITHIN_S
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import Tier, ToolError, ToolResult, canonical
+from linestop.schemas.work import CallWork, ToolRunner
+
+GRACE_S = 2.0
+"""Seconds a performer has, after the tool's own timeout, to say what became of the call."""
+
+
+class Executor:
+    """The executor role. ``runner`` performs tools; it is handed in, so that this module imports none."""
+
+    name: RoleName = "executor"
+    wakes = frozenset({
+        "approver.cleared", "approver.granted", "approver.resolved", "budget.held", "validator.checked",
+        "validator.judged", "executor.finished", "approver.resumed", "stopped",
+    })  # fmt: skip
+    needs = (Worker, Doors, Texts)
+
+    def __init__(self, runner: ToolRunner | None = None) -> None:
+        self._runner = runner
+
+    # --- deciding ----------------------------------------------------------------------------------------
+
+    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+        """Start what may start; end waits that are over; speak for attempts that nobody else will."""
+        del cue
+        if run.opened is None or run.phase is Phase.SEALED:
+            return None
+        worker = facts.get(Worker)
+        me = worker.id if worker else ""
+        if run.done:
+            return _unknown(run, now, me)
+        if over := _wait_over(run, now):
+            return over
+        start = next_start(run, now, me)
+        if isinstance(start, NextStart) and start.kind != "model" and start.at <= now:
+            doors = facts.get(Doors) or Doors()
+            for name in start.calls:
+                if shut := doors.shut(f"tenant:{run.tenant}", f"tool:{run.calls[name].tool}"):
+                    why = f"The door '{shut}' was closed by an operator."
+                    return stopped(run, by="executor", why=why, code="policy")
+            if start.cost_max_micros <= run.available_micros:
+                return _started(run, start, me, doors.revision, now=now)
+        return _unknown(run, now, me)
+
+    # --- performing --------------------------------------------------------------------------------------
+
+    def view(self, run: Run, started: AnyEvent, facts: Facts) -> tuple[CallWork, ...]:
+        """Freeze what the calls of ``started`` need."""
+        assert isinstance(started, EffectStarted)
+        assert run.opened is not None
+        texts = facts.get(Texts) or Texts()
+        return tuple(_work(run, line, started, texts) for line in started.calls)
+
+    async def perform(self, view: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[AnyEvent]:
+        """Perform all calls at once and yield each result as it comes."""
+        assert self._runner is not None
+        async for work, result, duration_s in self._runner.run(view):
+            yield finished(work, result, duration_s)
+        del started
+
+    def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
+        """What to say of calls that were cancelled before they had a result."""
+        assert isinstance(started, EffectStarted)
+        outcome: Literal["unknown", "never_started"] = "unknown" if begun else "never_started"
+        return [
+            Finished(call=line.call, attempt=line.attempt, outcome=outcome, error=_CANCELLED)
+            for line in started.calls
+            if (line.call, line.attempt) not in done
+        ]
+
+
+_CANCELLED = ToolError(type="transient", message="The call was cancelled before its result was known.")
+_NOBODY = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
+
+
+def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
+    """The event that reports ``result`` of ``work``, capped for the model."""
+    text = "" if result.outcome != "succeeded" else _as_text(result.value)
+    capped, size = cap(text, work.result_bytes_max)
+    return Finished(
+        call=work.call, attempt=work.attempt, outcome=result.outcome, result=capped, result_bytes=size,
+        error=result.error, egress=result.egress, cost_micros=min(result.cost_micros, work.cost_max_micros),
+        duration_s=round(duration_s, 6), untrusted=work.untrusted,
+    )  # fmt: skip
+
+
+def cap(text: str, bytes_max: int) -> tuple[str, int]:
+    """``text`` cut to ``bytes_max`` UTF-8 bytes with a note saying so, and its full size."""
+    data = text.encode()
+    if len(data) <= bytes_max:
+        return text, len(data)
+    note = f"\n[cut: {len(data)} bytes in all]"
+    return data[: bytes_max - len(note)].decode(errors="ignore") + note, len(data)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else canonical(value).decode()
+
+
+def _wait_over(run: Run, now: datetime) -> Finished | None:
+    for call in run.proposal.calls if run.proposal else ():
+        if call.stage is Stage.WAITING and call.ready_at is not None and call.ready_at <= now:
+            text = canonical({"now": now.isoformat()}).decode()
+            return Finished(call=call.call, attempt=0, outcome="succeeded", result=text, untrusted=False)
+    return None
+
+
+def _unknown(run: Run, now: datetime, worker: str) -> Finished | None:
+    """Speak for an attempt that is past its end and that nobody may repeat."""
+    for attempt in run.open_attempts:
+        if attempt.call and _given_up(run, attempt, now, worker):
+            return Finished(call=attempt.call, attempt=attempt.attempt, outcome="unknown", error=_NOBODY)
+    return None
+
+
+def _given_up(run: Run, attempt: Attempt, now: datetime, worker: str) -> bool:
+    call = run.calls[attempt.call]
+    safe = attempt.purpose == "probe" or (call.grant is not None and call.grant.safe_to_repeat)
+    return attempt.expired(now, worker if safe else "")
+
+
+def _started(run: Run, start: NextStart, worker: str, doors_revision: int, *, now: datetime) -> EffectStarted:
+    lines = tuple(_line(run.calls[name], start, now) for name in start.calls)
+    purpose: Literal["effect", "probe"] = "probe" if start.kind == "probe" else "effect"
+    return EffectStarted(calls=lines, worker=worker, purpose=purpose, doors_revision=doors_revision)
+
+
+def _line(call: CallState, start: NextStart, now: datetime) -> StartedCall:
+    assert call.grant is not None
+    assert call.judged is not None
+    start_by = now + timedelta(seconds=START_WITHIN_S)
+    return StartedCall(
+        call=call.call, attempt=len(call.attempts) + 1, effect_key=call.judged.effect_key,
+        args_sha256=call.args_sha256, gate_n=call.gate_n, start_by=start_by,
+        done_by=start_by + timedelta(seconds=call.grant.timeout_s + GRACE_S),
+        cost_max_micros=call.grant.price_micros if start.kind == "effect" else 0,
+    )  # fmt: skip
+
+
+def _work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> CallWork:
+    call = run.calls[line.call]
+    assert call.grant is not None
+    assert call.judged is not None
+    assert run.opened is not None
+    args = call.judged.args
+    data = texts.by_sha256.get(args.sha256, b"") if isinstance(args, BlobRef) else args.encode()
+    tier: Tier = call.grant.tier
+    return CallWork(
+        tenant=run.tenant, run=run.run, call=line.call, attempt=line.attempt, tool=call.tool,
+        contract_digest=call.grant.contract_digest, args=data, key=line.effect_key, user=run.opened.task.user,
+        probe=started.purpose == "probe", dry_run=run.opened.task.dry_run and tier != "read",
+        tier=tier, start_by=line.start_by, timeout_s=call.grant.timeout_s,
+        result_bytes_max=run.limits.result_bytes_max, cost_max_micros=line.cost_max_micros,
+    )  # fmt: skip
+
+
+def results_of(events: list[AnyEvent]) -> frozenset[tuple[str, int]]:
+    """(call, attempt) of every result among ``events``."""
+    return frozenset((event.call, event.attempt) for event in events if isinstance(event, Finished))

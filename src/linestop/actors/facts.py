@@ -1,0 +1,124 @@
+"""What a role may know besides the log: small values, fetched by the shell before it asks for a decision.
+
+Every event stores what of them it used, so that a replay can hand the same facts in again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import AccountLine
+from linestop.schemas.messages import Control, Task, Verb
+
+F = TypeVar("F")
+
+
+class Facts:
+    """A bag of facts, one of each type."""
+
+    def __init__(self, *facts: Any) -> None:  # noqa: ANN401 - any fact type
+        self._by_type = {type(fact): fact for fact in facts}
+
+    def get(self, kind: type[F]) -> F | None:
+        """The fact of that type, if the shell has one."""
+        found: F | None = self._by_type.get(kind)
+        return found
+
+    def with_(self, *facts: Any) -> Facts:  # noqa: ANN401 - any fact type
+        """A copy with more facts."""
+        return Facts(*self._by_type.values(), *facts)
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """The process that decides: ``<name>#<incarnation>``. A name is held by one process at a time."""
+
+    id: str
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """A task at the door. ``problem`` is set where it cannot even be read; ``existing_run`` where its key or
+    run id is taken by another task.
+    """
+
+    agent: str
+    sha256: str
+    task: Task | None = None
+    problem: str = ""
+    existing_run: str = ""
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """A control message for this run. ``signer`` is the person whose key signed it, empty if nobody's did."""
+
+    verb: Verb
+    control: Control
+    signer: str = ""
+    signature_required: bool = False
+
+
+class CurrentAgent(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's present version, for a task at the door; None if there is no such agent."""
+
+    version: AgentVersion | None
+
+
+class PinnedAgent(msgspec.Struct, frozen=True, kw_only=True):
+    """The version this run was opened with; None if the store has lost it."""
+
+    version: AgentVersion | None
+
+
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
+    """What operators have closed: ``all``, ``tenant:<t>``, ``agent:<a>``, ``tool:<name>``."""
+
+    revision: int = 0
+    closed: frozenset[str] = frozenset()
+
+    def shut(self, *names: str) -> str:
+        """The first of ``names`` (or ``all``) that is closed, or an empty string."""
+        return next((name for name in ("all", *names) if name in self.closed), "")
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the run log is, 0.0 to 1.0."""
+
+    used: float = 0.0
+
+
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the accounts said to the hold this run wants now.
+
+    ``refused_account`` names the account that is exhausted; then nothing is reserved.
+    """
+
+    hold: str
+    amount_micros: int
+    accounts: tuple[AccountLine, ...] = ()
+    refused_account: str = ""
+
+
+class Texts(msgspec.Struct, frozen=True, kw_only=True):
+    """Blob contents by digest, where a decision must look into an argument that is too long for an event."""
+
+    by_sha256: dict[str, bytes] = {}
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tools' own checks found in results that wait for them: event number → findings."""
+
+    by_event: dict[int, tuple[str, ...]] = {}
+
+
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """Values that must never leave in an answer."""
+
+    values: tuple[str, ...] = ()
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True):
+    """Which build decides: package version and configuration digest."""
+
+    id: str = ""

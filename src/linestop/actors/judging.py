@@ -1,0 +1,145 @@
+"""The validator's judgement of single calls: exists and granted, strict arguments, loops, repeated effects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from linestop.actors.provenance import provenance, untrusted
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.arguments import check_arguments
+from linestop.schemas.calls import CallState, ProposalState, Stage
+from linestop.schemas.events import BlobRef, JudgedCall, ToolGrant
+from linestop.schemas.run import Run
+from linestop.schemas.tools import effect_key
+
+WAIT_MAX_S = 2_592_000
+NAMES_SHOWN_MAX = 20
+
+
+def judge(
+    run: Run, proposal: ProposalState, agent: AgentVersion, texts: Mapping[str, bytes], *, now: datetime
+) -> tuple[JudgedCall, ...]:
+    """Judge every pending call of ``proposal``, each knowing those before it."""
+    verdicts: list[JudgedCall] = []
+    for call in proposal.calls:
+        if call.stage is Stage.PENDING:
+            verdicts.append(_judge(run, call, agent, texts, before=verdicts, now=now))
+    return tuple(verdicts)
+
+
+def _judge(  # noqa: PLR0913 - one verdict needs all of it
+    run: Run,
+    call: CallState,
+    agent: AgentVersion,
+    texts: Mapping[str, bytes],
+    *,
+    before: list[JudgedCall],
+    now: datetime,
+) -> JudgedCall:
+    raw = _raw(call, texts)
+    raw_sha256 = hashlib.sha256(raw).hexdigest()
+
+    def reject(*errors: str) -> JudgedCall:
+        return JudgedCall(call=call.call, tool=call.tool, verdict="reject", errors=errors, raw_args_sha256=raw_sha256)
+
+    contract, grant = agent.tool(call.tool), call.grant
+    if grant is None or contract is None:
+        return reject(_no_such_tool(run, call.tool))
+    if excess := _too_many(run, call, grant, before):
+        return reject(excess)
+    checked = check_arguments(raw, contract)
+    if checked.args is None:
+        return reject(*checked.errors)
+    until = _wait_until(call.tool, checked.args, now) if grant.kind == "wait" else None
+    if isinstance(until, str):
+        return reject(until)
+    args_sha256 = hashlib.sha256(checked.args).hexdigest()
+    key = effect_key(run.run, call.tool, checked.args)
+    earlier = [c for c in run.calls.values() if c is not call and c.judged and c.judged.effect_key == key]
+    verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
+    lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in {"irreversible", "destructive"} else ()
+    return JudgedCall(
+        call=call.call, tool=call.tool, verdict=verdict, errors=errors, args=checked.args.decode(),
+        args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,
+        flags=("untrusted-value",) if untrusted(lines) else (), recorded_n=recorded_n, wait_until=until,
+    )  # fmt: skip
+
+
+def _raw(call: CallState, texts: Mapping[str, bytes]) -> bytes:
+    if isinstance(call.raw_args, BlobRef):
+        return texts.get(call.raw_args.sha256, b"")
+    return call.raw_args.encode()
+
+
+def _no_such_tool(run: Run, name: str) -> str:
+    names = [grant.name for grant in run.opened.tools] if run.opened else []
+    listed = ", ".join(names[:NAMES_SHOWN_MAX]) or "none"
+    return f"There is no tool '{name[:80]}' in this run; the tools are: {listed}."
+
+
+def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCall]) -> str:
+    """Why this tool may not be called once more, or nothing."""
+    limits = run.limits
+    if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
+        return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer."
+    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c is not call and _passed(c))
+    passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
+    most = grant.calls_max or limits.calls_per_tool_max
+    if passed >= most:
+        return f"The tool '{call.tool}' may be called {most} times in a run, and has been."
+    return ""
+
+
+def _passed(call: CallState) -> bool:
+    return call.judged is not None and call.judged.verdict == "pass"
+
+
+def passed_calls(run: Run) -> int:
+    """How many calls of the run were let through so far."""
+    return sum(1 for call in run.calls.values() if _passed(call))
+
+
+def _repeated(
+    run: Run, grant: ToolGrant, earlier: list[CallState], *, key: str, before: list[JudgedCall]
+) -> tuple[Any, tuple[str, ...], int]:
+    """Whether this call was made before: verdict, errors, and the event to answer from."""
+    answers = [c.answer for c in earlier if c.stage is Stage.ANSWERED and c.judged and c.judged.verdict != "loop"]
+    most = run.limits.equal_calls_max
+    if len(answers) >= most and len(set(answers[-most:])) == 1:
+        sentence = f"This call was made {len(answers)} times with the same result; making it again changes nothing."
+        return "loop", (sentence,), 0
+    if grant.tier == "read" or grant.repeatable:
+        return "pass", (), 0
+    if any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
+        return "reject", ("The same effect is proposed twice in this answer.",), 0
+    for call in reversed(earlier):
+        if call.finished is not None and call.finished.outcome == "succeeded" and call.stage is Stage.ANSWERED:
+            return "recorded", ("This was done already; the answer is the recorded one.",), call.finished_n
+        if call.stage in {Stage.OPEN, Stage.READY, Stage.CHECK, Stage.ASKED, Stage.GATE}:
+            return "reject", (f"The same effect is under way already (call '{call.call}').",), 0
+        if call.stage is Stage.DOUBT or call.fate == "unknown":
+            return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
+    return "pass", (), 0
+
+
+def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
+    """When a ``wait.until`` is over; a sentence if that is not a moment within the limits; None for others."""
+    if tool != "wait.until":
+        return None
+    value: Any = msgspec.json.decode(args).get("until")
+    if isinstance(value, int | float):
+        until = now + timedelta(seconds=float(value))
+    else:
+        try:
+            until = datetime.fromisoformat(str(value))
+        except ValueError:
+            return f"'{value}' is no ISO 8601 moment; write e.g. 2030-01-31T09:00:00+00:00, or seconds."
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    if (until - now).total_seconds() > WAIT_MAX_S:
+        return f"A wait may last at most {WAIT_MAX_S // 86_400} days; '{value}' is later than that."
+    return until

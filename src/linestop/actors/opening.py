@@ -1,0 +1,113 @@
+"""The validator's door: whether a task becomes a run, and with what fixed."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+
+import msgspec
+
+from linestop.actors.context import base_bytes
+from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits
+from linestop.schemas.messages import Task, lowered
+from linestop.schemas.run import Run
+from linestop.schemas.tools import Contract, canonical
+
+LABELS_MAX = 32
+LABEL_CHARS_MAX = 256
+
+
+def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) -> Opened | Refused:
+    """Decide about a task at the door. What a run may use is fixed here, before any untrusted data is read."""
+    current, doors, space = facts.get(CurrentAgent), facts.get(Doors) or Doors(), facts.get(Space) or Space()
+    agent = current.version if current else None
+
+    def refuse(code: str, sentence: str) -> Refused:
+        return Refused(
+            code=code, sentence=sentence, task_sha256=incoming.sha256,
+            existing_run=incoming.existing_run, agent=incoming.agent,
+        )  # fmt: skip
+
+    if incoming.task is None:
+        return refuse("malformed", incoming.problem or "The task cannot be read.")
+    if incoming.existing_run:
+        sentence = f"The key or run id is taken: run '{incoming.existing_run}' has another task under it."
+        return refuse("key_taken", sentence)
+    if agent is None:
+        return refuse("no_agent", f"There is no agent '{incoming.agent}'; `linestop agents` lists them.")
+    if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}"):
+        return refuse("door_closed", f"New runs are not let in: the door '{shut}' is closed by an operator.")
+    if space.used >= SPACE_FOR_NEW_WORK:
+        return refuse("no_space", f"The run log is {space.used:.0%} full; new work is refused until it has room.")
+    limits = lowered(agent.limits, incoming.task.limits)
+    if isinstance(limits, str):
+        return refuse("bad_limits", limits)
+    if sentence := _unfit(incoming.task, agent, limits):
+        return refuse("bad_task", sentence)
+    return _opened(incoming, agent, limits, doors=doors, now=now)
+
+
+def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
+    """What is wrong with the task itself, in one sentence, or nothing."""
+    if not task.text.strip():
+        return "The task has no text; say in 'text' what is to be done."
+    if len(task.text) > limits.input_chars_max:
+        return f"The task's text has {len(task.text)} characters; at most {limits.input_chars_max} are allowed."
+    if len(task.labels) > LABELS_MAX or any(len(k) + len(v) > LABEL_CHARS_MAX for k, v in task.labels.items()):
+        return f"A task has at most {LABELS_MAX} labels of at most {LABEL_CHARS_MAX} characters."
+    missing = [name for name in task.scope or () if agent.tool(name) is None]
+    if missing:
+        return f"The task's scope names the tool '{missing[0]}', which agent '{agent.name}' does not have."
+    return ""
+
+
+def _opened(incoming: Incoming, agent: AgentVersion, limits: Limits, *, doors: Doors, now: datetime) -> Opened:
+    task = incoming.task
+    assert task is not None
+    tools = [c for c in agent.tools if task.scope is None or c.name in task.scope]
+    tools = [c for c in tools if not doors.shut(f"tool:{c.name}")]
+    return Opened(
+        task=TaskFacts(
+            text=task.text, sha256=incoming.sha256, user=task.user, submitter=task.submitter, labels=task.labels,
+            thread=task.thread, key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
+            text_bytes=len(task.text.encode()),
+        ),
+        agent=AgentRef(
+            name=agent.name, version=agent.version, digest=agent.digest(), prompt_digest=_sha256(agent.prompt),
+        ),
+        model=agent.model,
+        fallbacks=agent.fallbacks,
+        on_model_down=agent.on_model_down,
+        tools=tuple(grant(contract) for contract in tools),
+        limits=limits,
+        policy=agent.policy,
+        policy_digest=_sha256(agent.policy),
+        output_schema_digest=_sha256(agent.output_schema) if agent.output_schema else "",
+        base_bytes=base_bytes(agent, tuple(c.name for c in tools)),
+        deadline_at=now + timedelta(seconds=limits.run_max_s),
+        doors_revision=doors.revision,
+    )  # fmt: skip
+
+
+def grant(contract: Contract) -> ToolGrant:
+    """The part of a contract that decisions need, with the digests that pin the rest."""
+    return ToolGrant(
+        name=contract.name, contract_digest=contract.digest(), schema_digest=_sha256(contract.parameters),
+        tier=contract.tier, kind=contract.kind, timeout_s=contract.timeout_s, retries_max=contract.retries_max,
+        repeatable=contract.repeatable, idempotent=contract.idempotent, probe=contract.probe,
+        checks=contract.checks, ordered=contract.ordered, calls_max=contract.calls_max,
+        price_micros=contract.price_micros, owner=contract.owner, egress=contract.egress,
+        trusted=contract.trusted,
+    )  # fmt: skip
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(value.encode() if isinstance(value, str) else canonical(value)).hexdigest()
+
+
+def task_sha256(task: Task) -> str:
+    """Digest of what a task asks for, without its key and run id: equal tasks have equal digests."""
+    return _sha256(msgspec.structs.replace(task, key="", run=""))

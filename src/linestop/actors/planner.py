@@ -1,0 +1,213 @@
+"""Planner: what next?
+
+It protects the run from half an answer. It reads the whole run to assemble a prompt. It says ``started``
+(which model, what the call may cost, until when), calls the model, and says ``proposed`` for a complete
+answer, ``failed`` for none, ``compacted`` for a summary; and ``stopped`` when no model will answer.
+
+A plain function may stand in for the model (``planner = "python:…"``): it gets the same guarantees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+from linestop.actors.context import assemble, request
+from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
+from linestop.schemas.events import (
+    AnyEvent,
+    Compacted,
+    Cue,
+    LimitHit,
+    ModelChoice,
+    ModelFailedEvent,
+    ModelStarted,
+    Proposed,
+    ProposedCall,
+)
+from linestop.schemas.limits import START_WITHIN_S
+from linestop.schemas.model import ModelFailed, ModelReply, Usage
+from linestop.schemas.next_start import Exhausted, NextStart, next_start
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import canonical
+from linestop.schemas.work import ModelCaller, ModelWork
+
+GRACE_S = 5.0
+"""Seconds a performer has, after the call's own deadline, to say what became of it."""
+
+
+class Planner:
+    """The planner role. ``caller`` reaches the models; it is handed in, so that this module imports none."""
+
+    name: RoleName = "planner"
+    wakes = frozenset({
+        "validator.opened", "validator.judged", "validator.checked", "validator.returned", "budget.held",
+        "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
+        "executor.finished", "planner.failed", "planner.compacted", "stopped",
+    })  # fmt: skip
+    needs = (Worker, PinnedAgent, Doors)
+
+    def __init__(self, caller: ModelCaller | None = None) -> None:
+        self._caller = caller
+
+    # --- deciding ----------------------------------------------------------------------------------------
+
+    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+        """Start the next model call if it is covered; stop the run if no model can be asked any more."""
+        del cue
+        if run.opened is None or run.phase is Phase.SEALED:
+            return None
+        worker = facts.get(Worker)
+        me = worker.id if worker else ""
+        if run.done:
+            return _abandoned(run, now, me)
+        start = next_start(run, now, me)
+        if isinstance(start, Exhausted):
+            hit = LimitHit(name=start.limit, value=start.value, max_value=start.max_value) if start.limit else None
+            return stopped(run, by="planner", why=start.why, code=start.code, limit=hit)
+        if start is None or start.kind != "model" or start.at > now or start.model is None:
+            return None
+        if start.cost_max_micros > run.available_micros:
+            return None
+        doors = facts.get(Doors) or Doors()
+        if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{run.opened.agent.name}"):
+            return stopped(run, by="planner", why=f"The door '{shut}' was closed by an operator.", code="policy")
+        pinned = facts.get(PinnedAgent)
+        if pinned is None or pinned.version is None:
+            return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
+        prompt = assemble(run, pinned.version, purpose=start.purpose)
+        return _started(run, start, start.model, me, now=now, prompt_sha256=prompt.sha256)
+
+    # --- performing --------------------------------------------------------------------------------------
+
+    def view(self, run: Run, started: AnyEvent, facts: Facts) -> ModelWork:
+        """Freeze the prompt and everything the answer will be checked with."""
+        assert isinstance(started, ModelStarted)
+        assert run.opened is not None
+        pinned = facts.get(PinnedAgent)
+        assert pinned is not None
+        assert pinned.version is not None
+        prompt = assemble(run, pinned.version, purpose=started.purpose)
+        choice = _choice(run, started.model)
+        last = run.proposals[-1].n if run.proposals else 1
+        return ModelWork(
+            tenant=run.tenant, run=run.run, turn=started.turn, attempt=started.attempt,
+            request=request(
+                prompt, model=started.model, output_tokens_max=started.output_tokens_max,
+                deadline_s=run.limits.model_deadline_s, agent=pinned.version,
+            ),
+            base_url=pinned.version.base_url, planner=pinned.version.planner, price=choice.price,
+            cost_max_micros=started.cost_max_micros, used_ids=frozenset(run.calls), covers_to=last,
+            prompt_sha256=started.prompt_sha256, start_by=started.start_by,
+        )  # fmt: skip
+
+    async def perform(self, view: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
+        """Call the model once and yield what came of it."""
+        assert isinstance(started, ModelStarted)
+        assert self._caller is not None
+        try:
+            reply, duration_s = await self._caller.call(view)
+        except ModelFailed as failed:
+            yield _failed(view, failed)
+        else:
+            yield (_compacted(view, reply) if started.purpose == "compact" else _proposed(view, reply, duration_s))
+
+    def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
+        """What to say of a model call that was cancelled: once begun it may be billed, so it is charged in full."""
+        assert isinstance(started, ModelStarted)
+        if done:
+            return []
+        charged = started.cost_max_micros if begun else 0
+        return [_gone(started.turn, started.attempt, charged, kind="cancelled")]
+
+
+def _gone(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEvent:
+    sentence = "The call was cancelled." if kind == "cancelled" else "Whoever made this call did not report."
+    return ModelFailedEvent(
+        turn=turn, attempt=attempt, kind="cancelled" if kind == "cancelled" else "unknown", message=sentence,
+        possibly_billed=charged > 0, charged_micros=charged,
+    )  # fmt: skip
+
+
+def _abandoned(run: Run, now: datetime, worker: str) -> ModelFailedEvent | None:
+    """Speak for a model call of a run that is over and whose maker is gone."""
+    for attempt in run.open_attempts:
+        if not attempt.call and attempt.expired(now, worker):
+            return _gone(attempt.turn, attempt.attempt, attempt.cost_max_micros, kind="unknown")
+    return None
+
+
+def _started(  # noqa: PLR0913 - one event's fields
+    run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt_sha256: str
+) -> ModelStarted:
+    start_by = now + timedelta(seconds=START_WITHIN_S)
+    return ModelStarted(
+        turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
+        done_by=start_by + timedelta(seconds=run.limits.model_deadline_s + GRACE_S), purpose=start.purpose,
+        prompt_sha256=prompt_sha256, input_tokens_max=start.input_tokens_max,
+        output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
+        fallback_of=start.fallback_of,
+    )  # fmt: skip
+
+
+def _choice(run: Run, model: str) -> ModelChoice:
+    assert run.opened is not None
+    return next(c for c in (run.opened.model, *run.opened.fallbacks) if c.model == model)
+
+
+def _charge(view: ModelWork, usage: Usage | None, *, reported: bool) -> int:
+    """What the call costs: by reported usage, else its whole reservation."""
+    if usage is None or not reported:
+        return view.cost_max_micros
+    return view.price.cost_micros(usage)
+
+
+def _failed(view: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
+    known = failed.usage is not None or not failed.possibly_billed
+    charged = _charge(view, failed.usage or Usage(), reported=known)
+    return ModelFailedEvent(
+        turn=view.turn, attempt=view.attempt, kind=failed.kind, message=str(failed)[:1_000],
+        status=failed.status, retry_after_s=failed.retry_after_s, usage=failed.usage,
+        possibly_billed=failed.possibly_billed and failed.usage is None, charged_micros=charged,
+    )  # fmt: skip
+
+
+def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
+    if not reply.text.strip():
+        return _failed(view, ModelFailed("malformed", "The summary was empty.", usage=reply.usage))
+    cost = _charge(view, reply.usage, reported=reply.usage_reported)
+    return Compacted(
+        turn=view.turn, attempt=view.attempt, covers_from=1, covers_to=view.covers_to, summary=reply.text,
+        usage=reply.usage, cost_micros=cost,
+    )  # fmt: skip
+
+
+def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> Proposed:
+    names = unique_ids([call.id for call in reply.calls], view)
+    renamed = {call.id: name for call, name in zip(reply.calls, names, strict=True) if call.id != name}
+    calls = tuple(
+        ProposedCall(call=name, tool=call.name, args=call.args) for name, call in zip(names, reply.calls, strict=True)
+    )
+    blocks = "" if renamed or not reply.blocks else canonical(reply.blocks).decode()
+    return Proposed(
+        turn=view.turn, attempt=view.attempt, text=reply.text, calls=calls, final=not calls,
+        stop_reason=reply.stop_reason, blocks=blocks, blocks_of=view.request.model.split("/", 1)[0] if blocks else "",
+        usage=reply.usage, usage_source="reported" if reply.usage_reported else "reserved",
+        cost_micros=_charge(view, reply.usage, reported=reply.usage_reported), model=reply.model,
+        request_id=reply.request_id, duration_s=round(duration_s, 6),
+    )  # fmt: skip
+
+
+def unique_ids(ids: list[str], view: ModelWork) -> list[str]:
+    """Call ids that are unique in the run: the provider's own where they are, ours where it repeats one."""
+    taken = set(view.used_ids)
+    names: list[str] = []
+    for index, wanted in enumerate(ids):
+        usable = wanted and len(wanted) <= 128 and wanted not in taken  # noqa: PLR2004 - longest id seen is 64
+        name = wanted if usable else f"call-{view.turn}-{view.attempt}-{index + 1}"
+        taken.add(name)
+        names.append(name)
+    return names

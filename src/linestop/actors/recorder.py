@@ -1,0 +1,84 @@
+"""Recorder: what happened, for ever?
+
+It protects the record. It reads runs that are over: answered, stopped or refused, with nothing open and
+nothing held. It says ``sealed`` (status, answer, receipt, totals), and ``amended`` when a fact arrives later.
+The outcome and the archive follow from the sealed log.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from linestop.actors.facts import Facts
+from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.subjects import RoleName
+
+
+class Recorder:
+    """The recorder role."""
+
+    name: RoleName = "recorder"
+    wakes = frozenset({
+        "validator.refused", "validator.accepted", "budget.settled", "planner.proposed", "planner.failed",
+        "executor.finished", "recorder.sealed", "stopped",
+    })  # fmt: skip
+    needs = ()
+
+    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+        """Seal a run that is over; amend a sealed one that facts came to."""
+        del cue, facts, now
+        if run.sealed:
+            if not run.facts_after_seal:
+                return None
+            return Amended(facts=tuple(run.facts_after_seal), receipt=receipt(run), totals=totals(run))
+        if run.phase not in {Phase.SETTLING, Phase.DRAINING} or run.open_attempts or run.holds:
+            return None
+        return sealed(run)
+
+
+def sealed(run: Run) -> Sealed:
+    """The last word about a run that is over."""
+    status, cause, why = ending(run)
+    answer = run.accepted.answer if run.accepted and status == "completed" else None
+    return Sealed(
+        status=status, cause=cause, why=why, answer=answer, partial="" if answer is not None else partial(run),
+        receipt=receipt(run), totals=totals(run), head_sha256=run.head,
+    )  # fmt: skip
+
+
+def ending(run: Run) -> tuple[SealStatus, str, str]:
+    """How the run ended: status, cause class, and why in one sentence."""
+    if run.stopped:
+        return STATUS[run.stopped.code], CAUSE[run.stopped.code], run.stopped.why
+    if run.refused:
+        return "refused", "validation", run.refused.sentence
+    return "completed", "", ""
+
+
+def partial(run: Run) -> str:
+    """The last text of the model in a run that did not complete, shortened."""
+    texts = [p.event.text for p in run.proposals if isinstance(p.event.text, str) and p.event.text]
+    return texts[-1][:2_000] if texts else ""
+
+
+def receipt(run: Run) -> tuple[Fate, ...]:
+    """What became of every call that was started, and of those that passed and never were."""
+    return tuple(
+        Fate(
+            call=call.call, tool=call.tool, fate=call.fate, attempts=len(call.effects),
+            effect_key=call.judged.effect_key if call.judged else "",
+        )
+        for call in run.calls.values()
+        if call.judged and call.judged.verdict == "pass"
+    )  # fmt: skip
+
+
+def totals(run: Run) -> Totals:
+    """What the run took."""
+    return Totals(
+        turns=run.turn, calls=sum(1 for call in run.calls.values() if call.effects), tokens=run.tokens,
+        cost_micros=run.spent_micros, wait_s=round(run.wait_s, 3), events=run.n,
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""Validator: is it well formed, allowed and sane?
+
+It protects the run from what a model or a client makes up. It reads tasks, proposals and final answers, the
+pinned agent and its contracts. It says ``opened`` or ``refused`` for a task, ``judged`` for every call of a
+proposal at once, ``checked`` for a result whose tool declares checks, ``accepted`` or ``returned`` for the
+final answer, and ``stopped`` when a limit, a loop or the clock ends the run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from linestop.actors import opening
+from linestop.actors.facts import (
+    CurrentAgent,
+    Doors,
+    Facts,
+    Findings,
+    Incoming,
+    PinnedAgent,
+    Secrets,
+    Space,
+    Texts,
+)
+from linestop.actors.judging import judge, passed_calls
+from linestop.schemas.arguments import check_arguments
+from linestop.schemas.calls import ProposalState, Stage
+from linestop.schemas.events import (
+    Accepted,
+    AnyEvent,
+    BlobRef,
+    Checked,
+    Cue,
+    Judged,
+    LimitHit,
+    Returned,
+    Stopped,
+)
+from linestop.schemas.phases import Phase
+from linestop.schemas.redact import Redactor
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import Contract
+
+
+class Validator:
+    """The validator role."""
+
+    name: RoleName = "validator"
+    wakes = frozenset({
+        "planner.proposed", "planner.failed", "approver.edited", "approver.answered", "approver.denied",
+        "executor.finished", "stopped",
+    })  # fmt: skip
+    needs = (Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets)
+
+    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+        """Open, judge, check, accept or return; or stop the run at a limit."""
+        del cue
+        if run.opened is None:
+            incoming = facts.get(Incoming)
+            return opening.open_or_refuse(run, incoming, facts, now) if incoming and not run.done else None
+        if run.done:
+            return None
+        if over := _limit(run, now):
+            return over
+        proposal = run.proposal
+        if proposal is None:
+            return None
+        if run.phase is Phase.JUDGING:
+            return _judged(run, proposal, facts, now)
+        if run.phase is Phase.ANSWERING:
+            return _answered(run, proposal, facts)
+        return _checked(run, proposal, facts)
+
+
+def _limit(run: Run, now: datetime) -> Stopped | None:
+    """Stop a run that is over one of its limits or its time."""
+    limits = run.limits
+    assert run.opened is not None
+    if now >= run.opened.deadline_at:
+        why = f"The run did not end within {limits.run_max_s / 86_400:.0f} days."
+        return stopped(run, by="validator", why=why, code="deadline")
+    if run.phase is not Phase.WAITING and run.worked_s(now) >= limits.wall_s:
+        why = f"The run worked for {limits.wall_s} s, which is its limit; waiting for people is not counted."
+        return stopped(run, by="validator", why=why, code="deadline")
+    for name, value, most in (
+        ("events_max", limits.events_max - run.room, limits.events_max),
+        ("rejections_max", run.rejections_in_a_row, limits.rejections_max),
+        ("calls_max", passed_calls(run), limits.calls_max + 1),
+    ):
+        if value >= most:
+            hit = LimitHit(name=name, value=value, max_value=getattr(limits, name))
+            why = f"The run reached its limit '{name}' ({getattr(limits, name)})."
+            return stopped(run, by="validator", why=why, code="limit", limit=hit)
+    looped = [c for c in run.proposal.calls if c.judged and c.judged.verdict == "loop"] if run.proposal else []
+    if looped:
+        hit = LimitHit(name="equal_calls_max", value=limits.equal_calls_max + 1, max_value=limits.equal_calls_max)
+        why = f"The model called '{looped[0].tool}' again and again with the same arguments and the same result."
+        return stopped(run, by="validator", why=why, code="loop", limit=hit)
+    return None
+
+
+def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
+    pinned = facts.get(PinnedAgent)
+    if pinned is None:
+        return None
+    if pinned.version is None:
+        return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
+    texts = facts.get(Texts) or Texts()
+    calls = judge(run, proposal, pinned.version, texts.by_sha256, now=now)
+    passing = sum(1 for verdict in calls if verdict.verdict == "pass")
+    if passed_calls(run) + passing > run.limits.calls_max:
+        hit = LimitHit(name="calls_max", value=passed_calls(run) + passing, max_value=run.limits.calls_max)
+        why = f"The run would make more than {run.limits.calls_max} calls."
+        return stopped(run, by="validator", why=why, code="limit", limit=hit)
+    rejected = all(verdict.verdict == "reject" for verdict in calls)
+    in_a_row = run.rejections_in_a_row + 1 if rejected else 0
+    return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row)
+
+
+def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | None:
+    pinned = facts.get(PinnedAgent)
+    if pinned is None:
+        return None
+    text = proposal.event.text
+    secrets = facts.get(Secrets) or Secrets()
+    errors = _answer_errors(text, pinned.version.output_schema if pinned.version else None)
+    if not errors:
+        answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
+        derived = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
+        return Accepted(proposal_n=proposal.n, answer=answer, derived_from_untrusted=derived)
+    if run.returned_in_a_row >= run.limits.returned_max:
+        hit = LimitHit(name="returned_max", value=run.returned_in_a_row + 1, max_value=run.limits.returned_max)
+        why = f"The model's answer was returned {run.returned_in_a_row} times; the last reason: {errors[0]}"
+        return stopped(run, by="validator", why=why, code="limit", limit=hit)
+    return Returned(proposal_n=proposal.n, errors=errors, returned_in_a_row=run.returned_in_a_row + 1)
+
+
+def _answer_errors(text: str | BlobRef, schema: dict[str, object] | None) -> tuple[str, ...]:
+    """What is wrong with a final answer; nothing if it stands."""
+    if isinstance(text, BlobRef):
+        return (f"The answer has {text.bytes} bytes; give a shorter one.",)
+    if not text.strip():
+        return ("The answer is empty; give one, or say what is missing.",)
+    if schema is None:
+        return ()
+    checked = check_arguments(text, Contract(name="answer", description="", parameters=dict(schema)))
+    return checked.errors
+
+
+def _checked(run: Run, proposal: ProposalState, facts: Facts) -> Checked | None:
+    findings = facts.get(Findings)
+    for call in proposal.calls:
+        if call.stage is Stage.CHECK and findings is not None and call.finished_n in findings.by_event:
+            found = findings.by_event[call.finished_n]
+            return Checked(finished_n=call.finished_n, verdict="reject" if found else "pass", findings=found)
+    del run
+    return None

@@ -1,0 +1,133 @@
+"""What a person's control message becomes: an event, or a sentence saying why it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import msgspec
+
+from linestop.actors.facts import Word
+from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.events import (
+    Answered,
+    AnyEvent,
+    AskedCall,
+    Denied,
+    Edited,
+    Granted,
+    Paused,
+    Question,
+    Resolved,
+    Resumed,
+)
+from linestop.schemas.messages import SIGNED_VERBS, Control
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.tools import canonical
+
+
+def word(run: Run, said: Word, now: datetime) -> AnyEvent | None:
+    """The event that this control message becomes in this run now, or None (see ``objection``)."""
+    return None if objection(run, said, now) else _event(run, said)
+
+
+def objection(run: Run, said: Word, now: datetime) -> str:
+    """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts."""
+    control = said.control
+    if run.phase == "sealed":
+        return f"Run '{run.run}' is over; nothing can be changed any more."
+    if run.stopped:
+        return f"Run '{run.run}' is stopped already ({run.stopped.why})."
+    if said.verb == "stop":
+        return ""
+    if run.opened is None:
+        return f"There is no run '{run.run}' yet."
+    if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
+        return "A decision must be signed with the key of a person who may decide; this one is not."
+    if said.verb == "pause":
+        return "The run is paused already." if run.paused else ""
+    if said.verb == "resume":
+        return "" if run.paused else "The run is not paused."
+    if said.verb in {"approve", "deny"} and not control.call:
+        return "" if run.spend_asked else "Name the call: the run does not ask about its spending."
+    call = run.calls.get(control.call)
+    if call is None:
+        return f"There is no call '{control.call}' in run '{run.run}'."
+    return _objection_to_call(call, said, now)
+
+
+def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
+    control = said.control
+    if said.verb == "resolve":
+        doubtful = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
+        if not doubtful:
+            return f"The fate of call '{call.call}' is not in doubt; nothing is to be resolved."
+        return "" if control.action else "Say what to do: action 'retry', 'done' or 'stop'."
+    if call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+        return f"Call '{call.call}' does not wait for a person (it is {call.stage})."
+    if now >= call.asked.expires_at:
+        return f"The question about call '{call.call}' expired at {call.asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."
+    if said.verb == "answer":
+        return "" if isinstance(call.asked, Question) else f"Call '{call.call}' wants approve or deny."
+    if said.verb == "deny" and isinstance(call.asked, Question):
+        return ""
+    if isinstance(call.asked, Question):
+        return f"Call '{call.call}' is a question; answer it."
+    return _objection_to_decision(call.asked, said)
+
+
+def _objection_to_decision(asked: AskedCall, said: Word) -> str:
+    control, person = said.control, said.signer or said.control.by
+    if asked.deciders and person not in asked.deciders:
+        return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
+    if said.verb == "edit":
+        return "" if isinstance(control.args, dict) else "Give the new arguments as a JSON object."
+    if said.verb == "approve" and not person:
+        return "Say who approves, in 'by'."
+    if control.args_sha256 and control.args_sha256 != asked.args_sha256:
+        return f"The arguments of call '{asked.call}' are not those that were shown; look again."
+    if control.contract_digest and control.contract_digest != asked.contract_digest:
+        return f"The contract of '{asked.tool}' is not the one that was shown; look again."
+    return ""
+
+
+def _event(run: Run, said: Word) -> AnyEvent:
+    control = said.control
+    by = said.signer or control.by or "unknown"
+    match said.verb:
+        case "stop":
+            return msgspec.structs.replace(stopped(run, by=by, why=control.why), mode=control.mode)
+        case "pause":
+            return Paused(by=by, why=control.why)
+        case "resume":
+            return Resumed(by=by, why=control.why)
+        case "answer":
+            text = control.answer if isinstance(control.answer, str) else canonical(control.answer).decode()
+            return Answered(call=control.call, answer=text, by=by, signature=control.signature, key_id=control.key_id)
+        case "edit":
+            args = canonical(control.args)
+            return Edited(
+                call=control.call, args=args.decode(), args_sha256=hashlib.sha256(args).hexdigest(), by=by,
+                why=control.why, signature=control.signature, key_id=control.key_id,
+            )  # fmt: skip
+        case "resolve":
+            result = "" if control.result is None else canonical(control.result).decode()
+            return Resolved(
+                call=control.call, action=control.action or "stop", by=by, result=result, why=control.why,
+                signature=control.signature, key_id=control.key_id,
+            )  # fmt: skip
+        case "approve" | "deny":
+            return _decision(run, said.verb == "approve", control, by)
+
+
+def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denied:
+    call = run.calls.get(control.call)
+    asked = call.asked if call and isinstance(call.asked, AskedCall) else None
+    kind = Granted if yes else Denied
+    return kind(
+        call=control.call, by=by, why=control.why, via=control.via or "control",
+        args_sha256=asked.args_sha256 if asked else "", contract_digest=asked.contract_digest if asked else "",
+        nonce=control.nonce, expires_at=asked.expires_at if asked else None,
+        signature=control.signature, key_id=control.key_id,
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""The runs a process works on, folded, in a bounded cache. Never the truth: the append is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from datetime import datetime
+
+import anyio
+
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId
+
+Key = tuple[TenantId, RunId]
+
+
+class CachedRun:
+    """One folded run with the lock under which this process works on it.
+
+    The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
+    ``started`` event to the scope its performance runs in, so that a stop can cancel it.
+    """
+
+    def __init__(self, tenant: TenantId, run: RunId) -> None:
+        self.run = Run(tenant, run)
+        self.lock = anyio.Lock()
+        self.loaded = False
+        self.performing: dict[int, anyio.CancelScope] = {}
+        self.timer: asyncio.TimerHandle | None = None
+        self.durable: dict[str, datetime] = {}
+        self.users = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody works on it, waits for its lock, performs for it, or has set an alarm."""
+        return self.users > 0 or bool(self.performing) or self.timer is not None
+
+    def reset(self) -> None:
+        """Forget the fold (not who is performing): the next look loads it whole."""
+        self.run = Run(self.run.tenant, self.run.run)
+        self.loaded = False
+
+
+class RunCache:
+    """At most ``runs_max`` folded runs, the least recently used one forgotten first unless it is busy."""
+
+    def __init__(self, runs_max: int = 2_048) -> None:
+        self._runs_max = runs_max
+        self._runs: OrderedDict[Key, CachedRun] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def get(self, tenant: TenantId, run: RunId) -> CachedRun:
+        """The entry for that run, made empty if there is none."""
+        key = (tenant, run)
+        entry = self._runs.get(key)
+        if entry is None:
+            entry = self._runs[key] = CachedRun(tenant, run)
+            self._shrink()
+        else:
+            self._runs.move_to_end(key)
+        return entry
+
+    def peek(self, tenant: TenantId, run: RunId) -> CachedRun | None:
+        """The entry if there is one; does not count as use."""
+        return self._runs.get((tenant, run))
+
+    def drop(self, tenant: TenantId, run: RunId) -> None:
+        """Forget a run that is over, unless it is busy."""
+        entry = self._runs.get((tenant, run))
+        if entry is not None and not entry.busy:
+            del self._runs[tenant, run]
+
+    def entries(self) -> list[CachedRun]:
+        """All entries, for the sweep and for drain."""
+        return list(self._runs.values())
+
+    def _shrink(self) -> None:
+        if len(self._runs) <= self._runs_max:
+            return
+        for key, entry in self._runs.items():
+            if not entry.busy:
+                del self._runs[key]
+                return

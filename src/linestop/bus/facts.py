@@ -1,0 +1,130 @@
+"""Where the facts come from that a role may know besides the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from linestop.actors.budget import wanted
+from linestop.actors.facts import (
+    CurrentAgent,
+    Doors,
+    Facts,
+    Findings,
+    Incoming,
+    PinnedAgent,
+    Reservation,
+    Secrets,
+    Space,
+    Texts,
+    Worker,
+)
+from linestop.actors.role import Role
+from linestop.bus.accounts import Accounts
+from linestop.bus.agents import AgentStore
+from linestop.bus.ports import Blobs, Log, Shared
+from linestop.errors import LinestopError
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import BlobRef, Held, Settled, Text
+from linestop.schemas.run import Run
+
+Check = Callable[[str], tuple[str, ...]]
+"""A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
+
+
+class FactSource:
+    """Fetches what a role needs, and only that. The cheap facts are kept; the log stays the truth."""
+
+    def __init__(  # noqa: PLR0913 - the ports it reads from
+        self,
+        *,
+        agents: AgentStore,
+        accounts: Accounts | None,
+        blobs: Blobs,
+        shared: Shared,
+        worker: str,
+        secrets: tuple[str, ...] = (),
+        checks: Mapping[str, Check] | None = None,
+    ) -> None:
+        self._agents = agents
+        self._accounts = accounts
+        self._blobs = blobs
+        self._shared = shared
+        self._checks = checks or {}
+        self._doors = Doors()
+        self._space = Space()
+        self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
+
+    async def gather(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
+        """The facts for one decision of ``role`` about ``run``."""
+        facts: list[Any] = [*self._fixed, self._doors, self._space, *extra]
+        needs = role.needs
+        if PinnedAgent in needs and run.opened is not None:
+            facts.append(PinnedAgent(version=await self._agents.version(run.opened.agent.digest)))
+        if CurrentAgent in needs and run.opened is None:
+            facts.extend([await self._current(fact.agent) for fact in extra if isinstance(fact, Incoming)])
+        if Reservation in needs and self._accounts is not None and (found := await self._reservation(run, now)):
+            facts.append(found)
+        if Texts in needs and (texts := await self._texts(run)):
+            facts.append(Texts(by_sha256=texts))
+        if Findings in needs:
+            facts.append(Findings(by_event=self._findings(run)))
+        return Facts(*facts)
+
+    async def settled(self, run: Run, event: Settled) -> None:
+        """Tell the accounts what a run's ``settled`` event says."""
+        if self._accounts is None:
+            return
+        held = {
+            entry.event.hold: entry.event.accounts
+            for entry in run.entries
+            if isinstance(entry.event, Held) and not entry.ignored
+        }
+        await self._accounts.settle(event, held)
+
+    async def refresh(self, log: Log) -> None:
+        """Read the slow facts again: doors and space. Called now and then; a failure keeps the old ones."""
+        try:
+            found = await self._shared.get("doors")
+            if found is not None:
+                closed = msgspec.json.decode(found.value, type=frozenset[str])
+                self._doors = Doors(revision=found.revision, closed=closed)
+            self._space = Space(used=await log.space_used())
+        except (LinestopError, msgspec.DecodeError):
+            return
+
+    async def _current(self, name: str) -> CurrentAgent:
+        return CurrentAgent(version=await self._agents.current(name))
+
+    async def _reservation(self, run: Run, now: datetime) -> Reservation | None:
+        hold, amount = wanted(run, now)
+        if not amount or self._accounts is None or run.opened is None:
+            return None
+        return await self._accounts.reserve(
+            hold=hold, amount_micros=amount, tenant=run.tenant, user=run.opened.task.user
+        )
+
+    async def _texts(self, run: Run) -> dict[str, bytes]:
+        """Long arguments of calls that are to be judged or performed now."""
+        if run.proposal is None:
+            return {}
+        wanted_refs: list[BlobRef] = []
+        for call in run.proposal.calls:
+            texts: list[Text] = []
+            if call.stage is Stage.PENDING:
+                texts.append(call.raw_args)
+            elif call.stage in {Stage.READY, Stage.OPEN, Stage.DOUBT} and call.judged is not None:
+                texts.append(call.judged.args)
+            wanted_refs.extend(text for text in texts if isinstance(text, BlobRef))
+        return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in wanted_refs}
+
+    def _findings(self, run: Run) -> dict[int, tuple[str, ...]]:
+        calls = run.proposal.calls if run.proposal else []
+        return {
+            call.finished_n: self._checks[call.tool](call.finished.result)
+            for call in calls
+            if call.stage is Stage.CHECK and call.finished is not None and call.tool in self._checks
+        }

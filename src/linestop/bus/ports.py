@@ -1,0 +1,242 @@
+"""What the shell needs from the outside world, as small protocols.
+
+Two implementations exist of each: ``linestop.bus.jetstream`` on the real server and
+``linestop.testing.memory`` in this process, under virtual time. One conformance suite runs on both.
+
+Nothing here decides anything. The run log is the only truth; everything else is a hint (wakes), a copy
+(blobs, outcomes) or a shared figure that is checked again by compare-and-set (shared facts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from linestop.errors import Conflict
+from linestop.schemas.subjects import RoleName, RunId, TenantId
+
+
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of the run log as the stream holds it: ``seq`` is the stream's, ``payload`` is untouched."""
+
+    subject: str
+    payload: bytes
+    seq: int
+
+
+class HeadMoved(Conflict):  # noqa: N818 - a kind of Conflict
+    """Raised when another event came first. ``head_seq`` is the run's real last message, 0 if not told."""
+
+    def __init__(self, message: str, *, head_seq: int = 0) -> None:
+        super().__init__(message)
+        self.head_seq = head_seq
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One compare-and-append.
+
+    ``head_seq`` is the stream sequence of the run's last message (void ones included), 0 for none.
+    ``event_id`` makes a repeated append recognisable. ``headers`` are extra (trace, CloudEvents).
+    """
+
+    tenant: TenantId
+    run: RunId
+    role: RoleName
+    event: str
+    n: int
+    event_id: str
+    head_seq: int
+    payload: bytes
+    headers: dict[str, str] = {}
+
+
+class Log(Protocol):
+    """The run log as one credential sees it."""
+
+    async def append(self, append: Append) -> int:
+        """Store the event if the run's head is still ``append.head_seq``; return its stream sequence.
+
+        A repeated append of the same event returns the sequence of the first. An answer that never comes is
+        looked up (by reading the event's own subject) before it is called anything.
+
+        Raises:
+            HeadMoved: another event came first.
+            Unreachable: the broker did not answer; whether the event is stored is not known. Appending the
+                very same ``Append`` again is safe.
+            TooLarge: the payload is over ``MESSAGE_BYTES_MAX``, or the stream is full.
+            PermissionDenied: this credential may not say that.
+        """
+        ...
+
+    async def load(
+        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
+    ) -> list[StoredMessage]:
+        """All messages of the run with a sequence above ``after_seq``, in order, any number (pages itself).
+
+        ``leader`` asks the stream's leader instead of any replica: for a reader that knows of an event that
+        the answer does not contain.
+        """
+        ...
+
+    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
+        """The messages of these event numbers (any role, any event): closes a gap in a cached run."""
+        ...
+
+    async def message_at(self, seq: int) -> StoredMessage | None:
+        """The message at this stream sequence, from the leader."""
+        ...
+
+    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
+        """The run's last message, from the leader; None for a run without messages."""
+        ...
+
+    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
+        """All runs that have a first event and no ``recorder.sealed`` one: for the sweep and for boot."""
+        ...
+
+    async def space_used(self) -> float:
+        """How full the log is, 0.0 to 1.0 (0.0 where no limit is set)."""
+        ...
+
+
+class Delivery(Protocol):
+    """A message of a work queue (a task, a control message, a fired timer, a role's wake)."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def seq(self) -> int:
+        """Its sequence in its stream: stable over redeliveries."""
+        ...
+
+    @property
+    def stored_at(self) -> datetime: ...
+    @property
+    def attempt(self) -> int:
+        """1 for the first delivery."""
+        ...
+
+    async def ack(self) -> None:
+        """Done: do not deliver again."""
+        ...
+
+    async def nak(self, delay_s: float) -> None:
+        """Our own failure: deliver again after this long."""
+        ...
+
+    async def term(self, reason: str) -> None:
+        """Never deliver again; the caller has written a dead letter."""
+        ...
+
+
+class Queue(Protocol):
+    """One durable consumer, pulled in a loop of our own with heartbeats; survives reconnects."""
+
+    def deliveries(self, *, in_flight_max: int = 64) -> AsyncIterator[Delivery]:
+        """Yield messages as they come, for ever; at most ``in_flight_max`` un-acknowledged at once."""
+        ...
+
+
+class Blobs(Protocol):
+    """Write-once payloads, addressed by their SHA-256 (hex)."""
+
+    async def put(self, tenant: TenantId, data: bytes) -> str:
+        """Store ``data`` (up to ``BLOB_BYTES_MAX``) and return its digest; storing it again changes nothing.
+
+        Raises:
+            TooLarge: over the limit.
+        """
+        ...
+
+    async def get(self, tenant: TenantId, sha256: str) -> bytes:
+        """Return the bytes, checked against the digest.
+
+        Raises:
+            NotFound: no such blob, a part is missing, or the bytes do not match the digest.
+        """
+        ...
+
+
+class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
+    """A shared fact and the revision to name when changing it."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Shared(Protocol):
+    """Small facts that all processes agree on by compare-and-set: accounts, doors, breakers, pace, agents."""
+
+    async def get(self, key: str) -> SharedValue | None: ...
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Store a new key and return its revision.
+
+        Raises:
+            Conflict: the key exists.
+        """
+        ...
+
+    async def update(self, key: str, value: bytes, *, revision: int) -> int:
+        """Replace the value if its revision is still the given one; return the new revision.
+
+        Raises:
+            Conflict: somebody else was first.
+        """
+        ...
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None: ...
+
+    async def keys(self, prefix: str) -> list[str]:
+        """All keys that begin with ``prefix`` (whole tokens, e.g. ``hold.``), unordered."""
+        ...
+
+    def watch(self, prefix: str) -> AsyncIterator[SharedValue]:
+        """Yield the present values and then each change, for ever; a deleted key has an empty value."""
+        ...
+
+
+class Timers(Protocol):
+    """Durable timers: they outlive every process. They fire at least once, late rather than early."""
+
+    async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
+        """(Re)set the run's timer ``name`` (``[a-z0-9-]+``) to ``at``."""
+        ...
+
+    async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None: ...
+
+
+class Publisher(Protocol):
+    """Everything else that goes out."""
+
+    async def outcome(
+        self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]
+    ) -> None:
+        """Publish the run's outcome once; a second one for the same run is silently the same (10077, 10071)."""
+        ...
+
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None: ...
+
+    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+        """Store a dead letter: what could not be handled, with reason and history."""
+        ...
+
+    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
+        """Send model tokens to watchers; lossy, never fails."""
+        ...
+
+    async def reply(self, inbox: str, payload: bytes) -> None:
+        """Answer to the inbox a message named in ``Linestop-Reply``; lossy, never fails."""
+        ...
+
+    async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
+        """Send a hint to look at a run; lossy."""
+        ...

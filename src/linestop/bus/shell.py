@@ -1,0 +1,397 @@
+"""The shell: one loop that serves every role.
+
+It is woken, loads and folds the run, asks each of its roles, appends what one of them decides, and asks again
+until none has anything to say; then it sets the alarms for the run's deadlines. It owns conflicts, back-off,
+cancellation, dead letters and drain. It decides nothing.
+
+What makes it safe is not here but in the log: an append names the head it was decided on, and the server
+refuses it if the head has moved. So looking twice, late, or in two processes at once is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+
+from linestop.actors.facts import Facts
+from linestop.actors.role import Performer, Role
+from linestop.bus import after
+from linestop.bus.cache import CachedRun, RunCache
+from linestop.bus.facts import FactSource
+from linestop.bus.ports import HeadMoved, Log, Publisher, Timers
+from linestop.bus.stamp import Stamper
+from linestop.errors import Defect, LinestopError
+from linestop.schemas.deadlines import deadlines
+from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
+from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S, HEAD_CHECK_S, TIMER_NEAR_S
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+from linestop.schemas.tools import canonical
+
+LOG = structlog.get_logger("linestop.shell")
+STEPS_MAX = 64
+"""Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
+
+BACKOFF_S = 0.005
+OVERDUE_S = 1.0
+"""When to look again at a deadline that has passed and that nobody acted on."""
+
+
+@dataclass(slots=True)
+class Station:
+    """One role at work in this process, with the log as its own credential sees it."""
+
+    role: Role
+    log: Log
+    publisher: Publisher
+    performer: Performer | None = None
+
+
+@dataclass(slots=True)
+class ShellConfig:
+    """What a shell is told about its surroundings."""
+
+    worker: str
+    now: Callable[[], datetime]
+    chance: random.Random = field(default_factory=random.SystemRandom)
+    replicated: bool = False
+    cache_runs_max: int = 2_048
+    head_check_s: float = HEAD_CHECK_S
+    drain_s: float = 10.0
+
+
+class Shell:
+    """Serves ``stations`` of one process. Use as ``async with Shell(...) as shell``; ``look`` is all it does."""
+
+    def __init__(
+        self,
+        stations: Sequence[Station],
+        *,
+        facts: FactSource,
+        stamper: Stamper,
+        timers: Timers,
+        config: ShellConfig,
+    ) -> None:
+        self.stations = list(stations)
+        self.cache = RunCache(config.cache_runs_max)
+        self.config = config
+        self._facts = facts
+        self._stamper = stamper
+        self._timers = timers
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._draining = False
+
+    async def __aenter__(self) -> Shell:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._tasks is not None
+        for entry in self.cache.entries():
+            if entry.timer is not None:
+                entry.timer.cancel()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def drain(self) -> None:
+        """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
+        self._draining = True
+        with anyio.move_on_after(self.config.drain_s):
+            while any(entry.performing for entry in self.cache.entries()):
+                await anyio.sleep(0.05)
+        for entry in self.cache.entries():
+            for scope in entry.performing.values():
+                scope.cancel()
+        with anyio.move_on_after(self.config.drain_s):
+            while any(entry.performing for entry in self.cache.entries()):
+                await anyio.sleep(0.05)
+
+    # --- looking at a run ------------------------------------------------------------------------------
+
+    def look_soon(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
+        """Look at a run in the background."""
+        if self._tasks is not None and not self._draining:
+            self._tasks.start_soon(self._look_safely, tenant, run, cue)
+
+    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
+        try:
+            await self.look(tenant, run, cue)
+        except LinestopError as error:
+            # The sweep looks again: nothing is lost by giving up here.
+            LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
+
+    async def look(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
+        """Look at a run: load what is missing, let the roles decide, append, until none has anything to say.
+
+        ``facts`` are what woke it (a task, a person's word). ``fresh`` reads the log first even if the run is
+        cached: for a wake that may know of events this process has not seen.
+        """
+        entry = self.cache.get(tenant, run)
+        entry.users += 1
+        try:
+            async with entry.lock:
+                if not entry.loaded or fresh or cue.n > entry.run.n:
+                    await self._refresh(entry, cue.n)
+                await self._drive(entry, cue, facts)
+                self._react_to_stop(entry)
+                await self._set_alarms(entry)
+        finally:
+            entry.users -= 1
+        if entry.run.sealed and not entry.run.facts_after_seal:
+            self.cache.drop(tenant, run)
+        return entry
+
+    async def _refresh(self, entry: CachedRun, n_least: int = 0) -> None:
+        """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
+        run, log = entry.run, self.stations[0].log
+        for leader in (False, True):
+            for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
+                self._fold(entry, message.subject, message.payload, message.seq)
+            if run.n >= n_least:
+                break
+        entry.loaded = True
+
+    def _fold(self, entry: CachedRun, subject: str, payload: bytes, seq: int) -> str:
+        try:
+            return entry.run.apply(subject, payload, seq).ignored
+        except Exception as error:
+            LOG.exception("fold_failed", run=entry.run.run, subject=subject)
+            raise Defect(f"Event {subject} cannot be folded: {error}.") from error
+
+    async def _drive(self, entry: CachedRun, cue: Cue, facts: tuple[Any, ...]) -> None:
+        conflicts = 0
+        for _ in range(STEPS_MAX):
+            try:
+                if not await self._step(entry, cue, facts):
+                    return
+                conflicts = 0
+            except HeadMoved:
+                conflicts += 1
+                if conflicts > APPEND_TRIES_MAX:
+                    return
+                await self._refresh(entry)
+                if conflicts > 1:
+                    await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
+
+    async def _step(self, entry: CachedRun, cue: Cue, extra: tuple[Any, ...]) -> bool:
+        """Ask each role once; append the first event that one of them decides. False if none did."""
+        run = entry.run
+        now = max(self.config.now(), run.at)
+        for station in self.stations:
+            facts = await self._facts.gather(run, station.role, now, extra)
+            event = self._decide(station, run, cue, facts=facts, now=now)
+            if event is None:
+                continue
+            if self._draining and isinstance(event, ModelStarted | EffectStarted):
+                continue
+            await self._say(entry, station, event, cue=cue, facts=facts)
+            return True
+        return False
+
+    def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
+        if run.blind and not run.done:
+            return None
+        try:
+            return station.role.decide(run, cue, facts, now)
+        except Exception as error:
+            LOG.exception("decide_failed", role=station.role.name, run=run.run)
+            if run.done or run.opened is None:
+                return None
+            why = f"The {station.role.name} failed on this run: {type(error).__name__}."
+            self._bury(station, run, f"{type(error).__name__}: {error}")
+            return stopped(run, by=station.role.name, why=why, code="defect")
+
+    async def _say(self, entry: CachedRun, station: Station, event: AnyEvent, *, cue: Cue, facts: Facts) -> None:
+        """Append one event, fold it, and do what follows from it."""
+        ignored = await self._append(entry, station, event, cue)
+        run = entry.run
+        if ignored:
+            self._bury(station, run, f"own event {run.n} was ignored: {ignored}")
+            if not run.done and not isinstance(event, Stopped):
+                why = f"The {station.role.name} said something that is not legal: {ignored}."
+                await self._append(entry, station, stopped(run, by=station.role.name, why=why, code="defect"), cue)
+            else:
+                raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
+            return
+        if isinstance(event, ModelStarted | EffectStarted) and station.performer is not None:
+            view = station.performer.view(run, event, facts)
+            assert self._tasks is not None
+            scope = entry.performing[run.n] = anyio.CancelScope()
+            self._tasks.start_soon(self._perform, entry, station, _Act(run.n, event, view, scope))
+        elif isinstance(event, Sealed):
+            await self.publish_outcome(run)
+        elif isinstance(event, Settled):
+            await self._facts.settled(run, event)
+        if (raised := after.alert(run, event)) is not None:
+            await self._publisher("approver" if raised[0] == "approval-asked" else station.role.name).alert(
+                run.tenant, *raised
+            )
+
+    async def _append(self, entry: CachedRun, station: Station, event: AnyEvent, cue: Cue) -> str:
+        append = await self._stamper.stamp(entry.run, station.role.name, event, cue)
+        seq = await station.log.append(append)
+        subject = run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
+        return self._fold(entry, subject, append.payload, seq)
+
+    def _publisher(self, role: RoleName) -> Publisher:
+        return next((s.publisher for s in self.stations if s.role.name == role), self.stations[0].publisher)
+
+    async def publish_outcome(self, run: Run) -> None:
+        """Publish a sealed run's outcome; publishing it again changes nothing."""
+        assert run.sealed is not None
+        agent = after.agent_of(run)
+        await self._publisher("recorder").outcome(run.tenant, agent, run.run, after.outcome(run, run.sealed), {})
+
+    def _bury(self, station: Station, run: Run, reason: str) -> None:
+        letter = canonical({"role": station.role.name, "run": run.run, "n": run.n, "reason": reason})
+        assert self._tasks is not None
+        self._tasks.start_soon(station.publisher.dead, station.role.name, run.tenant, run.run, letter)
+
+    # --- performing --------------------------------------------------------------------------------------
+
+    async def _perform(self, entry: CachedRun, station: Station, act: _Act) -> None:
+        """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
+        assert station.performer is not None
+        done: set[tuple[str, int]] = set()
+        begun = False
+        try:
+            with act.scope:
+                async with anyio.create_task_group() as watch:
+                    watch.start_soon(self._watch_head, entry)
+                    begun = await self._still_first(entry, act)
+                    if begun:
+                        await self._perform_safely(entry, station, act, done)
+                    watch.cancel_scope.cancel()
+        finally:
+            entry.performing.pop(act.n, None)
+        with anyio.CancelScope(shield=True):
+            for event in station.performer.cancelled(act.started, frozenset(done), begun=begun):
+                await self._report_safely(entry, station, event, act.n)
+
+    async def _perform_safely(self, entry: CachedRun, station: Station, act: _Act, done: set[tuple[str, int]]) -> None:
+        assert station.performer is not None
+        try:
+            async for event in station.performer.perform(act.view, act.started):
+                done.add(_part(event))
+                with anyio.CancelScope(shield=True):
+                    await self._report_safely(entry, station, event, act.n)
+        except Exception as error:
+            LOG.exception("perform_failed", run=entry.run.run, n=act.n)
+            self._bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
+
+    async def _still_first(self, entry: CachedRun, act: _Act) -> bool:
+        """Whether the start is still the last word: proven by its acknowledgement, else by reading the head."""
+        prompt = asyncio.get_running_loop().time() - act.acked_at <= EFFECT_AFTER_ACK_S
+        if self.config.replicated or not prompt:
+            try:
+                async with entry.lock:
+                    await self._refresh(entry)
+            except LinestopError:
+                return False
+        if entry.run.done or entry.run.paused:
+            return False
+        return any(attempt.n == act.n for attempt in entry.run.open_attempts)
+
+    async def _watch_head(self, entry: CachedRun) -> None:
+        """Read the head every few seconds while performing; ``live`` only makes this faster."""
+        while True:
+            await anyio.sleep(self.config.head_check_s)
+            try:
+                async with entry.lock:
+                    await self._refresh(entry)
+                    self._react_to_stop(entry)
+            except LinestopError as error:
+                LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
+
+    def _react_to_stop(self, entry: CachedRun) -> None:
+        if entry.run.stopped is not None:
+            for scope in entry.performing.values():
+                scope.cancel()
+
+    async def _report_safely(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
+        try:
+            await self._report(entry, station, event, n)
+        except LinestopError as error:
+            LOG.warning("report_failed", run=entry.run.run, n=n, error=str(error))
+
+    async def _report(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
+        """Append a result at whatever head the run has now, unless the log already tells its fate."""
+        cue = Cue(kind="event", n=n)
+        for tries in range(APPEND_TRIES_MAX):
+            async with entry.lock:
+                if _told(entry.run, event, n):
+                    return
+                try:
+                    ignored = await self._append(entry, station, event, cue)
+                except HeadMoved:
+                    await self._refresh(entry)
+                else:
+                    if ignored:
+                        self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
+                    await self._drive(entry, cue, ())
+                    self._react_to_stop(entry)
+                    await self._set_alarms(entry)
+                    return
+            await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
+        raise Defect(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")
+
+    # --- alarms ------------------------------------------------------------------------------------------
+
+    async def _set_alarms(self, entry: CachedRun) -> None:
+        """Set the alarm for the run's next deadline: in this process if it is near, durable if it is far."""
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        now = self.config.now()
+        run = entry.run
+        ours = {station.role.name for station in self.stations}
+        for deadline in deadlines(run, now):
+            wait_s = (deadline.at - now).total_seconds()
+            if wait_s <= TIMER_NEAR_S:
+                if entry.timer is None and deadline.role in ours:
+                    cue = Cue(kind="timer", id=deadline.name)
+                    loop = asyncio.get_running_loop()
+                    entry.timer = loop.call_later(wait_s + 0.001 if wait_s > 0 else OVERDUE_S, self._alarm, entry, cue)
+            elif deadline.role in ours and deadline.name != "run-max" and deadline.name != "wall":
+                name = f"{deadline.role}-{deadline.name}"
+                if entry.durable.get(name) != deadline.at:
+                    entry.durable[name] = deadline.at
+                    await self._timers.set(run.tenant, run.run, name, deadline.at)
+
+    def _alarm(self, entry: CachedRun, cue: Cue) -> None:
+        entry.timer = None
+        self.look_soon(entry.run.tenant, entry.run.run, cue)
+
+
+class _Act:
+    """One start being performed."""
+
+    def __init__(self, n: int, started: AnyEvent, view: Any, scope: anyio.CancelScope) -> None:  # noqa: ANN401
+        self.n = n
+        self.started = started
+        self.view = view
+        self.scope = scope
+        self.acked_at = asyncio.get_running_loop().time()
+
+
+def _part(event: AnyEvent) -> tuple[str, int]:
+    """Which part of a start a result is about: (call, attempt), a model call having no call."""
+    return getattr(event, "call", ""), getattr(event, "attempt", 0)
+
+
+def _told(run: Run, event: AnyEvent, n: int) -> bool:
+    """Whether the log already has a definite fate for the attempt this result is about."""
+    call, _ = _part(event)
+    for attempt in run.attempts.get(n, []):
+        if attempt.call == call:
+            return bool(attempt.closed_n) and attempt.outcome != "unknown"
+    return False

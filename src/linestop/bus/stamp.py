@@ -1,0 +1,112 @@
+"""Turns a decided event into the message that is appended: envelope, blobs, headers.
+
+Ids are UUIDv7 (time-ordered), the trace of a run is derived from its id, so that every process continues the
+same trace without asking anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from linestop.bus.ports import Append, Blobs
+from linestop.schemas.events import (
+    NAMES,
+    Accepted,
+    Answered,
+    AnyEvent,
+    BlobRef,
+    Cue,
+    Edited,
+    Judged,
+    Proposed,
+    Resolved,
+    Text,
+    encode,
+)
+from linestop.schemas.limits import INLINE_BYTES_MAX
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RoleName, TenantId
+
+CE_TYPE = "io.linestop.run"
+
+
+def uuid7(now: datetime, random_bits: int) -> str:
+    """A UUIDv7 from a moment and 74 random bits."""
+    millis = int(now.timestamp() * 1_000) & ((1 << 48) - 1)
+    high, low = (random_bits >> 62) & 0xFFF, random_bits & ((1 << 62) - 1)
+    return str(UUID(int=(millis << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low))
+
+
+def traceparent(tenant: str, run: str, event_id: str) -> str:
+    """The W3C trace context of an event: one trace a run, one span an event, always sampled."""
+    trace = hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()[:32]
+    return f"00-{trace}-{hashlib.sha256(event_id.encode()).hexdigest()[:16]}-01"
+
+
+class Stamper:
+    """Stamps events for one process."""
+
+    def __init__(self, *, build: str, blobs: Blobs, chance: random.Random, now: Callable[[], datetime]) -> None:
+        self._build = build
+        self._blobs = blobs
+        self._chance = chance
+        self._now = now
+
+    async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
+        """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first."""
+        spilled = await self._spill(run.tenant, event)
+        now = self._now()
+        event_id = uuid7(now, self._chance.getrandbits(74))
+        trace = traceparent(run.tenant, run.run, event_id)
+        stamped = msgspec.structs.replace(
+            spilled, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
+        )
+        name = NAMES[type(event)]
+        headers = {
+            "traceparent": trace,
+            "ce-specversion": "1.0",
+            "ce-id": event_id,
+            "ce-source": f"/linestop/{role}",
+            "ce-type": f"{CE_TYPE}.{role}.{name}",
+        }
+        return Append(
+            tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1, event_id=event_id,
+            head_seq=run.head_seq, payload=encode(stamped), headers=headers,
+        )  # fmt: skip
+
+    async def _spill(self, tenant: TenantId, event: AnyEvent) -> AnyEvent:
+        """Replace texts over ``INLINE_BYTES_MAX`` by blob references."""
+        match event:
+            case Proposed():
+                calls = tuple([msgspec.structs.replace(c, args=await self._text(tenant, c.args)) for c in event.calls])
+                return msgspec.structs.replace(
+                    event,
+                    text=await self._text(tenant, event.text, "text/plain"),
+                    blocks=await self._text(tenant, event.blocks),
+                    calls=calls,
+                )
+            case Judged():
+                judged = tuple([msgspec.structs.replace(c, args=await self._text(tenant, c.args)) for c in event.calls])
+                return msgspec.structs.replace(event, calls=judged)
+            case Accepted() | Answered():
+                return msgspec.structs.replace(event, answer=await self._text(tenant, event.answer, "text/plain"))
+            case Edited():
+                return msgspec.structs.replace(event, args=await self._text(tenant, event.args))
+            case Resolved():
+                return msgspec.structs.replace(event, result=await self._text(tenant, event.result))
+            case _:
+                return event
+
+    async def _text(self, tenant: TenantId, text: Text, kind: str = "application/json") -> Text:
+        if isinstance(text, BlobRef) or len(text) * 4 <= INLINE_BYTES_MAX:
+            return text
+        data = text.encode()
+        if len(data) <= INLINE_BYTES_MAX:
+            return text
+        return BlobRef(sha256=await self._blobs.put(tenant, data), bytes=len(data), type=kind)

@@ -1,0 +1,93 @@
+"""All errors of linestop, one tree, split by what the caller should do about them.
+
+::
+
+    LinestopError
+    ├── RetryableError     do the same again, later
+    │   ├── Unreachable        the broker does not answer
+    │   └── Conflict           the run's head moved: load, decide again
+    ├── InputError         change what you sent
+    │   ├── ConfigError        a file or an environment variable
+    │   ├── NotFound           no such run, agent, tool, approval
+    │   └── TooLarge           over a documented size
+    ├── Refused            ask a person: somebody must grant, raise or open something
+    │   └── PermissionDenied   the credential may not do this
+    └── Defect             report it: linestop broke its own rule
+
+What is expected in a run (a refusal, a stop, an expired approval) is an event, never an exception.
+``code`` is stable and safe to match on; the message names the thing, the limit and the remedy.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LinestopError(Exception):
+    """Base of all; never raised itself."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+
+class RetryableError(LinestopError):
+    """Raised when the same request may succeed later without any change."""
+
+    code: ClassVar[str] = "retry"
+
+
+class Unreachable(RetryableError):  # noqa: N818 - reads as what it says at the call site
+    """Raised when the broker does not answer within the deadline; not when it refuses."""
+
+    code: ClassVar[str] = "unreachable"
+    exit_code: ClassVar[int] = 8
+
+
+class Conflict(RetryableError):  # noqa: N818 - see Unreachable
+    """Raised by an append when the run's head is not the one named; load the run and decide again."""
+
+    code: ClassVar[str] = "conflict"
+
+
+class InputError(LinestopError):
+    """Raised when what was sent cannot be right; sending it again will not help."""
+
+    code: ClassVar[str] = "input"
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(InputError):
+    """Raised for a configuration file or variable; names the key and the file."""
+
+    code: ClassVar[str] = "config"
+
+
+class NotFound(InputError):  # noqa: N818 - see Unreachable
+    """Raised when a run, agent, tool or approval of that name does not exist."""
+
+    code: ClassVar[str] = "not_found"
+    exit_code: ClassVar[int] = 1
+
+
+class TooLarge(InputError):  # noqa: N818 - see Unreachable
+    """Raised when something is over a documented size; the message names the size and the limit."""
+
+    code: ClassVar[str] = "too_large"
+
+
+class Refused(LinestopError):  # noqa: N818 - see Unreachable
+    """Raised when a person must change something first: a grant, a limit, a door."""
+
+    code: ClassVar[str] = "refused"
+
+
+class PermissionDenied(Refused):
+    """Raised when the broker refuses a credential; names the subject and the credential."""
+
+    code: ClassVar[str] = "permission"
+
+
+class Defect(LinestopError):  # noqa: N818 - see Unreachable
+    """Raised when linestop finds that it broke one of its own rules; please report it."""
+
+    code: ClassVar[str] = "defect"

@@ -1,0 +1,222 @@
+"""Strict checking of the arguments a model wrote, before anybody acts on them.
+
+A model's arguments are text from outside. They become *canonical* bytes (sorted keys, no spaces, integral
+floats as integers), so that equal calls have equal digests and effect keys; or they are refused with every
+error at once, so that the model can mend them in one turn. Refused besides what the schema refuses: invalid
+JSON, keys given twice (readers disagree about which one counts), NaN and infinities, integers over 64 bits,
+lone surrogates, and nesting deeper than ``JSON_DEPTH_MAX``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, cast
+
+import jsonschema_rs
+import msgspec
+
+from linestop.schemas.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.tools import Contract, canonical
+
+ERRORS_MAX = 20
+"""Errors reported at once; a model that has more than this to mend should start again."""
+
+SENTENCE_CHARS_MAX = 240
+VALUE_CHARS_MAX = 60
+"""A value longer than this is not repeated in an error: it is named by its path."""
+
+_SCHEMAS_CACHED_MAX = 512
+_MASK = "the value"
+_Kinds = jsonschema_rs.ValidationErrorKind
+
+
+class ArgumentCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check gave: canonical ``args``, or ``errors`` and ``args`` is None."""
+
+    args: bytes | None = None
+    errors: tuple[str, ...] = ()
+
+
+class _NotJsonError(ValueError):
+    """Raised while decoding for what JSON or our stricter reading of it forbids."""
+
+
+def check_arguments(raw: str | bytes, contract: Contract) -> ArgumentCheck:
+    """Check ``raw`` JSON text against the parameters of ``contract``.
+
+    Pure apart from a bounded cache of compiled schemas. Never raises for anything ``raw`` may hold.
+    """
+    try:
+        value = decode_strict(raw)
+    except ValueError as error:
+        return ArgumentCheck(errors=(_short(str(error)),))
+    if not isinstance(value, dict):
+        return ArgumentCheck(errors=(f"$: the arguments must be a JSON object, not {_kind(value)}",))
+    try:
+        validator = _validator(canonical(contract.parameters))
+    except ValueError as error:
+        return ArgumentCheck(errors=(_short(f"the contract of tool {contract.name} is unusable: {error}"),))
+    errors = tuple(_sentences(validator.iter_errors(value)))
+    if errors:
+        return ArgumentCheck(errors=errors)
+    return ArgumentCheck(args=canonical(value))
+
+
+def schema_error(parameters: dict[str, Any]) -> str | None:
+    """Why a schema cannot be used for arguments (a remote ``$ref``, a pattern with look-around), or None."""
+    try:
+        _validator(canonical(parameters))
+    except ValueError as error:
+        return _short(str(error))
+    return None
+
+
+def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Decode JSON text, refusing what two readers could understand differently.
+
+    Raises:
+        ValueError: one short sentence; also for input that is too long or nested too deeply.
+    """
+    if len(raw) > MESSAGE_BYTES_MAX:
+        raise _NotJsonError(f"the arguments are {len(raw)} long; at most {MESSAGE_BYTES_MAX} are read: send less")
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8")
+        text.encode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+    except _NotJsonError:
+        raise
+    except json.JSONDecodeError as error:
+        raise _NotJsonError(f"not valid JSON: {error.msg} at character {error.pos}") from None
+    except UnicodeError:
+        raise _NotJsonError("not valid UTF-8 text") from None
+    except RecursionError:
+        raise _NotJsonError(f"nested too deeply; at most {JSON_DEPTH_MAX} levels are read") from None
+    _check_tree(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _NotJsonError(f"the key {_quote(key)} is given twice in one object; give it once")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise _NotJsonError(f"{name} is not JSON; use null or leave the field out")
+
+
+def _finite(text: str) -> float | int:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotJsonError(f"the number {text[:VALUE_CHARS_MAX]} is too large")
+    # JSON Schema and RFC 8785 both hold 1.0 and 1 for the same number; so must the effect key.
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _bounded(text: str) -> int:
+    # The length is looked at first: converting a long literal takes quadratic time.
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise _NotJsonError(f"the integer {text[:VALUE_CHARS_MAX]} has more than 64 bits; send it as a string")
+    return int(text)
+
+
+def _check_tree(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Refuse deep nesting and lone surrogates, without recursion: the nesting is the sender's choice."""
+    level: list[object] = [value]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                fields = cast("dict[str, object]", item)
+                below.extend(fields)
+                below.extend(fields.values())
+            elif isinstance(item, list):
+                below.extend(cast("list[object]", item))
+            elif isinstance(item, str):
+                _check_text(item)
+        if not below:
+            return
+        level = below
+    raise _NotJsonError(f"nested too deeply; at most {JSON_DEPTH_MAX} levels are read")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _NotJsonError("a string holds half of a surrogate pair; send the whole character") from None
+
+
+@lru_cache(maxsize=_SCHEMAS_CACHED_MAX)
+def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+    """Compile a schema, keyed by its canonical bytes, which the contract's digest covers.
+
+    Offline, because a remote ``$ref`` would let a contract make requests; linear-time patterns only,
+    because the text they are run on comes from a model.
+    """
+    try:
+        return jsonschema_rs.Draft202012Validator(
+            msgspec.json.decode(schema),
+            offline=True,
+            mask=_MASK,
+            pattern_options=jsonschema_rs.RegexOptions(),
+            validate_formats=True,
+        )
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        raise ValueError(str(error).split("\n", 1)[0]) from None
+
+
+def _sentences(errors: Iterable[jsonschema_rs.ValidationError]) -> Iterable[str]:
+    for count, error in enumerate(errors):
+        if count == ERRORS_MAX:
+            yield f"more errors follow; only the first {ERRORS_MAX} are listed"
+            return
+        yield _short(_sentence(error))
+
+
+def _sentence(error: jsonschema_rs.ValidationError) -> str:
+    path = "$" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
+    message = _message(error)
+    instance = error.instance
+    if message.startswith(_MASK) and not isinstance(instance, dict | list):
+        shown = json.dumps(instance, default=str)
+        if len(shown) <= VALUE_CHARS_MAX:
+            message = shown + message.removeprefix(_MASK)
+    return f"{path}: {message}"
+
+
+def _message(error: jsonschema_rs.ValidationError) -> str:
+    """Name the alternatives of a failed ``anyOf``: the bare message tells a model nothing it can use."""
+    kind = error.kind
+    if not isinstance(kind, jsonschema_rs.ValidationErrorKind.AnyOf | jsonschema_rs.ValidationErrorKind.OneOfNotValid):
+        return error.message
+    branches = [branch[0].message.removeprefix(_MASK).strip() for branch in kind.context if branch]
+    return f"{_MASK} fits no alternative: {'; '.join(branches[:4])}"
+
+
+def _short(sentence: str) -> str:
+    clean = "".join(c if c.isprintable() else "?" for c in sentence)
+    return clean if len(clean) <= SENTENCE_CHARS_MAX else clean[: SENTENCE_CHARS_MAX - 1] + "…"
+
+
+def _quote(key: str) -> str:
+    return json.dumps(key if len(key) <= VALUE_CHARS_MAX else key[:VALUE_CHARS_MAX] + "…")
+
+
+def _kind(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names[type(value)]

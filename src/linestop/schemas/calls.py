@@ -1,0 +1,161 @@
+"""The state of one call and of one attempt inside a run: what the fold keeps, and nobody else changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from linestop.schemas.events import (
+    AskedCall,
+    BlobRef,
+    Finished,
+    JudgedCall,
+    ModelFailedEvent,
+    Proposed,
+    Question,
+    Returned,
+    Text,
+    ToolGrant,
+)
+from linestop.schemas.model import Usage
+
+ELIDED_BYTES = 512
+"""What a blob costs in a prompt: it is named there (digest, size), never inlined."""
+
+ITEM_BYTES = 96
+"""Bytes of framing a prompt adds to each message at most, as tokens; part of every size bound."""
+
+
+def text_bytes(text: Text) -> int:
+    """UTF-8 bytes of ``text`` as it stands in a prompt: an upper bound of its tokens."""
+    return ELIDED_BYTES if isinstance(text, BlobRef) else len(text.encode())
+
+
+class Stage(StrEnum):
+    """Where one call stands."""
+
+    PENDING = "pending"  # proposed, or edited: the validator's turn
+    GATE = "gate"  # judged and passed: the approver's turn
+    ASKED = "asked"  # a person's turn
+    WAITING = "waiting"  # cleared, and waits for its moment (wait.until)
+    READY = "ready"  # may start, from ready_at on
+    OPEN = "open"  # an attempt is under way
+    DOUBT = "doubt"  # nobody knows whether it took effect
+    CHECK = "check"  # finished: the validator looks at the result
+    ANSWERED = "answered"  # the model has its answer
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One start and what came of it. ``charged_micros`` counts as spent once it is no longer open."""
+
+    n: int
+    attempt: int
+    purpose: Literal["turn", "compact", "judge", "effect", "probe"]
+    worker: str
+    started_at: datetime
+    start_by: datetime
+    done_by: datetime
+    cost_max_micros: int = 0
+    model: str = ""
+    turn: int = 0
+    call: str = ""
+    closed_n: int = 0
+    superseded_n: int = 0
+    outcome: str = ""
+    charged_micros: int = 0
+    source: Literal["reported", "reserved"] = "reserved"
+    usage: Usage | None = None
+    failure: ModelFailedEvent | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether its fate is still unknown and nobody has taken over."""
+        return not self.closed_n and not self.superseded_n
+
+    def expired(self, now: datetime, worker: str = "") -> bool:
+        """Whether somebody else may speak for it: past ``done_by``, or its worker lives in a later incarnation.
+
+        ``worker`` is the asking worker, ``<name>#<incarnation>``; a name is held by one process at a time.
+        """
+        if now >= self.done_by:
+            return True
+        name, _, incarnation = self.worker.rpartition("#")
+        own_name, _, own_incarnation = worker.rpartition("#")
+        return bool(name) and name == own_name and int(incarnation or 0) < int(own_incarnation or 0)
+
+
+@dataclass(slots=True)
+class CallState:
+    """One call of a proposal, from what the model wrote to the answer it gets."""
+
+    call: str
+    tool: str
+    proposal_n: int
+    index: int
+    raw_args: Text
+    grant: ToolGrant | None = None
+    judged: JudgedCall | None = None
+    stage: Stage = Stage.PENDING
+    gate_n: int = 0
+    asked: AskedCall | Question | None = None
+    asked_n: int = 0
+    asked_doubt: bool = False
+    edited: bool = False
+    votes: set[str] = field(default_factory=set)
+    attempts: list[Attempt] = field(default_factory=list)
+    ready_at: datetime | None = None
+    probed: bool = False
+    finished: Finished | None = None
+    finished_n: int = 0
+    answer_n: int = 0
+    answer: str = ""
+    answer_is_error: bool = False
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        """The attempt under way, if any: always the last one."""
+        return self.attempts[-1] if self.attempts and self.attempts[-1].open else None
+
+    @property
+    def effects(self) -> list[Attempt]:
+        """Attempts at the effect itself, without probes."""
+        return [attempt for attempt in self.attempts if attempt.purpose == "effect"]
+
+    @property
+    def args_sha256(self) -> str:
+        """Digest of the canonical arguments, empty before judgement."""
+        return self.judged.args_sha256 if self.judged else ""
+
+    @property
+    def fate(self) -> str:
+        """What a receipt says of this call."""
+        if open_attempt := self.open_attempt:
+            return "unknown" if open_attempt.purpose == "effect" else "in doubt"
+        last = next((a for a in reversed(self.attempts) if a.purpose == "effect"), None)
+        if last is None:
+            return "answered" if self.stage is Stage.ANSWERED and not self.answer_is_error else "not_started"
+        if self.stage is Stage.ANSWERED and not self.answer_is_error:
+            return "done"
+        return {"succeeded": "done", "failed": "failed", "never_started": "never_started"}.get(last.outcome, "unknown")
+
+
+@dataclass(slots=True)
+class ProposalState:
+    """One answer of the model and how far its calls are."""
+
+    n: int
+    event: Proposed
+    calls: list[CallState]
+    judged: bool = False
+    returned: Returned | None = None
+    accepted: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model may be asked again: every call has its answer, or the final one was returned."""
+        if self.event.final:
+            return self.returned is not None
+        return all(call.stage is Stage.ANSWERED for call in self.calls)

@@ -1,0 +1,53 @@
+"""When somebody must look at a run again although nothing happens: its deadlines, from the log alone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import AskedCall, Question
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RoleName
+
+
+class Deadline(msgspec.Struct, frozen=True, kw_only=True):
+    """At ``at``, ``role`` must look at the run; ``name`` says why (and names a durable timer)."""
+
+    at: datetime
+    role: RoleName
+    name: str
+
+
+def deadlines(run: Run, now: datetime) -> list[Deadline]:
+    """All moments at which the run needs somebody, soonest first."""
+    found = [
+        Deadline(at=a.done_by, role="executor" if a.call else "planner", name="done-by") for a in run.open_attempts
+    ]
+    if run.opened is None or run.phase is Phase.SEALED:
+        return found
+    if not run.done:
+        found.extend(_of_people(run))
+        found.append(Deadline(at=run.opened.deadline_at, role="validator", name="run-max"))
+        if run.phase is not Phase.WAITING:
+            left = run.limits.wall_s - run.worked_s(now)
+            found.append(Deadline(at=now + timedelta(seconds=max(left, 0.0)), role="validator", name="wall"))
+        start = next_start(run, now)
+        if isinstance(start, NextStart) and start.at > now:
+            found.append(Deadline(at=start.at, role="planner" if start.kind == "model" else "executor", name="retry"))
+    return sorted(found, key=lambda deadline: deadline.at)
+
+
+def _of_people(run: Run) -> list[Deadline]:
+    found: list[Deadline] = []
+    if run.spend_asked:
+        found.append(Deadline(at=run.spend_asked.expires_at, role="approver", name="expiry"))
+    for call in run.proposal.calls if run.proposal else ():
+        if call.stage is Stage.ASKED and isinstance(call.asked, AskedCall | Question):
+            found.append(Deadline(at=call.asked.expires_at, role="approver", name="expiry"))
+        elif call.stage is Stage.WAITING and call.ready_at is not None:
+            found.append(Deadline(at=call.ready_at, role="executor", name="wait"))
+    return found

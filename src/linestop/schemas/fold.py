@@ -1,0 +1,338 @@
+"""The rules by which an event changes a run: one function an event, and the phase that follows.
+
+Each rule either changes the ``Run`` and returns an empty string, or changes nothing and returns why the event
+is ignored. Rules are where the promises live: a start that was not reserved for, or a grant for other
+arguments than those asked about, is ignored by everybody who reads the log, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from linestop.schemas import fold_calls
+from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
+from linestop.schemas.events import (
+    Accepted,
+    Amended,
+    Answered,
+    AnyEvent,
+    Asked,
+    Checked,
+    Cleared,
+    Compacted,
+    Denied,
+    Edited,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Paused,
+    Proposed,
+    Refused,
+    Resolved,
+    Resumed,
+    Returned,
+    Sealed,
+    Settled,
+    Stopped,
+    Warned,
+)
+from linestop.schemas.phases import Phase
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+WORK_AHEAD = {Stage.READY, Stage.OPEN, Stage.CHECK}
+
+
+def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
+    """Apply ``event`` (number ``n``, legal in this phase) to ``run``; return why it is ignored, or ''."""
+    match event:
+        case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
+            return _milestone(run, role, n, event)
+        case Judged():
+            return fold_calls.judged(run, n, event)
+        case Checked():
+            return fold_calls.checked(run, n, event)
+        case Cleared():
+            return fold_calls.cleared(run, n, event)
+        case Asked():
+            return fold_calls.asked(run, n, event)
+        case Granted():
+            return fold_calls.granted(run, n, event)
+        case Denied():
+            return fold_calls.denied(run, n, event)
+        case Edited() | Answered() | Resolved():
+            return fold_calls.word_of_a_person(run, n, event)
+        case Held():
+            return _held(run, event)
+        case Settled():
+            return _settled(run, event)
+        case Warned():
+            run.warned.add(event.limit)
+            return ""
+        case ModelStarted():
+            return _model_started(run, n, event)
+        case Proposed():
+            return _proposed(run, n, event)
+        case ModelFailedEvent():
+            return _failed(run, n, event)
+        case Compacted():
+            return _compacted(run, n, event)
+        case EffectStarted():
+            return fold_calls.started(run, n, event)
+        case Finished():
+            return fold_calls.finished(run, n, event)
+        case Sealed():
+            return _sealed(run, n, event)
+        case Amended():
+            run.amended = event
+            run.facts_after_seal = [fact for fact in run.facts_after_seal if fact not in event.facts]
+            return ""
+        case _:
+            assert_never(event)
+
+
+def phase_of(run: Run) -> Phase:
+    """Where the run stands, derived from its state."""
+    if run.sealed:
+        return Phase.SEALED
+    if run.stopped:
+        return Phase.DRAINING
+    if run.accepted or run.refused:
+        return Phase.SETTLING
+    if not run.opened:
+        return Phase.NEW
+    if run.model_attempt:
+        return Phase.THINKING
+    proposal = run.proposal
+    if proposal and not proposal.answered:
+        return _phase_of_proposal(proposal)
+    return Phase.WAITING if run.spend_asked else Phase.QUEUED
+
+
+def _phase_of_proposal(proposal: ProposalState) -> Phase:
+    if proposal.event.final:
+        return Phase.ANSWERING
+    stages = {call.stage for call in proposal.calls}
+    if Stage.PENDING in stages:
+        return Phase.JUDGING
+    if Stage.GATE in stages:
+        return Phase.CLEARING
+    if stages & WORK_AHEAD:
+        return Phase.ACTING
+    return Phase.WAITING
+
+
+def open_attempt(run: Run, attempt: Attempt) -> None:
+    """Enter a start: from here its reservation counts."""
+    run.attempts.setdefault(attempt.n, []).append(attempt)
+    run.reserved_micros += attempt.cost_max_micros
+
+
+def close_attempt(run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool) -> None:
+    """Enter an attempt's fate; its real cost replaces the reservation, also long after it was superseded."""
+    if attempt.open:
+        run.reserved_micros -= attempt.cost_max_micros
+    else:
+        run.spent_micros -= attempt.charged_micros
+    attempt.closed_n = n
+    attempt.outcome = outcome
+    attempt.charged_micros = cost_micros
+    attempt.source = "reported" if reported else "reserved"
+    run.spent_micros += cost_micros
+    if run.sealed:
+        run.facts_after_seal.append(n)
+
+
+def supersede(run: Run, attempt: Attempt, n: int) -> None:
+    """Take over from an attempt that is past its deadline: it is charged at its reservation until it speaks."""
+    run.reserved_micros -= attempt.cost_max_micros
+    run.spent_micros += attempt.cost_max_micros
+    attempt.charged_micros = attempt.cost_max_micros
+    attempt.superseded_n = n
+
+
+def fits(run: Run, cost_max_micros: int) -> bool:
+    """Whether a start of this cost fits into what the run holds (a takeover frees nothing: it is charged)."""
+    return cost_max_micros <= run.available_micros
+
+
+def _milestone(
+    run: Run, role: str, n: int, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned
+) -> str:
+    match event:
+        case Opened():
+            run.opened, run.opened_at = event, event.at
+            run.context_bytes = event.base_bytes + event.task.text_bytes + ITEM_BYTES
+        case Refused():
+            run.refused = event
+        case Stopped():
+            if run.stopped is None:
+                run.stopped, run.stopped_role = event, role
+        case Paused():
+            run.paused = event
+        case Resumed():
+            run.paused = None
+        case Accepted() | Returned():
+            return _answered(run, n, event)
+        case _:
+            assert_never(event)
+    return ""
+
+
+def _answered(run: Run, n: int, event: Accepted | Returned) -> str:
+    proposal = run.proposal
+    if proposal is None or proposal.n != event.proposal_n or not proposal.event.final:
+        return f"event {event.proposal_n} is not the final answer under judgement"
+    if isinstance(event, Accepted):
+        proposal.accepted, run.accepted = True, event
+        return ""
+    proposal.returned = event
+    run.returned_in_a_row += 1
+    run.context_bytes += sum(text_bytes(error) for error in event.errors) + ITEM_BYTES
+    return ""
+
+
+def _held(run: Run, event: Held) -> str:
+    if event.hold in run.holds:
+        return f"the hold '{event.hold}' is there already"
+    if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
+        return "the run would hold more than its cost limit"
+    run.holds[event.hold] = event
+    run.holds_made += 1
+    run.held_micros += event.amount_micros
+    return ""
+
+
+def _settled(run: Run, event: Settled) -> str:
+    if run.open_attempts:
+        return "a start is still open"
+    if {hold.hold for hold in event.holds} != set(run.holds):
+        return "it does not name exactly the open holds"
+    run.holds.clear()
+    return ""
+
+
+def _model_started(run: Run, n: int, event: ModelStarted) -> str:
+    if run.paused:
+        return "the run is paused"
+    before = run.model_attempt
+    proposal = run.proposal
+    if before and not before.expired(event.at, event.worker):
+        return f"attempt {before.attempt} of turn {run.turn} is still open"
+    same_turn = before is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
+    turn = run.turn if same_turn else run.turn + 1
+    attempt = run.turn_attempts[-1].attempt + 1 if same_turn else 1
+    if (event.turn, event.attempt) != (turn, attempt):
+        return f"the next model call is attempt {attempt} of turn {turn}"
+    if proposal is not None and not proposal.answered:
+        return "the calls of the last proposal are not all answered"
+    if not fits(run, event.cost_max_micros):
+        return "its cost does not fit into what the run holds"
+    if before:
+        supersede(run, before, n)
+    if not same_turn:
+        run.turn, run.turn_attempts = turn, []
+    entered = Attempt(
+        n=n, attempt=attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
+        start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
+        model=event.model, turn=turn,
+    )  # fmt: skip
+    run.turn_attempts.append(entered)
+    open_attempt(run, entered)
+    return ""
+
+
+def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
+    for attempts in run.attempts.values():
+        for entered in attempts:
+            if not entered.call and entered.turn == turn and entered.attempt == attempt:
+                return entered
+    return None
+
+
+def _proposed(run: Run, n: int, event: Proposed) -> str:
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n:
+        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
+    ids = [call.call for call in event.calls]
+    if len(set(ids)) != len(ids) or any(call in run.calls for call in ids):
+        return "two of its calls have the same id, or an id is used before"
+    counts = attempt.open and not run.done and attempt.purpose == "turn"
+    attempt.usage = event.usage
+    run.tokens += event.usage.total
+    close_attempt(
+        run,
+        attempt,
+        n,
+        outcome="proposed",
+        cost_micros=event.cost_micros,
+        reported=event.usage_source == "reported",
+    )
+    if not counts:
+        return ""
+    calls = [
+        CallState(call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool))
+        for i, c in enumerate(event.calls)
+    ]  # fmt: skip
+    run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)
+    run.proposals.append(ProposalState(n=n, event=event, calls=calls))
+    run.calls.update((call.call, call) for call in calls)
+    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
+    run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES
+    return ""
+
+
+def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n:
+        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
+    if event.usage:
+        run.tokens += event.usage.total
+        attempt.usage = event.usage
+    attempt.failure = event
+    reported = not event.possibly_billed
+    close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
+    return ""
+
+
+def _compacted(run: Run, n: int, event: Compacted) -> str:
+    attempt = run.model_attempt
+    if (
+        attempt is None
+        or (attempt.turn, attempt.attempt) != (event.turn, event.attempt)
+        or attempt.purpose != "compact"
+    ):
+        return "no compaction was under way"
+    run.tokens += event.usage.total
+    attempt.usage = event.usage
+    close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
+    run.compactions.append(event)
+    kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
+    base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0
+    after = sum(_proposal_bytes(p) for p in run.proposals if p.n > event.covers_to)
+    run.context_bytes = base + kept + after + 3 * ITEM_BYTES
+    return ""
+
+
+def _proposal_bytes(proposal: ProposalState) -> int:
+    """What one proposal and the answers to it take in a prompt."""
+    event = proposal.event
+    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
+    answers = sum(text_bytes(call.answer) + ITEM_BYTES for call in proposal.calls)
+    returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
+    return max(said, text_bytes(event.blocks)) + answers + returned + 2 * ITEM_BYTES
+
+
+def _sealed(run: Run, n: int, event: Sealed) -> str:
+    if run.open_attempts:
+        return "a start is still open"
+    if run.holds:
+        return "a hold is still open"
+    run.sealed, run.sealed_n = event, n
+    return ""

@@ -1,0 +1,89 @@
+"""Every default bound of linestop, in one place. Source: DESIGN section 10.
+
+A run's limits are resolved once, when it opens, and written into ``validator.opened``; from then on only
+the log counts, so changing a default never changes a run that is under way.
+
+Units are in the names: ``_s`` seconds, ``_micros`` millionths of a US dollar, ``_bytes`` bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The bounds of one run. An agent's file may set any of them; a task may only lower them."""
+
+    turns_max: int = 15
+    calls_max: int = 20
+    calls_per_tool_max: int = 10
+    equal_calls_max: int = 3
+    rejections_max: int = 3
+    returned_max: int = 3
+    tokens_max: int = 50_000
+    cost_max_micros: int = 500_000
+    warn_percent: int = 75
+    ask_from_micros: int = 250_000
+    wall_s: int = 120
+    run_max_s: int = 30 * 86_400
+    input_chars_max: int = 20_000
+    tool_timeout_s: float = 5.0
+    tool_retries_max: int = 2
+    model_deadline_s: float = 120.0
+    model_retries_max: int = 3
+    model_output_tokens_max: int = 4_096
+    approval_expires_s: int = 3_600
+    result_bytes_max: int = 16 * 1024
+    proposal_calls_max: int = 16
+    compactions_max: int = 3
+    child_depth_max: int = 3
+    events_max: int = 2_000
+
+
+class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What all runs together may spend, in micro-dollars a period (UTC day or hour)."""
+
+    user_day_micros: int = 5_000_000
+    tenant_day_micros: int = 100_000_000
+    system_hour_micros: int = 100_000_000
+
+
+MODEL_RETRY_DELAYS_S = (1.0, 2.0, 4.0)
+"""Waits before the second, third and fourth attempt of a model call; jitter of a quarter either way."""
+
+RETRY_JITTER = 0.25
+EVENTS_RESERVED = 50
+"""The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
+
+MESSAGE_BYTES_MAX = 256 * 1024
+INLINE_BYTES_MAX = 32 * 1024
+"""A text longer than this is stored as a blob and named in the event by its digest."""
+
+BLOB_BYTES_MAX = 32 * 1024 * 1024
+BLOB_PART_BYTES = 192 * 1024
+START_WITHIN_S = 5.0
+"""``start_by`` of a start: how long after it was decided the effect may still begin."""
+
+EFFECT_AFTER_ACK_S = 0.1
+"""On one server the acknowledgement of a start proves the head, if the effect begins this soon after."""
+
+HEAD_CHECK_S = 5.0
+"""How often a performer reads the head again while it performs."""
+
+TASK_ACK_WAIT_S = 2.0
+TIMER_NEAR_S = 300.0
+"""Deadlines nearer than this are kept in the process; later ones are durable timers."""
+
+SWEEP_EVERY_S = 5.0
+SWEEP_TRIES_MAX = 20
+APPEND_TRIES_MAX = 10
+BREAKER_FAILURES = 5
+BREAKER_WINDOW_S = 60.0
+BREAKER_OPEN_S = 60.0
+SPACE_FOR_NEW_WORK = 0.9
+"""New work is refused when the run log is this full; the rest belongs to stops, facts and seals."""
+
+TOKEN_OVERHEAD = 1_024
+"""Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""
+
+JSON_DEPTH_MAX = 64

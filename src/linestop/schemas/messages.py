@@ -1,0 +1,100 @@
+"""What comes in from outside: tasks and control messages, as any NATS client may send them (JSON)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from linestop.schemas.limits import Limits
+
+Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
+VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")
+SIGNED_VERBS: frozenset[str] = frozenset({"approve", "deny", "edit", "resolve"})
+REPLY_HEADER = "Linestop-Reply"
+"""Header that names the inbox an answer goes to."""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task for an agent, published on ``tasks.<tenant>.<agent>``.
+
+    ``key`` makes it idempotent for ever: the same key with the same task is the same run, with another task
+    it is refused. ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
+    ``scope`` names the tools this task may use at most.
+    """
+
+    text: str
+    user: str = ""
+    submitter: str = ""
+    labels: dict[str, str] = {}
+    thread: str = ""
+    key: str = ""
+    run: str = ""
+    priority: int = 0
+    dry_run: bool = False
+    scope: tuple[str, ...] | None = None
+    limits: dict[str, float] = {}
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A person's or service's word about a run, published on ``control.<tenant>.<run>.<verb>``.
+
+    ``approve``, ``deny`` and ``edit`` name ``call`` and the ``args_sha256`` and ``contract_digest`` that were
+    shown; ``answer`` carries ``answer``; ``resolve`` carries ``action`` and, for ``done``, ``result``.
+    ``signature`` is Ed25519 over ``signed_bytes``, in hex, made with the key named ``key_id``.
+    """
+
+    by: str = ""
+    why: str = ""
+    via: str = ""
+    call: str = ""
+    args_sha256: str = ""
+    contract_digest: str = ""
+    args: Any = None
+    answer: Any = None
+    action: Literal["", "retry", "done", "stop"] = ""
+    result: Any = None
+    mode: Literal["fence", "kill", "drain"] = "fence"
+    nonce: str = ""
+    expires_at: datetime | None = None
+    signature: str = ""
+    key_id: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a task or control message, sent to the inbox named in ``Linestop-Reply``."""
+
+    status: str
+    run: str = ""
+    sentence: str = ""
+
+
+def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
+    """What a decision's signature covers: everything that makes it this decision and no other."""
+    expires = control.expires_at.isoformat() if control.expires_at else ""
+    fields = [
+        tenant,
+        run,
+        control.call,
+        control.args_sha256,
+        control.contract_digest,
+        verb,
+        expires,
+        control.nonce,
+    ]
+    return msgspec.json.encode([*fields, control.by])
+
+
+def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:
+    """``limits`` with each wanted value that is lower; or one sentence naming what cannot be."""
+    changes: dict[str, Any] = {}
+    for name, value in wanted.items():
+        if name not in Limits.__struct_fields__:
+            return f"There is no limit named '{name}'; the limits are: {', '.join(Limits.__struct_fields__)}."
+        present = getattr(limits, name)
+        if value < 0:
+            return f"The limit '{name}' is {value}, but no limit may be negative."
+        if value < present:
+            changes[name] = type(present)(value)
+    return msgspec.structs.replace(limits, **changes)

@@ -1,0 +1,166 @@
+"""What linestop says to a model and what it accepts back, independent of any provider.
+
+The provider adapters in ``linestop.models`` translate to and from these. An answer that does not fit here
+is not an answer: adapters raise ``ModelFailed`` instead of passing half of one on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+FailureClass = Literal[
+    "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
+]
+"""Why a model call gave no usable answer. Only ``availability`` and ``rate_limit`` are retried or fall back."""
+
+StopReason = Literal["end", "calls", "stop_sequence", "pause"]
+"""Why the model ended, normalised. Truncation, refusal and a full window are failures, not stop reasons."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens of one model call. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
+
+    fresh_in: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    out: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tokens, read, written and produced."""
+        return self.fresh_in + self.cache_read + self.cache_write + self.out
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Price of a model in micro-dollars per million tokens (so $3.00 is 3_000_000)."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    table: str = ""
+    """Where the price comes from, e.g. ``genai-prices 0.2.3`` or ``agent file``."""
+
+    def cost_micros(self, usage: Usage) -> int:
+        """Cost of ``usage`` in micro-dollars, rounded up, so that a budget is never undercharged."""
+        pico = (
+            usage.fresh_in * self.input
+            + usage.cache_read * (self.cache_read or self.input)
+            + usage.cache_write * (self.cache_write or self.input)
+            + usage.out * self.output
+        )
+        return -(-pico // 1_000_000)
+
+    def cost_max_micros(self, input_tokens_max: int, output_tokens_max: int) -> int:
+        """The most a call of these sizes can cost: all input at the dearest input rate."""
+        dearest = max(self.input, self.cache_read, self.cache_write)
+        return -(-(input_tokens_max * dearest + output_tokens_max * self.output) // 1_000_000)
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One tool as the model sees it. ``parameters`` is a JSON Schema 2020-12 object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call the model asks for. ``args`` is the JSON text exactly as the model wrote it, perhaps invalid."""
+
+    id: str
+    name: str
+    args: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a prompt.
+
+    ``role``: ``user`` and ``assistant`` carry ``text`` (an assistant also ``calls``); ``tool`` carries the
+    result of ``call_id`` in ``text``, with ``is_error`` for a failed one. ``blocks`` are the provider's own
+    content blocks of an assistant message, re-sent unmodified when ``blocks_of`` is the provider that is
+    asked again, and ignored otherwise.
+    """
+
+    role: Literal["user", "assistant", "tool"]
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    is_error: bool = False
+    blocks: tuple[dict[str, Any], ...] = ()
+    blocks_of: str = ""
+
+
+class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model call. ``model`` is ``<provider>/<name>``; ``deadline_s`` bounds the whole call."""
+
+    model: str
+    system: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    output_tokens_max: int = 4_096
+    deadline_s: float = 120.0
+    params: dict[str, Any] = {}
+    output_schema: dict[str, Any] | None = None
+
+
+class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A complete answer. ``blocks`` are to be re-sent unmodified to the same provider next time."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    stop_reason: StopReason
+    usage: Usage
+    usage_reported: bool
+    model: str
+    request_id: str = ""
+    blocks: tuple[dict[str, Any], ...] = ()
+
+
+class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.failed
+    """Raised by an adapter when there is no usable answer.
+
+    ``possibly_billed``: the provider may charge for the call although we have no usage figure, so the whole
+    reservation counts as spent. ``retry_after_s`` is what the provider asked for, not capped.
+    """
+
+    def __init__(
+        self,
+        kind: FailureClass,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        usage: Usage | None = None,
+        possibly_billed: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureClass = kind
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.usage = usage
+        self.possibly_billed = possibly_billed
+
+
+OnDelta = Callable[[str], Awaitable[None]]
+"""Called with each piece of text as it arrives; lossy, for watchers only."""
+
+
+class ModelClient(Protocol):
+    """What the planner is handed to call a model. One attempt a call: retries are events, not loops."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Return the whole answer.
+
+        Raises:
+            ModelFailed: for every provider or transport fault, refusal, truncation or malformed answer.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...

@@ -1,0 +1,249 @@
+"""What may start next in a run, and what it may cost at most: one pure function for every role.
+
+Budget asks it to know what to hold for; planner and executor ask it to know whether it is their turn. Both
+get the same answer from the same log, so nobody starts what nobody holds for.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from linestop.schemas.calls import Attempt, CallState, Stage
+from linestop.schemas.events import ModelChoice
+from linestop.schemas.fold_calls import retry_delay_s
+from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+
+OUTPUT_TOKENS_LEAST = 256
+"""A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
+
+QUEUE_RETRY_S = 60.0
+"""How often a run whose agent says ``queue`` asks again while no model answers."""
+
+COMPACT_AT_WINDOW = 0.6
+COMPACT_AT_TOKENS = 0.8
+COMPACT_FACTOR_MIN = 2
+"""A compaction must be able to halve the context, or it is not worth its call."""
+
+RETRIED = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
+FALLS_BACK = frozenset({"availability", "rate_limit"})
+
+
+class NextStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The next start. ``at`` is the earliest moment; ``takeover`` says that an open start is past its end."""
+
+    kind: Literal["model", "effect", "probe"]
+    at: datetime
+    cost_max_micros: int
+    calls: tuple[str, ...] = ()
+    model: ModelChoice | None = None
+    fallback_of: str = ""
+    purpose: Literal["turn", "compact"] = "turn"
+    turn: int = 0
+    attempt: int = 1
+    input_tokens_max: int = 0
+    output_tokens_max: int = 0
+    takeover: bool = False
+
+
+class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing may start any more, and why: the run must be stopped with this code."""
+
+    code: Literal["model_down", "refusal", "handed_off", "limit"]
+    why: str
+    limit: str = ""
+    value: int = 0
+    max_value: int = 0
+
+
+def next_start(run: Run, now: datetime, worker: str = "") -> NextStart | Exhausted | None:
+    """Say what may start next (perhaps later: see ``NextStart.at``), or that nothing can, or None.
+
+    ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
+    may be taken over at once, if repeating it is safe.
+    """
+    if run.opened is None or run.done or run.paused or run.spend_asked:
+        return None
+    if run.phase in {Phase.QUEUED, Phase.THINKING}:
+        return _next_model(run, now, worker)
+    return _next_calls(run, now, worker)
+
+
+# --- effects -----------------------------------------------------------------------------------------------
+
+
+def _next_calls(run: Run, now: datetime, worker: str) -> NextStart | None:
+    if run.proposal is None:
+        return None
+    for call in run.proposal.calls:
+        if call.stage is Stage.DOUBT and call.grant and call.grant.probe and not call.probed:
+            return _calls_start("probe", [call], now)
+    able = [call for call in run.proposal.calls if _startable(run, call, now, worker)]
+    due = [call for call in able if call.ready_at is None or call.ready_at <= now]
+    if due:
+        return _calls_start("effect", due, now, takeover=any(call.open_attempt for call in due))
+    if able:
+        first = min(able, key=lambda call: call.ready_at or now)
+        return _calls_start("effect", [first], first.ready_at or now)
+    return None
+
+
+def _startable(run: Run, call: CallState, now: datetime, worker: str) -> bool:
+    if call.grant is None or call.judged is None:
+        return False
+    if call.grant.ordered and run.proposal is not None:
+        before = run.proposal.calls[: call.index]
+        if any(other.stage is not Stage.ANSWERED for other in before):
+            return False
+    if call.stage is Stage.READY:
+        return True
+    attempt = call.open_attempt
+    return (
+        attempt is not None
+        and attempt.purpose == "effect"
+        and call.grant.safe_to_repeat
+        and len(call.effects) <= call.grant.retries_max
+        and attempt.expired(now, worker)
+    )
+
+
+def _calls_start(
+    kind: Literal["effect", "probe"], calls: list[CallState], at: datetime, *, takeover: bool = False
+) -> NextStart:
+    cost = 0 if kind == "probe" else sum(call.grant.price_micros for call in calls if call.grant)
+    return NextStart(
+        kind=kind, at=at, cost_max_micros=cost, calls=tuple(call.call for call in calls), takeover=takeover
+    )
+
+
+# --- model calls -------------------------------------------------------------------------------------------
+
+
+def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | None:
+    open_attempt = run.model_attempt
+    if open_attempt and not open_attempt.expired(now, worker):
+        return None
+    same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
+    if not same_turn and run.turn >= run.limits.turns_max:
+        return _limit("turns_max", run.turn, run.limits.turns_max)
+    chosen = _choose_model(run, now) if same_turn else (now, run.opened.model if run.opened else None, "")
+    if isinstance(chosen, Exhausted):
+        return chosen
+    at, model, fallback_of = chosen
+    if model is None:
+        return None
+    purpose: Literal["turn", "compact"] = "compact" if _compaction_due(run, model) else "turn"
+    input_max = run.context_bytes + TOKEN_OVERHEAD
+    output_max = min(
+        model.output_tokens_max,
+        run.limits.model_output_tokens_max,
+        run.limits.tokens_max - run.tokens - input_max,
+    )
+    if output_max < OUTPUT_TOKENS_LEAST:
+        return _limit("tokens_max", run.tokens + input_max + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
+    return NextStart(
+        kind="model", at=at, model=model, fallback_of=fallback_of, purpose=purpose,
+        cost_max_micros=model.price.cost_max_micros(input_max, output_max),
+        turn=run.turn if same_turn else run.turn + 1,
+        attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
+        input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
+    )  # fmt: skip
+
+
+def _choose_model(run: Run, now: datetime) -> tuple[datetime, ModelChoice | None, str] | Exhausted:
+    """The model for another attempt of the same turn, and when: retry, fall back, queue, or give up."""
+    if run.opened is None:
+        return now, None, ""
+    models = [run.opened.model, *(run.opened.fallbacks if run.opened.on_model_down == "fall_back" else ())]
+    last = run.turn_attempts[-1]
+    if last.outcome == "compacted":
+        return now, next((m for m in models if m.model == last.model), models[0]), ""
+    kind = last.failure.kind if last.failure else "unknown"
+    if kind == "refusal":
+        return Exhausted(code="refusal", why=last.failure.message if last.failure else "The model refused.")
+    if kind not in RETRIED:
+        return Exhausted(code="model_down", why=last.failure.message if last.failure else "The model failed.")
+    index = next((i for i, model in enumerate(models) if model.model == last.model), 0)
+    tried = _tries(run.turn_attempts, last.model)
+    if tried <= run.limits.model_retries_max:
+        return _retry_at(run, last, tried, now), models[index], last_fallback(models, index)
+    if kind in FALLS_BACK and index + 1 < len(models):
+        return now, models[index + 1], models[index].model
+    if kind in FALLS_BACK and run.opened.on_model_down == "queue":
+        return run.at + timedelta(seconds=QUEUE_RETRY_S), models[index], ""
+    code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
+    why = last.failure.message if last.failure else "no answer in time"
+    return Exhausted(code=code, why=f"No model answered after {tried} attempts; the last one: {why}")
+
+
+def last_fallback(models: list[ModelChoice], index: int) -> str:
+    """The model that ``models[index]`` stands in for, or nothing for the first."""
+    return models[index - 1].model if index else ""
+
+
+def _tries(attempts: list[Attempt], model: str) -> int:
+    return sum(1 for attempt in attempts if attempt.model == model and attempt.outcome != "compacted")
+
+
+def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
+    """When to try the same model again. A takeover need not wait; a failure waits from when it was recorded."""
+    if last.failure is None:
+        return now
+    wait = retry_delay_s(f"{run.run}:{last.turn}", tried, last.failure.retry_after_s)
+    return last.failure.at + timedelta(seconds=wait)
+
+
+def context_tokens(run: Run) -> int:
+    """Tokens the next prompt will probably have, scaled from what the last one really had."""
+    if run.last_usage is None or run.last_usage[1] == 0:
+        return run.context_bytes // 3
+    tokens, size = run.last_usage
+    return run.context_bytes * max(tokens, 1) // size
+
+
+def _compaction_due(run: Run, model: ModelChoice) -> bool:
+    if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
+        return False
+    last = run.compactions[-1].covers_to if run.compactions else 0
+    if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
+        return False
+    if (
+        run.turn_attempts
+        and run.turn_attempts[-1].purpose == "compact"
+        and run.turn_attempts[-1].outcome == "compacted"
+    ):
+        return False
+    base = run.opened.base_bytes + run.opened.task.text_bytes
+    if run.context_bytes < COMPACT_FACTOR_MIN * base:
+        return False
+    ahead = run.tokens + run.context_bytes + TOKEN_OVERHEAD
+    full = context_tokens(run) > COMPACT_AT_WINDOW * model.window_tokens
+    return full or ahead > COMPACT_AT_TOKENS * run.limits.tokens_max
+
+
+def _limit(name: str, value: int, max_value: int) -> Exhausted:
+    return Exhausted(
+        code="limit", limit=name, value=value, max_value=max_value,
+        why=f"The run reached its limit '{name}': {value} of at most {max_value}.",
+    )  # fmt: skip
+
+
+# --- what budget must hold for it ----------------------------------------------------------------------------
+
+HOLD_AHEAD = 4
+"""A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
+
+
+def hold_wanted_micros(run: Run, start: NextStart) -> int:
+    """How much more the run must hold for this start; 0 if it is covered, -1 if its limit forbids it."""
+    missing = start.cost_max_micros - run.available_micros
+    if missing <= 0:
+        return 0
+    left = run.limits.cost_max_micros - run.held_micros
+    if missing > left:
+        return -1
+    return min(left, max(missing, HOLD_AHEAD * start.cost_max_micros))

@@ -1,0 +1,57 @@
+"""Which event is legal in which phase of a run: one table, from which the diagram in the docs is made.
+
+A phase is derived from the log (``Run.phase``), never stored. An event that is not legal keeps its number
+in the chain, changes nothing, and is shown as ignored with the reason.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a run stands. Several calls may stand differently; the run shows what it must do first."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    THINKING = "thinking"
+    JUDGING = "judging"
+    CLEARING = "clearing"
+    WAITING = "waiting"
+    ACTING = "acting"
+    ANSWERING = "answering"
+    SETTLING = "settling"
+    DRAINING = "draining"
+    SEALED = "sealed"
+
+
+STOPPED = "stopped"
+LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed"})
+"""What is legal whenever a run has begun, because it happened: results of starts that were made before."""
+
+_ALWAYS = LATE_FACTS | {STOPPED}
+_ALIVE = _ALWAYS | {
+    "budget.held", "budget.warned", "approver.paused", "approver.resumed",
+    "approver.asked", "approver.granted", "approver.denied",
+}  # fmt: skip
+_GATES = {"approver.cleared", "approver.edited", "approver.answered", "approver.resolved"}
+_ACTS = {"executor.started", "validator.checked"}
+
+LEGAL: dict[Phase, frozenset[str]] = {
+    Phase.NEW: frozenset({"validator.opened", "validator.refused", STOPPED}),
+    Phase.QUEUED: frozenset(_ALIVE | {"planner.started"}),
+    Phase.THINKING: frozenset(_ALIVE | {"planner.started", "planner.compacted"}),
+    Phase.JUDGING: frozenset(_ALIVE | _ACTS | _GATES | {"validator.judged"}),
+    Phase.CLEARING: frozenset(_ALIVE | _ACTS | _GATES),
+    Phase.WAITING: frozenset(_ALIVE | _ACTS | _GATES),
+    Phase.ACTING: frozenset(_ALIVE | _ACTS | _GATES),
+    Phase.ANSWERING: frozenset(_ALIVE | {"validator.accepted", "validator.returned"}),
+    Phase.SETTLING: frozenset(LATE_FACTS | {STOPPED, "budget.settled", "recorder.sealed"}),
+    Phase.DRAINING: frozenset(LATE_FACTS | {STOPPED, "budget.settled", "recorder.sealed"}),
+    Phase.SEALED: frozenset(LATE_FACTS | {"recorder.amended"}),
+}
+
+
+def legal(phase: Phase, role: str, event: str) -> bool:
+    """Whether ``role`` may say ``event`` in this phase."""
+    return (STOPPED if event == STOPPED else f"{role}.{event}") in LEGAL[phase]

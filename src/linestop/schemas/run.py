@@ -1,0 +1,222 @@
+"""``Run``: one run as its log tells it.
+
+A ``Run`` is made by feeding it the run's messages in order (``apply``) and by nothing else. It holds no
+clock, no configuration and no guess: two programs that saw the same messages hold the same ``Run``.
+``fold`` has the rules by which an event changes it; decisions only read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from linestop.schemas import chain, fold
+from linestop.schemas.calls import Attempt, CallState, ProposalState, Stage
+from linestop.schemas.events import (
+    NEVER,
+    Accepted,
+    Amended,
+    AnyEvent,
+    Compacted,
+    Held,
+    Opened,
+    Paused,
+    Refused,
+    Sealed,
+    SpendQuestion,
+    Stopped,
+    decode,
+    decode_envelope,
+    known,
+)
+from linestop.schemas.limits import EVENTS_RESERVED, Limits
+from linestop.schemas.phases import Phase, legal
+from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(slots=True, frozen=True)
+class Entry:
+    """One message of the run as the fold saw it.
+
+    ``n`` is 0 for a void message (not part of the chain). ``ignored`` says why an event of the chain, or a
+    void message, changes nothing; it is empty for what counts.
+    """
+
+    seq: int
+    subject: str
+    role: str
+    name: str
+    n: int
+    event: AnyEvent | None
+    ignored: str = ""
+    bytes: int = 0
+
+
+class Run:
+    """The fold of one run's messages. Read it freely; only ``apply`` changes it."""
+
+    def __init__(self, tenant: TenantId, run: RunId) -> None:
+        self.tenant = tenant
+        self.run = run
+        self.head_seq = 0
+        self.head = chain.genesis(tenant, run)
+        self.n = 0
+        self.at: datetime = NEVER
+        self.entries: list[Entry] = []
+        self.blind = False
+        self.phase = Phase.NEW
+        self.opened: Opened | None = None
+        self.opened_at: datetime = NEVER
+        self.refused: Refused | None = None
+        self.stopped: Stopped | None = None
+        self.stopped_role = ""
+        self.paused: Paused | None = None
+        self.accepted: Accepted | None = None
+        self.sealed: Sealed | None = None
+        self.sealed_n = 0
+        self.amended: Amended | None = None
+        self.turn = 0
+        self.turn_attempts: list[Attempt] = []
+        self.attempts: dict[int, list[Attempt]] = {}
+        self.proposals: list[ProposalState] = []
+        self.calls: dict[str, CallState] = {}
+        self.compactions: list[Compacted] = []
+        self.compacted_items = 0
+        self.holds: dict[str, Held] = {}
+        self.holds_made = 0
+        self.held_micros = 0
+        self.spent_micros = 0
+        self.reserved_micros = 0
+        self.tokens = 0
+        self.last_usage: tuple[int, int] | None = None
+        self.warned: set[str] = set()
+        self.rejections_in_a_row = 0
+        self.returned_in_a_row = 0
+        self.spend_asked: SpendQuestion | None = None
+        self.spend_granted = False
+        self.spend_denied = False
+        self.context_bytes = 0
+        self.wait_s = 0.0
+        self.waiting_since: datetime | None = None
+        self.facts_after_seal: list[int] = []
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """The run's limits, as fixed when it opened."""
+        return self.opened.limits if self.opened else DEFAULT_LIMITS
+
+    @property
+    def proposal(self) -> ProposalState | None:
+        """The model's last answer."""
+        return self.proposals[-1] if self.proposals else None
+
+    @property
+    def open_attempts(self) -> list[Attempt]:
+        """All starts whose fate is unknown, model calls and effects, in order."""
+        return [a for attempts in self.attempts.values() for a in attempts if a.open]
+
+    @property
+    def model_attempt(self) -> Attempt | None:
+        """The model call under way, if any."""
+        return self.turn_attempts[-1] if self.turn_attempts and self.turn_attempts[-1].open else None
+
+    @property
+    def available_micros(self) -> int:
+        """What the run holds and neither spent nor reserved."""
+        return self.held_micros - self.spent_micros - self.reserved_micros
+
+    @property
+    def done(self) -> bool:
+        """Whether no new work may come: stopped, refused, accepted or sealed."""
+        return self.phase in {Phase.DRAINING, Phase.SETTLING, Phase.SEALED}
+
+    @property
+    def room(self) -> int:
+        """Events that new work may still use; the last ``EVENTS_RESERVED`` belong to stop, facts and seal."""
+        return self.limits.events_max - EVENTS_RESERVED - self.n
+
+    def worked_s(self, now: datetime) -> float:
+        """Seconds since the run opened, without those it spent waiting for a person, an event or a date."""
+        if not self.opened:
+            return 0.0
+        waiting = (now - self.waiting_since).total_seconds() if self.waiting_since else 0.0
+        return (now - self.opened_at).total_seconds() - self.wait_s - max(waiting, 0.0)
+
+    def stages(self) -> set[Stage]:
+        """The stages in which the calls of the present proposal stand."""
+        return {call.stage for call in self.proposal.calls} if self.proposal else set()
+
+    # --- folding ---------------------------------------------------------------------------------------
+
+    def apply(self, subject: str, payload: bytes, seq: int) -> Entry:
+        """Take the run's next message; return what it is and whether it counts.
+
+        Messages must come in stream order; one at or below ``head_seq`` is returned as a void entry and
+        changes nothing, so feeding a message twice is harmless.
+        """
+        if seq <= self.head_seq:
+            return Entry(seq, subject, "", "", 0, None, "it was folded before", len(payload))
+        self.head_seq = seq
+        parts = parse_run_event(subject)
+        reason = self._void(parts.n, payload)
+        if reason:
+            entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
+            self.entries.append(entry)
+            return entry
+        self.n = parts.n
+        self.head = chain.link(subject, payload)
+        event, reason = self._read(parts.role, parts.event, payload)
+        if event is not None and not reason:
+            reason = self._take(parts.role, parts.event, event)
+        entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
+        self.entries.append(entry)
+        return entry
+
+    def _void(self, n: int, payload: bytes) -> str:
+        """Why this message is not the chain's next event; empty if it is."""
+        if n != self.n + 1:
+            return f"its number is {n}, the chain's next is {self.n + 1}"
+        try:
+            envelope = decode_envelope(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return "it has no readable envelope (id, prev)"
+        return "" if envelope.prev == self.head else "it does not name the hash of the event before"
+
+    def _read(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
+        if not known(role, name):
+            self.blind = True
+            return None, f"this version does not know '{role}.{name}'"
+        try:
+            return decode(role, name, payload), ""
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return None, f"it cannot be decoded: {error}"
+
+    def _take(self, role: RoleName, name: str, event: AnyEvent) -> str:
+        """Apply a decoded event of the chain; return why it is ignored, or nothing."""
+        if event.at < self.at:
+            return "its time is before that of the event it follows"
+        if not legal(self.phase, role, name):
+            return f"'{role}.{name}' is not legal while the run is {self.phase}"
+        reason = fold.apply(self, role, self.n, event)
+        if reason:
+            return reason
+        before, self.at = self.phase, event.at
+        self.phase = fold.phase_of(self)
+        if before is Phase.WAITING and self.waiting_since is not None:
+            self.wait_s += (event.at - self.waiting_since).total_seconds()
+        self.waiting_since = event.at if self.phase is Phase.WAITING else None
+        return ""
+
+
+def fold_messages(tenant: TenantId, run: RunId, messages: list[tuple[str, bytes, int]]) -> Run:
+    """Fold a whole log of (subject, payload, sequence)."""
+    state = Run(tenant, run)
+    for subject, payload, seq in messages:
+        state.apply(subject, payload, seq)
+    return state

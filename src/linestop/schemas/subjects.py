@@ -1,0 +1,398 @@
+"""Every subject of linestop is built and parsed here, and nowhere else (DESIGN section 3).
+
+::
+
+    tasks.<tenant>.<agent>                     a task from any service
+    control.<tenant>.<run>.<verb>              what people and services want of a run
+    runs.<tenant>.<run>.<role>.<event>.<n>     the run log
+    forks.<tenant>.<run>.<role>.<event>.<n>    the log of a fork
+    outcomes.<tenant>.<agent>.<run>            one message a run, when it is sealed
+    live.<subject>                             what a stream stored, republished by the server
+    deltas.<tenant>.<run>.<turn>.<attempt>     model tokens as they come
+    alerts.<tenant>.<kind>                     something a person should look at
+    timers.set.<tenant>.<run>.<name>           a schedule: set it, move it, cancel it
+    timers.fire.<tenant>.<run>.<name>          what the server publishes when the schedule is due
+    wake.<role>.<tenant>.<run>                 a hint to look at a run
+    dead.<role>.<tenant>.<run>                 what could not be handled
+    blobs.<tenant>.<sha256>.<part>             payloads too long for an event
+
+The broker's permissions are about subjects, so tenant, run, role, event and n are read from the subject
+only. Builders and parsers are exact inverses: a subject that parses is the one its parts would build, so
+there is one spelling of everything, without wildcards, leading zeros or capitals.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NewType, get_args
+
+import msgspec
+
+from linestop.errors import InputError
+
+TenantId = NewType("TenantId", str)
+RunId = NewType("RunId", str)
+AgentName = NewType("AgentName", str)
+
+RoleName = Literal["planner", "validator", "approver", "budget", "executor", "recorder", "operator"]
+"""Who may write to a run: the six actors, and ``operator`` for people and services with that right."""
+
+ROLES: Final[tuple[RoleName, ...]] = get_args(RoleName)
+ACTORS: Final[tuple[RoleName, ...]] = tuple(role for role in ROLES if role != "operator")
+"""The roles that are programs and are woken by events."""
+
+Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
+VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
+
+NAME_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"
+"""What a tenant, run, agent, event, alert kind or timer name may look like."""
+
+NO_AGENT: Final = AgentName("none")
+"""The agent of an outcome whose run was stopped before it was ever opened."""
+
+NUMBER_DIGITS_MAX: Final = 10
+
+_NAME = re.compile(NAME_PATTERN)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_ROLE = "|".join(ROLES)
+_N = f"[1-9][0-9]{{0,{NUMBER_DIGITS_MAX - 1}}}"
+
+
+def _grammar(*tokens: str) -> re.Pattern[str]:
+    """Compile one subject: literals as they are, ``name=pattern`` as a group."""
+    parts = (f"(?P<{t.split('=', 1)[0]}>{t.split('=', 1)[1]})" if "=" in t else re.escape(t) for t in tokens)
+    return re.compile(r"\.".join(parts))
+
+
+_TENANT, _RUN, _AGENT = f"tenant={NAME_PATTERN}", f"run={NAME_PATTERN}", f"agent={NAME_PATTERN}"
+_LOG = (_TENANT, _RUN, f"role={_ROLE}", f"event={NAME_PATTERN}", f"n={_N}")
+_RUN_EVENT = _grammar("runs", *_LOG)
+_FORK_EVENT = _grammar("forks", *_LOG)
+_TASK = _grammar("tasks", _TENANT, _AGENT)
+_CONTROL = _grammar("control", _TENANT, _RUN, f"verb={'|'.join(VERBS)}")
+_OUTCOME = _grammar("outcomes", _TENANT, _AGENT, _RUN)
+_DELTA = _grammar("deltas", _TENANT, _RUN, f"turn={_N}", f"attempt={_N}")
+_ALERT = _grammar("alerts", _TENANT, f"kind={NAME_PATTERN}")
+_TIMER = _grammar("timers", "act=set|fire", _TENANT, _RUN, f"name={NAME_PATTERN}")
+_WAKE = _grammar("wake", f"role={_ROLE}", _TENANT, _RUN)
+_DEAD = _grammar("dead", f"role={_ROLE}", _TENANT, _RUN)
+_BLOB = _grammar("blobs", _TENANT, "sha256=[0-9a-f]{64}", f"part=0|{_N}")
+
+
+class RunSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an event stands: its run, who says it, what it is, and its place in the run (1, 2, 3 …)."""
+
+    tenant: TenantId
+    run: RunId
+    role: RoleName
+    event: str
+    n: int
+
+
+class TaskSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and which agent."""
+
+    tenant: TenantId
+    agent: AgentName
+
+
+class ControlSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wanted of which run."""
+
+    tenant: TenantId
+    run: RunId
+    verb: Verb
+
+
+class OutcomeSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose outcome it is."""
+
+    tenant: TenantId
+    agent: AgentName
+    run: RunId
+
+
+class DeltaSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model attempt the tokens belong to."""
+
+    tenant: TenantId
+    run: RunId
+    turn: int
+    attempt: int
+
+
+class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """Which kind of alert, for which tenant."""
+
+    tenant: TenantId
+    kind: str
+
+
+class TimerSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """A timer of a run: its schedule (``set``) or its firing (``fire``)."""
+
+    act: Literal["set", "fire"]
+    tenant: TenantId
+    run: RunId
+    name: str
+
+
+class RoleRunSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """A role and a run: of a wake-up or of a dead letter."""
+
+    role: RoleName
+    tenant: TenantId
+    run: RunId
+
+
+class BlobSubject(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a blob; parts count from 0."""
+
+    tenant: TenantId
+    sha256: str
+    part: int
+
+
+def check_name(kind: str, value: str) -> str:
+    """Return ``value`` if it may be a token of a subject; ``kind`` says in the error what it is.
+
+    Raises:
+        InputError: for anything but 1 to 63 small letters, digits and hyphens, not starting with a hyphen.
+    """
+    if _NAME.fullmatch(value) is None:
+        raise InputError(
+            f"{kind} {value!r} is not a name: use 1 to 63 small letters, digits and hyphens, "
+            "and start with a letter or a digit."
+        )
+    return value
+
+
+def tenant_id(value: str) -> TenantId:
+    """Return ``value`` as a tenant id, or raise ``InputError``."""
+    return TenantId(check_name("tenant", value))
+
+
+def run_id(value: str) -> RunId:
+    """Return ``value`` as a run id, or raise ``InputError``."""
+    return RunId(check_name("run", value))
+
+
+def agent_name(value: str) -> AgentName:
+    """Return ``value`` as an agent's name, or raise ``InputError``."""
+    return AgentName(check_name("agent", value))
+
+
+def run_event(tenant: TenantId, run: RunId, *, role: RoleName, event: str, n: int) -> str:
+    """Build the subject of event ``n`` of a run; ``n`` counts from 1."""
+    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{_role(role)}"
+    return f"runs.{who}.{check_name('event', event)}.{_number('n', n)}"
+
+
+def fork(subject: str) -> str:
+    """Build the same subject or filter in the log of forks, or raise ``InputError``."""
+    if not subject.startswith("runs."):
+        raise InputError(f"subject {subject!r} is not in the run log: it must begin with 'runs.'.")
+    return f"forks.{subject[len('runs.') :]}"
+
+
+def run_filter(tenant: TenantId, run: RunId) -> str:
+    """Build the only legal concurrency filter of a run; replicas compare it letter by letter."""
+    return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.>"
+
+
+def run_nth(tenant: TenantId, run: RunId, *, n: int) -> str:
+    """Build the filter that finds event ``n`` of a run, whoever said it."""
+    return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.*.*.{_number('n', n)}"
+
+
+def said_by(role: RoleName) -> str:
+    """Build the filter of everything a role says in any run: all that its credential may publish there."""
+    return f"runs.*.*.{_role(role)}.>"
+
+
+def wakes_on(role: RoleName, event: str) -> str:
+    """Build the filter of one kind of event in any run: what a role's consumer is woken by."""
+    return f"runs.*.*.{_role(role)}.{check_name('event', event)}.>"
+
+
+def task(tenant: TenantId, agent: AgentName) -> str:
+    """Build the subject that a task for ``agent`` is sent to."""
+    return f"tasks.{check_name('tenant', tenant)}.{check_name('agent', agent)}"
+
+
+def control(tenant: TenantId, run: RunId, *, verb: Verb) -> str:
+    """Build the subject of a control message."""
+    if verb not in VERBS:
+        raise InputError(f"{verb!r} is not a control verb: use one of {', '.join(VERBS)}.")
+    return f"control.{check_name('tenant', tenant)}.{check_name('run', run)}.{verb}"
+
+
+def control_filter(verb: Verb) -> str:
+    """Build the filter of one verb for any run."""
+    return f"control.*.*.{verb}"
+
+
+def outcome(tenant: TenantId, agent: AgentName, *, run: RunId) -> str:
+    """Build the subject of a run's outcome; ``NO_AGENT`` if the run was never opened."""
+    return f"outcomes.{check_name('tenant', tenant)}.{check_name('agent', agent)}.{check_name('run', run)}"
+
+
+def outcome_of(tenant: TenantId, run: RunId) -> str:
+    """Build the filter that finds a run's outcome without knowing its agent."""
+    return f"outcomes.{check_name('tenant', tenant)}.*.{check_name('run', run)}"
+
+
+def live(subject: str) -> str:
+    """Build the subject under which the server republishes a stored message."""
+    return f"live.{subject}"
+
+
+def stored(subject: str) -> str:
+    """Return the stored subject of a republished one, the inverse of ``live``, or raise ``InputError``."""
+    if not subject.startswith("live."):
+        raise InputError(f"subject {subject!r} is not a republished one: it must begin with 'live.'.")
+    return subject[len("live.") :]
+
+
+def delta(tenant: TenantId, run: RunId, *, turn: int, attempt: int) -> str:
+    """Build the subject of the tokens of one model attempt."""
+    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"deltas.{who}.{_number('turn', turn)}.{_number('attempt', attempt)}"
+
+
+def alert(tenant: TenantId, kind: str) -> str:
+    """Build the subject of an alert."""
+    return f"alerts.{check_name('tenant', tenant)}.{check_name('alert', kind)}"
+
+
+def timer_set(tenant: TenantId, run: RunId, *, name: str) -> str:
+    """Build the subject of a schedule; publishing there again moves it."""
+    return f"timers.set.{_timer(tenant, run, name)}"
+
+
+def timer_fire(tenant: TenantId, run: RunId, *, name: str) -> str:
+    """Build the subject the server publishes to when the schedule of that name is due."""
+    return f"timers.fire.{_timer(tenant, run, name)}"
+
+
+def wake(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
+    """Build the subject of a hint to ``role`` to look at a run."""
+    return f"wake.{_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+
+
+def wakes_of(role: RoleName) -> str:
+    """Build the filter of all hints to ``role``."""
+    return f"wake.{_role(role)}.>"
+
+
+def dead(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
+    """Build the subject of what ``role`` could not handle."""
+    return f"dead.{_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+
+
+def blob(tenant: TenantId, sha256: str, *, part: int) -> str:
+    """Build the subject of one part of a blob; parts count from 0."""
+    return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.{_number('part', part, least=0)}"
+
+
+def blob_filter(tenant: TenantId, sha256: str) -> str:
+    """Build the filter of all parts of a blob."""
+    return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.*"
+
+
+def parse_run_event(subject: str) -> RunSubject:
+    """Read where an event stands, or raise ``InputError``."""
+    return _log_subject(_RUN_EVENT, subject, "runs.<tenant>.<run>.<role>.<event>.<n>")
+
+
+def parse_fork_event(subject: str) -> RunSubject:
+    """Read where an event of a fork stands, or raise ``InputError``."""
+    return _log_subject(_FORK_EVENT, subject, "forks.<tenant>.<run>.<role>.<event>.<n>")
+
+
+def parse_task(subject: str) -> TaskSubject:
+    """Read whom a task is for, or raise ``InputError``."""
+    return msgspec.convert(_parse(_TASK, subject, "tasks.<tenant>.<agent>"), TaskSubject)
+
+
+def parse_control(subject: str) -> ControlSubject:
+    """Read what is wanted of which run, or raise ``InputError``."""
+    return msgspec.convert(_parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>"), ControlSubject)
+
+
+def parse_outcome(subject: str) -> OutcomeSubject:
+    """Read whose outcome it is, or raise ``InputError``."""
+    return msgspec.convert(_parse(_OUTCOME, subject, "outcomes.<tenant>.<agent>.<run>"), OutcomeSubject)
+
+
+def parse_delta(subject: str) -> DeltaSubject:
+    """Read which model attempt it belongs to, or raise ``InputError``."""
+    parts = _parse(_DELTA, subject, "deltas.<tenant>.<run>.<turn>.<attempt>")
+    return msgspec.convert(parts, DeltaSubject, strict=False)
+
+
+def parse_alert(subject: str) -> AlertSubject:
+    """Read the kind of an alert, or raise ``InputError``."""
+    return msgspec.convert(_parse(_ALERT, subject, "alerts.<tenant>.<kind>"), AlertSubject)
+
+
+def parse_timer(subject: str) -> TimerSubject:
+    """Read which timer it is, set or fired, or raise ``InputError``."""
+    return msgspec.convert(_parse(_TIMER, subject, "timers.set|fire.<tenant>.<run>.<name>"), TimerSubject)
+
+
+def parse_wake(subject: str) -> RoleRunSubject:
+    """Read whom a hint is for, or raise ``InputError``."""
+    return msgspec.convert(_parse(_WAKE, subject, "wake.<role>.<tenant>.<run>"), RoleRunSubject)
+
+
+def parse_dead(subject: str) -> RoleRunSubject:
+    """Read whose dead letter it is, or raise ``InputError``."""
+    return msgspec.convert(_parse(_DEAD, subject, "dead.<role>.<tenant>.<run>"), RoleRunSubject)
+
+
+def parse_blob(subject: str) -> BlobSubject:
+    """Read which part of which blob it is, or raise ``InputError``."""
+    parts = _parse(_BLOB, subject, "blobs.<tenant>.<sha256>.<part>")
+    return msgspec.convert(parts, BlobSubject, strict=False)
+
+
+def _log_subject(pattern: re.Pattern[str], subject: str, grammar: str) -> RunSubject:
+    parts = _parse(pattern, subject, grammar)
+    return RunSubject(
+        tenant=TenantId(parts["tenant"]),
+        run=RunId(parts["run"]),
+        role=_role(parts["role"]),
+        event=parts["event"],
+        n=int(parts["n"]),
+    )
+
+
+def _parse(pattern: re.Pattern[str], subject: str, grammar: str) -> dict[str, str]:
+    match = pattern.fullmatch(subject)
+    if match is None:
+        raise InputError(f"subject {subject!r} does not have the form {grammar}.")
+    return match.groupdict()
+
+
+def _timer(tenant: TenantId, run: RunId, name: str) -> str:
+    return f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_name('timer', name)}"
+
+
+def _role(value: str) -> RoleName:
+    for role in ROLES:
+        if role == value:
+            return role
+    raise InputError(f"{value!r} is not a role: use one of {', '.join(ROLES)}.")
+
+
+def _number(kind: str, value: int, *, least: int = 1) -> int:
+    if not least <= value < 10**NUMBER_DIGITS_MAX:
+        raise InputError(f"{kind} {value} is out of range: it counts from {least}, in {NUMBER_DIGITS_MAX} digits.")
+    return value
+
+
+def _sha256(value: str) -> str:
+    if _SHA256.fullmatch(value):
+        return value
+    raise InputError(f"{value!r} is not a SHA-256: use 64 small hexadecimal digits.")

@@ -1,0 +1,106 @@
+"""Tool contracts: what a tool may do, agreed before a run begins and pinned by digest when it opens.
+
+The contract, not the prompt, is what is enforced. A tool that declares nothing is treated as the worst
+case: ``destructive`` and not safe to repeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, NewType
+
+import msgspec
+
+Tier = Literal["read", "reversible", "irreversible", "destructive"]
+"""How bad a mistake is. ``read`` is free, ``reversible`` is keyed and logged, ``irreversible`` needs an
+approval unless policy clears it, ``destructive`` always needs a person."""
+
+TIERS: tuple[Tier, ...] = ("read", "reversible", "irreversible", "destructive")
+
+ToolKind = Literal["async", "thread", "process", "wait"]
+"""How a tool is performed. ``thread`` cannot be cancelled; ``process`` can be killed; ``wait`` never runs:
+it is an act of waiting (a timer, an event or a person) that the log itself carries out."""
+
+ErrorType = Literal["transient", "permanent", "rate_limit", "invalid"]
+Digest = NewType("Digest", str)
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one tool promises and what it may do.
+
+    ``idempotent``: the tool hands its effect key on, so the same key twice is one effect: repeating an
+    interrupted attempt is safe. ``repeatable``: the same call may be wanted twice in one run (a read, a
+    search), so the model may ask again. ``probe``: the tool can be asked whether a key took effect.
+    ``egress``: names of arguments whose value leaves the system. ``trusted``: dotted paths of the result
+    whose values count as trusted sources. ``price_micros``: what one call costs at most.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    returns: dict[str, Any] | None = None
+    tier: Tier = "destructive"
+    kind: ToolKind = "async"
+    owner: str = ""
+    timeout_s: float = 5.0
+    retries_max: int = 2
+    idempotent: bool = False
+    repeatable: bool = False
+    probe: bool = False
+    checks: bool = False
+    scopes: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
+    calls_max: int = 0
+    price_micros: int = 0
+    ordered: bool = False
+
+    @property
+    def safe_to_repeat(self) -> bool:
+        """Whether an interrupted attempt may be made again without asking anybody."""
+        return self.tier == "read" or self.idempotent
+
+    def digest(self) -> Digest:
+        """SHA-256 of the whole contract in canonical JSON: what ``opened`` and every grant pin."""
+        return Digest(hashlib.sha256(canonical(self)).hexdigest())
+
+
+class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a call failed. ``retry_safe``: trying again cannot repeat an effect."""
+
+    type: ErrorType
+    message: str
+    retry_safe: bool = False
+    retry_after_s: float | None = None
+
+
+class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One outgoing request of a tool: what a reader of the log must know to trace it."""
+
+    host: str
+    method: str
+    status: int = 0
+    bytes: int = 0
+
+
+class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What performing a call gave: ``value`` (any JSON) or ``error``; ``unknown`` if nobody can say.
+
+    ``never_started`` is a probe's answer that the key took no effect.
+    """
+
+    outcome: Literal["succeeded", "failed", "unknown", "never_started"]
+    value: Any = None
+    error: ToolError | None = None
+    egress: tuple[Egress, ...] = ()
+    cost_micros: int = 0
+
+
+def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """Encode as JSON with sorted keys and no spaces, so that equal values have equal bytes."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def effect_key(run: str, tool: str, args: bytes) -> str:
+    """The key under which an effect is done at most once: SHA-256 of run, tool and canonical arguments."""
+    return hashlib.sha256(b"\0".join((run.encode(), tool.encode(), args))).hexdigest()

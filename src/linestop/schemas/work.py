@@ -1,0 +1,75 @@
+"""What performing needs, frozen at the start, and the ports through which planner and executor perform."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from linestop.schemas.model import ModelReply, ModelRequest, Price
+from linestop.schemas.tools import Tier, ToolResult
+
+
+class CallWork(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at one call, frozen when its start was appended.
+
+    ``args`` is canonical JSON. ``key`` is the effect key. ``dry_run`` describes instead of doing.
+    """
+
+    tenant: str
+    run: str
+    call: str
+    attempt: int
+    tool: str
+    contract_digest: str
+    args: bytes
+    key: str
+    user: str
+    tier: Tier
+    start_by: datetime
+    timeout_s: float
+    result_bytes_max: int
+    cost_max_micros: int = 0
+    probe: bool = False
+    dry_run: bool = False
+    untrusted: bool = True
+
+
+class ToolRunner(Protocol):
+    """Performs calls. Cancelling the iteration cancels what can be cancelled and kills what can be killed."""
+
+    def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        """Perform all at once; yield each with its result and its duration in seconds as it comes."""
+        ...
+
+
+class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at one model call. ``used_ids`` are the call ids the run already knows."""
+
+    tenant: str
+    run: str
+    turn: int
+    attempt: int
+    request: ModelRequest
+    price: Price
+    cost_max_micros: int
+    start_by: datetime
+    base_url: str = ""
+    planner: str = "model"
+    used_ids: frozenset[str] = frozenset()
+    covers_to: int = 0
+    prompt_sha256: str = ""
+
+
+class ModelCaller(Protocol):
+    """Reaches a model (or a planner function). One attempt a call: retries are events, not loops."""
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """Return the complete answer and its duration in seconds.
+
+        Raises:
+            ModelFailed: there is none.
+        """
+        ...
