@@ -11,6 +11,7 @@ A grant is bound to run, tool, contract digest and canonical arguments; the fold
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -45,11 +46,11 @@ class Approver:
     """The approver role."""
 
     name: RoleName = "approver"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "validator.judged", "validator.opened", "validator.checked", "executor.finished", "budget.held",
         "planner.failed", "stopped",
     })  # fmt: skip
-    needs = (Word, PinnedAgent)
+    needs: tuple[type[Any], ...] = (Word, PinnedAgent)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Say what a person said, deny what has expired, then clear or ask."""

@@ -11,6 +11,7 @@ measurement taken afterwards.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from linestop.actors.facts import Facts, Reservation
 from linestop.schemas.events import (
@@ -34,13 +35,13 @@ class Budget:
     """The budget role."""
 
     name: RoleName = "budget"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "validator.opened", "validator.accepted", "validator.returned", "validator.refused", "validator.checked",
         "validator.judged", "approver.cleared", "approver.granted", "approver.denied", "approver.resumed",
         "approver.answered", "approver.resolved", "executor.finished", "planner.proposed", "planner.failed",
         "planner.compacted", "stopped",
     })  # fmt: skip
-    needs = (Reservation,)
+    needs: tuple[type[Any], ...] = (Reservation,)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Settle a run that is over, hold for one that is not covered, warn, or stop it."""

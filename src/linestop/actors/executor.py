@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from linestop.actors.facts import Doors, Facts, Texts, Worker
 from linestop.schemas.calls import Attempt, CallState, Stage
@@ -32,11 +32,11 @@ class Executor:
     """The executor role. ``runner`` performs tools; it is handed in, so that this module imports none."""
 
     name: RoleName = "executor"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "approver.cleared", "approver.granted", "approver.resolved", "budget.held", "validator.checked",
         "validator.judged", "executor.finished", "approver.resumed", "stopped",
     })  # fmt: skip
-    needs = (Worker, Doors, Texts)
+    needs: tuple[type[Any], ...] = (Worker, Doors, Texts)
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from linestop.actors.context import assemble, request
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
@@ -43,12 +44,12 @@ class Planner:
     """The planner role. ``caller`` reaches the models; it is handed in, so that this module imports none."""
 
     name: RoleName = "planner"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "validator.opened", "validator.judged", "validator.checked", "validator.returned", "budget.held",
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
         "executor.finished", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs = (Worker, PinnedAgent, Doors)
+    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors)
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller

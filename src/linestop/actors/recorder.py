@@ -8,6 +8,7 @@ The outcome and the archive follow from the sealed log.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from linestop.actors.facts import Facts
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
@@ -21,11 +22,11 @@ class Recorder:
     """The recorder role."""
 
     name: RoleName = "recorder"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "validator.refused", "validator.accepted", "budget.settled", "planner.proposed", "planner.failed",
         "executor.finished", "recorder.sealed", "stopped",
     })  # fmt: skip
-    needs = ()
+    needs: tuple[type[Any], ...] = ()
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Seal a run that is over; amend a sealed one that facts came to."""

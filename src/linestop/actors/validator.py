@@ -9,6 +9,7 @@ final answer, and ``stopped`` when a limit, a loop or the clock ends the run.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from linestop.actors import opening
 from linestop.actors.facts import (
@@ -33,6 +34,7 @@ from linestop.schemas.events import (
     Cue,
     Judged,
     LimitHit,
+    Refused,
     Returned,
     Stopped,
 )
@@ -48,18 +50,23 @@ class Validator:
     """The validator role."""
 
     name: RoleName = "validator"
-    wakes = frozenset({
+    wakes: frozenset[str] = frozenset({
         "planner.proposed", "planner.failed", "approver.edited", "approver.answered", "approver.denied",
         "executor.finished", "stopped",
     })  # fmt: skip
-    needs = (Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets)
+    needs: tuple[type[Any], ...] = (Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Open, judge, check, accept or return; or stop the run at a limit."""
         del cue
         if run.opened is None:
             incoming = facts.get(Incoming)
-            return opening.open_or_refuse(run, incoming, facts, now) if incoming and not run.done else None
+            if incoming is None or run.refused or run.sealed:
+                return None
+            if run.stopped:
+                sentence = f"The run was stopped before it began: {run.stopped.why}"
+                return Refused(code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent)
+            return opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
         if over := _limit(run, now):

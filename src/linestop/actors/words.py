@@ -74,11 +74,13 @@ def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
         return ""
     if isinstance(call.asked, Question):
         return f"Call '{call.call}' is a question; answer it."
-    return _objection_to_decision(call.asked, said)
+    return _objection_to_decision(call, call.asked, said)
 
 
-def _objection_to_decision(asked: AskedCall, said: Word) -> str:
+def _objection_to_decision(call: CallState, asked: AskedCall, said: Word) -> str:
     control, person = said.control, said.signer or said.control.by
+    if said.verb == "approve" and person in call.votes:
+        return f"'{person}' approved call '{call.call}' already; {asked.quorum} people must."
     if asked.deciders and person not in asked.deciders:
         return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
     if said.verb == "edit":

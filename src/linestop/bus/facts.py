@@ -23,7 +23,7 @@ from linestop.actors.facts import (
     Worker,
 )
 from linestop.actors.role import Role
-from linestop.bus.accounts import Accounts
+from linestop.bus.spending import Accounts
 from linestop.bus.agents import AgentStore
 from linestop.bus.ports import Blobs, Log, Shared
 from linestop.errors import LinestopError
@@ -88,7 +88,7 @@ class FactSource:
     async def refresh(self, log: Log) -> None:
         """Read the slow facts again: doors and space. Called now and then; a failure keeps the old ones."""
         try:
-            found = await self._shared.get("doors")
+            found = await self._shared.get("door.closed")
             if found is not None:
                 closed = msgspec.json.decode(found.value, type=frozenset[str])
                 self._doors = Doors(revision=found.revision, closed=closed)

@@ -21,8 +21,9 @@ import anyio
 import anyio.abc
 import structlog
 
-from linestop.actors.facts import Facts
+from linestop.actors.facts import Facts, Word
 from linestop.actors.role import Performer, Role
+from linestop.actors.words import word
 from linestop.bus import after
 from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.facts import FactSource
@@ -122,9 +123,14 @@ class Shell:
         if self._tasks is not None and not self._draining:
             self._tasks.start_soon(self._look_safely, tenant, run, cue)
 
-    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
+    def look_fresh_soon(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
+        """Look at a run in the background, reading the log first."""
+        if self._tasks is not None and not self._draining:
+            self._tasks.start_soon(self._look_safely, tenant, run, cue, True)
+
+    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool = False) -> None:
         try:
-            await self.look(tenant, run, cue)
+            await self.look(tenant, run, cue, fresh=fresh)
         except LinestopError as error:
             # The sweep looks again: nothing is lost by giving up here.
             LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
@@ -186,6 +192,9 @@ class Shell:
         """Ask each role once; append the first event that one of them decides. False if none did."""
         run = entry.run
         now = max(self.config.now(), run.at)
+        if (stop := _said_stop(run, extra, now)) is not None:
+            await self._say(entry, self.stations[0], stop, cue=cue, facts=Facts())
+            return True
         for station in self.stations:
             facts = await self._facts.gather(run, station.role, now, extra)
             event = self._decide(station, run, cue, facts=facts, now=now)
@@ -241,6 +250,14 @@ class Shell:
         seq = await station.log.append(append)
         subject = run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
         return self._fold(entry, subject, append.payload, seq)
+
+    async def say(self, entry: CachedRun, station: Station, event: AnyEvent) -> None:
+        """Append an event that no role decided (the sweep's stop); the caller holds the run's lock.
+
+        Raises:
+            HeadMoved: the run moved meanwhile, so there is nothing to be said.
+        """
+        await self._append(entry, station, event, Cue(kind="sweep"))
 
     def _publisher(self, role: RoleName) -> Publisher:
         return next((s.publisher for s in self.stations if s.role.name == role), self.stations[0].publisher)
@@ -381,6 +398,14 @@ class _Act:
         self.view = view
         self.scope = scope
         self.acked_at = asyncio.get_running_loop().time()
+
+
+def _said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
+    """A stop that somebody asked for: every role may say it, so whichever shell sees it first does."""
+    for fact in facts:
+        if isinstance(fact, Word) and fact.verb == "stop":
+            return word(run, fact, now)
+    return None
 
 
 def _part(event: AnyEvent) -> tuple[str, int]:

@@ -170,6 +170,8 @@ def _milestone(
             run.opened, run.opened_at = event, event.at
             run.context_bytes = event.base_bytes + event.task.text_bytes + ITEM_BYTES
         case Refused():
+            if run.opened or run.refused:
+                return "the task was opened or refused before"
             run.refused = event
         case Stopped():
             if run.stopped is None:

@@ -47,7 +47,7 @@ LEGAL: dict[Phase, frozenset[str]] = {
     Phase.ACTING: frozenset(_ALIVE | _ACTS | _GATES),
     Phase.ANSWERING: frozenset(_ALIVE | {"validator.accepted", "validator.returned"}),
     Phase.SETTLING: frozenset(LATE_FACTS | {STOPPED, "budget.settled", "recorder.sealed"}),
-    Phase.DRAINING: frozenset(LATE_FACTS | {STOPPED, "budget.settled", "recorder.sealed"}),
+    Phase.DRAINING: frozenset(LATE_FACTS | {STOPPED, "validator.refused", "budget.settled", "recorder.sealed"}),
     Phase.SEALED: frozenset(LATE_FACTS | {"recorder.amended"}),
 }
 

@@ -1,0 +1,105 @@
+"""Where a process gets its ports from: one credential a role, on JetStream or in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import anyio
+
+from linestop.bus.connection import Connection, connect
+from linestop.bus.credentials import Credential
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.streams import ConsumerSpec
+from linestop.schemas.subjects import RoleName
+
+HINTS_MAX = 4_096
+
+
+class Backend(Protocol):
+    """The ports of every role in this process."""
+
+    replicated: bool
+
+    def log(self, role: RoleName) -> Log: ...
+    def publisher(self, role: RoleName) -> Publisher: ...
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue: ...
+    def blobs(self, role: RoleName) -> Blobs: ...
+    def shared(self, role: RoleName, bucket: str) -> Shared: ...
+    def timers(self, role: RoleName) -> Timers: ...
+    def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
+        """The subjects of messages on core NATS that match ``subject``; lossy."""
+        ...
+
+
+class JetStreamBackend:
+    """One connection a role, each with that role's own credential, also when all run in one process."""
+
+    def __init__(self, streams: Mapping[RoleName, JetStream], connections: Mapping[RoleName, Connection]) -> None:
+        self._streams = dict(streams)
+        self._connections = dict(connections)
+        self.replicated = False
+
+    @classmethod
+    async def open(cls, credentials: Mapping[RoleName, Credential], *, name: str) -> JetStreamBackend:
+        """Connect every role.
+
+        Raises:
+            Unreachable: the broker does not answer.
+        """
+        connections: dict[RoleName, Connection] = {}
+        streams: dict[RoleName, JetStream] = {}
+        for role, credential in credentials.items():
+            connections[role] = await connect(credential, name=f"{name}-{role}")
+            streams[role] = await JetStream.open(connections[role])
+        return cls(streams, connections)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for connection in self._connections.values():
+            await connection.close()
+
+    def log(self, role: RoleName) -> Log:
+        """The run log as ``role`` sees it."""
+        return self._streams[role].log()
+
+    def publisher(self, role: RoleName) -> Publisher:
+        """What ``role`` may send."""
+        return self._streams[role].publisher()
+
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
+        """A durable consumer, pulled as ``role``."""
+        return self._streams[role].queue(spec)
+
+    def blobs(self, role: RoleName) -> Blobs:
+        """Blobs as ``role``."""
+        return self._streams[role].blobs()
+
+    def shared(self, role: RoleName, bucket: str) -> Shared:
+        """A bucket as ``role``."""
+        return self._streams[role].shared(bucket)
+
+    def timers(self, role: RoleName) -> Timers:
+        """Durable timers as ``role``."""
+        return self._streams[role].timers()
+
+    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
+        """Subjects of core messages; a full buffer drops them, as the sweep makes lost hints good."""
+        send, receive = anyio.create_memory_object_stream[str](HINTS_MAX)
+
+        async def heard(message: object) -> None:
+            try:
+                send.send_nowait(getattr(message, "subject", ""))
+            except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return
+
+        subscription = await self._connections[role].nc.subscribe(subject, cb=heard)
+        try:
+            async with receive:
+                async for heard_subject in receive:
+                    yield heard_subject
+        finally:
+            send.close()
+            if not self._connections[role].closed:
+                await subscription.unsubscribe()

@@ -1,0 +1,275 @@
+"""A process of linestop: some roles, one shell, and the pumps that feed it.
+
+With all six roles in one process the roles wake each other through the shell itself; only what others say
+comes from the broker (tasks, control, timers, stops). A role in a process of its own is woken by its durable
+consumer on the run log. Whatever is lost on these ways, the sweep finds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import anyio
+import anyio.abc
+import structlog
+
+from linestop.actors.approver import Approver
+from linestop.actors.budget import Budget
+from linestop.actors.executor import Executor
+from linestop.actors.planner import Planner
+from linestop.actors.recorder import Recorder
+from linestop.actors.role import Performer, Role
+from linestop.actors.validator import Validator
+from linestop.bus import layout
+from linestop.bus.spending import Accounts
+from linestop.bus.agents import AgentStore
+from linestop.bus.backend import Backend
+from linestop.bus.facts import Check, FactSource
+from linestop.bus.intake import ControlIntake, Person, TaskIntake
+from linestop.bus.ports import Delivery
+from linestop.bus.shell import Shell, ShellConfig, Station
+from linestop.bus.stamp import Stamper
+from linestop.bus.streams import ConsumerSpec, consumers
+from linestop.bus.sweep import Sweep
+from linestop.errors import InputError, LinestopError
+from linestop.schemas.events import Cue
+from linestop.schemas.limits import AccountLimits
+from linestop.schemas.subjects import (
+    ACTORS,
+    RoleName,
+    RunId,
+    TenantId,
+    parse_run_event,
+    parse_timer,
+    parse_wake,
+    stored,
+    wakes_of,
+    wakes_on,
+)
+from linestop.schemas.work import ModelCaller, ToolRunner
+
+LOG = structlog.get_logger("linestop.host")
+FACTS_EVERY_S = 5.0
+RESTART_S = 0.5
+IN_FLIGHT = 64
+LIVE_STOPS = "live.runs.*.*.*.stopped.*"
+
+
+def utc_now() -> datetime:
+    """The present moment, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class HostConfig:
+    """What a process is told: who it is, what it may spend, who may decide, what must stay secret."""
+
+    worker: str
+    build: str = ""
+    accounts: AccountLimits = field(default_factory=AccountLimits)
+    people: Mapping[str, Person] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    now: Callable[[], datetime] = utc_now
+    chance: random.Random = field(default_factory=random.SystemRandom)
+    drain_s: float = 10.0
+    sweep_every_s: float = 5.0
+    sweeping: bool = True
+
+
+def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
+    """The role of that name; planner and executor get what they perform with."""
+    match name:
+        case "validator":
+            return Validator()
+        case "approver":
+            return Approver()
+        case "budget":
+            return Budget()
+        case "executor":
+            return Executor(runner)
+        case "planner":
+            return Planner(caller)
+        case "recorder":
+            return Recorder()
+        case "operator":
+            raise InputError("The operator is a person; there is no such actor to run.")
+
+
+def role_filters(role: Role) -> list[str]:
+    """The subjects of the run log that wake a role in a process of its own."""
+    found: list[str] = []
+    for wake in sorted(role.wakes):
+        speaker, _, event = wake.rpartition(".")
+        speakers = [speaker] if speaker else [*ACTORS, "operator"]
+        found.extend(wakes_on(who, event) for who in speakers)  # type: ignore[arg-type]
+    return found
+
+
+class Host:
+    """One process: ``roles`` over ``backend``. Use ``async with Host.open(...) as host``."""
+
+    def __init__(self, backend: Backend, roles: Sequence[Role], config: HostConfig) -> None:
+        self.backend = backend
+        self.config = config
+        self.roles = list(roles)
+        first = self.roles[0].name
+        stations = [
+            Station(
+                role=role,
+                log=backend.log(role.name),
+                publisher=backend.publisher(role.name),
+                performer=role if isinstance(role, Planner | Executor) else None,
+            )
+            for role in self.roles
+        ]
+        names = {role.name for role in self.roles}
+        accounts = None
+        if "budget" in names:
+            shared = backend.shared("budget", layout.SHARED_BUCKET)
+            accounts = Accounts(shared, config.accounts, config.now)
+        self.facts = FactSource(
+            agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
+            accounts=accounts,
+            blobs=backend.blobs(first),
+            shared=backend.shared(first, layout.SHARED_BUCKET),
+            worker=config.worker,
+            secrets=config.secrets,
+            checks=config.checks,
+        )
+        self.shell = Shell(
+            stations,
+            facts=self.facts,
+            stamper=Stamper(build=config.build, blobs=backend.blobs(first), chance=config.chance, now=config.now),
+            timers=backend.timers(first),
+            config=ShellConfig(
+                worker=config.worker, now=config.now, chance=config.chance, replicated=backend.replicated,
+                drain_s=config.drain_s,
+            ),
+        )  # fmt: skip
+        self._names = names
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Host]:
+        """Serve until the block ends; then drain."""
+        async with self.shell, anyio.create_task_group() as pumps:
+            await self.facts.refresh(self.shell.stations[0].log)
+            self._start(pumps)
+            try:
+                yield self
+            finally:
+                with anyio.CancelScope(shield=True):
+                    pumps.cancel_scope.cancel()
+                    await self.shell.drain()
+
+    # --- pumps -------------------------------------------------------------------------------------------
+
+    def _start(self, pumps: anyio.abc.TaskGroup) -> None:
+        first = self.roles[0].name
+        every = self._names >= set(ACTORS)
+        if "validator" in self._names:
+            ids = self.backend.shared("validator", layout.IDS_BUCKET)
+            tasks = TaskIntake(self.shell, ids, self.backend.publisher("validator"))
+            pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle)
+        who: RoleName = "approver" if "approver" in self._names else first
+        control = ControlIntake(self.shell, self.backend.publisher(who), self.config.people)
+        pumps.start_soon(self._pump, who, _spec(layout.control_consumer(who)), control.handle)
+        pumps.start_soon(self._pump, first, _spec(layout.TIMERS_CONSUMER), self._timer)
+        pumps.start_soon(self._listen, first, LIVE_STOPS, self._on_stop)
+        for role in self.roles:
+            pumps.start_soon(self._listen, role.name, wakes_of(role.name), self._on_hint)
+            if not every:
+                spec = _role_spec(role)
+                pumps.start_soon(self._pump, role.name, spec, self._on_wake)
+        pumps.start_soon(self._refresh_facts)
+        if self.config.sweeping:
+            pumps.start_soon(self._sweep, every)
+
+    async def _pump(self, role: RoleName, spec: ConsumerSpec, handle: Callable[[Delivery], Awaitable[None]]) -> None:
+        """Pull a queue for ever, handling a bounded number of messages at once."""
+        limiter = anyio.Semaphore(IN_FLIGHT)
+
+        async def one(delivery: Delivery) -> None:
+            try:
+                await handle(delivery)
+            except LinestopError as error:
+                LOG.warning("delivery_failed", subject=delivery.subject, error=str(error))
+            finally:
+                limiter.release()
+
+        while True:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT):
+                        await limiter.acquire()
+                        tasks.start_soon(one, delivery)
+            except* LinestopError as group:
+                LOG.warning("pump_failed", consumer=spec.name, error=str(group.exceptions[0]))
+            await anyio.sleep(RESTART_S)
+
+    async def _listen(self, role: RoleName, subject: str, handle: Callable[[str], None]) -> None:
+        while True:
+            try:
+                async for heard in self.backend.hints(role, subject):
+                    handle(heard)
+            except LinestopError as error:
+                LOG.warning("listen_failed", subject=subject, error=str(error))
+            await anyio.sleep(RESTART_S)
+
+    async def _timer(self, delivery: Delivery) -> None:
+        """A durable timer fired: look, or tell the role that lives elsewhere."""
+        subject = parse_timer(delivery.subject)
+        role = subject.name.partition("-")[0]
+        if role in self._names:
+            await self.shell.look(subject.tenant, subject.run, Cue(kind="timer", id=subject.name), fresh=True)
+        elif role in ACTORS:
+            await self.shell.stations[0].publisher.wake(role, subject.tenant, subject.run)
+        await delivery.ack()
+
+    async def _on_wake(self, delivery: Delivery) -> None:
+        """An event of the log, for a role in a process of its own."""
+        subject = parse_run_event(delivery.subject)
+        await self.shell.look(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
+        await delivery.ack()
+
+    def _on_stop(self, subject: str) -> None:
+        event = parse_run_event(stored(subject))
+        entry = self.shell.cache.peek(event.tenant, event.run)
+        if entry is not None and entry.run.n < event.n:
+            self.shell.look_soon(event.tenant, event.run, Cue(kind="event", n=event.n))
+
+    def _on_hint(self, subject: str) -> None:
+        wake = parse_wake(subject)
+        self.shell.look_fresh_soon(TenantId(wake.tenant), RunId(wake.run), Cue(kind="sweep"))
+
+    async def _refresh_facts(self) -> None:
+        while True:
+            await anyio.sleep(FACTS_EVERY_S)
+            await self.facts.refresh(self.shell.stations[0].log)
+
+    async def _sweep(self, every: bool) -> None:
+        station = next((s for s in self.shell.stations if s.role.name == "recorder"), self.shell.stations[0])
+        sweep = Sweep(
+            shell=self.shell, log=station.log, publisher=station.publisher, now=self.config.now,
+            everyone=not every, every_s=self.config.sweep_every_s,
+        )  # fmt: skip
+        if station.role.name == "recorder":
+            await sweep.run_for_ever()
+        else:
+            await sweep.once()
+
+
+def _spec(name: str) -> ConsumerSpec:
+    return next(spec for spec in consumers() if spec.name == name)
+
+
+def _role_spec(role: Role) -> ConsumerSpec:
+    wanted = layout.role_consumer(role.name)
+    return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == wanted)
+
+
+__all__ = ["Host", "HostConfig", "Performer", "make_role", "role_filters", "utc_now"]

@@ -1,0 +1,81 @@
+"""The executor's hands: performs calls by the tools of a registry, all calls of a start at once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+
+from linestop.sandbox.context import Context
+from linestop.sandbox.egress import EgressClient
+from linestop.sandbox.guard import EgressPolicy
+from linestop.sandbox.perform import PerformLimits, perform, probe
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.workspace import Workspace
+from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.work import CallWork
+
+Done = tuple[CallWork, ToolResult, float]
+
+
+class RegistryRunner:
+    """Performs calls with the tools of ``registry``. ``workspaces`` is the folder that holds one folder a run."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        workspaces: Path,
+        *,
+        egress: EgressPolicy | None = None,
+        limits: PerformLimits | None = None,
+    ) -> None:
+        self._registry = registry
+        self._workspaces = workspaces
+        self._egress = egress or EgressPolicy()
+        self._limits = limits or PerformLimits()
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[Done]:
+        """Perform all at once; yield each with its result and duration in seconds as it comes.
+
+        Cancelling the iteration cancels what runs, kills what can be killed, and yields nothing more.
+        """
+        if len(works) == 1:
+            yield await self._one(works[0])
+            return
+        send, receive = anyio.create_memory_object_stream[Done](len(works))
+
+        async def one(work: CallWork) -> None:
+            await send.send(await self._one(work))
+
+        async with send, receive, anyio.create_task_group() as tasks:
+            for work in works:
+                tasks.start_soon(one, work)
+            for _ in works:
+                yield await receive.receive()
+
+    async def _one(self, work: CallWork) -> Done:
+        began = time.perf_counter()
+        if work.dry_run:
+            would = {"dry_run": True, "tool": work.tool, "args_sha256": hashlib.sha256(work.args).hexdigest()}
+            return work, ToolResult(outcome="succeeded", value=would), 0.0
+        tool = self._registry.tool(work.tool)
+        if tool.contract.digest() != work.contract_digest:
+            sentence = f"The tool '{work.tool}' here is not the one this run was opened with; deploy that one."
+            error = ToolError(type="permanent", message=sentence)
+            return work, ToolResult(outcome="never_started" if work.probe else "failed", error=error), 0.0
+        workspace = Workspace.create(self._workspaces, work.tenant, work.run)
+        deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
+        async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
+            context = Context(
+                tenant=work.tenant, run=work.run, call=work.call, attempt=work.attempt, key=work.key,
+                user=work.user, start_by=work.start_by, deadline=deadline, workspace=workspace, http=http,
+            )  # fmt: skip
+            if work.probe:
+                result = await probe(tool, context, work.args, limits=self._limits)
+            else:
+                result = await perform(tool, context, work.args, limits=self._limits)
+        return work, result, time.perf_counter() - began
