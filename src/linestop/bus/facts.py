@@ -24,7 +24,7 @@ from linestop.actors.facts import (
 )
 from linestop.actors.role import Role
 from linestop.bus.spending import Accounts
-from linestop.bus.agents import AgentStore
+from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.ports import Blobs, Log, Shared
 from linestop.errors import LinestopError
 from linestop.schemas.calls import Stage
@@ -57,22 +57,39 @@ class FactSource:
         self._doors = Doors()
         self._space = Space()
         self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
+        self._renew()
 
     async def gather(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
         """The facts for one decision of ``role`` about ``run``."""
-        facts: list[Any] = [*self._fixed, self._doors, self._space, *extra]
         needs = role.needs
-        if PinnedAgent in needs and run.opened is not None:
-            facts.append(PinnedAgent(version=await self._agents.version(run.opened.agent.digest)))
-        if CurrentAgent in needs and run.opened is None:
+        base = await self._base(run)
+        facts: list[Any] = list(extra)
+        if extra and CurrentAgent in needs and run.opened is None:
             facts.extend([await self._current(fact.agent) for fact in extra if isinstance(fact, Incoming)])
         if Reservation in needs and self._accounts is not None and (found := await self._reservation(run, now)):
             facts.append(found)
         if Texts in needs and (texts := await self._texts(run)):
             facts.append(Texts(by_sha256=texts))
-        if Findings in needs:
-            facts.append(Findings(by_event=self._findings(run)))
-        return Facts(*facts)
+        if Findings in needs and (findings := self._findings(run)):
+            facts.append(Findings(by_event=findings))
+        return base.with_(*facts) if facts else base
+
+    async def _base(self, run: Run) -> Facts:
+        """What is the same for every decision about runs of one agent version, until a door or the space changes."""
+        if run.opened is None:
+            return self._plain
+        digest = run.opened.agent.digest
+        base = self._bases.get(digest)
+        if base is None:
+            version = await self._agents.version(digest)
+            base = self._plain.with_(PinnedAgent(version=version))
+            if version is not None and len(self._bases) < VERSIONS_MAX:
+                self._bases[digest] = base
+        return base
+
+    def _renew(self) -> None:
+        self._plain = Facts(*self._fixed, self._doors, self._space)
+        self._bases: dict[str, Facts] = {}
 
     async def settled(self, run: Run, event: Settled) -> None:
         """Tell the accounts what a run's ``settled`` event says."""
@@ -93,6 +110,7 @@ class FactSource:
                 closed = msgspec.json.decode(found.value, type=frozenset[str])
                 self._doors = Doors(revision=found.revision, closed=closed)
             self._space = Space(used=await log.space_used())
+            self._renew()
         except (LinestopError, msgspec.DecodeError):
             return
 

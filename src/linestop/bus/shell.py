@@ -93,6 +93,7 @@ class Shell:
 
     async def __aenter__(self) -> Shell:
         self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._watch_heads)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -282,17 +283,16 @@ class Shell:
         begun = False
         try:
             with act.scope:
-                async with anyio.create_task_group() as watch:
-                    watch.start_soon(self._watch_head, entry)
-                    begun = await self._still_first(entry, act)
-                    if begun:
-                        await self._perform_safely(entry, station, act, done)
-                    watch.cancel_scope.cancel()
+                begun = await self._still_first(entry, act)
+                if begun:
+                    await self._perform_safely(entry, station, act, done)
         finally:
             entry.performing.pop(act.n, None)
-        with anyio.CancelScope(shield=True):
-            for event in station.performer.cancelled(act.started, frozenset(done), begun=begun):
-                await self._report_safely(entry, station, event, act.n)
+        unsaid = station.performer.cancelled(act.started, frozenset(done), begun=begun)
+        if unsaid:
+            with anyio.CancelScope(shield=True):
+                for event in unsaid:
+                    await self._report_safely(entry, station, event, act.n)
 
     async def _perform_safely(self, entry: CachedRun, station: Station, act: _Act, done: set[tuple[str, int]]) -> None:
         assert station.performer is not None
@@ -318,16 +318,17 @@ class Shell:
             return False
         return any(attempt.n == act.n for attempt in entry.run.open_attempts)
 
-    async def _watch_head(self, entry: CachedRun) -> None:
-        """Read the head every few seconds while performing; ``live`` only makes this faster."""
+    async def _watch_heads(self) -> None:
+        """Read the heads of runs that are being performed for, now and then; ``live`` only makes this faster."""
         while True:
             await anyio.sleep(self.config.head_check_s)
-            try:
-                async with entry.lock:
-                    await self._refresh(entry)
-                    self._react_to_stop(entry)
-            except LinestopError as error:
-                LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
+            for entry in [entry for entry in self.cache.entries() if entry.performing]:
+                try:
+                    async with entry.lock:
+                        await self._refresh(entry)
+                        self._react_to_stop(entry)
+                except LinestopError as error:
+                    LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
 
     def _react_to_stop(self, entry: CachedRun) -> None:
         if entry.run.stopped is not None:
