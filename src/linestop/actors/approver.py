@@ -31,7 +31,7 @@ from linestop.schemas.events import (
     Question,
     SpendQuestion,
 )
-from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.next_start import spend_question_due
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -47,8 +47,8 @@ class Approver:
 
     name: RoleName = "approver"
     wakes: frozenset[str] = frozenset({
-        "validator.judged", "validator.opened", "validator.checked", "executor.finished", "budget.held",
-        "planner.failed", "stopped",
+        "validator.judged", "validator.opened", "validator.checked", "validator.returned", "executor.finished",
+        "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (Word, PinnedAgent)
 
@@ -82,14 +82,7 @@ def _expired(run: Run, now: datetime) -> AnyEvent | None:
 
 def _spending(run: Run, now: datetime) -> Asked | None:
     """Ask before a run spends more than its policy lets it without a person."""
-    assert run.opened is not None
-    if not run.opened.policy.ask_on_spend or run.spend_granted or run.spend_asked:
-        return None
-    start = next_start(run, now)
-    if not isinstance(start, NextStart):
-        return None
-    ahead = run.spent_micros + run.reserved_micros + start.cost_max_micros
-    if ahead <= run.limits.ask_from_micros:
+    if run.spend_asked or not spend_question_due(run, now):
         return None
     expires = now + timedelta(seconds=run.limits.approval_expires_s)
     return Asked(

@@ -38,7 +38,7 @@ class Budget:
     wakes: frozenset[str] = frozenset({
         "validator.opened", "validator.accepted", "validator.returned", "validator.refused", "validator.checked",
         "validator.judged", "approver.cleared", "approver.granted", "approver.denied", "approver.resumed",
-        "approver.answered", "approver.resolved", "executor.finished", "planner.proposed", "planner.failed",
+        "approver.answered", "approver.resumed", "executor.finished", "planner.proposed", "planner.failed",
         "planner.compacted", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (Reservation,)
@@ -61,7 +61,7 @@ def wanted(run: Run, now: datetime) -> tuple[str, int]:
     The id is made from the run and the hold's ordinal, so asking the accounts twice is asking once.
     """
     start = next_start(run, now)
-    if not isinstance(start, NextStart) or start.at > now or run.done:
+    if not isinstance(start, NextStart) or run.done:
         return "", 0
     amount = hold_wanted_micros(run, start)
     return (f"{run.run}.{run.holds_made + 1}", amount) if amount > 0 else ("", 0)
@@ -69,7 +69,7 @@ def wanted(run: Run, now: datetime) -> tuple[str, int]:
 
 def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Stopped | None:
     start = next_start(run, now)
-    if not isinstance(start, NextStart) or start.at > now:
+    if not isinstance(start, NextStart):
         return None
     amount = hold_wanted_micros(run, start)
     if amount == 0:

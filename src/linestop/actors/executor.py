@@ -33,8 +33,8 @@ class Executor:
 
     name: RoleName = "executor"
     wakes: frozenset[str] = frozenset({
-        "approver.cleared", "approver.granted", "approver.resolved", "budget.held", "validator.checked",
-        "validator.judged", "executor.finished", "approver.resumed", "stopped",
+        "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
+        "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (Worker, Doors, Texts)
 

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from linestop.actors.context import assemble, request
+from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -36,6 +37,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import canonical
 from linestop.schemas.work import ModelCaller, ModelWork
 
+PROMPTS_KEPT = 64
 GRACE_S = 5.0
 """Seconds a performer has, after the call's own deadline, to say what became of it."""
 
@@ -53,6 +55,17 @@ class Planner:
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller
+        self._prompts: dict[tuple[str, str, int, int, str], Prompt] = {}
+
+    def _prompt(self, run: Run, agent: AgentVersion, purpose: str) -> Prompt:
+        """Assemble the next prompt; deciding and performing ask for the same one, so the last few are kept."""
+        last = run.proposals[-1].n if run.proposals else 0
+        key = (run.tenant, run.run, last, len(run.compactions), purpose)
+        prompt = self._prompts.pop(key, None) or assemble(run, agent, purpose=purpose)
+        self._prompts[key] = prompt
+        if len(self._prompts) > PROMPTS_KEPT:
+            del self._prompts[next(iter(self._prompts))]
+        return prompt
 
     # --- deciding ----------------------------------------------------------------------------------------
 
@@ -79,7 +92,7 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
-        prompt = assemble(run, pinned.version, purpose=start.purpose)
+        prompt = self._prompt(run, pinned.version, start.purpose)
         return _started(run, start, start.model, me, now=now, prompt_sha256=prompt.sha256)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -91,7 +104,7 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         assert pinned is not None
         assert pinned.version is not None
-        prompt = assemble(run, pinned.version, purpose=started.purpose)
+        prompt = self._prompt(run, pinned.version, started.purpose)
         choice = _choice(run, started.model)
         last = run.proposals[-1].n if run.proposals else 1
         return ModelWork(

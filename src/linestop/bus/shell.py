@@ -31,7 +31,7 @@ from linestop.bus.ports import HeadMoved, Log, Publisher, Timers
 from linestop.bus.stamp import Stamper
 from linestop.errors import Defect, LinestopError
 from linestop.schemas.deadlines import deadlines
-from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
+from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S, HEAD_CHECK_S, TIMER_NEAR_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -83,6 +83,7 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
+        self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
         self._facts = facts
@@ -174,11 +175,17 @@ class Shell:
             LOG.exception("fold_failed", run=entry.run.run, subject=subject)
             raise Defect(f"Event {subject} cannot be folded: {error}.") from error
 
-    async def _drive(self, entry: CachedRun, cue: Cue, facts: tuple[Any, ...]) -> None:
+    async def _drive(self, entry: CachedRun, cue: Cue, facts: tuple[Any, ...], *, said: AnyEvent | None = None) -> None:
+        """Let the roles speak until none has anything to say.
+
+        All roles are asked first, or after ``said`` only those it wakes; then only those that the last event
+        woke, and who spoke last. That is exactly what wakes roles that live in processes of their own.
+        """
+        asked = self._woken_by(entry, said) if said is not None else set(self.names)
         conflicts = 0
         for _ in range(STEPS_MAX):
             try:
-                if not await self._step(entry, cue, facts):
+                if not await self._step(entry, cue, facts, asked):
                     return
                 conflicts = 0
             except HeadMoved:
@@ -186,26 +193,37 @@ class Shell:
                 if conflicts > APPEND_TRIES_MAX:
                     return
                 await self._refresh(entry)
+                asked |= self.names
                 if conflicts > 1:
                     await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
 
-    async def _step(self, entry: CachedRun, cue: Cue, extra: tuple[Any, ...]) -> bool:
-        """Ask each role once; append the first event that one of them decides. False if none did."""
+    async def _step(self, entry: CachedRun, cue: Cue, extra: tuple[Any, ...], asked: set[RoleName]) -> bool:
+        """Ask the roles in ``asked``; append the first event that one of them decides. False if none did."""
         run = entry.run
         now = max(self.config.now(), run.at)
         if (stop := _said_stop(run, extra, now)) is not None:
             await self._say(entry, self.stations[0], stop, cue=cue, facts=Facts())
+            asked |= self.names
             return True
         for station in self.stations:
+            if station.role.name not in asked:
+                continue
             facts = await self._facts.gather(run, station.role, now, extra)
             event = self._decide(station, run, cue, facts=facts, now=now)
-            if event is None:
-                continue
-            if self._draining and isinstance(event, ModelStarted | EffectStarted):
+            if event is None or (self._draining and isinstance(event, ModelStarted | EffectStarted)):
+                asked.discard(station.role.name)
                 continue
             await self._say(entry, station, event, cue=cue, facts=facts)
+            asked |= self._woken_by(entry, event)
             return True
         return False
+
+    def _woken_by(self, entry: CachedRun, event: AnyEvent) -> set[RoleName]:
+        """The roles here that ``event``, the last of the run, wakes."""
+        name = NAMES[type(event)]
+        speaker = entry.run.entries[-1].role
+        wake = name if name == "stopped" else f"{speaker}.{name}"
+        return {station.role.name for station in self.stations if wake in station.role.wakes}
 
     def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
         if run.blind and not run.done:
@@ -355,7 +373,7 @@ class Shell:
                 else:
                     if ignored:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
-                    await self._drive(entry, cue, ())
+                    await self._drive(entry, cue, (), said=event)
                     self._react_to_stop(entry)
                     await self._set_alarms(entry)
                     return
@@ -371,15 +389,14 @@ class Shell:
             entry.timer = None
         now = self.config.now()
         run = entry.run
-        ours = {station.role.name for station in self.stations}
         for deadline in deadlines(run, now):
             wait_s = (deadline.at - now).total_seconds()
             if wait_s <= TIMER_NEAR_S:
-                if entry.timer is None and deadline.role in ours:
+                if entry.timer is None and deadline.role in self.names:
                     cue = Cue(kind="timer", id=deadline.name)
                     loop = asyncio.get_running_loop()
                     entry.timer = loop.call_later(wait_s + 0.001 if wait_s > 0 else OVERDUE_S, self._alarm, entry, cue)
-            elif deadline.role in ours and deadline.name != "run-max" and deadline.name != "wall":
+            elif deadline.role in self.names and deadline.name != "run-max" and deadline.name != "wall":
                 name = f"{deadline.role}-{deadline.name}"
                 if entry.durable.get(name) != deadline.at:
                     entry.durable[name] = deadline.at

@@ -27,6 +27,8 @@ ELIDED_BYTES = 512
 ITEM_BYTES = 96
 """Bytes of framing a prompt adds to each message at most, as tokens; part of every size bound."""
 
+INCARNATION_DIGITS_MAX = 18
+
 
 def text_bytes(text: Text) -> int:
     """UTF-8 bytes of ``text`` as it stands in a prompt: an upper bound of its tokens."""
@@ -47,7 +49,7 @@ class Stage(StrEnum):
     ANSWERED = "answered"  # the model has its answer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One start and what came of it. ``charged_micros`` counts as spent once it is no longer open."""
 
@@ -84,7 +86,12 @@ class Attempt:
             return True
         name, _, incarnation = self.worker.rpartition("#")
         own_name, _, own_incarnation = worker.rpartition("#")
-        return bool(name) and name == own_name and int(incarnation or 0) < int(own_incarnation or 0)
+        return bool(name) and name == own_name and _ordinal(incarnation) < _ordinal(own_incarnation)
+
+
+def _ordinal(incarnation: str) -> int:
+    """The number of an incarnation; what is none is the oldest, for no event may break a reader."""
+    return int(incarnation) if incarnation.isdecimal() and len(incarnation) <= INCARNATION_DIGITS_MAX else 0
 
 
 @dataclass(slots=True)

@@ -22,10 +22,16 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
+_RECOVERERS: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), False: ("planner", "budget")}
+"""Who looks when an effect (True) or a model call is past its end: a takeover is charged, so budget must cover it."""
+
+
 def deadlines(run: Run, now: datetime) -> list[Deadline]:
     """All moments at which the run needs somebody, soonest first."""
     found = [
-        Deadline(at=a.done_by, role="executor" if a.call else "planner", name="done-by") for a in run.open_attempts
+        Deadline(at=attempt.done_by, role=role, name="done-by")
+        for attempt in run.open_attempts
+        for role in _RECOVERERS[bool(attempt.call)]
     ]
     if run.opened is None or run.phase is Phase.SEALED:
         return found

@@ -12,7 +12,7 @@ reference to a blob; nothing that a decision reads may be.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,9 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import Egress, Tier, ToolError, ToolKind
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A moment with its zone: one without cannot be compared with others, so it is not read at all."""
 
 
 class BlobRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,7 +55,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str = ""
     prev: str = ""
-    at: datetime = NEVER
+    at: Moment = NEVER
     cue: Cue = Cue(kind="sweep")
     build: str = ""
     trace: str = ""
@@ -169,7 +172,7 @@ class Opened(Event, frozen=True, kw_only=True):
     policy_digest: str = ""
     output_schema_digest: str = ""
     base_bytes: int = 0
-    deadline_at: datetime
+    deadline_at: Moment
     doors_revision: int = 0
     parent: Parent | None = None
     forked_from: ForkPoint | None = None
@@ -209,7 +212,7 @@ class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provenance: tuple[Provenance, ...] = ()
     flags: tuple[str, ...] = ()
     recorded_n: int = 0
-    wait_until: datetime | None = None
+    wait_until: Moment | None = None
 
 
 class Judged(Event, frozen=True, kw_only=True):
@@ -271,7 +274,7 @@ class AskedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     contract_digest: str
     rule: str
     tier: Tier
-    expires_at: datetime
+    expires_at: Moment
     reason: str = ""
     provenance: tuple[Provenance, ...] = ()
     cost_max_micros: int = 0
@@ -286,7 +289,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     call: str
     text: str
     options: tuple[str, ...] = ()
-    expires_at: datetime
+    expires_at: Moment
 
 
 class SpendQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -294,7 +297,7 @@ class SpendQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     so_far_micros: int
     limit_micros: int
-    expires_at: datetime
+    expires_at: Moment
 
 
 class Asked(Event, frozen=True, kw_only=True):
@@ -315,7 +318,7 @@ class Granted(Event, frozen=True, kw_only=True):
     why: str = ""
     via: str = ""
     nonce: str = ""
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 
@@ -330,7 +333,7 @@ class Denied(Event, frozen=True, kw_only=True):
     why: str = ""
     via: str = ""
     nonce: str = ""
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 
@@ -402,7 +405,7 @@ class Held(Event, frozen=True, kw_only=True):
     amount_micros: int
     accounts: tuple[AccountLine, ...] = ()
     price_table: str = ""
-    release_after: datetime
+    release_after: Moment
 
 
 class SettledHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -447,8 +450,8 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     attempt: int
     model: str
     worker: str
-    start_by: datetime
-    done_by: datetime
+    start_by: Moment
+    done_by: Moment
     purpose: Literal["turn", "compact", "judge"] = "turn"
     prompt_sha256: str = ""
     input_tokens_max: int = 0
@@ -533,8 +536,8 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     effect_key: str
     args_sha256: str
     gate_n: int
-    start_by: datetime
-    done_by: datetime
+    start_by: Moment
+    done_by: Moment
     cost_max_micros: int = 0
     backend: str = ""
     image_digest: str = ""

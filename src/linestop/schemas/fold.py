@@ -131,12 +131,14 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
 def open_attempt(run: Run, attempt: Attempt) -> None:
     """Enter a start: from here its reservation counts."""
     run.attempts.setdefault(attempt.n, []).append(attempt)
+    run.open_attempts.append(attempt)
     run.reserved_micros += attempt.cost_max_micros
 
 
 def close_attempt(run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool) -> None:
     """Enter an attempt's fate; its real cost replaces the reservation, also long after it was superseded."""
     if attempt.open:
+        run.open_attempts.remove(attempt)
         run.reserved_micros -= attempt.cost_max_micros
     else:
         run.spent_micros -= attempt.charged_micros
@@ -151,6 +153,7 @@ def close_attempt(run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micr
 
 def supersede(run: Run, attempt: Attempt, n: int) -> None:
     """Take over from an attempt that is past its deadline: it is charged at its reservation until it speaks."""
+    run.open_attempts.remove(attempt)
     run.reserved_micros -= attempt.cost_max_micros
     run.spent_micros += attempt.cost_max_micros
     attempt.charged_micros = attempt.cost_max_micros

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
+from linestop.schemas.events import Moment
 from linestop.schemas.limits import Limits
 
 Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
@@ -57,7 +57,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Any = None
     mode: Literal["fence", "kill", "drain"] = "fence"
     nonce: str = ""
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 

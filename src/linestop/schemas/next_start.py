@@ -66,9 +66,26 @@ def next_start(run: Run, now: datetime, worker: str = "") -> NextStart | Exhaust
     ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
     may be taken over at once, if repeating it is safe.
     """
-    if run.opened is None or run.done or run.paused or run.spend_asked:
+    if run.spend_asked or spend_question_due(run, now, worker):
         return None
-    if run.phase in {Phase.QUEUED, Phase.THINKING}:
+    return _unasked(run, now, worker)
+
+
+def spend_question_due(run: Run, now: datetime, worker: str = "") -> bool:
+    """Whether a person must be asked before the run spends more (``policy.ask_on_spend``)."""
+    if run.opened is None or not run.opened.policy.ask_on_spend or run.spend_granted:
+        return False
+    start = _unasked(run, now, worker)
+    if not isinstance(start, NextStart):
+        return False
+    return run.spent_micros + run.reserved_micros + start.cost_max_micros > run.limits.ask_from_micros
+
+
+def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | None:
+    """The next start if nobody had to be asked about spending."""
+    if run.opened is None or run.done or run.paused:
+        return None
+    if run.phase in {Phase.QUEUED, Phase.THINKING} or (run.phase is Phase.WAITING and run.spend_asked):
         return _next_model(run, now, worker)
     return _next_calls(run, now, worker)
 

@@ -82,6 +82,7 @@ class Run:
         self.turn = 0
         self.turn_attempts: list[Attempt] = []
         self.attempts: dict[int, list[Attempt]] = {}
+        self.open_attempts: list[Attempt] = []
         self.proposals: list[ProposalState] = []
         self.calls: dict[str, CallState] = {}
         self.compactions: list[Compacted] = []
@@ -115,11 +116,6 @@ class Run:
     def proposal(self) -> ProposalState | None:
         """The model's last answer."""
         return self.proposals[-1] if self.proposals else None
-
-    @property
-    def open_attempts(self) -> list[Attempt]:
-        """All starts whose fate is unknown, model calls and effects, in order."""
-        return [a for attempts in self.attempts.values() for a in attempts if a.open]
 
     @property
     def model_attempt(self) -> Attempt | None:
