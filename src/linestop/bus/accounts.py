@@ -1,190 +1,121 @@
-"""Accounts: what all runs together may spend, kept by compare-and-set on one key an account and period.
+"""The ``accounts`` section of a server's configuration: one account for the streams, one for each credential.
 
-An account's value holds what is spent and every open hold by name, so reserving and settling the same hold
-twice changes nothing: whoever crashed in between is repeated without harm. In one process the changes to an
-account are combined into one write (group commit), so that the hourly account of the whole system is no
-bottleneck.
+Why so many, see ``permissions``. How a right crosses from one account to another:
 
-The order is system, tenant, user; a refusal releases in reverse. A hold whose event never came is found by
-the sweep and settled from the run's log.
+- what a stream stores or the API answers: the streams' account exports it as a service, with a way back for
+  the replies, and the credential's account imports it;
+- what the server republishes (``live.>``): the streams' account exports it as a stream;
+- what is only heard (hints, tokens, answers to a person): the speaker's account exports it as a stream to
+  the hearers' accounts. It cannot pass through the streams' account, since the server does not hand on to a
+  stream what has come through a service.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Mapping
+from typing import Any, Final
 
-import msgspec
+from linestop.bus import api, layout
+from linestop.bus.permissions import (
+    CREDENTIALS,
+    DEFAULT_ACCESS,
+    AccessOptions,
+    CredentialName,
+    Grants,
+    covers,
+    grants,
+)
 
-from linestop.actors.facts import Reservation
-from linestop.bus.ports import Shared
-from linestop.errors import Conflict, Unreachable
-from linestop.schemas.events import AccountLine, Settled
-from linestop.schemas.limits import AccountLimits
+STREAMS_ACCOUNT: Final = "LINESTOP"
+READ_REPLIES_KEPT: Final = "15s"
+"""How long the server keeps the way back of a read with many replies, after the last one (about 1 KB each).
+A pull keeps the server's default of two minutes, so its idle heartbeats must come more often than that."""
 
-TRIES_MAX = 50
+_ONLY_HEARD: Final = ("wake.", "deltas.", "_INBOX.")
 
-
-class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The value of one account and period. ``holds`` maps a hold's id to (micro-dollars, unix seconds)."""
-
-    spent: int = 0
-    holds: dict[str, tuple[int, int]] = {}
-
-    @property
-    def taken(self) -> int:
-        """Spent plus held."""
-        return self.spent + sum(amount for amount, _ in self.holds.values())
+Section = dict[str, Any]
+"""A part of a configuration: the broker's own open format."""
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change: hold ``amount`` (``spent`` None), or end the hold with ``spent`` charged."""
-
-    hold: str
-    amount: int = 0
-    limit: int = 0
-    spent: int | None = None
-    at: int = 0
+def account_of(name: CredentialName) -> str:
+    """Name the account of a credential."""
+    return f"{STREAMS_ACCOUNT}_{name.upper()}"
 
 
-class Accounts:
-    """Reserves and settles holds. One instance a process; any number of processes."""
+def accounts(passwords: Mapping[CredentialName, str], options: AccessOptions = DEFAULT_ACCESS) -> Section:
+    """Return the ``accounts`` section of a configuration.
 
-    def __init__(self, shared: Shared, limits: AccountLimits, now: Callable[[], datetime]) -> None:
-        self._shared = shared
-        self._limits = limits
-        self._now = now
-        self._writers: dict[str, _Writer] = {}
-
-    def lines(self, tenant: str, user: str, at: datetime) -> list[tuple[str, str, int]]:
-        """The accounts a run of ``user`` draws on: (name, period, limit), in the order of reservation."""
-        day, hour = at.strftime("%Y-%m-%d"), at.strftime("%Y-%m-%d-%H")
-        who = hashlib.sha256(user.encode()).hexdigest()[:24]
-        found = [
-            ("system", hour, self._limits.system_hour_micros),
-            (f"tenant-{tenant}", day, self._limits.tenant_day_micros),
-        ]
-        return [*found, (f"user-{tenant}-{who}", day, self._limits.user_day_micros)] if user else found
-
-    async def reserve(self, *, hold: str, amount_micros: int, tenant: str, user: str) -> Reservation:
-        """Reserve in every account or in none. Asking again for the same hold is answered as before."""
-        now = self._now()
-        got: list[AccountLine] = []
-        for name, period, limit in self.lines(tenant, user, now):
-            change = Change(hold=hold, amount=amount_micros, limit=limit, at=int(now.timestamp()))
-            fits, before = await self._writer(name, period).submit(change)
-            line = AccountLine(account=name, period=period, before_micros=before, limit_micros=limit)
-            if not fits:
-                await self._release(hold, got)
-                return Reservation(hold=hold, amount_micros=amount_micros, accounts=(*got, line), refused_account=name)
-            got.append(line)
-        return Reservation(hold=hold, amount_micros=amount_micros, accounts=tuple(got))
-
-    async def settle(self, settled: Settled, held: dict[str, tuple[AccountLine, ...]]) -> None:
-        """Charge and release the holds of a run, as its ``settled`` event says; repeating it is harmless."""
-        for line in settled.holds:
-            for account in held.get(line.hold, ()):
-                change = Change(hold=line.hold, spent=line.spent_micros)
-                await self._writer(account.account, account.period).submit(change)
-
-    async def _release(self, hold: str, lines: list[AccountLine]) -> None:
-        for line in reversed(lines):
-            await self._writer(line.account, line.period).submit(Change(hold=hold, spent=0))
-
-    def _writer(self, name: str, period: str) -> _Writer:
-        key = f"account.{name}.{period}"
-        if key not in self._writers:
-            if len(self._writers) > 10_000:  # noqa: PLR2004 - a bound on idle entries, see below
-                self._writers = {k: w for k, w in self._writers.items() if w.busy}
-            self._writers[key] = _Writer(self._shared, key)
-        return self._writers[key]
+    Args:
+        passwords: One for each of ``CREDENTIALS``.
+        options: Choices of whoever runs the bus.
+    """
+    everybody: dict[CredentialName, Grants] = {name: grants(name, options) for name in CREDENTIALS}
+    result: Section = {STREAMS_ACCOUNT: {"jetstream": "enabled", "exports": _exports_of_streams(everybody)}}
+    for name, mine in everybody.items():
+        permissions = {"publish": list(mine.publish), "subscribe": list(mine.subscribe)}
+        result[account_of(name)] = {
+            "users": [{"user": name, "password": passwords[name], "permissions": permissions}],
+            "exports": [
+                {"stream": subject, "accounts": [account_of(other) for other in CREDENTIALS if other != name]}
+                for subject in mine.publish
+                if _only_heard(subject)
+            ],
+            "imports": _imports(name, everybody),
+        }
+    return result
 
 
-def apply_change(account: Account, change: Change) -> tuple[bool, int]:
-    """Apply one change to an account's value; return whether it fits and what was taken before it."""
-    before = account.taken
-    if change.spent is not None:
-        if account.holds.pop(change.hold, None) is not None:
-            account.spent += change.spent
-        return True, before
-    present = account.holds.get(change.hold)
-    more = change.amount - (present[0] if present else 0)
-    if before + more > change.limit:
-        return False, before
-    account.holds[change.hold] = (change.amount, change.at)
-    return True, before - (present[0] if present else 0)
+def _exports_of_streams(everybody: Mapping[CredentialName, Grants]) -> list[Section]:
+    """Export each subject once, to exactly those who hold a right to it."""
+    services: dict[str, list[str]] = {}
+    republished: dict[str, list[str]] = {}
+    for name, mine in everybody.items():
+        for subject in mine.publish:
+            if not _only_heard(subject):
+                services.setdefault(api.at_server(subject), []).append(account_of(name))
+        for subject in mine.subscribe:
+            if not _only_heard(subject):
+                republished.setdefault(subject, []).append(account_of(name))
+    return [
+        *({"service": subject, "accounts": who, **_replies(subject)} for subject, who in services.items()),
+        *({"stream": subject, "accounts": who} for subject, who in republished.items()),
+    ]
 
 
-class _Writer:
-    """Combines the changes to one key into single compare-and-set writes."""
+def _imports(name: CredentialName, everybody: Mapping[CredentialName, Grants]) -> list[Section]:
+    mine = everybody[name]
+    result: list[Section] = [_service(subject) for subject in mine.publish if not _only_heard(subject)]
+    for subject in mine.subscribe:
+        if not _only_heard(subject):
+            result.append(_stream(STREAMS_ACCOUNT, subject))
+        elif subject != f"{layout.inbox_prefix(name)}.>":
+            result += [
+                _stream(account_of(other), subject)
+                for other, theirs in everybody.items()
+                if other != name and any(covers(said, subject) for said in theirs.publish)
+            ]
+    return result
 
-    def __init__(self, shared: Shared, key: str) -> None:
-        self._shared = shared
-        self._key = key
-        self._queue: list[tuple[Change, asyncio.Future[tuple[bool, int]]]] = []
-        self._running = False
-        self._known: tuple[Account, int] | None = None
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._queue) or self._running
+def _only_heard(subject: str) -> bool:
+    """Whether no stream stores it."""
+    return subject.startswith(_ONLY_HEARD)
 
-    async def submit(self, change: Change) -> tuple[bool, int]:
-        """Queue a change; whoever finds nobody writing writes for all."""
-        future: asyncio.Future[tuple[bool, int]] = asyncio.get_running_loop().create_future()
-        self._queue.append((change, future))
-        if not self._running:
-            self._running = True
-            try:
-                while self._queue:
-                    batch, self._queue = self._queue, []
-                    await self._write(batch)
-            finally:
-                self._running = False
-        return await future
 
-    async def _write(self, batch: list[tuple[Change, asyncio.Future[tuple[bool, int]]]]) -> None:
-        try:
-            answers = await self._commit([change for change, _ in batch])
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(
-                        error if isinstance(error, Exception) else Unreachable("The account could not be written.")
-                    )
-                    future.exception()
-            raise
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
+def _stream(account: str, subject: str) -> Section:
+    return {"stream": {"account": account, "subject": subject}}
 
-    async def _commit(self, changes: list[Change]) -> list[tuple[bool, int]]:
-        for _ in range(TRIES_MAX):
-            account, revision = self._known or await self._read()
-            working = Account(spent=account.spent, holds=dict(account.holds))
-            answers = [apply_change(working, change) for change in changes]
-            if working == account:
-                return answers
-            value = msgspec.json.encode(working)
-            try:
-                if revision:
-                    revision = await self._shared.update(self._key, value, revision=revision)
-                else:
-                    revision = await self._shared.create(self._key, value)
-            except Conflict:
-                self._known = None
-                continue
-            except BaseException:
-                self._known = None
-                raise
-            self._known = (working, revision)
-            return answers
-        raise Unreachable(f"The account '{self._key}' changed {TRIES_MAX} times while it was written; try again.")
 
-    async def _read(self) -> tuple[Account, int]:
-        found = await self._shared.get(self._key)
-        if found is None:
-            return Account(), 0
-        return msgspec.json.decode(found.value, type=Account), found.revision
+def _service(subject: str) -> Section:
+    there = api.at_server(subject)
+    renamed = {} if there == subject else {"to": subject}
+    return {"service": {"account": STREAMS_ACCOUNT, "subject": there}, **renamed}
+
+
+def _replies(subject: str) -> Section:
+    """Say which requests have many replies: the way back of others is forgotten with the first."""
+    if subject.startswith(f"{api.SERVER_PREFIX}.CONSUMER.MSG.NEXT."):
+        return {"response_type": "stream"}
+    if subject.startswith(f"{api.SERVER_PREFIX}.DIRECT.GET.") and not subject.endswith(".>"):
+        return {"response_type": "stream", "response_threshold": READ_REPLIES_KEPT}
+    return {}

@@ -1,0 +1,48 @@
+# Everything a contributor or a newcomer needs. `make demo` works on a machine with Python >= 3.11, make and a compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1-1000
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: setup demo test check lint types sim bench docs clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/linestop demo
+
+test: setup lint types
+	$(PYTEST) tests
+
+check: setup
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+	$(PYTEST) tests/schemas tests/actors tests/laws
+
+lint: setup
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+
+types: setup
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+sim: setup
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+bench: setup
+	$(BIN)/python bench/turns.py
+
+docs: setup
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,124 @@
+"""The subjects of the JetStream API, and reading its replies.
+
+They begin with ``PREFIX`` instead of ``$JS.API``. Every account of a server has an import of its own for
+``$JS.API``, which answers that JetStream is not enabled there before the account with the streams can; the
+server's configuration maps the prefix to that account (see ``server_config``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from linestop.errors import Refused
+
+PREFIX: Final = "LINESTOP.API"
+SERVER_PREFIX: Final = "$JS.API"
+
+STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
+STREAM_EXISTS: Final = 10058
+CONSUMER_EXISTS: Final = 10148
+CONSUMER_NAME_USED: Final = 10013
+
+
+class ApiError(Refused):
+    """Raised when JetStream refuses a request; ``err_code`` is the server's number for the reason."""
+
+    code = "jetstream"
+
+    def __init__(self, message: str, *, err_code: int) -> None:
+        super().__init__(message)
+        self.err_code = err_code
+
+
+class _Error(msgspec.Struct, frozen=True):
+    description: str = "no reason given"
+    err_code: int = 0
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    error: _Error | None = None
+
+
+def read_reply(subject: str, payload: bytes) -> dict[str, Any]:  # the API's replies are open JSON objects
+    """Return the reply to a request on ``subject`` as JSON.
+
+    Raises:
+        ApiError: if the reply says that the request failed.
+    """
+    failed = msgspec.json.decode(payload, type=_Reply).error
+    if failed is not None:
+        raise ApiError(
+            f"JetStream refused {subject}: {failed.description} (error {failed.err_code}).",
+            err_code=failed.err_code,
+        )
+    return msgspec.json.decode(payload, type=dict[str, Any])
+
+
+def stream_create(stream: str) -> str:
+    """Build the subject that creates a stream."""
+    return f"{PREFIX}.STREAM.CREATE.{stream}"
+
+
+def stream_info(stream: str) -> str:
+    """Build the subject that tells a stream's configuration and state."""
+    return f"{PREFIX}.STREAM.INFO.{stream}"
+
+
+def stream_purge(stream: str) -> str:
+    """Build the subject that empties a stream, where the stream allows it."""
+    return f"{PREFIX}.STREAM.PURGE.{stream}"
+
+
+def stream_delete(stream: str) -> str:
+    """Build the subject that deletes a whole stream."""
+    return f"{PREFIX}.STREAM.DELETE.{stream}"
+
+
+def message_get(stream: str) -> str:
+    """Build the subject that reads one message from the stream's leader."""
+    return f"{PREFIX}.STREAM.MSG.GET.{stream}"
+
+
+def message_delete(stream: str) -> str:
+    """Build the subject that deletes one message, where the stream allows it."""
+    return f"{PREFIX}.STREAM.MSG.DELETE.{stream}"
+
+
+def direct_get(stream: str) -> str:
+    """Build the subject that reads messages, one or many, from any replica."""
+    return f"{PREFIX}.DIRECT.GET.{stream}"
+
+
+def direct_get_last(stream: str, subject: str) -> str:
+    """Build the subject that reads the last message of a subject from any replica."""
+    return f"{PREFIX}.DIRECT.GET.{stream}.{subject}"
+
+
+def consumer_create(stream: str, consumer: str) -> str:
+    """Build the subject that creates a named consumer."""
+    return f"{PREFIX}.CONSUMER.CREATE.{stream}.{consumer}"
+
+
+def consumer_info(stream: str, consumer: str) -> str:
+    """Build the subject that tells a consumer's configuration and state."""
+    return f"{PREFIX}.CONSUMER.INFO.{stream}.{consumer}"
+
+
+def consumer_next(stream: str, consumer: str) -> str:
+    """Build the subject that pulls from a consumer."""
+    return f"{PREFIX}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
+def consumer_ack(stream: str, consumer: str) -> str:
+    """Build the filter of all acknowledgements of a consumer."""
+    return f"$JS.ACK.{stream}.{consumer}.>"
+
+
+def at_server(subject: str) -> str:
+    """Return the subject as the server itself knows it: with its own prefix if it is one of the API's."""
+    if subject.startswith(f"{PREFIX}."):
+        return SERVER_PREFIX + subject[len(PREFIX) :]
+    return subject

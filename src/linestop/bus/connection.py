@@ -1,0 +1,331 @@
+"""A connection to the bus that says clearly what went wrong.
+
+The client library reports a refused publish long after the fact and to nobody in particular: the publisher
+sees a timeout. Here whoever waits for that subject gets ``PermissionDenied``, naming subject and credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from linestop.bus.api import read_reply
+from linestop.bus.credentials import Credential
+from linestop.bus.layout import inbox_prefix
+from linestop.errors import LinestopError, PermissionDenied, TooLarge, Unreachable
+
+CONNECT_TIMEOUT_S: Final = 5.0
+REQUEST_TIMEOUT_S: Final = 5.0
+RECONNECT_WAIT_S: Final = 0.25
+PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Outgoing bytes kept while the server is away; more is refused."""
+
+VIOLATIONS_KEPT: Final = 64
+PING_INTERVAL_S: Final = 20
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]+)"', re.IGNORECASE)
+
+Hook = Callable[[], None]
+"""Called inside the connection's own loop: it must be quick and must not raise."""
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """A refusal by the broker. ``subject`` is in small letters, as the client library reports it."""
+
+    act: str
+    subject: str
+
+
+class Connection:
+    """One credential's connection: made by ``connect``, closed by ``close`` or by an ``async with``."""
+
+    def __init__(self, credential: Credential, nc: Client) -> None:
+        self.credential = credential
+        self.nc = nc
+        self.violations: deque[Violation] = deque(maxlen=VIOLATIONS_KEPT)
+        self._waiting: dict[tuple[str, str], set[asyncio.Future[None]]] = {}
+        self._on_reconnect: list[Hook] = []
+        self._on_disconnect: list[Hook] = []
+        self._on_denied: list[Callable[[str], None]] = []
+        self._refused = asyncio.Event()
+        self._last_error = "no answer"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed for good; a connection that is being restored is not."""
+        return self.nc.is_closed
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server can be reached at this moment."""
+        return self.nc.is_connected
+
+    def on_reconnect(self, hook: Hook) -> None:
+        """Call ``hook`` after each restored connection: pulls that were in flight must be sent again."""
+        self._on_reconnect.append(hook)
+
+    def on_disconnect(self, hook: Hook) -> None:
+        """Call ``hook`` after each lost connection: what was under way is not going to be answered."""
+        self._on_disconnect.append(hook)
+
+    def on_denied(self, hook: Callable[[str], None]) -> None:
+        """Call ``hook`` with each subject (in small letters) that the broker refused a publish to."""
+        self._on_denied.append(hook)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Msg:
+        """Send a request and return the first reply.
+
+        Raises:
+            PermissionDenied: if this credential may not publish there; at once, not after the timeout.
+            Unreachable: if no reply comes in time. Whether the request arrived is not known.
+            TooLarge: if the server takes no message of that size.
+        """
+        with self.refusal(subject) as refused:
+            reply = asyncio.ensure_future(
+                self.nc.request(subject, payload, timeout=timeout_s, headers=dict(headers or {}) or None)
+            )
+            try:
+                await asyncio.wait((reply, refused), return_when=asyncio.FIRST_COMPLETED)
+                if refused.done():
+                    raise self.denied("publish to", subject)
+                return reply.result()
+            except nats_errors.Error as error:
+                raise self._explain(error, subject, timeout_s) from None
+            finally:
+                reply.cancel()
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a message and do not wait; a refusal shows in ``violations`` only.
+
+        Raises:
+            Unreachable: if the connection is closed, or too much is waiting to be sent.
+            TooLarge: if the server takes no message of that size.
+        """
+        try:
+            await self.nc.publish(subject, payload, reply=reply, headers=dict(headers or {}) or None)
+        except nats_errors.Error as error:
+            raise self._explain(error, subject, 0) from None
+
+    async def publish_checked(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
+        """Send a message and return when the server has taken it; nothing says who has heard it.
+
+        Raises:
+            PermissionDenied: if this credential may not publish there.
+            Unreachable: if the server does not answer in time.
+        """
+        with self.refusal(subject) as refused:
+            await self.publish(subject, payload, headers=headers)
+            await self._flush(subject, timeout_s)
+            if refused.done():
+                raise self.denied("publish to", subject)
+
+    async def subscribe(
+        self,
+        subject: str,
+        callback: Callable[[Msg], Awaitable[None]],
+        *,
+        queue: str = "",
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Subscription:
+        """Subscribe and return when the server has accepted it.
+
+        Raises:
+            PermissionDenied: if this credential may not subscribe there.
+            Unreachable: if the server does not answer in time.
+        """
+        with self.refusal(subject, act="subscription") as refused:
+            subscription = await self.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                subject, queue=queue, cb=callback
+            )
+            await self._flush(subject, timeout_s)
+            if refused.done():
+                with contextlib.suppress(nats_errors.Error):
+                    await subscription.unsubscribe()
+                raise self.denied("subscribe to", subject)
+        return subscription
+
+    async def ask(
+        self, subject: str, body: object = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, object]:
+        """Send a JSON request to the JetStream API and return its JSON reply.
+
+        Raises:
+            ApiError: if JetStream refuses; ``PermissionDenied`` and ``Unreachable`` as ``request`` does.
+        """
+        payload = b"" if body is None else msgspec.json.encode(body)
+        return read_reply(subject, (await self.request(subject, payload, timeout_s=timeout_s)).data)
+
+    @contextlib.contextmanager
+    def refusal(self, subject: str, *, act: str = "publish") -> Generator[asyncio.Future[None]]:
+        """Give a future that is done as soon as the broker refuses ``act`` on ``subject``.
+
+        For callers with a faster way to publish: wait for it beside the acknowledgement.
+        """
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        key = (act, subject.lower())
+        self._waiting.setdefault(key, set()).add(refused)
+        try:
+            yield refused
+        finally:
+            self._waiting[key].discard(refused)
+            if not self._waiting[key]:
+                del self._waiting[key]
+            refused.cancel()
+
+    def denied(self, act: str, subject: str) -> PermissionDenied:
+        """Make the error for a refused subject."""
+        return PermissionDenied(
+            f"credential {self.credential.user!r} may not {act} {subject!r}: "
+            "use the credential that docs/permissions.md lists for it."
+        )
+
+    async def close(self) -> None:
+        """Send what is waiting, if the server is there, and close for good."""
+        if not self.nc.is_closed:
+            await self.nc.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self, *, name: str, timeout_s: float) -> None:
+        """Connect the first time; ``connect`` calls this."""
+        attempt = asyncio.ensure_future(
+            self.nc.connect(
+                servers=self.credential.servers,
+                user=self.credential.user,
+                password=self.credential.password,
+                name=name,
+                inbox_prefix=inbox_prefix(self.credential.user),
+                # The library's default closes a client for good after two minutes without a server.
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+                ping_interval=PING_INTERVAL_S,
+                pending_size=PENDING_BYTES_MAX,
+                error_cb=self._error,
+                reconnected_cb=self._reconnected,
+                disconnected_cb=self._disconnected,
+            )
+        )
+        refused = asyncio.ensure_future(self._refused.wait())
+        try:
+            await asyncio.wait((attempt, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._refused.is_set():
+                raise PermissionDenied(
+                    f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
+                    "its password is not the server's; take the file from the server's own directory."
+                )
+            if not attempt.done():
+                raise Unreachable(
+                    f"no broker answers at {self.credential.url} within {timeout_s:g} s "
+                    f"({self._last_error}): start it, or correct the address."
+                )
+            attempt.result()
+        except (nats_errors.Error, OSError, ValueError) as error:
+            raise Unreachable(f"the broker at {self.credential.url} cannot be used: {error}.") from None
+        finally:
+            refused.cancel()
+            if not attempt.done():
+                attempt.cancel()
+                with contextlib.suppress(asyncio.CancelledError, nats_errors.Error, OSError):
+                    await attempt
+
+    async def _flush(self, subject: str, timeout_s: float) -> None:
+        try:
+            # The library's ping overtakes what it has not written yet; a second one cannot.
+            for _ in range(2):
+                await self.nc.flush(timeout=timeout_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        except nats_errors.Error as error:
+            raise self._explain(error, subject, timeout_s) from None
+
+    def _explain(self, error: nats_errors.Error, subject: str, timeout_s: float) -> LinestopError:
+        match error:
+            case nats_errors.MaxPayloadError():
+                return TooLarge(f"message to {subject!r} is over the {self.nc.max_payload} bytes the broker takes.")
+            case nats_errors.NoRespondersError():
+                return Unreachable(f"nobody serves {subject!r} at {self.credential.url}: its stream or leader is away.")
+            case nats_errors.TimeoutError():
+                return Unreachable(
+                    f"no answer on {subject!r} from {self.credential.url} within {timeout_s:g} s; "
+                    "whether it arrived is not known."
+                )
+            case _:
+                return Unreachable(f"{subject!r} cannot be sent to {self.credential.url}: {error}.")
+
+    async def _error(self, error: Exception) -> None:
+        """Take what the library reports on the side; without this it prints tracebacks to stderr."""
+        self._last_error = str(error) or type(error).__name__
+        found = _VIOLATION.search(self._last_error)
+        if found is not None:
+            act, subject = found[1].lower(), found[2].lower()
+            self.violations.append(Violation(act=act, subject=subject))
+            for future in self._waiting.get((act, subject), ()):
+                if not future.done():
+                    future.set_result(None)
+            if act == "publish":
+                for hook in self._on_denied:
+                    hook(subject)
+        elif "authorization violation" in self._last_error.lower():
+            self._refused.set()
+
+    async def _reconnected(self) -> None:
+        for hook in self._on_reconnect:
+            hook()
+
+    async def _disconnected(self) -> None:
+        for hook in self._on_disconnect:
+            hook()
+
+
+async def connect(credential: Credential, *, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+    """Connect to the bus as ``credential``.
+
+    The connection restores itself for ever after; only the first try is bounded.
+
+    Args:
+        credential: Who connects, and where.
+        name: Shown in the server's monitoring, e.g. ``planner@host``.
+        timeout_s: How long to wait for a server that does not answer yet.
+
+    Raises:
+        Unreachable: if no server answers in time.
+        PermissionDenied: if the server refuses the credential; at once.
+    """
+    connection = Connection(credential, Client())
+    try:
+        await connection.open(name=name, timeout_s=timeout_s)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

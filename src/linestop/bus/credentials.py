@@ -1,0 +1,119 @@
+"""Credential files, ``<dir>/credentials/<name>.json``: who a process is on the bus."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.errors import ConfigError
+
+_PASSWORD_BYTES: Final = 32
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A name and its password at one bus. ``url`` may list several servers, separated by commas."""
+
+    url: str
+    user: CredentialName
+    password: str
+
+    def __repr__(self) -> str:
+        """Leave the password out: representations end up in logs and tracebacks."""
+        return f"Credential(url={self.url!r}, user={self.user!r})"
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers to try."""
+        return [url.strip() for url in self.url.split(",") if url.strip()]
+
+
+def credential_path(directory: Path, name: CredentialName) -> Path:
+    """Name the file of a credential below the bus's directory."""
+    return directory / "credentials" / f"{name}.json"
+
+
+def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
+    """Read a credential file.
+
+    Args:
+        path: The file.
+        check_mode: Refuse a file that others may read. Off for secrets mounted by a container runtime,
+            which are readable by all inside a container that has no others.
+
+    Raises:
+        ConfigError: if it is missing, may be read by others, or is not a credential.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"credential file {path} does not exist: start the bus with that directory, or run `linestop bus init`."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"credential file {path} cannot be read: {error.strerror}.") from None
+    if check_mode and mode & _OTHERS:
+        raise ConfigError(
+            f"credential file {path} may be read by others (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {path}`."
+        )
+    try:
+        credential = msgspec.json.decode(text, type=Credential)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"credential file {path} is not a credential ({error}): it needs url, user and password."
+        ) from None
+    if not credential.servers or not credential.password:
+        raise ConfigError(f"credential file {path} has an empty url or password: write it anew.")
+    return credential
+
+
+def write_credential(path: Path, credential: Credential) -> None:
+    """Write a credential file, mode 0600 in a directory 0700, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    write_private(path, msgspec.json.format(msgspec.json.encode(credential)) + b"\n")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def ensure_credentials(directory: Path, url: str) -> dict[CredentialName, Credential]:
+    """Return every credential of a bus, making what is missing and keeping every password that exists.
+
+    Raises:
+        ConfigError: if a file that exists is damaged or may be read by others.
+    """
+    result: dict[CredentialName, Credential] = {}
+    for name in CREDENTIALS:
+        path = credential_path(directory, name)
+        old = load_credential(path) if path.exists() else None
+        if old is not None and old.user != name:
+            raise ConfigError(f"credential file {path} belongs to {old.user!r}: move it to {old.user}.json.")
+        password = old.password if old is not None else secrets.token_urlsafe(_PASSWORD_BYTES)
+        result[name] = Credential(url=url, user=name, password=password)
+        if result[name] != old:
+            write_credential(path, result[name])
+    return result
+
+
+def passwords_of(credentials: Mapping[CredentialName, Credential]) -> dict[CredentialName, str]:
+    """Return the passwords by name, as a server's configuration needs them."""
+    return {name: credential.password for name, credential in credentials.items()}

@@ -1,0 +1,55 @@
+"""The ports of ``linestop.bus.ports`` on a real JetStream server; ``JetStream.open`` is the way in."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from linestop.bus import layout
+from linestop.bus.connection import Connection
+from linestop.bus.jetstream.blobs import JetStreamBlobs
+from linestop.bus.jetstream.log import JetStreamLog
+from linestop.bus.jetstream.publish import Wire
+from linestop.bus.jetstream.publisher import JetStreamPublisher
+from linestop.bus.jetstream.queue import JetStreamQueue
+from linestop.bus.jetstream.shared import JetStreamShared
+from linestop.bus.jetstream.timers import JetStreamTimers
+from linestop.bus.streams import ConsumerSpec
+
+
+class JetStream:
+    """Every port, over one connection, with the rights of its credential."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Self:
+        """Make the ports' common inbox; nothing else is set up or asked for."""
+        return cls(await Wire.open(connection))
+
+    def log(self, *, forks: bool = False) -> JetStreamLog:
+        """The run log, or that of forks."""
+        return JetStreamLog(self.wire, forks=forks)
+
+    def queue(self, spec: ConsumerSpec) -> JetStreamQueue:
+        """A durable consumer that exists already (see ``bus.streams``)."""
+        return JetStreamQueue(self.wire, spec)
+
+    def blobs(self) -> JetStreamBlobs:
+        """Write-once payloads."""
+        return JetStreamBlobs(self.wire)
+
+    def shared(self, bucket: str = layout.SHARED_BUCKET) -> JetStreamShared:
+        """A key-value bucket."""
+        return JetStreamShared(self.wire, bucket)
+
+    def timers(self) -> JetStreamTimers:
+        """Durable timers."""
+        return JetStreamTimers(self.wire)
+
+    def publisher(self) -> JetStreamPublisher:
+        """Everything else that goes out."""
+        return JetStreamPublisher(self.wire)
+
+
+__all__ = ["JetStream"]

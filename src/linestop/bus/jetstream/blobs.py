@@ -1,0 +1,103 @@
+"""Blobs on JetStream: parts of a fixed size, each under a subject of its own that can be written once.
+
+Every part says in a header how many there are, so a reader knows from the first which others to ask for. The
+last part is stored last: a blob whose last part is there was stored whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Final
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.jetstream.answers import meaning
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.jetstream.reads import Found, Reader
+from linestop.errors import NotFound, Refused, TooLarge
+from linestop.schemas import subjects
+from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
+from linestop.schemas.subjects import TenantId
+
+PARTS_HEADER: Final = "Linestop-Parts"
+AT_ONCE_MAX: Final = 8
+"""Parts of one blob that are under way at a time."""
+
+
+class JetStreamBlobs:
+    """Write-once payloads; see ``ports.Blobs``."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._reader = Reader(wire, layout.BLOBS)
+
+    async def put(self, tenant: TenantId, data: bytes) -> str:
+        """Store ``data`` and return its digest; see ``ports.Blobs``."""
+        if len(data) > BLOB_BYTES_MAX:
+            raise TooLarge(
+                f"A blob of {len(data)} bytes is over the largest, {BLOB_BYTES_MAX}: store less, or in pieces."
+            )
+        sha256 = hashlib.sha256(data).hexdigest()
+        total = max(1, -(-len(data) // BLOB_PART_BYTES))
+
+        async def put_part(part: int) -> None:
+            chunk = data[part * BLOB_PART_BYTES : (part + 1) * BLOB_PART_BYTES]
+            await self._put_part(subjects.blob(tenant, sha256, part=part), chunk, total=total)
+
+        await _each(range(total - 1), put_part)
+        await put_part(total - 1)
+        return sha256
+
+    async def get(self, tenant: TenantId, sha256: str) -> bytes:
+        """Return the bytes of a blob, checked; see ``ports.Blobs``."""
+        missing = NotFound(f"Blob {sha256} of tenant {tenant} is not stored, or not whole: store it again.")
+        first = await self._part(subjects.blob(tenant, sha256, part=0))
+        if first is None:
+            raise missing
+        total = first.headers.get(PARTS_HEADER, "")
+        if not total.isdecimal() or not 1 <= int(total) <= -(-BLOB_BYTES_MAX // BLOB_PART_BYTES):
+            raise missing
+        parts: dict[int, Found | None] = {0: first}
+
+        async def get_part(part: int) -> None:
+            parts[part] = await self._part(subjects.blob(tenant, sha256, part=part))
+
+        await _each(range(1, int(total)), get_part)
+        found = [part for index in range(int(total)) if (part := parts[index]) is not None]
+        if len(found) < int(total):
+            raise missing
+        data = b"".join(part.payload for part in found)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise NotFound(f"Blob {sha256} of tenant {tenant} is stored, but its bytes do not match its digest.")
+        return data
+
+    async def _put_part(self, subject: str, chunk: bytes, *, total: int) -> None:
+        headers = header_block({PARTS_HEADER: str(total), "Nats-Msg-Id": subject})
+        ack = await publish(self._wire, subject, chunk, headers=headers)
+        if meaning(ack) == "stored":
+            return
+        there = await self._reader.direct_last(subject)
+        if there is not None and there.payload != chunk:
+            raise Refused(
+                f"{subject} is taken by other bytes than its digest names: find out who wrote them, "
+                "and remove them with the bootstrap credential."
+            )
+
+    async def _part(self, subject: str) -> Found | None:
+        # A replica may lag, and roles may not read BLOBS at the leader; the second read may ask another one.
+        return await self._reader.direct_last(subject) or await self._reader.direct_last(subject)
+
+
+async def _each(parts: Sequence[int], work: Callable[[int], Coroutine[None, None, None]]) -> None:
+    """Do ``work`` for every part, a few at a time."""
+    for start in range(0, len(parts), AT_ONCE_MAX):
+        try:
+            async with anyio.create_task_group() as group:
+                for part in parts[start : start + AT_ONCE_MAX]:
+                    group.start_soon(work, part)
+        except ExceptionGroup as failures:
+            # Parts fail for one reason; callers expect that error itself, not a group of it.
+            raise failures.exceptions[0] from failures

@@ -1,0 +1,158 @@
+"""The run log on JetStream: compare-and-append, and reading back.
+
+An append names the run's last message. The server compares and stores in one step, so of two rivals one wins.
+The filter ``runs.<tenant>.<run>.>`` must be the same string from every writer: replicas compare in-flight
+appends by it.
+
+The answer to an append is not always to be believed at once. What the broker says no to may be stored already,
+by an attempt of ours whose answer was lost; and on one server a repeated append is "wrong last sequence",
+on replicas "duplicate". So every such no is looked up under the event's own subject before it is a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from linestop.bus import layout
+from linestop.bus.jetstream.answers import PubAck, head_named, meaning
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.jetstream.reads import FILTERS_MAX, PAGES_MAX, Found, Reader
+from linestop.bus.ports import Append, HeadMoved, StoredMessage
+from linestop.errors import TooLarge
+from linestop.schemas import subjects
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import RunId, TenantId
+
+_FIRST_EVENTS: Final = "runs.*.*.*.*.1"
+"""The first event of any run, whoever said it: a run may begin with a stop."""
+
+
+class JetStreamLog:
+    """The run log as the credential of one connection sees it; ``forks`` opens the log of forks instead."""
+
+    def __init__(self, wire: Wire, *, forks: bool = False) -> None:
+        self._wire = wire
+        self._forks = forks
+        self._reader = Reader(wire, layout.FORKS if forks else layout.RUNS)
+
+    async def append(self, append: Append) -> int:
+        """Store the event if the run's head is still the one named; see ``ports.Log``."""
+        if len(append.payload) > MESSAGE_BYTES_MAX:
+            raise TooLarge(
+                f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
+                f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
+            )
+        subject = self._named(
+            subjects.run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
+        )
+        headers = header_block(
+            {
+                "Nats-Expected-Last-Subject-Sequence": str(append.head_seq),
+                "Nats-Expected-Last-Subject-Sequence-Subject": self._filter(append.tenant, append.run),
+                "Nats-Msg-Id": f"{append.run}:{append.n}:{append.event_id}",
+                **append.headers,
+            }
+        )
+        ack = await publish(self._wire, subject, append.payload, headers=headers)
+        if meaning(ack) == "stored":
+            return ack.seq
+        return await self._whose(append, subject, ack)
+
+    async def load(
+        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
+    ) -> list[StoredMessage]:
+        """All messages of the run above ``after_seq``, in order; see ``ports.Log``."""
+        wanted = self._filter(tenant, run)
+        head = await self._reader.last(wanted) if leader else None
+        found = await self._reader.direct([wanted], after_seq=after_seq)
+        if found is None:
+            found = await self._reader.walk(wanted, after_seq=after_seq)
+        if head is not None:
+            await self._complete(found, wanted, until_seq=head.seq, after_seq=after_seq)
+        return [_message(item) for item in found]
+
+    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
+        """The messages of these event numbers, in order; see ``ports.Log``."""
+        found: dict[int, Found] = {}
+        for start in range(0, len(ns), FILTERS_MAX):
+            filters = [self._named(subjects.run_nth(tenant, run, n=n)) for n in ns[start : start + FILTERS_MAX]]
+            page = await self._reader.direct(filters)
+            if page is None:
+                # Only a run full of void rivals has over 1,024 messages under so few numbers: read it whole.
+                wanted = set(ns)
+                whole = await self.load(tenant, run)
+                return [m for m in whole if int(m.subject.rpartition(".")[2]) in wanted]
+            found.update((item.seq, item) for item in page)
+        return [_message(found[seq]) for seq in sorted(found)]
+
+    async def message_at(self, seq: int) -> StoredMessage | None:
+        """The message at this stream sequence, from the leader."""
+        found = await self._reader.at(seq)
+        return _message(found) if found else None
+
+    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
+        """The run's last message, from the leader."""
+        found = await self._reader.last(self._filter(tenant, run))
+        return _message(found) if found else None
+
+    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
+        """All runs with a first event and no sealed one; see ``ports.Log``."""
+        # The begun are listed before the sealed, so that a run sealed in between is never called open.
+        begun = await self._runs(self._named(_FIRST_EVENTS))
+        sealed = await self._runs(self._named(subjects.wakes_on("recorder", "sealed")))
+        return [run for run in begun if run not in sealed]
+
+    async def space_used(self) -> float:
+        """How full the log is, 0.0 to 1.0."""
+        info = await self._reader.info()
+        if info.config is None or info.state is None or info.config.max_bytes <= 0:
+            return 0.0
+        return min(1.0, info.state.bytes / info.config.max_bytes)
+
+    async def _whose(self, append: Append, subject: str, ack: PubAck) -> int:
+        """Return the sequence of our own event if it is stored, else raise what came first."""
+        # Message ids count for the whole stream: a duplicate's sequence may be another's event.
+        own = await self._reader.at(ack.seq) if ack.duplicate else await self._reader.last(subject)
+        if own is not None and own.subject == subject and own.payload == append.payload:
+            return own.seq
+        raise HeadMoved(
+            f"Event {append.n} of run {append.run} was not stored: another event came first. "
+            "Load the run and decide again.",
+            head_seq=head_named(ack),
+        )
+
+    async def _complete(self, found: list[Found], wanted: str, *, until_seq: int, after_seq: int) -> None:
+        """Add what a lagging replica did not have yet, one by one, from the leader."""
+        seen = found[-1].seq if found else after_seq
+        while seen < until_seq:
+            item = await self._reader.next(wanted, seq=seen + 1)
+            if item is None:
+                return
+            found.append(item)
+            seen = item.seq
+
+    async def _runs(self, wanted: str) -> dict[tuple[TenantId, RunId], None]:
+        runs: dict[tuple[TenantId, RunId], None] = {}
+        offset = 0
+        for _ in range(PAGES_MAX):
+            info = await self._reader.info(subjects=wanted, offset=offset)
+            page = info.state.subjects if info.state else {}
+            for subject in page or ():
+                tokens = subject.split(".")
+                runs[TenantId(tokens[1]), RunId(tokens[2])] = None
+            offset += len(page or ())
+            if not page or offset >= info.total:
+                break
+        return runs
+
+    def _named(self, subject: str) -> str:
+        return subjects.fork(subject) if self._forks else subject
+
+    def _filter(self, tenant: TenantId, run: RunId) -> str:
+        return self._named(subjects.run_filter(tenant, run))
+
+
+def _message(found: Found) -> StoredMessage:
+    return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)

@@ -1,0 +1,112 @@
+"""How long to go on when the broker is away: with growing pauses, and never for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+
+from linestop.bus.jetstream.answers import PubAck, meaning, read_ack
+from linestop.bus.jetstream.publish import Wire
+from linestop.errors import TooLarge, Unreachable
+from linestop.schemas.limits import APPEND_TRIES_MAX
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 15.0
+"""How long a request is repeated: longer than three servers need to elect a leader (4.5 s measured)."""
+
+PAUSE_MIN_S: Final = 0.02
+PAUSE_MAX_S: Final = 0.5
+IN_FLIGHT_PAUSE_MIN_S: Final = 0.002
+IN_FLIGHT_PAUSE_MAX_S: Final = 0.020
+"""How long to wait while replicas store a rival's append of the same run."""
+
+
+class Patience:
+    """A deadline and growing, jittered pauses; one for each request."""
+
+    def __init__(self, *, within_s: float = PATIENCE_S) -> None:
+        self._deadline = asyncio.get_running_loop().time() + within_s
+        self._pause_s = PAUSE_MIN_S
+
+    @property
+    def left_s(self) -> float:
+        """How long there is to go on; not above 0 when it is over."""
+        return self._deadline - asyncio.get_running_loop().time()
+
+    async def pause(self, wire: Wire) -> bool:
+        """Wait for the connection and a moment more; return whether there is time to try again."""
+        pause_s = self._pause_s * _between(0.5, 1.5)
+        self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+        if pause_s > self.left_s:
+            return False
+        await anyio.sleep(pause_s)
+        return await wire.connected(within_s=self.left_s)
+
+
+async def patiently(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = PATIENCE_S) -> T:
+    """Repeat a request that is safe to repeat until it is answered, or raise the last ``Unreachable``."""
+    patience: Patience | None = None
+    while True:
+        try:
+            return await request()
+        except Unreachable:
+            patience = patience or Patience(within_s=within_s)
+            if not await patience.pause(wire):
+                raise
+
+
+async def publish(wire: Wire, subject: str, payload: bytes, *, headers: bytes) -> PubAck:
+    """Publish to a stream until it answers: stored, duplicate, superseded, taken, or in flight to the last.
+
+    The bytes are the same each time, with their message id and expectation, so that however often they
+    arrive they are stored once; a repetition shows as one of the other answers, to be looked up.
+
+    Raises:
+        Unreachable: no answer came; whether the message is stored is not known.
+        TooLarge: over the stream's largest message, or the stream is full.
+        PermissionDenied: this credential may not publish there.
+    """
+    patience: Patience | None = None
+    in_flight = 0
+    while True:
+        try:
+            ack = read_ack((await wire.ask(subject, payload, headers=headers)).data)
+        except Unreachable as error:
+            failure = error
+        else:
+            match meaning(ack):
+                case "in_flight" if in_flight < APPEND_TRIES_MAX:
+                    in_flight += 1
+                    await anyio.sleep(_between(IN_FLIGHT_PAUSE_MIN_S, IN_FLIGHT_PAUSE_MAX_S))
+                    continue
+                case "not_ready":
+                    failure = Unreachable(f"The stream of {subject} is not ready ({_reason(ack)}); try again.")
+                case "too_large":
+                    raise TooLarge(
+                        f"The message for {subject} is over the largest its stream takes ({_reason(ack)}): "
+                        "store long texts as blobs and keep headers short."
+                    )
+                case "full":
+                    raise TooLarge(
+                        f"The stream of {subject} has no room ({_reason(ack)}): raise its max_bytes, "
+                        "or export and remove what is old."
+                    )
+                case _:
+                    return ack
+        patience = patience or Patience()
+        if not await patience.pause(wire):
+            raise failure
+
+
+def _reason(ack: PubAck) -> str:
+    return ack.error.description if ack.error else "no reason given"
+
+
+def _between(least: float, most: float) -> float:
+    # Jitter is for spreading out rivals, not for secrecy.
+    return random.uniform(least, most)  # noqa: S311

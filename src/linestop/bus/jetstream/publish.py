@@ -1,0 +1,284 @@
+"""The hot path: write a message, wait for its answer, with as little work as possible in between.
+
+``nats-py``'s own ``js.publish`` costs twice the time of what is here: it builds header dictionaries, an inbox
+and a ``wait_for`` for each message, and passes every answer through a queue and a task. Here one inbox serves
+all requests of a connection, answers are handed over inside the read loop, and what is sent is bytes.
+
+This is the only module that touches the inside of ``nats.aio.client.Client`` (2.16):
+
+- ``_pending`` and ``_pending_data_size``: the buffer that the flusher writes to the socket;
+- ``_flush_queue``: anything put there wakes the flusher, which asks it ``done()`` when it has written;
+- ``subscribe(future=...)``: the client calls ``cancelled()`` and ``set_result(msg)`` for each message, at
+  once, and never replaces the object, so a sink of our own receives every message without a task.
+
+``tests/conformance/test_client_internals.py`` fails by name when one of these changes.
+"""
+
+# The client's inside is used here and only here, as the head of this module says.
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Callable
+from typing import Final, cast
+
+import anyio
+import msgspec
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from linestop.bus.connection import Connection
+from linestop.errors import InputError, TooLarge, Unreachable
+
+ANSWER_WITHIN_S: Final = 2.0
+"""How long one request waits for its answer; a broker that is alive needs a few milliseconds."""
+
+NO_HEADERS: Final = b""
+_VERSION: Final = "NATS/1.0\r\n"
+_NO_RESPONDERS: Final = "503"
+
+
+class NoResponders(Unreachable):
+    """Raised when nobody listens on the subject: the stream has no leader at the moment, or does not exist."""
+
+
+class NotSent(Unreachable):
+    """Raised when there is no connection to write to, so that nothing has left; not when an answer is lost."""
+
+
+class _Written:
+    """What the flusher marks as done; nobody waits for it, so one serves for ever."""
+
+    def done(self) -> bool:
+        return True
+
+
+class _Sink:
+    """Stands where the client expects a future and receives every message of a subscription."""
+
+    def __init__(self, receive: Callable[[Msg], None]) -> None:
+        self.set_result = receive
+
+    def cancelled(self) -> bool:
+        return False
+
+
+class _Request:
+    """One request under way: its subject, and what has been answered so far."""
+
+    __slots__ = ("answers", "future", "many", "subject")
+
+    def __init__(self, subject: str, future: asyncio.Future[Msg], *, many: bool) -> None:
+        self.subject = subject
+        self.future = future
+        self.many = many
+        self.answers: list[Msg] = []
+
+
+class _Hooks(msgspec.Struct, frozen=True, eq=False):
+    """What somebody wants to be told; compared by identity, for each is forgotten on its own."""
+
+    restored: Callable[[], None] | None
+    denied: Callable[[str], None] | None
+
+
+class Wire:
+    """Requests and plain messages over one connection. Make it with ``Wire.open``; one is enough for all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._nc: Client = connection.nc
+        self._requests: dict[str, _Request] = {}
+        self._counter = 0
+        self._inbox = self._nc.new_inbox()
+        self._token_at = len(self._inbox) + 1
+        self._written = cast("asyncio.Future[None]", _Written())
+        self._restored = asyncio.Event()
+        self._hooks: list[_Hooks] = []
+        self._ending: collections.deque[tuple[float, Subscription]] = collections.deque()
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Wire:
+        """Subscribe to the inbox that all answers of this connection come to."""
+        wire = cls(connection)
+        await wire.subscribe(f"{wire._inbox}.*", wire._receive)
+        connection.on_disconnect(wire._lose)
+        connection.on_reconnect(wire._restore)
+        connection.on_denied(wire._deny)
+        return wire
+
+    def new_inbox(self) -> str:
+        """Return a fresh subject that only this credential may listen on."""
+        return self._nc.new_inbox()
+
+    async def connected(self, *, within_s: float) -> bool:
+        """Wait for the connection; return whether it is there."""
+        if not self._nc.is_connected:
+            with anyio.move_on_after(within_s):
+                await self._restored.wait()
+        return self._nc.is_connected
+
+    def watch(
+        self, *, restored: Callable[[], None] | None = None, denied: Callable[[str], None] | None = None
+    ) -> Callable[[], None]:
+        """Call the hooks when the connection is back or a publish is refused, until the result is called."""
+        hooks = _Hooks(restored, denied)
+        self._hooks.append(hooks)
+
+        def forget() -> None:
+            self._hooks.remove(hooks)
+
+        return forget
+
+    async def subscribe(self, subject: str, receive: Callable[[Msg], None]) -> Subscription:
+        """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise."""
+        await self._sweep()
+        sink = cast("asyncio.Future[Msg]", _Sink(receive))
+        return await self._nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+            subject, future=sink
+        )
+
+    def unsubscribe_later(self, subscription: Subscription, *, after_s: float) -> None:
+        """End a subscription with the first new one after this time, or with the connection."""
+        self._ending.append((asyncio.get_running_loop().time() + after_s, subscription))
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; harmless if the connection is gone."""
+        with contextlib.suppress(nats_errors.Error):
+            await subscription.unsubscribe()
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: bytes = NO_HEADERS,
+        timeout_s: float = ANSWER_WITHIN_S,
+    ) -> Msg:
+        """Send a request and return its one answer. ``headers`` come from ``header_block``.
+
+        Raises:
+            NoResponders: nobody listens there.
+            NotSent: there is no connection.
+            Unreachable: no answer came; whether the request arrived is not known.
+            TooLarge: over the broker's largest message.
+            PermissionDenied: the broker refuses this subject to this credential.
+        """
+        request = _Request(subject, asyncio.get_running_loop().create_future(), many=False)
+        return await self._exchange(request, payload, headers=headers, timeout_s=timeout_s)
+
+    async def ask_many(
+        self, subject: str, payload: bytes, *, timeout_s: float = ANSWER_WITHIN_S
+    ) -> tuple[list[Msg], Msg]:
+        """Send a request that is answered by any number of messages and a status; raises as ``ask`` does."""
+        request = _Request(subject, asyncio.get_running_loop().create_future(), many=True)
+        end = await self._exchange(request, payload, headers=NO_HEADERS, timeout_s=timeout_s)
+        return request.answers, end
+
+    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: bytes = NO_HEADERS) -> None:
+        """Send without waiting for anything: what is lost is lost. While disconnected, nothing is kept."""
+        if self._nc.is_connected:
+            self._write(subject, payload, reply=reply, headers=headers)
+
+    async def _sweep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._ending and self._ending[0][0] <= now:
+            await self.unsubscribe(self._ending.popleft()[1])
+
+    async def _exchange(self, request: _Request, payload: bytes, *, headers: bytes, timeout_s: float) -> Msg:
+        nc = self._nc
+        if not nc.is_connected:
+            raise NotSent("The broker is not connected; try again when the connection is back.")
+        size = len(headers) + len(payload)
+        if size > nc.max_payload:
+            raise TooLarge(
+                f"A message of {size} bytes for {request.subject} is over the broker's {nc.max_payload}; "
+                "store long texts as blobs."
+            )
+        self._counter += 1
+        token = str(self._counter)
+        self._requests[token] = request
+        timer = asyncio.get_running_loop().call_later(timeout_s, _expire, request, timeout_s)
+        try:
+            self._write(request.subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            answer = await request.future
+        finally:
+            timer.cancel()
+            del self._requests[token]
+        if answer.headers and answer.headers.get("Status") == _NO_RESPONDERS:
+            raise NoResponders(f"Nobody listens on {request.subject}: its stream has no leader or is missing.")
+        return answer
+
+    def _write(self, subject: str, payload: bytes, *, reply: str, headers: bytes) -> None:
+        if headers:
+            size = len(headers)
+            line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n"
+        else:
+            line = f"PUB {subject} {reply} {len(payload)}\r\n"
+        command = b"".join((line.encode(), headers, payload, b"\r\n"))
+        nc = self._nc
+        nc._pending.append(command)
+        nc._pending_data_size += len(command)
+        queue = nc._flush_queue
+        # The flusher writes everything that is pending, so one call in the queue is enough for all that is
+        # written in the same turn of the loop: that is where batching comes from.
+        if queue is not None and queue.empty():
+            queue.put_nowait(self._written)
+
+    def _receive(self, msg: Msg) -> None:
+        request = self._requests.get(msg.subject[self._token_at :])
+        if request is None or request.future.done():
+            return
+        if request.many and not (msg.headers and "Status" in msg.headers):
+            request.answers.append(msg)
+            return
+        request.future.set_result(msg)
+
+    def _lose(self) -> None:
+        """Tell all who wait that no answer will come: the connection that would carry it is gone."""
+        self._restored.clear()
+        for request in self._requests.values():
+            if not request.future.done():
+                request.future.set_exception(
+                    Unreachable(f"The connection was lost before {request.subject} was answered.")
+                )
+
+    def _restore(self) -> None:
+        self._restored.set()
+        for hooks in tuple(self._hooks):
+            if hooks.restored is not None:
+                hooks.restored()
+
+    def _deny(self, subject: str) -> None:
+        """Fail the requests that the broker refused: it tells so apart from the request, in small letters."""
+        for hooks in tuple(self._hooks):
+            if hooks.denied is not None:
+                hooks.denied(subject)
+        for request in self._requests.values():
+            if request.subject.lower() == subject and not request.future.done():
+                request.future.set_exception(self.connection.denied("publish to", request.subject))
+
+
+def header_block(headers: dict[str, str]) -> bytes:
+    """Return the headers as the wire wants them.
+
+    Raises:
+        InputError: a name or value holds a line break, which would smuggle in a header of its own.
+    """
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise InputError(f"A header holds a line break; send it without: {sorted(headers)}.")
+    return f"{_VERSION}{lines}\r\n".encode()
+
+
+def _expire(request: _Request, timeout_s: float) -> None:
+    if not request.future.done():
+        request.future.set_exception(
+            Unreachable(f"The broker did not answer on {request.subject} within {timeout_s:g} s.")
+        )

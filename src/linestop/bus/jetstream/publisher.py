@@ -1,0 +1,56 @@
+"""Everything that goes out besides events: outcomes, alerts, dead letters, and the lossy hints."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.schemas import subjects
+from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
+
+_INBOX: Final = re.compile(r"[!-~]{1,200}")
+
+
+class JetStreamPublisher:
+    """See ``ports.Publisher``."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
+        """Publish the run's outcome once; a second one for the same run changes nothing."""
+        subject = subjects.outcome(tenant, AgentName(agent), run=run)
+        # The stream takes one message a subject; a refusal for that reason is as good as an acknowledgement.
+        await publish(self._wire, subject, payload, headers=header_block({**headers, "Nats-Msg-Id": subject}))
+
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
+        """Store an alert. The same alert again within the stream's window is stored once."""
+        subject = subjects.alert(tenant, kind)
+        await publish(self._wire, subject, payload, headers=_once(subject, payload))
+
+    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+        """Store a dead letter. The same letter again within the stream's window is stored once."""
+        subject = subjects.dead(TenantId(tenant), RunId(run), role=role)
+        await publish(self._wire, subject, payload, headers=_once(subject, payload))
+
+    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
+        """Send model tokens to watchers; lossy, never fails."""
+        self._wire.send(subjects.delta(tenant, run, turn=turn, attempt=attempt), text.encode())
+
+    async def reply(self, inbox: str, payload: bytes) -> None:
+        """Answer to the inbox a message named; lossy, never fails."""
+        # The inbox is a stranger's text: a space or line break in it would be a command on the wire.
+        if _INBOX.fullmatch(inbox):
+            self._wire.send(inbox, payload)
+
+    async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
+        """Send a hint to look at a run; lossy."""
+        self._wire.send(subjects.wake(tenant, run, role=role), b"")
+
+
+def _once(subject: str, payload: bytes) -> bytes:
+    digest = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
+    return header_block({"Nats-Msg-Id": digest})

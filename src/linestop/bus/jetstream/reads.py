@@ -1,0 +1,180 @@
+"""Reading a stream: from its leader one message at a time, or from any replica in pages.
+
+What a replica answers may lag behind the leader, but it is always a prefix of the stream: replicas apply
+messages in order and this stream loses none. So a direct read is complete if it holds the run's last message
+as the leader knows it.
+
+``multi_last`` is the fast read (0.4 ms for 20 events), but the server refuses it for more than 1,024 subjects
+(status 413), whatever page was asked for: it counts before it pages. Longer reads go by ``next_by_subj``,
+which walks the stream in order and has no such limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from linestop.bus import api
+from linestop.bus.jetstream.patience import patiently
+from linestop.bus.jetstream.publish import Wire
+from linestop.errors import Unreachable
+
+PAGE_MESSAGES: Final = 1_000
+"""Messages a page of ``next_by_subj`` asks for."""
+
+FILTERS_MAX: Final = 500
+"""Filters named in one ``multi_last``: a request of about 30 KiB."""
+
+PAGES_MAX: Final = 1_000
+_NO_MESSAGE: Final = 10037
+_END: Final = "204"
+_NOT_FOUND: Final = "404"
+_TOO_MANY: Final = "413"
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored message as reads return it."""
+
+    subject: str
+    seq: int
+    payload: bytes
+    headers: dict[str, str]
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    subject: str
+    seq: int
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class _Error(msgspec.Struct, frozen=True):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Got(msgspec.Struct, frozen=True):
+    message: _Stored | None = None
+    error: _Error | None = None
+
+
+class _Config(msgspec.Struct, frozen=True):
+    max_bytes: int = -1
+
+
+class _State(msgspec.Struct, frozen=True):
+    bytes: int = 0
+    subjects: dict[str, int] = {}
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """The part of a stream's info that is used here."""
+
+    config: _Config | None = None
+    state: _State | None = None
+    total: int = 0
+    error: _Error | None = None
+
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads one stream. Every read is repeated for a while if the broker is away: reading is harmless."""
+
+    def __init__(self, wire: Wire, stream: str) -> None:
+        self._wire = wire
+        self._stream = stream
+
+    async def last(self, subject: str) -> Found | None:
+        """The last message of a subject or filter, from the leader."""
+        return await self._get({"last_by_subj": subject})
+
+    async def at(self, seq: int) -> Found | None:
+        """The message at a stream sequence, from the leader."""
+        return await self._get({"seq": seq})
+
+    async def next(self, subject: str, *, seq: int) -> Found | None:
+        """The first message of a subject or filter at or after ``seq``, from the leader."""
+        return await self._get({"seq": seq, "next_by_subj": subject})
+
+    async def direct_last(self, subject: str) -> Found | None:
+        """The last message of exactly this subject, from any replica."""
+        msg = await self._patiently(lambda: self._wire.ask(api.direct_get_last(self._stream, subject)))
+        status = _status(msg)
+        if status == _NOT_FOUND:
+            return None
+        if status:
+            raise Unreachable(f"Reading {subject} from {self._stream} failed with status {status}; try again.")
+        return _found(msg)
+
+    async def direct(self, filters: Sequence[str], *, after_seq: int = 0) -> list[Found] | None:
+        """The last message of every subject that a filter matches, in order; None if over 1,024 of them."""
+        body: dict[str, Any] = {"multi_last": filters}
+        if after_seq:
+            body["seq"] = after_seq + 1
+        messages, end = await self._many(body)
+        return None if _status(end) == _TOO_MANY else messages
+
+    async def walk(self, subject: str, *, after_seq: int = 0) -> list[Found]:
+        """All messages of a filter, in order, page by page, from any replica."""
+        found: list[Found] = []
+        for _ in range(PAGES_MAX):
+            body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "next_by_subj": subject}
+            page, end = await self._many(body)
+            found.extend(page)
+            if not page or (end.headers or {}).get("Nats-Num-Pending") == "0":
+                break
+            after_seq = page[-1].seq
+        return found
+
+    async def info(self, *, subjects: str = "", offset: int = 0) -> StreamInfo:
+        """The stream's limits and state, with the subjects that match a filter, if one is given."""
+        body = msgspec.json.encode({"subjects_filter": subjects, "offset": offset} if subjects else {})
+        msg = await self._patiently(lambda: self._wire.ask(api.stream_info(self._stream), body))
+        info = msgspec.json.decode(msg.data, type=StreamInfo)
+        if info.error is not None:
+            raise Unreachable(f"Stream {self._stream} gave no info: {info.error.description}; try again.")
+        return info
+
+    async def _get(self, body: dict[str, Any]) -> Found | None:
+        request = msgspec.json.encode(body)
+        msg = await self._patiently(lambda: self._wire.ask(api.message_get(self._stream), request))
+        got = msgspec.json.decode(msg.data, type=_Got)
+        if got.error is not None:
+            if got.error.err_code == _NO_MESSAGE:
+                return None
+            raise Unreachable(f"Stream {self._stream} gave no message: {got.error.description}; try again.")
+        stored = got.message
+        assert stored is not None, "the server answers with a message or with an error"
+        headers = _parse_headers(stored.hdrs)
+        return Found(subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers)
+
+    async def _many(self, body: dict[str, Any]) -> tuple[list[Found], Msg]:
+        request = msgspec.json.encode(body)
+        subject = api.direct_get(self._stream)
+        messages, end = await self._patiently(lambda: self._wire.ask_many(subject, request))
+        if _status(end) not in {_END, _NOT_FOUND, _TOO_MANY}:
+            raise Unreachable(f"Reading from {self._stream} failed with status {_status(end)}; try again.")
+        return [_found(msg) for msg in messages], end
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(self._wire, read)
+
+
+def _status(msg: Msg) -> str:
+    return (msg.headers or {}).get("Status", "")
+
+
+def _found(msg: Msg) -> Found:
+    headers = msg.headers or {}
+    return Found(subject=headers["Nats-Subject"], seq=int(headers["Nats-Sequence"]), payload=msg.data, headers=headers)
+
+
+def _parse_headers(block: bytes) -> dict[str, str]:
+    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name.strip(): value.strip() for name, _, value in pairs}

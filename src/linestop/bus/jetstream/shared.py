@@ -1,0 +1,204 @@
+"""Shared facts: a key-value bucket by its subjects, with compare-and-set on the key's revision.
+
+A change carries an id. A refusal, or no answer, may hide that it was stored: then the key's present message
+is read, and if it carries our id the change is done. Only a change that was stored, whose answer was lost and
+that somebody replaced at once is told as a conflict; so a value should show by itself who is in it.
+
+Reads come from any replica and may lag: the revision then loses the compare-and-set, and nothing else.
+
+Watching needs no consumer on the server: what the server republishes of the bucket is the hint to read all
+that changed since the last revision seen. After a reconnect everything is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import anyio
+from nats.aio.msg import Msg
+
+from linestop.bus import layout
+from linestop.bus.jetstream.answers import PubAck, head_named, meaning
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.ports import SharedValue
+from linestop.errors import Conflict
+from linestop.schemas import subjects
+
+WATCH_EVERY_S: Final = 2.0
+"""How long a change may go unnoticed when its hint is lost."""
+
+LAG_READS_MAX: Final = 20
+LAG_PAUSE_S: Final = 0.05
+"""How often and how long to wait for a replica to show the revision that the leader named."""
+
+CREATE_TRIES_MAX: Final = 3
+MARKER_KEPT: Final = "1h"
+"""How long the marker of a deleted key is kept: longer than any watcher is away without reading all again."""
+
+_EXPIRING: Final = frozenset({layout.SHARED_BUCKET})
+"""Buckets that let messages expire: the others delete too rarely to need it."""
+
+_ID: Final = "Nats-Msg-Id"
+_OPERATION: Final = "KV-Operation"
+_MARKER: Final = "Nats-Marker-Reason"
+
+
+class _Seen:
+    """What a watcher has shown: the last sequence it read, and the revision of each key that exists."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.revisions: dict[str, int] = {}
+
+
+class JetStreamShared:
+    """One bucket; see ``ports.Shared``."""
+
+    def __init__(self, wire: Wire, bucket: str = layout.SHARED_BUCKET) -> None:
+        self._wire = wire
+        self._bucket = bucket
+        self._reader = Reader(wire, layout.bucket_stream(bucket))
+
+    async def get(self, key: str) -> SharedValue | None:
+        """The key's value and revision, None if it does not exist."""
+        found = await self._reader.direct_last(self._subject(key))
+        return None if found is None or _is_deleted(found) else self._value(found)
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Store a new key; see ``ports.Shared``."""
+        expected = 0
+        for _ in range(CREATE_TRIES_MAX):
+            done, there = await self._change(key, value, revision=expected)
+            if done:
+                return done
+            if there is not None and not _is_deleted(there):
+                break
+            # A deleted key still has a last message, its marker, until that expires.
+            expected = there.seq if there else 0
+        raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
+
+    async def update(self, key: str, value: bytes, *, revision: int) -> int:
+        """Replace the value if its revision is still this one; see ``ports.Shared``."""
+        done, _ = await self._change(key, value, revision=revision)
+        if not done:
+            raise self._lost(key, revision)
+        return done
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete the key, if ``revision`` is given only while it has that; see ``ports.Shared``."""
+        done, there = await self._change(key, b"", revision=revision, operation="DEL")
+        if not done and not (there is None or _is_deleted(there)):
+            raise self._lost(key, revision)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """All keys that begin with ``prefix``, unordered; see ``ports.Shared``."""
+        return [self._key(subject) for subject in await self._present(prefix)]
+
+    async def watch(self, prefix: str) -> AsyncGenerator[SharedValue]:
+        """Yield the present values and then each change; see ``ports.Shared``."""
+        changed = asyncio.Event()
+        again = [True]
+
+        def hint(_msg: Msg) -> None:
+            changed.set()
+
+        def restart() -> None:
+            again[0] = True
+            changed.set()
+
+        subscription = await self._wire.subscribe(subjects.live(f"{self._bucket}.{prefix}>"), hint)
+        forget = self._wire.watch(restored=restart)
+        seen = _Seen()
+        try:
+            while True:
+                changed.clear()
+                whole, again[0] = again[0], False
+                for value in await self._news(prefix, seen, whole=whole):
+                    yield value
+                with anyio.move_on_after(WATCH_EVERY_S):
+                    await changed.wait()
+        finally:
+            forget()
+            with anyio.CancelScope(shield=True):
+                await self._wire.unsubscribe(subscription)
+
+    async def _news(self, prefix: str, seen: _Seen, *, whole: bool) -> list[SharedValue]:
+        """Read what changed since it was last seen; all of it, to find also what has vanished meanwhile."""
+        found = await self._reader.walk(self._filter(prefix), after_seq=0 if whole else seen.seq)
+        latest = {item.subject: item for item in found}
+        news: list[SharedValue] = []
+        for subject, item in latest.items():
+            is_new = item.seq > seen.revisions.get(subject, 0)
+            if _is_deleted(item):
+                is_new = seen.revisions.pop(subject, None) is not None
+            else:
+                seen.revisions[subject] = item.seq
+            if is_new:
+                news.append(self._value(item))
+        vanished = [s for s in seen.revisions if s not in latest] if whole else []
+        news += [SharedValue(key=self._key(s), value=b"", revision=seen.revisions.pop(s)) for s in vanished]
+        seen.seq = max(seen.seq, max((item.seq for item in found), default=0))
+        return news
+
+    async def _change(
+        self, key: str, value: bytes, *, revision: int | None, operation: str = ""
+    ) -> tuple[int, Found | None]:
+        """Try one change; return its revision, or 0 and what is there instead."""
+        own_id = uuid.uuid4().hex
+        headers = {_ID: own_id}
+        if revision is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
+        if operation:
+            headers[_OPERATION] = operation
+            if self._bucket in _EXPIRING:
+                headers["Nats-TTL"] = MARKER_KEPT
+        subject = self._subject(key)
+        ack = await publish(self._wire, subject, value, headers=header_block(headers))
+        if meaning(ack) in {"stored", "duplicate"}:
+            return ack.seq, None
+        there = await self._settled(subject, ack)
+        if there is not None and there.headers.get(_ID) == own_id:
+            return there.seq, None
+        return 0, there
+
+    async def _settled(self, subject: str, ack: PubAck) -> Found | None:
+        """Read the key's last message, not older than the leader named it."""
+        named = head_named(ack)
+        there = await self._reader.direct_last(subject)
+        for _ in range(LAG_READS_MAX):
+            if (there.seq if there else 0) >= named:
+                break
+            await anyio.sleep(LAG_PAUSE_S)
+            there = await self._reader.direct_last(subject)
+        return there
+
+    async def _present(self, prefix: str) -> dict[str, Found]:
+        latest = {found.subject: found for found in await self._reader.walk(self._filter(prefix))}
+        return {subject: found for subject, found in latest.items() if not _is_deleted(found)}
+
+    def _lost(self, key: str, revision: int | None) -> Conflict:
+        return Conflict(
+            f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
+        )
+
+    def _subject(self, key: str) -> str:
+        return layout.bucket_key(self._bucket, key)
+
+    def _filter(self, prefix: str) -> str:
+        return layout.bucket_key(self._bucket, f"{prefix}>")
+
+    def _key(self, subject: str) -> str:
+        return subject.removeprefix(layout.bucket_key(self._bucket, ""))
+
+    def _value(self, found: Found) -> SharedValue:
+        value = b"" if _is_deleted(found) else found.payload
+        return SharedValue(key=self._key(found.subject), value=value, revision=found.seq)
+
+
+def _is_deleted(found: Found) -> bool:
+    return _OPERATION in found.headers or _MARKER in found.headers

@@ -1,0 +1,61 @@
+"""The names of streams, buckets and durable consumers: what permissions, streams and readers agree on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RUNS: Final = "RUNS"
+FORKS: Final = "FORKS"
+TASKS: Final = "TASKS"
+CONTROL: Final = "CONTROL"
+OUTCOMES: Final = "OUTCOMES"
+ALERTS: Final = "ALERTS"
+TIMERS: Final = "TIMERS"
+DEAD: Final = "DEAD"
+BLOBS: Final = "BLOBS"
+ADVISORIES: Final = "ADVISORIES"
+
+AGENTS_BUCKET: Final = "agents"
+IDS_BUCKET: Final = "ids"
+SHARED_BUCKET: Final = "shared"
+
+FEED: Final = "feed"
+"""All of RUNS: the archive of the recorder, and the one feed of a process that runs every role."""
+
+TASKS_CONSUMER: Final = "tasks"
+TIMERS_CONSUMER: Final = "timers"
+ADVISORIES_CONSUMER: Final = "advisories"
+
+
+def role_consumer(role: str) -> str:
+    """Name the durable on RUNS that wakes a role running in a process of its own."""
+    return f"role_{role}"
+
+
+def control_consumer(role: str) -> str:
+    """Name the durable on CONTROL through which a role sees what people want."""
+    return f"control_{role}"
+
+
+def bucket_stream(bucket: str) -> str:
+    """Name the stream behind a key-value bucket."""
+    return f"KV_{bucket}"
+
+
+def bucket_key(bucket: str, key: str) -> str:
+    """Build the subject of a key of a bucket; ``key`` may be a filter."""
+    return f"$KV.{bucket}.{key}"
+
+
+def inbox_prefix(credential: str) -> str:
+    """Build the prefix of everything that is answered to a credential, and to no other."""
+    return f"_INBOX.{credential}"
+
+
+def answer_inbox(credential: str, token: str) -> str:
+    """Build the inbox to name in ``Linestop-Reply``.
+
+    It lies inside the credential's own inbox, apart from where its requests are answered: a role may send
+    answers, but no false acknowledgements.
+    """
+    return f"{inbox_prefix(credential)}.answers.{token}"

@@ -1,0 +1,352 @@
+"""Who may say and hear what: one table, from which every credential's permissions are made.
+
+A permission list alone does not keep a role from speaking for another: the server sends its replies (an
+acknowledgement, a stored message that was asked for, a pulled one) to whatever reply subject a request
+names, unchecked, and a stream stores what arrives on its subjects, from the server too. In one account a
+planner could store a text of its own, ask for it with ``runs.….approver.granted.5`` as the reply subject,
+and so have it stored as the approver's. Therefore every credential has an account of its own that imports
+exactly what the table gives it. Replies come back into that account and reach nobody else's subjects. The
+streams live in an account of their own, which nobody enters.
+
+No right here needs ``allow_responses``: acknowledgements are granted by name, and a service that answers
+does so to the inbox that a message names in ``Linestop-Reply``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from linestop.bus import api, layout
+from linestop.schemas.subjects import ACTORS, ROLES, RoleName
+
+CredentialName = Literal[RoleName, "client", "watcher", "fork", "bootstrap"]
+CREDENTIALS: Final[tuple[CredentialName, ...]] = (*ROLES, "client", "watcher", "fork", "bootstrap")
+
+Act = Literal["publish", "subscribe"]
+SELF: Final = "{self}"
+
+
+class Right(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: ``holders`` may ``act`` on ``subjects``. ``{self}`` is the holder's own name."""
+
+    act: Act
+    subjects: tuple[str, ...]
+    holders: tuple[CredentialName, ...]
+    why: str
+
+
+class Grants(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one credential may do; everything else is refused."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+class AccessOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Choices of whoever runs the bus.
+
+    ``client_reads_runs``: a client may read and follow every run, of every tenant. Right where all clients
+    are one trust domain, as on a laptop; off, a client sees outcomes and model tokens only.
+    """
+
+    client_reads_runs: bool = True
+
+
+def _reads(stream: str) -> tuple[str, ...]:
+    """Reading by the message or by the batch, and how large the stream is; from any replica."""
+    return api.direct_get(stream), api.direct_get_last(stream, ">"), api.stream_info(stream)
+
+
+def _pulls(stream: str, consumer: str) -> tuple[str, ...]:
+    return (
+        api.consumer_next(stream, consumer),
+        api.consumer_ack(stream, consumer),
+        api.consumer_info(stream, consumer),
+    )
+
+
+def _bucket(bucket: str) -> tuple[str, ...]:
+    return _reads(layout.bucket_stream(bucket))
+
+
+def _keys(*kinds: str) -> tuple[str, ...]:
+    return tuple(layout.bucket_key(layout.SHARED_BUCKET, f"{kind}.>") for kind in kinds)
+
+
+_EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
+_ROLE_FEED, _ROLE_CONTROL = layout.role_consumer(SELF), layout.control_consumer(SELF)
+
+
+def _row(act: Act, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
+    return Right(act=act, subjects=granted, holders=holders, why=why)
+
+
+TABLE: Final[tuple[Right, ...]] = (
+    # The run log.
+    _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
+    _row("publish", _reads(layout.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
+    _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),
+    _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
+    _row("publish", _pulls(layout.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
+    _row(
+        "publish",
+        _pulls(layout.RUNS, layout.FEED),
+        holders=("recorder",),
+        why="archive; the one feed of a process",
+    ),
+    _row("publish", ("wake.>",), holders=ROLES, why="hint to a role to look at a run"),
+    _row("subscribe", ("wake.{self}.>",), holders=ACTORS, why="be woken by a hint"),
+    # In: tasks and control.
+    _row(
+        "publish",
+        ("tasks.>",),
+        holders=("operator", "client", "executor"),
+        why="ask for a run; the executor for child runs",
+    ),
+    _row(
+        "publish",
+        _pulls(layout.TASKS, layout.TASKS_CONSUMER),
+        holders=("validator",),
+        why="be the door for tasks",
+    ),
+    _row(
+        "publish",
+        ("control.>",),
+        holders=("operator",),
+        why="decide as a person: approve, deny, edit, resolve and all below",
+    ),
+    _row(
+        "publish",
+        ("control.*.*.stop", "control.*.*.pause", "control.*.*.resume", "control.*.*.answer"),
+        holders=("client",),
+        why="stop, pause, resume and answer",
+    ),
+    _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
+    _row(
+        "publish",
+        _pulls(layout.CONTROL, _ROLE_CONTROL),
+        holders=ACTORS,
+        why="see stops, and for the approver what people decide",
+    ),
+    _row(
+        "publish",
+        (layout.answer_inbox("client", ">"), layout.answer_inbox("operator", ">")),
+        holders=ACTORS,
+        why="answer to the inbox in `Linestop-Reply`",
+    ),
+    # Out: outcomes, tokens, alerts, dead letters.
+    _row("publish", ("outcomes.>",), holders=("recorder",), why="be the door out"),
+    _row(
+        "publish",
+        _reads(layout.OUTCOMES),
+        holders=(*_EYES, "recorder", "executor"),
+        why="read outcomes; the executor of child runs",
+    ),
+    _row("subscribe", ("live.outcomes.>",), holders=(*_EYES, "executor"), why="wait for outcomes"),
+    _row("publish", ("deltas.>",), holders=("planner",), why="show tokens as they come"),
+    _row("subscribe", ("deltas.>",), holders=_EYES, why="watch tokens as they come"),
+    _row("publish", ("alerts.>",), holders=ACTORS, why="call a person"),
+    _row("publish", _reads(layout.ALERTS), holders=("operator", "watcher"), why="read past alerts"),
+    _row("subscribe", ("live.alerts.>",), holders=("operator", "watcher"), why="be called"),
+    _row("publish", ("dead.{self}.>",), holders=ACTORS, why="keep what it could not handle"),
+    _row("publish", _reads(layout.DEAD), holders=("operator",), why="look into dead letters"),
+    _row(
+        "publish",
+        _pulls(layout.ADVISORIES, layout.ADVISORIES_CONSUMER),
+        holders=("recorder",),
+        why="make dead letters of wakes that were given up",
+    ),
+    # Timers and blobs.
+    _row("publish", ("timers.set.>",), holders=ACTORS, why="wait"),
+    _row(
+        "publish",
+        _pulls(layout.TIMERS, layout.TIMERS_CONSUMER),
+        holders=ACTORS,
+        why="turn fired timers into hints",
+    ),
+    _row("publish", ("blobs.>",), holders=(*ROLES, "fork"), why="store long texts, write-once"),
+    _row("publish", _reads(layout.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
+    # Key-value buckets. Watching is a subscription to what the server republishes: creating the consumer
+    # that a client library would watch with lets its creator choose any subject to deliver to.
+    _row(
+        "publish",
+        _bucket(layout.AGENTS_BUCKET),
+        holders=(*ROLES, "client", "watcher", "fork"),
+        why="read agents",
+    ),
+    _row(
+        "subscribe",
+        ("live.agents.>",),
+        holders=(*ROLES, "client", "watcher", "fork"),
+        why="see agents change",
+    ),
+    _row(
+        "publish",
+        (layout.bucket_key(layout.AGENTS_BUCKET, ">"),),
+        holders=("operator",),
+        why="deploy and roll back agents",
+    ),
+    _row("publish", _bucket(layout.IDS_BUCKET), holders=("validator", "operator"), why="find the run of a key"),
+    _row(
+        "publish",
+        (layout.bucket_key(layout.IDS_BUCKET, ">"),),
+        holders=("validator",),
+        why="give a key its run, for ever",
+    ),
+    _row(
+        "publish",
+        _bucket(layout.SHARED_BUCKET),
+        holders=(*ROLES, "watcher"),
+        why="read accounts, doors, breakers, pace",
+    ),
+    _row("subscribe", ("live.shared.>",), holders=(*ROLES, "watcher"), why="see them change"),
+    _row(
+        "publish",
+        _keys("account", "slice", "hold"),
+        holders=("budget", "recorder"),
+        why="account for spending; the recorder settles what was forgotten",
+    ),
+    _row(
+        "publish",
+        _keys("breaker", "pace"),
+        holders=("planner", "executor", "operator"),
+        why="keep breakers and pace",
+    ),
+    _row("publish", _keys("door"), holders=("operator",), why="open and close doors"),
+    _row("publish", _keys("worker"), holders=ACTORS, why="hold its worker name exclusively"),
+    # Forks, setting up, and looking after it all.
+    _row(
+        "publish",
+        ("forks.>", *_reads(layout.FORKS), api.message_get(layout.FORKS)),
+        holders=("fork",),
+        why="write and fold forks, where no live credential has any right",
+    ),
+    _row(
+        "publish",
+        (
+            f"{api.PREFIX}.INFO",
+            f"{api.PREFIX}.STREAM.NAMES",
+            f"{api.PREFIX}.STREAM.LIST",
+            api.stream_info("*"),
+            f"{api.PREFIX}.CONSUMER.LIST.*",
+            api.consumer_info("*", "*"),
+        ),
+        holders=("operator",),
+        why="see the health of the bus",
+    ),
+    _row(
+        "publish",
+        (
+            f"{api.PREFIX}.INFO",
+            f"{api.PREFIX}.STREAM.>",
+            *(
+                f"{api.PREFIX}.CONSUMER.{verb}.>"
+                for verb in ("CREATE", "DURABLE.CREATE", "INFO", "NAMES", "LIST", "DELETE")
+            ),
+        ),
+        holders=("bootstrap",),
+        why="create and look after streams and consumers; it can say nothing in them",
+    ),
+    _row(
+        "subscribe",
+        (layout.answer_inbox(SELF, ">"),),
+        holders=("operator", "client"),
+        why="hear answers of roles",
+    ),
+    _row(
+        "subscribe",
+        (layout.inbox_prefix(SELF) + ".>",),
+        holders=CREDENTIALS,
+        why="hear the answers to its own requests",
+    ),
+)
+"""The one table. Rows about `shared` name the first token of its keys (see ``layout``)."""
+
+_CLIENT_READS: Final[tuple[Right, ...]] = (
+    _row(
+        "publish",
+        (*_reads(layout.RUNS), *_reads(layout.BLOBS)),
+        holders=("client",),
+        why="follow runs from any point (`client_reads_runs`)",
+    ),
+    _row(
+        "subscribe",
+        ("live.runs.>",),
+        holders=("client",),
+        why="follow runs as they are stored (`client_reads_runs`)",
+    ),
+)
+
+DEFAULT_ACCESS: Final = AccessOptions()
+
+
+def rights(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> tuple[Right, ...]:
+    """Return the rows of a credential, with its own name filled in."""
+    table = (*TABLE, *_CLIENT_READS) if options.client_reads_runs else TABLE
+    return tuple(
+        msgspec.structs.replace(row, subjects=tuple(s.replace(SELF, name) for s in row.subjects))
+        for row in table
+        if name in row.holders
+    )
+
+
+def grants(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> Grants:
+    """Return all that a credential may publish and subscribe to."""
+    mine = rights(name, options)
+    publish = _distinct(s for row in mine if row.act == "publish" for s in row.subjects)
+    return Grants(
+        # Every publish right becomes an import; two that overlap would deliver a message twice.
+        publish=tuple(s for s in publish if not any(s != t and covers(t, s) for t in publish)),
+        subscribe=_distinct(s for row in mine if row.act == "subscribe" for s in row.subjects),
+    )
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether everything that matches ``subject`` (itself a pattern perhaps) matches ``pattern``."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted = wanted[:-1]
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(
+        w == t or (w == "*" and t != ">") for w, t in zip(wanted, tokens, strict=True)
+    )
+
+
+def permissions_markdown() -> str:
+    """Return ``docs/permissions.md``: every credential's exact list, made from the table."""
+    lines = [_DOCS_INTRO]
+    for name in CREDENTIALS:
+        lines += [f"## {name}", "", "| may | subject | to |", "|---|---|---|"]
+        lines += [f"| {row.act} | `{subject}` | {row.why} |" for row in rights(name) for subject in row.subjects]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+_DOCS_INTRO: Final = """\
+# Who may say and hear what
+
+Made from the table in `linestop.bus.permissions`; do not edit. Rewrite it with
+`python -c "from linestop.bus.permissions import permissions_markdown as m; print(m(), end='')"`.
+
+- What is not listed is refused by the broker, and whoever tries gets an error that names subject and
+  credential.
+- Nobody may publish on `live.>`: the server alone republishes there what a stream has stored.
+- Every credential has an account of its own that imports exactly these subjects. Without that, a role could
+  name another role's subject as the place for a reply, and the server's reply would be stored there.
+- `LINESTOP.API` stands for JetStream's own `$JS.API` in the account of the streams. These subjects read or
+  pull; only `bootstrap` creates or deletes anything, and where a stream is
+  immutable (RUNS, FORKS, OUTCOMES, BLOBS) it can neither purge nor delete a message.
+- `client_reads_runs` (on by default) lets a client follow every run of every tenant: right where all clients
+  are one trust domain. Switched off, a client sees outcomes and model tokens.
+- One credential is one trust domain: who shares it shares its inbox.
+- `allow_responses` is never used: acknowledgements are granted by name.
+"""

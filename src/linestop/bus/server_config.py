@@ -1,0 +1,60 @@
+"""The text of a server configuration: where it listens and stores, around the accounts.
+
+A NATS configuration may be written as JSON, so nothing here has to be quoted by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+LOG_BYTES_MAX: Final = 10 * 1024 * 1024
+MEMORY_STORE_BYTES_MAX: Final = 64 * 1024 * 1024
+
+SyncInterval = Literal["1s", "10s", "2m", "always"]
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one server listens and stores; ``routes`` (host:port) make it a node of ``cluster``."""
+
+    port: int
+    store_dir: Path
+    file_store_bytes_max: int
+    sync_interval: SyncInterval = "1s"
+    server_name: str = "linestop"
+    log_file: Path | None = None
+    cluster: str = ""
+    cluster_port: int = 0
+    routes: tuple[str, ...] = ()
+
+
+def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
+    """Return the whole configuration of one server on loopback."""
+    config: dict[str, Any] = {
+        "listen": f"127.0.0.1:{listen.port}",
+        "server_name": listen.server_name,
+        "max_payload": 1024 * 1024,
+        "jetstream": {
+            "store_dir": str(listen.store_dir),
+            "max_file_store": listen.file_store_bytes_max,
+            "max_memory_store": MEMORY_STORE_BYTES_MAX,
+            "sync_interval": listen.sync_interval,
+        },
+        "accounts": accounts_section,
+    }
+    if listen.log_file is not None:
+        config |= {
+            "log_file": str(listen.log_file),
+            "logfile_size_limit": LOG_BYTES_MAX,
+            "logfile_max_num": 2,
+        }
+    if listen.cluster:
+        config["cluster"] = {
+            "name": listen.cluster,
+            "listen": f"127.0.0.1:{listen.cluster_port}",
+            "routes": [f"nats://{route}" for route in listen.routes],
+        }
+    return msgspec.json.format(msgspec.json.encode(config)) + b"\n"

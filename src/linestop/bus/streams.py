@@ -1,0 +1,283 @@
+"""Every stream, bucket and durable consumer of linestop, as data, exactly as the server gets it.
+
+The definitions are raw JSON: the client library's classes lack newer fields. Durations are nanoseconds, as
+on the wire.
+
+Why what is as it is:
+
+- RUNS, FORKS, OUTCOMES and BLOBS are write-once per subject: without it a role could overwrite its own old
+  event. Nobody can delete or purge in them, ``bootstrap`` included.
+- RUNS refuses when full (``discard: new``) rather than dropping the oldest: history is never the price.
+- TIMERS carries schedules, which turn purging on and refuse ``discard: new``; so they have their own stream.
+- TASKS and RUNS's ``feed`` are delivered without limit: a task or the archive is not given up because a
+  process was killed five times. A wake of a role is only a hint, so it is given up after five deliveries,
+  recorded in ADVISORIES, and the sweep looks at the run instead.
+- Each role has its own durable on CONTROL, so that a stop is seen by every role that is alive and becomes
+  ``stopped`` through whichever appends first. The other verbs go to the approver alone, the door for people.
+- The server republishes what RUNS, OUTCOMES, ALERTS and two buckets have stored under ``live.>``: watching needs no
+  consumer, and nobody may create one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.schemas import subjects
+from linestop.schemas.limits import BLOB_PART_BYTES, MESSAGE_BYTES_MAX, TASK_ACK_WAIT_S
+from linestop.schemas.subjects import ACTORS, VERBS, RoleName
+
+SECOND_NS: Final = 1_000_000_000
+DAY_NS: Final = 86_400 * SECOND_NS
+MIB: Final = 1024 * 1024
+HEADER_BYTES_MAX: Final = 8 * 1024
+RUNS_KEPT_NS: Final = 90 * DAY_NS
+"""Longer than the longest run (30 days), so that no open run ever loses its beginning."""
+
+DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
+DELIVERIES_MAX: Final = 5
+WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
+ACK_WAIT_NS: Final = 30 * SECOND_NS
+
+Config = Mapping[str, Any]
+"""A configuration as the server's JSON API takes it: an open format."""
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream and what it must look like."""
+
+    name: str
+    config: Config
+
+
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer of a stream and what it must look like."""
+
+    stream: str
+    name: str
+    config: Config
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes on disk for each kind of stream; ``small`` for every other one. Reserved when it is created."""
+
+    runs: int = 2048 * MIB
+    forks: int = 512 * MIB
+    blobs: int = 1024 * MIB
+    tasks: int = 256 * MIB
+    outcomes: int = 256 * MIB
+    small: int = 64 * MIB
+
+    @property
+    def total(self) -> int:
+        """What a single server must be allowed to store, with some room for its own bookkeeping."""
+        return self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 12 * self.small
+
+
+DEFAULT_SPACE: Final = Space()
+
+
+def streams(space: Space = DEFAULT_SPACE, *, replicas: int = 1) -> tuple[StreamSpec, ...]:
+    """Return all streams and buckets, for one server or for a cluster."""
+    specs = (*_log_streams(space), *_queue_streams(space), *_buckets(space))
+    return tuple(
+        StreamSpec(name=spec.name, config={**spec.config, "name": spec.name, "num_replicas": replicas})
+        for spec in specs
+    )
+
+
+def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[ConsumerSpec, ...]:
+    """Return all durable consumers.
+
+    Args:
+        wakes: For each role that runs in a process of its own, the filters of the events that wake it (see
+            ``subjects.wakes_on``). A process that runs every role is fed by ``feed`` alone and needs none:
+            each consumer costs the server work for every event.
+    """
+    feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
+    tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=int(TASK_ACK_WAIT_S * SECOND_NS))
+    timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"])
+    given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
+    own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
+    return (feed, tasks, timers, given_up, *(_control(role) for role in ACTORS), *own)
+
+
+def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
+    """Return the durable on RUNS that wakes ``role`` in a process of its own.
+
+    It begins with what is stored after its creation: a shell that starts sweeps its role anyway, and 90 days
+    of old wakes help nobody.
+    """
+    return _pull(
+        layout.RUNS,
+        layout.role_consumer(role),
+        sorted(filters),
+        deliver_policy="new",
+        ack_wait=WAKE_BACKOFF_NS[0],
+        backoff=list(WAKE_BACKOFF_NS),
+        max_deliver=DELIVERIES_MAX,
+    )
+
+
+_GIVEN_UP: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
+_WRITE_ONCE: Final[Config] = {
+    "retention": "limits",
+    "storage": "file",
+    "discard": "new",
+    "max_msgs_per_subject": 1,
+    "discard_new_per_subject": True,
+    "deny_delete": True,
+    "deny_purge": True,
+    "allow_rollup_hdrs": False,
+    "allow_direct": True,
+    "max_age": RUNS_KEPT_NS,
+    "duplicate_window": DUPLICATE_WINDOW_NS,
+}
+
+
+def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
+    message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
+    return (
+        _spec(
+            layout.RUNS,
+            ["runs.>"],
+            **_WRITE_ONCE,
+            max_bytes=space.runs,
+            max_msg_size=message,
+            compression="s2",
+            republish={"src": "runs.>", "dest": "live.runs.>"},
+        ),
+        _spec(
+            layout.FORKS,
+            ["forks.>"],
+            **_WRITE_ONCE,
+            max_bytes=space.forks,
+            max_msg_size=message,
+            compression="s2",
+        ),
+        _spec(
+            layout.OUTCOMES,
+            ["outcomes.>"],
+            **_WRITE_ONCE,
+            max_bytes=space.outcomes,
+            max_msg_size=message,
+            republish={"src": "outcomes.>", "dest": "live.outcomes.>"},
+        ),
+        _spec(
+            layout.BLOBS,
+            ["blobs.>"],
+            **_WRITE_ONCE,
+            max_bytes=space.blobs,
+            max_msg_size=BLOB_PART_BYTES + HEADER_BYTES_MAX,
+            compression="s2",
+        ),
+    )
+
+
+def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
+    common: Config = {"storage": "file", "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": True}
+    message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
+    small: Config = {**common, "max_bytes": space.small, "max_msg_size": message, "retention": "limits"}
+    return (
+        _spec(
+            layout.TASKS,
+            ["tasks.>"],
+            **common,
+            retention="workqueue",
+            discard="new",
+            max_age=0,
+            max_bytes=space.tasks,
+            max_msg_size=message,
+        ),
+        _spec(layout.CONTROL, ["control.>"], **small, discard="new", max_age=7 * DAY_NS),
+        _spec(
+            layout.ALERTS,
+            ["alerts.>"],
+            **small,
+            discard="old",
+            max_age=30 * DAY_NS,
+            republish={"src": "alerts.>", "dest": "live.alerts.>"},
+        ),
+        _spec(layout.DEAD, ["dead.>"], **small, discard="new", max_age=90 * DAY_NS),
+        _spec(
+            layout.TIMERS,
+            ["timers.set.>", "timers.fire.>"],
+            **small,
+            discard="old",
+            max_age=0,
+            allow_msg_schedules=True,
+            allow_msg_ttl=True,
+        ),
+        _spec(layout.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
+    )
+
+
+def _buckets(space: Space) -> tuple[StreamSpec, ...]:
+    """Return the key-value buckets, laid out as every NATS client expects them."""
+    agents, ids, shared = layout.AGENTS_BUCKET, layout.IDS_BUCKET, layout.SHARED_BUCKET
+    return (
+        _bucket(agents, space, history=64, republish={"src": f"$KV.{agents}.>", "dest": "live.agents.>"}),
+        # A key is given its run once and for ever: not even the validator may move it.
+        _bucket(ids, space, history=1, discard_new_per_subject=True, deny_purge=True, allow_rollup_hdrs=False),
+        _bucket(
+            shared,
+            space,
+            history=1,
+            allow_msg_ttl=True,
+            republish={"src": f"$KV.{shared}.>", "dest": "live.shared.>"},
+        ),
+    )
+
+
+def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec:  # noqa: ANN401 - see Config
+    config: Config = {
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": history,
+        "max_bytes": space.small,
+        "max_msg_size": MESSAGE_BYTES_MAX,
+        "max_age": 0,
+        "deny_delete": True,
+        "deny_purge": False,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "duplicate_window": DUPLICATE_WINDOW_NS,
+    }
+    return _spec(layout.bucket_stream(name), [layout.bucket_key(name, ">")], **{**config, **more})
+
+
+def _control(role: RoleName) -> ConsumerSpec:
+    """Return the durable through which ``role`` sees what people want; stops only, but for the approver."""
+    verbs = VERBS if role == "approver" else ("stop",)
+    filters = [subjects.control_filter(verb) for verb in verbs]
+    return _pull(layout.CONTROL, layout.control_consumer(role), filters)
+
+
+def _spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config
+    return StreamSpec(name=name, config={"subjects": stream_subjects, **config})
+
+
+def _pull(
+    stream: str,
+    name: str,
+    filters: list[str],
+    *,
+    deliver_policy: Literal["all", "new"] = "all",
+    **more: Any,  # noqa: ANN401 - see Config
+) -> ConsumerSpec:
+    config: Config = {
+        "durable_name": name,
+        "name": name,
+        "filter_subjects": filters,
+        "deliver_policy": deliver_policy,
+        "ack_policy": "explicit",
+        "replay_policy": "instant",
+        "ack_wait": ACK_WAIT_NS,
+        "max_deliver": -1,
+        "max_ack_pending": 256,
+    }
+    return ConsumerSpec(stream=stream, name=name, config={**config, **more})

@@ -1,0 +1,149 @@
+"""A worker's name: held by one process at a time, and numbered anew each time somebody takes it.
+
+``worker`` in an event is ``<name>#<incarnation>``. Whoever holds a name may take over what an older
+incarnation of it left open without waiting for the end of its time, so two processes must never hold one
+name at once:
+
+- a lock on a file of the state folder, which the operating system lets go when the process dies, however;
+- a counter in the bucket ``shared``, moved on by compare-and-set, so that no number is given twice.
+
+The lock reaches as far as the state folder. Hosts that do not share one need names that differ, which is why
+the default name contains the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+
+from linestop.bus.ports import Shared
+from linestop.errors import ConfigError, Conflict
+from linestop.schemas.subjects import check_name
+
+NAMES_MAX: Final = 100
+"""How many workers of one kind may share a host and a state folder without being given names."""
+
+TRIES_MAX: Final = 10
+_FOREIGN = re.compile("[^a-z0-9-]+")
+
+
+class WorkerLock:
+    """A held name. ``beat`` marks the file, so that a health check sees that its holder is alive."""
+
+    def __init__(self, name: str, path: Path, descriptor: int) -> None:
+        self.name = name
+        self.path = path
+        self._descriptor = descriptor
+
+    def beat(self) -> None:
+        """Say that the holder's event loop still turns."""
+        os.utime(self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the name."""
+        os.close(self._descriptor)
+
+
+def lock_path(directory: Path, name: str) -> Path:
+    """Name the file that holds ``name`` in a state folder."""
+    return directory / f"worker-{name}.lock"
+
+
+def host_name() -> str:
+    """This host's name as it may stand in a worker's."""
+    name = _FOREIGN.sub("-", socket.gethostname().lower().partition(".")[0]).strip("-")
+    return name[:40] or "host"
+
+
+@contextlib.contextmanager
+def hold_name(directory: Path, name: str) -> Generator[WorkerLock]:
+    """Hold exactly this name while the block runs.
+
+    Raises:
+        ConfigError: if another process holds it.
+        InputError: if it is not a name.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = _try_lock(directory, check_name("worker", name))
+    if lock is None:
+        holder = lock_path(directory, name).read_text(encoding="utf-8").strip() or "unknown"
+        raise ConfigError(f"The worker name {name} is held by process {holder}: stop it, or choose another name.")
+    with contextlib.closing(lock):
+        yield lock
+
+
+@contextlib.contextmanager
+def hold_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
+    """Hold the first free one of ``<kind>``, ``<kind>-2``, ``<kind>-3`` … while the block runs.
+
+    The lowest is taken, so that a process that replaces a killed one gets its name and what it left open.
+
+    Raises:
+        ConfigError: if all are held.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for number in range(1, NAMES_MAX + 1):
+        name = check_name("worker", kind if number == 1 else f"{kind}-{number}")
+        lock = _try_lock(directory, name)
+        if lock is not None:
+            with contextlib.closing(lock):
+                yield lock
+            return
+    raise ConfigError(f"{NAMES_MAX} workers called {kind} run already: give this one a name of its own.")
+
+
+def is_held(directory: Path, name: str) -> bool:
+    """Whether a process holds the name at this moment."""
+    if not lock_path(directory, name).exists():
+        return False
+    lock = _try_lock(directory, name)
+    if lock is None:
+        return True
+    lock.close()
+    return False
+
+
+async def next_incarnation(shared: Shared, name: str) -> str:
+    """Number this holder of ``name``; return ``<name>#<incarnation>``. Call it while holding the name.
+
+    Raises:
+        Conflict: if somebody else keeps moving the counter: the name is held twice.
+    """
+    key = f"worker.{name}"
+    for _ in range(TRIES_MAX):
+        found = await shared.get(key)
+        try:
+            number = int(found.value) + 1 if found and found.value else 1
+        except ValueError:
+            raise ConfigError(f"Key {key} of the bucket `shared` is not a number: delete it.") from None
+        try:
+            if found is None:
+                await shared.create(key, b"%d" % number)
+            else:
+                await shared.update(key, b"%d" % number, revision=found.revision)
+        except Conflict:
+            continue
+        return f"{name}#{number}"
+    raise Conflict(f"The worker name {name} is taken by several processes at once: give each its own.")
+
+
+def _try_lock(directory: Path, name: str) -> WorkerLock | None:
+    path = lock_path(directory, name)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+            raise ConfigError(f"{path} cannot be locked ({error.strerror}): is it on a network drive?") from None
+        return None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return WorkerLock(name, path, descriptor)

@@ -1,0 +1,145 @@
+"""Three real nats-servers as one cluster, for tests that kill one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from linestop.bus import api
+from linestop.bus.accounts import accounts
+from linestop.bus.api import ApiError
+from linestop.bus.connection import Connection, connect
+from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.permissions import CredentialName
+from linestop.bus.process import NatsProcess, free_port
+from linestop.bus.server_config import Listen, SyncInterval, server_config
+from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.errors import Unreachable
+
+NODES: Final = 3
+FORMED_TIMEOUT_S: Final = 30.0
+_PROBE: Final = "PROBE"
+_POLL_S: Final = 0.1
+
+
+class Cluster:
+    """A cluster on loopback; use it as an async context manager, or ``start`` and ``stop``.
+
+    Args:
+        directory: Where nodes and credentials live.
+        sync_interval: As for the embedded server.
+        space: What each node may store.
+    """
+
+    def __init__(self, directory: Path, *, sync_interval: SyncInterval = "1s", space: Space = DEFAULT_SPACE) -> None:
+        self.directory = directory
+        self._sync_interval: SyncInterval = sync_interval
+        self._space = space
+        self._nodes: list[NatsProcess] = []
+        self._credentials: Mapping[CredentialName, Credential] = {}
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the nodes listen."""
+        return tuple(f"nats://127.0.0.1:{node.port}" for node in self._nodes)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of the nodes, 0 for one that does not run."""
+        return tuple(node.pid for node in self._nodes)
+
+    def credential(self, name: CredentialName) -> Credential:
+        """Return a credential that knows all nodes."""
+        return self._credentials[name]
+
+    async def start(self) -> None:
+        """Start all nodes and return when a stream with three replicas can be created.
+
+        Raises:
+            Unreachable: if the cluster does not form in time.
+        """
+        ports = [free_port() for _ in range(NODES)]
+        routes = [free_port() for _ in range(NODES)]
+        self._credentials = ensure_credentials(self.directory, ",".join(f"nats://127.0.0.1:{port}" for port in ports))
+        for index, port in enumerate(ports):
+            self._nodes.append(self._configure(index, port, routes))
+        try:
+            await asyncio.gather(*(node.start() for node in self._nodes))
+            await self._formed()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def kill(self, index: int) -> None:
+        """End a node with SIGKILL, as a crash would."""
+        await self._nodes[index].kill()
+
+    async def restart(self, index: int) -> None:
+        """Start a node that was killed, on its old port with its old data."""
+        await self._nodes[index].start()
+
+    async def leader_of(self, stream: str) -> int:
+        """Return the index of the node that leads a stream.
+
+        Raises:
+            Unreachable: if the stream has no leader at the moment.
+        """
+        async with await connect(self.credential("bootstrap"), name="cluster") as connection:
+            reply = await connection.ask(api.stream_info(stream))
+        cluster = reply.get("cluster")
+        leader = str(cluster.get("leader", "")) if isinstance(cluster, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        if not leader:
+            raise Unreachable(f"stream {stream} has no leader at the moment: ask again.")
+        return int(leader.removeprefix("node-"))
+
+    async def stop(self) -> None:
+        """End all nodes."""
+        await asyncio.gather(*(node.stop() for node in self._nodes))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _configure(self, index: int, port: int, routes: list[int]) -> NatsProcess:
+        home = self.directory / f"node-{index}"
+        home.mkdir(parents=True, exist_ok=True)
+        listen = Listen(
+            port=port,
+            store_dir=home / "jetstream",
+            file_store_bytes_max=self._space.total,
+            sync_interval=self._sync_interval,
+            server_name=f"node-{index}",
+            log_file=home / "nats.log",
+            cluster="linestop",
+            cluster_port=routes[index],
+            routes=tuple(f"127.0.0.1:{other}" for other in routes if other != routes[index]),
+        )
+        config_file = home / "nats.conf"
+        write_private(config_file, server_config(listen, accounts(passwords_of(self._credentials))))
+        return NatsProcess(config_file, home / "nats.log", port=port)
+
+    async def _formed(self) -> None:
+        """Create a stream with three replicas until that works: nothing less proves that all nodes take part."""
+        deadline = time.monotonic() + FORMED_TIMEOUT_S
+        async with await connect(self.credential("bootstrap"), name="cluster") as connection:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(ApiError, Unreachable):
+                    await self._probe(connection)
+                    return
+                await asyncio.sleep(_POLL_S)
+        raise Unreachable(f"the cluster in {self.directory} did not form within {FORMED_TIMEOUT_S:g} s.")
+
+    async def _probe(self, connection: Connection) -> None:
+        config = {"name": _PROBE, "subjects": ["probe"], "storage": "memory", "num_replicas": NODES}
+        await connection.ask(api.stream_create(_PROBE), config, timeout_s=2.0)
+        await connection.ask(api.stream_delete(_PROBE), timeout_s=2.0)

@@ -1,0 +1,164 @@
+"""Credential files and connections: each mistake is one clear sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from nats.aio.msg import Msg
+
+from linestop.bus.connection import Violation, connect
+from linestop.bus.credentials import (
+    Credential,
+    credential_path,
+    ensure_credentials,
+    load_credential,
+    write_credential,
+)
+from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.process import free_port
+from linestop.bus.server import EmbeddedServer
+from linestop.errors import ConfigError, PermissionDenied, TooLarge, Unreachable
+
+pytestmark = [pytest.mark.anyio]
+
+GOOD = Credential(url="nats://127.0.0.1:4222", user="planner", password="secret-word")
+
+
+def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
+    """Mode 0600 in a directory 0700; nothing else is left beside it."""
+    path = credential_path(tmp_path, "planner")
+    write_credential(path, GOOD)
+    assert load_credential(path) == GOOD
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [file.name for file in path.parent.iterdir()] == ["planner.json"]
+
+
+def test_a_password_is_not_shown_in_logs() -> None:
+    """A representation names server and user only."""
+    assert "secret-word" not in f"{GOOD} {GOOD!r} {[GOOD]}"
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    """The sentence names the file and the remedy."""
+    with pytest.raises(ConfigError, match=r"planner\.json does not exist: start the bus"):
+        load_credential(credential_path(tmp_path, "planner"))
+
+
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    """It says the mode and the command; a container's secret may be exempted."""
+    path = credential_path(tmp_path, "planner")
+    write_credential(path, GOOD)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"may be read by others \(mode 0640\): run `chmod 600 "):
+        load_credential(path)
+    assert load_credential(path, check_mode=False) == GOOD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"url":"nats://x","user":"planner"}',
+        '{"url":"nats://x","user":"janitor","password":"p"}',
+        '{"url":"nats://x","user":"planner","password":"p","more":1}',
+        '{"url":"","user":"planner","password":"p"}',
+        '{"url":"nats://x","user":"planner","password":""}',
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    """Whatever is wrong with it, the sentence names the file and shows no password."""
+    path = tmp_path / "planner.json"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"credential file .*planner\.json (is not a|has an empty)"):
+        load_credential(path)
+
+
+def test_a_new_address_keeps_every_password(tmp_path: Path) -> None:
+    """Passwords are random, one each, and survive a move of the server."""
+    first = ensure_credentials(tmp_path, "nats://127.0.0.1:1")
+    second = ensure_credentials(tmp_path, "nats://127.0.0.1:2,nats://127.0.0.1:3")
+    assert len({credential.password for credential in first.values()}) == len(CREDENTIALS)
+    assert {name: c.password for name, c in first.items()} == {name: c.password for name, c in second.items()}
+    assert load_credential(credential_path(tmp_path, "client")).servers == [
+        "nats://127.0.0.1:2",
+        "nats://127.0.0.1:3",
+    ]
+
+
+def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
+    """A copied credential would give one role the rights of another."""
+    write_credential(credential_path(tmp_path, "client"), GOOD)
+    with pytest.raises(ConfigError, match=r"belongs to 'planner': move it to planner\.json"):
+        ensure_credentials(tmp_path, "nats://127.0.0.1:1")
+
+
+@pytest.mark.broker
+async def test_a_wrong_password_is_told_at_once(server: EmbeddedServer) -> None:
+    """Trying again would not help, so nobody waits."""
+    wrong = Credential(url=server.url, user="planner", password="wrong")
+    before = time.monotonic()
+    with pytest.raises(PermissionDenied, match="refuses credential 'planner': its password is not"):
+        await connect(wrong, name="test", timeout_s=30)
+    assert time.monotonic() - before < 5
+
+
+async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureFixture[str]) -> None:
+    """The first connect is bounded, and nothing is printed on the side."""
+    port = free_port()
+    nobody = Credential(url=f"nats://127.0.0.1:{port}", user="planner", password="x")
+    with pytest.raises(Unreachable, match=rf"no broker answers at nats://127\.0\.0\.1:{port} within 0\.3 s"):
+        await connect(nobody, name="test", timeout_s=0.3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.broker
+async def test_a_violation_is_recorded_and_told_to_hooks(server: EmbeddedServer) -> None:
+    """Who publishes without waiting finds the refusal afterwards."""
+    async with await connect(server.credential("watcher"), name="test") as watcher:
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        watcher.on_denied(heard.put_nowait)
+        await watcher.publish("tasks.acme.Support", b"{}")
+        assert await asyncio.wait_for(heard.get(), 5) == "tasks.acme.support"
+        assert list(watcher.violations) == [Violation(act="publish", subject="tasks.acme.support")]
+
+
+@pytest.mark.broker
+async def test_a_message_over_the_brokers_limit_is_too_large(server: EmbeddedServer) -> None:
+    """The sentence names subject and limit."""
+    async with await connect(server.credential("client"), name="test") as client:
+        with pytest.raises(TooLarge, match="is over the 1048576 bytes the broker takes"):
+            await client.request("tasks.acme.support", b"x" * 1_048_577)
+
+
+@pytest.mark.broker
+async def test_a_connection_restores_itself_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """After a crash of the server the same connection and subscription work again, without a word on stderr."""
+    async with EmbeddedServer(tmp_path) as server:
+        async with (
+            await connect(server.credential("planner"), name="test") as planner,
+            await connect(server.credential("budget"), name="test") as budget,
+        ):
+            lost, back, hints = asyncio.Event(), asyncio.Event(), asyncio.Queue[Msg]()
+            budget.on_disconnect(lost.set)
+            budget.on_reconnect(back.set)
+            await budget.subscribe("wake.budget.>", hints.put)
+            restored = asyncio.Event()
+            planner.on_reconnect(restored.set)
+            os.kill(server.pid, signal.SIGKILL)
+            await asyncio.wait_for(asyncio.gather(lost.wait(), back.wait(), restored.wait()), 20)
+            await planner.publish_checked("wake.budget.acme.run-1", b"hint")
+            assert (await asyncio.wait_for(hints.get(), 5)).data == b"hint"
+        assert planner.closed
+        with pytest.raises(Unreachable, match="cannot be sent"):
+            await planner.publish("wake.budget.acme.run-1")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,298 @@
+"""Every credential tries what is not its own, on the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from linestop.bus import api, layout
+from linestop.bus.accounts import accounts
+from linestop.bus.connection import Connection
+from linestop.bus.permissions import (
+    CREDENTIALS,
+    AccessOptions,
+    CredentialName,
+    covers,
+    grants,
+    permissions_markdown,
+)
+from linestop.errors import PermissionDenied
+from linestop.schemas import subjects
+from linestop.schemas.subjects import ACTORS, ROLES, VERBS, AgentName, RoleName, RunId, TenantId
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+Everybody = dict[CredentialName, Connection]
+TENANT, AGENT, DIGEST = TenantId("acme"), AgentName("support"), "ab" * 32
+DOCS = Path(__file__).parents[2] / "docs" / "permissions.md"
+_runs = itertools.count(1)
+
+
+def new_run() -> RunId:
+    """Return a run that no other test knows."""
+    return RunId(f"p-{next(_runs)}")
+
+
+def said(run: RunId, role: RoleName, n: int = 1, event: str = "stopped") -> str:
+    """Build the subject of an event of the tests' tenant."""
+    return subjects.run_event(TENANT, run, role=role, event=event, n=n)
+
+
+async def stored_subjects(everybody: Everybody, pattern: str, stream: str = layout.RUNS) -> list[str]:
+    """What a stream really holds, asked by the one who may look at everything."""
+    body = {"subjects_filter": pattern}
+    state: Any = (await everybody["bootstrap"].ask(api.stream_info(stream), body))["state"]
+    return sorted(state.get("subjects") or {})
+
+
+async def test_each_role_says_stopped_in_its_own_name_and_in_no_other(everybody: Everybody) -> None:
+    """Of all credentials and roles, only a role's own credential gets an event stored for it."""
+    run = new_run()
+
+    async def attempt(name: CredentialName, n: int, role: RoleName) -> bool:
+        try:
+            await everybody[name].ask(said(run, role, n), {})
+        except PermissionDenied as error:
+            assert f"credential {name!r} may not publish to {said(run, role, n)!r}" in str(error)  # noqa: PT017
+            return False
+        return True
+
+    pairs: list[tuple[CredentialName, RoleName]] = [(name, role) for name in CREDENTIALS for role in ROLES]
+    done = await asyncio.gather(*(attempt(name, n, role) for n, (name, role) in enumerate(pairs, 1)))
+    assert [pair for pair, ok in zip(pairs, done, strict=True) if ok] == [(role, role) for role in ROLES]
+    assert len(await stored_subjects(everybody, subjects.run_filter(TENANT, run))) == len(ROLES)
+
+
+async def test_a_refused_publisher_is_told_at_once(everybody: Everybody) -> None:
+    """The error names subject and credential long before any timeout."""
+    before = time.monotonic()
+    with pytest.raises(PermissionDenied, match="credential 'planner' may not publish to 'runs"):
+        await everybody["planner"].request(said(new_run(), "approver", event="granted"), timeout_s=30)
+    with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish to 'wake"):
+        await everybody["watcher"].publish_checked(subjects.wake(TENANT, new_run(), role="budget"))
+    assert time.monotonic() - before < 5
+
+
+FORBIDDEN = {
+    "live": subjects.live(said(RunId("x"), "planner")),
+    "purge": api.stream_purge(layout.RUNS),
+    "delete stream": api.stream_delete(layout.RUNS),
+    "delete message": api.message_delete(layout.RUNS),
+    "create stream": api.stream_create("MINE"),
+    "create consumer": api.consumer_create(layout.RUNS, "mine"),
+    "create filtered consumer": api.consumer_create(layout.RUNS, "mine.runs.>"),
+    "create bucket consumer": api.consumer_create(layout.bucket_stream(layout.SHARED_BUCKET), "mine"),
+    "outcome as a watcher would see it": subjects.live(subjects.outcome(TENANT, AGENT, run=RunId("x"))),
+    "fired timer": subjects.timer_fire(TENANT, RunId("x"), name="late"),
+    "JetStream's own subject": "$JS.API.STREAM.PURGE.OTHER",
+    "system": "$SYS.REQ.SERVER.PING",
+    "somebody's inbox": "_INBOX.nobody.abc",
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+async def test_what_is_nobodys_is_refused_to_all_but_the_one_who_sets_up(everybody: Everybody, what: str) -> None:
+    """Forging what the server republishes, deleting and creating: refused to every working credential."""
+    subject = FORBIDDEN[what]
+    allowed = {"bootstrap"} if subject.startswith(api.PREFIX) else set[str]()
+    for name in set(CREDENTIALS) - allowed:
+        with pytest.raises(PermissionDenied):
+            await everybody[name].publish_checked(subject, b"{}")
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+async def test_a_credential_hears_only_its_own_inbox(everybody: Everybody, name: CredentialName) -> None:
+    """Another's inbox, all inboxes, everything, and acknowledgements cannot be listened to."""
+
+    async def ignore(_msg: Msg) -> None: ...
+
+    others = [f"{layout.inbox_prefix(other)}.>" for other in CREDENTIALS if other != name]
+    for subject in [*others, "_INBOX.>", ">", "runs.>", "control.>", "tasks.>", "$JS.ACK.>", "$JS.API.>"]:
+        with pytest.raises(PermissionDenied, match=f"credential {name!r} may not subscribe to"):
+            await everybody[name].subscribe(subject, ignore)
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: Everybody, name: CredentialName) -> None:
+    """Wakes and control messages of a role are delivered to nobody else."""
+    for role in ACTORS:
+        for stream, consumer in (
+            (layout.RUNS, layout.role_consumer(role)),
+            (layout.CONTROL, layout.control_consumer(role)),
+        ):
+            pull = api.consumer_next(stream, consumer)
+            ack = api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
+            body = msgspec.json.encode({"batch": 1, "no_wait": True})
+            if name == role:
+                await everybody[name].publish_checked(pull, body)
+                await everybody[name].publish_checked(ack, b"+WPI")
+            else:
+                for subject in (pull, ack):
+                    with pytest.raises(PermissionDenied):
+                        await everybody[name].publish_checked(subject, body)
+
+
+SAY: dict[str, set[str]] = {
+    subjects.task(TENANT, AGENT): {"operator", "client", "executor"},
+    **{
+        subjects.control(TENANT, RunId("x"), verb=verb): {"operator"}
+        | ({"client"} if verb in {"stop", "pause", "resume", "answer"} else set[str]())
+        | (set(ACTORS) if verb == "stop" else set[str]())
+        for verb in VERBS
+    },
+    subjects.outcome(TENANT, AGENT, run=RunId("x")): {"recorder"},
+    subjects.delta(TENANT, RunId("x"), turn=1, attempt=1): {"planner"},
+    subjects.alert(TENANT, "stopped"): set(ACTORS),
+    subjects.timer_set(TENANT, RunId("x"), name="late"): set(ACTORS),
+    subjects.blob(TENANT, DIGEST, part=0): {*ROLES, "fork"},
+    subjects.fork(said(RunId("x"), "planner")): {"fork"},
+    **{subjects.wake(TENANT, RunId("x"), role=role): set(ROLES) for role in ACTORS},
+    **{subjects.dead(TENANT, RunId("x"), role=role): {role} for role in ACTORS},
+    layout.bucket_key(layout.AGENTS_BUCKET, "support"): {"operator"},
+    layout.bucket_key(layout.IDS_BUCKET, "acme.key"): {"validator"},
+    layout.bucket_key(layout.SHARED_BUCKET, "account.user.u1"): {"budget", "recorder"},
+    layout.bucket_key(layout.SHARED_BUCKET, "door.tool.mail"): {"operator"},
+    layout.bucket_key(layout.SHARED_BUCKET, "breaker.model"): {"planner", "executor", "operator"},
+    layout.bucket_key(layout.SHARED_BUCKET, "worker.w1"): set(ACTORS),
+    layout.answer_inbox("client", "abc"): set(ACTORS),
+    "_INBOX.client.abcdefghijklmnopqrstuv.1": set(),
+    api.direct_get(layout.RUNS): {*ROLES, "client", "watcher", "fork"},
+    api.direct_get(layout.FORKS): {"fork"},
+    api.direct_get(layout.DEAD): {"operator"},
+    api.direct_get(layout.CONTROL): set(),
+    api.message_get(layout.RUNS): set(ROLES),
+}
+
+
+@pytest.mark.parametrize("subject", SAY)
+async def test_everything_else_is_said_only_by_those_whose_it_is(everybody: Everybody, subject: str) -> None:
+    """The table as the server enforces it, subject by subject, for every credential."""
+    who: set[str] = set()
+    for name in CREDENTIALS:
+        if name == "bootstrap" and subject.startswith(f"{api.PREFIX}.STREAM"):
+            continue
+        try:
+            # A body that no stream and no API accepts keeps the tests apart from each other.
+            await everybody[name].publish_checked(subject, b"", headers={"Nats-Expected-Stream": "none"})
+        except PermissionDenied:
+            continue
+        who.add(name)
+    assert who == SAY[subject]
+
+
+@pytest.mark.parametrize("how", ["direct get", "message get", "acknowledgement", "pull"])
+async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: Everybody, how: str) -> None:
+    """A planner that names the approver's subject as reply subject gets nothing stored and nobody fooled."""
+    run, planner = new_run(), everybody["planner"]
+    forged = said(run, "approver", 2, "granted")
+    await planner.ask(said(run, "planner", 1, "proposed"), {"by": "a person, really"})
+    await everybody["operator"].ask(said(run, "operator", 1), {})
+    heard: list[str] = []
+
+    async def hear(msg: Msg) -> None:
+        heard.append(msg.subject)
+
+    subscription = await everybody["watcher"].subscribe(subjects.live("runs.>"), hear)
+    requests = {
+        "direct get": (api.direct_get_last(layout.RUNS, said(run, "planner", 1, "proposed")), b""),
+        "message get": (
+            api.message_get(layout.RUNS),
+            msgspec.json.encode({"last_by_subj": said(run, "planner", 1, "proposed")}),
+        ),
+        "acknowledgement": (said(run, "planner", 3, "proposed"), b"{}"),
+        "pull": (
+            api.consumer_next(layout.RUNS, layout.role_consumer("planner")),
+            msgspec.json.encode({"batch": 5, "no_wait": True}),
+        ),
+    }
+    subject, payload = requests[how]
+    for reply in (forged, subjects.live(forged), f"{layout.inbox_prefix('approver')}.abc"):
+        await planner.publish(subject, payload, reply=reply)
+    # Once a later request is answered, so are these.
+    await planner.ask(api.stream_info(layout.RUNS))
+    await everybody["watcher"].ask(api.stream_info(layout.RUNS))
+    await subscription.unsubscribe()
+    assert forged not in await stored_subjects(everybody, subjects.run_filter(TENANT, run))
+    assert not [subject for subject in heard if "approver" in subject]
+
+
+async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams_account(
+    everybody: Everybody,
+) -> None:
+    """What a role needs to work arrives whole: many replies, their order, and the confirmation of an ack."""
+    run = new_run()
+    for n in (1, 2):
+        await everybody["operator"].ask(said(run, "operator", n), {"n": n})
+    budget = everybody["budget"]
+    inbox = budget.nc.new_inbox()
+    got: asyncio.Queue[Msg] = asyncio.Queue()
+    subscription = await budget.subscribe(inbox, got.put)
+    body = msgspec.json.encode({"multi_last": [subjects.run_filter(TENANT, run)]})
+    await budget.publish(api.direct_get(layout.RUNS), body, reply=inbox)
+    replies = [await asyncio.wait_for(got.get(), 5) for _ in range(3)]
+    assert [reply.data for reply in replies] == [b'{"n":1}', b'{"n":2}', b""]
+    pull = api.consumer_next(layout.RUNS, layout.role_consumer("budget"))
+    await budget.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply=inbox)
+    while (msg := await asyncio.wait_for(got.get(), 5)).reply:
+        assert msg.reply.startswith(api.consumer_ack(layout.RUNS, layout.role_consumer("budget"))[:-1])
+        await budget.request(msg.reply, b"+ACK")
+    assert (await budget.ask(api.consumer_info(layout.RUNS, "role_budget")))["num_ack_pending"] == 0
+    await subscription.unsubscribe()
+
+
+async def test_live_and_answers_reach_those_who_may_hear_them(everybody: Everybody) -> None:
+    """A client follows a stored event, gets a role's answer, and each hint arrives at its role once."""
+    run = new_run()
+    got: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = layout.answer_inbox("client", "t1")
+    opened = [
+        await everybody["client"].subscribe(subjects.live(subjects.run_filter(TENANT, run)), got.put),
+        await everybody["client"].subscribe(inbox, got.put),
+        await everybody["budget"].subscribe(subjects.wakes_of("budget"), got.put, queue="budget"),
+    ]
+    await everybody["recorder"].ask(said(run, "recorder"), {})
+    assert (await asyncio.wait_for(got.get(), 5)).subject == subjects.live(said(run, "recorder"))
+    await everybody["validator"].publish_checked(inbox, b"answer")
+    assert (await asyncio.wait_for(got.get(), 5)).data == b"answer"
+    await everybody["executor"].publish_checked(subjects.wake(TENANT, run, role="budget"), b"hint")
+    assert (await asyncio.wait_for(got.get(), 5)).data == b"hint"
+    assert got.empty()
+    for subscription in opened:
+        await subscription.unsubscribe()
+
+
+def test_a_client_can_be_kept_from_reading_runs() -> None:
+    """Switched off, neither reading nor following of runs is left, nor of their long texts."""
+    mine = grants("client", AccessOptions(client_reads_runs=False))
+    assert not [s for s in (*mine.publish, *mine.subscribe) if "RUNS" in s or "BLOBS" in s or "live.runs" in s]
+    assert subjects.live("runs.>") in grants("client").subscribe
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_no_two_rights_of_a_credential_overlap(name: CredentialName) -> None:
+    """Two imports that match one message would deliver it twice."""
+    for one, other in itertools.permutations(grants(name).publish, 2):
+        assert not covers(one, other)
+
+
+def test_nobody_lives_with_the_streams() -> None:
+    """Isolation is the rule the rest stands on: one account a credential, and none in that of the streams."""
+    section = accounts(dict.fromkeys(CREDENTIALS, "x"))
+    users = {name: [user["user"] for user in account.get("users", ())] for name, account in section.items()}
+    assert users.pop("LINESTOP") == []
+    assert sorted(users.values()) == sorted([name] for name in CREDENTIALS)
+    assert [name for name, account in section.items() if "jetstream" in account] == ["LINESTOP"]
+
+
+def test_the_page_about_permissions_is_up_to_date() -> None:
+    """docs/permissions.md is what the table says today."""
+    assert DOCS.read_text() == permissions_markdown()
+    assert re.search(r"^## planner$", permissions_markdown(), re.MULTILINE)
