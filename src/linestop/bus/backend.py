@@ -20,8 +20,6 @@ HINTS_MAX = 4_096
 class Backend(Protocol):
     """The ports of every role in this process."""
 
-    replicated: bool
-
     def log(self, role: RoleName) -> Log: ...
     def publisher(self, role: RoleName) -> Publisher: ...
     def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue: ...
@@ -39,7 +37,6 @@ class JetStreamBackend:
     def __init__(self, streams: Mapping[RoleName, JetStream], connections: Mapping[RoleName, Connection]) -> None:
         self._streams = dict(streams)
         self._connections = dict(connections)
-        self.replicated = False
 
     @classmethod
     async def open(cls, credentials: Mapping[RoleName, Credential], *, name: str) -> JetStreamBackend:

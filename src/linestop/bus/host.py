@@ -147,7 +147,7 @@ class Host:
             stamper=Stamper(build=config.build, blobs=backend.blobs(first), chance=config.chance, now=config.now),
             timers=backend.timers(first),
             config=ShellConfig(
-                worker=config.worker, now=config.now, chance=config.chance, replicated=backend.replicated,
+                worker=config.worker, now=config.now, chance=config.chance,
                 drain_s=config.drain_s,
             ),
         )  # fmt: skip
@@ -157,7 +157,9 @@ class Host:
     async def running(self) -> AsyncIterator[Host]:
         """Serve until the block ends; then drain."""
         async with self.shell, anyio.create_task_group() as pumps:
-            await self.facts.refresh(self.shell.stations[0].log)
+            log = self.shell.stations[0].log
+            self.shell.config.replicated = await log.replicated()
+            await self.facts.refresh(log)
             self._start(pumps)
             try:
                 yield self

@@ -97,6 +97,10 @@ class Log(Protocol):
         """All runs that have a first event and no ``recorder.sealed`` one: for the sweep and for boot."""
         ...
 
+    async def replicated(self) -> bool:
+        """Whether the log has more than one replica: then an acknowledgement does not prove the head."""
+        ...
+
     async def space_used(self) -> float:
         """How full the log is, 0.0 to 1.0 (0.0 where no limit is set)."""
         ...

@@ -29,6 +29,7 @@ from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.facts import FactSource
 from linestop.bus.ports import HeadMoved, Log, Publisher, Timers
 from linestop.bus.stamp import Stamper
+from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
@@ -158,14 +159,18 @@ class Shell:
             self.cache.drop(tenant, run)
         return entry
 
-    async def _refresh(self, entry: CachedRun, n_least: int = 0) -> None:
+    async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0) -> None:
         """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
         run, log = entry.run, self.stations[0].log
-        for leader in (False, True):
-            for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
-                self._fold(entry, message.subject, message.payload, message.seq)
-            if run.n >= n_least:
-                break
+        try:
+            await catch_up(log, run, head_seq=head_seq)
+            if run.n < n_least:
+                await catch_up(log, run, leader=True)
+        except LinestopError:
+            raise
+        except Exception as error:
+            LOG.exception("fold_failed", run=run.run)
+            raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
         entry.loaded = True
 
     def _fold(self, entry: CachedRun, subject: str, payload: bytes, seq: int) -> str:
@@ -188,11 +193,11 @@ class Shell:
                 if not await self._step(entry, cue, facts, asked):
                     return
                 conflicts = 0
-            except HeadMoved:
+            except HeadMoved as moved:
                 conflicts += 1
                 if conflicts > APPEND_TRIES_MAX:
                     return
-                await self._refresh(entry)
+                await self._refresh(entry, head_seq=moved.head_seq)
                 asked |= self.names
                 if conflicts > 1:
                     await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
@@ -368,8 +373,8 @@ class Shell:
                     return
                 try:
                     ignored = await self._append(entry, station, event, cue)
-                except HeadMoved:
-                    await self._refresh(entry)
+                except HeadMoved as moved:
+                    await self._refresh(entry, head_seq=moved.head_seq)
                 else:
                     if ignored:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")

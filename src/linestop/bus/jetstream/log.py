@@ -104,6 +104,11 @@ class JetStreamLog:
         sealed = await self._runs(self._named(subjects.wakes_on("recorder", "sealed")))
         return [run for run in begun if run not in sealed]
 
+    async def replicated(self) -> bool:
+        """Whether the stream has more than one replica."""
+        info = await self._reader.info()
+        return info.config is not None and info.config.num_replicas > 1
+
     async def space_used(self) -> float:
         """How full the log is, 0.0 to 1.0."""
         info = await self._reader.info()

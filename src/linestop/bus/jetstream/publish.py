@@ -21,7 +21,6 @@ This is the only module that touches the inside of ``nats.aio.client.Client`` (2
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 from collections.abc import Callable
 from typing import Final, cast
@@ -101,7 +100,6 @@ class Wire:
         self._written = cast("asyncio.Future[None]", _Written())
         self._restored = asyncio.Event()
         self._hooks: list[_Hooks] = []
-        self._ending: collections.deque[tuple[float, Subscription]] = collections.deque()
 
     @classmethod
     async def open(cls, connection: Connection) -> Wire:
@@ -138,15 +136,10 @@ class Wire:
 
     async def subscribe(self, subject: str, receive: Callable[[Msg], None]) -> Subscription:
         """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise."""
-        await self._sweep()
         sink = cast("asyncio.Future[Msg]", _Sink(receive))
         return await self._nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
             subject, future=sink
         )
-
-    def unsubscribe_later(self, subscription: Subscription, *, after_s: float) -> None:
-        """End a subscription with the first new one after this time, or with the connection."""
-        self._ending.append((asyncio.get_running_loop().time() + after_s, subscription))
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; harmless if the connection is gone."""
@@ -185,11 +178,6 @@ class Wire:
         """Send without waiting for anything: what is lost is lost. While disconnected, nothing is kept."""
         if self._nc.is_connected:
             self._write(subject, payload, reply=reply, headers=headers)
-
-    async def _sweep(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._ending and self._ending[0][0] <= now:
-            await self.unsubscribe(self._ending.popleft()[1])
 
     async def _exchange(self, request: _Request, payload: bytes, *, headers: bytes, timeout_s: float) -> Msg:
         nc = self._nc

@@ -6,9 +6,8 @@ pull; two missed ones, or a reconnect, and the pull is asked for again, on an in
 
 A pull cannot be called back. A single server notices that nobody listens on its inbox any more, but in a
 cluster, where requests cross accounts, the node that leads the consumer cannot know: it goes on delivering
-into the void until the pull expires, and each such message comes again only after ``ack_wait``. Therefore a
-pull is short, and one that is given up is listened to for the rest of its time: what it still brings is sent
-back at once for others.
+into the void until the pull expires, and each such message comes again only after ``ack_wait``. So a pull is
+short. (Listening on and refusing what comes would be worse: the same pull gets it again, attempt for attempt.)
 
 Nothing is lost by cancelling: what was not acknowledged is delivered again.
 """
@@ -168,18 +167,18 @@ class _Pull:
             self._denied = self._wire.connection.denied("pull from", self._subject)
             self._changed.set()
 
-    def close(self) -> None:
-        """Give up the pull: send back at once what it has brought and not handed out, and what it brings."""
+    async def close(self) -> None:
+        """Give up the pull, and send back what it has brought and not handed out."""
         for msg in self._arrived:
             self._wire.send(msg.reply, b"-NAK")
         self._arrived.clear()
-        self._renounce()
+        await self._renounce()
 
     async def _keep_open(self) -> None:
         now = _now()
         silent = self._asked > 0 and now - self._heard_at > HEARTBEAT_S * BEATS_MISSED_MAX
         if silent or self._suspect:
-            self._renounce()
+            await self._renounce()
         if self._pause_s:
             await anyio.sleep(self._pause_s)
             self._pause_s = 0.0
@@ -205,27 +204,19 @@ class _Pull:
         self._wire.send(self._subject, msgspec.json.encode(body), reply=self._inbox)
 
     async def _open_inbox(self) -> None:
-        self._inbox = inbox = self._wire.new_inbox()
+        self._inbox = self._wire.new_inbox()
+        self._subscription = await self._wire.subscribe(self._inbox, self._receive)
 
-        def receive(msg: Msg) -> None:
-            if inbox == self._inbox:
-                self._receive(msg)
-            elif _is_delivery(msg):
-                self._wire.send(msg.reply, b"-NAK")
-
-        self._subscription = await self._wire.subscribe(inbox, receive)
-
-    def _renounce(self) -> None:
+    async def _renounce(self) -> None:
         self._asked = 0
         self._suspect = False
-        self._inbox = ""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            self._wire.unsubscribe_later(subscription, after_s=EXPIRES_S)
+            await self._wire.unsubscribe(subscription)
 
     def _receive(self, msg: Msg) -> None:
         self._heard_at = _now()
-        if _is_delivery(msg):
+        if msg.reply.startswith("$JS.ACK."):
             self._asked = max(0, self._asked - 1)
             self._arrived.append(msg)
         elif (status := (msg.headers or {}).get("Status", "")) in _STILL_OPEN:
@@ -263,11 +254,8 @@ class JetStreamQueue:
                 yield delivery
         finally:
             forget()
-            pull.close()
-
-
-def _is_delivery(msg: Msg) -> bool:
-    return msg.reply.startswith("$JS.ACK.")
+            with anyio.CancelScope(shield=True):
+                await pull.close()
 
 
 def _now() -> float:

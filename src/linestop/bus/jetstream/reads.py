@@ -63,6 +63,7 @@ class _Got(msgspec.Struct, frozen=True):
 
 class _Config(msgspec.Struct, frozen=True):
     max_bytes: int = -1
+    num_replicas: int = 1
 
 
 class _State(msgspec.Struct, frozen=True):

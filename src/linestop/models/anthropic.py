@@ -1,0 +1,166 @@
+"""Anthropic's Messages API through the official SDK."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import httpx2
+from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
+
+from linestop.models.anthropic_reply import AnthropicReply, as_input
+from linestop.models.names import check_names, to_wire, wire_id
+from linestop.models.transport import CONNECT_S, HttpAnswer, exchange, within
+from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
+
+PROVIDER = "anthropic"
+BASE_URL = "https://api.anthropic.com"
+
+PARAMS = frozenset({"cache_control", "metadata", "output_config", "stop_sequences", "thinking"})
+"""What an agent may set. Left out on purpose: what this adapter owns, and what changes the price
+(``service_tier``, ``speed``, ``inference_geo``), which would break the budget's bound."""
+
+
+class _Sdk(AsyncAnthropic):
+    """The SDK's client, deaf to its environment variables, silent towards OpenTelemetry, without retries."""
+
+    def __init__(self, api_key: str, base_url: str) -> None:
+        super().__init__(
+            api_key=api_key,
+            base_url=base_url,
+            max_retries=0,
+            open_telemetry={"traces": {"enabled": False}, "propagation": False},
+            # A redirect would carry the key in `x-api-key` to wherever it points.
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+        )
+        # ANTHROPIC_CUSTOM_HEADERS is read by the constructor and cannot be switched off there.
+        self._custom_headers = {}
+
+
+class AnthropicClient:
+    """A ``ModelClient`` for ``anthropic/...``. One connection pool; safe for concurrent calls.
+
+    Args:
+        api_key: The key; nothing is read from the environment here.
+        base_url: The official API by default; with or without a trailing ``/v1``.
+    """
+
+    provider = PROVIDER
+
+    def __init__(self, api_key: str, base_url: str = BASE_URL) -> None:
+        self._sdk = _Sdk(api_key, base_url.rstrip("/").removesuffix("/v1"))
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Return the whole answer to ``request``; one attempt, always streamed.
+
+        Raises:
+            ModelFailed: for every provider or transport fault, refusal, truncation or malformed answer.
+        """
+        body = request_body(request)
+
+        async def call() -> ModelReply:
+            return await exchange(
+                self._open(body, request.deadline_s),
+                AnthropicReply(request.model),
+                who=request.model,
+                sdk_error=AnthropicError,
+                on_delta=on_delta,
+            )
+
+        return await within(request.deadline_s, request.model, call)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._sdk.close()
+
+    @asynccontextmanager
+    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpAnswer]:
+        fields = dict(body)
+        async with self._sdk.messages.with_streaming_response.create(
+            model=fields.pop("model"),
+            max_tokens=fields.pop("max_tokens"),
+            messages=fields.pop("messages"),
+            stream=True,
+            extra_body=fields,
+            timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
+        ) as answer:
+            yield cast("HttpAnswer", answer)
+
+
+def request_body(request: ModelRequest) -> dict[str, Any]:
+    """Write ``request`` as the Messages API wants it.
+
+    Raises:
+        ModelFailed: ``permanent`` for a tool name or parameter that cannot be sent.
+    """
+    check_names(request.tools)
+    unknown = sorted(set(request.params) - PARAMS)
+    if unknown:
+        raise ModelFailed(
+            "permanent",
+            f'The parameter "{unknown[0]}" is not supported for {request.model}; '
+            f"allowed are {', '.join(sorted(PARAMS))}.",
+        )
+    _check_cache(request)
+    body: dict[str, Any] = {
+        "model": request.model.partition("/")[2],
+        "max_tokens": request.output_tokens_max,
+        "messages": _messages(request.messages),
+        **request.params,
+    }
+    if request.system:
+        body["system"] = request.system
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    if request.output_schema is not None:
+        config = cast("dict[str, Any]", body.get("output_config") or {})
+        body["output_config"] = config | {"format": {"type": "json_schema", "schema": request.output_schema}}
+    return body
+
+
+def _check_cache(request: ModelRequest) -> None:
+    """One-hour cache writes cost more than the price that reservations are made with."""
+    control = request.params.get("cache_control")
+    if isinstance(control, dict) and cast("dict[str, Any]", control).get("ttl", "5m") != "5m":
+        raise ModelFailed(
+            "permanent",
+            f'The parameter "cache_control" of {request.model} may only have the ttl "5m", '
+            "because dearer cache writes are not covered by the reservation.",
+        )
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    return {"name": to_wire(tool.name), "description": tool.description, "input_schema": tool.parameters}
+
+
+def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Neighbours of one role become one message: all results of a turn must stand together and first."""
+    written: list[dict[str, Any]] = []
+    for message in messages:
+        role = "assistant" if message.role == "assistant" else "user"
+        content = _content(message)
+        if written and written[-1]["role"] == role:
+            written[-1]["content"] += content
+        else:
+            written.append({"role": role, "content": content})
+    for entry in written:
+        # An empty message is refused by the provider, but a model may well have said nothing.
+        entry["content"] = entry["content"] or [{"type": "text", "text": "(nothing)"}]
+    return written
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    if message.role == "tool":
+        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": wire_id(message.call_id)}
+        if message.text:
+            result["content"] = message.text
+        return [result | ({"is_error": True} if message.is_error else {})]
+    if message.blocks and message.blocks_of == PROVIDER:
+        return list(message.blocks)
+    content: list[dict[str, Any]] = [{"type": "text", "text": message.text}] if message.text.strip() else []
+    calls = [
+        {"type": "tool_use", "id": wire_id(call.id), "name": to_wire(call.name), "input": as_input(call.args)}
+        for call in message.calls
+    ]
+    return content + calls

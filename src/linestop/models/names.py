@@ -1,0 +1,69 @@
+"""Tool names and call ids as they may appear on a provider's wire.
+
+Providers demand ``^[a-zA-Z0-9_-]{1,64}$``, linestop's tools are called ``files.read``: a dot travels as two
+underscores. A name that would not come back as itself is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from linestop.schemas.model import ModelFailed, ToolSpec
+
+NAME_CHARS_MAX = 64
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_UNIQUE_ID = re.compile(r"[a-zA-Z0-9_-]{8,40}")
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
+_FOREIGN = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def to_wire(name: str) -> str:
+    """Write a tool's name for a provider; one that no provider accepts is made acceptable.
+
+    Only names of a conversation's past need the second half: a model may have called something that never
+    existed, and telling it so must not make every later request fail.
+    """
+    wire = name.replace(".", "__")
+    if _NAME.fullmatch(wire):
+        return wire
+    return _FOREIGN.sub("_", wire)[:NAME_CHARS_MAX] or "_"
+
+
+def from_wire(wire: str) -> str:
+    """Read a tool's name as a provider wrote it; any text is a name, the validator judges it."""
+    return wire.replace("__", ".")
+
+
+def check_names(tools: Iterable[ToolSpec]) -> None:
+    """Refuse tools whose names cannot make the round trip.
+
+    Raises:
+        ModelFailed: ``permanent``, naming the first such tool.
+    """
+    for tool in tools:
+        wire = tool.name.replace(".", "__")
+        if not _NAME.fullmatch(wire) or from_wire(wire) != tool.name:
+            raise ModelFailed(
+                "permanent",
+                f'The tool name "{tool.name}" cannot be sent to a model: use at most {NAME_CHARS_MAX} '
+                "letters, digits, dots, dashes and single underscores (a dot counts twice).",
+            )
+
+
+def unique_id(call_id: str, reply_id: str) -> str:
+    """Keep a call's id, or make one of the reply's id where it is too short to be unique in a run.
+
+    Some servers number the calls of every reply from "0" again.
+    """
+    return call_id if _UNIQUE_ID.fullmatch(call_id) else _digest(reply_id, call_id)
+
+
+def wire_id(call_id: str) -> str:
+    """Write a call's id for a provider; another provider's id may be longer than this one accepts."""
+    return call_id if _ID.fullmatch(call_id) else _digest("", call_id)
+
+
+def _digest(reply_id: str, call_id: str) -> str:
+    return "call_" + hashlib.sha256(f"{reply_id}\0{call_id}".encode()).hexdigest()[:24]

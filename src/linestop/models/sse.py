@@ -1,0 +1,74 @@
+"""Server-sent events: bytes in, events out, every buffer bounded.
+
+The SDKs have decoders of their own, but swallow what decides whether an answer is whole: OpenAI's ``[DONE]``
+never reaches the caller, and a stream that ends early raises nothing in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from linestop.schemas.model import ModelFailed
+
+STREAM_BYTES_MAX = 32 * 1024 * 1024
+"""The most bytes of one answer that are read; far above any output limit of a provider."""
+
+EVENT_BYTES_MAX = 8 * 1024 * 1024
+
+
+class ServerEvent(msgspec.Struct, frozen=True):
+    """One event: its name (may be empty) and its data, lines joined by a newline."""
+
+    name: str
+    data: bytes
+
+
+class EventDecoder:
+    """Turns the bytes of a stream into events; one without its blank line is never given out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._name = ""
+        self._data: list[bytes] = []
+        self._read = 0
+        self._pending = 0
+
+    def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
+        """Yield the events that ``chunk`` completes.
+
+        Raises:
+            ModelFailed: ``malformed`` when an event or the whole stream is over its bound.
+        """
+        self._read += len(chunk)
+        self._buffer += chunk
+        if self._read > STREAM_BYTES_MAX:
+            raise _too_large("The model's answer", STREAM_BYTES_MAX)
+        *lines, rest = bytes(self._buffer).split(b"\n")
+        self._buffer[:] = rest
+        for line in lines:
+            event = self._line(line.removesuffix(b"\r"))
+            if event is not None:
+                yield event
+        if len(self._buffer) + self._pending > EVENT_BYTES_MAX:
+            raise _too_large("One event of the model's answer", EVENT_BYTES_MAX)
+
+    def _line(self, line: bytes) -> ServerEvent | None:
+        if not line:
+            event = ServerEvent(self._name, b"\n".join(self._data)) if self._data else None
+            self._name, self._data, self._pending = "", [], 0
+            return event
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+            self._pending += len(value)
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        return None
+
+
+def _too_large(what: str, limit: int) -> ModelFailed:
+    sentence = f"{what} is over {limit} bytes; lower output_tokens_max."
+    return ModelFailed("malformed", sentence, possibly_billed=True)

@@ -1,0 +1,6 @@
+"""The ports of ``linestop.bus.ports`` in memory, under virtual time; ``MemoryBroker`` is the way in."""
+
+from linestop.testing.memory.broker import Hint, MemoryBroker
+from linestop.testing.memory.faults import Faults, NoFaults
+
+__all__ = ["Faults", "Hint", "MemoryBroker", "NoFaults"]

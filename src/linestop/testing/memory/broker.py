@@ -1,0 +1,163 @@
+"""A broker in memory, with the streams of ``bus.streams``: what a simulation runs on.
+
+It lives on the running event loop and its clock, so under a ``VirtualLoop`` all its waiting is virtual. It is
+the server: it outlives the shells that a simulation crashes, and the ports it hands out keep nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncGenerator, Callable, Collection
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.streams import SECOND_NS, ConsumerSpec, StreamSpec, streams
+from linestop.errors import NotFound
+from linestop.schemas.subjects import ROLES, RoleName
+from linestop.testing.memory.blobs import MemoryBlobs
+from linestop.testing.memory.faults import Faults, NoFaults, around
+from linestop.testing.memory.log import MemoryLog
+from linestop.testing.memory.publisher import MemoryPublisher
+from linestop.testing.memory.queue import MemoryConsumer, MemoryQueue
+from linestop.testing.memory.shared import MemoryShared
+from linestop.testing.memory.stream import Keeps, MemoryStream, Stored, matches
+from linestop.testing.memory.timers import MemoryTimers, Schedules
+
+HINTS_KEPT_MAX: Final = 65_536
+"""Hints kept for a listener that does not listen; older ones are dropped, as a slow consumer's are."""
+
+
+class Hint(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is stored nowhere: republished events, wakes, model tokens, answers."""
+
+    subject: str
+    payload: bytes
+
+
+class _Listener:
+    def __init__(self, filters: tuple[str, ...]) -> None:
+        self.filters = filters
+        self.heard: collections.deque[Hint] = collections.deque(maxlen=HINTS_KEPT_MAX)
+        self.changed = asyncio.Event()
+
+    def hear(self, hint: Hint) -> None:
+        self.heard.append(hint)
+        self.changed.set()
+
+
+class MemoryBroker:
+    """All streams and all ports. ``now`` is the broker's clock; ``faults`` is asked around every operation."""
+
+    def __init__(self, now: Callable[[], datetime], *, faults: Faults | None = None) -> None:
+        self.faults = faults or NoFaults()
+        self._now = now
+        self._streams: dict[str, MemoryStream] = {}
+        self._subjects: list[tuple[str, MemoryStream]] = []
+        self._consumers: dict[tuple[str, str], MemoryConsumer] = {}
+        self._listeners: list[_Listener] = []
+        self._blobs: dict[str, bytes] = {}
+        for spec in streams():
+            self._add(spec)
+        self._schedules = Schedules(self._streams[layout.TIMERS], now)
+
+    def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
+        """The run log, or that of forks, as a credential that may speak for ``roles`` sees it."""
+        stream = self._streams[layout.FORKS if forks else layout.RUNS]
+        return MemoryLog(stream, self.faults, roles=roles, forks=forks)
+
+    def queue(self, spec: ConsumerSpec) -> MemoryQueue:
+        """A durable consumer; it is created when it is first asked for, and stays."""
+        key = spec.stream, spec.name
+        if key not in self._consumers:
+            self._consumers[key] = MemoryConsumer(self._streams[spec.stream], spec, give_up=self._give_up)
+        return MemoryQueue(self._consumers[key], self.faults)
+
+    def blobs(self) -> MemoryBlobs:
+        """Write-once payloads."""
+        return MemoryBlobs(self._blobs, self.faults)
+
+    def shared(self, bucket: str = layout.SHARED_BUCKET) -> MemoryShared:
+        """A key-value bucket."""
+        return MemoryShared(self._streams[layout.bucket_stream(bucket)], bucket, self.faults)
+
+    def timers(self) -> MemoryTimers:
+        """Durable timers."""
+        return MemoryTimers(self._schedules, self.faults)
+
+    def publisher(self) -> MemoryPublisher:
+        """Everything else that goes out."""
+        return MemoryPublisher(self._say, self.faults)
+
+    def stream(self, name: str) -> MemoryStream:
+        """The stream itself, for looking behind the ports and for setting its space."""
+        if name not in self._streams:
+            raise NotFound(f"There is no stream {name}; there are {', '.join(self._streams)}.")
+        return self._streams[name]
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        """Say something as any client would: a task, a control message."""
+        async with around(self.faults, "client.publish"):
+            self._say(subject, payload, headers or {})
+
+    async def listen(self, *filters: str) -> AsyncGenerator[Hint]:
+        """Yield what passes on these subjects from now on, republished events included; lossy."""
+        listener = _Listener(filters)
+        self._listeners.append(listener)
+        try:
+            while True:
+                listener.changed.clear()
+                while listener.heard:
+                    yield listener.heard.popleft()
+                await listener.changed.wait()
+        finally:
+            self._listeners.remove(listener)
+
+    def _add(self, spec: StreamSpec) -> None:
+        config = spec.config
+        stream = MemoryStream(spec.name, self._now, keeps=_keeps(spec), window_s=config["duplicate_window"] / SECOND_NS)
+        self._streams[spec.name] = stream
+        self._subjects += [(subject, stream) for subject in config["subjects"]]
+        republish = config.get("republish")
+        if republish:
+            source, target = republish["src"].removesuffix(">"), republish["dest"].removesuffix(">")
+
+            def republished(stored: Stored) -> None:
+                self._tell(f"{target}{stored.subject.removeprefix(source)}", stored.payload)
+
+            stream.listeners.append(republished)
+
+    def _say(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        for wanted, stream in self._subjects:
+            if matches(wanted, subject):
+                stream.publish(subject, payload, headers=headers)
+        self._tell(subject, payload)
+
+    def _tell(self, subject: str, payload: bytes) -> None:
+        hint = Hint(subject=subject, payload=payload)
+        for listener in self._listeners:
+            if any(matches(wanted, subject) for wanted in listener.filters):
+                for delay_s in self.faults.copies(subject):
+                    asyncio.get_running_loop().call_later(delay_s, listener.hear, hint)
+
+    def _give_up(self, spec: ConsumerSpec, stored: Stored) -> None:
+        """Record, as the server does in an advisory, that a message is delivered no more."""
+        advisory = {
+            "stream": spec.stream,
+            "consumer": spec.name,
+            "stream_seq": stored.seq,
+            "deliveries": spec.config["max_deliver"],
+        }
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{spec.stream}.{spec.name}"
+        self._say(subject, msgspec.json.encode(advisory), {})
+
+
+def _keeps(spec: StreamSpec) -> Keeps:
+    if spec.config["retention"] == "workqueue":
+        return "work"
+    if spec.config.get("discard_new_per_subject"):
+        return "first"
+    return "last" if spec.config.get("max_msgs_per_subject", 0) > 0 else "all"

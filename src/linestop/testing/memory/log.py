@@ -1,0 +1,129 @@
+"""The run log in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from linestop.bus.jetstream.publish import header_block
+from linestop.bus.ports import Append, HeadMoved, StoredMessage
+from linestop.errors import PermissionDenied, TooLarge
+from linestop.schemas import subjects
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import RoleName, RunId, TenantId
+from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast
+
+
+class MemoryLog:
+    """The run log as the credential of ``roles`` sees it; see ``ports.Log``."""
+
+    def __init__(
+        self, stream: MemoryStream, faults: Faults, *, roles: Collection[RoleName], forks: bool = False
+    ) -> None:
+        self._stream = stream
+        self._faults = faults
+        self._roles = roles
+        self._forks = forks
+
+    async def append(self, append: Append) -> int:
+        """Store the event if the run's head is still the one named."""
+        if len(append.payload) > MESSAGE_BYTES_MAX:
+            raise TooLarge(
+                f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
+                f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
+            )
+        subject = self._named(
+            subjects.run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
+        )
+        # Refuses, as the wire would, what cannot be a header; the bytes are of no use here.
+        header_block({"Nats-Msg-Id": append.event_id, **append.headers})
+        async with around(self._faults, "log.append"):
+            if append.role not in self._roles:
+                raise PermissionDenied(f"This credential may not publish on {subject}; use its role's own.")
+            return self._store(append, subject)
+
+    async def load(
+        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
+    ) -> list[StoredMessage]:
+        """All messages of the run above ``after_seq``, in order."""
+        async with around(self._faults, "log.load_leader" if leader else "log.load"):
+            return _messages(self._stream.matching(self._filter(tenant, run), after_seq=after_seq))
+
+    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
+        """The messages of these event numbers, in order."""
+        async with around(self._faults, "log.load_n"):
+            wanted = set(ns)
+            found = self._stream.matching(self._filter(tenant, run))
+            return _messages([m for m in found if int(m.subject.rpartition(".")[2]) in wanted])
+
+    async def message_at(self, seq: int) -> StoredMessage | None:
+        """The message at this stream sequence."""
+        async with around(self._faults, "log.message_at"):
+            found = self._stream.at(seq)
+            return _messages([found])[0] if found else None
+
+    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
+        """The run's last message."""
+        async with around(self._faults, "log.head"):
+            found = self._stream.last(self._filter(tenant, run))
+            return _messages([found])[0] if found else None
+
+    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
+        """All runs with a first event and no sealed one."""
+        async with around(self._faults, "log.open_runs"):
+            begun = self._runs("runs.*.*.*.*.1")
+            sealed = self._runs(subjects.wakes_on("recorder", "sealed"))
+            return [run for run in begun if run not in sealed]
+
+    async def replicated(self) -> bool:
+        """Memory has one copy."""
+        return False
+
+    async def space_used(self) -> float:
+        """How full the log is, 0.0 to 1.0."""
+        async with around(self._faults, "log.space_used"):
+            limit = self._stream.bytes_max
+            return min(1.0, self._stream.bytes_used / limit) if limit else 0.0
+
+    def _store(self, append: Append, subject: str) -> int:
+        own = self._stream.last(subject)
+        if own is not None and own.payload == append.payload:
+            return own.seq
+        expected = Expected(self._filter(append.tenant, append.run), append.head_seq)
+        message_id = f"{append.run}:{append.n}:{append.event_id}"
+        moved = (
+            f"Event {append.n} of run {append.run} was not stored: another event came first. "
+            "Load the run and decide again."
+        )
+        try:
+            seq = self._stream.publish(
+                subject, append.payload, headers=append.headers, message_id=message_id, expected=expected
+            )
+        except WrongLast as wrong:
+            raise HeadMoved(moved, head_seq=wrong.head_seq) from None
+        except Taken:
+            raise HeadMoved(moved) from None
+        except Full:
+            raise TooLarge(
+                f"The run log has no room for event {append.n} of run {append.run}: raise its max_bytes, "
+                "or export and remove what is old."
+            ) from None
+        stored = self._stream.at(seq)
+        if stored is None or stored.subject != subject or stored.payload != append.payload:
+            # Message ids count for the whole stream: somebody else used ours.
+            raise HeadMoved(moved)
+        return seq
+
+    def _runs(self, wanted: str) -> dict[tuple[TenantId, RunId], None]:
+        tokens = (m.subject.split(".") for m in self._stream.matching(self._named(wanted)))
+        return {(TenantId(t[1]), RunId(t[2])): None for t in tokens}
+
+    def _named(self, subject: str) -> str:
+        return subjects.fork(subject) if self._forks else subject
+
+    def _filter(self, tenant: TenantId, run: RunId) -> str:
+        return self._named(subjects.run_filter(tenant, run))
+
+
+def _messages(found: Sequence[Stored]) -> list[StoredMessage]:
+    return [StoredMessage(subject=m.subject, payload=m.payload, seq=m.seq) for m in found]

@@ -1,0 +1,57 @@
+"""Everything else that goes out, in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from linestop.errors import Unreachable
+from linestop.schemas import subjects
+from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
+from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.stream import Taken
+
+Say = Callable[[str, bytes, dict[str, str]], None]
+"""Publish on a subject: whatever stream has it stores it, whoever listens hears it."""
+
+
+class MemoryPublisher:
+    """See ``ports.Publisher``."""
+
+    def __init__(self, say: Say, faults: Faults) -> None:
+        self._say = say
+        self._faults = faults
+
+    async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
+        """Publish the run's outcome once; a second one for the same run changes nothing."""
+        subject = subjects.outcome(tenant, AgentName(agent), run=run)
+        async with around(self._faults, "publisher.outcome"):
+            with contextlib.suppress(Taken):
+                self._say(subject, payload, headers)
+
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
+        """Store an alert."""
+        async with around(self._faults, "publisher.alert"):
+            self._say(subjects.alert(tenant, kind), payload, {})
+
+    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+        """Store a dead letter."""
+        async with around(self._faults, "publisher.dead"):
+            self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, {})
+
+    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
+        """Send model tokens to watchers; lossy, never fails."""
+        await self._lossy("delta", subjects.delta(tenant, run, turn=turn, attempt=attempt), text.encode())
+
+    async def reply(self, inbox: str, payload: bytes) -> None:
+        """Answer to the inbox a message named; lossy, never fails."""
+        await self._lossy("reply", inbox, payload)
+
+    async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
+        """Send a hint to look at a run; lossy."""
+        await self._lossy("wake", subjects.wake(tenant, run, role=role), b"")
+
+    async def _lossy(self, what: str, subject: str, payload: bytes) -> None:
+        with contextlib.suppress(Unreachable):
+            async with around(self._faults, f"publisher.{what}"):
+                self._say(subject, payload, {})

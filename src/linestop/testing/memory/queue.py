@@ -1,0 +1,196 @@
+"""A durable consumer in memory: at least once, ``ack_wait``, delayed nak, a last attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from linestop.bus.streams import SECOND_NS, ConsumerSpec
+from linestop.errors import Unreachable
+from linestop.testing.memory.faults import Faults
+from linestop.testing.memory.stream import MemoryStream, Stored, matches
+
+IN_FLIGHT_MAX: Final = 64
+
+
+class MemoryConsumer:
+    """The server's side of a durable consumer; any number of loops pull from it."""
+
+    def __init__(
+        self, stream: MemoryStream, spec: ConsumerSpec, *, give_up: Callable[[ConsumerSpec, Stored], None]
+    ) -> None:
+        config = spec.config
+        self.spec = spec
+        self._filters: Sequence[str] = config["filter_subjects"]
+        self._deliver_max: int = config["max_deliver"]
+        waits_ns: Sequence[int] = config.get("backoff") or [config["ack_wait"]]
+        self._waits_s = [wait / SECOND_NS for wait in waits_ns]
+        self._give_up = give_up
+        self.changed = asyncio.Event()
+        self._stream = stream
+        self._ready: collections.deque[int] = collections.deque()
+        self._attempts: dict[int, int] = {}
+        self._unsettled: dict[int, asyncio.TimerHandle] = {}
+        for stored in stream.matching(">") if config["deliver_policy"] == "all" else ():
+            self._offer(stored)
+        stream.listeners.append(self._offer)
+
+    def take(self) -> tuple[Stored, int] | None:
+        """Hand out the next message and its attempt; it comes again unless it is settled in ``ack_wait``."""
+        while self._ready:
+            seq = self._ready.popleft()
+            stored = self._stream.at(seq)
+            if stored is None:
+                continue
+            attempt = self._attempts.get(seq, 0) + 1
+            self._attempts[seq] = attempt
+            if 0 < self._deliver_max < attempt:
+                self._give_up(self.spec, stored)
+                continue
+            self._later(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+            return stored, attempt
+        return None
+
+    def holds(self, seq: int) -> bool:
+        """Whether the message is handed out and neither settled nor due again."""
+        return seq in self._unsettled
+
+    def settle(self, seq: int) -> None:
+        """Deliver no more."""
+        timer = self._unsettled.pop(seq, None)
+        if timer is not None:
+            timer.cancel()
+        # A late acknowledgement also settles what is waiting to be delivered again.
+        if seq in self._ready:
+            self._ready.remove(seq)
+        if self._stream.is_work_queue:
+            self._stream.remove(seq)
+        self.notify()
+
+    def again(self, seq: int, delay_s: float) -> None:
+        """Deliver again after this long."""
+        if seq in self._unsettled:
+            self._later(seq, delay_s)
+            self.notify()
+
+    def notify(self) -> None:
+        """Wake every loop that waits for a change."""
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+    def _later(self, seq: int, delay_s: float) -> None:
+        timer = self._unsettled.pop(seq, None)
+        if timer is not None:
+            timer.cancel()
+        self._unsettled[seq] = asyncio.get_running_loop().call_later(delay_s, self._due, seq)
+
+    def _due(self, seq: int) -> None:
+        self._unsettled.pop(seq, None)
+        self._ready.appendleft(seq)
+        self.notify()
+
+    def _offer(self, stored: Stored) -> None:
+        if any(matches(wanted, stored.subject) for wanted in self._filters):
+            self._ready.append(stored.seq)
+            self.notify()
+
+
+class MemoryDelivery:
+    """A message of a consumer; see ``ports.Delivery``."""
+
+    def __init__(self, stored: Stored, attempt: int, consumer: MemoryConsumer, faults: Faults) -> None:
+        self._stored = stored
+        self._consumer = consumer
+        self._faults = faults
+        self.attempt = attempt
+
+    @property
+    def subject(self) -> str:
+        """The subject it was published on."""
+        return self._stored.subject
+
+    @property
+    def payload(self) -> bytes:
+        """What was published."""
+        return self._stored.payload
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its headers, by name."""
+        return self._stored.headers
+
+    @property
+    def seq(self) -> int:
+        """Its sequence in its stream."""
+        return self._stored.seq
+
+    @property
+    def stored_at(self) -> datetime:
+        """When the stream stored it."""
+        return self._stored.stored_at
+
+    async def ack(self) -> None:
+        """Done: do not deliver again."""
+        if await self._arrives("queue.ack"):
+            self._consumer.settle(self.seq)
+
+    async def nak(self, delay_s: float) -> None:
+        """Our own failure: deliver again after this long."""
+        if await self._arrives("queue.nak"):
+            self._consumer.again(self.seq, delay_s)
+
+    async def term(self, reason: str) -> None:  # noqa: ARG002 - the server only logs it
+        """Never deliver again."""
+        if await self._arrives("queue.term"):
+            self._consumer.settle(self.seq)
+
+    async def _arrives(self, op: str) -> bool:
+        """Whether the answer reaches the consumer: it is sent without waiting, so a loss shows to nobody."""
+        try:
+            await self._faults.before(op)
+        except Unreachable:
+            return False
+        return True
+
+
+class MemoryQueue:
+    """A loop's side of a durable consumer; see ``ports.Queue``."""
+
+    def __init__(self, consumer: MemoryConsumer, faults: Faults) -> None:
+        self._consumer = consumer
+        self._faults = faults
+
+    async def deliveries(self, *, in_flight_max: int = IN_FLIGHT_MAX) -> AsyncGenerator[MemoryDelivery]:
+        """Yield messages as they come, for ever."""
+        arrived: collections.deque[MemoryDelivery] = collections.deque()
+        mine: set[int] = set()
+        consumer = self._consumer
+        while True:
+            changed = consumer.changed
+            mine = {seq for seq in mine if consumer.holds(seq)}
+            if arrived:
+                yield arrived.popleft()
+                continue
+            taken = consumer.take() if len(mine) < in_flight_max else None
+            if taken is None:
+                await changed.wait()
+                continue
+            mine.add(taken[0].seq)
+            self._post(taken, arrived)
+
+    def _post(self, taken: tuple[Stored, int], arrived: collections.deque[MemoryDelivery]) -> None:
+        """Put every copy of a delivery on its way."""
+        stored, attempt = taken
+        for delay_s in self._faults.copies(stored.subject):
+            delivery = MemoryDelivery(stored, attempt, self._consumer, self._faults)
+            if delay_s <= 0:
+                arrived.append(delivery)
+            else:
+                asyncio.get_running_loop().call_later(delay_s, self._arrive, delivery, arrived)
+
+    def _arrive(self, delivery: MemoryDelivery, arrived: collections.deque[MemoryDelivery]) -> None:
+        arrived.append(delivery)
+        self._consumer.notify()

@@ -1,0 +1,98 @@
+"""Shared facts in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from linestop.bus import layout
+from linestop.bus.ports import SharedValue
+from linestop.errors import Conflict
+from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.stream import Expected, MemoryStream, Stored, Taken, WrongLast
+
+_DELETED: Final = {"KV-Operation": "DEL"}
+
+
+class MemoryShared:
+    """One bucket; see ``ports.Shared``."""
+
+    def __init__(self, stream: MemoryStream, bucket: str, faults: Faults) -> None:
+        self._stream = stream
+        self._bucket = bucket
+        self._faults = faults
+
+    async def get(self, key: str) -> SharedValue | None:
+        """The key's value and revision, None if it does not exist."""
+        async with around(self._faults, "shared.get"):
+            found = self._stream.last(self._subject(key))
+            return None if found is None or found.headers else self._value(found)
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Store a new key and return its revision."""
+        async with around(self._faults, "shared.create"):
+            found = self._stream.last(self._subject(key))
+            if found is not None and not found.headers:
+                raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
+            return self._put(key, value, revision=found.seq if found else 0)
+
+    async def update(self, key: str, value: bytes, *, revision: int) -> int:
+        """Replace the value if its revision is still this one; return the new revision."""
+        async with around(self._faults, "shared.update"):
+            return self._put(key, value, revision=revision)
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete the key, if ``revision`` is given only while it has that."""
+        async with around(self._faults, "shared.delete"):
+            found = self._stream.last(self._subject(key))
+            if found is not None and not found.headers:
+                self._put(key, b"", revision=found.seq if revision is None else revision, deleted=True)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """All keys that begin with ``prefix``."""
+        async with around(self._faults, "shared.keys"):
+            found = self._stream.matching(self._subject(f"{prefix}>"))
+            return [self._key(item.subject) for item in found if not item.headers]
+
+    async def watch(self, prefix: str) -> AsyncGenerator[SharedValue]:
+        """Yield the present values and then each change, for ever."""
+        changed = asyncio.Event()
+
+        def hint(_stored: Stored) -> None:
+            changed.set()
+
+        self._stream.listeners.append(hint)
+        shown: set[str] = set()
+        seen = 0
+        try:
+            while True:
+                changed.clear()
+                for item in self._stream.matching(self._subject(f"{prefix}>"), after_seq=seen):
+                    seen = item.seq
+                    if item.headers and item.subject not in shown:
+                        continue
+                    (shown.discard if item.headers else shown.add)(item.subject)
+                    yield self._value(item)
+                await changed.wait()
+        finally:
+            self._stream.listeners.remove(hint)
+
+    def _put(self, key: str, value: bytes, *, revision: int, deleted: bool = False) -> int:
+        subject = self._subject(key)
+        headers = dict(_DELETED) if deleted else {}
+        try:
+            return self._stream.publish(subject, value, headers=headers, expected=Expected(subject, revision))
+        except (WrongLast, Taken):
+            raise Conflict(
+                f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
+            ) from None
+
+    def _subject(self, key: str) -> str:
+        return layout.bucket_key(self._bucket, key)
+
+    def _key(self, subject: str) -> str:
+        return subject.removeprefix(layout.bucket_key(self._bucket, ""))
+
+    def _value(self, found: Stored) -> SharedValue:
+        return SharedValue(key=self._key(found.subject), value=found.payload, revision=found.seq)

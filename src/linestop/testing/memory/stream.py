@@ -1,0 +1,165 @@
+"""A stream in memory: stores, compares, refuses and forgets as a JetStream stream does. No waiting here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+
+_GROUP_TOKENS: Final = 3
+"""Messages are grouped by their first tokens, so that one run is found without walking all of them."""
+
+Keeps = Literal["all", "first", "last", "work"]
+"""Of messages on one subject: all, only the first (write-once), only the last (a key-value bucket); or all
+until they are acknowledged (a work queue)."""
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as the stream holds it."""
+
+    subject: str
+    payload: bytes
+    seq: int
+    headers: dict[str, str]
+    stored_at: datetime
+
+
+class WrongLast(Exception):  # noqa: N818 - 10071, an answer and not a failure
+    """Raised when the expected last message is not the last; names the real one."""
+
+    def __init__(self, head_seq: int) -> None:
+        super().__init__(f"wrong last sequence: {head_seq}")
+        self.head_seq = head_seq
+
+
+class Taken(Exception):  # noqa: N818 - 10077, an answer and not a failure
+    """Raised when the subject has its one message already."""
+
+
+class Full(Exception):  # noqa: N818 - 10077 too
+    """Raised when the stream has no room left."""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The precondition of a publish: the last message that matches ``filter`` has sequence ``seq``."""
+
+    filter: str
+    seq: int
+
+
+class MemoryStream:
+    """One stream. ``now`` is the clock its messages are stamped with; ``window_s`` is that of message ids."""
+
+    def __init__(
+        self, name: str, now: Callable[[], datetime], *, keeps: Keeps = "all", window_s: float = 120.0
+    ) -> None:
+        self.name = name
+        self.is_work_queue = keeps == "work"
+        self.bytes_max = 0
+        self.bytes_used = 0
+        self.listeners: list[Callable[[Stored], None]] = []
+        self._now = now
+        self._keeps = keeps
+        self._window_s = window_s
+        self._last_seq = 0
+        self._messages: dict[int, Stored] = {}
+        self._groups: dict[str, dict[int, Stored]] = {}
+        self._last_on: dict[str, int] = {}
+        self._ids: dict[str, tuple[int, datetime]] = {}
+
+    def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        message_id: str = "",
+        expected: Expected | None = None,
+    ) -> int:
+        """Store a message and return its sequence; a repeated ``message_id`` returns that of the first.
+
+        Raises:
+            WrongLast: ``expected`` does not hold.
+            Taken: a write-once subject has its message.
+            Full: there is no room.
+        """
+        now = self._now()
+        if expected is not None:
+            head = self.last(expected.filter)
+            if (head.seq if head else 0) != expected.seq:
+                raise WrongLast(head.seq if head else 0)
+        if message_id and message_id in self._ids:
+            seq, at = self._ids[message_id]
+            if (now - at).total_seconds() <= self._window_s:
+                return seq
+        if self._keeps == "first" and subject in self._last_on:
+            raise Taken
+        size = len(subject) + len(payload)
+        if self.bytes_max and self.bytes_used + size > self.bytes_max:
+            raise Full
+        return self._store(subject, payload, headers=headers or {}, message_id=message_id)
+
+    def at(self, seq: int) -> Stored | None:
+        """The message at a sequence."""
+        return self._messages.get(seq)
+
+    def last(self, filter_: str) -> Stored | None:
+        """The last message on a subject or filter."""
+        if "*" not in filter_ and ">" not in filter_:
+            seq = self._last_on.get(filter_)
+            return self._messages.get(seq) if seq else None
+        return next((m for m in self._candidates(filter_, backwards=True) if matches(filter_, m.subject)), None)
+
+    def matching(self, filter_: str, *, after_seq: int = 0) -> list[Stored]:
+        """All messages of a filter above a sequence, in order."""
+        found = (m for m in self._candidates(filter_) if m.seq > after_seq)
+        return [m for m in found if matches(filter_, m.subject)]
+
+    def remove(self, seq: int) -> None:
+        """Forget a message: a work queue does so when it is acknowledged."""
+        message = self._messages.pop(seq, None)
+        if message is None:
+            return
+        self._groups[_group(message.subject)].pop(seq)
+        self.bytes_used -= len(message.subject) + len(message.payload)
+        if self._last_on.get(message.subject) == seq:
+            del self._last_on[message.subject]
+
+    def _store(self, subject: str, payload: bytes, *, headers: dict[str, str], message_id: str) -> int:
+        if self._keeps == "last" and subject in self._last_on:
+            self.remove(self._last_on[subject])
+        self._last_seq += 1
+        seq = self._last_seq
+        stored = Stored(subject=subject, payload=payload, seq=seq, headers=headers, stored_at=self._now())
+        self._messages[seq] = stored
+        self._groups.setdefault(_group(subject), {})[seq] = stored
+        self._last_on[subject] = seq
+        self.bytes_used += len(subject) + len(payload)
+        if message_id:
+            self._ids[message_id] = (seq, stored.stored_at)
+        for listener in tuple(self.listeners):
+            listener(stored)
+        return seq
+
+    def _candidates(self, filter_: str, *, backwards: bool = False) -> Iterator[Stored]:
+        group = _group(filter_)
+        whole = "*" in group or ">" in group or group.count(".") < _GROUP_TOKENS - 1
+        messages = self._messages if whole else self._groups.get(group, {})
+        return iter(reversed(messages.values())) if backwards else iter(tuple(messages.values()))
+
+
+def matches(filter_: str, subject: str) -> bool:
+    """Say whether a subject matches a filter with ``*`` (one token) and ``>`` (one or more at the end)."""
+    wanted, tokens = filter_.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(w in {"*", t} for w, t in zip(wanted, tokens, strict=True))
+
+
+def _group(subject: str) -> str:
+    return ".".join(subject.split(".", _GROUP_TOKENS)[:_GROUP_TOKENS])

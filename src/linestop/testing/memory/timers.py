@@ -1,0 +1,58 @@
+"""Durable timers in memory: they belong to the broker, so they outlive whoever set them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from linestop.schemas import subjects
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.stream import MemoryStream
+
+
+class Schedules:
+    """The broker's timers that are set. The clock may jump, so the date is looked at again when one rings."""
+
+    def __init__(self, stream: MemoryStream, now: Callable[[], datetime]) -> None:
+        self._stream = stream
+        self._now = now
+        self._set: dict[str, asyncio.TimerHandle] = {}
+
+    def set(self, target: str, at: datetime) -> None:
+        """Publish on ``target`` when it is ``at``, never earlier; replaces an earlier setting."""
+        self.cancel(target)
+        delay_s = max(0.0, (at - self._now()).total_seconds())
+        self._set[target] = asyncio.get_running_loop().call_later(delay_s, self._ring, target, at)
+
+    def cancel(self, target: str) -> None:
+        """Forget what was set for ``target``."""
+        timer = self._set.pop(target, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _ring(self, target: str, at: datetime) -> None:
+        if self._now() < at:
+            self.set(target, at)
+            return
+        del self._set[target]
+        self._stream.publish(target, b"")
+
+
+class MemoryTimers:
+    """Timers of runs; see ``ports.Timers``."""
+
+    def __init__(self, schedules: Schedules, faults: Faults) -> None:
+        self._schedules = schedules
+        self._faults = faults
+
+    async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
+        """(Re)set the run's timer ``name`` to ``at``; a time in the past fires at once."""
+        async with around(self._faults, "timers.set"):
+            self._schedules.set(subjects.timer_fire(tenant, run, name=name), at)
+
+    async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
+        """Remove the run's timer ``name``; harmless if there is none."""
+        async with around(self._faults, "timers.cancel"):
+            self._schedules.cancel(subjects.timer_fire(tenant, run, name=name))

@@ -1,0 +1,16 @@
+"""The playbook: a scripted model that is a real HTTP server on loopback.
+
+It speaks the wire formats of Anthropic's Messages and OpenAI's Chat Completions, streaming and not, so that a
+demo or a test takes the same path through SDK and adapter as production does. The format of a script is
+described in ``docs/models.md``::
+
+    async with PlaybookServer(load_playbook(Path("support.toml"))) as server:
+        client = open_model("playbook/support", base_url=server.url)
+"""
+
+from __future__ import annotations
+
+from linestop.testing.playbook.script import Playbook, load_playbook, parse_playbook
+from linestop.testing.playbook.server import PlaybookServer, Received
+
+__all__ = ["Playbook", "PlaybookServer", "Received", "load_playbook", "parse_playbook"]

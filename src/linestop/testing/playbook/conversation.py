@@ -1,0 +1,131 @@
+"""A request of either wire format as one conversation, so that a script need not know who asks."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, cast
+
+import msgspec
+
+Wire = Literal["anthropic", "openai"]
+STEP_SCHEMA = "linestop_step"
+"""The name of the ``response_format`` in which linestop asks models that cannot call tools."""
+
+
+class _Request(msgspec.Struct):
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool = False
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What came before one answer of the model: the texts since its last one, and the tools they answer."""
+
+    texts: tuple[str, ...]
+    results: tuple[tuple[str, str], ...]
+    """Pairs of tool and result."""
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, normalised. ``turns`` has one entry an answer already given, and one for the next."""
+
+    wire: Wire
+    model: str
+    stream: bool
+    tokens_max: int
+    request_bytes: int
+    steps_wanted: bool
+    turns: tuple[Turn, ...]
+    digest: bytes
+    """Of the messages: the same for a repeated request, different at every other place."""
+
+    @property
+    def task(self) -> str:
+        """The first thing a user said."""
+        return next((text for turn in self.turns for text in turn.texts), "")
+
+    @property
+    def last_tool(self) -> str:
+        """The tool whose result came last in the whole conversation; empty without one."""
+        return self._last[0]
+
+    @property
+    def last_result(self) -> str:
+        """That result."""
+        return self._last[1]
+
+    @property
+    def _last(self) -> tuple[str, str]:
+        results = (turn.results[-1] for turn in reversed(self.turns) if turn.results)
+        return next(results, ("", ""))
+
+
+def read_conversation(wire: Wire, body: bytes) -> Conversation:
+    """Read a request body.
+
+    Raises:
+        msgspec.MsgspecError: when it is no request.
+    """
+    request = msgspec.json.decode(body, type=_Request)
+    schema = (request.response_format or {}).get("json_schema")
+    return Conversation(
+        wire=wire,
+        model=request.model,
+        stream=request.stream,
+        tokens_max=request.max_completion_tokens or request.max_tokens or 1_000_000,
+        request_bytes=len(body),
+        steps_wanted=isinstance(schema, dict) and cast("dict[str, Any]", schema).get("name") == STEP_SCHEMA,
+        turns=_turns(request.messages),
+        digest=hashlib.sha256(msgspec.json.encode([request.model, request.messages])).digest(),
+    )
+
+
+def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    texts: list[str] = []
+    results: list[tuple[str, str]] = []
+    called: dict[str, str] = {}
+    for message in messages:
+        role = message.get("role")
+        if role == "assistant":
+            called |= _calls(message)
+            turns.append(Turn(tuple(texts), tuple(results)))
+            texts, results = [], []
+        elif role == "tool":
+            results.append((called.get(str(message.get("tool_call_id")), ""), _text(message.get("content"))))
+        elif role == "user":
+            for block in _blocks(message.get("content")):
+                if block.get("type") == "tool_result":
+                    tool = called.get(str(block.get("tool_use_id")), "")
+                    results.append((tool, _text(block.get("content"))))
+                else:
+                    texts.append(str(block.get("text", "")))
+    turns.append(Turn(tuple(texts), tuple(results)))
+    return tuple(turns)
+
+
+def _calls(message: dict[str, Any]) -> dict[str, str]:
+    """Tool names by call id, dotted again, from either wire format."""
+    found: dict[str, str] = {}
+    for call in cast("list[dict[str, Any]]", message.get("tool_calls") or []):
+        found[str(call.get("id"))] = str(call.get("function", {}).get("name", "")).replace("__", ".")
+    for block in _blocks(message.get("content")):
+        if block.get("type") == "tool_use":
+            found[str(block.get("id"))] = str(block.get("name", "")).replace("__", ".")
+    return found
+
+
+def _blocks(content: object) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        return []
+    items = cast("list[object]", content)
+    return [cast("dict[str, Any]", block) for block in items if isinstance(block, dict)]
+
+
+def _text(content: object) -> str:
+    return "".join(str(block.get("text", "")) for block in _blocks(content))

@@ -1,0 +1,89 @@
+"""What is sent for a step, with its fault or without. Pure: the server does the waiting and breaking off."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from linestop.testing.playbook import script
+from linestop.testing.playbook.answer import compose, shorten
+from linestop.testing.playbook.conversation import Conversation
+from linestop.testing.playbook.script import Playbook, Step
+from linestop.testing.playbook.wire import (
+    BROKEN_EVENT,
+    TERMINAL_EVENTS,
+    error_body,
+    stream_events,
+    whole_body,
+)
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent, and how it ends. A ``cut`` reply breaks off, ``never`` sends nothing at all."""
+
+    status: int = 200
+    media: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    pieces: tuple[bytes, ...] = ()
+    delay_s: float = 0.0
+    pace_s: float = 0.0
+    ending: Literal["end", "cut", "never"] = "end"
+
+
+def plain_reply(book: Playbook, step: Step, conversation: Conversation, *, short: bool = False) -> Reply:
+    """The reply of a step without a fault; ``short`` cuts it off as a token limit does.
+
+    Raises:
+        NoAnswer: when a placeholder cannot be filled in.
+    """
+    answer = compose(book, step, conversation)
+    if short:
+        answer = shorten(answer)
+    if not conversation.stream:
+        return Reply(pieces=(whole_body(answer, conversation),))
+    pieces = tuple(stream_events(answer, conversation))
+    return Reply(media="text/event-stream", pieces=pieces, pace_s=step.pace_s)
+
+
+def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> Reply:
+    """The reply of a step whose fault is met.
+
+    Raises:
+        NoAnswer: when a placeholder cannot be filled in.
+    """
+    match step.fault:
+        case script.Status(status=status, retry_after_s=wait, message=message):
+            headers = () if wait is None else (("retry-after", f"{wait:g}"),)
+            body = error_body(conversation.wire, status, message)
+            return Reply(status=status, headers=headers, pieces=(body,))
+        case script.Html():
+            return Reply(media="text/html", pieces=(b"<html><body>Please log in.</body></html>",))
+        case script.Empty():
+            return Reply(media="text/event-stream" if conversation.stream else "application/json")
+        case script.Never():
+            return Reply(ending="never")
+        case script.Truncated():
+            return plain_reply(book, step, conversation, short=True)
+        case _:
+            return _spoiled(plain_reply(book, step, conversation), step, conversation)
+
+
+def _spoiled(reply: Reply, step: Step, conversation: Conversation) -> Reply:
+    """A right reply, delivered wrongly."""
+    pieces, whole = reply.pieces, b"".join(reply.pieces)
+    match step.fault:
+        case script.Delay(delay_s=delay_s):
+            return msgspec.structs.replace(reply, delay_s=delay_s)
+        case script.Cut(after_bytes=None, after_events=events):
+            kept = pieces[:events] if conversation.stream else ()
+            return msgspec.structs.replace(reply, pieces=kept, ending="cut")
+        case script.Cut(after_bytes=count):
+            return msgspec.structs.replace(reply, pieces=(whole[:count],), ending="cut")
+        case script.Malformed() if conversation.stream:
+            return msgspec.structs.replace(reply, pieces=(pieces[0], BROKEN_EVENT, *pieces[1:]))
+        case script.NoTerminal() if conversation.stream:
+            return msgspec.structs.replace(reply, pieces=pieces[: -TERMINAL_EVENTS[conversation.wire]])
+        case _:
+            # What spoils a stream spoils a whole body by leaving half of it out.
+            return msgspec.structs.replace(reply, pieces=(whole[: len(whole) // 2],))

@@ -1,0 +1,206 @@
+"""An answer as bytes: both providers' JSON and event streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from linestop.testing.playbook.answer import Answer
+from linestop.testing.playbook.conversation import Conversation, Wire
+
+PIECE_CHARS = 40
+_ANTHROPIC_STOPS = {"end": "end_turn", "calls": "tool_use", "length": "max_tokens"}
+_OPENAI_STOPS = {"end": "stop", "calls": "tool_calls", "length": "length"}
+_ANTHROPIC_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+TERMINAL_EVENTS = {"anthropic": 2, "openai": 3}
+"""How many events at the end of a stream say that the answer is whole: stop reason, usage, end mark."""
+
+BROKEN_EVENT = b'data: {"type": "content_block_del\n\n'
+
+
+def error_body(wire: Wire, status: int, message: str) -> bytes:
+    """An error as the provider writes it."""
+    if wire == "anthropic":
+        error = {"type": _ANTHROPIC_ERRORS.get(status, "api_error"), "message": message}
+        return msgspec.json.encode({"type": "error", "error": error})
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
+
+
+def whole_body(answer: Answer, conversation: Conversation) -> bytes:
+    """The answer as one JSON body."""
+    write = _anthropic_whole if conversation.wire == "anthropic" else _openai_whole
+    return msgspec.json.encode(write(answer, conversation))
+
+
+def stream_events(answer: Answer, conversation: Conversation) -> list[bytes]:
+    """The answer as server-sent events."""
+    if conversation.wire == "anthropic":
+        events = _anthropic_events(answer, conversation)
+        return [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event)) for event in events]
+    return [
+        *(b"data: %b\n\n" % _encode(chunk) for chunk in _openai_chunks(answer, conversation)),
+        b"data: [DONE]\n\n",
+    ]
+
+
+def _anthropic_whole(answer: Answer, conversation: Conversation) -> dict[str, Any]:
+    return _message(answer, conversation) | {
+        "content": [_with_content(block, text) for block, text in _blocks(answer, conversation)],
+        "stop_reason": _stop(answer, _ANTHROPIC_STOPS),
+    }
+
+
+def _anthropic_events(answer: Answer, conversation: Conversation) -> Iterator[dict[str, Any]]:
+    started = _message(answer, conversation)
+    yield {"type": "message_start", "message": started | {"usage": started["usage"] | {"output_tokens": 1}}}
+    for index, (block, text) in enumerate(_blocks(answer, conversation)):
+        yield {"type": "content_block_start", "index": index, "content_block": block}
+        kind, field = {
+            "text": ("text_delta", "text"),
+            "thinking": ("thinking_delta", "thinking"),
+            "tool_use": ("input_json_delta", "partial_json"),
+        }[block["type"]]
+        for piece in _pieces(text):
+            yield {"type": "content_block_delta", "index": index, "delta": {"type": kind, field: piece}}
+        if kind == "thinking_delta":
+            delta = {"type": "signature_delta", "signature": _signature(conversation)}
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    yield {
+        "type": "message_delta",
+        "delta": {"stop_reason": _stop(answer, _ANTHROPIC_STOPS), "stop_sequence": None},
+        "usage": started["usage"],
+    }
+    yield {"type": "message_stop"}
+
+
+def _message(answer: Answer, conversation: Conversation) -> dict[str, Any]:
+    usage = answer.usage
+    return {
+        "id": f"msg_{_id(conversation)}",
+        "type": "message",
+        "role": "assistant",
+        "model": conversation.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": usage.input,
+            "cache_read_input_tokens": usage.cache_read,
+            "cache_creation_input_tokens": usage.cache_write,
+            "output_tokens": usage.output,
+            "output_tokens_details": {"thinking_tokens": usage.reasoning},
+        },
+    }
+
+
+def _blocks(answer: Answer, conversation: Conversation) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each content block as it starts, and the text that then fills it."""
+    if answer.thinking:
+        yield {"type": "thinking", "thinking": "", "signature": ""}, answer.thinking
+    if answer.text:
+        yield {"type": "text", "text": ""}, answer.text
+    for number, call in enumerate(answer.calls):
+        call_id = f"toolu_{_id(conversation)}{number:02}"
+        yield {"type": "tool_use", "id": call_id, "name": _wire_name(call.tool), "input": {}}, call.args
+
+
+def _with_content(block: dict[str, Any], text: str) -> dict[str, Any]:
+    if block["type"] != "tool_use":
+        return block | {block["type"]: text}
+    try:
+        return block | {"input": msgspec.json.decode(text)}
+    except msgspec.DecodeError:
+        # A whole answer has no place for broken arguments, so they become the nearest thing.
+        return block | {"input": {"not_an_object": text}}
+
+
+def _openai_whole(answer: Answer, conversation: Conversation) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
+    if answer.calls:
+        message["tool_calls"] = [
+            _call(answer, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": call.args}}
+            for number, call in enumerate(answer.calls)
+        ]
+    choice = {"index": 0, "message": message, "finish_reason": _stop(answer, _OPENAI_STOPS)}
+    return _completion(conversation, "chat.completion") | {
+        "choices": [choice],
+        "usage": _openai_usage(answer),
+    }
+
+
+def _openai_chunks(answer: Answer, conversation: Conversation) -> Iterator[dict[str, Any]]:
+    head = _completion(conversation, "chat.completion.chunk")
+
+    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+    yield chunk({"role": "assistant", "content": ""})
+    for piece in _pieces(answer.text):
+        yield chunk({"content": piece})
+    for number, call in enumerate(answer.calls):
+        begun = _call(answer, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": ""}}
+        yield chunk({"tool_calls": [begun | {"index": number}]})
+        for piece in _pieces(call.args):
+            yield chunk({"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
+    yield chunk({}, _stop(answer, _OPENAI_STOPS))
+    yield head | {"choices": [], "usage": _openai_usage(answer)}
+
+
+def _call(answer: Answer, conversation: Conversation, number: int) -> dict[str, Any]:
+    assert 0 <= number < len(answer.calls)
+    return {"id": f"call_{_id(conversation)}{number:02}", "type": "function"}
+
+
+def _completion(conversation: Conversation, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{_id(conversation)}", "object": kind, "created": 0, "model": conversation.model}
+
+
+def _openai_usage(answer: Answer) -> dict[str, Any]:
+    usage = answer.usage
+    prompt = usage.input + usage.cache_read + usage.cache_write
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": usage.output,
+        "total_tokens": prompt + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def _stop(answer: Answer, names: dict[str, str]) -> str | None:
+    # A cut answer says so, whatever the script wanted: that is what the fault is about.
+    if answer.stop_verbatim is not None and answer.stop != "length":
+        return answer.stop_verbatim or None
+    return names[answer.stop]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS))
+
+
+def _id(conversation: Conversation) -> str:
+    return conversation.digest.hex()[:20]
+
+
+def _signature(conversation: Conversation) -> str:
+    return f"signed-{conversation.digest.hex()[:40]}"
+
+
+def _wire_name(tool: str) -> str:
+    return tool.replace(".", "__")
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value)

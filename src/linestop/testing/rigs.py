@@ -1,0 +1,228 @@
+"""One bus to test against, three times: in memory, on one server, on a cluster of three.
+
+A rig hands out the ports as the credential that needs them, so a test says what it wants and not how to
+connect. The real ones can be killed; the conformance suite runs on all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.connection import Connection, connect
+from linestop.bus.credentials import Credential
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.permissions import CredentialName
+from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.server import EmbeddedServer
+from linestop.bus.streams import ConsumerSpec
+from linestop.errors import Unreachable
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.testing.cluster import Cluster
+from linestop.testing.memory import MemoryBroker
+
+READY_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.05
+
+
+class Rig(Protocol):
+    """A bus with all its streams. ``log`` gives a new writer each time, on a connection of its own."""
+
+    def now(self) -> datetime:
+        """The clock that timers go by."""
+        ...
+
+    async def log(self, role: RoleName = "planner") -> Log:
+        """The run log as ``role`` sees it."""
+        ...
+
+    async def queue(self, spec: ConsumerSpec) -> Queue:
+        """A durable consumer, as the credential that may pull from it."""
+        ...
+
+    async def blobs(self) -> Blobs:
+        """The blobs of all."""
+        ...
+
+    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+        """A bucket, as a credential that may write to it: ``budget``, or ``operator`` or ``validator``."""
+        ...
+
+    async def timers(self) -> Timers:
+        """The timers."""
+        ...
+
+    async def publisher(self) -> Publisher:
+        """What goes out, as the recorder says it."""
+        ...
+
+    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish a task or a control message as a person would, and wait until it is stored."""
+        ...
+
+    async def stored(self, stream: str, subject: str) -> bytes | None:
+        """The last message on a subject of OUTCOMES, ALERTS or DEAD."""
+        ...
+
+
+class MemoryRig:
+    """The bus in memory, under the running loop's time."""
+
+    def __init__(self, broker: MemoryBroker, now: Callable[[], datetime]) -> None:
+        self.broker = broker
+        self._now = now
+
+    def now(self) -> datetime:
+        """The clock that timers go by."""
+        return self._now()
+
+    async def log(self, role: RoleName = "planner") -> Log:
+        """The run log as ``role`` sees it."""
+        return self.broker.log([role])
+
+    async def queue(self, spec: ConsumerSpec) -> Queue:
+        """A durable consumer."""
+        return self.broker.queue(spec)
+
+    async def blobs(self) -> Blobs:
+        """The blobs of all."""
+        return self.broker.blobs()
+
+    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+        """A bucket."""
+        return self.broker.shared(bucket)
+
+    async def timers(self) -> Timers:
+        """The timers."""
+        return self.broker.timers()
+
+    async def publisher(self) -> Publisher:
+        """What goes out."""
+        return self.broker.publisher()
+
+    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish a task or a control message."""
+        await self.broker.publish(subject, payload, dict(headers or {}))
+
+    async def stored(self, stream: str, subject: str) -> bytes | None:
+        """The last message on a subject."""
+        found = self.broker.stream(stream).last(subject)
+        return found.payload if found else None
+
+
+class ServerRig:
+    """The bus on real servers. ``close`` closes the connections it made, not the servers."""
+
+    def __init__(self, server: EmbeddedServer | Cluster) -> None:
+        self.server = server
+        self._common: dict[CredentialName, JetStream] = {}
+        self._connections: list[Connection] = []
+
+    async def set_up(self, wakes: Mapping[RoleName, tuple[str, ...]]) -> None:
+        """Create all streams and consumers."""
+        replicas = 3 if isinstance(self.server, Cluster) else 1
+        async with await connect(self.server.credential("bootstrap"), name="rig") as connection:
+            done = await set_up(connection, BusLayout(replicas=replicas, wakes=wakes))
+        done.require_no_differences()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for connection in self._connections:
+            await connection.close()
+
+    async def open(self, name: CredentialName, *, url: str = "") -> JetStream:
+        """Make a connection of its own, to ``url`` if given; in a cluster, to any node."""
+        credential = self.server.credential(name)
+        if url:
+            credential = Credential(url=url, user=credential.user, password=credential.password)
+        connection = await connect(credential, name=f"rig {name}", timeout_s=READY_TIMEOUT_S)
+        self._connections.append(connection)
+        return await JetStream.open(connection)
+
+    def now(self) -> datetime:
+        """The clock that timers go by."""
+        return datetime.now(UTC)
+
+    async def log(self, role: RoleName = "planner") -> Log:
+        """The run log as ``role`` sees it, on a new connection."""
+        return (await self.open(role)).log()
+
+    async def queue(self, spec: ConsumerSpec) -> Queue:
+        """A durable consumer, as the credential that may pull from it."""
+        return (await self._as(_puller(spec))).queue(spec)
+
+    async def blobs(self) -> Blobs:
+        """The blobs of all."""
+        return (await self._as("planner")).blobs()
+
+    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+        """A bucket, as a credential that may write to it."""
+        writers: dict[str, CredentialName] = {layout.AGENTS_BUCKET: "operator", layout.IDS_BUCKET: "validator"}
+        return (await self._as(writers.get(bucket, "budget"))).shared(bucket)
+
+    async def timers(self) -> Timers:
+        """The timers."""
+        return (await self._as("planner")).timers()
+
+    async def publisher(self) -> Publisher:
+        """What goes out."""
+        return (await self._as("recorder")).publisher()
+
+    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish a task or a control message, and wait until it is stored."""
+        block = header_block(dict(headers)) if headers else b""
+        await (await self._as("operator")).wire.ask(subject, payload, headers=block)
+
+    async def stored(self, stream: str, subject: str) -> bytes | None:
+        """The last message on a subject."""
+        found = await Reader((await self._as("operator")).wire, stream).direct_last(subject)
+        return found.payload if found else None
+
+    async def kill(self) -> None:
+        """End with SIGKILL the server, or the node that leads the run log; ``restart`` brings it back."""
+        if isinstance(self.server, Cluster):
+            self._killed = await self.server.leader_of(layout.RUNS)
+            await self.server.kill(self._killed)
+        else:
+            os.kill(self.server.pid, signal.SIGKILL)
+
+    async def restart(self) -> None:
+        """Start the killed node again; a single server's supervisor has done so by itself."""
+        if isinstance(self.server, Cluster):
+            await self.server.restart(self._killed)
+
+    async def _as(self, name: CredentialName) -> JetStream:
+        if name not in self._common:
+            self._common[name] = await self.open(name)
+        return self._common[name]
+
+
+async def make_server_rig(server: EmbeddedServer | Cluster) -> ServerRig:
+    """Return a rig on running servers, set up; every role has a durable that wakes it on ``stopped``."""
+    rig = ServerRig(server)
+    wakes: dict[RoleName, tuple[str, ...]] = {role: (f"runs.*.*.{role}.stopped.>",) for role in ACTORS}
+    with anyio.fail_after(READY_TIMEOUT_S):
+        while True:
+            try:
+                await rig.set_up(wakes)
+            except Unreachable:
+                await anyio.sleep(_POLL_S)
+            else:
+                return rig
+
+
+def _puller(spec: ConsumerSpec) -> CredentialName:
+    """Name who may pull from a consumer: a role's own are named after it."""
+    for role in ACTORS:
+        if spec.name in {layout.role_consumer(role), layout.control_consumer(role)}:
+            return role
+    return "validator" if spec.name == layout.TASKS_CONSUMER else "recorder"

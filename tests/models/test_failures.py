@@ -1,0 +1,91 @@
+"""Statuses, headers and error bodies into failures."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import httpx2
+import pytest
+
+from linestop.models.failures import of_body, of_error, of_status, retry_after_s
+from linestop.schemas.model import FailureClass
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, "permanent") for status in (302, 400, 401, 402, 403, 404, 405, 413, 422)),
+        *((status, "availability") for status in (408, 409, 425, 500, 502, 503, 504, 529)),
+        (429, "rate_limit"),
+        (499, "cancelled"),
+    ],
+)
+def test_a_status_has_one_class(status: int, kind: FailureClass) -> None:
+    """Only what may pass by itself is worth another attempt."""
+    assert of_status(status) == kind
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3600"}, 3600.0),
+        ({"retry-after": "9999999"}, 9_999_999.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_but_never_capped(headers: dict[str, str], seconds: float | None) -> None:
+    """How long to wait at most is the planner's decision; nonsense counts as nothing said."""
+    assert retry_after_s(headers) == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    """A date means the time from now until then, and zero when it has passed."""
+    waited = retry_after_s({"retry-after": formatdate(time.time() + 100, usegmt=True)})
+    assert waited is not None
+    assert 90 < waited <= 100
+    assert retry_after_s({"retry-after": formatdate(time.time() - 100, usegmt=True)}) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        ({"type": "overloaded_error", "message": "Overloaded"}, "availability", 529),
+        ({"type": "rate_limit_error", "message": "slow"}, "rate_limit", 429),
+        ({"type": "invalid_request_error", "message": "no"}, "permanent", 400),
+        ({"code": 502, "message": "upstream"}, "availability", 502),
+        ({"code": "insufficient_quota"}, "rate_limit", 429),
+        ({"type": "never_heard_of"}, "unknown", None),
+        ("plain text", "unknown", None),
+        (None, "unknown", None),
+    ],
+)
+def test_an_error_inside_a_good_response_is_classified_by_name(
+    error: object, kind: FailureClass, status: int | None
+) -> None:
+    """Providers report faults within a stream too; an unknown one is unknown."""
+    failed = of_body(error, "openai/x")
+    assert (failed.kind, failed.status) == (kind, status)
+
+
+def test_only_what_cannot_have_begun_is_not_billed() -> None:
+    """A refused connection costs nothing; a broken one may."""
+    refused = of_error(httpx2.ConnectError("refused"), "openai/x", answering=False)
+    broken = of_error(httpx2.RemoteProtocolError("cut"), "openai/x", answering=True)
+    assert (refused.kind, refused.possibly_billed) == ("availability", False)
+    assert (broken.kind, broken.possibly_billed) == ("availability", True)
+
+
+def test_a_request_that_cannot_be_written_is_permanent() -> None:
+    """The same exception means malformed once the answer has begun."""
+    before = of_error(ValueError("surrogates not allowed"), "openai/x", answering=False)
+    after = of_error(ValueError("not JSON"), "openai/x", answering=True)
+    assert (before.kind, before.possibly_billed) == ("permanent", False)
+    assert (after.kind, after.possibly_billed) == ("malformed", True)
+    illegal = of_error(httpx2.LocalProtocolError("illegal header"), "openai/x", answering=False)
+    assert illegal.kind == "permanent"

@@ -1,0 +1,36 @@
+"""Server-sent events from bytes."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linestop.models import sse
+from linestop.models.sse import EventDecoder, ServerEvent
+from linestop.schemas.model import ModelFailed
+
+STREAM = b": comment\r\nevent: a\r\ndata: 1\r\n\r\ndata:2\ndata: 3\n\nid: 7\n\ndata: unfinished\n"
+
+
+@given(st.lists(st.integers(min_value=0, max_value=len(STREAM)), max_size=8))
+def test_events_do_not_depend_on_where_the_bytes_are_cut(cuts: list[int]) -> None:
+    """Any division into chunks gives the same events; one that has not ended is never given out."""
+    places = [0, *sorted(cuts), len(STREAM)]
+    decoder = EventDecoder()
+    events = [event for start, end in itertools.pairwise(places) for event in decoder.feed(STREAM[start:end])]
+    assert events == [ServerEvent("a", b"1"), ServerEvent("", b"2\n3")]
+
+
+def test_a_stream_over_its_bound_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a whole stream nor one line without an end may grow for ever."""
+    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 100)
+    with pytest.raises(ModelFailed, match="One event of the model's answer is over 100 bytes"):
+        list(EventDecoder().feed(b"data: " + b"x" * 200))
+    monkeypatch.setattr(sse, "STREAM_BYTES_MAX", 100)
+    decoder = EventDecoder()
+    list(decoder.feed(b"data: x\n\n" * 10))
+    with pytest.raises(ModelFailed, match="answer is over 100 bytes"):
+        list(decoder.feed(b"data: x\n\n" * 10))
