@@ -5,14 +5,13 @@ A version is stored once under its digest and never changed; a run pins the dige
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import msgspec
 
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import Limits
-from linestop.schemas.tools import Contract, canonical
+from linestop.schemas.tools import Contract, digest_of
 
 
 class AgentVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,7 +40,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     def digest(self) -> str:
         """SHA-256 of the whole version in canonical JSON."""
-        return hashlib.sha256(canonical(self)).hexdigest()
+        return digest_of(self)
 
     def tool(self, name: str) -> Contract | None:
         """The contract of the tool of that name, if this agent has it."""

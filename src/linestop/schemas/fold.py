@@ -41,6 +41,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
+from linestop.schemas.model import Usage
 from linestop.schemas.phases import Phase
 
 if TYPE_CHECKING:
@@ -111,8 +112,14 @@ def phase_of(run: Run) -> Phase:
         return Phase.THINKING
     proposal = run.proposal
     if proposal and not proposal.answered:
-        return _phase_of_proposal(proposal)
+        phase = _phase_of_proposal(proposal)
+        return Phase.WAITING if phase is Phase.ACTING and _held_up_by_spending(run, proposal) else phase
     return Phase.WAITING if run.spend_asked else Phase.QUEUED
+
+
+def _held_up_by_spending(run: Run, proposal: ProposalState) -> bool:
+    """Whether calls wait for nothing but the answer about spending."""
+    return run.spend_asked is not None and not any(c.stage in {Stage.OPEN, Stage.CHECK} for c in proposal.calls)
 
 
 def _phase_of_proposal(proposal: ProposalState) -> Phase:
@@ -144,9 +151,9 @@ def close_attempt(run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micr
         run.spent_micros -= attempt.charged_micros
     attempt.closed_n = n
     attempt.outcome = outcome
-    attempt.charged_micros = cost_micros
+    attempt.charged_micros = max(cost_micros, 0)
     attempt.source = "reported" if reported else "reserved"
-    run.spent_micros += cost_micros
+    run.spent_micros += attempt.charged_micros
     if run.sealed:
         run.facts_after_seal.append(n)
 
@@ -162,7 +169,7 @@ def supersede(run: Run, attempt: Attempt, n: int) -> None:
 
 def fits(run: Run, cost_max_micros: int) -> bool:
     """Whether a start of this cost fits into what the run holds (a takeover frees nothing: it is charged)."""
-    return cost_max_micros <= run.available_micros
+    return 0 <= cost_max_micros <= run.available_micros
 
 
 def _milestone(
@@ -253,6 +260,12 @@ def _model_started(run: Run, n: int, event: ModelStarted) -> str:
     return ""
 
 
+def _use(run: Run, attempt: Attempt, usage: Usage) -> None:
+    """Enter the tokens of an attempt; a report below zero gives none back."""
+    attempt.usage = usage
+    run.tokens += max(usage.total, 0)
+
+
 def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
     for attempts in run.attempts.values():
         for entered in attempts:
@@ -265,12 +278,11 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
     attempt = _find(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
         return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
-    ids = [call.call for call in event.calls]
-    if len(set(ids)) != len(ids) or any(call in run.calls for call in ids):
-        return "two of its calls have the same id, or an id is used before"
     counts = attempt.open and not run.done and attempt.purpose == "turn"
-    attempt.usage = event.usage
-    run.tokens += event.usage.total
+    ids = [call.call for call in event.calls]
+    if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
+        return "two of its calls have the same id, or an id is used before"
+    _use(run, attempt, event.usage)
     close_attempt(
         run,
         attempt,
@@ -298,8 +310,7 @@ def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     if attempt is None or attempt.closed_n:
         return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
     if event.usage:
-        run.tokens += event.usage.total
-        attempt.usage = event.usage
+        _use(run, attempt, event.usage)
     attempt.failure = event
     reported = not event.possibly_billed
     close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
@@ -314,8 +325,7 @@ def _compacted(run: Run, n: int, event: Compacted) -> str:
         or attempt.purpose != "compact"
     ):
         return "no compaction was under way"
-    run.tokens += event.usage.total
-    attempt.usage = event.usage
+    _use(run, attempt, event.usage)
     close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
     run.compactions.append(event)
     kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from linestop.schemas.run import Run
 
 
+RETRY_ASKED_S_MAX = 30 * 86_400.0
+"""No server's wish for a pause counts for more than the longest run: a date beyond the calendar breaks a fold."""
+
+
 def grant_of(run: Run, tool: str) -> ToolGrant | None:
     """The grant of that tool in this run, if it has one."""
     if run.opened is None:
@@ -50,7 +54,7 @@ def retry_delay_s(seed: str, attempt: int, asked_s: float | None = None) -> floa
     The jitter comes from ``seed``, not from chance, so every reader of the log computes the same moment.
     """
     if asked_s is not None:
-        return max(0.0, asked_s)
+        return min(max(0.0, asked_s), RETRY_ASKED_S_MAX)
     base = MODEL_RETRY_DELAYS_S[min(attempt, len(MODEL_RETRY_DELAYS_S)) - 1]
     unit = int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:4], "big") / 0xFFFFFFFF
     return base * (1 - RETRY_JITTER + 2 * RETRY_JITTER * unit)
@@ -144,6 +148,8 @@ def granted(run: Run, n: int, event: Granted) -> str:
     if not event.call:
         if run.spend_asked is None:
             return "nobody asked about spending"
+        if event.at >= run.spend_asked.expires_at:
+            return "the question about spending had expired"
         run.spend_asked, run.spend_granted = None, True
         return ""
     call = run.calls.get(event.call)
@@ -214,6 +220,7 @@ def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
         answer(run, call, n, text=text or f"Done, as {event.by} found out.", error=False)
     else:
         answer(run, call, n, text="A person stopped the run over this call.", error=True)
+        run.stop_over = event
     return ""
 
 
@@ -225,10 +232,13 @@ def started(run: Run, n: int, event: EffectStarted) -> str:
     """``executor.started``: all of its calls may start, and together they fit into what the run holds."""
     if run.paused:
         return "the run is paused"
+    if len({line.call for line in event.calls}) != len(event.calls):
+        return "it starts a call twice"
     for line in event.calls:
         if reason := _may_start(run, line, event):
             return reason
-    if not fold.fits(run, sum(line.cost_max_micros for line in event.calls)):
+    costs = [line.cost_max_micros for line in event.calls]
+    if any(cost < 0 for cost in costs) or not fold.fits(run, sum(costs)):
         return "its cost does not fit into what the run holds"
     for line in event.calls:
         call = run.calls[line.call]
@@ -278,7 +288,7 @@ def finished(run: Run, n: int, event: Finished) -> str:
     if event.attempt > len(call.attempts):
         return f"attempt {event.attempt} of call '{event.call}' was not started"
     attempt = call.attempts[event.attempt - 1]
-    was_open = attempt.open
+    was_open = attempt.open and call.stage is Stage.OPEN
     learnt = attempt.outcome == "unknown" and event.outcome != "unknown"
     if attempt.closed_n and not learnt:
         return f"attempt {event.attempt} of call '{event.call}' has its result"
@@ -286,7 +296,9 @@ def finished(run: Run, n: int, event: Finished) -> str:
     cost = attempt.cost_max_micros if unknown else event.cost_micros
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     in_doubt = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
-    if was_open or (in_doubt and learnt):
+    # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
+    last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
+    if was_open or (in_doubt and learnt and (last_effect or event.outcome == "succeeded")):
         _settle(run, n, call, attempt, event)
     elif event.outcome == "succeeded" and call.stage in {Stage.OPEN, Stage.READY} and not run.done:
         _result(run, n, call, event)

@@ -66,7 +66,7 @@ def next_start(run: Run, now: datetime, worker: str = "") -> NextStart | Exhaust
     ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
     may be taken over at once, if repeating it is safe.
     """
-    if run.spend_asked or spend_question_due(run, now, worker):
+    if run.spend_asked or run.spend_denied or run.stop_over or spend_question_due(run, now, worker):
         return None
     return _unasked(run, now, worker)
 
@@ -85,7 +85,10 @@ def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | No
     """The next start if nobody had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
-    if run.phase in {Phase.QUEUED, Phase.THINKING} or (run.phase is Phase.WAITING and run.spend_asked):
+    if run.room <= 0:
+        return _limit("events_max", run.limits.events_max - run.room, run.limits.events_max)
+    asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.answered)
+    if run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
         return _next_model(run, now, worker)
     return _next_calls(run, now, worker)
 

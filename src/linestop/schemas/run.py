@@ -8,10 +8,11 @@ clock, no configuration and no guess: two programs that saw the same messages ho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
+from linestop.errors import InputError
 from linestop.schemas import chain, fold
 from linestop.schemas.calls import Attempt, CallState, ProposalState, Stage
 from linestop.schemas.events import (
@@ -24,6 +25,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Refused,
+    Resolved,
     Sealed,
     SpendQuestion,
     Stopped,
@@ -36,6 +38,8 @@ from linestop.schemas.phases import Phase, legal
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 
 DEFAULT_LIMITS = Limits()
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+"""No event counts that claims to be later: a date added to it would leave the calendar and break a reader."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -100,6 +104,7 @@ class Run:
         self.spend_asked: SpendQuestion | None = None
         self.spend_granted = False
         self.spend_denied = False
+        self.stop_over: Resolved | None = None
         self.context_bytes = 0
         self.wait_s = 0.0
         self.waiting_since: datetime | None = None
@@ -159,7 +164,12 @@ class Run:
         if seq <= self.head_seq:
             return Entry(seq, subject, "", "", 0, None, "it was folded before", len(payload))
         self.head_seq = seq
-        parts = parse_run_event(subject)
+        try:
+            parts = parse_run_event(subject)
+        except InputError as error:
+            entry = Entry(seq, subject, "", "", 0, None, str(error), len(payload))
+            self.entries.append(entry)
+            return entry
         reason = self._void(parts.n, payload)
         if reason:
             entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
@@ -197,6 +207,8 @@ class Run:
         """Apply a decoded event of the chain; return why it is ignored, or nothing."""
         if event.at < self.at:
             return "its time is before that of the event it follows"
+        if event.at >= LATEST:
+            return f"its time is not before the year {LATEST.year}"
         if not legal(self.phase, role, name):
             return f"'{role}.{name}' is not legal while the run is {self.phase}"
         reason = fold.apply(self, role, self.n, event)

@@ -62,7 +62,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def digest(self) -> Digest:
         """SHA-256 of the whole contract in canonical JSON: what ``opened`` and every grant pin."""
-        return Digest(hashlib.sha256(canonical(self)).hexdigest())
+        return Digest(digest_of(self))
 
 
 class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,6 +99,12 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     """Encode as JSON with sorted keys and no spaces, so that equal values have equal bytes."""
     return msgspec.json.encode(value, order="deterministic")
+
+
+def digest_of(value: msgspec.Struct) -> str:
+    """SHA-256 of a struct as it would be read back, so that ``5`` given for a float counts as ``5.0``."""
+    read_back = msgspec.convert(msgspec.to_builtins(value), type=type(value))
+    return hashlib.sha256(canonical(read_back)).hexdigest()
 
 
 def effect_key(run: str, tool: str, args: bytes) -> str:

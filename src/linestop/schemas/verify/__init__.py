@@ -1,0 +1,202 @@
+"""A checker that sees only the log (P7).
+
+``verify`` says of one run: authentic up to event n, consistent only, or broken at n, with a sentence for each
+thing that is wrong. It trusts nobody: it computes the chain itself, trusts no header, and checks the promises
+from what the events say, not from what the fold makes of them.
+
+- ``links``: the chain, from subjects and payloads alone.
+- ``ledger``: what was started, held, spent and let pass, added up apart from the fold.
+- ``starts``, ``gates``, ``ending``: the rules, each saying in one sentence what is wrong.
+- ``checkpoint``: signatures that vouch for a run up to an event.
+
+An event that every reader passes over (``ignored``) changes nothing, so it breaks nothing by itself, unless
+saying it at all proves a broken promise: a start after a stop, a grant for something else, a false seal.
+What cannot be seen from a log alone: an end that was cut off, or a log made anew as a whole. That is what
+checkpoints are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
+
+import msgspec
+
+from linestop.errors import LinestopError
+from linestop.schemas.events import (
+    NEVER,
+    Accepted,
+    Amended,
+    Answered,
+    AnyEvent,
+    Asked,
+    Checked,
+    Cleared,
+    Compacted,
+    Denied,
+    Edited,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Paused,
+    Proposed,
+    Refused,
+    Resolved,
+    Resumed,
+    Returned,
+    Sealed,
+    Settled,
+    Stopped,
+    Warned,
+    decode,
+)
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId, parse_run_event
+from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, check_checkpoints, sign_checkpoint
+from linestop.schemas.verify.ending import (
+    check_accepted,
+    check_amended,
+    check_held,
+    check_sealed,
+    check_settled,
+    check_stopped,
+)
+from linestop.schemas.verify.gates import check_asked, check_cleared, check_edited, check_granted, check_signature
+from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.links import Chain, Link, read_chain
+from linestop.schemas.verify.starts import check_judged, check_result, check_start
+from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
+
+__all__ = ["Chain", "Checkpoint", "Link", "Problem", "TrustedKey", "Verdict", "read_chain", "sign_checkpoint", "verify"]
+
+_NO_KEYS: Mapping[str, TrustedKey] = {}
+_NO_TEXTS: Mapping[str, bytes] = {}
+
+
+def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
+    tenant: str,
+    run: str,
+    messages: Sequence[tuple[str, bytes, int]],
+    *,
+    checkpoints: Sequence[Checkpoint] = (),
+    keys: Mapping[str, TrustedKey] = _NO_KEYS,
+    texts: Mapping[str, bytes] = _NO_TEXTS,
+) -> Verdict:
+    """Check the log of one run.
+
+    Args:
+        tenant: Whose run it should be.
+        run: Which run it should be.
+        messages: All its messages, (subject, payload, stream sequence), in stream order.
+        checkpoints: Signed checkpoints; those of other runs are passed over.
+        keys: Trusted keys by key id: of people who decide, and of who signs checkpoints.
+        texts: Blobs by digest, so that arguments too long for an event can be checked as well.
+
+    Returns:
+        The verdict; it never raises for anything a log may hold.
+    """
+    chain = read_chain(tenant, run, messages)
+    audit = _Audit(tenant, run, keys, texts)
+    problems = [*chain.problems]
+    for link in chain.links:
+        problems += audit.take(link)
+    authentic_n, found = check_checkpoints(chain.links, checkpoints, keys, of=(tenant, run))
+    problems = sorted([*problems, *found], key=lambda problem: problem.n)
+    broken = [problem.n for problem in problems if problem.level == "broken"]
+    events = len(chain.links)
+    return Verdict(
+        tenant=tenant, run=run, status="broken" if broken else "authentic" if authentic_n else "consistent",
+        n=broken[0] if broken else authentic_n or events, events=events, authentic_n=authentic_n,
+        head_sha256=chain.links[-1].sha256 if chain.links else "", problems=tuple(problems),
+    )  # fmt: skip
+
+
+def _decode(link: Link) -> AnyEvent | None:
+    """The event, or None for what this version cannot read; the fold says why."""
+    try:
+        return decode(parse_run_event(link.subject).role, link.name, link.payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, KeyError, LinestopError):
+        return None
+
+
+class _Audit:
+    """Goes through a chain event by event, with the fold beside it to say which events count."""
+
+    def __init__(self, tenant: str, run: str, keys: Mapping[str, TrustedKey], texts: Mapping[str, bytes]) -> None:
+        self._fold = Run(TenantId(tenant), RunId(run))
+        self._ledger = Ledger(tenant, run, texts)
+        self._keys = keys
+        self._at = NEVER
+        self._prev = ""
+
+    def take(self, link: Link) -> Iterator[Problem]:
+        """What is wrong with the next event."""
+        # A seal is compared with the fold of what comes before it, so the rules come first.
+        try:
+            yield from list(self._judge(link))
+            entry = self._fold.apply(link.subject, link.payload, link.seq)
+            if entry.ignored:
+                sentence = f"'{link.role}.{link.name}' is ignored by every reader: {entry.ignored}."
+                yield Problem(n=link.n, rule="legal", sentence=sentence, level="ignored")
+            elif entry.event is not None:
+                self._ledger.enter(link.n, entry.event)
+                self._at = entry.event.at
+        except Exception as error:  # noqa: BLE001 - whatever a log holds, the verdict is about the log
+            yield Problem(n=link.n, rule="legal", sentence=f"It cannot be folded: {type(error).__name__}: {error}.")
+        self._prev = link.sha256
+
+    def _judge(self, link: Link) -> Iterator[Problem]:
+        event = _decode(link)
+        if event is None:
+            return
+        # Who stops a run from its last message alone cannot know what is open in it.
+        level: Level = "note" if isinstance(event, Stopped) else "broken"
+        for rule, sentence in self._rules(event):
+            yield Problem(n=link.n, rule=rule, sentence=sentence, level="broken" if rule == "time" else level)
+        if isinstance(event, Granted | Denied) and event.call:
+            for how_bad, rule, sentence in check_signature(self._ledger, event, self._keys):
+                yield Problem(n=link.n, rule=rule, sentence=sentence, level=how_bad)
+
+    def _rules(self, event: AnyEvent) -> Iterator[tuple[Rule, str]]:  # noqa: C901, PLR0912 - one arm an event
+        if event.at < self._at:
+            yield "time", f"Its time is {event.at.isoformat()}, before that of the event it follows."
+        ledger = self._ledger
+        match event:
+            case ModelStarted() | EffectStarted():
+                yield from check_start(ledger, event)
+            case Judged():
+                yield from check_judged(ledger, event)
+            case Proposed() | ModelFailedEvent() | Compacted() | Finished():
+                yield from check_result(ledger, event)
+            case Cleared():
+                yield from check_cleared(ledger, event)
+            case Asked():
+                yield from check_asked(ledger, event)
+            case Granted():
+                yield from check_granted(ledger, event)
+            case Edited():
+                yield from check_edited(event)
+            case Held():
+                yield from check_held(ledger, event)
+            case Settled():
+                yield from check_settled(ledger, event)
+            case Stopped():
+                yield from check_stopped(ledger, event)
+            case Accepted():
+                yield from check_accepted(ledger, event)
+            case Sealed():
+                yield from check_sealed(ledger, self._fold, event, prev=self._prev)
+            case Amended():
+                yield from check_amended(ledger, self._fold, event)
+            case (
+                Opened() | Refused() | Checked() | Returned() | Denied() | Answered() | Resolved() | Paused()
+                | Resumed() | Warned()
+            ):  # fmt: skip
+                return
+            case _:
+                assert_never(event)

@@ -1,0 +1,111 @@
+"""Signed checkpoints: somebody with a key vouches for a run up to an event.
+
+A chain proves that nothing inside it was changed, but not that its end was not cut off, nor that the whole
+was not made anew. A checkpoint does: an Ed25519 signature over tenant, run, number and hash of an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from linestop.schemas.events import Moment
+from linestop.schemas.verify.links import Link
+from linestop.schemas.verify.verdict import Problem
+
+_PURPOSE = "linestop-checkpoint-1"
+"""Part of what is signed, so that a signature for another purpose is never taken for a checkpoint."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """``head_sha256`` is the hash of event ``n`` (what event n + 1 names as ``prev``); ``signature`` is hex."""
+
+    tenant: str
+    run: str
+    n: int
+    head_sha256: str
+    at: Moment
+    key_id: str
+    signature: str
+
+
+class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An Ed25519 public key (hex) and what it is trusted for.
+
+    ``name`` is the person whose key it is; a key for checkpoints needs none. One for the other purpose is no
+    key at all: who may vouch for the log may not approve, nor the other way round.
+    """
+
+    public_key: str
+    purpose: Literal["person", "checkpoint"]
+    name: str = ""
+
+    def signed(self, message: bytes, signature: str) -> bool:
+        """Whether this key made ``signature`` (hex) over ``message``."""
+        try:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key))
+            key.verify(bytes.fromhex(signature), message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: datetime) -> Checkpoint:
+    """Vouch for the run of ``link`` up to and including it."""
+    unsigned = Checkpoint(
+        tenant=link.tenant, run=link.run, n=link.n, head_sha256=link.sha256, at=at, key_id=key_id, signature=""
+    )
+    return msgspec.structs.replace(unsigned, signature=key.sign(checkpoint_bytes(unsigned)).hex())
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """What a checkpoint's signature covers: all of it but the signature."""
+    return msgspec.json.encode(
+        [
+            _PURPOSE, checkpoint.tenant, checkpoint.run, checkpoint.n, checkpoint.head_sha256,
+            checkpoint.at.isoformat(), checkpoint.key_id,
+        ]
+    )  # fmt: skip
+
+
+def check_checkpoints(
+    links: Sequence[Link], checkpoints: Sequence[Checkpoint], keys: Mapping[str, TrustedKey], *, of: tuple[str, str]
+) -> tuple[int, list[Problem]]:
+    """Compare a chain with the checkpoints of its run (``of``: tenant and run).
+
+    Returns:
+        The last event that a valid signature vouches for (0 for none), and what is wrong.
+    """
+    authentic_n = 0
+    problems: list[Problem] = []
+    for checkpoint in checkpoints:
+        if (checkpoint.tenant, checkpoint.run) != of:
+            continue
+        level, sentence = _objection(links, checkpoint, keys)
+        if sentence:
+            n = min(checkpoint.n, len(links) + 1)
+            problems.append(Problem(n=n, rule="checkpoint", sentence=sentence, level=level))
+        else:
+            authentic_n = max(authentic_n, checkpoint.n)
+    return authentic_n, problems
+
+
+def _objection(
+    links: Sequence[Link], checkpoint: Checkpoint, keys: Mapping[str, TrustedKey]
+) -> tuple[Literal["broken", "note"], str]:
+    """What speaks against a checkpoint, or an empty sentence."""
+    key = keys.get(checkpoint.key_id)
+    if key is None or key.purpose != "checkpoint":
+        return "note", f"The key '{checkpoint.key_id}' of the checkpoint at event {checkpoint.n} is not known."
+    if not key.signed(checkpoint_bytes(checkpoint), checkpoint.signature):
+        return "broken", f"The signature of the checkpoint at event {checkpoint.n} is false."
+    if not 1 <= checkpoint.n <= len(links):
+        return "broken", f"The checkpoint vouches for event {checkpoint.n}, but the chain ends at {len(links)}."
+    if links[checkpoint.n - 1].sha256 != checkpoint.head_sha256:
+        return "broken", f"The checkpoint vouches for another event {checkpoint.n} than the one in the log."
+    return "broken", ""

@@ -1,0 +1,300 @@
+"""What a check remembers of the events before: starts, calls, money. Kept apart from the fold.
+
+``Run`` decides what a run may do next; this only adds up what was said, so that a mistake there is seen here.
+Only events that every reader counts are entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from linestop.schemas.events import (
+    Accepted,
+    AnyEvent,
+    Asked,
+    AskedCall,
+    Cleared,
+    Compacted,
+    Edited,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    JudgedCall,
+    ModelChoice,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Paused,
+    Proposed,
+    Refused,
+    Resolved,
+    Resumed,
+    Sealed,
+    Settled,
+    StartedCall,
+    Stopped,
+    Text,
+    ToolGrant,
+)
+from linestop.schemas.limits import Limits
+
+
+@dataclass(slots=True)
+class Start:
+    """A start and what came of it. A model call has no ``call``, an effect no ``turn``."""
+
+    n: int
+    attempt: int
+    worker: str
+    done_by: datetime
+    cost_max_micros: int
+    call: str = ""
+    turn: int = 0
+    model: str = ""
+    purpose: str = "turn"
+    probe: bool = False
+    outcome: str = ""
+    retry_safe: bool = False
+    charged_micros: int = 0
+    superseded: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether its fate is unknown and nobody has taken over."""
+        return not self.outcome and not self.superseded
+
+    @property
+    def label(self) -> str:
+        """How a sentence names it."""
+        what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
+        return f"attempt {self.attempt} of {what} (event {self.n})"
+
+    def over(self, at: datetime, worker: str) -> bool:
+        """Whether another may take over: past ``done_by``, or begun by an older incarnation of ``worker``."""
+        name, _, incarnation = self.worker.rpartition("#")
+        own, _, newer = worker.rpartition("#")
+        older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
+        return at >= self.done_by or (bool(name) and name == own and older)
+
+
+@dataclass(slots=True)
+class Call:
+    """A call, from proposal to fate."""
+
+    name: str
+    tool: str
+    raw_args: Text
+    grant: ToolGrant | None
+    judged: JudgedCall | None = None
+    edited: bool = False
+    asked: AskedCall | None = None
+    votes: set[str] = field(default_factory=set[str])
+    gate_n: int = 0
+    by_person: bool = False
+    starts: list[Start] = field(default_factory=list[Start])
+    retry_said_n: int = 0
+
+    @property
+    def effects(self) -> list[Start]:
+        """Its starts without probes."""
+        return [start for start in self.starts if not start.probe]
+
+
+class Ledger:
+    """All that was said and counts, added up."""
+
+    def __init__(self, tenant: str, run: str, texts: Mapping[str, bytes]) -> None:
+        self.tenant = tenant
+        self.run = run
+        self.texts = texts
+        self.opened: Opened | None = None
+        self.refused: Refused | None = None
+        self.accepted: Accepted | None = None
+        self.stopped: Stopped | None = None
+        self.sealed: Sealed | None = None
+        self.paused_n = 0
+        self.over_n = 0
+        self.over_by = ""
+        self.turn = 0
+        self.tokens = 0
+        self.proposals: dict[int, Proposed] = {}
+        self.calls: dict[str, Call] = {}
+        self.starts: list[Start] = []
+        self.holds: dict[str, Held] = {}
+        self.held_micros = 0
+        self.finished: dict[int, Finished] = {}
+        self.late_facts: list[int] = []
+
+    @property
+    def limits(self) -> Limits:
+        """The run's limits, as fixed when it opened."""
+        return self.opened.limits if self.opened else Limits()
+
+    @property
+    def open_starts(self) -> list[Start]:
+        """All starts whose fate is unknown."""
+        return [start for start in self.starts if start.open]
+
+    @property
+    def spent_micros(self) -> int:
+        """What all starts that are no longer open have cost, or were charged for."""
+        return sum(start.charged_micros for start in self.starts if not start.open)
+
+    @property
+    def available_micros(self) -> int:
+        """What the run holds and has neither spent nor reserved."""
+        return self.held_micros - self.spent_micros - sum(start.cost_max_micros for start in self.open_starts)
+
+    def choice(self, model: str) -> ModelChoice | None:
+        """The pinned model of that name."""
+        models = (self.opened.model, *self.opened.fallbacks) if self.opened else ()
+        return next((choice for choice in models if choice.model == model), None)
+
+    def start_of_turn(self, turn: int, attempt: int) -> Start | None:
+        """The start of a model call."""
+        return next((s for s in self.starts if not s.call and (s.turn, s.attempt) == (turn, attempt)), None)
+
+    def start_of_call(self, call: str, attempt: int) -> Start | None:
+        """The start of an effect or probe."""
+        return next((s for s in self.starts if s.call == call and s.attempt == attempt), None)
+
+    # --- entering ----------------------------------------------------------------------------------------
+
+    def enter(self, n: int, event: AnyEvent) -> None:
+        """Take an event that counts."""
+        self._milestone(n, event)
+        match event:
+            case Judged():
+                for verdict in event.calls:
+                    self.calls[verdict.call].judged = verdict
+            case Asked() | Cleared() | Granted() | Edited() | Resolved():
+                self._gate(n, event)
+            case Held():
+                self.holds[event.hold] = event
+                self.held_micros += event.amount_micros
+            case Settled():
+                self.holds.clear()
+            case ModelStarted() | EffectStarted():
+                self._started(n, event)
+            case Proposed() | ModelFailedEvent() | Compacted() | Finished():
+                self._result(n, event)
+            case _:
+                return
+
+    def _milestone(self, n: int, event: AnyEvent) -> None:
+        match event:
+            case Opened():
+                self.opened = event
+            case Paused():
+                self.paused_n = n
+            case Resumed():
+                self.paused_n = 0
+            case Refused():
+                self.refused = event
+                self._over(n, "refused")
+            case Accepted():
+                self.accepted = event
+                self._over(n, "answered")
+            case Stopped():
+                self.stopped = self.stopped or event
+                self._over(n, "stopped")
+            case Sealed():
+                self.sealed = event
+                self._over(n, "sealed")
+            case _:
+                return
+
+    def _over(self, n: int, how: str) -> None:
+        if not self.over_n:
+            self.over_n, self.over_by = n, how
+
+    def _gate(  # noqa: C901 - one arm an event
+        self, n: int, event: Asked | Cleared | Granted | Edited | Resolved
+    ) -> None:
+        match event:
+            case Asked():
+                for line in event.calls:
+                    self.calls[line.call].asked, self.calls[line.call].votes = line, set()
+            case Cleared():
+                for cleared in event.calls:
+                    self.calls[cleared.call].gate_n, self.calls[cleared.call].by_person = n, False
+            case Granted() if event.call:
+                call = self.calls[event.call]
+                call.votes.add(event.by)
+                if call.asked is not None and len(call.votes) >= call.asked.quorum:
+                    call.gate_n, call.by_person = n, True
+            case Granted():
+                return
+            case Edited():
+                call = self.calls[event.call]
+                call.raw_args, call.edited, call.asked, call.judged = event.args, True, None, None
+            case Resolved():
+                if event.action == "retry":
+                    self.calls[event.call].retry_said_n = n
+
+    def _started(self, n: int, event: ModelStarted | EffectStarted) -> None:
+        if isinstance(event, ModelStarted):
+            before = [start for start in self.open_starts if not start.call]
+            self.turn = event.turn
+            entered = Start(
+                n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
+                cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model,
+                purpose=event.purpose,
+            )  # fmt: skip
+            self._enter(entered, before)
+            return
+        for line in event.calls:
+            call = self.calls[line.call]
+            entered = self._start_of(n, line, event)
+            self._enter(entered, [start for start in call.starts if start.open])
+            call.starts.append(entered)
+
+    def _start_of(self, n: int, line: StartedCall, event: EffectStarted) -> Start:
+        return Start(
+            n=n, attempt=line.attempt, worker=event.worker, done_by=line.done_by,
+            cost_max_micros=line.cost_max_micros, call=line.call, probe=event.purpose == "probe",
+        )  # fmt: skip
+
+    def _enter(self, entered: Start, before: list[Start]) -> None:
+        for start in before:
+            start.superseded, start.charged_micros = True, start.cost_max_micros
+        self.starts.append(entered)
+
+    def _result(self, n: int, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
+        if isinstance(event, Finished):
+            self.finished[n] = event
+            start = self.start_of_call(event.call, event.attempt)
+            if start is not None:
+                self._late(n)
+                unknown = event.outcome == "unknown"
+                start.outcome = event.outcome
+                start.retry_safe = event.error is not None and event.error.retry_safe
+                start.charged_micros = start.cost_max_micros if unknown else event.cost_micros
+            return
+        start = self.start_of_turn(event.turn, event.attempt)
+        assert start is not None
+        self._late(n)
+        counts = start.open and start.purpose == "turn" and not self.over_n
+        self.tokens += event.usage.total if event.usage else 0
+        start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
+        start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros
+        if isinstance(event, Proposed):
+            self.proposals[n] = event
+            if counts:
+                self._propose(event)
+
+    def _late(self, n: int) -> None:
+        if self.sealed:
+            self.late_facts.append(n)
+
+    def _propose(self, event: Proposed) -> None:
+        tools = self.opened.tools if self.opened else ()
+        for proposed in event.calls:
+            grant = next((grant for grant in tools if grant.name == proposed.tool), None)
+            self.calls[proposed.call] = Call(
+                name=proposed.call, tool=proposed.tool, raw_args=proposed.args, grant=grant
+            )

@@ -1,0 +1,127 @@
+"""The chain of a run, computed from subjects and payloads alone.
+
+This repeats what ``linestop.schemas.chain`` and ``Run`` do, on purpose: a check that shared their code would
+share their mistakes. It reads no header, and of a payload only ``prev``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from linestop.schemas.verify.verdict import Problem
+
+_SUBJECT = re.compile(r"runs\.([a-z0-9-]+)\.([a-z0-9-]+)\.([a-z]+)\.([a-z0-9-]+)\.([1-9][0-9]{0,9})")
+_ROLES = frozenset({"planner", "validator", "approver", "budget", "executor", "recorder", "operator"})
+
+
+class _Envelope(msgspec.Struct):
+    id: str
+    prev: str
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of the chain; ``sha256`` is what the next one must name."""
+
+    tenant: str
+    run: str
+    role: str
+    name: str
+    n: int
+    subject: str
+    payload: bytes
+    seq: int
+    sha256: str
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """The events that follow from each other, in order, and what else the log holds."""
+
+    links: tuple[Link, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> Chain:
+    """Find the chain in the messages of one run, (subject, payload, stream sequence), oldest first."""
+    links: list[Link] = []
+    problems: list[Problem] = []
+    strays: list[tuple[int, str]] = []
+    head = hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()
+    seen: set[str] = set()
+    seq_before = 0
+    for subject, payload, seq in messages:
+        due = len(links) + 1
+        found = _SUBJECT.fullmatch(subject)
+        if found is None or found[3] not in _ROLES or (found[1], found[2]) != (tenant, run):
+            problems.append(_broken(due, f"The message at sequence {seq} is no event of run '{run}': {subject}."))
+            continue
+        if seq <= seq_before:
+            problems.append(_broken(due, f"Sequence {seq} does not come after {seq_before}: the order was changed."))
+        seq_before = max(seq, seq_before)
+        if subject in seen:
+            problems.append(
+                _broken(min(int(found[5]), due), f"The subject {subject} is there twice; it is write-once.")
+            )
+            continue
+        seen.add(subject)
+        n, prev = int(found[5]), _prev(payload)
+        if n != due or prev != head:
+            strays.append((n, _why_stray(n, due, prev)))
+            continue
+        head = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
+        links.append(
+            Link(
+                tenant=tenant, run=run, role=found[3], name=found[4], n=n, subject=subject, payload=payload,
+                seq=seq, sha256=head,
+            )
+        )  # fmt: skip
+    problems += _about(strays, len(links))
+    if not links and not problems:
+        problems.append(_broken(1, f"The log holds no event of run '{run}'."))
+    return Chain(links=tuple(links), problems=tuple(problems))
+
+
+def _prev(payload: bytes) -> str | None:
+    """What the payload names as the hash before; None if it has no readable envelope."""
+    try:
+        return _ENVELOPE.decode(payload).prev
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _why_stray(n: int, due: int, prev: str | None) -> str:
+    if n != due:
+        return f"A message with number {n} stands where event {due} is due."
+    if prev is None:
+        return f"Event {n} has no readable envelope."
+    return f"Event {n} does not name the hash of what comes before it: one of the two was changed."
+
+
+def _about(strays: list[tuple[int, str]], length: int) -> list[Problem]:
+    """What messages outside the chain mean.
+
+    A number that the chain has as well is a rival that lost, and void. One beyond the chain's end means that
+    events are missing or changed, or that somebody wrote where nothing was due: either way it is broken.
+    """
+    problems = [
+        Problem(n=n, rule="chain", level="void", sentence=f"Void, since the chain has another event {n}: {sentence}")
+        for n, sentence in strays
+        if n <= length
+    ]
+    beyond = [(n, sentence) for n, sentence in strays if n > length]
+    if beyond:
+        sentence = beyond[0][1]
+        more = f" {len(beyond)} messages stand outside the chain." if len(beyond) > 1 else ""
+        gap = f" Event {length + 1} is missing." if all(n != length + 1 for n, _ in beyond) else ""
+        problems.append(_broken(length + 1, sentence + gap + more))
+    return problems
+
+
+def _broken(n: int, sentence: str) -> Problem:
+    return Problem(n=n, rule="chain", sentence=sentence)

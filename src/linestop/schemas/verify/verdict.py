@@ -1,0 +1,62 @@
+"""What a check of a log says: a verdict, and one sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Level = Literal["broken", "ignored", "void", "note"]
+"""How bad a problem is.
+
+``broken``: a rule of the log or a promise does not hold. ``ignored``: an event of the chain that every reader
+passes over. ``void``: a message that is no part of the chain. ``note``: something this check could not look at.
+"""
+
+Rule = Literal["chain", "time", "legal", "stop", "once", "budget", "approval", "result", "answer", "seal", "checkpoint"]
+"""Which rule a problem is about; ``stop``, ``once``, ``budget`` and ``approval`` are the promises P1, P3, P4, P5."""
+
+Status = Literal["authentic", "consistent", "broken"]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to know about event ``n``, in one sentence."""
+
+    n: int
+    rule: Rule
+    sentence: str
+    level: Level = "broken"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log proves.
+
+    ``n`` is the event up to which ``status`` holds: the last one vouched for by a signed checkpoint
+    (``authentic``), the last one of the chain (``consistent``), or the first broken one (``broken``).
+    ``authentic_n`` is 0 without a valid checkpoint; a broken log may still be authentic before the break.
+    """
+
+    tenant: str
+    run: str
+    status: Status
+    n: int
+    events: int
+    authentic_n: int = 0
+    head_sha256: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def broken(self) -> bool:
+        """Whether anything is wrong that may not be."""
+        return self.status == "broken"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words: ``authentic up to 12``, ``consistent``, ``broken at 7``."""
+        match self.status:
+            case "authentic":
+                return f"authentic up to {self.n}"
+            case "consistent":
+                return "consistent"
+            case "broken":
+                return f"broken at {self.n}"

@@ -1,0 +1,80 @@
+"""The third process: stops runs at a random moment around a clearance, and says when it was acknowledged.
+
+Arguments: state directory, seed, how many. Prints one JSON line a stop: run, n, monotonic nanoseconds of the
+acknowledgement (one clock for the whole machine), which event it raced.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from linestop.bus.connection import connect
+from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.host import utc_now
+from linestop.bus.jetstream import JetStream
+from linestop.bus.stamp import Stamper
+from linestop.bus.stopping import stop_run
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import parse_run_event, stored
+
+TRIGGERS = ("judged", "cleared")
+
+
+async def main(directory: Path, seed: int, count: int) -> None:
+    """Watch all runs; stop each once."""
+    chance = random.Random(seed)
+    connection = await connect(load_credential(credential_path(directory, "operator")), name="stopper")
+    streams = await JetStream.open(connection)
+    stamper = Stamper(build="race", blobs=streams.blobs(), chance=chance, now=utc_now)
+    runs: dict[str, Run] = {}
+    plans: dict[str, tuple[str, int]] = {}
+    done = anyio.Event()
+    left = count
+    window_s = 0.002
+
+    async def stop(run: Run, trigger: str, ordinal: int) -> None:
+        nonlocal left, window_s
+        await anyio.sleep(chance.uniform(0, window_s))
+        n = await stop_run(streams.log(), stamper, run, lambda state: stopped(state, by="race", why="the race"))
+        acked = time.monotonic_ns()
+        print(json.dumps({"run": run.run, "n": n, "acked_ns": acked, "trigger": trigger, "ordinal": ordinal}), flush=True)
+        # Both sides must win often: whoever won makes it harder for itself.
+        begun = run.entries[n - 2].name in {"started", "finished"}
+        window_s = max(window_s / 1.2, 1e-4) if begun else min(window_s * 1.2, 0.05)
+        left -= 1
+        if left == 0:
+            done.set()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def heard(message: object) -> None:
+            subject = stored(getattr(message, "subject", ""))
+            event = parse_run_event(subject)
+            if event.run not in runs:
+                runs[event.run] = Run(event.tenant, event.run)
+                plans[event.run] = (chance.choice(TRIGGERS), chance.randint(1, 4))
+            run = runs[event.run]
+            headers = getattr(message, "headers", None) or {}
+            run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"]))
+            trigger, ordinal = plans[event.run]
+            seen = sum(1 for entry in run.entries if entry.name == trigger)
+            if event.event == trigger and seen == ordinal:
+                tasks.start_soon(stop, run, trigger, ordinal)
+
+        await connection.nc.subscribe("live.runs.>", cb=heard)
+        await connection.nc.flush()
+        print(json.dumps({"ready": True}), flush=True)
+        await done.wait()
+        tasks.cancel_scope.cancel()
+    await connection.close()
+
+
+if __name__ == "__main__":
+    anyio.run(main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,83 @@
+"""A process with all six roles whose agent calls one HTTP effect again and again. Arguments: credentials, folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import structlog
+
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.models.caller import Caller, Plan
+from linestop.sandbox.context import Context
+from linestop.sandbox.guard import EgressPolicy
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tool import tool
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelChoice, Policy
+from linestop.schemas.limits import Limits
+from linestop.schemas.model import Message, Price
+from linestop.schemas.subjects import ACTORS
+
+TURNS = 6
+
+
+@tool(name="world.hit", tier="irreversible", owner="race", timeout_s=5, idempotent=True)
+async def hit(ctx: Context, url: str, count: int) -> str:
+    """Do something that cannot be undone.
+
+    Args:
+        url: The server.
+        count: Which time.
+    """
+    headers = {"X-Run": ctx.run, "X-Call": ctx.call, "X-Attempt": str(ctx.attempt), "Idempotency-Key": ctx.key}
+    response = await ctx.http.post(url, headers=headers, content=str(count).encode())
+    return response.text
+
+
+def plan(messages: tuple[Message, ...]) -> Plan:
+    """Hit once more, until it was done often enough. The task's text is the server's address."""
+    answered = sum(1 for message in messages if message.role == "tool")
+    if answered >= TURNS:
+        return Plan(answer="done")
+    return Plan(calls=(("world.hit", {"url": messages[0].text, "count": answered}),))
+
+
+def registry() -> Registry:
+    """The one tool."""
+    found = Registry()
+    found.add(hit, "race")
+    return found
+
+
+def agent() -> AgentVersion:
+    """An agent whose planner is the function above and whose effects need nobody."""
+    price = Price(input=0, output=0, table="race")
+    return AgentVersion(
+        name="race", prompt="", model=ModelChoice(model="playbook/none", price=price),
+        tools=registry().contracts(), policy=Policy(clear=("world.*",), provenance=False),
+        limits=Limits(wall_s=600), planner=f"python:worker.plan",
+    )  # fmt: skip
+
+
+async def main(directory: Path, host_port: str) -> None:
+    """Serve until standard input closes."""
+    credentials: Any = {role: load_credential(credential_path(directory, role)) for role in ACTORS}
+    backend = await JetStreamBackend.open(credentials, name="race")
+    runner = RegistryRunner(registry(), directory / "workspaces", egress=EgressPolicy(allow=(host_port,)))
+    roles = [make_role(role, caller=Caller(), runner=runner) for role in ACTORS]
+    async with Host(backend, roles, HostConfig(worker="race#1")).running():
+        print("ready", flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+    await backend.aclose()
+
+
+if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    sys.path.insert(0, str(Path(__file__).parent))
+    anyio.run(main, Path(sys.argv[1]), sys.argv[2])
