@@ -1,0 +1,164 @@
+"""Which hosts and addresses a tool may reach: pure rules, no network.
+
+``ipaddress.is_global`` alone is not the answer: Python 3.11 holds 224.0.0.1, fec0::1, 64:ff9b::7f00:1 and
+::127.0.0.1 for global. So the special-purpose ranges are listed, IPv6 must be in 2000::/3, and an IPv4
+address carried inside an IPv6 one is taken out and judged itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+from linestop.errors import ConfigError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_V4_REFUSED = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+_V4_PRIVATE = tuple(
+    ipaddress.IPv4Network(network)
+    for network in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+)
+_V6_GLOBAL = ipaddress.IPv6Network("2000::/3")
+_V6_REFUSED = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",
+        "2002::/16",  # 6to4 carries any IPv4 address and is long retired
+        "3fff::/20",
+    )
+)
+_V6_PRIVATE = (ipaddress.IPv6Network("fc00::/7"), ipaddress.IPv6Network("::1/128"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)")
+_HOST_CHARS_MAX = 253
+_PORTS = {"http": 80, "https": 443}
+
+
+class Rule(NamedTuple):
+    """One entry of an allow-list. ``port`` 0 is 80 and 443; an explicit one makes private addresses legal."""
+
+    host: str
+    port: int
+
+
+def parse_allow(entries: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Read an allow-list: ``*``, ``host``, ``*.domain``, ``host:port``, ``[v6]:port``.
+
+    Raises:
+        ConfigError: for an entry that is none of these.
+    """
+    return tuple(_parse_entry(entry) for entry in entries)
+
+
+def allowed(rules: tuple[Rule, ...], host: str, port: int) -> Rule | None:
+    """The rule that allows ``host`` and ``port``, one with an explicit port first; None if there is none."""
+    for rule in sorted(rules, key=lambda rule: rule.port == 0):
+        port_fits = port == rule.port if rule.port else port in _PORTS.values()
+        if port_fits and _host_fits(rule.host, host):
+            return rule
+    return None
+
+
+def host_error(host: str) -> str | None:
+    """Why ``host`` (lower case, as a URL has it, without brackets) is no proper host, or None."""
+    if not host:
+        return "the URL names no host"
+    if parse_address(host) is not None:
+        return None
+    if host.endswith("."):
+        return "a host with a trailing dot is refused"
+    if len(host) > _HOST_CHARS_MAX or not _HOST_NAME.fullmatch(host):
+        return "that is not a proper host name"
+    # 127.1, 0x7f.1, 2130706433: what ends in a number is an address, and has one proper spelling only.
+    if _NUMBER.fullmatch(host.rsplit(".", 1)[-1]):
+        return "an address is written as four decimal numbers"
+    return None
+
+
+def address_error(address: Address, *, private: bool = False) -> str | None:
+    """Why nobody may connect to ``address``, or None if it is a public one.
+
+    ``private``: the operator named this very host and port, so private and loopback addresses are legal.
+    Link-local ones (cloud metadata), multicast and reserved ranges never are.
+    """
+    plain = _unwrap(address)
+    if plain is None:
+        return f"{address} carries another address inside"
+    if private and any(plain in network for network in (_V4_PRIVATE if plain.version == 4 else _V6_PRIVATE)):
+        return None
+    if isinstance(plain, ipaddress.IPv4Address):
+        refused = any(plain in network for network in _V4_REFUSED) or not plain.is_global
+    else:
+        inside = plain in _V6_GLOBAL and not any(plain in network for network in _V6_REFUSED)
+        refused = not inside or not plain.is_global
+    return f"{address} is not a public address" if refused else None
+
+
+def parse_address(text: str) -> Address | None:
+    """Read a properly written IP address without a zone; None for anything else."""
+    if "%" in text:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _unwrap(address: Address) -> Address | None:
+    """The address that packets really go to; None for retired forms that only ever hide one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    if int(address) >> 32 == 0 and int(address) > 1:
+        return None
+    return address
+
+
+def _host_fits(pattern: str, host: str) -> bool:
+    if pattern == "*":
+        return True
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:])
+    left, right = parse_address(pattern), parse_address(host)
+    return left == right if left is not None or right is not None else pattern == host
+
+
+def _parse_entry(entry: str) -> Rule:
+    host, port = entry.strip().lower(), 0
+    if host == "*":
+        return Rule("*", 0)
+    if found := re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^:]+))(?::([0-9]{1,5}))?", host):
+        host = found[1] or found[2]
+        port = int(found[3] or 0)
+    proper = host_error(host.removeprefix("*.")) is None
+    if not proper or port > 65_535 or (found and found[3] and not port):
+        raise ConfigError(f"allow: {entry!r} is no host; write host, host:port, *.domain or * (any public host)")
+    return Rule(host, port)

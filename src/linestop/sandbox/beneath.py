@@ -1,0 +1,110 @@
+"""Open files strictly beneath a directory: no ``..``, no symbolic link, no other file system.
+
+On Linux 5.6 and later one ``openat2`` does it, and the kernel holds it against any race. Elsewhere the path
+is walked component by component with ``O_NOFOLLOW``, each relative to the descriptor of the one before.
+A check of the path's text followed by ``open`` is no substitute: what the text names may change in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+
+_SYS_OPENAT2 = 437  # the same number on every architecture that Python runs linestop on
+_NO_XDEV = 0x01
+_NO_MAGICLINKS = 0x02
+_NO_SYMLINKS = 0x04
+_BENEATH = 0x08
+_TRIES_MAX = 128
+"""``openat2`` answers EAGAIN when it cannot rule out a race; so often it is asked again."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_root(path: str | os.PathLike[str]) -> int:
+    """Open a directory by its trusted absolute path and return its descriptor."""
+    return os.open(path, _DIRECTORY)
+
+
+def open_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
+    """Open ``parts`` beneath the directory ``root`` and return a descriptor.
+
+    ``parts`` holds plain names only (no ``..``, no slash); empty means the root itself.
+
+    Raises:
+        OSError: as ``open`` does; ELOOP for a symbolic link, EXDEV for another file system.
+    """
+    assert all(part and "/" not in part and part not in {".", ".."} for part in parts)
+    if OPENAT2:
+        return _openat2(root, "/".join(parts) or ".", flags)
+    return walk_beneath(root, parts, flags)
+
+
+def walk_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
+    """Do what ``open_beneath`` does without ``openat2``: one component at a time, following nothing."""
+    device = os.fstat(root).st_dev
+    current = os.dup(root)
+    try:
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            mode = flags | os.O_NOFOLLOW | os.O_CLOEXEC if last else _DIRECTORY
+            below = os.open(part, mode, dir_fd=current)
+            os.close(current)
+            current = below
+            _check_device(current, device)
+    except BaseException:
+        os.close(current)
+        raise
+    return current
+
+
+def _check_device(descriptor: int, device: int) -> None:
+    if os.fstat(descriptor).st_dev != device:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def _openat2(root: int, path: str, flags: int) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | _NO_XDEV)
+    for _ in range(_TRIES_MAX):
+        descriptor: int = _libc.syscall(
+            ctypes.c_long(_SYS_OPENAT2),
+            ctypes.c_int(root),
+            ctypes.c_char_p(os.fsencode(path)),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if descriptor >= 0:
+            return descriptor
+        code = ctypes.get_errno()
+        if code not in {errno.EAGAIN, errno.EINTR}:
+            raise OSError(code, os.strerror(code), path)
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def _probe() -> bool:
+    """Whether the kernel has ``openat2`` and no filter forbids it (ENOSYS and EPERM, respectively)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        root = open_root("/")
+    except OSError:
+        return False
+    try:
+        os.close(_openat2(root, ".", os.O_RDONLY | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    return True
+
+
+OPENAT2 = _probe()

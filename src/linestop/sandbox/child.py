@@ -1,0 +1,133 @@
+"""The program a ``kind="process"`` tool runs in; started by ``linestop.sandbox.process``, by path.
+
+It is started in isolated mode with an empty environment, so the first thing it needs, where to import from,
+comes with the call. Until then only the standard library is at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import inspect
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linestop.sandbox.context import Context
+    from linestop.sandbox.invoke import Reply
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(parent: int, result: int, life: int) -> None:
+    """Read one call from standard input, perform it, write its reply to the descriptor ``result``."""
+    die_with(parent, life)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for descriptor in (result, life):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
+    frame = _read_frame()
+    sys.path[:] = json.loads(frame)["sys_path"]
+
+    import msgspec  # noqa: PLC0415 - only now known where from
+
+    reply = msgspec.json.encode(_perform(frame))
+    with os.fdopen(result, "wb") as stream:
+        stream.write(struct.pack(">I", len(reply)) + reply)
+
+
+def die_with(parent: int, life: int) -> None:
+    """Have this process and its group killed when ``parent`` dies, even by SIGKILL.
+
+    ``life`` is a pipe that only the parent holds open: when the last of it is gone, the kernel signals the
+    pipe's owner, which is the whole group, grandchildren included. PR_SET_PDEATHSIG comes earlier, namely
+    when the thread that started us ends. It must not simply kill this process: then nobody would be left
+    that owns the pipe, and the grandchildren would live on. So it is a signal that kills the group.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    leader = os.getpid()
+
+    def end_group(_number: int, _frame: object) -> None:
+        if os.getpid() == leader:  # a fork of ours inherits this handler, but not its right to end us
+            os.killpg(leader, signal.SIGKILL)
+
+    parent_died = signal.SIGRTMAX - 7
+    signal.signal(parent_died, end_group)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, parent_died, 0, 0, 0)
+    fcntl.fcntl(life, fcntl.F_SETOWN, -leader)
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    if os.getppid() != parent:  # it died before we asked to be told
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _read_frame() -> bytes:
+    """Read the call, then detach from standard input, so that a tool which reads it gets nothing."""
+    stream = sys.stdin.buffer
+    (length,) = struct.unpack(">I", stream.read(4))
+    frame = stream.read(length)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return frame
+
+
+def _perform(encoded: bytes) -> Reply:
+    # The imports are here because sys.path was set a moment ago; see the module's docstring.
+    import msgspec  # noqa: PLC0415
+
+    from linestop.errors import LinestopError  # noqa: PLC0415
+    from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, with_egress  # noqa: PLC0415
+    from linestop.sandbox.process import CallFrame  # noqa: PLC0415
+    from linestop.sandbox.registry import load_file, load_module  # noqa: PLC0415
+    from linestop.schemas.tools import ToolError  # noqa: PLC0415
+
+    frame = msgspec.json.decode(encoded, type=CallFrame)
+    try:
+        found = load_file(Path(frame.file)) if frame.file else load_module(frame.module)
+        tool = found[frame.tool]
+        kwargs = tool.bind(bytes(frame.args))
+    except (LinestopError, KeyError) as error:
+        message = f"tool {frame.tool} cannot be loaded in its process: {error}"
+        return Reply(error=ToolError(type="permanent", message=message, retry_safe=True), meant=True)
+
+    async def in_loop() -> Reply:
+        ctx = _context(frame.context)
+        async with ctx.http:
+            return with_egress(await invoke_async(tool, ctx, kwargs), ctx.http)
+
+    if inspect.iscoroutinefunction(tool.fn):
+        return asyncio.run(in_loop())
+    return invoke_plain(tool, _context(frame.context), kwargs)
+
+
+def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose module is imported late
+    from linestop.sandbox.context import Context  # noqa: PLC0415
+    from linestop.sandbox.egress import EgressClient  # noqa: PLC0415
+    from linestop.sandbox.workspace import Workspace  # noqa: PLC0415
+
+    start_by, deadline = (datetime.fromisoformat(text) for text in (frame.start_by, frame.deadline))
+    return Context(
+        tenant=frame.tenant,
+        run=frame.run,
+        call=frame.call,
+        attempt=frame.attempt,
+        key=frame.key,
+        user=frame.user,
+        start_by=start_by,
+        deadline=deadline,
+        workspace=Workspace(Path(frame.workspace), frame.workspace_limits),
+        http=EgressClient(frame.egress, deadline=deadline, start_by=start_by),
+    )
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:4]))

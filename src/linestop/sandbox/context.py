@@ -1,0 +1,41 @@
+"""What a tool is handed besides its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from linestop.sandbox.egress import EgressClient
+from linestop.sandbox.failures import StartedTooLate
+from linestop.sandbox.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One attempt of one call.
+
+    ``key`` is the effect key: the same for every attempt of the same effect. Hand it on (an
+    ``Idempotency-Key`` header, a unique column) and an attempt may be repeated. ``start_by`` is the latest
+    moment the effect may begin, ``deadline`` the one at which the runtime gives up; both are aware. It
+    holds no secret: what a tool needs to log in somewhere, the tool reads itself.
+    """
+
+    tenant: str
+    run: str
+    call: str
+    attempt: int
+    key: str
+    user: str
+    start_by: datetime
+    deadline: datetime
+    workspace: Workspace
+    http: EgressClient
+
+    def require_fresh(self) -> None:
+        """Raise if the effect may not begin any more; for effects that ``http`` does not make.
+
+        Raises:
+            StartedTooLate: if ``start_by`` has passed.
+        """
+        if datetime.now(UTC) >= self.start_by:
+            raise StartedTooLate

@@ -1,0 +1,177 @@
+"""The only HTTP client a tool gets: it cannot be talked into reaching what it should not.
+
+A name is resolved once, every address it gives must be public (or the operator named host and port), and the
+connection goes to the very address that was checked, so a name that changes its mind gains nothing. Each
+redirect is a new request under the same rules. Nothing is taken from the environment: no proxy, no netrc.
+Answers are bounded in bytes after decompression and in time altogether. Every request is recorded, also one
+that was refused (status 0).
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from functools import cache
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+import anyio
+import httpx2
+
+from linestop.sandbox.guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
+from linestop.sandbox.transport import GuardedTransport
+from linestop.schemas.tools import Egress
+
+__all__ = ["EgressClient", "EgressPolicy", "RequestOptions", "Resolver", "resolve_host"]
+
+_KEPT_ACROSS_HOSTS = frozenset({"accept", "accept-encoding", "accept-language", "host", "user-agent"})
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a request may carry; the same meaning as in httpx."""
+
+    headers: dict[str, str]
+    params: dict[str, str | int | float | bool | None]
+    json: Any  # any JSON value
+    data: dict[str, Any]  # form fields
+    content: bytes | str
+
+
+class EgressClient:
+    """An HTTP client for one call of a tool. Use as ``async with``, or ``aclose`` it.
+
+    ``deadline`` bounds every request; ``start_by`` is checked right before the first byte of the first one
+    leaves. ``requests`` is what was asked of whom; ``effect_sent`` whether any request that is not a read
+    may have reached its host.
+    """
+
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        *,
+        deadline: datetime,
+        start_by: datetime | None = None,
+        resolve: Resolver = resolve_host,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.policy = policy
+        self._guard = Guard(policy, start_by, resolve)
+        self._deadline = deadline
+        self._tls = tls
+        self._client: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def requests(self) -> tuple[Egress, ...]:
+        """All requests so far, refused ones and redirects included."""
+        return tuple(self._guard.records)
+
+    @property
+    def effect_sent(self) -> bool:
+        """Whether a request that is not a read may have reached its host."""
+        return self._guard.effect_sent
+
+    async def get(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a GET; see ``request``."""
+        return await self.request("GET", url, **options)
+
+    async def head(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a HEAD; see ``request``."""
+        return await self.request("HEAD", url, **options)
+
+    async def post(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a POST; see ``request``."""
+        return await self.request("POST", url, **options)
+
+    async def put(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a PUT; see ``request``."""
+        return await self.request("PUT", url, **options)
+
+    async def patch(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a PATCH; see ``request``."""
+        return await self.request("PATCH", url, **options)
+
+    async def delete(self, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a DELETE; see ``request``."""
+        return await self.request("DELETE", url, **options)
+
+    async def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
+        """Send a request, follow its redirects, and return the whole answer whatever its status.
+
+        Raises:
+            EgressDenied: if the guard refuses the request or one of its redirects.
+            EgressFailed: if there was no complete answer in time, or it is over a limit.
+            StartedTooLate: if ``start_by`` passed before the first byte left.
+        """
+        seconds = min((self._deadline - datetime.now(UTC)).total_seconds(), self.policy.request_s_max)
+        client = self._open()
+        try:
+            with anyio.fail_after(max(seconds, 0.0)):
+                try:
+                    request = client.build_request(method.upper(), url, **options)
+                except httpx2.InvalidURL as error:
+                    raise self._guard.denied("invalid", method, f"the URL is not valid ({error})") from None
+                return await self._follow(client, request)
+        except TimeoutError:
+            raise self._guard.failed(f"no complete answer within {seconds:.1f} s") from None
+        except httpx2.HTTPError as error:
+            raise self._guard.failed(f"{type(error).__name__}: {error}") from None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def _open(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            self._client = httpx2.AsyncClient(
+                transport=GuardedTransport(self._guard, self._tls or _tls()),
+                trust_env=False,
+                follow_redirects=False,
+                timeout=None,  # the deadline bounds the whole exchange, the gaps in it included
+                headers={"User-Agent": "linestop", "Accept-Encoding": "gzip"},
+            )
+        return self._client
+
+    async def _follow(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
+        for _ in range(self.policy.redirects_max + 1):
+            response = await client.send(request)
+            following = response.next_request
+            if following is None:
+                if response.has_redirect_location:
+                    raise self._guard.denied("invalid", request.method, "the redirect's URL is not valid")
+                return response
+            request = self._redirected(request, following)
+        raise self._guard.denied(
+            netloc_of(request.url), request.method, f"more than {self.policy.redirects_max} redirects"
+        )
+
+    def _redirected(self, request: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
+        """Keep what was meant for one host from another: headers may hold a key, a body is data."""
+        if _origin(request.url) == _origin(following.url):
+            return following
+        if following.method not in READS:
+            raise self._guard.denied(
+                netloc_of(following.url), following.method, "a redirect would carry the body to another host"
+            )
+        for name in [name for name in following.headers if name.lower() not in _KEPT_ACROSS_HOSTS]:
+            del following.headers[name]
+        return following
+
+
+def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
+    return url.scheme, url.raw_host, url.port
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    # Made once: reading the certificates takes tens of milliseconds.
+    return httpx2.create_ssl_context(trust_env=False)

@@ -1,0 +1,63 @@
+"""How a tool says that it failed, in a way the runtime can act on.
+
+Anything else that a tool raises counts as ``permanent``: a bug is not repaired by repeating it.
+"""
+
+from __future__ import annotations
+
+from linestop.schemas.tools import ErrorType
+
+
+class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.finished
+    """Raise it in a tool to fail with a reason the runtime understands.
+
+    ``type``: ``transient`` (try again later), ``rate_limit`` (the same, ``retry_after_s`` if known),
+    ``invalid`` (the model should mend the arguments), ``permanent``. ``retry_safe``: nothing took effect,
+    so trying again cannot repeat anything. Not for a call whose fate is open: that is ``ToolUnknown``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: ErrorType = "permanent",  # noqa: A002 - the name of the field in the event
+        retry_safe: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.type: ErrorType = type
+        self.retry_safe = retry_safe
+        self.retry_after_s = retry_after_s
+
+
+class ToolUnknown(Exception):  # noqa: N818 - see ToolFailed
+    """Raise it in a tool that cannot say whether it took effect, e.g. a request without an answer.
+
+    Recorded as ``unknown``, so that the probe or a person finds out, unless the contract is safe to repeat.
+    """
+
+
+class StartedTooLate(ToolFailed):
+    """Raised when ``start_by`` has passed before anything began: nothing took effect."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the call was not begun by its start_by and may no longer begin; it can be started anew",
+            type="transient",
+            retry_safe=True,
+        )
+
+
+class WorkspaceError(ToolFailed):
+    """Raised for a path, size or kind of file that a workspace refuses."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="invalid", retry_safe=True)
+
+
+class EgressFailed(ToolFailed):
+    """Raised when an allowed request got no complete answer; not when it was refused (``EgressDenied``)."""
+
+
+class EgressDenied(EgressFailed):
+    """Raised by the egress guard for a request that must not be made; names the host and the rule."""

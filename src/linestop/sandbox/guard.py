@@ -1,0 +1,147 @@
+"""The rules for the requests of one call, and the record of what was asked of whom."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import anyio
+import httpcore2
+import httpx2
+import msgspec
+
+from linestop.sandbox.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
+from linestop.sandbox.failures import EgressDenied, EgressFailed, StartedTooLate
+from linestop.schemas.tools import Egress
+
+Resolver = Callable[[str, int], Awaitable[list[str]]]
+"""Gives all addresses of a host; replaceable, so that a test can play a name server that lies."""
+
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+METHODS = READS | {"POST", "PUT", "PATCH", "DELETE"}
+_ADDRESSES_MAX = 4
+
+
+class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool may reach and how much it may take in.
+
+    ``allow``: ``*`` any public host; ``api.example.com`` or ``*.example.com`` on ports 80 and 443, public
+    addresses only; ``host:port`` exactly that one, also on a private or loopback address. Empty: nothing.
+    """
+
+    allow: tuple[str, ...] = ("*",)
+    response_bytes_max: int = 8 * 1024 * 1024
+    redirects_max: int = 5
+    requests_max: int = 100
+    request_s_max: float = 60.0
+
+
+async def resolve_host(host: str, port: int) -> list[str]:
+    """Ask the system's resolver for all addresses of ``host``."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Guard:
+    """The rules and the record of one client. ``writes`` counts what went onto the wire."""
+
+    def __init__(self, policy: EgressPolicy, start_by: datetime | None, resolve: Resolver) -> None:
+        self.policy = policy
+        self.records: list[Egress] = []
+        self.effect_sent = False
+        self.writes = 0
+        self._rules = parse_allow(policy.allow)
+        self._start_by = start_by
+        self._resolve = resolve
+        self._begun = False
+
+    def screen(self, request: httpx2.Request) -> None:
+        """Refuse by method and URL, before any name is resolved."""
+        url = request.url
+        host = url.raw_host.decode("ascii")
+        netloc = netloc_of(url)
+        if len(self.records) >= self.policy.requests_max:
+            raise EgressDenied(f"more than {self.policy.requests_max} requests in one call")
+        if url.scheme not in {"http", "https"}:
+            raise self.denied(netloc, request.method, f"the scheme {url.scheme!r} is not http or https")
+        if request.method not in METHODS:
+            raise self.denied(netloc, request.method, "that method is not allowed")
+        if url.userinfo:
+            raise self.denied(netloc, request.method, "a URL with a user name is refused; send a header")
+        if reason := host_error(host):
+            raise self.denied(netloc, request.method, reason)
+        if request.headers.get("host", "").encode() != url.netloc:
+            raise self.denied(netloc, request.method, "the Host header names another host than the URL")
+        if self._rule(host, port_of(url)) is None:
+            raise self.denied(netloc, request.method, "host and port are not on the allow-list")
+        self.leaving(check_only=True)
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Resolve once and return what may be connected to; one bad address among them refuses all."""
+        rule = self._rule(host, port)
+        if rule is None:
+            raise EgressDenied(f"{host}:{port} is not on the allow-list")
+        literal = parse_address(host)
+        try:
+            texts = [host] if literal is not None else await self._resolve(host, port)
+        except OSError as error:
+            raise httpcore2.ConnectError(f"{host} cannot be resolved ({error.strerror})") from None
+        if not texts:
+            raise httpcore2.ConnectError(f"{host} has no address")
+        for text in texts:
+            address = parse_address(text)
+            reason = f"{text} is no address" if address is None else address_error(address, private=rule.port != 0)
+            if reason is not None:
+                raise EgressDenied(f"request to {host} refused: {reason}")
+        return texts[:_ADDRESSES_MAX]
+
+    def leaving(self, *, check_only: bool = False) -> None:
+        """Stand before the first byte: it may only leave in time. Later ones belong to what has begun."""
+        if self._begun:
+            return
+        if self._start_by is not None and datetime.now(UTC) >= self._start_by:
+            raise StartedTooLate
+        self._begun = not check_only
+
+    def record(self, request: Egress) -> int:
+        """Note a request that is about to be made; returns where, for ``update``."""
+        self.records.append(request)
+        return len(self.records) - 1
+
+    def update(self, index: int, **fields: int) -> None:
+        """Complete the record of a request by what is known of its answer."""
+        self.records[index] = msgspec.structs.replace(self.records[index], **fields)
+
+    def denied(self, netloc: str, method: str, reason: str) -> EgressDenied:
+        """Record a refused request and return the error to raise."""
+        if len(self.records) < self.policy.requests_max:
+            self.records.append(Egress(host=netloc, method=method))
+        return EgressDenied(f"request to {netloc} refused: {reason}")
+
+    def failed(self, reason: str) -> EgressFailed:
+        """The error for a request that got no complete answer."""
+        return EgressFailed(f"request failed: {reason}", type="transient", retry_safe=not self.effect_sent)
+
+    def unreadable(self, reason: str) -> EgressFailed:
+        """The error for an answer that will not be better next time."""
+        return EgressFailed(f"request failed: {reason}", retry_safe=not self.effect_sent)
+
+    def too_large(self, most: int) -> EgressFailed:
+        """The error for an answer over the limit."""
+        return self.unreadable(f"the answer is over {most} bytes; ask for less or for a page of it")
+
+    def _rule(self, host: str, port: int) -> Rule | None:
+        return allowed(self._rules, host, port)
+
+
+def port_of(url: httpx2.URL) -> int:
+    """The port a URL means, given or not."""
+    if url.port is not None:
+        return url.port
+    return 443 if url.scheme == "https" else 80
+
+
+def netloc_of(url: httpx2.URL) -> str:
+    """Host, and port where it is not the scheme's own, as recorded."""
+    return url.netloc.decode("ascii", "replace")

@@ -1,0 +1,146 @@
+"""What an operator should know about a contract before an agent may use the tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from linestop.schemas.arguments import schema_error
+from linestop.schemas.tools import Contract
+
+_DESCRIPTION_CHARS_MIN = 10
+_DESCRIPTION_CHARS_MAX = 2_000
+_SENDING_WORDS = frozenset({"http", "url", "mail", "email", "send", "post", "notify", "webhook", "sms", "publish"})
+_SENT_NAMES = frozenset({"url", "to", "recipient", "body", "message", "text", "subject", "payload", "address"})
+
+
+class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """One finding. ``error``: do not use the tool like this; ``warning``: know it and decide."""
+
+    tool: str
+    rule: str
+    level: Literal["error", "warning"]
+    message: str
+
+
+def lint(contracts: Iterable[Contract], *, tierless: Collection[str] = ()) -> list[LintFinding]:
+    """Judge contracts by the rules of this module, in the order given.
+
+    ``tierless``: names of tools that declare no tier (``Registry.tierless``); the contract cannot tell them
+    from those declared destructive.
+    """
+    findings: list[LintFinding] = []
+    for contract in contracts:
+        if contract.name in tierless:
+            findings.append(
+                LintFinding(
+                    tool=contract.name,
+                    rule="tier",
+                    level="error",
+                    message="declares no tier and so counts as destructive: declare one",
+                )
+            )
+        for rule, level, judge in _RULES:
+            if message := judge(contract):
+                findings.append(LintFinding(tool=contract.name, rule=rule, level=level, message=message))
+    return findings
+
+
+def _schema(contract: Contract) -> str | None:
+    reason = schema_error(contract.parameters)
+    return f"its schema cannot be used: {reason}" if reason else None
+
+
+def _loose(contract: Contract) -> str | None:
+    if contract.parameters.get("additionalProperties") is False:
+        return None
+    return "accepts arguments it does not name: set additionalProperties to false"
+
+
+def _fate(contract: Contract) -> str | None:
+    if contract.tier in {"read", "reversible"} or contract.idempotent or contract.probe:
+        return None
+    return (
+        f"is {contract.tier}, neither idempotent nor with a probe: an interrupted call needs a person. "
+        f"Hand ctx.key on and say idempotent, or write a probe"
+    )
+
+
+def _reversible(contract: Contract) -> str | None:
+    if contract.tier != "reversible" or contract.idempotent or contract.probe:
+        return None
+    return "is reversible but neither idempotent nor with a probe: an interrupted call becomes unknown"
+
+
+def _repeatable(contract: Contract) -> str | None:
+    if not contract.repeatable or contract.tier in {"read", "reversible"}:
+        return None
+    return f"is repeatable and {contract.tier}: the model may do the same thing twice in one run"
+
+
+def _owner(contract: Contract) -> str | None:
+    return None if contract.owner else "has no owner: nobody is asked when it misbehaves"
+
+
+def _timeout(contract: Contract) -> str | None:
+    if contract.kind == "wait" or 0 < contract.timeout_s <= 300:
+        return None
+    return f"has a timeout of {contract.timeout_s:g} s: give it one of at most 300 s, or make it a wait"
+
+
+def _thread(contract: Contract) -> str | None:
+    if contract.kind != "thread" or contract.safe_to_repeat:
+        return None
+    return "runs in a thread, which a stop cannot cancel: its fate will be unknown. Use async or process"
+
+
+def _description(contract: Contract) -> str | None:
+    length = len(contract.description.strip())
+    if length < _DESCRIPTION_CHARS_MIN:
+        return "has no description worth the name: the model chooses tools by it"
+    if length > _DESCRIPTION_CHARS_MAX:
+        return f"has {length} characters of description, sent in every turn: at most {_DESCRIPTION_CHARS_MAX}"
+    return None
+
+
+def _arguments(contract: Contract) -> str | None:
+    properties: dict[str, dict[str, Any]] = contract.parameters.get("properties", {})
+    bare = [name for name, about in properties.items() if not about.get("description")]
+    return f"describes no argument {', '.join(bare[:5])}: add them to the docstring" if bare else None
+
+
+def _egress(contract: Contract) -> str | None:
+    """A tool that looks as if it sent something, without saying which arguments leave the system."""
+    if contract.egress or contract.kind == "wait":
+        return None
+    words = set(contract.name.replace(".", "_").split("_"))
+    words |= {word for scope in contract.scopes for word in scope.lower().replace(":", "_").split("_")}
+    if not words & _SENDING_WORDS:
+        return None
+    likely = sorted(_SENT_NAMES & set(contract.parameters.get("properties", {})))
+    named = f" (perhaps {', '.join(likely)})" if likely else ""
+    return f"seems to send something but declares no egress arguments{named}: name those that leave the system"
+
+
+def _calls(contract: Contract) -> str | None:
+    if contract.tier in {"read", "reversible"} or contract.calls_max:
+        return None
+    return f"is {contract.tier} without calls_max: say how often a run may need it at most"
+
+
+_RULES: tuple[tuple[str, Literal["error", "warning"], Callable[[Contract], str | None]], ...] = (
+    ("schema", "error", _schema),
+    ("loose_arguments", "warning", _loose),
+    ("fate", "error", _fate),
+    ("reversible_fate", "warning", _reversible),
+    ("repeatable", "warning", _repeatable),
+    ("owner", "warning", _owner),
+    ("timeout", "warning", _timeout),
+    ("thread", "warning", _thread),
+    ("description", "error", _description),
+    ("arguments", "warning", _arguments),
+    ("egress", "warning", _egress),
+    ("calls_max", "warning", _calls),
+)

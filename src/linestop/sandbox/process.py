@@ -1,0 +1,194 @@
+"""Perform a tool in a child process that can be killed.
+
+The child is a fresh interpreter, not a fork of ours: it inherits no memory, no descriptors and no
+environment but PATH and LANG, so no secret of this process is in it. It leads a process group of its own,
+and the whole group is killed when the call ends, however it ends. Its result comes over a pipe of its own:
+what it prints is data, logged and bounded, and cannot be taken for a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import struct
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import anyio
+import anyio.abc
+import msgspec
+
+from linestop.sandbox.context import Context
+from linestop.sandbox.guard import EgressPolicy
+from linestop.sandbox.invoke import Reply
+from linestop.sandbox.tool import AnyTool
+from linestop.sandbox.workspace import WorkspaceLimits
+from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.tools import ToolError
+
+FILE_MODULE_PREFIX = "linestop_tools_"
+"""Modules that the registry loads from a file carry this prefix: nobody can import them by name."""
+
+OUTPUT_BYTES_MAX = 64 * 1024
+"""What a child prints is kept up to here and thrown away above, so that it never blocks on a full pipe."""
+
+_REPLY_BYTES_MAX = BLOB_BYTES_MAX + 1024 * 1024
+_CHILD = str(Path(__file__).with_name("child.py"))
+_log = logging.getLogger("linestop.tools")
+
+
+class ContextFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``Context`` as the child is told it."""
+
+    tenant: str
+    run: str
+    call: str
+    attempt: int
+    key: str
+    user: str
+    start_by: str
+    deadline: str
+    workspace: str
+    workspace_limits: WorkspaceLimits
+    egress: EgressPolicy
+
+
+class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """The one message to a child. ``sys_path`` comes first: without it the child cannot import the rest."""
+
+    sys_path: list[str]
+    module: str
+    file: str
+    tool: str
+    args: msgspec.Raw
+    context: ContextFrame
+
+
+async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
+    """Perform ``tool`` in a child process. Leaving, by whatever way, kills its whole process group."""
+    frame = msgspec.json.encode(_frame(tool, ctx, args))
+    data, status = b"", 0
+    async with _child(ctx) as (process, results):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_drain, process, tool.name)
+            tasks.start_soon(_kill_when_done, process)
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                assert process.stdin is not None
+                await process.stdin.send(struct.pack(">I", len(frame)) + frame)
+                await process.stdin.aclose()
+            data = await _read_frame(results)
+            tasks.cancel_scope.cancel()
+        _kill_group(process.pid)
+        with anyio.CancelScope(shield=True):
+            status = await process.wait()
+    try:
+        return msgspec.json.decode(data, type=Reply)
+    except msgspec.DecodeError:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        message = f"the process of tool {tool.name} {how} without a result"
+        return Reply(error=ToolError(type="transient", message=message), unknown=True)
+
+
+@contextlib.asynccontextmanager
+async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], None]:
+    """Start the child and yield it with the descriptor its result comes from."""
+    with contextlib.ExitStack() as descriptors:
+        results, result_end = os.pipe()
+        life_end, life = os.pipe()
+        for descriptor in (results, life):
+            descriptors.callback(os.close, descriptor)
+        os.set_blocking(results, False)
+        try:
+            process = await anyio.open_process(
+                [sys.executable, "-I", "-B", _CHILD, str(os.getpid()), str(result_end), str(life_end)],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=STDOUT,
+                env={"PATH": os.defpath, "LANG": "C.UTF-8"},
+                cwd=ctx.workspace.root,
+                start_new_session=True,
+                pass_fds=(result_end, life_end),
+            )
+        finally:
+            os.close(result_end)
+            os.close(life_end)
+        try:
+            yield process, results
+        finally:
+            _kill_group(process.pid)
+            with anyio.CancelScope(shield=True):
+                await process.wait()
+                await process.aclose()
+
+
+def _frame(tool: AnyTool, ctx: Context, args: bytes) -> CallFrame:
+    module = tool.fn.__module__
+    by_file = module == "__main__" or module.startswith(FILE_MODULE_PREFIX)
+    return CallFrame(
+        sys_path=[str(Path(path).absolute()) for path in sys.path],
+        module="" if by_file else module,
+        file=str(Path(tool.fn.__code__.co_filename).absolute()) if by_file else "",
+        tool=tool.name,
+        args=msgspec.Raw(args),
+        context=ContextFrame(
+            tenant=ctx.tenant,
+            run=ctx.run,
+            call=ctx.call,
+            attempt=ctx.attempt,
+            key=ctx.key,
+            user=ctx.user,
+            start_by=ctx.start_by.isoformat(),
+            deadline=ctx.deadline.isoformat(),
+            workspace=str(ctx.workspace.root),
+            workspace_limits=ctx.workspace.limits,
+            egress=ctx.http.policy,
+        ),
+    )
+
+
+async def _read_frame(descriptor: int) -> bytes:
+    """Read one length-prefixed frame; empty if the child closed its end before it was complete."""
+    data = b""
+    chunks: list[bytes] = []
+    missing = struct.calcsize(">I")
+    for wanted in ("length", "frame"):
+        chunks.clear()
+        while missing > 0:
+            await anyio.wait_readable(descriptor)
+            with contextlib.suppress(BlockingIOError):
+                chunk = os.read(descriptor, min(missing, 1 << 20))
+                if not chunk:
+                    return b""
+                chunks.append(chunk)
+                missing -= len(chunk)
+        data = b"".join(chunks)
+        if wanted == "length":
+            missing = struct.unpack(">I", data)[0]
+            if missing > _REPLY_BYTES_MAX:
+                return b""
+    return data
+
+
+async def _drain(process: anyio.abc.Process, name: str) -> None:
+    kept = 0
+    assert process.stdout is not None
+    async for chunk in process.stdout:
+        if kept < OUTPUT_BYTES_MAX:
+            shown = chunk[: OUTPUT_BYTES_MAX - kept]
+            _log.debug("output of tool %s: %s", name, ascii(shown.decode("utf-8", "replace")))
+        kept += len(chunk)
+
+
+async def _kill_when_done(process: anyio.abc.Process) -> None:
+    """A grandchild may hold the result pipe open; once the child is gone nothing can come from it."""
+    await process.wait()
+    _kill_group(process.pid)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -1,0 +1,195 @@
+"""``@tool``: a Python function with a contract.
+
+The contract is made once, when the function is declared, so that a wrong declaration fails at import and not
+in the middle of a run. The function stays an ordinary function: call it in a unit test as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+import msgspec
+
+from linestop.errors import ConfigError
+from linestop.sandbox.context import Context
+from linestop.sandbox.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.signature import Signature, read_signature
+from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
+
+__all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnknown", "tool"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Probe = Callable[..., Awaitable[bool | None]]
+"""``(ctx, **args)``: True if the key took effect, False if it never did nor will, None if it cannot tell."""
+
+Check = Callable[[Any], Sequence[str]]
+"""Looks at a result and returns findings, one sentence each; none means that it is fine."""
+
+NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+NAME_CHARS_MAX = 60
+TIMEOUT_S_MAX = 3_600.0
+
+
+class ToolOptions(TypedDict, total=False):
+    """What may be declared about a tool; the fields of ``Contract``, and the functions that back them."""
+
+    name: str
+    tier: Tier
+    kind: Literal["async", "thread", "process"]
+    owner: str
+    timeout_s: float
+    retries_max: int
+    idempotent: bool
+    repeatable: bool
+    scopes: Collection[str]
+    egress: Collection[str]
+    trusted: Collection[str]
+    calls_max: int
+    price_micros: int
+    ordered: bool
+    probe: Probe
+    check: Check
+
+
+class Tool(Generic[P, R]):
+    """A function with its contract. Calling it calls the function, with no runtime around it."""
+
+    def __init__(self, fn: Callable[P, R], contract: Contract, signature: Signature, options: ToolOptions) -> None:
+        self.fn = fn
+        self.contract = contract
+        self.arguments = signature.arguments
+        self.returns = signature.returns
+        self.probe = options.get("probe")
+        self.check = options.get("check")
+        self.tier_declared = "tier" in options
+        self.__doc__ = fn.__doc__
+        self.__name__: str = fn.__name__
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name!r}, tier={self.contract.tier!r}, kind={self.contract.kind!r})"
+
+    @property
+    def name(self) -> str:
+        """The name by which agents and models know it."""
+        return self.contract.name
+
+    def bind(self, args: bytes) -> dict[str, Any]:
+        """Decode canonical JSON arguments into the values the function takes.
+
+        Raises:
+            ToolFailed: type ``invalid``, if they do not fit the signature.
+        """
+        try:
+            decoded = msgspec.json.decode(args, type=self.arguments)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            message = f"the arguments of {self.name} do not fit its signature: {error}"
+            raise ToolFailed(message, type="invalid", retry_safe=True) from None
+        return {field: getattr(decoded, field) for field in self.arguments.__struct_fields__}
+
+
+AnyTool = Tool[..., Any]
+
+
+@overload
+def tool(fn: Callable[Concatenate[Context, P], R], /) -> Tool[Concatenate[Context, P], R]: ...
+@overload
+def tool(
+    **options: Unpack[ToolOptions],
+) -> Callable[[Callable[Concatenate[Context, P], R]], Tool[Concatenate[Context, P], R]]: ...
+def tool(fn: Any = None, /, **options: Unpack[ToolOptions]) -> Any:
+    """Declare a function as a tool; an undeclared ``tier`` is ``destructive``.
+
+    An ``async def`` is performed in the event loop and can be cancelled; a plain function in a thread, which
+    cannot; either, with ``kind="process"``, in a child process of its own, which is killed. Arguments are
+    what msgspec can express (``Annotated[int, msgspec.Meta(ge=1)]``), their descriptions the docstring's
+    ``Args:``.
+
+    Raises:
+        ConfigError: if the declaration is wrong, in one sentence.
+    """
+
+    def decorate(fn: Callable[..., Any]) -> AnyTool:
+        return declare(fn, options)
+
+    return decorate if fn is None else decorate(fn)
+
+
+def declare(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
+    """Make the tool that ``@tool(**options)`` makes of ``fn``; see there."""
+    name = options.get("name", getattr(fn, "__name__", "?"))
+    if not NAME.fullmatch(name) or "__" in name or len(name) > NAME_CHARS_MAX:
+        raise ConfigError(
+            f"tool name {name!r} must be like orders.lookup: lower case, digits, single _ and dots, "
+            f"at most {NAME_CHARS_MAX} characters"
+        )
+    if not inspect.isfunction(fn):
+        raise ConfigError(f"tool {name} is not a function; decorate a def or an async def")
+    _check_options(name, options)
+    signature = read_signature(fn, name)
+    contract = Contract(
+        name=name,
+        description=signature.description,
+        parameters=signature.parameters,
+        returns=signature.result,
+        kind=_kind(name, fn, options),
+        probe=options.get("probe") is not None,
+        checks=options.get("check") is not None,
+        **_plain(options),
+    )
+    for argument in contract.egress:
+        if argument not in signature.parameters["properties"]:
+            raise ConfigError(f"tool {name}: egress names {argument}, which is not one of its arguments")
+    return Tool(cast("Callable[P, R]", fn), contract, signature, options)
+
+
+def _check_options(name: str, options: ToolOptions) -> None:
+    unknown = sorted(set(options) - ToolOptions.__optional_keys__)
+    if unknown:
+        raise ConfigError(f"tool {name}: there is no option {unknown[0]}; see docs/tools.md")
+    tier = options.get("tier", "destructive")
+    if tier not in TIERS:
+        raise ConfigError(f"tool {name}: tier {tier!r} is none of {', '.join(TIERS)}")
+    if not 0 < options.get("timeout_s", 1) <= TIMEOUT_S_MAX:
+        raise ConfigError(f"tool {name}: timeout_s must be over 0 and at most {TIMEOUT_S_MAX:.0f}")
+    counts = {key: options.get(key, 0) for key in ("retries_max", "calls_max", "price_micros")}
+    for option, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise ConfigError(f"tool {name}: {option} must be a whole number, not negative")
+    for option in ("scopes", "egress", "trusted"):
+        if isinstance(options.get(option), str):
+            raise ConfigError(f"tool {name}: {option} is a list of names; write ({options.get(option)!r},)")
+    if (probe := options.get("probe")) is not None and not inspect.iscoroutinefunction(probe):
+        raise ConfigError(f"tool {name}: probe must be an async def (ctx, **args) -> bool | None")
+
+
+def _kind(name: str, fn: Callable[..., Any], options: ToolOptions) -> ToolKind:
+    asynchronous = inspect.iscoroutinefunction(fn)
+    kind = options.get("kind", "async" if asynchronous else "thread")
+    if kind not in {"async", "thread", "process"}:
+        raise ConfigError(f"tool {name}: kind {kind!r} is none of async, thread, process")
+    if (kind == "async") != asynchronous and kind != "process":
+        raise ConfigError(f"tool {name}: kind {kind} does not fit; use async def for async, def for thread")
+    if kind == "process" and "." in fn.__qualname__:
+        raise ConfigError(f"tool {name} runs in a child process, which must find it: define it at module level")
+    return kind
+
+
+def _plain(options: ToolOptions) -> dict[str, Any]:
+    """The options that are fields of the contract as they stand; collections as sorted tuples."""
+    plain: dict[str, Any] = {
+        key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}
+    }
+    for key in ("scopes", "egress", "trusted"):
+        if key in plain:
+            plain[key] = tuple(sorted(plain[key]))
+    return plain

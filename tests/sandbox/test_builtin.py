@@ -1,0 +1,133 @@
+"""The built-in tools, performed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from linestop.errors import Defect
+from linestop.sandbox.builtin import ASK_PERSON, HTTP_TEXT_CHARS_MAX, WAIT_FOR_EVENT, WAIT_S_MAX, WAIT_UNTIL
+from linestop.sandbox.perform import perform
+from linestop.sandbox.registry import load_registry
+from linestop.schemas.arguments import check_arguments
+from linestop.schemas.tools import Contract, ToolResult
+
+if TYPE_CHECKING:
+    from tests.sandbox.conftest import MakeContext, Servers
+
+    from linestop.sandbox.context import Context
+
+pytestmark = pytest.mark.anyio
+
+
+async def call(ctx: Context, name: str, **args: object) -> ToolResult:
+    """Check the arguments as the validator does and perform the tool."""
+    tool = load_registry().tool(name)
+    checked = check_arguments(msgspec.json.encode(args), tool.contract)
+    assert checked.args is not None, checked.errors
+    async with ctx.http:
+        return await perform(tool, ctx, checked.args)
+
+
+async def test_files_are_written_read_and_listed(make_context: MakeContext) -> None:
+    """Within the run's own workspace."""
+    ctx = make_context()
+    written = await call(ctx, "files.write", path="notes/a.txt", text="hé")
+    assert written == ToolResult(outcome="succeeded", value={"path": "notes/a.txt", "bytes": 3})
+    assert (await call(ctx, "files.read", path="notes/a.txt")).value == "hé"
+    listed = await call(ctx, "files.list", path="notes")
+    assert listed.value == [{"name": "a.txt", "kind": "file", "size_bytes": 3}]
+    assert len((await call(ctx, "files.list")).value) == 1
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc/passwd", "nope.txt", "binary"])
+async def test_a_file_that_cannot_be_read_is_the_models_to_mend(make_context: MakeContext, path: str) -> None:
+    """The failure is ``invalid``, with a sentence the model can use."""
+    ctx = make_context()
+    ctx.workspace.write("binary", b"\xff\xfe")
+    result = await call(ctx, "files.read", path=path)
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert result.error.type == "invalid"
+
+
+async def test_a_page_is_fetched_as_untrusted_text(make_context: MakeContext, servers: Servers) -> None:
+    """Labelled, capped, and on record."""
+    long = b"x" * (HTTP_TEXT_CHARS_MAX + 1)
+    server = await servers.start(
+        {
+            "/": servers.response("grüße".encode("latin-1"), Content_Type="text/html; charset=iso-8859-1"),
+            "/long": servers.response(long, Content_Type="application/json"),
+            "/image": servers.response(b"\x89PNG", Content_Type="image/png"),
+            "/missing": servers.response(b"no", "404 Not Found", Content_Type="text/plain"),
+        }
+    )
+    result = await call(make_context((server.netloc,)), "http.get", url=server.url())
+    assert result.value == {
+        "url": server.url(),
+        "status": 200,
+        "content_type": "text/html",
+        "text": "grüße",
+        "truncated": False,
+        "source": "untrusted",
+    }
+    assert [(egress.host, egress.status) for egress in result.egress] == [(server.netloc, 200)]
+    cut = await call(make_context((server.netloc,)), "http.get", url=server.url("/long"))
+    assert (len(cut.value["text"]), cut.value["truncated"]) == (HTTP_TEXT_CHARS_MAX, True)
+    image = await call(make_context((server.netloc,)), "http.get", url=server.url("/image"))
+    assert image.error is not None
+    assert "not text" in image.error.message
+    missing = await call(make_context((server.netloc,)), "http.get", url=server.url("/missing"))
+    assert missing.value["status"] == 404
+
+
+async def test_a_refused_page_fails_for_good_and_is_on_record(make_context: MakeContext) -> None:
+    """The model learns that asking again is useless; the log keeps where it wanted to go."""
+    result = await call(make_context(), "http.get", url="http://169.254.169.254/latest/")
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert result.error.type == "permanent"
+    assert [(egress.host, egress.status) for egress in result.egress] == [("169.254.169.254", 0)]
+
+
+async def test_the_clock_tells_utc(make_context: MakeContext) -> None:
+    """Both forms are the same moment."""
+    value = (await call(make_context(), "clock.now")).value
+    assert value["utc"].endswith("+00:00")
+    assert abs(value["unix_s"] - 1.7e9) < 1e10
+
+
+@pytest.mark.parametrize(
+    ("contract", "raw", "good"),
+    [
+        (WAIT_UNTIL, '{"until":1}', True),
+        (WAIT_UNTIL, f'{{"until":{WAIT_S_MAX}}}', True),
+        (WAIT_UNTIL, '{"until":"2030-01-31T09:00:00+01:00"}', True),
+        (WAIT_UNTIL, '{"until":0}', False),
+        (WAIT_UNTIL, '{"until":1.5}', False),
+        (WAIT_UNTIL, f'{{"until":{WAIT_S_MAX + 1}}}', False),
+        (WAIT_UNTIL, '{"until":""}', False),
+        (WAIT_UNTIL, '{"until":null}', False),
+        (WAIT_UNTIL, "{}", False),
+        (WAIT_UNTIL, '{"until":1,"seconds":1}', False),
+        (WAIT_FOR_EVENT, '{"name":"payment.received","timeout_s":3600}', True),
+        (WAIT_FOR_EVENT, '{"name":"payment received","timeout_s":3600}', False),
+        (WAIT_FOR_EVENT, '{"name":"x"}', False),
+        (ASK_PERSON, '{"question":"Which one?","options":["a","b"]}', True),
+        (ASK_PERSON, '{"question":"Why?"}', True),
+        (ASK_PERSON, '{"question":""}', False),
+        (ASK_PERSON, '{"question":"x","options":["a","a"]}', False),
+    ],
+)
+def test_the_waits_take_what_they_say(contract: Contract, raw: str, good: bool) -> None:
+    """Their schemas hold the bounds, since no function checks them."""
+    assert (check_arguments(raw, contract).args is not None) is good
+
+
+def test_waits_are_reads_of_kind_wait() -> None:
+    """They cost nothing and change nothing."""
+    for contract in (WAIT_UNTIL, WAIT_FOR_EVENT, ASK_PERSON):
+        assert (contract.kind, contract.tier, contract.safe_to_repeat) == ("wait", "read", True)
+    assert Defect.code == "defect"

@@ -1,0 +1,205 @@
+"""The egress guard against real servers and name servers that lie."""
+
+# ruff: noqa: SIM905 - a table of many short words is read more easily as one text
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import pytest
+
+from linestop.sandbox.egress import EgressClient, EgressPolicy
+from linestop.sandbox.failures import EgressDenied
+from linestop.schemas.tools import Egress
+
+if TYPE_CHECKING:
+    from tests.sandbox.conftest import Servers
+
+pytestmark = pytest.mark.anyio
+
+SOON = dt.timedelta(seconds=30)
+MIB = 1024 * 1024
+
+
+def client(*allow: str, names: dict[str, list[str]] | None = None, policy: EgressPolicy | None = None) -> EgressClient:
+    """A client whose names resolve as given; any other name has no address."""
+
+    async def resolve(host: str, port: int) -> list[str]:
+        assert port
+        try:
+            return (names or {})[host]
+        except KeyError:
+            raise OSError(8, "no such name") from None
+
+    now = dt.datetime.now(dt.UTC)
+    policy = policy or EgressPolicy(allow=allow or ("*",))
+    return EgressClient(policy, deadline=now + SOON, start_by=now + SOON, resolve=resolve)
+
+
+LITERAL = """
+http://127.0.0.1 http://127.1 http://0 http://0.0.0.0 http://0x7f000001 http://0x7f.1 http://2130706433
+http://017700000001 http://①②⑦.⓪.⓪.① http://[::1] http://[::] http://[::ffff:127.0.0.1]
+http://[::ffff:169.254.169.254] http://[::127.0.0.1] http://[64:ff9b::7f00:1] http://[2002:7f00:1::]
+http://[fe80::1] http://[fe80::1%25eth0] http://[fc00::1] http://[fec0::1] http://10.0.0.1 http://172.16.0.1
+http://192.168.0.1 http://100.64.0.1 http://169.254.169.254/latest/meta-data/ http://192.0.0.1 http://198.18.0.1
+http://224.0.0.1 http://240.0.0.1 http://255.255.255.255
+http://ok@127.0.0.1 http://good.example@127.0.0.1 http://good.example:80@127.0.0.1 http://127.0.0.1#@good.example
+http://127.0.0.1?@good.example http://good.example\\@127.0.0.1 http://good.example%2f@127.0.0.1
+http://127.0.0.1. http://localhost. http://good.example. http://user:pw@good.example
+http://good.example:4222 http://good.example:22 http://good.example:0 http://good.example:65536
+http://good.example:99999 http://8.8.8.8:53 http:///etc/passwd http://
+file:///etc/passwd gopher://good.example/_x ftp://good.example/x unix:///var/run/docker.sock
+data:text/plain,hello ws://good.example dict://good.example jar:http://good.example!/ //good.example /etc/passwd
+http://ex%61mple.example http://good.example%00.evil http://[::1
+""".split()
+SPACED = [
+    "http://good.example\t",
+    "http://go\tod.example",
+    "http://good.example\r\nX: y",
+    "http://\x00",
+    "http://a b/",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", LITERAL + SPACED)
+async def test_a_url_that_leads_somewhere_it_should_not_is_refused(url: str) -> None:
+    """Every way to write loopback, metadata, another port, another scheme or two hosts at once."""
+    async with client(names={"good.example": ["93.184.216.34"]}) as http:
+        with pytest.raises(EgressDenied):
+            await http.get(url)
+        assert [request.status for request in http.requests] == [0]
+        assert http.effect_sent is False
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["169.254.169.254"], ["::1"], ["::ffff:10.0.0.1"],
+        ["fe80::1%eth0"], ["fe80::1%2"], ["64:ff9b::7f00:1"], ["224.0.0.1"], ["not-an-address"],
+    ],
+)  # fmt: skip
+async def test_a_name_is_refused_if_any_of_its_addresses_is(addresses: list[str]) -> None:
+    """Also when a public address stands before it: one bad record spoils the name."""
+    async with client(names={"good.example": addresses}) as http:
+        with pytest.raises(EgressDenied, match=r"good\.example"):
+            await http.get("http://good.example/")
+        assert http.requests == (Egress(host="good.example", method="GET"),)
+
+
+async def test_a_name_that_changes_its_mind_gains_nothing(servers: Servers) -> None:
+    """The name is asked once a connection, and the connection goes to the very address that was checked."""
+    server = await servers.start({"/": servers.response(b"internal")})
+    asked: list[str] = []
+
+    async def rebinding(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["192.0.2.1"] if len(asked) == 1 else ["127.0.0.1"]
+
+    deadline = dt.datetime.now(dt.UTC) + SOON
+    async with EgressClient(EgressPolicy(allow=("*",)), deadline=deadline, resolve=rebinding) as http:
+        for _ in range(2):
+            with pytest.raises(EgressDenied):
+                await http.get("http://evil.example/")
+    assert asked == ["evil.example", "evil.example"]
+
+    async def honest_once(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if asked.count(host) == 1 else ["169.254.169.254"]
+
+    allow = (f"app.example:{server.port}",)
+    async with EgressClient(EgressPolicy(allow=allow), deadline=deadline, resolve=honest_once) as http:
+        answer = await http.get(f"http://app.example:{server.port}/")
+        assert answer.text == "internal"
+    assert asked.count("app.example") == 1
+    assert server.heard[0].headers["host"] == f"app.example:{server.port}"
+
+
+async def test_an_explicit_host_and_port_is_reached_and_recorded(servers: Servers) -> None:
+    """An allow-list entry with a port opens exactly that; the record says what went where."""
+    server = await servers.start({"/a?x=1": servers.response(b"hello", Content_Type="text/plain")})
+    async with client(server.netloc) as http:
+        answer = await http.get(server.url("/a"), params={"x": 1}, headers={"X-Mine": "y"})
+        assert (answer.status_code, answer.text) == (200, "hello")
+        assert http.requests == (Egress(host=server.netloc, method="GET", status=200, bytes=5),)
+        with pytest.raises(EgressDenied, match="not on the allow-list"):
+            await http.get("http://127.0.0.1:1/")
+        with pytest.raises(EgressDenied, match="not on the allow-list"):
+            await http.get("http://example.com/")
+    (heard,) = server.heard
+    assert heard.headers == {
+        "host": server.netloc,
+        "accept": "*/*",
+        "accept-encoding": "gzip",
+        "connection": "keep-alive",
+        "user-agent": "linestop",
+        "x-mine": "y",
+    }
+
+
+async def test_nothing_is_taken_from_the_environment(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxy variables and netrc are for people, not for agents."""
+    server = await servers.start({"/": servers.response(b"direct")})
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with client(server.netloc) as http:
+        assert (await http.get(server.url())).text == "direct"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/", "//10.0.0.1/x", "file:///etc/passwd",
+        "http://good.example:4222/", "http://user@good.example/", "gopher://good.example/", "http://2130706433/",
+        "http://evil.example/", "http://[bad", "http://\x01/", "http://x:99999/",
+    ],
+)  # fmt: skip
+async def test_each_redirect_is_checked_again(servers: Servers, location: str) -> None:
+    """A server that is allowed cannot send the client to one that is not."""
+    server = await servers.start({"/": servers.redirect(location)})
+    names = {"good.example": ["93.184.216.34"], "evil.example": ["127.0.0.1"]}
+    async with client(server.netloc, "*", names=names) as http:
+        with pytest.raises(EgressDenied):
+            await http.get(server.url())
+        assert [request.status for request in http.requests] == [302, 0]
+
+
+async def test_redirects_are_followed_and_bounded(servers: Servers) -> None:
+    """Five are followed, the sixth is refused; each is a request on record."""
+    routes: dict[str, bytes] = {f"/{n}": servers.redirect(f"/{n - 1}") for n in range(1, 9)}
+    server = await servers.start({**routes, "/0": servers.response(b"there")})
+    async with client(server.netloc) as http:
+        assert (await http.get(server.url("/5"))).text == "there"
+        assert len(http.requests) == 6
+        with pytest.raises(EgressDenied, match="more than 5 redirects"):
+            await http.get(server.url("/6"))
+        assert len(server.heard) == 12
+
+
+async def test_a_redirect_to_another_host_carries_neither_headers_nor_body(servers: Servers) -> None:
+    """What was meant for one host does not go to another."""
+    other = await servers.start({"/in": servers.response(b"other")})
+    first = await servers.start(
+        {"/": servers.redirect(other.url("/in")), "/keep": servers.redirect(other.url("/in"), "307 Temporary")}
+    )
+    async with client(first.netloc, other.netloc) as http:
+        secret = {"Authorization": "Bearer x", "X-Api-Key": "y", "Cookie": "z=1"}
+        assert (await http.get(first.url(), headers=secret)).text == "other"
+        assert not {"authorization", "x-api-key", "cookie"} & set(other.heard[0].headers)
+        assert (await http.post(first.url(), json={"a": 1}, headers=secret)).text == "other"
+        assert (other.heard[1].method, other.heard[1].body) == ("GET", b"")
+        assert not {"authorization", "x-api-key", "cookie"} & set(other.heard[1].headers)
+        with pytest.raises(EgressDenied, match="carry the body to another host"):
+            await http.post(first.url("/keep"), json={"a": 1})
+    assert len(other.heard) == 2
+
+
+async def test_a_host_header_of_ones_own_is_refused(servers: Servers) -> None:
+    """The host that is checked is the host that is asked."""
+    server = await servers.start({"/": servers.response(b"x")})
+    async with client(server.netloc) as http:
+        with pytest.raises(EgressDenied, match="Host header"):
+            await http.get(server.url(), headers={"Host": "internal.example"})
+        with pytest.raises(EgressDenied, match="method"):
+            await http.request("CONNECT", server.url())
+    assert server.heard == []

@@ -1,0 +1,384 @@
+"""Performing calls: what comes back, and what is said when nothing does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import msgspec
+import pytest
+
+from linestop.errors import Defect
+from linestop.sandbox.context import Context
+from linestop.sandbox.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.perform import PerformLimits, perform
+from linestop.sandbox.threads import THREADS_MAX
+from linestop.sandbox.tool import AnyTool, tool
+from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.redact import Redactor
+from linestop.schemas.tools import ToolResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sandbox.conftest import MakeContext, Servers
+
+pytestmark = pytest.mark.anyio
+
+
+def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401 - any option
+    """The tool that the decorator makes of ``fn``, named t."""
+    decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
+    return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
+
+
+async def run(made: AnyTool, ctx: Context, args: bytes = b"{}", **more: Any) -> ToolResult:  # noqa: ANN401 - any option
+    """Perform and close the client."""
+    async with ctx.http:
+        return await perform(made, ctx, args, **more)
+
+
+def message(result: ToolResult) -> str:
+    """The error's sentence."""
+    assert result.error is not None
+    return result.error.message
+
+
+async def test_a_result_comes_back_as_json(make_context: MakeContext) -> None:
+    """Whatever the tool returned, checked against its type; both kinds that run in this process."""
+
+    async def wait(ctx: Context, n: int) -> dict[str, list[int]]:
+        """Text."""
+        await asyncio.sleep(0)
+        return {ctx.key: [n]}
+
+    def work(ctx: Context, n: int) -> dict[str, list[int]]:
+        """Text."""
+        assert threading.current_thread() is not threading.main_thread()
+        return {ctx.key: [n]}
+
+    for fn in (wait, work):
+        result = await run(declared(fn), make_context(), b'{"n":3}')
+        assert result == ToolResult(outcome="succeeded", value={"k" * 64: [3]})
+
+
+async def _raises(ctx: Context, error: str) -> int:  # noqa: ARG001 - a tool takes one
+    """Text."""
+    errors: dict[str, BaseException] = {
+        "transient": ToolFailed("busy", type="transient", retry_safe=True),
+        "rate": ToolFailed("slow down", type="rate_limit", retry_safe=True, retry_after_s=9),
+        "bug": ZeroDivisionError("division by zero"),
+        "exit": SystemExit(3),
+        "cancelled": asyncio.CancelledError(),
+        "long": ValueError("x" * 9_000),
+        "secret": ValueError("login hunter2hunter2 failed for sk-" + "ant-api03-" + "a1" * 20),
+        "unknown": ToolUnknown("the line went dead"),
+    }
+    raise errors[error]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "kind", "text"),
+    [
+        ("transient", "failed", "transient", "busy"),
+        ("rate", "failed", "rate_limit", "slow down"),
+        ("bug", "failed", "permanent", "tool t raised ZeroDivisionError: division by zero"),
+        ("exit", "failed", "permanent", "tool t raised SystemExit: 3"),
+        ("cancelled", "failed", "permanent", "tool t raised CancelledError: "),
+        ("secret", "failed", "permanent", "[redacted:secret] failed for [redacted:anthropic_key]"),
+        ("unknown", "unknown", "transient", "the line went dead"),
+    ],
+)
+async def test_what_a_tool_raises_becomes_an_error(
+    make_context: MakeContext, error: str, outcome: str, kind: str, text: str
+) -> None:
+    """Never a traceback, never a secret; its own word is believed, a bug is permanent."""
+    limits = PerformLimits(redactor=Redactor(["hunter2hunter2"]))
+    args = msgspec.json.encode({"error": error})
+    result = await run(declared(_raises), make_context(), args, limits=limits)
+    assert result.outcome == outcome
+    assert result.error is not None
+    assert result.error.type == kind
+    assert result.error.message.endswith(text)
+    assert "Traceback" not in result.error.message
+    assert result.error.retry_safe is (error in {"transient", "rate"})
+    assert result.error.retry_after_s == (9 if error == "rate" else None)
+
+
+async def test_a_message_is_short(make_context: MakeContext) -> None:
+    """A model does not have to read a dump."""
+    assert len(message(await run(declared(_raises), make_context(), b'{"error":"long"}'))) == 500
+
+
+async def test_unknown_is_failed_where_repeating_is_safe(make_context: MakeContext) -> None:
+    """Nobody needs to be asked about a call that can simply be made again."""
+    result = await run(declared(_raises, idempotent=True), make_context(), b'{"error":"unknown"}')
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert (result.error.type, result.error.retry_safe) == ("transient", True)
+
+
+async def _returns(ctx: Context, what: str) -> dict[str, int]:
+    """Text."""
+    values: dict[str, Any] = {
+        "type": {"a": "one"},
+        "nan": {"a": float("nan")},
+        "object": object(),
+        "large": {"a" * (BLOB_BYTES_MAX + 1): 1},
+        "coroutine": asyncio.sleep(0) if what == "coroutine" else None,
+        "none": None,
+    }
+    assert ctx
+    return cast("dict[str, int]", values[what])
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("type", "does not fit the declared return type: Expected `int`, got `str`"),
+        ("nan", "does not fit the declared return type"),
+        ("none", "does not fit the declared return type"),
+        ("object", "cannot be written as JSON"),
+        ("large", f"at most {BLOB_BYTES_MAX}: return less"),
+        ("coroutine", "declare it with async def"),
+    ],
+)
+async def test_a_result_that_does_not_fit_is_a_clear_failure(make_context: MakeContext, what: str, text: str) -> None:
+    """Permanent, naming the tool, before anything builds on it."""
+    result = await run(declared(_returns), make_context(), msgspec.json.encode({"what": what}))
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert result.error.type == "permanent"
+    assert message(result).startswith("tool t: its result") or message(result).startswith("tool t: it returned")
+    assert text in message(result)
+
+
+async def test_secrets_in_a_result_are_removed(make_context: MakeContext) -> None:
+    """What goes into the log and the prompt has passed the redactor."""
+
+    async def leak(ctx: Context) -> dict[str, str]:
+        """Text."""
+        return {"env": f"{ctx.user} hunter2hunter2"}
+
+    limits = PerformLimits(redactor=Redactor(["hunter2hunter2"]))
+    assert (await run(declared(leak), make_context(), limits=limits)).value == {"env": "ann [redacted:secret]"}
+
+
+async def test_arguments_that_do_not_fit_never_reach_the_tool(make_context: MakeContext) -> None:
+    """The failure is the model's to mend."""
+    result = await run(declared(_raises), make_context(), b'{"error":1}')
+    assert result.error is not None
+    assert (result.outcome, result.error.type, result.error.retry_safe) == ("failed", "invalid", True)
+
+
+async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) -> None:
+    """Whatever the contract says, nothing happened and it may be started anew."""
+    calls: list[str] = []
+
+    async def note(ctx: Context) -> None:
+        """Text."""
+        calls.append(ctx.call)
+
+    for options in ({}, {"idempotent": True}):
+        result = await run(declared(note, **options), make_context(start_in_s=-0.001))
+        assert (result.outcome, message(result)[:31]) == ("failed", "the call was not begun by its s")
+        assert result.error is not None
+        assert (result.error.type, result.error.retry_safe) == ("transient", True)
+    assert calls == []
+
+
+async def test_a_wait_is_not_performed_here(make_context: MakeContext) -> None:
+    """It is the log's; asking the sandbox for it is a defect."""
+
+    async def sleep(ctx: Context) -> None:
+        """Text."""
+        assert ctx
+
+    made = declared(sleep)
+    made.contract = msgspec.structs.replace(made.contract, kind="wait")
+    with pytest.raises(Defect, match="act of waiting"):
+        await run(made, make_context())
+
+
+async def _forever(ctx: Context) -> None:
+    """Text."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ctx.workspace.write("cancelled", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "retry_safe"),
+    [({}, "unknown", False), ({"idempotent": True}, "failed", True), ({"tier": "read"}, "failed", True)],
+)
+@pytest.mark.parametrize("way", ["timeout", "deadline", "stop"])
+async def test_an_interrupted_call_is_unknown_unless_it_is_safe(
+    make_context: MakeContext, options: dict[str, Any], outcome: str, retry_safe: bool, way: str
+) -> None:
+    """By its timeout, by the run's deadline or by a stop: the tool is cancelled and the result says what is known."""
+    ctx = make_context(deadline_in_s=0.05 if way == "deadline" else 30)
+    made = declared(_forever, timeout_s=0.05 if way == "timeout" else 20, **options)
+    scope = anyio.CancelScope()
+    if way == "stop":
+        asyncio.get_running_loop().call_later(0.02, scope.cancel)
+    result = await run(made, ctx, scope=scope)
+    assert (result.outcome, result.error and result.error.retry_safe) == (outcome, retry_safe)
+    assert ("was stopped" if way == "stop" else "did not end within") in message(result)
+    assert ctx.workspace.read("cancelled") == b""
+
+
+async def test_a_call_that_was_stopped_before_it_began_did_nothing(make_context: MakeContext) -> None:
+    """Even where interrupting would leave it unknown."""
+    scope = anyio.CancelScope()
+    scope.cancel()
+    ctx = make_context()
+    result = await run(declared(_forever), ctx, scope=scope)
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert result.error.retry_safe is True
+    assert ctx.workspace.list() == ()
+
+
+async def test_cancelling_the_caller_cancels_the_tool(make_context: MakeContext) -> None:
+    """Without a scope the cancellation goes on to whoever cancelled."""
+    ctx = make_context()
+    task = asyncio.create_task(run(declared(_forever, timeout_s=20), ctx))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ctx.workspace.read("cancelled") == b""
+
+
+async def test_a_thread_is_left_behind_at_once(make_context: MakeContext) -> None:
+    """Its fate is unknown unless repeating is safe; it goes on, and its late result is dropped."""
+    release, ended = threading.Event(), threading.Event()
+
+    def block(ctx: Context) -> str:
+        """Text."""
+        release.wait(20)
+        ended.set()
+        return ctx.run
+
+    for options, outcome in (({}, "unknown"), ({"idempotent": True}, "failed")):
+        scope = anyio.CancelScope()
+        asyncio.get_running_loop().call_later(0.02, scope.cancel)
+        result = await run(declared(block, timeout_s=20, **options), make_context(), scope=scope)
+        assert result.outcome == outcome
+        assert "its thread cannot be cancelled" in message(result)
+        assert not ended.is_set()
+    release.set()
+    await asyncio.to_thread(ended.wait, 20)
+    assert ended.is_set()
+
+
+async def test_hung_threads_cannot_pile_up(make_context: MakeContext) -> None:
+    """Beyond the limit a call is not begun; when threads return it is."""
+    release = threading.Event()
+
+    def block(ctx: Context) -> str:
+        """Text."""
+        release.wait(20)
+        return ctx.run
+
+    made = declared(block, timeout_s=20)
+    hung = [asyncio.create_task(run(made, make_context())) for _ in range(THREADS_MAX)]
+    await asyncio.sleep(0)
+    result = await run(made, make_context())
+    assert f"all {THREADS_MAX} tool threads are busy" in message(result)
+    assert result.error is not None
+    assert (result.outcome, result.error.type, result.error.retry_safe) == ("failed", "transient", True)
+    release.set()
+    assert {task.outcome for task in await asyncio.gather(*hung)} == {"succeeded"}
+    assert (await run(made, make_context())).outcome == "succeeded"
+
+
+async def _post(ctx: Context, url: str, then: str = "") -> str:
+    """Text."""
+    answer = await ctx.http.post(url, json={"n": 1}, headers={"Idempotency-Key": ctx.key})
+    if then == "crash":
+        raise RuntimeError("a bug after the effect")
+    if then == "fail":
+        raise ToolFailed("the shop said no", type="permanent")
+    if then == "unfit":
+        return cast("str", 1)
+    return answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "then", "outcome"),
+    [
+        ("/", "", "succeeded"),
+        ("/", "crash", "unknown"),
+        ("/", "unfit", "unknown"),
+        ("/", "fail", "failed"),
+        ("/gone", "", "unknown"),
+        ("/denied", "", "failed"),
+    ],
+)
+async def test_a_call_that_broke_after_sending_is_unknown(
+    make_context: MakeContext, servers: Servers, path: str, then: str, outcome: str
+) -> None:
+    """Calling it failed would invite the model to do it again; only the tool's own word says otherwise."""
+
+    async def hang_up(_heard: object, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await servers.start({"/": servers.response(b"ok"), "/gone": hang_up})
+    url = "http://10.0.0.1/" if path == "/denied" else server.url(path)
+    args = msgspec.json.encode({"url": url, "then": then})
+    result = await run(declared(_post), make_context((server.netloc,)), args)
+    assert result.outcome == outcome
+    assert len(result.egress) == 1
+    safe = await run(declared(_post, idempotent=True), make_context((server.netloc,)), args)
+    assert safe.outcome == ("succeeded" if outcome == "succeeded" else "failed")
+
+
+class Receipt(msgspec.Struct):
+    """What a mail service answers."""
+
+    id: int
+
+
+async def _forward(ctx: Context, url: str) -> Receipt:
+    """Text."""
+    return cast("Receipt", await ctx.http.post(url, json={}))
+
+
+@pytest.mark.parametrize(
+    ("path", "outcome", "kind"),
+    [
+        ("/ok", "succeeded", None),
+        ("/other", "unknown", "permanent"),
+        ("/busy", "failed", "rate_limit"),
+        ("/no", "failed", "permanent"),
+        ("/broken", "unknown", "transient"),
+    ],
+)
+async def test_an_answer_may_be_returned_as_it_came(
+    make_context: MakeContext, servers: Servers, path: str, outcome: str, kind: str | None
+) -> None:
+    """Its status decides, its body is checked against the declared type."""
+    json = {"Content_Type": "application/json"}
+    server = await servers.start(
+        {
+            "/ok": servers.response(b'{"id":7}', **json),
+            "/other": servers.response(b'{"id":"x"}', **json),
+            "/busy": servers.response(b"", "429 Too Many Requests", Retry_After="12"),
+            "/no": servers.response(b"", "403 Forbidden"),
+            "/broken": servers.response(b"", "503 Service Unavailable"),
+        }
+    )
+    args = msgspec.json.encode({"url": server.url(path)})
+    result = await run(declared(_forward), make_context((server.netloc,)), args)
+    assert result.outcome == outcome
+    assert (result.error.type if result.error else None) == kind
+    if path == "/ok":
+        assert result.value == {"id": 7}
+    if path == "/busy":
+        assert result.error is not None
+        assert result.error.retry_after_s == 12
