@@ -5,6 +5,7 @@
     LinestopError
     ├── RetryableError     do the same again, later
     │   ├── Unreachable        the broker does not answer
+    │   ├── TimedOut           you gave up waiting; what you waited for goes on
     │   └── Conflict           the run's head moved: load, decide again
     ├── InputError         change what you sent
     │   ├── ConfigError        a file or an environment variable
@@ -41,6 +42,13 @@ class Unreachable(RetryableError):  # noqa: N818 - reads as what it says at the 
 
     code: ClassVar[str] = "unreachable"
     exit_code: ClassVar[int] = 8
+
+
+class TimedOut(RetryableError):  # noqa: N818 - see Unreachable
+    """Raised when the caller's own patience ended; the broker answers, and what was waited for goes on."""
+
+    code: ClassVar[str] = "timed_out"
+    exit_code: ClassVar[int] = 10
 
 
 class Conflict(RetryableError):  # noqa: N818 - see Unreachable

@@ -30,6 +30,7 @@ from linestop.schemas.events import (
     Policy,
     Question,
     SpendQuestion,
+    Stopped,
 )
 from linestop.schemas.next_start import spend_question_due
 from linestop.schemas.phases import Phase
@@ -55,18 +56,28 @@ class Approver:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Say what a person said, deny what has expired, then clear or ask."""
         del cue
+        if run.blind:
+            return None
         said = facts.get(Word)
         if said is not None and (event := word(run, said, now)) is not None:
             return event
         if run.opened is None or run.done:
             return None
-        return _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
+        return _ended(run) or _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
+
+
+def _ended(run: Run) -> Stopped | None:
+    """The stop that a person's word asks for: spending was refused, or an unknown effect is too much."""
+    if run.spend_denied:
+        return stopped(run, by="approver", why="Going on spending was denied.", code="denied")
+    if over := run.stop_over:
+        why = over.why or f"Nobody knows what became of call '{over.call}'."
+        return stopped(run, by=over.by, why=why, code="unknown_effect")
+    return None
 
 
 def _expired(run: Run, now: datetime) -> AnyEvent | None:
-    """What nobody answered in time: denied; an unknown effect or a refused spending ends the run."""
-    if run.spend_denied:
-        return stopped(run, by="approver", why="Going on spending was denied.", code="denied")
+    """What nobody answered in time: denied; an unknown effect ends the run."""
     if run.spend_asked and now >= run.spend_asked.expires_at:
         return Denied(call="", by="timer", via="timer")
     for call in run.proposal.calls if run.proposal else ():

@@ -37,7 +37,7 @@ class Budget:
     name: RoleName = "budget"
     wakes: frozenset[str] = frozenset({
         "validator.opened", "validator.accepted", "validator.returned", "validator.refused", "validator.checked",
-        "validator.judged", "approver.cleared", "approver.granted", "approver.denied", "approver.resumed",
+        "validator.judged", "approver.cleared", "approver.granted", "approver.denied", "approver.resolved",
         "approver.answered", "approver.resumed", "executor.finished", "planner.proposed", "planner.failed",
         "planner.compacted", "stopped",
     })  # fmt: skip
@@ -46,7 +46,7 @@ class Budget:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Settle a run that is over, hold for one that is not covered, warn, or stop it."""
         del cue
-        if run.sealed:
+        if run.sealed or run.blind:
             return None
         if run.done:
             return _settle(run) if run.holds and not run.open_attempts else None
@@ -64,7 +64,12 @@ def wanted(run: Run, now: datetime) -> tuple[str, int]:
     if not isinstance(start, NextStart) or run.done:
         return "", 0
     amount = hold_wanted_micros(run, start)
-    return (f"{run.run}.{run.holds_made + 1}", amount) if amount > 0 else ("", 0)
+    return (_next_hold(run), amount) if amount > 0 else ("", 0)
+
+
+def _next_hold(run: Run) -> str:
+    """The id of the run's next hold; with the tenant, since all tenants' holds share the system's account."""
+    return f"{run.tenant}.{run.run}.{run.holds_made + 1}"
 
 
 def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Stopped | None:
@@ -81,7 +86,7 @@ def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | St
         )
         why = f"The next step may cost ${start.cost_max_micros / 1e6:.4f}, which no longer fits into the run's budget."
         return stopped(run, by="budget", why=why, code="budget", limit=limit)
-    if reservation is None or reservation.hold != f"{run.run}.{run.holds_made + 1}":
+    if reservation is None or reservation.hold != _next_hold(run):
         return None
     if reservation.refused_account:
         line = next((a for a in reservation.accounts if a.account == reservation.refused_account), None)

@@ -8,6 +8,7 @@ safe, and is ``unknown`` where it is not: then a probe or a person settles it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -46,7 +47,7 @@ class Executor:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Start what may start; end waits that are over; speak for attempts that nobody else will."""
         del cue
-        if run.opened is None or run.phase is Phase.SEALED:
+        if run.opened is None or run.blind or run.phase is Phase.SEALED:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
@@ -102,6 +103,7 @@ def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
     capped, size = cap(text, work.result_bytes_max)
     return Finished(
         call=work.call, attempt=work.attempt, outcome=result.outcome, result=capped, result_bytes=size,
+        result_sha256=hashlib.sha256(text.encode()).hexdigest() if result.outcome == "succeeded" else "",
         error=result.error, egress=result.egress, cost_micros=min(result.cost_micros, work.cost_max_micros),
         duration_s=round(duration_s, 6), untrusted=work.untrusted,
     )  # fmt: skip
@@ -113,7 +115,7 @@ def cap(text: str, bytes_max: int) -> tuple[str, int]:
     if len(data) <= bytes_max:
         return text, len(data)
     note = f"\n[cut: {len(data)} bytes in all]"
-    return data[: bytes_max - len(note)].decode(errors="ignore") + note, len(data)
+    return data[: max(bytes_max - len(note), 0)].decode(errors="ignore") + note, len(data)
 
 
 def _as_text(value: object) -> str:

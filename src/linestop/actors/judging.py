@@ -59,7 +59,7 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     if isinstance(until, str):
         return reject(until)
     args_sha256 = hashlib.sha256(checked.args).hexdigest()
-    key = effect_key(run.run, call.tool, checked.args)
+    key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
     earlier = [c for c in run.calls.values() if c is not call and c.judged and c.judged.effect_key == key]
     verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
     lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in {"irreversible", "destructive"} else ()
@@ -96,7 +96,8 @@ def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCa
 
 
 def _passed(call: CallState) -> bool:
-    return call.judged is not None and call.judged.verdict == "pass"
+    """Whether a call counts as let through; one that a person edited is judged, and counted, anew."""
+    return call.judged is not None and call.judged.verdict == "pass" and call.stage is not Stage.PENDING
 
 
 def passed_calls(run: Run) -> int:
@@ -122,6 +123,8 @@ def _repeated(
             return "recorded", ("This was done already; the answer is the recorded one.",), call.finished_n
         if call.stage in {Stage.OPEN, Stage.READY, Stage.CHECK, Stage.ASKED, Stage.GATE}:
             return "reject", (f"The same effect is under way already (call '{call.call}').",), 0
+        if call.fate == "done" or any(attempt.outcome == "succeeded" for attempt in call.effects):
+            return "reject", (f"The same effect was done already (call '{call.call}').",), 0
         if call.stage is Stage.DOUBT or call.fate == "unknown":
             return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
     return "pass", (), 0

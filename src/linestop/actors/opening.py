@@ -16,6 +16,7 @@ from linestop.schemas.messages import Task, lowered
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
 
+DEFAULTS = Limits()
 LABELS_MAX = 32
 LABEL_CHARS_MAX = 256
 
@@ -81,7 +82,7 @@ def _opened(incoming: Incoming, agent: AgentVersion, limits: Limits, *, doors: D
         model=agent.model,
         fallbacks=agent.fallbacks,
         on_model_down=agent.on_model_down,
-        tools=tuple(grant(contract) for contract in tools),
+        tools=tuple(bounded(grant(contract), limits) for contract in tools),
         limits=limits,
         policy=agent.policy,
         policy_digest=_sha256(agent.policy),
@@ -102,6 +103,20 @@ def grant(contract: Contract) -> ToolGrant:
         price_micros=contract.price_micros, owner=contract.owner, egress=contract.egress,
         trusted=contract.trusted,
     )  # fmt: skip
+
+
+def bounded(granted: ToolGrant, limits: Limits) -> ToolGrant:
+    """A grant within the run's limits: a limit below its default bounds every tool, whatever its contract says.
+
+    At its default a limit is only what a contract has that names nothing else: SQL may take longer.
+    """
+    lowered_timeout = limits.tool_timeout_s < DEFAULTS.tool_timeout_s
+    lowered_retries = limits.tool_retries_max < DEFAULTS.tool_retries_max
+    return msgspec.structs.replace(
+        granted,
+        timeout_s=min(granted.timeout_s, limits.tool_timeout_s) if lowered_timeout else granted.timeout_s,
+        retries_max=min(granted.retries_max, limits.tool_retries_max) if lowered_retries else granted.retries_max,
+    )
 
 
 def _sha256(value: object) -> str:

@@ -38,6 +38,9 @@ from linestop.schemas.tools import canonical
 from linestop.schemas.work import ModelCaller, ModelWork
 
 PROMPTS_KEPT = 64
+CALL_ID_CHARS_MAX = 64
+"""Longest id of a provider that is kept: it must fit into the framing a prompt's size bound counts for a call."""
+
 GRACE_S = 5.0
 """Seconds a performer has, after the call's own deadline, to say what became of it."""
 
@@ -72,7 +75,7 @@ class Planner:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Start the next model call if it is covered; stop the run if no model can be asked any more."""
         del cue
-        if run.opened is None or run.phase is Phase.SEALED:
+        if run.opened is None or run.blind or run.phase is Phase.SEALED:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
@@ -220,7 +223,7 @@ def unique_ids(ids: list[str], view: ModelWork) -> list[str]:
     taken = set(view.used_ids)
     names: list[str] = []
     for index, wanted in enumerate(ids):
-        usable = wanted and len(wanted) <= 128 and wanted not in taken  # noqa: PLR2004 - longest id seen is 64
+        usable = wanted and len(wanted) <= CALL_ID_CHARS_MAX and wanted not in taken
         name = wanted if usable else f"call-{view.turn}-{view.attempt}-{index + 1}"
         taken.add(name)
         names.append(name)

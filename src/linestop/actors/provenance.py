@@ -7,6 +7,7 @@ person (facts: 0 of 929 attacks passed with grants and this gate).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 from linestop.schemas.events import BlobRef, Provenance
 from linestop.schemas.run import Run
 
+_NUMBER = re.compile(r"(?<![\w.])-?\d{1,20}(?:,\d{3}){0,6}(?:\.\d{1,20})?(?!\w)")
 VALUES_MAX = 200
 """Leaves of the arguments that are looked at; more than that count as of unknown origin."""
 
@@ -28,10 +30,9 @@ def provenance(run: Run, args: Any) -> tuple[Provenance, ...]:  # noqa: ANN401 -
         if count >= VALUES_MAX:
             found.append(Provenance(path=path, n=0, field="too many values"))
             break
-        text = _text(value)
-        if not text or text.lower() in spoken:
+        if _carries_nothing(value) or says(spoken, value):
             continue
-        origin = _origin(run, path, text)
+        origin = _origin(run, path, value)
         if origin is not None:
             found.append(origin)
     return tuple(found)
@@ -54,37 +55,46 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
             yield here, item
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - any JSON leaf
-    """The value as it would stand in a text; booleans and null carry nothing of their own."""
-    if isinstance(value, bool) or value is None:
-        return ""
-    return value.strip() if isinstance(value, str) else format(value, "g")
+def _carries_nothing(value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
+    """Booleans, null and blank texts carry nothing of their own."""
+    return isinstance(value, bool) or value is None or (isinstance(value, str) and not value.strip())
 
 
-def _origin(run: Run, path: str, text: str) -> Provenance | None:
+def says(text: str, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
+    """Whether ``text`` (in small letters) contains ``value`` as a word or number of its own.
+
+    A part of a longer word or number does not count: a task about order 19004 says nothing of 900.
+    """
+    if isinstance(value, int | float):
+        return any(float(number.replace(",", "")) == value for number in _NUMBER.findall(text))
+    wanted = str(value).strip().lower()
+    return wanted in text and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
+
+
+def _origin(run: Run, path: str, value: Any) -> Provenance | None:  # noqa: ANN401 - any JSON leaf
     """The newest result that contains the value; a trusted field of any result comes before all others."""
     seen: Provenance | None = None
     for call in run.calls.values():
-        if not call.finished or not call.finished.result or text.lower() not in call.finished.result.lower():
+        if not call.finished or not call.finished.result or not says(call.finished.result.lower(), value):
             continue
-        if call.grant and _in_trusted(call.finished.result, call.grant.trusted, text):
+        if call.grant and _in_trusted(call.finished.result, call.grant.trusted, value):
             return Provenance(path=path, n=call.finished_n, field="trusted")
         seen = Provenance(path=path, n=call.finished_n, field="untrusted")
     for call in run.calls.values():
-        answered = call.asked is not None and not call.answer_is_error and text.lower() in call.answer.lower()
+        answered = call.asked is not None and not call.answer_is_error and says(call.answer.lower(), value)
         if answered and call.finished is None:
             return Provenance(path=path, n=call.answer_n, field="trusted")
     return seen or Provenance(path=path)
 
 
-def _in_trusted(result: str, trusted: tuple[str, ...], text: str) -> bool:
+def _in_trusted(result: str, trusted: tuple[str, ...], value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
     if not trusted:
         return False
     try:
-        value = msgspec.json.decode(result)
+        fields = msgspec.json.decode(result)
     except (msgspec.DecodeError, RecursionError):
         return False
-    return any(text.lower() in str(_at(value, field)).lower() for field in trusted)
+    return any(says(str(_at(fields, field)).lower(), value) for field in trusted)
 
 
 def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -59,6 +59,8 @@ class Validator:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Open, judge, check, accept or return; or stop the run at a limit."""
         del cue
+        if run.blind:
+            return None
         if run.opened is None:
             incoming = facts.get(Incoming)
             if incoming is None or run.refused or run.sealed:
@@ -130,9 +132,11 @@ def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | Non
     pinned = facts.get(PinnedAgent)
     if pinned is None:
         return None
+    if pinned.version is None:
+        return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
     text = proposal.event.text
     secrets = facts.get(Secrets) or Secrets()
-    errors = _answer_errors(text, pinned.version.output_schema if pinned.version else None)
+    errors = _answer_errors(text, pinned.version.output_schema)
     if not errors:
         answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
         derived = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())

@@ -41,20 +41,36 @@ def objection(run: Run, said: Word, now: datetime) -> str:
         return f"Run '{run.run}' is stopped already ({run.stopped.why})."
     if said.verb == "stop":
         return ""
+    if run.done:
+        return f"Run '{run.run}' has come to its end; it can only be stopped."
     if run.opened is None:
         return f"There is no run '{run.run}' yet."
     if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
         return "A decision must be signed with the key of a person who may decide; this one is not."
+    if said.verb == "pause" and run.room <= 0:
+        return f"Run '{run.run}' has {run.n} events; what is left belongs to its end, so it can only be stopped."
     if said.verb == "pause":
         return "The run is paused already." if run.paused else ""
     if said.verb == "resume":
         return "" if run.paused else "The run is not paused."
     if said.verb in {"approve", "deny"} and not control.call:
-        return "" if run.spend_asked else "Name the call: the run does not ask about its spending."
+        return _objection_to_spending(run, said, now)
     call = run.calls.get(control.call)
     if call is None:
         return f"There is no call '{control.call}' in run '{run.run}'."
     return _objection_to_call(call, said, now)
+
+
+def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:
+    asked, deciders = run.spend_asked, run.opened.policy.deciders if run.opened else ()
+    if asked is None:
+        return "Name the call: the run does not ask about its spending."
+    if now >= asked.expires_at:
+        return f"The question about spending expired at {asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."
+    person = said.signer or said.control.by
+    if deciders and person not in deciders:
+        return f"'{person}' may not decide about spending; {', '.join(deciders)} may."
+    return "" if person or said.verb == "deny" else "Say who approves, in 'by'."
 
 
 def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
@@ -74,10 +90,10 @@ def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
         return ""
     if isinstance(call.asked, Question):
         return f"Call '{call.call}' is a question; answer it."
-    return _objection_to_decision(call, call.asked, said)
+    return _objection_to_decision(call, call.asked, said, now)
 
 
-def _objection_to_decision(call: CallState, asked: AskedCall, said: Word) -> str:
+def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: datetime) -> str:
     control, person = said.control, said.signer or said.control.by
     if said.verb == "approve" and person in call.votes:
         return f"'{person}' approved call '{call.call}' already; {asked.quorum} people must."
@@ -87,6 +103,10 @@ def _objection_to_decision(call: CallState, asked: AskedCall, said: Word) -> str
         return "" if isinstance(control.args, dict) else "Give the new arguments as a JSON object."
     if said.verb == "approve" and not person:
         return "Say who approves, in 'by'."
+    if said.signature_required and not (control.args_sha256 and control.contract_digest):
+        return "A signed decision names the arguments and the contract it is about; sign what was shown."
+    if control.expires_at is not None and now >= control.expires_at:
+        return f"The decision about call '{asked.call}' expired at {control.expires_at:%Y-%m-%d %H:%M:%S} UTC."
     if control.args_sha256 and control.args_sha256 != asked.args_sha256:
         return f"The arguments of call '{asked.call}' are not those that were shown; look again."
     if control.contract_digest and control.contract_digest != asked.contract_digest:
@@ -130,6 +150,6 @@ def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denie
     return kind(
         call=control.call, by=by, why=control.why, via=control.via or "control",
         args_sha256=asked.args_sha256 if asked else "", contract_digest=asked.contract_digest if asked else "",
-        nonce=control.nonce, expires_at=asked.expires_at if asked else None,
+        nonce=control.nonce, expires_at=control.expires_at or (asked.expires_at if asked else None),
         signature=control.signature, key_id=control.key_id,
     )  # fmt: skip

@@ -29,6 +29,7 @@ from linestop.bus.spending import Accounts
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.facts import Check, FactSource
+from linestop.bus.forgotten import release_forgotten
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.ports import Delivery
 from linestop.bus.shell import Shell, ShellConfig, Station
@@ -55,6 +56,7 @@ from linestop.schemas.work import ModelCaller, ToolRunner
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 5.0
 RESTART_S = 0.5
+RELEASE_EVERY_S = 60.0
 IN_FLIGHT = 64
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
 
@@ -128,13 +130,13 @@ class Host:
             for role in self.roles
         ]
         names = {role.name for role in self.roles}
-        accounts = None
+        self.accounts = None
         if "budget" in names:
             shared = backend.shared("budget", layout.SHARED_BUCKET)
-            accounts = Accounts(shared, config.accounts, config.now)
+            self.accounts = Accounts(shared, config.accounts, config.now)
         self.facts = FactSource(
             agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
-            accounts=accounts,
+            accounts=self.accounts,
             blobs=backend.blobs(first),
             shared=backend.shared(first, layout.SHARED_BUCKET),
             worker=config.worker,
@@ -173,6 +175,10 @@ class Host:
     def _start(self, pumps: anyio.abc.TaskGroup) -> None:
         first = self.roles[0].name
         every = self._names >= set(ACTORS)
+        if "recorder" in self._names:
+            pumps.start_soon(self._pump, "recorder", _spec(layout.SEALED_CONSUMER), self._on_seal)
+        if "budget" in self._names:
+            pumps.start_soon(self._release)
         if "validator" in self._names:
             ids = self.backend.shared("validator", layout.IDS_BUCKET)
             tasks = TaskIntake(self.shell, ids, self.backend.publisher("validator"))
@@ -238,6 +244,24 @@ class Host:
         await self.shell.look(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
         await delivery.ack()
 
+    async def _on_seal(self, delivery: Delivery) -> None:
+        """A run was sealed: its outcome goes out, also if whoever sealed it died before it could say so."""
+        subject = parse_run_event(delivery.subject)
+        entry = await self.shell.look(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
+        if entry.run.sealed is not None:
+            await self.shell.publish_outcome(entry.run)
+        await delivery.ack()
+
+    async def _release(self) -> None:
+        """Now and then give back what forgotten holds hold."""
+        station = next(s for s in self.shell.stations if s.role.name == "budget")
+        while self.accounts is not None:
+            await anyio.sleep(RELEASE_EVERY_S)
+            try:
+                await release_forgotten(self.accounts, station.log)
+            except LinestopError as error:
+                LOG.warning("release_failed", error=str(error))
+
     def _on_stop(self, subject: str) -> None:
         event = parse_run_event(stored(subject))
         entry = self.shell.cache.peek(event.tenant, event.run)
@@ -262,7 +286,7 @@ class Host:
         if station.role.name == "recorder":
             await sweep.run_for_ever()
         else:
-            await sweep.once()
+            await sweep.at_start()
 
 
 def _spec(name: str) -> ConsumerSpec:

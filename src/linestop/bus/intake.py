@@ -27,7 +27,7 @@ from linestop.errors import Conflict, InputError, LinestopError
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, signed_bytes
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import RunId, TenantId, parse_control, parse_task, run_id
+from linestop.schemas.subjects import RunId, TenantId, check_name, parse_control, parse_task, run_id
 from linestop.schemas.tools import canonical
 
 LOG = structlog.get_logger("linestop.intake")
@@ -226,7 +226,12 @@ async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, 
 async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any) -> None:  # noqa: ANN401
     """Keep what cannot be handled as a dead letter, then never see it again."""
     tokens = delivery.subject.split(".")
-    tenant, run = (tokens[1] if len(tokens) > 1 else "unknown"), f"seq-{delivery.seq}"
+    run = f"seq-{delivery.seq}"
+    try:
+        tenant = check_name("tenant", tokens[1])
+    except (InputError, IndexError):
+        # A sender may write any subject; a letter that cannot be addressed would come back for ever.
+        tenant = "unknown"
     letter = canonical(
         {
             "reason": reason,

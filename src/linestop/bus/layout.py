@@ -22,6 +22,9 @@ SHARED_BUCKET: Final = "shared"
 FEED: Final = "feed"
 """All of RUNS: the archive of the recorder, and the one feed of a process that runs every role."""
 
+SEALED_CONSUMER: Final = "sealed"
+"""The seals of RUNS, for whoever publishes outcomes: an outcome must come although its recorder died."""
+
 TASKS_CONSUMER: Final = "tasks"
 TIMERS_CONSUMER: Final = "timers"
 ADVISORIES_CONSUMER: Final = "advisories"

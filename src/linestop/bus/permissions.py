@@ -97,6 +97,7 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=("recorder",),
         why="archive; the one feed of a process",
     ),
+    _row("publish", _pulls(layout.RUNS, layout.SEALED_CONSUMER), holders=("recorder",), why="publish outcomes"),
     _row("publish", ("wake.>",), holders=ROLES, why="hint to a role to look at a run"),
     _row("subscribe", ("wake.{self}.>",), holders=ACTORS, why="be woken by a hint"),
     # In: tasks and control.

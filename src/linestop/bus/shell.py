@@ -32,7 +32,23 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError
 from linestop.schemas.deadlines import deadlines
-from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
+from linestop.schemas.events import (
+    NAMES,
+    Answered,
+    AnyEvent,
+    Cue,
+    Denied,
+    Edited,
+    EffectStarted,
+    Granted,
+    ModelStarted,
+    Paused,
+    Resolved,
+    Resumed,
+    Sealed,
+    Settled,
+    Stopped,
+)
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S, HEAD_CHECK_S, TIMER_NEAR_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -42,6 +58,9 @@ from linestop.schemas.tools import canonical
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64
 """Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
+
+PERSONS_WORDS = (Granted, Denied, Edited, Answered, Resolved, Paused, Resumed)
+"""What a control message becomes, but for a stop, which ends the run and so cannot be said twice."""
 
 BACKOFF_S = 0.005
 OVERDUE_S = 1.0
@@ -92,6 +111,7 @@ class Shell:
         self._timers = timers
         self._tasks: anyio.abc.TaskGroup | None = None
         self._draining = False
+        self._rings: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Shell:
         self._tasks = await anyio.create_task_group().__aenter__()
@@ -210,6 +230,8 @@ class Shell:
             await self._say(entry, self.stations[0], stop, cue=cue, facts=Facts())
             asked |= self.names
             return True
+        if _spoken(run, cue):
+            extra = tuple(fact for fact in extra if not isinstance(fact, Word))
         for station in self.stations:
             if station.role.name not in asked:
                 continue
@@ -245,6 +267,7 @@ class Shell:
 
     async def _say(self, entry: CachedRun, station: Station, event: AnyEvent, *, cue: Cue, facts: Facts) -> None:
         """Append one event, fold it, and do what follows from it."""
+        asked_at = asyncio.get_running_loop().time()
         ignored = await self._append(entry, station, event, cue)
         run = entry.run
         if ignored:
@@ -259,7 +282,7 @@ class Shell:
             view = station.performer.view(run, event, facts)
             assert self._tasks is not None
             scope = entry.performing[run.n] = anyio.CancelScope()
-            self._tasks.start_soon(self._perform, entry, station, _Act(run.n, event, view, scope))
+            self._tasks.start_soon(self._perform, entry, station, _Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
             await self.publish_outcome(run)
         elif isinstance(event, Settled):
@@ -330,14 +353,15 @@ class Shell:
 
     async def _still_first(self, entry: CachedRun, act: _Act) -> bool:
         """Whether the start is still the last word: proven by its acknowledgement, else by reading the head."""
-        prompt = asyncio.get_running_loop().time() - act.acked_at <= EFFECT_AFTER_ACK_S
+        # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
+        prompt = asyncio.get_running_loop().time() - act.asked_at <= EFFECT_AFTER_ACK_S
         if self.config.replicated or not prompt:
             try:
                 async with entry.lock:
                     await self._refresh(entry)
             except LinestopError:
                 return False
-        if entry.run.done or entry.run.paused:
+        if entry.run.done or entry.run.paused or self.config.now() >= act.start_by:
             return False
         return any(attempt.n == act.n for attempt in entry.run.open_attempts)
 
@@ -409,18 +433,48 @@ class Shell:
 
     def _alarm(self, entry: CachedRun, cue: Cue) -> None:
         entry.timer = None
+        # A timer's callback belongs to no task, and anyio starts tasks only from within one.
+        ring = asyncio.get_running_loop().create_task(self._ring(entry, cue))
+        self._rings.add(ring)
+        ring.add_done_callback(self._rings.discard)
+
+    async def _ring(self, entry: CachedRun, cue: Cue) -> None:
         self.look_soon(entry.run.tenant, entry.run.run, cue)
 
 
 class _Act:
     """One start being performed."""
 
-    def __init__(self, n: int, started: AnyEvent, view: Any, scope: anyio.CancelScope) -> None:  # noqa: ANN401
+    def __init__(  # noqa: PLR0913 - what is known of a start
+        self,
+        started: ModelStarted | EffectStarted,
+        view: Any,  # noqa: ANN401 - each performer's own
+        scope: anyio.CancelScope,
+        *,
+        n: int,
+        asked_at: float,
+    ) -> None:
         self.n = n
         self.started = started
         self.view = view
         self.scope = scope
-        self.acked_at = asyncio.get_running_loop().time()
+        self.asked_at = asked_at
+
+    @property
+    def start_by(self) -> datetime:
+        """Until when it may begin."""
+        match self.started:
+            case ModelStarted():
+                return self.started.start_by
+            case EffectStarted():
+                return min(line.start_by for line in self.started.calls)
+
+
+def _spoken(run: Run, cue: Cue) -> bool:
+    """Whether this control message became an event already: said once, a word is not said again."""
+    return cue.kind == "control" and any(
+        isinstance(entry.event, PERSONS_WORDS) and entry.event.cue.id == cue.id for entry in reversed(run.entries)
+    )
 
 
 def _said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:

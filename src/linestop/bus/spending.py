@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -49,6 +49,14 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
 
 
+class OpenHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold as one account and period has it."""
+
+    hold: str
+    account: str
+    period: str
+
+
 class Accounts:
     """Reserves and settles holds. One instance a process; any number of processes."""
 
@@ -57,6 +65,8 @@ class Accounts:
         self._limits = limits
         self._now = now
         self._writers: dict[str, _Writer] = {}
+        self._over: set[str] = set()
+        """Accounts of past periods without a hold: they never change again."""
 
     def lines(self, tenant: str, user: str, at: datetime) -> list[tuple[str, str, int]]:
         """The accounts a run of ``user`` draws on: (name, period, limit), in the order of reservation."""
@@ -89,6 +99,29 @@ class Accounts:
                 change = Change(hold=line.hold, spent=line.spent_micros)
                 await self._writer(account.account, account.period).submit(change)
 
+    async def held(self, older_than_s: float) -> list[OpenHold]:
+        """Holds that were given longer ago than that and never ended."""
+        now = self._now()
+        found: list[OpenHold] = []
+        for key in await self._shared.keys("account."):
+            if key in self._over:
+                continue
+            stored = await self._shared.get(key)
+            account = msgspec.json.decode(stored.value, type=Account) if stored else Account()
+            name, period = key.removeprefix("account.").split(".", 1)
+            found += [
+                OpenHold(hold=hold, account=name, period=period)
+                for hold, (_, at) in account.holds.items()
+                if now.timestamp() - at >= older_than_s
+            ]
+            if not account.holds and not _running(period, now):
+                self._over.add(key)
+        return found
+
+    async def end(self, hold: OpenHold, spent_micros: int) -> None:
+        """Charge and release one hold in one account; repeating it is harmless."""
+        await self._writer(hold.account, hold.period).submit(Change(hold=hold.hold, spent=spent_micros))
+
     async def _release(self, hold: str, lines: list[AccountLine]) -> None:
         for line in reversed(lines):
             await self._writer(line.account, line.period).submit(Change(hold=hold, spent=0))
@@ -102,6 +135,12 @@ class Accounts:
         return self._writers[key]
 
 
+def _running(period: str, now: datetime) -> bool:
+    """Whether a period (a day or an hour) may still be given holds by a clock that is a little slow."""
+    past = now - timedelta(hours=1)
+    return any(period in {when.strftime("%Y-%m-%d"), when.strftime("%Y-%m-%d-%H")} for when in (now, past))
+
+
 def apply_change(account: Account, change: Change) -> tuple[bool, int]:
     """Apply one change to an account's value; return whether it fits and what was taken before it."""
     before = account.taken
@@ -110,11 +149,13 @@ def apply_change(account: Account, change: Change) -> tuple[bool, int]:
             account.spent += change.spent
         return True, before
     present = account.holds.get(change.hold)
-    more = change.amount - (present[0] if present else 0)
-    if before + more > change.limit:
+    # A hold never shrinks: whoever asks for less may have seen less of the run than its ``held`` event.
+    amount = max(change.amount, present[0] if present else 0)
+    others = before - (present[0] if present else 0)
+    if others + amount > change.limit:
         return False, before
-    account.holds[change.hold] = (change.amount, change.at)
-    return True, before - (present[0] if present else 0)
+    account.holds[change.hold] = (amount, change.at)
+    return True, others
 
 
 class _Writer:

@@ -98,11 +98,12 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
             each consumer costs the server work for every event.
     """
     feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
+    sealed = _pull(layout.RUNS, layout.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")])
     tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=int(TASK_ACK_WAIT_S * SECOND_NS))
     timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"])
     given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
     own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
-    return (feed, tasks, timers, given_up, *(_control(role) for role in ACTORS), *own)
+    return (feed, sealed, tasks, timers, given_up, *(_control(role) for role in ACTORS), *own)
 
 
 def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:

@@ -56,11 +56,19 @@ class Sweep:
     async def run_for_ever(self) -> None:
         """Sweep now, then again and again."""
         while True:
+            await self.at_start()
+            await anyio.sleep(self.every_s)
+
+    async def at_start(self) -> None:
+        """Sweep until it has succeeded once."""
+        while True:
             try:
                 await self.once()
             except LinestopError as error:
                 LOG.warning("sweep_failed", error=str(error))
-            await anyio.sleep(self.every_s)
+                await anyio.sleep(self.every_s)
+            else:
+                return
 
     async def once(self) -> int:
         """Go through all open runs; return how many were looked at."""

@@ -55,3 +55,48 @@ LEGAL: dict[Phase, frozenset[str]] = {
 def legal(phase: Phase, role: str, event: str) -> bool:
     """Whether ``role`` may say ``event`` in this phase."""
     return (STOPPED if event == STOPPED else f"{role}.{event}") in LEGAL[phase]
+
+
+MOVES: tuple[tuple[Phase, str, Phase], ...] = (
+    (Phase.NEW, "validator.opened", Phase.QUEUED),
+    (Phase.NEW, "validator.refused", Phase.SETTLING),
+    (Phase.NEW, STOPPED, Phase.DRAINING),
+    (Phase.QUEUED, "planner.started", Phase.THINKING),
+    (Phase.QUEUED, "approver.asked", Phase.WAITING),
+    (Phase.QUEUED, STOPPED, Phase.DRAINING),
+    (Phase.THINKING, "planner.failed", Phase.QUEUED),
+    (Phase.THINKING, "planner.compacted", Phase.QUEUED),
+    (Phase.THINKING, "planner.proposed", Phase.JUDGING),
+    (Phase.THINKING, "planner.proposed", Phase.ANSWERING),
+    (Phase.THINKING, STOPPED, Phase.DRAINING),
+    (Phase.JUDGING, "validator.judged", Phase.CLEARING),
+    (Phase.JUDGING, "validator.judged", Phase.QUEUED),
+    (Phase.JUDGING, "validator.judged", Phase.ACTING),
+    (Phase.JUDGING, "validator.judged", Phase.WAITING),
+    (Phase.CLEARING, "approver.cleared", Phase.ACTING),
+    (Phase.CLEARING, "approver.cleared", Phase.WAITING),
+    (Phase.CLEARING, "approver.asked", Phase.WAITING),
+    (Phase.CLEARING, "approver.asked", Phase.ACTING),
+    (Phase.WAITING, "approver.granted", Phase.ACTING),
+    (Phase.WAITING, "approver.granted", Phase.QUEUED),
+    (Phase.WAITING, "approver.denied", Phase.QUEUED),
+    (Phase.WAITING, "approver.edited", Phase.JUDGING),
+    (Phase.WAITING, "approver.answered", Phase.QUEUED),
+    (Phase.WAITING, "approver.resolved", Phase.ACTING),
+    (Phase.WAITING, "approver.resolved", Phase.QUEUED),
+    (Phase.WAITING, "executor.finished", Phase.QUEUED),
+    (Phase.WAITING, "executor.started", Phase.ACTING),
+    (Phase.WAITING, STOPPED, Phase.DRAINING),
+    (Phase.ACTING, "approver.edited", Phase.JUDGING),
+    (Phase.ACTING, "executor.finished", Phase.QUEUED),
+    (Phase.ACTING, "executor.finished", Phase.WAITING),
+    (Phase.ACTING, "validator.checked", Phase.QUEUED),
+    (Phase.ACTING, "validator.checked", Phase.WAITING),
+    (Phase.ACTING, STOPPED, Phase.DRAINING),
+    (Phase.ANSWERING, "validator.returned", Phase.QUEUED),
+    (Phase.ANSWERING, "validator.accepted", Phase.SETTLING),
+    (Phase.SETTLING, "recorder.sealed", Phase.SEALED),
+    (Phase.SETTLING, STOPPED, Phase.DRAINING),
+    (Phase.DRAINING, "recorder.sealed", Phase.SEALED),
+)
+"""How a run moves: phase, event, phase after it. What follows from the fold, written down for readers."""

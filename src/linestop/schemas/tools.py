@@ -108,5 +108,8 @@ def digest_of(value: msgspec.Struct) -> str:
 
 
 def effect_key(run: str, tool: str, args: bytes) -> str:
-    """The key under which an effect is done at most once: SHA-256 of run, tool and canonical arguments."""
+    """The key under which an effect is done at most once: SHA-256 of run, tool and canonical arguments.
+
+    ``run`` is ``<tenant>/<run>``: two tenants may name their runs alike.
+    """
     return hashlib.sha256(b"\0".join((run.encode(), tool.encode(), args))).hexdigest()

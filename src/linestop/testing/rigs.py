@@ -8,30 +8,49 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import anyio
+import msgspec
 
-from linestop.bus import layout
+from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.server import EmbeddedServer
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus.streams import ConsumerSpec, streams
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker
 
 READY_TIMEOUT_S: Final = 30.0
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.01
+
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0) -> T:
+    """Look again and again until what is seen is true, and return it; for what has no signal of its own.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    with anyio.fail_after(within_s):
+        while True:
+            found = await look()
+            if found:
+                return found
+            await anyio.sleep(_POLL_S)
 
 
 class Rig(Protocol):
@@ -179,8 +198,7 @@ class ServerRig:
 
     async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message, and wait until it is stored."""
-        block = header_block(dict(headers)) if headers else b""
-        await (await self._as("operator")).wire.ask(subject, payload, headers=block)
+        await publish((await self._as("operator")).wire, subject, payload, headers=header_block(dict(headers or {})))
 
     async def stored(self, stream: str, subject: str) -> bytes | None:
         """The last message on a subject."""
@@ -196,9 +214,13 @@ class ServerRig:
             os.kill(self.server.pid, signal.SIGKILL)
 
     async def restart(self) -> None:
-        """Start the killed node again; a single server's supervisor has done so by itself."""
-        if isinstance(self.server, Cluster):
-            await self.server.restart(self._killed)
+        """Start the killed node again and wait until it has caught up; a single server restarts by itself."""
+        if not isinstance(self.server, Cluster):
+            return
+        await self.server.restart(self._killed)
+        bootstrap = await self._as("bootstrap")
+        for spec in streams():
+            await until(partial(_is_whole, bootstrap.wire, spec.name), within_s=READY_TIMEOUT_S)
 
     async def _as(self, name: CredentialName) -> JetStream:
         if name not in self._common:
@@ -218,6 +240,17 @@ async def make_server_rig(server: EmbeddedServer | Cluster) -> ServerRig:
                 await anyio.sleep(_POLL_S)
             else:
                 return rig
+
+
+async def _is_whole(wire: Wire, stream: str) -> bool:
+    """Whether a stream has a leader and every replica is up to date."""
+    try:
+        reply = msgspec.json.decode((await wire.ask(api.stream_info(stream))).data)
+    except Unreachable:
+        return False
+    cluster = reply.get("cluster", {})
+    replicas = cluster.get("replicas", [])
+    return bool(cluster.get("leader")) and len(replicas) == 2 and all(r.get("current") for r in replicas)
 
 
 def _puller(spec: ConsumerSpec) -> CredentialName:

@@ -1,8 +1,9 @@
 """Durable timers: message schedules, which the server keeps and fires while no process of ours is alive.
 
 One schedule a subject: publishing there again moves it, and publishing a plain message there removes it. That
-message expires by itself. (The server's other way, a purge order in the headers, must be published on another
-subject, which no role may.)
+message expires by itself. Both must roll the subject up: a server that starts finds every schedule that is
+still stored and brings it back to life, cancelled or not. (The server's own way to cancel, a purge order in
+the headers, must be published on another subject, which no role may.)
 """
 
 from __future__ import annotations
@@ -46,4 +47,5 @@ class JetStreamTimers:
 
     async def _publish(self, subject: str, headers: dict[str, str]) -> None:
         # With an id of its own, a copy that arrives late cannot undo what was set after it.
-        await publish(self._wire, subject, b"", headers=header_block({**headers, "Nats-Msg-Id": uuid.uuid4().hex}))
+        block = header_block({**headers, "Nats-Rollup": "sub", "Nats-Msg-Id": uuid.uuid4().hex})
+        await publish(self._wire, subject, b"", headers=block)

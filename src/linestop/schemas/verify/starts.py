@@ -148,7 +148,7 @@ def _check_passed(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
         yield "approval", f"The arguments it lets pass for call '{call.name}' are not those that were written."
     if hashlib.sha256(args).hexdigest() != verdict.args_sha256:
         yield "approval", f"The digest of the arguments of call '{call.name}' is false."
-    if effect_key(ledger.run, call.tool, args) != verdict.effect_key:
+    if effect_key(f"{ledger.tenant}/{ledger.run}", call.tool, args) != verdict.effect_key:
         yield "once", f"The effect key of call '{call.name}' is not the one of this run, tool and arguments."
 
 

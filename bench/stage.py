@@ -1,0 +1,233 @@
+"""The stage of the benchmarks: a real server, all roles, and a model and a tool that answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import structlog
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.host import Host, HostConfig, make_role, role_filters
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Append
+from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelChoice
+from linestop.schemas.limits import AccountLimits, Limits
+from linestop.schemas.model import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.tools import Contract, ToolResult
+from linestop.schemas.work import CallWork, ModelWork
+
+TENANT = TenantId("bench")
+TURNS = 10
+TEXT = "x" * 900
+"""About 1 KB an answer and a result, as the measurements of the peers have (docs/performance.md)."""
+
+SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": False}
+PLENTY = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
+HEADERS = {
+    "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "ce-specversion": "1.0", "ce-id": "0" * 36,
+    "ce-source": "/linestop/validator", "ce-type": "io.linestop.run.validator.judged",
+}  # fmt: skip
+
+
+class InstantModel:
+    """Answers at once: one call a turn, and the final answer in the last. ``wait`` makes it hang instead."""
+
+    def __init__(self, *, wait: bool = False) -> None:
+        self._wait = wait
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        if self._wait:
+            await anyio.sleep_forever()
+        calls: tuple[ToolCall, ...] = ()
+        if work.turn < TURNS:
+            calls = (ToolCall(id=f"c{work.turn}", name="look", args=json.dumps({"q": f"{work.turn} {TEXT}"})),)
+        reply = ModelReply(
+            text="" if calls else "done", calls=calls, stop_reason="calls" if calls else "end",
+            usage=Usage(fresh_in=300, out=50), usage_reported=True, model="stub",
+        )  # fmt: skip
+        return reply, 0.0
+
+
+class InstantTool:
+    """Gives back 1 KB at once."""
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        for work in works:
+            yield work, ToolResult(outcome="succeeded", value=TEXT), 0.0
+
+
+def agent() -> AgentVersion:
+    """The agent under measurement: one read tool, limits out of the way."""
+    limits = Limits(
+        tokens_max=10_000_000, cost_max_micros=50_000_000, turns_max=10_000, calls_max=10_000,
+        calls_per_tool_max=10_000, wall_s=86_400,
+    )  # fmt: skip
+    look = Contract(name="look", description="Look.", parameters=SCHEMA, tier="read")
+    price = Price(input=100_000, output=500_000, table="bench")
+    model = ModelChoice(model="playbook/stub", price=price, window_tokens=10_000_000)
+    return AgentVersion(name="bench", prompt="Work.", model=model, tools=(look,), limits=limits)
+
+
+class Stage:
+    """A server with all streams, and an operator that submits, watches and measures the floor."""
+
+    def __init__(self, server: EmbeddedServer, operator: JetStream, directory: Path) -> None:
+        self.server = server
+        self.operator = operator
+        self.directory = directory
+        self.count = 0
+        self.moments: dict[str, list[float]] = {}
+        self._sealed: dict[str, anyio.Event] = {}
+
+    async def watch(self) -> None:
+        """Hear every model start (a turn begins) and every seal, as they are stored."""
+
+        async def heard(message: Any) -> None:
+            tokens = message.subject.split(".")
+            run, role, event = tokens[3], tokens[4], tokens[5]
+            if (role, event) == ("planner", "started"):
+                self.moments.setdefault(run, []).append(time.perf_counter())
+            elif event == "sealed" and run in self._sealed:
+                self._sealed.pop(run).set()
+
+        nc = self.operator.wire.connection.nc
+        await nc.subscribe("live.runs.*.*.planner.started.*", cb=heard)
+        await nc.subscribe("live.runs.*.*.recorder.sealed.*", cb=heard)
+        await nc.flush()
+
+    async def submit(self) -> tuple[str, anyio.Event]:
+        """Submit one task; return its run id and the event that tells of its seal."""
+        self.count += 1
+        run = f"run-{os.getpid()}-{self.count}"
+        sealed = self._sealed[run] = anyio.Event()
+        body = msgspec.json.encode({"text": "go", "run": run, "user": f"user-{self.count % 50}"})
+        await self.operator.wire.ask(f"tasks.{TENANT}.bench", body)
+        return run, sealed
+
+    async def system(self, in_flight: int, runs: int) -> tuple[list[float], float]:
+        """Drive ``runs`` runs, ``in_flight`` at once; return the turn times in seconds and turns a second."""
+        self.moments.clear()
+        limiter = anyio.Semaphore(in_flight)
+        began = time.perf_counter()
+
+        async def one() -> None:
+            _, sealed = await self.submit()
+            await sealed.wait()
+            limiter.release()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(runs):
+                await limiter.acquire()
+                tasks.start_soon(one)
+        took = time.perf_counter() - began
+        turns = [b - a for times in self.moments.values() for a, b in zip(times, times[1:], strict=False)]
+        return turns, runs * TURNS / took
+
+    async def floor(self, in_flight: int, runs: int, sizes: Sequence[int]) -> tuple[list[float], float]:
+        """As many bare compare-and-appends as the turns would make, nothing else; as ``system`` returns."""
+        log = self.operator.log()
+        times: list[float] = []
+        limiter = anyio.Semaphore(in_flight)
+        payloads = [b'{"id":"x","prev":"y","pad":"' + b"x" * max(0, size - 30) + b'"}' for size in sizes]
+
+        async def one_run() -> None:
+            self.count += 1
+            run, head, n = RunId(f"floor-{os.getpid()}-{self.count}"), 0, 0
+            for _ in range(TURNS):
+                began = time.perf_counter()
+                for payload in payloads:
+                    n += 1
+                    append = Append(
+                        tenant=TENANT, run=run, role="operator", event="stopped", n=n, event_id=f"{run}{n}",
+                        head_seq=head, payload=payload, headers=HEADERS,
+                    )  # fmt: skip
+                    head = await log.append(append)
+                times.append(time.perf_counter() - began)
+            limiter.release()
+
+        began = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(runs):
+                await limiter.acquire()
+                tasks.start_soon(one_run)
+        return times, runs * TURNS / (time.perf_counter() - began)
+
+
+@asynccontextmanager
+async def stage(sync: Any) -> AsyncIterator[Stage]:
+    """Set a server up in a temporary directory."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linestop-bench-")))
+        server = await stack.enter_async_context(EmbeddedServer(directory, ServerOptions(sync_interval=sync)))
+        async with await connect(server.credential("bootstrap"), name="bench") as bootstrap:
+            wakes = {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS}
+            await set_up(bootstrap, BusLayout(wakes=wakes))
+        operator = await stack.enter_async_context(await connect(server.credential("operator"), name="bench"))
+        streams = await JetStream.open(operator)
+        await AgentStore(streams.shared(layout.AGENTS_BUCKET)).deploy(agent())
+        here = Stage(server, streams, directory)
+        await here.watch()
+        yield here
+
+
+@asynccontextmanager
+async def host(directory: Path, roles: Sequence[RoleName], worker: str, *, wait: bool = False) -> AsyncIterator[Host]:
+    """Run ``roles`` in this process."""
+    credentials: dict[RoleName, Any] = {role: load_credential(credential_path(directory, role)) for role in roles}
+    backend = await JetStreamBackend.open(credentials, name="bench")
+    made = [make_role(role, caller=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
+    config = HostConfig(worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2)
+    async with Host(backend, made, config).running() as running:
+        yield running
+    await backend.aclose()
+
+
+@asynccontextmanager
+async def processes(directory: Path, groups: Sequence[Sequence[RoleName]], *, wait: bool = False) -> AsyncIterator[list[int]]:
+    """Run each group of roles in a process of its own; yield their ids."""
+    children: list[anyio.abc.Process] = []
+    try:
+        for number, group in enumerate(groups):
+            command = [sys.executable, __file__, str(directory), ",".join(group), f"w{number}#1", "wait" if wait else "go"]
+            children.append(await anyio.open_process(command, stdin=-1, stdout=-1, stderr=None))
+        for child in children:
+            assert child.stdout is not None
+            await child.stdout.receive()
+        yield [child.pid for child in children]
+    finally:
+        for child in children:
+            if child.returncode is None:
+                child.kill()
+            await child.aclose()
+
+
+async def serve(directory: str, roles: str, worker: str, mode: str) -> None:
+    """Be one of ``processes``."""
+    names: list[Any] = roles.split(",")
+    async with host(Path(directory), names, worker, wait=mode == "wait"):
+        print("ready", flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+
+
+if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    anyio.run(serve, *sys.argv[1:5], backend_options={"use_uvloop": True})

@@ -1,0 +1,79 @@
+"""linestop: run AI agents on an event log that anyone can stop and everyone can check.
+
+The public API. Everything is imported on first use, so that ``import linestop`` costs nothing::
+
+    from linestop import Client
+
+    async with Client.connect(".linestop") as client:
+        submitted = await client.submit("support", "Refund order A-17.", key="ticket-4711")
+        outcome = await client.outcome(submitted.run)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linestop import errors
+    from linestop.client import Client, SyncClient
+    from linestop.errors import (
+        InputError,
+        LinestopError,
+        NotFound,
+        PermissionDenied,
+        Refused,
+        TimedOut,
+        Unreachable,
+    )
+    from linestop.sandbox.tool import Context, ToolFailed, ToolUnknown, tool
+
+_HOMES = {
+    "Client": "linestop.client",
+    "SyncClient": "linestop.client",
+    "Context": "linestop.sandbox.tool",
+    "ToolFailed": "linestop.sandbox.tool",
+    "ToolUnknown": "linestop.sandbox.tool",
+    "tool": "linestop.sandbox.tool",
+    "InputError": "linestop.errors",
+    "LinestopError": "linestop.errors",
+    "NotFound": "linestop.errors",
+    "PermissionDenied": "linestop.errors",
+    "Refused": "linestop.errors",
+    "TimedOut": "linestop.errors",
+    "Unreachable": "linestop.errors",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "Client",
+    "Context",
+    "InputError",
+    "LinestopError",
+    "NotFound",
+    "PermissionDenied",
+    "Refused",
+    "SyncClient",
+    "TimedOut",
+    "ToolFailed",
+    "ToolUnknown",
+    "Unreachable",
+    "errors",
+    "tool",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import a public name when it is asked for the first time."""
+    if name == "errors":
+        return importlib.import_module("linestop.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'linestop' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,208 @@
+"""Agents as files: ``agents/<name>.toml`` with the prompt beside it, made into ``AgentVersion``.
+
+What a version needs from elsewhere is resolved here, once, and pinned: the contracts of its tools and the
+prices of its models. A name that fits no tool is an error, because an agent that lacks a tool fails late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from linestop.errors import ConfigError, InputError, Refused
+from linestop.project import Project, convert, read_text, read_toml
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.arguments import schema_error
+from linestop.schemas.events import ModelChoice, Policy
+from linestop.schemas.limits import Limits
+from linestop.schemas.model import Price
+from linestop.schemas.subjects import check_name
+from linestop.schemas.tools import Contract
+
+EXAMPLE_PRICE: Final = Price(
+    input=3_000_000, output=15_000_000, cache_read=300_000, cache_write=3_750_000, table="example price of a playbook"
+)
+"""What a scripted model is booked at ($3 and $15 per million tokens), so that budgets show in a demo."""
+
+FREE: Final = Price(input=0, output=0, table="a planner function costs nothing")
+PLAYBOOK: Final = "playbook/"
+FUNCTION: Final = "python:"
+
+
+class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[price]``: micro-dollars per million tokens, so $3.00 is 3_000_000."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
+
+    def price(self) -> Price:
+        """The same as a price that says where it comes from."""
+        return Price(**msgspec.structs.asdict(self), table="agent file")
+
+
+class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model to fall back on that needs more than its name."""
+
+    model: str
+    price: PriceTable | None = None
+    window_tokens: int = 128_000
+    output_tokens_max: int = 4_096
+
+
+class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[policy]``; see ``schemas.events.Policy``."""
+
+    clear: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    ask_on_spend: bool = False
+    provenance: bool = True
+    deciders: tuple[str, ...] = ()
+    quorum: int = 1
+
+
+class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``agents/<name>.toml``.
+
+    ``prompt`` is a file beside it, ``<name>.md`` if left out. ``tools`` are names or patterns (``orders.*``).
+    ``output_schema`` is a JSON Schema as a table, or the name of a JSON file beside it.
+    """
+
+    model: str = ""
+    prompt: str = ""
+    version: str = "1"
+    description: str = ""
+    planner: str = "model"
+    base_url: str = ""
+    fallbacks: tuple[str | Fallback, ...] = ()
+    on_model_down: Literal["queue", "fall_back", "fail", "hand_off"] = "fall_back"
+    window_tokens: int = 128_000
+    output_tokens_max: int = 4_096
+    price: PriceTable | None = None
+    params: dict[str, Any] = {}
+    tools: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    policy: PolicyTable = PolicyTable()
+    output_schema: str | dict[str, Any] | None = None
+
+
+def load_agents(project: Project, contracts: Sequence[Contract]) -> tuple[AgentVersion, ...]:
+    """All agents of ``project``, by name; ``contracts`` are the tools that exist.
+
+    Raises:
+        ConfigError: in one sentence with file and key.
+    """
+    return tuple(load_agent(path, contracts) for path in project.agent_files())
+
+
+def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
+    """One agent from its file; its name is the file's.
+
+    Raises:
+        ConfigError: in one sentence with file and key.
+    """
+    file = convert(read_toml(path), AgentFile, str(path))
+    try:
+        name = check_name("agent", path.stem)
+    except InputError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    _check(path, file)
+    prompt = path.parent / (file.prompt or f"{name}.md")
+    return AgentVersion(
+        name=name,
+        prompt=read_text(prompt, f"{path}, prompt"),
+        model=_main_model(path, file),
+        version=file.version,
+        description=file.description,
+        base_url=file.base_url,
+        fallbacks=tuple(_fallback(path, entry) for entry in file.fallbacks),
+        on_model_down=file.on_model_down,
+        tools=_tools(path, file.tools, contracts),
+        limits=file.limits,
+        policy=Policy(**msgspec.structs.asdict(file.policy)),
+        output_schema=_schema(path, file.output_schema),
+        planner=file.planner,
+        pinned=file.pinned,
+        params=file.params,
+    )
+
+
+def _check(path: Path, file: AgentFile) -> None:
+    if file.planner != "model" and not file.planner.startswith(FUNCTION):
+        raise ConfigError(f'{path}, planner: write "model" or "python:<module>.<function>", not "{file.planner}".')
+    if file.planner == "model" and not file.model:
+        raise ConfigError(f'{path}, model: name one, such as "anthropic/<name>", "openai/<name>" or "playbook/<name>".')
+    if file.policy.quorum < 1:
+        raise ConfigError(f"{path}, policy.quorum: at least one person must decide.")
+    for limit in file.limits.__struct_fields__:
+        if getattr(file.limits, limit) < 0:
+            raise ConfigError(f"{path}, limits.{limit}: no limit may be negative.")
+
+
+def _main_model(path: Path, file: AgentFile) -> ModelChoice:
+    if file.planner.startswith(FUNCTION):
+        return ModelChoice(model=f"function/{file.planner.removeprefix(FUNCTION)}", price=FREE)
+    return ModelChoice(
+        model=file.model, price=_price(path, "model", file.model, file.price),
+        window_tokens=file.window_tokens, output_tokens_max=file.output_tokens_max,
+    )  # fmt: skip
+
+
+def _fallback(path: Path, entry: str | Fallback) -> ModelChoice:
+    choice = Fallback(model=entry) if isinstance(entry, str) else entry
+    return ModelChoice(
+        model=choice.model, price=_price(path, "fallbacks", choice.model, choice.price),
+        window_tokens=choice.window_tokens, output_tokens_max=choice.output_tokens_max,
+    )  # fmt: skip
+
+
+def _price(path: Path, key: str, model: str, table: PriceTable | None) -> Price:
+    """The price in the file, else that of the table that ships with linestop."""
+    provider, _, name = model.partition("/")
+    if provider not in {"anthropic", "openai", "playbook"} or not name:
+        raise ConfigError(f'{path}, {key}: "{model}" is no model; write anthropic/…, openai/… or playbook/….')
+    if table is not None:
+        return table.price()
+    if model.startswith(PLAYBOOK):
+        return EXAMPLE_PRICE
+    # Imported here because the table takes a quarter of a second to load and most projects of a test need none.
+    from linestop.models.prices import price_of  # noqa: PLC0415
+
+    try:
+        return price_of(model)
+    except Refused as error:
+        raise ConfigError(f"{path}, {key}: {error}") from None
+
+
+def _tools(path: Path, wanted: Iterable[str], contracts: Sequence[Contract]) -> tuple[Contract, ...]:
+    """The contracts that the names and patterns choose, by name."""
+    chosen: dict[str, Contract] = {}
+    for pattern in wanted:
+        found = {c.name: c for c in contracts if fnmatchcase(c.name, pattern)}
+        if not found:
+            known = ", ".join(sorted(c.name for c in contracts))
+            raise ConfigError(f"{path}, tools: no tool is called {pattern!r}; there is {known or 'none'}.")
+        chosen |= found
+    return tuple(chosen[name] for name in sorted(chosen))
+
+
+def _schema(path: Path, written: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if written is None:
+        return None
+    schema = written if isinstance(written, dict) else _schema_file(path, path.parent / written)
+    if reason := schema_error(schema):
+        raise ConfigError(f"{path}, output_schema: this JSON Schema cannot be used ({reason}).")
+    return schema
+
+
+def _schema_file(path: Path, file: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(read_text(file, f"{path}, output_schema"), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}, output_schema: {file} is not a JSON Schema ({error}).") from None

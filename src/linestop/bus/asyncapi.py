@@ -1,0 +1,150 @@
+"""The AsyncAPI 3.1 document: every channel, message and schema of the bus, for programs to read.
+
+AsyncAPI's binding for NATS knows queue groups only, so what a stream and its consumers promise is told in
+``x-jetstream``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from linestop.bus import layout
+from linestop.bus.channels import CHANNELS, PARAMETERS, Channel
+from linestop.bus.streams import consumers, streams
+from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
+from linestop.schemas.messages import REPLY_HEADER, VERBS, Reply
+from linestop.schemas.phases import STOPPED
+from linestop.schemas.subjects import ROLES
+
+VERSION: Final = "3.1.0"
+_SCHEMAS: Final = "#/components/schemas/{name}"
+_ENUMS: Final[dict[str, tuple[str, ...]]] = {"role": ROLES, "verb": VERBS}
+_SHOWN: Final = (
+    "retention", "discard", "max_age", "max_bytes", "max_msg_size", "max_msgs_per_subject", "deny_delete",
+    "deny_purge", "allow_msg_schedules", "republish",
+)  # fmt: skip
+_BODIES: Final[dict[str, tuple[str, Document]]] = {
+    "json": ("application/json", {"type": "object"}),
+    "text": ("text/plain", {"type": "string"}),
+    "bytes": ("application/octet-stream", {"type": "string", "format": "binary"}),
+    "none": ("application/octet-stream", {"type": "string", "maxLength": 0}),
+}
+
+
+def asyncapi(version: str) -> Document:
+    """The document; ``version`` is that of linestop, and so of the events."""
+    log = [_event_channel(name) for name in NAMED_EVENTS if not name.endswith(f".{STOPPED}")]
+    log.append(_channel_of_stops())
+    channels = [*CHANNELS, *log]
+    structs = [c.payload for c in channels if isinstance(c.payload, type)]
+    return {
+        "asyncapi": VERSION,
+        "info": {"title": "linestop", "version": version, "description": _DESCRIPTION},
+        "defaultContentType": "application/json",
+        "servers": {"bus": {"host": "127.0.0.1:4222", "protocol": "nats", "description": "The bus, by default."}},
+        "channels": {channel.key: _channel(channel) for channel in channels},
+        "operations": {_operation_name(channel): _operation(channel) for channel in channels},
+        "components": {
+            "schemas": components([*structs, Reply], ref=_SCHEMAS),
+            "messages": {channel.key: _message(channel) for channel in channels},
+        },
+    }
+
+
+def _event_channel(name: str) -> Channel:
+    """The channel of one event of the run log."""
+    struct = NAMED_EVENTS[name]
+    role, _, event = name.partition(".")
+    return Channel(
+        key=f"{role}{event.title()}", address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}", way="out",
+        payload=struct, stream=layout.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+    )  # fmt: skip
+
+
+def _channel_of_stops() -> Channel:
+    struct = NAMED_EVENTS[f"{ROLES[0]}.{STOPPED}"]
+    return Channel(
+        key=STOPPED, address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}", way="out", payload=struct,
+        stream=layout.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+    )  # fmt: skip
+
+
+def _channel(channel: Channel) -> Document:
+    document: Document = {
+        "address": channel.address,
+        "description": channel.says,
+        "messages": {channel.key: {"$ref": f"#/components/messages/{channel.key}"}},
+        "parameters": {name: _parameter(name) for name in re.findall(r"\{(\w+)\}", channel.address)},
+    }
+    if channel.stream:
+        document["x-jetstream"] = _jetstream(channel)
+    return document
+
+
+def _parameter(name: str) -> Document:
+    document: Document = {"description": PARAMETERS[name]}
+    if name in _ENUMS:
+        document["enum"] = list(_ENUMS[name])
+    return document
+
+
+def _jetstream(channel: Channel) -> Document:
+    """The stream behind a channel and who pulls from it."""
+    config = next(spec.config for spec in streams() if spec.name == channel.stream)
+    pulled = [spec.name for spec in consumers() if spec.stream == channel.stream]
+    document: Document = {
+        "stream": channel.stream,
+        "subjects": config["subjects"],
+        **{key: config[key] for key in _SHOWN if key in config},
+        "consumers": pulled,
+    }
+    if channel.ordered:
+        document["concurrencyFilter"] = f"{channel.address.partition('.')[0]}.{{tenant}}.{{run}}.>"
+    return document
+
+
+def _operation_name(channel: Channel) -> str:
+    return f"{'receive' if channel.way == 'in' else 'send'}{channel.key[:1].upper()}{channel.key[1:]}"
+
+
+def _operation(channel: Channel) -> Document:
+    document: Document = {
+        "action": "receive" if channel.way == "in" else "send",
+        "channel": {"$ref": f"#/channels/{channel.key}"},
+        "summary": plain(channel.says).split("\n", 1)[0],
+        "messages": [{"$ref": f"#/channels/{channel.key}/messages/{channel.key}"}],
+        "bindings": {"nats": {}},
+    }
+    if channel.way == "in":
+        document["x-reply"] = {"header": REPLY_HEADER, "payload": {"$ref": _SCHEMAS.format(name="Reply")}}
+    return document
+
+
+def _message(channel: Channel) -> Document:
+    content, body = ("application/json", {}) if isinstance(channel.payload, type) else _BODIES[channel.payload]
+    if isinstance(channel.payload, type):
+        body = {"$ref": _SCHEMAS.format(name=channel.payload.__name__)}
+    document: Document = {"name": channel.key, "contentType": content, "payload": body}
+    if headers := _headers(channel):
+        document["headers"] = {"type": "object", "properties": headers}
+    return document
+
+
+def _headers(channel: Channel) -> dict[str, Any]:
+    text: Document = {"type": "string"}
+    if channel.stream == layout.RUNS:
+        names = ("traceparent", "ce-specversion", "ce-id", "ce-source", "ce-type")
+        return {name: text for name in names}
+    if channel.way == "in":
+        return {REPLY_HEADER: {**text, "description": "The inbox that an answer is to be sent to."}}
+    return {}
+
+
+_DESCRIPTION: Final = """\
+linestop runs AI agents on an event log that anyone can stop and everyone can check.
+
+A run is a chain of events on `runs.{tenant}.{run}.{role}.{event}.{n}`. Each names the SHA-256 of the one
+before (subject, NUL, payload), and an append that does not name the head is refused. Tenant, run, role, event
+and number are read from the subject only.
+"""

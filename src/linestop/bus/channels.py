@@ -1,0 +1,101 @@
+"""Every channel of the bus in one table: its subject, its stream, what is sent there, by whom and why.
+
+The documents for people (``docs/events.md``) and for programs (AsyncAPI) are made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.after import Outcome
+from linestop.schemas.messages import Control, Task
+
+Way = Literal["in", "out", "inside"]
+"""Seen from the system: what others send to it, what it sends to others, what its parts tell each other."""
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of message. ``payload`` is a struct, ``json`` for other JSON, ``text``, ``bytes`` or ``none``.
+
+    ``stream`` is empty for core NATS, where only who listens at that moment hears it.
+    """
+
+    key: str
+    address: str
+    way: Way
+    payload: type[msgspec.Struct] | Literal["json", "text", "bytes", "none"]
+    says: str
+    stream: str = ""
+    ordered: bool = False
+
+
+CHANNELS: Final[tuple[Channel, ...]] = (
+    Channel(
+        key="tasks", address="tasks.{tenant}.{agent}", way="in", payload=Task, stream=layout.TASKS,
+        says="A task from any service. Structured CloudEvents are understood as well.",
+    ),
+    Channel(
+        key="control", address="control.{tenant}.{run}.{verb}", way="in", payload=Control, stream=layout.CONTROL,
+        says="What people and services want of a run.",
+    ),
+    Channel(
+        key="forks", address="forks.{tenant}.{run}.{role}.{event}.{n}", way="inside", payload="json",
+        stream=layout.FORKS, ordered=True, says="The log of a fork: the events of a run, under another first token.",
+    ),
+    Channel(
+        key="outcomes", address="outcomes.{tenant}.{agent}.{run}", way="out", payload=Outcome,
+        stream=layout.OUTCOMES, says="How a run ended, once, when it is sealed.",
+    ),
+    Channel(
+        key="live", address="live.runs.{tenant}.{run}.{role}.{event}.{n}", way="out", payload="json",
+        says="An event as the server republishes it when it is stored, for watchers.",
+    ),
+    Channel(
+        key="deltas", address="deltas.{tenant}.{run}.{turn}.{attempt}", way="out", payload="text",
+        says="A model's text as it comes; lossy.",
+    ),
+    Channel(
+        key="alerts", address="alerts.{tenant}.{kind}", way="out", payload="json", stream=layout.ALERTS,
+        says="Something a person should look at: tenant, run, agent and the event.",
+    ),
+    Channel(
+        key="timersSet", address="timers.set.{tenant}.{run}.{name}", way="inside", payload="none",
+        stream=layout.TIMERS, says="A schedule of the server: sets, moves or cancels a run's timer.",
+    ),
+    Channel(
+        key="timersFire", address="timers.fire.{tenant}.{run}.{name}", way="inside", payload="none",
+        stream=layout.TIMERS, says="What the server publishes when the timer is due.",
+    ),
+    Channel(
+        key="wake", address="wake.{role}.{tenant}.{run}", way="inside", payload="none",
+        says="A hint to a role to look at a run; it may be lost.",
+    ),
+    Channel(
+        key="dead", address="dead.{role}.{tenant}.{run}", way="out", payload="json", stream=layout.DEAD,
+        says="What a role could not handle, with reason and history.",
+    ),
+    Channel(
+        key="blobs", address="blobs.{tenant}.{sha256}.{part}", way="inside", payload="bytes", stream=layout.BLOBS,
+        says="A part of a payload that is too long for an event, write-once under its digest.",
+    ),
+)  # fmt: skip
+"""All channels but those of the run log, which has one for each event."""
+
+PARAMETERS: Final[dict[str, str]] = {
+    "tenant": "Whose run it is: 1 to 63 small letters, digits and hyphens.",
+    "run": "The run's id, of the same form.",
+    "agent": "The agent's name, of the same form; `none` for a run that was never opened.",
+    "role": "Who says it.",
+    "event": "What happened.",
+    "n": "The event's number in its run: 1, 2, 3 … without gaps.",
+    "verb": "What is wanted.",
+    "kind": "What kind of alert it is.",
+    "turn": "Which turn of the model, from 1.",
+    "attempt": "Which attempt of that turn, from 1.",
+    "name": "The timer's name.",
+    "sha256": "The digest of the whole, in hex.",
+    "part": "Which part of it, from 0.",
+}

@@ -1,0 +1,107 @@
+"""``docs/events.md``: every subject and every event, with all fields, made from the code."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from linestop.bus.channels import CHANNELS, PARAMETERS
+from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
+from linestop.schemas.events import Stopped
+from linestop.schemas.messages import Control, Reply, Task
+from linestop.schemas.phases import STOPPED
+
+_REF: Final = "#{name}"
+_WAYS: Final = {"in": "to linestop", "out": "from linestop", "inside": "inside"}
+_ENVELOPE: Final = frozenset({"id", "prev", "at", "cue", "build", "trace"})
+_INTRO: Final = """\
+# Subjects and events
+
+Made from the code; do not edit. Rewrite it with
+`python -c "from linestop.bus.reference import events_markdown as m; print(m(), end='')" > docs/events.md`.
+`linestop schema events` prints the same as JSON Schema, `linestop schema asyncapi` as an AsyncAPI document.
+
+Money is in integer micro-dollars (`_micros`), durations in seconds (`_s`), digests are SHA-256 in hex. A field
+without a default is always there. Unknown fields are to be ignored.
+"""
+
+
+def events_markdown() -> str:
+    """The whole page."""
+    structs = [struct for name, struct in NAMED_EVENTS.items() if not name.endswith(f".{STOPPED}")]
+    found = components([*structs, Stopped, Task, Control, Reply], ref=_REF)
+    said = {struct.__name__ for struct in (*structs, Stopped)} | {"Task", "Control", "Reply"}
+    lines = [_INTRO, *_subjects(), "## Messages", ""]
+    for name in ("Task", "Control", "Reply"):
+        lines += _section(name, found[name])
+    lines += ["## Events", "", "### Envelope", "", "Every event has these fields; they are not repeated below.", ""]
+    stop = found["Stopped"]
+    lines += _fields({key: stop["properties"][key] for key in stop["properties"] if key in _ENVELOPE}, stop)
+    for name, struct in NAMED_EVENTS.items():
+        if not name.endswith(f".{STOPPED}"):
+            lines += _section(struct.__name__, found[struct.__name__], title=f"{name}")
+    lines += _section("Stopped", stop, title=f"*any role*.{STOPPED}")
+    lines += ["## Parts", ""]
+    for name, schema in found.items():
+        if name not in said:
+            lines += _section(name, schema)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _subjects() -> list[str]:
+    lines = ["## Subjects", "", "| subject | way | stream | what |", "|---|---|---|---|"]
+    log = "| `runs.{tenant}.{run}.{role}.{event}.{n}` | from linestop | RUNS | The run log: one event, see below. |"
+    rows = [f"| `{c.address}` | {_WAYS[c.way]} | {c.stream or 'none (core NATS)'} | {c.says} |" for c in CHANNELS]
+    parts = [f"- `{{{name}}}`: {text}" for name, text in PARAMETERS.items()]
+    return [*lines, log, *rows, "", *parts, ""]
+
+
+def _section(name: str, schema: Document, *, title: str = "") -> list[str]:
+    lines = [f"### {title or name}", "", f'<a id="{name}"></a>', plain(schema.get("description", "")), ""]
+    if "properties" not in schema:
+        return [*lines, f"One of: {', '.join(f'`{value}`' for value in schema.get('enum', ()))}.", ""]
+    own = {key: value for key, value in schema["properties"].items() if not title or key not in _ENVELOPE}
+    return [*lines, *_fields(own, schema)]
+
+
+def _fields(fields: dict[str, Document], schema: Document) -> list[str]:
+    required = schema.get("required", ())
+    lines = ["| field | type | default |", "|---|---|---|"]
+    for name, field in fields.items():
+        default = "" if name in required else _default(field.get("default"))
+        lines.append(f"| `{name}` | {_type(field)} | {default} |")
+    return [*lines, ""]
+
+
+def _default(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value in ("", [], {}):
+        return "empty"
+    return f"`{value}`" if isinstance(value, str | int | float) else "see there"
+
+
+def _type(field: Document) -> str:
+    """A schema in a few words."""
+    if "$ref" in field:
+        name = field["$ref"].removeprefix("#")
+        return f"[{name}](#{name})"
+    if "anyOf" in field:
+        return " or ".join(_type(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " \\| ".join(f"`{value}`" for value in field["enum"])
+    if "prefixItems" in field:
+        return "list"
+    match field.get("type"):
+        case "array":
+            return f"list of {_type(field['items'])}" if field.get("items") else "list"
+        case "object":
+            values = field.get("additionalProperties")
+            return f"map of {_type(values)}" if isinstance(values, dict) else "object"
+        case "string" if field.get("format") == "date-time":
+            return "moment"
+        case str() as kind:
+            return {"string": "text", "number": "number", "integer": "integer", "null": "none"}.get(kind, kind)
+        case _:
+            return "any JSON"

@@ -1,0 +1,224 @@
+"""``agents``, ``deploy``, ``rollback`` and ``tools``: what may run, and with which contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import anyio
+import click
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.connection import connect
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Shared
+from linestop.cli.assembly import agents_of, load_tools, stored_credentials
+from linestop.errors import LinestopError, NotFound
+from linestop.project import Project, load_project
+from linestop.sandbox.lint import lint as lint_contracts
+from linestop.schemas.agents import AgentVersion
+
+DIGEST_SHOWN: Final = 12
+T = TypeVar("T")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else linestop.toml].")
+
+
+class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent: its version in files and the deployed one; empty where there is none."""
+
+    name: str
+    model: str
+    tools: tuple[str, ...]
+    in_files: str = ""
+    deployed: str = ""
+
+    @property
+    def state(self) -> str:
+        """How the two compare, in words."""
+        if not self.deployed:
+            return "not deployed"
+        if not self.in_files:
+            return "deployed, not in files"
+        return "deployed" if self.in_files == self.deployed else "changed since it was deployed"
+
+
+@click.command()
+@_NATS
+@_JSON
+def agents(nats: str | None, as_json: bool) -> None:
+    """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
+    project = load_project().at(nats)
+    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project))}
+    try:
+        deployed = with_store(project, _deployed)
+    except LinestopError as error:
+        click.echo(f"The deployed agents are not shown: {error}", err=True)
+        deployed = {}
+    lines = [_line(name, in_files.get(name), deployed.get(name)) for name in sorted({*in_files, *deployed})]
+    if as_json:
+        click.echo(msgspec.json.encode([{**msgspec.to_builtins(line), "state": line.state} for line in lines]).decode())
+        return
+    for line in lines:
+        click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
+        click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@_NATS
+@_JSON
+def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
+    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
+    project = load_project().at(nats)
+    found = {agent.name: agent for agent in agents_of(project, load_tools(project))}
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(found) or 'none'}.")
+    wanted = [agent for name, agent in found.items() if not names or name in names]
+
+    async def work(shared: Shared) -> dict[str, str]:
+        store = AgentStore(shared)
+        return {agent.name: await store.deploy(agent) for agent in wanted}
+
+    digests = with_store(project, work)
+    if as_json:
+        click.echo(msgspec.json.encode(digests).decode())
+        return
+    for name, digest in digests.items():
+        click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
+
+
+@click.command()
+@click.argument("name", metavar="AGENT")
+@click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
+@_NATS
+def rollback(name: str, digest: str | None, nats: str | None) -> None:
+    """Let new runs of AGENT use an earlier version again."""
+    project = load_project().at(nats)
+
+    async def work(shared: Shared) -> AgentVersion:
+        store = AgentStore(shared)
+        present = await store.current(name)
+        if present is None:
+            raise NotFound(f"There is no agent {name!r} deployed; `linestop agents` lists them.")
+        version = _earlier(await _versions(shared, name), present.digest(), digest)
+        if version is None:
+            wanted = f"version {digest}" if digest else "earlier version"
+            raise NotFound(f"The agent {name!r} has no {wanted} to go back to.")
+        await store.deploy(version)
+        return version
+
+    version = with_store(project, work)
+    click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
+
+
+@click.group()
+def tools() -> None:
+    """List, inspect and lint tools."""
+
+
+@tools.command("ls")
+@_JSON
+def tools_ls(as_json: bool) -> None:
+    """List all tools with tier and where they come from."""
+    registry = load_tools(load_project())
+    contracts = registry.contracts()
+    if as_json:
+        click.echo(msgspec.json.encode(contracts).decode())
+        return
+    width = max((len(contract.name) for contract in contracts), default=0)
+    for contract in contracts:
+        repeat = "safe to repeat" if contract.safe_to_repeat else "not safe to repeat"
+        click.echo(f"{contract.name:<{width}}  {contract.tier:<12}  {repeat:<18}  {registry.source(contract.name)}")
+
+
+@tools.command("inspect")
+@click.argument("name", metavar="TOOL")
+@_JSON
+def tools_inspect(name: str, as_json: bool) -> None:
+    """Show the contract of TOOL: what is enforced when an agent calls it."""
+    registry = load_tools(load_project())
+    contract = registry.contract(name)
+    if as_json:
+        click.echo(msgspec.json.encode(contract).decode())
+        return
+    click.echo(f"{contract.name}: {contract.description}")
+    shown: dict[str, Any] = msgspec.to_builtins(contract)
+    for field in ("name", "description", "parameters", "returns"):
+        shown.pop(field, None)
+    shown = {"tier": contract.tier, "kind": contract.kind, "timeout_s": contract.timeout_s, **shown}
+    for field, value in shown.items():
+        click.echo(f"  {field:<14} {msgspec.json.encode(value).decode()}")
+    click.echo(f"  {'source':<14} {registry.source(name)}")
+    click.echo(f"  {'digest':<14} {contract.digest()}")
+    click.echo(msgspec.json.format(msgspec.json.encode(contract.parameters)).decode())
+
+
+@tools.command("lint")
+@_JSON
+@click.pass_context
+def tools_lint(ctx: click.Context, as_json: bool) -> None:
+    """Judge the contracts; exit code 1 if one should not be used as it is."""
+    registry = load_tools(load_project())
+    findings = lint_contracts(registry.contracts(), tierless=registry.tierless())
+    if as_json:
+        click.echo(msgspec.json.encode(findings).decode())
+    else:
+        for found in findings:
+            click.echo(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}")
+        click.echo(f"{len(registry)} tools, {len(findings)} findings", err=True)
+    if any(found.level == "error" for found in findings):
+        ctx.exit(1)
+
+
+def with_store(project: Project, work: Callable[[Shared], Awaitable[T]]) -> T:
+    """Run ``work`` on the bucket of agents, as the operator."""
+    credential = stored_credentials(project, ["operator"])["operator"]
+
+    async def connected() -> T:
+        async with await connect(credential, name="linestop agents") as connection:
+            return await work((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+
+    return anyio.run(connected)
+
+
+async def _deployed(shared: Shared) -> dict[str, AgentVersion]:
+    store = AgentStore(shared)
+    found = {name: await store.current(name) for name in await store.names()}
+    return {name: agent for name, agent in found.items() if agent is not None}
+
+
+async def _versions(shared: Shared, name: str) -> list[AgentVersion]:
+    """All stored versions of an agent, in the order in which they were first deployed."""
+    found: list[tuple[int, AgentVersion]] = []
+    for key in await shared.keys("version."):
+        value = await shared.get(key)
+        if value is not None and value.value:
+            agent = msgspec.json.decode(value.value, type=AgentVersion)
+            if agent.name == name:
+                found.append((value.revision, agent))
+    return [agent for _, agent in sorted(found, key=lambda pair: pair[0])]
+
+
+def _earlier(versions: list[AgentVersion], present: str, wanted: str | None) -> AgentVersion | None:
+    """The version that ``wanted`` begins, or the one first deployed before the present one."""
+    if wanted is not None:
+        fitting = [version for version in versions if wanted and version.digest().startswith(wanted)]
+        return fitting[0] if len(fitting) == 1 else None
+    places = [place for place, version in enumerate(versions) if version.digest() == present]
+    return versions[places[0] - 1] if places and places[0] > 0 else None
+
+
+def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | None) -> AgentLine:
+    shown = in_files or deployed
+    assert shown is not None, "a name comes from one of the two"
+    return AgentLine(
+        name=name,
+        model=shown.model.model,
+        tools=tuple(tool.name for tool in shown.tools),
+        in_files=in_files.digest() if in_files else "",
+        deployed=deployed.digest() if deployed else "",
+    )

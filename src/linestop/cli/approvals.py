@@ -1,0 +1,120 @@
+"""The commands of people who decide: ``approvals``, ``approve``, ``deny``, ``answer``, ``resolve``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import click
+
+from linestop.cli import output
+from linestop.client import Client
+from linestop.client.client import Resolution, Said
+from linestop.client.views import OpenQuestion
+from linestop.errors import InputError
+from linestop.schemas.messages import Reply
+
+
+@click.command()
+@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
+@output.common
+def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """List what waits for a person, the most urgent first, with exact arguments."""
+
+    async def work(client: Client) -> None:
+        questions = await client.approvals(tenant="" if all_tenants else options["tenant"])
+        if options["as_json"]:
+            output.say_json(questions)
+        elif questions:
+            output.say_table(("run", "call", "what", "tier", "rule", "cost", "left"), [_row(q) for q in questions])
+        else:
+            output.note("Nothing waits for a person.")
+
+    output.with_client(options["directory"], work)
+
+
+def _row(question: OpenQuestion) -> tuple[str, ...]:
+    what = f"{question.tool}({question.args})" if question.kind in {"approval", "doubt"} else question.text
+    if question.options:
+        what += f" [{' | '.join(question.options)}]"
+    return (
+        question.run, question.call, what, question.tier or question.kind, question.rule or question.kind,
+        output.dollars(question.cost_max_micros), output.until(question.expires_at),
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("run")
+@click.argument("call", default="")
+@click.option("--edit", metavar="JSON|FILE", help="Put these arguments in the call's place; it is asked again.")
+@output.person
+@output.common
+def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
+    if edit is None:
+        _decide(options, lambda client, said: client.approve(run, call, **said))
+    else:
+        args = _new_args(edit)
+        _decide(options, lambda client, said: client.edit(run, args, call=call, **said))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("call", default="")
+@output.person
+@output.common
+def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Refuse CALL of RUN; the model is told why."""
+    _decide(options, lambda client, said: client.deny(run, call, **said))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("call_and_answer", nargs=-1, required=True, metavar="[CALL] ANSWER")
+@click.option("--json-answer", is_flag=True, help="ANSWER is JSON, or a file with JSON.")
+@output.person
+@output.common
+def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Answer a question of RUN's model, or deliver the event it waits for."""
+    if len(call_and_answer) > 2:
+        raise InputError("Give one answer: put it in quotes if it has spaces.")
+    call = call_and_answer[0] if len(call_and_answer) == 2 else ""
+    text = call_and_answer[-1]
+    value: object = output.json_argument(text, "The answer") if json_answer else text
+    _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("call", default="")
+@click.option("--retry", "action", flag_value="retry", help="It did not happen: do it again.")
+@click.option("--done", "action", flag_value="done", help="It happened: go on.")
+@click.option("--stop", "action", flag_value="stop", help="End the run over it.")
+@click.option("--result", metavar="JSON|FILE", help="With --done: what the model is told.")
+@output.person
+@output.common
+def resolve(run: str, call: str, *, action: str | None, result: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""
+    if action is None:
+        raise InputError("Say what became of it: --retry, --done or --stop.")
+    if result is not None and action != "done":
+        raise InputError("--result goes with --done.")
+    value: object = None if result is None else output.json_argument(result, "The result")
+    chosen = cast("Resolution", action)
+    _decide(options, lambda client, said: client.resolve(run, chosen, call=call, result=value, **said))
+
+
+def _new_args(text: str) -> dict[str, Any]:
+    args = output.json_argument(text, "--edit")
+    if not isinstance(args, dict):
+        raise InputError("--edit: give the new arguments as a JSON object.")
+    return cast("dict[str, Any]", args)
+
+
+def _decide(options: dict[str, Any], decide: Callable[[Client, Said], Awaitable[Reply]]) -> None:
+    said = Said(by=options["by"], why=options["why"], tenant=options["tenant"])
+
+    async def work(client: Client) -> Reply:
+        return await decide(client, said)
+
+    output.say_reply(output.with_client(options["directory"], work), as_json=options["as_json"])

@@ -1,0 +1,251 @@
+"""A process of linestop, put together from a project: credentials, models, tools, roles, one host.
+
+``serve`` is what ``dev``, ``up`` and ``actor`` have in common; they differ in which roles run, and in whether
+the broker is their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from linestop.agent_files import load_agents
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential, credential_path, load_credential
+from linestop.bus.facts import Check
+from linestop.bus.host import Host, HostConfig, make_role, role_filters
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.intake import Person
+from linestop.bus.jetstream import JetStream
+from linestop.bus.permissions import CredentialName
+from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.worker import WorkerLock, next_incarnation
+from linestop.errors import ConfigError, Unreachable
+from linestop.models.caller import Caller
+from linestop.project import Project, read_toml
+from linestop.sandbox.guard import EgressPolicy
+from linestop.sandbox.perform import PerformLimits, run_check
+from linestop.sandbox.registry import Registry, load_registry
+from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tool import AnyTool
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.redact import Redactor
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.tools import ToolResult
+from linestop.schemas.work import CallWork, ModelWork, ToolRunner
+from linestop.testing.playbook import PlaybookServer, load_playbook
+
+BEAT_EVERY_S: Final = 5.0
+READY_WITHIN_S: Final = 30.0
+RETRY_S: Final = 0.25
+PLAYBOOK: Final = "playbook"
+PROVIDERS: Final = {
+    PLAYBOOK: "linestop.models.openai",
+    "openai": "linestop.models.openai",
+    "anthropic": "linestop.models.anthropic",
+}
+
+ORDER: Final[tuple[RoleName, ...]] = ("validator", "approver", "budget", "recorder", "executor", "planner")
+"""In which order a process asks its roles: those that may end or hold a run before those that start work."""
+
+Credentials = Mapping[CredentialName, Credential]
+
+
+class DryRunner:
+    """Describes effects above ``read`` instead of doing them: the executor of the profile ``staging``."""
+
+    def __init__(self, runner: ToolRunner) -> None:
+        self._runner = runner
+
+    def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        """Perform reads, describe the rest."""
+        return self._runner.run(
+            tuple(msgspec.structs.replace(work, dry_run=work.dry_run or work.tier != "read") for work in works)
+        )
+
+
+def stored_credentials(project: Project, names: Sequence[CredentialName]) -> dict[CredentialName, Credential]:
+    """The credential files of ``names`` in the state folder, at ``nats.url`` if that is set.
+
+    Raises:
+        ConfigError: if one is missing or damaged.
+    """
+    found: dict[CredentialName, Credential] = {}
+    for name in names:
+        credential = load_credential(credential_path(project.directory, name))
+        url = project.config.nats.url or credential.url
+        found[name] = Credential(url=url, user=credential.user, password=credential.password)
+    return found
+
+
+def load_tools(project: Project) -> Registry:
+    """The built-in tools and those of the project."""
+    return load_registry(project.config.tools, base=project.root)
+
+
+async def prepare(bootstrap: Credential, roles: Sequence[RoleName], *, space: Space = DEFAULT_SPACE) -> None:
+    """Create streams and consumers; ``roles`` are those that run in processes of their own.
+
+    Raises:
+        ConfigError: if something there is not as it must be.
+        Unreachable: if the broker does not get ready in time.
+    """
+    wakes = wakes_of(roles)
+    with anyio.move_on_after(READY_WITHIN_S):
+        while True:
+            try:
+                async with await connect(bootstrap, name="linestop set-up") as connection:
+                    done = await set_up(connection, BusLayout(space=space, wakes=wakes))
+            except Unreachable:
+                await anyio.sleep(RETRY_S)
+            else:
+                done.require_no_differences()
+                return
+    raise Unreachable(f"The broker at {bootstrap.url} was not ready within {READY_WITHIN_S:g} s.")
+
+
+def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
+    """What wakes each of ``roles`` in a process of its own."""
+    return {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in roles}
+
+
+async def deploy(operator: Credential, agents: Sequence[AgentVersion]) -> dict[str, str]:
+    """Let new runs use these versions; return the digests by agent."""
+    async with await connect(operator, name="linestop deploy") as connection:
+        store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+        return {agent.name: await store.deploy(agent) for agent in agents}
+
+
+@asynccontextmanager
+async def playbook_server(project: Project) -> AsyncGenerator[str]:
+    """Serve the project's scripted models on loopback; yields the address.
+
+    Raises:
+        ConfigError: if a script cannot be read, or two have one name.
+    """
+    books = {book.name: book for book in reversed([load_playbook(file) for file in project.playbook_files()])}
+    async with PlaybookServer(books.values()) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def serve(
+    project: Project,
+    roles: Sequence[RoleName],
+    credentials: Credentials,
+    *,
+    lock: WorkerLock,
+    registry: Registry | None = None,
+) -> AsyncGenerator[Host]:
+    """Run ``roles`` in this process while the block runs; ``lock`` is the held name of the worker.
+
+    Raises:
+        ConfigError: if the project cannot be used; ``Unreachable`` if the broker does not answer.
+    """
+    secrets = tuple(project.secret_values().values())
+    tools = registry if registry is not None or "executor" not in roles else load_tools(project)
+    async with AsyncExitStack() as stack:
+        own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
+        backend = await JetStreamBackend.open(own, name=lock.name)
+        stack.push_async_callback(backend.aclose)
+        shared = backend.shared(roles[0], layout.SHARED_BUCKET)
+        config = HostConfig(
+            worker=await next_incarnation(shared, lock.name),
+            build=project.build,
+            accounts=project.config.accounts,
+            people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
+            secrets=secrets,
+            checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
+        )
+        caller = None
+        if "planner" in roles:
+            url = await stack.enter_async_context(playbook_server(project))
+            await anyio.to_thread.run_sync(_import_providers, project)
+            caller = Caller(on_delta=_deltas(backend), base_urls={PLAYBOOK: url})
+            stack.push_async_callback(caller.aclose)
+        runner = _runner(project, tools, secrets) if tools is not None and "executor" in roles else None
+        host = Host(backend, [make_role(role, caller=caller, runner=runner) for role in roles], config)
+        beats = await stack.enter_async_context(anyio.create_task_group())
+        beats.start_soon(_beat, lock)
+        stack.callback(beats.cancel_scope.cancel)
+        yield await stack.enter_async_context(host.running())
+
+
+def roles_named(names: Sequence[str]) -> tuple[RoleName, ...]:
+    """The roles of those names, or ``ConfigError``."""
+    unknown = [name for name in names if name not in ACTORS]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is no role: use one of {', '.join(ACTORS)}.")
+    return tuple(role for role in ORDER if role in names)
+
+
+def agents_of(project: Project, registry: Registry) -> tuple[AgentVersion, ...]:
+    """The project's agents with the contracts of its tools."""
+    return load_agents(project, registry.contracts())
+
+
+def workspaces(project: Project) -> Path:
+    """The folder that holds one folder a run."""
+    return project.directory / "workspaces"
+
+
+def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> ToolRunner:
+    folder = workspaces(project)
+    folder.mkdir(parents=True, exist_ok=True)
+    runner = RegistryRunner(
+        registry,
+        folder,
+        egress=EgressPolicy(allow=project.config.egress.allow),
+        limits=PerformLimits(redactor=Redactor(secrets)),
+    )
+    return DryRunner(runner) if project.dry else runner
+
+
+def _deltas(backend: JetStreamBackend) -> Callable[[ModelWork, str], Any]:
+    publisher = backend.publisher("planner")
+
+    async def on_delta(work: ModelWork, text: str) -> None:
+        await publisher.delta(TenantId(work.tenant), RunId(work.run), work.turn, work.attempt, text)
+
+    return on_delta
+
+
+def _checks(registry: Registry | None) -> dict[str, Check]:
+    tools = registry.tools() if registry else ()
+    return {tool.name: _check(tool) for tool in tools if tool.check is not None}
+
+
+def _check(tool: AnyTool) -> Check:
+    def check(result: str) -> tuple[str, ...]:
+        try:
+            value = msgspec.json.decode(result)
+        except msgspec.DecodeError:
+            # A result that is a plain text stands in the log as it is, without quotes.
+            value = result
+        return run_check(tool, value)
+
+    return check
+
+
+def _import_providers(project: Project) -> None:
+    """Import the SDKs of the folder's agents now: in the middle of a run that would hold up all others."""
+    named = {str(read_toml(file).get("model", "")).partition("/")[0] for file in project.agent_files()}
+    for provider, module in PROVIDERS.items():
+        if provider in named:
+            importlib.import_module(module)
+
+
+async def _beat(lock: WorkerLock) -> None:
+    while True:
+        lock.beat()
+        await anyio.sleep(BEAT_EVERY_S)

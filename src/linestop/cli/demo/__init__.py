@@ -1,0 +1,61 @@
+"""``linestop demo``: three short stories on real parts, which check themselves.
+
+``shop`` is the world outside, ``tools`` reach it, ``stage`` builds everything, ``stories`` tell, ``screen``
+and ``lines`` show.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import anyio
+import click
+import structlog
+
+from linestop.cli.demo.screen import Screen
+from linestop.cli.demo.stage import set_stage
+from linestop.cli.demo.stories import loop, refund, stop
+
+__all__ = ["demo"]
+
+NEXT: Final = """\
+What to try next:
+  mkdir shop && cd shop
+  linestop dev                                 everything on this machine; Ctrl-C ends it
+  linestop run hello "What time is it?"        in another terminal: a task, and its outcome
+  linestop runs · show RUN · watch RUN         what happened, who said it, what it cost
+  linestop stop RUN --why "..."                pull the line
+Then write an agent of your own: agents/<name>.toml with its prompt beside it, tools in a Python file, a real
+model's name instead of playbook/…; examples/support is a project to start from."""
+
+
+@click.command()
+def demo() -> None:
+    """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run.
+
+    Needs no key and no configuration. The models are scripts behind real HTTP; prices are examples.
+    """
+    # What is killed and stopped on purpose would be reported as trouble.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    anyio.run(tell, Screen(), backend_options={"use_uvloop": True})
+
+
+async def tell(screen: Screen) -> None:
+    """Tell all three stories.
+
+    Raises:
+        Untold: if one did not end as it is told.
+    """
+    began = time.monotonic()
+    screen.note("Starting a broker, five actors here, the executor as a process of its own, and a small shop …")
+    with tempfile.TemporaryDirectory(prefix="linestop-demo-") as folder:
+        async with set_stage(Path(folder)) as stage:
+            screen.note(f"ready after {time.monotonic() - began:.1f} s. The models are scripts; prices are examples.")
+            for story in (refund, loop, stop):
+                await story(stage, screen)
+    screen.plain(f"\nAll three stories ended as told, in {time.monotonic() - began:.1f} s.\n")
+    screen.plain(NEXT)

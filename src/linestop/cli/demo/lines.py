@@ -1,0 +1,106 @@
+"""One event as one line of the live log: what it says, in words, and what it cost. Pure."""
+
+from __future__ import annotations
+
+from linestop.schemas.events import (
+    Accepted,
+    AnyEvent,
+    Asked,
+    BlobRef,
+    Cleared,
+    Denied,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Proposed,
+    Sealed,
+    Settled,
+    Stopped,
+    Text,
+)
+from linestop.schemas.run import Run
+
+MICROS_PER_DOLLAR = 1_000_000
+
+
+def money(micros: int) -> str:
+    """Micro-dollars as dollars; small sums with the digits they need."""
+    return f"${micros / MICROS_PER_DOLLAR:.4f}"
+
+
+def cost_micros(event: AnyEvent) -> int:
+    """What the event added to the run's cost."""
+    match event:
+        case Proposed() | Finished():
+            return event.cost_micros
+        case ModelFailedEvent():
+            return event.charged_micros
+        case _:
+            return 0
+
+
+def detail(event: AnyEvent, run: Run) -> str:
+    """What the event says, without its role and name; nothing for events that say it all by their name."""
+    match event:
+        case Opened() | Held() | Settled() | Sealed():
+            return _of_the_run(event)
+        case Proposed() | ModelStarted() | ModelFailedEvent() | Accepted():
+            return _of_the_model(event)
+        case Judged():
+            return ", ".join(f"{c.tool}: {c.verdict}" for c in event.calls)
+        case Cleared():
+            return ", ".join(f"{_tool(run, c.call)} ({c.rule})" for c in event.calls)
+        case Asked():
+            return "; ".join(f"{c.tool} needs a person ({c.rule})" for c in event.calls)
+        case Granted() | Denied():
+            return f"{_tool(run, event.call)}, by {event.by}"
+        case EffectStarted():
+            return f"{', '.join(f'{_tool(run, c.call)} #{c.attempt}' for c in event.calls)} by {event.worker}"
+        case Finished():
+            said = event.result if event.outcome == "succeeded" else event.error.message if event.error else ""
+            return f"{_tool(run, event.call)} #{event.attempt} {event.outcome}: {said}"
+        case Stopped():
+            return f"{event.code}, by {event.by}: {event.why}"
+        case _:
+            return ""
+
+
+def _of_the_run(event: Opened | Held | Settled | Sealed) -> str:
+    match event:
+        case Opened():
+            return f'"{_text(event.task.text)}"'
+        case Held():
+            return f"may spend {money(event.amount_micros)} more"
+        case Settled():
+            return f"spent {money(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
+        case Sealed():
+            return (
+                f"{event.status}; {event.totals.turns} turns, {event.totals.calls} calls, {event.totals.tokens} tokens"
+            )
+
+
+def _of_the_model(event: Proposed | ModelStarted | ModelFailedEvent | Accepted) -> str:
+    match event:
+        case Proposed() if event.calls:
+            return ", ".join(f"{call.tool} {_text(call.args)}" for call in event.calls)
+        case Proposed():
+            return f'"{_text(event.text)}"'
+        case ModelStarted():
+            return f"{event.model}, turn {event.turn}, at most {money(event.cost_max_micros)}"
+        case ModelFailedEvent():
+            return f"{event.kind}: {event.message}"
+        case Accepted():
+            return "the answer stands"
+
+
+def _tool(run: Run, call: str) -> str:
+    return run.calls[call].tool if call in run.calls else call
+
+
+def _text(text: Text) -> str:
+    return f"[{text.bytes} bytes]" if isinstance(text, BlobRef) else text

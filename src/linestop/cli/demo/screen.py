@@ -1,0 +1,78 @@
+"""What the demo shows: titles, notes and the live log; with colours in a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+
+from linestop.cli.demo.lines import cost_micros, detail, money
+from linestop.schemas.run import Entry, Run
+
+PLAIN_WIDTH: Final = 100
+WIDTH_MAX: Final = 140
+COST_WIDTH: Final = 9
+ASK_WITHIN_S: Final = 20.0
+COLOURS: Final = {
+    "planner": "cyan",
+    "validator": "magenta",
+    "approver": "yellow",
+    "budget": "blue",
+    "executor": "green",
+    "recorder": "white",
+    "operator": "red",
+}
+
+
+class Screen:
+    """Writes to stdout. ``interactive``: somebody sits at it and may be asked."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        terminal = sys.stdout.isatty()
+        self.console = console or Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=True)
+        self.interactive = self.console.is_terminal and sys.stdin.isatty()
+        self.width = min(self.console.width, WIDTH_MAX)
+
+    def title(self, text: str) -> None:
+        """Begin a story."""
+        self.console.print(f"\n[bold]{escape(text)}[/bold]")
+
+    def note(self, text: str) -> None:
+        """Say something about what is seen."""
+        self.console.print(f"[dim]{escape(text)}[/dim]")
+
+    def result(self, text: str) -> None:
+        """Say what came of a story."""
+        self.console.print(f"[bold green]✓[/bold green] {escape(text)}")
+
+    def plain(self, text: str) -> None:
+        """Say something as it is."""
+        self.console.print(escape(text))
+
+    def entry(self, entry: Entry, run: Run) -> None:
+        """Show one event: n, role, event, detail, cost."""
+        said = detail(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
+        cost = cost_micros(entry.event) if entry.event is not None else 0
+        price = money(cost) if cost else ""
+        room = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
+        said = said.replace("\n", " ")
+        said = said if len(said) <= room else said[: room - 1] + "…"
+        colour = COLOURS.get(entry.role, "white")
+        self.console.print(
+            f"{entry.n:>3} [{colour}]{entry.role:<10}[/{colour}] {entry.name:<10} "
+            f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]"
+        )
+
+    async def ask(self, question: str) -> bool | None:
+        """Ask yes or no; None if nobody can be asked, or nobody answers within ``ASK_WITHIN_S``."""
+        if not self.interactive:
+            return None
+        self.console.print(f"[bold yellow]{escape(question)}[/bold yellow] [Y/n] ", end="")
+        with anyio.move_on_after(ASK_WITHIN_S):
+            await anyio.wait_readable(sys.stdin)
+            return not sys.stdin.readline().strip().lower().startswith("n")
+        self.console.print()
+        return None

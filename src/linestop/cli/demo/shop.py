@@ -1,0 +1,142 @@
+"""The shop of the demo: a small HTTP service on loopback that counts what really happened to it.
+
+It is the world outside: it knows nothing of linestop. Three of its habits make the stories: it is out of order
+when an order is asked for the first time, it answers the first request for a refund only when nobody waits
+any more, and it takes its time to send letters.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+BODY_BYTES_MAX: Final = 64 * 1024
+HOLD_S: Final = 20.0
+"""The longest that an answer is held back: longer than any story, so that it is never the shop that decides."""
+
+ORDER: Final = {"order": "1042", "item": "teapot", "total_cents": 4250, "state": "delivered broken"}
+PARCEL: Final = {"parcel": "77", "state": "somewhere between Lyon and Lille"}
+SLOW_BATCH: Final = 3
+Answer = tuple[int, dict[str, Any]]
+
+
+class Shop:
+    """The service. ``effects`` counts, by key, how often something took effect; ``requests`` who asked what."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.effects: Counter[str] = Counter()
+        self.letters: list[int] = []
+        self.refund_arrived = threading.Event()
+        self.letter_arrived = threading.Event()
+        self._open = threading.Event()
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.shop = self
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def refunds(self) -> int:
+        """How many refunds were paid."""
+        return sum(self.effects.values())
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="shop", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def order(self) -> Answer:
+        """The order; the first time the shop is out of order."""
+        if self._count("orders") == 1:
+            return 503, {"error": "The order system restarts; try again in a moment."}
+        return 200, ORDER
+
+    def parcel(self) -> Answer:
+        """Where the parcel is: always the same."""
+        self._count("parcels")
+        return 200, PARCEL
+
+    def refund(self, key: str) -> Answer:
+        """Pay once for each key, and hold the first answer back: whoever asked will not live to read it."""
+        with self._lock:
+            first = self.effects[key] == 0
+            if first:
+                self.effects[key] += 1
+        self._count("refunds")
+        self.refund_arrived.set()
+        if first:
+            self._open.wait(HOLD_S)
+        return 200, {"refund": f"R-{key[:8]}", "paid_cents": ORDER["total_cents"], "new": first}
+
+    def letter(self, batch: int) -> Answer:
+        """Send a batch of letters; the third takes long."""
+        with self._lock:
+            self.letters.append(batch)
+        self._count("letters")
+        if batch == SLOW_BATCH:
+            self.letter_arrived.set()
+            self._open.wait(HOLD_S)
+        return 200, {"batch": batch, "letters": 200}
+
+    def _count(self, what: str) -> int:
+        with self._lock:
+            self.requests[what] += 1
+            return self.requests[what]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    shop: Shop
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that are killed in the middle of a request are what the demo is about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        """Answer a question."""
+        routes = {"/orders/1042": self.server.shop.order, "/parcels/77": self.server.shop.parcel}
+        answer = routes.get(self.path)
+        self._send(answer() if answer else (404, {"error": "There is no such thing."}))
+
+    def do_POST(self) -> None:
+        """Do something."""
+        length = min(int(self.headers.get("Content-Length", "0")), BODY_BYTES_MAX)
+        body = msgspec.json.decode(self.rfile.read(length), type=dict[str, Any])
+        if self.path == "/refunds":
+            self._send(self.server.shop.refund(self.headers.get("Idempotency-Key", "")))
+        elif self.path == "/letters":
+            self._send(self.server.shop.letter(int(body["batch"])))
+        else:
+            self._send((404, {"error": "There is no such thing."}))
+
+    def _send(self, answer: Answer) -> None:
+        status, body = answer
+        data = msgspec.json.encode(body)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden argument
+        """Write no log: the terminal shows the run's."""

@@ -1,0 +1,150 @@
+"""The stage of the demo: everything that runs, for real, in a folder that is thrown away.
+
+One process has the broker and five roles. The executor is a process of its own, started as anybody would
+start it (``linestop actor executor``), so that it can be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from linestop.bus import die_with_parent
+from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.streams import MIB, Space
+from linestop.bus.worker import hold_name
+from linestop.cli.assembly import ORDER, Credentials, agents_of, deploy, load_tools, prepare, serve
+from linestop.cli.demo.shop import Shop
+from linestop.client import Client
+from linestop.errors import LinestopError, Unreachable
+from linestop.project import CONFIG_FILE, Project, load_project
+from linestop.schemas.subjects import ACTORS, RoleName
+
+PROJECT: Final = Path(__file__).parent / "project"
+OTHERS: Final[tuple[RoleName, ...]] = tuple(role for role in ORDER if role != "executor")
+WORKER: Final = "demo"
+EXECUTOR: Final = "executor"
+SPACE: Final = Space(runs=64 * MIB, forks=8 * MIB, blobs=32 * MIB, tasks=8 * MIB, outcomes=8 * MIB, small=8 * MIB)
+STARTED_WITHIN_S: Final = 20.0
+ENDED_WITHIN_S: Final = 10.0
+
+
+class ExecutorProcess:
+    """The executor as a process: started, killed and started again."""
+
+    def __init__(self, project: Project, shop: Shop) -> None:
+        self._project = project
+        self._shop = shop
+        self._process: asyncio.subprocess.Process | None = None
+        self._rest: asyncio.Task[tuple[bytes, bytes]] | None = None
+
+    async def start(self) -> int:
+        """Start it and return its process id when it works."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-I", "-S", die_with_parent.__file__, str(os.getpid())),
+            *(sys.executable, "-m", "linestop.cli.main", "actor", "executor", "--name", EXECUTOR),
+            cwd=self._project.root,
+            env={
+                **os.environ,
+                "SHOP_URL": f"http://{self._shop.address}",
+                "LINESTOP_DIR": str(self._project.directory),
+            },
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stderr is not None
+        said = b""
+        with anyio.move_on_after(STARTED_WITHIN_S):
+            said = await self._process.stderr.readline()
+        # Whatever else it writes must be read, or it would wait for us one day.
+        self._rest = asyncio.create_task(self._process.communicate(), name="what the executor writes")
+        if b"works as" not in said:
+            rest = said.decode(errors="replace").strip()
+            raise LinestopError(f"The executor did not start within {STARTED_WITHIN_S:g} s: {rest}")
+        return self._process.pid
+
+    async def kill(self) -> None:
+        """End it with SIGKILL: it can neither clean up nor say anything."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End it with SIGTERM, and with SIGKILL if it takes too long."""
+        with anyio.move_on_after(ENDED_WITHIN_S):
+            await self._end(signal.SIGTERM)
+        await self.kill()
+
+    async def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+            await self._process.wait()
+        if self._rest is not None:
+            await self._rest
+
+
+class Stage:
+    """What a story needs."""
+
+    def __init__(self, client: Client, executor: ExecutorProcess, shop: Shop) -> None:
+        self.client = client
+        self.executor = executor
+        self.shop = shop
+
+
+@asynccontextmanager
+async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
+    """Build everything in ``folder`` and take it down in the end.
+
+    Raises:
+        Unreachable: if the broker or the executor does not start in time.
+    """
+    with Shop() as shop:
+        project = _project(folder, shop)
+        registry = load_tools(project)
+        options = ServerOptions(space=SPACE)
+        async with EmbeddedServer(project.directory, options) as server:
+            credentials: Credentials = {name: server.credential(name) for name in CREDENTIALS}
+            await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
+            await deploy(credentials["operator"], agents_of(project, registry))
+            executor = ExecutorProcess(project, shop)
+            with hold_name(project.directory, WORKER) as lock:
+                async with serve(project, OTHERS, credentials, lock=lock, registry=registry):
+                    try:
+                        await executor.start()
+                        async with Client.connect(project.directory, as_="operator") as client:
+                            yield Stage(client, executor, shop)
+                    finally:
+                        with anyio.CancelScope(shield=True):
+                            await executor.stop()
+
+
+async def arrived(event: threading.Event, what: str) -> None:
+    """Wait until the shop saw something, or raise ``Unreachable``."""
+    if not await anyio.to_thread.run_sync(event.wait, STARTED_WITHIN_S):
+        raise Unreachable(f"The shop saw no {what} within {STARTED_WITHIN_S:g} s.")
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what it says of a project: the demo has its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
+
+
+def _project(folder: Path, shop: Shop) -> Project:
+    shutil.copytree(PROJECT, folder, dirs_exist_ok=True)
+    file = folder / CONFIG_FILE
+    file.write_text(file.read_text(encoding="utf-8").replace('"SHOP"', f'"{shop.address}"'), encoding="utf-8")
+    return load_project(folder, environ={})

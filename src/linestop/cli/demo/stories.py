@@ -1,0 +1,180 @@
+"""The three stories of the demo. Each runs, shows its log, and then checks that it ended as it is told.
+
+The checks are the point: a demo that only prints could print anything. ``Untold`` ends it with exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+
+from linestop.cli.demo.lines import money
+from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
+from linestop.cli.demo.shop import SLOW_BATCH
+from linestop.cli.demo.stage import Stage, arrived
+from linestop.client import Client
+from linestop.errors import Defect
+from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
+from linestop.schemas.run import Entry, Run
+
+STORY_WITHIN_S: Final = 60.0
+DEMO_PERSON: Final = "the-demo"
+ORDER_TASK: Final = "Order 1042 arrived broken. Please help."
+PARCEL_TASK: Final = "Where is parcel 77?"
+LETTERS_TASK: Final = "Send the spring letter to batches 1, 2, 3 and 4."
+E = TypeVar("E", bound=AnyEvent)
+OnEntry = Callable[[Run, Entry], Awaitable[None]]
+
+
+class Untold(Defect):
+    """Raised when a story did not end as it is told; the message says what is not so."""
+
+
+async def refund(stage: Stage, screen: Screen) -> None:
+    """A refund that is held for a person, and done once although the executor is killed in the middle."""
+    screen.title("1 of 3 · A refund: held for a person, and done once although the executor is killed")
+    answers: list[bool] = []
+
+    async def on_entry(run: Run, entry: Entry) -> None:
+        if isinstance(entry.event, Asked):
+            answers.append(await _decide(stage.client, screen, run))
+        if _begins(run, entry, "refunds.create"):
+            await _kill_in_the_middle(stage, screen)
+
+    run = await follow(stage.client, screen, await _submit(stage.client, "support", ORDER_TASK), on_entry)
+    _ended(run, "completed")
+    starts = _events(run, EffectStarted)
+    _so(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
+        "the shop's failure was met")  # fmt: skip
+    if not answers[-1]:
+        _so(stage.shop.refunds == 0, "nothing was refunded")
+        screen.result("You said no, and nothing was refunded: the shop counts 0 effects.")
+        return
+    asked = stage.shop.requests["refunds"]
+    workers = [event.worker for event in starts[-2:]]
+    _so(len(_events(run, Granted)) == 1, "a person agreed once")
+    _so(len(set(workers)) == 2, "another incarnation of the executor took over")
+    _so(asked == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
+    screen.result(
+        f"{workers[0]} was killed, {workers[1]} took over under the same effect key: "
+        f"asked {asked} times, the shop counts {stage.shop.refunds} effect."
+    )
+
+
+async def loop(stage: Stage, screen: Screen) -> None:
+    """A model that asks the same again and again, and is ended by the validator."""
+    screen.title("2 of 3 · A model that goes round in circles: ended by the validator, not by the bill")
+    run = await follow(stage.client, screen, await _submit(stage.client, "tracker", PARCEL_TASK))
+    sealed = _sealed(run)
+    stop = run.stopped
+    _so(stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator saw the loop")
+    asked = stage.shop.requests["parcels"]
+    _so(asked == run.limits.equal_calls_max, "no further call was made")
+    screen.result(
+        f"The same question {asked} times with the same answer was enough: stopped by the validator "
+        f"after {money(sealed.totals.cost_micros)}, with {money(run.limits.cost_max_micros)} allowed."
+    )
+
+
+async def stop(stage: Stage, screen: Screen) -> None:
+    """A run that is stopped from outside while it works, and its receipt."""
+    screen.title("3 of 3 · Stopping the line: a run is stopped from outside while a call is on the wire")
+
+    async def on_entry(run: Run, entry: Entry) -> None:
+        if _begins(run, entry, "letters.send") and len(run.proposals) == SLOW_BATCH:
+            await arrived(stage.shop.letter_arrived, "third batch of letters")
+            receipt = await stage.client.stop(run.run, by=DEMO_PERSON, why="Wrong letter!")
+            held = ", ".join(_call(run, line.what) for line in receipt.open)
+            screen.note(f"    --- event {receipt.n} is the stop: nothing can start after it. On the wire: {held}")
+
+    run = await follow(stage.client, screen, await _submit(stage.client, "letters", LETTERS_TASK), on_entry)
+    sealed = _ended(run, "stopped")
+    screen.note("    its receipt:")
+    for fate in sealed.receipt:
+        screen.note(f"      {_call(run, fate.call)}: {fate.fate}")
+    fates = [fate.fate for fate in sealed.receipt]
+    _so(fates == ["done", "done", "unknown"], f"two batches are done and one is unknown, not {fates}")
+    _so(stage.shop.letters == [1, 2, 3], "the fourth batch was never sent")
+    screen.result("Two batches are out, the third was cut off and the receipt says so; the fourth never started.")
+
+
+async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | None = None) -> Run:
+    """Show a run's log until it is over, and return the run."""
+    with anyio.move_on_after(STORY_WITHIN_S):
+        async for run, entry in client.watch(name):
+            screen.entry(entry, run)
+            _so(not entry.ignored, f"event {entry.n} counts ({entry.ignored})")
+            if on_entry is not None:
+                await on_entry(run, entry)
+            if run.sealed is not None:
+                screen.note(f"    {name}: {run.sealed.status}, {money(run.spent_micros)} in all")
+                return run
+    raise Untold(f"The run {name} did not end within {STORY_WITHIN_S:g} s.")
+
+
+async def _submit(client: Client, agent: str, text: str) -> str:
+    submitted = await client.submit(agent, text, user="demo")
+    _so(submitted.status == "opened", f"the task is let in ({submitted.sentence})")
+    return submitted.run
+
+
+async def _decide(client: Client, screen: Screen, run: Run) -> bool:
+    """Ask whoever sits there, else agree by itself and say so; return what was decided."""
+    (question,) = await client.questions(run.run)
+    screen.note(f"    --- the run waits for a person: {question.tool} {question.args} ({question.rule})")
+    said = await screen.ask("    Pay this refund?")
+    if said is None:
+        why = f"nobody answered within {ASK_WITHIN_S:g} s" if screen.interactive else "nobody can be asked here"
+        screen.note(f"    --- {why}, so the demo approves by itself; in production it would expire to `denied`")
+    by = DEMO_PERSON if said is None else client.person
+    if said is False:
+        await client.deny(run.run, question.call, by=by, why="A person at the demo said no.")
+        return False
+    await client.approve(run.run, question.call, by=by, why="It arrived broken.")
+    return True
+
+
+async def _kill_in_the_middle(stage: Stage, screen: Screen) -> None:
+    """Kill the executor when the shop has paid and the executor does not know it yet; start it again."""
+    await arrived(stage.shop.refund_arrived, "refund")
+    await stage.executor.kill()
+    screen.note("    --- kill -9 of the executor: the shop has paid, but nobody has said so in the log")
+    process = await stage.executor.start()
+    screen.note(f"    --- the executor is started again, as process {process}")
+
+
+def _begins(run: Run, entry: Entry, tool: str) -> bool:
+    """Whether the entry is the first start of a call of that tool."""
+    if not isinstance(entry.event, EffectStarted):
+        return False
+    return any(line.attempt == 1 and run.calls[line.call].tool == tool for line in entry.event.calls)
+
+
+def _call(run: Run, name: str) -> str:
+    """A call as a person knows it: tool and arguments."""
+    call = run.calls.get(name)
+    args = call.judged.args if call is not None and call.judged is not None else ""
+    return f"{call.tool} {args}" if call is not None else name
+
+
+def _ended(run: Run, status: str) -> Sealed:
+    sealed = _sealed(run)
+    _so(sealed.status == status, f"the run is {status}, not {sealed.status} ({sealed.why})")
+    return sealed
+
+
+def _sealed(run: Run) -> Sealed:
+    if run.sealed is None:
+        raise Untold(f"The run {run.run} is not sealed.")
+    return run.sealed
+
+
+def _events(run: Run, kind: type[E]) -> list[E]:
+    return [entry.event for entry in run.entries if isinstance(entry.event, kind)]
+
+
+def _so(holds: bool, what: str) -> None:
+    if not holds:
+        raise Untold(f"The demo did not go as told; this is not so: {what}.")

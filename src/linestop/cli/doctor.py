@@ -1,0 +1,255 @@
+"""``doctor`` and ``health``: is this machine able, is this project right, is this worker well?
+
+A check is a function that returns one sentence; it fails by raising one. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import click
+import msgspec
+
+from linestop.bus import api, layout
+from linestop.bus.connection import Connection, connect
+from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.process import server_program
+from linestop.bus.worker import is_held, lock_path
+from linestop.cli.assembly import agents_of, load_tools, stored_credentials
+from linestop.errors import LinestopError, Unreachable
+from linestop.project import ENVIRONMENT, Project, load_project
+from linestop.sandbox.lint import lint
+from linestop.sandbox.registry import Registry
+
+PYTHON_LEAST: Final = (3, 11)
+CLOCK_OFF_MAX_S: Final = 1.0
+"""Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
+
+BEAT_LATE_S: Final = 30.0
+SANDBOXES: Final = ("docker", "bwrap", "runsc")
+Level = Literal["ok", "warning", "error"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What one check found."""
+
+    check: str
+    level: Level
+    sentence: str
+
+
+class Warn(Exception):  # noqa: N818 - a finding, not a failure
+    """Raised by a check for something to know about that stops nothing."""
+
+
+@click.command()
+@click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else the state folder's].")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, nats: str | None, as_json: bool) -> None:
+    """Check this machine and this project: one line a check; exit code 1 if one fails."""
+    findings = [*_machine(), *_project_findings(nats)]
+    if as_json:
+        click.echo(msgspec.json.encode(findings).decode())
+    else:
+        for found in findings:
+            click.secho(f"{found.level:<7}  ", fg=_COLOURS[found.level], nl=False)
+            click.echo(f"{found.check}: {found.sentence}")
+    if any(found.level == "error" for found in findings):
+        ctx.exit(1)
+
+
+@click.command()
+@click.option("--worker", metavar="NAME", help="Also check that the worker of that name is alive.")
+@click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else the state folder's].")
+def health(worker: str | None, nats: str | None) -> None:
+    """Say in one line whether the broker answers and the worker works; for health checks of containers."""
+    project = load_project().at(nats)
+    if worker is not None:
+        click.echo(check_worker(project.directory, worker))
+    click.echo(anyio.run(_reach, project))
+
+
+def check_worker(directory: Path, name: str) -> str:
+    """Say that the worker holds its name and its event loop turns, or raise ``Unreachable``."""
+    if not is_held(directory, name):
+        raise Unreachable(f"No worker called {name} runs with the state folder {directory}.")
+    late_s = time.time() - lock_path(directory, name).stat().st_mtime
+    if late_s > BEAT_LATE_S:
+        raise Unreachable(f"The worker {name} has not moved for {late_s:.0f} s; restart it.")
+    return f"The worker {name} is alive."
+
+
+def _machine() -> Iterator[Finding]:
+    yield _finding("python", _python)
+    yield _finding("nats-server", lambda: f"{server_program()}")
+    yield _finding("sandboxes", _sandboxes)
+
+
+def _project_findings(nats: str | None) -> Iterator[Finding]:
+    """Check the project, as far as one finding lets the next be looked at."""
+    try:
+        project = load_project().at(nats)
+    except LinestopError as error:
+        yield Finding(check="project", level="error", sentence=str(error))
+        return
+    where = project.file or "defaults, there is no linestop.toml"
+    yield Finding(check="project", level="ok", sentence=f"{where} ({project.config.profile})")
+    yield _finding("environment", _environment)
+    yield _finding("secrets", lambda: _secrets(project))
+    registry: list[Registry] = []
+    yield _finding("tools", lambda: _tools(project, registry))
+    if registry:
+        yield _finding("agents", lambda: _agents(project, registry[0]))
+        yield _finding("model keys", lambda: _keys(project, registry[0]))
+    yield _finding("credentials", lambda: _credentials(project))
+    yield from anyio.run(_broker, project)
+
+
+def _finding(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DeprecationWarning)
+            sentence = look()
+    except Warn as warning:
+        return Finding(check=check, level="warning", sentence=str(warning))
+    except LinestopError as error:
+        return Finding(check=check, level="error", sentence=str(error))
+    if caught:
+        return Finding(check=check, level="warning", sentence=f"{sentence}; deprecated: {caught[0].message}")
+    return Finding(check=check, level="ok", sentence=sentence)
+
+
+def _python() -> str:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < PYTHON_LEAST:
+        raise LinestopError(f"{version} is too old: linestop needs at least {PYTHON_LEAST[0]}.{PYTHON_LEAST[1]}.")
+    return f"{version} in {sys.prefix}"
+
+
+def _sandboxes() -> str:
+    found = [name for name in SANDBOXES if shutil.which(name)]
+    return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, code of models needs one"
+
+
+def _environment() -> str:
+    unknown = sorted(name for name in os.environ if name.startswith("LINESTOP_") and name not in ENVIRONMENT)
+    if unknown:
+        raise Warn(f"{unknown[0]} is no variable of linestop; there is {', '.join(ENVIRONMENT)}")
+    used = [name for name in ENVIRONMENT if name in os.environ]
+    return f"{', '.join(used)} set" if used else "nothing is overridden"
+
+
+def _secrets(project: Project) -> str:
+    found = project.secret_values()
+    return f"{len(found)} known and kept out of logs, prompts and answers"
+
+
+def _tools(project: Project, registry: list[Registry]) -> str:
+    registry.append(load_tools(project))
+    known = registry[0]
+    findings = [found for found in lint(known.contracts(), tierless=known.tierless()) if found.level == "error"]
+    if findings:
+        raise Warn(f"{findings[0].tool} {findings[0].message}; `linestop tools lint` shows all")
+    return f"{len(known)} known"
+
+
+def _agents(project: Project, registry: Registry) -> str:
+    """Loading an agent finds the price of each of its models, or says that there is none."""
+    agents = agents_of(project, registry)
+    return f"{', '.join(agent.name for agent in agents)}; every model has a price"
+
+
+def _keys(project: Project, registry: Registry) -> str:
+    models = {
+        choice.model
+        for agent in agents_of(project, registry)
+        if agent.planner == "model" and not agent.base_url
+        for choice in (agent.model, *agent.fallbacks)
+    }
+    for provider, variable in (("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")):
+        named = sorted(model for model in models if model.startswith(f"{provider}/"))
+        if named and not os.environ.get(variable):
+            raise Warn(f"{named[0]} needs {variable}, which is not set")
+    return f"all that {', '.join(sorted(models)) or 'no model'} needs"
+
+
+def _credentials(project: Project) -> str:
+    paths = [credential_path(project.directory, name) for name in CREDENTIALS]
+    found = [path for path in paths if path.exists()]
+    for path in found:
+        load_credential(path)
+    if not found:
+        raise Warn(f"none in {project.directory} yet; `linestop dev` and `linestop bus init` make them")
+    return f"{len(found)} of {len(paths)} in {project.directory}, readable by nobody else"
+
+
+async def _broker(project: Project) -> list[Finding]:
+    if not credential_path(project.directory, "bootstrap").exists():
+        return []
+    found: list[Finding] = []
+    try:
+        credential = stored_credentials(project, ["bootstrap"])["bootstrap"]
+        async with await connect(credential, name="linestop doctor") as connection:
+            found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}"))
+            found.append(await _looked("streams", lambda: _streams(connection)))
+            found.append(await _looked("clock", lambda: _clock(connection)))
+    except LinestopError as error:
+        found.append(Finding(check="broker", level="warning", sentence=str(error)))
+    return found
+
+
+async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(check=check, level="ok", sentence=await look())
+    except Warn as warning:
+        return Finding(check=check, level="warning", sentence=str(warning))
+    except LinestopError as error:
+        return Finding(check=check, level="error", sentence=str(error))
+
+
+async def _streams(connection: Connection) -> str:
+    """Compare what is there with what must be; this creates what is missing, exactly as a start would."""
+    done = await set_up(connection, BusLayout())
+    done.require_no_differences()
+    return "as linestop needs them"
+
+
+async def _clock(connection: Connection) -> str:
+    """Compare with the broker's clock, by the time at which it says that it answered."""
+    before = datetime.now(UTC)
+    reply = await connection.ask(api.stream_info(layout.RUNS))
+    after = datetime.now(UTC)
+    there = msgspec.convert(reply["ts"], datetime)
+    off_s = max((before - there).total_seconds(), (there - after).total_seconds(), 0.0)
+    if off_s > CLOCK_OFF_MAX_S:
+        raise Warn(f"this machine's and the broker's differ by {off_s:.1f} s: synchronise them")
+    return "agrees with the broker's"
+
+
+async def _reach(project: Project) -> str:
+    credential = stored_credentials(project, [_any_credential(project)])
+    (one,) = credential.values()
+    async with await connect(one, name="linestop health"):
+        return f"The broker at {one.url} answers."
+
+
+def _any_credential(project: Project) -> CredentialName:
+    for name in CREDENTIALS:
+        if credential_path(project.directory, name).exists():
+            return name
+    raise Unreachable(f"There is no credential in {project.directory}: start `linestop dev`, or `linestop bus init`.")
+
+
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}

@@ -1,0 +1,55 @@
+"""The commands that print a run's log: ``events`` and ``watch``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import click
+
+from linestop.cli import output, timeline
+from linestop.cli.runs import entry_document
+from linestop.client import Client
+
+
+@click.command()
+@click.argument("run")
+@click.option("--after", "after_n", type=click.IntRange(min=0), default=0, help="Only what comes after this event.")
+@click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
+@output.common
+def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Print the events of RUN, one a line; with --json each with all its data."""
+
+    async def work(client: Client) -> None:
+        source = client.events(run, after_n=after_n, follow=follow, tenant=options["tenant"])
+        async with contextlib.aclosing(source) as entries:
+            async for entry in entries:
+                if options["as_json"]:
+                    output.say_json(entry_document(entry))
+                else:
+                    output.say(timeline.line(entry).replace("\n", "\\n"))
+
+    output.with_client(options["directory"], work, as_="client")
+
+
+@click.command()
+@click.argument("run")
+@output.common
+def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
+
+    async def work(client: Client) -> int:
+        status = ""
+        async with contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states:
+            async for state, entry in states:
+                if options["as_json"]:
+                    output.say_json(entry_document(entry))
+                else:
+                    output.say(timeline.line(entry).replace("\n", "\\n"))
+                if entry.name == "asked" and not entry.ignored:
+                    for question in await client.questions(run, tenant=options["tenant"]):
+                        output.note(output.question_text(question))
+                status = state.sealed.status if state.sealed else ""
+        return output.EXIT_OF.get(status, output.EXIT_FAILED)
+
+    output.finish(output.with_client(options["directory"], work, as_="client"))

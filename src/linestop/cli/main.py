@@ -1,0 +1,243 @@
+"""``linestop``: the table of commands, and how errors end the program.
+
+Importing a command imports what it needs (the broker's client, SDKs, a database), so ``--help`` shows this
+table and imports none of it. A command's module is imported when the command is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from linestop.errors import LinestopError
+
+
+class Entry(NamedTuple):
+    """One command: where its click object is, and what the table says of it."""
+
+    target: str
+    help: str
+
+
+SECTIONS: Final[dict[str, dict[str, Entry]]] = {
+    "Start here": {
+        "demo": Entry("linestop.cli.demo:demo", "Three short stories on real parts; no key, no configuration."),
+        "dev": Entry("linestop.cli.processes:dev", "Run everything on this machine: broker, actors, scripted models."),
+        "doctor": Entry("linestop.cli.doctor:doctor", "Check this machine and this project, one line a check."),
+    },
+    "Runs": {
+        "run": Entry("linestop.cli.runs:run", "Give an agent a task and wait for the outcome."),
+        "runs": Entry("linestop.cli.runs:runs", "List runs."),
+        "show": Entry("linestop.cli.runs:show", "Show one run: what happened, who said it, what it cost."),
+        "watch": Entry("linestop.cli.logs:watch", "Follow a run as it happens."),
+        "events": Entry("linestop.cli.logs:events", "Print the events of a run."),
+        "stop": Entry("linestop.cli.runs:stop", "Stop a run: nothing of it starts any more."),
+        "pause": Entry("linestop.cli.runs:pause", "Hold a run: nothing starts until it is resumed."),
+        "resume": Entry("linestop.cli.runs:resume", "Let a paused run go on."),
+    },
+    "Decisions": {
+        "approvals": Entry("linestop.cli.approvals:approvals", "List what waits for a person."),
+        "approve": Entry("linestop.cli.approvals:approve", "Agree to one call, exactly as shown."),
+        "deny": Entry("linestop.cli.approvals:deny", "Refuse one call."),
+        "answer": Entry("linestop.cli.approvals:answer", "Answer a question of a run."),
+        "resolve": Entry("linestop.cli.approvals:resolve", "Say what became of a call whose fate is unknown."),
+        "answer": Entry("linestop.cli.approvals:answer", "Answer a question of the model."),
+        "resolve": Entry("linestop.cli.approvals:resolve", "Say what became of a call that nobody knows of."),
+    },
+    "Looking back": {
+        "verify": Entry("linestop.cli.verify:verify", "Check that a run's log is whole and keeps the rules."),
+        "view": Entry("linestop.cli.lookback:view", "Look at a run as it was at any event."),
+        "replay": Entry("linestop.cli.lookback:replay", "Decide a run again from its log and compare."),
+        "fork": Entry("linestop.cli.lookback:fork", "Branch a run off at an event, away from live effects."),
+        "diff": Entry("linestop.cli.lookback:diff", "Compare two runs event by event."),
+        "export": Entry("linestop.cli.lookback:export", "Write a run with its proof into a file."),
+        "sql": Entry("linestop.cli.archive:sql", "Ask the archive of all runs."),
+        "report": Entry("linestop.cli.archive:report", "Sum up runs, costs and stops."),
+        "eval": Entry("linestop.cli.evaluate:evaluate", "Run an agent against examples and judge it."),
+    },
+    "Agents and tools": {
+        "agents": Entry("linestop.cli.agents_tools:agents", "List agents: in files, and deployed."),
+        "deploy": Entry("linestop.cli.agents_tools:deploy", "Let new runs use the agents in files."),
+        "rollback": Entry("linestop.cli.agents_tools:rollback", "Let new runs use an earlier version again."),
+        "tools": Entry("linestop.cli.agents_tools:tools", "List, inspect and lint tools."),
+    },
+    "Processes": {
+        "up": Entry("linestop.cli.processes:up", "Run all actors against an outside broker."),
+        "actor": Entry("linestop.cli.processes:actor", "Run one role; as many processes as you like."),
+        "recorder": Entry("linestop.cli.recorder:recorder", "Look after the archive of all runs."),
+        "bus": Entry("linestop.cli.bus:bus", "Set up an outside broker."),
+        "health": Entry("linestop.cli.doctor:health", "Say whether this worker and its broker are well."),
+        "dead": Entry("linestop.cli.dead:dead", "Look at what could not be handled, and send it again."),
+        "schema": Entry("linestop.cli.schema:schema", "Print the schemas of everything on the bus."),
+        "console": Entry("linestop.cli.web:console", "Serve the console, for browsers."),
+    },
+}
+"""Every command by section. One whose module is not installed is left out of the help."""
+
+OWN_PROJECT: Final = frozenset({"demo", "doctor"})
+"""Commands that must work whatever a ``linestop.toml`` in this folder says: they bring or judge one."""
+
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands that are installed."""
+        del ctx
+        return [name for section in SECTIONS.values() for name, entry in section.items() if _installed(entry)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of that name, None if there is none."""
+        del ctx
+        entry = next((section[cmd_name] for section in SECTIONS.values() if cmd_name in section), None)
+        if entry is None or not _installed(entry):
+            return None
+        module, _, attribute = entry.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table by section, from what is known without importing anything."""
+        del ctx
+        for title, section in SECTIONS.items():
+            rows = [(name, entry.help) for name, entry in section.items() if _installed(entry)]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _installed(entry: Entry) -> bool:
+    """Whether the command's module is there, looked up beside this file, so that nothing is imported."""
+    name = entry.target.partition(":")[0].rpartition(".")[2]
+    folder = Path(__file__).parent
+    return (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        # Imported here: reading package metadata costs more than all the rest of the help.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        click.echo(f"linestop {version('linestop')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings=_HELP)
+@click.option("--project", type=click.Path(path_type=Path), help="As if started in that folder [LINESTOP_PROJECT].")
+@click.option("--profile", type=click.Choice(["dev", "staging", "prod"]), help="Which profile [LINESTOP_PROFILE].")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
+@click.pass_context
+def cli(ctx: click.Context, project: Path | None, profile: str | None) -> None:
+    """Run AI agents on an event log that anyone can stop and everyone can check.
+
+    New here: `linestop demo`. Then `linestop dev` in an empty folder.
+    """
+    # The environment is how every command, and every process that a command starts, is told.
+    if profile is not None:
+        os.environ["LINESTOP_PROFILE"] = profile
+    folder = project or Path(os.environ.get("LINESTOP_PROJECT") or ".")
+    if not folder.is_dir():
+        raise click.UsageError(f"The project folder {folder} does not exist.")
+    # As `make -C` does it: every path of every command means the same as if it were typed there.
+    os.chdir(folder)
+    os.environ.pop("LINESTOP_PROJECT", None)
+    if Path("linestop.toml").exists() and ctx.invoked_subcommand not in OWN_PROJECT:
+        _tell_the_rest()
+
+
+def _tell_the_rest() -> None:
+    """Let commands that need no more of a project than where its broker is find that in the environment."""
+    # Imported here: without a project there is nothing to read, and the help reads nothing.
+    from linestop.project import load_project  # noqa: PLC0415
+
+    project = load_project()
+    os.environ.setdefault("LINESTOP_DIR", str(project.directory))
+    os.environ.setdefault("LINESTOP_TENANT", project.config.tenant)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; errors are one sentence on stderr."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (DESIGN section 9)."""
+    try:
+        result: object = cli.main(args=None if args is None else list(args), standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        click.echo(f"linestop: {_sentence(error)}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LinestopError as error:
+        click.echo(f"linestop: {error}", err=True)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def first_known(error: BaseException) -> LinestopError | None:
+    """The first error of ours in a group of errors, as a failed task group raises them."""
+    if isinstance(error, LinestopError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        inner = [first_known(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+        return next((one for one in inner if one is not None), None)
+    return None
+
+
+def _sentence(error: click.ClickException) -> str:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{error.format_message()} See `{error.ctx.command_path} --help`."
+    return error.format_message()
+
+
+def _unexpected(error: Exception) -> int:
+    known = first_known(error)
+    if known is not None:
+        click.echo(f"linestop: {known}", err=True)
+        return known.exit_code
+    where = _keep_traceback(error)
+    click.echo(
+        f"linestop: {type(error).__name__} where none was expected; this is a defect. The traceback is in {where}.",
+        err=True,
+    )
+    return 1
+
+
+def _keep_traceback(error: Exception) -> Path:
+    """Write the traceback into the state folder if there is one, else into a temporary file."""
+    state = Path(os.environ.get("LINESTOP_DIR") or ".linestop").absolute()
+    text = "".join(traceback.format_exception(error))
+    folder = state if state.is_dir() and os.access(state, os.W_OK) else Path(tempfile.gettempdir())
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    descriptor, name = tempfile.mkstemp(prefix=f"crash-{stamp}-", suffix=".txt", dir=folder, text=True)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return Path(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How commands speak: data on stdout, progress on stderr, and nothing a terminal would obey.
+
+Texts of models, tools and strangers are shown with their control characters escaped; ``--json`` gives them
+exactly, as JSON in which those characters are escapes too.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+
+import anyio
+import click
+import msgspec
+
+from linestop.bus.permissions import CredentialName
+from linestop.client import Client
+from linestop.client.identity import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, identify
+from linestop.client.views import OpenQuestion
+from linestop.errors import InputError
+from linestop.schemas.messages import Reply
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 3
+EXIT_STOPPED: Final = 4
+EXIT_BUDGET: Final = 5
+EXIT_WAITING: Final = 6
+EXIT_DENIED: Final = 7
+EXIT_TIMED_OUT: Final = 10
+
+EXIT_OF: Final = {
+    "completed": EXIT_DONE,
+    "stopped": EXIT_STOPPED,
+    "over_budget": EXIT_BUDGET,
+    "denied": EXIT_DENIED,
+    "expired": EXIT_DENIED,
+}
+"""Exit code of a run by how it ended; whatever is not here failed."""
+
+WIDTH_PIPED: Final = 160
+"""Columns of a table that does not go to a terminal."""
+
+# C0 and C1 controls, DEL, what reorders or hides text, and lone surrogates: all that makes a terminal do or
+# show something else than the characters it is given.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_BLOCK = frozenset("\n\t")
+
+
+def clean(text: str, *, block: bool = False) -> str:
+    """Escape what a terminal would obey. ``block`` keeps line breaks and tabs."""
+
+    def escaped(match: re.Match[str]) -> str:
+        char = match[0]
+        if block and char in _BLOCK:
+            return char
+        return char.encode("unicode_escape", "surrogatepass").decode()
+
+    return _UNSAFE.sub(escaped, text)
+
+
+def short(text: str, chars_max: int = 100) -> str:
+    """One clean line of at most ``chars_max`` characters."""
+    line = clean(" ".join(text.split(" ")))
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
+
+
+def say(text: str) -> None:
+    """Print data: escaped, on stdout."""
+    click.echo(clean(text, block=True))
+
+
+def note(text: str) -> None:
+    """Print progress: escaped, on stderr."""
+    click.echo(clean(text, block=True), err=True)
+
+
+def say_json(value: object) -> None:
+    """Print one JSON document (or one line of a stream of them) on stdout."""
+    text = msgspec.json.encode(value).decode()
+    # JSON leaves some characters that terminals obey as they are; inside its strings an escape means the same.
+    click.echo(_UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout; cells are escaped and folded, never cut."""
+    # Imported here: drawing tables costs more than everything else that a command imports.
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell, block=True)) for cell in row))
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH_PIPED)
+    console.print(table)
+
+
+def say_reply(reply: Reply, *, as_json: bool) -> None:
+    """Print what became of a word."""
+    if as_json:
+        say_json(reply)
+    else:
+        say(f"{reply.run}: {reply.sentence}")
+
+
+def dollars(micros: int) -> str:
+    """An amount for people."""
+    return f"${micros / 1_000_000:.4f}"
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago something was, in one unit."""
+    if moment is None:
+        return ""
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def until(moment: datetime) -> str:
+    """How long there is until something happens."""
+    seconds = int((moment - datetime.now(UTC)).total_seconds())
+    if seconds <= 0:
+        return "expired"
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+
+
+def finish(code: int) -> NoReturn:
+    """End the command with this exit code."""
+    click.get_current_context().exit(code)
+
+
+def common(command: Callable[P, T]) -> Callable[P, T]:
+    """Add what every command about runs takes: ``--dir``, ``--tenant``, ``--json``."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print data as JSON."),
+        click.option(
+            "--tenant",
+            default="default",
+            envvar="LINESTOP_TENANT",
+            show_default=True,
+            help="Whose runs [LINESTOP_TENANT].",
+        ),
+        click.option(
+            "--dir",
+            "directory",
+            type=click.Path(path_type=Path),
+            default=DIRECTORY_DEFAULT,
+            envvar=DIRECTORY_VARIABLE,
+            show_default=True,
+            help="The state directory, or a credential file [LINESTOP_DIR].",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def person(command: Callable[P, T]) -> Callable[P, T]:
+    """Add what every decision takes: ``--by`` and ``--why``."""
+    command = click.option("--why", default="", help="The reason; it is kept for ever.")(command)
+    return click.option("--by", default="", help="Who says so; by default your user name.")(command)
+
+
+def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_: CredentialName = "operator") -> T:
+    """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns."""
+
+    async def main() -> T:
+        async with Client(identify(directory, as_=as_), name="cli") as client:
+            return await work(client)
+
+    return anyio.run(main)
+
+
+def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Read JSON from the command line: as it stands, or from ``@file`` or a file's name.
+
+    Raises:
+        InputError: there is no such file, or it is not JSON.
+    """
+    source = text
+    path = Path(text.removeprefix("@"))
+    if text.startswith("@") or (not text.lstrip().startswith(("{", "[", '"')) and path.is_file()):
+        try:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{what} cannot be read from {path}: {error}.") from None
+    try:
+        return msgspec.json.decode(source.encode())
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        raise InputError(f"{what} is not JSON: {error}.") from None
+
+
+def commands_for(question: OpenQuestion) -> list[str]:
+    """The commands that answer a question, to be copied."""
+    target = f"{question.run} {question.call}".rstrip()
+    tenant = "" if question.tenant == "default" else f" --tenant {question.tenant}"
+    match question.kind:
+        case "approval" | "spend":
+            words = [f"approve {target}", f"deny {target} --why REASON"]
+        case "question" | "event":
+            words = [f"answer {target} ANSWER"]
+        case "doubt":
+            words = [f"resolve {target} --{action}" for action in ("retry", "done", "stop")]
+    return [f"linestop {word}{tenant}" for word in words]
+
+
+def question_text(question: OpenQuestion) -> str:
+    """A question as a person must see it before deciding: the call with its exact arguments."""
+    lines = [
+        f"Run {question.run} ({question.agent}) waits for a person: {question.kind}, {until(question.expires_at)} left."
+    ]
+    if question.tool:
+        lines.append(f"  call    {question.call}: {question.tool}({question.args})")
+    if question.tier:
+        lines.append(f"  tier    {question.tier} (rule {question.rule})")
+    if question.text:
+        lines.append(f"  asks    {question.text}")
+    if question.options:
+        lines.append(f"  options {' | '.join(question.options)}")
+    if question.reason:
+        lines.append(f"  reason  {question.reason}")
+    for origin in question.provenance:
+        seen = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
+        lines.append(f"  value   {origin.path} comes from {seen}")
+    if question.quorum > 1:
+        lines.append(
+            f"  quorum  {len(question.votes)} of {question.quorum}: {', '.join(question.votes) or 'nobody yet'}"
+        )
+    lines += [f"  $ {command}" for command in commands_for(question)]
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""``dev``, ``up`` and ``actor``: the processes that do the work.
+
+``dev`` starts a broker of its own and every role in one process. ``up`` is the same against an outside
+broker. ``actor`` is one role, as often as wanted. All three serve until SIGINT or SIGTERM, then drain.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Final
+
+import anyio
+import click
+import structlog
+
+from linestop.bus.credentials import credential_path
+from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
+from linestop.bus.worker import WorkerLock, hold_free_name, hold_name, host_name
+from linestop.cli.assembly import (
+    ORDER,
+    Credentials,
+    agents_of,
+    deploy,
+    load_tools,
+    prepare,
+    roles_named,
+    serve,
+    stored_credentials,
+)
+from linestop.errors import Unreachable
+from linestop.project import Project, load_project
+from linestop.sandbox.registry import Registry
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.subjects import ACTORS, RoleName
+
+DEV_WORKER: Final = "dev"
+_NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else linestop.toml].")
+_NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
+
+
+def say(text: str = "") -> None:
+    """Tell a person how it goes; on stderr, because stdout is for data."""
+    click.echo(text, err=True)
+
+
+def run_loop(work: Callable[[], Awaitable[None]]) -> None:
+    """Run ``work`` on uvloop with structured logs on stderr."""
+    configure_logs()
+    anyio.run(work, backend="asyncio", backend_options={"use_uvloop": sys.platform != "win32"})
+
+
+def configure_logs() -> None:
+    """Write warnings and errors to stderr: readable in a terminal, JSON elsewhere."""
+    plain = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if plain else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
+@click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
+def dev(port: int | None, name: str) -> None:
+    """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents.
+
+    Works in an empty folder. State is kept in .linestop, so the next `linestop dev` goes on where this ended.
+    """
+    project = load_project()
+    chosen = project.config.nats.port if port is None else port
+    run_loop(lambda: serve_dev(project, port=chosen, name=name))
+
+
+async def serve_dev(
+    project: Project, *, port: int = 0, name: str = DEV_WORKER, ready: anyio.Event | None = None
+) -> None:
+    """Serve everything from one process until it is told to end; sets ``ready`` when it works."""
+    began = time.monotonic()
+    registry = load_tools(project)
+    agents = agents_of(project, registry)
+    gave_up = anyio.Event()
+
+    def on_event(event: ServerEvent) -> None:
+        if event.kind in {"crashed", "restarted", "gave_up"}:
+            say(event.sentence)
+        if event.kind == "gave_up":
+            gave_up.set()
+
+    options = ServerOptions(port=port, sync_interval=project.config.nats.sync)
+    with hold_name(project.directory, name) as lock:
+        async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
+            credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
+            await prepare(credentials["bootstrap"], ())
+            await deploy(credentials["operator"], agents)
+            async with serve(project, ORDER, credentials, lock=lock, registry=registry):
+                _say_ready(project, agents, registry, where=server.url, seconds=time.monotonic() - began)
+                if ready is not None:
+                    ready.set()
+                await _until_told(gave_up)
+                say("Ending: nothing new starts, what runs may finish.")
+    if gave_up.is_set():
+        raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
+
+
+@click.command()
+@_NATS
+@_NAME
+@click.option("--no-deploy", is_flag=True, help="Leave the deployed agents as they are.")
+def up(nats: str | None, name: str | None, no_deploy: bool) -> None:
+    """Run all actors in one process against an outside broker, with the credentials of the state folder."""
+    project = load_project().at(nats)
+    run_loop(lambda: _serve_up(project, name, deploying=not no_deploy))
+
+
+async def _serve_up(project: Project, name: str | None, *, deploying: bool) -> None:
+    began = time.monotonic()
+    registry = load_tools(project)
+    agents = agents_of(project, registry)
+    with _held(project, name, host_name()) as lock:
+        credentials = stored_credentials(project, ACTORS)
+        await _prepare_if_able(project, ())
+        if deploying:
+            await deploy(stored_credentials(project, ["operator"])["operator"], agents)
+        async with serve(project, ORDER, credentials, lock=lock, registry=registry):
+            where = credentials["planner"].url
+            _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
+            await _until_told(anyio.Event())
+
+
+@click.command()
+@click.argument("role", type=click.Choice(ACTORS))
+@_NATS
+@_NAME
+def actor(role: str, nats: str | None, name: str | None) -> None:
+    """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
+    project = load_project().at(nats)
+    run_loop(lambda: _serve_actor(project, roles_named([role])[0], name))
+
+
+async def _serve_actor(project: Project, role: RoleName, name: str | None) -> None:
+    with _held(project, name, f"{host_name()}-{role}") as lock:
+        credentials = stored_credentials(project, [role])
+        await _prepare_if_able(project, [role])
+        async with serve(project, [role], credentials, lock=lock) as host:
+            say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+            await _until_told(anyio.Event())
+
+
+async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleName, ...]) -> None:
+    """Create what is missing where the credential for it is at hand; a container has only its role's own."""
+    if credential_path(project.directory, "bootstrap").exists():
+        await prepare(stored_credentials(project, ["bootstrap"])["bootstrap"], roles)
+
+
+def _held(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
+    return hold_name(project.directory, name) if name else hold_free_name(project.directory, kind)
+
+
+async def _until_told(also: anyio.Event) -> None:
+    """Wait for SIGINT or SIGTERM, or for ``also``."""
+
+    async def watch() -> None:
+        await also.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                tasks.cancel_scope.cancel()
+                return
+
+
+def _say_ready(
+    project: Project, agents: tuple[AgentVersion, ...], registry: Registry, *, where: str, seconds: float
+) -> None:
+    first = agents[0].name if agents else "AGENT"
+    say(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
+    say(f"  broker   {where}, log and streams in {project.directory}")
+    say(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
+    for agent in agents:
+        tools = ", ".join(tool.name for tool in agent.tools) or "no tools"
+        say(f"  agent    {agent.name} on {agent.model.model}: {tools}")
+    say(f"  tools    {len(registry)} known, see `linestop tools ls`")
+    if project.dry:
+        say("  staging  effects above `read` are described, not done")
+    say("Next, in another terminal:")
+    say(f'  linestop run {first} "What time is it?"')
+    say("  linestop runs            linestop approvals            linestop stop RUN")
+    say("Ctrl-C ends it; state is kept.")

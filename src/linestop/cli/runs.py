@@ -1,0 +1,309 @@
+"""The commands about runs: ``run``, ``runs``, ``show``, ``stop``, ``pause``, ``resume``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+import msgspec
+
+from linestop.bus.after import Outcome
+from linestop.cli import output, timeline
+from linestop.client import Client, Submitted
+from linestop.client.client import TaskOptions
+from linestop.client.views import OpenQuestion, run_line
+from linestop.errors import InputError, TimedOut
+from linestop.schemas.run import Entry, Run
+
+
+@click.command()
+@click.argument("agent")
+@click.argument("text")
+@click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
+@click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
+@click.option("--detach", is_flag=True, help="Print the run's id and leave as soon as the task is let in.")
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), help="Wait at most so many seconds (exit code 10).")
+@click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not done.")
+@click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
+@output.common
+def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the options above, as click gives them
+    """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
+
+    The run's log goes to stderr while it lasts. If it comes to wait for a person and nobody sits at a
+    terminal, the command ends with exit code 6 and says how to decide; the run goes on waiting.
+    """
+    task = TaskOptions(
+        key=options["key"],
+        user=options["user"],
+        submitter="cli",
+        dry_run=options["dry_run"],
+        scope=tuple(options["scope"]) or None,
+        limits=_limits(options["limits"]),
+    )
+    body = sys.stdin.read() if text == "-" else text
+
+    async def work(client: Client) -> int:
+        submitted = await client.submit(agent, body, tenant=options["tenant"], **task)
+        if submitted.sentence and submitted.status == "kept":
+            output.note(submitted.sentence)
+        if options["detach"]:
+            return _detached(submitted, as_json=options["as_json"])
+        waited = _Waiting(client, tenant=options["tenant"], as_json=options["as_json"])
+        return await waited.run(submitted.run, options["wait_s"])
+
+    output.finish(output.with_client(options["directory"], work, as_="client"))
+
+
+def _limits(given: tuple[str, ...]) -> dict[str, float]:
+    limits: dict[str, float] = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise InputError(f"--limit {each}: write NAME=VALUE with a number, e.g. cost_max_micros=100000.") from None
+    return limits
+
+
+def _detached(submitted: Submitted, *, as_json: bool) -> int:
+    if as_json:
+        output.say_json(submitted)
+    else:
+        output.say(submitted.run)
+        if submitted.status == "refused":
+            output.note(submitted.sentence)
+    return output.EXIT_FAILED if submitted.status == "refused" else output.EXIT_DONE
+
+
+class _Waiting:
+    """Waits for a run: shows what happens, and leaves when it is over, asks a person, or takes too long."""
+
+    def __init__(self, client: Client, *, tenant: str, as_json: bool) -> None:
+        self._client = client
+        self._tenant = tenant
+        self._as_json = as_json
+        self._shown: list[OpenQuestion] = []
+
+    async def run(self, run: str, wait_s: float | None) -> int:
+        """Return the exit code."""
+        code: int | None = None
+        with anyio.move_on_after(wait_s):
+            code = await self._until_over(run)
+            if code is None:
+                return self._end(await self._client.outcome(run, tenant=self._tenant))
+        if code is not None:
+            return code
+        raise TimedOut(f"Run '{run}' is not over after {wait_s:g} s; it goes on: `linestop watch {run}` follows it.")
+
+    async def _until_over(self, run: str) -> int | None:
+        """Follow the run; the exit code if it waits for somebody who is not there, None when it is sealed."""
+        async with contextlib.aclosing(self._client.watch(run, tenant=self._tenant)) as states:
+            async for state, entry in states:
+                output.note(timeline.line(entry))
+                if entry.name == "asked" and not entry.ignored and await self._ask(state.run):
+                    return output.EXIT_WAITING
+        return None
+
+    async def _ask(self, run: str) -> bool:
+        """Show what a person is asked; whether to leave because there is nobody to see it."""
+        # Asked anew: the entry may be of the past, and have been answered since.
+        questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
+        self._shown.extend(questions)
+        for question in questions:
+            output.note(output.question_text(question))
+        if not questions or sys.stdin.isatty():
+            return False
+        if self._as_json:
+            output.say_json({"run": run, "status": "waiting", "questions": questions})
+        return True
+
+    def _end(self, outcome: Outcome) -> int:
+        if self._as_json:
+            output.say_json(outcome)
+        elif isinstance(outcome.answer, str):
+            output.say(outcome.answer)
+        elif outcome.partial:
+            output.note(f"It had said so far: {outcome.partial}")
+        why = f": {outcome.why}" if outcome.why else ""
+        output.note(f"{outcome.run} {outcome.status}{why} ({output.dollars(outcome.cost_micros)})")
+        return output.EXIT_OF.get(outcome.status, output.EXIT_FAILED)
+
+
+@click.command()
+@click.option("--open", "open_only", is_flag=True, help="Only runs that are not over.")
+@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="How many, newest first.")
+@output.common
+def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
+    """List the runs begun last, newest first."""
+
+    async def work(client: Client) -> None:
+        lines = await client.runs(limit=limit, open_only=open_only, tenant="" if all_tenants else tenant)
+        if as_json:
+            output.say_json(lines)
+            return
+        columns = ("run", "agent", "status", "turns", "calls", "cost", "age", "task")
+        output.say_table(
+            columns,
+            [
+                (
+                    line.run, line.agent, line.status, str(line.turns), str(line.calls),
+                    output.dollars(line.cost_micros), output.ago(line.opened_at or line.last_at),
+                    output.short(line.text or line.why, 60),
+                )
+                for line in lines
+            ],
+        )  # fmt: skip
+
+    output.with_client(directory, work, as_="client")
+
+
+@click.command()
+@click.argument("run")
+@output.common
+def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
+    """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
+
+    async def work(client: Client) -> None:
+        state = await client.run(run, tenant=tenant)
+        questions = await client.questions_of(state)
+        if as_json:
+            output.say_json(_document(state, questions))
+        else:
+            _print(state, questions)
+
+    output.with_client(directory, work, as_="client")
+
+
+def _print(state: Run, questions: list[OpenQuestion]) -> None:
+    summary = run_line(state)
+    opened = state.opened
+    output.say(f"run      {summary.run} (tenant {summary.tenant})")
+    output.say(
+        f"agent    {summary.agent}" + (f", version {opened.agent.digest[:12]}, {opened.model.model}" if opened else "")
+    )
+    output.say(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
+    if opened:
+        output.say(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
+        output.say(f"begun    {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
+    output.say(
+        f"cost     {output.dollars(state.spent_micros)} spent, {output.dollars(state.reserved_micros)} reserved, "
+        f"{output.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
+    )
+    for hold in state.holds.values():
+        output.say(
+            f"hold     {hold.hold} {output.dollars(hold.amount_micros)}, until {hold.release_after:%Y-%m-%d %H:%M} UTC"
+        )
+    if state.stopped:
+        output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
+    output.say("")
+    for entry in state.entries:
+        output.say(timeline.line(entry).replace("\n", "\\n"))
+    if state.calls:
+        output.say("")
+        rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
+        output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
+    answer = state.accepted.answer if state.accepted else None
+    if isinstance(answer, str):
+        output.say(f"\n{answer}")
+    for question in questions:
+        output.say("\n" + output.question_text(question))
+
+
+def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
+    """The run as one JSON document."""
+    calls = [
+        {
+            "call": call.call, "tool": call.tool, "stage": call.stage, "fate": call.fate,
+            "args": call.judged.args if call.judged else call.raw_args, "args_sha256": call.args_sha256,
+            "effect_key": call.judged.effect_key if call.judged else "", "attempts": len(call.effects),
+            "answer": call.answer, "error": call.answer_is_error,
+        }
+        for call in state.calls.values()
+    ]  # fmt: skip
+    return {
+        **msgspec.to_builtins(run_line(state)),
+        "head_sha256": state.head,
+        "reserved_micros": state.reserved_micros,
+        "held_micros": state.held_micros,
+        "holds": list(state.holds.values()),
+        "tokens": state.tokens,
+        "stopped": state.stopped,
+        "sealed": state.sealed,
+        "calls": calls,
+        "questions": questions,
+        "entries": [entry_document(entry) for entry in state.entries],
+    }
+
+
+def entry_document(entry: Entry) -> dict[str, Any]:
+    """One entry as JSON; ``ignored`` only where it is."""
+    shown: dict[str, Any] = {"n": entry.n, "role": entry.role, "event": entry.name, "seq": entry.seq}
+    if entry.ignored:
+        shown["ignored"] = entry.ignored
+    return {**shown, "data": entry.event}
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--mode",
+    type=click.Choice(["fence", "kill", "drain"]),
+    default="fence",
+    show_default=True,
+    help="What becomes of effects under way.",
+)
+@output.person
+@output.common
+def stop(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Stop RUN; when this returns, nothing of it can start any more.
+
+    Works with no actor alive. The receipt lists what was started before and is not known to be over.
+    """
+
+    async def work(client: Client) -> None:
+        receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        if options["as_json"]:
+            output.say_json(receipt)
+            return
+        said = "was stopped before" if receipt.already else "is stopped"
+        output.say(f"{run} {said}: event {receipt.n}, by {receipt.by}, {receipt.why}")
+        for start in receipt.open:
+            output.say(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
+        if receipt.n == 1:
+            output.note("The run had no events: a task that comes for it is refused.")
+
+    output.with_client(options["directory"], work)
+
+
+@click.command()
+@click.argument("run")
+@output.person
+@output.common
+def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Hold RUN: nothing of it starts until it is resumed; deadlines go on."""
+
+    async def work(client: Client) -> None:
+        reply = await client.pause(run, by=by, why=why, tenant=options["tenant"])
+        output.say_reply(reply, as_json=options["as_json"])
+
+    output.with_client(options["directory"], work)
+
+
+@click.command()
+@click.argument("run")
+@output.person
+@output.common
+def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Let a paused RUN go on."""
+
+    async def work(client: Client) -> None:
+        reply = await client.resume(run, by=by, why=why, tenant=options["tenant"])
+        output.say_reply(reply, as_json=options["as_json"])
+
+    output.with_client(options["directory"], work)

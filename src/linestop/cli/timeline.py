@@ -1,0 +1,145 @@
+"""A run's events in words: one line each, for people who watch. Pure."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from linestop.schemas.events import (
+    Accepted,
+    Amended,
+    Answered,
+    AnyEvent,
+    Asked,
+    BlobRef,
+    Checked,
+    Cleared,
+    Compacted,
+    Denied,
+    Edited,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Paused,
+    Proposed,
+    Refused,
+    Resolved,
+    Resumed,
+    Returned,
+    Sealed,
+    Settled,
+    Stopped,
+    Text,
+    Warned,
+)
+from linestop.schemas.run import Entry
+
+TEXT_CHARS_MAX = 200
+
+
+def line(entry: Entry) -> str:
+    """One line for one entry: time, number, who says what, and what it means."""
+    at = f"{entry.event.at:%H:%M:%S.%f}"[:-3] if entry.event else " " * 12
+    number = f"#{entry.n}" if entry.n else "void"
+    said = f"{entry.role}.{entry.name}"
+    if entry.ignored:
+        return f"{at} {number:>5} {said:<20} IGNORED: {entry.ignored}"
+    return f"{at} {number:>5} {said:<20} {describe(entry.event) if entry.event else ''}".rstrip()
+
+
+def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
+    """What an event means, in a few words."""
+    match event:
+        case Opened() | Refused() | Judged() | Checked() | Accepted() | Returned():
+            return _of_validator(event)
+        case Cleared() | Asked() | Granted() | Denied() | Edited() | Answered() | Resolved():
+            return _of_approver(event)
+        case Paused() | Resumed():
+            return f"by {event.by}" + (f": {event.why}" if event.why else "")
+        case Held():
+            return f"may spend {_dollars(event.amount_micros)} ({event.hold})"
+        case Settled():
+            return f"spent {_dollars(sum(hold.spent_micros for hold in event.holds))}"
+        case Warned():
+            return f"{event.limit}: {event.value} of {event.max_value}"
+        case ModelStarted():
+            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"asks {event.model} (turn {event.turn}{again}, {event.purpose})"
+        case Proposed():
+            calls = ", ".join(f"{call.tool}({_text(call.args)}) as {call.call}" for call in event.calls)
+            return "; ".join(part for part in (_text(event.text), calls) if part)
+        case ModelFailedEvent():
+            return f"{event.kind}: {_text(event.message)}"
+        case Compacted():
+            return f"events {event.covers_from} to {event.covers_to} in {len(event.summary)} characters"
+        case EffectStarted():
+            return ", ".join(f"{call.call} (attempt {call.attempt})" for call in event.calls)
+        case Finished():
+            what = event.error.message if event.error else event.result
+            return f"{event.call} {event.outcome}: {_text(what)}"
+        case Stopped():
+            return f"by {event.by} ({event.code}): {event.why}; {len(event.open)} open"
+        case Sealed():
+            return event.status + (f": {event.why}" if event.why else "")
+        case Amended():
+            return f"late facts: {', '.join(str(n) for n in event.facts)}"
+        case _:
+            assert_never(event)
+
+
+def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Returned) -> str:
+    match event:
+        case Opened():
+            return f"{event.agent.name} on {event.model.model}: {_text(event.task.text)}"
+        case Refused():
+            return f"{event.code}: {event.sentence}"
+        case Judged():
+            return ", ".join(
+                f"{call.tool or call.call} {call.verdict}" + (f" ({'; '.join(call.errors)})" if call.errors else "")
+                for call in event.calls
+            )
+        case Checked():
+            return f"event {event.finished_n} {event.verdict}" + "".join(f"; {found}" for found in event.findings)
+        case Accepted():
+            return _text(event.answer)
+        case Returned():
+            return "; ".join(event.errors)
+        case _:
+            assert_never(event)
+
+
+def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered | Resolved) -> str:
+    match event:
+        case Cleared():
+            return ", ".join(f"{call.call} ({call.rule})" for call in event.calls)
+        case Asked():
+            parts = [f"may {call.tool} be done? (call {call.call}, {call.rule})" for call in event.calls]
+            if event.question:
+                parts.append(f"{event.question.text} (call {event.question.call})")
+            if event.spend:
+                parts.append(f"may it spend more than {_dollars(event.spend.limit_micros)}?")
+            return ", ".join(parts)
+        case Granted() | Denied():
+            return f"{event.call or 'spending'} by {event.by}" + (f": {event.why}" if event.why else "")
+        case Edited():
+            return f"{event.call} by {event.by}: {_text(event.args)}"
+        case Answered():
+            return f"{event.call} by {event.by}: {_text(event.answer)}"
+        case Resolved():
+            return f"{event.call} by {event.by}: {event.action}" + (f", {event.why}" if event.why else "")
+        case _:
+            assert_never(event)
+
+
+def _text(text: Text) -> str:
+    if isinstance(text, BlobRef):
+        return f"[{text.bytes} bytes]"
+    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
+
+
+def _dollars(micros: int) -> str:
+    return f"${micros / 1_000_000:.4f}"

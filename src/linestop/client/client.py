@@ -1,0 +1,217 @@
+"""The asynchronous client: everything a person or a service can ask of linestop, over one connection.
+
+It holds no state of its own that matters: what it knows of a run it has folded from the run's log, and what
+it wants it says on subjects that any NATS client may use (``docs/any-client.md``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict, Unpack
+
+import msgspec
+
+from linestop.client.letters import Letters
+from linestop.client.looking import DEFAULT_TENANT, Looking
+from linestop.client.saying import WAIT_S, Mouth
+from linestop.client.stopping import DirectStop, StopMode
+from linestop.client.views import Letter, Receipt, Submitted, pick
+from linestop.errors import InputError, PermissionDenied
+from linestop.schemas.messages import Control, Reply, Task, Verb
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import AgentName, RunId, TenantId
+
+Resolution = Literal["retry", "done", "stop"]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What else a task may say; see ``linestop.schemas.messages.Task``."""
+
+    key: str
+    run: str
+    user: str
+    submitter: str
+    labels: dict[str, str]
+    thread: str
+    priority: int
+    dry_run: bool
+    scope: tuple[str, ...] | None
+    limits: dict[str, float]
+
+
+class Said(TypedDict, total=False):
+    """Who says a word, why, and of which tenant's run. ``by`` is by default the client's ``person``."""
+
+    by: str
+    why: str
+    tenant: str
+
+
+class Client(Looking):
+    """One connection to linestop. Use ``async with Client.connect(...) as client``."""
+
+    @property
+    def operator(self) -> bool:
+        """Whether this client has the operator's credential."""
+        return self.identity.credential.user == "operator"
+
+    # --- tasks -------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        agent: str,
+        text: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        wait_opened: bool = True,
+        **options: Unpack[TaskOptions],
+    ) -> Submitted:
+        """Give an agent a task. On return the broker has it: it will be done or refused, whatever crashes.
+
+        ``key`` makes it idempotent for ever: the same key with the same task is the same run. With
+        ``wait_opened`` the answer says whether the task was let in; without, or if nobody answers within 10
+        seconds, it is ``kept``. ``scope`` and ``limits`` only take away from what the agent may do.
+
+        Raises:
+            InputError: agent, tenant or run is no name, or an option has the wrong type.
+            Unreachable: the broker does not answer; submitting again with the same key is safe.
+            PermissionDenied: this credential may not submit.
+        """
+        try:
+            task = msgspec.convert({**options, "text": text}, Task)
+        except msgspec.ValidationError as error:
+            raise InputError(f"The task is not one: {error}.") from None
+        wait_s = WAIT_S if wait_opened else 0.0
+        return await self._says.task(TenantId(tenant), AgentName(agent), task, wait_s=wait_s)
+
+    # --- decisions ---------------------------------------------------------------------------------------
+
+    async def approve(self, run: str, call: str = "", **said: Unpack[Said]) -> Reply:
+        """Agree to exactly what the run asks now; without ``call``, to the one thing it asks.
+
+        Signed with the key of ``by`` if there is one in ``<dir>/people``.
+
+        Raises:
+            NotFound: there is no such run or call.
+            InputError: the run asks several things and no ``call`` says which is meant.
+            Refused: the call waits for nobody, the question expired, or ``by`` may not decide.
+            TimedOut: no approver answered; the word is kept and counts when one runs.
+            PermissionDenied: this credential may not decide.
+        """
+        return await self._decide("approve", run, Control(call=call), said)
+
+    async def deny(self, run: str, call: str = "", **said: Unpack[Said]) -> Reply:
+        """Say no; the model is told ``why``. Errors as ``approve``."""
+        return await self._decide("deny", run, Control(call=call), said)
+
+    async def edit(self, run: str, args: dict[str, Any], *, call: str = "", **said: Unpack[Said]) -> Reply:
+        """Put other arguments in a call's place; it is judged and asked about again. Errors as ``approve``."""
+        return await self._decide("edit", run, Control(call=call, args=args), said)
+
+    async def answer(self, run: str, answer: object, *, call: str = "", **said: Unpack[Said]) -> Reply:
+        """Answer a question of the model, or deliver the event it waits for. Errors as ``approve``."""
+        return await self._decide("answer", run, Control(call=call, answer=answer), said)
+
+    async def resolve(
+        self, run: str, action: Resolution, *, call: str = "", result: object = None, **said: Unpack[Said]
+    ) -> Reply:
+        """Say what became of a call whose fate is unknown. Errors as ``approve``.
+
+        ``retry``: do it again. ``done``: it took effect, and ``result`` goes to the model. ``stop``: end it.
+        """
+        return await self._decide("resolve", run, Control(call=call, action=action, result=result), said)
+
+    async def _decide(self, verb: Verb, run: str, control: Control, said: Said) -> Reply:
+        """Bind a word to what the run asks at this moment, and say it."""
+        state = await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
+        asked = pick(state, await self.questions_of(state), control.call)
+        bound = msgspec.structs.replace(
+            control,
+            call=asked.call,
+            args_sha256=asked.args_sha256,
+            contract_digest=asked.contract_digest,
+            expires_at=asked.expires_at,
+        )
+        return await self._word(verb, run, bound, said)
+
+    async def _word(self, verb: Verb, run: str, control: Control, said: Said) -> Reply:
+        signed_by = msgspec.structs.replace(
+            control, by=said.get("by") or self.person, why=said.get("why", ""), via=self.name
+        )
+        return await self._says.word(TenantId(said.get("tenant", DEFAULT_TENANT)), RunId(run), verb, signed_by)
+
+    # --- the line ----------------------------------------------------------------------------------------
+
+    async def stop(self, run: str, *, mode: StopMode = "fence", **said: Unpack[Said]) -> Receipt:
+        """Stop a run; when this returns, nothing of it can start any more.
+
+        With the operator's credential the stop is appended to the log directly, with no actor alive; with
+        another it goes through whichever role sees it first. A run that does not exist yet is stopped before
+        it begins. Stopping twice is harmless.
+
+        Raises:
+            Refused: the run is over.
+            TimedOut: no role has taken up the stop yet; it is kept, and will be the first thing they see.
+        """
+        tenant = TenantId(said.get("tenant", DEFAULT_TENANT))
+        by, why = said.get("by") or self.person, said.get("why", "")
+        if self.operator:
+            direct = DirectStop(self.stream)
+            state, already = await direct.stop(tenant, RunId(run), by=by, why=why, mode=mode)
+            return _receipt(state, already=already)
+        await self._word("stop", run, Control(mode=mode), said)
+        try:
+            state = await self.run(run, tenant=tenant)
+        except PermissionDenied:
+            return Receipt(run=run, n=0, by=by, why=why)
+        mine = state.stopped is not None and (state.stopped.by, state.stopped.why) == (by, why)
+        return _receipt(state, already=not mine)
+
+    async def pause(self, run: str, **said: Unpack[Said]) -> Reply:
+        """Let nothing of the run start until ``resume``; deadlines go on.
+
+        Raises:
+            Refused: there is no such run, or it is over or paused already.
+            TimedOut: no approver answered; the word is kept.
+        """
+        return await self._word("pause", run, Control(), said)
+
+    async def resume(self, run: str, **said: Unpack[Said]) -> Reply:
+        """Let a paused run go on. Errors as ``pause``."""
+        return await self._word("resume", run, Control(), said)
+
+    # --- dead letters ------------------------------------------------------------------------------------
+
+    async def dead_letters(self) -> list[Letter]:
+        """What could not be handled, oldest first. Needs the operator's credential."""
+        return await Letters(self.stream.wire).all()
+
+    async def dead_letter(self, seq: int) -> Letter:
+        """One dead letter by its number.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await Letters(self.stream.wire).one(seq)
+
+    async def requeue(self, seq: int) -> Letter:
+        """Send a dead letter's message again, or wake the role that gave up; the letter stays.
+
+        Raises:
+            NotFound: there is no such letter.
+            InputError: it holds nothing that can be sent again.
+        """
+        return await Letters(self.stream.wire).requeue(seq)
+
+    @property
+    def _says(self) -> Mouth:
+        if self._mouth is None:
+            raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
+        return self._mouth
+
+
+def _receipt(state: Run, *, already: bool) -> Receipt:
+    """What the run's first stop says."""
+    event = state.stopped
+    assert event is not None, "a receipt is for a stopped run"
+    n = next(entry.n for entry in state.entries if entry.event is event)
+    return Receipt(run=state.run, n=n, by=event.by, why=event.why, open=event.open, already=already)

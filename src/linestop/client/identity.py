@@ -1,0 +1,127 @@
+"""Who a client is: its credential at the broker, and the person whose key signs its decisions."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import stat
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from linestop.bus.credentials import Credential, credential_path, load_credential, write_private
+from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.errors import ConfigError, InputError
+from linestop.schemas.messages import Control, Verb, signed_bytes
+from linestop.schemas.subjects import check_name
+
+DIRECTORY_VARIABLE = "LINESTOP_DIR"
+DIRECTORY_DEFAULT = ".linestop"
+KEY_BYTES = 32
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential, and the folder with people's keys (None where there is no state directory)."""
+
+    credential: Credential
+    people: Path | None = None
+
+
+def identify(
+    where: str | Path | None = None,
+    *,
+    as_: CredentialName = "client",
+    url: str = "",
+    user: str = "",
+    password: str = "",
+) -> Identity:
+    """Find out who to be: by ``url`` with user and password, by a credential file, or by a state directory.
+
+    Args:
+        where: A credential file, or a state directory; by default ``LINESTOP_DIR``, else ``.linestop``.
+        as_: Which credential of a state directory.
+        url: Where the broker listens; then ``user`` and ``password`` are needed and ``where`` is only
+            looked at for people's keys.
+        user: A credential's name.
+        password: Its password.
+
+    Raises:
+        ConfigError: no such file or directory, or it is not a credential.
+        InputError: ``url`` without a known user and a password.
+    """
+    if url:
+        name: CredentialName | None = next((known for known in CREDENTIALS if known == user), None)
+        if name is None or not password:
+            raise InputError(f"A connection by url needs a password and a user, one of {', '.join(CREDENTIALS)}.")
+        people = Path(where) / "people" if where is not None else None
+        return Identity(credential=Credential(url=url, user=name, password=password), people=people)
+    path = Path(where if where is not None else os.environ.get(DIRECTORY_VARIABLE) or DIRECTORY_DEFAULT)
+    if path.is_file():
+        directory = path.parent.parent if path.parent.name == "credentials" else path.parent
+        return Identity(credential=load_credential(path), people=directory / "people")
+    if not path.is_dir():
+        raise ConfigError(
+            f"There is no linestop state in '{path}': start `linestop dev` here, or name the directory with "
+            f"--dir or {DIRECTORY_VARIABLE}."
+        )
+    return Identity(credential=load_credential(credential_path(path, as_)), people=path / "people")
+
+
+def default_person() -> str:
+    """The name to decide under if none is given: the operating system's user."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def write_key(people: Path, name: str) -> str:
+    """Make a person's key, ``<people>/<name>.key`` (mode 0600), and return the public half in hex.
+
+    Raises:
+        InputError: the person has a key already, or the name is no name.
+    """
+    path = people / f"{check_name('person', name)}.key"
+    if path.exists():
+        raise InputError(f"'{name}' has a key already: {path}. Remove it first if it is to be replaced.")
+    people.mkdir(parents=True, exist_ok=True)
+    people.chmod(0o700)
+    key = Ed25519PrivateKey.generate()
+    write_private(path, key.private_bytes_raw().hex().encode() + b"\n")
+    return key.public_key().public_bytes_raw().hex()
+
+
+def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
+    """The key of a person: 64 hexadecimal digits, or PEM. None if there is no such file.
+
+    Raises:
+        ConfigError: the file is there but others may read it, or it is no Ed25519 key.
+    """
+    path = people / f"{name}.key" if people is not None and name and "/" not in name else None
+    if path is None or not path.is_file():
+        return None
+    mode = path.stat().st_mode
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"The key {path} may be read by others: run `chmod 600 {path}`.")
+    text = path.read_bytes().strip()
+    try:
+        if text.startswith(b"-----BEGIN"):
+            key = load_pem_private_key(text, password=None)
+            if isinstance(key, Ed25519PrivateKey):
+                return key
+        else:
+            return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.decode("ascii")))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        pass
+    raise ConfigError(f"The file {path} is no Ed25519 key: it needs {2 * KEY_BYTES} hexadecimal digits, or PEM.")
+
+
+def sign(control: Control, key: Ed25519PrivateKey, *, tenant: str, run: str, verb: Verb) -> Control:
+    """Return the word with a nonce and the signature of ``control.by``, whose key this is."""
+    fresh = msgspec.structs.replace(control, nonce=secrets.token_hex(16), key_id=control.by)
+    signature = key.sign(signed_bytes(tenant, run, verb, fresh))
+    return msgspec.structs.replace(fresh, signature=signature.hex())

@@ -1,0 +1,290 @@
+"""Looking at runs: one, many, as they are or as they go on. Reads the log and folds it; changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import msgspec
+
+from linestop.bus import api, layout
+from linestop.bus.after import Outcome
+from linestop.bus.connection import Connection, connect
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.permissions import CredentialName
+from linestop.client.identity import Identity, default_person, identify
+from linestop.client.saying import Mouth
+from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
+from linestop.client.waiting import hints
+from linestop.errors import InputError, NotFound, TimedOut
+from linestop.schemas import subjects
+from linestop.schemas.events import Text
+from linestop.schemas.run import Entry, Run
+from linestop.schemas.subjects import RunId, TenantId, check_name, parse_run_event
+
+DEFAULT_TENANT: Final = "default"
+AT_ONCE: Final = 16
+"""Runs that are read at a time."""
+
+RUNS_SHOWN: Final = 50
+WINDOW_MESSAGES: Final = 5_000
+"""How far back in the log the newest runs are looked for at first; four times as far at each further try."""
+
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+T = TypeVar("T")
+Key = tuple[TenantId, RunId]
+
+
+class Looking:
+    """A connection that can look. ``Client`` is one that can also speak."""
+
+    def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
+        self.identity = identity
+        self.person = default_person()
+        """The name that decisions are made under where none is given."""
+        self.name = name
+        self._connection: Connection | None = None
+        self._stream: JetStream | None = None
+        self._mouth: Mouth | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        where: str | Path | None = None,
+        *,
+        as_: CredentialName = "client",
+        url: str = "",
+        user: str = "",
+        password: str = "",
+    ) -> Self:
+        """Say who to be; the connection is made on entering.
+
+        Args:
+            where: A state directory or a credential file; by default ``LINESTOP_DIR``, else ``.linestop``.
+            as_: Which credential of a state directory: ``client`` submits, watches and stops; ``operator``
+                also decides, and stops when no actor is alive.
+            url: Address of the broker, with ``user`` and ``password``, instead of a file.
+            user: Name of the credential.
+            password: Its password.
+
+        Raises:
+            ConfigError: no such directory or file, or it is damaged.
+            InputError: ``url`` without a known user and a password.
+        """
+        return cls(identify(where, as_=as_, url=url, user=user, password=password))
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            Unreachable: no broker answers.
+            PermissionDenied: the broker does not take the credential.
+        """
+        self._connection = await connect(self.identity.credential, name=self.name)
+        self._stream = await JetStream.open(self._connection)
+        self._mouth = Mouth(self._connection, self._stream.wire, self.identity.people)
+
+    async def close(self) -> None:
+        """Close the connection; what was submitted goes on."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def stream(self) -> JetStream:
+        """The bus as this credential sees it.
+
+        Raises:
+            InputError: it is not connected.
+        """
+        if self._stream is None:
+            raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
+        return self._stream
+
+    # --- one run -----------------------------------------------------------------------------------------
+
+    async def run(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Run:
+        """The run as its log tells it now.
+
+        Raises:
+            NotFound: it has no event.
+        """
+        state = await self._fold(_tenant(tenant), _run(run))
+        if not state.entries:
+            raise _unknown(state)
+        return state
+
+    async def events(
+        self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
+    ) -> AsyncGenerator[Entry]:
+        """The run's entries after event ``after_n``, in order and without a gap, also over reconnects.
+
+        An entry of the chain has its decoded ``event``, or none and the reason in ``ignored``; a message that
+        is not part of the chain has ``n`` 0. With ``follow`` it goes on, from before the first event if need
+        be, until the run is sealed.
+
+        Raises:
+            NotFound: the run has no event; never with ``follow``.
+        """
+        async with contextlib.aclosing(self.watch(run, after_n=after_n, follow=follow, tenant=tenant)) as states:
+            async for _, entry in states:
+                yield entry
+
+    async def watch(
+        self, run: str, *, after_n: int = 0, follow: bool = True, tenant: str = DEFAULT_TENANT
+    ) -> AsyncGenerator[tuple[Run, Entry]]:
+        """As ``events``, with the run folded up to each entry: one object, which changes.
+
+        Raises:
+            NotFound: as ``events``.
+        """
+        state = Run(_tenant(tenant), _run(run))
+        log = self.stream.log()
+        async with hints(self.stream.wire, subjects.live(subjects.run_filter(state.tenant, state.run))) as news:
+            while True:
+                for message in await log.load(state.tenant, state.run, after_seq=state.head_seq):
+                    shown = state.n >= after_n
+                    entry = state.apply(message.subject, message.payload, message.seq)
+                    if shown:
+                        yield state, entry
+                if state.sealed or not follow:
+                    break
+                await news.wait(state.head_seq)
+        if not state.entries:
+            raise _unknown(state)
+
+    async def outcome(self, run: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT) -> Outcome:
+        """Wait until the run is over and return its outcome; at once if it is over already.
+
+        Raises:
+            TimedOut: not over after ``timeout_s``; the run goes on.
+        """
+        wanted = subjects.outcome_of(_tenant(tenant), _run(run))
+        reader = Reader(self.stream.wire, layout.OUTCOMES)
+        with anyio.move_on_after(timeout_s):
+            async with hints(self.stream.wire, subjects.live(wanted)) as news:
+                while not (found := await reader.direct([wanted])):
+                    await news.wait()
+                outcome = msgspec.json.decode(found[-1].payload, type=Outcome)
+                answer = None if outcome.answer is None else await self.text(outcome.answer, tenant=tenant)
+                return msgspec.structs.replace(outcome, answer=answer)
+        raise TimedOut(f"Run '{run}' is not over after {timeout_s:g} s; it goes on. Wait again, or stop it.")
+
+    async def text(self, text: Text, *, tenant: str = DEFAULT_TENANT) -> str:
+        """The text itself, fetched if it is stored as a blob.
+
+        Raises:
+            NotFound: the blob is not stored.
+        """
+        if isinstance(text, str):
+            return text
+        return (await self.stream.blobs().get(_tenant(tenant), text.sha256)).decode(errors="replace")
+
+    async def questions(self, run: str, *, tenant: str = DEFAULT_TENANT) -> list[OpenQuestion]:
+        """What this run waits for a person to say.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return await self.questions_of(await self.run(run, tenant=tenant))
+
+    # --- many runs ---------------------------------------------------------------------------------------
+
+    async def runs(self, *, limit: int = RUNS_SHOWN, open_only: bool = False, tenant: str = "") -> list[RunLine]:
+        """The runs begun last, newest first; of all tenants unless one is named."""
+        if tenant:
+            check_name("tenant", tenant)
+        keys = await self.stream.log().open_runs() if open_only else await self._newest(limit, tenant)
+
+        async def line(key: Key) -> RunLine:
+            return run_line(await self._fold(*key))
+
+        lines = await _each([key for key in keys if not tenant or key[0] == tenant], line)
+        lines.sort(key=lambda line: line.opened_at or line.last_at or _LONG_AGO, reverse=True)
+        return lines[:limit]
+
+    async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
+        """What all open runs wait for a person to say, the most urgent first."""
+        keys = [key for key in await self.stream.log().open_runs() if not tenant or key[0] == tenant]
+
+        async def of(key: Key) -> list[OpenQuestion]:
+            return await self.questions_of(await self._fold(*key))
+
+        found = [question for questions in await _each(keys, of) for question in questions]
+        return sorted(found, key=lambda question: question.expires_at)
+
+    async def _newest(self, limit: int, tenant: str) -> list[Key]:
+        reader = Reader(self.stream.wire, layout.RUNS)
+        info = await self.stream.wire.connection.ask(api.stream_info(layout.RUNS))
+        last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
+        window = WINDOW_MESSAGES
+        while True:
+            found = await reader.walk(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
+            # A void rival of a first event names the same run a second time.
+            keys = list(dict.fromkeys(_key(item.subject) for item in found))
+            if len(keys) >= limit or window >= last:
+                return keys[-limit:]
+            window *= 4
+
+    async def _fold(self, tenant: TenantId, run: RunId) -> Run:
+        state = Run(tenant, run)
+        for message in await self.stream.log().load(tenant, run):
+            state.apply(message.subject, message.payload, message.seq)
+        return state
+
+    async def questions_of(self, state: Run) -> list[OpenQuestion]:
+        """What a folded run asks, with arguments that are stored as blobs fetched."""
+        texts: dict[str, str] = {}
+        for ref in blobs_asked(state):
+            with contextlib.suppress(NotFound):
+                texts[ref.sha256] = await self.text(ref, tenant=state.tenant)
+        return open_questions(state, texts)
+
+
+async def _each(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> list[T]:
+    """Do ``work`` for every key, a bounded number at a time; in the order of the keys."""
+    results: dict[int, T] = {}
+
+    async def one(index: int) -> None:
+        results[index] = await work(keys[index])
+
+    for start in range(0, len(keys), AT_ONCE):
+        try:
+            async with anyio.create_task_group() as tasks:
+                for index in range(start, min(start + AT_ONCE, len(keys))):
+                    tasks.start_soon(one, index)
+        except ExceptionGroup as failures:
+            # Reads fail for one reason; callers expect that error itself, not a group of it.
+            raise failures.exceptions[0] from failures
+    return [results[index] for index in range(len(keys))]
+
+
+def _key(subject: str) -> Key:
+    where = parse_run_event(subject)
+    return where.tenant, where.run
+
+
+def _tenant(tenant: str) -> TenantId:
+    return TenantId(check_name("tenant", tenant))
+
+
+def _run(run: str) -> RunId:
+    return RunId(check_name("run", run))
+
+
+def _unknown(state: Run) -> NotFound:
+    return NotFound(f"There is no run '{state.run}' of tenant '{state.tenant}'; `linestop runs` lists them.")

@@ -1,0 +1,117 @@
+"""Saying something to linestop: a task, or a word about a run, and hearing what a role answers.
+
+What is said is kept once its stream has acknowledged it. The answer is a courtesy on core NATS: without one,
+what was said still counts.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from linestop.bus.connection import Connection
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.stamp import traceparent, uuid7
+from linestop.client.identity import load_key, sign
+from linestop.client.views import Submitted
+from linestop.client.waiting import Answers, answer_within
+from linestop.errors import Refused, TimedOut
+from linestop.schemas import subjects
+from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
+from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
+
+WAIT_S: Final = 10.0
+"""How long to wait for a role's answer to a task or a word. What was said is kept in any case."""
+
+SOURCE: Final = "/linestop/client"
+TASK_TYPE: Final = "io.linestop.task"
+CONTROL_TYPE: Final = "io.linestop.control"
+
+_KEPT: Final = "The broker keeps the task, but nobody has opened it yet: see that the actors run (`linestop health`)."
+
+
+class Mouth:
+    """Says things over one connection; ``people`` is the folder of the keys that decisions are signed with."""
+
+    def __init__(self, connection: Connection, wire: Wire, people: Path | None) -> None:
+        self._wire = wire
+        self._people = people
+        self._answers = Answers(connection)
+
+    async def task(self, tenant: TenantId, agent: AgentName, task: Task, *, wait_s: float) -> Submitted:
+        """Store a task; wait at most ``wait_s`` for the validator to let it in."""
+        run = run_id(task.run) if task.run else _run_for(tenant, task)
+        # A run id of the client's own lets it find the run again even if no answer ever comes.
+        named = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
+        subject = subjects.task(tenant, agent)
+        reply = await self._say(
+            subject, msgspec.json.encode(named), _trace(tenant, run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
+        )
+        if reply is None:
+            return Submitted(run=run, status="kept", sentence=_KEPT if wait_s > 0 else "")
+        status: Literal["opened", "refused"] = "opened" if reply.status == "opened" else "refused"
+        return Submitted(run=reply.run or run, status=status, sentence=reply.sentence)
+
+    async def word(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> Reply:
+        """Store a word about a run, signed if it must be and can be; return what it became.
+
+        Raises:
+            Refused: it changes nothing; with the reason.
+            TimedOut: nobody has taken it up yet.
+        """
+        subject = subjects.control(tenant, run, verb=verb)
+        if verb in SIGNED_VERBS and (key := load_key(self._people, control.by)) is not None:
+            control = sign(control, key, tenant=tenant, run=run, verb=verb)
+        payload = msgspec.json.encode(control)
+        reply = await self._say(subject, payload, _trace(tenant, run, CONTROL_TYPE), wait_s=WAIT_S, answered=True)
+        if reply is None:
+            raise TimedOut(
+                f"Nobody has taken up the {verb} of run '{run}' within {WAIT_S:g} s; it is kept and will count when "
+                "the actors run (`linestop dev`, `linestop health`)."
+            )
+        if reply.status != "done":
+            raise Refused(reply.sentence or f"The {verb} of run '{run}' was refused.")
+        return reply
+
+    async def _say(
+        self, subject: str, payload: bytes, headers: dict[str, str], *, wait_s: float, answered: bool
+    ) -> Reply | None:
+        """Store a message; return the answer, or None if none was wanted or came."""
+        if not answered:
+            await publish(self._wire, subject, payload, headers=header_block(headers))
+            return None
+        await self._answers.open()
+        with self._answers.expect() as (inbox, future):
+            await publish(self._wire, subject, payload, headers=header_block({**headers, REPLY_HEADER: inbox}))
+            return await answer_within(future, wait_s)
+
+
+def _run_for(tenant: TenantId, task: Task) -> RunId:
+    """The run a task will be: its key's, else a fresh one."""
+    if task.key:
+        # Imported here because it takes half of the actors along, and few tasks have keys.
+        from linestop.bus.intake import run_of_key  # noqa: PLC0415
+
+        return run_of_key(tenant, task.key)
+    return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))
+
+
+def _trace(tenant: str, run: str, kind: str) -> dict[str, str]:
+    """Headers of a message: the run's trace, CloudEvents, and an id under which it is stored once."""
+    own_id = secrets.token_hex(16)
+    return {
+        "Nats-Msg-Id": own_id,
+        "Content-Type": "application/json",
+        "traceparent": traceparent(tenant, run, own_id),
+        "ce-specversion": "1.0",
+        "ce-id": own_id,
+        "ce-source": SOURCE,
+        "ce-type": kind,
+        "ce-subject": run,
+    }

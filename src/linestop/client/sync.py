@@ -1,0 +1,124 @@
+"""The client for programs without an event loop: the same methods, blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from linestop.bus.permissions import CredentialName
+from linestop.client.client import Client
+from linestop.client.identity import Identity, identify
+from linestop.client.looking import DEFAULT_TENANT
+from linestop.schemas.run import Entry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _blocking(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[SyncClient, P], R]:
+    """The same method, run in the background loop and waited for."""
+
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def work() -> R:
+            return await method(self.client, *args, **kwargs)
+
+        return self.portal.call(work)
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+async def _next(source: AsyncGenerator[Entry]) -> Entry | None:
+    return await anext(source, None)
+
+
+class SyncClient:
+    """A ``Client`` whose event loop runs in a thread of its own; a context manager.
+
+    It may be used from several threads. Interrupting a call (Ctrl-C) leaves the run as it is.
+    """
+
+    def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
+        self._identity = identity
+        self._name = name
+        self._stack = contextlib.ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._client: Client | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        where: str | Path | None = None,
+        *,
+        as_: CredentialName = "client",
+        url: str = "",
+        user: str = "",
+        password: str = "",
+    ) -> Self:
+        """Say who to be; the connection is made on entering. Arguments and errors as ``Client.connect``."""
+        return cls(identify(where, as_=as_, url=url, user=user, password=password))
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """The way into the background loop."""
+        assert self._portal is not None, "use it as: with SyncClient.connect(...) as client"
+        return self._portal
+
+    @property
+    def client(self) -> Client:
+        """The client in the background loop."""
+        assert self._client is not None, "use it as: with SyncClient.connect(...) as client"
+        return self._client
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal("asyncio"))
+            client = Client(self._identity, name=self._name)
+            self._portal.call(client.open)
+            stack.callback(self._portal.call, client.close)
+            self._client = client
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    submit = _blocking(Client.submit)
+    outcome = _blocking(Client.outcome)
+    run = _blocking(Client.run)
+    runs = _blocking(Client.runs)
+    text = _blocking(Client.text)
+    stop = _blocking(Client.stop)
+    pause = _blocking(Client.pause)
+    resume = _blocking(Client.resume)
+    approvals = _blocking(Client.approvals)
+    questions = _blocking(Client.questions)
+    approve = _blocking(Client.approve)
+    deny = _blocking(Client.deny)
+    edit = _blocking(Client.edit)
+    answer = _blocking(Client.answer)
+    resolve = _blocking(Client.resolve)
+    dead_letters = _blocking(Client.dead_letters)
+    dead_letter = _blocking(Client.dead_letter)
+    requeue = _blocking(Client.requeue)
+
+    def events(
+        self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
+    ) -> Generator[Entry]:
+        """The run's entries, as ``Client.events`` gives them. Closing the generator ends the watching."""
+        source = self.client.events(run, after_n=after_n, follow=follow, tenant=tenant)
+        try:
+            while (entry := self.portal.call(_next, source)) is not None:
+                yield entry
+        finally:
+            self.portal.call(source.aclose)

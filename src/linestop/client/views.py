@@ -1,0 +1,215 @@
+"""What a client gets back: small values made from a folded run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from linestop.bus.after import agent_of
+from linestop.errors import InputError, NotFound, Refused
+from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
+from linestop.schemas.run import Run
+from linestop.schemas.tools import Tier
+
+TEXT_CHARS_MAX = 120
+"""How much of a task's text a line of a list shows."""
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a task.
+
+    ``kept``: the broker has it and nothing can lose it, but nobody has opened it yet.
+    """
+
+    run: str
+    status: Literal["opened", "refused", "kept"]
+    sentence: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A stop that is in the run's log as event ``n``: from there nothing of the run can start.
+
+    ``open`` lists the starts whose result was not known then: what may still be on the wire. ``already``:
+    somebody else had stopped the run before. ``n`` is 0 if this credential may not read runs.
+    """
+
+    run: str
+    n: int
+    by: str
+    why: str
+    open: tuple[OpenStart, ...] = ()
+    already: bool = False
+
+
+class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something a run waits for a person to say, with everything that is needed to decide.
+
+    ``kind`` says which word ends it: ``approval`` approve or deny; ``question`` and ``event`` answer;
+    ``doubt`` resolve; ``spend`` approve or deny without a call. ``args`` are the exact canonical arguments.
+    """
+
+    kind: Literal["approval", "question", "event", "doubt", "spend"]
+    tenant: str
+    run: str
+    agent: str
+    expires_at: datetime
+    call: str = ""
+    tool: str = ""
+    args: str = ""
+    args_sha256: str = ""
+    contract_digest: str = ""
+    tier: Tier | None = None
+    rule: str = ""
+    reason: str = ""
+    provenance: tuple[Provenance, ...] = ()
+    cost_max_micros: int = 0
+    deciders: tuple[str, ...] = ()
+    quorum: int = 1
+    votes: tuple[str, ...] = ()
+    text: str = ""
+    options: tuple[str, ...] = ()
+
+
+class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run in a list. ``status`` is how it ended, or the phase it is in, or ``paused``."""
+
+    run: str
+    tenant: str
+    agent: str
+    status: str
+    text: str = ""
+    user: str = ""
+    why: str = ""
+    turns: int = 0
+    calls: int = 0
+    cost_micros: int = 0
+    events: int = 0
+    opened_at: datetime | None = None
+    last_at: datetime | None = None
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A dead letter: something ``role`` could not handle; with ``subject`` and ``payload`` if it was a message."""
+
+    seq: int
+    role: str
+    tenant: str
+    run: str
+    reason: str
+    at: str = ""
+    subject: str = ""
+    payload: str = ""
+    more: dict[str, Any] = {}
+
+
+def status_of(run: Run) -> str:
+    """How the run ended, or where it stands."""
+    if run.sealed:
+        return run.sealed.status
+    return "paused" if run.paused and not run.done else str(run.phase)
+
+
+def run_line(run: Run) -> RunLine:
+    """Sum a run up for a list."""
+    task = run.opened.task if run.opened else None
+    text = task.text if task and isinstance(task.text, str) else ""
+    return RunLine(
+        run=run.run, tenant=run.tenant, agent=agent_of(run), status=status_of(run), text=text[:TEXT_CHARS_MAX],
+        user=task.user if task else "", why=_why(run), turns=run.turn,
+        calls=sum(1 for call in run.calls.values() if call.effects), cost_micros=run.spent_micros, events=run.n,
+        opened_at=run.opened_at if run.opened else None, last_at=run.at if run.at != NEVER else None,
+    )  # fmt: skip
+
+
+def _why(run: Run) -> str:
+    if run.sealed:
+        return run.sealed.why
+    if run.stopped:
+        return run.stopped.why
+    return run.paused.why if run.paused else ""
+
+
+def blobs_asked(run: Run) -> list[BlobRef]:
+    """The arguments under question that are too long for an event and must be fetched."""
+    return [text for call in _asked(run) if isinstance(text := _args(call), BlobRef)]
+
+
+def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
+    """All that the run asks a person; ``texts`` holds the fetched arguments by digest."""
+    if run.done:
+        return []
+    found = [_question(run, call, texts) for call in _asked(run)]
+    if run.spend_asked:
+        spend = run.spend_asked
+        so_far, limit = spend.so_far_micros / 1e6, spend.limit_micros / 1e6
+        found.append(
+            OpenQuestion(
+                kind="spend",
+                tenant=run.tenant,
+                run=run.run,
+                agent=agent_of(run),
+                expires_at=spend.expires_at,
+                text=f"The run has spent ${so_far:.4f}; beyond ${limit:.4f} it needs a person.",
+            )
+        )
+    return found
+
+
+def _asked(run: Run) -> list[CallState]:
+    return [call for call in run.calls.values() if call.stage is Stage.ASKED and call.asked is not None]
+
+
+def _args(call: CallState) -> Text:
+    return call.judged.args if call.judged else ""
+
+
+def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuestion:
+    asked, args = call.asked, _args(call)
+    shown = args if isinstance(args, str) else texts.get(args.sha256, f"[{args.bytes} bytes, SHA-256 {args.sha256}]")
+    common: dict[str, Any] = {
+        "tenant": run.tenant,
+        "run": run.run,
+        "agent": agent_of(run),
+        "call": call.call,
+        "tool": call.tool,
+        "args": shown,
+    }
+    if isinstance(asked, Question):
+        return OpenQuestion(
+            kind="event" if call.tool == "wait.for_event" else "question", text=asked.text, options=asked.options,
+            expires_at=asked.expires_at, args_sha256=call.args_sha256, **common,
+        )  # fmt: skip
+    assert isinstance(asked, AskedCall), "a call that is asked about has its question"
+    return OpenQuestion(
+        kind="doubt" if call.asked_doubt else "approval", expires_at=asked.expires_at, args_sha256=asked.args_sha256,
+        contract_digest=asked.contract_digest, tier=asked.tier, rule=asked.rule, reason=asked.reason,
+        provenance=asked.provenance, cost_max_micros=asked.cost_max_micros, deciders=asked.deciders,
+        quorum=asked.quorum, votes=tuple(sorted(call.votes)), **common,
+    )  # fmt: skip
+
+
+def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
+    """The question that a word about ``call`` ends; with an empty ``call``, the only one there is.
+
+    Raises:
+        NotFound: the run has no such call.
+        InputError: no call is named and the run does not ask exactly one thing.
+        Refused: the call waits for nobody.
+    """
+    if not call:
+        if len(asked) == 1:
+            return asked[0]
+        calls = ", ".join(f"'{question.call}'" for question in asked) or "nothing"
+        raise InputError(f"Name the call: run '{run.run}' asks about {calls}.")
+    found = next((question for question in asked if question.call == call), None)
+    if found is not None:
+        return found
+    state = run.calls.get(call)
+    if state is None:
+        raise NotFound(f"Run '{run.run}' has no call '{call}'; `linestop show {run.run}` lists them.")
+    where = "the run is over" if run.done else f"it is {state.stage}"
+    raise Refused(f"Call '{call}' of run '{run.run}' does not wait for a person ({where}).")

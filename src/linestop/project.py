@@ -1,0 +1,295 @@
+"""A project: what ``linestop.toml``, its profile and ``LINESTOP_*`` say, and the agents beside it.
+
+Nothing here opens a connection or loads a tool; it only reads files. Every table is closed: a misspelt key
+is an error that names file and key, because a limit that is silently not set is no limit. Without any file
+everything has its default, so that ``linestop dev`` works in an empty folder.
+
+Later wins: defaults, ``linestop.toml``, its table ``[profiles.<profile>]``, ``LINESTOP_*``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, cast, get_args
+
+import msgspec
+
+from linestop.errors import ConfigError, InputError
+from linestop.schemas.limits import AccountLimits
+from linestop.schemas.subjects import check_name
+
+CONFIG_FILE: Final = "linestop.toml"
+FILE_BYTES_MAX: Final = 1024 * 1024
+ED25519_KEY_BYTES: Final = 32
+AGENTS_FOLDER: Final = "agents"
+
+ProfileName = Literal["dev", "staging", "prod"]
+PROFILES: Final[tuple[ProfileName, ...]] = get_args(ProfileName)
+Sync = Literal["1s", "always"]
+"""How often the embedded server syncs to disk: what a power failure may take."""
+
+ENVIRONMENT: Final = {
+    "LINESTOP_PROJECT": "the project's folder",
+    "LINESTOP_PROFILE": "dev, staging or prod",
+    "LINESTOP_DIR": "the state folder",
+    "LINESTOP_NATS": "address of the broker; several separated by commas",
+    "LINESTOP_TENANT": "the tenant that commands speak for",
+    "LINESTOP_SYNC": "1s or always",
+}
+"""The variables that override configuration, and what each means."""
+
+_PATH = re.compile(r" - at `\$\.?(.*?)`$")
+T = TypeVar("T")
+
+
+class Egress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hosts that tools may reach: ``host``, ``*.host``, ``host:port`` or ``*``. Nothing, if left out."""
+
+    allow: tuple[str, ...] = ()
+
+
+class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The broker: ``url`` of an outside one (``up``, ``actor``), ``port`` and ``sync`` of the embedded one."""
+
+    url: str = ""
+    port: int = 0
+    sync: Sync = "1s"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``linestop.toml``. ``secrets`` are ``env:NAME`` or ``file:path``, never values.
+
+    ``people`` gives each person's Ed25519 public key in hex: once there is one, decisions must be signed.
+    ``tools`` are ``python:package.module`` or paths of ``.py`` files; ``playbooks`` are paths, or patterns,
+    of scripted models.
+    """
+
+    profile: ProfileName = "dev"
+    dir: str = ".linestop"
+    tenant: str = "default"
+    nats: Nats = Nats()
+    accounts: AccountLimits = AccountLimits()
+    people: dict[str, str] = {}
+    egress: Egress = Egress()
+    secrets: dict[str, str] = {}
+    tools: tuple[str, ...] = ()
+    playbooks: tuple[str, ...] = ("playbooks/*.toml",)
+    profiles: dict[ProfileName, dict[str, Any]] = {}
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A project as it counts now. ``file`` is None without a ``linestop.toml``; paths are absolute."""
+
+    root: Path
+    config: Config
+    file: Path | None = None
+    digest: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """The state folder: broker, credentials, locks, archive."""
+        return (self.root / self.config.dir).absolute()
+
+    @property
+    def dry(self) -> bool:
+        """Whether effects above ``read`` are described instead of done."""
+        return self.config.profile == "staging"
+
+    @property
+    def build(self) -> str:
+        """What every event says of the program that wrote it: version and configuration digest."""
+        return f"{package_version()} {self.digest[:12]}"
+
+    def at(self, url: str | None) -> Project:
+        """The same project with its broker at ``url``, if one is given."""
+        if not url:
+            return self
+        nats = msgspec.structs.replace(self.config.nats, url=url)
+        return msgspec.structs.replace(self, config=msgspec.structs.replace(self.config, nats=nats))
+
+    def agent_files(self) -> tuple[Path, ...]:
+        """The agents' files, by name; those of the built-in project if this one has none."""
+        own = tuple(sorted((self.root / AGENTS_FOLDER).glob("*.toml")))
+        return own or tuple(sorted((builtin_folder() / AGENTS_FOLDER).glob("*.toml")))
+
+    def playbook_files(self) -> tuple[Path, ...]:
+        """The scripted models' files, the built-in ones last.
+
+        Raises:
+            ConfigError: if one is named that does not exist.
+        """
+        found: list[Path] = []
+        for pattern in self.config.playbooks:
+            matches = sorted(self.root.glob(pattern)) if _relative(pattern) else [Path(pattern)]
+            if not matches and "*" not in pattern:
+                raise ConfigError(f"{self._where('playbooks')}: there is no file {pattern} in {self.root}.")
+            found.extend(matches)
+        return (*found, *sorted((builtin_folder() / "playbooks").glob("*.toml")))
+
+    def secret_values(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Read the secrets; their values are kept out of logs, prompts and answers.
+
+        Raises:
+            ConfigError: if one is not set.
+        """
+        surroundings = os.environ if environ is None else environ
+        found = {name: surroundings.get(name, "") for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
+        for name, source in self.config.secrets.items():
+            found[name] = self._secret(name, source, surroundings)
+        return {name: value for name, value in found.items() if value}
+
+    def _secret(self, name: str, source: str, environ: Mapping[str, str]) -> str:
+        kind, _, rest = source.partition(":")
+        if kind == "env" and rest:
+            if value := environ.get(rest, "").strip():
+                return value
+            raise ConfigError(f"{self._where('secrets.' + name)}: the environment variable {rest} is not set.")
+        if kind == "file" and rest:
+            return read_text(self.root / rest, f"{self._where('secrets.' + name)}").strip()
+        raise ConfigError(f"{self._where('secrets.' + name)}: write env:NAME or file:PATH, never the secret itself.")
+
+    def _where(self, key: str) -> str:
+        return f"{self.file or CONFIG_FILE}, {key}"
+
+
+def package_version() -> str:
+    """The installed version of linestop."""
+    try:
+        return version("linestop")
+    except PackageNotFoundError:
+        return "0"
+
+
+def builtin_folder() -> Path:
+    """The project that comes with linestop: one agent on a scripted model, for an empty folder."""
+    return Path(__file__).parent / "cli" / "builtin"
+
+
+def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Project:
+    """Read the project in ``root`` (default: ``LINESTOP_PROJECT``, else the current folder).
+
+    Raises:
+        ConfigError: in one sentence with file and key.
+    """
+    surroundings = os.environ if environ is None else environ
+    folder = (root or Path(surroundings.get("LINESTOP_PROJECT") or ".")).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"The project folder {folder} does not exist: name another with --project.")
+    file = folder / CONFIG_FILE
+    raw = read_toml(file) if file.exists() else {}
+    source = str(file if file.exists() else CONFIG_FILE)
+    written = convert(raw, Config, source)
+    profile = _profile(surroundings, written.profile)
+    merged = _merged(raw, _table_of_profile(raw, written, profile, source))
+    config = convert({**merged, "profile": profile}, Config, source)
+    config = _overridden(config, surroundings)
+    _check(config, source)
+    digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
+    return Project(root=folder, config=config, file=file if file.exists() else None, digest=digest)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of at most ``FILE_BYTES_MAX``, or raise ``ConfigError`` naming it."""
+    try:
+        return tomllib.loads(read_text(path, str(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+
+
+def read_text(path: Path, where: str) -> str:
+    """Read a text file of at most ``FILE_BYTES_MAX``; ``where`` is the file and key that name it."""
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise ConfigError(f"{where}: {path} has over {FILE_BYTES_MAX} bytes; a file of a project has fewer.")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{where}: {path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: {path} is not UTF-8 text.") from None
+
+
+def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
+    """Turn what a TOML file says into ``kind``, strictly, or raise ``ConfigError`` with file and key."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        sentence = str(error)
+        found = _PATH.search(sentence)
+        key = found.group(1) if found else "the top level"
+        raise ConfigError(f"{source}, {key}: {_PATH.sub('', sentence)}.") from None
+
+
+def _profile(environ: Mapping[str, str], written: ProfileName) -> ProfileName:
+    wanted = environ.get("LINESTOP_PROFILE") or written
+    for name in PROFILES:
+        if name == wanted:
+            return name
+    raise ConfigError(f"LINESTOP_PROFILE is {wanted!r}: use one of {', '.join(PROFILES)}.")
+
+
+def _table_of_profile(raw: Mapping[str, Any], written: Config, profile: ProfileName, source: str) -> dict[str, Any]:
+    for name, table in written.profiles.items():
+        if not {"profile", "profiles"}.isdisjoint(table):
+            raise ConfigError(f"{source}, profiles.{name}: a profile cannot choose or hold profiles.")
+        # Checked for every profile: an error in `prod` must not wait for the day of the deployment.
+        try:
+            convert(_merged(raw, table), Config, source)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(f"{source}, ", f"{source}, profiles.{name}.", 1)) from None
+    return written.profiles.get(profile, {})
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``; tables are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merged(cast("dict[str, Any]", old), cast("dict[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _overridden(config: Config, environ: Mapping[str, str]) -> Config:
+    sync = environ.get("LINESTOP_SYNC") or config.nats.sync
+    if sync not in get_args(Sync):
+        raise ConfigError(f"LINESTOP_SYNC is {sync!r}: use one of {', '.join(get_args(Sync))}.")
+    nats = msgspec.structs.replace(config.nats, url=environ.get("LINESTOP_NATS") or config.nats.url, sync=sync)
+    return msgspec.structs.replace(
+        config,
+        nats=nats,
+        dir=environ.get("LINESTOP_DIR") or config.dir,
+        tenant=environ.get("LINESTOP_TENANT") or config.tenant,
+    )
+
+
+def _check(config: Config, source: str) -> None:
+    try:
+        check_name("tenant", config.tenant)
+    except InputError as error:
+        raise ConfigError(f"{source}, tenant: {error}") from None
+    for name, key in config.people.items():
+        if not _is_key(key):
+            raise ConfigError(
+                f"{source}, people.{name}: an Ed25519 public key has {2 * ED25519_KEY_BYTES} hexadecimal digits."
+            )
+    if not config.dir:
+        raise ConfigError(f"{source}, dir: name a folder, or leave it out.")
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(bytes.fromhex(key)) == ED25519_KEY_BYTES
+    except ValueError:
+        return False
+
+
+def _relative(pattern: str) -> bool:
+    return not Path(pattern).is_absolute()

@@ -1,0 +1,128 @@
+"""JSON Schemas (2020-12) of what is said, and the reference pages made from the code.
+
+Everything here is derived: from the event structs, and from the table of phases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from linestop.schemas.events import EVENTS, AnyEvent, Stopped
+from linestop.schemas.messages import Control, Reply, Task
+from linestop.schemas.phases import LEGAL, MOVES, STOPPED, Phase
+from linestop.schemas.subjects import ROLES
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+ENVELOPE: Final = ("id", "prev", "at")
+"""Fields that every stored event has, although a decision leaves them empty for the shell to fill in."""
+
+Document = dict[str, Any]
+"""A JSON document: an open format."""
+
+NAMED_EVENTS: Final[dict[str, type[AnyEvent]]] = {
+    **{f"{role}.{event}": struct for (role, event), struct in EVENTS.items()},
+    **{f"{role}.{STOPPED}": Stopped for role in ROLES},
+}
+"""``<role>.<event>`` → struct, for every role and all it may say."""
+
+
+def components(types: Iterable[type[msgspec.Struct]], *, ref: str) -> Mapping[str, Document]:
+    """The schemas of ``types`` and of all they hold, by name; ``ref`` is where ``{name}`` will be found."""
+    wanted = list(dict.fromkeys(types))
+    _, found = msgspec.json.schema_components(wanted, ref_template=ref)
+    events = {struct.__name__ for struct in NAMED_EVENTS.values()}
+    for name, schema in found.items():
+        schema["description"] = plain(schema.get("description", ""))
+        if name in events:
+            schema["required"] = [*ENVELOPE, *schema.get("required", ())]
+    return dict(sorted(found.items()))
+
+
+def events_document() -> Document:
+    """The schema of every event, by ``<role>.<event>``."""
+    found = components(NAMED_EVENTS.values(), ref="#/$defs/{name}")
+    return {
+        "$schema": DIALECT,
+        "title": "Events of a run",
+        "description": "Which schema a payload on runs.<tenant>.<run>.<role>.<event>.<n> has, by <role>.<event>.",
+        "events": {name: {"$ref": f"#/$defs/{struct.__name__}"} for name, struct in NAMED_EVENTS.items()},
+        "$defs": found,
+    }
+
+
+def tasks_document() -> Document:
+    """The schema of a task, and of the answer to it."""
+    return _document("A task, on tasks.<tenant>.<agent>", Task)
+
+
+def control_document() -> Document:
+    """The schema of a control message, and of the answer to it."""
+    return _document("A control message, on control.<tenant>.<run>.<verb>", Control)
+
+
+def _document(title: str, struct: type[msgspec.Struct]) -> Document:
+    found = components([struct, Reply], ref="#/$defs/{name}")
+    return {"$schema": DIALECT, "title": title, "$ref": f"#/$defs/{struct.__name__}", "$defs": found}
+
+
+def plain(docstring: str) -> str:
+    """A docstring as Markdown: ``code`` becomes `code`, and lines run on within a paragraph."""
+    paragraphs = re.split(r"\n\s*\n", docstring.replace("``", "`").strip())
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+# --- docs/phases.md ----------------------------------------------------------------------------------------
+
+_PHASES_INTRO: Final = """\
+# Phases of a run
+
+Made from the tables in `linestop.schemas.phases`; do not edit. Rewrite it with
+`python -c "from linestop.schemas.documents import phases_markdown as m; print(m(), end='')" > docs/phases.md`.
+
+A phase is derived from the log, never stored. Several calls of a proposal may stand differently; the phase
+says what the run must do first.
+"""
+
+
+def phases_markdown() -> str:
+    """``docs/phases.md``: the diagram of phases, and which event is legal in which."""
+    return "\n".join([_PHASES_INTRO, *_diagram(), *_legality()]) + "\n"
+
+
+def _diagram() -> list[str]:
+    edges: dict[tuple[Phase, Phase], list[str]] = {}
+    for source, event, target in MOVES:
+        edges.setdefault((source, target), []).append(event)
+    arrows = [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in edges.items()]
+    return [
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> new",
+        *arrows,
+        "    sealed --> [*]",
+        "```",
+        "",
+        "An event that does not change the phase has no arrow. `stopped` by anyone leads from every phase before",
+        "`settling` to `draining`, and from `settling` too; only some of these arrows are drawn.",
+        "",
+    ]
+
+
+def _legality() -> list[str]:
+    names = sorted({name for legal in LEGAL.values() for name in legal})
+    lines = [
+        "## Which event is legal in which phase",
+        "",
+        "An event that is not legal keeps its number in the chain, changes nothing, and is shown as ignored.",
+        "",
+        f"| event | {' | '.join(LEGAL)} |",
+        f"|---|{'---|' * len(LEGAL)}",
+    ]
+    for name in names:
+        marks = ["yes" if name in LEGAL[phase] else "" for phase in LEGAL]
+        lines.append(f"| `{name}` | {' | '.join(marks)} |")
+    return lines

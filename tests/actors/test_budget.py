@@ -1,0 +1,225 @@
+"""Budget: what may this run spend?"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from linestop.actors.budget import wanted
+from linestop.actors.facts import Facts, Reservation
+from linestop.schemas.events import (
+    AccountLine,
+    Cue,
+    Finished,
+    Held,
+    ModelStarted,
+    Proposed,
+    Sealed,
+    Settled,
+    Stopped,
+    Warned,
+)
+from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.next_start import HOLD_AHEAD, NextStart, next_start
+from tests.builders import OK, Story, agent, at_work, call, contract, reply
+
+
+def start_of(story: Story) -> NextStart:
+    """What may start next."""
+    start = next_start(story.run, story.now)
+    assert isinstance(start, NextStart)
+    return start
+
+
+def test_a_hold_covers_the_next_start_and_some_like_it() -> None:
+    """So that a run seldom waits for budget."""
+    story = Story().opened()
+    cost = start_of(story).cost_max_micros
+    held = story.when("budget").then(Held, hold="r1.1", price_table="agent file")
+    assert held.amount_micros == HOLD_AHEAD * cost
+    story.when("budget").silent()
+
+
+def test_a_hold_never_goes_beyond_the_runs_cost_limit() -> None:
+    """What is left of the limit is held, and no more."""
+    story = Story().opened()
+    cost = start_of(story).cost_max_micros
+    tight = Story(agent(limits={"cost_max_micros": cost + 10})).opened()
+    tight.when("budget").then(Held, amount_micros=cost + 10)
+
+
+def test_a_step_that_does_not_fit_into_the_cost_limit_stops_the_run() -> None:
+    """``cost_max_micros``: the run ends before the call, not after it."""
+    story = Story().opened()
+    cost = start_of(story).cost_max_micros
+    poor = Story(agent(limits={"cost_max_micros": cost - 1})).opened()
+    event = poor.when("budget").then(Stopped, code="budget")
+    assert event.limit is not None
+    assert (event.limit.name, event.limit.value, event.limit.max_value) == ("cost_max_micros", cost, cost - 1)
+    assert poor.quiet().last(Sealed).status == "over_budget"
+
+
+def test_the_default_cost_limit_ends_a_dear_run() -> None:
+    """Half a dollar is the default; a tool at 40 cents fits once."""
+    dear = agent(tools=(contract("rent", price_micros=400_000),))
+    story = at_work(call("rent"), version=dear).tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
+    story.model(reply(call("rent", '{"q":"b"}', id="more")))
+    assert story.last(Stopped).code == "budget"
+    assert story.run.spent_micros <= 500_000
+
+
+def test_a_hold_over_the_cost_limit_is_ignored_by_the_fold() -> None:
+    """Whoever wrote it."""
+    story = Story().opened()
+    held = story.when("budget").decided
+    assert isinstance(held, Held)
+    entry = story.tell("budget", msgspec.structs.replace(held, amount_micros=500_001))
+    assert "more than its cost limit" in entry.ignored
+    assert "more than its cost limit" in story.tell("budget", msgspec.structs.replace(held, amount_micros=-1)).ignored
+
+
+def test_the_same_hold_twice_counts_once() -> None:
+    """A hold's id is made from run and ordinal."""
+    story = Story().opened().when("budget").said()
+    assert "there already" in story.tell("budget", story.last(Held)).ignored
+
+
+def test_without_an_answer_of_the_accounts_nothing_is_held() -> None:
+    """Nor with an answer to another question."""
+    story = Story().opened()
+    cue = Cue(kind="sweep")
+    assert story.roles["budget"].decide(story.run, cue, Facts(), story.now) is None
+    other = Facts(Reservation(hold="r1.7", amount_micros=5))
+    assert story.roles["budget"].decide(story.run, cue, other, story.now) is None
+
+
+def test_an_exhausted_account_stops_the_run_and_is_named() -> None:
+    """The person reads which account, and how much it had."""
+    story = Story().opened()
+    hold, amount = wanted(story.run, story.now)
+    line = AccountLine(account="user.ann", period="2026-01-01", before_micros=4_999_999, limit_micros=5_000_000)
+    refused = Reservation(hold=hold, amount_micros=amount, accounts=(line,), refused_account="user.ann")
+    event = story.when("budget", refused).then(Stopped, code="budget")
+    assert event.limit is not None
+    assert (event.limit.name, event.limit.value) == ("user.ann", 4_999_999 + amount)
+
+
+def test_a_hold_names_its_accounts() -> None:
+    """What each had given out before stays in the log."""
+    story = Story().opened()
+    hold, amount = wanted(story.run, story.now)
+    line = AccountLine(account="tenant.acme", period="2026-01-01", before_micros=1, limit_micros=2)
+    story.when("budget", Reservation(hold=hold, amount_micros=amount, accounts=(line,))).then(Held, accounts=(line,))
+
+
+def test_budget_holds_again_for_a_tool_the_hold_does_not_cover() -> None:
+    """An effect's price is held for like a model call's."""
+    story = at_work(call("rent"))
+    assert [e.name for e in story.run.entries].count("held") == 2
+    assert story.run.available_micros >= 0
+
+
+def test_a_hold_is_made_in_advance_of_a_retry() -> None:
+    """While a retry waits for its moment, its money is held already."""
+    story = Story().opened().quiet()
+    failed = story.heard(ModelFailed("availability", "down", possibly_billed=True))
+    story.given(*failed)
+    story.run.held_micros = story.run.spent_micros
+    story.when("planner").silent()
+    story.when("budget").then(Held)
+
+
+@pytest.mark.parametrize("percent", [74, 75])
+def test_a_warning_comes_once_at_three_quarters_of_the_cost(percent: int) -> None:
+    """``warn_percent`` of ``cost_max_micros``, what is spent and what is reserved together."""
+    story = Story(agent(limits={"cost_max_micros": 100_000})).opened().when("budget").said()
+    start = story.when("planner").then(ModelStarted)
+    event = Proposed(turn=1, attempt=1, text="x", final=True, cost_micros=percent * 1_000)
+    story.given(event)
+    assert start.cost_max_micros < 75_000
+    story.when("budget")
+    if percent < 75:
+        story.silent()
+        return
+    story.then(Warned, limit="cost_max_micros", value=75_000, max_value=100_000)
+    story.when("budget").silent()
+
+
+def test_a_warning_comes_for_tokens_too() -> None:
+    """Three quarters of the token budget."""
+    story = Story().opened().quiet()
+    story.given(Proposed(turn=1, attempt=1, text="x", final=True, usage=Usage(fresh_in=37_500)))
+    story.when("budget").then(Warned, limit="tokens_max", value=37_500, max_value=50_000)
+
+
+def test_a_run_that_is_over_is_settled_once_nothing_is_open() -> None:
+    """What was spent stays charged, the rest goes back."""
+    story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
+    story.when("budget").silent()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded"))
+    event = story.when("budget").then(Settled)
+    assert sum(hold.spent_micros for hold in event.holds) == story.run.spent_micros == 200
+    assert sum(hold.spent_micros + hold.released_micros for hold in event.holds) == story.run.held_micros
+    assert [(line.cost_micros, line.source) for line in event.by_event] == [(200, "reported")]
+    story.when("budget").silent()
+
+
+def test_a_settlement_with_an_open_start_or_without_every_hold_is_ignored() -> None:
+    """Nothing is given back that may still be spent."""
+    story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
+    assert story.tell("budget", Settled(holds=())).ignored == "a start is still open"
+    story.given(Finished(call="look", attempt=1, outcome="succeeded"))
+    assert "exactly the open holds" in story.tell("budget", Settled(holds=())).ignored
+
+
+def test_a_run_that_held_nothing_is_sealed_without_settlement() -> None:
+    """A stop as the first event needs no budget."""
+    story = Story().given(Stopped(by="bob", why="no"), by="operator")
+    story.when("budget").silent()
+    assert story.quiet().names() == ["operator.stopped", "recorder.sealed"]
+
+
+def test_unknown_usage_is_charged_at_the_reservation() -> None:
+    """A model call that was cut off may have been billed in full."""
+    story = Story().opened().quiet()
+    cost = story.last(ModelStarted).cost_max_micros
+    story.model(ModelFailed("availability", "reset", possibly_billed=True))
+    assert story.run.spent_micros == cost
+
+
+def test_a_failure_that_cannot_be_billed_costs_nothing() -> None:
+    """A connection that was never made is free."""
+    story = Story().opened().quiet().model(ModelFailed("availability", "refused"))
+    assert story.run.spent_micros == 0
+
+
+def test_a_superseded_attempt_is_charged_until_its_late_answer_tells_its_cost() -> None:
+    """First the reservation, then what it really was, although both answers name their calls alike."""
+    story = Story().opened().quiet()
+    first = story.open_model()
+    cost = story.last(ModelStarted).cost_max_micros
+    story.wait(131).quiet()
+    assert story.run.spent_micros == cost
+    late = story.heard(reply(call("look")), n=first)
+    story.model(reply(call("look")))
+    assert story.run.spent_micros == cost + 200
+    story.given(*late)
+    assert story.run.spent_micros == 400
+    assert len(story.run.proposals) == 1
+
+
+def test_a_report_below_zero_gives_nothing_back() -> None:
+    """Neither money nor tokens."""
+    story = Story().opened().quiet()
+    story.given(Proposed(turn=1, attempt=1, final=True, cost_micros=-5, usage=Usage(fresh_in=-100)))
+    assert (story.run.spent_micros, story.run.tokens) == (0, 0)
+
+
+def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> None:
+    """A start is its reservation: the fold itself refuses one that nobody holds for."""
+    story = Story().opened().when("budget").said()
+    start = story.when("planner").decided
+    assert isinstance(start, ModelStarted)
+    for cost in (story.run.available_micros + 1, -1):
+        entry = story.tell("planner", msgspec.structs.replace(start, cost_max_micros=cost))
+        assert entry.ignored == "its cost does not fit into what the run holds"

@@ -1,0 +1,428 @@
+"""Executor: do it, once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from linestop.actors.executor import cap, results_of
+from linestop.actors.facts import Doors, Texts, Worker
+from linestop.schemas.events import (
+    Asked,
+    BlobRef,
+    EffectStarted,
+    Finished,
+    Held,
+    Judged,
+    JudgedCall,
+    ModelStarted,
+    Proposed,
+    ProposedCall,
+    Resolved,
+    StartedCall,
+    Stopped,
+)
+from linestop.schemas.limits import START_WITHIN_S, Limits
+from linestop.schemas.messages import Task
+from linestop.schemas.tools import ToolError, ToolResult, effect_key
+from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, at_work, call, contract
+
+NEXT_LIFE = Worker(id="w#2")
+TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
+UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message="broke off"))
+UNKNOWN = ToolResult(outcome="unknown")
+
+
+def started(story: Story) -> EffectStarted:
+    """The last start of effects."""
+    return story.last(EffectStarted)
+
+
+def paid(tool: str = "pay") -> Story:
+    """A run in which a person agreed to an irreversible call, which is under way."""
+    return at_work(call(tool)).word("approve", call=tool).said().quiet()
+
+
+def test_all_cleared_calls_start_together_with_their_keys_and_deadlines() -> None:
+    """One start names every call that may start, what it may cost, and until when."""
+    story = at_work(call("look"), call("rent"))
+    event = started(story)
+    assert [(line.call, line.attempt, line.cost_max_micros) for line in event.calls] == [
+        ("look", 1, 0),
+        ("rent", 1, 40_000),
+    ]
+    assert event.worker == WORKER
+    line = event.calls[0]
+    assert line.effect_key == effect_key(f"{TENANT}/{RUN}", "look", b'{"q":"order 4711"}')
+    assert line.start_by == story.now + timedelta(seconds=START_WITHIN_S)
+    assert line.done_by == line.start_by + timedelta(seconds=5 + 2)
+
+
+def test_what_is_cleared_starts_while_what_is_asked_waits() -> None:
+    """The approval of one call is not needed by another, and each result keeps its own id."""
+    story = at_work(call("look"), call("pay"))
+    assert [line.call for line in started(story).calls] == ["look"]
+    story.tools(look=OK)
+    assert (story.stage("look"), story.stage("pay")) == ("answered", "asked")
+
+
+def test_an_uncovered_call_waits_for_its_hold() -> None:
+    """The executor starts nothing that what the run holds does not cover."""
+    story = Story().opened().when("budget").said()
+    held = story.last(Held)
+    short = Story().opened().given(msgspec.structs.replace(held, amount_micros=held.amount_micros // 4))
+    start = short.when("planner").then(ModelStarted)
+    calls = (ProposedCall(call="rent", tool="rent", args="{}"),)
+    short.given(Proposed(turn=1, attempt=1, calls=calls, cost_micros=start.cost_max_micros))
+    short.when("validator").said().when("approver").said().when("executor").silent()
+    short.when("budget").then(Held)
+    short.when("executor").then(EffectStarted)
+
+
+def test_a_closed_door_of_a_tool_stops_the_run_before_the_start() -> None:
+    """An operator who closes a tool stops every run that is about to use it."""
+    story = at_work(call("pay")).word("approve", call="pay").said()
+    story.when("executor", Doors(revision=3, closed=frozenset({"tool:pay"}))).then(Stopped, code="policy")
+
+
+def test_a_start_names_the_revision_of_the_doors_it_saw() -> None:
+    """A reader can tell which doors were open when the effect began."""
+    story = at_work(call("pay")).word("approve", call="pay").said()
+    story.when("executor", Doors(revision=7)).then(EffectStarted, doors_revision=7)
+
+
+def test_a_safe_failure_is_tried_again_after_its_pause_and_then_given_up() -> None:
+    """A transient failure is repeated ``retries_max`` times, a second and two apart, and then told to the model."""
+    story = at_work(call("look")).tools(look=TRANSIENT)
+    for attempt, least in ((2, 0.75), (3, 1.5)):
+        story.when("executor").silent()
+        story.wait(least * 5 / 3)
+        story.quiet()
+        assert started(story).calls[0].attempt == attempt
+        story.tools(look=TRANSIENT)
+    assert story.run.calls["look"].answer == "try later"
+    assert story.run.calls["look"].answer_is_error
+
+
+def test_a_retry_waits_as_long_as_the_tool_asked() -> None:
+    """``retry_after_s`` of the tool goes before our own pauses."""
+    error = ToolError(type="rate_limit", message="slow down", retry_safe=True, retry_after_s=30)
+    story = at_work(call("look")).tools(look=ToolResult(outcome="failed", error=error))
+    story.wait(29).when("executor").silent()
+    story.wait(1).when("executor").then(EffectStarted)
+
+
+@pytest.mark.parametrize("kind", ["permanent", "invalid"])
+def test_a_permanent_failure_is_not_tried_again(kind: str) -> None:
+    """What cannot get better goes to the model at once."""
+    error = ToolError(type=kind, message="no such order", retry_safe=True)  # type: ignore[arg-type]
+    story = at_work(call("look")).tools(look=ToolResult(outcome="failed", error=error))
+    assert story.run.calls["look"].answer == "no such order"
+
+
+def test_a_failure_of_an_unsafe_effect_that_may_have_happened_is_not_tried_again() -> None:
+    """Without ``retry_safe`` an irreversible call is never repeated by itself."""
+    story = paid().tools(pay=UNSAFE)
+    assert story.run.calls["pay"].answer_is_error
+    assert len(story.run.calls["pay"].attempts) == 1
+
+
+def test_a_run_that_allows_no_retries_makes_none() -> None:
+    """``tool_retries_max`` below its default bounds every tool."""
+    story = at_work(call("look"), version=agent(limits={"tool_retries_max": 0})).tools(look=TRANSIENT)
+    assert story.run.calls["look"].answer == "try later"
+
+
+def test_a_run_that_allows_less_time_bounds_every_tool() -> None:
+    """``tool_timeout_s`` below its default shortens ``done_by`` and what the tool is given."""
+    slow = contract("slow", timeout_s=30)
+    story = at_work(call("slow"), version=agent(tools=(slow,), limits={"tool_timeout_s": 1.0}))
+    line = started(story).calls[0]
+    assert line.done_by - line.start_by == timedelta(seconds=3)
+    assert story.executor.view(story.run, started(story), story.facts)[0].timeout_s == 1.0
+
+
+def test_the_default_tool_timeout_leaves_a_longer_contract_alone() -> None:
+    """A tool that declares 30 s has them."""
+    story = at_work(call("slow"), version=agent(tools=(contract("slow", timeout_s=30),)))
+    assert Limits().tool_timeout_s == 5
+    assert story.executor.view(story.run, started(story), story.facts)[0].timeout_s == 30
+
+
+def test_an_open_start_is_left_alone_until_its_end() -> None:
+    """Nobody else declares or repeats a start before ``done_by``."""
+    story = at_work(call("look")).wait(11.9)
+    story.when("executor").silent()
+
+
+def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
+    """A read whose performer fell silent is repeated with the same effect key."""
+    story = at_work(call("look"))
+    first = started(story).calls[0]
+    again = story.wait(12).when("executor").then(EffectStarted).calls[0]
+    assert (again.attempt, again.effect_key) == (2, first.effect_key)
+
+
+def test_takeovers_end_at_the_tools_retries() -> None:
+    """After three attempts that nobody reported, the model is told."""
+    story = at_work(call("look"))
+    for _ in range(3):
+        story.wait(12).quiet()
+    assert story.run.calls["look"].answer == "The call did not answer in time, and was tried often enough."
+    assert len(story.run.calls["look"].attempts) == 3
+
+
+def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
+    """A worker's name is held by one process, so its next life knows that the last one is dead."""
+    story = at_work(call("look"))
+    story.when("executor", NEXT_LIFE).then(EffectStarted, worker="w#2")
+
+
+def test_another_worker_does_not_take_over_before_the_end() -> None:
+    """Only the same name proves anything."""
+    at_work(call("look")).when("executor", Worker(id="v#9")).silent()
+
+
+def test_a_later_incarnation_does_not_repeat_what_is_unsafe() -> None:
+    """An irreversible effect of a dead worker may still have happened: not even its fate is declared early."""
+    paid().when("executor", NEXT_LIFE).silent()
+
+
+def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None:
+    """Interrupted and not safe to repeat: unknown, then a person."""
+    story = paid().wait(12)
+    story.when("executor").then(Finished, outcome="unknown", attempt=1)
+    story.when("executor").silent()
+    assert story.when("approver").then(Asked).calls[0].rule == "unknown"
+
+
+def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
+    """A tool that hands its key on may be called again."""
+    story = at_work(call("note")).wait(12)
+    story.when("executor").then(EffectStarted)
+
+
+def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
+    """The probe is a start of its own; its success is the result of the call."""
+    story = paid("wire").tools(wire=UNKNOWN)
+    assert started(story).purpose == "probe"
+    assert started(story).calls[0].cost_max_micros == 0
+    story.tools(wire=OK)
+    assert story.run.calls["wire"].answer == '{"ok":true}'
+
+
+def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
+    """What did not happen may be done, under the approval it has."""
+    story = paid("wire").tools(wire=UNKNOWN).tools(wire=ToolResult(outcome="never_started"))
+    event = started(story)
+    assert (event.purpose, event.calls[0].attempt) == ("effect", 3)
+
+
+@pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
+def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
+    """A call is probed once; then somebody must look."""
+    story = paid("wire").tools(wire=UNKNOWN).tools(wire=result)
+    assert story.last(Asked).calls[0].rule == "unknown"
+
+
+def test_a_silent_probe_is_given_up_at_once_by_the_next_incarnation() -> None:
+    """A probe changes nothing, so its maker's death is reason enough."""
+    story = paid("wire").tools(wire=UNKNOWN)
+    story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
+
+
+def test_a_late_result_ends_a_doubt_without_anybody() -> None:
+    """The performer that was declared lost may still say what happened."""
+    story = paid().wait(12).quiet()
+    assert story.stage("pay") == "asked"
+    story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="paid", late=True))
+    assert story.run.calls["pay"].answer == "paid"
+
+
+def test_a_late_failure_of_an_earlier_attempt_does_not_end_the_doubt_about_a_later_one() -> None:
+    """A person had it tried again; that the first attempt failed says nothing of the second."""
+    story = paid().tools(pay=UNKNOWN).word("resolve", call="pay", action="retry").said().quiet().tools(pay=UNKNOWN)
+    failed = Finished(call="pay", attempt=1, outcome="failed", error=TRANSIENT.error, late=True)
+    story.given(failed).quiet()
+    assert story.stage("pay") == "asked"
+    assert len(story.run.calls["pay"].attempts) == 2
+
+
+def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
+    """What is answered stays answered, whatever the attempt that took over reports afterwards."""
+    story = at_work(call("look")).wait(12).quiet()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
+    assert story.run.calls["look"].answer == "first"
+    story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).wait(10).quiet()
+    assert story.run.calls["look"].answer == "first"
+    assert len(story.run.calls["look"].attempts) == 2
+
+
+def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:
+    """``resolve retry`` makes the call startable again, under the same key."""
+    story = paid().tools(pay=UNKNOWN)
+    key = started(story).calls[0].effect_key
+    story.word("resolve", call="pay", action="retry").then(Resolved)
+    line = story.when("executor").then(EffectStarted).calls[0]
+    assert (line.attempt, line.effect_key) == (2, key)
+
+
+def test_an_ordered_call_starts_only_after_those_before_it() -> None:
+    """A tool that declares an order sees the results before it."""
+    story = at_work(call("look"), call("after"))
+    assert [line.call for line in started(story).calls] == ["look"]
+    story.tools(look=OK)
+    assert [line.call for line in started(story).calls] == ["after"]
+
+
+def test_a_wait_ends_by_itself_at_its_moment() -> None:
+    """``wait.until`` is carried out by the log: no tool, no attempt."""
+    story = at_work(call("wait.until", '{"until":60}', id="w"))
+    story.wait(59).when("executor").silent()
+    story.wait(1).when("executor").then(Finished, call="w", attempt=0, outcome="succeeded")
+    assert story.stage("w") == "answered"
+
+
+def test_a_wait_ends_also_while_the_run_is_paused() -> None:
+    """Deadlines go on in a pause; only starts are refused."""
+    story = at_work(call("wait.until", '{"until":60}', id="w")).word("pause").said().wait(60)
+    story.when("executor").then(Finished)
+
+
+def test_nothing_starts_while_the_run_is_paused() -> None:
+    """A pause refuses starts as a stop does, and a resume lets them go."""
+    story = at_work(call("pay")).word("pause").said().word("approve", call="pay").said()
+    story.when("executor").silent()
+    story.word("resume").said().when("executor").then(EffectStarted)
+
+
+def test_a_start_that_meets_a_pause_in_the_log_is_ignored() -> None:
+    """Whoever wrote it: the fold refuses a start in a pause."""
+    story = at_work(call("pay")).word("approve", call="pay").said()
+    start = story.when("executor").decided
+    assert start is not None
+    story.word("pause").said()
+    assert story.tell("executor", start).ignored == "the run is paused"
+
+
+def test_after_a_stop_only_fates_are_said() -> None:
+    """A stopped run's open effect is left to its performer until ``done_by`` and is unknown then."""
+    story = paid().given(Stopped(by="bob", why="enough"), by="operator")
+    story.when("executor").silent()
+    story.wait(12).when("executor").then(Finished, outcome="unknown")
+    story.when("executor").silent()
+
+
+def test_a_dry_run_describes_every_effect_above_read() -> None:
+    """``dry_run`` reaches the tool for all tiers but ``read``."""
+    story = at_work(call("look"), call("note"), call("pay"), task=Task(text=TASK, dry_run=True))
+    works = story.executor.view(story.run, started(story), story.facts)
+    assert {work.tool: work.dry_run for work in works} == {"look": False, "note": True, "pay": True}
+
+
+def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
+    """At most 16 KiB of a result reach the model, and it is told how much there was."""
+    story = at_work(call("look")).tools(look=ToolResult(outcome="succeeded", value="x" * 20_000))
+    answer = story.run.calls["look"].answer
+    assert len(answer.encode()) == 16 * 1024
+    assert answer.endswith("[cut: 20000 bytes in all]")
+    assert story.last(Finished).result_bytes == 20_000
+    assert len(story.last(Finished).result_sha256) == 64
+
+
+@pytest.mark.parametrize(("text", "most"), [("é" * 100, 64), ("x" * 100, 3), ("😀" * 40, 50)])
+def test_a_cut_never_splits_a_character(text: str, most: int) -> None:
+    """A cut text is valid, and no longer than its bound and the note."""
+    cut, size = cap(text, most)
+    assert size == len(text.encode())
+    assert len(cut.encode()) <= max(most, len(f"\n[cut: {size} bytes in all]"))
+
+
+def test_a_tool_cannot_cost_more_than_its_start_reserved() -> None:
+    """What a tool reports above its price is charged at its price."""
+    story = at_work(call("rent")).tools(rent=ToolResult(outcome="succeeded", value=1, cost_micros=90_000))
+    assert story.last(Finished).cost_micros == 40_000
+
+
+def test_an_unknown_effect_is_charged_at_its_reservation() -> None:
+    """Unknown usage is charged as if it had all been used."""
+    story = at_work(call("rent"))
+    story.given(Finished(call="rent", attempt=1, outcome="unknown"))
+    assert story.run.attempts[started_n(story)][0].charged_micros == 40_000
+
+
+def started_n(story: Story) -> int:
+    """The number of the last start of effects."""
+    return max(n for n, attempts in story.run.attempts.items() if attempts[0].call)
+
+
+def test_long_arguments_are_read_from_their_blob() -> None:
+    """What a performer is given is the text behind the reference."""
+    story = Story().opened().quiet()
+    ref = BlobRef(sha256="a" * 64, bytes=40_000)
+    story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
+    verdict = JudgedCall(
+        call="c", tool="look", verdict="pass", args=ref, args_sha256="b", effect_key="k", tier="read"
+    )
+    story.given(Judged(proposal_n=story.run.n, calls=(verdict,))).quiet()
+    works = story.executor.view(story.run, started(story), story.facts.with_(Texts(by_sha256={"a" * 64: b"{}"})))
+    assert works[0].args == b"{}"
+
+
+def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
+    """What has its result is not spoken for again."""
+    event = started(at_work(call("look"), call("note")))
+    done = results_of([Finished(call="look", attempt=1, outcome="succeeded")])
+    executor = Story().executor
+    begun = executor.cancelled(event, done, begun=True)
+    assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]
+    fresh = executor.cancelled(event, frozenset(), begun=False)
+    assert {e.outcome for e in fresh if isinstance(e, Finished)} == {"never_started"}
+
+
+def test_a_call_that_never_started_is_started_again() -> None:
+    """A start that was drained before its effect began costs nothing but an attempt."""
+    story = paid().tools(pay=ToolResult(outcome="never_started"))
+    assert started(story).calls[0].attempt == 2
+
+
+def test_a_start_that_names_a_call_twice_is_ignored() -> None:
+    """Two attempts of one effect in one start would be two effects."""
+    story = at_work(call("pay")).word("approve", call="pay").said()
+    start = story.when("executor").decided
+    assert isinstance(start, EffectStarted)
+    twice = EffectStarted(calls=(*start.calls, *start.calls), worker=WORKER)
+    assert story.tell("executor", twice).ignored == "it starts a call twice"
+
+
+def test_a_start_with_other_arguments_than_judged_is_ignored() -> None:
+    """What runs is what was judged and approved."""
+    story = at_work(call("pay")).word("approve", call="pay").said()
+    start = story.when("executor").decided
+    assert isinstance(start, EffectStarted)
+    line = start.calls[0]
+    other = StartedCall(
+        call=line.call, attempt=1, effect_key=line.effect_key, args_sha256="0" * 64, gate_n=line.gate_n,
+        start_by=line.start_by, done_by=line.done_by,
+    )  # fmt: skip
+    entry = story.tell("executor", EffectStarted(calls=(other,), worker=WORKER))
+    assert entry.ignored == "call 'pay' was judged with other arguments"
+
+
+def test_a_second_start_of_an_open_unsafe_effect_is_ignored() -> None:
+    """At most one automatic attempt of what is not safe to repeat, even past its end."""
+    story = paid()
+    line = started(story).calls[0]
+    again = StartedCall(
+        call="pay", attempt=2, effect_key=line.effect_key, args_sha256=line.args_sha256, gate_n=line.gate_n,
+        start_by=line.start_by, done_by=line.done_by,
+    )  # fmt: skip
+    story.wait(60)
+    assert "so it may not start" in story.tell("executor", EffectStarted(calls=(again,), worker="w#2")).ignored
+
+
+def test_the_contracts_of_these_tests_are_all_reachable() -> None:
+    """Every tool named here belongs to the agent."""
+    assert {c.name for c in CONTRACTS} >= {"look", "note", "pay", "wire", "rent", "after", "wait.until"}

@@ -1,0 +1,314 @@
+"""A run told in a test: given these events, when a role looks, then it says this.
+
+``Story`` folds events with a correct chain, as the server would store them. A role that is due speaks by
+``when`` and ``then``; ``quiet`` lets all six speak until none has anything to say, which leaves the starts
+open; ``model`` and ``tools`` then say what came of them, through the performers' own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from linestop.actors.approver import Approver
+from linestop.actors.budget import Budget, wanted
+from linestop.actors.executor import Executor
+from linestop.actors.facts import CurrentAgent, Facts, Incoming, PinnedAgent, Reservation, Word, Worker
+from linestop.actors.opening import task_sha256
+from linestop.actors.planner import Planner
+from linestop.actors.recorder import Recorder
+from linestop.actors.role import Role
+from linestop.actors.validator import Validator
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import (
+    NAMES,
+    SPEAKERS,
+    AnyEvent,
+    Cue,
+    EffectStarted,
+    ModelChoice,
+    ModelStarted,
+    Policy,
+    decode,
+    encode,
+)
+from linestop.schemas.limits import Limits
+from linestop.schemas.messages import Control, Task, Verb
+from linestop.schemas.model import ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.run import Entry, Run
+from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+from linestop.schemas.tools import Contract, ToolResult
+from linestop.schemas.work import CallWork, ModelWork
+
+E = TypeVar("E")
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+TENANT = TenantId("acme")
+RUN = RunId("r1")
+WORKER = "w#1"
+TASK = "refund order 4711: pay 25 to ann@example.com"
+STEPS_MAX = 200
+ARGS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"q": {"type": "string"}, "amount": {"type": "number"}},
+    "additionalProperties": False,
+}
+MODEL = ModelChoice(model="playbook/large", price=Price(input=1_000_000, output=5_000_000, table="agent file"))
+SPARE = ModelChoice(model="playbook/small", price=Price(input=500_000, output=1_000_000))
+OK = ToolResult(outcome="succeeded", value={"ok": True})
+
+
+def contract(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
+    """A tool of that name; ``tier`` is ``read`` unless said otherwise."""
+    return Contract(**{"name": name, "description": name, "parameters": ARGS, "tier": "read", **fields})
+
+
+CONTRACTS = (
+    contract("look"),
+    contract("note", tier="reversible", idempotent=True),
+    contract("pay", tier="irreversible"),
+    contract("drop", tier="destructive"),
+    contract("wire", tier="irreversible", probe=True),
+    contract("weigh", checks=True),
+    contract("rent", price_micros=40_000),
+    contract("after", ordered=True),
+    contract(
+        "wait.until", kind="wait", repeatable=True, parameters={"type": "object", "properties": {"until": {}}}
+    ),
+    contract("ask.person", kind="wait", parameters={"type": "object", "properties": {"question": {}, "options": {}}}),
+)
+
+
+def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
+    """An agent with the tools of ``CONTRACTS``; ``limits`` may be a dict of what differs from the defaults."""
+    limits = fields.pop("limits", {})
+    given = {"name": "desk", "prompt": "Be good.", "model": MODEL, "tools": CONTRACTS, "policy": Policy(), **fields}
+    return AgentVersion(limits=Limits(**limits), **given)
+
+
+def call(tool: str, args: str = '{"q":"order 4711"}', *, id: str = "") -> ToolCall:  # noqa: A002 - the field's name
+    """A call as a model writes it; its id is its tool's name unless said otherwise."""
+    return ToolCall(id=id or tool, name=tool, args=args)
+
+
+def reply(*calls: ToolCall, text: str = "", out: int = 20, **fields: Any) -> ModelReply:  # noqa: ANN401
+    """A complete answer of a model: calls, or a final text."""
+    final = {"text": text or ("" if calls else "done"), "calls": calls, "stop_reason": "calls" if calls else "end"}
+    usage = Usage(fresh_in=100, out=out)
+    return ModelReply(**{"usage": usage, "usage_reported": True, "model": "large", **final, **fields})
+
+
+def at_once(work: Coroutine[Any, Any, E]) -> E:
+    """The result of a coroutine that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        result: E = ended.value
+        return result
+    raise AssertionError("it waits for something")
+
+
+def all_at_once(items: AsyncIterator[E]) -> list[E]:
+    """The items of an asynchronous iterator that never waits."""
+
+    async def collect() -> list[E]:
+        return [item async for item in items]
+
+    return at_once(collect())
+
+
+class ScriptedModel:
+    """A model that gives ``answer``."""
+
+    answer: ModelReply | ModelFailed = reply()
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """Give it."""
+        del work
+        if isinstance(self.answer, ModelFailed):
+            raise self.answer
+        return self.answer, 0.5
+
+
+class ScriptedTools:
+    """Tools with the results in ``results``, by call id; a call that is not there gives nothing."""
+
+    results: Mapping[str, ToolResult]
+
+    def __init__(self) -> None:
+        self.results = {}
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        """Give them in their order."""
+        for work in works:
+            if work.call in self.results:
+                yield work, self.results[work.call], 0.1
+
+
+class Story:
+    """One run, its six roles, and a clock that only the test moves."""
+
+    def __init__(
+        self, version: AgentVersion | None = None, *, task: Task | None = None, facts: tuple[Any, ...] = ()
+    ) -> None:
+        self.version = version or agent()
+        self.task = task or Task(text=TASK, user="ann")
+        self.now = NOW
+        self.run = Run(TENANT, RUN)
+        self.messages: list[tuple[str, bytes, int]] = []
+        self.caller, self.runner = ScriptedModel(), ScriptedTools()
+        self.planner, self.executor = Planner(self.caller), Executor(self.runner)
+        self.roles: dict[RoleName, Role] = {
+            "validator": Validator(), "approver": Approver(), "budget": Budget(),
+            "executor": self.executor, "planner": self.planner, "recorder": Recorder(),
+        }  # fmt: skip
+        self.facts = Facts(PinnedAgent(version=self.version), Worker(id=WORKER), *facts)
+        self.decided: AnyEvent | None = None
+        self.role: RoleName = "validator"
+
+    # --- given -----------------------------------------------------------------------------------------
+
+    def tell(self, role: RoleName, event: AnyEvent, *, at: datetime | None = None) -> Entry:
+        """Append ``event`` as that role's next and fold it, whatever the fold makes of it."""
+        n, seq = self.run.n + 1, self.run.head_seq + 1
+        moment = at or max(self.now, self.run.at)
+        stamped = msgspec.structs.replace(event, id=f"e{n}", prev=self.run.head, at=moment)
+        subject = run_event(TENANT, RUN, role=role, event=NAMES[type(event)], n=n)
+        payload = encode(stamped)
+        self.messages.append((subject, payload, seq))
+        return self.run.apply(subject, payload, seq)
+
+    def given(self, *events: AnyEvent, by: RoleName | None = None) -> Self:
+        """Append events that count; ``by`` says who, for a stop."""
+        for event in events:
+            role: Any = by or SPEAKERS[type(event)]
+            entry = self.tell(role, event)
+            assert not entry.ignored, entry.ignored
+        return self
+
+    def opened(self) -> Self:
+        """Hand the task in; the validator opens the run."""
+        incoming = Incoming(agent=self.version.name, sha256=task_sha256(self.task), task=self.task)
+        return self.when("validator", incoming, CurrentAgent(version=self.version)).said()
+
+    def wait(self, seconds: float) -> Self:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+        return self
+
+    # --- when and then -----------------------------------------------------------------------------------
+
+    def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+        """What a role knows now: accounts always have room."""
+        hold, amount = wanted(self.run, self.now)
+        reservation = (Reservation(hold=hold, amount_micros=amount),) if amount else ()
+        return self.facts.with_(*reservation, *more)
+
+    def when(self, role: RoleName, *more: Any) -> Self:  # noqa: ANN401 - any facts
+        """Let one role look at the run."""
+        self.role = role
+        self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.known(*more), self.now)
+        return self
+
+    def then(self, kind: type[E], **fields: Any) -> E:  # noqa: ANN401 - any field's value
+        """Expect that the role said this, with these fields; append it and return it."""
+        assert isinstance(self.decided, kind), self.decided
+        for name, value in fields.items():
+            assert getattr(self.decided, name) == value, (name, getattr(self.decided, name))
+        event: E = self.decided
+        self.said()
+        return event
+
+    def said(self) -> Self:
+        """Append what the role decided."""
+        assert self.decided is not None
+        entry = self.tell(self.role, self.decided)
+        assert not entry.ignored, entry.ignored
+        return self
+
+    def silent(self) -> None:
+        """Expect that the role had nothing to say."""
+        assert self.decided is None, self.decided
+
+    def word(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
+        """Let the approver hear a person's word."""
+        return self.when("approver", Word(verb=verb, control=Control(by=by, **fields)))
+
+    # --- the run goes on -----------------------------------------------------------------------------------
+
+    def quiet(self, *more: Any) -> Self:  # noqa: ANN401 - any facts
+        """Let every role speak until none has anything to say; what was started stays open."""
+        for _ in range(STEPS_MAX):
+            if not any(self.when(name, *more).decided and self.said() for name in self.roles):
+                return self
+        raise AssertionError("the roles never fall silent")
+
+    def model(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> Self:
+        """Say what came of the open model call (or the start in event ``n``), then let the roles go on."""
+        return self.given(*self.heard(answer, n=n)).quiet()
+
+    def heard(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> list[AnyEvent]:
+        """What the planner makes of this answer to the open model call (or the start in event ``n``)."""
+        started = self.run.entries[(n or self.open_model()) - 1].event
+        assert isinstance(started, ModelStarted)
+        self.caller.answer = answer
+        view = self.planner.view(self.run, started, self.facts)
+        return all_at_once(self.planner.perform(view, started))
+
+    def tools(self, **results: ToolResult) -> Self:
+        """Say what came of open calls, by call id, then let the roles go on."""
+        self.runner.results = results
+        for n in sorted({attempt.n for attempt in self.run.open_attempts if attempt.call in results}):
+            started = self.run.entries[n - 1].event
+            assert isinstance(started, EffectStarted)
+            view = self.executor.view(self.run, started, self.facts)
+            self.given(*all_at_once(self.executor.perform(view, started)))
+        return self.quiet()
+
+    def open_model(self) -> int:
+        """The event in which the open model call was started."""
+        return next(attempt.n for attempt in self.run.open_attempts if not attempt.call)
+
+    # --- looking -------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """``role.event`` of all that counts so far."""
+        return [f"{entry.role}.{entry.name}" for entry in self.run.entries if not entry.ignored]
+
+    def last(self, kind: type[E]) -> E:
+        """The last event of that kind."""
+        return next(e.event for e in reversed(self.run.entries) if isinstance(e.event, kind) and not e.ignored)
+
+    def stage(self, name: str) -> str:
+        """Where a call stands."""
+        return self.run.calls[name].stage
+
+
+def at_work(*calls: ToolCall, version: AgentVersion | None = None, task: Task | None = None) -> Story:
+    """A run whose model has answered with these calls (or the final answer), and in which all is quiet."""
+    return Story(version, task=task).opened().quiet().model(reply(*calls))
+
+
+def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:
+    """A run whose model has proposed these calls, judged, with the approver about to look."""
+    story = Story(version).opened().quiet()
+    return story.given(*story.heard(reply(*calls))).when("validator").said()
+
+
+def copied(story: Story) -> Run:
+    """The run folded anew from its messages."""
+    run = Run(TENANT, RUN)
+    for subject, payload, seq in story.messages:
+        run.apply(subject, payload, seq)
+    return run
+
+
+def read_event(message: tuple[str, bytes, int]) -> AnyEvent:
+    """The event of a stored message."""
+    subject, payload, _ = message
+    *_, role, name, _ = subject.split(".")
+    known: Any = role
+    return decode(known, name, payload)

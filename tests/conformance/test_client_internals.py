@@ -1,0 +1,68 @@
+"""The inside of nats-py that the hot path stands on: fails by name when a new version changes it."""
+
+# Looking at the client's inside is what this module is for.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+from nats.aio import client as client_module
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.reads import Reader
+from linestop.errors import InputError, TooLarge, Unreachable
+from linestop.testing.rigs import Rig, ServerRig
+
+pytestmark = pytest.mark.anyio
+
+
+def test_the_client_has_the_buffer_and_the_queue_we_write_to() -> None:
+    """``_pending`` is a list of bytes with its size beside it, and ``_flush_queue`` is None until connected."""
+    client: Any = Client()  # its inside has no types
+    assert client._pending == []
+    assert client._pending_data_size == 0
+    assert client._flush_queue is None
+
+
+def test_the_flusher_writes_all_that_is_pending_and_asks_done() -> None:
+    """What the flusher takes from its queue is asked ``done()`` and nothing else of it is used."""
+    source = inspect.getsource(client_module.Client._flusher)
+    assert "writelines(self._pending[:])" in source
+    assert "if not future.done():" in source
+    assert source.count("future.") == 2, "the flusher does more with what it is given: look at publish._Written"
+
+
+def test_a_subscription_with_a_future_hands_messages_over_at_once() -> None:
+    """The read loop calls ``cancelled()`` and ``set_result`` for each message, and keeps the object."""
+    source = inspect.getsource(client_module.Client._process_msg)
+    assert "if sub._future.cancelled():" in source
+    assert "sub._future.set_result(msg)" in source
+    assert "self._future = future" in inspect.getsource(Subscription.__init__)
+    assert "_future = None" not in source, "the client forgets the sink after one message"
+
+
+async def test_what_is_written_reaches_the_server_and_its_answer_us(rig: Rig) -> None:
+    """All of it together, on a real connection: a request, its answer, and one that nobody answers."""
+    if not isinstance(rig, ServerRig):
+        pytest.skip("a broker in memory has no wire")
+    wire = (await rig.open("operator")).wire
+    assert (await Reader(wire, "RUNS").info()).error is None
+    assert isinstance(wire.connection.nc._flush_queue, asyncio.Queue)
+    with pytest.raises(TooLarge, match="blobs"):
+        await wire.ask("tasks.t.a", bytes(2 * 1024 * 1024))
+    with pytest.raises(Unreachable, match=r"Nobody listens|did not answer"):
+        await wire.ask("wake.planner.t.nobody", timeout_s=0.2)
+
+
+def test_a_header_with_a_line_break_is_refused() -> None:
+    """It would be a header of its own on the wire."""
+    assert header_block({"a": "b"}) == b"NATS/1.0\r\na: b\r\n\r\n"
+    for bad in ({"a": "b\r\nc: d"}, {"a\n": "b"}, {"a": "\r"}):
+        with pytest.raises(InputError, match="line break"):
+            header_block(bad)

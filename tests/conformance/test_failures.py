@@ -1,0 +1,268 @@
+"""The broker dies, hangs, or answers into the void: nothing acknowledged is lost and nothing is stored twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from functools import partial
+
+import anyio
+import anyio.abc
+import msgspec
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.jetstream.queue import BEATS_MISSED_MAX, HEARTBEAT_S
+from linestop.bus.ports import Append, Log
+from linestop.bus.streams import consumers
+from linestop.errors import Unreachable
+from linestop.schemas import subjects
+from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event
+from linestop.testing.cluster import Cluster
+from linestop.testing.rigs import ServerRig, until
+
+pytestmark = pytest.mark.anyio
+
+WRITERS = 6
+BEFORE_KILL = 30
+AFTER_KILL = 20
+RESUMED_WITHIN_S = HEARTBEAT_S * BEATS_MISSED_MAX * 0.75
+WITHIN_S = 45.0
+TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
+
+
+class Proxy:
+    """A TCP relay in front of the broker that can swallow what the broker answers."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: list[anyio.abc.SocketStream] = []
+        self.swallowing = False
+        self.url = ""
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        address = listener.extra(anyio.abc.SocketAttribute.local_address)
+        self.url = f"nats://127.0.0.1:{address[1]}"
+        task_status.started()
+        async with listener:
+            await listener.serve(self._relay)
+
+    async def cut(self) -> None:
+        """Close every connection, and answer again from the next one on."""
+        self.swallowing = False
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            await anyio.aclose_forcefully(stream)
+
+    async def _relay(self, client: anyio.abc.SocketStream) -> None:
+        async with client, await anyio.connect_tcp("127.0.0.1", self._port) as server:
+            self._streams += [client, server]
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(self._pump, client, server, answers=False))
+                group.start_soon(partial(self._pump, server, client, answers=True))
+
+    async def _pump(self, source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream, *, answers: bool) -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream):
+            while True:
+                chunk = await source.receive()
+                if not (answers and self.swallowing):
+                    await sink.send(chunk)
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            await anyio.aclose_forcefully(sink)
+
+
+def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") -> Append:
+    """An event that tells who wrote it after what."""
+    return Append(
+        tenant=tenant,
+        run=run,
+        role="planner",
+        event="stopped",
+        n=n,
+        event_id=f"{by}-{n}",
+        head_seq=head_seq,
+        payload=msgspec.json.encode({"n": n, "after": head_seq, "by": by}),
+    )
+
+
+@contextlib.asynccontextmanager
+async def proxied(server_rig: ServerRig) -> AsyncGenerator[tuple[Proxy, Log]]:
+    """A planner's log behind a proxy."""
+    if isinstance(server_rig.server, Cluster):
+        pytest.skip("nodes of a cluster tell their clients about each other, so a client goes round the proxy")
+    proxy = Proxy(int(server_rig.server.url.rpartition(":")[2]))
+    async with anyio.create_task_group() as group:
+        await group.start(proxy.serve)
+        bus = await server_rig.open("planner", url=proxy.url)
+        yield proxy, bus.log()
+        await bus.wire.connection.close()
+        group.cancel_scope.cancel()
+
+
+async def test_a_lost_answer_is_neither_a_duplicate_nor_a_loss(
+    server_rig: ServerRig, tenant: TenantId, run: RunId
+) -> None:
+    """The event is stored, its answer never comes, the connection breaks: the append returns its sequence."""
+    watcher = await server_rig.log()
+    async with proxied(server_rig) as (proxy, log):
+        first = await log.append(event(tenant, run, n=1, head_seq=0))
+        done: list[int] = []
+
+        async def append() -> None:
+            done.append(await log.append(event(tenant, run, n=2, head_seq=first)))
+
+        with anyio.fail_after(WITHIN_S):
+            async with anyio.create_task_group() as group:
+                proxy.swallowing = True
+                group.start_soon(append)
+                await until(lambda: watcher.load(tenant, run, after_seq=first))
+                assert done == []
+                await proxy.cut()
+    assert len(done) == 1
+    assert [m.seq for m in await watcher.load(tenant, run)] == [first, *done]
+
+
+async def test_a_lost_answer_before_a_rival_is_still_recognised(
+    server_rig: ServerRig, tenant: TenantId, run: RunId
+) -> None:
+    """Ours was stored and somebody has appended after it: the repetition is refused, and yet it is done."""
+    rival = await server_rig.log("operator")
+    async with proxied(server_rig) as (proxy, log):
+        done: list[int] = []
+
+        async def append() -> None:
+            done.append(await log.append(event(tenant, run, n=1, head_seq=0)))
+
+        with anyio.fail_after(WITHIN_S):
+            async with anyio.create_task_group() as group:
+                proxy.swallowing = True
+                group.start_soon(append)
+                [stored] = await until(lambda: rival.load(tenant, run))
+                after = event(tenant, run, n=2, head_seq=stored.seq, by="rival")
+                await rival.append(msgspec.structs.replace(after, role="operator"))
+                await proxy.cut()
+    loaded = await rival.load(tenant, run)
+    assert len(loaded) == 2
+    assert done == [loaded[0].seq]
+
+
+async def test_an_append_survives_a_broker_that_hangs(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+    """Stopped between publish and answer for longer than one answer may take, it is stored once."""
+    log = await server_rig.log()
+    first = await log.append(event(tenant, run, n=1, head_seq=0))
+    server = server_rig.server
+    pids: Sequence[int] = server.pids if isinstance(server, Cluster) else (server.pid,)
+    seqs: list[int] = []
+
+    async def append() -> None:
+        seqs.append(await log.append(event(tenant, run, n=2, head_seq=first)))
+
+    with anyio.fail_after(WITHIN_S):
+        async with anyio.create_task_group() as group:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                group.start_soon(append)
+                await anyio.sleep(2.5)
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+    assert [m.seq for m in await log.load(tenant, run, leader=True)] == [first, *seqs]
+
+
+async def test_every_acknowledged_append_survives_a_kill(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+    """SIGKILL under writers, and a restart: what was acknowledged is there, once, and each run is one chain."""
+    acked: dict[RunId, list[int]] = {RunId(f"{run}-{number}"): [] for number in range(WRITERS)}
+    killed = anyio.Event()
+    busy = anyio.Event()
+
+    async def writer(log: Log, mine: RunId) -> None:
+        after_kill = 0
+        while after_kill < AFTER_KILL:
+            seqs = acked[mine]
+            append = event(tenant, mine, n=len(seqs) + 1, head_seq=seqs[-1] if seqs else 0)
+            try:
+                seqs.append(await log.append(append))
+            except Unreachable:
+                continue
+            after_kill += killed.is_set()
+            if min(len(done) for done in acked.values()) >= BEFORE_KILL:
+                busy.set()
+
+    with anyio.fail_after(WITHIN_S):
+        async with anyio.create_task_group() as group:
+            for mine in acked:
+                group.start_soon(partial(writer, await server_rig.log(), mine))
+            await busy.wait()
+            await server_rig.kill()
+            killed.set()
+        await server_rig.restart()
+        log = await server_rig.log()
+        for mine, seqs in acked.items():
+            loaded = await log.load(tenant, mine, leader=True)
+            assert [m.seq for m in loaded] == seqs
+            assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, len(seqs) + 1))
+
+
+async def test_queues_and_watches_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId) -> None:
+    """A pull and a watch that were open when the broker died bring what was said before and after."""
+    task = subjects.task(tenant, AgentName("a"))
+    deliveries = (await server_rig.queue(TASKS)).deliveries()
+    shared = await server_rig.shared()
+    revision = await shared.create(f"account.{tenant}.a", b"1")
+    watch = shared.watch(f"account.{tenant}.")
+    seen: set[bytes] = set()
+
+    async def pull() -> None:
+        async for delivery in deliveries:
+            if delivery.subject == task:
+                seen.add(delivery.payload)
+            await delivery.ack()
+            if seen == {b"before", b"after"}:
+                return
+
+    with anyio.fail_after(WITHIN_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(pull)
+            assert (await watch.__anext__()).value == b"1"
+            await server_rig.say(task, b"before")
+            await server_rig.kill()
+            killed_at = server_rig.now()
+            await shared.update(f"account.{tenant}.a", b"2", revision=revision)
+            assert (await watch.__anext__()).value == b"2"
+            await server_rig.say(task, b"after")
+        # A reconnect is reason enough to ask again: nobody waits for missed heartbeats.
+        took = server_rig.now() - killed_at
+        assert isinstance(server_rig.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
+        await server_rig.restart()
+    for opened in (deliveries, watch):
+        assert isinstance(opened, AsyncGenerator)
+        await opened.aclose()
+
+
+async def test_timers_survive_a_kill_as_they_were_left(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+    """After a restart the moved one fires at its new time, and the cancelled and the old one do not."""
+    timers = await server_rig.timers()
+    start = server_rig.now()
+    await timers.set(tenant, run, "cancelled", start + timedelta(seconds=3))
+    await timers.set(tenant, run, "moved", start + timedelta(seconds=3))
+    await timers.set(tenant, run, "moved", start + timedelta(seconds=5))
+    await timers.cancel(tenant, run, "cancelled")
+    await server_rig.kill()
+    spec = next(spec for spec in consumers() if spec.name == layout.TIMERS_CONSUMER)
+    deliveries = (await server_rig.queue(spec)).deliveries()
+    fired: list[tuple[str, bool]] = []
+    with anyio.move_on_after(7):
+        async for delivery in deliveries:
+            timer = subjects.parse_timer(delivery.subject)
+            if timer.tenant == tenant:
+                fired.append((timer.name, server_rig.now() >= start + timedelta(seconds=5)))
+            await delivery.ack()
+    await server_rig.restart()
+    assert fired == [("moved", True)]
+    assert isinstance(deliveries, AsyncGenerator)
+    await deliveries.aclose()

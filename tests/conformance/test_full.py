@@ -1,0 +1,78 @@
+"""A run log without room: it refuses in a sentence and forgets nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from linestop.bus.connection import connect
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Append, Log
+from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.streams import MIB, Space
+from linestop.errors import TooLarge
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+SPACE = Space(runs=2 * MIB)
+TENANT, RUN = TenantId("t"), RunId("r")
+
+
+def event(n: int, *, head_seq: int) -> Append:
+    """An event as large as events may be, and like no other."""
+    return Append(
+        tenant=TENANT,
+        run=RUN,
+        role="planner",
+        event="proposed",
+        n=n,
+        event_id=f"e{n}",
+        head_seq=head_seq,
+        payload=bytes([n]) * (MESSAGE_BYTES_MAX - n),
+    )
+
+
+async def fill(log: Log) -> None:
+    """Append large events until the log refuses; look at what is left."""
+    stored = 0
+
+    async def append_for_ever() -> None:
+        nonlocal stored
+        head_seq = 0
+        for n in range(1, 100):
+            head_seq = await log.append(event(n, head_seq=head_seq))
+            stored = n
+
+    with pytest.raises(TooLarge, match=r"no room.*max_bytes"):
+        await append_for_ever()
+    assert stored > 5
+    assert await log.space_used() > 0.8
+    assert len(await log.load(TENANT, RUN)) == stored
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="function")
+async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio_backend: str) -> None:
+    """The stream's limit is told as such, and every event stored before it is still there."""
+    assert anyio_backend == "asyncio"
+    async with EmbeddedServer(tmp_path, ServerOptions(space=SPACE)) as server:
+        async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
+            await set_up(bootstrap, BusLayout(space=SPACE))
+        async with await connect(server.credential("planner"), name="test") as connection:
+            await fill((await JetStream.open(connection)).log())
+
+
+def test_a_full_memory_refuses_and_keeps_what_it_has() -> None:
+    """The same in memory."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        broker.stream("RUNS").bytes_max = SPACE.runs
+        await fill(broker.log())
+
+    run_virtual(main)

@@ -1,0 +1,265 @@
+"""The run log: compare-and-append and reading back, the same on every bus."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+import msgspec
+import pytest
+
+from linestop.bus.ports import Append, HeadMoved, Log
+from linestop.errors import InputError, PermissionDenied, TooLarge
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, parse_run_event, run_event
+from linestop.testing.rigs import Rig, until
+
+pytestmark = pytest.mark.anyio
+
+WRITERS = 16
+EVENTS_EACH = 4
+
+
+def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, role: RoleName = "planner", text: str = "") -> Append:
+    """An event whose payload tells who wrote it after what."""
+    payload = msgspec.json.encode({"n": n, "after": head_seq, "by": role, "text": text})
+    return Append(
+        tenant=tenant,
+        run=run,
+        role=role,
+        event="stopped",
+        n=n,
+        event_id=f"{role}-{n}-{text.encode().hex()}",
+        head_seq=head_seq,
+        payload=payload,
+    )
+
+
+async def chain(log: Log, tenant: TenantId, run: RunId, *, length: int) -> list[int]:
+    """Append ``length`` events one after the other; return their sequences."""
+    seqs = [0]
+    for n in range(1, length + 1):
+        seqs.append(await log.append(event(tenant, run, n=n, head_seq=seqs[-1])))
+    return seqs[1:]
+
+
+async def test_what_is_appended_is_loaded_as_it_was(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A load returns subject, bytes and sequence of every event, in order."""
+    log = await rig.log()
+    first = event(tenant, run, n=1, head_seq=0, text="é\n\0")
+    seq = await log.append(first)
+    second = event(tenant, run, n=2, head_seq=seq)
+    seqs = [seq, await log.append(second)]
+    loaded = await log.load(tenant, run)
+    assert [m.payload for m in loaded] == [first.payload, second.payload]
+    assert [m.seq for m in loaded] == seqs
+    assert loaded[1].subject == run_event(tenant, run, role="planner", event="stopped", n=2)
+
+
+async def test_headers_may_be_given_and_change_nothing(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Trace headers ride along and are no part of what is loaded."""
+    log = await rig.log()
+    traced = msgspec.structs.replace(
+        event(tenant, run, n=1, head_seq=0), headers={"traceparent": "00-ab-cd-01", "ce-type": "ü"}
+    )
+    await log.append(traced)
+    assert [m.payload for m in await log.load(tenant, run)] == [traced.payload]
+
+
+async def test_a_header_cannot_smuggle_in_another(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A line break in a header, or in an event id, is refused before anything is sent."""
+    log = await rig.log()
+    good = event(tenant, run, n=1, head_seq=0)
+    for bad in (
+        msgspec.structs.replace(good, headers={"traceparent": "00\r\nNats-Rollup: sub"}),
+        msgspec.structs.replace(good, event_id="x\r\nNats-Rollup: sub"),
+    ):
+        with pytest.raises(InputError, match="line break"):
+            await log.append(bad)
+
+
+async def test_a_stale_head_is_refused_and_the_real_one_named(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """An append after another event than the last stores nothing and says what the last is."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=2)
+    with pytest.raises(HeadMoved) as refused:
+        await log.append(event(tenant, run, n=2, head_seq=seqs[0], text="rival"))
+    assert refused.value.head_seq == seqs[1]
+    assert len(await log.load(tenant, run)) == 2
+
+
+async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Head 0 means that the run does not exist yet."""
+    log = await rig.log()
+    [seq] = await chain(log, tenant, run, length=1)
+    with pytest.raises(HeadMoved) as refused:
+        await log.append(event(tenant, run, n=1, head_seq=0, text="rival"))
+    assert refused.value.head_seq == seq
+
+
+async def test_appending_the_same_event_again_returns_its_sequence(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A repeated append is recognised, also when others came after it and from another connection."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=3)
+    other = await rig.log()
+    assert await other.append(event(tenant, run, n=3, head_seq=seqs[1])) == seqs[2]
+    assert await other.append(event(tenant, run, n=1, head_seq=0)) == seqs[0]
+    assert len(await log.load(tenant, run)) == 3
+
+
+async def test_an_event_is_never_overwritten(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Another event under a subject that is taken is refused, even with the right head."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=2)
+    with pytest.raises(HeadMoved):
+        await log.append(event(tenant, run, n=1, head_seq=seqs[1], text="forged"))
+    loaded = await log.load(tenant, run)
+    assert [m.payload for m in loaded][:1] == [event(tenant, run, n=1, head_seq=0).payload]
+
+
+async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Message ids count for the whole stream; a duplicate that is another's event is a conflict."""
+    log = await rig.log()
+    await log.append(event(tenant, run, n=1, head_seq=0))
+    elsewhere = TenantId(f"{tenant}-x")
+    with pytest.raises(HeadMoved):
+        await log.append(event(elsewhere, run, n=1, head_seq=0))
+    assert await log.load(elsewhere, run) == []
+
+
+async def test_of_two_rivals_one_wins(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Two roles that append after the same head at the same time: one is stored, one is told."""
+    outcomes: list[str] = []
+
+    async def attempt(role: RoleName) -> None:
+        log = await rig.log(role)
+        try:
+            await log.append(event(tenant, run, n=1, head_seq=0, role=role))
+            outcomes.append("stored")
+        except HeadMoved:
+            outcomes.append("moved")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(attempt, "planner")
+        group.start_soon(attempt, "operator")
+    assert sorted(outcomes) == ["moved", "stored"]
+
+
+async def test_sixteen_writers_make_exactly_one_chain(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Whatever the race, each accepted event names the one before it as its head."""
+    accepted: list[int] = []
+
+    async def writer(number: int) -> None:
+        role = ROLES[number % len(ROLES)]
+        log = await rig.log(role)
+        mine = 0
+        while mine < EVENTS_EACH:
+            head = await log.head(tenant, run)
+            n = parse_run_event(head.subject).n + 1 if head else 1
+            head_seq = head.seq if head else 0
+            try:
+                accepted.append(
+                    await log.append(event(tenant, run, n=n, head_seq=head_seq, role=role, text=f"{number}/{mine}"))
+                )
+            except HeadMoved:
+                continue
+            mine += 1
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in range(WRITERS):
+                group.start_soon(partial(writer, number))
+    loaded = await (await rig.log()).load(tenant, run, leader=True)
+    assert sorted(accepted) == [m.seq for m in loaded]
+    assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, WRITERS * EVENTS_EACH + 1))
+    heads = [msgspec.json.decode(m.payload)["after"] for m in loaded]
+    assert heads == [0, *(m.seq for m in loaded)][:-1]
+
+
+async def test_a_long_run_is_loaded_whole_and_in_order(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Over 2,000 events come in pages; from a sequence on, and from the leader too."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=2_100)
+    assert [m.seq for m in await log.load(tenant, run, leader=True)] == seqs
+
+    async def a_replica_has_all() -> bool:
+        return [m.seq for m in await log.load(tenant, run)] == seqs
+
+    await until(a_replica_has_all)
+    assert [m.seq for m in await log.load(tenant, run, after_seq=seqs[1_499], leader=True)] == seqs[1_500:]
+    assert await log.load(tenant, run, after_seq=seqs[-1]) == []
+    wanted = [1, 600, 1_030, 2_100]
+    found = await log.load_n(tenant, run, wanted)
+    assert [parse_run_event(m.subject).n for m in found] == wanted
+    assert len(await log.load_n(tenant, run, range(1, 1_101))) == 1_100
+
+
+async def test_a_load_sees_no_other_run(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Runs whose names begin alike, and the same run of another tenant, stay apart."""
+    log = await rig.log()
+    await chain(log, tenant, run, length=2)
+    await chain(log, tenant, RunId(f"{run}-2"), length=1)
+    assert len(await log.load(tenant, run, leader=True)) == 2
+    assert await log.load(TenantId("nobody"), run) == []
+
+
+async def test_a_gap_is_closed_by_number(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Numbers that exist are returned in order, those that do not are left out."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=5)
+    assert [m.seq for m in await log.load_n(tenant, run, [4, 2, 9])] == [seqs[1], seqs[3]]
+    assert await log.load_n(tenant, run, []) == []
+
+
+async def test_head_and_message_at_come_from_the_leader(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """The last message and any message by its sequence; None where there is none."""
+    log = await rig.log()
+    assert await log.head(tenant, run) is None
+    seqs = await chain(log, tenant, run, length=3)
+    head = await log.head(tenant, run)
+    assert head is not None
+    assert head.seq == seqs[-1]
+    assert await log.message_at(seqs[-1]) == head
+    assert await log.message_at(10_000_000) is None
+
+
+async def test_open_runs_are_those_begun_and_not_sealed(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A run is open from its first event, whatever it is, until the recorder seals it."""
+    log = await rig.log()
+    recorder = await rig.log("recorder")
+    other = RunId(f"{run}-b")
+    [seq] = await chain(log, tenant, run, length=1)
+    await chain(log, tenant, other, length=2)
+    assert {(tenant, run), (tenant, other)} <= set(await log.open_runs())
+    sealed = event(tenant, run, n=2, head_seq=seq, role="recorder")
+    await recorder.append(msgspec.structs.replace(sealed, event="sealed"))
+    still_open = await log.open_runs()
+    assert (tenant, run) not in still_open
+    assert (tenant, other) in still_open
+
+
+async def test_space_used_is_a_share(rig: Rig) -> None:
+    """It is between empty and full."""
+    assert 0.0 <= await (await rig.log()).space_used() < 1.0
+
+
+async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """An event of the largest size is stored, one byte more is not."""
+    log = await rig.log()
+    largest = msgspec.structs.replace(
+        event(tenant, run, n=1, head_seq=0), payload=b"x" * MESSAGE_BYTES_MAX, headers={"traceparent": "00" * 20}
+    )
+    seq = await log.append(largest)
+    with pytest.raises(TooLarge, match="blobs"):
+        await log.append(
+            msgspec.structs.replace(event(tenant, run, n=2, head_seq=seq), payload=b"x" * (MESSAGE_BYTES_MAX + 1))
+        )
+    assert [len(m.payload) for m in await log.load(tenant, run, leader=True)] == [MESSAGE_BYTES_MAX]
+
+
+async def test_a_role_cannot_speak_for_another(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """The broker refuses a planner's approval at once, and nothing is stored."""
+    log = await rig.log("planner")
+    with anyio.fail_after(2), pytest.raises(PermissionDenied):
+        await log.append(event(tenant, run, n=1, head_seq=0, role="approver"))
+    assert await log.load(tenant, run) == []

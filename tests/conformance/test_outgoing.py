@@ -1,0 +1,128 @@
+"""Blobs, timers, and what goes out: the smaller ports, the same on every bus."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+
+import anyio
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.jetstream.queue import EXPIRES_S
+from linestop.bus.ports import Delivery
+from linestop.bus.streams import consumers
+from linestop.errors import NotFound, TooLarge
+from linestop.schemas import subjects
+from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
+from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.testing.cluster import Cluster
+from linestop.testing.rigs import Rig, ServerRig, until
+
+pytestmark = pytest.mark.anyio
+
+TIMERS = next(spec for spec in consumers() if spec.name == layout.TIMERS_CONSUMER)
+LATE_MAX_S = 2.0
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOB_PART_BYTES, BLOB_PART_BYTES + 1, 20 * BLOB_PART_BYTES + 7])
+async def test_a_blob_comes_back_as_it_was(rig: Rig, tenant: TenantId, size: int) -> None:
+    """Whatever its size, it is found under its digest; storing it again changes nothing."""
+    blobs = await rig.blobs()
+    data = (hashlib.sha256(tenant.encode()).digest() * (size // 32 + 1))[:size]
+    digest = await blobs.put(tenant, data)
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert await blobs.put(tenant, data) == digest
+    with anyio.fail_after(10):
+        assert await blobs.get(tenant, digest) == data
+
+
+async def test_a_blob_belongs_to_its_tenant(rig: Rig, tenant: TenantId) -> None:
+    """Another tenant does not find it, and what was never stored is not found."""
+    blobs = await rig.blobs()
+    digest = await blobs.put(tenant, b"secret")
+    with pytest.raises(NotFound, match=digest):
+        await blobs.get(TenantId(f"{tenant}-x"), digest)
+    with pytest.raises(NotFound):
+        await blobs.get(tenant, hashlib.sha256(b"never").hexdigest())
+
+
+async def test_a_blob_over_the_limit_is_refused(rig: Rig, tenant: TenantId) -> None:
+    """One byte over the documented size is refused before anything is sent."""
+    with pytest.raises(TooLarge, match=str(BLOB_BYTES_MAX)):
+        await (await rig.blobs()).put(tenant, bytes(BLOB_BYTES_MAX + 1))
+
+
+async def fired(rig: Rig, tenant: TenantId, *, within_s: float) -> list[tuple[str, datetime]]:
+    """The timers of this tenant that fire in this time, and when."""
+    found: list[tuple[str, datetime]] = []
+    deliveries = (await rig.queue(TIMERS)).deliveries()
+
+    async def take(delivery: Delivery) -> None:
+        timer = subjects.parse_timer(delivery.subject)
+        if timer.tenant == tenant:
+            found.append((timer.name, rig.now()))
+        await delivery.ack()
+
+    with anyio.move_on_after(within_s):
+        async for delivery in deliveries:
+            await take(delivery)
+    assert isinstance(deliveries, AsyncGenerator)
+    await deliveries.aclose()
+    return found
+
+
+async def test_timers_fire_once_and_never_early(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """One in the past at once, one in the future not before; one moved and one cancelled as told."""
+    timers = await rig.timers()
+    if isinstance(rig, ServerRig) and isinstance(rig.server, Cluster):
+        # In a cluster a pull that another test gave up takes messages for the rest of its time.
+        await anyio.sleep(EXPIRES_S)
+    start = rig.now()
+    at = {
+        "past": start - timedelta(seconds=5),
+        "soon": start + timedelta(seconds=1),
+        "moved": start + timedelta(seconds=1.5),
+    }
+    await timers.set(tenant, run, "cancelled", start + timedelta(seconds=1))
+    await timers.set(tenant, run, "moved", start + timedelta(seconds=0.9))
+    for name, when in at.items():
+        await timers.set(tenant, run, name, when)
+    await timers.cancel(tenant, run, "cancelled")
+    await timers.cancel(tenant, run, "never-set")
+    seen = await fired(rig, tenant, within_s=1.5 + LATE_MAX_S)
+    assert sorted(name for name, _ in seen) == sorted(at)
+    for name, when in seen:
+        assert at[name] <= when < max(at[name], start) + timedelta(seconds=LATE_MAX_S)
+
+
+async def test_a_run_has_one_outcome(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A second outcome is silently the first."""
+    publisher = await rig.publisher()
+    await publisher.outcome(tenant, "support", run, b"first", {"ce-type": "outcome"})
+    await publisher.outcome(tenant, "support", run, b"second", {})
+    subject = subjects.outcome(tenant, AgentName("support"), run=run)
+    assert await until(lambda: rig.stored(layout.OUTCOMES, subject)) == b"first"
+
+
+async def test_alerts_and_dead_letters_are_kept(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Both are stored when the call returns."""
+    publisher = await rig.publisher()
+    await publisher.alert(tenant, "threshold", b"75 %")
+    await publisher.dead("recorder", tenant, run, b"why")
+    alert, letter = subjects.alert(tenant, "threshold"), subjects.dead(tenant, run, role="recorder")
+    assert await until(lambda: rig.stored(layout.ALERTS, alert)) == b"75 %"
+    assert await until(lambda: rig.stored(layout.DEAD, letter)) == b"why"
+
+
+async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Hints, tokens and answers go out or are lost; an inbox that is none is ignored."""
+    publisher = await rig.publisher()
+    await publisher.wake("planner", tenant, run)
+    await publisher.delta(tenant, run, 1, 1, "tok")
+    for inbox in ("_INBOX.client.answers.x", "", "a b\r\nPUB runs.x 0\r\n\r\n", "*", "x" * 10_000):
+        with contextlib.suppress(AssertionError):
+            await publisher.reply(inbox, b"done")
+    await publisher.alert(tenant, "still-there", b"")

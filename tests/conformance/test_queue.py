@@ -1,0 +1,271 @@
+"""Durable consumers: at least once, never more in flight than asked, nothing lost by whoever gives up."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import timedelta
+
+import anyio
+import msgspec
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.ports import Append, Delivery, Queue
+from linestop.bus.streams import ConsumerSpec, consumers, role_wakes
+from linestop.schemas import subjects
+from linestop.schemas.limits import TASK_ACK_WAIT_S
+from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.testing.cluster import Cluster
+from linestop.testing.rigs import Rig, ServerRig
+
+pytestmark = pytest.mark.anyio
+
+WITHIN_S = 20.0
+QUIET_S = 0.4
+TASKS_SAID = 20
+AGENT = AgentName("support")
+TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
+ADVISORIES = next(spec for spec in consumers() if spec.name == layout.ADVISORIES_CONSUMER)
+PLANNER_WAKES = role_wakes("planner", [subjects.wakes_on("planner", "stopped")])
+
+
+@contextlib.asynccontextmanager
+async def pulling(queue: Queue, *, in_flight_max: int = 64) -> AsyncGenerator[AsyncIterator[Delivery]]:
+    """Pull, and end the pull with the block."""
+    deliveries = queue.deliveries(in_flight_max=in_flight_max)
+    try:
+        yield deliveries
+    finally:
+        assert isinstance(deliveries, AsyncGenerator)
+        await deliveries.aclose()
+
+
+async def next_of(deliveries: AsyncIterator[Delivery], tenant: TenantId) -> Delivery:
+    """The next delivery of this test's tenant; what other tests have left is done away with."""
+    with anyio.fail_after(WITHIN_S):
+        async for delivery in deliveries:
+            if delivery.subject.split(".")[1] == tenant:
+                return delivery
+            await delivery.ack()
+    raise AssertionError("deliveries never end")
+
+
+async def is_quiet(deliveries: AsyncIterator[Delivery], tenant: TenantId, *, for_s: float = QUIET_S) -> bool:
+    """Whether nothing of this tenant comes for a while. The pull is not used after that."""
+    with anyio.move_on_after(for_s):
+        await next_of(deliveries, tenant)
+        return False
+    return True
+
+
+def swallows(rig: Rig) -> bool:
+    """Whether a pull that another test gave up may still take messages: in a cluster, for some seconds."""
+    return isinstance(rig, ServerRig) and isinstance(rig.server, Cluster)
+
+
+def wake(tenant: TenantId, run: RunId) -> Append:
+    """A first event that wakes the planner."""
+    return Append(
+        tenant=tenant,
+        run=run,
+        role="planner",
+        event="stopped",
+        n=1,
+        event_id=f"{run}-stopped",
+        head_seq=0,
+        payload=b"{}",
+    )
+
+
+async def test_a_task_is_delivered_as_it_was_said(rig: Rig, tenant: TenantId) -> None:
+    """Subject, payload, headers, sequence, time and attempt are those of the message."""
+    await rig.say(subjects.task(tenant, AGENT), b"help", {"traceparent": "00-a-b-01"})
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        delivery = await next_of(deliveries, tenant)
+        assert delivery.subject == subjects.task(tenant, AGENT)
+        assert delivery.payload == b"help"
+        assert delivery.headers["traceparent"] == "00-a-b-01"
+        assert delivery.attempt >= 1
+        assert delivery.seq > 0
+        assert abs(rig.now() - delivery.stored_at) < timedelta(seconds=10)
+        await delivery.ack()
+
+
+async def test_what_is_acknowledged_does_not_come_again(rig: Rig, tenant: TenantId) -> None:
+    """After the acknowledgement and the waiting time of the consumer, nothing comes."""
+    await rig.say(subjects.task(tenant, AGENT), b"once")
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        await (await next_of(deliveries, tenant)).ack()
+        assert await is_quiet(deliveries, tenant, for_s=TASK_ACK_WAIT_S + QUIET_S)
+
+
+async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) -> None:
+    """A delivery that nobody settles is repeated after ack_wait, under the same sequence, as attempt 2."""
+    await rig.say(subjects.task(tenant, AGENT), b"again")
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        first = await next_of(deliveries, tenant)
+        before = rig.now()
+        second = await next_of(deliveries, tenant)
+        assert second.seq == first.seq
+        assert second.attempt > first.attempt
+        assert rig.now() - before > timedelta(seconds=TASK_ACK_WAIT_S * 0.9)
+        await second.ack()
+
+
+async def test_a_nak_comes_again_after_its_delay(rig: Rig, tenant: TenantId) -> None:
+    """Our own failure is repeated when we said, not at ack_wait and not at once."""
+    await rig.say(subjects.task(tenant, AGENT), b"later")
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        before = rig.now()
+        first = await next_of(deliveries, tenant)
+        await first.nak(0.5)
+        second = await next_of(deliveries, tenant)
+        assert timedelta(seconds=0.45) < rig.now() - before
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=TASK_ACK_WAIT_S)
+        assert second.attempt > first.attempt
+        await second.ack()
+
+
+async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A consumer with a back-off list keeps our delay too, however often the message failed."""
+    queue = await rig.queue(PLANNER_WAKES)
+    await (await rig.log()).append(wake(tenant, run))
+    async with pulling(queue) as deliveries:
+        await (await next_of(deliveries, tenant)).nak(0.0)
+        await (await next_of(deliveries, tenant)).nak(0.3)
+        delivery = await next_of(deliveries, tenant)
+        before = rig.now()
+        await delivery.nak(0.3)
+        delivery = await next_of(deliveries, tenant)
+        assert timedelta(seconds=0.25) < rig.now() - before
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=1.5)
+        assert delivery.attempt >= 4
+        await delivery.ack()
+
+
+async def test_a_terminated_message_never_comes_again(rig: Rig, tenant: TenantId) -> None:
+    """A message whose dead letter is written is over, whatever its reason looks like."""
+    await rig.say(subjects.task(tenant, AGENT), b"poison")
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        await (await next_of(deliveries, tenant)).term("not\r\nJSON")
+        assert await is_quiet(deliveries, tenant, for_s=TASK_ACK_WAIT_S + QUIET_S)
+
+
+async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """A wake is given up after five attempts, and an advisory says which it was."""
+    queue = await rig.queue(PLANNER_WAKES)
+    async with pulling(await rig.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
+        seq = await (await rig.log()).append(wake(tenant, run))
+        attempts = [0]
+        while attempts[-1] < 5:
+            delivery = await next_of(deliveries, tenant)
+            assert delivery.seq == seq
+            attempts.append(delivery.attempt)
+            await delivery.nak(0.0)
+        assert attempts == sorted(set(attempts))
+        assert await is_quiet(deliveries, tenant)
+        told: list[int] = []
+        with anyio.fail_after(WITHIN_S):
+            async for advisory in advisories:
+                told.append(msgspec.json.decode(advisory.payload)["stream_seq"])
+                await advisory.ack()
+                if seq in told:
+                    break
+
+
+async def test_no_more_are_in_flight_than_asked_for(rig: Rig, tenant: TenantId) -> None:
+    """With two unsettled, the third waits until one of them is settled."""
+    for number in range(5):
+        await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+    async with pulling(await rig.queue(TASKS), in_flight_max=2) as deliveries:
+        first = await next_of(deliveries, tenant)
+        await next_of(deliveries, tenant)
+        pending = deliveries.__anext__()
+        done: list[Delivery] = []
+        came = anyio.Event()
+
+        async def third() -> None:
+            done.append(await pending)
+            came.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(third)
+            await anyio.sleep(QUIET_S)
+            assert done == []
+            await first.ack()
+            with anyio.fail_after(WITHIN_S):
+                await came.wait()
+        # The pull goes on for ever: all five come, however few at a time.
+        seen = {done[0].payload}
+        await done[0].ack()
+        while len(seen) < 4:
+            delivery = await next_of(deliveries, tenant)
+            seen.add(delivery.payload)
+            await delivery.ack()
+
+
+async def test_what_is_over_the_limit_is_left_for_others(rig: Rig, tenant: TenantId) -> None:
+    """A loop that may have two in flight does not hoard the third: another loop has it before ack_wait."""
+    for number in range(3):
+        await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+    queue = await rig.queue(TASKS)
+    async with pulling(queue, in_flight_max=2) as deliveries, pulling(queue) as others:
+        held = [await next_of(deliveries, tenant) for _ in range(2)]
+        before = rig.now()
+        third = await next_of(others, tenant)
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=TASK_ACK_WAIT_S / 2)
+        assert third.payload not in {delivery.payload for delivery in held}
+        for delivery in (*held, third):
+            await delivery.ack()
+
+
+async def test_giving_up_a_pull_loses_nothing(rig: Rig, tenant: TenantId) -> None:
+    """What a cancelled loop had taken, handled or only buffered, is delivered to the next loop."""
+    payloads = {str(number).encode() for number in range(10)}
+    for payload in sorted(payloads):
+        await rig.say(subjects.task(tenant, AGENT), payload)
+    queue = await rig.queue(TASKS)
+
+    async def dies() -> None:
+        async with pulling(queue) as deliveries:
+            for _ in range(3):
+                await next_of(deliveries, tenant)
+            dying.cancel()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        dying = group.cancel_scope
+        group.start_soon(dies)
+    seen: set[bytes] = set()
+    async with pulling(queue) as deliveries:
+        while seen != payloads:
+            delivery = await next_of(deliveries, tenant)
+            seen.add(delivery.payload)
+            await delivery.ack()
+
+
+async def test_two_workers_share_the_work(rig: Rig, tenant: TenantId) -> None:
+    """Each task is handled by one of two loops."""
+    handled: list[bytes] = []
+    all_handled = anyio.Event()
+
+    async def worker(spec: ConsumerSpec) -> None:
+        async with pulling(await rig.queue(spec), in_flight_max=4) as deliveries:
+            while True:
+                delivery = await next_of(deliveries, tenant)
+                handled.append(delivery.payload)
+                await delivery.ack()
+                if len(handled) == TASKS_SAID:
+                    all_handled.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker, TASKS)
+        group.start_soon(worker, TASKS)
+        for number in range(TASKS_SAID):
+            await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+        with anyio.fail_after(WITHIN_S):
+            await all_handled.wait()
+        await anyio.sleep(QUIET_S)
+        group.cancel_scope.cancel()
+    assert sorted(handled, key=int) == [str(number).encode() for number in range(TASKS_SAID)]

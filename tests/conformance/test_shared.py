@@ -1,0 +1,154 @@
+"""Shared facts: one value for all, changed only by whoever has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.ports import SharedValue
+from linestop.errors import Conflict
+from linestop.schemas.subjects import TenantId
+from linestop.testing.rigs import Rig, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def present(rig: Rig, key: str, *, revision: int) -> SharedValue:
+    """Read a key until a replica shows this revision: reads may lag behind one's own writes."""
+    shared = await rig.shared()
+
+    async def look() -> SharedValue | None:
+        found = await shared.get(key)
+        return found if found is not None and found.revision >= revision else None
+
+    found = await until(look)
+    assert found is not None
+    return found
+
+
+async def test_a_created_key_is_read_with_its_revision(rig: Rig, tenant: TenantId) -> None:
+    """Value and revision come back as they were stored."""
+    shared = await rig.shared()
+    key = f"account.{tenant}"
+    assert await shared.get(key) is None
+    revision = await shared.create(key, b"5")
+    assert await present(rig, key, revision=revision) == SharedValue(key=key, value=b"5", revision=revision)
+
+
+async def test_a_key_is_created_once(rig: Rig, tenant: TenantId) -> None:
+    """The second creator is told, even with the same value."""
+    shared = await rig.shared()
+    await shared.create(f"hold.{tenant}.1", b"5")
+    with pytest.raises(Conflict):
+        await shared.create(f"hold.{tenant}.1", b"5")
+
+
+async def test_an_update_needs_the_present_revision(rig: Rig, tenant: TenantId) -> None:
+    """An update after somebody else's is refused and changes nothing."""
+    shared = await rig.shared()
+    key = f"account.{tenant}"
+    first = await shared.create(key, b"1")
+    second = await shared.update(key, b"2", revision=first)
+    assert second > first
+    with pytest.raises(Conflict):
+        await shared.update(key, b"3", revision=first)
+    assert (await present(rig, key, revision=second)).value == b"2"
+
+
+async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: Rig, tenant: TenantId) -> None:
+    """After a delete the key is not read and not listed; deleting it again is harmless."""
+    shared = await rig.shared()
+    key = f"account.{tenant}.x"
+    first = await shared.create(key, b"1")
+    with pytest.raises(Conflict):
+        await shared.delete(key, revision=first - 1)
+    await shared.delete(key, revision=first)
+    await shared.delete(key)
+
+    async def is_gone() -> bool:
+        return await shared.get(key) is None and not await shared.keys(f"account.{tenant}.")
+
+    await until(is_gone)
+    again = await shared.create(key, b"2")
+    assert (await present(rig, key, revision=again)).value == b"2"
+
+
+async def test_keys_are_listed_by_whole_tokens(rig: Rig, tenant: TenantId) -> None:
+    """A prefix finds its own keys and no others, more than one page of them."""
+    shared = await rig.shared()
+    wanted = {f"hold.{tenant}.{number}" for number in range(1_100)}
+    for key in sorted(wanted):
+        await shared.create(key, b"")
+    await shared.create(f"hold.{tenant}x.1", b"")
+
+    async def all_listed() -> bool:
+        return set(await shared.keys(f"hold.{tenant}.")) == wanted
+
+    await until(all_listed)
+
+
+async def test_rivals_lose_no_update(rig: Rig, tenant: TenantId) -> None:
+    """Eight counters that retry on conflict add up to all of their steps."""
+    shared = await rig.shared()
+    key = f"account.{tenant}"
+    await shared.create(key, b"0")
+
+    async def count() -> None:
+        mine = await rig.shared()
+        done = 0
+        while done < 5:
+            found = await mine.get(key)
+            if found is None:
+                continue  # a replica that does not have the key yet
+            try:
+                await mine.update(key, str(int(found.value) + 1).encode(), revision=found.revision)
+            except Conflict:
+                continue
+            done += 1
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(count)
+
+    async def is_forty() -> bool:
+        return (found := await shared.get(key)) is not None and found.value == b"40"
+
+    await until(is_forty)
+
+
+async def test_a_write_once_bucket_keeps_its_first_value(rig: Rig, tenant: TenantId) -> None:
+    """What a key of ``ids`` was given, it has for ever."""
+    ids = await rig.shared(layout.IDS_BUCKET)
+    revision = await ids.create(f"{tenant}.key", b"run-1")
+    with pytest.raises(Conflict):
+        await ids.update(f"{tenant}.key", b"run-2", revision=revision)
+    found = await until(lambda: ids.get(f"{tenant}.key"))
+    assert found is not None
+    assert found.value == b"run-1"
+
+
+async def test_a_watcher_sees_the_present_and_every_change(rig: Rig, tenant: TenantId) -> None:
+    """First what there is, then updates, new keys and deletions, in the prefix only."""
+    shared = await rig.shared()
+    first = await shared.create(f"account.{tenant}.a", b"1")
+    watch = shared.watch(f"account.{tenant}.")
+
+    async def seen() -> tuple[str, bytes]:
+        with anyio.fail_after(10):
+            value = await watch.__anext__()
+        return value.key.rpartition(".")[2], value.value
+
+    assert await seen() == ("a", b"1")
+    second = await shared.update(f"account.{tenant}.a", b"2", revision=first)
+    assert await seen() == ("a", b"2")
+    await shared.create(f"account.{tenant}x.a", b"other")
+    await shared.create(f"account.{tenant}.b", b"1")
+    assert await seen() == ("b", b"1")
+    await shared.delete(f"account.{tenant}.a", revision=second)
+    assert await seen() == ("a", b"")
+    assert isinstance(watch, AsyncGenerator)
+    await watch.aclose()

@@ -1,0 +1,125 @@
+"""The parent of the tests' processes: imports everything once, then forks one process after another.
+
+Started as ``python forks.py <setup.json>``. It reads commands from stdin, a line each: ``start <name>`` and
+``stop <name>``. A process that ends although nobody stopped it is started again at once. On stdout it and its
+children say, a line each: ``up <name> <pid>``, ``ready <name> <pid> <worker>``, ``down <name> <pid> <status>``.
+
+A role's process imports for seconds (the model SDKs), and a test kills hundreds of them: a fork takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+import anyio
+import msgspec
+
+import linestop.models.anthropic
+import linestop.models.openai
+from e2e.role_process import Setup, serve
+
+PR_SET_PDEATHSIG = 1
+LOADED = (linestop.models.anthropic, linestop.models.openai)
+
+
+def say(line: str) -> None:
+    """Write one line in one piece: several processes share this pipe."""
+    os.write(1, f"{line}\n".encode())
+
+
+class Forks:
+    """The children by name, started again whenever they end by themselves."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._names: dict[int, str] = {}
+        self._wanted: set[str] = set()
+
+    def start(self, name: str) -> None:
+        """Fork the process ``name``."""
+        self._wanted.add(name)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._child(name, parent)
+        self._names[pid] = name
+        say(f"up {name} {pid}")
+
+    def stop(self, name: str) -> None:
+        """Kill the process ``name`` and leave it so."""
+        self._wanted.discard(name)
+        for pid, known in self._names.items():
+            if known == name:
+                os.kill(pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Take note of all that have ended, and start again those that are wanted."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                name = self._names.pop(pid)
+                say(f"down {name} {pid} {os.waitstatus_to_exitcode(status)}")
+                if name in self._wanted:
+                    self.start(name)
+
+    def _child(self, name: str, parent: int) -> None:
+        status = 1
+        try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                return
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            ready = partial(_ready, name)
+            anyio.run(serve, self._setup, name, ready, backend_options={"use_uvloop": True})
+            status = 0
+        except BaseException:  # noqa: BLE001 - a forked child must not unwind into its parent's code
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def _ready(name: str, worker: str) -> None:
+    say(f"ready {name} {os.getpid()} {worker}")
+
+
+def main() -> None:
+    """Obey until stdin ends, then kill all children."""
+    forks = Forks(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup))
+    woken, wakes = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(wakes)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    say("up forks 0")
+    buffered = b""
+    while True:
+        for key, _ in selector.select():
+            if key.fd == woken:
+                os.read(woken, 4096)
+                forks.reap()
+                continue
+            read = os.read(0, 4096)
+            if not read:
+                return
+            *lines, buffered = (buffered + read).split(b"\n")
+            for line in lines:
+                verb, name = line.decode().split()
+                (forks.start if verb == "start" else forks.stop)(name)
+
+
+if __name__ == "__main__":
+    main()

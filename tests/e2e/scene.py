@@ -1,0 +1,186 @@
+"""What a test sees of a running system: the operator's eyes and hands, and the scripted agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import msgspec
+
+from e2e.role_process import registry
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.patience import publish
+from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.reads import Reader
+from linestop.schemas import subjects
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import ModelChoice
+from linestop.schemas.limits import Limits
+from linestop.schemas.messages import Control, Verb
+from linestop.schemas.model import Price
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.schemas.tools import Contract
+
+TENANT = TenantId("e2e")
+AGENT = AgentName("clerk")
+LOOK_AGAIN_S = 0.25
+"""How long a live event may be lost before the log is read without one."""
+
+BOOK = """
+name = "clerk"
+[[step]]
+when = {turn = 1}
+call = [{tool = "look", args = {what = "prices"}}]
+[[step]]
+when = {turn = 2}
+call = [{tool = "keyed", args = {what = "order"}}, {tool = "bare", args = {what = "letter"}}]
+[[step]]
+when = {turn = 3}
+say = "all done"
+"""
+
+Seen = Callable[[str, int], None]
+"""Called with (run, how many events of this name it now has) … see ``Scene.watch``."""
+
+
+def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contract] = (), **more: Any) -> AgentVersion:  # noqa: ANN401 - fields of the version
+    """The scripted agent."""
+    return AgentVersion(
+        name=more.pop("name", AGENT), prompt="Do what the script says.", base_url=base_url,
+        model=ModelChoice(model=more.pop("model", "playbook/clerk"), price=Price(input=1_000_000, output=5_000_000)),
+        tools=tuple(tools) or registry().contracts(),
+        limits=limits or Limits(model_deadline_s=1.0), **more,
+    )  # fmt: skip
+
+
+class Scene:
+    """An operator's connection to the broker."""
+
+    def __init__(self, bus: JetStream) -> None:
+        self.bus = bus
+        self.log = bus.log()
+        self._news = asyncio.Condition()
+        self._watchers: dict[str, Callable[[str, str, int], None]] = {}
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._last: dict[str, int] = {}
+
+    async def deploy(self, version: AgentVersion) -> None:
+        """Let new runs use this version."""
+        await AgentStore(self.bus.shared(layout.AGENTS_BUCKET)).deploy(version)
+
+    async def say(self, subject: str, payload: bytes, **headers: str) -> None:
+        """Publish to a stream as a service would, until it is stored. ``_`` in a header's name stands for ``-``."""
+        block = header_block({name.replace("_", "-"): value for name, value in headers.items()})
+        await publish(self.bus.wire, subject, payload, headers=block)
+
+    async def task(self, run: str, text: str = "go", *, name: str = AGENT) -> None:
+        """Send a task whose run is called ``run``."""
+        await self.say(subjects.task(TENANT, AgentName(name)), msgspec.json.encode({"text": text, "run": run}))
+
+    async def control(self, run: str, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of Control
+        """Say something about a run as a person."""
+        control = Control(**{"by": "ann", **fields})
+        await self.say(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
+
+    async def fold(self, run: str) -> Run:
+        """The run as its log tells it now."""
+        there = await self.log.load(TENANT, RunId(run))
+        return fold_messages(TENANT, RunId(run), [(m.subject, m.payload, m.seq) for m in there])
+
+    def watch(self, run: str, seen: Callable[[str, str, int], None]) -> None:
+        """Call ``seen`` with role, event and how many of that kind the run has, for each event as it is stored."""
+        self._watchers[run] = seen
+
+    async def until(self, run: str, condition: Callable[[Run], bool], *, within_s: float = 60.0) -> Run:
+        """Fold the run until the condition holds, again whenever it has a new event."""
+        state = await self.fold(run)
+        with anyio.move_on_after(within_s):
+            while not condition(state):
+                await self._news_or_pause()
+                state = await self.fold(run)
+        assert condition(state), described(state)
+        return state
+
+    async def outcome(self, run: str) -> dict[str, Any]:
+        """The run's outcome as it was published; waits for it."""
+        reader = Reader(self.bus.wire, layout.OUTCOMES)
+        with anyio.fail_after(30):
+            while True:
+                found = await reader.direct([subjects.outcome_of(TENANT, RunId(run))])
+                if found:
+                    decoded: dict[str, Any] = msgspec.json.decode(found[0].payload)
+                    return decoded
+                await self._news_or_pause()
+
+    async def resolve(self, state: Run, happened: Callable[[str], bool]) -> list[str]:
+        """Answer as a person for effects whose fate is in doubt; return the tools whose effect is to be retried."""
+        retried: list[str] = []
+        for call in state.proposal.calls if state.proposal and not state.done else ():
+            if call.stage is Stage.ASKED and call.asked_doubt:
+                action = "done" if happened(call.tool) else "retry"
+                await self.control(state.run, "resolve", call=call.call, action=action, result="seen in the world")
+                retried += [call.tool] if action == "retry" else []
+        return retried
+
+    async def _news_or_pause(self) -> None:
+        with anyio.move_on_after(LOOK_AGAIN_S):
+            async with self._news:
+                await self._news.wait()
+
+    async def _heard(self, message: Any) -> None:  # noqa: ANN401 - the client library's message
+        try:
+            event = subjects.parse_run_event(subjects.stored(message.subject))
+        except subjects.InputError:
+            return
+        if event.n > self._last.get(event.run, 0):
+            self._last[event.run] = event.n
+            self._counts[event.run, event.role, event.event] += 1
+            if event.run in self._watchers:
+                count = self._counts[event.run, event.role, event.event]
+                self._watchers[event.run](event.role, event.event, count)
+        async with self._news:
+            self._news.notify_all()
+
+    async def listen(self) -> None:
+        """Hear of every event as it is stored."""
+        await self.bus.wire.connection.nc.subscribe(f"live.runs.{TENANT}.>", cb=self._heard)
+
+
+@asynccontextmanager
+async def operating(credential: Credential) -> AsyncIterator[Scene]:
+    """A scene over a connection of its own."""
+    async with await connect(credential, name="test-operator") as connection:
+        scene = Scene(await JetStream.open(connection))
+        await scene.listen()
+        yield scene
+
+
+def described(run: Run) -> str:
+    """A run's log in a few lines, for a failed assertion."""
+    lines = [f"{run.run}: {run.phase}, stopped {run.stopped and run.stopped.why!r}"]
+    lines += [f"  {e.n} {e.role}.{e.name} {e.event.at.time() if e.event else ''} {e.ignored}" for e in run.entries]
+    return "\n".join(lines)
+
+
+def names(run: Run) -> list[tuple[str, str, int]]:
+    """The run's events as (role, event, which of that name), in order."""
+    counts: Counter[tuple[str, str]] = Counter()
+    found: list[tuple[str, str, int]] = []
+    for entry in run.entries:
+        if not entry.ignored:
+            counts[entry.role, entry.name] += 1
+            found.append((entry.role, entry.name, counts[entry.role, entry.name]))
+    return found
+
+
+__all__ = ["AGENT", "BOOK", "TENANT", "Scene", "agent", "described", "names", "operating", "suppress"]

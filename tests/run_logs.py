@@ -1,0 +1,375 @@
+"""Whole logs of runs, made by the real roles in memory under virtual time, and a forger to break them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+import anyio
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.intake import Person
+from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.streams import ConsumerSpec
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import AskedCall, ModelChoice, Policy
+from linestop.schemas.messages import Control, Verb, signed_bytes
+from linestop.schemas.model import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.tools import Contract, Tier, ToolError, ToolResult
+from linestop.schemas.verify import TrustedKey
+from linestop.schemas.work import CallWork, ModelWork
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+Message = tuple[str, bytes, int]
+TENANT, RUN = TenantId("t"), RunId("r1")
+ANN = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+BOB = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
+RECORDER = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
+
+
+def public(key: Ed25519PrivateKey) -> str:
+    """The public half of a key, in hex."""
+    return key.public_key().public_bytes_raw().hex()
+
+
+KEYS = {
+    "ann-1": TrustedKey(public_key=public(ANN), purpose="person", name="ann"),
+    "bob-1": TrustedKey(public_key=public(BOB), purpose="person", name="bob"),
+    "rec-1": TrustedKey(public_key=public(RECORDER), purpose="checkpoint"),
+}
+_PARAMETERS = {
+    "type": "object",
+    "properties": {"q": {"type": "string"}},
+    "required": ["q"],
+    "additionalProperties": False,
+}
+
+
+def _tool(name: str, tier: Tier, **more: Any) -> Contract:  # noqa: ANN401 - fields of a contract
+    return Contract(name=name, description=name, parameters=_PARAMETERS, tier=tier, **more)
+
+
+AGENT = AgentVersion(
+    name="a",
+    prompt="be good",
+    model=ModelChoice(model="playbook/x", price=Price(input=1_000_000, output=5_000_000)),
+    tools=(
+        _tool("look", "read"),
+        _tool("pay", "irreversible", price_micros=1_000),
+        _tool("mail", "irreversible", idempotent=True),
+        _tool("post", "irreversible", retries_max=0),
+        _tool("wipe", "destructive"),
+        Contract(
+            name="wait.until",
+            description="wait",
+            parameters={"type": "object", "properties": {"until": {}}, "required": ["until"]},
+            tier="read",
+            kind="wait",
+        ),
+    ),
+    policy=Policy(clear=("mail",), deciders=("ann", "bob")),
+)
+
+
+class InMemory:
+    """The ports of every role over one broker in memory."""
+
+    replicated = False
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def log(self, role: RoleName) -> Log:
+        return self._broker.log([role])
+
+    def publisher(self, role: RoleName) -> Publisher:
+        del role
+        return self._broker.publisher()
+
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
+        del role
+        return self._broker.queue(spec)
+
+    def blobs(self, role: RoleName) -> Blobs:
+        del role
+        return self._broker.blobs()
+
+    def shared(self, role: RoleName, bucket: str) -> Shared:
+        del role
+        return self._broker.shared(bucket)
+
+    def timers(self, role: RoleName) -> Timers:
+        del role
+        return self._broker.timers()
+
+    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
+        del role
+        async for heard in self._broker.listen(subject):
+            yield heard.subject
+
+
+class Scripted:
+    """A model that makes these calls turn by turn, (tool, argument), then answers."""
+
+    def __init__(self, turns: Sequence[Sequence[tuple[str, str]]]) -> None:
+        self._turns = turns
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        await anyio.sleep(0.01)
+        turn = sum(1 for message in work.request.messages if message.role == "assistant")
+        wanted = self._turns[turn] if turn < len(self._turns) else ()
+        calls = tuple(
+            ToolCall(id=f"c{turn + 1}{'abcdef'[i]}", name=tool, args=_args(tool, value))
+            for i, (tool, value) in enumerate(wanted)
+        )
+        reply = ModelReply(
+            text="let me see" if calls else "All done, token sk-ant-REDACTME0123456789abcdef.",
+            calls=calls,
+            stop_reason="calls" if calls else "end",
+            usage=Usage(fresh_in=100, out=20),
+            usage_reported=True,
+            model="x",
+        )
+        return reply, 0.01
+
+
+def _args(tool: str, value: str) -> str:
+    # Written with spaces, so that the canonical form is not what the model wrote.
+    return f'{{"until": {value}}}' if tool == "wait.until" else f'{{ "q": "{value}" }}'
+
+
+class Tools:
+    """Tools that succeed, but for the arguments in ``outcomes``."""
+
+    def __init__(self, outcomes: Mapping[str, ToolResult]) -> None:
+        self._outcomes = outcomes
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        for work in works:
+            await anyio.sleep(0.01)
+            value = msgspec.json.decode(work.args)["q"]
+            if value == "slow":
+                await anyio.sleep(3_600)
+            yield work, self._outcomes.get(value, ToolResult(outcome="succeeded", value={"ok": value})), 0.01
+
+
+class Bench:
+    """A run under way: say something to it, wait for it, read its log."""
+
+    def __init__(self, broker: MemoryBroker, host: Host) -> None:
+        self.broker = broker
+        self.host = host
+
+    @property
+    def run(self) -> Run:
+        """The run as the process has it."""
+        entry = self.host.shell.cache.peek(TENANT, RUN)
+        assert entry is not None
+        return entry.run
+
+    async def say(self, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
+        """Send a control message, signed as ann's where that is needed."""
+        control = Control(by=fields.pop("by", "ann"), nonce="once", **fields)
+        control = msgspec.structs.replace(
+            control, key_id="ann-1", signature=ANN.sign(signed_bytes(TENANT, RUN, verb, control)).hex()
+        )
+        await self.broker.publish(f"control.{TENANT}.{RUN}.{verb}", msgspec.json.encode(control))
+        await anyio.sleep(1)
+
+    async def decide(self, verb: Verb) -> None:
+        """Approve or deny every call that waits for a person."""
+        for call in list(self.run.calls.values()):
+            if call.stage is Stage.ASKED and isinstance(call.asked, AskedCall):
+                await self.say(
+                    verb,
+                    call=call.call,
+                    args_sha256=call.asked.args_sha256,
+                    contract_digest=call.asked.contract_digest,
+                )
+
+
+Act = Callable[[Bench], Awaitable[None]]
+
+
+def record(
+    turns: Sequence[Sequence[tuple[str, str]]],
+    act: Act,
+    *,
+    outcomes: Mapping[str, ToolResult] | None = None,
+    agent: AgentVersion = AGENT,
+) -> list[Message]:
+    """Run the agent on a scripted model; ``act`` is what people do meanwhile. Returns the log."""
+
+    async def main() -> list[Message]:
+        broker = MemoryBroker(virtual_now)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(agent)
+        people = {"ann-1": Person(name="ann", public_key=public(ANN))}
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), people=people)
+        roles = [make_role(role, caller=Scripted(turns), runner=Tools(outcomes or {})) for role in ACTORS]
+        host = Host(InMemory(broker), roles, config)
+        async with host.running():
+            await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "please a b c slow", "run": RUN}))
+            await anyio.sleep(1)
+            await act(Bench(broker, host))
+            await anyio.sleep(1)
+            found = await broker.log().load(TENANT, RUN)
+        return [(message.subject, message.payload, message.seq) for message in found]
+
+    return run_virtual(main, seed=1)
+
+
+UNKNOWN = ToolResult(outcome="unknown", error=ToolError(type="transient", message="lost"))
+RETRY = ToolResult(outcome="failed", error=ToolError(type="transient", message="busy", retry_safe=True))
+
+
+async def _nothing(bench: Bench) -> None:
+    del bench
+
+
+async def _approve(bench: Bench) -> None:
+    await bench.decide("approve")
+
+
+async def _deny(bench: Bench) -> None:
+    await bench.decide("deny")
+
+
+async def _expire(bench: Bench) -> None:
+    del bench
+    await anyio.sleep(4_000)
+
+
+async def _stop_while_paying(bench: Bench) -> None:
+    await bench.decide("approve")
+    await bench.say("stop", why="enough")
+
+
+async def _pause(bench: Bench) -> None:
+    await bench.say("pause")
+    await bench.decide("approve")
+    await bench.say("resume")
+
+
+async def _edit(bench: Bench) -> None:
+    call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
+    assert isinstance(call.asked, AskedCall)
+    digests = {"args_sha256": call.asked.args_sha256, "contract_digest": call.asked.contract_digest}
+    await bench.say("edit", call=call.call, args={"q": "b"}, **digests)
+    await bench.decide("approve")
+
+
+async def _retry_doubt(bench: Bench) -> None:
+    await bench.decide("approve")
+    await anyio.sleep(1)
+    doubtful = next(c for c in bench.run.calls.values() if c.asked_doubt)
+    await bench.say("resolve", call=doubtful.call, action="retry")
+    await anyio.sleep(1)
+    if doubtful.asked_doubt:
+        await bench.say("resolve", call=doubtful.call, action="done", result={"ok": 1})
+
+
+SCENARIOS: dict[str, Callable[[], list[Message]]] = {
+    "approved": lambda: record([[("look", "a"), ("mail", "b")], [("pay", "a")]], _approve),
+    "denied": lambda: record([[("pay", "a")]], _deny),
+    "expired": lambda: record([[("pay", "a")]], _expire),
+    "stopped": lambda: record([[("pay", "slow")]], _stop_while_paying),
+    "stopped while asked": lambda: record([[("pay", "a")]], lambda bench: bench.say("stop", why="no")),
+    "paused": lambda: record([[("pay", "a")]], _pause),
+    "edited": lambda: record([[("pay", "a")]], _edit),
+    "destroyed": lambda: record([[("wipe", "a")]], _approve),
+    "wrong arguments": lambda: record([[("look", '"')], [("nothing", "a")]], _nothing),
+    "retried": lambda: record([[("look", "a")]], _expire, outcomes={"a": RETRY}),
+    "in doubt": lambda: record([[("post", "a")]], _retry_doubt, outcomes={"a": UNKNOWN}),
+    "asked twice": lambda: record([[("mail", "a")], [("mail", "a")]], _nothing),
+    "waited": lambda: record([[("wait.until", "30")]], _expire),
+    "doubled": lambda: record(
+        [[("post", "a")], [("post", "a")]],
+        _nothing,
+        agent=msgspec.structs.replace(AGENT, policy=Policy(clear=("post",))),
+    ),
+    "out of turns": lambda: record([[("look", str(i))] for i in range(30)], _expire),
+    "out of money": lambda: record(
+        [[("look", "a")]],
+        _nothing,
+        agent=msgspec.structs.replace(AGENT, limits=msgspec.structs.replace(AGENT.limits, cost_max_micros=10)),
+    ),
+    "refused": lambda: record(
+        [],
+        _nothing,
+        agent=msgspec.structs.replace(AGENT, limits=msgspec.structs.replace(AGENT.limits, input_chars_max=3)),
+    ),
+}
+
+
+class Forger:
+    """A log as editable events. ``messages`` chains them anew, so that no hash gives the forgery away."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.events: list[tuple[str, str, dict[str, Any]]] = []
+        for subject, payload, _ in messages:
+            tokens = subject.split(".")
+            self.events.append((tokens[3], tokens[4], msgspec.json.decode(payload)))
+
+    def find(self, role: str, name: str, nth: int = 1) -> int:
+        """The number of the nth such event."""
+        found = [n for n, event in enumerate(self.events, 1) if event[:2] == (role, name)]
+        return found[nth - 1]
+
+    def body(self, role: str, name: str, nth: int = 1) -> dict[str, Any]:
+        """The payload of the nth such event, to be changed in place."""
+        return self.events[self.find(role, name, nth) - 1][2]
+
+    def insert(self, n: int, role: str, name: str, body: dict[str, Any]) -> int:
+        """Put an event in as number ``n``; everything that names later events by number moves along."""
+        for _, _, other in self.events:
+            _shift(other, n)
+        at = self.events[n - 2][2]["at"] if n > 1 else "2026-01-01T00:00:00Z"
+        self.events.insert(n - 1, (role, name, {"id": f"forged-{n}", "at": at, **copy.deepcopy(body)}))
+        return n
+
+    def again(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:  # noqa: ANN401 - any field
+        """Put a copy of the nth such event in as number ``at``, with changed fields."""
+        body = {key: value for key, value in self.body(role, name, nth).items() if key not in {"id", "at", "prev"}}
+        return self.insert(at, role, name, {**body, **changes})
+
+    def messages(self) -> list[Message]:
+        """The log, chained anew; a seal names the head before it, as it must."""
+        head = hashlib.sha256(f"{TENANT}/{RUN}".encode()).hexdigest()
+        made: list[Message] = []
+        for n, (role, name, body) in enumerate(self.events, 1):
+            body["prev"] = head
+            if body.get("head_sha256"):
+                body["head_sha256"] = body.pop("forged_head", head)
+                body["totals"]["events"] = body["totals"].pop("forged_events", n - 1)
+            subject = f"runs.{TENANT}.{RUN}.{role}.{name}.{n}"
+            payload = msgspec.json.encode(body)
+            head = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
+            made.append((subject, payload, 10 * n))
+        return made
+
+
+_NUMBERS = frozenset({"gate_n", "proposal_n", "recorded_n", "finished_n"})
+
+
+def _shift(value: object, n: int) -> None:
+    """Move references to events from ``n`` on by one."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        for key, item in fields.items():
+            if key in _NUMBERS and isinstance(item, int) and item >= n:
+                fields[key] = item + 1
+            _shift(item, n)
+    elif isinstance(value, list):
+        for item in cast("list[object]", value):
+            _shift(item, n)

@@ -1,0 +1,75 @@
+"""Run seeds: ``python -m tests.sim --seeds 1-1000``. Prints each red seed and how to replay it; exit 1 if any."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+
+import structlog
+
+from tests.sim import planted
+from tests.sim.fleet import run_seeds
+from tests.sim.loop import order_cancellations
+from tests.sim.show import show
+from tests.sim.simulate import simulate
+
+
+def main() -> int:
+    """Parse the command line and run it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("--seeds", default="1-1000", help="one seed, a range a-b, or several with commas")
+    parser.add_argument("--processes", type=int, default=2, help="seeds run at once")
+    parser.add_argument("--show", action="store_true", help="run one seed here and print its log and story")
+    parser.add_argument("--digest", action="store_true", help="print the digest of each seed's log")
+    parser.add_argument("--plant", default="", choices=["", *planted.PLANTED], help="run with this bug planted")
+    parser.add_argument("--until-red", action="store_true", help="end at the first red seed")
+    options = parser.parse_args()
+    level = logging.WARNING if options.show else logging.CRITICAL
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    logging.disable(logging.CRITICAL)
+    order_cancellations()
+    if options.plant:
+        planted.PLANTED[options.plant].plant()
+    seeds = parse_seeds(options.seeds)
+    if options.show:
+        verdict, evidence, simulation = simulate(seeds[0])
+        show(verdict, evidence, simulation)
+        return 1 if verdict.wrong else 0
+    return _run(seeds, options)
+
+
+def _run(seeds: list[int], options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    red: list[int] = []
+    done = events = 0
+    for verdict in run_seeds(seeds, options.processes):
+        done += 1
+        events += verdict.events
+        if options.digest:
+            print(verdict.seed, verdict.digest, verdict.events)
+        if verdict.wrong:
+            red.append(verdict.seed)
+            print(f"seed {verdict.seed} is red:", *verdict.wrong[:8], sep="\n  ")
+            plant = f" --plant '{options.plant}'" if options.plant else ""
+            print(f"  replay: {sys.executable} -m tests.sim --seeds {verdict.seed}{plant} --show", flush=True)
+            if options.until_red:
+                break
+    took_s = time.monotonic() - began
+    print(f"{done} seeds, {events} events, {len(red)} red {sorted(red)[:40]} in {took_s:.1f} s")
+    return 1 if red else 0
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``1-3,7`` → 1, 2, 3, 7."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.extend(range(int(first), int(last or first) + 1))
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.flush()
+    raise SystemExit(main())

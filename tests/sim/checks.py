@@ -1,0 +1,120 @@
+"""What must be true of every seed, read from the log and the world outside only (DESIGN section 2).
+
+The fold of production is used for one thing: whether an event counts. Everything else is computed again here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from linestop.actors.opening import task_sha256
+from linestop.schemas.messages import Task
+from tests.sim import checks_effects, checks_money
+from tests.sim.evidence import Evidence, RunEvidence, Said
+
+STOP_BECOMES_EVENT_S = 40.0
+"""A stop that a client was told is kept becomes an event this soon after the last fault, if the run still goes on."""
+
+
+def everything(evidence: Evidence) -> list[str]:
+    """All that is wrong, as sentences; nothing if the seed is green."""
+    wrong = [*evidence.diary.troubles, *evidence.ledger.wrong]
+    for run in evidence.runs:
+        wrong += chain(run)
+        wrong += ends(evidence, run)
+        wrong += nothing_starts_after_a_stop(run)
+        wrong += checks_money.budget(evidence, run)
+        wrong += checks_effects.effects(evidence, run)
+        wrong += checks_effects.grants(run)
+    wrong += kept(evidence)
+    wrong += checks_money.accounts(evidence)
+    wrong += checks_effects.outside(evidence)
+    wrong += dead_letters(evidence)
+    return wrong
+
+
+def chain(run: RunEvidence) -> list[str]:
+    """Numbers without a gap, no void messages, no ignored events, times that never go back."""
+    wrong: list[str] = []
+    before = datetime.min.replace(tzinfo=UTC)
+    for index, said in enumerate(run.said, 1):
+        if said.n != index:
+            wrong.append(f"chain: message {index} of {run.name} has number {said.n} ({said.ignored})")
+        if said.ignored:
+            wrong.append(f"ignored: {said} of {run.name}: {said.ignored}")
+        at = datetime.fromisoformat(said.event["at"])
+        if at < before:
+            wrong.append(f"time: {said} of {run.name} is before the event it follows")
+        before = at
+    return wrong
+
+
+def ends(evidence: Evidence, run: RunEvidence) -> list[str]:
+    """Every run is sealed once and has one outcome; none was ended by our own failure."""
+    wrong: list[str] = []
+    sealed = list(run.events("recorder.sealed"))
+    if len(sealed) != 1:
+        wrong.append(f"liveness: {run.name} has {len(sealed)} seals; it is {run.fold.phase} after {run.fold.n} events")
+    outcomes = evidence.broker.stream("OUTCOMES").matching(f"outcomes.{run.tenant}.*.{run.run}")
+    if len(outcomes) != 1:
+        wrong.append(f"outcome: {run.name} has {len(outcomes)} outcomes")
+    for said in run.events("stopped"):
+        if said.event.get("code") in {"defect", "stuck", "squatted"}:
+            wrong.append(f"{said.event['code']}: {said} of {run.name}: {said.event['why']}")
+    return wrong
+
+
+def nothing_starts_after_a_stop(run: RunEvidence) -> list[str]:
+    """P1 in the log: no start follows a stop."""
+    stop = run.stop
+    if stop is None:
+        return []
+    return [
+        f"P1: {said} of {run.name} is a start after the stop in event {stop.n}"
+        for said in run.said
+        if said.name == "started" and said.n > stop.n
+    ]
+
+
+def kept(evidence: Evidence) -> list[str]:
+    """P2 at the doors: every acknowledged task has its run, every acknowledged stop its event."""
+    wrong: list[str] = []
+    answered = {str(said.event["cue"].get("id", "")) for run in evidence.runs for said in run.said}
+    for tenant, _, task in evidence.acknowledged.tasks:
+        if not any(run.tenant == tenant and _is_of(run, task) for run in evidence.runs):
+            wrong.append(f"P2: the task '{task.text[:20]}…' (key '{task.key}') of {tenant} has no run")
+    for tenant, name, at_s in evidence.acknowledged.stops:
+        run = next((run for run in evidence.runs if (run.tenant, run.run) == (tenant, name)), None)
+        if run is None or run.stop is None or run.stop.stored_s > at_s + 0.001:
+            wrong.append(f"P2: the stop of {tenant}/{name} acknowledged at {at_s:.3f} s is not in the log")
+    for stored in evidence.broker.stream("CONTROL").matching("control.*.*.stop"):
+        run = next((r for r in evidence.runs if stored.subject.startswith(f"control.{r.tenant}.{r.run}.")), None)
+        if run is None or run.stop is not None or f"control:{stored.seq}" in answered:
+            continue
+        sealed = next(run.events("recorder.sealed"), None)
+        due_s = max(evidence.seconds(stored.stored_at), evidence.calm_s) + STOP_BECOMES_EVENT_S
+        if sealed is None or sealed.stored_s > due_s:
+            wrong.append(f"P2: the stop of {run.name} kept as message {stored.seq} of CONTROL never became an event")
+    return wrong
+
+
+def _is_of(run: RunEvidence, task: Task) -> bool:
+    """Whether a run answers this task: opened for it, refusing it, or stopped before it came."""
+    if run.opened is not None:
+        said = run.opened["task"]
+        return bool(said["text"] == task.text and said.get("key", "") == task.key)
+    refused = next(run.events("validator.refused"), None)
+    if refused is not None:
+        return bool(refused.event["task_sha256"] == task_sha256(task))
+    return run.stop is not None and task.run == run.run
+
+
+def dead_letters(evidence: Evidence) -> list[str]:
+    """Nothing in these worlds deserves a dead letter."""
+    found = evidence.broker.stream("DEAD").matching(">")
+    return [f"dead letter: {stored.payload.decode()[:300]}" for stored in found]
+
+
+def first(run: RunEvidence, what: str) -> Said | None:
+    """The first event of that name."""
+    return next(run.events(what), None)

@@ -1,0 +1,208 @@
+"""P1, P3 and P5 outside: what reached the world, how often, and whether it was what people agreed to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from tests.sim.evidence import Evidence, RunEvidence, Said
+from tests.sim.outside import Request
+
+PROMPT_S = 0.1
+"""An acknowledgement proves the head if what it is for begins this soon after it was asked for."""
+
+CANCELLED_S = 16.0
+"""A worker that lives and reaches the broker notices a stop this soon, and cancels (three head checks)."""
+
+DEFINITE = {"failed", "never_started"}
+
+
+def effects(evidence: Evidence, run: RunEvidence) -> list[str]:
+    """P3: an attempt follows another on the same key only where repeating is safe, or the other had no effect."""
+    wrong: list[str] = []
+    keys: dict[str, list[tuple[str, int]]] = {}
+    fates: dict[tuple[str, int], str] = {}
+    retries: dict[str, int] = {}
+    tools: dict[str, dict[str, Any]] = {}
+    for said in run.said:
+        if said.ignored:
+            continue
+        match said.what:
+            case "validator.judged":
+                for line in said.event["calls"]:
+                    if line["verdict"] == "pass":
+                        tools[line["call"]] = run.tool(line["tool"])
+            case "executor.started" if said.event.get("purpose", "effect") == "effect":
+                for line in said.event["calls"]:
+                    wrong += _repeats(run, said, line, tool=tools[line["call"]], before=keys, fates=fates)
+                    keys.setdefault(line["effect_key"], []).append((line["call"], line["attempt"]))
+                    fates[line["call"], line["attempt"]] = "open"
+            case "executor.finished":
+                _learn(said.event, fates)
+            case "approver.resolved" if said.event["action"] == "retry":
+                _resolve(said.event["call"], fates, keys, retries)
+            case _:
+                pass
+    for key, calls in keys.items():
+        tool = tools[calls[0][0]]
+        most = 1 + retries.get(key, 0)
+        if not tool.get("repeatable") and tool["tier"] != "read" and evidence.outside.effects.get(key, 0) > most:
+            done = evidence.outside.effects[key]
+            wrong.append(f"P3: '{tool['name']}' of {run.name} took effect {done} times under key {key[:8]}")
+    return wrong
+
+
+def _repeats(
+    run: RunEvidence, said: Said, line: dict[str, Any], *, tool: dict[str, Any],
+    before: dict[str, list[tuple[str, int]]], fates: dict[tuple[str, int], str],
+) -> list[str]:  # fmt: skip
+    if tool["tier"] == "read" or tool.get("repeatable"):
+        return []
+    wrong: list[str] = []
+    for part in before.get(line["effect_key"], []):
+        fate = fates[part]
+        if fate == "succeeded":
+            wrong.append(f"P2: {said} of {run.name} repeats '{tool['name']}', which {part} completed")
+        elif fate not in DEFINITE and not tool.get("idempotent"):
+            wrong.append(f"P3: {said} of {run.name} repeats '{tool['name']}' although {part} is {fate}")
+    return wrong
+
+
+def _learn(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> None:
+    """A result; a probe's tells the fate of the effects before it."""
+    part = (event["call"], event["attempt"])
+    if part in fates:
+        fates[part] = event["outcome"]
+    elif event["outcome"] in {"succeeded", "never_started"}:
+        for other in fates:
+            if other[0] == event["call"] and fates[other] not in DEFINITE:
+                fates[other] = event["outcome"]
+
+
+def _resolve(
+    call: str, fates: dict[tuple[str, int], str], keys: dict[str, list[tuple[str, int]]], retries: dict[str, int]
+) -> None:
+    for part in fates:
+        if part[0] == call:
+            fates[part] = "never_started"
+    for key, parts in keys.items():
+        if any(part[0] == call for part in parts):
+            retries[key] = retries.get(key, 0) + 1
+
+
+def grants(run: RunEvidence) -> list[str]:
+    """P5: what starts is what was judged, and passed its gate: cleared, or granted by enough people in time."""
+    wrong: list[str] = []
+    judged: dict[str, dict[str, Any]] = {}
+    asked: dict[str, dict[str, Any]] = {}
+    gates: dict[int, dict[str, dict[str, Any]]] = {}
+    votes: dict[str, set[str]] = {}
+    for said in run.said:
+        if said.ignored:
+            continue
+        event = said.event
+        match said.what:
+            case "validator.judged":
+                judged |= {line["call"]: line for line in event["calls"]}
+            case "approver.cleared":
+                gates[said.n] = {line["call"]: line for line in event["calls"]}
+            case "approver.asked":
+                asked |= {line["call"]: line for line in event.get("calls", [])}
+                votes |= {line["call"]: set() for line in event.get("calls", [])}
+            case "approver.granted" if event["call"]:
+                wrong += _in_time(run, said, asked[event["call"]])
+                votes[event["call"]].add(event["by"])
+                if len(votes[event["call"]]) >= asked[event["call"]].get("quorum", 1):
+                    gates[said.n] = {event["call"]: event}
+            case "executor.started" if event.get("purpose", "effect") == "effect":
+                for line in event["calls"]:
+                    wrong += _was_granted(run, said, line, judged=judged[line["call"]], gates=gates)
+            case _:
+                pass
+    return wrong
+
+
+def _in_time(run: RunEvidence, said: Said, question: dict[str, Any]) -> list[str]:
+    wrong: list[str] = []
+    if datetime.fromisoformat(said.event["at"]) >= datetime.fromisoformat(question["expires_at"]):
+        wrong.append(f"P5: {said} of {run.name} came after the question had expired")
+    if any(said.event[field] != question[field] for field in ("args_sha256", "contract_digest")):
+        wrong.append(f"P5: {said} of {run.name} is for something else than what was asked")
+    return wrong
+
+
+def _was_granted(
+    run: RunEvidence, said: Said, line: dict[str, Any], *, judged: dict[str, Any],
+    gates: dict[int, dict[str, dict[str, Any]]],
+) -> list[str]:  # fmt: skip
+    wrong: list[str] = []
+    gate = gates.get(line["gate_n"], {}).get(line["call"])
+    if gate is None or gate["args_sha256"] != line["args_sha256"]:
+        wrong.append(f"P5: {said} of {run.name} starts '{judged['tool']}' without its gate")
+    if (line["args_sha256"], line["effect_key"]) != (judged["args_sha256"], judged["effect_key"]):
+        wrong.append(f"P5: {said} of {run.name} starts '{judged['tool']}' with other arguments than were judged")
+    tool = run.tool(judged["tool"])
+    if tool["tier"] == "destructive" and (gate is None or "contract_digest" not in gate):
+        wrong.append(f"P5: {said} of {run.name} starts the destructive '{tool['name']}' without a person")
+    return wrong
+
+
+def outside(evidence: Evidence) -> list[str]:
+    """P1 and P5 for every request that reached the world."""
+    wrong: list[str] = []
+    runs = {(run.tenant, run.run): run for run in evidence.runs}
+    for request in evidence.outside.requests:
+        run = runs.get((request.tenant, request.run))  # type: ignore[call-overload]
+        start = _start_of(run, request) if run is not None else None
+        what = f"{request.kind} {request.tool} {request.call}/{request.attempt} of {request.tenant}/{request.run}"
+        if run is None or start is None:
+            wrong.append(f"P1: {what} was made without a start in the log")
+            continue
+        wrong += _as_started(what, request, start, run)
+        if request.sent_at is not None and request.sent_at >= request.started_by:
+            wrong.append(f"P1: {what} was sent at {request.sent_at}, after its start_by {request.started_by}")
+        stop = run.stop
+        if stop is not None:
+            wrong += _fenced(evidence, what, request, stop.stored_s)
+    return wrong
+
+
+def _start_of(run: RunEvidence, request: Request) -> Said | None:
+    for said in run.events("planner.started", "executor.started"):
+        if request.kind == "model" and said.role == "planner":
+            if (str(said.event["turn"]), said.event["attempt"]) == (request.call, request.attempt):
+                return said
+        elif request.kind != "model" and said.role == "executor":
+            if any((c["call"], c["attempt"]) == (request.call, request.attempt) for c in said.event["calls"]):
+                return said
+    return None
+
+
+def _as_started(what: str, request: Request, start: Said, run: RunEvidence) -> list[str]:
+    """What is done is what the start says: worker, arguments, key, contract."""
+    wrong: list[str] = []
+    if start.event["worker"] != request.process:
+        wrong.append(f"P1: {what} was made by {request.process}, started by {start.event['worker']}")
+    if request.kind == "model":
+        return wrong
+    line = next(line for line in start.event["calls"] if line["call"] == request.call)
+    if (line["args_sha256"], line["effect_key"]) != (request.args_sha256, request.key):
+        wrong.append(f"P5: {what} was made with other arguments than started")
+    if run.tool(request.tool)["contract_digest"] != request.contract_digest:
+        wrong.append(f"P5: {what} was made under another contract than opened")
+    return wrong
+
+
+def _fenced(evidence: Evidence, what: str, request: Request, stop_s: float) -> list[str]:
+    """P1: nothing begins on a proof that is older than the stop, and what is on the wire is cancelled soon."""
+    if request.begun_s > stop_s:
+        sent_s, asked_s = request.proof
+        seen = asked_s >= stop_s
+        proven = asked_s > sent_s or request.begun_s - sent_s <= PROMPT_S + 0.001
+        if seen or not proven:
+            return [f"P1: {what} began at {request.begun_s:.3f} s, after the stop at {stop_s:.3f} s"]
+    due_s = stop_s + CANCELLED_S
+    end_s = request.ended_s if request.ended_s is not None else float("inf")
+    if request.begun_s < stop_s and end_s > due_s and evidence.was_well(request.process, stop_s, due_s):
+        return [f"P1: {what} went on until {end_s:.3f} s although the run was stopped at {stop_s:.3f} s"]
+    return []

@@ -1,0 +1,177 @@
+"""What the checks look at: the log as it is stored, the world outside, the accounts' every value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.spending import Account
+from linestop.schemas.limits import AccountLimits
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.memory.stream import Stored
+from tests.sim.faults import Weather
+from tests.sim.outside import Outside
+from tests.sim.people import Acknowledged, Mirror
+from tests.sim.workers import Diary
+
+ACCOUNTS = layout.bucket_key(layout.SHARED_BUCKET, "account.")
+
+
+class Ledger:
+    """Every value an account ever had, checked against its limit as it is written."""
+
+    def __init__(self, broker: MemoryBroker, limits: AccountLimits) -> None:
+        self.wrong: list[str] = []
+        self._limits = limits
+        self._last: dict[str, Account] = {}
+        self._in_log: dict[str, dict[str, Any]] = {}
+        broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
+        broker.stream(layout.RUNS).listeners.append(self._said)
+
+    def open_holds(self) -> dict[str, list[str]]:
+        """Holds that are in an account now: account → holds."""
+        return {key: sorted(account.holds) for key, account in self._last.items() if account.holds}
+
+    def spent(self) -> dict[str, int]:
+        """What each account and period says was spent, in micro-dollars."""
+        return {key: account.spent for key, account in self._last.items()}
+
+    def _written(self, stored: Stored) -> None:
+        if not stored.subject.startswith(ACCOUNTS):
+            return
+        key = stored.subject.removeprefix(ACCOUNTS)
+        account = self._last[key] = msgspec.json.decode(stored.payload, type=Account)
+        if account.taken > self._limit(key):
+            self.wrong.append(f"P4: account {key} has {account.taken} taken of at most {self._limit(key)}")
+        for held in self._in_log.values():
+            self._covers(held, key)
+
+    def _said(self, stored: Stored) -> None:
+        """A hold of the log must be in its accounts, from its ``held`` event to ``settled``."""
+        if ".budget.held." in stored.subject:
+            held: dict[str, Any] = msgspec.json.decode(stored.payload)
+            self._in_log[held["hold"]] = held
+            for line in held.get("accounts", []):
+                self._covers(held, f"{line['account']}.{line['period']}")
+        elif ".budget.settled." in stored.subject:
+            for line in msgspec.json.decode(stored.payload)["holds"]:
+                self._in_log.pop(line["hold"], None)
+
+    def _covers(self, held: dict[str, Any], key: str) -> None:
+        if all(f"{line['account']}.{line['period']}" != key for line in held.get("accounts", [])):
+            return
+        amount, _ = self._last.get(key, Account()).holds.get(held["hold"], (0, 0))
+        if amount < held["amount_micros"]:
+            name = held["hold"]
+            self.wrong.append(f"P4: account {key} has {amount} held for {name}, the log {held['amount_micros']}")
+
+    def _limit(self, key: str) -> int:
+        if key.startswith("system."):
+            return self._limits.system_hour_micros
+        return self._limits.tenant_day_micros if key.startswith("tenant-") else self._limits.user_day_micros
+
+
+@dataclass(slots=True, frozen=True)
+class Said:
+    """One event as it is stored: the subject's parts, the payload as plain JSON, when the broker stored it."""
+
+    n: int
+    role: str
+    name: str
+    ignored: str
+    event: dict[str, Any]
+    stored_s: float
+
+    @property
+    def what(self) -> str:
+        """``role.event``."""
+        return f"{self.role}.{self.name}"
+
+    def __str__(self) -> str:
+        """Name it, for a sentence."""
+        return f"event {self.n} ({self.what})"
+
+
+@dataclass(slots=True)
+class RunEvidence:
+    """One run: its fold, and its events that count."""
+
+    tenant: TenantId
+    run: RunId
+    fold: Run
+    said: list[Said]
+
+    @property
+    def name(self) -> str:
+        """How a sentence names it."""
+        return f"{self.tenant}/{self.run}"
+
+    def events(self, *what: str) -> Iterator[Said]:
+        """The events of these names (``role.event``, or ``stopped`` of anybody) that count."""
+        for said in self.said:
+            if not said.ignored and (said.what in what or said.name in what):
+                yield said
+
+    @property
+    def opened(self) -> dict[str, Any] | None:
+        """The payload of ``opened``."""
+        return next((said.event for said in self.events("validator.opened")), None)
+
+    @property
+    def stop(self) -> Said | None:
+        """The first stop."""
+        return next(self.events("stopped"), None)
+
+    def tool(self, name: str) -> dict[str, Any]:
+        """The grant of a tool as ``opened`` pins it."""
+        tools = self.opened["tools"] if self.opened else []
+        return next(cast("dict[str, Any]", tool) for tool in tools if tool["name"] == name)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything of one seed."""
+
+    broker: MemoryBroker
+    mirror: Mirror
+    outside: Outside
+    diary: Diary
+    acknowledged: Acknowledged
+    ledger: Ledger
+    weather: Weather
+    calm_s: float
+    began: datetime
+    runs: list[RunEvidence] = field(default_factory=list[RunEvidence])
+
+    def __post_init__(self) -> None:
+        """Read the log."""
+        self.runs = [self._run(fold) for fold in self.mirror.runs.values()]
+
+    def seconds(self, moment: datetime) -> float:
+        """True seconds since the simulation began."""
+        return (moment - self.began).total_seconds()
+
+    def was_well(self, process: str, from_s: float, to_s: float) -> bool:
+        """Whether a process lived, ran and reached the broker all that time."""
+        name = process.partition("#")[0]
+        cuts = [*self.weather.outages, *self.weather.partitions.get(name, [])]
+        cuts += [(begin, end) for who, begin, end in self.diary.out if who == process]
+        return all(end <= from_s or begin >= to_s for begin, end in cuts)
+
+    def _run(self, fold: Run) -> RunEvidence:
+        stream = self.broker.stream(layout.RUNS)
+        said: list[Said] = []
+        for entry in fold.entries:
+            stored = stream.at(entry.seq)
+            assert stored is not None
+            body: dict[str, Any] = msgspec.json.decode(stored.payload)
+            at_s = self.seconds(stored.stored_at)
+            said.append(Said(entry.n, entry.role, entry.name, entry.ignored, body, at_s))
+        return RunEvidence(fold.tenant, fold.run, fold, said)

@@ -1,0 +1,124 @@
+"""What goes wrong on the way to the broker and back, drawn from the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from linestop.errors import Unreachable
+from tests.sim.loop import PROCESS
+
+ANSWER_S = 2.0
+"""How long a client waits for an answer before it calls the broker unreachable."""
+
+
+@dataclass(slots=True)
+class Weather:
+    """How bad it is: probabilities an operation, and windows (seconds) in which nothing gets through."""
+
+    unreachable: float = 0.0
+    answer_lost: float = 0.0
+    answer_late: float = 0.0
+    late_max_s: float = 0.0
+    dropped: float = 0.0
+    doubled: float = 0.0
+    delayed: float = 0.0
+    delayed_max_s: float = 0.0
+    outages: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    partitions: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
+
+
+def draw_weather(chance: random.Random, names: Sequence[str], until_s: float) -> Weather:
+    """Draw the weather of a seed: a third of them calm, a third rough, a third foul."""
+    kind = chance.choice(("calm", "rough", "foul"))
+    if kind == "calm":
+        return Weather(delayed=0.05, delayed_max_s=0.05)
+    scale = 1.0 if kind == "rough" else 3.0
+    weather = Weather(
+        unreachable=0.004 * scale, answer_lost=0.008 * scale, answer_late=0.012 * scale,
+        late_max_s=chance.choice((0.3, 2.0, 9.0)), dropped=0.02 * scale, doubled=0.03 * scale,
+        delayed=0.1 * scale, delayed_max_s=chance.choice((0.1, 1.0, 6.0)),
+    )  # fmt: skip
+    for _ in range(chance.choice((0, 1, 2))):
+        begin = chance.uniform(0.0, until_s - 8.0)
+        weather.outages.append((begin, begin + chance.uniform(0.5, 7.0)))
+    for name in names:
+        if chance.random() < 0.25 * scale:
+            begin = chance.uniform(0.0, until_s - 12.0)
+            weather.partitions.setdefault(name, []).append((begin, begin + chance.uniform(1.0, 11.0)))
+    return weather
+
+
+class SeedFaults:
+    """The faults of one seed; see ``linestop.testing.memory.Faults``. Off until ``raging`` is set."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.weather = Weather()
+        self.raging = False
+        self._chance = chance
+
+    async def before(self, op: str) -> None:
+        """Let the request travel, or lose it."""
+        if not self.raging:
+            return
+        if self._cut() or self._chance.random() < self.weather.unreachable:
+            await anyio.sleep(self._chance.uniform(0.0, ANSWER_S))
+            raise Unreachable(f"The broker did not answer to {op}.")
+        await self._travel()
+
+    async def after(self, op: str) -> None:
+        """Let the answer travel, late or never."""
+        if not self.raging:
+            return
+        drawn = self._chance.random()
+        weather = self.weather
+        if self._cut() or drawn < weather.answer_lost:
+            await anyio.sleep(ANSWER_S)
+            raise Unreachable(f"The broker's answer to {op} was lost.")
+        if drawn < weather.answer_lost + weather.answer_late:
+            await anyio.sleep(self._chance.uniform(0.05, weather.late_max_s))
+        else:
+            await self._travel()
+
+    def copies(self, subject: str) -> Sequence[float]:
+        """Deliver once, or not, twice, late."""
+        if not self.raging:
+            return (0.0,)
+        drawn = self._chance.random()
+        weather = self.weather
+        if self._outage() or drawn < weather.dropped:
+            return ()
+        if drawn < weather.dropped + weather.doubled:
+            return (0.0, self._chance.uniform(0.0, weather.delayed_max_s))
+        if drawn < weather.dropped + weather.doubled + weather.delayed:
+            return (self._chance.uniform(0.0, weather.delayed_max_s),)
+        return (0.0,)
+
+    async def _travel(self) -> None:
+        await anyio.sleep(self._chance.expovariate(1_000.0) if self._chance.random() < 0.3 else 0.0)
+
+    def _cut(self) -> bool:
+        process = PROCESS.get()
+        if process is None:
+            return self._outage()
+        windows = self.weather.partitions.get(process.name.partition("#")[0], [])
+        return self._outage() or _within(windows)
+
+    def _outage(self) -> bool:
+        return _within(self.weather.outages)
+
+
+def _within(windows: list[tuple[float, float]]) -> bool:
+    if not windows:
+        return False
+    now_s = seconds()
+    return any(begin <= now_s < end for begin, end in windows)
+
+
+def seconds() -> float:
+    """True virtual seconds since the simulation began."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,168 @@
+"""An event loop that knows processes: what belongs to a killed one never runs again, what belongs to a frozen one waits.
+
+Every task and callback of asyncio carries a context, and a context names the process that made it. So a kill
+takes effect between any two steps of a process, exactly as SIGKILL does: no ``finally`` and no ``except`` of
+it runs. A frozen process (SIGSTOP) keeps what became due meanwhile and does it when it wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import random
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, cast
+
+from anyio._backends import _asyncio as anyio_asyncio
+
+from linestop.testing.virtual import VirtualLoop
+
+BROKER_MODULES = "linestop.testing.memory"
+
+
+class Process:
+    """One simulated process: a worker in one of its incarnations."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self.frozen = False
+        self.steps_left = 0
+        """Steps until it dies; 0 for no such plan."""
+        self.at_death: list[Callable[[], None]] = []
+        self._waiting: list[asyncio.Handle] = []
+
+    def may_step(self, handle: asyncio.Handle) -> bool:
+        """Whether this step is taken now; a step of a dead or frozen process is kept aside."""
+        if self.alive and self.steps_left:
+            self.steps_left -= 1
+            if not self.steps_left:
+                self.kill()
+        if self.alive and not self.frozen:
+            return True
+        # Kept also when dead: a suspended coroutine that is collected would run its ``finally``.
+        self._waiting.append(handle)
+        return False
+
+    def kill(self) -> None:
+        """End it, as SIGKILL does."""
+        if self.alive:
+            self.alive = False
+            for act in self.at_death:
+                act()
+
+    def thaw(self, loop: SimLoop) -> None:
+        """Let a frozen process go on with what became due meanwhile."""
+        self.frozen = False
+        loop.resume(self._waiting)
+        self._waiting = []
+
+
+PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+"""The process a step belongs to; None for the world outside: broker, clients, people, tools, models."""
+
+
+class SimLoop(VirtualLoop):
+    """A virtual loop with processes; the same seed gives the same order of steps."""
+
+    def __init__(self, *, seed: int, start: datetime) -> None:
+        super().__init__(seed=seed, start=start)
+        nothing = asyncio.Handle(lambda: None, (), self)
+        nothing.cancel()
+        self._ready: _Ready = _Ready(random.Random(seed), nothing)
+        self.outside = contextvars.Context()
+        self._kept: list[asyncio.Task[Any]] = []
+        self._numbers = iter(range(1 << 60))
+        self.set_task_factory(self._make_task)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Schedule a callback; those of the broker belong to no process, whoever's step sets them."""
+        owner = getattr(callback, "__self__", None)
+        if type(owner).__module__.startswith(BROKER_MODULES):
+            context = self.outside.copy()
+        return super().call_at(when, callback, *args, context=context)
+
+    def spawn(self, coroutine: Any, process: Process | None = None) -> asyncio.Task[Any]:
+        """Start a task of the world outside, or the first one of a process."""
+        context = self.outside.copy()
+        context.run(PROCESS.set, process)
+        return self.create_task(coroutine, context=context)
+
+    def resume(self, handles: list[asyncio.Handle]) -> None:
+        """Put steps back that were kept aside."""
+        self._ready.extend(handles)
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task = _NumberedTask(coroutine, number=next(self._numbers), loop=loop, **options)
+        self._kept.append(task)
+        return task
+
+
+class _NumberedTask(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address, so that a seed means the same everywhere."""
+
+    def __init__(self, coroutine: Any, *, number: int, **options: Any) -> None:
+        # Before the task enters any set.
+        self.number = number
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Ready(collections.deque[asyncio.Handle]):
+    """The ready queue: drawn from at random, with the steps of dead and frozen processes left out."""
+
+    def __init__(self, draw: random.Random, nothing: asyncio.Handle) -> None:
+        super().__init__()
+        self._draw = draw
+        self._nothing = nothing
+
+    def popleft(self) -> asyncio.Handle:
+        chosen = int(self._draw.random() * len(self))
+        if chosen:
+            self[0], self[chosen] = self[chosen], self[0]
+        handle = super().popleft()
+        if handle.cancelled():
+            return handle
+        # typeshed does not show where a handle keeps its context.
+        process = cast(Any, handle)._context.get(PROCESS)
+        if process is None or process.may_step(handle):
+            return handle
+        return self._nothing
+
+
+class _OrderedSet(dict[Any, None]):
+    """A set that is walked in the order of insertion."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(super().__iter__()))
+
+
+def order_cancellations() -> None:
+    """Let anyio cancel in the order of insertion; its sets are ordered by address, which no seed decides."""
+    scope = cast(Any, anyio_asyncio.CancelScope)
+    original = scope.__init__
+
+    def ordered(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self._child_scopes = _OrderedSet()
+        self._tasks = _OrderedSet()
+
+    scope.__init__ = ordered

@@ -1,0 +1,211 @@
+"""The world outside: what tools and models really do, counted where no worker can touch it.
+
+A request that is on the wire takes effect whatever becomes of the worker that sent it. Effects are counted by
+effect key; what a model call really costs is billed when the call is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import cast
+
+import anyio
+import msgspec
+
+from linestop.schemas.calls import ITEM_BYTES
+from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, Usage
+from linestop.schemas.tools import Contract, ToolError, ToolResult
+from linestop.schemas.work import CallWork, ModelWork
+from tests.sim.faults import seconds
+from tests.sim.loop import PROCESS, Process, SimLoop
+from tests.sim.script import Act, Script
+
+
+@dataclass(slots=True)
+class Request:
+    """One thing a performer did: an effect, a probe or a model call. Times are true seconds."""
+
+    kind: str
+    tenant: str
+    run: str
+    call: str
+    attempt: int
+    process: str
+    begun_s: float
+    started_by: datetime
+    key: str = ""
+    tool: str = ""
+    args_sha256: str = ""
+    contract_digest: str = ""
+    sent_s: float | None = None
+    sent_at: datetime | None = None
+    ended_s: float | None = None
+    billed_micros: int = 0
+    proof: tuple[float, float] = (-1.0, -1.0)
+    """When its worker had sent its last start in that run, and when it had last asked for the log."""
+
+
+@dataclass(slots=True)
+class Outside:
+    """All requests, and how often each effect key took effect."""
+
+    script: Script
+    contracts: dict[str, Contract]
+    requests: list[Request] = field(default_factory=list[Request])
+    effects: dict[str, int] = field(default_factory=dict[str, int])
+
+    def effect(self, key: str, *, idempotent: bool) -> None:
+        """Take effect; the same key again changes nothing where the tool hands its key on."""
+        self.effects[key] = 1 if idempotent else self.effects.get(key, 0) + 1
+
+
+_SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.", retry_safe=True)
+
+
+Proof = Callable[[str, str], tuple[float, float]]
+
+
+class SimRunner:
+    """The executor's hands of one worker; see ``linestop.schemas.work.ToolRunner``."""
+
+    def __init__(self, outside: Outside, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
+        self._outside = outside
+        self._process = process
+        self._now = now
+        self._proof = proof
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        """Perform all at once; yield each with its result as it comes."""
+        send, receive = anyio.create_memory_object_stream[tuple[CallWork, ToolResult, float]](len(works))
+
+        async def one(work: CallWork) -> None:
+            began = seconds()
+            result = await self._one(work)
+            await send.send((work, result, seconds() - began))
+
+        async with send, receive, anyio.create_task_group() as tasks:
+            for work in works:
+                tasks.start_soon(one, work)
+            for _ in works:
+                yield await receive.receive()
+
+    async def _one(self, work: CallWork) -> ToolResult:
+        act = self._outside.script.act(work)
+        request = Request(
+            kind="probe" if work.probe else "effect", tenant=work.tenant, run=work.run, call=work.call,
+            attempt=work.attempt, process=self._process.name, begun_s=seconds(), started_by=work.start_by,
+            key=work.key, tool=work.tool, args_sha256=hashlib.sha256(work.args).hexdigest(),
+            contract_digest=work.contract_digest, proof=self._proof(work.tenant, work.run),
+        )  # fmt: skip
+        self._outside.requests.append(request)
+        try:
+            await anyio.sleep(act.set_up_s)
+            if self._now() >= work.start_by:
+                return ToolResult(outcome="failed", error=_SAFE_FAILURE)
+            with anyio.move_on_after(work.timeout_s):
+                return await (self._probe(work, act) if work.probe else self._effect(work, act, request))
+            return self._interrupted(work)
+        finally:
+            request.ended_s = seconds()
+
+    async def _probe(self, work: CallWork, act: Act) -> ToolResult:
+        await anyio.sleep(act.effect_s)
+        if act.fate in {"hangs", "answer lost"}:
+            await anyio.sleep_forever()
+        if act.fate == "fails before":
+            return ToolResult(outcome="unknown", error=_SAFE_FAILURE)
+        happened = self._outside.effects.get(work.key, 0) > 0
+        return ToolResult(outcome="succeeded" if happened else "never_started", value={"probed": happened})
+
+    async def _effect(self, work: CallWork, act: Act, request: Request) -> ToolResult:
+        contract = self._outside.contracts[work.tool]
+        if act.fate == "fails before":
+            return ToolResult(outcome="failed", error=ToolError(type=act.error, message="No.", retry_safe=True))
+        request.sent_s, request.sent_at = seconds(), self._now()
+        happens = act.fate != "hangs"
+        arrival = self._send(work, contract, act) if happens and work.tier != "read" else None
+        try:
+            await anyio.sleep(act.effect_s)
+        finally:
+            if arrival is not None and contract.kind == "process":
+                arrival.cancel()
+        if act.fate in {"hangs", "answer lost"}:
+            await anyio.sleep_forever()
+        await anyio.sleep(act.answer_s)
+        if act.fate == "fails after":
+            return self._interrupted(work)
+        return ToolResult(outcome="succeeded", value=act.value, cost_micros=work.cost_max_micros // 2)
+
+    def _send(self, work: CallWork, contract: Contract, act: Act) -> asyncio.TimerHandle:
+        """Put the request on the wire: nothing but the end of a child process calls it back."""
+        loop = cast("SimLoop", asyncio.get_running_loop())
+        handle = loop.call_later(
+            act.effect_s * 0.9,
+            lambda: self._outside.effect(work.key, idempotent=contract.idempotent),
+            context=loop.outside.copy(),
+        )
+        if contract.kind in {"process", "thread"}:
+            self._process.at_death.append(handle.cancel)
+        return handle
+
+    def _interrupted(self, work: CallWork) -> ToolResult:
+        """What the sandbox says of a call that broke or did not end: see ``linestop.sandbox.perform``."""
+        if work.probe or not self._outside.contracts[work.tool].safe_to_repeat:
+            return ToolResult(outcome="unknown", error=ToolError(type="transient", message="It did not end."))
+        return ToolResult(outcome="failed", error=_SAFE_FAILURE)
+
+
+class SimCaller:
+    """The planner's voice of one worker; see ``linestop.schemas.work.ModelCaller``."""
+
+    def __init__(self, outside: Outside, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
+        self._outside = outside
+        self._process = process
+        self._now = now
+        self._proof = proof
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """Answer as the script of the seed says, or raise ``ModelFailed``."""
+        assert PROCESS.get() is self._process
+        turn = self._outside.script.turn(work)
+        request = Request(
+            kind="model", tenant=work.tenant, run=work.run, call=str(work.turn), attempt=work.attempt,
+            process=self._process.name, begun_s=seconds(), started_by=work.start_by, sent_s=seconds(),
+            sent_at=self._now(), proof=self._proof(work.tenant, work.run),
+        )  # fmt: skip
+        self._outside.requests.append(request)
+        usage = Usage(fresh_in=tokens_of(work.request, turn.draw), out=min(turn.out, work.request.output_tokens_max))
+        if turn.billed:
+            request.billed_micros = work.price.cost_micros(usage)
+        try:
+            with anyio.move_on_after(work.request.deadline_s):
+                await anyio.sleep(turn.takes_s)
+                if turn.hangs:
+                    await anyio.sleep_forever()
+                if turn.failure:
+                    told = usage if turn.billed and turn.usage_reported else None
+                    raise ModelFailed(
+                        turn.failure, f"scripted {turn.failure}", usage=told, retry_after_s=turn.retry_after_s,
+                        possibly_billed=turn.billed,
+                    )  # fmt: skip
+                return ModelReply(
+                    text=turn.text, calls=turn.calls, stop_reason="calls" if turn.calls else "end", usage=usage,
+                    usage_reported=turn.usage_reported, model=work.request.model,
+                ), turn.takes_s  # fmt: skip
+            raise ModelFailed("availability", "no answer in time", possibly_billed=True)
+        finally:
+            request.ended_s = seconds()
+
+
+def tokens_of(request: ModelRequest, chance: random.Random) -> int:
+    """Tokens a provider may count for a request: at worst each byte and all framing that the bounds allow for."""
+    texts = [request.system, *(message.text for message in request.messages)]
+    texts += [part for message in request.messages for call in message.calls for part in (call.name, call.args)]
+    size = sum(len(text.encode()) for text in texts) + sum(len(msgspec.json.encode(tool)) for tool in request.tools)
+    framing = ITEM_BYTES * (1 + len(request.messages) + len(request.tools))
+    return size + framing if chance.random() < 0.3 else size // 3

@@ -1,0 +1,200 @@
+"""Clients, people and operators: those who send tasks, decide, stop, and sometimes say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.ports import HeadMoved
+from linestop.bus.stamp import Stamper
+from linestop.errors import Unreachable
+from linestop.schemas import subjects
+from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.events import AskedCall, Cue, Question
+from linestop.schemas.messages import Control, Task
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.memory.stream import Stored
+from linestop.testing.virtual import virtual_now
+from tests.sim.faults import seconds
+from tests.sim.loop import SimLoop
+from tests.sim.outside import Outside
+
+TENANTS = (TenantId("acme"), TenantId("zeta"))
+TRIES_MAX = 30
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """What clients were told is kept: tasks (tenant, agent, task), and stops acknowledged on the log itself."""
+
+    tasks: list[tuple[TenantId, str, Task]] = field(default_factory=list[tuple[TenantId, str, Task]])
+    stops: list[tuple[TenantId, RunId, float]] = field(default_factory=list[tuple[TenantId, RunId, float]])
+    controls: list[tuple[TenantId, RunId, Verb, float]] = field(
+        default_factory=list[tuple[TenantId, RunId, Verb, float]]
+    )
+
+
+class Mirror:
+    """All runs as their logs stand now, folded as they are stored, behind the ports."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.runs: dict[tuple[TenantId, RunId], Run] = {}
+        broker.stream(layout.RUNS).listeners.append(self._stored)
+
+    def _stored(self, stored: Stored) -> None:
+        parts = subjects.parse_run_event(stored.subject)
+        run = self.runs.setdefault((parts.tenant, parts.run), Run(parts.tenant, parts.run))
+        run.apply(stored.subject, stored.payload, stored.seq)
+
+
+class People:
+    """Everybody outside. Before ``at_last`` they are moody; from then on they answer everything."""
+
+    def __init__(self, broker: MemoryBroker, outside: Outside, mirror: Mirror, agents: list[str]) -> None:
+        self.acknowledged = Acknowledged()
+        self.at_last = False
+        self._broker = broker
+        self._outside = outside
+        self._mirror = mirror
+        self._agents = agents
+        self._chance = outside.script.chance("people")
+        self._stamper = Stamper(build="sim", blobs=broker.blobs(), chance=self._chance, now=virtual_now)
+
+    # --- clients ---------------------------------------------------------------------------------------------
+
+    async def send_tasks(self, until_s: float) -> None:
+        """Send one to four tasks, some twice, some under a key that another task has."""
+        chance = self._chance
+        sent: list[tuple[TenantId, str, Task]] = []
+        for index in range(chance.choice((2, 3, 4))):
+            await anyio.sleep(chance.uniform(0.0, until_s / 4) if chance.random() < 0.7 else 0.0)
+            tenant, agent = chance.choice(TENANTS), chance.choice(self._agents)
+            task = Task(
+                text=f"please do {chance.choice(('red', 'green', 'seven'))} " + "x" * chance.choice((1, 3_000)),
+                user=chance.choice(("", "una", "ugo")),
+                key=chance.choice(("", f"key-{index}")),
+                run=chance.choice(("", "", "r1", f"run-{index}")),
+                scope=None if chance.random() < 0.9 else (self._outside.script.tools[0].name,),
+                limits={} if chance.random() < 0.8 else {"cost_max_micros": 5_000},
+            )
+            if sent and chance.random() < 0.3:
+                tenant, agent, before = chance.choice(sent)
+                changed = task.text if chance.random() < 0.4 else before.text
+                task = msgspec.structs.replace(before, text=changed)
+            sent.append((tenant, agent, task))
+            cast("SimLoop", asyncio.get_running_loop()).spawn(self._send(tenant, agent, task))
+
+    async def _send(self, tenant: TenantId, agent: str, task: Task) -> None:
+        for _ in range(TRIES_MAX):
+            try:
+                await self._broker.publish(subjects.task(tenant, AgentName(agent)), msgspec.json.encode(task))
+            except Unreachable:
+                await anyio.sleep(self._chance.uniform(0.1, 2.0))
+                continue
+            self.acknowledged.tasks.append((tenant, agent, task))
+            return
+
+    # --- people ----------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Look at the runs now and then, and say something about one of them."""
+        while True:
+            await anyio.sleep(self._chance.uniform(0.05, 4.0) if not self.at_last else 1.0)
+            runs = list(self._mirror.runs.values())
+            if self.at_last:
+                for run in runs:
+                    await self._answer_all(run)
+            elif runs:
+                await self._say_something(self._chance.choice(runs))
+
+    async def _answer_all(self, state: Run) -> None:
+        tenant, run = state.tenant, state.run
+        if state.done:
+            return
+        if state.paused:
+            await self.say(tenant, run, "resume", Control(by="pia"))
+        if state.spend_asked:
+            await self.say(tenant, run, "approve", Control(by="pia"))
+        for call in state.proposal.calls if state.proposal else ():
+            if call.stage is Stage.ASKED:
+                for person in ("pia", "per"):
+                    await self._decide(state, call, person, yes=True)
+
+    async def _say_something(self, state: Run) -> None:
+        tenant, run, chance = state.tenant, state.run, self._chance
+        mood = chance.random()
+        if mood < 0.06:
+            await self.say(tenant, run, "stop", Control(by="pia", why="enough"))
+        elif mood < 0.12:
+            await self.stop_directly(tenant, run)
+        elif mood < 0.20:
+            await self.say(tenant, run, "pause", Control(by="pia"))
+        elif mood < 0.45:
+            await self.say(tenant, run, "resume", Control(by="pia"))
+        for call in state.proposal.calls if state.proposal else ():
+            if call.stage is Stage.ASKED and chance.random() < 0.7:
+                await self._decide(state, call, chance.choice(("pia", "per")), yes=chance.random() < 0.75)
+        if state.spend_asked and chance.random() < 0.6:
+            await self.say(tenant, run, chance.choice(("approve", "deny")), Control(by="pia"))
+
+    async def _decide(self, state: Run, call: CallState, person: str, *, yes: bool) -> None:
+        tenant, run = state.tenant, state.run
+        if isinstance(call.asked, Question):
+            await self.say(tenant, run, "answer", Control(by=person, call=call.call, answer="blue"))
+        elif call.asked_doubt:
+            happened = call.judged is not None and self._outside.effects.get(call.judged.effect_key, 0) > 0
+            action: Any = "done" if happened else "retry" if yes else "stop"
+            await self.say(tenant, run, "resolve", Control(by=person, call=call.call, action=action))
+        elif isinstance(call.asked, AskedCall):
+            shown = Control(
+                by=person, call=call.call, args_sha256=call.asked.args_sha256,
+                contract_digest=call.asked.contract_digest,
+            )  # fmt: skip
+            if not self.at_last and self._chance.random() < 0.1:
+                await self.say(tenant, run, "edit", msgspec.structs.replace(shown, args={"q": "green"}))
+                return
+            await self.say(tenant, run, "approve" if yes else "deny", shown)
+
+    async def say(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> None:
+        """Say one word; whoever is not answered says it again later, or not at all."""
+        try:
+            subject = subjects.control(tenant, run, verb=verb)
+            await self._broker.publish(subject, msgspec.json.encode(control))
+        except Unreachable:
+            return
+        self.acknowledged.controls.append((tenant, run, verb, seconds()))
+
+    async def stop_directly(self, tenant: TenantId, run: RunId) -> None:
+        """Append ``operator.stopped`` oneself, as ``linestop stop`` does with no actor alive."""
+        log = self._broker.log(["operator"])
+        for _ in range(TRIES_MAX):
+            state = Run(tenant, run)
+            try:
+                for message in await log.load(tenant, run):
+                    state.apply(message.subject, message.payload, message.seq)
+                if state.stopped or state.sealed:
+                    return
+                event = stopped(state, by="olga", why="line stopped")
+                await log.append(await self._stamper.stamp(state, "operator", event, Cue(kind="control", id="olga")))
+            except (HeadMoved, Unreachable):
+                await anyio.sleep(self._chance.uniform(0.0, 0.05))
+                continue
+            self.acknowledged.stops.append((tenant, run, seconds()))
+            return
+
+    async def stop_races(self, until_s: float) -> None:
+        """Stop at odd moments, also runs that do not exist yet."""
+        chance: random.Random = self._chance
+        for _ in range(chance.choice((0, 0, 1, 2))):
+            await anyio.sleep(chance.uniform(0.0, until_s))
+            runs = list(self._mirror.runs) or [(TENANTS[0], RunId("run-0"))]
+            await self.stop_directly(*chance.choice(runs))

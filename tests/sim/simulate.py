@@ -1,0 +1,200 @@
+"""One seed: a world of workers, clients, people and faults, from beginning to end, and what was wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import cast
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.streams import consumers
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import START, virtual_now
+from tests.sim import checks
+from tests.sim.evidence import Evidence, Ledger
+from tests.sim.faults import SeedFaults, draw_weather, seconds
+from tests.sim.loop import SimLoop
+from tests.sim.outside import Outside
+from tests.sim.people import Mirror, People
+from tests.sim.script import CONTRACTS, Script, draw_accounts, draw_agents
+from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Diary, Worker
+
+RAGE_S = 45.0
+"""Faults, kills and moods end then; from then on everything must come to its end."""
+
+PATIENCE_S = 1_500.0
+ACCOUNTS_RELEASED_S = 400.0
+"""How long after the last run is sealed the sweeps may take to release what the accounts still hold."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of a seed: the digest of its log, its size, and everything that was wrong."""
+
+    seed: int
+    digest: str = ""
+    events: int = 0
+    effects: int = 0
+    ended_s: float = 0.0
+    wrong: list[str] = field(default_factory=list[str])
+    story: list[str] = field(default_factory=list[str])
+
+
+class Simulation:
+    """The world of one seed. Made and run inside a ``SimLoop``."""
+
+    def __init__(self, seed: int) -> None:
+        self.script = Script(seed)
+        self.faults = SeedFaults(self.script.chance("faults"))
+        self.broker = MemoryBroker(virtual_now, faults=self.faults)
+        self.outside = Outside(self.script, CONTRACTS)
+        self.diary = Diary()
+        self.agents = draw_agents(self.script)
+        self.accounts = draw_accounts(self.script)
+        self.ledger = Ledger(self.broker, self.accounts)
+        self.mirror = Mirror(self.broker)
+        self.people = People(self.broker, self.outside, self.mirror, [agent.name for agent in self.agents])
+        self.story: list[str] = []
+        self.workers = [
+            Worker(f"w{index}", roles, outside=self.outside, broker=self.broker, diary=self.diary)
+            for index, roles in enumerate(self.script.chance("topology").choice(TOPOLOGIES))
+        ]
+        self.faults.weather = draw_weather(self.script.chance("weather"), [w.name for w in self.workers], RAGE_S)
+
+    async def run(self) -> Verdict:
+        """Live through it, then look at the evidence."""
+        loop = cast("SimLoop", asyncio.get_running_loop())
+        store = AgentStore(self.broker.shared(layout.AGENTS_BUCKET))
+        for agent in self.agents:
+            await store.deploy(agent)
+        for spec in consumers():
+            self.broker.queue(spec)
+        clocks = self.script.chance("clocks")
+        for worker in self.workers:
+            worker.accounts = self.accounts
+            worker.skew_s = clocks.uniform(-SKEW_MAX_S, SKEW_MAX_S) if clocks.random() < 0.5 else 0.0
+            worker.start()
+        self.faults.raging = True
+        loop.spawn(self.people.send_tasks(RAGE_S))
+        loop.spawn(self.people.live())
+        loop.spawn(self.people.stop_races(RAGE_S))
+        for worker in self.workers:
+            loop.spawn(self._torment(worker))
+        await anyio.sleep(RAGE_S)
+        self._calm()
+        await self._until_over()
+        return self._verdict()
+
+    # --- chaos -------------------------------------------------------------------------------------------------
+
+    async def _torment(self, worker: Worker) -> None:
+        chance = self.script.chance("torment", worker.name)
+        worst = chance.choice((0, 1, 3, 6))
+        for _ in range(worst):
+            await anyio.sleep(chance.expovariate(worst / (RAGE_S * 0.7)))
+            if seconds() >= RAGE_S:
+                return
+            await self._strike(worker, chance)
+
+    async def _strike(self, worker: Worker, chance: random.Random) -> None:
+        kind = chance.choice(("kill", "kill", "kill soon", "freeze", "drain", "clock"))
+        self._tell(f"{kind} {worker.process.name}")
+        began = seconds()
+        match kind:
+            case "kill":
+                worker.kill()
+            case "kill soon":
+                worker.kill(steps=chance.choice((1, 5, 30, 200)))
+                await anyio.sleep(chance.choice((0.01, 0.5, 3.0)))
+                worker.kill()
+            case "freeze":
+                worker.freeze()
+                await anyio.sleep(min(chance.choice((0.3, 2.0, 8.0, 25.0)), max(0.0, RAGE_S - 0.5 - seconds())))
+                self.diary.out.append((worker.process.name, began, seconds()))
+                worker.thaw()
+                return
+            case "drain":
+                await worker.drain()
+            case _:
+                worker.skew_s = chance.uniform(-SKEW_MAX_S, SKEW_MAX_S)
+                return
+        self.diary.out.append((worker.process.name, began, float("inf")))
+        await anyio.sleep(min(chance.choice((0.1, 1.0, 5.0, 20.0)), max(0.0, RAGE_S - seconds())))
+        self._tell(f"start {worker.name}")
+        worker.start()
+
+    def _calm(self) -> None:
+        self._tell("calm")
+        self.faults.raging = False
+        self.people.at_last = True
+
+    async def _until_over(self) -> None:
+        over_s = 0.0
+        while seconds() < PATIENCE_S:
+            await anyio.sleep(5.0)
+            if self.diary.troubles:
+                return
+            if not self._over():
+                over_s = 0.0
+            elif not over_s:
+                over_s = seconds()
+            elif not self.ledger.open_holds() or seconds() > over_s + ACCOUNTS_RELEASED_S:
+                return
+
+    def _over(self) -> bool:
+        if self.broker.stream(layout.TASKS).matching(">"):
+            return False
+        runs = self.mirror.runs.values()
+        outcomes = self.broker.stream(layout.OUTCOMES).matching(">")
+        return all(run.sealed for run in runs) and len(outcomes) >= len(runs)
+
+    def _tell(self, what: str) -> None:
+        self.story.append(f"{seconds():9.3f} s  -- {what}")
+
+    def evidence(self) -> Evidence:
+        """What the checks look at."""
+        return Evidence(
+            broker=self.broker, mirror=self.mirror, outside=self.outside, diary=self.diary, acknowledged=self.people.acknowledged,
+            ledger=self.ledger, weather=self.faults.weather, calm_s=RAGE_S,
+            began=virtual_now() - timedelta(seconds=seconds()),
+        )  # fmt: skip
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _verdict(self) -> Verdict:
+        stored = self.broker.stream(layout.RUNS).matching(">")
+        digest = hashlib.sha256(b"".join(m.subject.encode() + b"\0" + m.payload + b"\n" for m in stored))
+        return Verdict(
+            seed=self.script.seed,
+            digest=digest.hexdigest(),
+            events=len(stored),
+            effects=sum(self.outside.effects.values()),
+            ended_s=seconds(),
+            wrong=checks.everything(self.evidence()),
+            story=self.story,
+        )
+
+
+def simulate(seed: int) -> tuple[Verdict, Evidence, Simulation]:
+    """Run one seed in a loop of its own. The loop is not closed: a dead process must not get another step."""
+    start = START + timedelta(hours=23, minutes=59, seconds=45) if seed % 7 == 0 else START
+    loop = SimLoop(seed=seed, start=start)
+    KEPT.append(loop)
+    asyncio.set_event_loop(loop)
+
+    async def main() -> tuple[Verdict, Evidence, Simulation]:
+        simulation = Simulation(seed)
+        verdict = await simulation.run()
+        return verdict, simulation.evidence(), simulation
+
+    return loop.run_until_complete(main())
+
+
+KEPT: list[SimLoop] = []
+"""Loops that are over, kept so that nothing of them is collected (see ``loop.Process.may_step``)."""

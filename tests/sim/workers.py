@@ -1,0 +1,244 @@
+"""The worker processes: the production ``Host`` over the broker in memory, with a clock and a fate of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import cast
+
+import anyio
+
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.ports import Append, Blobs, Log, Publisher, Queue, Shared, StoredMessage, Timers
+from linestop.bus.streams import ConsumerSpec
+from linestop.errors import Unreachable
+from linestop.schemas.limits import AccountLimits
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.memory.log import MemoryLog
+from linestop.testing.virtual import virtual_now
+from tests.sim.faults import seconds
+from tests.sim.loop import Process, SimLoop
+from tests.sim.outside import Outside, SimCaller, SimRunner
+from tests.sim.script import CHECKED_TOOL, check_result
+
+SKEW_MAX_S = 0.9
+"""Clocks of two workers differ by less than the grace that an effect's ``done_by`` gives (2 s)."""
+
+TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
+    (ACTORS,),
+    (ACTORS, ACTORS),
+    (ACTORS, ACTORS, ACTORS),
+    (("planner", "executor"), ("validator", "approver", "budget", "recorder")),
+    (("planner", "validator"), ("executor", "recorder"), ("approver", "budget")),
+    (ACTORS, ("planner", "executor")),
+    (("recorder", "budget", "validator", "approver"), ("planner", "executor"), ("executor", "planner", "approver")),
+)
+
+
+@dataclass(slots=True)
+class Sight:
+    """When a worker last asked the log about a run, and when it sent its last start there. True seconds."""
+
+    asked_s: float = -1.0
+    sent_s: float = -1.0
+
+
+@dataclass(slots=True)
+class Diary:
+    """What was seen on the wire, for the checks: (process, tenant, run) → sight; and when processes were out."""
+
+    sights: dict[tuple[str, str, str], Sight] = field(default_factory=dict[tuple[str, str, str], Sight])
+    out: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    troubles: list[str] = field(default_factory=list[str])
+
+    def proof(self, process: str, tenant: str, run: str) -> tuple[float, float]:
+        """When this process last sent a start of this run, and when it last asked for its log."""
+        sight = self.sights.get((process, tenant, run), Sight())
+        return sight.sent_s, sight.asked_s
+
+
+class WatchedLog:
+    """The log as a worker sees it, noting when it asked and when it started something."""
+
+    def __init__(self, log: MemoryLog, process: Process, diary: Diary) -> None:
+        self._log = log
+        self._process = process
+        self._diary = diary
+
+    async def append(self, append: Append) -> int:
+        """Append, noting when a start was sent."""
+        if append.event == "started":
+            self._sight(append.tenant, append.run).sent_s = seconds()
+        return await self._log.append(append)
+
+    async def load(
+        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
+    ) -> list[StoredMessage]:
+        """Load, noting when it was asked."""
+        asked_s = seconds()
+        found = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
+        sight = self._sight(tenant, run)
+        sight.asked_s = max(sight.asked_s, asked_s)
+        return found
+
+    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
+        """See ``Log``."""
+        return await self._log.load_n(tenant, run, ns)
+
+    async def message_at(self, seq: int) -> StoredMessage | None:
+        """See ``Log``."""
+        return await self._log.message_at(seq)
+
+    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
+        """See ``Log``."""
+        return await self._log.head(tenant, run)
+
+    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
+        """See ``Log``."""
+        return await self._log.open_runs()
+
+    async def replicated(self) -> bool:
+        """See ``Log``."""
+        return await self._log.replicated()
+
+    async def space_used(self) -> float:
+        """See ``Log``."""
+        return await self._log.space_used()
+
+    def _sight(self, tenant: str, run: str) -> Sight:
+        return self._diary.sights.setdefault((self._process.name, tenant, run), Sight())
+
+
+class WorkerBackend:
+    """The ports of one process; see ``linestop.bus.backend.Backend``."""
+
+    def __init__(self, broker: MemoryBroker, process: Process, diary: Diary) -> None:
+        self._broker = broker
+        self._process = process
+        self._diary = diary
+
+    def log(self, role: RoleName) -> Log:
+        """The run log as ``role`` sees it."""
+        return WatchedLog(self._broker.log([role]), self._process, self._diary)
+
+    def publisher(self, role: RoleName) -> Publisher:
+        """What ``role`` may send."""
+        del role
+        return self._broker.publisher()
+
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
+        """A durable consumer."""
+        del role
+        return self._broker.queue(spec)
+
+    def blobs(self, role: RoleName) -> Blobs:
+        """Blobs."""
+        del role
+        return self._broker.blobs()
+
+    def shared(self, role: RoleName, bucket: str) -> Shared:
+        """A bucket."""
+        del role
+        return self._broker.shared(bucket)
+
+    def timers(self, role: RoleName) -> Timers:
+        """Durable timers."""
+        del role
+        return self._broker.timers()
+
+    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
+        """Subjects of what is only heard."""
+        del role
+        async for hint in self._broker.listen(subject):
+            yield hint.subject
+
+
+class Worker:
+    """One worker name with its incarnations: at most one of them lives at a time."""
+
+    def __init__(
+        self, name: str, roles: tuple[RoleName, ...], *, outside: Outside, broker: MemoryBroker, diary: Diary
+    ) -> None:
+        self.name = name
+        self.roles = roles
+        self.accounts = AccountLimits()
+        self.skew_s = 0.0
+        self.process = Process(f"{name}#0")
+        self.process.alive = False
+        self._outside = outside
+        self._broker = broker
+        self._diary = diary
+        self._incarnation = 0
+        self._ends = asyncio.Event()
+        self._out_since: float | None = None
+
+    def now(self) -> datetime:
+        """This worker's own clock."""
+        return virtual_now() + timedelta(seconds=self.skew_s)
+
+    def start(self) -> None:
+        """Start the next incarnation, if none lives."""
+        if self.process.alive:
+            return
+        self._incarnation += 1
+        self.process = process = Process(f"{self.name}#{self._incarnation}")
+        self._ends = asyncio.Event()
+        cast("SimLoop", asyncio.get_running_loop()).spawn(self._live(process, self._ends), process)
+
+    def kill(self, steps: int = 0) -> None:
+        """End it now, or ``steps`` steps from now, between two awaits."""
+        if steps:
+            self.process.steps_left = steps
+        else:
+            self.process.kill()
+
+    def freeze(self) -> None:
+        """Stop it as SIGSTOP does."""
+        self.process.frozen = True
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.process.thaw(cast("SimLoop", asyncio.get_running_loop()))
+
+    async def drain(self) -> None:
+        """Ask it to end, as SIGTERM does, and wait until it has (or is killed meanwhile)."""
+        self._ends.set()
+        with anyio.move_on_after(30.0):
+            while self.process.alive:
+                await anyio.sleep(0.2)
+        self.process.kill()
+
+    async def _live(self, process: Process, ends: asyncio.Event) -> None:
+        chance = random.Random(f"{self._outside.script.seed}:{process.name}")
+        proof = partial(self._diary.proof, process.name)
+        caller = SimCaller(self._outside, process, self.now, proof)
+        runner = SimRunner(self._outside, process, self.now, proof)
+        config = HostConfig(
+            worker=process.name, build="sim", accounts=self.accounts, checks={CHECKED_TOOL: check_result},
+            now=self.now, chance=chance, drain_s=chance.choice((0.5, 6.0)),
+        )  # fmt: skip
+        backend = WorkerBackend(self._broker, process, self._diary)
+        is_up = False
+        try:
+            host = Host(backend, [make_role(role, caller=caller, runner=runner) for role in self.roles], config)
+            async with host.running():
+                is_up = True
+                await ends.wait()
+        except BaseException as error:
+            if is_up or not isinstance(error, Unreachable):
+                self._diary.troubles.append(f"{process.name} died of {error!r} at {seconds():.3f} s")
+                raise
+            # A worker that finds no broker ends; whoever started it starts it again.
+            cast("SimLoop", asyncio.get_running_loop()).spawn(self._again(process))
+        finally:
+            process.kill()
+
+    async def _again(self, process: Process) -> None:
+        await anyio.sleep(1.0)
+        if self.process is process:
+            self.start()

@@ -1,0 +1,291 @@
+"""The whole of linestop in one process, for tests: a real server, all six roles, a scripted model, a test agent.
+
+::
+
+    async with stack(tmp_path) as line:
+        async with Client.connect(line.directory) as client:
+            submitted = await client.submit("desk", "say hello")
+
+The agent ``desk`` does what its task says: ``say hello`` answers at once, ``pay 5`` makes an irreversible
+call that needs a person, ``look`` a read, ``hang`` a read that never ends, ``ask`` asks a person, ``colours``
+answers with control characters, ``doubt`` makes a call whose fate nobody knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.init import set_up
+from linestop.bus.intake import Person
+from linestop.bus.jetstream import JetStream
+from linestop.bus.server import EmbeddedServer
+from linestop.models.caller import Caller
+from linestop.sandbox.registry import Registry, load_registry
+from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tool import AnyTool, Context, ToolUnknown, tool
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelChoice, Policy
+from linestop.schemas.limits import Limits
+from linestop.schemas.model import Price
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.testing.playbook import PlaybookServer, parse_playbook
+
+AGENT = "desk"
+NEVER_S = 600.0
+
+PLAYBOOK = r"""
+name = "desk"
+
+[[step]]
+when = { turn = 1, contains = "say hello" }
+say = "Hello."
+
+[[step]]
+when = { turn = 1, contains = "colours" }
+say = "plain \u001b[31mred\u001b[0m \u009b31m \u202e end"
+
+[[step]]
+when = { turn = 1, contains = "pay" }
+say = "I have to pay."
+call = [{ tool = "pay", args = { amount = 5, note = "\u001b]0;owned\u0007" } }]
+
+[[step]]
+when = { turn = 1, contains = "look" }
+call = [{ tool = "look", args = { what = "A-17" } }]
+
+[[step]]
+when = { turn = 1, contains = "hang" }
+call = [{ tool = "hang" }]
+
+[[step]]
+when = { turn = 1, contains = "doubt" }
+call = [{ tool = "doubtful" }]
+
+[[step]]
+when = { turn = 1, contains = "ask" }
+call = [{ tool = "ask.person", args = { question = "Which colour?", options = ["red", "blue"] } }]
+
+[[step]]
+when = { tool_result = "ask.person" }
+say = "The person said {{last_result}}."
+
+[[step]]
+say = "Done: {{last_result}}"
+"""
+
+
+@dataclass
+class Effects:
+    """What the test tools did: what a test looks at to know whether anything happened."""
+
+    paid: list[int] = field(default_factory=list[int])
+    hanging: anyio.Event = field(default_factory=anyio.Event)
+    """Set as soon as a ``hang`` is under way."""
+
+
+def desk_tools(effects: Effects) -> tuple[AnyTool, ...]:
+    """The tools of the test agent."""
+
+    @tool(tier="irreversible", idempotent=True)
+    async def pay(ctx: Context, amount: int, note: str = "") -> dict[str, int]:
+        """Pay."""
+        del ctx, note
+        effects.paid.append(amount)
+        return {"paid": amount}
+
+    @tool(tier="read")
+    async def look(ctx: Context, what: str) -> dict[str, str]:
+        """Look something up."""
+        return {"what": what, "run": ctx.run}
+
+    @tool(tier="read", timeout_s=NEVER_S)
+    async def hang(ctx: Context) -> str:
+        """Never end."""
+        del ctx
+        effects.hanging.set()
+        await anyio.sleep(NEVER_S)
+        return "never"
+
+    @tool(tier="reversible", retries_max=0)
+    async def doubtful(ctx: Context) -> str:
+        """Do something of which nobody can say whether it happened."""
+        del ctx
+        raise ToolUnknown("the line went dead")
+
+    return (pay, look, hang, doubtful)
+
+
+def desk_agent(registry: Registry, *, limits: Limits, policy: Policy, base_url: str) -> AgentVersion:
+    """The test agent with all tools of ``registry`` that it needs."""
+    names = ("pay", "look", "hang", "doubtful", "ask.person")
+    return AgentVersion(
+        name=AGENT,
+        prompt="You do what you are told.",
+        model=ModelChoice(
+            model="playbook/desk",
+            price=Price(input=1_000_000, output=5_000_000),
+            output_tokens_max=limits.model_output_tokens_max,
+        ),
+        base_url=base_url,
+        tools=tuple(registry.contract(name) for name in names),
+        limits=limits,
+        policy=policy,
+    )
+
+
+@dataclass
+class Stack:
+    """The running whole. ``host`` is None while no actor runs; ``actors`` starts them for a block."""
+
+    directory: Path
+    server: EmbeddedServer
+    playbook: PlaybookServer
+    registry: Registry
+    effects: Effects
+    people: Mapping[str, Person]
+    host: Host | None = None
+    portal: BlockingPortal | None = None
+    """The way into its loop, for tests outside of it."""
+
+    @property
+    def url(self) -> str:
+        """Where the broker listens."""
+        return self.server.url
+
+    async def deploy(self, *, limits: Limits | None = None, policy: Policy | None = None) -> str:
+        """Deploy the test agent, perhaps with other limits or policy; return its digest."""
+        limits = limits or Limits(approval_expires_s=600, wall_s=600)
+        agent = desk_agent(self.registry, limits=limits, policy=policy or Policy(), base_url=self.playbook.url)
+        async with await connect(self.server.credential("operator"), name="deploy") as connection:
+            store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+            return await store.deploy(agent)
+
+    @asynccontextmanager
+    async def actors(self) -> AsyncGenerator[Host]:
+        """Run all six roles, each with its own credential, until the block ends."""
+        credentials: dict[RoleName, Credential] = {role: self.server.credential(role) for role in ACTORS}
+        backend = await JetStreamBackend.open(credentials, name="stack")
+        caller = Caller()
+        runner = RegistryRunner(self.registry, self.directory / "workspaces")
+        roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
+        config = HostConfig(worker=f"stack#{random.getrandbits(30)}", people=self.people, drain_s=0.1)
+        try:
+            async with Host(backend, roles, config).running() as host:
+                self.host = host
+                yield host
+        finally:
+            self.host = None
+            await caller.aclose()
+            await backend.aclose()
+
+
+@asynccontextmanager
+async def stack(
+    directory: Path,
+    *,
+    actors: bool = True,
+    people: Mapping[str, Person] | None = None,
+    tools: Sequence[AnyTool] = (),
+    playbook: str = PLAYBOOK,
+) -> AsyncGenerator[Stack]:
+    """Start everything below ``directory``, the state directory a client is given.
+
+    Args:
+        directory: Where server, credentials and workspaces go.
+        actors: Whether the roles run; without them, ``Stack.actors`` starts them.
+        people: Who may decide; if given, decisions must be signed.
+        tools: More tools, for an agent of the test's own.
+        playbook: The scripted model.
+    """
+    effects = Effects()
+    registry = load_registry()
+    for each in (*desk_tools(effects), *tools):
+        registry.add(each, "tests")
+    async with AsyncExitStack() as cleanup:
+        server = await cleanup.enter_async_context(EmbeddedServer(directory))
+        async with await connect(server.credential("bootstrap"), name="stack") as connection:
+            (await set_up(connection)).require_no_differences()
+        script = await cleanup.enter_async_context(PlaybookServer(parse_playbook(playbook)))
+        made = Stack(
+            directory=directory,
+            server=server,
+            playbook=script,
+            registry=registry,
+            effects=effects,
+            people=people or {},
+        )
+        await made.deploy()
+        if actors:
+            await cleanup.enter_async_context(made.actors())
+        yield made
+
+
+@contextmanager
+def background_stack(directory: Path, **options: Any) -> Generator[Stack]:  # noqa: ANN401 - as ``stack`` takes them
+    """The same in a thread of its own, for tests of what blocks, such as commands."""
+    with (
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(stack(directory, **options)) as made,
+    ):
+        made.portal = portal
+        yield made
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - any JSON document
+        """Its output as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Its output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def command(directory: Path, *args: str, stdin: str = "") -> Ran:
+    """Run one command of the command line in this process, on a state directory."""
+    # Imported here: most users of this file run no commands.
+    from linestop.cli.main import run  # noqa: PLC0415
+
+    out, err = io.StringIO(), io.StringIO()
+    kept, sys.stdin = sys.stdin, io.StringIO(stdin)
+    before = dict(os.environ)
+    os.environ["LINESTOP_DIR"] = str(directory)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(args)
+    finally:
+        sys.stdin = kept
+        os.environ.clear()
+        os.environ.update(before)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+__all__ = ["AGENT", "Effects", "Ran", "Stack", "background_stack", "command", "stack"]

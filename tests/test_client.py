@@ -1,0 +1,681 @@
+"""The client against the whole of linestop: a real server, all roles, a scripted model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+import linestop
+from linestop import (
+    Client,
+    InputError,
+    NotFound,
+    PermissionDenied,
+    Refused,
+    SyncClient,
+    TimedOut,
+    Unreachable,
+)
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.intake import Person
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import HeadMoved
+from linestop.bus.streams import consumers
+from linestop.client import Letter, saying, waiting
+from linestop.client.identity import load_key, write_key
+from linestop.client.stopping import DirectStop
+from linestop.errors import ConfigError
+from linestop.schemas.events import Granted, Policy
+from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
+from linestop.schemas.run import Entry, Run, fold_messages
+from linestop.schemas.subjects import RunId, TenantId
+from stack import Stack, stack
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+SOON_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One event loop for the module: the stack lives in it."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncGenerator[Stack]:
+    """Everything, running."""
+    assert anyio_backend == "asyncio"
+    async with stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(line: Stack) -> AsyncGenerator[Client]:
+    """A client that submits, watches and stops."""
+    async with Client.connect(line.directory) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def operator(line: Stack) -> AsyncGenerator[Client]:
+    """A client that may also decide."""
+    async with Client.connect(line.directory, as_="operator") as connected:
+        yield connected
+
+
+async def until(client: Client, run: str, true: Callable[[Run], bool]) -> Run:
+    """Follow a run until something is true of it."""
+    state = None
+    with anyio.fail_after(SOON_S):
+        async with contextlib.aclosing(client.watch(run)) as states:
+            async for state, _ in states:
+                if true(state):
+                    return state
+    raise AssertionError(f"the run ended first: {state.sealed if state else 'never seen'}")
+
+
+def waits(state: Run) -> bool:
+    """Whether the run waits for a person."""
+    return state.phase == "waiting"
+
+
+# --- tasks -----------------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_submitted_and_its_outcome_comes_back(client: Client) -> None:
+    """The way of every program: submit, wait, use the answer."""
+    submitted = await client.submit("desk", "say hello", user="ann", labels={"case": "1"})
+    outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert submitted.status == "opened"
+    assert (outcome.run, outcome.status, outcome.answer, outcome.agent) == (
+        submitted.run,
+        "completed",
+        "Hello.",
+        "desk",
+    )
+    assert outcome.cost_micros > 0
+
+
+async def test_the_outcome_of_a_run_that_is_over_comes_at_once(client: Client) -> None:
+    """Whoever asks late gets the same answer from the store."""
+    submitted = await client.submit("desk", "say hello")
+    first = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert await client.outcome(submitted.run, timeout_s=SOON_S) == first
+
+
+async def test_a_key_makes_a_task_one_run_for_ever(client: Client) -> None:
+    """The same key and task are the same run; another task under it is refused and names that run."""
+    first = await client.submit("desk", "say hello", key="ticket-1")
+    again = await client.submit("desk", "say hello", key="ticket-1")
+    other = await client.submit("desk", "say hello, louder", key="ticket-1")
+    assert again == first
+    assert other.status == "refused"
+    assert first.run in other.sentence
+
+
+async def test_a_task_for_nobody_is_refused_with_a_sentence(client: Client) -> None:
+    """A refusal is an answer, and has an outcome like everything else."""
+    submitted = await client.submit("nobody-there", "say hello")
+    outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert (submitted.status, outcome.status) == ("refused", "refused")
+    assert "nobody-there" in submitted.sentence
+
+
+async def test_what_cannot_be_a_task_is_refused_before_it_is_sent(client: Client) -> None:
+    """Wrong types and names are the caller's to mend, and named."""
+    with pytest.raises(InputError, match="agent 'No Name'"):
+        await client.submit("No Name", "say hello")
+    with pytest.raises(InputError, match="labels"):
+        await client.submit("desk", "say hello", labels={"case": 1})  # type: ignore[dict-item] # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="run 'A B'"):
+        await client.submit("desk", "say hello", run="A B")
+
+
+async def test_a_task_that_nobody_opens_is_kept_and_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no actor alive a task is still safe: the answer says so, and it is done once they run."""
+    monkeypatch.setattr("linestop.client.client.WAIT_S", 0.2)
+    async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
+        submitted = await client.submit("desk", "say hello")
+        assert submitted.status == "kept"
+        assert "nobody has opened it" in submitted.sentence
+        with pytest.raises(TimedOut, match="it goes on"):
+            await client.outcome(submitted.run, timeout_s=0.1)
+        async with idle.actors():
+            assert (await client.outcome(submitted.run, timeout_s=SOON_S)).answer == "Hello."
+
+
+async def test_a_task_carries_cloudevents_headers_and_the_runs_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What other services see of a task says what it is and which trace it belongs to."""
+    monkeypatch.setattr("linestop.client.client.WAIT_S", 0.1)
+    async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
+        heard: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        submitted = await client.submit("desk", "say hello", wait_opened=False)
+        async with await connect(idle.server.credential("validator"), name="test") as other:
+            stream = await JetStream.open(other)
+            spec = next(spec for spec in consumers() if spec.name == "tasks")
+            async for delivery in stream.queue(spec).deliveries():
+                heard.set_result(delivery.headers)
+                break
+    headers = heard.result()
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["ce-type"] == saying.TASK_TYPE
+    assert headers["ce-subject"] == submitted.run
+    assert headers["traceparent"].startswith("00-")
+    assert headers["Nats-Msg-Id"] == headers["ce-id"]
+    assert "Linestop-Reply" not in headers
+
+
+# --- looking ---------------------------------------------------------------------------------------------
+
+
+async def test_events_are_numbered_decoded_and_end_with_the_seal(client: Client) -> None:
+    """The log as it is, without a gap, from its beginning or from any event."""
+    submitted = await client.submit("desk", "look")
+    entries = [entry async for entry in client.events(submitted.run, follow=True)]
+    assert [entry.n for entry in entries] == list(range(1, len(entries) + 1))
+    assert (entries[0].role, entries[0].name) == ("validator", "opened")
+    assert entries[-1].name == "sealed"
+    assert all(entry.event is not None and not entry.ignored for entry in entries)
+    tail = [entry async for entry in client.events(submitted.run, after_n=5)]
+    assert [entry.n for entry in tail] == list(range(6, len(entries) + 1))
+
+
+async def test_a_forged_event_is_shown_as_ignored(client: Client, operator: Client) -> None:
+    """What is no part of the chain is shown, with the reason, and changes nothing."""
+    submitted = await client.submit("desk", "say hello")
+    await client.outcome(submitted.run, timeout_s=SOON_S)
+    subject = f"runs.default.{submitted.run}.operator.stopped.99"
+    await operator.stream.wire.ask(subject, b'{"id":"x","prev":"y","by":"eve","why":"fun"}')
+    entries = [entry async for entry in client.events(submitted.run)]
+    assert (entries[-1].n, entries[-1].role) == (0, "operator")
+    assert "number is 99" in entries[-1].ignored
+    assert (await client.run(submitted.run)).stopped is None
+
+
+async def test_watching_begins_before_the_run_does(client: Client) -> None:
+    """A watcher may come first, and misses nothing."""
+    seen: list[Entry] = []
+
+    async def watch() -> None:
+        seen.extend([entry async for entry in client.events("first-watched", follow=True)])
+
+    with anyio.fail_after(SOON_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await client.submit("desk", "say hello", run="first-watched")
+    assert [entry.n for entry in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1].name == "sealed"
+
+
+async def test_a_watcher_whose_hints_are_lost_still_sees_everything(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server republishes is a hint only: without any, the next look finds it."""
+
+    def lost(_hints: waiting.Hints, _seq: int = 0) -> None:
+        """Lose the hint."""
+
+    monkeypatch.setattr(waiting.Hints, "tell", lost)
+    monkeypatch.setattr(waiting, "POLL_S", 0.02)
+    submitted = await client.submit("desk", "look")
+    names = [entry.name async for entry in client.events(submitted.run, follow=True)]
+    assert names[-1] == "sealed"
+
+
+async def test_a_watcher_survives_a_crash_of_the_broker(tmp_path: Path) -> None:
+    """Kill -9 of the server in the middle: the watcher goes on where it was, without a gap."""
+    seen: list[int] = []
+    async with (
+        stack(tmp_path) as running,
+        Client.connect(tmp_path) as client,
+        Client.connect(tmp_path, as_="operator") as operator,
+    ):
+        submitted = await client.submit("desk", "pay 5")
+        with anyio.fail_after(60):
+            async for state, entry in client.watch(submitted.run):
+                seen.append(entry.n)
+                if waits(state):
+                    os.kill(running.server.pid, signal.SIGKILL)
+                    await operator.approve(submitted.run, by="ann")
+    assert seen == list(range(1, len(seen) + 1))
+    assert running.effects.paid == [5]
+
+
+async def test_what_does_not_exist_is_not_found(client: Client) -> None:
+    """A wrong name is an error, not an empty answer."""
+    with pytest.raises(NotFound, match="no run 'nowhere'"):
+        await client.run("nowhere")
+    with pytest.raises(NotFound, match="no run 'nowhere'"):
+        _ = [entry async for entry in client.events("nowhere")]
+    with pytest.raises(InputError, match="run 'no way'"):
+        await client.run("no way")
+
+
+async def test_runs_are_listed_newest_first(client: Client) -> None:
+    """A list shows how each run ended or where it stands, and no more than was asked for."""
+    first = await client.submit("desk", "say hello", user="ann")
+    await client.outcome(first.run, timeout_s=SOON_S)
+    second = await client.submit("desk", "pay 5")
+    await until(client, second.run, waits)
+    listed = await client.runs(limit=2)
+    assert [(line.run, line.status) for line in listed] == [(second.run, "waiting"), (first.run, "completed")]
+    assert (listed[1].user, listed[1].text) == ("ann", "say hello")
+    still_open = {line.run for line in await client.runs(open_only=True)}
+    assert second.run in still_open
+    assert first.run not in still_open
+    assert await client.runs(tenant="somebody-else") == []
+
+
+async def test_the_newest_runs_are_found_however_far_back(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking back goes on in growing steps until there are enough."""
+    wanted = [line.run for line in await client.runs(limit=3)]
+    monkeypatch.setattr("linestop.client.looking.WINDOW_MESSAGES", 1)
+    assert [line.run for line in await client.runs(limit=3)] == wanted
+
+
+# --- people ----------------------------------------------------------------------------------------------
+
+
+async def test_a_question_shows_the_exact_call_and_approving_it_does_it_once(
+    line: Stack, client: Client, operator: Client
+) -> None:
+    """What is shown is what is bound, and what is bound is what runs."""
+    before = len(line.effects.paid)
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    question = next(q for q in await client.approvals() if q.run == submitted.run)
+    assert (question.kind, question.tool, question.tier) == ("approval", "pay", "irreversible")
+    assert msgspec.json.decode(question.args)["amount"] == 5
+    await operator.approve(submitted.run, question.call, by="ann", why="small enough")
+    outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert outcome.status == "completed"
+    assert line.effects.paid[before:] == [5]
+    granted = next(e.event for e in (await client.run(submitted.run)).entries if isinstance(e.event, Granted))
+    assert (granted.by, granted.why, granted.args_sha256) == ("ann", "small enough", question.args_sha256)
+    assert not await client.questions(submitted.run)
+
+
+async def test_a_denied_call_is_not_done(line: Stack, client: Client, operator: Client) -> None:
+    """The model is told who said no and why."""
+    before = len(line.effects.paid)
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    await operator.deny(submitted.run, by="ann", why="too much")
+    outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert "too much" in str(outcome.answer)
+    assert len(line.effects.paid) == before
+
+
+async def test_an_edited_call_is_asked_again_with_the_new_arguments(
+    line: Stack, client: Client, operator: Client
+) -> None:
+    """Other arguments are another question; the old answer does not cover them."""
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    await operator.edit(submitted.run, {"amount": 3}, by="ann")
+    await until(client, submitted.run, lambda run: waits(run) and any(c.edited for c in run.calls.values()))
+    question = (await client.questions(submitted.run))[0]
+    assert question.args == '{"amount":3}'
+    await operator.approve(submitted.run, by="ann")
+    await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert line.effects.paid[-1] == 3
+
+
+async def test_a_question_of_the_model_is_answered(client: Client) -> None:
+    """The client's own credential may answer."""
+    submitted = await client.submit("desk", "ask")
+    await until(client, submitted.run, waits)
+    question = (await client.questions(submitted.run))[0]
+    assert (question.kind, question.text, question.options) == ("question", "Which colour?", ("red", "blue"))
+    await client.answer(submitted.run, "blue", by="ann")
+    assert "blue" in str((await client.outcome(submitted.run, timeout_s=SOON_S)).answer)
+
+
+async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Client) -> None:
+    """Nobody knows whether it happened until a person says so."""
+    submitted = await client.submit("desk", "doubt")
+    await until(client, submitted.run, lambda run: any(c.asked_doubt for c in run.calls.values()))
+    question = (await client.questions(submitted.run))[0]
+    assert question.kind == "doubt"
+    await operator.resolve(submitted.run, "done", call=question.call, result={"found": "in the books"}, by="ann")
+    assert "in the books" in str((await client.outcome(submitted.run, timeout_s=SOON_S)).answer)
+
+
+async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:
+    """Approving what waits for nobody, or what is not there, says so and sends nothing."""
+    submitted = await client.submit("desk", "look")
+    await client.outcome(submitted.run, timeout_s=SOON_S)
+    call = next(iter((await client.run(submitted.run)).calls))
+    with pytest.raises(Refused, match="does not wait for a person"):
+        await operator.approve(submitted.run, call)
+    with pytest.raises(NotFound, match="has no call 'c9'"):
+        await operator.approve(submitted.run, "c9")
+    with pytest.raises(InputError, match="asks about nothing"):
+        await operator.approve(submitted.run)
+    with pytest.raises(Refused, match="is over"):
+        await client.pause(submitted.run)
+
+
+async def test_a_client_that_may_not_decide_is_told_so_at_once(client: Client) -> None:
+    """The broker refuses, and the error names subject and credential."""
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    with anyio.fail_after(5), pytest.raises(PermissionDenied, match="'client' may not publish"):
+        await client.approve(submitted.run)
+
+
+async def test_decisions_are_signed_with_the_persons_key_where_they_must_be(tmp_path: Path) -> None:
+    """With people configured, an unsigned approval is refused, and a signed one counts under that name."""
+    public = write_key(tmp_path / "people", "ann")
+    people = {"ann": Person(name="ann", public_key=public)}
+    async with stack(tmp_path, people=people), Client.connect(tmp_path, as_="operator") as operator:
+        submitted = await operator.submit("desk", "pay 5")
+        await until(operator, submitted.run, waits)
+        with pytest.raises(Refused, match="must be signed"):
+            await operator.approve(submitted.run, by="bob")
+        await operator.approve(submitted.run, by="ann")
+        await operator.outcome(submitted.run, timeout_s=SOON_S)
+        state = await operator.run(submitted.run)
+    granted = next(e.event for e in state.entries if isinstance(e.event, Granted))
+    assert (granted.by, granted.key_id, bool(granted.signature), bool(granted.nonce)) == ("ann", "ann", True, True)
+
+
+async def test_long_arguments_and_answers_are_fetched(tmp_path: Path) -> None:
+    """What is stored as a blob is shown whole all the same."""
+    note = "n" * (INLINE_BYTES_MAX + 1)
+    script = (
+        f'name = "desk"\n[[step]]\ncall = [{{ tool = "pay", args = {{ amount = 1, note = "{note}" }} }}]\n'
+        f'[[step]]\nsay = "{{{{last_result}}}}"'
+    )
+    async with stack(tmp_path, playbook=script) as running, Client.connect(tmp_path) as client:
+        await running.deploy(limits=Limits(model_output_tokens_max=20_000, cost_max_micros=5_000_000))
+        submitted = await client.submit("desk", "go")
+        await until(client, submitted.run, waits)
+        question = (await client.questions(submitted.run))[0]
+    assert msgspec.json.decode(question.args) == {"amount": 1, "note": note}
+
+
+# --- the line --------------------------------------------------------------------------------------------
+
+
+async def test_a_stop_returns_when_it_is_in_the_log_and_lists_what_is_open(
+    tmp_path: Path,
+) -> None:
+    """The receipt names the event and the start that may still be on the wire."""
+    async with stack(tmp_path) as running, Client.connect(tmp_path, as_="operator") as operator:
+        submitted = await operator.submit("desk", "hang")
+        await running.effects.hanging.wait()
+        receipt = await operator.stop(submitted.run, why="enough", by="ann")
+        again = await operator.stop(submitted.run, why="really")
+        outcome = await operator.outcome(submitted.run, timeout_s=SOON_S)
+        entries = {entry.n: entry async for entry in operator.events(submitted.run)}
+    assert (receipt.by, receipt.why, receipt.already) == ("ann", "enough", False)
+    assert (entries[receipt.n].role, entries[receipt.n].name) == ("operator", "stopped")
+    assert [start.attempt for start in receipt.open] == [1]
+    assert (again.n, again.why, again.already) == (receipt.n, "enough", True)
+    assert (outcome.status, outcome.why) == ("stopped", "enough")
+
+
+async def test_a_client_stops_through_the_roles(client: Client) -> None:
+    """Without the operator's credential the first role that sees the stop says it."""
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    receipt = await client.stop(submitted.run, why="never mind", by="ann")
+    entry = next(e for e in (await client.run(submitted.run)).entries if e.n == receipt.n)
+    assert (entry.name, receipt.by, receipt.why, receipt.already) == ("stopped", "ann", "never mind", False)
+    assert entry.role != "operator"
+
+
+async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's stop needs nobody; a client's is kept, and says so."""
+    monkeypatch.setattr(saying, "WAIT_S", 0.2)
+    async with (
+        stack(tmp_path, actors=False) as idle,
+        Client.connect(tmp_path) as client,
+        Client.connect(tmp_path, as_="operator") as operator,
+    ):
+        async with idle.actors():
+            submitted = await client.submit("desk", "pay 5")
+            await until(client, submitted.run, waits)
+            kept = await client.submit("desk", "pay 6")
+            await until(client, kept.run, waits)
+        receipt = await operator.stop(submitted.run, why="fire drill")
+        with pytest.raises(TimedOut, match="it is kept"):
+            await client.stop(kept.run, why="drill")
+        assert (await client.run(submitted.run)).stopped is not None
+        async with idle.actors():
+            assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "stopped"
+            assert (await client.outcome(kept.run, timeout_s=SOON_S)).why == "drill"
+    assert receipt.n > 0
+    assert idle.effects.paid == []
+
+
+async def test_a_run_may_be_stopped_before_it_begins(client: Client, operator: Client) -> None:
+    """The stop is event 1, and the task that comes for it is refused."""
+    receipt = await operator.stop("not-yet", why="not this one")
+    submitted = await client.submit("desk", "say hello", run="not-yet")
+    assert receipt.n == 1
+    assert submitted.status == "refused"
+
+
+async def test_a_run_that_is_over_cannot_be_stopped(client: Client, operator: Client) -> None:
+    """There is nothing to stop, and the error says how it ended."""
+    submitted = await client.submit("desk", "say hello")
+    await client.outcome(submitted.run, timeout_s=SOON_S)
+    for either in (client, operator):
+        with pytest.raises(Refused, match="is over"):
+            await either.stop(submitted.run, why="late")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["head-named", "head-not-named"])
+async def test_a_stop_that_loses_tries_again_from_the_real_head(
+    client: Client, operator: Client, monkeypatch: pytest.MonkeyPatch, *, named: bool
+) -> None:
+    """The run moves between read and append; the refusal names the head, or the run is read again."""
+    submitted = await client.submit("desk", "pay 5")
+    before = await until(client, submitted.run, waits)
+    direct = DirectStop(operator.stream)
+    log = direct._log  # pyright: ignore[reportPrivateUsage] # the loser's own view of the log
+    messages = await log.load(TenantId("default"), RunId(submitted.run))
+    stale = fold_messages(before.tenant, before.run, [(m.subject, m.payload, m.seq) for m in messages[:-1]])
+    refused: list[int] = []
+    real = log.append
+
+    async def read(state: Run) -> None:
+        for message in messages[:-1]:
+            state.apply(message.subject, message.payload, message.seq)
+
+    async def append(event: object) -> int:
+        try:
+            return await real(event)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        except HeadMoved as moved:
+            refused.append(moved.head_seq)
+            raise HeadMoved("moved", head_seq=moved.head_seq if named else 0) from None
+
+    monkeypatch.setattr(direct, "_read", read)
+    monkeypatch.setattr(log, "append", append)
+    state, already = await direct.stop(before.tenant, before.run, by="ann", why="now", mode="fence")
+    assert not already
+    assert state.n == before.n + 1
+    assert refused == [messages[-1].seq]
+    assert stale.n == before.n - 1
+    assert (await operator.run(submitted.run)).stopped is not None
+
+
+async def test_a_paused_run_starts_nothing_until_it_is_resumed(line: Stack, client: Client, operator: Client) -> None:
+    """A pause lets a decision be made, but not be carried out."""
+    before = len(line.effects.paid)
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    await client.pause(submitted.run, by="ann", why="wait")
+    with pytest.raises(Refused, match="paused already"):
+        await client.pause(submitted.run)
+    await operator.approve(submitted.run, by="ann")
+    assert (await client.runs(limit=1))[0].status == "paused"
+    assert len(line.effects.paid) == before
+    await client.resume(submitted.run, by="ann")
+    assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "completed"
+    assert line.effects.paid[before:] == [5]
+
+
+async def test_spending_beyond_the_policy_needs_a_person(tmp_path: Path) -> None:
+    """A question without a call is approved without one."""
+    async with stack(tmp_path) as running, Client.connect(tmp_path, as_="operator") as operator:
+        await running.deploy(limits=Limits(ask_from_micros=1), policy=Policy(ask_on_spend=True))
+        submitted = await operator.submit("desk", "say hello")
+        await until(operator, submitted.run, waits)
+        assert (await operator.approvals())[0].kind == "spend"
+        await operator.approve(submitted.run, by="ann")
+        assert (await operator.outcome(submitted.run, timeout_s=SOON_S)).answer == "Hello."
+
+
+# --- dead letters ----------------------------------------------------------------------------------------
+
+
+async def letters(operator: Client, count: int) -> list[Letter]:
+    """The dead letters as soon as there are so many; nothing announces them."""
+    with anyio.fail_after(SOON_S):
+        while len(found := await operator.dead_letters()) < count:
+            await anyio.sleep(0.02)
+    return found
+
+
+async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator: Client) -> None:
+    """What could not be handled is kept whole; sending it again makes it handled again."""
+    await operator.stream.wire.ask("tasks.Default.desk", b'{"text":"say hello"}')
+    letter = (await letters(operator, 1))[0]
+    assert (letter.role, letter.subject) == ("validator", "tasks.Default.desk")
+    assert "is not a name" in letter.reason
+    assert await operator.dead_letter(letter.seq) == letter
+    await operator.requeue(letter.seq)
+    assert (await letters(operator, 2))[1].subject == letter.subject
+    with pytest.raises(NotFound, match="no dead letter 99"):
+        await operator.dead_letter(99)
+    with pytest.raises(PermissionDenied):
+        await client.dead_letters()
+
+
+# --- connecting ------------------------------------------------------------------------------------------
+
+
+async def test_a_client_connects_by_file_by_directory_and_by_address(line: Stack) -> None:
+    """All three ways lead to the same broker."""
+    credential = line.server.credential("client")
+    ways = (
+        Client.connect(line.directory / "credentials" / "client.json"),
+        Client.connect(str(line.directory)),
+        Client.connect(url=credential.url, user="client", password=credential.password),
+    )
+    for way in ways:
+        async with way as client:
+            assert await client.runs(limit=1) is not None
+
+
+async def test_what_cannot_be_connected_to_says_why(line: Stack, tmp_path: Path) -> None:
+    """No state, no broker, a wrong password, half an address: one sentence each."""
+    with pytest.raises(ConfigError, match="no linestop state"):
+        Client.connect(tmp_path / "nothing")
+    with pytest.raises(InputError, match="needs a password and a user"):
+        Client.connect(url="nats://127.0.0.1:1", user="nobody")
+    write_credential(
+        tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")
+    )
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
+        await Client(Client.connect(tmp_path).identity).open()
+    with pytest.raises(PermissionDenied, match="refuses credential"):
+        async with Client.connect(url=line.url, user="client", password="wrong"):
+            pass
+    with pytest.raises(InputError, match="not connected"):
+        await Client.connect(line.directory).runs()
+
+
+def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
+    """Keys are private files; what is no key, or is open to others, is refused by name."""
+    public = write_key(tmp_path, "ann")
+    key = load_key(tmp_path, "ann")
+    assert key is not None
+    assert key.public_key().public_bytes_raw().hex() == public
+    assert load_key(tmp_path, "bob") is None
+    assert load_key(None, "ann") is None
+    assert load_key(tmp_path, "../ann") is None
+    with pytest.raises(InputError, match="has a key already"):
+        write_key(tmp_path, "ann")
+    (tmp_path / "ann.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_key(tmp_path, "ann")
+    (tmp_path / "bob.key").write_text("nonsense")
+    (tmp_path / "bob.key").chmod(0o600)
+    with pytest.raises(ConfigError, match="is no Ed25519 key"):
+        load_key(tmp_path, "bob")
+
+
+# --- blocking --------------------------------------------------------------------------------------------
+
+
+async def test_the_blocking_client_does_the_same(line: Stack) -> None:
+    """Submit, watch, decide, stop and read, from a thread without an event loop."""
+
+    def work() -> tuple[str, list[str], str]:
+        with SyncClient.connect(line.directory, as_="operator") as client:
+            submitted = client.submit("desk", "pay 5")
+            names: list[str] = []
+            for entry in client.events(submitted.run, follow=True):
+                names.append(entry.name)
+                if entry.name == "asked":
+                    client.approve(submitted.run, by="ann")
+            hanging = client.submit("desk", "ask")
+            events = client.events(hanging.run, follow=True)
+            next(events)
+            events.close()
+            client.stop(hanging.run, why="enough")
+            return str(client.outcome(submitted.run).answer), names, client.outcome(hanging.run).status
+
+    with anyio.fail_after(60):
+        answer, names, stopped = await anyio.to_thread.run_sync(work)
+    assert answer == 'Done: {"paid":5}'
+    assert names[-1] == "sealed"
+    assert stopped == "stopped"
+
+
+def test_the_blocking_client_raises_the_same_errors(tmp_path: Path) -> None:
+    """An error in the background loop is the caller's error, and leaves no thread behind."""
+    write_credential(
+        tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")
+    )
+    with pytest.raises(Unreachable), SyncClient.connect(tmp_path):
+        pass
+
+
+# --- the public API --------------------------------------------------------------------------------------
+
+HEAVY = ("nats", "anyio", "msgspec", "click", "rich", "structlog", "cryptography", "openai", "anthropic", "asyncio")
+
+
+def test_importing_linestop_imports_nothing_heavy() -> None:
+    """A program that only mentions linestop pays nothing for it."""
+    code = "import sys, linestop; print(*[m for m in sys.modules if m.partition('.')[0] in sys.argv[1:]])"
+    done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_public_name_is_there() -> None:
+    """What ``__all__`` promises can be had, and what it does not name is an AttributeError."""
+    for name in linestop.__all__:
+        assert getattr(linestop, name) is not None
+    assert set(linestop.__all__) <= set(dir(linestop))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = linestop.nothing
