@@ -135,7 +135,7 @@ def _headers(channel: Channel) -> dict[str, Any]:
     text: Document = {"type": "string"}
     if channel.stream == layout.RUNS:
         names = ("traceparent", "ce-specversion", "ce-id", "ce-source", "ce-type")
-        return {name: text for name in names}
+        return dict.fromkeys(names, text)
     if channel.way == "in":
         return {REPLY_HEADER: {**text, "description": "The inbox that an answer is to be sent to."}}
     return {}

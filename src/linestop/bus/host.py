@@ -30,6 +30,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.facts import Check, FactSource
 from linestop.bus.forgotten import release_forgotten
+from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.ports import Delivery
 from linestop.bus.shell import Shell, ShellConfig, Station
@@ -177,6 +178,8 @@ class Host:
         every = self._names >= set(ACTORS)
         if "recorder" in self._names:
             pumps.start_soon(self._pump, "recorder", _spec(layout.SEALED_CONSUMER), self._on_seal)
+            given_up = GivenUp(self.backend.log("recorder"), self.backend.publisher("recorder"))
+            pumps.start_soon(self._pump, "recorder", _spec(layout.ADVISORIES_CONSUMER), given_up.handle)
         if "budget" in self._names:
             pumps.start_soon(self._release)
         if "validator" in self._names:
@@ -206,6 +209,9 @@ class Host:
                 await handle(delivery)
             except LinestopError as error:
                 LOG.warning("delivery_failed", subject=delivery.subject, error=str(error))
+            except Exception:
+                # One bad message must not take the others down; unacknowledged, it comes again, or is given up.
+                LOG.exception("delivery_failed", subject=delivery.subject)
             finally:
                 limiter.release()
 

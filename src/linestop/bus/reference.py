@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from linestop.bus.channels import CHANNELS, PARAMETERS
 from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
@@ -90,7 +90,7 @@ def _type(field: Document) -> str:
     if "anyOf" in field:
         return " or ".join(_type(option) for option in field["anyOf"])
     if "enum" in field:
-        return " \\| ".join(f"`{value}`" for value in field["enum"])
+        return " \\| ".join(f"`{value}`" if value else "empty" for value in field["enum"])
     if "prefixItems" in field:
         return "list"
     match field.get("type"):
@@ -98,7 +98,7 @@ def _type(field: Document) -> str:
             return f"list of {_type(field['items'])}" if field.get("items") else "list"
         case "object":
             values = field.get("additionalProperties")
-            return f"map of {_type(values)}" if isinstance(values, dict) else "object"
+            return f"map of {_type(cast('Document', values))}" if isinstance(values, dict) else "object"
         case "string" if field.get("format") == "date-time":
             return "moment"
         case str() as kind:

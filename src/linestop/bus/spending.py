@@ -141,6 +141,13 @@ def _running(period: str, now: datetime) -> bool:
     return any(period in {when.strftime("%Y-%m-%d"), when.strftime("%Y-%m-%d-%H")} for when in (now, past))
 
 
+def _refuse(batch: list[tuple[Change, asyncio.Future[tuple[bool, int]]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()
+
+
 def apply_change(account: Account, change: Change) -> tuple[bool, int]:
     """Apply one change to an account's value; return whether it fits and what was taken before it."""
     before = account.taken
@@ -189,13 +196,12 @@ class _Writer:
     async def _write(self, batch: list[tuple[Change, asyncio.Future[tuple[bool, int]]]]) -> None:
         try:
             answers = await self._commit([change for change, _ in batch])
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(
-                        error if isinstance(error, Exception) else Unreachable("The account could not be written.")
-                    )
-                    future.exception()
+        except Exception as error:  # noqa: BLE001 - it is the answer of each; who queued up behind must still be served
+            _refuse(batch, error)
+            return
+        except BaseException:
+            waiting, self._queue = self._queue, []
+            _refuse([*batch, *waiting], Unreachable("The account could not be written."))
             raise
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():

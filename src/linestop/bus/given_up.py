@@ -1,0 +1,62 @@
+"""Makes dead letters of wakes that the server gave up on.
+
+A wake that was delivered as often as it may be and never acknowledged is reported by the server once, as an
+advisory, which a stream keeps. The run itself is not lost: the sweep looks at it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.ports import Delivery, Log, Publisher
+from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
+from linestop.schemas.tools import canonical
+
+
+class Advisory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server says of a message it no longer delivers."""
+
+    stream: str
+    consumer: str
+    stream_seq: int
+    deliveries: int = 0
+
+
+class GivenUp:
+    """Turns advisories into dead letters. Belongs to the recorder."""
+
+    def __init__(self, log: Log, publisher: Publisher) -> None:
+        self._log = log
+        self._publisher = publisher
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Keep what was given up as a dead letter of the role that could not handle it."""
+        try:
+            advisory = msgspec.json.decode(delivery.payload, type=Advisory)
+        except msgspec.DecodeError:
+            await delivery.term("not an advisory")
+            return
+        role = role_of(advisory.consumer)
+        message = await self._log.message_at(advisory.stream_seq) if advisory.stream == layout.RUNS else None
+        tenant, run = "unknown", f"seq-{advisory.stream_seq}"
+        if message is not None:
+            subject = parse_run_event(message.subject)
+            tenant, run = subject.tenant, subject.run
+        letter = canonical({
+            "role": role,
+            "reason": f"'{advisory.consumer}' was handed message {advisory.stream_seq} {advisory.deliveries} times "
+            "and never acknowledged it",
+            "subject": message.subject if message else "",
+            "stream": advisory.stream,
+            "seq": advisory.stream_seq,
+        })  # fmt: skip
+        # The recorder writes it, and may only write under its own name; whose it is stands inside.
+        await self._publisher.dead("recorder", tenant, run, letter)
+        await delivery.ack()
+
+
+def role_of(consumer: str) -> RoleName:
+    """The role a durable consumer belongs to; the recorder's for those that belong to none."""
+    return next((role for role in ROLES if consumer == layout.role_consumer(role)), "recorder")
+

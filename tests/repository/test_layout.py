@@ -1,0 +1,123 @@
+"""The shape of the repository: links, one-way imports, packages that hold everything, functions that stay short."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src" / "linestop"
+FOUR = ("actors", "bus", "sandbox", "schemas")
+LAYERS: dict[str, frozenset[str]] = {
+    "schemas": frozenset(),
+    "actors": frozenset({"schemas"}),
+    "bus": frozenset({"schemas", "actors"}),
+    "sandbox": frozenset({"schemas", "actors"}),
+    "models": frozenset({"schemas", "actors"}),
+}
+"""What each folder may import of ours, besides itself and ``errors``; folders not named may import all."""
+
+FUNCTION_LINES_MAX = 60
+FILE_LINES_MAX = 400
+
+
+def sources() -> list[Path]:
+    """All Python files of the package."""
+    return sorted(SRC.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The folders of linestop that a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from linestop.bus import layout` names the folder; `from linestop import x` names x.
+            names = [f"linestop.{a.name}" for a in node.names] if node.module == "linestop" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("linestop.")}
+    return found
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_the_top_links_to_the_four_folders(name: str) -> None:
+    """A visitor sees the four main folders at the top, as relative links."""
+    assert os.readlink(ROOT / name) == f"src/linestop/{name}"
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_point_one_way(folder: str) -> None:
+    """No folder imports one that stands above it; schemas import nothing of ours but the errors."""
+    allowed = LAYERS[folder] | {folder, "errors"}
+    for path in (SRC / folder).rglob("*.py"):
+        strangers = imports(path) - allowed
+        assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+
+
+def long_functions() -> dict[str, int]:
+    """Functions over the limit, by place, with their length."""
+    found: dict[str, int] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or 0) - node.lineno + 1
+                if size > FUNCTION_LINES_MAX:
+                    found[f"{path.relative_to(SRC)}:{node.name}"] = size
+    return found
+
+
+def long_files() -> dict[str, int]:
+    """Files over the limit, with their length."""
+    sizes = {str(path.relative_to(SRC)): path.read_text().count("\n") for path in sources()}
+    return {name: size for name, size in sizes.items() if size > FILE_LINES_MAX}
+
+
+def test_long_functions_and_files_only_shrink() -> None:
+    """What is over the limit today is listed with its size, and may only become shorter."""
+    known: dict[str, dict[str, int]] = json.loads((Path(__file__).parent / "ratchet.json").read_text())
+    for kind, present in (("functions", long_functions()), ("files", long_files())):
+        for place, size in present.items():
+            assert place in known[kind], f"{place} has {size} lines: split it"
+            assert size <= known[kind][place], f"{place} grew to {size} lines; it had {known[kind][place]}"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheel and sdist, built from the tree with the build tools that are installed."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return out
+
+
+def test_the_wheel_holds_every_module(built: Path) -> None:
+    """Every file of the package is in the wheel, data files too."""
+    names = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
+    wanted = {f"linestop/{path.relative_to(SRC)}" for path in sources()} | {"linestop/py.typed"}
+    assert not wanted - names
+
+
+def test_the_sdist_holds_every_module(built: Path) -> None:
+    """Every file of the package is in the sdist, under src."""
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert not {f"src/linestop/{path.relative_to(SRC)}" for path in sources()} - names
+
+
+def test_the_locks_name_hashes_and_no_index() -> None:
+    """The locks are pinned with hashes and say nothing of where packages come from."""
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / lock).read_text()
+        assert "--hash=sha256:" in text
+        assert "://" not in text
+        assert "--index" not in text
