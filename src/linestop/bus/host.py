@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -54,6 +55,9 @@ from linestop.schemas.subjects import (
 )
 from linestop.schemas.work import ModelCaller, ToolRunner
 
+if TYPE_CHECKING:
+    from linestop.bus.spans import Spans
+
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 5.0
 RESTART_S = 0.5
@@ -82,6 +86,7 @@ class HostConfig:
     drain_s: float = 10.0
     sweep_every_s: float = 5.0
     sweeping: bool = True
+    spans: Spans | None = None
 
 
 def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
@@ -151,7 +156,7 @@ class Host:
             timers=backend.timers(first),
             config=ShellConfig(
                 worker=config.worker, now=config.now, chance=config.chance,
-                drain_s=config.drain_s,
+                drain_s=config.drain_s, spans=config.spans,
             ),
         )  # fmt: skip
         self._names = names

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -55,6 +55,9 @@ from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
 from linestop.schemas.tools import canonical
 
+if TYPE_CHECKING:
+    from linestop.bus.spans import Spans
+
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64
 """Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
@@ -88,6 +91,7 @@ class ShellConfig:
     cache_runs_max: int = 2_048
     head_check_s: float = HEAD_CHECK_S
     drain_s: float = 10.0
+    spans: Spans | None = None
 
 
 class Shell:
@@ -296,7 +300,10 @@ class Shell:
         append = await self._stamper.stamp(entry.run, station.role.name, event, cue)
         seq = await station.log.append(append)
         subject = run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
-        return self._fold(entry, subject, append.payload, seq)
+        ignored = self._fold(entry, subject, append.payload, seq)
+        if self.config.spans is not None and not ignored and (said := entry.run.entries[-1].event) is not None:
+            self.config.spans.after(entry.run, said)
+        return ignored
 
     async def say(self, entry: CachedRun, station: Station, event: AnyEvent) -> None:
         """Append an event that no role decided (the sweep's stop); the caller holds the run's lock.
