@@ -37,6 +37,7 @@ from linestop.schemas.work import CallWork, ModelWork
 
 TENANT = TenantId("bench")
 TURNS = 10
+NO_SWEEP = "no-sweep"
 TEXT = "x" * 900
 """About 1 KB an answer and a result, as the measurements of the peers have (docs/performance.md)."""
 
@@ -151,13 +152,14 @@ class Stage:
 
         async def one_run() -> None:
             self.count += 1
+            # An event that wakes nobody.
             run, head, n = RunId(f"floor-{os.getpid()}-{self.count}"), 0, 0
             for _ in range(TURNS):
                 began = time.perf_counter()
                 for payload in payloads:
                     n += 1
                     append = Append(
-                        tenant=TENANT, run=run, role="operator", event="stopped", n=n, event_id=f"{run}{n}",
+                        tenant=TENANT, run=run, role="operator", event="bare", n=n, event_id=f"{run}{n}",
                         head_seq=head, payload=payload, headers=HEADERS,
                     )  # fmt: skip
                     head = await log.append(append)
@@ -173,10 +175,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(sync: Any) -> AsyncIterator[Stage]:
+async def stage(sync: Any, *, sweeping: bool = True) -> AsyncIterator[Stage]:
     """Set a server up in a temporary directory."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linestop-bench-")))
+        if not sweeping:
+            (directory / NO_SWEEP).touch()
         server = await stack.enter_async_context(EmbeddedServer(directory, ServerOptions(sync_interval=sync)))
         async with await connect(server.credential("bootstrap"), name="bench") as bootstrap:
             wakes = {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS}
@@ -195,7 +199,9 @@ async def host(directory: Path, roles: Sequence[RoleName], worker: str, *, wait:
     credentials: dict[RoleName, Any] = {role: load_credential(credential_path(directory, role)) for role in roles}
     backend = await JetStreamBackend.open(credentials, name="bench")
     made = [make_role(role, caller=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
-    config = HostConfig(worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2)
+    # The floor's runs are bare appends that nobody seals: the sweep would look at them again and again.
+    sweeping = not (directory / NO_SWEEP).exists()
+    config = HostConfig(worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2, sweeping=sweeping)
     async with Host(backend, made, config).running() as running:
         yield running
     await backend.aclose()

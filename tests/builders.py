@@ -75,9 +75,7 @@ CONTRACTS = (
     contract("weigh", checks=True),
     contract("rent", price_micros=40_000),
     contract("after", ordered=True),
-    contract(
-        "wait.until", kind="wait", repeatable=True, parameters={"type": "object", "properties": {"until": {}}}
-    ),
+    contract("wait.until", kind="wait", repeatable=True, parameters={"type": "object", "properties": {"until": {}}}),
     contract("ask.person", kind="wait", parameters={"type": "object", "properties": {"question": {}, "options": {}}}),
 )
 
@@ -213,7 +211,7 @@ class Story:
         self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.known(*more), self.now)
         return self
 
-    def then(self, kind: type[E], **fields: Any) -> E:  # noqa: ANN401 - any field's value
+    def then(self, kind: type[E], /, **fields: Any) -> E:  # noqa: ANN401 - any field's value
         """Expect that the role said this, with these fields; append it and return it."""
         assert isinstance(self.decided, kind), self.decided
         for name, value in fields.items():

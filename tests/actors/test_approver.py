@@ -38,7 +38,9 @@ KNOWN = '{"q":"ann@example.com","amount":25}'
 STRANGE = '{"q":"eve@example.org"}'
 
 
-def refusal(story: Story, verb: Verb, *, by: str = "bob", signer: str = "", must_sign: bool = False, **fields: object) -> str:
+def refusal(
+    story: Story, verb: Verb, *, by: str = "bob", signer: str = "", must_sign: bool = False, **fields: object
+) -> str:
     """Why this word counts for nothing now."""
     said = Word(verb=verb, control=msgspec.convert({"by": by, **fields}, Control), signer=signer,
                 signature_required=must_sign)  # fmt: skip
@@ -210,7 +212,9 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
     assert "must be signed" in refusal(story, "approve", call="pay", must_sign=True)
     assert "sign what was shown" in refusal(story, "approve", call="pay", must_sign=True, signer="eva")
     assert not refusal(story, "approve", call="pay", must_sign=True, signer="eva", **shown)
-    said = Word(verb="approve", control=Control(by="mallory", call="pay", **shown), signer="eva", signature_required=True)
+    said = Word(
+        verb="approve", control=Control(by="mallory", call="pay", **shown), signer="eva", signature_required=True
+    )
     story.when("approver", said).then(Granted, by="eva")
 
 
@@ -432,7 +436,7 @@ def test_a_pause_holds_no_money() -> None:
 
 def test_a_run_without_room_cannot_be_paused() -> None:
     """The last events of a run belong to its end."""
-    story = at_work(call("pay"), version=agent(limits={"events_max": 56}))
+    story = at_work(call("pay"), version=agent(limits={"events_max": 57})).word("pause").said()
     assert story.run.room == 0
     assert "can only be stopped" in refusal(story, "pause")
     assert not refusal(story, "stop")

@@ -35,7 +35,7 @@ def test_a_hold_covers_the_next_start_and_some_like_it() -> None:
     """So that a run seldom waits for budget."""
     story = Story().opened()
     cost = start_of(story).cost_max_micros
-    held = story.when("budget").then(Held, hold="r1.1", price_table="agent file")
+    held = story.when("budget").then(Held, hold="acme.r1.1", price_table="agent file")
     assert held.amount_micros == HOLD_AHEAD * cost
     story.when("budget").silent()
 
@@ -114,8 +114,9 @@ def test_a_hold_names_its_accounts() -> None:
 
 def test_budget_holds_again_for_a_tool_the_hold_does_not_cover() -> None:
     """An effect's price is held for like a model call's."""
-    story = at_work(call("rent"))
-    assert [e.name for e in story.run.entries].count("held") == 2
+    dear = agent(tools=(contract("rent", price_micros=200_000),))
+    story = at_work(call("rent"), version=dear)
+    assert story.names().count("budget.held") == 2
     assert story.run.available_micros >= 0
 
 
@@ -195,7 +196,7 @@ def test_a_failure_that_cannot_be_billed_costs_nothing() -> None:
 
 def test_a_superseded_attempt_is_charged_until_its_late_answer_tells_its_cost() -> None:
     """First the reservation, then what it really was, although both answers name their calls alike."""
-    story = Story().opened().quiet()
+    story = Story(agent(limits={"wall_s": 600})).opened().quiet()
     first = story.open_model()
     cost = story.last(ModelStarted).cost_max_micros
     story.wait(131).quiet()

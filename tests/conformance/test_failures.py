@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 WRITERS = 6
 BEFORE_KILL = 30
 AFTER_KILL = 20
+QUIET_S = 1.0
 RESUMED_WITHIN_S = HEARTBEAT_S * BEATS_MISSED_MAX * 0.75
 WITHIN_S = 45.0
 TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
@@ -216,6 +217,7 @@ async def test_queues_and_watches_go_on_after_a_kill(server_rig: ServerRig, tena
     revision = await shared.create(f"account.{tenant}.a", b"1")
     watch = shared.watch(f"account.{tenant}.")
     seen: set[bytes] = set()
+    killed_at: list[datetime] = []
 
     async def pull() -> None:
         async for delivery in deliveries:
@@ -231,12 +233,12 @@ async def test_queues_and_watches_go_on_after_a_kill(server_rig: ServerRig, tena
             assert (await watch.__anext__()).value == b"1"
             await server_rig.say(task, b"before")
             await server_rig.kill()
-            killed_at = server_rig.now()
+            killed_at.append(server_rig.now())
             await shared.update(f"account.{tenant}.a", b"2", revision=revision)
             assert (await watch.__anext__()).value == b"2"
             await server_rig.say(task, b"after")
         # A reconnect is reason enough to ask again: nobody waits for missed heartbeats.
-        took = server_rig.now() - killed_at
+        took = server_rig.now() - killed_at[0]
         assert isinstance(server_rig.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
         await server_rig.restart()
     for opened in (deliveries, watch):
@@ -256,12 +258,22 @@ async def test_timers_survive_a_kill_as_they_were_left(server_rig: ServerRig, te
     spec = next(spec for spec in consumers() if spec.name == layout.TIMERS_CONSUMER)
     deliveries = (await server_rig.queue(spec)).deliveries()
     fired: list[tuple[str, bool]] = []
-    with anyio.move_on_after(7):
+
+    async def collect() -> None:
         async for delivery in deliveries:
             timer = subjects.parse_timer(delivery.subject)
             if timer.tenant == tenant:
                 fired.append((timer.name, server_rig.now() >= start + timedelta(seconds=5)))
+                came.set()
             await delivery.ack()
+
+    came = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(collect)
+        with anyio.fail_after(WITHIN_S):
+            await came.wait()
+        await anyio.sleep(QUIET_S)
+        group.cancel_scope.cancel()
     await server_rig.restart()
     assert fired == [("moved", True)]
     assert isinstance(deliveries, AsyncGenerator)

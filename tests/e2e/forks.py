@@ -28,11 +28,13 @@ from e2e.role_process import Setup, serve
 
 PR_SET_PDEATHSIG = 1
 LOADED = (linestop.models.anthropic, linestop.models.openai)
+OUT = 3
+"""Where stdout is moved to, so that nothing but ``say`` writes there; logs go to stderr."""
 
 
 def say(line: str) -> None:
     """Write one line in one piece: several processes share this pipe."""
-    os.write(1, f"{line}\n".encode())
+    os.write(OUT, f"{line}\n".encode())
 
 
 class Forks:
@@ -97,6 +99,8 @@ def _ready(name: str, worker: str) -> None:
 
 def main() -> None:
     """Obey until stdin ends, then kill all children."""
+    os.dup2(1, OUT)
+    os.dup2(2, 1)
     forks = Forks(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup))
     woken, wakes = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wakes)

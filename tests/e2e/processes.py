@@ -49,6 +49,7 @@ class Broker:
         write_private(config, server_config(listen, accounts(passwords_of(self.credentials))))
         self._process = NatsProcess(config, directory / "nats.log", port=port)
         self._supervisor: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
 
     @property
     def pid(self) -> int:
@@ -58,6 +59,13 @@ class Broker:
     def credential(self, name: CredentialName) -> Credential:
         """Who ``name`` is at this server."""
         return self.credentials[name]
+
+    async def killed(self, times: int) -> None:
+        """Wait until it has been killed, and runs again, for the ``times``-th time."""
+        with anyio.fail_after(READY_WITHIN_S):
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.kills >= times)
+        assert self.kills == times
 
     async def __aenter__(self) -> Self:
         await self._begin()
@@ -83,8 +91,10 @@ class Broker:
     async def _supervise(self) -> None:
         while True:
             assert await self._process.wait() == -signal.SIGKILL
-            self.kills += 1
             await self._begin()
+            async with self._changed:
+                self.kills += 1
+                self._changed.notify_all()
 
 
 class World:

@@ -33,9 +33,9 @@ from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import tool
 from linestop.schemas.subjects import RoleName
 
-START_WITHIN_S: Final = 1.0
+START_WITHIN_S: Final = 0.7
 GRACE_S: Final = 0.3
-TOOL_TIMEOUT_S: Final = 1.0
+TOOL_TIMEOUT_S: Final = 0.7
 DONE_WITHIN_S: Final = START_WITHIN_S + TOOL_TIMEOUT_S + GRACE_S
 """How long a start of these tools stays open after its maker's death: the real figures only make tests longer."""
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from linestop.actors.opening import task_sha256
 from linestop.schemas.messages import Task
 from tests.sim import checks_effects, checks_money
@@ -80,8 +82,8 @@ def kept(evidence: Evidence) -> list[str]:
     """P2 at the doors: every acknowledged task has its run, every acknowledged stop its event."""
     wrong: list[str] = []
     answered = {str(said.event["cue"].get("id", "")) for run in evidence.runs for said in run.said}
-    for tenant, _, task in evidence.acknowledged.tasks:
-        if not any(run.tenant == tenant and _is_of(run, task) for run in evidence.runs):
+    for tenant, agent, task in evidence.acknowledged.tasks:
+        if not any(run.tenant == tenant and _is_of(run, agent, task) for run in evidence.runs):
             wrong.append(f"P2: the task '{task.text[:20]}…' (key '{task.key}') of {tenant} has no run")
     for tenant, name, at_s in evidence.acknowledged.stops:
         run = next((run for run in evidence.runs if (run.tenant, run.run) == (tenant, name)), None)
@@ -98,15 +100,20 @@ def kept(evidence: Evidence) -> list[str]:
     return wrong
 
 
-def _is_of(run: RunEvidence, task: Task) -> bool:
+def _is_of(run: RunEvidence, agent: str, task: Task) -> bool:
     """Whether a run answers this task: opened for it, refusing it, or stopped before it came."""
     if run.opened is not None:
         said = run.opened["task"]
-        return bool(said["text"] == task.text and said.get("key", "") == task.key)
+        alike = said["text"] == task.text and run.opened["agent"]["name"] == agent
+        return bool(alike and (run.run == task.run or said.get("key", "") == task.key))
     refused = next(run.events("validator.refused"), None)
     if refused is not None:
-        return bool(refused.event["task_sha256"] == task_sha256(task))
+        return bool(refused.event["task_sha256"] == task_sha256(_as_read(task), agent))
     return run.stop is not None and task.run == run.run
+
+
+def _as_read(task: Task) -> Task:
+    return msgspec.json.decode(msgspec.json.encode(task), type=Task)
 
 
 def dead_letters(evidence: Evidence) -> list[str]:

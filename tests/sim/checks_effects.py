@@ -11,6 +11,9 @@ from tests.sim.outside import Request
 PROMPT_S = 0.1
 """An acknowledgement proves the head if what it is for begins this soon after it was asked for."""
 
+TICK_S = 0.00001
+"""Times of the log are cut to microseconds."""
+
 CANCELLED_S = 16.0
 """A worker that lives and reaches the broker notices a stop this soon, and cancels (three head checks)."""
 
@@ -195,7 +198,7 @@ def _as_started(what: str, request: Request, start: Said, run: RunEvidence) -> l
 
 def _fenced(evidence: Evidence, what: str, request: Request, stop_s: float) -> list[str]:
     """P1: nothing begins on a proof that is older than the stop, and what is on the wire is cancelled soon."""
-    if request.begun_s > stop_s:
+    if request.begun_s > stop_s + TICK_S:
         sent_s, asked_s = request.proof
         seen = asked_s >= stop_s
         proven = asked_s > sent_s or request.begun_s - sent_s <= PROMPT_S + 0.001

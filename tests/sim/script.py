@@ -121,7 +121,7 @@ class Script:
             failure=failure,
             billed=failure is None or draw.random() < 0.5,
             usage_reported=draw.random() < 0.85,
-            retry_after_s=draw.choice((None, None, 0.5, 12.0)),
+            retry_after_s=draw.choice((None, None, 0.5, 12.0, 150.0)),
             text=text,
             calls=calls,
             out=draw.choice((5, 60, 4_096)),

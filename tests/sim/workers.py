@@ -94,6 +94,9 @@ class WatchedLog:
         """See ``Log``."""
         return await self._log.message_at(seq)
 
+    async def page(self, *, after_seq: int) -> list[StoredMessage]:
+        return await self._log.page(after_seq=after_seq)
+
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
         """See ``Log``."""
         return await self._log.head(tenant, run)

@@ -134,9 +134,11 @@ def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
     """When a ``wait.until`` is over; a sentence if that is not a moment within the limits; None for others."""
     if tool != "wait.until":
         return None
-    value: Any = msgspec.json.decode(args).get("until")
+    given: Any = msgspec.json.decode(args)
+    value: Any = given.get("until", given.get("seconds"))
     if isinstance(value, int | float):
-        until = now + timedelta(seconds=float(value))
+        # A number may be beyond the calendar; what is clipped here is refused below.
+        until = now + timedelta(seconds=min(max(float(value), 0.0), WAIT_MAX_S + 1))
     else:
         try:
             until = datetime.fromisoformat(str(value))

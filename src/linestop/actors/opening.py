@@ -123,6 +123,6 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(value.encode() if isinstance(value, str) else canonical(value)).hexdigest()
 
 
-def task_sha256(task: Task) -> str:
-    """Digest of what a task asks for, without its key and run id: equal tasks have equal digests."""
-    return _sha256(msgspec.structs.replace(task, key="", run=""))
+def task_sha256(task: Task, agent: str = "") -> str:
+    """Digest of what is asked of ``agent``, without the task's key and run id: equal tasks have equal digests."""
+    return _sha256([agent, msgspec.structs.replace(task, key="", run="")])

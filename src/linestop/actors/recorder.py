@@ -24,7 +24,7 @@ class Recorder:
     name: RoleName = "recorder"
     wakes: frozenset[str] = frozenset({
         "validator.refused", "validator.accepted", "budget.settled", "planner.proposed", "planner.failed",
-        "executor.finished", "recorder.sealed", "stopped",
+        "planner.compacted", "executor.finished", "recorder.sealed", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = ()
 

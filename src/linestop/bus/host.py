@@ -26,7 +26,6 @@ from linestop.actors.recorder import Recorder
 from linestop.actors.role import Performer, Role
 from linestop.actors.validator import Validator
 from linestop.bus import layout
-from linestop.bus.spending import Accounts
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.facts import Check, FactSource
@@ -35,6 +34,7 @@ from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.ports import Delivery
 from linestop.bus.shell import Shell, ShellConfig, Station
+from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
 from linestop.bus.streams import ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
@@ -43,6 +43,7 @@ from linestop.schemas.events import Cue
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.subjects import (
     ACTORS,
+    ROLES,
     RoleName,
     RunId,
     TenantId,
@@ -53,10 +54,15 @@ from linestop.schemas.subjects import (
     wakes_of,
     wakes_on,
 )
+from linestop.schemas.turn import NEXT
 from linestop.schemas.work import ModelCaller, ToolRunner
 
 if TYPE_CHECKING:
     from linestop.bus.spans import Spans
+
+if TYPE_CHECKING:
+    # Only a recorder has an archive; nobody else shall load a database.
+    from linestop.bus.archive import Archive
 
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 5.0
@@ -109,21 +115,24 @@ def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner 
 
 
 def role_filters(role: Role) -> list[str]:
-    """The subjects of the run log that wake a role in a process of its own."""
+    """The subjects of the run log that wake a role in a process of its own (see ``schemas.turn``)."""
     found: list[str] = []
-    for wake in sorted(role.wakes):
+    for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
         speaker, _, event = wake.rpartition(".")
-        speakers = [speaker] if speaker else [*ACTORS, "operator"]
-        found.extend(wakes_on(who, event) for who in speakers)  # type: ignore[arg-type]
+        speakers = [name for name in ROLES if name == speaker] if speaker else list(ROLES)
+        found.extend(wakes_on(name, event) for name in speakers)
     return found
 
 
 class Host:
     """One process: ``roles`` over ``backend``. Use ``async with Host.open(...) as host``."""
 
-    def __init__(self, backend: Backend, roles: Sequence[Role], config: HostConfig) -> None:
+    def __init__(
+        self, backend: Backend, roles: Sequence[Role], config: HostConfig, *, archive: Archive | None = None
+    ) -> None:
         self.backend = backend
         self.config = config
+        self.archive = archive
         self.roles = list(roles)
         first = self.roles[0].name
         stations = [
@@ -185,6 +194,9 @@ class Host:
             pumps.start_soon(self._pump, "recorder", _spec(layout.SEALED_CONSUMER), self._on_seal)
             given_up = GivenUp(self.backend.log("recorder"), self.backend.publisher("recorder"))
             pumps.start_soon(self._pump, "recorder", _spec(layout.ADVISORIES_CONSUMER), given_up.handle)
+            if self.archive is not None:
+                feed = self.backend.queue("recorder", _spec(layout.FEED))
+                pumps.start_soon(self.archive.run, self.backend.log("recorder"), feed)
         if "budget" in self._names:
             pumps.start_soon(self._release)
         if "validator" in self._names:

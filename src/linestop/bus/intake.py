@@ -96,7 +96,7 @@ class TaskIntake:
             problem = f"The task cannot be read: {error}. Send a JSON object with at least 'text'."
             sha256 = hashlib.sha256(delivery.payload).hexdigest()
             return fresh, Incoming(agent=agent, sha256=sha256, problem=problem[:500])
-        sha256 = task_sha256(task)
+        sha256 = task_sha256(task, agent)
         incoming = Incoming(agent=agent, sha256=sha256, task=task)
         if not task.key:
             return RunId(task.run) if task.run else fresh, incoming

@@ -93,6 +93,10 @@ class Log(Protocol):
         """The run's last message, from the leader; None for a run without messages."""
         ...
 
+    async def page(self, *, after_seq: int) -> list[StoredMessage]:
+        """The next messages of all runs above ``after_seq``, in order, a bounded number; none at the end."""
+        ...
+
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs that have a first event and no ``recorder.sealed`` one: for the sweep and for boot."""
         ...

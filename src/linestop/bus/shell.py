@@ -52,8 +52,9 @@ from linestop.schemas.events import (
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S, HEAD_CHECK_S, TIMER_NEAR_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId, run_event
 from linestop.schemas.tools import canonical
+from linestop.schemas.turn import NEXT, whose_turn
 
 if TYPE_CHECKING:
     from linestop.bus.spans import Spans
@@ -108,6 +109,7 @@ class Shell:
     ) -> None:
         self.stations = list(stations)
         self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
+        self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
         self._facts = facts
@@ -175,6 +177,7 @@ class Shell:
                 if not entry.loaded or fresh or cue.n > entry.run.n:
                     await self._refresh(entry, cue.n)
                 await self._drive(entry, cue, facts)
+                await self._hand_over(entry)
                 self._react_to_stop(entry)
                 await self._set_alarms(entry)
         finally:
@@ -248,6 +251,17 @@ class Shell:
             asked |= self._woken_by(entry, event)
             return True
         return False
+
+    async def _hand_over(self, entry: CachedRun) -> None:
+        """Hint to the role whose turn it is, if it lives elsewhere and the last event does not wake it anyway."""
+        run = entry.run
+        if self._whole or not run.entries:
+            return
+        turn = whose_turn(run, self.config.now())
+        last = run.entries[-1]
+        wake = last.name if last.name == "stopped" else f"{last.role}.{last.name}"
+        if turn is not None and turn not in self.names and turn not in NEXT.get(wake, ()):
+            await self.stations[0].publisher.wake(turn, run.tenant, run.run)
 
     def _woken_by(self, entry: CachedRun, event: AnyEvent) -> set[RoleName]:
         """The roles here that ``event``, the last of the run, wakes."""
@@ -410,6 +424,7 @@ class Shell:
                     if ignored:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
                     await self._drive(entry, cue, (), said=event)
+                    await self._hand_over(entry)
                     self._react_to_stop(entry)
                     await self._set_alarms(entry)
                     return
@@ -498,9 +513,10 @@ def _part(event: AnyEvent) -> tuple[str, int]:
 
 
 def _told(run: Run, event: AnyEvent, n: int) -> bool:
-    """Whether the log already has a definite fate for the attempt this result is about."""
+    """Whether the log already has the fate of the attempt this result is about, or would learn nothing from it."""
     call, _ = _part(event)
     for attempt in run.attempts.get(n, []):
         if attempt.call == call:
-            return bool(attempt.closed_n) and attempt.outcome != "unknown"
+            learns = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
+            return bool(attempt.closed_n) and not learns
     return False

@@ -113,10 +113,9 @@ class Sweep:
 
     def _idle_until(self, run: Run) -> datetime | None:
         """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on."""
-        if run.phase not in IDLE and not run.paused and not run.open_attempts:
-            return None
-        coming = [deadline.at for deadline in deadlines(run, self.now()) if deadline.at > self.now()]
-        return min(coming) if coming else None
+        coming = [deadline for deadline in deadlines(run, self.now()) if deadline.at > self.now()]
+        rests = run.phase in IDLE or run.paused or run.open_attempts or any(d.name == "retry" for d in coming)
+        return min(deadline.at for deadline in coming) if rests and coming else None
 
     async def _hint(self, tenant: TenantId, run: RunId) -> None:
         ours = {station.role.name for station in self.shell.stations}

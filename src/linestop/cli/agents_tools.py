@@ -27,17 +27,20 @@ _NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINES
 
 
 class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent: its version in files and the deployed one; empty where there is none."""
+    """One agent: its version in files and the deployed one; empty where there is none, or nobody was ``asked``."""
 
     name: str
     model: str
     tools: tuple[str, ...]
     in_files: str = ""
     deployed: str = ""
+    asked: bool = True
 
     @property
     def state(self) -> str:
         """How the two compare, in words."""
+        if not self.asked:
+            return "in files"
         if not self.deployed:
             return "not deployed"
         if not self.in_files:
@@ -52,12 +55,16 @@ def agents(nats: str | None, as_json: bool) -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
     project = load_project().at(nats)
     in_files = {agent.name: agent for agent in agents_of(project, load_tools(project))}
+    deployed: dict[str, AgentVersion] = {}
+    asked = True
     try:
         deployed = with_store(project, _deployed)
     except LinestopError as error:
         click.echo(f"The deployed agents are not shown: {error}", err=True)
-        deployed = {}
-    lines = [_line(name, in_files.get(name), deployed.get(name)) for name in sorted({*in_files, *deployed})]
+        asked = False
+    lines = [
+        _line(name, in_files.get(name), deployed.get(name), asked=asked) for name in sorted({*in_files, *deployed})
+    ]
     if as_json:
         click.echo(msgspec.json.encode([{**msgspec.to_builtins(line), "state": line.state} for line in lines]).decode())
         return
@@ -212,7 +219,7 @@ def _earlier(versions: list[AgentVersion], present: str, wanted: str | None) -> 
     return versions[places[0] - 1] if places and places[0] > 0 else None
 
 
-def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | None) -> AgentLine:
+def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | None, *, asked: bool) -> AgentLine:
     shown = in_files or deployed
     assert shown is not None, "a name comes from one of the two"
     return AgentLine(
@@ -221,4 +228,5 @@ def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | Non
         tools=tuple(tool.name for tool in shown.tools),
         in_files=in_files.digest() if in_files else "",
         deployed=deployed.digest() if deployed else "",
+        asked=asked,
     )

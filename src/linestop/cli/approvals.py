@@ -78,8 +78,8 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
     """Answer a question of RUN's model, or deliver the event it waits for."""
     if len(call_and_answer) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
-    call = call_and_answer[0] if len(call_and_answer) == 2 else ""
-    text = call_and_answer[-1]
+    *named, text = call_and_answer
+    call = named[0] if named else ""
     value: object = output.json_argument(text, "The answer") if json_answer else text
     _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
 

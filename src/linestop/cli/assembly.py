@@ -10,7 +10,7 @@ import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -44,6 +44,9 @@ from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork, ModelWork, ToolRunner
 from linestop.testing.playbook import PlaybookServer, load_playbook
+
+if TYPE_CHECKING:
+    from linestop.bus.archive import Archive
 
 BEAT_EVERY_S: Final = 5.0
 READY_WITHIN_S: Final = 30.0
@@ -174,11 +177,20 @@ async def serve(
             caller = Caller(on_delta=_deltas(backend), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
         runner = _runner(project, tools, secrets) if tools is not None and "executor" in roles else None
-        host = Host(backend, [make_role(role, caller=caller, runner=runner) for role in roles], config)
+        archive = _archive(project) if "recorder" in roles else None
+        made = [make_role(role, caller=caller, runner=runner) for role in roles]
+        host = Host(backend, made, config, archive=archive)
         beats = await stack.enter_async_context(anyio.create_task_group())
         beats.start_soon(_beat, lock)
         stack.callback(beats.cancel_scope.cancel)
         yield await stack.enter_async_context(host.running())
+
+
+def _archive(project: Project) -> Archive:
+    # Imported here: it loads a database, which only a recorder needs.
+    from linestop.bus.archive import ARCHIVE_FILE, Archive  # noqa: PLC0415
+
+    return Archive(project.directory / ARCHIVE_FILE)
 
 
 def roles_named(names: Sequence[str]) -> tuple[RoleName, ...]:

@@ -50,8 +50,6 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "deny": Entry("linestop.cli.approvals:deny", "Refuse one call."),
         "answer": Entry("linestop.cli.approvals:answer", "Answer a question of a run."),
         "resolve": Entry("linestop.cli.approvals:resolve", "Say what became of a call whose fate is unknown."),
-        "answer": Entry("linestop.cli.approvals:answer", "Answer a question of the model."),
-        "resolve": Entry("linestop.cli.approvals:resolve", "Say what became of a call that nobody knows of."),
     },
     "Looking back": {
         "verify": Entry("linestop.cli.verify:verify", "Check that a run's log is whole and keeps the rules."),

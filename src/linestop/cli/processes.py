@@ -50,10 +50,30 @@ def say(text: str = "") -> None:
     click.echo(text, err=True)
 
 
-def run_loop(work: Callable[[], Awaitable[None]]) -> None:
-    """Run ``work`` on uvloop with structured logs on stderr."""
+def run_loop(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    """Run ``work`` on uvloop with logs on stderr; its event is set by SIGINT or SIGTERM.
+
+    A second signal cancels what the first did not bring to an end.
+    """
     configure_logs()
-    anyio.run(work, backend="asyncio", backend_options={"use_uvloop": sys.platform != "win32"})
+    anyio.run(_until_told, work, backend="asyncio", backend_options={"use_uvloop": sys.platform != "win32"})
+
+
+async def _until_told(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    told = anyio.Event()
+
+    async def listen() -> None:
+        async for _ in signals:
+            if told.is_set():
+                tasks.cancel_scope.cancel()
+            told.set()
+
+    # Signals are taken from the very start: whoever has read that it works may tell it to end.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await work(told)
+            tasks.cancel_scope.cancel()
 
 
 def configure_logs() -> None:
@@ -85,13 +105,16 @@ def dev(port: int | None, name: str) -> None:
     """
     project = load_project()
     chosen = project.config.nats.port if port is None else port
-    run_loop(lambda: serve_dev(project, port=chosen, name=name))
+    run_loop(lambda told: serve_dev(project, told, port=chosen, name=name))
 
 
-async def serve_dev(
-    project: Project, *, port: int = 0, name: str = DEV_WORKER, ready: anyio.Event | None = None
-) -> None:
-    """Serve everything from one process until it is told to end; sets ``ready`` when it works."""
+async def serve_dev(project: Project, told: anyio.Event, *, port: int = 0, name: str = DEV_WORKER) -> None:
+    """Serve everything from one process until ``told``.
+
+    Raises:
+        ConfigError: if the project cannot be used, or another process uses its state folder.
+        Unreachable: if the broker does not start, or does not stay up.
+    """
     began = time.monotonic()
     registry = load_tools(project)
     agents = agents_of(project, registry)
@@ -102,6 +125,7 @@ async def serve_dev(
             say(event.sentence)
         if event.kind == "gave_up":
             gave_up.set()
+            told.set()
 
     options = ServerOptions(port=port, sync_interval=project.config.nats.sync)
     with hold_name(project.directory, name) as lock:
@@ -111,9 +135,7 @@ async def serve_dev(
             await deploy(credentials["operator"], agents)
             async with serve(project, ORDER, credentials, lock=lock, registry=registry):
                 _say_ready(project, agents, registry, where=server.url, seconds=time.monotonic() - began)
-                if ready is not None:
-                    ready.set()
-                await _until_told(gave_up)
+                await told.wait()
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
@@ -126,10 +148,10 @@ async def serve_dev(
 def up(nats: str | None, name: str | None, no_deploy: bool) -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder."""
     project = load_project().at(nats)
-    run_loop(lambda: _serve_up(project, name, deploying=not no_deploy))
+    run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy))
 
 
-async def _serve_up(project: Project, name: str | None, *, deploying: bool) -> None:
+async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, deploying: bool) -> None:
     began = time.monotonic()
     registry = load_tools(project)
     agents = agents_of(project, registry)
@@ -141,7 +163,7 @@ async def _serve_up(project: Project, name: str | None, *, deploying: bool) -> N
         async with serve(project, ORDER, credentials, lock=lock, registry=registry):
             where = credentials["planner"].url
             _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
-            await _until_told(anyio.Event())
+            await told.wait()
 
 
 @click.command()
@@ -151,16 +173,16 @@ async def _serve_up(project: Project, name: str | None, *, deploying: bool) -> N
 def actor(role: str, nats: str | None, name: str | None) -> None:
     """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
     project = load_project().at(nats)
-    run_loop(lambda: _serve_actor(project, roles_named([role])[0], name))
+    run_loop(lambda told: _serve_actor(project, told, roles_named([role])[0], name=name))
 
 
-async def _serve_actor(project: Project, role: RoleName, name: str | None) -> None:
+async def _serve_actor(project: Project, told: anyio.Event, role: RoleName, *, name: str | None) -> None:
     with _held(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
         await _prepare_if_able(project, [role])
         async with serve(project, [role], credentials, lock=lock) as host:
             say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
-            await _until_told(anyio.Event())
+            await told.wait()
 
 
 async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleName, ...]) -> None:
@@ -171,21 +193,6 @@ async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleN
 
 def _held(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
     return hold_name(project.directory, name) if name else hold_free_name(project.directory, kind)
-
-
-async def _until_told(also: anyio.Event) -> None:
-    """Wait for SIGINT or SIGTERM, or for ``also``."""
-
-    async def watch() -> None:
-        await also.wait()
-        tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                tasks.cancel_scope.cancel()
-                return
 
 
 def _say_ready(
@@ -202,6 +209,7 @@ def _say_ready(
     if project.dry:
         say("  staging  effects above `read` are described, not done")
     say("Next, in another terminal:")
-    say(f'  linestop run {first} "What time is it?"')
+    question = "What time is it?" if first == "hello" else "..."
+    say(f'  linestop run {first} "{question}"')
     say("  linestop runs            linestop approvals            linestop stop RUN")
     say("Ctrl-C ends it; state is kept.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from linestop.errors import NotFound
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.guard import EgressPolicy
@@ -62,8 +63,11 @@ class RegistryRunner:
         if work.dry_run:
             would = {"dry_run": True, "tool": work.tool, "args_sha256": hashlib.sha256(work.args).hexdigest()}
             return work, ToolResult(outcome="succeeded", value=would), 0.0
-        tool = self._registry.tool(work.tool)
-        if tool.contract.digest() != work.contract_digest:
+        try:
+            tool = self._registry.tool(work.tool)
+        except NotFound:
+            tool = None
+        if tool is None or tool.contract.digest() != work.contract_digest:
             sentence = f"The tool '{work.tool}' here is not the one this run was opened with; deploy that one."
             error = ToolError(type="permanent", message=sentence)
             return work, ToolResult(outcome="never_started" if work.probe else "failed", error=error), 0.0

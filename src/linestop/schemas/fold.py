@@ -130,9 +130,16 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
         return Phase.JUDGING
     if Stage.GATE in stages:
         return Phase.CLEARING
-    if stages & WORK_AHEAD:
+    if any(call.stage in WORK_AHEAD and not _behind_another(proposal, call) for call in proposal.calls):
         return Phase.ACTING
     return Phase.WAITING
+
+
+def _behind_another(proposal: ProposalState, call: CallState) -> bool:
+    """Whether a call is ready but keeps to an order, and one before it has no answer: then it is not its turn."""
+    if call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
+        return False
+    return any(other.stage is not Stage.ANSWERED for other in proposal.calls[: call.index])
 
 
 def open_attempt(run: Run, attempt: Attempt) -> None:
@@ -318,15 +325,14 @@ def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
 
 
 def _compacted(run: Run, n: int, event: Compacted) -> str:
-    attempt = run.model_attempt
-    if (
-        attempt is None
-        or (attempt.turn, attempt.attempt) != (event.turn, event.attempt)
-        or attempt.purpose != "compact"
-    ):
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n or attempt.purpose != "compact":
         return "no compaction was under way"
+    counts = attempt.open and not run.done
     _use(run, attempt, event.usage)
     close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
+    if not counts:
+        return ""
     run.compactions.append(event)
     kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
     base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0

@@ -147,6 +147,9 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     open_attempt = run.model_attempt
     if open_attempt and not open_attempt.expired(now, worker):
         return None
+    if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
+        # The validator is about to end the run; another model call would only cost.
+        return None
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     if not same_turn and run.turn >= run.limits.turns_max:
         return _limit("turns_max", run.turn, run.limits.turns_max)

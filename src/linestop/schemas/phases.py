@@ -26,7 +26,7 @@ class Phase(StrEnum):
 
 
 STOPPED = "stopped"
-LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed"})
+LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed", "planner.compacted"})
 """What is legal whenever a run has begun, because it happened: results of starts that were made before."""
 
 _ALWAYS = LATE_FACTS | {STOPPED}
@@ -40,7 +40,7 @@ _ACTS = {"executor.started", "validator.checked"}
 LEGAL: dict[Phase, frozenset[str]] = {
     Phase.NEW: frozenset({"validator.opened", "validator.refused", STOPPED}),
     Phase.QUEUED: frozenset(_ALIVE | {"planner.started"}),
-    Phase.THINKING: frozenset(_ALIVE | {"planner.started", "planner.compacted"}),
+    Phase.THINKING: frozenset(_ALIVE | {"planner.started"}),
     Phase.JUDGING: frozenset(_ALIVE | _ACTS | _GATES | {"validator.judged"}),
     Phase.CLEARING: frozenset(_ALIVE | _ACTS | _GATES),
     Phase.WAITING: frozenset(_ALIVE | _ACTS | _GATES),

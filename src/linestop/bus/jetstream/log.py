@@ -97,6 +97,16 @@ class JetStreamLog:
         found = await self._reader.last(self._filter(tenant, run))
         return _message(found) if found else None
 
+    async def page(self, *, after_seq: int) -> list[StoredMessage]:
+        """The next messages of all runs; see ``ports.Log``."""
+        wanted = self._named("runs.>")
+        found = await self._reader.page(wanted, after_seq=after_seq)
+        if not found:
+            # A replica may lag behind; only the leader knows that there is no more.
+            item = await self._reader.next(wanted, seq=after_seq + 1)
+            found = [item] if item else []
+        return [_message(item) for item in found]
+
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs with a first event and no sealed one; see ``ports.Log``."""
         # The begun are listed before the sealed, so that a run sealed in between is never called open.

@@ -25,6 +25,9 @@ from linestop.errors import Unreachable
 PAGE_MESSAGES: Final = 1_000
 """Messages a page of ``next_by_subj`` asks for."""
 
+PAGE_BYTES: Final = 8 * 1024 * 1024
+"""Bytes after which a page of many runs ends, where messages are large."""
+
 FILTERS_MAX: Final = 500
 """Filters named in one ``multi_last``: a request of about 30 KiB."""
 
@@ -131,6 +134,12 @@ class Reader:
                 break
             after_seq = page[-1].seq
         return found
+
+    async def page(self, subject: str, *, after_seq: int) -> list[Found]:
+        """The next messages of a filter, in order, bounded in number and bytes, from any replica."""
+        body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "max_bytes": PAGE_BYTES, "next_by_subj": subject}
+        messages, _ = await self._many(body)
+        return messages
 
     async def info(self, *, subjects: str = "", offset: int = 0) -> StreamInfo:
         """The stream's limits and state, with the subjects that match a filter, if one is given."""

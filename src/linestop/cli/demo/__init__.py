@@ -29,8 +29,8 @@ What to try next:
   linestop run hello "What time is it?"        in another terminal: a task, and its outcome
   linestop runs · show RUN · watch RUN         what happened, who said it, what it cost
   linestop stop RUN --why "..."                pull the line
-Then write an agent of your own: agents/<name>.toml with its prompt beside it, tools in a Python file, a real
-model's name instead of playbook/…; examples/support is a project to start from."""
+Then write an agent of your own: agents/<name>.toml with its prompt beside it, tools in a Python
+file, a real model's name instead of playbook/…; examples/support is a project to start from."""
 
 
 @click.command()

@@ -32,7 +32,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         terminal = sys.stdout.isatty()
-        self.console = console or Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=True)
+        self.console = console or Console(width=None if terminal else PLAIN_WIDTH, highlight=False)
         self.interactive = self.console.is_terminal and sys.stdin.isatty()
         self.width = min(self.console.width, WIDTH_MAX)
 
@@ -63,14 +63,15 @@ class Screen:
         colour = COLOURS.get(entry.role, "white")
         self.console.print(
             f"{entry.n:>3} [{colour}]{entry.role:<10}[/{colour}] {entry.name:<10} "
-            f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]"
+            f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]",
+            soft_wrap=True,
         )
 
     async def ask(self, question: str) -> bool | None:
         """Ask yes or no; None if nobody can be asked, or nobody answers within ``ASK_WITHIN_S``."""
         if not self.interactive:
             return None
-        self.console.print(f"[bold yellow]{escape(question)}[/bold yellow] [Y/n] ", end="")
+        self.console.print(f"[bold yellow]{escape(question)}[/bold yellow] \\[Y/n] ", end="")
         with anyio.move_on_after(ASK_WITHIN_S):
             await anyio.wait_readable(sys.stdin)
             return not sys.stdin.readline().strip().lower().startswith("n")

@@ -58,7 +58,7 @@ class ExecutorProcess:
             *(sys.executable, "-m", "linestop.cli.main", "actor", "executor", "--name", EXECUTOR),
             cwd=self._project.root,
             env={
-                **os.environ,
+                **_environment(),
                 "SHOP_URL": f"http://{self._shop.address}",
                 "LINESTOP_DIR": str(self._project.directory),
             },

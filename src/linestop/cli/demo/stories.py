@@ -124,7 +124,7 @@ async def _decide(client: Client, screen: Screen, run: Run) -> bool:
     """Ask whoever sits there, else agree by itself and say so; return what was decided."""
     (question,) = await client.questions(run.run)
     screen.note(f"    --- the run waits for a person: {question.tool} {question.args} ({question.rule})")
-    said = await screen.ask("    Pay this refund?")
+    said = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo does)")
     if said is None:
         why = f"nobody answered within {ASK_WITHIN_S:g} s" if screen.interactive else "nobody can be asked here"
         screen.note(f"    --- {why}, so the demo approves by itself; in production it would expire to `denied`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.bus.ports import Append, HeadMoved, StoredMessage
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
@@ -67,6 +68,11 @@ class MemoryLog:
         async with around(self._faults, "log.head"):
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
+
+    async def page(self, *, after_seq: int) -> list[StoredMessage]:
+        """The next messages of all runs."""
+        async with around(self._faults, "log.page"):
+            return _messages(self._stream.matching(self._named("runs.>"), after_seq=after_seq)[:PAGE_MESSAGES])
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs with a first event and no sealed one."""

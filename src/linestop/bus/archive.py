@@ -1,0 +1,223 @@
+"""The recorder's archive: every event of the run log, in DuckDB, by its only writer.
+
+It pulls from the durable consumer ``feed`` in batches bounded in number and bytes, commits, then acknowledges.
+What the consumer brings is a hint that something is there: messages go in strictly in stream order, since
+runs are folded on the way in, and a gap (messages delivered once and lost with a process, for instance) is
+read from the log itself. So nothing is missed and nothing is in twice, whatever is delivered when.
+
+The file can be made anew from the log at any time; older events than the log keeps exist in the archive only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from linestop.bus.archive_door import Door
+from linestop.bus.archive_file import ArchiveFile, ArchiveInUse, ArchiveStatus
+from linestop.bus.ports import Delivery, Log, Queue, StoredMessage
+from linestop.errors import InputError, LinestopError
+
+T = TypeVar("T")
+
+LOG = structlog.get_logger("linestop.archive")
+ARCHIVE_FILE: Final = "archive.duckdb"
+IN_FLIGHT: Final = 512
+BATCH_MESSAGES_MAX: Final = 512
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+GATHER_S: Final = 0.05
+"""How long a batch waits for more once it has its first message: a commit costs about 10 ms, whatever is in it."""
+
+RETRY_S: Final = 5.0
+
+
+class _AnotherStream(Exception):  # noqa: N818 - caught here
+    """Raised when the log is not the one this archive was made from."""
+
+
+class Archive:
+    """Keeps one file. ``run`` it in one task of the recorder's process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: ArchiveFile | None = None
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._changed = anyio.Event()
+
+    async def run(self, log: Log, queue: Queue) -> None:
+        """Archive for ever. Where another process has the file, wait until it lets go of it."""
+        waiting = False
+        while True:
+            try:
+                await self._open()
+                waiting = False
+                async with Door(self.path, self).open():
+                    await self._follow(log, queue)
+            except* ArchiveInUse as group:
+                if not waiting:
+                    LOG.warning("archive_in_use", path=str(self.path), error=str(group.exceptions[0]))
+                waiting = True
+            except* _AnotherStream:
+                await self._set_aside()
+            except* LinestopError as group:
+                LOG.warning("archive_interrupted", error=str(group.exceptions[0]))
+            except* Exception:
+                # A full disk, a damaged file: unacknowledged, everything comes again.
+                LOG.exception("archive_failed", path=str(self.path))
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._close()
+            await anyio.sleep(RETRY_S)
+
+    async def rebuild(self, log: Log) -> ArchiveStatus:
+        """Empty the file and read the whole log into it.
+
+        Raises:
+            ArchiveInUse: a recorder has the file open.
+        """
+        await self._open()
+        try:
+            await self._call(self._opened.reset)
+            await self._catch_up(log)
+            return await self.status()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close()
+
+    async def snapshot(self, path: Path) -> None:
+        """Copy the archive, as it is between two batches, to ``path``.
+
+        Raises:
+            InputError: that is the archive itself.
+        """
+        await self._call(self._opened.snapshot, path)
+
+    async def status(self) -> ArchiveStatus:
+        """How far the archive is."""
+        return await self._call(self._opened.status)
+
+    async def reached(self, seq: int) -> None:
+        """Wait until everything up to this stream sequence is in."""
+        while self._file is None or self._file.watermark < seq:
+            await self._changed.wait()
+
+    # --- following the log -------------------------------------------------------------------------------
+
+    async def _follow(self, log: Log, queue: Queue) -> None:
+        await self._check_origin(log)
+        await self._catch_up(log)
+        send, receive = anyio.create_memory_object_stream[Delivery](IN_FLIGHT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._pull, queue, send)
+            async with receive:
+                while True:
+                    batch = await _gather(receive)
+                    await self._take(log, batch)
+                    for delivery in batch:
+                        await delivery.ack()
+
+    async def _pull(self, queue: Queue, send: MemoryObjectSendStream[Delivery]) -> None:
+        async with send:
+            async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT):
+                await send.send(delivery)
+
+    async def _take(self, log: Log, batch: Sequence[Delivery]) -> None:
+        """Store a batch in stream order; what is missing between its messages is read from the log."""
+        ready: list[StoredMessage] = []
+        due = self._opened.watermark + 1
+        for delivery in sorted(batch, key=lambda one: one.seq):
+            if delivery.seq < due:
+                await self._must_be_known(delivery)
+                continue
+            if delivery.seq > due:
+                await self._store(ready)
+                ready = []
+                await self._catch_up(log, before_seq=delivery.seq)
+                if delivery.seq <= self._opened.watermark:
+                    due = self._opened.watermark + 1
+                    continue
+            ready.append(StoredMessage(subject=delivery.subject, payload=delivery.payload, seq=delivery.seq))
+            due = delivery.seq + 1
+        await self._store(ready)
+
+    async def _check_origin(self, log: Log) -> None:
+        """The last message in the archive is the one that the log has under its sequence, if it still has it."""
+        seq = self._opened.watermark
+        there = await log.message_at(seq) if seq else None
+        same = there is None or await self._call(self._opened.subject_at, seq) == there.subject
+        if not same or not await self._call(self._opened.of_this_version):
+            raise _AnotherStream
+
+    async def _must_be_known(self, delivery: Delivery) -> None:
+        """A message that should be in already is in, unless the stream was made anew and counts from 1 again."""
+        if delivery.seq > self._opened.watermark:
+            return
+        known = await self._call(self._opened.subject_at, delivery.seq)
+        if known != delivery.subject:
+            raise _AnotherStream
+
+    async def _catch_up(self, log: Log, *, before_seq: int | None = None) -> None:
+        """Read from the log what the archive does not have: all, or all before a sequence."""
+        while before_seq is None or self._opened.watermark < before_seq - 1:
+            page = await log.page(after_seq=self._opened.watermark)
+            if not page or (before_seq is not None and page[0].seq >= before_seq):
+                # Nothing is left before it: what would be is older than the log keeps.
+                return
+            await self._store(page)
+
+    async def _store(self, messages: list[StoredMessage]) -> None:
+        if messages:
+            await self._call(self._opened.store, messages)
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()
+
+    # --- the file, in a thread ---------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> ArchiveFile:
+        if self._file is None:
+            raise InputError(f"The archive {self.path} is not open.")
+        return self._file
+
+    async def _open(self) -> None:
+        self._limiter = anyio.CapacityLimiter(1)
+        self._file = await self._call(ArchiveFile, self.path)
+
+    async def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            await self._call(file.close)
+
+    async def _set_aside(self) -> None:
+        """Keep a file that belongs to another log under another name, and begin a new one."""
+        await self._close()
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        old = self.path.with_name(f"{self.path.stem}-{stamp}{self.path.suffix}")
+        await anyio.Path(self.path).rename(old)
+        LOG.warning("archive_set_aside", path=str(old), reason="it was made from another log or by another version")
+
+    async def _call(self, work: Callable[..., T], *args: object) -> T:
+        """Run blocking work, one at a time. It is not abandoned when cancelled: a commit is finished."""
+        return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
+
+
+async def _gather(receive: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:
+    """The next batch: at least one message, bounded in number and bytes."""
+    batch = [await receive.receive()]
+    size = len(batch[0].payload)
+    await anyio.sleep(GATHER_S)
+    while len(batch) < BATCH_MESSAGES_MAX and size < BATCH_BYTES_MAX:
+        try:
+            batch.append(receive.receive_nowait())
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            break
+        size += len(batch[-1].payload)
+    return batch

@@ -1,0 +1,121 @@
+"""How other processes of this machine reach an open archive: a Unix socket beside it, for its owner only.
+
+DuckDB lets nobody else open the file, so the recorder answers two requests itself: how far it is, and for a
+snapshot. One request and one answer a connection, JSON in one line each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import anyio
+import anyio.abc
+import msgspec
+
+from linestop.bus.archive_file import ArchiveStatus
+from linestop.errors import LinestopError, RetryableError
+
+if TYPE_CHECKING:
+    from linestop.bus.archive import Archive
+
+LINE_BYTES_MAX: Final = 64 * 1024
+ANSWER_WITHIN_S: Final = 300.0
+
+
+class DoorRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wanted; ``path`` is where a snapshot goes."""
+
+    want: Literal["status", "snapshot"]
+    path: str = ""
+
+
+class DoorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The archive's status after the request, or why it was not done."""
+
+    status: ArchiveStatus | None = None
+    error: str = ""
+
+
+class Door:
+    """Answers requests about one open archive."""
+
+    def __init__(self, path: Path, archive: Archive) -> None:
+        self._path = path
+        self._archive = archive
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Listen while the block runs."""
+        with _short(self._path) as socket:
+            # Whoever has the archive open is the only one who may listen, so what lies there is left over.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(socket)  # noqa: PTH108 - see _short
+            listener = await anyio.create_unix_listener(socket, mode=0o600)
+            async with listener, anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, self._answer)
+                try:
+                    yield
+                finally:
+                    tasks.cancel_scope.cancel()
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(socket)  # noqa: PTH108 - see _short
+
+    async def _answer(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            try:
+                request = msgspec.json.decode(await _line(stream), type=DoorRequest)
+                if request.want == "snapshot":
+                    await self._archive.snapshot(Path(request.path))
+                answer = DoorAnswer(status=await self._archive.status())
+            except (LinestopError, msgspec.DecodeError, OSError) as error:
+                answer = DoorAnswer(error=str(error))
+            except Exception as error:  # noqa: BLE001 - the database's own, told to whoever asked
+                answer = DoorAnswer(error=f"{type(error).__name__}: {error}")
+            with contextlib.suppress(anyio.BrokenResourceError):
+                await stream.send(msgspec.json.encode(answer) + b"\n")
+
+
+async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
+    """Ask the recorder that has the archive ``path`` open; None if no recorder has.
+
+    Raises:
+        RetryableError: it did not do what was asked, and says why.
+    """
+    with _short(path) as socket:
+        try:
+            stream = await anyio.connect_unix(socket)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return None
+        async with stream:
+            with anyio.fail_after(ANSWER_WITHIN_S):
+                await stream.send(msgspec.json.encode(request) + b"\n")
+                answer = msgspec.json.decode(await _line(stream), type=DoorAnswer)
+    if answer.error or answer.status is None:
+        raise RetryableError(f"The recorder that keeps {path} refused: {answer.error or 'it said nothing'}.")
+    return answer.status
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A path of the socket that is short enough: the kernel takes 107 bytes, however deep the folder lies."""
+    name = f"{path.stem}.sock"
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{name}" if Path("/proc/self/fd").is_dir() else str(path.with_name(name))
+    finally:
+        os.close(folder)
+
+
+async def _line(stream: anyio.abc.SocketStream) -> bytes:
+    data = b""
+    while b"\n" not in data and len(data) < LINE_BYTES_MAX:
+        try:
+            data += await stream.receive()
+        except anyio.EndOfStream:
+            break
+    return data

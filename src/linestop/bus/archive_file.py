@@ -1,0 +1,245 @@
+"""The archive's DuckDB file: opened by one process, written in transactions, read back to fold.
+
+Everything here blocks, and belongs into a thread. While a writer has the file open, no other process can so
+much as read it; they get a snapshot (``snapshot``), which the writer makes.
+
+A batch and the watermark (the last stream sequence that is in) are one transaction, so what is delivered
+again after a crash is recognised by its sequence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import duckdb
+import msgspec
+
+from linestop.bus.archive_rows import (
+    TABLES,
+    VERSION,
+    Row,
+    call_row,
+    event_row,
+    fitting,
+    kept_raw,
+    run_row,
+    touched,
+)
+from linestop.bus.ports import StoredMessage
+from linestop.errors import InputError, Refused
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId, parse_run_event
+
+MEMORY_LIMIT: Final = "256MB"
+THREADS: Final = 2
+RUNS_FOLDED_MAX: Final = 128
+"""Open runs kept folded between batches; another one is folded again from the file."""
+
+Key = tuple[TenantId, RunId]
+
+
+class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an archive is. ``watermark`` is the last stream sequence that is in it."""
+
+    path: str
+    watermark: int
+    events: int
+    runs: int
+    calls: int
+    bytes: int
+
+
+class ArchiveInUse(Refused):
+    """Raised when another process has the file open."""
+
+    code = "archive_in_use"
+
+
+class ArchiveFile:
+    """An open archive. Not for two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file.
+
+        Raises:
+            ArchiveInUse: another process has it open.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT, "threads": THREADS})
+        except duckdb.IOException as error:
+            if "lock" in str(error):
+                raise ArchiveInUse(
+                    f"The archive {path} is open in another process: ask that recorder for a snapshot "
+                    "(`linestop recorder snapshot`), or stop it first."
+                ) from None
+            raise
+        self._folds: OrderedDict[Key, Run] = OrderedDict()
+        self._make_tables()
+        self.watermark = self._meta("watermark")
+
+    def close(self) -> None:
+        """Write everything into the file itself and let go of it."""
+        self._connection.close()
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def store(self, messages: Sequence[StoredMessage]) -> None:
+        """Add messages that follow the watermark, in order, with all that follows from them; all or nothing."""
+        fresh = [message for message in messages if message.seq > self.watermark]
+        if not fresh:
+            return
+        try:
+            self._store(fresh, careful=False)
+        except duckdb.ConversionException:
+            # One payload is JSON to us but not to the database; find it, and keep it raw.
+            self._store(fresh, careful=True)
+        self.watermark = fresh[-1].seq
+        self._forget()
+
+    def _store(self, messages: Sequence[StoredMessage], *, careful: bool) -> None:
+        self._connection.begin()
+        try:
+            rows, changed = self._fold(messages)
+            if careful:
+                rows = [row if row[-2] is None or self._is_json(str(row[-2])) else kept_raw(row) for row in rows]
+            self._append("events", rows, action="insert")
+            self._append("runs", [run_row(run) for run in changed])
+            self._append("calls", [call_row(run, call) for run in changed for call in touched(run, self.watermark)])
+            self._set_meta("watermark", messages[-1].seq)
+            self._connection.commit()
+        except BaseException:
+            # The folds have seen what the file has not.
+            self._folds.clear()
+            self._connection.rollback()
+            raise
+
+    def reset(self) -> None:
+        """Empty the archive, so that the whole log is read anew."""
+        self._folds.clear()
+        self._connection.begin()
+        for table in TABLES:
+            self._run(f"DROP TABLE IF EXISTS {table}")
+        self._connection.commit()
+        self._make_tables()
+        self.watermark = 0
+
+    def _fold(self, messages: Sequence[StoredMessage]) -> tuple[list[Row], list[Run]]:
+        rows: list[Row] = []
+        changed: dict[Key, Run] = {}
+        for message in messages:
+            try:
+                subject = parse_run_event(message.subject)
+            except InputError:
+                rows.append(event_row(message, None, ignored="its subject is that of no event"))
+                continue
+            key = subject.tenant, subject.run
+            run = changed[key] = changed.get(key) or self._run_of(key)
+            try:
+                rows.append(event_row(message, run.apply(message.subject, message.payload, message.seq)))
+            except Exception as error:  # noqa: BLE001 - whatever a log holds, the archive keeps it
+                why = f"it cannot be folded: {type(error).__name__}: {error}"
+                rows.append(event_row(message, None, ignored=why))
+        return rows, list(changed.values())
+
+    def _append(self, table: str, rows: list[Row], *, action: Literal["insert", "upsert"] = "upsert") -> None:
+        if rows:
+            with self._connection.appender(table, action=action) as appender:
+                appender.append_rows([fitting(row) for row in rows])
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def subject_at(self, seq: int) -> str | None:
+        """The subject of the message with this sequence, if it is in."""
+        found = self._run("SELECT subject FROM events WHERE seq = ?", [seq])
+        return str(found[0][0]) if found else None
+
+    def status(self) -> ArchiveStatus:
+        """How far the archive is."""
+        counts = [int(self._run(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
+        return ArchiveStatus(
+            path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
+            bytes=self.path.stat().st_size,
+        )  # fmt: skip
+
+    def snapshot(self, path: Path) -> None:
+        """Copy the archive as it is now into a new file that any process may open; replaces ``path`` at once.
+
+        Raises:
+            InputError: that is the archive itself.
+        """
+        target = path.absolute()
+        if target == self.path.absolute():
+            raise InputError(f"A snapshot cannot take the place of the archive {path}: name another file.")
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name = str(self._run("SELECT current_database()")[0][0]).replace('"', '""')
+        quoted = str(unfinished).replace("'", "''")
+        self._run(f"ATTACH '{quoted}' AS snapshot_copy")
+        try:
+            self._run(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
+        finally:
+            self._run("DETACH snapshot_copy")
+        os.replace(unfinished, target)  # noqa: PTH105 - the atomic one of both
+
+    def _run_of(self, key: Key) -> Run:
+        """A run as the file has it, folded."""
+        run = self._folds.get(key)
+        if run is None:
+            run = Run(*key)
+            first = self._run("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
+            if first:
+                sql = (
+                    "SELECT subject, payload, raw, seq FROM events "
+                    "WHERE seq >= ? AND tenant = ? AND run = ? ORDER BY seq"
+                )
+                for subject, payload, raw, seq in self._run(sql, [first[0][0], *key]):
+                    # What could not be folded the first time cannot be now; it is in, with the reason.
+                    with contextlib.suppress(Exception):
+                        run.apply(subject, raw if raw is not None else payload.encode(), seq)
+            self._folds[key] = run
+        self._folds.move_to_end(key)
+        return run
+
+    def _forget(self) -> None:
+        """Keep a bounded number of folds, and none of runs that are over."""
+        for key in [key for key, run in self._folds.items() if run.sealed]:
+            del self._folds[key]
+        while len(self._folds) > RUNS_FOLDED_MAX:
+            self._folds.popitem(last=False)
+
+    # --- the file ----------------------------------------------------------------------------------------
+
+    def _make_tables(self) -> None:
+        self._connection.begin()
+        for table, columns in TABLES.items():
+            self._run(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        if not self._meta("version"):
+            self._set_meta("version", VERSION)
+        self._connection.commit()
+
+    def of_this_version(self) -> bool:
+        """Whether its tables are the present ones."""
+        return self._meta("version") == VERSION
+
+    def _meta(self, name: str) -> int:
+        found = self._run("SELECT value FROM meta WHERE name = ?", [name])
+        return int(found[0][0]) if found else 0
+
+    def _set_meta(self, name: str, value: int) -> None:
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
+
+    def _is_json(self, text: str) -> bool:
+        return bool(self._run("SELECT json_valid(?)", [text])[0][0])
+
+    def _run(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement to its end: an unread result would block the next."""
+        rows: list[tuple[Any, ...]] = self._connection.execute(sql, values or []).fetchall()
+        return rows

@@ -1,0 +1,96 @@
+"""``recorder``: look after the archive of all runs: ``status``, ``snapshot``, ``rebuild``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import click
+
+from linestop.bus.archive import ARCHIVE_FILE, Archive
+from linestop.bus.archive_door import DoorRequest, ask
+from linestop.bus.archive_file import ArchiveFile, ArchiveStatus
+from linestop.cli import output
+from linestop.client import Client
+from linestop.errors import NotFound
+
+MIB: Final = 1024 * 1024
+
+
+@click.group()
+def recorder() -> None:
+    """Look after the archive of all runs."""
+
+
+@recorder.command("status")
+@output.common
+def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Say how far the archive is, whether its recorder runs or not."""
+    path = _path(options["directory"])
+
+    async def work() -> ArchiveStatus:
+        found = await ask(path, DoorRequest(want="status"))
+        return found if found is not None else _offline(path, None)
+
+    _print(anyio.run(work), as_json=options["as_json"])
+
+
+@recorder.command("snapshot")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@output.common
+def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Copy the archive into the file TARGET, which any program may open with DuckDB."""
+    path, request = _path(options["directory"]), DoorRequest(want="snapshot", path=str(target.absolute()))
+
+    async def work() -> ArchiveStatus:
+        found = await ask(path, request)
+        return found if found is not None else _offline(path, target)
+
+    _print(anyio.run(work), as_json=options["as_json"])
+
+
+@recorder.command("rebuild")
+@output.common
+def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile.
+
+    Runs that are older than what the log keeps are in the archive only, and are lost: take a snapshot first.
+    """
+    directory: Path = options["directory"]
+
+    async def work(client: Client) -> ArchiveStatus:
+        return await Archive(directory / ARCHIVE_FILE).rebuild(client.stream.log())
+
+    _print(output.with_client(directory, work), as_json=options["as_json"])
+
+
+def _path(directory: Path) -> Path:
+    """The archive of a state directory.
+
+    Raises:
+        NotFound: there is none.
+    """
+    path = directory / ARCHIVE_FILE
+    if not path.is_file():
+        raise NotFound(f"There is no archive in '{directory}': a recorder makes it (`linestop dev`), or name --dir.")
+    return path
+
+
+def _offline(path: Path, target: Path | None) -> ArchiveStatus:
+    """Look into an archive that no recorder has open, and copy it if a target is given."""
+    file = ArchiveFile(path)
+    try:
+        if target is not None:
+            file.snapshot(target)
+        return file.status()
+    finally:
+        file.close()
+
+
+def _print(found: ArchiveStatus, *, as_json: bool) -> None:
+    if as_json:
+        output.say_json(found)
+        return
+    output.say(f"{found.path}: {found.events} events of {found.runs} runs with {found.calls} calls")
+    output.say(f"up to sequence {found.watermark} of the run log, {found.bytes / MIB:.1f} MiB")

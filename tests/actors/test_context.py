@@ -1,0 +1,115 @@
+"""The prompt of a model call, assembled from the log."""
+
+from __future__ import annotations
+
+import msgspec
+
+from linestop.actors.context import BASE_RULES, COMPACT_RULES, assemble, base_bytes, system_text
+from linestop.schemas.events import BlobRef, Compacted, ExactValue, ModelStarted, Proposed, ProposedCall
+from linestop.schemas.run import Run
+from linestop.schemas.tools import ToolError, ToolResult, canonical
+from tests.builders import OK, TASK, Story, agent, at_work, call, reply
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
+
+
+def size(run: Run, story: Story, purpose: str = "turn") -> int:
+    """Bytes of everything in the next prompt that a provider turns into tokens."""
+    prompt = assemble(run, story.version, purpose=purpose)
+    said = sum(
+        len(m.text.encode()) + len(m.call_id) + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
+        for m in prompt.messages
+    )
+    return len(prompt.system.encode()) + said + len(canonical(prompt.tools))
+
+
+def test_a_prompt_begins_with_rules_agent_facts_and_task() -> None:
+    """In this order, and nothing else before the first answer."""
+    story = Story(agent(pinned=("We close at five.",))).opened()
+    prompt = assemble(story.run, story.version)
+    assert prompt.system == BASE_RULES + "\nBe good.\n\nFacts:\n- We close at five."
+    assert [(m.role, m.text) for m in prompt.messages] == [("user", TASK)]
+    assert {spec.name for spec in prompt.tools} == {c.name for c in story.version.tools}
+
+
+def test_every_call_is_followed_by_its_answer() -> None:
+    """Errors are marked, in the order of the calls."""
+    failed = ToolResult(outcome="failed", error=ToolError(type="permanent", message="no such note"))
+    story = at_work(call("look"), call("note")).tools(look=OK, note=failed)
+    said, first, second = assemble(story.run, story.version).messages[1:]
+    assert [c.id for c in said.calls] == ["look", "note"]
+    assert (first.call_id, first.text, first.is_error) == ("look", '{"ok":true}', False)
+    assert (second.call_id, second.text, second.is_error) == ("note", "no such note", True)
+
+
+def test_only_the_tools_of_the_run_are_shown() -> None:
+    """What a scope took away is not even named."""
+    story = Story(task=msgspec.structs.replace(Story().task, scope=("pay", "look"))).opened()
+    assert [spec.name for spec in assemble(story.run, story.version).tools] == ["look", "pay"]
+
+
+def test_a_returned_answer_is_followed_by_its_errors() -> None:
+    """The model reads what was wrong."""
+    story = Story(agent(output_schema=SCHEMA)).opened().quiet().model(reply(text="no"))
+    last = assemble(story.run, story.version).messages[-1]
+    assert last.role == "user"
+    assert "not valid JSON" in last.text
+
+
+def test_a_summary_stands_for_what_it_covers() -> None:
+    """Values that must not be lost stand beside it."""
+    story = at_work(call("look")).tools(look=OK)
+    covered = story.run.proposals[-1].n
+    start = story.last(ModelStarted)
+    story.run.turn_attempts[-1].purpose = "compact"
+    story.given(Compacted(turn=start.turn, attempt=1, covers_from=1, covers_to=covered, summary="looked once",
+                          values=(ExactValue(value="4711", n=4),)))  # fmt: skip
+    messages = assemble(story.run, story.version).messages
+    assert len(messages) == 2
+    assert messages[1].text.endswith("looked once\nExact values:\n- 4711 (event 4)")
+    assert size(story.run, story) <= story.run.context_bytes
+
+
+def test_a_compaction_is_asked_for_without_tools() -> None:
+    """It can only be answered in words."""
+    story = at_work(call("look")).tools(look=OK)
+    prompt = assemble(story.run, story.version, purpose="compact")
+    assert prompt.tools == ()
+    assert prompt.messages[-1].text == COMPACT_RULES
+
+
+def test_what_lies_in_a_blob_is_named_not_shown() -> None:
+    """A prompt never grows by what is stored elsewhere."""
+    story = Story().opened().quiet()
+    ref = BlobRef(sha256="a" * 64, bytes=90_000)
+    story.given(Proposed(turn=1, attempt=1, text=ref, calls=(ProposedCall(call="c", tool="fly", args=ref),))).quiet()
+    said = assemble(story.run, story.version).messages[1]
+    assert "90000 bytes" in said.text
+    assert "90000 bytes" in said.calls[0].args
+    assert size(story.run, story) <= story.run.context_bytes
+
+
+def test_the_same_log_gives_the_same_prompt_and_another_log_another_digest() -> None:
+    """The digest is known before the call and covers everything that is sent."""
+    first, second = at_work(call("look")).tools(look=OK), at_work(call("look")).tools(look=OK)
+    prompt = assemble(first.run, first.version)
+    assert prompt == assemble(second.run, second.version)
+    other = at_work(call("look")).tools(look=ToolResult(outcome="succeeded", value=2))
+    assert prompt.sha256 != assemble(other.run, other.version).sha256
+    assert prompt.sha256 != assemble(first.run, first.version, purpose="compact").sha256
+
+
+def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
+    """What a model call reserves for is never less than what it sends."""
+    story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA)).opened()
+    assert size(story.run, story) <= story.run.context_bytes
+    assert size(story.run, story, "compact") <= story.run.context_bytes
+    story = at_work(call("look"), call("note"), call("fly")).tools(look=OK, note=OK)
+    assert size(story.run, story) <= story.run.context_bytes
+
+
+def test_the_base_counts_system_tools_and_schema() -> None:
+    """``base_bytes`` bounds what every call of the run begins with."""
+    version = agent(output_schema=SCHEMA)
+    assert base_bytes(version, ("look",)) > len(system_text(version).encode()) + len(COMPACT_RULES)
+    assert base_bytes(version, ("look", "pay")) > base_bytes(version, ("look",)) > base_bytes(version, ())

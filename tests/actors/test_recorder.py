@@ -1,0 +1,123 @@
+"""Recorder: what happened, for ever?"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from linestop.schemas.events import Amended, Finished, Opened, OpenStart, Refused, Sealed, StopCode, Stopped
+from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.tools import ToolResult
+from tests.builders import OK, Story, at_work, call, reply
+
+
+def test_a_completed_run_is_sealed_with_answer_receipt_and_totals() -> None:
+    """Everything a reader of the outcome needs."""
+    story = at_work(call("look"), call("pay")).tools(look=OK).wait(30).word("approve", call="pay").said().quiet()
+    story.tools(pay=OK)
+    story.given(*story.heard(reply(text="paid"))).when("validator").said().when("budget").said()
+    head = story.run.head
+    sealed = story.when("recorder").then(Sealed, status="completed", answer="paid", head_sha256=head, partial="")
+    assert [(fate.call, fate.fate, fate.attempts) for fate in sealed.receipt] == [
+        ("look", "done", 1),
+        ("pay", "done", 1),
+    ]
+    totals = sealed.totals
+    assert (totals.turns, totals.calls, totals.tokens, totals.cost_micros) == (2, 2, 240, 400)
+    assert totals.wait_s == 30
+    assert totals.events == story.run.n - 1
+    story.when("recorder").silent()
+
+
+@pytest.mark.parametrize("code", list(STATUS))
+def test_every_stop_has_its_status_and_cause(code: StopCode) -> None:
+    """What ended the run can be read off its seal."""
+    story = Story().given(Stopped(by="x", why="because", code=code), by="operator")
+    story.when("recorder").then(Sealed, status=STATUS[code], cause=CAUSE[code], why="because")
+
+
+def test_every_stop_code_has_a_status_and_a_cause() -> None:
+    """A new code must be entered in both tables."""
+    codes = set(msgspec.json.schema(Stopped)["$defs"]["Stopped"]["properties"]["code"]["enum"])
+    assert set(STATUS) == set(CAUSE) == codes
+
+
+def test_nothing_is_sealed_while_a_start_or_a_hold_is_open() -> None:
+    """The receipt is final, so it waits for the last fate."""
+    story = at_work(call("look")).given(Stopped(by="bob", why="x"), by="operator")
+    story.when("recorder").silent()
+    assert story.tell("recorder", Sealed(status="stopped")).ignored == "a start is still open"
+    story.given(Finished(call="look", attempt=1, outcome="succeeded"))
+    story.when("recorder").silent()
+    assert story.tell("recorder", Sealed(status="stopped")).ignored == "a hold is still open"
+    story.when("budget").said().when("recorder").then(Sealed, status="stopped")
+
+
+def test_a_run_that_goes_on_is_not_sealed() -> None:
+    """Nor can anybody seal it."""
+    story = at_work(call("pay"))
+    story.when("recorder").silent()
+    assert "not legal" in story.tell("recorder", Sealed(status="completed")).ignored
+
+
+def test_a_stopped_run_keeps_what_the_model_said_last() -> None:
+    """``partial``, shortened."""
+    story = Story().opened().quiet().model(reply(call("look"), text="x" * 3_000)).tools(look=OK)
+    story.given(Stopped(by="bob", why="x"), by="operator").model(reply())
+    sealed = story.last(Sealed)
+    assert sealed.partial == "x" * 2_000
+    assert sealed.answer is None
+
+
+def test_a_stopped_run_lists_the_fate_of_every_call() -> None:
+    """Done, failed, unknown, and what passed but never started."""
+    story = at_work(call("look"), call("pay"), call("drop"), call("note"))
+    story.word("approve", call="pay").said().quiet()
+    story.tools(look=OK, note=ToolResult(outcome="failed"), pay=ToolResult(outcome="unknown"))
+    story.given(Stopped(by="bob", why="x"), by="operator").quiet()
+    assert story.run.phase == "sealed"
+    fates = {fate.call: fate.fate for fate in story.last(Sealed).receipt}
+    assert fates == {"look": "done", "note": "failed", "pay": "unknown", "drop": "not_started"}
+
+
+def test_a_fact_after_the_seal_is_amended_once() -> None:
+    """The new receipt says what is known now; then there is nothing more to say."""
+    story = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=ToolResult(outcome="unknown"))
+    story.given(Stopped(by="bob", why="x"), by="operator").quiet()
+    assert story.last(Sealed).receipt[0].fate == "unknown"
+    story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="1", late=True))
+    amended = story.when("recorder").then(Amended, facts=(story.run.n,))
+    assert amended.receipt[0].fate == "done"
+    story.when("recorder").silent()
+
+
+def test_after_the_seal_only_facts_and_amendments_are_legal() -> None:
+    """Not even a stop changes what is sealed."""
+    story = at_work()
+    assert "not legal while the run is sealed" in story.tell("operator", Stopped(by="b", why="x")).ignored
+    assert "not legal" in story.tell("recorder", story.last(Sealed)).ignored
+
+
+def test_a_run_that_was_stopped_before_it_opened_has_no_agent_and_no_money() -> None:
+    """Every fold bears a run without ``opened``."""
+    story = Story().given(Stopped(by="bob", why="no"), by="operator").quiet()
+    sealed = story.last(Sealed)
+    assert (sealed.status, sealed.totals.turns, sealed.receipt) == ("stopped", 0, ())
+    opened = at_work().last(Opened)
+    assert "not legal" in story.tell("validator", opened).ignored
+    assert "not legal" in story.tell("validator", Refused(code="stopped", sentence="x")).ignored
+
+
+def test_a_stop_after_the_answer_was_accepted_still_counts() -> None:
+    """Until the seal, anyone may stop the line; the seal says so."""
+    story = Story().opened().quiet()
+    story.given(*story.heard(reply())).when("validator").said()
+    story.given(Stopped(by="bob", why="wait"), by="operator").quiet()
+    assert (story.last(Sealed).status, story.last(Sealed).answer) == ("stopped", None)
+
+
+def test_the_receipt_of_a_stop_lists_what_may_be_on_the_wire() -> None:
+    """Model and tool calls alike."""
+    story = Story().opened().quiet()
+    event = story.word("stop", why="x").then(Stopped)
+    assert event.open == (OpenStart(n=3, what="model:playbook/large", attempt=1),)

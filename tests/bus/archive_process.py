@@ -1,0 +1,66 @@
+"""A recorder's archive in a process of its own, to be killed: ``archive_process.py URL USER PASSWORD FILE STOP_AT``.
+
+It prints a line when it has committed the sequence ``STOP_AT``, and then waits before it acknowledges.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.archive import Archive
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Delivery, Queue
+from linestop.bus.streams import consumers
+
+
+class NeverAcknowledged:
+    """A delivery whose acknowledgement never leaves the process."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.subject = delivery.subject
+        self.payload = delivery.payload
+        self.headers = delivery.headers
+        self.seq = delivery.seq
+        self.stored_at = delivery.stored_at
+        self.attempt = delivery.attempt
+
+    async def ack(self) -> None:
+        print("committed", flush=True)  # noqa: T201 - the signal to the test
+        await anyio.sleep_forever()
+
+    async def nak(self, delay_s: float) -> None:
+        del delay_s
+
+    async def term(self, reason: str) -> None:
+        del reason
+
+
+class Held:
+    """A queue of such deliveries."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncIterator[Delivery]:
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max):
+            yield NeverAcknowledged(delivery)
+
+
+async def main(url: str, user: str, password: str, file: str) -> None:
+    """Archive until killed."""
+    credential = Credential(url=url, user=user, password=password)
+    async with await connect(credential, name="archive to be killed") as connection:
+        stream = await JetStream.open(connection)
+        feed = next(spec for spec in consumers() if spec.name == layout.FEED)
+        await Archive(Path(file)).run(stream.log(), Held(stream.queue(feed)))
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:5])

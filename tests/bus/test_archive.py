@@ -1,0 +1,341 @@
+"""The archive, on a real server and a real database: nothing missed, nothing twice, whatever dies when."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import duckdb
+import pytest
+
+from linestop.actors.recorder import Recorder
+from linestop.bus import api, layout
+from linestop.bus.archive import Archive
+from linestop.bus.archive_door import DoorRequest, ask
+from linestop.bus.archive_file import ArchiveFile, ArchiveInUse
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.host import Host, HostConfig
+from linestop.bus.init import set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import StoredMessage
+from linestop.bus.server import EmbeddedServer
+from linestop.bus.streams import SECOND_NS, consumers
+from linestop.errors import RetryableError
+from linestop.schemas.run import fold_messages
+from linestop.schemas.subjects import RunId, TenantId
+from run_logs import SCENARIOS, Message
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+PROCESS = Path(__file__).parent / "archive_process.py"
+OPEN_IT = """\
+import sys; from pathlib import Path; from linestop.bus.archive_file import ArchiveFile
+ArchiveFile(Path(sys.argv[1]))
+"""
+FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
+TABLES = ("events", "runs", "calls")
+ROLES = ("validator", "budget", "planner", "approver", "executor", "recorder")
+
+
+@pytest.fixture(scope="module")
+def logs() -> list[list[Message]]:
+    """Logs of whole runs, as the roles wrote them."""
+    return [SCENARIOS[name]() for name in ("approved", "stopped", "in doubt", "out of turns")]
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server of its own for each test, since the archive takes in the whole log."""
+    async with EmbeddedServer(tmp_path / "bus") as server:
+        async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
+            (await set_up(bootstrap)).require_no_differences()
+        yield server
+
+
+async def say(server: EmbeddedServer, messages: Sequence[tuple[str, bytes]]) -> None:
+    """Store messages in the run log, each as the role in its subject."""
+    opened = {role: await connect(server.credential(role), name=role) for role in ROLES}  # type: ignore[arg-type]
+    for subject, payload in messages:
+        wire = (await JetStream.open(opened[subject.split(".")[3]])).wire
+        await wire.ask(subject, payload)
+    for connection in opened.values():
+        await connection.close()
+
+
+def mixed(logs: Sequence[list[Message]]) -> list[tuple[str, bytes]]:
+    """Several runs at once: their messages taken in turn, each run under a name of its own."""
+    named: list[list[tuple[str, bytes]]] = [[(subject, payload) for subject, payload, _ in log] for log in logs]
+    longest = max(len(log) for log in named)
+    return [log[i] for i in range(longest) for log in named if i < len(log)]
+
+
+def renamed(messages: Sequence[Message], run: str) -> list[Message]:
+    """The same log under another run's name: none of it chains any more, all of it must be kept."""
+    return [(subject.replace(".r1.", f".{run}."), payload, seq) for subject, payload, seq in messages]
+
+
+@asynccontextmanager
+async def archiving(server: EmbeddedServer, path: Path) -> AsyncIterator[Archive]:
+    """A recorder's archive at work."""
+    archive = Archive(path)
+    async with await connect(server.credential("recorder"), name="archive") as connection:
+        stream = await JetStream.open(connection)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+            try:
+                yield archive
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
+    """Archive until everything up to ``seq`` is in."""
+    async with archiving(server, path) as archive:
+        with anyio.fail_after(30):
+            await archive.reached(seq)
+
+
+async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int) -> None:
+    """Let the feed deliver again soon what is not acknowledged."""
+    config = {**FEED.config, "ack_wait": seconds * SECOND_NS}
+    body = {"stream_name": FEED.stream, "config": config, "action": "update"}
+    async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
+        await bootstrap.ask(api.consumer_create(FEED.stream, FEED.name), body)
+
+
+async def all_acknowledged(server: EmbeddedServer) -> None:
+    """Wait until the feed has delivered everything, and has it acknowledged."""
+    async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
+        while True:
+            info: dict[str, Any] = dict(await bootstrap.ask(api.consumer_info(FEED.stream, FEED.name)))
+            if not info["num_ack_pending"] and not info["num_pending"]:
+                assert info["num_redelivered"] == 0
+                return
+            await anyio.sleep(0.05)
+
+
+def table(path: Path, name: str) -> list[tuple[Any, ...]]:
+    """All rows of a table, in a fixed order."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        return sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+
+
+def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a query."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+async def test_every_event_arrives_once_in_order_and_as_it_was(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """The rows hold exactly what the log holds, and runs and calls say what the fold says."""
+    path, log = tmp_path / "a.duckdb", logs[0]
+    await say(bus, [(subject, payload) for subject, payload, _ in log])
+    await archived(bus, path, len(log))
+    rows = query(path, "SELECT seq, subject, payload, raw, ignored FROM events ORDER BY seq")
+    assert rows == [(n, subject, payload.decode(), None, "") for n, (subject, payload, _) in enumerate(log, 1)]
+    run = fold_messages(TenantId("t"), RunId("r1"), log)
+    assert run.sealed is not None
+    assert query(path, "SELECT status, agent, cost_micros, tokens, turns, calls, events, answer FROM runs") == [
+        ("completed", "a", run.spent_micros, run.tokens, run.turn, 3, run.n, run.sealed.answer)
+    ]
+    calls = {call.call: (call.tool, call.fate, len(call.effects)) for call in run.calls.values()}
+    assert {row[0]: row[1:] for row in query(path, "SELECT call, tool, fate, attempts FROM calls")} == calls
+    assert query(path, "SELECT sum(cost_micros) FROM events") == [(run.spent_micros,)]
+
+
+async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """SIGKILL with the rows in and the messages unacknowledged: all of them come again, none is in twice."""
+    path, everything = tmp_path / "a.duckdb", mixed([logs[0], renamed(logs[1], "r2")])
+    half = len(everything) // 2
+    await expect_acknowledgements_within(bus, seconds=1)
+    credential = bus.credential("recorder")
+    command = [sys.executable, str(PROCESS), credential.url, credential.user, credential.password, str(path)]
+    async with await anyio.open_process(command, stdin=None, stderr=None) as process:
+        assert process.stdout is not None
+        await say(bus, everything[:half])
+        with anyio.fail_after(30):
+            assert b"committed" in await process.stdout.receive()
+        process.send_signal(signal.SIGKILL)
+    await say(bus, everything[half:])
+    async with archiving(bus, path) as archive:
+        with anyio.fail_after(30):
+            await archive.reached(len(everything))
+            await all_acknowledged(bus)
+    found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
+    assert found == [(n, subject) for n, (subject, _) in enumerate(everything, 1)]
+    whole = tmp_path / "b.duckdb"
+    await rebuilt(bus, whole)
+    assert [table(path, name) for name in TABLES] == [table(whole, name) for name in TABLES]
+
+
+async def rebuilt(server: EmbeddedServer, path: Path) -> None:
+    """Make the archive anew from the log."""
+    async with await connect(server.credential("operator"), name="rebuild") as connection:
+        await Archive(path).rebuild((await JetStream.open(connection)).log())
+
+
+async def test_a_rebuild_gives_the_same_tables(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:
+    """What was taken in bit by bit as it came is what one reading of the whole log gives."""
+    path = tmp_path / "a.duckdb"
+    everything = mixed([log if i == 0 else renamed(log, f"r{i + 1}") for i, log in enumerate(logs)])
+    async with archiving(bus, path) as archive:
+        for start in range(0, len(everything), 20):
+            await say(bus, everything[start : start + 20])
+        with anyio.fail_after(30):
+            await archive.reached(len(everything))
+    before = [table(path, name) for name in TABLES]
+    assert len(before[0]) == len(everything)
+    await rebuilt(bus, path)
+    assert [table(path, name) for name in TABLES] == before
+
+
+async def test_what_is_no_event_is_kept_raw_with_the_reason(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """Bytes that are no JSON, JSON that is no event, and a subject of nobody: all are in, and break nothing."""
+    path = tmp_path / "a.duckdb"
+    strange = [
+        ("runs.t.r9.planner.proposed.1", b"\xff\x00 no JSON"),
+        ("runs.t.r9.planner.dreamt.2", b'{"id": "1", "prev": "2"}'),
+        ("runs.t.r9.planner.NO-EVENT.x", b"{}"),
+        ("runs.t.r9.planner.proposed.3", b'{"cost_micros": 1' + b"0" * 30 + b"}"),
+        ("runs.t.r9.planner.proposed.4", b"[" * 50 + b"]" * 50),
+    ]
+    await say(bus, [*strange, *((subject, payload) for subject, payload, _ in logs[0])])
+    await archived(bus, path, len(strange) + len(logs[0]))
+    rows = query(path, "SELECT subject, raw, ignored FROM events WHERE run <> 'r1' ORDER BY seq")
+    assert [(subject, raw) for subject, raw, _ in rows] == strange
+    assert all(why for _, _, why in rows)
+    assert query(path, "SELECT payload->>'id' FROM events WHERE event = 'dreamt'") == [("1",)]
+    assert query(path, "SELECT status FROM runs WHERE run = 'r1'") == [("completed",)]
+
+
+async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:
+    """A host that has the recorder keeps the archive up, and closes it when it drains."""
+    path = tmp_path / "a.duckdb"
+    archive = Archive(path)
+    backend = await JetStreamBackend.open({"recorder": bus.credential("recorder")}, name="host")
+    try:
+        async with Host(backend, [Recorder()], HostConfig(worker="w#1"), archive=archive).running():
+            await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+            with anyio.fail_after(30):
+                await archive.reached(len(logs[0]))
+    finally:
+        await backend.aclose()
+    assert query(path, "SELECT count(*) FROM events WHERE run = 'r1'") == [(len(logs[0]),)]
+
+
+def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: list[list[Message]]) -> None:
+    """Figures beyond a column, text that only the database refuses, moments at the end of time: all are in."""
+    strange = [
+        b'{"id":"1","prev":"2","at":"9999-12-31T23:59:59.999999Z","by":"x","why":"\\u0000"}',
+        b'{"id":"1","prev":"2","x":"\\ud800"}',
+        b'{"id":"1","prev":"2","x":1e999}',
+    ]
+    messages = [
+        StoredMessage(subject=f"runs.t.r9.approver.paused.{n}", payload=payload, seq=n)
+        for n, payload in enumerate(strange, 1)
+    ]
+    good = [
+        StoredMessage(subject=subject, payload=payload.replace(b'"tokens":480', b'"tokens":4' + b"0" * 25), seq=n)
+        for n, (subject, payload, _) in enumerate(logs[0], len(strange) + 1)
+    ]
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    file.store([*messages, *good])
+    assert file.status().events == len(strange) + len(good)
+    file.close()
+
+
+def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list[Message]]) -> None:
+    """Storing what is in, alone or before new messages, adds only what is new."""
+    messages = [
+        StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)
+    ]
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    for batch in (messages[:5], messages[:5], messages[2:9], messages):
+        file.store(batch)
+    assert (file.status().events, file.watermark) == (len(messages), len(messages))
+    file.close()
+
+
+def test_a_batch_is_in_whole_or_not_at_all(
+    tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure at the end of a batch leaves neither rows nor watermark, and the next try is complete."""
+    messages = [
+        StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)
+    ]
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    file.store(messages[:4])
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "_set_meta", _fail)
+        with pytest.raises(OSError, match="no space"):
+            file.store(messages[4:])
+    assert (file.status().events, file.watermark) == (4, 4)
+    file.store(messages[4:])
+    assert file._run("SELECT status, events FROM runs") == [("completed", len(messages))]
+    file.close()
+
+
+def _fail(name: str, value: int) -> None:
+    raise OSError(f"no space for {name} {value}")
+
+
+async def test_other_processes_get_a_snapshot_and_never_the_file(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """The recorder answers for its archive through a socket of its owner's; a copy may be opened by anybody."""
+    path, copy = tmp_path / "a.duckdb", tmp_path / "it's a copy.duckdb"
+    await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+    async with archiving(bus, path) as archive:
+        with anyio.fail_after(30):
+            await archive.reached(len(logs[0]))
+        assert (path.with_name("a.sock").stat().st_mode & 0o777) == 0o600
+        status = await ask(path, DoorRequest(want="status"))
+        assert status is not None
+        assert (status.watermark, status.runs) == (len(logs[0]), 1)
+        await ask(path, DoorRequest(want="snapshot", path=str(copy)))
+        with pytest.raises(RetryableError, match="cannot take the place"):
+            await ask(path, DoorRequest(want="snapshot", path=str(path)))
+        done = await anyio.run_process([sys.executable, "-c", OPEN_IT, str(path)], check=False)
+        assert ArchiveInUse.__name__ in done.stderr.decode()
+        assert "ask that recorder for a snapshot" in done.stderr.decode()
+        assert query(copy, "SELECT count(*) FROM events") == [(len(logs[0]),)]
+    assert await ask(path, DoorRequest(want="status")) is None
+    assert [table(path, name) for name in TABLES] == [table(copy, name) for name in TABLES]
+
+
+@pytest.mark.parametrize("length", [5, 60])
+async def test_an_archive_of_another_log_is_set_aside(
+    length: int, bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the broker's store was made anew, sequences mean other events; the old archive is kept beside.
+
+    So it is whether the new log is shorter than the old one was, or longer.
+    """
+    monkeypatch.setattr("linestop.bus.archive.RETRY_S", 0.01)
+    path = tmp_path / "a.duckdb"
+    file = ArchiveFile(path)
+    file.store(
+        [StoredMessage(subject=f"runs.t.old.planner.started.{n}", payload=b"{}", seq=n) for n in range(1, length + 1)]
+    )
+    file.close()
+    await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+    async with archiving(bus, path) as archive:
+        with anyio.fail_after(30):
+            while archive._file is None or archive._file.watermark != len(logs[0]):
+                await archive._changed.wait()
+    assert query(path, "SELECT run FROM runs") == [("r1",)]
+    (kept,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
+    assert query(kept, "SELECT count(*) FROM events") == [(length,)]

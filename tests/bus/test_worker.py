@@ -1,0 +1,92 @@
+"""A worker's name is held by one process at a time, and each holder has a number of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from linestop.bus.worker import hold_free_name, hold_name, host_name, is_held, next_incarnation
+from linestop.errors import ConfigError, InputError
+from linestop.testing.memory import MemoryBroker
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from linestop.bus.worker import hold_name
+with hold_name(Path(sys.argv[1]), "planner"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_held_name_is_refused_and_names_its_holder(tmp_path: Path) -> None:
+    """Two processes under one name could take over what the other one is doing."""
+    with hold_name(tmp_path, "planner"):
+        assert is_held(tmp_path, "planner")
+        with (
+            pytest.raises(ConfigError, match=f"planner is held by process {os.getpid()}"),
+            hold_name(tmp_path, "planner"),
+        ):
+            pass
+    assert not is_held(tmp_path, "planner")
+
+
+def test_a_killed_holder_lets_go_at_once(tmp_path: Path) -> None:
+    """The operating system lets go of the lock, however the process dies."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"held\n"
+        assert is_held(tmp_path, "planner")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    with hold_name(tmp_path, "planner"):
+        assert is_held(tmp_path, "planner")
+
+
+def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
+    """Any number of processes may be started without naming them; a replacement gets the name that is free."""
+    with hold_free_name(tmp_path, "planner") as one:
+        with hold_free_name(tmp_path, "planner") as two:
+            assert (one.name, two.name) == ("planner", "planner-2")
+        with hold_free_name(tmp_path, "planner") as again:
+            assert again.name == "planner-2"
+
+
+def test_a_beat_moves_the_time_of_the_file(tmp_path: Path) -> None:
+    """A health check sees by it that the event loop still turns."""
+    with hold_name(tmp_path, "planner") as lock:
+        os.utime(lock.path, (1, 1))
+        lock.beat()
+        assert lock.path.stat().st_mtime > 1
+
+
+def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
+    """It becomes a token of a subject."""
+    with pytest.raises(InputError, match="is not a name"), hold_name(tmp_path, "No Name"):
+        pass
+    assert host_name() == host_name().lower()
+
+
+@pytest.mark.anyio
+async def test_each_holder_gets_the_next_number() -> None:
+    """What an older incarnation left open may be taken over, so no number is given twice."""
+    shared = MemoryBroker(lambda: datetime.now(UTC)).shared("shared")
+    assert [await next_incarnation(shared, "planner") for _ in range(3)] == ["planner#1", "planner#2", "planner#3"]
+    assert await next_incarnation(shared, "executor") == "executor#1"
+
+
+@pytest.mark.anyio
+async def test_a_counter_that_is_no_number_is_refused() -> None:
+    """Starting again from one would give a number twice."""
+    shared = MemoryBroker(lambda: datetime.now(UTC)).shared("shared")
+    await shared.create("worker.planner", b"many")
+    with pytest.raises(ConfigError, match=r"worker\.planner .* is not a number"):
+        await next_incarnation(shared, "planner")

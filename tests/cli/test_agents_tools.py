@@ -1,0 +1,121 @@
+"""``agents``, ``deploy``, ``rollback`` and ``tools``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from linestop.bus.init import set_up
+from linestop.bus.connection import connect
+from linestop.bus.server import EmbeddedServer
+from linestop.cli.agents_tools import AgentLine
+from linestop.cli.main import run
+
+TOOLS = """
+from linestop import Context, tool
+
+@tool(name="notes.read", tier="read", owner="me")
+async def read(ctx: Context, name: str) -> str:
+    '''Read a note.
+
+    Args:
+        ctx: The attempt.
+        name: Which.
+    '''
+    return name
+
+@tool(name="notes.burn")
+async def burn(ctx: Context, name: str) -> str:
+    '''Burn a note for ever.'''
+    return name
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with an agent and two tools, one of them badly declared."""
+    monkeypatch.chdir(tmp_path)
+    Path("linestop.toml").write_text('tools = ["notes.py"]')
+    Path("notes.py").write_text(TOOLS)
+    Path("agents").mkdir()
+    Path("agents/clerk.toml").write_text('model = "playbook/hello"\ntools = ["notes.read"]')
+    Path("agents/clerk.md").write_text("One.")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_tools_are_listed_with_tier_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    """Built-in ones and those of the project."""
+    assert run(["tools", "ls"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "read" in lines["notes.read"]
+    assert lines["notes.read"].endswith("notes.py")
+    assert "destructive" in lines["notes.burn"]
+    assert lines["clock.now"].endswith("linestop")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_tool_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    """The contract is what is enforced, so it is shown whole."""
+    assert run(["tools", "inspect", "notes.read", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tier"] == "read"
+    assert run(["tools", "inspect", "notes.no"]) == 1
+    assert "there is no tool notes.no" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_lint_fails_for_a_tool_that_should_not_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, so that it can stand in a pipeline."""
+    assert run(["tools", "lint", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {one["tool"] for one in found if one["level"] == "error"} == {"notes.burn"}
+
+
+@pytest.mark.parametrize(
+    ("in_files", "deployed", "state"),
+    [
+        ("a", "", "not deployed"),
+        ("", "a", "deployed, not in files"),
+        ("a", "a", "deployed"),
+        ("b", "a", "changed since it was deployed"),
+    ],
+)
+def test_an_agent_s_state_compares_files_and_bus(in_files: str, deployed: str, state: str) -> None:
+    """What new runs get may differ from what is in files."""
+    assert AgentLine(name="a", model="m", tools=(), in_files=in_files, deployed=deployed).state == state
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_broker_agents_shows_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """And says that it shows only them."""
+    assert run(["agents", "--json"]) == 0
+    said = capsys.readouterr()
+    assert [one["state"] for one in json.loads(said.out)] == ["in files"]
+    assert "deployed agents are not shown" in said.err
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A version is kept for ever; only the pointer moves."""
+    from anyio.to_thread import run_sync  # noqa: PLC0415 - commands run an event loop of their own
+
+    async with EmbeddedServer(folder / ".linestop") as server:
+        async with await connect(server.credential("bootstrap"), name="test") as connection:
+            (await set_up(connection)).require_no_differences()
+        assert await run_sync(run, ["deploy"]) == 0
+        (folder / "agents" / "clerk.md").write_text("Two.")
+        assert await run_sync(run, ["agents", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["state"] == "changed since it was deployed"
+        assert await run_sync(run, ["deploy", "clerk"]) == 0
+        second = capsys.readouterr().out
+        assert await run_sync(run, ["rollback", "clerk"]) == 0
+        first = capsys.readouterr().out
+        assert first != second
+        assert await run_sync(run, ["rollback", "clerk"]) == 1
+        assert "no earlier version" in capsys.readouterr().err
+        assert await run_sync(run, ["rollback", "clerk", "--to", second.split()[1]]) == 0
+        assert capsys.readouterr().out == second
+        assert await run_sync(run, ["deploy", "nobody"]) == 1

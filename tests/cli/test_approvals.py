@@ -1,0 +1,132 @@
+"""``approvals``, ``approve``, ``deny``, ``answer`` and ``resolve`` against the whole of linestop."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linestop.bus.intake import Person
+from linestop.client.identity import write_key
+from stack import Ran, Stack, background_stack, command
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """Everything, running in another thread."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+def cli(line: Stack, *args: str) -> Ran:
+    """Run a command on the running whole."""
+    return command(line.directory, *args)
+
+
+def ask(line: Stack, text: str) -> dict[str, Any]:
+    """Give the agent a task that comes to wait; the question as JSON."""
+    ran = cli(line, "run", "desk", text, "--json")
+    assert ran.code == 6, ran.err
+    question: dict[str, Any] = ran.json["questions"][0]
+    return question
+
+
+def test_approvals_lists_exact_arguments_and_says_when_there_are_none(tmp_path: Path) -> None:
+    """The table has the whole call, also where it is longer than a column; JSON has everything."""
+    with background_stack(tmp_path) as line:
+        nothing = cli(line, "approvals")
+        assert (nothing.code, nothing.out) == (0, "")
+        assert "Nothing waits" in nothing.err
+        assert cli(line, "approvals", "--json").json == []
+        question = ask(line, "pay 5")
+        table = cli(line, "approvals").out
+        assert cli(line, "approvals", "--json").json == [question]
+        assert cli(line, "approvals", "--tenant", "other", "--json").json == []
+        assert cli(line, "approvals", "--tenant", "other", "--all-tenants", "--json").json == [question]
+    assert question["run"] in table
+    column = "".join(row[row.find("pay(") if "pay(" in row else 0 :] for row in table.splitlines())
+    assert '{"amount":5,"note":"\\u001b]0;owned\\u0007"' in column
+    assert {"args", "args_sha256", "contract_digest", "tier", "rule", "expires_at"} <= set(question)
+
+
+def test_approve_does_the_call_and_deny_does_not(line: Stack) -> None:
+    """One word each, with its reason in the log for ever."""
+    yes, no = ask(line, "pay 5"), ask(line, "pay 5")
+    approved = cli(line, "approve", yes["run"], yes["call"], "--by", "ann", "--why", "small")
+    denied = cli(line, "deny", no["run"], no["call"], "--by", "bob", "--why", "too much", "--json")
+    assert (approved.code, denied.code, denied.json["status"]) == (0, 0, "done")
+    assert "approver.granted is event" in approved.out
+    assert "succeeded" in cli(line, "watch", yes["run"]).out
+    ended = cli(line, "watch", no["run"])
+    assert ended.code == 0
+    assert f"{no['call']} by bob: too much" in ended.out
+    assert line.effects.paid == [5]
+
+
+def test_approve_with_edit_changes_the_arguments_and_asks_again(line: Stack, tmp_path: Path) -> None:
+    """New arguments come as JSON or from a file; anything else is refused before it is sent."""
+    question = ask(line, "pay 5")
+    run, call = question["run"], question["call"]
+    file = tmp_path / "args.json"
+    file.write_text('{"amount": 2}')
+    assert cli(line, "approve", run, call, "--edit", str(file), "--by", "ann").code == 0
+    again = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
+    assert again["args"] == '{"amount":2}'
+    assert cli(line, "approve", run, "--edit", '{"amount": 1}', "--by", "ann").code == 0
+    for wrong, said in (("[1]", "JSON object"), ("{", "is not JSON"), ("@/nowhere", "cannot be read")):
+        ran = cli(line, "approve", run, call, "--edit", wrong)
+        assert ran.code == 2
+        assert said in ran.err
+    assert cli(line, "approve", run, "--by", "ann").code == 0
+    assert cli(line, "watch", run).code == 0
+    assert line.effects.paid[-1] == 1
+
+
+def test_a_decision_about_nothing_says_what_there_is(line: Stack) -> None:
+    """Unknown call: 1 and the way to find it. No call named where nothing waits: 2."""
+    run = ask(line, "pay 5")["run"]
+    wrong = cli(line, "approve", run, "c9")
+    assert wrong.code == 1
+    assert f"linestop show {run}" in wrong.err
+    cli(line, "deny", run)
+    assert cli(line, "watch", run).code == 0
+    assert cli(line, "approve", run).code == 2
+
+
+def test_answer_answers_a_question_with_text_or_json(line: Stack) -> None:
+    """The call may be left out if the run asks one thing only."""
+    first, second = ask(line, "ask"), ask(line, "ask")
+    assert cli(line, "answer", first["run"], "blue").code == 0
+    assert "blue" in cli(line, "watch", first["run"]).out
+    answered = cli(line, "answer", second["run"], second["call"], '{"colour": "red"}', "--json-answer", "--by", "ann")
+    assert answered.code == 0
+    assert '{"colour":"red"}' in cli(line, "watch", second["run"]).out
+    assert cli(line, "answer", second["run"], "a", "b", "c").code == 2
+
+
+def test_resolve_says_what_became_of_a_call(line: Stack) -> None:
+    """Done with a result, or the end of the run; saying nothing is a usage error."""
+    first, second = ask(line, "doubt"), ask(line, "doubt")
+    assert first["kind"] == "doubt"
+    assert cli(line, "resolve", first["run"]).code == 2
+    assert cli(line, "resolve", first["run"], "--retry", "--result", "1").code == 2
+    assert cli(line, "resolve", first["run"], first["call"], "--done", "--result", '{"seen": true}').code == 0
+    assert "seen" in cli(line, "watch", first["run"]).out
+    assert cli(line, "resolve", second["run"], "--stop", "--why", "cannot know").code == 0
+
+
+def test_a_decision_is_signed_with_the_key_of_whoever_is_named(tmp_path: Path) -> None:
+    """With people configured, only a name with a key may decide."""
+    people = {"ann": Person(name="ann", public_key=write_key(tmp_path / "people", "ann"))}
+    with background_stack(tmp_path, people=people) as line:
+        run = ask(line, "pay 5")["run"]
+        unsigned = cli(line, "approve", run, "--by", "bob")
+        assert unsigned.code == 1
+        assert "must be signed" in unsigned.err
+        assert cli(line, "approve", run, "--by", "ann").code == 0
+        assert cli(line, "watch", run).code == 0
+        assert line.effects.paid == [5]

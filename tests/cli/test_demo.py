@@ -1,0 +1,45 @@
+"""``linestop demo``: it checks itself, so its exit code is its test; what it shows is looked at besides."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from linestop.cli.demo.stories import Untold, _so
+
+pytestmark = [pytest.mark.broker, pytest.mark.e2e]
+
+
+def test_the_demo_ends_as_told(tmp_path: Path, linestop: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """All three stories, on real parts, in a folder where nothing is."""
+    done = linestop(tmp_path, "demo", timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    # Long sentences are wrapped, so line ends count as spaces.
+    shown = done.stdout.replace("\n", " ")
+    for words in (
+        "approver   asked      refunds.create needs a person (tier:irreversible)",
+        "so the demo approves by itself",
+        "kill -9 of the executor",
+        "refunds.create #1 by executor#1",
+        "refunds.create #2 by executor#2",
+        "shop counts 1 effect",
+        "validator  stopped    loop, by validator",
+        "operator   stopped    person, by the-demo: Wrong letter!",
+        'letters.send {"batch":3}: unknown',
+        "All three stories ended as told",
+        "What to try next:",
+    ):
+        assert words in shown, words
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_story_that_ends_otherwise_is_an_error() -> None:
+    """A demo that only prints could print anything."""
+    _so(True, "this holds")  # noqa: FBT003 - the thing that is checked
+    with pytest.raises(Untold, match="this is not so: it was paid once"):
+        _so(False, "it was paid once")  # noqa: FBT003 - as above

@@ -1,0 +1,125 @@
+"""``doctor``: one line a check; ``health``: one answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linestop.bus.worker import hold_name
+from linestop.cli.doctor import BEAT_LATE_S, check_worker
+from linestop.cli.main import run
+from linestop.errors import Unreachable
+
+
+def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    """What ``doctor --json`` found, by check."""
+    return {found["check"]: found for found in json.loads(capsys.readouterr().out)}
+
+
+def test_an_empty_folder_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing has to be there; what is not there yet is said."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["doctor", "--json"]) == 0
+    found = findings(capsys)
+    assert {name for name, one in found.items() if one["level"] == "error"} == set()
+    assert found["credentials"]["level"] == "warning"
+    assert {"python", "nats-server", "sandboxes", "project", "tools", "agents", "model keys"} <= set(found)
+
+
+def test_it_is_one_line_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For people and for ``grep``."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.split()[0] in {"ok", "warning", "error"} for line in lines)
+
+
+def test_bad_configuration_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``doctor`` is who is asked when nothing works, so it must work."""
+    monkeypatch.chdir(tmp_path)
+    Path("linestop.toml").write_text("tenant = 1")
+    assert run(["doctor", "--json"]) == 1
+    assert findings(capsys)["project"]["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("agent", "check", "level", "words"),
+    [
+        ("model = 'openai/gpt-4o'", "model keys", "warning", "openai/gpt-4o needs OPENAI_API_KEY"),
+        ("model = 'openai/no-such'", "agents", "error", "No price"),
+        ("model = 'playbook/x'\ntools = ['no']", "agents", "error", "no tool is called 'no'"),
+    ],
+)
+def test_what_is_wrong_with_an_agent_is_named(  # noqa: PLR0917 - a table
+    agent: str,
+    check: str,
+    level: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Keys, prices and tools are checked before the first run needs them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    Path("agents").mkdir()
+    Path("agents/a.toml").write_text(agent)
+    Path("agents/a.md").write_text("Hello.")
+    run(["doctor", "--json"])
+    found = findings(capsys)[check]
+    assert found["level"] == level
+    assert words in found["sentence"]
+
+
+def test_an_unknown_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt variable would otherwise do nothing, silently."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINESTOP_PROFIL", "prod")
+    assert run(["doctor", "--json"]) == 0
+    assert "LINESTOP_PROFIL is no variable" in findings(capsys)["environment"]["sentence"]
+
+
+def test_a_credential_that_others_may_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence is the command that mends it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".linestop" / "credentials"
+    folder.mkdir(parents=True)
+    (folder / "planner.json").write_text("{}")
+    (folder / "planner.json").chmod(0o644)
+    assert run(["doctor", "--json"]) == 1
+    assert "chmod 600" in findings(capsys)["credentials"]["sentence"]
+
+
+def test_a_worker_is_well_while_it_holds_its_name_and_beats(tmp_path: Path) -> None:
+    """Held by a process that hangs is not well."""
+    with pytest.raises(Unreachable, match="No worker called planner runs"):
+        check_worker(tmp_path, "planner")
+    with hold_name(tmp_path, "planner") as lock:
+        assert check_worker(tmp_path, "planner") == "The worker planner is alive."
+        then = lock.path.stat().st_mtime - BEAT_LATE_S - 1
+        os.utime(lock.path, (then, then))
+        with pytest.raises(Unreachable, match="has not moved"):
+            check_worker(tmp_path, "planner")
+
+
+def test_health_without_a_broker_is_exit_code_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container's health check needs only the code."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["health"]) == 8
+    assert "There is no credential" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""``events`` and ``watch`` against the whole of linestop."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from stack import Ran, Stack, background_stack, command
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """Everything, running in another thread."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+def cli(line: Stack, *args: str) -> Ran:
+    """Run a command on the running whole."""
+    return command(line.directory, *args)
+
+
+def test_events_prints_one_line_an_event_and_all_data_as_json_lines(line: Stack) -> None:
+    """Both forms show the same events; ``--after`` begins later."""
+    run = cli(line, "run", "desk", "look", "--json").json["run"]
+    text = cli(line, "events", run)
+    lines = cli(line, "events", run, "--json").lines
+    assert text.code == 0
+    assert len(text.out.splitlines()) == len(lines)
+    assert [each["n"] for each in lines] == list(range(1, len(lines) + 1))
+    assert lines[0]["data"]["task"]["text"] == "look"
+    assert "prev" in lines[1]["data"]
+    later = cli(line, "events", run, "--json", "--after", "3").lines
+    assert later == lines[3:]
+
+
+def test_events_follows_a_run_until_it_is_sealed(line: Stack) -> None:
+    """With ``--follow`` the command ends with the run; without, a run that is not there is an error."""
+    run = cli(line, "run", "desk", "say hello", "--detach").out.strip()
+    assert cli(line, "events", run, "--follow", "--json").lines[-1]["event"] == "sealed"
+    unborn = cli(line, "events", "unborn")
+    assert (unborn.code, unborn.out) == (1, "")
+
+
+def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(line: Stack) -> None:
+    """A watcher sees what to decide on stderr, the log on stdout."""
+    run = cli(line, "run", "desk", "pay 5", "--json").json["run"]
+    cli(line, "stop", run, "--why", "enough")
+    watched = cli(line, "watch", run)
+    assert watched.code == 4
+    assert "operator.stopped" in watched.out
+    assert watched.out.splitlines()[-1].endswith("recorder.sealed      stopped: enough")
+    assert cli(line, "watch", run, "--json").lines[-1]["data"]["status"] == "stopped"

@@ -1,0 +1,157 @@
+"""The table of commands, and how the program ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from linestop.cli import main as cli_main
+from linestop.cli.main import SECTIONS, Entry, LazyGroup, cli, first_known, run
+from linestop.errors import ConfigError, LinestopError, PermissionDenied, Unreachable
+
+HEAVY = (
+    "nats", "duckdb", "anthropic", "openai", "docker", "genai_prices", "pydantic", "httpx2", "httpcore2", "rich",
+    "cryptography", "structlog", "anyio", "asyncio", "msgspec", "opentelemetry", "jsonschema_rs", "uvloop",
+    "starlette", "importlib.metadata",
+)  # fmt: skip
+"""Modules that cost time to import; the help needs none of them."""
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_no_heavy_module(tmp_path: Path) -> None:
+    """Help and completion answer at once, because they show a table and import nothing."""
+    code = f"""
+import sys
+from linestop.cli.main import run
+assert run(["--help"]) == 0
+print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = python(code, tmp_path)
+    assert "Start here:" in done.stdout
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_command_in_the_help_can_be_imported() -> None:
+    """The table and the modules agree."""
+    context = click.Context(cli)
+    names = cli.list_commands(context)
+    assert {"dev", "demo", "doctor", "up", "actor", "agents", "tools", "bus", "health"} <= set(names)
+    for name in names:
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+
+
+def test_a_command_without_its_module_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One part that is not installed breaks no other."""
+    monkeypatch.setitem(SECTIONS, "Extra", {"ghost": Entry("linestop.cli.ghost:ghost", "Not there.")})
+    assert run(["--help"]) == 0
+    assert "ghost" not in capsys.readouterr().out
+    assert run(["ghost"]) == 2
+    assert "No such command 'ghost'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["no-such"], "No such command 'no-such'"),
+        (["dev", "--no-such"], "No such option"),
+        (["actor"], "Missing argument"),
+        (["actor", "operator"], "'operator' is not one of"),
+        (["--project", "/no/such/folder", "doctor"], "does not exist"),
+        (["--profile", "live", "doctor"], "'live' is not one of"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(
+    args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names what is wrong and where to look."""
+    assert run(args) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+
+
+def test_bad_configuration_is_exit_code_2_for_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names key and file."""
+    monkeypatch.chdir(tmp_path)
+    Path("linestop.toml").write_text("tenant = 1")
+    for args in (["tools", "ls"], ["dev"], ["runs"]):
+        assert run(args) == 2
+        assert "linestop.toml, tenant: Expected `str`, got `int`." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError("Say it better."), 2, "linestop: Say it better.\n"),
+        (Unreachable("Nobody is there."), 8, "linestop: Nobody is there.\n"),
+        (ExceptionGroup("of a task group", [PermissionDenied("You may not.")]), 1, "linestop: You may not.\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (click.Abort(), 130, ""),
+    ],
+)
+def test_errors_end_the_program_with_one_sentence_and_their_code(
+    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit codes are those of DESIGN section 9."""
+    _command(monkeypatch, error)
+    assert run(["boom"]) == code
+    assert capsys.readouterr().err.lstrip() == words
+
+
+def test_what_nobody_expected_is_one_sentence_and_a_file_with_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal full of a traceback helps nobody; a file with it helps whoever mends it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".linestop").mkdir()
+    _command(monkeypatch, ZeroDivisionError("by zero"))
+    assert run(["boom"]) == 1
+    (file,) = (tmp_path / ".linestop").glob("crash-*.txt")
+    said = capsys.readouterr().err
+    assert said.startswith("linestop: ZeroDivisionError where none was expected")
+    assert said.count("\n") == 1
+    assert str(file) in said
+    assert "Traceback" in file.read_text()
+
+
+def test_the_first_error_of_ours_in_nested_groups_is_found() -> None:
+    """A failed task group wraps what failed in it, perhaps more than once."""
+    inner = Unreachable("gone")
+    group = ExceptionGroup("a", [ValueError(), ExceptionGroup("b", [inner])])
+    assert first_known(group) is inner
+    assert first_known(ExceptionGroup("a", [ValueError()])) is None
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--version`` names program and version."""
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("linestop ")
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make ``linestop boom`` raise ``error``."""
+
+    @click.command()
+    def boom() -> None:
+        raise error
+
+    def get_command(self: LazyGroup, ctx: click.Context, name: str) -> click.Command:
+        del self, ctx, name
+        return boom
+
+    monkeypatch.setattr(cli_main.LazyGroup, "get_command", get_command)
+    assert issubclass(ConfigError, LinestopError)

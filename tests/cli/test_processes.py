@@ -1,0 +1,174 @@
+"""``dev``, ``up`` and ``actor`` as real processes on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from linestop.bus.worker import hold_name
+from linestop.client import Client
+from linestop.schemas.events import EffectStarted, Finished
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
+READY_WITHIN_S = 30.0
+DEV_READY_S = 5.0
+"""What `dev` promises on two free cores; asserted on what it says of itself, without the interpreter's start."""
+
+
+class Process:
+    """A ``linestop`` process and what it said on stderr so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said = ""
+
+    async def says(self, words: str) -> None:
+        """Wait until it says ``words``."""
+        assert self.process.stderr is not None
+        with anyio.fail_after(READY_WITHIN_S):
+            while words not in self.said:
+                line = await self.process.stderr.readline()
+                assert line, f"it ended without saying {words!r}: {self.said}"
+                self.said += line.decode()
+
+    async def ends(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to end, and return its exit code."""
+        self.process.send_signal(number)
+        with anyio.fail_after(READY_WITHIN_S):
+            rest = (await self.process.communicate())[1]
+        self.said += rest.decode()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@asynccontextmanager
+async def started(folder: Path, *args: str) -> AsyncIterator[Process]:
+    """Start ``linestop`` in ``folder`` and make sure that it does not outlive the test."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "linestop.cli.main", *args,
+        cwd=folder, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Process(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
+    """No configuration, no key: a run completes, and Ctrl-C ends everything cleanly."""
+    async with started(tmp_path, "dev") as dev:
+        await dev.says("Ctrl-C ends it")
+        seconds = float(dev.said.split("ready after ")[1].split(" s")[0])
+        assert seconds < DEV_READY_S
+        assert 'linestop run hello "What time is it?"' in dev.said
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            submitted = await client.submit("hello", "What time is it?")
+            outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+        assert outcome.status == "completed"
+        assert "I am a script" in str(outcome.answer)
+        assert await dev.ends(signal.SIGINT) == 0
+        assert "Ending" in dev.said
+        assert "Traceback" not in dev.said
+
+
+async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
+    """The broker is started again at the same address, and what comes after works."""
+    async with started(tmp_path, "dev") as dev:
+        await dev.says("Ctrl-C ends it")
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            os.kill(_broker_of(dev.process.pid), signal.SIGKILL)
+            await dev.says("again.")
+            submitted = await client.submit("hello", "Still there?", key="after-the-crash")
+            outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+        assert outcome.status == "completed"
+        assert await dev.ends() == 0
+
+
+async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
+    """State is kept, and the worker is the next incarnation of its name."""
+    workers: list[str] = []
+    for _ in range(2):
+        async with started(tmp_path, "dev") as dev:
+            await dev.says("Ctrl-C ends it")
+            async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+                submitted = await client.submit("hello", "Hello?")
+                await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+                run = await client.run(submitted.run)
+                workers += [e.event.worker for e in run.entries if isinstance(e.event, EffectStarted)]
+                seen = {line.run for line in await client.runs()}
+            assert await dev.ends() == 0
+    assert workers == ["dev#1", "dev#2"]
+    assert len(seen) == 2
+
+
+async def test_two_of_one_name_cannot_run(tmp_path: Path) -> None:
+    """The second says who holds the name."""
+    with hold_name(tmp_path / ".linestop", "dev"):
+        async with started(tmp_path, "dev") as dev:
+            await dev.says(f"The worker name dev is held by process {os.getpid()}")
+            assert await dev.process.wait() == 2
+
+
+async def test_an_actor_in_a_process_of_its_own_does_its_part(tmp_path: Path) -> None:
+    """``up`` serves all roles of an outside broker; ``actor`` joins in under a name of its own."""
+    (tmp_path / "a").mkdir()
+    async with started(tmp_path / "a", "dev") as dev:
+        await dev.says("Ctrl-C ends it")
+        async with started(tmp_path / "a", "actor", "executor", "--name", "extra") as actor:
+            await actor.says("The executor works as extra#1")
+            assert await actor.ends() == 0
+        async with started(tmp_path / "a", "up", "--name", "second") as up:
+            await up.says("Ctrl-C ends it")
+            started_at = time.monotonic()
+            async with Client.connect(tmp_path / "a" / ".linestop", as_="operator") as client:
+                submitted = await client.submit("hello", "Hello?")
+                outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+                run = await client.run(submitted.run)
+            assert outcome.status == "completed"
+            assert sum(isinstance(e.event, Finished) for e in run.entries) == 1
+            assert time.monotonic() - started_at < READY_WITHIN_S
+            assert await up.ends() == 0
+        assert await dev.ends() == 0
+
+
+async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -> None:
+    """In the profile ``staging`` a tool above ``read`` is never called."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "agents" / "clerk.toml").write_text('model = "playbook/clerk"\ntools = ["files.write"]')
+    (tmp_path / "agents" / "clerk.md").write_text("Write.")
+    (tmp_path / "playbooks" / "clerk.toml").write_text(
+        'name = "clerk"\n[[step]]\nsay = "x"\ncall = [{ tool = "files.write", args = { path = "a", text = "b" } }]\n'
+        '[[step]]\nsay = "done"\n'
+    )
+    async with started(tmp_path, "--profile", "staging", "dev") as dev:
+        await dev.says("Ctrl-C ends it")
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            submitted = await client.submit("clerk", "Write a file.")
+            await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+            run = await client.run(submitted.run)
+        results = [e.event.result for e in run.entries if isinstance(e.event, Finished)]
+        assert len(results) == 1
+        assert '"dry_run":true' in results[0]
+        assert not list((tmp_path / ".linestop" / "workspaces").rglob("a"))
+        assert await dev.ends() == 0
+
+
+def _broker_of(parent: int) -> int:
+    """The process id of the nats-server that is a child of ``parent``."""
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if "nats-server" in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+    raise AssertionError("it has no broker")

@@ -1,0 +1,308 @@
+"""``run``, ``runs``, ``show``, ``stop``, ``pause`` and ``resume`` against the whole of linestop."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linestop.bus.credentials import Credential, write_credential
+from linestop.cli import output
+from linestop.schemas.limits import Limits
+from stack import Ran, Stack, background_stack, command
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """Everything, running in another thread."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+def cli(line: Stack, *args: str, stdin: str = "") -> Ran:
+    """Run a command on the running whole."""
+    return command(line.directory, *args, stdin=stdin)
+
+
+def waiting(line: Stack) -> dict[str, Any]:
+    """A run that waits for an approval: the question as JSON."""
+    ran = cli(line, "run", "desk", "pay 5", "--json")
+    assert ran.code == 6
+    question: dict[str, Any] = ran.json["questions"][0]
+    return question
+
+
+# --- run -------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_answer_on_stdout_and_the_log_on_stderr(line: Stack) -> None:
+    """What is piped on is the answer alone."""
+    ran = cli(line, "run", "desk", "say hello")
+    assert (ran.code, ran.out) == (0, "Hello.\n")
+    assert "validator.opened" in ran.err
+    assert "recorder.sealed      completed" in ran.err
+
+
+def test_run_with_json_prints_the_outcome_as_one_document(line: Stack) -> None:
+    """The document has status, answer and cost."""
+    ran = cli(line, "run", "desk", "say hello", "--json", "--key", "k1", "--user", "ann")
+    assert (ran.code, ran.json["status"], ran.json["answer"], ran.json["key"]) == (0, "completed", "Hello.", "k1")
+    again = cli(line, "run", "desk", "say hello", "--json", "--key", "k1", "--user", "ann")
+    assert again.json == ran.json
+
+
+def test_run_reads_the_task_from_stdin(line: Stack) -> None:
+    """``-`` stands for what is piped in."""
+    assert cli(line, "run", "desk", "-", stdin="say hello").out == "Hello.\n"
+
+
+def test_run_detached_prints_the_runs_id_only(line: Stack) -> None:
+    """The id is all that a script needs to come back."""
+    ran = cli(line, "run", "desk", "say hello", "--detach")
+    assert ran.code == 0
+    assert cli(line, "watch", ran.out.strip()).code == 0
+    refused = cli(line, "run", "nobody", "say hello", "--detach", "--json")
+    assert (refused.code, refused.json["status"]) == (3, "refused")
+
+
+def test_run_that_waits_for_an_approval_exits_6_and_says_how_to_decide(line: Stack) -> None:
+    """Nobody sits at a terminal: the call, its exact arguments and the command to approve it."""
+    ran = cli(line, "run", "desk", "pay 5")
+    assert (ran.code, ran.out) == (6, "")
+    assert 'pay({"amount":5' in ran.err
+    proposed = next(each for each in ran.err.splitlines() if "$ linestop approve" in each)
+    assert cli(line, *proposed.split()[2:], "--by", "ann").code == 0
+
+
+def test_run_under_a_key_whose_question_was_answered_does_not_ask_again(line: Stack) -> None:
+    """The log is replayed from its beginning, but only what is open now is a question."""
+    assert cli(line, "run", "desk", "pay 5", "--key", "once").code == 6
+    run = cli(line, "approvals", "--json").json[-1]["run"]
+    assert cli(line, "approve", run, "--by", "ann").code == 0
+    ran = cli(line, "run", "desk", "pay 5", "--key", "once")
+    assert (ran.code, ran.out) == (0, 'Done: {"paid":5}\n')
+
+
+def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
+    """The run goes on, and the error says so."""
+    ran = cli(line, "run", "desk", "hang", "--wait", "0.5")
+    assert (ran.code, ran.out) == (10, "")
+    assert "it goes on" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("run", "nobody", "say hello"), 3, "There is no agent 'nobody'"),
+        (("run", "desk", "say hello", "--limit", "cost_max_micros=1"), 5, "over_budget"),
+        (("run", "desk", "say hello", "--limit", "nonsense=1"), 3, "no limit named 'nonsense'"),
+        (("run", "desk", "say hello", "--limit", "cost"), 2, "NAME=VALUE"),
+        (("run", "desk", "say hello", "--scope", "nothing"), 3, "the tool 'nothing'"),
+        (("run", "No Agent", "say hello"), 2, "agent 'No Agent'"),
+        (("run", "desk"), 2, "TEXT"),
+    ],
+)
+def test_run_exits_with_the_code_of_what_happened(line: Stack, args: tuple[str, ...], code: int, said: str) -> None:
+    """Each way to end has its number, and a sentence on stderr."""
+    ran = cli(line, *args)
+    assert (ran.code, ran.out) == (code, "")
+    assert said in ran.err
+
+
+def test_a_dry_run_describes_and_does_not_do(line: Stack) -> None:
+    """Nothing is paid, and nobody is asked."""
+    before = len(line.effects.paid)
+    ran = cli(line, "run", "desk", "pay 5", "--dry-run")
+    assert ran.code == 0
+    assert "dry_run" in ran.out
+    assert len(line.effects.paid) == before
+
+
+def test_what_a_terminal_would_obey_is_escaped_wherever_it_is_shown(line: Stack) -> None:
+    """Colours, C1 controls and text reversal of a model reach a terminal as visible escapes, JSON included."""
+    plain = cli(line, "run", "desk", "colours")
+    as_json = cli(line, "run", "desk", "colours", "--json")
+    shown = cli(line, "show", as_json.json["run"])
+    for ran in (plain, as_json, shown):
+        assert not {"\x1b", "\x9b", "\u202e"} & set(ran.out + ran.err)
+    assert plain.out == "plain \\x1b[31mred\\x1b[0m \\x9b31m \\u202e end\n"
+    assert as_json.json["answer"] == "plain \x1b[31mred\x1b[0m \x9b31m \u202e end"
+
+
+def test_run_at_a_terminal_keeps_waiting_until_somebody_decides(line: Stack) -> None:
+    """A person who can see the question can also answer it, from another terminal."""
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "LINESTOP_DIR": str(line.directory)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "linestop.cli.main", "run", "desk", "pay 5"],
+        stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    try:
+        assert process.stderr is not None
+        approve = next(each for each in process.stderr if "$ linestop approve" in each)
+        assert cli(line, *approve.split()[2:], "--by", "ann").code == 0
+        out, _ = process.communicate()
+    finally:
+        killer.cancel()
+        os.close(terminal)
+        os.close(controller)
+    assert (process.returncode, out) == (0, 'Done: {"paid":5}\n')
+
+
+# --- runs and show ---------------------------------------------------------------------------------------
+
+
+def test_runs_lists_what_there_is(line: Stack) -> None:
+    """A table for people, a document for programs."""
+    question = waiting(line)
+    assert question["run"] in cli(line, "runs").out
+    listed = cli(line, "runs", "--json", "--limit", "1").json
+    assert [(each["run"], each["status"]) for each in listed] == [(question["run"], "waiting")]
+    assert {each["status"] for each in cli(line, "runs", "--open", "--json").json} <= {"waiting", "acting", "paused"}
+    assert cli(line, "runs", "--tenant", "somebody", "--json").json == []
+    assert cli(line, "runs", "--tenant", "somebody", "--all-tenants", "--json").json != []
+
+
+def test_show_tells_a_run_from_beginning_to_end(line: Stack) -> None:
+    """Header, timeline, calls with their fates, cost and holds; and what it waits for."""
+    question = waiting(line)
+    shown = cli(line, "show", question["run"])
+    for part in (
+        "agent    desk",
+        "status   waiting",
+        "cost     $",
+        "hold     ",
+        "#6 approver.asked",
+        "not_started",
+        "$ linestop approve",
+    ):
+        assert part in shown.out
+    document = cli(line, "show", question["run"], "--json").json
+    assert document["calls"][0]["args"] == question["args"]
+    assert document["questions"] == [question]
+    assert [entry["n"] for entry in document["entries"]] == list(range(1, len(document["entries"]) + 1))
+    cli(line, "approve", question["run"], "--by", "ann")
+    assert cli(line, "watch", question["run"]).code == 0
+    done = cli(line, "show", question["run"])
+    assert "status   completed" in done.out
+    assert "done" in done.out
+    assert done.out.rstrip().endswith('Done: {"paid":5}')
+
+
+def test_show_of_what_is_not_there_exits_1(line: Stack) -> None:
+    """Nothing on stdout, one sentence on stderr."""
+    ran = cli(line, "show", "nowhere")
+    assert (ran.code, ran.out) == (1, "")
+    assert "There is no run 'nowhere'" in ran.err
+
+
+# --- the line --------------------------------------------------------------------------------------------
+
+
+def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
+    """The receipt names the event and what was open; a second stop changes nothing."""
+    with background_stack(tmp_path) as line:
+        run = cli(line, "run", "desk", "hang", "--detach").out.strip()
+        assert line.portal is not None
+        line.portal.call(line.effects.hanging.wait)
+        stopped = cli(line, "stop", run, "--why", "enough", "--by", "ann", "--json")
+        again = cli(line, "stop", run)
+        assert cli(line, "watch", run).code == 4
+    assert (stopped.code, stopped.json["by"], stopped.json["why"]) == (0, "ann", "enough")
+    assert [start["n"] for start in stopped.json["open"]] == [7]
+    assert f"was stopped before: event {stopped.json['n']}, by ann, enough" in again.out
+    assert "still open: " in again.out
+
+
+def test_stop_of_an_unknown_run_says_that_it_had_no_events(line: Stack) -> None:
+    """A mistyped id is noticed."""
+    ran = cli(line, "stop", "mistyped")
+    assert ran.code == 0
+    assert "had no events" in ran.err
+    assert cli(line, "stop", "Mis typed").code == 2
+
+
+def test_a_paused_run_goes_on_when_it_is_resumed(line: Stack) -> None:
+    """Both words say which event they became; pausing twice is refused."""
+    run = waiting(line)["run"]
+    assert "approver.paused is event" in cli(line, "pause", run, "--why", "lunch").out
+    again = cli(line, "pause", run)
+    assert (again.code, again.out) == (1, "")
+    assert "paused already" in again.err
+    assert cli(line, "approve", run, "--by", "ann").code == 0
+    assert cli(line, "resume", run, "--json").json["status"] == "done"
+    assert cli(line, "watch", run).code == 0
+
+
+# --- connecting ------------------------------------------------------------------------------------------
+
+
+def test_no_state_is_a_matter_of_configuration_and_no_broker_is_not(tmp_path: Path) -> None:
+    """Exit 2 where nothing was ever started, 8 where nobody answers."""
+    missing = command(tmp_path / "nothing", "runs")
+    assert (missing.code, missing.out) == (2, "")
+    assert "linestop dev" in missing.err
+    write_credential(
+        tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")
+    )
+    away = command(tmp_path, "runs")
+    assert (away.code, away.out) == (8, "")
+    assert "127.0.0.1:1" in away.err
+
+
+def test_the_directory_may_be_given_as_an_option_or_a_credential_file(line: Stack, tmp_path: Path) -> None:
+    """``--dir`` wins over the environment."""
+    for where in (line.directory, line.directory / "credentials" / "client.json"):
+        assert command(tmp_path, "runs", "--json", "--dir", str(where)).code == 0
+
+
+# --- words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("plain ü 漢", "plain ü 漢"),
+        ("a\x1b]0;title\x07b", "a\\x1b]0;title\\x07b"),
+        ("a\rb\x7f\x85", "a\\rb\\x7f\\x85"),
+        ("\u202eabc\u2066\u200b", "\\u202eabc\\u2066\\u200b"),
+        ("two\nlines\t", "two\\nlines\\t"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_control_characters_are_escaped(raw: str, shown: str) -> None:
+    """Letters of all scripts pass; what moves, hides or obeys does not."""
+    assert output.clean(raw) == shown
+    assert output.clean("a\n\tb", block=True) == "a\n\tb"
+
+
+def test_json_escapes_keep_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is escaped for the terminal's sake reads back as it was."""
+    value = {"text": "\x1b\x9b\u202e\u2028ü"}
+    output.say_json(value)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == value
+    assert printed == '{"text":"\\u001b\\u009b\\u202e\\u2028ü"}\n'
+
+
+def test_an_approval_that_expires_is_shown_as_such(line: Stack) -> None:
+    """A run whose question nobody answers goes on without the call, and says so."""
+    assert line.portal is not None
+    line.portal.call(lambda: line.deploy(limits=Limits(approval_expires_s=1, wall_s=600)))
+    try:
+        run = waiting(line)["run"]
+        assert "Nobody answered in time" in cli(line, "watch", run).out
+    finally:
+        line.portal.call(line.deploy)

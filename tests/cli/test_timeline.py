@@ -1,0 +1,155 @@
+"""The timeline: every event of a run has its words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from linestop.cli import timeline
+from linestop.schemas.events import (
+    EVENTS,
+    Accepted,
+    AgentRef,
+    Amended,
+    Answered,
+    AnyEvent,
+    Asked,
+    AskedCall,
+    BlobRef,
+    Checked,
+    Cleared,
+    ClearedCall,
+    Compacted,
+    Denied,
+    Edited,
+    EffectStarted,
+    Finished,
+    Granted,
+    Held,
+    Judged,
+    JudgedCall,
+    ModelChoice,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Paused,
+    Policy,
+    Proposed,
+    ProposedCall,
+    Question,
+    Refused,
+    Resolved,
+    Resumed,
+    Returned,
+    Sealed,
+    Settled,
+    SettledHold,
+    SpendQuestion,
+    StartedCall,
+    Stopped,
+    TaskFacts,
+    Warned,
+)
+from linestop.schemas.model import Price
+from linestop.schemas.run import Entry
+from linestop.schemas.tools import ToolError
+
+AT = datetime(2026, 1, 31, 12, 30, 15, 250_000, tzinfo=UTC)
+MODEL = ModelChoice(model="playbook/desk", price=Price(input=1, output=1))
+ASKED = AskedCall(
+    call="c1",
+    tool="pay",
+    args_sha256="",
+    contract_digest="",
+    rule="tier:irreversible",
+    tier="irreversible",
+    expires_at=AT,
+)
+STARTED = StartedCall(call="c1", attempt=2, effect_key="", args_sha256="", gate_n=5, start_by=AT, done_by=AT)
+
+WORDS: list[tuple[AnyEvent, str]] = [
+    (
+        Opened(
+            task=TaskFacts(text="say hello", sha256=""),
+            agent=AgentRef(name="desk"),
+            model=MODEL,
+            policy=Policy(),
+            deadline_at=AT,
+        ),
+        "desk on playbook/desk: say hello",
+    ),
+    (Refused(code="no_agent", sentence="There is none."), "no_agent: There is none."),
+    (
+        Judged(
+            proposal_n=4,
+            calls=(
+                JudgedCall(call="c1", tool="pay", verdict="pass"),
+                JudgedCall(call="c2", tool="look", verdict="reject", errors=("$: wrong",)),
+            ),
+        ),
+        "pay pass, look reject ($: wrong)",
+    ),
+    (Checked(finished_n=9, verdict="reject", findings=("too old",)), "event 9 reject; too old"),
+    (Accepted(proposal_n=4, answer="x" * 300), "x" * 199 + "…"),
+    (Returned(proposal_n=4, errors=("$: empty",), returned_in_a_row=1), "$: empty"),
+    (Cleared(calls=(ClearedCall(call="c1", rule="tier:read", args_sha256=""),)), "c1 (tier:read)"),
+    (Asked(calls=(ASKED,)), "may pay be done? (call c1, tier:irreversible)"),
+    (Asked(question=Question(call="c2", text="Which?", expires_at=AT)), "Which? (call c2)"),
+    (
+        Asked(spend=SpendQuestion(so_far_micros=1, limit_micros=250_000, expires_at=AT)),
+        "may it spend more than $0.2500?",
+    ),
+    (Granted(call="c1", by="ann", why="small"), "c1 by ann: small"),
+    (Denied(call="", by="timer"), "spending by timer"),
+    (Edited(call="c1", args='{"a":1}', args_sha256="", by="ann"), 'c1 by ann: {"a":1}'),
+    (Answered(call="c2", answer=BlobRef(sha256="", bytes=40_000), by="ann"), "c2 by ann: [40000 bytes]"),
+    (Resolved(call="c1", action="done", by="ann", why="seen"), "c1 by ann: done, seen"),
+    (Paused(by="ann", why="lunch"), "by ann: lunch"),
+    (Resumed(by="ann"), "by ann"),
+    (Held(hold="r.1", amount_micros=95_000, release_after=AT), "may spend $0.0950 (r.1)"),
+    (Settled(holds=(SettledHold(hold="r.1", spent_micros=500, released_micros=0),)), "spent $0.0005"),
+    (Warned(limit="cost_max_micros", value=3, max_value=4), "cost_max_micros: 3 of 4"),
+    (
+        ModelStarted(turn=2, attempt=3, model="playbook/desk", worker="w#1", start_by=AT, done_by=AT),
+        "asks playbook/desk (turn 2, attempt 3, turn)",
+    ),
+    (
+        Proposed(turn=1, attempt=1, text="Let me look.", calls=(ProposedCall(call="c1", tool="look", args="{}"),)),
+        "Let me look.; look({}) as c1",
+    ),
+    (ModelFailedEvent(turn=1, attempt=1, kind="availability", message="no answer"), "availability: no answer"),
+    (Compacted(turn=1, attempt=1, covers_from=2, covers_to=9, summary="short"), "events 2 to 9 in 5 characters"),
+    (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 (attempt 2)"),
+    (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 succeeded: {"ok":1}'),
+    (
+        Finished(call="c1", attempt=1, outcome="failed", error=ToolError(type="permanent", message="no such order")),
+        "c1 failed: no such order",
+    ),
+    (Stopped(by="ann", why="enough"), "by ann (person): enough; 0 open"),
+    (Sealed(status="stopped", why="enough"), "stopped: enough"),
+    (Amended(facts=(12, 13)), "late facts: 12, 13"),
+]
+
+
+@pytest.mark.parametrize(("event", "words"), WORDS, ids=lambda value: type(value).__name__)
+def test_an_event_is_described_in_words(event: AnyEvent, words: str) -> None:
+    """What happened, to whom and why, in one line."""
+    assert timeline.describe(event) == words
+
+
+def test_every_event_there_is_has_been_described() -> None:
+    """A new event fails here until it has its words above."""
+    assert {type(event) for event, _ in WORDS} == {*EVENTS.values(), Stopped}
+
+
+def test_a_line_has_time_number_speaker_and_words() -> None:
+    """What counts, what is ignored, and what is no part of the chain look different."""
+    said = Paused(by="ann", at=AT)
+    assert (
+        timeline.line(Entry(7, "", "approver", "paused", 3, said)) == "12:30:15.250    #3 approver.paused      by ann"
+    )
+    ignored = timeline.line(Entry(7, "", "approver", "paused", 3, said, "it is not legal"))
+    assert ignored.endswith("approver.paused      IGNORED: it is not legal")
+    void = timeline.line(Entry(7, "", "operator", "stopped", 0, None, "its number is 99"))
+    assert void.split() == ["void", "operator.stopped", "IGNORED:", "its", "number", "is", "99"]

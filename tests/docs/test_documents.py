@@ -1,0 +1,219 @@
+"""What the pages say is so: links lead somewhere, commands exist, and tables agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+import pytest
+
+from documents import PAGES, ROOT, anchors, commands, links, name_of, table, targets
+from linestop import errors
+from linestop.agent_files import AgentFile, PolicyTable
+from linestop.cli import output
+from linestop.cli.main import EXIT_INTERRUPTED, cli
+from linestop.cli.verify import EXIT_BROKEN
+from linestop.errors import LinestopError
+from linestop.project import ENVIRONMENT, Config
+from linestop.schemas.events import StopCode
+from linestop.schemas.limits import AccountLimits, Limits
+from linestop.schemas.model import FailureClass
+from linestop.schemas.next_start import FALLS_BACK, RETRIED
+from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.subjects import ACTORS
+
+ERRORS = ROOT / "docs" / "errors.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+FILES_MAX = 400
+NOT_THERE_YET = ("view", "replay", "fork", "diff", "export", "sql", "report", "eval", "console")
+"""Commands that the README names as missing; one that comes to exist must leave that list."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    """A link names a file that exists, and a heading or mark of it if it names one."""
+    for link in links(page):
+        where, _, anchor = link.partition("#")
+        if "://" in where or where.startswith("mailto:"):
+            continue
+        target = (page.parent / where).resolve() if where else page
+        assert target.exists(), f"{name_of(page)} links to {link}, which is not there"
+        assert not anchor or anchor in anchors(target), f"{name_of(page)} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_exists_with_its_options(page: Path) -> None:
+    """A reader may type every command, with every option, that a page names."""
+    for words in commands(page):
+        assert not (wrong := unknown_word(words)), f"{name_of(page)}: linestop {' '.join(words)}: {wrong}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_make_target_exists(page: Path) -> None:
+    """A page names no target that the Makefile does not have."""
+    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert not set(targets(page)) - known
+
+
+def unknown_word(words: list[str]) -> str:
+    """The first command or option that does not exist, or nothing."""
+    command: click.Command = cli
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith("-") and word not in {"-", "--help"}:
+            name, given, _ = word.partition("=")
+            option = next((p for p in command.params if name in (*p.opts, *p.secondary_opts)), None)
+            if option is None:
+                return f"there is no option {name}"
+            skip = isinstance(option, click.Option) and not option.is_flag and not given
+        elif isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), word)
+            if found is None:
+                return f"there is no command {word}"
+            command = found
+    return ""
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    """The README's list of what is not there yet is not older than the code."""
+    said = ROOT.joinpath("README.md").read_text(encoding="utf-8").partition("## What it does not do")[2]
+    for name in NOT_THERE_YET:
+        assert cli.get_command(click.Context(cli), name) is None, f"{name} exists: take it off the list"
+        assert name in said, f"the README does not say that {name} is missing"
+
+
+# --- errors.md -----------------------------------------------------------------------------------------------
+
+
+def all_errors() -> dict[str, type[LinestopError]]:
+    """Every error class of ours, by name."""
+    found = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    return {name: kind for name, kind in found.items() if issubclass(kind, LinestopError)}
+
+
+def test_the_error_table_is_the_tree() -> None:
+    """Each class stands in the table with its code and its exit code."""
+    rows = table(ERRORS, "The tree")
+    assert {name: cells[:2] for name, cells in rows.items()} == {
+        name: [kind.code, str(kind.exit_code)] for name, kind in all_errors().items()
+    }
+
+
+def test_the_exit_codes_are_all_there() -> None:
+    """Every code that a command can end with stands in the table."""
+    used = {value for name, value in vars(output).items() if name.startswith("EXIT_") and isinstance(value, int)}
+    used |= {kind.exit_code for kind in all_errors().values()} | {EXIT_BROKEN, EXIT_INTERRUPTED}
+    assert {int(code) for code in table(ERRORS, "Exit codes")} == used
+
+
+def test_the_stop_codes_are_those_of_the_code() -> None:
+    """Each stop code stands in the table with the status and the cause it gives a run."""
+    codes: tuple[StopCode, ...] = get_args(StopCode)
+    expected = {code: [STATUS[code], CAUSE[code]] for code in codes}
+    assert {code: cells[:2] for code, cells in table(ERRORS, "Stop codes").items()} == expected
+
+
+def test_the_failure_classes_are_those_of_the_code() -> None:
+    """Each class of a model's failure stands in the table, with what is done about it."""
+    rows = table(ERRORS, "Failure classes of a model call")
+    assert set(rows) == set(get_args(FailureClass))
+    assert {name for name, cells in rows.items() if cells[1] == "yes"} == RETRIED
+    assert {name for name, cells in rows.items() if cells[2] == "yes"} == FALLS_BACK
+
+
+def test_the_refusal_codes_are_those_of_the_code() -> None:
+    """Each code that a task may be refused with stands in the table."""
+    said: set[str] = set()
+    for path in (ROOT / "src" / "linestop" / "actors").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+                first = node.args[0] if node.func.id == "refuse" else given.get("code")
+                if node.func.id in {"refuse", "Refused"} and isinstance(first, ast.Constant):
+                    said.add(str(first.value))
+    assert set(table(ERRORS, "Refusal codes")) == said
+
+
+# --- operations.md -------------------------------------------------------------------------------------------
+
+
+def test_the_environment_table_is_the_codes() -> None:
+    """Each variable that overrides configuration stands in the table, and no other."""
+    assert set(table(OPERATIONS, "Environment variables")) == set(ENVIRONMENT)
+
+
+def keys_of(kind: type[msgspec.Struct], prefix: str = "") -> dict[str, Any]:
+    """The keys of a table with their defaults, nested ones with dots."""
+    found: dict[str, Any] = {}
+    for key in msgspec.structs.fields(kind):
+        if isinstance(key.default, msgspec.Struct):
+            found |= keys_of(type(key.default), f"{prefix}{key.name}.")
+        else:
+            found[prefix + key.name] = None if key.default is msgspec.NODEFAULT else key.default
+    return found
+
+
+def test_the_configuration_table_is_the_codes() -> None:
+    """Each key of ``linestop.toml`` stands in the table; numbers and words with their defaults."""
+    rows, known = table(OPERATIONS, "linestop.toml"), keys_of(Config)
+    assert set(rows) == set(known)
+    assert_defaults(rows, known)
+
+
+def test_the_agent_file_table_is_the_codes() -> None:
+    """Each key of an agent's file stands in the table; tables of their own are named as such."""
+    rows = table(OPERATIONS, "Agent files")
+    fields = {f.name for f in msgspec.structs.fields(AgentFile)} - {"limits", "policy"}
+    assert set(rows) == fields | {f"policy.{f.name}" for f in msgspec.structs.fields(PolicyTable)} | {"limits"}
+
+
+@pytest.mark.parametrize(("heading", "kind"), [("Limits of a run", Limits), ("Accounts", AccountLimits)])
+def test_the_tables_of_limits_are_the_codes(heading: str, kind: type[msgspec.Struct]) -> None:
+    """Each limit stands in its table with its default."""
+    rows, known = table(OPERATIONS, heading), keys_of(kind)
+    assert set(rows) == set(known)
+    assert_defaults(rows, known)
+
+
+def assert_defaults(rows: dict[str, list[str]], known: dict[str, Any]) -> None:
+    """Check the second cell of every row whose default is a number or a word."""
+    for key, default in known.items():
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert float(rows[key][0].replace(",", "")) == default, key
+        elif isinstance(default, str) and default:
+            assert rows[key][0] == default, key
+
+
+# --- roles and decisions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ACTORS)
+def test_a_roles_page_names_what_wakes_it_and_what_it_reads(role: str) -> None:
+    """The page of a role says the same of wakes and facts as its class does."""
+    found = vars(importlib.import_module(f"linestop.actors.{role}"))[role.capitalize()]
+    page = ROOT / "docs" / "roles" / f"{role}.md"
+    wakes = set(re.findall(r"`([a-z.]+)`", section(page, "Woken by")))
+    assert wakes == set(found.wakes)
+    needs = set(re.findall(r"`([A-Z]\w+)`", section(page, "Reads")))
+    assert {kind.__name__ for kind in found.needs} == needs
+
+
+def section(page: Path, heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    return page.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_every_decision_is_in_the_index_and_has_its_three_parts() -> None:
+    """A decision says why, what and what follows, and can be found."""
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert all(f"## {part}\n" in text for part in ("Context", "Decision", "Consequences")), page.name
+        assert f"decisions/{page.name}" in index

@@ -1,0 +1,309 @@
+"""A random walk of one run through its six roles: any order, any result, any word, at any time.
+
+Each step is one number, so that a failing walk shrinks. ``Walk`` checks the laws of the roles at each of their
+decisions; ``ended`` then brings the run to its seal with a person who answers what is asked.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from linestop.actors.context import assemble
+from linestop.actors.facts import Facts, Findings, Word, Worker
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.calls import Attempt, Stage
+from linestop.schemas.deadlines import deadlines
+from linestop.schemas.events import (
+    NAMES,
+    SPEAKERS,
+    Amended,
+    AnyEvent,
+    Cue,
+    EffectStarted,
+    Finished,
+    ModelFailedEvent,
+    ModelStarted,
+    Policy,
+    Question,
+    Refused,
+    Sealed,
+    Settled,
+    Stopped,
+    Warned,
+)
+from linestop.schemas.messages import Control, Task, Verb
+from linestop.schemas.model import ModelFailed, ModelReply, Usage
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.schemas.tools import ToolError, ToolResult, canonical
+from tests.builders import SPARE, TASK, Story, agent, all_at_once, call, reply
+
+CUE = Cue(kind="sweep")
+FACTS_AFTER_STOP = (Finished, ModelFailedEvent, Settled, Sealed, Amended, Refused)
+ROOMY = {"wall_s": 100_000, "cost_max_micros": 5_000_000, "tokens_max": 500_000}
+SMALL = msgspec.structs.replace(SPARE, window_tokens=4_000)
+
+AGENTS: tuple[tuple[AgentVersion, Task], ...] = (
+    (agent(), Task(text=TASK)),
+    (agent(limits=ROOMY, fallbacks=(SPARE,)), Task(text=TASK, dry_run=True)),
+    (agent(limits={**ROOMY, "ask_from_micros": 60_000}, policy=Policy(ask_on_spend=True)), Task(text=TASK)),
+    (agent(limits={**ROOMY, "model_retries_max": 0}, on_model_down="queue"), Task(text=TASK)),
+    (agent(limits=ROOMY, policy=Policy(quorum=2, clear=("pay",), ask=("note",))), Task(text=TASK)),
+    (agent(limits=ROOMY, model=SMALL), Task(text=TASK)),
+    (agent(limits={"events_max": 75, "wall_s": 1_000}), Task(text=TASK)),
+    (agent(limits=ROOMY), Task(text=TASK, scope=("look", "pay"), limits={"tool_retries_max": 0})),
+    (agent(limits={"cost_max_micros": 60_000, "turns_max": 3}), Task(text=TASK)),
+)
+TOOLS = ("look", "note", "pay", "wire", "weigh", "rent", "after", "drop", "fly", "ask.person", "wait.until", "look")
+ARGS = ('{"q":"order 4711"}', '{"amount":25}', '{"q":"elsewhere"}', "{}", '{"wrong":1}', "no json")
+SPECIAL = {"ask.person": '{"question":"which?"}', "wait.until": '{"until":50}'}
+LONG = "z" * 8_000
+RESULTS = (
+    ToolResult(outcome="succeeded", value={"ok": True}),
+    ToolResult(outcome="succeeded", value=LONG),
+    ToolResult(outcome="unknown"),
+    ToolResult(outcome="succeeded", value=LONG),
+    ToolResult(outcome="failed", error=ToolError(type="transient", message="again", retry_safe=True)),
+    ToolResult(outcome="failed", error=ToolError(type="transient", message="broke")),
+    ToolResult(outcome="failed", error=ToolError(type="permanent", message="never")),
+    ToolResult(outcome="unknown"),
+    ToolResult(outcome="never_started"),
+)
+FAILURES = (
+    ModelFailed("availability", "down"), ModelFailed("availability", "down"), ModelFailed("rate_limit", "slow", retry_after_s=3),
+    ModelFailed("truncated", "cut", usage=Usage(fresh_in=10, out=5)), ModelFailed("availability", "reset", possibly_billed=True),
+    ModelFailed("refusal", "I will not"), ModelFailed("permanent", "bad request"),
+)  # fmt: skip
+PAUSES_S = (0.5, 2.0, 6.0, 13.0, 61.0, 131.0, 3_601.0)
+
+
+def size(run: Run, version: AgentVersion, purpose: str) -> int:
+    """Bytes of everything in the next prompt that a provider turns into tokens."""
+    prompt = assemble(run, version, purpose=purpose)
+    said = sum(
+        len(m.text.encode()) + len(m.call_id) + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
+        for m in prompt.messages
+    )
+    return len(prompt.system.encode()) + said + len(canonical(prompt.tools))
+
+
+class Walk(Story):
+    """One run at the mercy of the numbers."""
+
+    def __init__(self, choice: int = 0, *, check: bool = True) -> None:
+        version, task = AGENTS[choice % len(AGENTS)]
+        super().__init__(version, task=task)
+        self.check = check
+        self.lives = 1
+        self.proposed = 0
+        self.opened()
+
+    # --- laws ------------------------------------------------------------------------------------------
+
+    def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+        """What a role knows: its worker's present life, and what the tools' checks found."""
+        waiting = {c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK}
+        return super().known(Worker(id=f"w#{self.lives}"), Findings(by_event=waiting), *more)
+
+    def ask(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
+        """Let one role decide, check every law about it, and append what it said."""
+        facts, run = self.known(*more), self.run
+        before = pickle.dumps(run) if self.check else b""
+        event = self.roles[role].decide(run, CUE, facts, self.now)
+        if self.check:
+            assert event == self.roles[role].decide(run, CUE, facts, self.now), "the same question, two answers"
+            assert pickle.dumps(run) == before, f"{role} changed the run"
+            self._blind(role, facts)
+        if event is None:
+            return False
+        assert not run.stopped or isinstance(event, FACTS_AFTER_STOP), f"{role} says {event} after a stop"
+        self._check_start(event)
+        willing = self._willing() if self.check else set[RoleName]()
+        self.put(role, event)
+        if self.check:
+            again = self.roles[role].decide(run, CUE, facts, self.now)
+            assert again is None or again != event, f"{role} says the same again: {event}"
+            self._check_wakes(role, event, willing)
+        return True
+
+    def put(self, role: RoleName, event: AnyEvent) -> None:
+        """Append what a role said: the table and the rules let every such event count."""
+        entry = self.tell(role, event)
+        assert not entry.ignored, f"{role} said {NAMES[type(event)]} in vain: {entry.ignored}"
+
+    def _blind(self, role: RoleName, facts: Facts) -> None:
+        self.run.blind = True
+        assert self.roles[role].decide(self.run, CUE, facts, self.now) is None, f"{role} speaks although it is blind"
+        self.run.blind = False
+
+    def _check_start(self, event: AnyEvent) -> None:
+        start = next_start(self.run, self.now, f"w#{self.lives}")
+        match event:
+            case ModelStarted():
+                assert isinstance(start, NextStart)
+                assert event.cost_max_micros == start.cost_max_micros <= self.run.available_micros
+                assert size(self.run, self.version, event.purpose) <= self.run.context_bytes
+                assert event.input_tokens_max >= self.run.context_bytes
+            case EffectStarted():
+                assert isinstance(start, NextStart)
+                assert sum(line.cost_max_micros for line in event.calls) == start.cost_max_micros
+                assert start.cost_max_micros <= self.run.available_micros
+            case _:
+                return
+
+    def _willing(self) -> set[RoleName]:
+        facts = self.known()
+        said = {name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()}
+        # A limit or a warning is found at the next look; everything else must not wait for one.
+        return {name for name, event in said.items() if event is not None and not isinstance(event, Stopped | Warned)}
+
+    def _check_wakes(self, speaker: RoleName, event: AnyEvent, willing: set[RoleName]) -> None:
+        """Who has something to say only since this event must be woken by it, or have said it."""
+        name = "stopped" if isinstance(event, Stopped) else f"{SPEAKERS[type(event)]}.{NAMES[type(event)]}"
+        for role in self._willing() - willing - {speaker}:
+            assert name in self.roles[role].wakes, f"{name} gives {role} something to say and does not wake it"
+
+    # --- steps -----------------------------------------------------------------------------------------
+
+    def step(self, number: int) -> None:
+        """One thing that may happen, chosen by a number."""
+        kinds: tuple[Callable[[int], object], ...] = (
+            self.one_role, self.all_roles, self.all_roles, self.all_roles, self.model_speaks, self.model_speaks,
+            self.model_speaks, self.tool_speaks, self.tool_speaks, self.tool_speaks, self.person_speaks,
+            self.person_speaks, self.time_passes, self.one_role, self.worker_dies, self.one_role,
+        )  # fmt: skip
+        kinds[number % len(kinds)](number // len(kinds))
+        assert not self.check or self.run.available_micros >= 0 or self.run.spent_micros > 0
+
+    def one_role(self, number: int) -> object:
+        """Any role looks."""
+        return self.ask(ACTORS[number % len(ACTORS)])
+
+    def all_roles(self, number: int) -> None:
+        """All look, beginning anywhere, until none has anything to say."""
+        order = [*ACTORS[number % len(ACTORS) :], *ACTORS[: number % len(ACTORS)]]
+        for _ in range(200):
+            if not any(self.ask(name) for name in order):
+                return
+        raise AssertionError("the roles never fall silent")
+
+    def model_speaks(self, number: int) -> None:
+        """An answer to any model call that has none, late or in time."""
+        ours = [a for attempts in self.run.attempts.values() for a in attempts if not a.call and not a.closed_n]
+        if not ours:
+            return
+        attempt = ours[-1 - number % len(ours)] if number % 7 == 0 else ours[-1]
+        events = self.heard(self._answer(number), n=attempt.n)
+        willing = self._willing() if self.check else set[RoleName]()
+        for event in events:
+            self.put("planner", event)
+            if self.check:
+                self._check_wakes("planner", event, willing)
+
+    def _answer(self, number: int) -> ModelReply | ModelFailed:
+        if number % 13 == 5:
+            return FAILURES[number // 13 % len(FAILURES)]
+        usage = Usage(fresh_in=self.run.context_bytes // 4, out=number % 400)
+        if number % 29 == 8:
+            return reply(text="the end", usage=usage)
+        names = [TOOLS[(number // d) % len(TOOLS)] for d in (1, 12, 144)[: 1 + number % 3]]
+        self.proposed += 1
+        calls = tuple(
+            call(name, SPECIAL.get(name, ARGS[(number // (i + 2)) % len(ARGS)]), id=f"{name}-{self.proposed}-{i}")
+            for i, name in enumerate(names)
+        )
+        return reply(*calls, text="I think so", usage=usage)
+
+    def tool_speaks(self, number: int) -> None:
+        """A result for any attempt whose fate the log does not know for certain."""
+        ours = [
+            a for attempts in self.run.attempts.values() for a in attempts
+            if a.call and (not a.closed_n or a.outcome == "unknown")
+        ]  # fmt: skip
+        if ours:
+            self.report(ours[-1 - (number // 7) % len(ours)], RESULTS[number % len(RESULTS)])
+
+    def report(self, attempt: Attempt, result: ToolResult) -> None:
+        """Append what the executor makes of this result, if it is news."""
+        if attempt.outcome == "unknown" and result.outcome == "unknown":
+            return
+        started = self.run.entries[attempt.n - 1].event
+        assert isinstance(started, EffectStarted)
+        self.runner.results = {attempt.call: result}
+        view = tuple(w for w in self.executor.view(self.run, started, self.known()) if w.call == attempt.call)
+        willing = self._willing() if self.check else set[RoleName]()
+        for event in all_at_once(self.executor.perform(view, started)):
+            self.put("executor", event)
+            if self.check:
+                self._check_wakes("executor", event, willing)
+
+    def person_speaks(self, number: int) -> None:
+        """Any word about any call, or about the run."""
+        verbs: tuple[Verb, ...] = ("approve", "approve", "deny", "answer", "resolve", "edit", "pause", "resume", "stop")
+        verb = verbs[number % len(verbs)]
+        if verb == "stop" and number // 9 % 4:
+            return
+        if number % 4 and self._answers():
+            return
+        names = [c.call for c in self.run.calls.values() if c.stage is Stage.ASKED or number % 5 == 0]
+        name = names[number // 9 % len(names)] if names else ""
+        action: Any = ("retry", "done", "stop")[number // 11 % 3]
+        control = Control(
+            by=("ann", "bob")[number // 3 % 2], call=name, args={"q": f"edit {number % 3}"}, answer="yes", action=action,
+            result=7, why="so",
+        )  # fmt: skip
+        self.ask("approver", Word(verb=verb, control=control))
+
+    def time_passes(self, number: int) -> None:
+        """Seconds, minutes, an hour."""
+        self.wait(PAUSES_S[number % len(PAUSES_S)])
+
+    def worker_dies(self, number: int) -> None:
+        """The process is started anew under its name."""
+        self.lives += 1 if number % 3 == 0 else 0
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    def ended(self, steps_max: int = 400) -> Run:
+        """Bring the run to its seal: a person answers, performers report, deadlines pass."""
+        for _ in range(steps_max):
+            self.all_roles(0)
+            if self.run.phase == "sealed":
+                return self.run
+            if not (self._answers() or self._reports()):
+                ahead = [d.at for d in deadlines(self.run, self.now) if d.at > self.now]
+                assert ahead, f"nothing will ever happen: {self.run.phase}, {self.names()[-5:]}"
+                self.now = ahead[0]
+        raise AssertionError(f"the run never ends: {self.run.phase}, {self.names()[-5:]}")
+
+    def _answers(self) -> bool:
+        words: list[tuple[Verb, Control]] = []
+        if self.run.paused:
+            words.append(("resume", Control(by="ann")))
+        if self.run.spend_asked:
+            words.append(("approve", Control(by="ann")))
+        for state in self.run.calls.values():
+            if state.stage is Stage.ASKED:
+                verb: Verb = "answer" if isinstance(state.asked, Question) else "approve"
+                verb = "resolve" if state.asked_doubt else verb
+                words += [
+                    (verb, Control(by=by, call=state.call, answer="yes", action=("done", "retry")[state.index % 2]))
+                    for by in ("ann", "bob")
+                ]
+        return any([self.ask("approver", Word(verb=verb, control=control)) for verb, control in words])
+
+    def _reports(self) -> bool:
+        open_now = list(self.run.open_attempts)
+        for attempt in open_now:
+            if attempt.call:
+                self.report(attempt, RESULTS[0])
+            else:
+                answer = reply(text="summary") if attempt.purpose == "compact" else reply(text="the end")
+                for event in self.heard(answer, n=attempt.n):
+                    self.put("planner", event)
+        return bool(open_now)

@@ -1,0 +1,194 @@
+"""What a project's files may say, and the sentence for each thing they may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from linestop.agent_files import EXAMPLE_PRICE, load_agent, load_agents
+from linestop.errors import ConfigError
+from linestop.project import Project, load_project
+from linestop.sandbox.registry import load_registry
+from linestop.schemas.tools import Contract
+
+KEY = "ab" * 32
+LOOK = Contract(name="orders.look", description="Look.", parameters={"type": "object"}, tier="read")
+PAY = Contract(name="orders.pay", description="Pay.", parameters={"type": "object"}, tier="irreversible")
+
+
+def project(folder: Path, text: str = "", **environ: str) -> Project:
+    """The project that ``text`` describes."""
+    (folder / "linestop.toml").write_text(text)
+    return load_project(folder, environ=environ)
+
+
+def agent_file(folder: Path, text: str, name: str = "support") -> Path:
+    """An agent's file with a prompt beside it."""
+    (folder / "agents").mkdir(exist_ok=True)
+    (folder / "agents" / f"{name}.md").write_text("Be kind.")
+    path = folder / "agents" / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_folder_has_every_default_and_the_built_in_agent(tmp_path: Path) -> None:
+    """Nothing has to be written before the first start."""
+    found = load_project(tmp_path, environ={})
+    assert (found.config.profile, found.config.tenant, found.file) == ("dev", "default", None)
+    assert found.directory == tmp_path / ".linestop"
+    (hello,) = load_agents(found, load_registry().contracts())
+    assert (hello.name, hello.model.model, hello.model.price) == ("hello", "playbook/hello", EXAMPLE_PRICE)
+    assert [path.stem for path in found.playbook_files()] == ["hello"]
+
+
+def test_a_profile_wins_over_the_file_and_the_environment_over_both(tmp_path: Path) -> None:
+    """Tables are merged key by key, and later wins."""
+    text = '[nats]\nurl = "nats://a:1"\nport = 7\n[profiles.prod.nats]\nurl = "nats://b:2"\n'
+    assert project(tmp_path, text).config.nats.url == "nats://a:1"
+    chosen = project(tmp_path, text, LINESTOP_PROFILE="prod")
+    assert (chosen.config.nats.url, chosen.config.nats.port, chosen.config.profile) == ("nats://b:2", 7, "prod")
+    everything = {"LINESTOP_NATS": "nats://c:3", "LINESTOP_DIR": "state", "LINESTOP_SYNC": "always"}
+    over = project(tmp_path, text, LINESTOP_PROFILE="prod", LINESTOP_TENANT="acme", **everything)
+    assert (over.config.nats.url, over.config.nats.sync) == ("nats://c:3", "always")
+    assert (over.directory, over.config.tenant) == (tmp_path / "state", "acme")
+
+
+def test_staging_is_dry_and_the_others_are_not(tmp_path: Path) -> None:
+    """Only staging describes effects instead of doing them."""
+    assert [project(tmp_path, LINESTOP_PROFILE=name).dry for name in ("dev", "staging", "prod")] == [False, True, False]
+
+
+def test_the_digest_changes_with_the_configuration_and_with_nothing_else(tmp_path: Path) -> None:
+    """Events say which configuration their writer had."""
+    one = project(tmp_path, 'tenant = "a"')
+    assert project(tmp_path, '# a comment\ntenant = "a"').digest == one.digest
+    assert project(tmp_path, 'tenant = "b"').digest != one.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tenant = ", "is not TOML"),
+        ("tennant = 'a'", "unknown field `tennant`"),
+        ("tenant = 'A B'", "linestop.toml, tenant: tenant 'A B' is not a name"),
+        ("tenant = 1", "linestop.toml, tenant: Expected `str`, got `int`"),
+        ("profile = 'test'", "linestop.toml, profile: Invalid enum value 'test'"),
+        ("dir = ''", "linestop.toml, dir: name a folder"),
+        ("[nats]\nport = 'x'", "linestop.toml, nats.port: Expected `int`"),
+        ("[nats]\nsync = '5s'", "linestop.toml, nats.sync: Invalid enum value '5s'"),
+        ("[accounts]\nday = 1", "linestop.toml, accounts: Object contains unknown field `day`"),
+        ("[people]\nann = 'abc'", "linestop.toml, people.ann: an Ed25519 public key has 64"),
+        ("[egress]\nallow = 'a.example'", "linestop.toml, egress.allow: Expected `array`"),
+        ("[profiles.test]\ntenant = 'a'", "profiles"),
+        ("[profiles.prod]\ntenant = 1", "linestop.toml, profiles.prod.tenant: Expected `str`"),
+        ("[profiles.prod]\nprofile = 'dev'", "linestop.toml, profiles.prod: a profile cannot choose"),
+    ],
+)
+def test_bad_configuration_is_one_sentence_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    """Also of a profile that is not chosen, because it will be one day."""
+    with pytest.raises(ConfigError) as caught:
+        project(tmp_path, text)
+    assert words in str(caught.value)
+    assert "linestop.toml" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value).strip()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("LINESTOP_PROFILE", "live"), ("LINESTOP_SYNC", "2s"), ("LINESTOP_TENANT", "A")]
+)
+def test_a_bad_variable_is_refused(tmp_path: Path, variable: str, value: str) -> None:
+    """The environment is checked as strictly as the file."""
+    with pytest.raises(ConfigError, match=value):
+        project(tmp_path, **{variable: value})
+
+
+def test_secrets_come_from_the_environment_or_a_file_and_never_from_the_configuration(tmp_path: Path) -> None:
+    """The configuration names where they are."""
+    (tmp_path / "key").write_text("from-file\n")
+    found = project(tmp_path, '[secrets]\na = "env:MAIL_KEY"\nb = "file:key"\n')
+    environ = {"MAIL_KEY": "from-env", "OPENAI_API_KEY": "sk"}
+    assert found.secret_values(environ) == {"a": "from-env", "b": "from-file", "OPENAI_API_KEY": "sk"}
+    with pytest.raises(ConfigError, match=r"secrets\.a: the environment variable MAIL_KEY is not set"):
+        found.secret_values({})
+    with pytest.raises(ConfigError, match=r"secrets\.c: write env:NAME or file:PATH"):
+        project(tmp_path, '[secrets]\nc = "hunter2"\n').secret_values({})
+
+
+def test_an_agent_file_becomes_a_version_with_contracts_and_prices(tmp_path: Path) -> None:
+    """Everything that decisions need is resolved once."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "answer.json").write_text('{"type": "object"}')
+    text = """
+    model = "openai/gpt-4o"
+    fallbacks = ["playbook/spare", { model = "anthropic/own", price = { input = 5, output = 6 } }]
+    tools = ["orders.*"]
+    output_schema = "answer.json"
+    [price]
+    input = 1_000_000
+    output = 2_000_000
+    [limits]
+    turns_max = 3
+    [policy]
+    clear = ["orders.pay"]
+    """
+    agent = load_agent(agent_file(tmp_path, text), [PAY, LOOK])
+    assert (agent.name, agent.prompt, agent.limits.turns_max) == ("support", "Be kind.", 3)
+    assert agent.tools == (LOOK, PAY)
+    assert (agent.model.price.input, agent.model.price.table) == (1_000_000, "agent file")
+    assert [choice.price.input for choice in agent.fallbacks] == [EXAMPLE_PRICE.input, 5]
+    assert agent.output_schema == {"type": "object"}
+    assert agent.policy.clear == ("orders.pay",)
+
+
+def test_a_known_model_gets_its_price_from_the_table(tmp_path: Path) -> None:
+    """Nobody has to look prices up by hand."""
+    agent = load_agent(agent_file(tmp_path, 'model = "openai/gpt-4o"'), [])
+    assert agent.model.price.input > 0
+    assert agent.model.price.table.startswith("genai-prices")
+
+
+def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
+    """What can be drawn as a flowchart needs no model."""
+    agent = load_agent(agent_file(tmp_path, 'planner = "python:flows.refund"'), [])
+    assert (agent.planner, agent.model.price.input, agent.model.price.output) == ("python:flows.refund", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "support.toml, model: name one"),
+        ("model = 'gpt-4o'", 'support.toml, model: "gpt-4o" is no model'),
+        ("model = 'openai/no-such-model'", 'support.toml, model: No price of "openai/no-such-model"'),
+        ("model = 'playbook/a'\nfallbacks = ['b']", 'support.toml, fallbacks: "b" is no model'),
+        ("model = 'playbook/a'\ntools = ['orders.loook']", "support.toml, tools: no tool is called 'orders.loook'"),
+        ("model = 'playbook/a'\nprompt = 'no.md'", "support.toml, prompt: "),
+        ("model = 'playbook/a'\nplanner = 'flows'", "support.toml, planner: write"),
+        ("model = 'playbook/a'\n[limits]\nturn_max = 1", "support.toml, limits: Object contains unknown field"),
+        ("model = 'playbook/a'\n[limits]\nturns_max = -1", "support.toml, limits.turns_max: no limit may be negative"),
+        ("model = 'playbook/a'\n[policy]\nquorum = 0", "support.toml, policy.quorum: at least one person"),
+        ("model = 'playbook/a'\n[output_schema]\ntype = 'obj'", "support.toml, output_schema: this JSON Schema"),
+        ("model = 'playbook/a'\noutput_schema = 'no.json'", "support.toml, output_schema: "),
+    ],
+)
+def test_a_bad_agent_is_one_sentence_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
+    """An agent that cannot work is refused before it is deployed."""
+    with pytest.raises(ConfigError) as caught:
+        load_agent(agent_file(tmp_path, text), [LOOK])
+    assert words in str(caught.value)
+
+
+def test_an_agent_is_named_after_its_file(tmp_path: Path) -> None:
+    """The name stands in subjects, so it must be able to."""
+    with pytest.raises(ConfigError, match="is not a name"):
+        load_agent(agent_file(tmp_path, "model = 'playbook/a'", name="My Agent"), [])
+
+
+def test_the_example_project_can_be_loaded_without_findings() -> None:
+    """The example in the repository is right."""
+    folder = Path(__file__).parents[1] / "examples" / "support"
+    found = load_project(folder, environ={})
+    registry = load_registry(found.config.tools, base=folder)
+    (support,) = load_agents(found, registry.contracts())
+    assert {tool.name for tool in support.tools} == {"ask.person", "orders.lookup", "orders.note", "refunds.create"}
