@@ -66,6 +66,10 @@ class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     quorum: int = 1
 
 
+class LimitsTable(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[limits]``: a name that is none is a mistake here, while a log may hold limits of a later version."""
+
+
 class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``agents/<name>.toml``.
 
@@ -87,7 +91,7 @@ class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     params: dict[str, Any] = {}
     tools: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: LimitsTable = LimitsTable()
     policy: PolicyTable = PolicyTable()
     output_schema: str | dict[str, Any] | None = None
 
@@ -124,7 +128,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
         fallbacks=tuple(_fallback(path, entry) for entry in file.fallbacks),
         on_model_down=file.on_model_down,
         tools=_tools(path, file.tools, contracts),
-        limits=file.limits,
+        limits=Limits(**msgspec.structs.asdict(file.limits)),
         policy=Policy(**msgspec.structs.asdict(file.policy)),
         output_schema=_schema(path, file.output_schema),
         planner=file.planner,

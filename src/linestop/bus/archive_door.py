@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -101,7 +101,7 @@ async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
 
 
 @contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
+def _short(path: Path) -> Generator[str]:
     """A path of the socket that is short enough: the kernel takes 107 bytes, however deep the folder lies."""
     name = f"{path.stem}.sock"
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

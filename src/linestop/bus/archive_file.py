@@ -97,7 +97,7 @@ class ArchiveFile:
             return
         try:
             self._store(fresh, careful=False)
-        except duckdb.ConversionException:
+        except ZeroDivisionError:
             # One payload is JSON to us but not to the database; find it, and keep it raw.
             self._store(fresh, careful=True)
         self.watermark = fresh[-1].seq

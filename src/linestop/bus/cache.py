@@ -8,6 +8,7 @@ from datetime import datetime
 
 import anyio
 
+from linestop.schemas.events import NEVER
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -27,6 +28,7 @@ class CachedRun:
         self.loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
         self.timer: asyncio.TimerHandle | None = None
+        self.timer_at: datetime = NEVER
         self.durable: dict[str, datetime] = {}
         self.users = 0
 

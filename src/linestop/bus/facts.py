@@ -35,6 +35,10 @@ Check = Callable[[str], tuple[str, ...]]
 """A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
 
 
+FETCHED = frozenset({Reservation, Texts, Findings})
+"""Facts that depend on where a run stands, so that they must be looked for each time."""
+
+
 class FactSource:
     """Fetches what a role needs, and only that. The cheap facts are kept; the log stays the truth."""
 
@@ -58,6 +62,12 @@ class FactSource:
         self._space = Space()
         self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
         self._renew()
+
+    def at_hand(self, run: Run, role: Role, extra: tuple[Any, ...]) -> Facts | None:
+        """The facts for a decision if nothing must be fetched for it, which is the rule."""
+        if extra or run.opened is None or not FETCHED.isdisjoint(role.needs):
+            return None
+        return self._bases.get(run.opened.agent.digest)
 
     async def gather(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
         """The facts for one decision of ``role`` about ``run``."""

@@ -72,6 +72,10 @@ IN_FLIGHT = 64
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
 
 
+ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
+"""In which order the roles of a process are asked: limits and gates before starts, the rare ones last."""
+
+
 def utc_now() -> datetime:
     """The present moment, aware."""
     return datetime.now(UTC)
@@ -133,7 +137,7 @@ class Host:
         self.backend = backend
         self.config = config
         self.archive = archive
-        self.roles = list(roles)
+        self.roles = sorted(roles, key=lambda role: ORDER.index(role.name))
         first = self.roles[0].name
         stations = [
             Station(

@@ -242,7 +242,9 @@ class Shell:
         for station in self.stations:
             if station.role.name not in asked:
                 continue
-            facts = await self._facts.gather(run, station.role, now, extra)
+            facts = self._facts.at_hand(run, station.role, extra)
+            if facts is None:
+                facts = await self._facts.gather(run, station.role, now, extra)
             event = self._decide(station, run, cue, facts=facts, now=now)
             if event is None or (self._draining and isinstance(event, ModelStarted | EffectStarted)):
                 asked.discard(station.role.name)
@@ -435,16 +437,20 @@ class Shell:
 
     async def _set_alarms(self, entry: CachedRun) -> None:
         """Set the alarm for the run's next deadline: in this process if it is near, durable if it is far."""
+        run = entry.run
+        if entry.timer is not None and entry.performing and all(a.done_by >= entry.timer_at for a in run.open_attempts):
+            # While it performs, a run's own deadlines only grow nearer by its starts: the alarm that is set will do.
+            return
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
         now = self.config.now()
-        run = entry.run
         for deadline in deadlines(run, now):
             wait_s = (deadline.at - now).total_seconds()
             if wait_s <= TIMER_NEAR_S:
                 if entry.timer is None and deadline.role in self.names:
                     cue = Cue(kind="timer", id=deadline.name)
+                    entry.timer_at = deadline.at
                     loop = asyncio.get_running_loop()
                     entry.timer = loop.call_later(wait_s + 0.001 if wait_s > 0 else OVERDUE_S, self._alarm, entry, cue)
             elif deadline.role in self.names and deadline.name != "run-max" and deadline.name != "wall":

@@ -100,7 +100,8 @@ class Sweep:
             watched.next_at = self._idle_until(state)
             watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1
             if state.sealed is not None:
-                await self.shell.publish_outcome(state)
+                if "recorder" in self.shell.names:
+                    await self.shell.publish_outcome(state)
                 return
             if self.everyone and watched.tries:
                 await self._hint(tenant, run)
@@ -112,8 +113,14 @@ class Sweep:
             limiter.release()
 
     def _idle_until(self, run: Run) -> datetime | None:
-        """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on."""
-        coming = [deadline for deadline in deadlines(run, self.now()) if deadline.at > self.now()]
+        """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.
+
+        None if one has passed: whoever should have acted on it did not.
+        """
+        now = self.now()
+        coming = deadlines(run, now)
+        if any(deadline.at <= now for deadline in coming):
+            return None
         rests = run.phase in IDLE or run.paused or run.open_attempts or any(d.name == "retry" for d in coming)
         return min(deadline.at for deadline in coming) if rests and coming else None
 

@@ -76,10 +76,10 @@ def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as clic
 @output.common
 def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Answer a question of RUN's model, or deliver the event it waits for."""
-    if len(call_and_answer) > 2:
+    words = list(call_and_answer)
+    if len(words) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
-    *named, text = call_and_answer
-    call = named[0] if named else ""
+    call, text = words[0] if len(words) == 2 else "", words[-1]
     value: object = output.json_argument(text, "The answer") if json_answer else text
     _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The bounds of one run. An agent's file may set any of them; a task may only lower them."""
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one run. An agent's file may set any of them; a task may only lower them.
+
+    All are written, also those at their default: a later version with another default reads the same bounds.
+    """
 
     turns_max: int = 15
     calls_max: int = 20
