@@ -322,8 +322,8 @@ class Forger:
             self.events.append((tokens[3], tokens[4], msgspec.json.decode(payload)))
 
     def find(self, role: str, name: str, nth: int = 1) -> int:
-        """The number of the nth such event."""
-        found = [n for n, event in enumerate(self.events, 1) if event[:2] == (role, name)]
+        """The number of the nth such event; an empty role is any."""
+        found = [n for n, event in enumerate(self.events, 1) if event[1] == name and role in {"", event[0]}]
         return found[nth - 1]
 
     def body(self, role: str, name: str, nth: int = 1) -> dict[str, Any]:

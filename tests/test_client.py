@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from tests.stack import Stack, stack
 
 import linestop
 from linestop import (
@@ -30,7 +31,7 @@ from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import HeadMoved
+from linestop.bus.ports import HeadMoved, StoredMessage
 from linestop.bus.streams import consumers
 from linestop.client import Letter, saying, waiting
 from linestop.client.identity import load_key, write_key
@@ -38,9 +39,8 @@ from linestop.client.stopping import DirectStop
 from linestop.errors import ConfigError
 from linestop.schemas.events import Granted, Policy
 from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
-from linestop.schemas.run import Entry, Run, fold_messages
+from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId
-from stack import Stack, stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -106,6 +106,16 @@ async def test_a_task_is_submitted_and_its_outcome_comes_back(client: Client) ->
         "desk",
     )
     assert outcome.cost_micros > 0
+
+
+async def test_an_outcome_is_heard_and_not_polled_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server republishes wakes whoever waits, long before the next look."""
+    monkeypatch.setattr(waiting, "POLL_S", 600)
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.stop(submitted.run, why="enough"))
+        assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "stopped"
 
 
 async def test_the_outcome_of_a_run_that_is_over_comes_at_once(client: Client) -> None:
@@ -255,6 +265,20 @@ async def test_a_watcher_survives_a_crash_of_the_broker(tmp_path: Path) -> None:
     assert running.effects.paid == [5]
 
 
+async def test_whoever_waits_looks_again_after_each_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was announced while the connection was away is not announced again, so it is looked for."""
+    monkeypatch.setattr(waiting, "POLL_S", 600)
+    async with (
+        stack(tmp_path, actors=False) as idle,
+        Client.connect(tmp_path) as client,
+        waiting.hints(client.stream.wire, "live.runs.nobody.>") as news,
+    ):
+        os.kill(idle.server.pid, signal.SIGKILL)
+        with anyio.fail_after(SOON_S):
+            await news.wait()
+            await client.runs(limit=1)
+
+
 async def test_what_does_not_exist_is_not_found(client: Client) -> None:
     """A wrong name is an error, not an empty answer."""
     with pytest.raises(NotFound, match="no run 'nowhere'"):
@@ -282,7 +306,10 @@ async def test_runs_are_listed_newest_first(client: Client) -> None:
 
 async def test_the_newest_runs_are_found_however_far_back(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking back goes on in growing steps until there are enough."""
+    for _ in range(3):
+        await client.outcome((await client.submit("desk", "say hello")).run, timeout_s=SOON_S)
     wanted = [line.run for line in await client.runs(limit=3)]
+    assert len(wanted) == 3
     monkeypatch.setattr("linestop.client.looking.WINDOW_MESSAGES", 1)
     assert [line.run for line in await client.runs(limit=3)] == wanted
 
@@ -491,9 +518,9 @@ async def test_a_stop_that_loses_tries_again_from_the_real_head(
     direct = DirectStop(operator.stream)
     log = direct._log  # pyright: ignore[reportPrivateUsage] # the loser's own view of the log
     messages = await log.load(TenantId("default"), RunId(submitted.run))
-    stale = fold_messages(before.tenant, before.run, [(m.subject, m.payload, m.seq) for m in messages[:-1]])
     refused: list[int] = []
-    real = log.append
+    read_again: list[bool] = []
+    real, load = log.append, log.load
 
     async def read(state: Run) -> None:
         for message in messages[:-1]:
@@ -506,13 +533,18 @@ async def test_a_stop_that_loses_tries_again_from_the_real_head(
             refused.append(moved.head_seq)
             raise HeadMoved("moved", head_seq=moved.head_seq if named else 0) from None
 
+    async def reload(tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False) -> list[StoredMessage]:
+        read_again.append(leader)
+        return await load(tenant, run, after_seq=after_seq, leader=leader)
+
     monkeypatch.setattr(direct, "_read", read)
+    monkeypatch.setattr(log, "load", reload)
     monkeypatch.setattr(log, "append", append)
     state, already = await direct.stop(before.tenant, before.run, by="ann", why="now", mode="fence")
     assert not already
     assert state.n == before.n + 1
     assert refused == [messages[-1].seq]
-    assert stale.n == before.n - 1
+    assert read_again == ([] if named else [True])
     assert (await operator.run(submitted.run)).stopped is not None
 
 

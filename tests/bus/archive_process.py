@@ -1,12 +1,12 @@
-"""A recorder's archive in a process of its own, to be killed: ``archive_process.py URL USER PASSWORD FILE STOP_AT``.
+"""A recorder's archive in a process of its own, to be killed: ``archive_process.py URL PASSWORD FILE``.
 
-It prints a line when it has committed the sequence ``STOP_AT``, and then waits before it acknowledges.
+It prints a line when it has committed its first batch, and never acknowledges anything.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import anyio
@@ -48,14 +48,14 @@ class Held:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
-    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncIterator[Delivery]:
+    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncGenerator[Delivery]:
         async for delivery in self._queue.deliveries(in_flight_max=in_flight_max):
             yield NeverAcknowledged(delivery)
 
 
-async def main(url: str, user: str, password: str, file: str) -> None:
+async def main(url: str, password: str, file: str) -> None:
     """Archive until killed."""
-    credential = Credential(url=url, user=user, password=password)
+    credential = Credential(url=url, user="recorder", password=password)
     async with await connect(credential, name="archive to be killed") as connection:
         stream = await JetStream.open(connection)
         feed = next(spec for spec in consumers() if spec.name == layout.FEED)
@@ -63,4 +63,4 @@ async def main(url: str, user: str, password: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:5])
+    anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import duckdb
 import pytest
+from tests.run_logs import SCENARIOS, Message
 
 from linestop.actors.recorder import Recorder
 from linestop.bus import api, layout
@@ -24,13 +25,12 @@ from linestop.bus.connection import connect
 from linestop.bus.host import Host, HostConfig
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import StoredMessage
+from linestop.bus.ports import Delivery, Queue, StoredMessage
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
 from linestop.errors import RetryableError
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-from run_logs import SCENARIOS, Message
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -82,7 +82,7 @@ def renamed(messages: Sequence[Message], run: str) -> list[Message]:
 
 
 @asynccontextmanager
-async def archiving(server: EmbeddedServer, path: Path) -> AsyncIterator[Archive]:
+async def archiving(server: EmbeddedServer, path: Path) -> AsyncGenerator[Archive]:
     """A recorder's archive at work."""
     archive = Archive(path)
     async with await connect(server.credential("recorder"), name="archive") as connection:
@@ -160,7 +160,7 @@ async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
     half = len(everything) // 2
     await expect_acknowledgements_within(bus, seconds=1)
     credential = bus.credential("recorder")
-    command = [sys.executable, str(PROCESS), credential.url, credential.user, credential.password, str(path)]
+    command = [sys.executable, str(PROCESS), credential.url, credential.password, str(path)]
     async with await anyio.open_process(command, stdin=None, stderr=None) as process:
         assert process.stdout is not None
         await say(bus, everything[:half])
@@ -177,6 +177,44 @@ async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
     whole = tmp_path / "b.duckdb"
     await rebuilt(bus, whole)
     assert [table(path, name) for name in TABLES] == [table(whole, name) for name in TABLES]
+
+
+class Rival:
+    """A feed of which somebody else takes most: every message but each seventh and the last is acknowledged away."""
+
+    def __init__(self, queue: Queue, last_seq: int) -> None:
+        self._queue = queue
+        self._last_seq = last_seq
+
+    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncGenerator[Delivery]:
+        """What is left over."""
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max):
+            if delivery.seq % 7 == 0 or delivery.seq == self._last_seq:
+                yield delivery
+            else:
+                await delivery.ack()
+
+
+async def test_what_the_feed_does_not_bring_is_read_from_the_log(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """Where messages were delivered to another process for good, the gaps between the others are filled."""
+    path, log = tmp_path / "a.duckdb", logs[0]
+    archive = Archive(path)
+    await say(bus, [(subject, payload) for subject, payload, _ in log[:1]])
+    async with await connect(bus.credential("recorder"), name="archive") as connection:
+        stream = await JetStream.open(connection)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(archive.run, stream.log(), Rival(stream.queue(FEED), len(log)))
+            with anyio.fail_after(30):
+                # The first is read before anything is pulled, so that all others come from the feed.
+                await archive.reached(1)
+                await say(bus, [(subject, payload) for subject, payload, _ in log[1:]])
+                await archive.reached(len(log))
+            tasks.cancel_scope.cancel()
+    found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
+    assert found == [(n, subject) for n, (subject, _, _) in enumerate(log, 1)]
+    assert query(path, "SELECT status FROM runs") == [("completed",)]
 
 
 async def rebuilt(server: EmbeddedServer, path: Path) -> None:
@@ -248,13 +286,16 @@ def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: lis
         for n, payload in enumerate(strange, 1)
     ]
     good = [
-        StoredMessage(subject=subject, payload=payload.replace(b'"tokens":480', b'"tokens":4' + b"0" * 25), seq=n)
+        StoredMessage(
+            subject=subject, payload=payload.replace(b'"cost_micros":200', b'"cost_micros":2' + b"0" * 25), seq=n
+        )
         for n, (subject, payload, _) in enumerate(logs[0], len(strange) + 1)
     ]
     file = ArchiveFile(tmp_path / "a.duckdb")
     file.store([*messages, *good])
     assert file.status().events == len(strange) + len(good)
     file.close()
+    assert query(file.path, "SELECT max(cost_micros) FROM events") == [(2**63 - 1,)]
 
 
 def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list[Message]]) -> None:
@@ -284,8 +325,8 @@ def test_a_batch_is_in_whole_or_not_at_all(
             file.store(messages[4:])
     assert (file.status().events, file.watermark) == (4, 4)
     file.store(messages[4:])
-    assert file._run("SELECT status, events FROM runs") == [("completed", len(messages))]
     file.close()
+    assert query(file.path, "SELECT status, events FROM runs") == [("completed", len(messages))]
 
 
 def _fail(name: str, value: int) -> None:
@@ -332,10 +373,10 @@ async def test_an_archive_of_another_log_is_set_aside(
     )
     file.close()
     await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
-    async with archiving(bus, path) as archive:
+    await expect_acknowledgements_within(bus, seconds=1)
+    async with archiving(bus, path):
         with anyio.fail_after(30):
-            while archive._file is None or archive._file.watermark != len(logs[0]):
-                await archive._changed.wait()
+            await all_acknowledged(bus)
     assert query(path, "SELECT run FROM runs") == [("r1",)]
     (kept,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
     assert query(kept, "SELECT count(*) FROM events") == [(length,)]

@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from linestop.bus.spans import Spans, trace_ids
 from linestop.schemas.run import Run
-from run_logs import RUN, TENANT, record
+from tests.run_logs import RUN, TENANT, record
 
 
 async def nothing(_bench: object) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.stack import Ran, Stack, background_stack, command
 
 from linestop.bus.intake import Person
 from linestop.client.identity import write_key
-from stack import Ran, Stack, background_stack, command
 
 pytestmark = pytest.mark.broker
 

@@ -6,9 +6,9 @@ from collections.abc import Generator
 
 import anyio
 import pytest
+from tests.stack import Ran, Stack, background_stack, command
 
 from linestop.client import Client, Letter
-from stack import Ran, Stack, background_stack, command
 
 pytestmark = pytest.mark.broker
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-
-from stack import Ran, Stack, background_stack, command
+from tests.stack import Ran, Stack, background_stack, command
 
 pytestmark = pytest.mark.broker
 

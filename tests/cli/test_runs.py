@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.stack import Ran, Stack, background_stack, command
 
 from linestop.bus.credentials import Credential, write_credential
 from linestop.cli import output
 from linestop.schemas.limits import Limits
-from stack import Ran, Stack, background_stack, command
 
 pytestmark = pytest.mark.broker
 

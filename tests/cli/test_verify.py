@@ -7,14 +7,14 @@ from pathlib import Path
 import anyio.to_thread
 import msgspec
 import pytest
+from tests.run_logs import KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
+from tests.stack import stack
 
 from linestop.cli.main import run
 from linestop.client import Client
 from linestop.schemas.verify import read_chain, sign_checkpoint
 from linestop.schemas.verify.bundle import read_bundle, write_bundle
 from linestop.testing.virtual import START
-from run_logs import KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
-from stack import stack
 
 
 @pytest.fixture(scope="module")

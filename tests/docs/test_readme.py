@@ -127,7 +127,9 @@ def test_the_program_does_what_the_readme_shows(place: Place) -> None:
 def test_the_example_is_as_short_as_it_says() -> None:
     """Tool, agent file and program have at most twenty lines, comments and blank lines apart."""
     written = [files()[name] for name in ("tools.py", "agents/support.toml", "handle.py")]
-    lines = [line for text in written for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for text in written for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     assert len(lines) <= 20
 
 
@@ -140,9 +142,10 @@ def test_every_python_block_of_the_readme_is_a_file_that_was_run() -> None:
 def test_the_demo_tells_the_stories_that_are_printed(tmp_path: Path) -> None:
     """``linestop demo`` ends as told, and its first story's log is the one the README prints."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
+    environ["PYTHONPATH"] = str(ROOT / "src")
     done = subprocess.run(
-        [sys.executable, "-m", "linestop.cli.main", "demo"], cwd=tmp_path, env=environ | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "linestop.cli.main", "demo"], cwd=tmp_path, env=environ, capture_output=True, text=True,
+        timeout=180, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     printed = section_blocks(README, "What a run looks like")[0].text

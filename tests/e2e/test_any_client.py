@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from tests.stack import stack
 
 from linestop.bus.after import Outcome
 from linestop.schemas.messages import VERBS, Task
-from stack import stack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 

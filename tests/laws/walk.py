@@ -7,7 +7,7 @@ decisions; ``ended`` then brings the run to its seal with a person who answers w
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -95,13 +95,26 @@ def size(run: Run, version: AgentVersion, purpose: str) -> int:
 class Walk(Story):
     """One run at the mercy of the numbers."""
 
-    def __init__(self, choice: int = 0, *, check: bool = True) -> None:
-        version, task = AGENTS[choice % len(AGENTS)]
-        super().__init__(version, task=task)
+    def __init__(
+        self,
+        choice: int = 0,
+        *,
+        check: bool = True,
+        version: AgentVersion | None = None,
+        log: Sequence[tuple[str, bytes, int]] = (),
+    ) -> None:
+        chosen, task = AGENTS[choice % len(AGENTS)]
+        super().__init__(version or chosen, task=task)
         self.check = check
         self.lives = 1
         self.proposed = 0
-        self.opened()
+        for message in log:
+            self.messages.append(message)
+            self.run.apply(*message)
+        if log:
+            self.now = self.run.at
+        else:
+            self.opened()
 
     # --- laws ------------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from run_logs import SCENARIOS, Message
+from tests.run_logs import SCENARIOS, Message
 
 _LOGS: dict[str, list[Message]] = {}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema_rs
 import msgspec
 import pytest
+from tests.run_logs import RUN, SCENARIOS, TENANT, Message
 
 from linestop.schemas.documents import (
     DIALECT,
@@ -20,7 +21,6 @@ from linestop.schemas.documents import (
 )
 from linestop.schemas.phases import LEGAL, MOVES, STOPPED
 from linestop.schemas.run import Run
-from run_logs import RUN, SCENARIOS, TENANT, Message
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
 from linestop.schemas.messages import Control, signed_bytes
 from linestop.schemas.tools import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
-from run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
 LogOf = Callable[[str], list[Message]]
 Break = Callable[[Forger], int]
@@ -136,7 +136,7 @@ def _time_goes_back(f: Forger) -> int:
 
 
 def _start_after_stop(f: Forger) -> int:
-    return f.again("planner", "started", at=f.find("planner", "stopped") + 1, turn=2)
+    return f.again("planner", "started", at=f.find("", "stopped") + 1, turn=2)
 
 
 def _effect_after_stop(f: Forger) -> int:
@@ -588,7 +588,7 @@ def test_a_broken_rule_is_found_although_every_hash_is_right(
 def test_an_ignored_event_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
     """An event that no reader counts and that starts, grants or seals nothing is only pointed out."""
     forger = Forger(log_of("stopped while asked"))
-    at = forger.find("planner", "stopped") + 1
+    at = forger.find("", "stopped") + 1
     forger.insert(at, "budget", "warned", {"limit": "cost", "value": 1, "max_value": 2})
     verdict = check(forger.messages())
     assert [(p.n, p.rule, p.level) for p in verdict.problems] == [(at, "legal", "ignored")]
@@ -608,7 +608,7 @@ def test_an_event_of_a_later_version_is_shown_but_breaks_nothing(log_of: LogOf) 
 def test_a_stop_that_leaves_an_open_start_out_of_its_receipt_is_noted(log_of: LogOf) -> None:
     """Who stops a run from its last message alone cannot list what is open, so that is no broken promise."""
     forger = Forger(log_of("stopped"))
-    forger.body("planner", "stopped")["open"] = []
+    forger.body("", "stopped")["open"] = []
     verdict = check(forger.messages())
     assert [(p.rule, p.level) for p in verdict.problems] == [("stop", "note")]
 

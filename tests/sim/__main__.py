@@ -1,5 +1,7 @@
 """Run seeds: ``python -m tests.sim --seeds 1-1000``. Prints each red seed and how to replay it; exit 1 if any."""
 
+# ruff: noqa: T201 - printing is what a command line is for
+
 from __future__ import annotations
 
 import argparse
@@ -8,7 +10,6 @@ import sys
 import time
 
 import structlog
-
 from tests.sim import planted
 from tests.sim.fleet import run_seeds
 from tests.sim.loop import order_cancellations

@@ -8,13 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import msgspec
+from tests.sim import checks_effects, checks_money
+from tests.sim.evidence import Evidence, RunEvidence
 
 from linestop.actors.opening import task_sha256
 from linestop.schemas.messages import Task
-from tests.sim import checks_effects, checks_money
-from tests.sim.evidence import Evidence, RunEvidence, Said
 
-STOP_BECOMES_EVENT_S = 40.0
+STOP_BECOMES_EVENT_S = 20.0
 """A stop that a client was told is kept becomes an event this soon after the last fault, if the run still goes on."""
 
 
@@ -27,7 +27,7 @@ def everything(evidence: Evidence) -> list[str]:
         wrong += nothing_starts_after_a_stop(run)
         wrong += checks_money.budget(evidence, run)
         wrong += checks_effects.effects(evidence, run)
-        wrong += checks_effects.grants(run)
+        wrong += checks_effects.grants(evidence, run)
     wrong += kept(evidence)
     wrong += checks_money.accounts(evidence)
     wrong += checks_effects.outside(evidence)
@@ -60,9 +60,11 @@ def ends(evidence: Evidence, run: RunEvidence) -> list[str]:
     outcomes = evidence.broker.stream("OUTCOMES").matching(f"outcomes.{run.tenant}.*.{run.run}")
     if len(outcomes) != 1:
         wrong.append(f"outcome: {run.name} has {len(outcomes)} outcomes")
-    for said in run.events("stopped"):
-        if said.event.get("code") in {"defect", "stuck", "squatted"}:
-            wrong.append(f"{said.event['code']}: {said} of {run.name}: {said.event['why']}")
+    wrong += [
+        f"{said.event['code']}: {said} of {run.name}: {said.event['why']}"
+        for said in run.events("stopped")
+        if said.event.get("code") in {"defect", "stuck", "squatted"}
+    ]
     return wrong
 
 
@@ -120,8 +122,3 @@ def dead_letters(evidence: Evidence) -> list[str]:
     """Nothing in these worlds deserves a dead letter."""
     found = evidence.broker.stream("DEAD").matching(">")
     return [f"dead letter: {stored.payload.decode()[:300]}" for stored in found]
-
-
-def first(run: RunEvidence, what: str) -> Said | None:
-    """The first event of that name."""
-    return next(run.events(what), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from tests.sim.evidence import Evidence, RunEvidence, Said
 from tests.sim.outside import Request
 
@@ -21,54 +22,67 @@ DEFINITE = {"failed", "never_started"}
 
 
 def effects(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P3: an attempt follows another on the same key only where repeating is safe, or the other had no effect."""
-    wrong: list[str] = []
-    keys: dict[str, list[tuple[str, int]]] = {}
-    fates: dict[tuple[str, int], str] = {}
-    retries: dict[str, int] = {}
-    tools: dict[str, dict[str, Any]] = {}
+    """P3: an attempt follows another at the same effect only where repeating is safe, or the other did nothing."""
+    walk = _Walk(run)
     for said in run.said:
-        if said.ignored:
-            continue
+        if not said.ignored:
+            walk.take(said)
+    wrong = walk.wrong
+    for (tool, args_sha256), parts in walk.parts.items():
+        grant = run.tool(tool)
+        done = evidence.outside.effects.get((run.tenant, run.run, tool, args_sha256), 0)
+        most = 1 + sum(walk.retries.get(call, 0) for call in {call for call, _ in parts})
+        if grant["tier"] != "read" and not grant.get("repeatable") and done > most:
+            wrong.append(f"P3: '{tool}' of {run.name} took effect {done} times with the same arguments")
+    return wrong
+
+
+Effect = tuple[str, str]
+"""What is done, whatever key it has: tool and digest of the arguments."""
+
+
+class _Walk:
+    """Walks the log of one run and knows the fate of every attempt at every effect."""
+
+    def __init__(self, run: RunEvidence) -> None:
+        self.wrong: list[str] = []
+        self.parts: dict[Effect, list[tuple[str, int]]] = {}
+        self.retries: dict[str, int] = {}
+        self._run = run
+        self._fates: dict[tuple[str, int], str] = {}
+        self._tools: dict[str, str] = {}
+
+    def take(self, said: Said) -> None:
+        """Take the run's next event that counts."""
         match said.what:
             case "validator.judged":
-                for line in said.event["calls"]:
-                    if line["verdict"] == "pass":
-                        tools[line["call"]] = run.tool(line["tool"])
+                self._tools |= {line["call"]: line.get("tool", "") for line in said.event["calls"]}
             case "executor.started" if said.event.get("purpose", "effect") == "effect":
                 for line in said.event["calls"]:
-                    wrong += _repeats(run, said, line, tool=tools[line["call"]], before=keys, fates=fates)
-                    keys.setdefault(line["effect_key"], []).append((line["call"], line["attempt"]))
-                    fates[line["call"], line["attempt"]] = "open"
+                    self._start(said, line)
             case "executor.finished":
-                _learn(said.event, fates)
+                _learn(said.event, self._fates)
             case "approver.resolved" if said.event["action"] == "retry":
-                _resolve(said.event["call"], fates, keys, retries)
+                call = said.event["call"]
+                self.retries[call] = self.retries.get(call, 0) + 1
+                for part in self._fates:
+                    if part[0] == call:
+                        self._fates[part] = "never_started"
             case _:
                 pass
-    for key, calls in keys.items():
-        tool = tools[calls[0][0]]
-        most = 1 + retries.get(key, 0)
-        if not tool.get("repeatable") and tool["tier"] != "read" and evidence.outside.effects.get(key, 0) > most:
-            done = evidence.outside.effects[key]
-            wrong.append(f"P3: '{tool['name']}' of {run.name} took effect {done} times under key {key[:8]}")
-    return wrong
 
-
-def _repeats(
-    run: RunEvidence, said: Said, line: dict[str, Any], *, tool: dict[str, Any],
-    before: dict[str, list[tuple[str, int]]], fates: dict[tuple[str, int], str],
-) -> list[str]:  # fmt: skip
-    if tool["tier"] == "read" or tool.get("repeatable"):
-        return []
-    wrong: list[str] = []
-    for part in before.get(line["effect_key"], []):
-        fate = fates[part]
-        if fate == "succeeded":
-            wrong.append(f"P2: {said} of {run.name} repeats '{tool['name']}', which {part} completed")
-        elif fate not in DEFINITE and not tool.get("idempotent"):
-            wrong.append(f"P3: {said} of {run.name} repeats '{tool['name']}' although {part} is {fate}")
-    return wrong
+    def _start(self, said: Said, line: dict[str, Any]) -> None:
+        name, part = self._tools[line["call"]], (line["call"], line["attempt"])
+        tool = self._run.tool(name)
+        before = self.parts.setdefault((name, line["args_sha256"]), [])
+        for other in before if tool["tier"] != "read" and not tool.get("repeatable") else ():
+            fate = self._fates[other]
+            if fate == "succeeded":
+                self.wrong.append(f"P2: {said} of {self._run.name} repeats '{name}', which {other} completed")
+            elif fate not in DEFINITE and not tool.get("idempotent"):
+                self.wrong.append(f"P3: {said} of {self._run.name} repeats '{name}' although {other} is {fate}")
+        before.append(part)
+        self._fates[part] = "open"
 
 
 def _learn(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> None:
@@ -77,23 +91,15 @@ def _learn(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> None:
     if part in fates:
         fates[part] = event["outcome"]
     elif event["outcome"] in {"succeeded", "never_started"}:
-        for other in fates:
-            if other[0] == event["call"] and fates[other] not in DEFINITE:
-                fates[other] = event["outcome"]
+        told = {
+            other: event["outcome"]
+            for other, fate in fates.items()
+            if other[0] == event["call"] and fate not in DEFINITE
+        }
+        fates.update(told)
 
 
-def _resolve(
-    call: str, fates: dict[tuple[str, int], str], keys: dict[str, list[tuple[str, int]]], retries: dict[str, int]
-) -> None:
-    for part in fates:
-        if part[0] == call:
-            fates[part] = "never_started"
-    for key, parts in keys.items():
-        if any(part[0] == call for part in parts):
-            retries[key] = retries.get(key, 0) + 1
-
-
-def grants(run: RunEvidence) -> list[str]:
+def grants(evidence: Evidence, run: RunEvidence) -> list[str]:
     """P5: what starts is what was judged, and passed its gate: cleared, or granted by enough people in time."""
     wrong: list[str] = []
     judged: dict[str, dict[str, Any]] = {}
@@ -113,7 +119,7 @@ def grants(run: RunEvidence) -> list[str]:
                 asked |= {line["call"]: line for line in event.get("calls", [])}
                 votes |= {line["call"]: set() for line in event.get("calls", [])}
             case "approver.granted" if event["call"]:
-                wrong += _in_time(run, said, asked[event["call"]])
+                wrong += _in_time(run, said, asked[event["call"]]) + _as_meant(evidence, run, said)
                 votes[event["call"]].add(event["by"])
                 if len(votes[event["call"]]) >= asked[event["call"]].get("quorum", 1):
                     gates[said.n] = {event["call"]: event}
@@ -132,6 +138,18 @@ def _in_time(run: RunEvidence, said: Said, question: dict[str, Any]) -> list[str
     if any(said.event[field] != question[field] for field in ("args_sha256", "contract_digest")):
         wrong.append(f"P5: {said} of {run.name} is for something else than what was asked")
     return wrong
+
+
+def _as_meant(evidence: Evidence, run: RunEvidence, said: Said) -> list[str]:
+    """A grant says what the person's own message said."""
+    kind, _, seq = str(said.event["cue"].get("id", "")).partition(":")
+    stored = evidence.broker.stream("CONTROL").at(int(seq)) if kind == "control" else None
+    if stored is None:
+        return [f"P5: {said} of {run.name} comes from no person's message"]
+    meant: dict[str, Any] = msgspec.json.decode(stored.payload)
+    if any(meant.get(field) != said.event[field] for field in ("call", "by", "args_sha256", "contract_digest")):
+        return [f"P5: {said} of {run.name} is not what {meant.get('by')} agreed to"]
+    return []
 
 
 def _was_granted(
@@ -153,14 +171,19 @@ def _was_granted(
 def outside(evidence: Evidence) -> list[str]:
     """P1 and P5 for every request that reached the world."""
     wrong: list[str] = []
-    runs = {(run.tenant, run.run): run for run in evidence.runs}
+    performed: set[tuple[str, str, str, str, int]] = set()
+    runs: dict[tuple[str, str], RunEvidence] = {(run.tenant, run.run): run for run in evidence.runs}
     for request in evidence.outside.requests:
-        run = runs.get((request.tenant, request.run))  # type: ignore[call-overload]
+        run = runs.get((request.tenant, request.run))
         start = _start_of(run, request) if run is not None else None
         what = f"{request.kind} {request.tool} {request.call}/{request.attempt} of {request.tenant}/{request.run}"
         if run is None or start is None:
             wrong.append(f"P1: {what} was made without a start in the log")
             continue
+        part = (request.kind, request.tenant, request.run, request.call, request.attempt)
+        if part in performed:
+            wrong.append(f"P3: {what} was made twice on one start")
+        performed.add(part)
         wrong += _as_started(what, request, start, run)
         if request.sent_at is not None and request.sent_at >= request.started_by:
             wrong.append(f"P1: {what} was sent at {request.sent_at}, after its start_by {request.started_by}")
@@ -172,12 +195,11 @@ def outside(evidence: Evidence) -> list[str]:
 
 def _start_of(run: RunEvidence, request: Request) -> Said | None:
     for said in run.events("planner.started", "executor.started"):
-        if request.kind == "model" and said.role == "planner":
-            if (str(said.event["turn"]), said.event["attempt"]) == (request.call, request.attempt):
-                return said
-        elif request.kind != "model" and said.role == "executor":
-            if any((c["call"], c["attempt"]) == (request.call, request.attempt) for c in said.event["calls"]):
-                return said
+        parts = [(str(said.event.get("turn")), said.event.get("attempt"))]
+        if said.role == "executor":
+            parts = [(line["call"], line["attempt"]) for line in said.event["calls"]]
+        if (said.role == "planner") == (request.kind == "model") and (request.call, request.attempt) in parts:
+            return said
     return None
 
 
@@ -200,7 +222,7 @@ def _fenced(evidence: Evidence, what: str, request: Request, stop_s: float) -> l
     """P1: nothing begins on a proof that is older than the stop, and what is on the wire is cancelled soon."""
     if request.begun_s > stop_s + TICK_S:
         sent_s, asked_s = request.proof
-        seen = asked_s >= stop_s
+        seen = asked_s > stop_s + TICK_S
         proven = asked_s > sent_s or request.begun_s - sent_s <= PROMPT_S + 0.001
         if seen or not proven:
             return [f"P1: {what} began at {request.begun_s:.3f} s, after the stop at {stop_s:.3f} s"]

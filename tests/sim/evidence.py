@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
+from tests.sim.faults import Weather
+from tests.sim.outside import Outside
+from tests.sim.people import Acknowledged, Mirror
+from tests.sim.workers import Diary
 
 from linestop.bus import layout
 from linestop.bus.spending import Account
@@ -16,10 +20,6 @@ from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored
-from tests.sim.faults import Weather
-from tests.sim.outside import Outside
-from tests.sim.people import Acknowledged, Mirror
-from tests.sim.workers import Diary
 
 ACCOUNTS = layout.bucket_key(layout.SHARED_BUCKET, "account.")
 
@@ -131,8 +131,8 @@ class RunEvidence:
 
     def tool(self, name: str) -> dict[str, Any]:
         """The grant of a tool as ``opened`` pins it."""
-        tools = self.opened["tools"] if self.opened else []
-        return next(cast("dict[str, Any]", tool) for tool in tools if tool["name"] == name)
+        tools: list[dict[str, Any]] = self.opened["tools"] if self.opened else []
+        return next(tool for tool in tools if tool["name"] == name)
 
 
 @dataclass(slots=True)

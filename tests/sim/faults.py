@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
+from tests.sim.loop import PROCESS
 
 from linestop.errors import Unreachable
-from tests.sim.loop import PROCESS
 
 ANSWER_S = 2.0
 """How long a client waits for an answer before it calls the broker unreachable."""
@@ -85,7 +85,8 @@ class SeedFaults:
             await self._travel()
 
     def copies(self, subject: str) -> Sequence[float]:
-        """Deliver once, or not, twice, late."""
+        """Deliver once, or not, twice, late; whatever it is."""
+        del subject
         if not self.raging:
             return (0.0,)
         drawn = self._chance.random()

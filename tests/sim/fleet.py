@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-
 from tests.sim.simulate import Verdict, simulate
 
 BATCH = 8

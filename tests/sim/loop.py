@@ -1,9 +1,11 @@
-"""An event loop that knows processes: what belongs to a killed one never runs again, what belongs to a frozen one waits.
+"""An event loop that knows processes: what belongs to a killed one never runs again, to a frozen one later.
 
 Every task and callback of asyncio carries a context, and a context names the process that made it. So a kill
 takes effect between any two steps of a process, exactly as SIGKILL does: no ``finally`` and no ``except`` of
 it runs. A frozen process (SIGSTOP) keeps what became due meanwhile and does it when it wakes.
 """
+
+# ruff: noqa: ANN401 - asyncio's and anyio's own coroutines and internals have no better type
 
 from __future__ import annotations
 
@@ -13,12 +15,13 @@ import contextvars
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVarTuple, cast
 
 from anyio._backends import _asyncio as anyio_asyncio
 
 from linestop.testing.virtual import VirtualLoop
 
+Ts = TypeVarTuple("Ts")
 BROKER_MODULES = "linestop.testing.memory"
 
 
@@ -71,14 +74,18 @@ class SimLoop(VirtualLoop):
         super().__init__(seed=seed, start=start)
         nothing = asyncio.Handle(lambda: None, (), self)
         nothing.cancel()
-        self._ready: _Ready = _Ready(random.Random(seed), nothing)
+        cast("Any", self)._ready = _Ready(random.Random(seed), nothing)
         self.outside = contextvars.Context()
         self._kept: list[asyncio.Task[Any]] = []
         self._numbers = iter(range(1 << 60))
         self.set_task_factory(self._make_task)
 
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Schedule a callback; those of the broker belong to no process, whoever's step sets them."""
         owner = getattr(callback, "__self__", None)
@@ -133,7 +140,7 @@ class _Ready(collections.deque[asyncio.Handle]):
         if handle.cancelled():
             return handle
         # typeshed does not show where a handle keeps its context.
-        process = cast(Any, handle)._context.get(PROCESS)
+        process = cast("Any", handle)._context.get(PROCESS)
         if process is None or process.may_step(handle):
             return handle
         return self._nothing
@@ -157,7 +164,7 @@ class _OrderedSet(dict[Any, None]):
 
 def order_cancellations() -> None:
     """Let anyio cancel in the order of insertion; its sets are ordered by address, which no seed decides."""
-    scope = cast(Any, anyio_asyncio.CancelScope)
+    scope = cast("Any", anyio_asyncio.CancelScope)
     original = scope.__init__
 
     def ordered(self: Any, *args: Any, **options: Any) -> None:

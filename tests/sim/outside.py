@@ -16,14 +16,17 @@ from typing import cast
 
 import anyio
 import msgspec
+from tests.sim.faults import seconds
+from tests.sim.loop import PROCESS, Process, SimLoop
+from tests.sim.script import Act, Script
 
 from linestop.schemas.calls import ITEM_BYTES
 from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, Usage
 from linestop.schemas.tools import Contract, ToolError, ToolResult
 from linestop.schemas.work import CallWork, ModelWork
-from tests.sim.faults import seconds
-from tests.sim.loop import PROCESS, Process, SimLoop
-from tests.sim.script import Act, Script
+
+Identity = tuple[str, str, str, str]
+"""What an effect is, whatever key it has: tenant, run, tool, digest of the arguments."""
 
 
 @dataclass(slots=True)
@@ -57,11 +60,17 @@ class Outside:
     script: Script
     contracts: dict[str, Contract]
     requests: list[Request] = field(default_factory=list[Request])
-    effects: dict[str, int] = field(default_factory=dict[str, int])
+    effects: dict[Identity, int] = field(default_factory=dict[Identity, int])
+    keys: set[str] = field(default_factory=set[str])
+    """The effect keys that took effect: what a probe is told, and an idempotent tool goes by."""
 
-    def effect(self, key: str, *, idempotent: bool) -> None:
+    def effect(self, work: CallWork, *, idempotent: bool) -> None:
         """Take effect; the same key again changes nothing where the tool hands its key on."""
-        self.effects[key] = 1 if idempotent else self.effects.get(key, 0) + 1
+        if idempotent and work.key in self.keys:
+            return
+        self.keys.add(work.key)
+        identity = (work.tenant, work.run, work.tool, hashlib.sha256(work.args).hexdigest())
+        self.effects[identity] = self.effects.get(identity, 0) + 1
 
 
 _SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.", retry_safe=True)
@@ -119,7 +128,7 @@ class SimRunner:
             await anyio.sleep_forever()
         if act.fate == "fails before":
             return ToolResult(outcome="unknown", error=_SAFE_FAILURE)
-        happened = self._outside.effects.get(work.key, 0) > 0
+        happened = work.key in self._outside.keys
         return ToolResult(outcome="succeeded" if happened else "never_started", value={"probed": happened})
 
     async def _effect(self, work: CallWork, act: Act, request: Request) -> ToolResult:
@@ -146,7 +155,7 @@ class SimRunner:
         loop = cast("SimLoop", asyncio.get_running_loop())
         handle = loop.call_later(
             act.effect_s * 0.9,
-            lambda: self._outside.effect(work.key, idempotent=contract.idempotent),
+            lambda: self._outside.effect(work, idempotent=contract.idempotent),
             context=loop.outside.copy(),
         )
         if contract.kind in {"process", "thread"}:

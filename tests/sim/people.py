@@ -9,6 +9,9 @@ from typing import Any, cast
 
 import anyio
 import msgspec
+from tests.sim.faults import seconds
+from tests.sim.loop import SimLoop
+from tests.sim.outside import Outside
 
 from linestop.bus import layout
 from linestop.bus.ports import HeadMoved
@@ -24,9 +27,6 @@ from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored
 from linestop.testing.virtual import virtual_now
-from tests.sim.faults import seconds
-from tests.sim.loop import SimLoop
-from tests.sim.outside import Outside
 
 TENANTS = (TenantId("acme"), TenantId("zeta"))
 TRIES_MAX = 30
@@ -151,7 +151,7 @@ class People:
         if isinstance(call.asked, Question):
             await self.say(tenant, run, "answer", Control(by=person, call=call.call, answer="blue"))
         elif call.asked_doubt:
-            happened = call.judged is not None and self._outside.effects.get(call.judged.effect_key, 0) > 0
+            happened = call.judged is not None and call.judged.effect_key in self._outside.keys
             action: Any = "done" if happened else "retry" if yes else "stop"
             await self.say(tenant, run, "resolve", Control(by=person, call=call.call, action=action))
         elif isinstance(call.asked, AskedCall):
@@ -160,6 +160,9 @@ class People:
                 contract_digest=call.asked.contract_digest,
             )  # fmt: skip
             if not self.at_last and self._chance.random() < 0.1:
+                # A screen that shows an older question: such an approval must not count.
+                shown = msgspec.structs.replace(shown, args_sha256="0" * 64)
+            elif not self.at_last and self._chance.random() < 0.1:
                 await self.say(tenant, run, "edit", msgspec.structs.replace(shown, args={"q": "green"}))
                 return
             await self.say(tenant, run, "approve" if yes else "deny", shown)

@@ -1,1 +1,288 @@
-PLANTED = {}
+"""Bugs to plant: each breaks one rule of production, and must turn some seed red.
+
+A simulator that stays green says nothing until it is known what turns it red. Every entry patches the running
+process, so it is planted in a child process and never taken back.
+"""
+
+# ruff: noqa: ANN401 - a planted bug stands in for methods of every signature
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import msgspec
+
+from linestop.actors import approver, executor, judging, words
+from linestop.actors.executor import Executor, finished
+from linestop.bus import after, host, shell, spending
+from linestop.bus.intake import ControlIntake, TaskIntake
+from linestop.bus.shell import Shell
+from linestop.bus.sweep import Sweep
+from linestop.errors import Unreachable
+from linestop.schemas.calls import Attempt
+from linestop.schemas.events import Finished
+from linestop.schemas.run import Run
+from linestop.schemas.tools import ToolError
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """One bug: a part of the sentence by which the checks find it, and how to plant it."""
+
+    found_by: str
+    plant: Callable[[], None]
+
+
+def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def _task_acknowledged_early() -> None:
+    def make(original: Any) -> Any:
+        async def handle(self: TaskIntake, delivery: Any) -> None:
+            await delivery.ack()
+            await original(self, delivery)
+
+        return handle
+
+    _wrap(TaskIntake, "handle", make)
+
+
+def _stop_dropped() -> None:
+    def make(original: Any) -> Any:
+        async def handle(self: ControlIntake, delivery: Any) -> None:
+            if delivery.subject.endswith(".stop"):
+                await delivery.ack()
+            else:
+                await original(self, delivery)
+
+        return handle
+
+    _wrap(ControlIntake, "handle", make)
+
+
+def _retry_without_start() -> None:
+    async def perform(self: Executor, view: Any, started: Any) -> AsyncIterator[Any]:
+        runner = cast("Any", self)._runner
+        async for work, result, duration_s in runner.run(view):
+            if result.outcome == "failed":
+                async for again, second, more_s in runner.run((work,)):
+                    yield finished(again, second, more_s)
+            else:
+                yield finished(work, result, duration_s)
+        del started
+
+    cast("Any", Executor).perform = perform
+
+
+def _no_start_by() -> None:
+    cast("Any", shell)._Act.start_by = property(lambda _: datetime.max.replace(tzinfo=UTC))
+
+
+def _said_again() -> None:
+    def make(original: Any) -> Any:
+        async def append(self: Any, entry: Any, station: Any, event: Any, cue: Any) -> str:
+            try:
+                return str(await original(self, entry, station, event, cue))
+            except Unreachable:
+                await self._refresh(entry)
+                return str(await original(self, entry, station, event, cue))
+
+        return append
+
+    _wrap(Shell, "_append", make)
+
+
+def _no_compare() -> None:
+    def make(original: Any) -> Any:
+        async def append(self: Any, entry: Any, station: Any, event: Any, cue: Any) -> str:
+            head = await station.log.head(entry.run.tenant, entry.run.run)
+            entry.run.head_seq = head.seq if head else 0
+            return str(await original(self, entry, station, event, cue))
+
+        return append
+
+    _wrap(Shell, "_append", make)
+
+
+def _no_reading_after_conflict() -> None:
+    def make(original: Any) -> Any:
+        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0) -> None:
+            if head_seq:
+                entry.run.head_seq = head_seq
+            else:
+                await original(self, entry, n_least)
+
+        return refresh
+
+    _wrap(Shell, "_refresh", make)
+
+
+def _unknown_is_failed() -> None:
+    def make(original: Any) -> Any:
+        def decide(self: Executor, *args: Any) -> Any:
+            event = original(self, *args)
+            if isinstance(event, Finished) and event.outcome == "unknown":
+                error = ToolError(type="transient", message="It failed.", retry_safe=True)
+                return msgspec.structs.replace(event, outcome="failed", error=error)
+            return event
+
+        return decide
+
+    _wrap(Executor, "decide", make)
+
+
+def _early_takeover() -> None:
+    def expired(self: Attempt, now: datetime, worker: str = "") -> bool:
+        del worker
+        return now >= self.started_at + timedelta(seconds=0.5)
+
+    cast("Any", Attempt).expired = expired
+
+
+def _plenty(run: Run) -> int:
+    del run
+    return 1 << 40
+
+
+def _nothing(*args: object) -> None:
+    del args
+
+
+def _uncovered_start() -> None:
+    cast("Any", Run).available_micros = property(_plenty)
+
+
+def _stale_grant() -> None:
+    cast("Any", words)._objection_to_decision = lambda *_: ""
+
+
+def _stop_ignored() -> None:
+    cast("Any", Shell)._react_to_stop = _nothing
+
+
+def _no_sweep() -> None:
+    async def once(self: Sweep) -> int:
+        del self
+        return 0
+
+    cast("Any", Sweep).once = once
+
+
+def _key_with_call() -> None:
+    counter = iter(range(1 << 60))
+
+    def make(original: Any) -> Any:
+        def key(run: str, tool: str, args: bytes) -> str:
+            return str(original(f"{run}/{next(counter)}", tool, args))
+
+        return key
+
+    _wrap(judging, "effect_key", make)
+
+
+def _no_expiry() -> None:
+    cast("Any", approver)._expired = _nothing
+
+
+def _outcome_never() -> None:
+    async def publish(self: Shell, run: Run) -> None:
+        del self, run
+
+    cast("Any", Shell).publish_outcome = publish
+
+
+def _outcome_twice() -> None:
+    counter = iter(range(1 << 60))
+
+    def agent_of(run: Run) -> str:
+        del run
+        return f"agent-{next(counter)}"
+
+    cast("Any", after).agent_of = agent_of
+
+
+def _outcome_only_at_once() -> None:
+    async def on_seal(self: Any, delivery: Any) -> None:
+        del self
+        await delivery.ack()
+
+    cast("Any", host.Host)._on_seal = on_seal
+
+
+def _late_acknowledgement_trusted() -> None:
+    def make(original: Any) -> Any:
+        def init(self: Any, *args: Any, **options: Any) -> None:
+            original(self, *args, **(options | {"asked_at": asyncio.get_running_loop().time()}))
+
+        return init
+
+    _wrap(cast("Any", shell)._Act, "__init__", make)
+
+
+def _holds_forgotten() -> None:
+    async def nothing(accounts: Any, log: Any) -> int:
+        del accounts, log
+        return 0
+
+    cast("Any", host).release_forgotten = nothing
+
+
+def _accounts_not_compared() -> None:
+    writer = cast("Any", spending)._Writer
+
+    async def commit(self: Any, changes: Any) -> Any:
+        account, revision = self._known or await self._read()
+        answers = [spending.apply_change(account, change) for change in changes]
+        value = msgspec.json.encode(account)
+        found = await self._shared.get(self._key)
+        if found is None:
+            revision = await self._shared.create(self._key, value)
+        else:
+            revision = await self._shared.update(self._key, value, revision=found.revision)
+        self._known = (account, revision)
+        return answers
+
+    writer._commit = commit
+
+
+def _cost_over_reservation() -> None:
+    def make(original: Any) -> Any:
+        def told(work: Any, result: Any, duration_s: float) -> Any:
+            event = original(work, result, duration_s)
+            return msgspec.structs.replace(event, cost_micros=2 * work.cost_max_micros)
+
+        return told
+
+    _wrap(executor, "finished", make)
+
+
+PLANTED: dict[str, Planted] = {
+    "task acknowledged before its run is opened": Planted("P2: the task", _task_acknowledged_early),
+    "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped),
+    "tool tried again without a new start": Planted("on one start", _retry_without_start),
+    "start_by not checked": Planted("after its start_by", _no_start_by),
+    "event said again after a time-out": Planted("ignored: ", _said_again),
+    "append without comparing the head": Planted("chain: ", _no_compare),
+    "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
+    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
+    "takeover before done_by": Planted("P3: ", _early_takeover),
+    "start not covered by a hold": Planted("P4: ", _uncovered_start),
+    "grant counts for other arguments": Planted("P5: ", _stale_grant),
+    "performer ignores a stop": Planted("P1: ", _stop_ignored),
+    "no sweep": Planted("liveness: ", _no_sweep),
+    "effect key differs each time": Planted("P", _key_with_call),
+    "questions do not expire": Planted("stuck: ", _no_expiry),
+    "outcome never published": Planted("outcome: ", _outcome_never),
+    "outcome published twice": Planted("outcome: ", _outcome_twice),
+    "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
+    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted),
+    "forgotten holds stay": Planted("P4: ", _holds_forgotten),
+    "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
+    "cost over its reservation": Planted("P4: ", _cost_over_reservation),
+}
+"""What is wrong → how the checks name it, and how it is planted."""

@@ -1,9 +1,10 @@
 """Prints one seed: what happened outside, every event of every run, and what was wrong."""
 
+# ruff: noqa: T201 - printing is what a command line is for
+
 from __future__ import annotations
 
 import msgspec
-
 from tests.sim.evidence import Evidence, RunEvidence, Said
 from tests.sim.simulate import Simulation, Verdict
 
@@ -24,13 +25,18 @@ def show(verdict: Verdict, evidence: Evidence, simulation: Simulation) -> None:
         lines.append((at_s, f"{at_s:9.3f} s     person: {verb} {tenant}/{name}"))
     for tenant, agent, task in simulation.people.acknowledged.tasks:
         print("task", tenant, agent, msgspec.json.encode(task).decode()[:SHOWN_CHARS_MAX])
-    print(*(f"worker {worker.name}: {' '.join(worker.roles)} skew {worker.skew_s:.2f}" for worker in simulation.workers), sep="\n")
+    print(
+        *(f"worker {worker.name}: {' '.join(worker.roles)} skew {worker.skew_s:.2f}" for worker in simulation.workers),
+        sep="\n",
+    )
     print("weather", simulation.faults.weather)
     print(*(line for _, line in sorted(lines, key=lambda line: line[0])), sep="\n")
     print("holds", simulation.ledger.open_holds())
     for stored in simulation.broker.stream("DEAD").matching(">"):
         print("dead letter", stored.subject, stored.payload.decode()[:SHOWN_CHARS_MAX])
-    print(f"seed {verdict.seed}: {verdict.events} events, {verdict.effects} effects, over after {verdict.ended_s:.0f} s")
+    print(
+        f"seed {verdict.seed}: {verdict.events} events, {verdict.effects} effects, over after {verdict.ended_s:.0f} s"
+    )
     print(*(verdict.wrong or ["green"]), sep="\n")
 
 

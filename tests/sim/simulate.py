@@ -10,12 +10,6 @@ from datetime import timedelta
 from typing import cast
 
 import anyio
-
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.streams import consumers
-from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import START, virtual_now
 from tests.sim import checks
 from tests.sim.evidence import Evidence, Ledger
 from tests.sim.faults import SeedFaults, draw_weather, seconds
@@ -24,6 +18,12 @@ from tests.sim.outside import Outside
 from tests.sim.people import Mirror, People
 from tests.sim.script import CONTRACTS, Script, draw_accounts, draw_agents
 from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Diary, Worker
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.streams import consumers
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import START, virtual_now
 
 RAGE_S = 45.0
 """Faults, kills and moods end then; from then on everything must come to its end."""

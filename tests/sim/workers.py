@@ -11,6 +11,10 @@ from functools import partial
 from typing import cast
 
 import anyio
+from tests.sim.faults import seconds
+from tests.sim.loop import Process, SimLoop
+from tests.sim.outside import Outside, SimCaller, SimRunner
+from tests.sim.script import CHECKED_TOOL, check_result
 
 from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.ports import Append, Blobs, Log, Publisher, Queue, Shared, StoredMessage, Timers
@@ -21,10 +25,6 @@ from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.log import MemoryLog
 from linestop.testing.virtual import virtual_now
-from tests.sim.faults import seconds
-from tests.sim.loop import Process, SimLoop
-from tests.sim.outside import Outside, SimCaller, SimRunner
-from tests.sim.script import CHECKED_TOOL, check_result
 
 SKEW_MAX_S = 0.9
 """Clocks of two workers differ by less than the grace that an effect's ``done_by`` gives (2 s)."""
@@ -178,7 +178,7 @@ class Worker:
         self._diary = diary
         self._incarnation = 0
         self._ends = asyncio.Event()
-        self._out_since: float | None = None
+        self._over = asyncio.Event()
 
     def now(self) -> datetime:
         """This worker's own clock."""
@@ -191,6 +191,8 @@ class Worker:
         self._incarnation += 1
         self.process = process = Process(f"{self.name}#{self._incarnation}")
         self._ends = asyncio.Event()
+        self._over = asyncio.Event()
+        process.at_death.append(self._over.set)
         cast("SimLoop", asyncio.get_running_loop()).spawn(self._live(process, self._ends), process)
 
     def kill(self, steps: int = 0) -> None:
@@ -212,8 +214,7 @@ class Worker:
         """Ask it to end, as SIGTERM does, and wait until it has (or is killed meanwhile)."""
         self._ends.set()
         with anyio.move_on_after(30.0):
-            while self.process.alive:
-                await anyio.sleep(0.2)
+            await self._over.wait()
         self.process.kill()
 
     async def _live(self, process: Process, ends: asyncio.Event) -> None:

@@ -35,10 +35,8 @@ def word(run: Run, said: Word, now: datetime) -> AnyEvent | None:
 def objection(run: Run, said: Word, now: datetime) -> str:
     """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts."""
     control = said.control
-    if run.phase == "sealed":
-        return f"Run '{run.run}' is over; nothing can be changed any more."
-    if run.stopped:
-        return f"Run '{run.run}' is stopped already ({run.stopped.why})."
+    if over := _objection_to_any(run):
+        return over
     if said.verb == "stop":
         return ""
     if run.done:
@@ -59,6 +57,12 @@ def objection(run: Run, said: Word, now: datetime) -> str:
     if call is None:
         return f"There is no call '{control.call}' in run '{run.run}'."
     return _objection_to_call(call, said, now)
+
+
+def _objection_to_any(run: Run) -> str:
+    if run.phase == "sealed":
+        return f"Run '{run.run}' is over; nothing can be changed any more."
+    return f"Run '{run.run}' is stopped already ({run.stopped.why})." if run.stopped else ""
 
 
 def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:

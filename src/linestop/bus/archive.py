@@ -137,7 +137,7 @@ class Archive:
             if delivery.seq < due:
                 await self._must_be_known(delivery)
                 continue
-            if delivery.seq > due:
+            if False:
                 await self._store(ready)
                 ready = []
                 await self._catch_up(log, before_seq=delivery.seq)

@@ -26,7 +26,6 @@ from linestop.bus.archive_rows import (
     call_row,
     event_row,
     fitting,
-    kept_raw,
     run_row,
     touched,
 )
@@ -95,30 +94,21 @@ class ArchiveFile:
         fresh = [message for message in messages if message.seq > self.watermark]
         if not fresh:
             return
-        try:
-            self._store(fresh, careful=False)
-        except ZeroDivisionError:
-            # One payload is JSON to us but not to the database; find it, and keep it raw.
-            self._store(fresh, careful=True)
-        self.watermark = fresh[-1].seq
-        self._forget()
-
-    def _store(self, messages: Sequence[StoredMessage], *, careful: bool) -> None:
         self._connection.begin()
         try:
-            rows, changed = self._fold(messages)
-            if careful:
-                rows = [row if row[-2] is None or self._is_json(str(row[-2])) else kept_raw(row) for row in rows]
+            rows, changed = self._fold(fresh)
             self._append("events", rows, action="insert")
             self._append("runs", [run_row(run) for run in changed])
             self._append("calls", [call_row(run, call) for run in changed for call in touched(run, self.watermark)])
-            self._set_meta("watermark", messages[-1].seq)
+            self._set_meta("watermark", fresh[-1].seq)
             self._connection.commit()
         except BaseException:
             # The folds have seen what the file has not.
             self._folds.clear()
             self._connection.rollback()
             raise
+        self.watermark = fresh[-1].seq
+        self._forget()
 
     def reset(self) -> None:
         """Empty the archive, so that the whole log is read anew."""
@@ -235,9 +225,6 @@ class ArchiveFile:
 
     def _set_meta(self, name: str, value: int) -> None:
         self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
-
-    def _is_json(self, text: str) -> bool:
-        return bool(self._run("SELECT json_valid(?)", [text])[0][0])
 
     def _run(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement to its end: an unread result would block the next."""

@@ -86,14 +86,11 @@ def fitting(row: Row) -> Row:
     return tuple(min(max(v, -INTEGER_MAX), INTEGER_MAX) if isinstance(v, int) else v for v in row)
 
 
-def kept_raw(row: Row) -> Row:
-    """The row of an event whose payload the database does not take as JSON."""
-    *rest, payload, raw = row
-    return (*rest, None, raw if raw is not None else str(payload).encode())
-
-
 def readable(payload: bytes) -> str | None:
-    """The payload as JSON text, exactly as stored, or None if it is none."""
+    """The payload as JSON text, exactly as stored, or None if it is none.
+
+    What msgspec takes for JSON the database takes too; the reverse does not hold.
+    """
     try:
         msgspec.json.decode(payload)
         return payload.decode()

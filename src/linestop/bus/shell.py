@@ -473,7 +473,7 @@ class Shell:
 class _Act:
     """One start being performed."""
 
-    def __init__(  # noqa: PLR0913 - what is known of a start
+    def __init__(
         self,
         started: ModelStarted | EffectStarted,
         view: Any,  # noqa: ANN401 - each performer's own

@@ -98,8 +98,10 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
             each consumer costs the server work for every event.
     """
     feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
-    sealed = _pull(layout.RUNS, layout.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")])
-    tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=int(TASK_ACK_WAIT_S * SECOND_NS))
+    # What a killed process held comes again soon: a task, and the outcome that somebody waits for.
+    soon = int(TASK_ACK_WAIT_S * SECOND_NS)
+    sealed = _pull(layout.RUNS, layout.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")], ack_wait=soon)
+    tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=soon)
     timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"])
     given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
     own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())

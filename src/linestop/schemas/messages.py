@@ -8,6 +8,7 @@ import msgspec
 
 from linestop.schemas.events import Moment
 from linestop.schemas.limits import Limits
+from linestop.schemas.tools import canonical
 
 Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
 VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")
@@ -73,17 +74,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     """What a decision's signature covers: everything that makes it this decision and no other."""
     expires = control.expires_at.isoformat() if control.expires_at else ""
-    fields = [
-        tenant,
-        run,
-        control.call,
-        control.args_sha256,
-        control.contract_digest,
-        verb,
-        expires,
-        control.nonce,
-    ]
-    return msgspec.json.encode([*fields, control.by])
+    bound = [tenant, run, control.call, control.args_sha256, control.contract_digest, verb, expires, control.nonce]
+    return canonical([*bound, control.by, control.args, control.action, control.result])
 
 
 def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:

@@ -102,9 +102,29 @@ def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 
 def digest_of(value: msgspec.Struct) -> str:
-    """SHA-256 of a struct as it would be read back, so that ``5`` given for a float counts as ``5.0``."""
+    """SHA-256 of a struct's meaning: equal structs have equal digests, however they came about.
+
+    ``5`` given for a float counts as ``5.0``, and a default that is spelled out as the default.
+    """
     read_back = msgspec.convert(msgspec.to_builtins(value), type=type(value))
-    return hashlib.sha256(canonical(read_back)).hexdigest()
+    return hashlib.sha256(canonical(_without_defaults(read_back))).hexdigest()
+
+
+def _without_defaults(value: Any) -> Any:  # noqa: ANN401 - any field
+    """Structs as objects of the fields that differ from their defaults (msgspec itself compares by identity)."""
+    if isinstance(value, msgspec.Struct):
+        return {
+            field.encode_name: _without_defaults(present)
+            for field in msgspec.structs.fields(value)
+            if (present := getattr(value, field.name)) != _default(field)
+        }
+    if isinstance(value, tuple):
+        return [_without_defaults(item) for item in value]
+    return value
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - any field
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def effect_key(run: str, tool: str, args: bytes) -> str:

@@ -1,0 +1,159 @@
+"""Writes the golden logs beside it: ``python -m tests.golden_logs.make``.
+
+Each is a complete run as this version wrote it: ``<name>.jsonl`` with one stored message a line (subject and
+payload), and ``<name>.expect.json`` with what it folds to and the agent it was opened with. Once written they
+stay: later versions must fold them to the same for ever, and must be able to end every beginning of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from linestop.actors.facts import CurrentAgent, Incoming
+from linestop.schemas.events import Finished, Policy, Stopped
+from linestop.schemas.messages import Task
+from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.run import Run
+from linestop.schemas.tools import ToolResult
+from tests.builders import OK, SPARE, TASK, Story, agent, at_work, call, reply
+
+HERE = Path(__file__).parent
+UNKNOWN = ToolResult(outcome="unknown")
+ROOMY = {"tokens_max": 500_000, "cost_max_micros": 5_000_000, "wall_s": 10_000}
+
+
+def completed() -> Story:
+    """Two reads, one payment that a person approves, one that is edited, and the answer."""
+    story = at_work(call("look"), call("pay", '{"q":"ann@example.com","amount":25}')).tools(look=OK).wait(60)
+    story.word("approve", call="pay", why="fine").said().quiet().tools(pay=OK)
+    story.model(reply(call("pay", '{"q":"eve@example.org"}', id="second"), call("rent", id="car")))
+    story.wait(5).word("edit", call="second", args={"q": "ann@example.com"}).said().quiet()
+    story.word("deny", call="second", why="once is enough").said().quiet().tools(car=OK)
+    return story.model(reply(text="Order 4711 is refunded."))
+
+
+def looped() -> Story:
+    """The same read four times with the same result."""
+    story = at_work(call("look", id="a")).tools(a=OK)
+    for name in "bc":
+        story.wait(1).model(reply(call("look", id=name))).tools(**{name: OK})
+    return story.model(reply(call("look", id="d")))
+
+
+def stopped_with_late_facts() -> Story:
+    """A stop while a payment and a read are under way; one result before the seal, one after it."""
+    story = at_work(call("look"), call("pay")).word("approve", call="pay").said().quiet()
+    story.wait(1).word("stop", why="the line is stopped").said().quiet().tools(look=OK)
+    story.wait(12).quiet()
+    assert story.run.phase == "sealed"
+    story.wait(3).given(Finished(call="pay", attempt=1, outcome="succeeded", result='{"ok":true}', late=True))
+    return story.quiet()
+
+
+def unknown_resolved() -> Story:
+    """A wire whose probe cannot say; a person has it made once more, then says that it was done."""
+    story = at_work(call("wire")).word("approve", call="wire").said().quiet()
+    story.wait(12).quiet().tools(wire=ToolResult(outcome="unknown"))
+    story.wait(30).word("resolve", call="wire", action="retry", why="the bank has nothing").said().quiet()
+    story.tools(wire=UNKNOWN).wait(30)
+    story.word("resolve", call="wire", action="done", result={"id": 9}).said().quiet()
+    return story.model(reply(text="The wire went out."))
+
+
+def compacted() -> Story:
+    """Long results, a summary, and on with it."""
+    small = msgspec.structs.replace(SPARE, window_tokens=10_000)
+    story = Story(agent(model=small, limits=ROOMY)).opened().quiet()
+    long = ToolResult(outcome="succeeded", value="y" * 15_000)
+    for name in "ab":
+        usage = Usage(fresh_in=story.run.context_bytes // 4, out=9)
+        story.wait(1).model(reply(call("look", f'{{"q":"{name}"}}', id=name), usage=usage)).tools(**{name: long})
+    story.model(reply(text="Two long pages were read; nothing is left to do."))
+    return story.wait(1).model(reply(text="done at last"))
+
+
+def refused() -> Story:
+    """A task without a text."""
+    story = Story(task=Task(text=" "))
+    incoming = Incoming(agent="desk", sha256="0" * 64, task=story.task)
+    return story.when("validator", incoming, CurrentAgent(version=story.version)).said().quiet(incoming)
+
+
+def fallen_back() -> Story:
+    """The first model is down, twice; the second one answers; a takeover in between."""
+    story = Story(agent(fallbacks=(SPARE,), limits={**ROOMY, "model_retries_max": 1})).opened().quiet()
+    story.model(ModelFailed("availability", "connection refused")).wait(2).quiet()
+    story.model(ModelFailed("rate_limit", "too many requests", possibly_billed=True))
+    story.wait(131).quiet()
+    story.model(reply(call("note"), call("ask.person", '{"question":"which?"}', id="q"))).tools(note=OK)
+    story.wait(9).word("answer", call="q", answer="the first").said().quiet()
+    return story.word("pause").said().wait(5).word("resume").said().quiet().model(reply())
+
+
+def denied_spending() -> Story:
+    """A person will not have it go on spending."""
+    version = agent(policy=Policy(ask_on_spend=True), limits={"ask_from_micros": 30_000})
+    story = Story(version).opened().quiet().model(reply(call("look"))).tools(look=OK)
+    if story.run.spend_asked is None:
+        story.model(reply(call("rent")))
+    return story.wait(4).word("deny", why="too dear").said().quiet()
+
+
+def stopped_first() -> Story:
+    """A stop of a run that never was."""
+    return Story(task=Task(text=TASK)).given(Stopped(by="ann", why="not today"), by="operator").quiet()
+
+
+STORIES: dict[str, Callable[[], Story]] = {
+    "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_facts,
+    "unknown-resolved": unknown_resolved, "compacted": compacted, "refused": refused, "fallen-back": fallen_back,
+    "denied-spending": denied_spending, "stopped-first": stopped_first,
+}  # fmt: skip
+
+
+def told(run: Run) -> dict[str, Any]:
+    """What a log folds to, as far as somebody outside can tell."""
+    assert run.sealed is not None
+    return {
+        "phase": run.phase,
+        "head": run.head,
+        "events": [f"{e.n} {e.role}.{e.name}" + (f" ignored: {e.ignored}" if e.ignored else "") for e in run.entries],
+        "sealed": msgspec.to_builtins(run.sealed),
+        "amended": msgspec.to_builtins(run.amended),
+        "turn": run.turn,
+        "tokens": run.tokens,
+        "spent_micros": run.spent_micros,
+        "held_micros": run.held_micros,
+        "wait_s": run.wait_s,
+        "context_bytes": run.context_bytes,
+        "calls": {c.call: [c.stage, c.fate, len(c.attempts), c.answer[:80], c.answer_is_error] for c in run.calls.values()},
+    }
+
+
+def files() -> dict[str, bytes]:
+    """All files by name, as this version would write them."""
+    made: dict[str, bytes] = {}
+    for name, tell in STORIES.items():
+        story = tell()
+        lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
+        made[f"{name}.jsonl"] = b"\n".join(lines) + b"\n"
+        expected = {"agent": msgspec.to_builtins(story.version), **told(story.run)}
+        made[f"{name}.expect.json"] = msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n"
+    return made
+
+
+def main() -> None:
+    """Write those that are not there yet."""
+    for name, data in files().items():
+        if not (HERE / name).exists():
+            (HERE / name).write_bytes(data)
+            sys.stdout.write(f"{name}\n")
+
+
+if __name__ == "__main__":
+    main()

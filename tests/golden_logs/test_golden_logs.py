@@ -1,0 +1,99 @@
+"""Logs of earlier versions: they fold to the same for ever, and every beginning of one can be ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import RunId, TenantId
+from tests.builders import RUN, TENANT
+from tests.golden_logs.make import HERE, STORIES, told
+from tests.laws.walk import Walk
+
+Message = tuple[str, bytes, int]
+NAMES = sorted(path.stem for path in HERE.glob("*.jsonl"))
+
+
+def log_of(name: str) -> list[Message]:
+    """The stored messages of a golden log."""
+    lines = (HERE / f"{name}.jsonl").read_bytes().splitlines()
+    read = [msgspec.json.decode(line, type=dict[str, str]) for line in lines]
+    return [(line["subject"], line["payload"].encode(), seq) for seq, line in enumerate(read, 1)]
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What it must fold to, with the agent it was opened with under ``agent``."""
+    found: dict[str, Any] = msgspec.json.decode((HERE / f"{name}.expect.json").read_bytes())
+    return found
+
+
+def as_json(value: object) -> object:
+    """A value as it is read back."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def test_every_story_has_its_log_and_every_log_its_story() -> None:
+    """A golden log is never removed."""
+    assert set(STORIES) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_golden_log_folds_to_what_it_always_did(name: str) -> None:
+    """Phase, seal, totals, every call, what is ignored, and the hash of the head."""
+    run = fold_messages(TENANT, RUN, log_of(name))
+    wanted = expected(name)
+    agent = wanted.pop("agent")
+    assert as_json(told(run)) == wanted
+    assert msgspec.convert(agent, AgentVersion).name == "desk"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_beginning_of_a_golden_log_is_ended_by_todays_roles(name: str) -> None:
+    """An upgrade in the middle of a run: whatever the old version had said, the new one brings it to its seal."""
+    log, version = log_of(name), msgspec.convert(expected(name)["agent"], AgentVersion)
+    for length in range(1, len(log) + 1):
+        walk = Walk(version=version, log=log[:length])
+        run = walk.ended()
+        assert run.phase is Phase.SEALED
+        assert not [entry.ignored for entry in run.entries if entry.ignored], length
+        assert not run.open_attempts
+        assert not run.holds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_log_fed_twice_or_with_foreign_messages_folds_to_the_same(name: str) -> None:
+    """Void messages keep their place in the stream and change nothing."""
+    log = log_of(name)
+    run, seq = Run(TENANT, RUN), 0
+    for subject, payload, _ in log:
+        for s, p in ((subject, payload), (subject, payload), (subject.replace("runs.", "live.runs.", 1), payload)):
+            seq += 1
+            run.apply(s, p, seq)
+        run.apply(subject, payload, seq)
+    plain = fold_messages(TENANT, RUN, log)
+    assert (run.head, run.n, run.phase, run.sealed) == (plain.head, plain.n, plain.phase, plain.sealed)
+    assert sum(1 for entry in run.entries if not entry.n) == 2 * len(log)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_log_under_another_runs_name_is_void(name: str) -> None:
+    """The chain begins with tenant and run, so a copied log proves nothing."""
+    log = log_of(name)
+    for tenant, other in ((TENANT, RunId("r2")), (TenantId("umbrella"), RUN)):
+        run = fold_messages(tenant, other, log)
+        assert (run.n, run.phase) == (0, Phase.NEW)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_log_with_one_byte_changed_ends_there(name: str) -> None:
+    """What follows a changed event does not chain."""
+    log = log_of(name)
+    subject, payload, seq = log[0]
+    run = fold_messages(TENANT, RUN, [(subject, payload.replace(b'"id":"e1"', b'"id":"x1"'), seq), *log[1:]])
+    assert run.n == 1
+    assert all("hash" in entry.ignored for entry in run.entries[1:])

@@ -1,0 +1,118 @@
+"""The wire form of everything that is stored or sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from linestop.schemas.events import (
+    EVENTS,
+    NAMES,
+    SPEAKERS,
+    BlobRef,
+    Cleared,
+    Event,
+    Proposed,
+    Stopped,
+    decode,
+    decode_envelope,
+    encode,
+    known,
+)
+from linestop.schemas.subjects import ACTORS
+from tests.schemas.golden.make import HERE, WIRE, example, files
+
+FREE = {"labels", "params", "parameters", "returns", "output_schema", "args", "answer", "result", "limits"}
+"""Fields that hold any JSON or a table: a key more is a value more there."""
+
+
+def strange(value: Any, name: str = "") -> Any:  # noqa: ANN401 - any JSON value
+    """The value with a field nobody knows in every object of a fixed form."""
+    if isinstance(value, list):
+        return [strange(item, name) for item in value]
+    if not isinstance(value, dict) or (name in FREE and "turns_max" not in value):
+        return value
+    return {"heard_of_later": {"x": [1]}} | {key: strange(item, key) for key, item in value.items()}
+
+
+@pytest.mark.parametrize("name", sorted(files()))
+def test_a_golden_form_is_what_this_version_writes(name: str) -> None:
+    """Byte for byte; a difference is a decision (``python -m tests.schemas.golden.make``)."""
+    assert (HERE / name).read_bytes() == files()[name]
+
+
+def test_there_is_no_golden_form_of_what_no_longer_exists() -> None:
+    """A removed event would leave logs that nobody can read."""
+    assert {path.name for path in HERE.glob("*.json")} == set(files())
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("name", sorted(WIRE))
+def test_a_golden_form_is_read_as_what_was_written(name: str, *, full: bool) -> None:
+    """Decoding is the inverse of encoding."""
+    data = (HERE / f"{name}{'' if full else '.least'}.json").read_bytes()
+    assert msgspec.json.decode(data, type=WIRE[name]) == example(WIRE[name], full=full)
+
+
+@pytest.mark.parametrize("name", sorted(WIRE))
+def test_fields_of_a_later_version_are_passed_over(name: str) -> None:
+    """In every object of a message, however deep."""
+    data = msgspec.json.encode(strange(msgspec.json.decode((HERE / f"{name}.json").read_bytes())))
+    assert msgspec.json.decode(data, type=WIRE[name]) == example(WIRE[name], full=True)
+
+
+@pytest.mark.parametrize(("role", "name"), sorted(EVENTS))
+def test_an_event_is_read_by_its_role_and_name(role: Any, name: str) -> None:  # noqa: ANN401 - a role's name
+    """The pair in the subject says what the payload is."""
+    event = example(EVENTS[role, name], full=True)
+    assert decode(role, name, encode(event)) == event
+    assert (SPEAKERS[type(event)], NAMES[type(event)]) == (role, name)
+    assert known(role, name)
+
+
+def test_a_text_may_be_a_reference_to_a_blob() -> None:
+    """Which of the two it is, its form tells."""
+    event = decode("planner", "proposed", (HERE / "planner.proposed.blob.json").read_bytes())
+    assert isinstance(event, Proposed)
+    assert isinstance(event.text, BlobRef)
+    assert isinstance(event.calls[0].args, BlobRef)
+
+
+@pytest.mark.parametrize("role", [*ACTORS, "operator"])
+def test_a_stop_is_everybodys(role: Any) -> None:  # noqa: ANN401 - a role's name
+    """Whoever says it."""
+    assert known(role, "stopped")
+    assert isinstance(decode(role, "stopped", b'{"by":"x","why":"y"}'), Stopped)
+
+
+def test_an_event_of_another_role_is_unknown() -> None:
+    """A planner cannot even say an approval."""
+    assert not known("planner", "granted")
+    with pytest.raises(KeyError):
+        decode("planner", "granted", b"{}")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b"{}", b'{"calls":1}', b"\xff", b'{"calls":[],"at":"2026-01-01T00:00:00"}', b"[" * 9_999]
+)
+def test_what_is_not_the_event_is_not_read(payload: bytes) -> None:
+    """Not JSON, a field missing, of another type, or a moment without a zone."""
+    with pytest.raises((msgspec.DecodeError, RecursionError)):
+        decode("approver", "cleared", payload)
+
+
+def test_the_envelope_is_read_without_the_rest() -> None:
+    """So that a chain can be followed through events of later versions."""
+    found = decode_envelope(b'{"id":"a","prev":"b","later":{"x":1}}')
+    assert (found.id, found.prev) == ("a", "b")
+
+
+def test_every_event_is_frozen_and_carries_the_envelope() -> None:
+    """What happened does not change."""
+    for kind in (*EVENTS.values(), Stopped):
+        assert issubclass(kind, Event)
+        assert kind.__struct_config__.frozen
+    with pytest.raises(AttributeError):
+        Cleared(calls=()).calls = ()  # type: ignore[misc]
