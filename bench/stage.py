@@ -236,4 +236,5 @@ async def serve(directory: str, roles: str, worker: str, mode: str) -> None:
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    anyio.run(serve, *sys.argv[1:5], backend_options={"use_uvloop": True})
+    directory, roles, worker, mode = sys.argv[1:5]
+    anyio.run(serve, directory, roles, worker, mode, backend_options={"use_uvloop": True})

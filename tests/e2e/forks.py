@@ -24,7 +24,7 @@ import msgspec
 
 import linestop.models.anthropic
 import linestop.models.openai
-from e2e.role_process import Setup, serve
+from tests.e2e.role_process import Setup, serve
 
 PR_SET_PDEATHSIG = 1
 LOADED = (linestop.models.anthropic, linestop.models.openai)

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from e2e.role_process import registry
+from tests.e2e.role_process import registry
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect

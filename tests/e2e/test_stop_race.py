@@ -22,7 +22,7 @@ import anyio
 import msgspec
 import pytest
 
-from e2e.race.worker import agent
+from tests.e2e.race.worker import agent
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
@@ -136,8 +136,8 @@ async def sealed_runs(operator: JetStream, names: list[str]) -> dict[str, tuple[
 def judge(runs: dict[str, tuple[Run, list[str]]], stops: dict[str, dict[str, Any]], world: World) -> None:
     """Nothing started after an acknowledged stop: not in the log, not at the tool's server; both sides won."""
     requests: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    for run, call, attempt, arrived in world.requests:
-        requests[run].append((call, attempt, arrived))
+    for whose, call, attempt, arrived in world.requests:
+        requests[whose].append((call, attempt, arrived))
     stop_first = start_first = 0
     for name, (run, subjects) in runs.items():
         n = stops[name]["n"]

@@ -8,7 +8,7 @@ import pytest
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode
 from linestop.testing.replay import replay
-from run_logs import AGENT, SCENARIOS, Forger
+from tests.run_logs import AGENT, SCENARIOS, Forger
 
 
 def agent_of(log: list[tuple[str, bytes, int]]) -> AgentVersion:
