@@ -11,8 +11,8 @@ from typing import Any, get_args
 import click
 import msgspec
 import pytest
+from tests.documents import PAGES, ROOT, anchors, commands, links, name_of, table, targets
 
-from documents import PAGES, ROOT, anchors, commands, links, name_of, table, targets
 from linestop import errors
 from linestop.agent_files import AgentFile, PolicyTable
 from linestop.cli import output

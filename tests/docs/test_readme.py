@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from documents import ROOT, Block, blocks, section_blocks
+from tests.documents import ROOT, Block, blocks, section_blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
 README = ROOT / "README.md"
@@ -75,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
         "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1",
     }  # fmt: skip
     first = shells()[0].text.split("#")[0].split()
-    process = subprocess.Popen(first, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(first, cwd=folder, env=environ, stderr=subprocess.PIPE)
     try:
         wait_ready(process)
         yield Place(folder, environ)
@@ -84,16 +83,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
         process.communicate(timeout=READY_WITHIN_S)
 
 
-def wait_ready(process: subprocess.Popen[str]) -> None:
+def wait_ready(process: subprocess.Popen[bytes]) -> None:
     """Read what it says until it is ready."""
     assert process.stderr is not None
     said = ""
     deadline = time.monotonic() + READY_WITHIN_S
     while "Ctrl-C ends it" not in said:
         readable, _, _ = select.select([process.stderr], [], [], max(0.0, deadline - time.monotonic()))
-        line = process.stderr.readline() if readable else ""
-        assert line, f"linestop dev did not get ready: {said}"
-        said += line
+        read = os.read(process.stderr.fileno(), 65_536) if readable else b""
+        assert read, f"linestop dev did not get ready: {said}"
+        said += read.decode()
 
 
 def numbers_and_names(log: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.schemas.golden.make import HERE, WIRE, example, files
 
 from linestop.schemas.events import (
     EVENTS,
@@ -22,7 +23,6 @@ from linestop.schemas.events import (
     known,
 )
 from linestop.schemas.subjects import ACTORS
-from tests.schemas.golden.make import HERE, WIRE, example, files
 
 FREE = {"labels", "params", "parameters", "returns", "output_schema", "args", "answer", "result", "limits"}
 """Fields that hold any JSON or a table: a key more is a value more there."""

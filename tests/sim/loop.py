@@ -80,7 +80,7 @@ class SimLoop(VirtualLoop):
         self._numbers = iter(range(1 << 60))
         self.set_task_factory(self._make_task)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self,
         when: float,
         callback: Callable[[*Ts], object],

@@ -197,7 +197,7 @@ class People:
     async def stop_races(self, until_s: float) -> None:
         """Stop at odd moments, also runs that do not exist yet."""
         chance: random.Random = self._chance
-        for _ in range(chance.choice((0, 0, 1, 2))):
+        for _ in range(chance.choice((0, 1, 2, 4))):
             await anyio.sleep(chance.uniform(0.0, until_s))
             runs = list(self._mirror.runs) or [(TENANTS[0], RunId("run-0"))]
             await self.stop_directly(*chance.choice(runs))

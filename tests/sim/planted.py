@@ -79,8 +79,13 @@ def _retry_without_start() -> None:
     cast("Any", Executor).perform = perform
 
 
+def _never(act: object) -> datetime:
+    del act
+    return datetime.max.replace(tzinfo=UTC)
+
+
 def _no_start_by() -> None:
-    cast("Any", shell)._Act.start_by = property(lambda _: datetime.max.replace(tzinfo=UTC))
+    cast("Any", shell)._Act.start_by = property(_never)
 
 
 def _said_again() -> None:
@@ -157,8 +162,13 @@ def _uncovered_start() -> None:
     cast("Any", Run).available_micros = property(_plenty)
 
 
+def _no_objection(*args: object) -> str:
+    del args
+    return ""
+
+
 def _stale_grant() -> None:
-    cast("Any", words)._objection_to_decision = lambda *_: ""
+    cast("Any", words)._objection_to_decision = _no_objection
 
 
 def _stop_ignored() -> None:

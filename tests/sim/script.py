@@ -27,7 +27,7 @@ CHECKED_TOOL = "scan"
 BAD_RESULT = "rotten"
 
 
-def _tool(name: str, **fields: Any) -> Contract:
+def _tool(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
     return Contract(name=name, description=f"{name} something", parameters=PARAMETERS, **fields)
 
 
@@ -163,7 +163,8 @@ def _agent(script: Script, name: str) -> AgentVersion:
     limits = Limits(
         turns_max=draw.choice((2, 8)), calls_max=draw.choice((3, 12)), tokens_max=draw.choice((20_000, 60_000)),
         cost_max_micros=draw.choice((12_000, 60_000, 400_000)), ask_from_micros=draw.choice((2_000, 15_000)),
-        wall_s=draw.choice((60, 240)), approval_expires_s=draw.choice((8, 40)), model_deadline_s=draw.choice((4.0, 40.0)),
+        wall_s=draw.choice((60, 240)), approval_expires_s=draw.choice((8, 40)),
+        model_deadline_s=draw.choice((4.0, 40.0)),
         run_max_s=draw.choice((900, 86_400)), rejections_max=draw.choice((2, 3)), equal_calls_max=2,
         model_retries_max=draw.choice((1, 3)), compactions_max=draw.choice((0, 2)),
     )  # fmt: skip

@@ -160,8 +160,8 @@ class Simulation:
     def evidence(self) -> Evidence:
         """What the checks look at."""
         return Evidence(
-            broker=self.broker, mirror=self.mirror, outside=self.outside, diary=self.diary, acknowledged=self.people.acknowledged,
-            ledger=self.ledger, weather=self.faults.weather, calm_s=RAGE_S,
+            broker=self.broker, mirror=self.mirror, outside=self.outside, diary=self.diary,
+            acknowledged=self.people.acknowledged, ledger=self.ledger, weather=self.faults.weather, calm_s=RAGE_S,
             began=virtual_now() - timedelta(seconds=seconds()),
         )  # fmt: skip
 

@@ -45,10 +45,8 @@ def objection(run: Run, said: Word, now: datetime) -> str:
         return f"There is no run '{run.run}' yet."
     if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
         return "A decision must be signed with the key of a person who may decide; this one is not."
-    if said.verb == "pause" and run.room <= 0:
-        return f"Run '{run.run}' has {run.n} events; what is left belongs to its end, so it can only be stopped."
     if said.verb == "pause":
-        return "The run is paused already." if run.paused else ""
+        return _objection_to_pause(run)
     if said.verb == "resume":
         return "" if run.paused else "The run is not paused."
     if said.verb in {"approve", "deny"} and not control.call:
@@ -63,6 +61,12 @@ def _objection_to_any(run: Run) -> str:
     if run.phase == "sealed":
         return f"Run '{run.run}' is over; nothing can be changed any more."
     return f"Run '{run.run}' is stopped already ({run.stopped.why})." if run.stopped else ""
+
+
+def _objection_to_pause(run: Run) -> str:
+    if run.room <= 0:
+        return f"Run '{run.run}' has {run.n} events; what is left belongs to its end, so it can only be stopped."
+    return "The run is paused already." if run.paused else ""
 
 
 def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -137,7 +136,7 @@ class Archive:
             if delivery.seq < due:
                 await self._must_be_known(delivery)
                 continue
-            if False:
+            if delivery.seq > due:
                 await self._store(ready)
                 ready = []
                 await self._catch_up(log, before_seq=delivery.seq)

@@ -1,0 +1,132 @@
+"""The rules of the fold for single calls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linestop.schemas.events import (
+    Answered,
+    Asked,
+    BlobRef,
+    Cleared,
+    ClearedCall,
+    Denied,
+    Edited,
+    Finished,
+    Granted,
+    Question,
+    Resolved,
+)
+from linestop.schemas.fold_calls import RETRY_ASKED_S_MAX, retry_delay_s
+from linestop.schemas.tools import ToolResult
+from tests.builders import NOW, OK, Story, at_gate, at_work, call
+
+UNKNOWN = ToolResult(outcome="unknown")
+
+
+@given(st.text(max_size=8), st.integers(1, 9))
+def test_a_pause_is_a_quarter_early_or_late_at_most_and_the_same_for_every_reader(seed: str, attempt: int) -> None:
+    """The jitter comes from the log, not from chance."""
+    base = (1.0, 2.0, 4.0)[min(attempt, 3) - 1]
+    assert 0.75 * base <= retry_delay_s(seed, attempt) <= 1.25 * base
+    assert retry_delay_s(seed, attempt) == retry_delay_s(seed, attempt)
+
+
+@pytest.mark.parametrize(("asked", "pause"), [(0, 0), (-5, 0), (7.5, 7.5), (1e300, RETRY_ASKED_S_MAX)])
+def test_a_pause_that_was_asked_for_is_kept_within_reason(asked: float, pause: float) -> None:
+    """Not below zero, not beyond the longest run."""
+    assert retry_delay_s("x", 1, asked) == pause
+
+
+def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
+    """Nothing of a line that is wrong has an effect."""
+    story = at_gate(call("look"), call("note"))
+    good = ClearedCall(call="look", rule="r", args_sha256=story.run.calls["look"].args_sha256)
+    for bad in (ClearedCall(call="note", rule="r", args_sha256="0"), ClearedCall(call="nope", rule="r", args_sha256="0")):
+        assert "not waiting at the gate" in story.tell("approver", Cleared(calls=(good, bad))).ignored
+    assert story.stage("look") == "gate"
+
+
+def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
+    """Or one in doubt."""
+    story = at_work(call("look"))
+    question = Question(call="look", text="?", expires_at=NOW)
+    assert "not waiting at the gate" in story.tell("approver", Asked(question=question)).ignored
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        Granted(call="look", by="a"), Denied(call="look", by="a"), Edited(call="look", args="{}", args_sha256="x", by="a"),
+        Answered(call="look", answer="x", by="a"), Resolved(call="look", action="done", by="a"),
+        Granted(call="nope", by="a"), Denied(call="nope", by="a"), Edited(call="nope", args="{}", args_sha256="x", by="a"),
+    ],
+)  # fmt: skip
+def test_a_word_about_a_call_that_waits_for_nobody_is_ignored(word: Granted | Denied | Edited | Answered | Resolved) -> None:
+    """Whoever wrote it."""
+    assert at_work(call("look"), call("pay")).tell("approver", word).ignored
+
+
+def test_a_question_is_answered_neither_by_approval_nor_by_edit() -> None:
+    """And an approval not by an answer."""
+    story = at_work(call("ask.person", '{"question":"?"}', id="q"), call("pay"))
+    assert "is a question" in story.tell("approver", Granted(call="q", by="a")).ignored
+    assert story.tell("approver", Edited(call="q", args="{}", args_sha256="x", by="a")).ignored
+    assert "not a question" in story.tell("approver", Answered(call="pay", answer="x", by="a")).ignored
+
+
+def test_a_long_answer_is_named_not_shown() -> None:
+    """The model reads how long it is and its digest."""
+    story = at_work(call("ask.person", '{"question":"?"}', id="q"))
+    story.given(Answered(call="q", answer=BlobRef(sha256="a" * 64, bytes=70_000, type="text/plain"), by="a"))
+    assert story.run.calls["q"].answer == f"[70000 bytes of text/plain, SHA-256 {'a' * 64}]"
+
+
+@pytest.mark.parametrize(("call_id", "attempt"), [("nope", 1), ("look", 2), ("look", 0)])
+def test_a_result_of_what_was_not_started_is_ignored(call_id: str, attempt: int) -> None:
+    """No result without its start; a wait that nobody waits for does not end."""
+    story = at_work(call("look"))
+    assert story.tell("executor", Finished(call=call_id, attempt=attempt, outcome="succeeded")).ignored
+
+
+def test_a_wait_does_not_end_before_its_moment() -> None:
+    """Whoever says so."""
+    story = at_work(call("wait.until", '{"until":60}', id="w"))
+    early = Finished(call="w", attempt=0, outcome="succeeded")
+    assert "moment has not come" in story.tell("executor", early).ignored
+
+
+def test_a_fate_that_is_known_is_not_told_again() -> None:
+    """But an unknown one may be learnt, once."""
+    story = at_work(call("look")).tools(look=OK)
+    assert "has its result" in story.tell("executor", Finished(call="look", attempt=1, outcome="failed")).ignored
+    doubt = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    assert "has its result" in doubt.tell("executor", Finished(call="pay", attempt=1, outcome="unknown")).ignored
+    doubt.given(Finished(call="pay", attempt=1, outcome="failed"))
+    assert "has its result" in doubt.tell("executor", Finished(call="pay", attempt=1, outcome="succeeded")).ignored
+
+
+def fates(*results: ToolResult, tool: str = "pay") -> str:
+    """The fate of a call after these results of its attempts."""
+    story: Story = at_work(call(tool))
+    if story.stage(tool) == "asked":
+        story.word("approve", call=tool).said().quiet()
+    for result in results:
+        story.tools(**{tool: result})
+    return story.run.calls[tool].fate
+
+
+def test_a_receipt_tells_the_fate_of_a_call() -> None:
+    """What is open or unknown is unknown; a refused call was not started."""
+    assert fates() == "unknown"
+    assert fates(OK) == "done"
+    assert fates(UNKNOWN) == "unknown"
+    assert fates(ToolResult(outcome="failed")) == "failed"
+    assert fates(UNKNOWN, tool="wire") == "in doubt"
+    assert fates(UNKNOWN, OK, tool="wire") == "done"
+    never = ToolResult(outcome="never_started")
+    assert fates(never, never, never) == "never_started"
+    story = at_work(call("pay")).word("deny", call="pay").said()
+    assert story.run.calls["pay"].fate == "not_started"

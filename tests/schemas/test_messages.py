@@ -1,0 +1,53 @@
+"""Tasks and control messages, as any client may send them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from linestop.schemas import subjects
+from linestop.schemas.limits import Limits
+from linestop.schemas.messages import VERBS, Control, Task, lowered, signed_bytes
+
+
+def test_the_least_task_is_a_text() -> None:
+    """Everything else has a default."""
+    assert msgspec.json.decode(b'{"text":"hello"}', type=Task) == Task(text="hello")
+
+
+def test_the_verbs_are_those_of_the_subjects() -> None:
+    """One list."""
+    assert VERBS == subjects.VERBS
+
+
+def test_a_limit_can_only_be_lowered() -> None:
+    """A higher one is passed over, a lower one of the right type."""
+    assert lowered(Limits(), {"turns_max": 3.0, "tokens_max": 10**9, "tool_timeout_s": 1}) == Limits(
+        turns_max=3, tool_timeout_s=1.0
+    )
+    assert lowered(Limits(), {}) == Limits()
+    assert lowered(Limits(), {"turns_max": 0}) == Limits(turns_max=0)
+
+
+@pytest.mark.parametrize(("wanted", "part"), [({"turns": 1}, "no limit named 'turns'"), ({"wall_s": -1}, "negative")])
+def test_a_limit_that_cannot_be_is_named(wanted: dict[str, float], part: str) -> None:
+    """One sentence."""
+    sentence = lowered(Limits(), wanted)
+    assert isinstance(sentence, str)
+    assert part in sentence
+
+
+def test_a_signature_covers_everything_that_makes_the_decision() -> None:
+    """Another run, call, verb, person, argument, contract, expiry or nonce is another decision."""
+    control = Control(by="ann", call="c", args_sha256="a", contract_digest="d", nonce="n",
+                      expires_at=datetime(2026, 1, 1, tzinfo=UTC))  # fmt: skip
+    signed = {signed_bytes("t", "r", "approve", control), signed_bytes("u", "r", "approve", control),
+              signed_bytes("t", "s", "approve", control), signed_bytes("t", "r", "deny", control)}  # fmt: skip
+    other = datetime(2026, 1, 2, tzinfo=UTC)
+    for change in ({"by": "bob"}, {"call": "x"}, {"args_sha256": "x"}, {"contract_digest": "x"}, {"nonce": "x"}):
+        signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, **change)))
+    signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, expires_at=other)))
+    signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, expires_at=None)))
+    assert len(signed) == 11

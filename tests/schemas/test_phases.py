@@ -1,0 +1,51 @@
+"""Which event is legal when."""
+
+from __future__ import annotations
+
+import pytest
+
+from linestop.schemas.events import EVENTS
+from linestop.schemas.phases import LATE_FACTS, LEGAL, STOPPED, Phase, legal
+
+TAGS = {f"{role}.{name}" for role, name in EVENTS}
+STARTS = {"planner.started", "executor.started", "budget.held"}
+
+
+def test_the_table_has_every_phase_and_only_events_there_are() -> None:
+    """And every event is legal somewhere."""
+    assert set(LEGAL) == set(Phase)
+    assert set().union(*LEGAL.values()) == TAGS | {STOPPED}
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.SEALED])
+def test_a_run_can_be_stopped_in_every_phase_but_the_last(phase: Phase) -> None:
+    """By anybody."""
+    assert legal(phase, "operator", "stopped")
+    assert legal(phase, "planner", "stopped")
+
+
+@pytest.mark.parametrize("phase", [Phase.SETTLING, Phase.DRAINING, Phase.SEALED])
+def test_nothing_starts_in_a_run_that_is_over(phase: Phase) -> None:
+    """The fence: starts and holds are illegal after stop, answer and seal."""
+    assert not LEGAL[phase] & STARTS
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.NEW])
+def test_what_happened_can_be_said_whenever_a_run_has_begun(phase: Phase) -> None:
+    """Results of starts that were made before."""
+    assert LEGAL[phase] >= LATE_FACTS
+
+
+def test_after_the_seal_only_late_facts_and_the_amendment_are_legal() -> None:
+    """Not even a stop."""
+    assert LEGAL[Phase.SEALED] == LATE_FACTS | {"recorder.amended"}
+
+
+def test_a_run_opens_once() -> None:
+    """``opened`` is legal before anything else only."""
+    assert [phase for phase in Phase if legal(phase, "validator", "opened")] == [Phase.NEW]
+
+
+def test_an_event_of_another_role_is_never_legal() -> None:
+    """The pair is what counts."""
+    assert not any(legal(phase, "planner", "granted") for phase in Phase)
