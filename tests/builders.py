@@ -22,6 +22,7 @@ from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role import Role
 from linestop.actors.validator import Validator
+from linestop.actors.words import objection
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     NAMES,
@@ -63,7 +64,8 @@ OK = ToolResult(outcome="succeeded", value={"ok": True})
 
 def contract(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
     """A tool of that name; ``tier`` is ``read`` unless said otherwise."""
-    return Contract(**{"name": name, "description": name, "parameters": ARGS, "tier": "read", **fields})
+    given: dict[str, Any] = {"name": name, "description": name, "parameters": ARGS, "tier": "read", **fields}
+    return Contract(**given)
 
 
 CONTRACTS = (
@@ -83,7 +85,14 @@ CONTRACTS = (
 def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
     """An agent with the tools of ``CONTRACTS``; ``limits`` may be a dict of what differs from the defaults."""
     limits = fields.pop("limits", {})
-    given = {"name": "desk", "prompt": "Be good.", "model": MODEL, "tools": CONTRACTS, "policy": Policy(), **fields}
+    given: dict[str, Any] = {
+        "name": "desk",
+        "prompt": "Be good.",
+        "model": MODEL,
+        "tools": CONTRACTS,
+        "policy": Policy(),
+        **fields,
+    }
     return AgentVersion(limits=Limits(**limits), **given)
 
 
@@ -94,9 +103,14 @@ def call(tool: str, args: str = '{"q":"order 4711"}', *, id: str = "") -> ToolCa
 
 def reply(*calls: ToolCall, text: str = "", out: int = 20, **fields: Any) -> ModelReply:  # noqa: ANN401
     """A complete answer of a model: calls, or a final text."""
-    final = {"text": text or ("" if calls else "done"), "calls": calls, "stop_reason": "calls" if calls else "end"}
+    final: dict[str, Any] = {
+        "text": text or ("" if calls else "done"),
+        "calls": calls,
+        "stop_reason": "calls" if calls else "end",
+    }
     usage = Usage(fresh_in=100, out=out)
-    return ModelReply(**{"usage": usage, "usage_reported": True, "model": "large", **final, **fields})
+    given: dict[str, Any] = {"usage": usage, "usage_reported": True, "model": "large", **final, **fields}
+    return ModelReply(**given)
 
 
 def at_once(work: Coroutine[Any, Any, E]) -> E:
@@ -294,6 +308,16 @@ def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:
     """A run whose model has proposed these calls, judged, with the approver about to look."""
     story = Story(version).opened().quiet()
     return story.given(*story.heard(reply(*calls))).when("validator").said()
+
+
+def refusal(
+    story: Story, verb: Verb, *, by: str = "bob", signer: str = "", must_sign: bool = False, **fields: Any
+) -> str:
+    """Why this word of a person counts for nothing now; empty if it counts."""
+    control = msgspec.convert({"by": by, **fields}, Control)
+    return objection(
+        story.run, Word(verb=verb, control=control, signer=signer, signature_required=must_sign), story.now
+    )
 
 
 def copied(story: Story) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.builders import OK, Story, agent, at_work, call, contract, reply
 
 from linestop.actors.budget import wanted
 from linestop.actors.facts import Facts, Reservation
@@ -21,7 +22,6 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.next_start import HOLD_AHEAD, NextStart, next_start
-from tests.builders import OK, Story, agent, at_work, call, contract, reply
 
 
 def start_of(story: Story) -> NextStart:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+from tests.builders import OK, TASK, Story, agent, at_work, call, reply
 
 from linestop.actors.context import BASE_RULES, COMPACT_RULES, assemble, base_bytes, system_text
 from linestop.schemas.events import BlobRef, Compacted, ExactValue, ModelStarted, Proposed, ProposedCall
 from linestop.schemas.run import Run
 from linestop.schemas.tools import ToolError, ToolResult, canonical
-from tests.builders import OK, TASK, Story, agent, at_work, call, reply
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
 

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, at_work, call, contract
 
 from linestop.actors.executor import cap, results_of
-from linestop.actors.facts import Doors, Texts, Worker
+from linestop.actors.facts import Doors, Texts
 from linestop.schemas.events import (
-    Asked,
     BlobRef,
     EffectStarted,
     Finished,
@@ -20,19 +20,15 @@ from linestop.schemas.events import (
     ModelStarted,
     Proposed,
     ProposedCall,
-    Resolved,
     StartedCall,
     Stopped,
 )
 from linestop.schemas.limits import START_WITHIN_S, Limits
 from linestop.schemas.messages import Task
 from linestop.schemas.tools import ToolError, ToolResult, effect_key
-from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, at_work, call, contract
 
-NEXT_LIFE = Worker(id="w#2")
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
 UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message="broke off"))
-UNKNOWN = ToolResult(outcome="unknown")
 
 
 def started(story: Story) -> EffectStarted:
@@ -43,6 +39,11 @@ def started(story: Story) -> EffectStarted:
 def paid(tool: str = "pay") -> Story:
     """A run in which a person agreed to an irreversible call, which is under way."""
     return at_work(call(tool)).word("approve", call=tool).said().quiet()
+
+
+def started_n(story: Story) -> int:
+    """The number of the last start of effects."""
+    return max(n for n, attempts in story.run.attempts.items() if attempts[0].call)
 
 
 def test_all_cleared_calls_start_together_with_their_keys_and_deadlines() -> None:
@@ -151,124 +152,6 @@ def test_the_default_tool_timeout_leaves_a_longer_contract_alone() -> None:
     assert story.executor.view(story.run, started(story), story.facts)[0].timeout_s == 30
 
 
-def test_an_open_start_is_left_alone_until_its_end() -> None:
-    """Nobody else declares or repeats a start before ``done_by``."""
-    story = at_work(call("look")).wait(11.9)
-    story.when("executor").silent()
-
-
-def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
-    """A read whose performer fell silent is repeated with the same effect key."""
-    story = at_work(call("look"))
-    first = started(story).calls[0]
-    again = story.wait(12).when("executor").then(EffectStarted).calls[0]
-    assert (again.attempt, again.effect_key) == (2, first.effect_key)
-
-
-def test_takeovers_end_at_the_tools_retries() -> None:
-    """After three attempts that nobody reported, the model is told."""
-    story = at_work(call("look"))
-    for _ in range(3):
-        story.wait(12).quiet()
-    assert story.run.calls["look"].answer == "The call did not answer in time, and was tried often enough."
-    assert len(story.run.calls["look"].attempts) == 3
-
-
-def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
-    """A worker's name is held by one process, so its next life knows that the last one is dead."""
-    story = at_work(call("look"))
-    story.when("executor", NEXT_LIFE).then(EffectStarted, worker="w#2")
-
-
-def test_another_worker_does_not_take_over_before_the_end() -> None:
-    """Only the same name proves anything."""
-    at_work(call("look")).when("executor", Worker(id="v#9")).silent()
-
-
-def test_a_later_incarnation_does_not_repeat_what_is_unsafe() -> None:
-    """An irreversible effect of a dead worker may still have happened: not even its fate is declared early."""
-    paid().when("executor", NEXT_LIFE).silent()
-
-
-def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None:
-    """Interrupted and not safe to repeat: unknown, then a person."""
-    story = paid().wait(12)
-    story.when("executor").then(Finished, outcome="unknown", attempt=1)
-    story.when("executor").silent()
-    assert story.when("approver").then(Asked).calls[0].rule == "unknown"
-
-
-def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
-    """A tool that hands its key on may be called again."""
-    story = at_work(call("note")).wait(12)
-    story.when("executor").then(EffectStarted)
-
-
-def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
-    """The probe is a start of its own; its success is the result of the call."""
-    story = paid("wire").tools(wire=UNKNOWN)
-    assert started(story).purpose == "probe"
-    assert started(story).calls[0].cost_max_micros == 0
-    story.tools(wire=OK)
-    assert story.run.calls["wire"].answer == '{"ok":true}'
-
-
-def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
-    """What did not happen may be done, under the approval it has."""
-    story = paid("wire").tools(wire=UNKNOWN).tools(wire=ToolResult(outcome="never_started"))
-    event = started(story)
-    assert (event.purpose, event.calls[0].attempt) == ("effect", 3)
-
-
-@pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
-def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
-    """A call is probed once; then somebody must look."""
-    story = paid("wire").tools(wire=UNKNOWN).tools(wire=result)
-    assert story.last(Asked).calls[0].rule == "unknown"
-
-
-def test_a_silent_probe_is_given_up_at_once_by_the_next_incarnation() -> None:
-    """A probe changes nothing, so its maker's death is reason enough."""
-    story = paid("wire").tools(wire=UNKNOWN)
-    story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
-
-
-def test_a_late_result_ends_a_doubt_without_anybody() -> None:
-    """The performer that was declared lost may still say what happened."""
-    story = paid().wait(12).quiet()
-    assert story.stage("pay") == "asked"
-    story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="paid", late=True))
-    assert story.run.calls["pay"].answer == "paid"
-
-
-def test_a_late_failure_of_an_earlier_attempt_does_not_end_the_doubt_about_a_later_one() -> None:
-    """A person had it tried again; that the first attempt failed says nothing of the second."""
-    story = paid().tools(pay=UNKNOWN).word("resolve", call="pay", action="retry").said().quiet().tools(pay=UNKNOWN)
-    failed = Finished(call="pay", attempt=1, outcome="failed", error=TRANSIENT.error, late=True)
-    story.given(failed).quiet()
-    assert story.stage("pay") == "asked"
-    assert len(story.run.calls["pay"].attempts) == 2
-
-
-def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
-    """What is answered stays answered, whatever the attempt that took over reports afterwards."""
-    story = at_work(call("look")).wait(12).quiet()
-    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
-    assert story.run.calls["look"].answer == "first"
-    story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).wait(10).quiet()
-    assert story.run.calls["look"].answer == "first"
-    assert len(story.run.calls["look"].attempts) == 2
-
-
-def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:
-    """``resolve retry`` makes the call startable again, under the same key."""
-    story = paid().tools(pay=UNKNOWN)
-    key = started(story).calls[0].effect_key
-    story.word("resolve", call="pay", action="retry").then(Resolved)
-    line = story.when("executor").then(EffectStarted).calls[0]
-    assert (line.attempt, line.effect_key) == (2, key)
-
-
 def test_an_ordered_call_starts_only_after_those_before_it() -> None:
     """A tool that declares an order sees the results before it."""
     story = at_work(call("look"), call("after"))
@@ -351,11 +234,6 @@ def test_an_unknown_effect_is_charged_at_its_reservation() -> None:
     story = at_work(call("rent"))
     story.given(Finished(call="rent", attempt=1, outcome="unknown"))
     assert story.run.attempts[started_n(story)][0].charged_micros == 40_000
-
-
-def started_n(story: Story) -> int:
-    """The number of the last start of effects."""
-    return max(n for n, attempts in story.run.attempts.items() if attempts[0].call)
 
 
 def test_long_arguments_are_read_from_their_blob() -> None:

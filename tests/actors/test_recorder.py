@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.builders import OK, Story, at_work, call, reply
 
 from linestop.schemas.events import Amended, Finished, Opened, OpenStart, Refused, Sealed, StopCode, Stopped
 from linestop.schemas.stops import CAUSE, STATUS
 from linestop.schemas.tools import ToolResult
-from tests.builders import OK, Story, at_work, call, reply
 
 
 def test_a_completed_run_is_sealed_with_answer_receipt_and_totals() -> None:

@@ -79,7 +79,7 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         assert "I am a script" in str(outcome.answer)
         assert await dev.ends(signal.SIGINT) == 0
         assert "Ending" in dev.said
-        assert "Traceback" not in dev.said
+        assert "Traceback" not in dev.said, dev.said
 
 
 async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:

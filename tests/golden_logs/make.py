@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.builders import OK, SPARE, TASK, Story, agent, at_work, call, reply
 
 from linestop.actors.facts import CurrentAgent, Incoming
 from linestop.schemas.events import Finished, Policy, Stopped
@@ -20,7 +21,6 @@ from linestop.schemas.messages import Task
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.run import Run
 from linestop.schemas.tools import ToolResult
-from tests.builders import OK, SPARE, TASK, Story, agent, at_work, call, reply
 
 HERE = Path(__file__).parent
 UNKNOWN = ToolResult(outcome="unknown")
@@ -131,7 +131,9 @@ def told(run: Run) -> dict[str, Any]:
         "held_micros": run.held_micros,
         "wait_s": run.wait_s,
         "context_bytes": run.context_bytes,
-        "calls": {c.call: [c.stage, c.fate, len(c.attempts), c.answer[:80], c.answer_is_error] for c in run.calls.values()},
+        "calls": {
+            c.call: [c.stage, c.fate, len(c.attempts), c.answer[:80], c.answer_is_error] for c in run.calls.values()
+        },
     }
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.builders import RUN, TENANT
+from tests.golden_logs.make import HERE, STORIES, told
+from tests.laws.walk import Walk
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-from tests.builders import RUN, TENANT
-from tests.golden_logs.make import HERE, STORIES, told
-from tests.laws.walk import Walk
 
 Message = tuple[str, bytes, int]
 NAMES = sorted(path.stem for path in HERE.glob("*.jsonl"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from linestop.schemas.events import Sealed
 from tests.builders import copied
 from tests.laws.walk import AGENTS, Walk
 
+from linestop.schemas.events import Sealed
+
 NUMBERS = st.lists(st.integers(0, 1_000_000), min_size=10, max_size=60)
-BOUNDED = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+BOUNDED = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @BOUNDED

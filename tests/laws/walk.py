@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from tests.builders import SPARE, TASK, Story, agent, all_at_once, call, reply
 
 from linestop.actors.context import assemble
 from linestop.actors.facts import Facts, Findings, Word, Worker
@@ -41,7 +42,6 @@ from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tools import ToolError, ToolResult, canonical
-from tests.builders import SPARE, TASK, Story, agent, all_at_once, call, reply
 
 CUE = Cue(kind="sweep")
 FACTS_AFTER_STOP = (Finished, ModelFailedEvent, Settled, Sealed, Amended, Refused)
@@ -75,10 +75,14 @@ RESULTS = (
     ToolResult(outcome="never_started"),
 )
 FAILURES = (
-    ModelFailed("availability", "down"), ModelFailed("availability", "down"), ModelFailed("rate_limit", "slow", retry_after_s=3),
-    ModelFailed("truncated", "cut", usage=Usage(fresh_in=10, out=5)), ModelFailed("availability", "reset", possibly_billed=True),
-    ModelFailed("refusal", "I will not"), ModelFailed("permanent", "bad request"),
-)  # fmt: skip
+    ModelFailed("availability", "down"),
+    ModelFailed("availability", "down"),
+    ModelFailed("rate_limit", "slow", retry_after_s=3),
+    ModelFailed("truncated", "cut", usage=Usage(fresh_in=10, out=5)),
+    ModelFailed("availability", "reset", possibly_billed=True),
+    ModelFailed("refusal", "I will not"),
+    ModelFailed("permanent", "bad request"),
+)
 PAUSES_S = (0.5, 2.0, 6.0, 13.0, 61.0, 131.0, 3_601.0)
 
 
@@ -120,7 +124,9 @@ class Walk(Story):
 
     def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
         """What a role knows: its worker's present life, and what the tools' checks found."""
-        waiting = {c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK}
+        waiting: dict[int, tuple[str, ...]] = {
+            c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK
+        }
         return super().known(Worker(id=f"w#{self.lives}"), Findings(by_event=waiting), *more)
 
     def ask(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
@@ -171,7 +177,9 @@ class Walk(Story):
 
     def _willing(self) -> set[RoleName]:
         facts = self.known()
-        said = {name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()}
+        said: dict[RoleName, AnyEvent | None] = {
+            name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()
+        }
         # A limit or a warning is found at the next look; everything else must not wait for one.
         return {name for name, event in said.items() if event is not None and not isinstance(event, Stopped | Warned)}
 
@@ -199,7 +207,7 @@ class Walk(Story):
 
     def all_roles(self, number: int) -> None:
         """All look, beginning anywhere, until none has anything to say."""
-        order = [*ACTORS[number % len(ACTORS) :], *ACTORS[: number % len(ACTORS)]]
+        order: list[RoleName] = [*ACTORS[number % len(ACTORS) :], *ACTORS[: number % len(ACTORS)]]
         for _ in range(200):
             if not any(self.ask(name) for name in order):
                 return
@@ -267,9 +275,14 @@ class Walk(Story):
         name = names[number // 9 % len(names)] if names else ""
         action: Any = ("retry", "done", "stop")[number // 11 % 3]
         control = Control(
-            by=("ann", "bob")[number // 3 % 2], call=name, args={"q": f"edit {number % 3}"}, answer="yes", action=action,
-            result=7, why="so",
-        )  # fmt: skip
+            by=("ann", "bob")[number // 3 % 2],
+            call=name,
+            args={"q": f"edit {number % 3}"},
+            answer="yes",
+            action=action,
+            result=7,
+            why="so",
+        )
         self.ask("approver", Word(verb=verb, control=control))
 
     def time_passes(self, number: int) -> None:
@@ -304,11 +317,14 @@ class Walk(Story):
             if state.stage is Stage.ASKED:
                 verb: Verb = "answer" if isinstance(state.asked, Question) else "approve"
                 verb = "resolve" if state.asked_doubt else verb
+                action: Any = ("done", "retry")[state.index % 2]
+                said = Control(call=state.call, answer="yes", action=action)
                 words += [
-                    (verb, Control(by=by, call=state.call, answer="yes", action=("done", "retry")[state.index % 2]))
-                    for by in ("ann", "bob")
+                    (verb, msgspec.structs.replace(said, by="ann")),
+                    (verb, msgspec.structs.replace(said, by="bob")),
                 ]
-        return any([self.ask("approver", Word(verb=verb, control=control)) for verb, control in words])
+        heard = [self.ask("approver", Word(verb=verb, control=control)) for verb, control in words]
+        return any(heard)
 
     def _reports(self) -> bool:
         open_now = list(self.run.open_attempts)

@@ -12,7 +12,13 @@ from linestop.schemas.limits import Limits
 def test_equal_versions_have_one_digest_and_others_another() -> None:
     """Everything that is configured hangs on it."""
     assert agent().digest() == agent().digest()
-    changed = [agent(prompt="x"), agent(limits={"turns_max": 1}), agent(tools=()), agent(version="2"), agent(pinned=("a",))]
+    changed = [
+        agent(prompt="x"),
+        agent(limits={"turns_max": 1}),
+        agent(tools=()),
+        agent(version="2"),
+        agent(pinned=("a",)),
+    ]
     assert len({agent().digest(), *(version.digest() for version in changed)}) == 6
 
 

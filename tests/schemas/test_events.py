@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -28,13 +28,14 @@ FREE = {"labels", "params", "parameters", "returns", "output_schema", "args", "a
 """Fields that hold any JSON or a table: a key more is a value more there."""
 
 
-def strange(value: Any, name: str = "") -> Any:  # noqa: ANN401 - any JSON value
+def strange(value: object, name: str = "") -> object:
     """The value with a field nobody knows in every object of a fixed form."""
     if isinstance(value, list):
-        return [strange(item, name) for item in value]
+        return [strange(item, name) for item in cast("list[object]", value)]
     if not isinstance(value, dict) or (name in FREE and "turns_max" not in value):
-        return value
-    return {"heard_of_later": {"x": [1]}} | {key: strange(item, key) for key, item in value.items()}
+        return cast("object", value)
+    fields = cast("dict[str, object]", value)
+    return {"heard_of_later": {"x": [1]}} | {key: strange(item, key) for key, item in fields.items()}
 
 
 @pytest.mark.parametrize("name", sorted(files()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.builders import OK, Story, at_work, call, reply
 
 from linestop.actors.facts import Worker
 from linestop.schemas.events import (
@@ -18,7 +19,6 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.fold import fits
 from linestop.schemas.model import ModelFailed, Usage
-from tests.builders import OK, Story, at_work, call, reply
 
 
 def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> None:
@@ -41,10 +41,12 @@ def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        Proposed(turn=1, attempt=2), Proposed(turn=2, attempt=1), ModelFailedEvent(turn=9, attempt=1, kind="unknown", message=""),
+        Proposed(turn=1, attempt=2),
+        Proposed(turn=2, attempt=1),
+        ModelFailedEvent(turn=9, attempt=1, kind="unknown", message=""),
         Compacted(turn=1, attempt=1, covers_from=1, covers_to=2, summary="s"),
     ],
-)  # fmt: skip
+)
 def test_a_result_of_what_was_not_started_is_ignored(event: AnyEvent) -> None:
     """No answer without a call."""
     assert Story().opened().quiet().tell("planner", event).ignored

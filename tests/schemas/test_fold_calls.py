@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.builders import NOW, OK, Story, at_gate, at_work, call
 
 from linestop.schemas.events import (
     Answered,
@@ -21,7 +22,6 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.fold_calls import RETRY_ASKED_S_MAX, retry_delay_s
 from linestop.schemas.tools import ToolResult
-from tests.builders import NOW, OK, Story, at_gate, at_work, call
 
 UNKNOWN = ToolResult(outcome="unknown")
 
@@ -44,7 +44,10 @@ def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
     """Nothing of a line that is wrong has an effect."""
     story = at_gate(call("look"), call("note"))
     good = ClearedCall(call="look", rule="r", args_sha256=story.run.calls["look"].args_sha256)
-    for bad in (ClearedCall(call="note", rule="r", args_sha256="0"), ClearedCall(call="nope", rule="r", args_sha256="0")):
+    for bad in (
+        ClearedCall(call="note", rule="r", args_sha256="0"),
+        ClearedCall(call="nope", rule="r", args_sha256="0"),
+    ):
         assert "not waiting at the gate" in story.tell("approver", Cleared(calls=(good, bad))).ignored
     assert story.stage("look") == "gate"
 
@@ -59,12 +62,19 @@ def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        Granted(call="look", by="a"), Denied(call="look", by="a"), Edited(call="look", args="{}", args_sha256="x", by="a"),
-        Answered(call="look", answer="x", by="a"), Resolved(call="look", action="done", by="a"),
-        Granted(call="nope", by="a"), Denied(call="nope", by="a"), Edited(call="nope", args="{}", args_sha256="x", by="a"),
+        Granted(call="look", by="a"),
+        Denied(call="look", by="a"),
+        Edited(call="look", args="{}", args_sha256="x", by="a"),
+        Answered(call="look", answer="x", by="a"),
+        Resolved(call="look", action="done", by="a"),
+        Granted(call="nope", by="a"),
+        Denied(call="nope", by="a"),
+        Edited(call="nope", args="{}", args_sha256="x", by="a"),
     ],
-)  # fmt: skip
-def test_a_word_about_a_call_that_waits_for_nobody_is_ignored(word: Granted | Denied | Edited | Answered | Resolved) -> None:
+)
+def test_a_word_about_a_call_that_waits_for_nobody_is_ignored(
+    word: Granted | Denied | Edited | Answered | Resolved,
+) -> None:
     """Whoever wrote it."""
     assert at_work(call("look"), call("pay")).tell("approver", word).ignored
 

@@ -27,9 +27,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
 
 def test_the_accounts_are_those_that_are_promised() -> None:
     """User-day $5, tenant-day $100, system-hour $100."""
-    expected = AccountLimits(
-        user_day_micros=5_000_000, tenant_day_micros=100_000_000, system_hour_micros=100_000_000
-    )
+    expected = AccountLimits(user_day_micros=5_000_000, tenant_day_micros=100_000_000, system_hour_micros=100_000_000)
     assert AccountLimits() == expected
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, copied, reply
 
 from linestop.schemas.events import Opened, Stopped
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
-from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, copied, reply
 
 
 def test_an_empty_run_is_new() -> None:
@@ -22,7 +22,18 @@ def test_two_readers_of_the_same_messages_hold_the_same_run() -> None:
     """The fold has no clock and no configuration."""
     story = at_work(call("look"), call("pay")).tools(look=OK)
     again = copied(story)
-    for name in ("phase", "head", "n", "at", "spent_micros", "held_micros", "context_bytes", "tokens", "turn", "wait_s"):
+    for name in (
+        "phase",
+        "head",
+        "n",
+        "at",
+        "spent_micros",
+        "held_micros",
+        "context_bytes",
+        "tokens",
+        "turn",
+        "wait_s",
+    ):
         assert getattr(again, name) == getattr(story.run, name)
 
 
@@ -107,11 +118,12 @@ def test_several_calls_show_their_most_urgent_phase() -> None:
     """Judging before clearing, acting before waiting."""
     story = Story().opened().quiet()
     story.given(*story.heard(reply(call("look"), call("pay"))))
-    assert story.run.phase is Phase.JUDGING
+    seen = [story.run.phase]
     story.when("validator").said()
-    assert story.run.phase is Phase.CLEARING
+    seen.append(story.run.phase)
     story.quiet()
-    assert story.run.phase is Phase.ACTING
+    seen.append(story.run.phase)
     story.tools(look=OK)
-    assert story.run.phase is Phase.WAITING
+    seen.append(story.run.phase)
+    assert seen == [Phase.JUDGING, Phase.CLEARING, Phase.ACTING, Phase.WAITING]
     assert story.run.stages() == {"answered", "asked"}

@@ -108,10 +108,10 @@ def _is_of(run: RunEvidence, agent: str, task: Task) -> bool:
         said = run.opened["task"]
         alike = said["text"] == task.text and run.opened["agent"]["name"] == agent
         return bool(alike and (run.run == task.run or said.get("key", "") == task.key))
+    if run.stop is not None and task.run == run.run:
+        return True
     refused = next(run.events("validator.refused"), None)
-    if refused is not None:
-        return bool(refused.event["task_sha256"] == task_sha256(_as_read(task), agent))
-    return run.stop is not None and task.run == run.run
+    return refused is not None and bool(refused.event["task_sha256"] == task_sha256(_as_read(task), agent))
 
 
 def _as_read(task: Task) -> Task:

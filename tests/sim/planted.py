@@ -271,6 +271,17 @@ def _cost_over_reservation() -> None:
     _wrap(executor, "finished", make)
 
 
+def _probe_never_began() -> None:
+    def make(original: Any) -> Any:
+        def cancelled(self: Executor, started: Any, done: Any, *, begun: bool) -> Any:
+            found = original(self, started, done, begun=begun)
+            return found if begun else [msgspec.structs.replace(event, outcome="never_started") for event in found]
+
+        return cancelled
+
+    _wrap(Executor, "cancelled", make)
+
+
 PLANTED: dict[str, Planted] = {
     "task acknowledged before its run is opened": Planted("P2: the task", _task_acknowledged_early),
     "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped),
@@ -284,6 +295,7 @@ PLANTED: dict[str, Planted] = {
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
+    "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("P", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),

@@ -85,7 +85,9 @@ class Executor:
     def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
         """What to say of calls that were cancelled before they had a result."""
         assert isinstance(started, EffectStarted)
-        outcome: Literal["unknown", "never_started"] = "unknown" if begun else "never_started"
+        # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
+        learnt_nothing = begun or started.purpose == "probe"
+        outcome: Literal["unknown", "never_started"] = "unknown" if learnt_nothing else "never_started"
         return [
             Finished(call=line.call, attempt=line.attempt, outcome=outcome, error=_CANCELLED)
             for line in started.calls

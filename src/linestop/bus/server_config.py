@@ -18,9 +18,15 @@ SyncInterval = Literal["1s", "10s", "2m", "always"]
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one server listens and stores; ``routes`` (host:port) make it a node of ``cluster``."""
+    """Where one server listens and stores; ``routes`` (host:port) make it a node of ``cluster``.
+
+    ``host`` is loopback unless the server has a network of its own around it, as in a container.
+    ``monitor_port`` is where it answers health checks, on loopback only; 0 for nowhere.
+    """
 
     port: int
+    host: str = "127.0.0.1"
+    monitor_port: int = 0
     store_dir: Path
     file_store_bytes_max: int
     sync_interval: SyncInterval = "1s"
@@ -32,9 +38,9 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
-    """Return the whole configuration of one server on loopback."""
+    """Return the whole configuration of one server."""
     config: dict[str, Any] = {
-        "listen": f"127.0.0.1:{listen.port}",
+        "listen": f"{listen.host}:{listen.port}",
         "server_name": listen.server_name,
         "max_payload": 1024 * 1024,
         "jetstream": {
@@ -51,6 +57,8 @@ def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
             "logfile_size_limit": LOG_BYTES_MAX,
             "logfile_max_num": 2,
         }
+    if listen.monitor_port:
+        config["http"] = f"127.0.0.1:{listen.monitor_port}"
     if listen.cluster:
         config["cluster"] = {
             "name": listen.cluster,

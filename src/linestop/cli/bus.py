@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 import click
 import msgspec
 
+from linestop.bus.accounts import accounts
+from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_credential, write_private
 from linestop.bus.init import BusLayout, InitResult, bus_init
+from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.server_config import Listen, server_config
+from linestop.bus.streams import DEFAULT_SPACE
 from linestop.cli.assembly import wakes_of
 from linestop.errors import ConfigError
 from linestop.project import load_project
 from linestop.schemas.subjects import ACTORS
 
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"
+PORT_DEFAULT: Final = 4222
+MONITOR_PORT: Final = 8222
+Copies = tuple[tuple[CredentialName, Path], ...]
 
 
 @click.group()
@@ -25,8 +36,30 @@ def bus() -> None:
 @bus.command()
 @click.option("--nats", metavar="URL", help=f"Where it listens [LINESTOP_NATS, else {URL_DEFAULT}].")
 @click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1", help="Copies of every stream.")
+@click.option(
+    "--copy",
+    "copies",
+    type=(click.Choice(CREDENTIALS), click.Path(path_type=Path, file_okay=False)),
+    multiple=True,
+    metavar="NAME FOLDER",
+    help="Also write that credential into a folder, for a process that is to have no other; may be repeated.",
+)
+@click.option(
+    "--config-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a whole configuration for a server in a container there, connect to nobody, and end.",
+)
+@click.option(
+    "--store-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/jetstream"),
+    show_default=True,
+    help="With --config-file: where that server keeps its streams.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def init(nats: str | None, replicas: str, as_json: bool) -> None:
+def init(
+    nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, store_dir: Path, as_json: bool
+) -> None:
     """Write the credential files, print the server's `accounts` section, create streams and consumers.
 
     The first time, the server does not know the credentials yet: put the section into its configuration,
@@ -34,6 +67,13 @@ def init(nats: str | None, replicas: str, as_json: bool) -> None:
     """
     project = load_project().at(nats)
     url = project.config.nats.url or URL_DEFAULT
+    credentials = ensure_credentials(project.directory, url)
+    for name, folder in copies:
+        write_credential(folder / f"{name}.json", credentials[name])
+    if config_file is not None:
+        _write_config(config_file, url, store_dir=store_dir, credentials=credentials)
+        click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)
+        return
     layout = BusLayout(replicas=int(replicas), wakes=wakes_of(ACTORS))
 
     async def work() -> InitResult:
@@ -51,3 +91,22 @@ def init(nats: str | None, replicas: str, as_json: bool) -> None:
         return
     click.echo(f"Credential files are in {project.directory / 'credentials'}.", err=True)
     raise ConfigError(f"The broker is not set up yet: {result.next_step}")
+
+
+def _write_config(
+    path: Path, url: str, *, store_dir: Path, credentials: Mapping[CredentialName, Credential]
+) -> None:
+    """Write what a server needs that has a network of its own around it, with every append synced to disk.
+
+    It holds every password, so that only its owner may read it.
+    """
+    listen = Listen(
+        host="0.0.0.0",  # noqa: S104 - a container's own address; what is published is the operator's choice
+        port=urlsplit(url).port or PORT_DEFAULT,
+        monitor_port=MONITOR_PORT,
+        store_dir=store_dir,
+        file_store_bytes_max=DEFAULT_SPACE.total,
+        sync_interval="always",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_private(path, server_config(listen, accounts(passwords_of(credentials))))

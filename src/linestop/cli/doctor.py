@@ -25,12 +25,13 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
-from linestop.bus.worker import is_held, lock_path
+from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.errors import LinestopError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry
+from linestop.schemas.subjects import ACTORS
 
 PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
@@ -72,12 +73,14 @@ def doctor(ctx: click.Context, nats: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.option("--worker", metavar="NAME", help="Also check that the worker of that name is alive.")
+@click.option("--role", type=click.Choice(ACTORS), help="The same for this host's `linestop actor ROLE`.")
 @click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else the state folder's].")
-def health(worker: str | None, nats: str | None) -> None:
+def health(worker: str | None, role: str | None, nats: str | None) -> None:
     """Say in one line whether the broker answers and the worker works; for health checks of containers."""
     project = load_project().at(nats)
-    if worker is not None:
-        click.echo(check_worker(project.directory, worker))
+    for name in (worker, f"{host_name()}-{role}" if role else None):
+        if name is not None:
+            click.echo(check_worker(project.directory, name))
     click.echo(anyio.run(_reach, project))
 
 

@@ -70,7 +70,7 @@ class RegistryRunner:
         if tool is None or tool.contract.digest() != work.contract_digest:
             sentence = f"The tool '{work.tool}' here is not the one this run was opened with; deploy that one."
             error = ToolError(type="permanent", message=sentence)
-            return work, ToolResult(outcome="never_started" if work.probe else "failed", error=error), 0.0
+            return work, ToolResult(outcome="unknown" if work.probe else "failed", error=error), 0.0
         workspace = Workspace.create(self._workspaces, work.tenant, work.run)
         deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:

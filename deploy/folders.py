@@ -1,0 +1,17 @@
+"""Make the folders that volumes are mounted on, below the folder given; the Dockerfile copies them.
+
+``/state`` is what a process may write; ``/volumes`` is where ``setup`` sees everybody's own volume.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROLES = ("validator", "approver", "budget", "executor", "planner", "recorder")
+VOLUMES = (*ROLES, "people", "nats", "jetstream")
+
+for folder in ("state/credentials", "state/workspaces", "project", *(f"volumes/{name}" for name in VOLUMES)):
+    path = Path(sys.argv[1], folder)
+    path.mkdir(parents=True)
+    path.chmod(0o755 if folder == "project" else 0o700)

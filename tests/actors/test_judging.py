@@ -1,0 +1,236 @@
+"""The validator's judgement of calls: allowed, well formed, no loop, no repeated effect."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from tests.builders import NOW, OK, TASK, Story, agent, at_gate, at_work, call, contract, reply
+
+from linestop.actors.facts import (
+    Texts,
+)
+from linestop.schemas.events import (
+    BlobRef,
+    Edited,
+    EffectStarted,
+    Finished,
+    Judged,
+    JudgedCall,
+    Proposed,
+    ProposedCall,
+    Stopped,
+)
+from linestop.schemas.messages import Task
+from linestop.schemas.model import ToolCall
+from linestop.schemas.tools import ToolResult
+
+
+def verdicts(*calls: ToolCall, **limits: Any) -> list[JudgedCall]:  # noqa: ANN401
+    """How these calls of a first proposal are judged."""
+    return list(at_gate(*calls, version=agent(limits=limits)).last(Judged).calls)
+
+
+def stop(story: Story) -> tuple[str, str, int, int]:
+    """Code, limit, value and maximum of the run's stop."""
+    event = story.last(Stopped)
+    hit = event.limit
+    return (event.code, hit.name, hit.value, hit.max_value) if hit else (event.code, "", 0, 0)
+
+
+def test_arguments_become_canonical_and_are_keyed() -> None:
+    """Equal calls have equal digests, however the model wrote them."""
+    first, second = verdicts(
+        call("look", '{"q":"a","amount":1.0}', id="a"), call("look", '{"amount": 1, "q":"a"}', id="b")
+    )
+    assert first.args == second.args == '{"amount":1,"q":"a"}'
+    assert first.effect_key == second.effect_key != ""
+    assert first.raw_args_sha256 != second.raw_args_sha256
+
+
+def test_a_call_of_an_unknown_tool_names_those_there_are() -> None:
+    """The model can mend it in one turn."""
+    verdict = verdicts(call("fly"))[0]
+    assert verdict.verdict == "reject"
+    assert "the tools are: look, note" in verdict.errors[0]
+
+
+def test_all_errors_of_the_arguments_come_at_once() -> None:
+    """So that one turn is enough to mend them."""
+    assert len(verdicts(call("look", '{"q":1,"amount":"x"}'))[0].errors) == 2
+
+
+def test_a_tool_that_is_not_in_scope_does_not_exist() -> None:
+    """A grant that was not given when the run opened cannot be used later."""
+    story = at_work(call("pay"), task=Task(text=TASK, scope=("look",)))
+    assert "There is no tool 'pay'" in story.run.calls["pay"].answer
+
+
+def test_three_rejected_proposals_in_a_row_end_the_run() -> None:
+    """``rejections_max``."""
+    story = at_work(call("fly", id="a"))
+    for name in ("b", "c"):
+        assert story.run.stopped is None
+        story.model(reply(call("fly", id=name)))
+    assert stop(story) == ("limit", "rejections_max", 3, 3)
+
+
+def test_one_good_proposal_begins_the_count_anew() -> None:
+    """Only rejections in a row count."""
+    story = at_work(call("fly", id="a")).model(reply(call("fly", id="b")))
+    story.model(reply(call("fly", id="c"), call("look"))).tools(look=OK)
+    assert story.run.rejections_in_a_row == 0
+    assert story.run.stopped is None
+
+
+@pytest.mark.parametrize(("calls", "verdict"), [(16, "pass"), (17, "reject")])
+def test_an_answer_holds_at_most_sixteen_calls(calls: int, verdict: str) -> None:
+    """``proposal_calls_max``."""
+    proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(calls)]
+    assert {v.verdict for v in verdicts(*proposed, calls_per_tool_max=20)} == {verdict}
+
+
+def test_a_tool_is_called_at_most_ten_times() -> None:
+    """``calls_per_tool_max``: the eleventh is rejected, in one answer and over several."""
+    proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(11)]
+    assert [v.verdict for v in verdicts(*proposed)] == ["pass"] * 10 + ["reject"]
+    story = at_work(*proposed[:10]).tools(**{f"c{i}": OK for i in range(10)}).model(reply(proposed[10]))
+    assert "may be called 10 times" in story.run.calls["c10"].answer
+
+
+def test_a_contract_may_allow_fewer_calls() -> None:
+    """``calls_max`` of the contract."""
+    once = agent(tools=(contract("look", calls_max=1),))
+    story = at_gate(call("look", id="a"), call("look", '{"q":"b"}', id="b"), version=once)
+    assert [v.verdict for v in story.last(Judged).calls] == ["pass", "reject"]
+
+
+def test_a_run_makes_at_most_twenty_calls() -> None:
+    """``calls_max``: a proposal that would go beyond ends the run."""
+    tools = tuple(contract(f"t{i}") for i in range(3))
+    version = agent(tools=tools)
+    story = at_work(*[call(f"t{i % 2}", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(16)], version=version)
+    story.tools(**{f"c{i}": OK for i in range(16)})
+    more = [call("t2", f'{{"q":"{i}"}}', id=f"d{i}") for i in range(5)]
+    assert story.model(reply(*more[:4])).run.stopped is None
+    story.tools(**{f"d{i}": OK for i in range(4)}).model(reply(more[4]))
+    assert stop(story) == ("limit", "calls_max", 21, 20)
+
+
+def test_an_edited_call_does_not_count_twice() -> None:
+    """The last call a run may make is still its last after a person changed it."""
+    story = at_work(call("pay"), version=agent(limits={"calls_max": 1, "calls_per_tool_max": 1}))
+    story.word("edit", call="pay", args={"q": "x"}).then(Edited)
+    story.quiet()
+    assert story.stage("pay") == "asked"
+    assert story.run.stopped is None
+
+
+def test_the_same_call_with_the_same_result_three_times_is_a_loop() -> None:
+    """``equal_calls_max``: the fourth ends the run."""
+    story = at_work(call("look", id="a")).tools(a=OK)
+    for name in ("b", "c"):
+        story.model(reply(call("look", id=name))).tools(**{name: OK})
+    assert story.run.stopped is None
+    story.model(reply(call("look", id="d")))
+    assert story.last(Judged).calls[0].verdict == "loop"
+    assert stop(story) == ("loop", "equal_calls_max", 4, 3)
+
+
+def test_the_same_call_with_another_result_is_no_loop() -> None:
+    """Polling that makes progress goes on."""
+    story = at_work(call("look", id="a")).tools(a=OK)
+    for i, name in enumerate(("b", "c", "d")):
+        story.model(reply(call("look", id=name))).tools(**{name: ToolResult(outcome="succeeded", value=i)})
+    assert story.run.stopped is None
+
+
+@pytest.mark.parametrize("tool", ["pay", "note"])
+def test_an_effect_that_was_done_is_answered_from_the_record(tool: str) -> None:
+    """The model is not allowed to repeat it: same answer, nothing started."""
+    story = at_work(call(tool))
+    if tool == "pay":
+        story.word("approve", call=tool).said().quiet()
+    story.tools(**{tool: ToolResult(outcome="succeeded", value="first")}).model(reply(call(tool, id="again")))
+    assert (story.last(Judged).calls[0].verdict, story.run.calls["again"].answer) == ("recorded", "first")
+    assert sum(isinstance(entry.event, EffectStarted) for entry in story.run.entries) == 1
+
+
+def test_a_repeatable_effect_may_be_repeated() -> None:
+    """Where the contract says so."""
+    again = agent(tools=(contract("note", tier="reversible", repeatable=True),))
+    story = at_work(call("note", id="a"), version=again).tools(a=OK).model(reply(call("note", id="b")))
+    assert story.last(Judged).calls[0].verdict == "pass"
+
+
+def test_the_same_effect_twice_in_one_answer_is_rejected() -> None:
+    """One of them is enough."""
+    assert [v.verdict for v in verdicts(call("pay", id="a"), call("pay", id="b"))] == ["pass", "reject"]
+
+
+def test_an_edit_into_an_effect_under_way_is_rejected() -> None:
+    """A person's change may not make two of one."""
+    story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
+    story.word("approve", call="a").said().word("edit", call="b", args={"q": "a"}).said().quiet()
+    assert "under way already (call 'a')" in story.run.calls["b"].answer
+
+
+def test_an_effect_of_unknown_fate_is_not_proposed_again() -> None:
+    """Neither while a person is asked nor afterwards."""
+    story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
+    story.word("approve", call="a").said().quiet().tools(a=ToolResult(outcome="unknown"))
+    story.word("edit", call="b", args={"q": "a"}).said().quiet()
+    assert "under way already" in story.run.calls["b"].answer or "not known yet" in story.run.calls["b"].answer
+
+
+def test_an_effect_that_succeeded_too_late_is_not_made_again() -> None:
+    """Its answer was given up, but the log knows that it was done."""
+    story = at_work(call("note"))
+    for _ in range(3):
+        story.wait(12).quiet()
+    assert story.run.calls["note"].answer_is_error
+    story.given(Finished(call="note", attempt=1, outcome="succeeded", result="1", late=True))
+    story.model(reply(call("note", id="again")))
+    assert story.last(Judged).calls[0].errors == ("The same effect was done already (call 'note').",)
+
+
+def test_long_arguments_are_judged_from_their_blob() -> None:
+    """What is behind the reference is what counts."""
+    story = Story().opened().quiet()
+    ref = BlobRef(sha256="a" * 64, bytes=40_000)
+    story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
+    known = Texts(by_sha256={"a" * 64: b'{"q":"long"}'})
+    assert story.when("validator", known).then(Judged).calls[0].args == '{"q":"long"}'
+
+
+@pytest.mark.parametrize(
+    ("until", "seconds"),
+    [("60", 60), ('"2026-01-01T13:00:00+00:00"', 3_600), ('"2026-01-01T13:00:00"', 3_600), ("2592000", 2_592_000)],
+)
+def test_a_wait_is_fixed_when_it_is_judged(until: str, seconds: int) -> None:
+    """Seconds from then, or a moment; UTC if it names no zone."""
+    assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].wait_until == NOW + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "until", ["2592001", '"2026-02-01T12:00:00"', '"soon"', "1e300", '"9999-12-31T23:59:59-14:00"']
+)
+def test_a_wait_beyond_a_month_or_for_nothing_readable_is_rejected(until: str) -> None:
+    """At most 30 days, whatever number the model writes."""
+    assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].verdict == "reject"
+
+
+def test_a_judgement_of_other_calls_than_the_pending_ones_is_ignored() -> None:
+    """Every pending call exactly once, and no other."""
+    story = Story().opened().quiet()
+    story.given(*story.heard(reply(call("look"), call("note"))))
+    judged = story.when("validator").decided
+    assert isinstance(judged, Judged)
+    for calls in (judged.calls[:1], (*judged.calls, judged.calls[0]), ()):
+        assert (
+            "exactly the pending calls" in story.tell("validator", msgspec.structs.replace(judged, calls=calls)).ignored
+        )
+    wrong = msgspec.structs.replace(judged, proposal_n=1)
+    assert "not the proposal under judgement" in story.tell("validator", wrong).ignored

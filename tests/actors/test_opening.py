@@ -1,0 +1,173 @@
+"""The validator's door: whether a task becomes a run, and with what fixed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.builders import NOW, TASK, Story, agent
+
+from linestop.actors.facts import (
+    CurrentAgent,
+    Doors,
+    Incoming,
+    Space,
+)
+from linestop.actors.opening import task_sha256
+from linestop.schemas.events import (
+    Opened,
+    Refused,
+    Sealed,
+    Stopped,
+)
+from linestop.schemas.limits import Limits
+from linestop.schemas.messages import Task
+
+
+def door(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:  # noqa: ANN401
+    """What the validator says to this task."""
+    asked = task or Task(text=TASK)
+    current = CurrentAgent(version=agent() if version is ... else version)
+    story = Story()
+    handed: dict[str, Any] = {"agent": "desk", "sha256": task_sha256(asked), "task": asked, **incoming}
+    said = story.when("validator", Incoming(**handed), current, *facts).decided
+    assert isinstance(said, Opened | Refused)
+    return said
+
+
+def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, str]:  # noqa: ANN401
+    """Code and sentence of the refusal."""
+    said = door(task, *facts, **more)
+    assert isinstance(said, Refused)
+    return said.code, said.sentence
+
+
+def test_a_task_opens_a_run_with_everything_fixed() -> None:
+    """Tools, limits, model, policy and deadline are pinned before any untrusted data is read."""
+    said = door(Task(text=TASK, user="ann", key="k", limits={"turns_max": 3}))
+    assert isinstance(said, Opened)
+    assert {tool.name for tool in said.tools} >= {"look", "pay"}
+    assert said.limits == Limits(turns_max=3)
+    assert said.agent.digest == agent().digest()
+    assert said.deadline_at == NOW + timedelta(days=30)
+    assert said.task.text_bytes == len(TASK)
+    assert all(len(tool.contract_digest) == 64 for tool in said.tools)
+
+
+def test_a_tasks_scope_narrows_the_tools() -> None:
+    """A run may use what agent and task both allow."""
+    said = door(Task(text=TASK, scope=("look",)))
+    assert isinstance(said, Opened)
+    assert [tool.name for tool in said.tools] == ["look"]
+    empty = door(Task(text=TASK, scope=()))
+    assert isinstance(empty, Opened)
+    assert empty.tools == ()
+
+
+def test_a_tool_whose_door_is_closed_is_not_granted() -> None:
+    """And the run remembers which revision of the doors it saw."""
+    said = door(None, Doors(revision=4, closed=frozenset({"tool:pay"})))
+    assert isinstance(said, Opened)
+    assert "pay" not in {tool.name for tool in said.tools}
+    assert said.doors_revision == 4
+
+
+@pytest.mark.parametrize("closed", ["all", "tenant:acme", "agent:desk"])
+def test_a_closed_door_lets_no_run_in(closed: str) -> None:
+    """New runs are refused with the door's name."""
+    code, sentence = refused(None, Doors(closed=frozenset({closed})))
+    assert code == "door_closed"
+    assert f"'{closed}'" in sentence
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "part"),
+    [
+        (Task(text="  "), "bad_task", "no text"),
+        (Task(text="x" * 20_001), "bad_task", "at most 20000"),
+        (Task(text="x", labels={str(i): "" for i in range(33)}), "bad_task", "at most 32 labels"),
+        (Task(text="x", labels={"a": "b" * 256}), "bad_task", "256 characters"),
+        (Task(text="x", scope=("fly",)), "bad_task", "the tool 'fly'"),
+        (Task(text="x", limits={"turnz": 1}), "bad_limits", "no limit named 'turnz'"),
+        (Task(text="x", limits={"turns_max": -1}), "bad_limits", "negative"),
+    ],
+)
+def test_a_task_that_is_not_sane_is_refused_with_what_to_change(task: Task, code: str, part: str) -> None:
+    """One sentence that names the thing and its bound."""
+    got, sentence = refused(task)
+    assert got == code
+    assert part in sentence
+
+
+def test_a_task_of_exactly_the_longest_text_is_let_in() -> None:
+    """``input_chars_max`` counts characters."""
+    assert isinstance(door(Task(text="é" * 20_000)), Opened)
+
+
+def test_a_task_cannot_raise_a_limit() -> None:
+    """``limits`` of a task only lower."""
+    said = door(Task(text="x", limits={"turns_max": 99, "wall_s": 5}))
+    assert isinstance(said, Opened)
+    assert (said.limits.turns_max, said.limits.wall_s) == (15, 5)
+
+
+def test_a_task_for_nobody_is_refused() -> None:
+    """There is no such agent."""
+    assert refused(version=None)[0] == "no_agent"
+
+
+def test_a_task_that_cannot_be_read_is_refused_with_the_reason() -> None:
+    """The reader's own sentence is handed on."""
+    unread = Incoming(agent="desk", sha256="s", problem="It is no JSON.")
+    story = Story().when("validator", unread, CurrentAgent(version=agent()))
+    story.then(Refused, code="malformed", sentence="It is no JSON.")
+
+
+def test_a_key_that_is_taken_names_the_run_that_has_it() -> None:
+    """The client learns where its other task went."""
+    said = door(None, existing_run="r0")
+    assert isinstance(said, Refused)
+    assert (said.code, said.existing_run) == ("key_taken", "r0")
+
+
+@pytest.mark.parametrize(("used", "let_in"), [(0.899, True), (0.9, False)])
+def test_new_work_is_refused_when_the_log_is_nearly_full(used: float, *, let_in: bool) -> None:
+    """The last tenth belongs to stops, facts and seals."""
+    assert isinstance(door(None, Space(used=used)), Opened) is let_in
+
+
+def test_a_task_whose_run_was_stopped_before_it_began_is_refused() -> None:
+    """A stop as event 1 wins; the refusal says why."""
+    story = Story().given(Stopped(by="bob", why="not today"), by="operator")
+    incoming = Incoming(agent="desk", sha256="s", task=story.task)
+    story.when("validator", incoming, CurrentAgent(version=story.version)).then(Refused, code="stopped")
+    story.quiet(incoming)
+    assert story.last(Sealed).status == "stopped"
+
+
+def test_a_refused_task_is_sealed_as_refused() -> None:
+    """Its outcome carries the sentence."""
+    story = Story()
+    incoming = Incoming(agent="desk", sha256="s", task=Task(text=" "))
+    story.when("validator", incoming, CurrentAgent(version=story.version)).said().quiet(incoming)
+    sealed = story.last(Sealed)
+    assert (sealed.status, sealed.cause) == ("refused", "validation")
+    assert "no text" in sealed.why
+
+
+def test_without_a_task_nothing_is_opened() -> None:
+    """A wake of an empty run says nothing."""
+    Story().when("validator").silent()
+
+
+def test_an_opened_run_is_not_opened_again() -> None:
+    """The fold ignores a second opening, whoever wrote it."""
+    story = Story().opened()
+    assert "not legal" in story.tell("validator", story.last(Opened)).ignored
+
+
+def test_equal_tasks_have_equal_digests_whatever_their_key() -> None:
+    """Key and run id say where a task goes, not what it asks."""
+    assert task_sha256(Task(text="x", key="a", run="b")) == task_sha256(Task(text="x"))
+    assert task_sha256(Task(text="x", user="a")) != task_sha256(Task(text="x"))

@@ -1,0 +1,147 @@
+"""Executor: what becomes of an effect whose performer fell silent."""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import OK, Story, at_work, call
+
+from linestop.actors.facts import Worker
+from linestop.schemas.events import (
+    Asked,
+    EffectStarted,
+    Finished,
+    Resolved,
+)
+from linestop.schemas.tools import ToolError, ToolResult
+
+NEXT_LIFE = Worker(id="w#2")
+TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
+UNKNOWN = ToolResult(outcome="unknown")
+
+
+def started(story: Story) -> EffectStarted:
+    """The last start of effects."""
+    return story.last(EffectStarted)
+
+
+def paid(tool: str = "pay") -> Story:
+    """A run in which a person agreed to an irreversible call, which is under way."""
+    return at_work(call(tool)).word("approve", call=tool).said().quiet()
+
+
+def test_an_open_start_is_left_alone_until_its_end() -> None:
+    """Nobody else declares or repeats a start before ``done_by``."""
+    story = at_work(call("look")).wait(11.9)
+    story.when("executor").silent()
+
+
+def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
+    """A read whose performer fell silent is repeated with the same effect key."""
+    story = at_work(call("look"))
+    first = started(story).calls[0]
+    again = story.wait(12).when("executor").then(EffectStarted).calls[0]
+    assert (again.attempt, again.effect_key) == (2, first.effect_key)
+
+
+def test_takeovers_end_at_the_tools_retries() -> None:
+    """After three attempts that nobody reported, the model is told."""
+    story = at_work(call("look"))
+    for _ in range(3):
+        story.wait(12).quiet()
+    assert story.run.calls["look"].answer == "The call did not answer in time, and was tried often enough."
+    assert len(story.run.calls["look"].attempts) == 3
+
+
+def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
+    """A worker's name is held by one process, so its next life knows that the last one is dead."""
+    story = at_work(call("look"))
+    story.when("executor", NEXT_LIFE).then(EffectStarted, worker="w#2")
+
+
+def test_another_worker_does_not_take_over_before_the_end() -> None:
+    """Only the same name proves anything."""
+    at_work(call("look")).when("executor", Worker(id="v#9")).silent()
+
+
+def test_a_later_incarnation_does_not_repeat_what_is_unsafe() -> None:
+    """An irreversible effect of a dead worker may still have happened: not even its fate is declared early."""
+    paid().when("executor", NEXT_LIFE).silent()
+
+
+def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None:
+    """Interrupted and not safe to repeat: unknown, then a person."""
+    story = paid().wait(12)
+    story.when("executor").then(Finished, outcome="unknown", attempt=1)
+    story.when("executor").silent()
+    assert story.when("approver").then(Asked).calls[0].rule == "unknown"
+
+
+def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
+    """A tool that hands its key on may be called again."""
+    story = at_work(call("note")).wait(12)
+    story.when("executor").then(EffectStarted)
+
+
+def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
+    """The probe is a start of its own; its success is the result of the call."""
+    story = paid("wire").tools(wire=UNKNOWN)
+    assert started(story).purpose == "probe"
+    assert started(story).calls[0].cost_max_micros == 0
+    story.tools(wire=OK)
+    assert story.run.calls["wire"].answer == '{"ok":true}'
+
+
+def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
+    """What did not happen may be done, under the approval it has."""
+    story = paid("wire").tools(wire=UNKNOWN).tools(wire=ToolResult(outcome="never_started"))
+    event = started(story)
+    assert (event.purpose, event.calls[0].attempt) == ("effect", 3)
+
+
+@pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
+def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
+    """A call is probed once; then somebody must look."""
+    story = paid("wire").tools(wire=UNKNOWN).tools(wire=result)
+    assert story.last(Asked).calls[0].rule == "unknown"
+
+
+def test_a_silent_probe_is_given_up_at_once_by_the_next_incarnation() -> None:
+    """A probe changes nothing, so its maker's death is reason enough."""
+    story = paid("wire").tools(wire=UNKNOWN)
+    story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
+
+
+def test_a_late_result_ends_a_doubt_without_anybody() -> None:
+    """The performer that was declared lost may still say what happened."""
+    story = paid().wait(12).quiet()
+    assert story.stage("pay") == "asked"
+    story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="paid", late=True))
+    assert story.run.calls["pay"].answer == "paid"
+
+
+def test_a_late_failure_of_an_earlier_attempt_does_not_end_the_doubt_about_a_later_one() -> None:
+    """A person had it tried again; that the first attempt failed says nothing of the second."""
+    story = paid().tools(pay=UNKNOWN).word("resolve", call="pay", action="retry").said().quiet().tools(pay=UNKNOWN)
+    failed = Finished(call="pay", attempt=1, outcome="failed", error=TRANSIENT.error, late=True)
+    story.given(failed).quiet()
+    assert story.stage("pay") == "asked"
+    assert len(story.run.calls["pay"].attempts) == 2
+
+
+def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
+    """What is answered stays answered, whatever the attempt that took over reports afterwards."""
+    story = at_work(call("look")).wait(12).quiet()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
+    assert story.run.calls["look"].answer == "first"
+    story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).wait(10).quiet()
+    assert story.run.calls["look"].answer == "first"
+    assert len(story.run.calls["look"].attempts) == 2
+
+
+def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:
+    """``resolve retry`` makes the call startable again, under the same key."""
+    story = paid().tools(pay=UNKNOWN)
+    key = started(story).calls[0].effect_key
+    story.word("resolve", call="pay", action="retry").then(Resolved)
+    line = story.when("executor").then(EffectStarted).calls[0]
+    assert (line.attempt, line.effect_key) == (2, key)

@@ -1,0 +1,251 @@
+"""What a person's word becomes, and why one counts for nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.builders import OK, Story, agent, at_work, call, refusal, reply
+
+from linestop.actors.facts import Word
+from linestop.schemas.events import (
+    Answered,
+    Asked,
+    Denied,
+    Edited,
+    EffectStarted,
+    Granted,
+    Held,
+    Judged,
+    Paused,
+    Policy,
+    Question,
+    Resumed,
+    Stopped,
+)
+from linestop.schemas.messages import Control, Verb
+
+CLEAR = agent(policy=Policy(clear=("pay", "drop")))
+KNOWN = '{"q":"ann@example.com","amount":25}'
+STRANGE = '{"q":"eve@example.org"}'
+
+
+def test_an_approval_names_what_was_shown() -> None:
+    """The grant binds to call, arguments and contract."""
+    story = at_work(call("pay", KNOWN))
+    line = story.last(Asked).calls[0]
+    story.word("approve", call="pay", args_sha256=line.args_sha256, contract_digest=line.contract_digest).then(
+        Granted, call="pay", by="bob", args_sha256=line.args_sha256, contract_digest=line.contract_digest
+    )
+    assert story.stage("pay") == "ready"
+
+
+@pytest.mark.parametrize("field", ["args_sha256", "contract_digest"])
+def test_an_approval_of_something_else_than_shown_is_refused(field: str) -> None:
+    """Arguments or contract that changed meanwhile make it void, with a sentence saying so."""
+    changed: dict[str, Any] = {field: "0" * 64}
+    assert "look again" in refusal(at_work(call("pay")), "approve", call="pay", **changed)
+
+
+@pytest.mark.parametrize("field", ["args_sha256", "contract_digest"])
+def test_a_forged_grant_for_other_arguments_is_ignored_by_the_fold(field: str) -> None:
+    """Whoever wrote it: a grant is bound to arguments and contract."""
+    story = at_work(call("pay"))
+    granted = story.word("approve", call="pay").decided
+    assert isinstance(granted, Granted)
+    forged = msgspec.structs.replace(granted, **{field: "0" * 64})
+    assert "other arguments" in story.tell("approver", forged).ignored
+    assert story.stage("pay") == "asked"
+
+
+def test_a_grant_after_its_expiry_is_ignored_by_the_fold() -> None:
+    """It expires to deny even if no timer has fired yet."""
+    story = at_work(call("pay"))
+    granted = story.word("approve", call="pay").decided
+    assert granted is not None
+    assert story.wait(3_600).tell("approver", granted).ignored == "the approval had expired"
+    assert "expired" in refusal(story, "approve", call="pay")
+
+
+def test_an_approval_covers_one_effect() -> None:
+    """The same call in a later answer is not done again."""
+    story = at_work(call("pay", KNOWN)).word("approve", call="pay").said().quiet().tools(pay=OK)
+    story.model(reply(call("pay", KNOWN, id="again")))
+    assert story.last(Judged).calls[0].verdict == "recorded"
+    assert sum(isinstance(entry.event, EffectStarted) for entry in story.run.entries) == 1
+
+
+def test_a_denied_call_is_told_to_the_model_with_its_reason() -> None:
+    """The run goes on; the model may try something else."""
+    story = at_work(call("pay"))
+    story.word("deny", call="pay", why="too much").then(Denied, by="bob", why="too much")
+    assert story.run.calls["pay"].answer == "A person (bob) denied this call: too much"
+
+
+def test_an_unanswered_approval_is_denied_after_an_hour() -> None:
+    """``approval_expires_s``: nobody's answer is a no."""
+    story = at_work(call("pay")).wait(3_599)
+    story.when("approver").silent()
+    story.wait(1).when("approver").then(Denied, call="pay", by="timer")
+    assert story.run.calls["pay"].answer == "Nobody answered in time, so this was not done."
+
+
+def test_a_shorter_expiry_is_kept() -> None:
+    """An agent may give people less time."""
+    story = at_work(call("pay"), version=agent(limits={"approval_expires_s": 10})).wait(10)
+    story.when("approver").then(Denied, by="timer")
+
+
+def test_a_quorum_of_two_needs_two_different_people() -> None:
+    """The same person twice is one vote."""
+    story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
+    story.word("approve", by="bob", call="pay").then(Granted)
+    assert story.stage("pay") == "asked"
+    assert "approved call 'pay' already" in refusal(story, "approve", by="bob", call="pay")
+    story.word("approve", by="eva", call="pay").then(Granted)
+    assert story.stage("pay") == "ready"
+
+
+def test_only_those_who_may_decide_decide() -> None:
+    """``deciders`` bounds approve, deny and edit."""
+    story = at_work(call("pay"), version=agent(policy=Policy(deciders=("eva",))))
+    verbs: tuple[Verb, ...] = ("approve", "deny", "edit")
+    for verb in verbs:
+        assert "may not decide" in refusal(story, verb, by="bob", call="pay", args={})
+    story.word("approve", by="eva", call="pay").then(Granted)
+
+
+def test_a_required_signature_must_be_a_known_persons() -> None:
+    """Where people have keys, an unsigned decision counts for nothing."""
+    story = at_work(call("pay"))
+    line = story.last(Asked).calls[0]
+    shown: dict[str, Any] = {"args_sha256": line.args_sha256, "contract_digest": line.contract_digest}
+    assert "must be signed" in refusal(story, "approve", call="pay", must_sign=True)
+    assert "sign what was shown" in refusal(story, "approve", call="pay", must_sign=True, signer="eva")
+    assert not refusal(story, "approve", call="pay", must_sign=True, signer="eva", **shown)
+    said = Word(
+        verb="approve", control=Control(by="mallory", call="pay", **shown), signer="eva", signature_required=True
+    )
+    story.when("approver", said).then(Granted, by="eva")
+
+
+def test_edited_arguments_are_judged_and_asked_about_again() -> None:
+    """What a person writes is no more trusted than what a model writes, and needs its own approval."""
+    story = at_work(call("pay", STRANGE), version=CLEAR)
+    story.word("edit", call="pay", args={"q": "ann@example.com"}).then(Edited)
+    assert story.stage("pay") == "pending"
+    story.quiet()
+    assert story.last(Judged).calls[0].args == '{"q":"ann@example.com"}'
+    assert story.last(Asked).calls[0].rule == "edited"
+    story.word("approve", call="pay").said().quiet()
+    work = story.executor.view(story.run, story.last(EffectStarted), story.facts)[0]
+    assert work.args == b'{"q":"ann@example.com"}'
+
+
+def test_an_approval_given_before_an_edit_does_not_cover_it() -> None:
+    """The old grant is for other arguments."""
+    story = at_work(call("pay"))
+    granted = story.word("approve", call="pay").decided
+    assert granted is not None
+    story.word("edit", call="pay", args={"q": "other"}).said().quiet()
+    assert "other arguments" in story.tell("approver", granted).ignored
+
+
+def test_edited_arguments_that_do_not_fit_the_schema_go_back_to_the_model() -> None:
+    """The validator has the last word about form."""
+    story = at_work(call("pay")).word("edit", call="pay", args={"wrong": 1}).said().quiet()
+    assert story.run.calls["pay"].answer_is_error
+
+
+def test_a_question_of_the_model_waits_for_an_answer() -> None:
+    """``ask.person`` becomes a question, and the answer its result."""
+    story = at_work(call("ask.person", '{"question":"Which one?","options":["a","b"]}', id="q"))
+    question = story.last(Asked).question
+    assert question is not None
+    assert (question.text, question.options) == ("Which one?", ("a", "b"))
+    assert "answer it" in refusal(story, "approve", call="q")
+    story.word("answer", call="q", answer="a").then(Answered, answer="a")
+    assert story.run.calls["q"].answer == "a"
+
+
+def test_an_answer_that_is_no_text_is_kept_as_json() -> None:
+    """Any JSON value may be an answer."""
+    story = at_work(call("ask.person", '{"question":"?"}', id="q"))
+    story.word("answer", call="q", answer={"n": 1}).then(Answered, answer='{"n":1}')
+
+
+def test_an_unanswered_question_is_denied() -> None:
+    """A question expires like an approval."""
+    story = at_work(call("ask.person", '{"question":"?"}', id="q")).wait(3_600)
+    assert isinstance(story.run.calls["q"].asked, Question)
+    story.when("approver").then(Denied, call="q", by="timer")
+
+
+def test_a_pause_and_a_resume() -> None:
+    """Each once; the other way round it has an objection."""
+    story = at_work(call("pay"))
+    assert refusal(story, "resume") == "The run is not paused."
+    story.word("pause", why="lunch").then(Paused, why="lunch")
+    assert refusal(story, "pause") == "The run is paused already."
+    story.word("resume").then(Resumed)
+
+
+def test_a_pause_holds_no_money() -> None:
+    """Nothing is held for what may not start."""
+    story = Story().opened().word("pause").said()
+    story.when("budget").silent()
+    story.word("resume").said().when("budget").then(Held)
+
+
+def test_a_run_without_room_cannot_be_paused() -> None:
+    """The last events of a run belong to its end."""
+    story = at_work(call("pay"), version=agent(limits={"events_max": 57})).word("pause").said()
+    assert story.run.room == 0
+    assert "can only be stopped" in refusal(story, "pause")
+    assert not refusal(story, "stop")
+
+
+def test_a_persons_stop_names_who_why_and_what_is_open() -> None:
+    """The receipt's list of what may still be on the wire."""
+    story = at_work(call("look"))
+    event = story.word("stop", why="enough", mode="kill").then(Stopped, by="bob", why="enough", mode="kill")
+    assert [(start.what, start.attempt) for start in event.open] == [("look", 1)]
+
+
+def test_a_stop_before_anything_else_is_event_one() -> None:
+    """A run that does not exist yet can be stopped; any other word needs a run."""
+    story = Story()
+    assert "There is no run" in refusal(story, "pause")
+    story.word("stop", why="not today").then(Stopped)
+    assert story.run.n == 1
+
+
+@pytest.mark.parametrize("verb", ["stop", "pause", "approve", "resolve"])
+def test_a_stopped_run_takes_no_more_words(verb: Verb) -> None:
+    """And whoever says one is told since when."""
+    story = at_work(call("pay")).given(Stopped(by="bob", why="enough"), by="operator")
+    assert "is stopped already (enough)" in refusal(story, verb, call="pay")
+    story.word(verb, call="pay").silent()
+
+
+def test_a_sealed_run_takes_no_more_words() -> None:
+    """It is over."""
+    assert "is over" in refusal(at_work(), "stop")
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields", "sentence"),
+    [
+        ("approve", {"call": "nope"}, "There is no call 'nope'"),
+        ("approve", {"call": "look"}, "does not wait for a person (it is answered)"),
+        ("approve", {"call": "pay", "by": ""}, "Say who approves"),
+        ("answer", {"call": "pay"}, "wants approve or deny"),
+        ("edit", {"call": "pay"}, "as a JSON object"),
+        ("edit", {"call": "look", "args": {}}, "does not wait"),
+    ],
+)
+def test_a_word_that_counts_for_nothing_says_why(verb: Verb, fields: dict[str, Any], sentence: str) -> None:
+    """One sentence naming the call and what is wrong."""
+    story = at_work(call("look"), call("pay")).tools(look=OK)
+    assert sentence in refusal(story, verb, **fields)

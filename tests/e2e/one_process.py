@@ -1,0 +1,81 @@
+"""Every role in the test's own process on a real broker: what breaks there breaks the test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+from nats.aio.msg import Msg
+
+from linestop.bus import layout
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.init import set_up
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.server import EmbeddedServer
+from linestop.models.caller import Caller
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.runner import RegistryRunner
+from linestop.schemas.messages import REPLY_HEADER, Reply
+from linestop.schemas.subjects import ACTORS
+from linestop.testing.playbook import PlaybookServer
+from linestop.testing.playbook.script import parse_playbook
+from tests.e2e.scene import Scene, operating
+
+ANSWERED_WITHIN_S = 20.0
+_numbers = itertools.count(1)
+
+
+class OneProcess:
+    """A running host, and what an operator sees of it."""
+
+    def __init__(self, server: EmbeddedServer, scene: Scene, host: Host, model_url: str) -> None:
+        self.server = server
+        self.scene = scene
+        self.host = host
+        self.model_url = model_url
+
+    async def ask(self, subject: str, payload: bytes, **headers: str) -> Reply:
+        """Publish a task or a control message and return what is answered to it."""
+        inbox = layout.answer_inbox("operator", f"t{next(_numbers)}")
+        send, receive = anyio.create_memory_object_stream[Msg](16)
+        wire = self.scene.bus.wire
+        subscription = await wire.subscribe(inbox, send.send_nowait)
+        try:
+            await self.scene.say(subject, payload, **{REPLY_HEADER: inbox}, **headers)
+            with anyio.fail_after(ANSWERED_WITHIN_S):
+                return msgspec.json.decode((await receive.receive()).data, type=Reply)
+        finally:
+            await wire.unsubscribe(subscription)
+            send.close()
+            receive.close()
+
+    async def dead_letters(self) -> list[dict[str, object]]:
+        """All dead letters there are."""
+        found = await Reader(self.scene.bus.wire, layout.DEAD).direct(["dead.>"])
+        return [msgspec.json.decode(item.payload) for item in found or []]
+
+
+@asynccontextmanager
+async def working(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncIterator[OneProcess]:
+    """A broker, a scripted model and one process with every role."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(directory))
+        model = await stack.enter_async_context(PlaybookServer([parse_playbook(book) for book in books]))
+        async with await connect(server.credential("bootstrap"), name="set-up") as connection:
+            (await set_up(connection)).require_no_differences()
+        backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="one")
+        stack.push_async_callback(backend.aclose)
+        runner = RegistryRunner(registry, directory / "workspaces")
+        caller = Caller()
+        stack.push_async_callback(caller.aclose)
+        roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
+        host = Host(backend, roles, HostConfig(worker="one#1", sweep_every_s=0.5))
+        scene = await stack.enter_async_context(operating(server.credential("operator")))
+        await stack.enter_async_context(host.running())
+        yield OneProcess(server, scene, host, model.url)
