@@ -311,7 +311,13 @@ def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:
 
 
 def refusal(
-    story: Story, verb: Verb, *, by: str = "bob", signer: str = "", must_sign: bool = False, **fields: Any
+    story: Story,
+    verb: Verb,
+    *,
+    by: str = "bob",
+    signer: str = "",
+    must_sign: bool = False,
+    **fields: Any,  # noqa: ANN401
 ) -> str:
     """Why this word of a person counts for nothing now; empty if it counts."""
     control = msgspec.convert({"by": by, **fields}, Control)

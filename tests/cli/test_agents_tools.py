@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from linestop.bus.init import set_up
 from linestop.bus.connection import connect
+from linestop.bus.init import set_up
 from linestop.bus.server import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine
 from linestop.cli.main import run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from linestop.cli.demo.stories import Untold, _so
+from linestop.cli.demo.stories import Untold, require
 
 pytestmark = [pytest.mark.broker, pytest.mark.e2e]
 
@@ -40,6 +40,6 @@ def test_the_demo_ends_as_told(tmp_path: Path, linestop: Callable[..., subproces
 
 def test_a_story_that_ends_otherwise_is_an_error() -> None:
     """A demo that only prints could print anything."""
-    _so(True, "this holds")  # noqa: FBT003 - the thing that is checked
+    require(True, "this holds")  # noqa: FBT003 - the thing that is checked
     with pytest.raises(Untold, match="this is not so: it was paid once"):
-        _so(False, "it was paid once")  # noqa: FBT003 - as above
+        require(False, "it was paid once")  # noqa: FBT003 - as above

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Process:
 
 
 @asynccontextmanager
-async def started(folder: Path, *args: str) -> AsyncIterator[Process]:
+async def started(folder: Path, *args: str) -> AsyncGenerator[Process]:
     """Start ``linestop`` in ``folder`` and make sure that it does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "linestop.cli.main", *args,
@@ -98,6 +98,7 @@ async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
 async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
     """State is kept, and the worker is the next incarnation of its name."""
     workers: list[str] = []
+    seen: set[str] = set()
     for _ in range(2):
         async with started(tmp_path, "dev") as dev:
             await dev.says("Ctrl-C ends it")

@@ -319,10 +319,8 @@ class Walk(Story):
                 verb = "resolve" if state.asked_doubt else verb
                 action: Any = ("done", "retry")[state.index % 2]
                 said = Control(call=state.call, answer="yes", action=action)
-                words += [
-                    (verb, msgspec.structs.replace(said, by="ann")),
-                    (verb, msgspec.structs.replace(said, by="bob")),
-                ]
+                for by in ("ann", "bob"):
+                    words.append((verb, msgspec.structs.replace(said, by=by)))  # noqa: PERF401 - a word each
         heard = [self.ask("approver", Word(verb=verb, control=control)) for verb, control in words]
         return any(heard)
 

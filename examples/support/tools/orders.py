@@ -43,7 +43,7 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @tool(name="orders.lookup", tier="read", owner="support", trusted=("total_cents",))
-def lookup(ctx: Context, order: OrderNumber) -> Order:
+def lookup(ctx: Context, order: OrderNumber) -> Order:  # noqa: ARG001 - every tool takes a context
     """Look an order up.
 
     Args:

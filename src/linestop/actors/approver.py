@@ -11,8 +11,8 @@ A grant is bound to run, tool, contract digest and canonical arguments; the fold
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 from fnmatch import fnmatchcase
+from typing import Any
 
 import msgspec
 

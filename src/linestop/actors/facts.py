@@ -60,9 +60,10 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CurrentAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's present version, for a task at the door; None if there is no such agent."""
+    """The agent's present version and its digest in the store, for a task at the door; None if there is none."""
 
     version: AgentVersion | None
+    digest: str = ""
 
 
 class PinnedAgent(msgspec.Struct, frozen=True, kw_only=True):

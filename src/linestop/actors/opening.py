@@ -48,7 +48,9 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
         return refuse("bad_limits", limits)
     if sentence := _unfit(incoming.task, agent, limits):
         return refuse("bad_task", sentence)
-    return _opened(incoming, agent, limits, doors=doors, now=now)
+    # What is pinned is what the store has it under: a newer build may write the same version differently.
+    digest = current.digest if current and current.digest else agent.digest()
+    return _opened(incoming, agent, limits, digest=digest, doors=doors, now=now)
 
 
 def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
@@ -65,7 +67,9 @@ def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
     return ""
 
 
-def _opened(incoming: Incoming, agent: AgentVersion, limits: Limits, *, doors: Doors, now: datetime) -> Opened:
+def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
+    incoming: Incoming, agent: AgentVersion, limits: Limits, *, digest: str, doors: Doors, now: datetime
+) -> Opened:
     task = incoming.task
     assert task is not None
     tools = [c for c in agent.tools if task.scope is None or c.name in task.scope]
@@ -77,7 +81,7 @@ def _opened(incoming: Incoming, agent: AgentVersion, limits: Limits, *, doors: D
             text_bytes=len(task.text.encode()),
         ),
         agent=AgentRef(
-            name=agent.name, version=agent.version, digest=agent.digest(), prompt_digest=_sha256(agent.prompt),
+            name=agent.name, version=agent.version, digest=digest, prompt_digest=_sha256(agent.prompt),
         ),
         model=agent.model,
         fallbacks=agent.fallbacks,

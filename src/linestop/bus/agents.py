@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 
 import msgspec
@@ -28,9 +29,9 @@ class AgentStore:
         found = await self._shared.get(f"version.{digest}")
         if found is None:
             return None
-        agent = msgspec.json.decode(found.value, type=AgentVersion)
-        if agent.digest() != digest:
+        if hashlib.sha256(found.value).hexdigest() != digest:
             raise Defect(f"The stored agent version {digest} has another content than its digest says.")
+        agent = msgspec.json.decode(found.value, type=AgentVersion)
         self._versions[digest] = agent
         if len(self._versions) > VERSIONS_MAX:
             self._versions.popitem(last=False)
@@ -38,8 +39,13 @@ class AgentStore:
 
     async def current(self, name: str) -> AgentVersion | None:
         """The version that new runs of ``name`` get, or None if there is no such agent."""
+        digest = await self.current_digest(name)
+        return await self.version(digest) if digest else None
+
+    async def current_digest(self, name: str) -> str:
+        """The digest of that version, empty if there is no such agent."""
         found = await self._shared.get(f"current.{name}")
-        return await self.version(found.value.decode()) if found and found.value else None
+        return found.value.decode() if found else ""
 
     async def names(self) -> list[str]:
         """All deployed agents, sorted."""
@@ -49,7 +55,7 @@ class AgentStore:
         """Store ``agent`` and let new runs use it; return its digest. Runs under way keep theirs."""
         digest = agent.digest()
         try:
-            await self._shared.create(f"version.{digest}", msgspec.json.encode(agent))
+            await self._shared.create(f"version.{digest}", agent.stored())
         except Conflict:
             if await self.version(digest) is None:
                 raise

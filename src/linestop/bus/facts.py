@@ -125,7 +125,8 @@ class FactSource:
             return
 
     async def _current(self, name: str) -> CurrentAgent:
-        return CurrentAgent(version=await self._agents.current(name))
+        digest = await self._agents.current_digest(name)
+        return CurrentAgent(version=await self._agents.version(digest) if digest else None, digest=digest)
 
     async def _reservation(self, run: Run, now: datetime) -> Reservation | None:
         hold, amount = wanted(run, now)

@@ -401,7 +401,8 @@ class Shell:
                     LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
 
     def _react_to_stop(self, entry: CachedRun) -> None:
-        if entry.run.stopped is not None:
+        """Cancel what is being performed for a stopped run, unless the stop lets it run out (``drain``)."""
+        if entry.run.stopped is not None and entry.run.stopped.mode != "drain":
             for scope in entry.performing.values():
                 scope.cancel()
 

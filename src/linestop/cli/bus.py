@@ -93,9 +93,7 @@ def init(
     raise ConfigError(f"The broker is not set up yet: {result.next_step}")
 
 
-def _write_config(
-    path: Path, url: str, *, store_dir: Path, credentials: Mapping[CredentialName, Credential]
-) -> None:
+def _write_config(path: Path, url: str, *, store_dir: Path, credentials: Mapping[CredentialName, Credential]) -> None:
     """Write what a server needs that has a network of its own around it, with every append synced to disk.
 
     It holds every password, so that only its owner may read it.

@@ -5,16 +5,17 @@ A version is stored once under its digest and never changed; a run pins the dige
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 import msgspec
 
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import Limits
-from linestop.schemas.tools import Contract, digest_of
+from linestop.schemas.tools import Contract, canonical
 
 
-class AgentVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One version of one agent.
 
     ``planner`` is ``model`` or ``python:<module>.<function>`` for a plain function. ``output_schema`` is the
@@ -38,9 +39,13 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     pinned: tuple[str, ...] = ()
     params: dict[str, Any] = {}
 
+    def stored(self) -> bytes:
+        """The version as it is stored: canonical JSON of every field, so that no later default changes it."""
+        return canonical(msgspec.convert(msgspec.to_builtins(self), type=AgentVersion))
+
     def digest(self) -> str:
-        """SHA-256 of the whole version in canonical JSON."""
-        return digest_of(self)
+        """SHA-256 of what is stored."""
+        return hashlib.sha256(self.stored()).hexdigest()
 
     def tool(self, name: str) -> Contract | None:
         """The contract of the tool of that name, if this agent has it."""

@@ -141,8 +141,8 @@ class ForkPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hash: str
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an operator lets pass without a person, and what always needs one.
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator lets pass without a person, and what always needs one; stored in full, defaults too.
 
     ``clear``: names of irreversible tools (``mail.*`` for a family) that need nobody. ``ask``: tools that
     need a person whatever their tier. ``ask_on_spend``: ask before the run spends more than

@@ -301,7 +301,9 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
     if not counts:
         return ""
     calls = [
-        CallState(call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool))
+        CallState(
+            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool)
+        )
         for i, c in enumerate(event.calls)
     ]  # fmt: skip
     run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)

@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     events_max: int = 2_000
 
 
-class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all runs together may spend, in micro-dollars a period (UTC day or hour)."""
 
     user_day_micros: int = 5_000_000

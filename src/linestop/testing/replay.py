@@ -133,7 +133,7 @@ def _said_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
 
 def _facts(event: AnyEvent, run: Run, agent: AgentVersion, blobs: Mapping[str, bytes]) -> Facts:
     """What the role knew when it decided ``event``, as far as the event tells."""
-    facts: list[Any] = [PinnedAgent(version=agent), CurrentAgent(version=agent), Texts(by_sha256=dict(blobs))]
+    facts: list[Any] = [PinnedAgent(version=agent), CurrentAgent(version=agent, digest=agent.digest()), Texts(by_sha256=dict(blobs))]
     match event:
         case Opened():
             facts += [_incoming(event), Doors(revision=event.doors_revision)]

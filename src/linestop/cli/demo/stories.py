@@ -46,17 +46,17 @@ async def refund(stage: Stage, screen: Screen) -> None:
     run = await follow(stage.client, screen, await _submit(stage.client, "support", ORDER_TASK), on_entry)
     _ended(run, "completed")
     starts = _events(run, EffectStarted)
-    _so(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
+    require(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
         "the shop's failure was met")  # fmt: skip
     if not answers[-1]:
-        _so(stage.shop.refunds == 0, "nothing was refunded")
+        require(stage.shop.refunds == 0, "nothing was refunded")
         screen.result("You said no, and nothing was refunded: the shop counts 0 effects.")
         return
     asked = stage.shop.requests["refunds"]
     workers = [event.worker for event in starts[-2:]]
-    _so(len(_events(run, Granted)) == 1, "a person agreed once")
-    _so(len(set(workers)) == 2, "another incarnation of the executor took over")
-    _so(asked == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
+    require(len(_events(run, Granted)) == 1, "a person agreed once")
+    require(len(set(workers)) == 2, "another incarnation of the executor took over")
+    require(asked == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
     screen.result(
         f"{workers[0]} was killed, {workers[1]} took over under the same effect key: "
         f"asked {asked} times, the shop counts {stage.shop.refunds} effect."
@@ -69,9 +69,9 @@ async def loop(stage: Stage, screen: Screen) -> None:
     run = await follow(stage.client, screen, await _submit(stage.client, "tracker", PARCEL_TASK))
     sealed = _sealed(run)
     stop = run.stopped
-    _so(stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator saw the loop")
+    require(stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator saw the loop")
     asked = stage.shop.requests["parcels"]
-    _so(asked == run.limits.equal_calls_max, "no further call was made")
+    require(asked == run.limits.equal_calls_max, "no further call was made")
     screen.result(
         f"The same question {asked} times with the same answer was enough: stopped by the validator "
         f"after {money(sealed.totals.cost_micros)}, with {money(run.limits.cost_max_micros)} allowed."
@@ -95,8 +95,8 @@ async def stop(stage: Stage, screen: Screen) -> None:
     for fate in sealed.receipt:
         screen.note(f"      {_call(run, fate.call)}: {fate.fate}")
     fates = [fate.fate for fate in sealed.receipt]
-    _so(fates == ["done", "done", "unknown"], f"two batches are done and one is unknown, not {fates}")
-    _so(stage.shop.letters == [1, 2, 3], "the fourth batch was never sent")
+    require(fates == ["done", "done", "unknown"], f"two batches are done and one is unknown, not {fates}")
+    require(stage.shop.letters == [1, 2, 3], "the fourth batch was never sent")
     screen.result("Two batches are out, the third was cut off and the receipt says so; the fourth never started.")
 
 
@@ -105,7 +105,7 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
     with anyio.move_on_after(STORY_WITHIN_S):
         async for run, entry in client.watch(name):
             screen.entry(entry, run)
-            _so(not entry.ignored, f"event {entry.n} counts ({entry.ignored})")
+            require(not entry.ignored, f"event {entry.n} counts ({entry.ignored})")
             if on_entry is not None:
                 await on_entry(run, entry)
             if run.sealed is not None:
@@ -116,7 +116,7 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
 
 async def _submit(client: Client, agent: str, text: str) -> str:
     submitted = await client.submit(agent, text, user="demo")
-    _so(submitted.status == "opened", f"the task is let in ({submitted.sentence})")
+    require(submitted.status == "opened", f"the task is let in ({submitted.sentence})")
     return submitted.run
 
 
@@ -161,7 +161,7 @@ def _call(run: Run, name: str) -> str:
 
 def _ended(run: Run, status: str) -> Sealed:
     sealed = _sealed(run)
-    _so(sealed.status == status, f"the run is {status}, not {sealed.status} ({sealed.why})")
+    require(sealed.status == status, f"the run is {status}, not {sealed.status} ({sealed.why})")
     return sealed
 
 
@@ -175,6 +175,7 @@ def _events(run: Run, kind: type[E]) -> list[E]:
     return [entry.event for entry in run.entries if isinstance(entry.event, kind)]
 
 
-def _so(holds: bool, what: str) -> None:
+def require(holds: bool, what: str) -> None:
+    """Raise ``Untold`` unless it holds; ``what`` is what the story says."""
     if not holds:
         raise Untold(f"The demo did not go as told; this is not so: {what}.")
