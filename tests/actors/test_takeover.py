@@ -130,12 +130,13 @@ def test_a_late_failure_of_an_earlier_attempt_does_not_end_the_doubt_about_a_lat
 
 def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
     """What is answered stays answered, whatever the attempt that took over reports afterwards."""
-    story = at_work(call("look")).wait(12).quiet()
+    story = at_work(call("look"), call("pay")).wait(12).quiet()
     story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
     assert story.run.calls["look"].answer == "first"
     story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).wait(10).quiet()
     assert story.run.calls["look"].answer == "first"
     assert len(story.run.calls["look"].attempts) == 2
+    assert story.stage("look") == "answered"
 
 
 def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:

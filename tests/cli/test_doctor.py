@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio.to_thread import run_sync
 
+from linestop.bus.connection import connect
+from linestop.bus.init import set_up
+from linestop.bus.server import EmbeddedServer
 from linestop.bus.worker import hold_name
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.main import run
@@ -123,3 +127,22 @@ def test_health_without_a_broker_is_exit_code_8(
     monkeypatch.chdir(tmp_path)
     assert run(["health"]) == 8
     assert "There is no credential" in capsys.readouterr().err
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_a_running_broker_is_compared_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Streams that are missing are named; once they are there, streams and clock are well."""
+    monkeypatch.chdir(tmp_path)
+    async with EmbeddedServer(tmp_path / ".linestop") as server:
+        for _ in range(2):
+            assert await run_sync(run, ["doctor", "--json"]) == 1
+            assert "stream RUNS is missing" in findings(capsys)["streams"]["sentence"]
+        async with await connect(server.credential("bootstrap"), name="test") as connection:
+            await set_up(connection)
+        assert await run_sync(run, ["doctor", "--json"]) == 0
+        found = findings(capsys)
+        assert [found[check]["level"] for check in ("broker", "streams", "clock")] == ["ok"] * 3
+        assert await run_sync(run, ["health"]) == 0

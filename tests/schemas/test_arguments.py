@@ -19,7 +19,7 @@ from linestop.schemas.arguments import (
     decode_strict,
     schema_error,
 )
-from linestop.schemas.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.limits import BLOB_BYTES_MAX, JSON_DEPTH_MAX
 from linestop.schemas.tools import Contract
 
 
@@ -112,7 +112,7 @@ def test_errors_are_bounded_in_number_and_length() -> None:
         ('{"a":' * (JSON_DEPTH_MAX + 1) + "1" + "}" * (JSON_DEPTH_MAX + 1), "nested too deeply"),
         ("[" * 100_000, "nested too deeply"),
         ('[{"":' * 50_000, "nested too deeply"),
-        (" " * (MESSAGE_BYTES_MAX + 1), "send less"),
+        (" " * (BLOB_BYTES_MAX + 1), "send less"),
     ],
     ids=range(24),
 )

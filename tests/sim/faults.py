@@ -39,8 +39,8 @@ def draw_weather(chance: random.Random, names: Sequence[str], until_s: float) ->
         return Weather(delayed=0.05, delayed_max_s=0.05)
     scale = 1.0 if kind == "rough" else 3.0
     weather = Weather(
-        unreachable=0.004 * scale, answer_lost=0.008 * scale, answer_late=0.03 * scale,
-        late_max_s=chance.choice((0.3, 2.0, 9.0)), dropped=0.02 * scale, doubled=0.03 * scale,
+        unreachable=0.01 * scale, answer_lost=0.008 * scale, answer_late=0.06 * scale,
+        late_max_s=chance.choice((0.5, 5.0, 9.0)), dropped=0.02 * scale, doubled=0.03 * scale,
         delayed=0.1 * scale, delayed_max_s=chance.choice((0.1, 1.0, 6.0)),
     )  # fmt: skip
     for _ in range(chance.choice((0, 1, 2))):

@@ -84,9 +84,11 @@ class Script:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         chance = self.chance("mood")
-        self.trouble = chance.choice((0.05, 0.2, 0.5))
+        self.trouble = chance.choice((0.05, 0.25, 0.5))
         self.turns = chance.randint(1, 6)
-        self.tools = chance.sample(TOOLS, k=chance.randint(2, 6))
+        # Tools with a probe are where the fate of an effect is hardest to tell, so one is always there.
+        probed = chance.choice([tool for tool in TOOLS if tool.probe])
+        self.tools = [probed, *chance.sample([tool for tool in TOOLS if tool is not probed], k=chance.randint(1, 4))]
 
     def chance(self, *what: object) -> random.Random:
         """A source of draws for one purpose."""
@@ -97,7 +99,7 @@ class Script:
         draw = self.chance("act", work.tenant, work.run, work.call, work.attempt)
         bad: tuple[Fate, ...] = ("fails before", "fails after", "hangs", "answer lost")
         fate: Fate = draw.choice(bad) if draw.random() < self.trouble else "works"
-        quick = draw.random() < 0.6
+        quick = draw.random() < 0.45
         return Act(
             fate=fate,
             set_up_s=draw.choice((0.0, 0.0, 0.01, 0.4, 3.0, 5.5)) if not quick else 0.0,
@@ -169,7 +171,7 @@ def _agent(script: Script, name: str) -> AgentVersion:
         model_retries_max=draw.choice((1, 3)), compactions_max=draw.choice((0, 2)),
     )  # fmt: skip
     policy = Policy(
-        clear=tuple(draw.sample(("pay", "wire", "order", "send"), k=draw.randint(0, 4))),
+        clear=tuple(draw.sample(("pay", "wire", "order", "send"), k=draw.randint(1, 4))),
         ask=draw.choice(((), (), ("note",))),
         ask_on_spend=draw.random() < 0.2,
         provenance=draw.random() < 0.3,

@@ -12,7 +12,7 @@ from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits
-from linestop.schemas.messages import Task, lowered
+from linestop.schemas.messages import Task, lowered, oversized
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
 
@@ -61,9 +61,13 @@ def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
         return f"The task's text has {len(task.text)} characters; at most {limits.input_chars_max} are allowed."
     if len(task.labels) > LABELS_MAX or any(len(k) + len(v) > LABEL_CHARS_MAX for k, v in task.labels.items()):
         return f"A task has at most {LABELS_MAX} labels of at most {LABEL_CHARS_MAX} characters."
+    if sentence := oversized(task):
+        return sentence
     missing = [name for name in task.scope or () if agent.tool(name) is None]
     if missing:
-        return f"The task's scope names the tool '{missing[0]}', which agent '{agent.name}' does not have."
+        return f"The task's scope names the tool '{missing[0][:80]}', which agent '{agent.name}' does not have."
+    if len(task.scope or ()) > len(agent.tools):
+        return f"The task's scope names {len(task.scope or ())} tools, more than the agent has; name each once."
     return ""
 
 

@@ -6,10 +6,13 @@ advisory, which a stream keeps. The run itself is not lost: the sweep looks at i
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from linestop.bus import layout
 from linestop.bus.ports import Delivery, Log, Publisher
+from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
 from linestop.schemas.tools import canonical
 
@@ -41,8 +44,10 @@ class GivenUp:
         message = await self._log.message_at(advisory.stream_seq) if advisory.stream == layout.RUNS else None
         tenant, run = "unknown", f"seq-{advisory.stream_seq}"
         if message is not None:
-            subject = parse_run_event(message.subject)
-            tenant, run = subject.tenant, subject.run
+            # A message whose subject is none is no run's, and its letter has to go somewhere all the same.
+            with contextlib.suppress(InputError):
+                subject = parse_run_event(message.subject)
+                tenant, run = subject.tenant, subject.run
         letter = canonical({
             "role": role,
             "reason": f"'{advisory.consumer}' was handed message {advisory.stream_seq} {advisory.deliveries} times "

@@ -25,7 +25,17 @@ from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
 from linestop.errors import Conflict, InputError, LinestopError
 from linestop.schemas.events import Cue
-from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, signed_bytes
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.messages import (
+    REPLY_HEADER,
+    SIGNED_VERBS,
+    Control,
+    Reply,
+    Task,
+    oversized,
+    shortened,
+    signed_bytes,
+)
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, check_name, parse_control, parse_task, run_id
 from linestop.schemas.tools import canonical
@@ -34,6 +44,10 @@ LOG = structlog.get_logger("linestop.intake")
 ATTEMPTS_MAX = 5
 RETRY_S = 1.0
 STRUCTURED = "application/cloudevents"
+REASON_CHARS_MAX = 400
+PAYLOAD_GROWS_MAX = 8
+"""How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
+
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +76,7 @@ class TaskIntake:
             subject = parse_task(delivery.subject)
         except InputError as error:
             await _give_up(self._publisher, delivery, str(error), role="validator")
+            await _refuse(self._publisher, delivery, str(error))
             return
         try:
             run, incoming = await self._identify(subject.tenant, subject.agent, delivery)
@@ -93,9 +108,10 @@ class TaskIntake:
             if task.run:
                 run_id(task.run)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
-            problem = f"The task cannot be read: {error}. Send a JSON object with at least 'text'."
+            why = _shown(str(error))
+            problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
             sha256 = hashlib.sha256(delivery.payload).hexdigest()
-            return fresh, Incoming(agent=agent, sha256=sha256, problem=problem[:500])
+            return fresh, Incoming(agent=agent, sha256=sha256, problem=problem)
         sha256 = task_sha256(task, agent)
         incoming = Incoming(agent=agent, sha256=sha256, task=task)
         if not task.key:
@@ -135,16 +151,21 @@ class ControlIntake:
         try:
             subject = parse_control(delivery.subject)
             control = msgspec.json.decode(delivery.payload or b"{}", type=Control)
+            signer = self._signer(subject.tenant, subject.run, subject.verb, control)
+            if subject.verb == "stop":
+                control = shortened(control)
+            elif long := oversized(control):
+                raise InputError(long)
         except (InputError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            sentence = f"The control message cannot be read: {error}."
-            await _reply(self._publisher, delivery, Reply(status="refused", sentence=sentence[:500]))
+            sentence = f"The control message cannot be read: {_shown(str(error))}."
             await _give_up(self._publisher, delivery, sentence, role=role)
+            await _refuse(self._publisher, delivery, sentence)
             return
         cue = Cue(kind="control", id=f"control:{delivery.seq}")
         word = Word(
             verb=subject.verb,
             control=control,
-            signer=self._signer(subject.tenant, subject.run, subject.verb, control),
+            signer=signer,
             signature_required=bool(self._people) and subject.verb in SIGNED_VERBS,
         )
         try:
@@ -213,14 +234,25 @@ async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None
         await publisher.reply(inbox, msgspec.json.encode(reply))
 
 
+async def _refuse(publisher: Publisher, delivery: Delivery, sentence: str) -> None:
+    await _reply(publisher, delivery, Reply(status="refused", sentence=sentence))
+
+
+def _shown(reason: str) -> str:
+    """A decoder's or parser's words as the middle of a sentence: they may repeat what was sent, however long."""
+    reason = reason.rstrip(".")
+    return reason if len(reason) <= REASON_CHARS_MAX else reason[:REASON_CHARS_MAX] + "…"
+
+
 async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
     """Our own failure: try again, a bounded number of times unless the broker is what fails."""
-    known = isinstance(error, LinestopError)
+    known = isinstance(error, LinestopError) and not isinstance(error, InputError)
     LOG.warning("intake_failed", subject=delivery.subject, attempt=delivery.attempt, error=str(error))
     if known or delivery.attempt < ATTEMPTS_MAX:
         await delivery.nak(RETRY_S)
         return
     await _give_up(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
+    await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {_shown(str(error))}.")
 
 
 async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any) -> None:  # noqa: ANN401
@@ -232,13 +264,12 @@ async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, rol
     except (InputError, IndexError):
         # A sender may write any subject; a letter that cannot be addressed would come back for ever.
         tenant = "unknown"
-    letter = canonical(
-        {
-            "reason": reason,
-            "subject": delivery.subject,
-            "attempt": delivery.attempt,
-            "payload": delivery.payload.decode(errors="replace"),
-        }
-    )
+    payload = delivery.payload.decode(errors="replace")
+    fields = {"reason": _shown(reason), "subject": delivery.subject, "attempt": delivery.attempt}
+    letter = canonical({**fields, "payload": payload})
+    if len(letter) > MESSAGE_BYTES_MAX:
+        # Bytes and quotes grow when they are written as JSON text; a letter too long would come back for ever.
+        cut = payload[: MESSAGE_BYTES_MAX // PAYLOAD_GROWS_MAX]
+        letter = canonical({**fields, "payload": cut, "bytes": len(delivery.payload)})
     await publisher.dead(role, tenant, run, letter)
     await delivery.term("dead letter")

@@ -9,25 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from linestop.bus.ports import HeadMoved, Log
+import msgspec
+
+from linestop.bus.ports import HeadMoved, Log, StoredMessage
 from linestop.bus.stamp import Stamper
 from linestop.errors import Conflict
-from linestop.schemas.events import Cue, Stopped
+from linestop.schemas.events import Cue, Stopped, decode_envelope
 from linestop.schemas.limits import APPEND_TRIES_MAX
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import RoleName, parse_run_event, run_event
+from linestop.schemas.subjects import RoleName, run_event
 
 
 async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = False) -> None:
     """Fold what the log has beyond ``run``. ``head_seq`` is the head a refusal named, 0 if none did."""
     if head_seq > run.head_seq:
         message = await log.message_at(head_seq)
-        if message is not None and parse_run_event(message.subject).n == run.n + 1:
+        if message is not None and _follows(run, message):
             run.apply(message.subject, message.payload, message.seq)
-            if run.head_seq == head_seq:
-                return
+            return
     for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
         run.apply(message.subject, message.payload, message.seq)
+
+
+def _follows(run: Run, message: StoredMessage) -> bool:
+    """Whether this head is the next of the chain: if not, what lies between must be read before it."""
+    if not message.subject.endswith(f".{run.n + 1}"):
+        return False
+    try:
+        return decode_envelope(message.payload).prev == run.head
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
 
 
 async def stop_run(

@@ -20,11 +20,13 @@ import click
 import msgspec
 
 from linestop.bus import api, layout
+from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
+from linestop.bus.streams import consumers, streams
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.errors import LinestopError, Unreachable
@@ -223,9 +225,18 @@ async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
 
 
 async def _streams(connection: Connection) -> str:
-    """Compare what is there with what must be; this creates what is missing, exactly as a start would."""
-    done = await set_up(connection, BusLayout())
-    done.require_no_differences()
+    """Compare what is there with what must be. What is missing is named and not made: this only looks."""
+    wanted = [(f"stream {spec.name}", api.stream_info(spec.name)) for spec in streams()]
+    wanted += [(f"consumer {spec.name}", api.consumer_info(spec.stream, spec.name)) for spec in consumers()]
+    for what, subject in wanted:
+        try:
+            await connection.ask(subject)
+        except ApiError as error:
+            if error.err_code not in {api.STREAM_NOT_FOUND, api.CONSUMER_NOT_FOUND}:
+                raise
+            raise LinestopError(f"{what} is missing: `linestop dev` or `linestop bus init` makes it.") from None
+    # Nothing is missing, so there is nothing left for it but to compare.
+    (await set_up(connection, BusLayout())).require_no_differences()
     return "as linestop needs them"
 
 

@@ -20,7 +20,7 @@ from linestop.errors import Refused, Unreachable
 from linestop.schemas.events import Cue, decode_envelope
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.subjects import ACTORS, RunId, TenantId, parse_run_event, run_event, wake
+from linestop.schemas.subjects import ACTORS, RunId, TenantId, run_event, wake
 
 STOP_TRIES_MAX: Final = 200
 """Heads a stop may lose to, one after the other; every model call of the run is a pause in which it wins."""
@@ -74,7 +74,7 @@ class DirectStop:
     async def _catch_up(self, state: Run, head_seq: int) -> None:
         """Fold the head that a refusal named, if it follows what is known; else read the run at the leader."""
         message = await self._log.message_at(head_seq) if head_seq > state.head_seq else None
-        if message is not None and parse_run_event(message.subject).n == state.n + 1:
+        if message is not None and message.subject.endswith(f".{state.n + 1}"):
             try:
                 follows = decode_envelope(message.payload).prev == state.head
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

@@ -18,7 +18,7 @@ from typing import Any, cast
 import jsonschema_rs
 import msgspec
 
-from linestop.schemas.limits import JSON_DEPTH_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.limits import BLOB_BYTES_MAX, JSON_DEPTH_MAX
 from linestop.schemas.tools import Contract, canonical
 
 ERRORS_MAX = 20
@@ -80,8 +80,8 @@ def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         ValueError: one short sentence; also for input that is too long or nested too deeply.
     """
-    if len(raw) > MESSAGE_BYTES_MAX:
-        raise _NotJsonError(f"the arguments are {len(raw)} long; at most {MESSAGE_BYTES_MAX} are read: send less")
+    if len(raw) > BLOB_BYTES_MAX:
+        raise _NotJsonError(f"the arguments are {len(raw)} long; at most {BLOB_BYTES_MAX} are read: send less")
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
         text.encode("utf-8")

@@ -78,12 +78,37 @@ def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     return canonical([*bound, control.by, control.args, control.action, control.result])
 
 
+FIELD_CHARS_MAX = 2_000
+"""Characters of a name, a key or a reason in a message. Only the content of a message may be longer."""
+
+_CONTENT = frozenset({"text", "run", "args", "answer", "result"})
+
+
+def oversized(message: Task | Control) -> str:
+    """Which of the message's short fields is too long for the event it is to become, in one sentence, or ''."""
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, str) and len(value) > FIELD_CHARS_MAX and name not in _CONTENT:
+            return f"The field '{name}' has {len(value)} characters; at most {FIELD_CHARS_MAX} are allowed."
+    return ""
+
+
+def shortened(control: Control) -> Control:
+    """``control`` with its short fields cut: for a stop, which is not refused over its words."""
+    cut = {
+        name: value[:FIELD_CHARS_MAX]
+        for name in control.__struct_fields__
+        if name not in _CONTENT and isinstance(value := getattr(control, name), str)
+    }
+    return msgspec.structs.replace(control, **cut)
+
+
 def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:
     """``limits`` with each wanted value that is lower; or one sentence naming what cannot be."""
     changes: dict[str, Any] = {}
     for name, value in wanted.items():
         if name not in Limits.__struct_fields__:
-            return f"There is no limit named '{name}'; the limits are: {', '.join(Limits.__struct_fields__)}."
+            return f"There is no limit named '{name[:80]}'; the limits are: {', '.join(Limits.__struct_fields__)}."
         present = getattr(limits, name)
         if value < 0:
             return f"The limit '{name}' is {value}, but no limit may be negative."

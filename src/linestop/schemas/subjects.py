@@ -161,7 +161,7 @@ def check_name(kind: str, value: str) -> str:
     """
     if _NAME.fullmatch(value) is None:
         raise InputError(
-            f"{kind} {value!r} is not a name: use 1 to 63 small letters, digits and hyphens, "
+            f"{kind} {value[:80]!r} is not a name: use 1 to 63 small letters, digits and hyphens, "
             "and start with a letter or a digit."
         )
     return value

@@ -161,7 +161,7 @@ def _call(run: Run, name: str) -> str:
 
 def _ended(run: Run, status: str) -> Sealed:
     sealed = _sealed(run)
-    require(sealed.status == status, f"the run is {status}, not {sealed.status} ({sealed.why})")
+    require(sealed.status == status, f"the run ends as {status} (it ended as {sealed.status}: {sealed.why})")
     return sealed
 
 

@@ -1,0 +1,61 @@
+"""What the budget says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from linestop.schemas.events.envelope import Event, Moment
+from linestop.schemas.model import Usage
+
+
+class AccountLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an account had given out before this hold, and its limit, in micro-dollars of ``period``."""
+
+    account: str
+    period: str
+    before_micros: int
+    limit_micros: int
+
+
+class Held(Event, frozen=True, kw_only=True):
+    """The run may spend ``amount_micros`` more. ``release_after`` is when the sweep may take it back."""
+
+    hold: str
+    amount_micros: int
+    accounts: tuple[AccountLine, ...] = ()
+    price_table: str = ""
+    release_after: Moment
+
+
+class SettledHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one hold: ``spent`` stays charged, ``released`` went back to the accounts."""
+
+    hold: str
+    spent_micros: int
+    released_micros: int
+
+
+class CostLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one event cost. ``source`` is ``reserved`` where the real usage is not known."""
+
+    n: int
+    cost_micros: int
+    usage: Usage | None = None
+    source: Literal["reported", "reserved"] = "reported"
+
+
+class Settled(Event, frozen=True, kw_only=True):
+    """The run's holds are closed."""
+
+    holds: tuple[SettledHold, ...]
+    by_event: tuple[CostLine, ...] = ()
+
+
+class Warned(Event, frozen=True, kw_only=True):
+    """A limit is nearly reached (``value`` of ``max_value``)."""
+
+    limit: str
+    value: int
+    max_value: int

@@ -1,0 +1,47 @@
+"""What every event carries: the envelope, texts that may be blobs, and moments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A moment with its zone: one without cannot be compared with others, so it is not read at all."""
+
+
+class BlobRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A text or value stored once under its digest, because it is over ``INLINE_BYTES_MAX``."""
+
+    sha256: str
+    bytes: int
+    type: str = "application/json"
+
+
+Text = str | BlobRef
+
+
+class Cue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What made a role look at the run: an event's number, or the id of a task, control message or timer."""
+
+    kind: Literal["event", "task", "control", "timer", "sweep"]
+    id: str = ""
+    n: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The envelope of all events. The shell fills it in when it appends; decisions leave it alone.
+
+    ``prev`` is the SHA-256 of (subject, NUL, payload) of the event before; ``at`` is never before that
+    event's; ``build`` is package version and configuration digest; ``trace`` a W3C traceparent.
+    """
+
+    id: str = ""
+    prev: str = ""
+    at: Moment = NEVER
+    cue: Cue = Cue(kind="sweep")
+    build: str = ""
+    trace: str = ""

@@ -1,0 +1,56 @@
+"""What the executor says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from linestop.schemas.events.envelope import BlobRef, Event, Moment
+from linestop.schemas.tools import Egress, ToolError
+
+
+class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a start. ``gate_n`` is the event that let it pass."""
+
+    call: str
+    attempt: int
+    effect_key: str
+    args_sha256: str
+    gate_n: int
+    start_by: Moment
+    done_by: Moment
+    cost_max_micros: int = 0
+    backend: str = ""
+    image_digest: str = ""
+
+
+class EffectStarted(Event, frozen=True, kw_only=True):
+    """Effects begin. ``purpose`` ``probe`` only asks whether an earlier attempt took effect."""
+
+    calls: tuple[StartedCall, ...]
+    worker: str
+    purpose: Literal["effect", "probe"] = "effect"
+    doors_revision: int = 0
+
+
+class Finished(Event, frozen=True, kw_only=True):
+    """What became of one attempt. ``result`` is JSON text, capped at ``limits.result_bytes_max``.
+
+    ``result_bytes`` is the size before the cap, ``result_ref`` where the whole is kept. ``late``: it came
+    after somebody had already spoken for this attempt.
+    """
+
+    call: str
+    attempt: int
+    outcome: Literal["succeeded", "failed", "unknown", "never_started"]
+    result: str = ""
+    result_ref: BlobRef | None = None
+    result_sha256: str = ""
+    result_bytes: int = 0
+    error: ToolError | None = None
+    egress: tuple[Egress, ...] = ()
+    cost_micros: int = 0
+    duration_s: float = 0.0
+    late: bool = False
+    untrusted: bool = True

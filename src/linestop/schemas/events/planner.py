@@ -1,0 +1,92 @@
+"""What the planner says."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from linestop.schemas.events.envelope import Event, Moment, Text
+from linestop.schemas.model import FailureClass, Usage
+
+
+class ModelStarted(Event, frozen=True, kw_only=True):
+    """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn."""
+
+    turn: int
+    attempt: int
+    model: str
+    worker: str
+    start_by: Moment
+    done_by: Moment
+    purpose: Literal["turn", "compact", "judge"] = "turn"
+    prompt_sha256: str = ""
+    input_tokens_max: int = 0
+    output_tokens_max: int = 0
+    cost_max_micros: int = 0
+    fallback_of: str = ""
+    params: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+
+
+class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call the model wants, with its arguments exactly as it wrote them."""
+
+    call: str
+    tool: str
+    args: Text
+
+
+class Proposed(Event, frozen=True, kw_only=True):
+    """A complete answer of the model: calls to make, or (``final``) the answer."""
+
+    turn: int
+    attempt: int
+    text: Text = ""
+    calls: tuple[ProposedCall, ...] = ()
+    final: bool = False
+    reason: str = ""
+    confidence: float | None = None
+    alternatives: tuple[str, ...] = ()
+    stop_reason: str = ""
+    blocks: Text = ""
+    blocks_of: str = ""
+    usage: Usage = Usage()
+    usage_source: Literal["reported", "reserved"] = "reported"
+    cost_micros: int = 0
+    model: str = ""
+    request_id: str = ""
+    duration_s: float = 0.0
+
+
+class ModelFailedEvent(Event, frozen=True, kw_only=True):
+    """An attempt without a usable answer. ``charged_micros`` is what the run pays for it."""
+
+    turn: int
+    attempt: int
+    kind: FailureClass
+    message: str
+    status: int | None = None
+    retry_after_s: float | None = None
+    usage: Usage | None = None
+    possibly_billed: bool = False
+    charged_micros: int = 0
+
+
+class ExactValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value that a summary must not lose, and the event it comes from."""
+
+    value: str
+    n: int
+
+
+class Compacted(Event, frozen=True, kw_only=True):
+    """The conversation up to event ``covers_to`` is replaced by ``summary`` in later prompts."""
+
+    turn: int
+    attempt: int
+    covers_from: int
+    covers_to: int
+    summary: str
+    values: tuple[ExactValue, ...] = ()
+    usage: Usage = Usage()
+    cost_micros: int = 0

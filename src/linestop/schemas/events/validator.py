@@ -1,0 +1,195 @@
+"""What the validator says, and what a run is opened with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from linestop.schemas.events.envelope import Event, Moment, Text
+from linestop.schemas.limits import Limits
+from linestop.schemas.model import Price
+from linestop.schemas.tools import Tier, ToolKind
+
+
+class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The task as it was accepted."""
+
+    text: Text
+    sha256: str
+    user: str = ""
+    submitter: str = ""
+    labels: dict[str, str] = {}
+    thread: str = ""
+    key: str = ""
+    priority: int = 0
+    dry_run: bool = False
+    scope: tuple[str, ...] | None = None
+    text_bytes: int = 0
+
+
+class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which version of which agent runs: everything that was configured hangs on ``digest``."""
+
+    name: str
+    version: str = ""
+    digest: str = ""
+    prompt_digest: str = ""
+
+
+class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model and what it may cost, pinned when the run opens. ``window_tokens`` is its context window."""
+
+    model: str
+    price: Price
+    window_tokens: int = 128_000
+    output_tokens_max: int = 4_096
+
+
+class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool this run may use, with the part of its contract that decisions need. The rest is in the agent."""
+
+    name: str
+    contract_digest: str
+    schema_digest: str
+    tier: Tier
+    kind: ToolKind = "async"
+    timeout_s: float = 5.0
+    retries_max: int = 2
+    repeatable: bool = False
+    idempotent: bool = False
+    probe: bool = False
+    checks: bool = False
+    ordered: bool = False
+    calls_max: int = 0
+    price_micros: int = 0
+    owner: str = ""
+    egress: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
+
+    @property
+    def safe_to_repeat(self) -> bool:
+        """Whether an interrupted attempt may be made again without asking anybody."""
+        return self.tier == "read" or self.idempotent
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The call of another run that started this one; ``depth`` 1 for a first child."""
+
+    run: str
+    call: str
+    depth: int
+
+
+class ForkPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a fork left its origin."""
+
+    run: str
+    n: int
+    hash: str
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator lets pass without a person, and what always needs one; stored in full, defaults too.
+
+    ``clear``: names of irreversible tools (``mail.*`` for a family) that need nobody. ``ask``: tools that
+    need a person whatever their tier. ``ask_on_spend``: ask before the run spends more than
+    ``limits.ask_from_micros``. ``provenance``: a value of an irreversible call that comes neither from the
+    task nor from a trusted source needs a person even where ``clear`` names the tool.
+    """
+
+    clear: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    ask_on_spend: bool = False
+    provenance: bool = True
+    deciders: tuple[str, ...] = ()
+    quorum: int = 1
+
+
+class Opened(Event, frozen=True, kw_only=True):
+    """A run begins, with everything it may do fixed. ``base_bytes`` bounds prompt and tools, in bytes."""
+
+    task: TaskFacts
+    agent: AgentRef
+    model: ModelChoice
+    fallbacks: tuple[ModelChoice, ...] = ()
+    on_model_down: Literal["queue", "fall_back", "fail", "hand_off"] = "fall_back"
+    tools: tuple[ToolGrant, ...] = ()
+    limits: Limits = Limits()
+    policy: Policy
+    policy_digest: str = ""
+    output_schema_digest: str = ""
+    base_bytes: int = 0
+    deadline_at: Moment
+    doors_revision: int = 0
+    parent: Parent | None = None
+    forked_from: ForkPoint | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Refused(Event, frozen=True, kw_only=True):
+    """A task that is not run. ``code`` is stable, ``sentence`` says what to change."""
+
+    code: str
+    sentence: str
+    task_sha256: str = ""
+    existing_run: str = ""
+    agent: str = ""
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the value at ``path`` of the arguments was seen first; ``n`` 0 for nowhere we know of."""
+
+    path: str
+    n: int = 0
+    field: str = ""
+
+
+class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The verdict on one proposed call. ``errors`` go back to the model; ``recorded_n`` answers from record."""
+
+    call: str
+    tool: str = ""
+    verdict: Literal["pass", "reject", "loop", "recorded"]
+    errors: tuple[str, ...] = ()
+    args: Text = ""
+    args_sha256: str = ""
+    raw_args_sha256: str = ""
+    effect_key: str = ""
+    tier: Tier = "destructive"
+    provenance: tuple[Provenance, ...] = ()
+    flags: tuple[str, ...] = ()
+    recorded_n: int = 0
+    wait_until: Moment | None = None
+
+
+class Judged(Event, frozen=True, kw_only=True):
+    """Every call of proposal ``proposal_n`` judged at once."""
+
+    proposal_n: int
+    calls: tuple[JudgedCall, ...]
+    rejections_in_a_row: int = 0
+
+
+class Checked(Event, frozen=True, kw_only=True):
+    """The result in event ``finished_n`` was looked at before anything builds on it."""
+
+    finished_n: int
+    verdict: Literal["pass", "reject"]
+    findings: tuple[str, ...] = ()
+
+
+class Accepted(Event, frozen=True, kw_only=True):
+    """The final answer stands, as given here (secrets taken out)."""
+
+    proposal_n: int
+    answer: Text
+    derived_from_untrusted: bool = False
+
+
+class Returned(Event, frozen=True, kw_only=True):
+    """The final answer is not good enough; the model is told why and asked again."""
+
+    proposal_n: int
+    errors: tuple[str, ...]
+    returned_in_a_row: int

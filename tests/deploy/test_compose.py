@@ -1,0 +1,118 @@
+"""The containers, for real: built without a network, started by Compose, killed, stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from linestop.bus.process import free_port
+from linestop.schemas.subjects import ACTORS
+from tests.deploy.compose import Stack
+from tests.deploy.engine import Engine, EngineMissing, private_engine, until
+from tests.deploy.images import make_images
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+WITHIN_S = 60.0
+LOOK_AROUND = """
+import os
+for path in ("/blot", "/project/blot", "/opt/linestop/blot", "/state/credentials/blot"):
+    try:
+        open(path, "w")
+    except OSError as error:
+        assert error.strerror == "Read-only file system", (path, error)
+    else:
+        raise AssertionError(path + " can be written")
+status = open("/proc/self/status").read()
+assert "CapEff:\\t0000000000000000" in status and "NoNewPrivs:\\t1" in status, status
+assert os.getuid() == os.getgid() == 10001 and os.getgroups() in ([], [10001])
+print(*sorted(os.listdir("/state/credentials")))
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engine]:
+    """An engine of our own with the three images."""
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(private_engine())
+            make_images(engine, tmp_path_factory.mktemp("images"))
+        except EngineMissing as error:
+            # Where everything is installed on purpose, nothing may be left out unnoticed.
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine) -> Stack:
+    """All services, healthy; two planners, so that one can be missed."""
+    stack = Stack(engine, port=free_port())
+    stack.up("--scale", "planner=2")
+    return stack
+
+
+def state(engine: Engine, container: str) -> dict[str, Any]:
+    """What the engine says of how a container is."""
+    found: dict[str, Any] = engine.inspect(container)["State"]
+    return found
+
+
+def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engine, stack: Stack) -> None:
+    """Six services do one run; the planner that worked on it is gone for good, the budget's process comes back."""
+    given = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
+    until("a person is asked", lambda: bool(stack.linestop("approvals")), within_s=WITHIN_S)
+    events = stack.linestop("events", given["run"])
+    workers = [event["data"]["worker"] for event in events if event["role"] == "planner" and event["event"] == "started"]
+    # Containers of one service share no folder: their workers' names differ because their host names do.
+    planner = workers[0].partition("-planner#")[0]
+    assert planner in {container[:12] for container in stack.containers("planner")}
+
+    engine.docker("kill", planner)
+    (budget,) = stack.containers("budget")
+    os.kill(state(engine, budget)["Pid"], signal.SIGKILL)
+    stack.linestop("approve", given["run"], "--by", "alice")
+    stack.wait_for_status(given["run"], "completed", within_s=WITHIN_S)
+
+    assert engine.inspect(budget)["RestartCount"] == 1
+    said = {event["role"] for event in stack.linestop("events", given["run"])}
+    assert said == set(ACTORS)
+    assert stack.linestop("verify", given["run"])
+
+
+@pytest.mark.parametrize("role", ACTORS)
+def test_a_role_is_nobody_and_has_its_own_credential_only(engine: Engine, stack: Stack, role: str) -> None:
+    """It has no rights of the kernel's, can write none of its files, and cannot read another role's password."""
+    container = stack.containers(role)[0]
+    assert engine.docker("exec", container, "python", "-c", LOOK_AROUND).split() == [f"{role}.json"]
+    assert engine.inspect(container)["HostConfig"]["ReadonlyRootfs"]
+    owners = engine.docker("top", container, "-o", "uid").split()
+    assert set(owners[1:]) == {"10001"}
+
+
+def test_the_server_is_nobody_too(engine: Engine, stack: Stack) -> None:
+    """It runs from a read-only image, and stores what it is given in its volume only."""
+    (server,) = stack.containers("nats")
+    found = engine.inspect(server)
+    assert found["Config"]["User"] == "10001:10001"
+    assert found["HostConfig"]["ReadonlyRootfs"]
+    assert set(engine.docker("top", server, "-o", "uid").split()[1:]) == {"10001"}
+    assert [bound["HostIp"] for bound in found["NetworkSettings"]["Ports"]["4222/tcp"]] == ["127.0.0.1"]
+
+
+def test_health_fails_without_the_server_and_all_is_there_after_down_and_up(engine: Engine, stack: Stack) -> None:
+    """Volumes keep what counts: passwords, the log and its runs; containers keep nothing."""
+    (executor,) = stack.containers("executor")
+    engine.docker("exec", executor, "linestop", "health", "--role", "executor")
+    stack.compose("stop", "nats")
+    with pytest.raises(AssertionError, match="ended with 8"):
+        engine.docker("exec", executor, "linestop", "health", "--role", "executor")
+    stack.compose("down", "--timeout", "15", timeout_s=WITHIN_S)
+    stack.up()
+    assert [found["status"] for found in stack.linestop("runs")] == ["completed"]
