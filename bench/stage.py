@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Append
 from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.server_config import SyncInterval
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.limits import AccountLimits, Limits
@@ -102,7 +104,7 @@ class Stage:
     async def watch(self) -> None:
         """Hear every model start (a turn begins) and every seal, as they are stored."""
 
-        async def heard(message: Any) -> None:
+        async def heard(message: Any) -> None:  # noqa: ANN401 - nats-py's message
             tokens = message.subject.split(".")
             run, role, event = tokens[3], tokens[4], tokens[5]
             if (role, event) == ("planner", "started"):
@@ -140,7 +142,7 @@ class Stage:
                 await limiter.acquire()
                 tasks.start_soon(one)
         took = time.perf_counter() - began
-        turns = [b - a for times in self.moments.values() for a, b in zip(times, times[1:], strict=False)]
+        turns = [b - a for times in self.moments.values() for a, b in itertools.pairwise(times)]
         return turns, runs * TURNS / took
 
     async def floor(self, in_flight: int, runs: int, sizes: Sequence[int]) -> tuple[list[float], float]:
@@ -175,7 +177,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(sync: Any, *, sweeping: bool = True) -> AsyncIterator[Stage]:
+async def stage(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIterator[Stage]:
     """Set a server up in a temporary directory."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linestop-bench-")))
@@ -208,12 +210,15 @@ async def host(directory: Path, roles: Sequence[RoleName], worker: str, *, wait:
 
 
 @asynccontextmanager
-async def processes(directory: Path, groups: Sequence[Sequence[RoleName]], *, wait: bool = False) -> AsyncIterator[list[int]]:
+async def processes(
+    directory: Path, groups: Sequence[Sequence[RoleName]], *, wait: bool = False
+) -> AsyncIterator[list[int]]:
     """Run each group of roles in a process of its own; yield their ids."""
     children: list[anyio.abc.Process] = []
     try:
         for number, group in enumerate(groups):
-            command = [sys.executable, __file__, str(directory), ",".join(group), f"w{number}#1", "wait" if wait else "go"]
+            mode = "wait" if wait else "go"
+            command = [sys.executable, __file__, str(directory), ",".join(group), f"w{number}#1", mode]
             children.append(await anyio.open_process(command, stdin=-1, stdout=-1, stderr=None))
         for child in children:
             assert child.stdout is not None

@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 import stage as st
 
+from linestop.bus.server_config import SyncInterval
 from linestop.schemas.subjects import ACTORS, RunId, parse_run_event
 
 WAITING = 1_000
@@ -58,7 +59,7 @@ async def turn_sizes(s: st.Stage) -> list[int]:
     return [len(m.payload) for m in messages[starts[4] : starts[5]]]
 
 
-async def speed(sync: str, split: bool, args: argparse.Namespace) -> dict[str, Any]:
+async def speed(sync: SyncInterval, split: bool, args: argparse.Namespace) -> dict[str, Any]:
     """Alternate floor and system; return medians and ratios."""
     async with st.stage(sync, sweeping=False) as s, workers(s, split) as pids:
         sizes = await turn_sizes(s)
@@ -117,7 +118,7 @@ async def recovery() -> dict[str, Any]:
                 s.moments.clear()
                 for _ in range(16):
                     await s.submit()
-                while len(s.moments) < 16:  # noqa: PLR2004 - the runs just submitted
+                while len(s.moments) < 16:
                     await anyio.sleep(0.01)
                 os.kill(pids[0], 9)
             killed = time.perf_counter()

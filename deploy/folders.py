@@ -1,7 +1,7 @@
 """Make the folders that volumes are mounted on, below the folder given; the Dockerfile copies them.
 
 ``/state`` is what a process may write; ``/volumes`` is where ``setup`` sees everybody's own volume.
-"""
+"""  # noqa: INP001 - a script, run by the Dockerfile
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class NeverAcknowledged:
         self.attempt = delivery.attempt
 
     async def ack(self) -> None:
-        print("committed", flush=True)  # noqa: T201 - the signal to the test
+        print("committed", flush=True)
         await anyio.sleep_forever()
 
     async def nak(self, delay_s: float) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.run_logs import RUN, TENANT, record
 
 from linestop.bus.spans import Spans, trace_ids
 from linestop.schemas.run import Run
-from tests.run_logs import RUN, TENANT, record
 
 
 async def nothing(_bench: object) -> None:

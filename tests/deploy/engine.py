@@ -116,7 +116,9 @@ def _ready(engine: Engine, process: subprocess.Popen[bytes]) -> bool:
 
 def _end(engine: Engine, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        containers = subprocess.run(["docker", "ps", "-aq"], env=engine.environ, capture_output=True, text=True, check=False)
+        containers = subprocess.run(
+            ["docker", "ps", "-aq"], env=engine.environ, capture_output=True, text=True, check=False
+        )
         if found := containers.stdout.split():
             # The engine would leave them to their shims, and their mounts in its folder.
             subprocess.run(["docker", "rm", "-fv", *found], env=engine.environ, capture_output=True, check=False)

@@ -17,14 +17,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from linestop.bus.process import server_program
 from tests.deploy.engine import Engine, EngineMissing, run
+
+from linestop.bus.process import server_program
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON_IMAGE: Final = "linestop-test/python:1"
 NATS_IMAGE: Final = "linestop-test/nats:1"
 LINESTOP_IMAGE: Final = "linestop-test/linestop:1"
-LEFT_OUT: Final = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "config"}
+LEFT_OUT: Final = {
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "config",
+}
 LOADED_LATER: Final = ("libstdc++.so.6", "libgcc_s.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1")
 """What the modules of wheels need beside what the interpreter does."""
 
@@ -52,12 +62,23 @@ def make_images(engine: Engine, folder: Path) -> None:
     given = (f"PYTHON_IMAGE={PYTHON_IMAGE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels")
     words = [word for argument in given for word in ("--build-arg", argument)]
     # Without any network the build shows that it needs none.
-    engine.docker("build", "-q", "--network", "none", *words, "-t", LINESTOP_IMAGE, str(context), timeout_s=BUILD_TIMEOUT_S)
+    engine.docker(
+        "build", "-q", "--network", "none", *words, "-t", LINESTOP_IMAGE, str(context), timeout_s=BUILD_TIMEOUT_S
+    )
 
 
 def _copy_context(context: Path) -> None:
     """Copy what the Dockerfile copies, so that wheels can be put beside it without touching the tree."""
-    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE", "requirements.lock", "deploy", "src"):
+    for name in (
+        "Dockerfile",
+        ".dockerignore",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "requirements.lock",
+        "deploy",
+        "src",
+    ):
         source = ROOT / name
         target = context / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-
-from linestop.bus.process import free_port
-from linestop.schemas.subjects import ACTORS
 from tests.deploy.compose import Stack
 from tests.deploy.engine import Engine, EngineMissing, private_engine, until
 from tests.deploy.images import make_images
+
+from linestop.bus.process import free_port
+from linestop.schemas.subjects import ACTORS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -64,12 +64,20 @@ def state(engine: Engine, container: str) -> dict[str, Any]:
     return found
 
 
+def users(engine: Engine, container: str) -> set[str]:
+    """The users that the processes of a container run as, seen from outside."""
+    lines = engine.docker("top", container, "-o", "uid,pid").splitlines()[1:]
+    return {line.split()[0] for line in lines}
+
+
 def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engine, stack: Stack) -> None:
     """Six services do one run; the planner that worked on it is gone for good, the budget's process comes back."""
     given = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
     until("a person is asked", lambda: bool(stack.linestop("approvals")), within_s=WITHIN_S)
     events = stack.linestop("events", given["run"])
-    workers = [event["data"]["worker"] for event in events if event["role"] == "planner" and event["event"] == "started"]
+    workers = [
+        event["data"]["worker"] for event in events if event["role"] == "planner" and event["event"] == "started"
+    ]
     # Containers of one service share no folder: their workers' names differ because their host names do.
     planner = workers[0].partition("-planner#")[0]
     assert planner in {container[:12] for container in stack.containers("planner")}
@@ -92,8 +100,7 @@ def test_a_role_is_nobody_and_has_its_own_credential_only(engine: Engine, stack:
     container = stack.containers(role)[0]
     assert engine.docker("exec", container, "python", "-c", LOOK_AROUND).split() == [f"{role}.json"]
     assert engine.inspect(container)["HostConfig"]["ReadonlyRootfs"]
-    owners = engine.docker("top", container, "-o", "uid").split()
-    assert set(owners[1:]) == {"10001"}
+    assert users(engine, container) == {"10001"}
 
 
 def test_the_server_is_nobody_too(engine: Engine, stack: Stack) -> None:
@@ -102,7 +109,7 @@ def test_the_server_is_nobody_too(engine: Engine, stack: Stack) -> None:
     found = engine.inspect(server)
     assert found["Config"]["User"] == "10001:10001"
     assert found["HostConfig"]["ReadonlyRootfs"]
-    assert set(engine.docker("top", server, "-o", "uid").split()[1:]) == {"10001"}
+    assert users(engine, server) == {"10001"}
     assert [bound["HostIp"] for bound in found["NetworkSettings"]["Ports"]["4222/tcp"]] == ["127.0.0.1"]
 
 

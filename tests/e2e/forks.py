@@ -21,10 +21,10 @@ from pathlib import Path
 
 import anyio
 import msgspec
+from tests.e2e.role_process import Setup, serve
 
 import linestop.models.anthropic
 import linestop.models.openai
-from tests.e2e.role_process import Setup, serve
 
 PR_SET_PDEATHSIG = 1
 LOADED = (linestop.models.anthropic, linestop.models.openai)

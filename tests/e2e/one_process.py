@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 from nats.aio.msg import Msg
+from tests.e2e.scene import Scene, operating
 
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
@@ -25,7 +26,6 @@ from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.subjects import ACTORS
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook
-from tests.e2e.scene import Scene, operating
 
 ANSWERED_WITHIN_S = 20.0
 _numbers = itertools.count(1)

@@ -16,9 +16,9 @@ from typing import Self
 import anyio
 import h11
 import msgspec
-
 from tests.e2e import forks
 from tests.e2e.role_process import Setup
+
 from linestop.bus.accounts import accounts
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private

@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import msgspec
-
 from tests.e2e.role_process import registry
+
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect

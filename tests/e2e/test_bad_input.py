@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from tests.e2e.one_process import OneProcess, working
+from tests.e2e.scene import TENANT, agent, described
 
 from linestop.errors import TooLarge
 from linestop.sandbox.context import Context
@@ -16,8 +18,6 @@ from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
 from linestop.schemas.messages import Reply
 from linestop.schemas.run import Run
-from tests.e2e.one_process import OneProcess, working
-from tests.e2e.scene import TENANT, agent, described
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
@@ -151,7 +151,9 @@ async def test_a_task_for_an_unknown_agent_is_refused_by_name(one: OneProcess) -
     assert (await one.scene.outcome(reply.run))["agent"] == "nobody"
 
 
-@pytest.mark.parametrize("subject", ["tasks.E2E.clerk", "tasks.e2e.CLERK", "tasks.e2e", "tasks.e2e.clerk.more", "tasks.e2e.-"])
+@pytest.mark.parametrize(
+    "subject", ["tasks.E2E.clerk", "tasks.e2e.CLERK", "tasks.e2e", "tasks.e2e.clerk.more", "tasks.e2e.-"]
+)
 async def test_a_task_on_a_subject_that_is_none_becomes_a_dead_letter(one: OneProcess, subject: str) -> None:
     """It is answered, kept once with its payload, and not delivered again."""
     payload = json.dumps({"text": f"go {subject}"}).encode()
@@ -321,9 +323,7 @@ async def test_garbage_written_into_a_run_is_void_and_the_run_goes_on(one: OnePr
     )
     for subject, payload in garbage:
         await _write(one, subject, payload)
-    reply = await one.ask(
-        f"control.{TENANT}.{run}.approve", json.dumps({"by": "ann", "call": call_of(state)}).encode()
-    )
+    reply = await one.ask(f"control.{TENANT}.{run}.approve", json.dumps({"by": "ann", "call": call_of(state)}).encode())
     assert reply.status == "done", reply
     state = await one.scene.until(run, lambda s: s.sealed is not None)
     assert state.sealed is not None

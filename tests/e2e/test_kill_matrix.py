@@ -17,10 +17,10 @@ from pathlib import Path
 
 import anyio
 import pytest
-
 from tests.e2e.processes import Broker, Processes, World, running
 from tests.e2e.role_process import Setup, Trigger
 from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
+
 from linestop.schemas.events import EffectStarted, Finished, Proposed
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName

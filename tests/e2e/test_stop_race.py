@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-
 from tests.e2e.race.worker import agent
+
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
@@ -64,7 +64,7 @@ class World:
             writer.close()
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[World]:
+    async def open(self) -> AsyncGenerator[World]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
@@ -72,7 +72,7 @@ class World:
 
 
 @asynccontextmanager
-async def process(*command: str) -> AsyncIterator[anyio.abc.Process]:
+async def process(*command: str) -> AsyncGenerator[anyio.abc.Process]:
     """A child in its own right, ended by its id when the block ends."""
     child = await anyio.open_process([sys.executable, *command], stdin=-1, stdout=-1, stderr=None)
     try:
@@ -150,7 +150,7 @@ def judge(runs: dict[str, tuple[Run, list[str]]], stops: dict[str, dict[str, Any
             for line in entry.event.calls
         }
         for call, attempt, _ in requests[name]:
-            assert begun.get((call, attempt), n + 1) < n, f"{name}: {call} reached the server without a start before {n}"
+            assert begun.get((call, attempt), n + 1) < n, f"{name}: {call} was not started before {n}"
         last = run.entries[n - 2]
         if isinstance(last.event, EffectStarted | ModelStarted) or last.name == "finished":
             start_first += 1

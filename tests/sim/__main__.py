@@ -1,7 +1,5 @@
 """Run seeds: ``python -m tests.sim --seeds 1-1000``. Prints each red seed and how to replay it; exit 1 if any."""
 
-# ruff: noqa: T201 - printing is what a command line is for
-
 from __future__ import annotations
 
 import argparse

@@ -27,6 +27,7 @@ def everything(evidence: Evidence) -> list[str]:
         wrong += nothing_starts_after_a_stop(run)
         wrong += checks_money.budget(evidence, run)
         wrong += checks_effects.effects(evidence, run)
+        wrong += checks_effects.probes(evidence, run)
         wrong += checks_effects.grants(evidence, run)
     wrong += kept(evidence)
     wrong += checks_money.accounts(evidence)

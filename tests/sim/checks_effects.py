@@ -99,6 +99,27 @@ def _learn(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> None:
         fates.update(told)
 
 
+def probes(evidence: Evidence, run: RunEvidence) -> list[str]:
+    """P3: what a probe answers was really asked outside."""
+    begun = {
+        (request.call, request.attempt)
+        for request in evidence.outside.requests
+        if request.kind == "probe" and (request.tenant, request.run) == (run.tenant, run.run)
+    }
+    parts = {
+        (line["call"], line["attempt"])
+        for said in run.events("executor.started")
+        if said.event.get("purpose") == "probe"
+        for line in said.event["calls"]
+    }
+    return [
+        f"P3: {said} of {run.name} gives the answer '{said.event['outcome']}' of a probe that was never made"
+        for said in run.events("executor.finished")
+        if (said.event["call"], said.event["attempt"]) in parts - begun
+        and said.event["outcome"] in {"succeeded", "never_started"}
+    ]
+
+
 def grants(evidence: Evidence, run: RunEvidence) -> list[str]:
     """P5: what starts is what was judged, and passed its gate: cleared, or granted by enough people in time."""
     wrong: list[str] = []

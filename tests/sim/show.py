@@ -1,7 +1,5 @@
 """Prints one seed: what happened outside, every event of every run, and what was wrong."""
 
-# ruff: noqa: T201 - printing is what a command line is for
-
 from __future__ import annotations
 
 import msgspec

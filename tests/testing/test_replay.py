@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.run_logs import AGENT, SCENARIOS, Forger
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode
 from linestop.testing.replay import replay
-from tests.run_logs import AGENT, SCENARIOS, Forger
 
 
 def agent_of(log: list[tuple[str, bytes, int]]) -> AgentVersion:

@@ -154,7 +154,9 @@ def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
 
 
 def _question(run: Run, call: CallState, now: datetime) -> Question:
-    args = msgspec.json.decode(call.judged.args) if call.judged and isinstance(call.judged.args, str) else {}
+    args: dict[str, Any] = {}
+    if call.judged and isinstance(call.judged.args, str):
+        args = msgspec.json.decode(call.judged.args, type=dict[str, Any])
     wait_s = args.get("timeout_s") or run.limits.approval_expires_s
     return Question(
         call=call.call,

@@ -20,7 +20,7 @@ class Facts:
     """A bag of facts, one of each type."""
 
     def __init__(self, *facts: Any) -> None:  # noqa: ANN401 - any fact type
-        self._by_type = {type(fact): fact for fact in facts}
+        self._by_type: dict[type[Any], Any] = {type(fact): fact for fact in facts}
 
     def get(self, kind: type[F]) -> F | None:
         """The fact of that type, if the shell has one."""
@@ -39,8 +39,10 @@ class Worker(msgspec.Struct, frozen=True):
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
-    """A task at the door. ``problem`` is set where it cannot even be read; ``existing_run`` where its key or
-    run id is taken by another task.
+    """A task at the door.
+
+    ``problem`` is set where it cannot even be read; ``existing_run`` where its key or run id is taken by
+    another task.
     """
 
     agent: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -44,13 +44,15 @@ def untrusted(lines: tuple[Provenance, ...]) -> bool:
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
-    stack = [(path, value)]
+    stack: list[tuple[str, Any]] = [(path, value)]
     while stack:
         here, item = stack.pop()
         if isinstance(item, dict):
-            stack.extend((f"{here}.{key}", child) for key, child in reversed(item.items()))
+            fields = cast("dict[str, Any]", item)
+            stack.extend((f"{here}.{key}", child) for key, child in reversed(fields.items()))
         elif isinstance(item, list):
-            stack.extend((f"{here}[{i}]", child) for i, child in reversed(list(enumerate(item))))
+            items = cast("list[Any]", item)
+            stack.extend((f"{here}[{i}]", child) for i, child in reversed(list(enumerate(items))))
         else:
             yield here, item
 
@@ -101,7 +103,7 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON value
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
             return ""
-        value = value[key]
+        value = cast("dict[str, Any]", value)[key]
     return value
 
 

@@ -20,12 +20,30 @@ HINTS_MAX = 4_096
 class Backend(Protocol):
     """The ports of every role in this process."""
 
-    def log(self, role: RoleName) -> Log: ...
-    def publisher(self, role: RoleName) -> Publisher: ...
-    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue: ...
-    def blobs(self, role: RoleName) -> Blobs: ...
-    def shared(self, role: RoleName, bucket: str) -> Shared: ...
-    def timers(self, role: RoleName) -> Timers: ...
+    def log(self, role: RoleName) -> Log:
+        """The run log as ``role`` sees it."""
+        ...
+
+    def publisher(self, role: RoleName) -> Publisher:
+        """What ``role`` may send."""
+        ...
+
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
+        """A durable consumer, pulled as ``role``."""
+        ...
+
+    def blobs(self, role: RoleName) -> Blobs:
+        """Blobs as ``role``."""
+        ...
+
+    def shared(self, role: RoleName, bucket: str) -> Shared:
+        """A bucket as ``role``."""
+        ...
+
+    def timers(self, role: RoleName) -> Timers:
+        """Durable timers as ``role``."""
+        ...
+
     def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
         """The subjects of messages on core NATS that match ``subject``; lossy."""
         ...
@@ -91,7 +109,8 @@ class JetStreamBackend:
             except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
 
-        subscription = await self._connections[role].nc.subscribe(subject, cb=heard)
+        nc = self._connections[role].nc
+        subscription = await nc.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
         try:
             async with receive:
                 async for heard_subject in receive:

@@ -23,9 +23,9 @@ from linestop.actors.facts import (
     Worker,
 )
 from linestop.actors.role import Role
-from linestop.bus.spending import Accounts
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.ports import Blobs, Log, Shared
+from linestop.bus.spending import Accounts
 from linestop.errors import LinestopError
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import BlobRef, Held, Settled, Text

@@ -63,5 +63,7 @@ class GivenUp:
 
 def role_of(consumer: str) -> RoleName:
     """The role a durable consumer belongs to; the recorder's for those that belong to none."""
-    return next((role for role in ROLES if consumer == layout.role_consumer(role)), "recorder")
-
+    for role in ROLES:
+        if consumer == layout.role_consumer(role):
+            return role
+    return "recorder"

@@ -8,7 +8,7 @@ consumer on the run log. Whatever is lost on these ways, the sweep finds.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,6 +50,7 @@ from linestop.schemas.subjects import (
     parse_run_event,
     parse_timer,
     parse_wake,
+    role_named,
     stored,
     wakes_of,
     wakes_on,
@@ -88,9 +89,9 @@ class HostConfig:
     worker: str
     build: str = ""
     accounts: AccountLimits = field(default_factory=AccountLimits)
-    people: Mapping[str, Person] = field(default_factory=dict)
+    people: Mapping[str, Person] = field(default_factory=dict[str, Person])
     secrets: tuple[str, ...] = ()
-    checks: Mapping[str, Check] = field(default_factory=dict)
+    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
     now: Callable[[], datetime] = utc_now
     chance: random.Random = field(default_factory=random.SystemRandom)
     drain_s: float = 10.0
@@ -123,7 +124,7 @@ def role_filters(role: Role) -> list[str]:
     found: list[str] = []
     for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
         speaker, _, event = wake.rpartition(".")
-        speakers = [name for name in ROLES if name == speaker] if speaker else list(ROLES)
+        speakers: list[RoleName] = [role_named(speaker)] if speaker else list(ROLES)
         found.extend(wakes_on(name, event) for name in speakers)
     return found
 
@@ -175,7 +176,7 @@ class Host:
         self._names = names
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Host]:
+    async def running(self) -> AsyncGenerator[Host]:
         """Serve until the block ends; then drain."""
         async with self.shell, anyio.create_task_group() as pumps:
             log = self.shell.stations[0].log

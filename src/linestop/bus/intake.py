@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -47,7 +47,6 @@ STRUCTURED = "application/cloudevents"
 REASON_CHARS_MAX = 400
 PAYLOAD_GROWS_MAX = 8
 """How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
-
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,8 +153,8 @@ class ControlIntake:
             signer = self._signer(subject.tenant, subject.run, subject.verb, control)
             if subject.verb == "stop":
                 control = shortened(control)
-            elif long := oversized(control):
-                raise InputError(long)
+            else:
+                require_size(control)
         except (InputError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             sentence = f"The control message cannot be read: {_shown(str(error))}."
             await _give_up(self._publisher, delivery, sentence, role=role)
@@ -219,13 +218,23 @@ def _verdict(run: Run) -> Reply:
     return Reply(status="refused", run=run.run, sentence="The run was stopped before it began.")
 
 
+def require_size(control: Control) -> None:
+    """Refuse a control message with a field that is too long for the event it is to become.
+
+    Raises:
+        InputError: naming the field and its limit.
+    """
+    if long := oversized(control):
+        raise InputError(long)
+
+
 def _data_of(payload: bytes) -> bytes:
     """The data of a structured CloudEvent, as JSON; the payload itself if it is none."""
     try:
         event: Any = msgspec.json.decode(payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return payload
-    return msgspec.json.encode(event.get("data")) if isinstance(event, dict) else payload
+    return msgspec.json.encode(cast("dict[str, Any]", event).get("data")) if isinstance(event, dict) else payload
 
 
 async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None:

@@ -27,7 +27,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
-class HeadMoved(Conflict):  # noqa: N818 - a kind of Conflict
+class HeadMoved(Conflict):
     """Raised when another event came first. ``head_seq`` is the run's real last message, 0 if not told."""
 
     def __init__(self, message: str, *, head_seq: int = 0) -> None:
@@ -114,18 +114,30 @@ class Delivery(Protocol):
     """A message of a work queue (a task, a control message, a fired timer, a role's wake)."""
 
     @property
-    def subject(self) -> str: ...
+    def subject(self) -> str:
+        """Where it was published."""
+        ...
+
     @property
-    def payload(self) -> bytes: ...
+    def payload(self) -> bytes:
+        """What was published."""
+        ...
+
     @property
-    def headers(self) -> dict[str, str]: ...
+    def headers(self) -> dict[str, str]:
+        """Its headers, as they were sent."""
+        ...
+
     @property
     def seq(self) -> int:
         """Its sequence in its stream: stable over redeliveries."""
         ...
 
     @property
-    def stored_at(self) -> datetime: ...
+    def stored_at(self) -> datetime:
+        """When the stream stored it."""
+        ...
+
     @property
     def attempt(self) -> int:
         """1 for the first delivery."""
@@ -183,7 +195,9 @@ class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
 class Shared(Protocol):
     """Small facts that all processes agree on by compare-and-set: accounts, doors, breakers, pace, agents."""
 
-    async def get(self, key: str) -> SharedValue | None: ...
+    async def get(self, key: str) -> SharedValue | None:
+        """The present value of ``key``, None if it has none."""
+        ...
 
     async def create(self, key: str, value: bytes) -> int:
         """Store a new key and return its revision.
@@ -201,7 +215,9 @@ class Shared(Protocol):
         """
         ...
 
-    async def delete(self, key: str, *, revision: int | None = None) -> None: ...
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Remove ``key``, if its revision is still the given one."""
+        ...
 
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix`` (whole tokens, e.g. ``hold.``), unordered."""
@@ -219,19 +235,21 @@ class Timers(Protocol):
         """(Re)set the run's timer ``name`` (``[a-z0-9-]+``) to ``at``."""
         ...
 
-    async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None: ...
+    async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
+        """Cancel the run's timer ``name``, if it is set."""
+        ...
 
 
 class Publisher(Protocol):
     """Everything else that goes out."""
 
-    async def outcome(
-        self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]
-    ) -> None:
+    async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
         """Publish the run's outcome once; a second one for the same run is silently the same (10077, 10071)."""
         ...
 
-    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None: ...
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
+        """Call a person: store an alert of this kind."""
+        ...
 
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter: what could not be handled, with reason and history."""

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.abc
@@ -67,6 +67,8 @@ PERSONS_WORDS = (Granted, Denied, Edited, Answered, Resolved, Paused, Resumed)
 """What a control message becomes, but for a stop, which ends the run and so cannot be said twice."""
 
 BACKOFF_S = 0.005
+DRAIN_POLL_S = 0.05
+FRESH = True
 OVERDUE_S = 1.0
 """When to look again at a deadline that has passed and that nobody acted on."""
 
@@ -119,7 +121,7 @@ class Shell:
         self._draining = False
         self._rings: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Shell:
+    async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._watch_heads)
         return self
@@ -136,14 +138,14 @@ class Shell:
         """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
         self._draining = True
         with anyio.move_on_after(self.config.drain_s):
-            while any(entry.performing for entry in self.cache.entries()):
-                await anyio.sleep(0.05)
+            while any(entry.performing for entry in self.cache.entries()):  # noqa: ASYNC110 - many entries, one wait
+                await anyio.sleep(DRAIN_POLL_S)
         for entry in self.cache.entries():
             for scope in entry.performing.values():
                 scope.cancel()
         with anyio.move_on_after(self.config.drain_s):
-            while any(entry.performing for entry in self.cache.entries()):
-                await anyio.sleep(0.05)
+            while any(entry.performing for entry in self.cache.entries()):  # noqa: ASYNC110 - many entries, one wait
+                await anyio.sleep(DRAIN_POLL_S)
 
     # --- looking at a run ------------------------------------------------------------------------------
 
@@ -155,7 +157,7 @@ class Shell:
     def look_fresh_soon(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
         """Look at a run in the background, reading the log first."""
         if self._tasks is not None and not self._draining:
-            self._tasks.start_soon(self._look_safely, tenant, run, cue, True)
+            self._tasks.start_soon(self._look_safely, tenant, run, cue, FRESH)
 
     async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool = False) -> None:
         try:
@@ -454,7 +456,7 @@ class Shell:
                     entry.timer_at = deadline.at
                     loop = asyncio.get_running_loop()
                     entry.timer = loop.call_later(wait_s + 0.001 if wait_s > 0 else OVERDUE_S, self._alarm, entry, cue)
-            elif deadline.role in self.names and deadline.name != "run-max" and deadline.name != "wall":
+            elif deadline.role in self.names and deadline.name not in {"run-max", "wall"}:
                 name = f"{deadline.role}-{deadline.name}"
                 if entry.durable.get(name) != deadline.at:
                     entry.durable[name] = deadline.at

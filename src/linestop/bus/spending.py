@@ -129,7 +129,7 @@ class Accounts:
     def _writer(self, name: str, period: str) -> _Writer:
         key = f"account.{name}.{period}"
         if key not in self._writers:
-            if len(self._writers) > 10_000:  # noqa: PLR2004 - a bound on idle entries, see below
+            if len(self._writers) > 10_000:
                 self._writers = {k: w for k, w in self._writers.items() if w.busy}
             self._writers[key] = _Writer(self._shared, key)
         return self._writers[key]

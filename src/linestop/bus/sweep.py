@@ -51,7 +51,7 @@ class Sweep:
     everyone: bool = False
     every_s: float = SWEEP_EVERY_S
     tries_max: int = SWEEP_TRIES_MAX
-    watched: dict[tuple[TenantId, RunId], _Watched] = field(default_factory=dict)
+    watched: dict[tuple[TenantId, RunId], _Watched] = field(default_factory=dict[tuple[TenantId, RunId], _Watched])
 
     async def run_for_ever(self) -> None:
         """Sweep now, then again and again."""

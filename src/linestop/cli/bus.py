@@ -25,6 +25,9 @@ from linestop.schemas.subjects import ACTORS
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"
 PORT_DEFAULT: Final = 4222
 MONITOR_PORT: Final = 8222
+STORE_DIR: Final = Path("/jetstream")
+"""Where the volume for the streams is mounted in the server's container."""
+
 Copies = tuple[tuple[CredentialName, Path], ...]
 
 
@@ -49,17 +52,8 @@ def bus() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a whole configuration for a server in a container there, connect to nobody, and end.",
 )
-@click.option(
-    "--store-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("/jetstream"),
-    show_default=True,
-    help="With --config-file: where that server keeps its streams.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def init(
-    nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, store_dir: Path, as_json: bool
-) -> None:
+def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, as_json: bool) -> None:
     """Write the credential files, print the server's `accounts` section, create streams and consumers.
 
     The first time, the server does not know the credentials yet: put the section into its configuration,
@@ -71,7 +65,7 @@ def init(
     for name, folder in copies:
         write_credential(folder / f"{name}.json", credentials[name])
     if config_file is not None:
-        _write_config(config_file, url, store_dir=store_dir, credentials=credentials)
+        _write_config(config_file, url, credentials)
         click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)
         return
     layout = BusLayout(replicas=int(replicas), wakes=wakes_of(ACTORS))
@@ -93,7 +87,7 @@ def init(
     raise ConfigError(f"The broker is not set up yet: {result.next_step}")
 
 
-def _write_config(path: Path, url: str, *, store_dir: Path, credentials: Mapping[CredentialName, Credential]) -> None:
+def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential]) -> None:
     """Write what a server needs that has a network of its own around it, with every append synced to disk.
 
     It holds every password, so that only its owner may read it.
@@ -102,7 +96,7 @@ def _write_config(path: Path, url: str, *, store_dir: Path, credentials: Mapping
         host="0.0.0.0",  # noqa: S104 - a container's own address; what is published is the operator's choice
         port=urlsplit(url).port or PORT_DEFAULT,
         monitor_port=MONITOR_PORT,
-        store_dir=store_dir,
+        store_dir=STORE_DIR,
         file_store_bytes_max=DEFAULT_SPACE.total,
         sync_interval="always",
     )

@@ -111,8 +111,8 @@ class CallState:
     asked_n: int = 0
     asked_doubt: bool = False
     edited: bool = False
-    votes: set[str] = field(default_factory=set)
-    attempts: list[Attempt] = field(default_factory=list)
+    votes: set[str] = field(default_factory=set[str])
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
     ready_at: datetime | None = None
     probed: bool = False
     finished: Finished | None = None

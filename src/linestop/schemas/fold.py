@@ -54,7 +54,7 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
     """Apply ``event`` (number ``n``, legal in this phase) to ``run``; return why it is ignored, or ''."""
     match event:
         case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
-            return _milestone(run, role, n, event)
+            return _milestone(run, role, event)
         case Judged():
             return fold_calls.judged(run, n, event)
         case Checked():
@@ -149,7 +149,9 @@ def open_attempt(run: Run, attempt: Attempt) -> None:
     run.reserved_micros += attempt.cost_max_micros
 
 
-def close_attempt(run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool) -> None:
+def close_attempt(  # noqa: PLR0913 - what a result says
+    run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool
+) -> None:
     """Enter an attempt's fate; its real cost replaces the reservation, also long after it was superseded."""
     if attempt.open:
         run.open_attempts.remove(attempt)
@@ -179,9 +181,7 @@ def fits(run: Run, cost_max_micros: int) -> bool:
     return 0 <= cost_max_micros <= run.available_micros
 
 
-def _milestone(
-    run: Run, role: str, n: int, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned
-) -> str:
+def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned) -> str:
     match event:
         case Opened():
             run.opened, run.opened_at = event, event.at
@@ -198,13 +198,13 @@ def _milestone(
         case Resumed():
             run.paused = None
         case Accepted() | Returned():
-            return _answered(run, n, event)
+            return _answered(run, event)
         case _:
             assert_never(event)
     return ""
 
 
-def _answered(run: Run, n: int, event: Accepted | Returned) -> str:
+def _answered(run: Run, event: Accepted | Returned) -> str:
     proposal = run.proposal
     if proposal is None or proposal.n != event.proposal_n or not proposal.event.final:
         return f"event {event.proposal_n} is not the final answer under judgement"

@@ -128,7 +128,7 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
     reservation counts as spent. ``retry_after_s`` is what the provider asked for, not capped.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is known of a failure
         self,
         kind: FailureClass,
         message: str,

@@ -184,7 +184,7 @@ def agent_name(value: str) -> AgentName:
 
 def run_event(tenant: TenantId, run: RunId, *, role: RoleName, event: str, n: int) -> str:
     """Build the subject of event ``n`` of a run; ``n`` counts from 1."""
-    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{_role(role)}"
+    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{role_named(role)}"
     return f"runs.{who}.{check_name('event', event)}.{_number('n', n)}"
 
 
@@ -207,12 +207,12 @@ def run_nth(tenant: TenantId, run: RunId, *, n: int) -> str:
 
 def said_by(role: RoleName) -> str:
     """Build the filter of everything a role says in any run: all that its credential may publish there."""
-    return f"runs.*.*.{_role(role)}.>"
+    return f"runs.*.*.{role_named(role)}.>"
 
 
 def wakes_on(role: RoleName, event: str) -> str:
     """Build the filter of one kind of event in any run: what a role's consumer is woken by."""
-    return f"runs.*.*.{_role(role)}.{check_name('event', event)}.>"
+    return f"runs.*.*.{role_named(role)}.{check_name('event', event)}.>"
 
 
 def task(tenant: TenantId, agent: AgentName) -> str:
@@ -277,17 +277,17 @@ def timer_fire(tenant: TenantId, run: RunId, *, name: str) -> str:
 
 def wake(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
     """Build the subject of a hint to ``role`` to look at a run."""
-    return f"wake.{_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"wake.{role_named(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
 def wakes_of(role: RoleName) -> str:
     """Build the filter of all hints to ``role``."""
-    return f"wake.{_role(role)}.>"
+    return f"wake.{role_named(role)}.>"
 
 
 def dead(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
     """Build the subject of what ``role`` could not handle."""
-    return f"dead.{_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"dead.{role_named(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
 def blob(tenant: TenantId, sha256: str, *, part: int) -> str:
@@ -362,7 +362,7 @@ def _log_subject(pattern: re.Pattern[str], subject: str, grammar: str) -> RunSub
     return RunSubject(
         tenant=TenantId(parts["tenant"]),
         run=RunId(parts["run"]),
-        role=_role(parts["role"]),
+        role=role_named(parts["role"]),
         event=parts["event"],
         n=int(parts["n"]),
     )
@@ -379,7 +379,8 @@ def _timer(tenant: TenantId, run: RunId, name: str) -> str:
     return f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_name('timer', name)}"
 
 
-def _role(value: str) -> RoleName:
+def role_named(value: str) -> RoleName:
+    """Return the role of that name, or raise ``InputError`` listing them all."""
     for role in ROLES:
         if role == value:
             return role

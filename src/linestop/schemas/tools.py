@@ -7,7 +7,7 @@ case: ``destructive`` and not safe to repeat.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, cast
 
 import msgspec
 
@@ -119,7 +119,7 @@ def _without_defaults(value: Any) -> Any:  # noqa: ANN401 - any field
             if (present := getattr(value, field.name)) != _default(field)
         }
     if isinstance(value, tuple):
-        return [_without_defaults(item) for item in value]
+        return [_without_defaults(item) for item in cast("tuple[Any, ...]", value)]
     return value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 import msgspec
 
@@ -133,7 +133,11 @@ def _said_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
 
 def _facts(event: AnyEvent, run: Run, agent: AgentVersion, blobs: Mapping[str, bytes]) -> Facts:
     """What the role knew when it decided ``event``, as far as the event tells."""
-    facts: list[Any] = [PinnedAgent(version=agent), CurrentAgent(version=agent, digest=agent.digest()), Texts(by_sha256=dict(blobs))]
+    facts: list[Any] = [
+        PinnedAgent(version=agent),
+        CurrentAgent(version=agent, digest=agent.digest()),
+        Texts(by_sha256=dict(blobs)),
+    ]
     match event:
         case Opened():
             facts += [_incoming(event), Doors(revision=event.doors_revision)]
@@ -223,7 +227,8 @@ def _same(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - any field
     if isinstance(logged, BlobRef) and isinstance(decided, str):
         return hashlib.sha256(decided.encode()).hexdigest() == logged.sha256
     if isinstance(logged, tuple) and isinstance(decided, tuple):
-        return len(logged) == len(decided) and all(_same(a, b) for a, b in zip(logged, decided, strict=True))
+        ours, theirs = cast("tuple[Any, ...]", logged), cast("tuple[Any, ...]", decided)
+        return len(ours) == len(theirs) and all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
     if isinstance(logged, msgspec.Struct) and type(logged) is type(decided):
         return all(_same(getattr(logged, f), getattr(decided, f)) for f in type(logged).__struct_fields__)
     return bool(logged == decided)

@@ -44,7 +44,8 @@ async def main(directory: Path, seed: int, count: int) -> None:
         await anyio.sleep(chance.uniform(0, window_s))
         n = await stop_run(streams.log(), stamper, run, lambda state: stopped(state, by="race", why="the race"))
         acked = time.monotonic_ns()
-        print(json.dumps({"run": run.run, "n": n, "acked_ns": acked, "trigger": trigger, "ordinal": ordinal}), flush=True)
+        told = {"run": run.run, "n": n, "acked_ns": acked, "trigger": trigger, "ordinal": ordinal}
+        print(json.dumps(told), flush=True)
         # Both sides must win often: whoever won makes it harder for itself.
         begun = run.entries[n - 2].name in {"started", "finished"}
         window_s = max(window_s / 1.2, 1e-4) if begun else min(window_s * 1.2, 0.05)
@@ -61,14 +62,14 @@ async def main(directory: Path, seed: int, count: int) -> None:
                 runs[event.run] = Run(event.tenant, event.run)
                 plans[event.run] = (chance.choice(TRIGGERS), chance.randint(1, 4))
             run = runs[event.run]
-            headers = getattr(message, "headers", None) or {}
+            headers: dict[str, str] = getattr(message, "headers", None) or {}
             run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"]))
             trigger, ordinal = plans[event.run]
             seen = sum(1 for entry in run.entries if entry.name == trigger)
             if event.event == trigger and seen == ordinal:
                 tasks.start_soon(stop, run, trigger, ordinal)
 
-        await connection.nc.subscribe("live.runs.>", cb=heard)
+        await connection.nc.subscribe("live.runs.>", cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
         await connection.nc.flush()
         print(json.dumps({"ready": True}), flush=True)
         await done.wait()

@@ -61,7 +61,7 @@ def agent() -> AgentVersion:
     return AgentVersion(
         name="race", prompt="", model=ModelChoice(model="playbook/none", price=price),
         tools=registry().contracts(), policy=Policy(clear=("world.*",), provenance=False),
-        limits=Limits(wall_s=600), planner=f"python:worker.plan",
+        limits=Limits(wall_s=600), planner="python:worker.plan",
     )  # fmt: skip
 
 

