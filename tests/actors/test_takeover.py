@@ -84,7 +84,7 @@ def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
 
 def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
     """The probe is a start of its own; its success is the result of the call."""
-    story = paid("wire").tools(wire=UNKNOWN)
+    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet()
     assert started(story).purpose == "probe"
     assert started(story).calls[0].cost_max_micros == 0
     story.tools(wire=OK)
@@ -93,7 +93,7 @@ def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
 
 def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
     """What did not happen may be done, under the approval it has."""
-    story = paid("wire").tools(wire=UNKNOWN).tools(wire=ToolResult(outcome="never_started"))
+    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet().tools(wire=ToolResult(outcome="never_started"))
     event = started(story)
     assert (event.purpose, event.calls[0].attempt) == ("effect", 3)
 
@@ -101,13 +101,13 @@ def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> Non
 @pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
 def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
     """A call is probed once; then somebody must look."""
-    story = paid("wire").tools(wire=UNKNOWN).tools(wire=result)
+    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet().tools(wire=result)
     assert story.last(Asked).calls[0].rule == "unknown"
 
 
 def test_a_silent_probe_is_given_up_at_once_by_the_next_incarnation() -> None:
     """A probe changes nothing, so its maker's death is reason enough."""
-    story = paid("wire").tools(wire=UNKNOWN)
+    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet()
     story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
 
 

@@ -38,7 +38,7 @@ class Stack:
     """The services of the project's file, running in ``engine``."""
 
     def __init__(self, engine: Engine, *, port: int) -> None:
-        self.engine = engine
+        self.port = port
         self._environ = {
             **{name: value for name, value in engine.environ.items() if not name.startswith("LINESTOP_")},
             "LINESTOP_IMAGE": LINESTOP_IMAGE,

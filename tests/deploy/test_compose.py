@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +115,21 @@ def test_the_server_is_nobody_too(engine: Engine, stack: Stack) -> None:
     assert found["HostConfig"]["ReadonlyRootfs"]
     assert users(engine, server) == {"10001"}
     assert [bound["HostIp"] for bound in found["NetworkSettings"]["Ports"]["4222/tcp"]] == ["127.0.0.1"]
+
+
+def test_a_client_on_the_host_comes_in_with_a_copied_credential(stack: Stack, tmp_path: Path) -> None:
+    """The server is there at the published address for whoever was handed a credential, as the docs describe it."""
+    file = tmp_path / "credentials" / "client.json"
+    file.parent.mkdir()
+    stack.compose("cp", "setup:/state/credentials/client.json", str(file))
+    file.write_text(file.read_text().replace("nats://nats:4222", f"nats://127.0.0.1:{stack.port}"))
+    file.chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-m", "linestop.cli.main", "runs", "--json"],
+        env={**os.environ, "LINESTOP_DIR": str(tmp_path)}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=WITHIN_S, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == stack.linestop("runs")
 
 
 def test_health_fails_without_the_server_and_all_is_there_after_down_and_up(engine: Engine, stack: Stack) -> None:

@@ -61,6 +61,9 @@ def test_every_service_that_stays_is_watched_and_started_again(name: str) -> Non
     needed = {other: how["condition"] for other, how in service["depends_on"].items()}
     first = {"setup": "service_completed_successfully"}
     later = {"nats": "service_healthy", "streams": "service_completed_successfully"}
+    if name == "validator":
+        # No task is let in before the agents that it may name are there.
+        later["deploy"] = "service_completed_successfully"
     assert needed == (first if name == "nats" else later)
 
 

@@ -27,7 +27,7 @@ from linestop.schemas.subjects import ACTORS
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook
 
-ANSWERED_WITHIN_S = 20.0
+ANSWERED_WITHIN_S = 10.0
 _numbers = itertools.count(1)
 
 

@@ -125,6 +125,8 @@ def fates(*results: ToolResult, tool: str = "pay") -> str:
         story.word("approve", call=tool).said().quiet()
     for result in results:
         story.tools(**{tool: result})
+        if story.stage(tool) == "doubt":
+            story.wait(20).quiet()
     return story.run.calls[tool].fate
 
 

@@ -45,10 +45,12 @@ def test_a_cleared_call_costs_its_price() -> None:
     assert (found.kind, found.calls, found.cost_max_micros) == ("effect", ("look", "rent"), 40_000)
 
 
-def test_a_probe_goes_before_everything_else_and_costs_nothing() -> None:
-    """A doubt is settled first."""
+def test_a_probe_waits_until_its_attempt_must_be_over_and_costs_nothing() -> None:
+    """Asked earlier, it would look before the effect had its chance; then a doubt is settled first."""
     story = at_work(call("wire"), call("pay")).word("approve", call="wire").said().quiet()
     story.given(Finished(call="wire", attempt=1, outcome="unknown")).word("approve", call="pay").said()
+    assert (start(story).kind, start(story).calls) == ("effect", ("pay",))
+    story.wait(20)
     assert (start(story).kind, start(story).calls, start(story).cost_max_micros) == ("probe", ("wire",), 0)
 
 
@@ -65,7 +67,7 @@ def test_a_takeover_by_incarnation_is_seen_by_its_own_worker_only() -> None:
 def test_a_probe_is_made_once() -> None:
     """Then there is nothing to start: a person must look."""
     story = at_work(call("wire")).word("approve", call="wire").said().quiet()
-    story.tools(wire=ToolResult(outcome="unknown")).tools(wire=ToolResult(outcome="unknown"))
+    story.tools(wire=ToolResult(outcome="unknown")).wait(20).quiet().tools(wire=ToolResult(outcome="unknown"))
     assert next_start(story.run, story.now) is None
 
 

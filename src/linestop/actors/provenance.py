@@ -51,10 +51,14 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
             fields = cast("dict[str, Any]", item)
             stack.extend((f"{here}.{key}", child) for key, child in reversed(fields.items()))
         elif isinstance(item, list):
-            items = cast("list[Any]", item)
-            stack.extend((f"{here}[{i}]", child) for i, child in reversed(list(enumerate(items))))
+            stack.extend(reversed([(f"{here}[{i}]", child) for i, child in enumerate(_items(item))]))
         else:
             yield here, item
+
+
+def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
+    found: list[Any] = value
+    return found
 
 
 def _carries_nothing(value: Any) -> bool:  # noqa: ANN401 - any JSON leaf

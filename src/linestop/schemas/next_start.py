@@ -99,17 +99,25 @@ def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | No
 def _next_calls(run: Run, now: datetime, worker: str) -> NextStart | None:
     if run.proposal is None:
         return None
-    for call in run.proposal.calls:
-        if call.stage is Stage.DOUBT and call.grant and call.grant.probe and not call.probed:
-            return _calls_start("probe", [call], now)
+    starts = [_probe(call, now) for call in run.proposal.calls if _wants_probe(call)]
     able = [call for call in run.proposal.calls if _startable(run, call, now, worker)]
     due = [call for call in able if call.ready_at is None or call.ready_at <= now]
     if due:
-        return _calls_start("effect", due, now, takeover=any(call.open_attempt for call in due))
-    if able:
-        first = min(able, key=lambda call: call.ready_at or now)
-        return _calls_start("effect", [first], first.ready_at or now)
-    return None
+        starts.append(_calls_start("effect", due, now, takeover=any(call.open_attempt for call in due)))
+    starts.extend(
+        _calls_start("effect", [call], call.ready_at) for call in able if call.ready_at and call.ready_at > now
+    )
+    return min(starts, key=lambda start: start.at, default=None)
+
+
+def _wants_probe(call: CallState) -> bool:
+    return call.stage is Stage.DOUBT and call.grant is not None and call.grant.probe and not call.probed
+
+
+def _probe(call: CallState, now: datetime) -> NextStart:
+    """The probe of a call in doubt: not before its attempt must be over, or it would look too early."""
+    over = max((attempt.done_by for attempt in call.effects), default=now)
+    return _calls_start("probe", [call], max(now, over))
 
 
 def _startable(run: Run, call: CallState, now: datetime, worker: str) -> bool:

@@ -7,7 +7,7 @@ case: ``destructive`` and not safe to repeat.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NewType, cast
+from typing import Any, Literal, NewType
 
 import msgspec
 
@@ -118,9 +118,12 @@ def _without_defaults(value: Any) -> Any:  # noqa: ANN401 - any field
             for field in msgspec.structs.fields(value)
             if (present := getattr(value, field.name)) != _default(field)
         }
-    if isinstance(value, tuple):
-        return [_without_defaults(item) for item in cast("tuple[Any, ...]", value)]
-    return value
+    return [_without_defaults(item) for item in _items(value)] if isinstance(value, tuple) else value
+
+
+def _items(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any tuple
+    found: tuple[Any, ...] = value
+    return found
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - any field

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never, cast
+from typing import Any, assert_never
 
 import msgspec
 
@@ -227,8 +227,11 @@ def _same(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - any field
     if isinstance(logged, BlobRef) and isinstance(decided, str):
         return hashlib.sha256(decided.encode()).hexdigest() == logged.sha256
     if isinstance(logged, tuple) and isinstance(decided, tuple):
-        ours, theirs = cast("tuple[Any, ...]", logged), cast("tuple[Any, ...]", decided)
-        return len(ours) == len(theirs) and all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
+        return _all_same(logged, decided)
     if isinstance(logged, msgspec.Struct) and type(logged) is type(decided):
         return all(_same(getattr(logged, f), getattr(decided, f)) for f in type(logged).__struct_fields__)
     return bool(logged == decided)
+
+
+def _all_same(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - two tuples
+    return len(logged) == len(decided) and all(_same(a, b) for a, b in zip(logged, decided, strict=True))
