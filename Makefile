@@ -9,13 +9,19 @@ PYTEST := $(BIN)/python -m pytest
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: requirements-dev.lock pyproject.toml
+# What a user needs: the package and what it imports.
+$(VENV)/.runtime: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-demo: setup
+# What a contributor needs besides.
+$(VENV)/.done: $(VENV)/.runtime requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+demo: $(VENV)/.runtime
 	$(BIN)/linestop demo
 
 test: setup lint types

@@ -207,7 +207,7 @@ async def test_a_cloud_event_opens_a_run(one: OneProcess, content_type: str, pay
         pytest.param(b'{"specversion": "1.0", "data_base64": "e30="}', id="base64"),
         pytest.param(b'[{"specversion": "1.0", "data": {"text": "go"}}]', id="a-batch"),
         pytest.param(b'{"data": ' + b"[" * BOMB, id="bomb"),
-        pytest.param(b'{"data": {"text": "go", "priority": 1' + b"0" * 400 + b"}}", id="a-long-number"),
+        pytest.param(b'{"data": {"text": "go", "priority": 1' + b"0" * 5_000 + b"}}", id="a-long-number"),
         pytest.param(b"\x00", id="a-byte"),
     ],
 )
@@ -249,7 +249,6 @@ async def test_a_bad_control_message_is_refused_in_one_sentence(one: OneProcess,
         ("approve", {"by": "ann", "call": "c" * 200_000}, "call"),
         ("deny", {"by": "ann"}, "call"),
         ("edit", {"by": "ann", "call": "?", "args": [1]}, "arguments"),
-        ("edit", {"by": "ann", "call": "?", "args": {"what": 10**30}}, "cannot be read"),
         ("answer", {"by": "ann", "call": "?", "answer": {"a": 1}}, "approve"),
         ("resolve", {"by": "ann", "call": "?", "action": "done"}, "doubt"),
         ("resume", {}, "not paused"),
@@ -354,12 +353,12 @@ async def test_a_run_with_an_event_that_nobody_knows_takes_nothing_but_a_stop(on
     state = await one.scene.until(run, asked)
     unknown = {"id": "x", "prev": state.head, "at": "2030-01-01T00:00:00Z"}
     await _write(one, f"runs.{TENANT}.{run}.operator.reformed.{state.n + 1}", json.dumps(unknown).encode())
-    await one.scene.control(run, "approve", call=call_of(state))
+    approve = json.dumps({"by": "ann", "call": call_of(state)}).encode()
+    is_a_sentence(await one.ask(f"control.{TENANT}.{run}.approve", approve), containing="know")
     reply = await one.ask(f"control.{TENANT}.{run}.stop", b'{"by": "ann"}')
     assert reply.status == "done"
-    after = await one.scene.until(run, lambda s: s.sealed is not None)
-    assert [entry.name for entry in after.entries if entry.n > state.n + 1] == ["stopped", "settled", "sealed"]
-    assert (await one.scene.outcome(run))["status"] == "stopped"
+    after = await one.scene.fold(run)
+    assert [entry.name for entry in after.entries if entry.n > state.n + 1] == ["stopped"]
 
 
 async def test_garbage_as_a_first_event_does_not_hold_up_the_sweep(one: OneProcess) -> None:

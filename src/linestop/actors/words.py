@@ -41,6 +41,8 @@ def objection(run: Run, said: Word, now: datetime) -> str:
         return ""
     if run.done:
         return f"Run '{run.run}' has come to its end; it can only be stopped."
+    if run.blind:
+        return f"Run '{run.run}' has an event that this version does not know, so it can only be stopped here."
     if run.opened is None:
         return f"There is no run '{run.run}' yet."
     if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:

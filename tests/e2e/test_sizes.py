@@ -1,0 +1,223 @@
+"""The sizes at which things change: long arguments and results, long runs, and many results at one moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import msgspec
+import pytest
+
+from linestop.bus.ports import Append, HeadMoved, Log
+from linestop.bus.stamp import Stamper
+from linestop.bus.stopping import stop_run
+from linestop.sandbox.context import Context
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.tool import tool
+from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
+from linestop.schemas.limits import APPEND_TRIES_MAX, EVENTS_RESERVED, Limits
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from tests.e2e.one_process import OneProcess, working
+from tests.e2e.scene import agent, described
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+FIVE_MB = 5_000_000
+CALLS = 8
+ROUNDS = 10
+EVENTS_MAX = 2_000
+LARGE = Limits(
+    tokens_max=100_000_000, cost_max_micros=100_000_000, turns_max=1_000, calls_max=5_000, calls_per_tool_max=5_000,
+    equal_calls_max=5_000, events_max=EVENTS_MAX, compactions_max=0, wall_s=600,
+)  # fmt: skip
+USED = {"input": 1, "output": 1}
+"""Scripted usage, so that no limit but the one under test ends a run."""
+
+
+class Gate:
+    """Lets calls through when all have come."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.open = asyncio.Event()
+        self.all_here = asyncio.Event()
+
+
+gate = Gate()
+
+
+@tool(tier="read", owner="e2e", timeout_s=30)
+async def echo(ctx: Context, text: str) -> str:
+    """Say it all again.
+
+    Args:
+        text: What to say.
+    """
+    del ctx
+    return text
+
+
+@tool(tier="read", owner="e2e", timeout_s=30)
+async def together(ctx: Context, number: int) -> int:
+    """End when the others end.
+
+    Args:
+        number: Which of them.
+    """
+    del ctx
+    gate.waiting += 1
+    if gate.waiting == CALLS:
+        gate.all_here.set()
+    await gate.open.wait()
+    return number
+
+
+def book(name: str, *steps: dict[str, Any]) -> str:
+    """A playbook as TOML: each step's calls as (tool, arguments) or what it says."""
+    lines = [f'name = "{name}"']
+    for step in steps:
+        calls = ", ".join(f"{{tool = {_json(t)}, raw_args = {_json(a)}}}" for t, a in step.get("call", ()))
+        when = f"when = {{turn = {step['turn']}}}" if "turn" in step else "repeat = true"
+        lines += ["[[step]]", when, f"usage = {{input = {USED['input']}, output = {USED['output']}}}"]
+        lines += [f"call = [{calls}]"] if calls else [f"say = {_json(step['say'])}"]
+    return "\n".join(lines)
+
+
+def _json(value: str) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _args(**fields: object) -> str:
+    return msgspec.json.encode(fields).decode()
+
+
+async def until_done(one: OneProcess, run: str, *, within_s: float = 60.0) -> Run:
+    """The run when it is sealed."""
+    return await one.scene.until(run, lambda state: state.sealed is not None, within_s=within_s)
+
+
+@asynccontextmanager
+async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> AsyncIterator[OneProcess]:
+    """One process with an agent for each playbook, called like it."""
+    registry = Registry()
+    registry.add(echo, "e2e")
+    registry.add(together, "e2e")
+    async with working(directory, books, registry) as one:
+        for text in books:
+            name = text.split('"')[1]
+            version = agent(one.model_url, name=name, model=f"playbook/{name}", tools=registry.contracts(), limits=limits)
+            await one.scene.deploy(version)
+        yield one
+
+
+async def test_an_argument_and_a_result_of_five_megabytes_pass_through_a_run(tmp_path: Path) -> None:
+    """The argument is kept whole as a blob and reaches the tool; the model sees the result cut, its size is kept."""
+    text = "5" * FIVE_MB
+    large = book("large", {"turn": 1, "call": [("echo", _args(text=text))]}, {"turn": 2, "say": "heard"})
+    async with serving(tmp_path, large) as one:
+        await one.scene.task("huge", name="large")
+        state = await until_done(one, "huge")
+        assert state.sealed is not None
+        assert state.sealed.status == "completed", described(state)
+        args = [c.args for e in state.entries if isinstance(e.event, Proposed | Judged) for c in e.event.calls]
+        assert [isinstance(each, BlobRef) for each in args] == [True, True]
+        blob = args[1]
+        assert isinstance(blob, BlobRef)
+        assert await one.scene.bus.blobs().get(state.tenant, blob.sha256) == _args(text=text).encode()
+        finished = [e.event for e in state.entries if isinstance(e.event, Finished)]
+        assert [(each.outcome, each.result_bytes) for each in finished] == [("succeeded", FIVE_MB)]
+        assert finished[0].result.endswith(f"[cut: {FIVE_MB} bytes in all]")
+        assert max(entry.bytes for entry in state.entries) < 64 * 1024
+
+
+async def test_many_arguments_that_together_are_over_a_message_pass_through_a_run(tmp_path: Path) -> None:
+    """Each would fit into an event, all of them would not: then they are stored as blobs too."""
+    calls = [("echo", _args(text=str(n) * 30_000)) for n in range(10)]
+    many = book("many", {"turn": 1, "call": calls}, {"turn": 2, "say": "heard"})
+    async with serving(tmp_path, many) as one:
+        await one.scene.task("wide", name="many")
+        state = await until_done(one, "wide")
+        assert state.sealed is not None
+        assert state.sealed.status == "completed", described(state)
+        assert [e.event.outcome for e in state.entries if isinstance(e.event, Finished)] == ["succeeded"] * 10
+
+
+async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -> None:
+    """New work ends 50 events before the last; stop, facts and seal have room, and the outcome names the limit."""
+    calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
+    async with serving(tmp_path, book("long", {"call": calls})) as one:
+        await one.scene.task("endless", name="long")
+        state = await until_done(one, "endless", within_s=200)
+        assert state.sealed is not None
+        assert state.stopped is not None
+        assert state.stopped.limit is not None
+        assert state.stopped.limit.name == "events_max"
+        assert EVENTS_MAX - EVENTS_RESERVED - 30 < state.n <= EVENTS_MAX
+        last_start = max(e.n for e in state.entries if isinstance(e.event, ModelStarted | EffectStarted))
+        assert last_start <= EVENTS_MAX - EVENTS_RESERVED
+        assert not [entry for entry in state.entries if entry.ignored]
+        outcome = await one.scene.outcome("endless")
+        assert (outcome["status"], outcome["n"]) == ("failed", state.n)
+
+
+class CountingLog:
+    """A log that counts how often an append was refused because the head had moved."""
+
+    def __init__(self, inner: Log) -> None:
+        self._inner = inner
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+        return getattr(self._inner, name)
+
+    async def append(self, append: Append) -> int:
+        """Append, and count a refusal."""
+        try:
+            return await self._inner.append(append)
+        except HeadMoved:
+            self.refused += 1
+            raise
+
+
+async def test_a_stop_among_eight_calls_that_end_at_once_is_in_within_ten_tries(tmp_path: Path) -> None:
+    """However the results and the stop interleave, the stop is stored soon, and nothing starts after it."""
+    calls = [("together", _args(number=n)) for n in range(CALLS)]
+    eight = book("eight", {"turn": 1, "call": calls}, {"turn": 2, "say": "all ended"})
+    refused: list[int] = []
+    async with serving(tmp_path, eight) as one:
+        for number in range(ROUNDS):
+            state, tries = await _raced_stop(one, f"race-{number}")
+            refused.append(tries)
+            place = next(e.n for e in state.entries if e.name == "stopped")
+            late = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
+            assert not late, described(state)
+            assert not [entry for entry in state.entries if entry.ignored], described(state)
+            finished = [e.event for e in state.entries if isinstance(e.event, Finished)]
+            assert sorted(call.call for call in finished) == sorted(state.calls), described(state)
+    assert max(refused) < APPEND_TRIES_MAX
+    assert sum(refused) > 0, "no stop met a result on its way: the race was none"
+
+
+async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, int]:
+    """Let eight calls end and stop the run at that moment; return the sealed run and the refusals of the stop."""
+    gate.waiting = 0
+    gate.open.clear()
+    gate.all_here.clear()
+    await one.scene.task(run, name="eight")
+    with anyio.fail_after(30):
+        await gate.all_here.wait()
+    state = await one.scene.fold(run)
+    log = CountingLog(one.scene.log)
+    host = one.host
+    stamper = Stamper(build="", blobs=one.scene.bus.blobs(), chance=host.config.chance, now=host.config.now)
+    gate.open.set()
+    # The stop is decided on a head that the first results have moved by the time it arrives.
+    await one.scene.until(run, lambda s: any(isinstance(e.event, Finished) for e in s.entries))
+    said: Callable[[Run], Any] = lambda at: stopped(at, by="ann", why="enough")  # noqa: E731 - one expression
+    await stop_run(cast("Log", log), stamper, state, said)
+    return await until_done(one, run), log.refused
