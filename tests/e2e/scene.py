@@ -114,7 +114,7 @@ class Scene:
     async def outcome(self, run: str) -> dict[str, Any]:
         """The run's outcome as it was published; waits for it."""
         reader = Reader(self.bus.wire, layout.OUTCOMES)
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             while True:
                 found = await reader.direct([subjects.outcome_of(TENANT, RunId(run))])
                 if found:

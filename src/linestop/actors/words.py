@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from linestop.schemas.events import (
     Answered,
     AnyEvent,
     AskedCall,
+    Cue,
     Denied,
     Edited,
     Granted,
@@ -32,7 +34,7 @@ def word(run: Run, said: Word, now: datetime) -> AnyEvent | None:
     return None if objection(run, said, now) else _event(run, said)
 
 
-def objection(run: Run, said: Word, now: datetime) -> str:
+def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a list of reasons, one a line
     """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts."""
     control = said.control
     if over := _objection_to_any(run):
@@ -163,3 +165,22 @@ def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denie
         nonce=control.nonce, expires_at=control.expires_at or (asked.expires_at if asked else None),
         signature=control.signature, key_id=control.key_id,
     )  # fmt: skip
+
+
+PERSONS_WORDS = (Granted, Denied, Edited, Answered, Resolved, Paused, Resumed)
+"""What a control message becomes, but for a stop, which ends the run and so cannot be said twice."""
+
+
+def spoken(run: Run, cue: Cue) -> bool:
+    """Whether this control message became an event already: said once, a word is not said again."""
+    return cue.kind == "control" and any(
+        isinstance(entry.event, PERSONS_WORDS) and entry.event.cue.id == cue.id for entry in reversed(run.entries)
+    )
+
+
+def said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
+    """A stop that somebody asked for: every role may say it, so whichever shell sees it first does."""
+    for fact in facts:
+        if isinstance(fact, Word) and fact.verb == "stop":
+            return word(run, fact, now)
+    return None

@@ -33,9 +33,10 @@ from linestop.bus.forgotten import release_forgotten
 from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.ports import Delivery
-from linestop.bus.shell import Shell, ShellConfig, Station
+from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
+from linestop.bus.station import ShellConfig, Station
 from linestop.bus.streams import ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
 from linestop.errors import InputError, LinestopError

@@ -11,90 +11,41 @@ refuses it if the head has moved. So looking twice, late, or in two processes at
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
 import structlog
 
 from linestop.actors.facts import Facts, Word
-from linestop.actors.role import Performer, Role
-from linestop.actors.words import word
+from linestop.actors.words import said_stop, spoken
 from linestop.bus import after
+from linestop.bus.act import Act, part, told
+from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.facts import FactSource
-from linestop.bus.ports import HeadMoved, Log, Publisher, Timers
+from linestop.bus.ports import HeadMoved, Publisher, Timers
 from linestop.bus.stamp import Stamper
+from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError
-from linestop.schemas.deadlines import deadlines
-from linestop.schemas.events import (
-    NAMES,
-    Answered,
-    AnyEvent,
-    Cue,
-    Denied,
-    Edited,
-    EffectStarted,
-    Granted,
-    ModelStarted,
-    Paused,
-    Resolved,
-    Resumed,
-    Sealed,
-    Settled,
-    Stopped,
-)
-from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S, HEAD_CHECK_S, TIMER_NEAR_S
+from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
+from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId, run_event
 from linestop.schemas.tools import canonical
 from linestop.schemas.turn import NEXT, whose_turn
 
-if TYPE_CHECKING:
-    from linestop.bus.spans import Spans
-
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64
 """Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
 
-PERSONS_WORDS = (Granted, Denied, Edited, Answered, Resolved, Paused, Resumed)
-"""What a control message becomes, but for a stop, which ends the run and so cannot be said twice."""
-
 BACKOFF_S = 0.005
 DRAIN_POLL_S = 0.05
 FRESH = True
-OVERDUE_S = 1.0
-"""When to look again at a deadline that has passed and that nobody acted on."""
-
-
-@dataclass(slots=True)
-class Station:
-    """One role at work in this process, with the log as its own credential sees it."""
-
-    role: Role
-    log: Log
-    publisher: Publisher
-    performer: Performer | None = None
-
-
-@dataclass(slots=True)
-class ShellConfig:
-    """What a shell is told about its surroundings."""
-
-    worker: str
-    now: Callable[[], datetime]
-    chance: random.Random = field(default_factory=random.SystemRandom)
-    replicated: bool = False
-    cache_runs_max: int = 2_048
-    head_check_s: float = HEAD_CHECK_S
-    drain_s: float = 10.0
-    spans: Spans | None = None
 
 
 class Shell:
@@ -116,10 +67,9 @@ class Shell:
         self.config = config
         self._facts = facts
         self._stamper = stamper
-        self._timers = timers
+        self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._draining = False
-        self._rings: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
@@ -235,11 +185,11 @@ class Shell:
         """Ask the roles in ``asked``; append the first event that one of them decides. False if none did."""
         run = entry.run
         now = max(self.config.now(), run.at)
-        if (stop := _said_stop(run, extra, now)) is not None:
+        if (stop := said_stop(run, extra, now)) is not None:
             await self._say(entry, self.stations[0], stop, cue=cue, facts=Facts())
             asked |= self.names
             return True
-        if _spoken(run, cue):
+        if spoken(run, cue):
             extra = tuple(fact for fact in extra if not isinstance(fact, Word))
         for station in self.stations:
             if station.role.name not in asked:
@@ -304,7 +254,7 @@ class Shell:
             view = station.performer.view(run, event, facts)
             assert self._tasks is not None
             scope = entry.performing[run.n] = anyio.CancelScope()
-            self._tasks.start_soon(self._perform, entry, station, _Act(event, view, scope, n=run.n, asked_at=asked_at))
+            self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
             await self.publish_outcome(run)
         elif isinstance(event, Settled):
@@ -347,7 +297,7 @@ class Shell:
 
     # --- performing --------------------------------------------------------------------------------------
 
-    async def _perform(self, entry: CachedRun, station: Station, act: _Act) -> None:
+    async def _perform(self, entry: CachedRun, station: Station, act: Act) -> None:
         """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
         assert station.performer is not None
         done: set[tuple[str, int]] = set()
@@ -365,18 +315,18 @@ class Shell:
                 for event in unsaid:
                     await self._report_safely(entry, station, event, act.n)
 
-    async def _perform_safely(self, entry: CachedRun, station: Station, act: _Act, done: set[tuple[str, int]]) -> None:
+    async def _perform_safely(self, entry: CachedRun, station: Station, act: Act, done: set[tuple[str, int]]) -> None:
         assert station.performer is not None
         try:
             async for event in station.performer.perform(act.view, act.started):
-                done.add(_part(event))
+                done.add(part(event))
                 with anyio.CancelScope(shield=True):
                     await self._report_safely(entry, station, event, act.n)
         except Exception as error:
             LOG.exception("perform_failed", run=entry.run.run, n=act.n)
             self._bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
 
-    async def _still_first(self, entry: CachedRun, act: _Act) -> bool:
+    async def _still_first(self, entry: CachedRun, act: Act) -> bool:
         """Whether the start is still the last word: proven by its acknowledgement, else by reading the head."""
         # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
         prompt = asyncio.get_running_loop().time() - act.asked_at <= EFFECT_AFTER_ACK_S
@@ -419,7 +369,7 @@ class Shell:
         cue = Cue(kind="event", n=n)
         for tries in range(APPEND_TRIES_MAX):
             async with entry.lock:
-                if _told(entry.run, event, n):
+                if told(entry.run, event, n):
                     return
                 try:
                     ignored = await self._append(entry, station, event, cue)
@@ -436,96 +386,5 @@ class Shell:
             await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
         raise Defect(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")
 
-    # --- alarms ------------------------------------------------------------------------------------------
-
     async def _set_alarms(self, entry: CachedRun) -> None:
-        """Set the alarm for the run's next deadline: in this process if it is near, durable if it is far."""
-        run = entry.run
-        if entry.timer is not None and entry.performing and all(a.done_by >= entry.timer_at for a in run.open_attempts):
-            # While it performs, a run's own deadlines only grow nearer by its starts: the alarm that is set will do.
-            return
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
-        now = self.config.now()
-        for deadline in deadlines(run, now):
-            wait_s = (deadline.at - now).total_seconds()
-            if wait_s <= TIMER_NEAR_S:
-                if entry.timer is None and deadline.role in self.names:
-                    cue = Cue(kind="timer", id=deadline.name)
-                    entry.timer_at = deadline.at
-                    loop = asyncio.get_running_loop()
-                    entry.timer = loop.call_later(wait_s + 0.001 if wait_s > 0 else OVERDUE_S, self._alarm, entry, cue)
-            elif deadline.role in self.names and deadline.name not in {"run-max", "wall"}:
-                name = f"{deadline.role}-{deadline.name}"
-                if entry.durable.get(name) != deadline.at:
-                    entry.durable[name] = deadline.at
-                    await self._timers.set(run.tenant, run.run, name, deadline.at)
-
-    def _alarm(self, entry: CachedRun, cue: Cue) -> None:
-        entry.timer = None
-        # A timer's callback belongs to no task, and anyio starts tasks only from within one.
-        ring = asyncio.get_running_loop().create_task(self._ring(entry, cue))
-        self._rings.add(ring)
-        ring.add_done_callback(self._rings.discard)
-
-    async def _ring(self, entry: CachedRun, cue: Cue) -> None:
-        self.look_soon(entry.run.tenant, entry.run.run, cue)
-
-
-class _Act:
-    """One start being performed."""
-
-    def __init__(
-        self,
-        started: ModelStarted | EffectStarted,
-        view: Any,  # noqa: ANN401 - each performer's own
-        scope: anyio.CancelScope,
-        *,
-        n: int,
-        asked_at: float,
-    ) -> None:
-        self.n = n
-        self.started = started
-        self.view = view
-        self.scope = scope
-        self.asked_at = asked_at
-
-    @property
-    def start_by(self) -> datetime:
-        """Until when it may begin."""
-        match self.started:
-            case ModelStarted():
-                return self.started.start_by
-            case EffectStarted():
-                return min(line.start_by for line in self.started.calls)
-
-
-def _spoken(run: Run, cue: Cue) -> bool:
-    """Whether this control message became an event already: said once, a word is not said again."""
-    return cue.kind == "control" and any(
-        isinstance(entry.event, PERSONS_WORDS) and entry.event.cue.id == cue.id for entry in reversed(run.entries)
-    )
-
-
-def _said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
-    """A stop that somebody asked for: every role may say it, so whichever shell sees it first does."""
-    for fact in facts:
-        if isinstance(fact, Word) and fact.verb == "stop":
-            return word(run, fact, now)
-    return None
-
-
-def _part(event: AnyEvent) -> tuple[str, int]:
-    """Which part of a start a result is about: (call, attempt), a model call having no call."""
-    return getattr(event, "call", ""), getattr(event, "attempt", 0)
-
-
-def _told(run: Run, event: AnyEvent, n: int) -> bool:
-    """Whether the log already has the fate of the attempt this result is about, or would learn nothing from it."""
-    call, _ = _part(event)
-    for attempt in run.attempts.get(n, []):
-        if attempt.call == call:
-            learns = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
-            return bool(attempt.closed_n) and not learns
-    return False
+        await self._alarms.set(entry)

@@ -29,11 +29,16 @@ from linestop.schemas.events import (
     Text,
     encode,
 )
-from linestop.schemas.limits import INLINE_BYTES_MAX
+from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName, TenantId
 
 CE_TYPE = "io.linestop.run"
+EVENT_BYTES_MAX = MESSAGE_BYTES_MAX - 1_024
+"""What an event may take without its envelope."""
+
+CROWDED_BYTES_MAX = 256
+"""A text longer than this is stored as a blob where an event has too many texts to hold them."""
 
 
 def uuid7(now: datetime, random_bits: int) -> str:
@@ -60,7 +65,10 @@ class Stamper:
 
     async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
         """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first."""
-        spilled = await self._spill(run.tenant, event)
+        spilled = await self._spill(run.tenant, event, INLINE_BYTES_MAX)
+        if isinstance(event, Proposed | Judged) and len(encode(spilled)) > EVENT_BYTES_MAX:
+            # Each of its texts would fit, all of them together do not.
+            spilled = await self._spill(run.tenant, event, CROWDED_BYTES_MAX)
         now = self._now()
         event_id = uuid7(now, self._chance.getrandbits(74))
         trace = traceparent(run.tenant, run.run, event_id)
@@ -80,33 +88,33 @@ class Stamper:
             head_seq=run.head_seq, payload=encode(stamped), headers=headers,
         )  # fmt: skip
 
-    async def _spill(self, tenant: TenantId, event: AnyEvent) -> AnyEvent:
-        """Replace texts over ``INLINE_BYTES_MAX`` by blob references."""
+    async def _spill(self, tenant: TenantId, event: AnyEvent, most: int) -> AnyEvent:
+        """Replace texts over ``most`` bytes by blob references."""
+
+        async def text(value: Text, kind: str = "application/json") -> Text:
+            return await self._text(tenant, value, most, kind=kind)
+
         match event:
             case Proposed():
-                calls = tuple([msgspec.structs.replace(c, args=await self._text(tenant, c.args)) for c in event.calls])
-                return msgspec.structs.replace(
-                    event,
-                    text=await self._text(tenant, event.text, "text/plain"),
-                    blocks=await self._text(tenant, event.blocks),
-                    calls=calls,
-                )
+                calls = tuple([msgspec.structs.replace(c, args=await text(c.args)) for c in event.calls])
+                said, blocks = await text(event.text, "text/plain"), await text(event.blocks)
+                return msgspec.structs.replace(event, text=said, blocks=blocks, calls=calls)
             case Judged():
-                judged = tuple([msgspec.structs.replace(c, args=await self._text(tenant, c.args)) for c in event.calls])
+                judged = tuple([msgspec.structs.replace(c, args=await text(c.args)) for c in event.calls])
                 return msgspec.structs.replace(event, calls=judged)
             case Accepted() | Answered():
-                return msgspec.structs.replace(event, answer=await self._text(tenant, event.answer, "text/plain"))
+                return msgspec.structs.replace(event, answer=await text(event.answer, "text/plain"))
             case Edited():
-                return msgspec.structs.replace(event, args=await self._text(tenant, event.args))
+                return msgspec.structs.replace(event, args=await text(event.args))
             case Resolved():
-                return msgspec.structs.replace(event, result=await self._text(tenant, event.result))
+                return msgspec.structs.replace(event, result=await text(event.result))
             case _:
                 return event
 
-    async def _text(self, tenant: TenantId, text: Text, kind: str = "application/json") -> Text:
-        if isinstance(text, BlobRef) or len(text) * 4 <= INLINE_BYTES_MAX:
+    async def _text(self, tenant: TenantId, text: Text, most: int, *, kind: str) -> Text:
+        if isinstance(text, BlobRef) or len(text) * 4 <= most:
             return text
         data = text.encode()
-        if len(data) <= INLINE_BYTES_MAX:
+        if len(data) <= most:
             return text
         return BlobRef(sha256=await self._blobs.put(tenant, data), bytes=len(data), type=kind)

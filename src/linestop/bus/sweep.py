@@ -15,7 +15,8 @@ import anyio
 import structlog
 
 from linestop.bus.ports import Log, Publisher
-from linestop.bus.shell import Shell, Station
+from linestop.bus.shell import Shell
+from linestop.bus.station import Station
 from linestop.errors import LinestopError
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Cue

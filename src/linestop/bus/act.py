@@ -1,0 +1,54 @@
+"""One start being performed, and what the log already knows of its results."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import anyio
+
+from linestop.schemas.events import AnyEvent, EffectStarted, ModelStarted
+from linestop.schemas.run import Run
+
+
+class Act:
+    """One start being performed."""
+
+    def __init__(
+        self,
+        started: ModelStarted | EffectStarted,
+        view: Any,  # noqa: ANN401 - each performer's own
+        scope: anyio.CancelScope,
+        *,
+        n: int,
+        asked_at: float,
+    ) -> None:
+        self.n = n
+        self.started = started
+        self.view = view
+        self.scope = scope
+        self.asked_at = asked_at
+
+    @property
+    def start_by(self) -> datetime:
+        """Until when it may begin."""
+        match self.started:
+            case ModelStarted():
+                return self.started.start_by
+            case EffectStarted():
+                return min(line.start_by for line in self.started.calls)
+
+
+def part(event: AnyEvent) -> tuple[str, int]:
+    """Which part of a start a result is about: (call, attempt), a model call having no call."""
+    return getattr(event, "call", ""), getattr(event, "attempt", 0)
+
+
+def told(run: Run, event: AnyEvent, n: int) -> bool:
+    """Whether the log already has the fate of the attempt this result is about, or would learn nothing from it."""
+    call, _ = part(event)
+    for attempt in run.attempts.get(n, []):
+        if attempt.call == call:
+            learns = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
+            return bool(attempt.closed_n) and not learns
+    return False
