@@ -42,11 +42,14 @@ def rss_mb(pid: int) -> float:
 
 
 @asynccontextmanager
-async def workers(s: st.Stage, split: bool, *, wait: bool = False) -> AsyncIterator[Sequence[int]]:
-    """All roles in one process of their own, or each in its own."""
-    groups = [[role] for role in ACTORS] if split else [list(ACTORS)]
-    async with st.processes(s.directory, groups, wait=wait) as pids:
-        yield pids
+async def workers(s: st.Stage, split: bool) -> AsyncIterator[Sequence[int]]:
+    """All roles in this process, where the floor is measured too, or each role in a process of its own."""
+    if split:
+        async with st.processes(s.directory, [[role] for role in ACTORS]) as pids:
+            yield pids
+    else:
+        async with st.host(s.directory, list(ACTORS), "bench#1"):
+            yield [os.getpid()]
 
 
 async def turn_sizes(s: st.Stage) -> list[int]:
@@ -99,7 +102,7 @@ async def stored_bytes(s: st.Stage) -> float:
 
 async def memory() -> dict[str, Any]:
     """Memory of our process with 1,000 runs that wait for a model."""
-    async with st.stage("1s") as s, workers(s, split=False, wait=True) as pids:
+    async with st.stage("1s") as s, st.processes(s.directory, [list(ACTORS)], wait=True) as pids:
         empty = sum(rss_mb(pid) for pid in pids)
         for _ in range(WAITING):
             await s.submit()
@@ -114,7 +117,7 @@ async def recovery() -> dict[str, Any]:
     times: list[float] = []
     async with st.stage("1s") as s:
         for _ in range(3):
-            async with workers(s, split=False, wait=True) as pids:
+            async with st.processes(s.directory, [list(ACTORS)], wait=True) as pids:
                 s.moments.clear()
                 for _ in range(16):
                     await s.submit()

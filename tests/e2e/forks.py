@@ -97,6 +97,11 @@ def _ready(name: str, worker: str) -> None:
     say(f"ready {name} {os.getpid()} {worker}")
 
 
+def _noted(number: int, frame: object) -> None:
+    """Do nothing: with any handler of Python's own, the signal wakes the selector."""
+    del number, frame
+
+
 def main() -> None:
     """Obey until stdin ends, then kill all children."""
     os.dup2(1, OUT)
@@ -104,7 +109,7 @@ def main() -> None:
     forks = Forks(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup))
     woken, wakes = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wakes)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _noted)
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
     selector.register(woken, selectors.EVENT_READ)

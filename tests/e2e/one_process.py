@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class OneProcess:
 
 
 @asynccontextmanager
-async def working(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncIterator[OneProcess]:
+async def working(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncGenerator[OneProcess]:
     """A broker, a scripted model and one process with every role."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(directory))

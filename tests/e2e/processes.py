@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from linestop.bus.permissions import CredentialName
 from linestop.bus.process import NatsProcess, free_port
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE
-from linestop.schemas.subjects import ACTORS
+from linestop.schemas.subjects import ACTORS, RoleName
 
 READY_WITHIN_S = 30.0
 
@@ -70,7 +70,9 @@ class Broker:
     async def __aenter__(self) -> Self:
         await self._begin()
         async with await connect(self.credential("bootstrap"), name="set-up") as connection:
-            wakes = {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS}
+            wakes: dict[RoleName, tuple[str, ...]] = {
+                role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS
+            }
             (await set_up(connection, BusLayout(wakes=wakes))).require_no_differences()
         self._supervisor = asyncio.create_task(self._supervise())
         return self
@@ -191,12 +193,12 @@ class Processes:
 
     async def start(self, name: str) -> None:
         """Start ``name`` and wait until it works."""
-        await self._command(f"start {name}")
+        await self.command(f"start {name}")
         await self.until(lambda: name in self.workers)
 
     async def stop(self, name: str) -> None:
         """Kill ``name`` for good."""
-        await self._command(f"stop {name}")
+        await self.command(f"stop {name}")
         await self.until(lambda: name not in self.pids)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -237,14 +239,15 @@ class Processes:
             case _:
                 raise AssertionError(verb)
 
-    async def _command(self, line: str) -> None:
+    async def command(self, line: str) -> None:
+        """Send one line to the parent of all (see ``forks``)."""
         assert self._child.stdin is not None
         self._child.stdin.write(f"{line}\n".encode())
         await self._child.stdin.drain()
 
 
 @asynccontextmanager
-async def running(setup: Setup) -> AsyncIterator[Processes]:
+async def running(setup: Setup) -> AsyncGenerator[Processes]:
     """All processes of ``setup``, ready; killed by their ids when the block ends."""
     directory = Path(setup.directory)
     (directory / "fired").mkdir(exist_ok=True)
@@ -263,7 +266,7 @@ async def running(setup: Setup) -> AsyncIterator[Processes]:
         listening = asyncio.create_task(processes.listen())
         try:
             for name in processes.names:
-                await processes._command(f"start {name}")
+                await processes.command(f"start {name}")
             await processes.all_ready()
             yield processes
         finally:

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -21,7 +22,7 @@ import msgspec
 from linestop.actors import executor, planner
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
-from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.ports import Append, Log
 from linestop.bus.worker import hold_name, next_incarnation
@@ -198,7 +199,7 @@ class SweepingHost(Host):
         if self.doors:
             super()._start(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         else:
-            pumps.start_soon(self._sweep, True)
+            pumps.start_soon(partial(self._sweep, every=True))
         self.shell._set_alarms = _no_alarms  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
 
 
@@ -223,12 +224,14 @@ async def _no_alarms(entry: object) -> None:
 
 async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     """Serve as ``name`` for ever; calls ``ready`` with the worker's id when it works."""
-    executor.START_WITHIN_S = planner.START_WITHIN_S = START_WITHIN_S  # type: ignore[misc] # pyright: ignore[reportPrivateImportUsage]
-    executor.GRACE_S = planner.GRACE_S = GRACE_S
+    for module in (executor, planner):
+        vars(module).update(START_WITHIN_S=START_WITHIN_S, GRACE_S=GRACE_S)
     os.environ["E2E_WORLD"] = setup.world
     directory = Path(setup.directory)
     roles: Sequence[RoleName] = setup.processes[name]
-    credentials = {role: load_credential(credential_path(directory, role)) for role in roles}
+    credentials: dict[RoleName, Credential] = {
+        role: load_credential(credential_path(directory, role)) for role in roles
+    }
     with hold_name(directory, name):
         backend = await TriggeredBackend.open(credentials, name=name)
         cast("TriggeredBackend", backend).directory = directory

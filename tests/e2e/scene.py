@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
+from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
@@ -48,9 +49,6 @@ call = [{tool = "keyed", args = {what = "order"}}, {tool = "bare", args = {what 
 when = {turn = 3}
 say = "all done"
 """
-
-Seen = Callable[[str, int], None]
-"""Called with (run, how many events of this name it now has) … see ``Scene.watch``."""
 
 
 def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contract] = (), **more: Any) -> AgentVersion:  # noqa: ANN401 - fields of the version
@@ -89,7 +87,7 @@ class Scene:
 
     async def control(self, run: str, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of Control
         """Say something about a run as a person."""
-        control = Control(**{"by": "ann", **fields})
+        control = msgspec.convert({"by": "ann", **fields}, Control)
         await self.say(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
 
     async def fold(self, run: str) -> Run:
@@ -140,7 +138,7 @@ class Scene:
     async def _heard(self, message: Any) -> None:  # noqa: ANN401 - the client library's message
         try:
             event = subjects.parse_run_event(subjects.stored(message.subject))
-        except subjects.InputError:
+        except InputError:
             return
         if event.n > self._last.get(event.run, 0):
             self._last[event.run] = event.n
@@ -153,11 +151,13 @@ class Scene:
 
     async def listen(self) -> None:
         """Hear of every event as it is stored."""
-        await self.bus.wire.connection.nc.subscribe(f"live.runs.{TENANT}.>", cb=self._heard)
+        await self.bus.wire.connection.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+            f"live.runs.{TENANT}.>", cb=self._heard
+        )
 
 
 @asynccontextmanager
-async def operating(credential: Credential) -> AsyncIterator[Scene]:
+async def operating(credential: Credential) -> AsyncGenerator[Scene]:
     """A scene over a connection of its own."""
     async with await connect(credential, name="test-operator") as connection:
         scene = Scene(await JetStream.open(connection))
@@ -181,6 +181,3 @@ def names(run: Run) -> list[tuple[str, str, int]]:
             counts[entry.role, entry.name] += 1
             found.append((entry.role, entry.name, counts[entry.role, entry.name]))
     return found
-
-
-__all__ = ["AGENT", "BOOK", "TENANT", "Scene", "agent", "described", "names", "operating", "suppress"]

@@ -336,7 +336,7 @@ async def test_an_event_that_cannot_be_decoded_keeps_its_number_and_changes_noth
     run = "undecodable"
     await one.scene.task(run)
     state = await one.scene.until(run, asked)
-    bad = {"id": "x", "prev": state.head, "at": 5, "by": []}
+    bad = {"id": "x", "prev": state.head, "at": 5, "by": 5}
     await _write(one, f"runs.{TENANT}.{run}.operator.stopped.{state.n + 1}", json.dumps(bad).encode())
     await one.scene.control(run, "approve", call=call_of(state))
     after = await one.scene.until(run, lambda s: s.sealed is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,8 @@ from typing import Any, cast
 import anyio
 import msgspec
 import pytest
+from tests.e2e.one_process import OneProcess, working
+from tests.e2e.scene import agent, described
 
 from linestop.bus.ports import Append, HeadMoved, Log
 from linestop.bus.stamp import Stamper
@@ -22,14 +24,13 @@ from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, Mo
 from linestop.schemas.limits import APPEND_TRIES_MAX, EVENTS_RESERVED, Limits
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from tests.e2e.one_process import OneProcess, working
-from tests.e2e.scene import agent, described
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 FIVE_MB = 5_000_000
 CALLS = 8
-ROUNDS = 10
+ROUNDS = 20
+MODEL_TAKES_S = 0.05
 EVENTS_MAX = 2_000
 LARGE = Limits(
     tokens_max=100_000_000, cost_max_micros=100_000_000, turns_max=1_000, calls_max=5_000, calls_per_tool_max=5_000,
@@ -84,6 +85,7 @@ def book(name: str, *steps: dict[str, Any]) -> str:
         calls = ", ".join(f"{{tool = {_json(t)}, raw_args = {_json(a)}}}" for t, a in step.get("call", ()))
         when = f"when = {{turn = {step['turn']}}}" if "turn" in step else "repeat = true"
         lines += ["[[step]]", when, f"usage = {{input = {USED['input']}, output = {USED['output']}}}"]
+        lines += [f'fault = {{kind = "delay", delay_s = {step["delay_s"]}}}'] if "delay_s" in step else []
         lines += [f"call = [{calls}]"] if calls else [f"say = {_json(step['say'])}"]
     return "\n".join(lines)
 
@@ -102,7 +104,7 @@ async def until_done(one: OneProcess, run: str, *, within_s: float = 60.0) -> Ru
 
 
 @asynccontextmanager
-async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> AsyncIterator[OneProcess]:
+async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> AsyncGenerator[OneProcess]:
     """One process with an agent for each playbook, called like it."""
     registry = Registry()
     registry.add(echo, "e2e")
@@ -110,7 +112,9 @@ async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> Async
     async with working(directory, books, registry) as one:
         for text in books:
             name = text.split('"')[1]
-            version = agent(one.model_url, name=name, model=f"playbook/{name}", tools=registry.contracts(), limits=limits)
+            version = agent(
+                one.model_url, name=name, model=f"playbook/{name}", tools=registry.contracts(), limits=limits
+            )
             await one.scene.deploy(version)
         yield one
 
@@ -188,7 +192,8 @@ class CountingLog:
 async def test_a_stop_among_eight_calls_that_end_at_once_is_in_within_ten_tries(tmp_path: Path) -> None:
     """However the results and the stop interleave, the stop is stored soon, and nothing starts after it."""
     calls = [("together", _args(number=n)) for n in range(CALLS)]
-    eight = book("eight", {"turn": 1, "call": calls}, {"turn": 2, "say": "all ended"})
+    # The run would go on for ever, so it is the stop that ends it; a model takes its time, as models do.
+    eight = book("eight", {"call": calls, "delay_s": MODEL_TAKES_S})
     refused: list[int] = []
     async with serving(tmp_path, eight) as one:
         for number in range(ROUNDS):
@@ -198,8 +203,8 @@ async def test_a_stop_among_eight_calls_that_end_at_once_is_in_within_ten_tries(
             late = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
             assert not late, described(state)
             assert not [entry for entry in state.entries if entry.ignored], described(state)
-            finished = [e.event for e in state.entries if isinstance(e.event, Finished)]
-            assert sorted(call.call for call in finished) == sorted(state.calls), described(state)
+            assert not state.open_attempts
+            assert len([e for e in state.entries if isinstance(e.event, Finished)]) >= CALLS
     assert max(refused) < APPEND_TRIES_MAX
     assert sum(refused) > 0, "no stop met a result on its way: the race was none"
 

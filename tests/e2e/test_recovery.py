@@ -1,0 +1,154 @@
+"""How work goes on after a crash: by the sweep alone, at once, and under a name that only one process has."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from tests.e2e.processes import Broker, Processes, World, running
+from tests.e2e.role_process import Setup, Trigger
+from tests.e2e.scene import BOOK, Scene, agent, described, operating
+
+from linestop.bus.worker import hold_name
+from linestop.errors import ConfigError
+from linestop.schemas.events import ModelStarted
+from linestop.schemas.limits import Limits
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.testing.playbook import PlaybookServer
+from linestop.testing.playbook.script import parse_playbook
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+EVENTS = (
+    ("validator", "opened", 1), ("budget", "held", 1), ("planner", "started", 1), ("planner", "proposed", 1),
+    ("validator", "judged", 1), ("approver", "cleared", 1), ("executor", "started", 1), ("executor", "finished", 1),
+    ("planner", "started", 3), ("validator", "accepted", 1), ("budget", "settled", 1),
+)  # fmt: skip
+"""Where a process of all roles is killed; an effect without a key would wait for a person, so it is left out."""
+
+LONG = Limits(model_deadline_s=30.0)
+"""A deadline so far away that whatever happens soon did not wait for it."""
+
+
+class System:
+    """What a test of this module works with."""
+
+    def __init__(self, directory: Path, broker: Broker, scene: Scene, world: World, processes: Processes) -> None:
+        self.directory = directory
+        self.broker = broker
+        self.scene = scene
+        self.world = world
+        self.processes = processes
+
+    def check(self, state: Run) -> None:
+        """The run is complete and each effect happened once."""
+        assert state.sealed is not None
+        assert state.sealed.status == "completed", described(state)
+        assert self.world.effects("keyed", state.run) == 1
+        assert self.world.requests["bare", state.run] == 1
+
+    async def sealed(self, run: str) -> Run:
+        """The run when it is sealed."""
+        return await self.scene.until(run, lambda state: state.sealed is not None)
+
+
+@asynccontextmanager
+async def system(
+    directory: Path, names: Mapping[str, Literal["all", "sweep", "sweep_only"]], *, limits: Limits | None = None
+) -> AsyncGenerator[System]:
+    """Processes of all roles, each with the ways to be woken that ``names`` gives it."""
+    everything: tuple[RoleName, ...] = ACTORS
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(World())
+        model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
+        broker = await stack.enter_async_context(Broker(directory))
+        scene = await stack.enter_async_context(operating(broker.credential("operator")))
+        await scene.deploy(agent(model.url, limits=limits))
+        setup = Setup(
+            directory=str(directory), world=world.url, processes=dict.fromkeys(names, everything),
+            paths=dict(names), sweep_every_s=0.3,
+        )  # fmt: skip
+        processes = await stack.enter_async_context(running(setup))
+        yield System(directory, broker, scene, world, processes)
+
+
+async def test_the_sweep_at_the_start_recovers_a_run_killed_at_any_event(tmp_path: Path) -> None:
+    """No stop is listened to, no event wakes a role and no alarm is set: the sweep of the next process is enough."""
+    async with system(tmp_path, {"all": "sweep"}) as running_system:
+        for number, (role, event, count) in enumerate(EVENTS):
+            run = Trigger(when="after", role=role, event=event, count=count, victim=role).run(number)
+            await running_system.processes.all_ready()
+            await running_system.scene.task(run)
+            running_system.check(await running_system.sealed(run))
+            await running_system.processes.killed(int((tmp_path / "fired" / run).read_text()))
+
+
+async def test_the_sweep_of_another_process_finishes_what_a_dead_one_began(tmp_path: Path) -> None:
+    """A process with nothing but its sweep takes the run over after the dead one's time, and ends it."""
+    async with system(tmp_path, {"doors": "sweep", "sweeper": "sweep_only"}) as running_system:
+        stopping: list[asyncio.Task[None]] = []
+
+        def heard(role: str, event: str, count: int) -> None:
+            if (role, event, count) == ("planner", "started", 2):
+                stopping.append(asyncio.create_task(running_system.processes.stop("doors")))
+
+        running_system.scene.watch("orphan", heard)
+        await running_system.scene.task("orphan")
+        state = await running_system.sealed("orphan")
+        await stopping[0]
+        running_system.check(state)
+        workers = [e.event.worker.partition("#")[0] for e in state.entries if isinstance(e.event, ModelStarted)]
+        assert workers[0] in {"doors", "sweeper"}
+        assert workers[-1] == "sweeper"
+
+
+async def test_work_goes_on_after_a_kill_without_waiting_for_the_deadline(tmp_path: Path) -> None:
+    """The next incarnation of the same name takes an open model call over long before its ``done_by``."""
+    async with system(tmp_path, {"all": "all"}, limits=LONG) as running_system:
+        run = Trigger(when="after", role="planner", event="started", count=2, victim="planner").run(1)
+        await running_system.scene.task(run)
+        state = await running_system.sealed(run)
+        running_system.check(state)
+        second = [e.event for e in state.entries if isinstance(e.event, ModelStarted) and e.event.turn == 2]
+        assert [(start.attempt, start.worker) for start in second] == [(1, "all#1"), (2, "all#2")]
+        assert second[1].at < second[0].done_by
+
+
+async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_nor_run(tmp_path: Path) -> None:
+    """The result is appended when the broker is back, and the effect is not repeated."""
+    async with system(tmp_path, {"all": "all"}) as running_system:
+        killed = running_system.broker.kills
+
+        async def restart(tool: str, run: str) -> None:
+            if tool == "keyed" and running_system.world.requests[tool, run] == 1:
+                os.kill(running_system.broker.pid, signal.SIGKILL)
+                await running_system.broker.killed(killed + 1)
+
+        running_system.world.hold = restart
+        await running_system.scene.task("interrupted")
+        state = await running_system.sealed("interrupted")
+        running_system.check(state)
+        assert running_system.broker.kills == killed + 1
+        assert running_system.world.requests["keyed", "interrupted"] == 1
+
+
+async def test_a_worker_name_belongs_to_one_process_until_it_dies(tmp_path: Path) -> None:
+    """Nobody else can hold it; who gets it after a kill is a new incarnation."""
+    async with system(tmp_path, {"all": "all"}) as running_system:
+        processes = running_system.processes
+        with pytest.raises(ConfigError, match="held by process"), hold_name(tmp_path, "all"):
+            pytest.fail("two processes hold one name")
+        assert processes.workers["all"] == "all#1"
+        await processes.killed(processes.kill("all"))
+        await processes.all_ready()
+        assert processes.workers["all"] == "all#2"
+        await processes.stop("all")
+        with hold_name(tmp_path, "all") as lock:
+            assert lock.name == "all"
