@@ -26,6 +26,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from linestop.errors import ConfigError
 from linestop.schemas.calls import Attempt
 from linestop.schemas.events import AnyEvent, Finished, ModelFailedEvent, Proposed, Sealed
 from linestop.schemas.run import Run
@@ -162,11 +163,15 @@ def trace_ids(run: Run) -> tuple[int, int]:
 def spans_from_environment() -> Spans | None:
     """Spans to the OTLP endpoint that the environment names, or None if it names none.
 
-    Needs the extra ``otlp``; its absence is said once, at the start.
+    Raises:
+        ConfigError: the extra ``otlp`` is not installed.
     """
     if not os.environ.get(ENDPOINT):
         return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError(f"{ENDPOINT} is set, but the exporter is missing: pip install 'linestop[otlp]'.") from error
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - only with an exporter
 
     return Spans(BatchSpanProcessor(OTLPSpanExporter()))

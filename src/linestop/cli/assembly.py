@@ -7,6 +7,7 @@ the broker is their own.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ from linestop.testing.playbook import PlaybookServer, load_playbook
 
 if TYPE_CHECKING:
     from linestop.bus.archive import Archive
+    from linestop.bus.spans import Spans
 
 BEAT_EVERY_S: Final = 5.0
 READY_WITHIN_S: Final = 30.0
@@ -163,6 +165,7 @@ async def serve(
         stack.push_async_callback(backend.aclose)
         shared = backend.shared(roles[0], layout.SHARED_BUCKET)
         config = HostConfig(
+            spans=_spans(stack),
             worker=await next_incarnation(shared, lock.name),
             build=project.build,
             accounts=project.config.accounts,
@@ -261,3 +264,15 @@ async def _beat(lock: WorkerLock) -> None:
     while True:
         lock.beat()
         await anyio.sleep(BEAT_EVERY_S)
+
+
+def _spans(stack: AsyncExitStack) -> Spans | None:
+    """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only for that."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return None
+    from linestop.bus.spans import spans_from_environment  # noqa: PLC0415 - see above
+
+    spans = spans_from_environment()
+    if spans is not None:
+        stack.callback(spans.close)
+    return spans
