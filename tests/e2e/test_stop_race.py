@@ -30,7 +30,7 @@ from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server import EmbeddedServer
 from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.run import Entry, Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
 
@@ -140,7 +140,7 @@ def judge(runs: dict[str, tuple[Run, list[str]]], stops: dict[str, dict[str, Any
         requests[whose].append((call, attempt, arrived))
     stop_first = start_first = 0
     for name, (run, subjects) in runs.items():
-        n = stops[name]["n"]
+        n: int = stops[name]["n"]
         after = [s for s in subjects if ".started." in s and int(s.rsplit(".", 1)[1]) > n]
         assert not after, f"{name}: started after the stop {n}: {after}"
         begun = {
@@ -151,7 +151,7 @@ def judge(runs: dict[str, tuple[Run, list[str]]], stops: dict[str, dict[str, Any
         }
         for call, attempt, _ in requests[name]:
             assert begun.get((call, attempt), n + 1) < n, f"{name}: {call} was not started before {n}"
-        last = run.entries[n - 2]
+        last: Entry = run.entries[n - 2]
         if isinstance(last.event, EffectStarted | ModelStarted) or last.name == "finished":
             start_first += 1
         else:
