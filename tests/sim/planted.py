@@ -18,7 +18,7 @@ import msgspec
 
 from linestop.actors import approver, executor, judging, words
 from linestop.actors.executor import Executor, finished
-from linestop.bus import after, host, shell, spending
+from linestop.bus import act, after, host, spending
 from linestop.bus.intake import ControlIntake, TaskIntake
 from linestop.bus.shell import Shell
 from linestop.bus.sweep import Sweep
@@ -85,7 +85,7 @@ def _never(act: object) -> datetime:
 
 
 def _no_start_by() -> None:
-    cast("Any", shell)._Act.start_by = property(_never)
+    cast("Any", act.Act).start_by = property(_never)
 
 
 def _said_again() -> None:
@@ -231,7 +231,7 @@ def _late_acknowledgement_trusted() -> None:
 
         return init
 
-    _wrap(cast("Any", shell)._Act, "__init__", make)
+    _wrap(cast("Any", act.Act), "__init__", make)
 
 
 def _holds_forgotten() -> None:
