@@ -72,14 +72,21 @@ def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "plannner" in capsys.readouterr().err
 
 
-def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
     """A check that knows the role only finds the worker that `actor` named after the host."""
-    assert run(["health", "--role", "planner"]) == 8
-    assert f"No worker called {host_name()}-planner runs" in capsys.readouterr().err
+
+    def health() -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "linestop.cli.main", "health", "--role", "planner"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    nobody = health()
+    assert nobody.returncode == 8
+    assert f"No worker called {host_name()}-planner runs" in nobody.stderr
     with hold_name(tmp_path / ".linestop", f"{host_name()}-planner"):
         # The worker is found, so what is missing now is the credential.
-        assert run(["health", "--role", "planner"]) == 8
-    assert "alive" in capsys.readouterr().out
+        found = health()
+    assert found.returncode == 8
+    assert "alive" in found.stdout
 
 
 def test_the_image_has_a_folder_for_every_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

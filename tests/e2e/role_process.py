@@ -168,9 +168,11 @@ class TriggeredLog:
         victim = os.getpid()
         if trigger.victim == "broker":
             victim = int((self._directory / "broker.pid").read_text())
+        draft = self._mark(run).with_name(f"{run}.{os.getpid()}")
+        draft.write_text(str(victim))
         try:
-            with self._mark(run).open("x") as file:
-                file.write(str(victim))
+            # A link appears whole or not at all: whoever reads the mark reads an id.
+            os.link(draft, self._mark(run))
         except FileExistsError:
             return
         os.kill(victim, signal.SIGSTOP if trigger.when == "freeze" else signal.SIGKILL)

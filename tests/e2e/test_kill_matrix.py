@@ -27,6 +27,7 @@ from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook
+from linestop.testing.rigs import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
@@ -121,6 +122,17 @@ async def test_a_role_killed_at_any_event_leaves_every_run_to_end_once(stage: St
             await _others_event_cell(stage, victim, role, event, count)
 
 
+async def _fired(directory: Path, run: str) -> int:
+    """The id of the process that was killed (or frozen) for this run; its mark may come after the last event."""
+    mark = directory / "fired" / run
+
+    async def there() -> bool:
+        return mark.exists()
+
+    await until(there)
+    return int(mark.read_text())
+
+
 async def _own_event_cell(stage: Stage, trigger: Trigger) -> None:
     """The victim kills itself right before or after its own event is acknowledged."""
     run = trigger.run(next(stage.numbers))
@@ -128,8 +140,7 @@ async def _own_event_cell(stage: Stage, trigger: Trigger) -> None:
     await stage.scene.task(run)
     state = await stage.sealed(run)
     stage.check(state)
-    pid = int((stage.directory / "fired" / run).read_text())
-    await stage.processes.killed(pid)
+    await stage.processes.killed(await _fired(stage.directory, run))
     await stage.scene.outcome(run)
 
 
@@ -220,7 +231,7 @@ async def test_an_executor_frozen_past_its_time_adds_its_results_as_facts(pair: 
     state = await pair.scene.until(run, taken_over)
     started = next(entry.event for entry in state.entries if isinstance(entry.event, EffectStarted) and entry.n > 10)
     assert state.at > started.calls[0].done_by
-    os.kill(int((pair.directory / "fired" / run).read_text()), signal.SIGCONT)
+    os.kill(await _fired(pair.directory, run), signal.SIGCONT)
 
     def facts(state: Run) -> dict[str, list[tuple[int, str]]]:
         told: dict[str, list[tuple[int, str]]] = {"keyed": [], "bare": [], "look": []}
@@ -243,7 +254,7 @@ async def test_a_planner_frozen_past_its_time_adds_its_answer_as_a_fact(pair: St
     run = Trigger(when="freeze", role="planner", event="proposed", count=2, victim="planner").run(2)
     await pair.scene.task(run)
     await pair.scene.until(run, lambda s: s.sealed is not None)
-    os.kill(int((pair.directory / "fired" / run).read_text()), signal.SIGCONT)
+    os.kill(await _fired(pair.directory, run), signal.SIGCONT)
     state = await pair.scene.until(run, lambda s: s.amended is not None)
     assert state.sealed is not None
     assert state.sealed.status == "completed", described(state)
