@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, at_work, call, contract
 
-from linestop.actors.executor import cap, results_of
+from linestop.actors.executor import cap
 from linestop.actors.facts import Doors, Texts
 from linestop.schemas.events import (
     BlobRef,
@@ -250,7 +250,7 @@ def test_long_arguments_are_read_from_their_blob() -> None:
 def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
     """What has its result is not spoken for again."""
     event = started(at_work(call("look"), call("note")))
-    done = results_of([Finished(call="look", attempt=1, outcome="succeeded")])
+    done = frozenset({("look", 1)})
     executor = Story().executor
     begun = executor.cancelled(event, done, begun=True)
     assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]

@@ -291,7 +291,7 @@ PLANTED: dict[str, Planted] = {
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
-    "takeover before done_by": Planted("P", _early_takeover),
+    "takeover before done_by": Planted("P2: ", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),

@@ -179,8 +179,3 @@ def _work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> 
         tier=tier, start_by=line.start_by, timeout_s=call.grant.timeout_s,
         result_bytes_max=run.limits.result_bytes_max, cost_max_micros=line.cost_max_micros,
     )  # fmt: skip
-
-
-def results_of(events: list[AnyEvent]) -> frozenset[tuple[str, int]]:
-    """(call, attempt) of every result among ``events``."""
-    return frozenset((event.call, event.attempt) for event in events if isinstance(event, Finished))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from linestop.schemas.events import BlobRef, Provenance
+from linestop.schemas.events import Provenance
 from linestop.schemas.run import Run
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,20}(?:,\d{3}){0,6}(?:\.\d{1,20})?(?!\w)")
@@ -109,8 +109,3 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON value
             return ""
         value = cast("dict[str, Any]", value)[key]
     return value
-
-
-def summary(text: str | BlobRef) -> str:
-    """A text as a person is shown it in one line."""
-    return text if isinstance(text, str) else f"[{text.bytes} bytes]"
