@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from linestop.agent_files import EXAMPLE_PRICE, load_agent, load_agents
@@ -80,7 +82,21 @@ def test_the_digest_changes_with_the_configuration_and_with_nothing_else(tmp_pat
         ("[accounts]\nday = 1", "linestop.toml, accounts: Object contains unknown field `day`"),
         ("[people]\nann = 'abc'", "linestop.toml, people.ann: an Ed25519 public key has 64"),
         ("[egress]\nallow = 'a.example'", "linestop.toml, egress.allow: Expected `array`"),
-        ("[profiles.test]\ntenant = 'a'", "profiles"),
+        ("[profiles.test]\ntenant = 'a'", "linestop.toml, profiles: Invalid enum value 'test'; there is dev, prod"),
+        ("tennant = 'a'", "there is profile, dir, tenant"),
+        ("[nats]\nsync = '5s'", "there is 1s, always"),
+        ("[nats]\nport = 70000", "linestop.toml, nats.port: 70000 is no port"),
+        ("[nats]\nport = -1", "linestop.toml, nats.port: -1 is no port"),
+        ("[nats]\nurl = 'broker:4222'", "linestop.toml, nats.url: 'broker:4222' is no address"),
+        ("[nats]\nurl = 'nats://a:b@broker'", "linestop.toml, nats.url: 'broker' is no address"),
+        ("[accounts]\nuser_day_micros = -1", "linestop.toml, accounts.user_day_micros: give 0 to"),
+        ("[accounts]\nuser_day_micros = 99999999999999999999", "accounts.user_day_micros: give 0 to"),
+        ("[egress]\nallow = ['http://a.example/']", "linestop.toml, egress.allow: 'http://a.example/' is no host"),
+        ("[secrets]\nmail = 'hunter2'", "linestop.toml, secrets.mail: write env:NAME or file:PATH"),
+        ("playbooks = ['']", "linestop.toml, playbooks: '' is no path"),
+        ("x = " + "[" * 100_000, "is not TOML: its values are nested too deeply"),
+        ("x = " + "9" * 5_000, "is not TOML: Exceeds the limit"),
+        ("#" * 1_100_000, "cannot be read (it has over 1048576 bytes)"),
         ("[profiles.prod]\ntenant = 1", "linestop.toml, profiles.prod.tenant: Expected `str`"),
         ("[profiles.prod]\nprofile = 'dev'", "linestop.toml, profiles.prod: a profile cannot choose"),
     ],
@@ -104,6 +120,19 @@ def test_a_bad_variable_is_refused(tmp_path: Path, variable: str, value: str) ->
         project(tmp_path, **{variable: value})
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Some editors write one; it is no part of the text."""
+    (tmp_path / "linestop.toml").write_bytes(b"\xef\xbb\xbftenant = 'a'\r\n")
+    assert load_project(tmp_path, environ={}).config.tenant == "a"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device may never end."""
+    os.mkfifo(tmp_path / "linestop.toml")
+    with pytest.raises(ConfigError, match=r"linestop\.toml cannot be read \(it is no regular file\)"):
+        load_project(tmp_path, environ={})
+
+
 def test_secrets_come_from_the_environment_or_a_file_and_never_from_the_configuration(tmp_path: Path) -> None:
     """The configuration names where they are."""
     (tmp_path / "key").write_text("from-file\n")
@@ -112,8 +141,6 @@ def test_secrets_come_from_the_environment_or_a_file_and_never_from_the_configur
     assert found.secret_values(environ) == {"a": "from-env", "b": "from-file", "OPENAI_API_KEY": "sk"}
     with pytest.raises(ConfigError, match=r"secrets\.a: the environment variable MAIL_KEY is not set"):
         found.secret_values({})
-    with pytest.raises(ConfigError, match=r"secrets\.c: write env:NAME or file:PATH"):
-        project(tmp_path, '[secrets]\nc = "hunter2"\n').secret_values({})
 
 
 def test_an_agent_file_becomes_a_version_with_contracts_and_prices(tmp_path: Path) -> None:
@@ -149,6 +176,28 @@ def test_a_known_model_gets_its_price_from_the_table(tmp_path: Path) -> None:
     assert agent.model.price.table.startswith("genai-prices")
 
 
+def test_an_agent_has_the_scopes_that_its_file_grants(tmp_path: Path) -> None:
+    """A pattern that takes in a tool does not grant what the tool needs."""
+    pay = msgspec.structs.replace(PAY, scopes=("orders:write", "bank:pay"))
+    text = 'model = "playbook/a"\ntools = ["orders.*"]\nscopes = [SCOPES]'
+    sentence = (
+        r"""scopes: the tool 'orders.pay' needs "orders:write", "bank:pay"; grant it in scopes = \["orders:write", """
+    )
+    for scopes in ("", '"orders:*"'):
+        with pytest.raises(ConfigError, match=sentence):
+            load_agent(agent_file(tmp_path, text.replace("SCOPES", scopes)), [pay, LOOK])
+    granted = load_agent(agent_file(tmp_path, text.replace("SCOPES", '"orders:*", "bank:pay"')), [pay, LOOK])
+    assert granted.tools == (LOOK, pay)
+    assert granted.scopes == ("orders:*", "bank:pay")
+
+
+def test_an_agent_file_says_how_its_server_is_offered_tools(tmp_path: Path) -> None:
+    """By default the first answer shows it."""
+    text = "model = 'openai/m'\nbase_url = 'http://127.0.0.1:1/v1'\nprice = {input = 1, output = 1}\n"
+    assert load_agent(agent_file(tmp_path, text), []).tool_mode == "auto"
+    assert load_agent(agent_file(tmp_path, text + 'tool_mode = "json_schema"'), []).tool_mode == "json_schema"
+
+
 def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
     """What can be drawn as a flowchart needs no model."""
     agent = load_agent(agent_file(tmp_path, 'planner = "python:flows.refund"'), [])
@@ -167,7 +216,24 @@ def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
         ("model = 'playbook/a'\nplanner = 'flows'", "support.toml, planner: write"),
         ("model = 'playbook/a'\n[limits]\nturn_max = 1", "support.toml, limits: Object contains unknown field"),
         ("model = 'playbook/a'\n[limits]\nturns_max = -1", "support.toml, limits.turns_max: no limit may be negative"),
-        ("model = 'playbook/a'\n[policy]\nquorum = 0", "support.toml, policy.quorum: at least one person"),
+        ("model = 'playbook/a'\n[limits]\nwall_s = 1000000000000000000", "support.toml, limits.wall_s: 1e+18 is not"),
+        ("model = 'playbook/a'\n[limits]\nmodel_deadline_s = nan", "limits.model_deadline_s: nan is not between 0 and"),
+        ("model = 'playbook/a'\n[policy]\nquorum = 0", "support.toml, policy.quorum: Expected `int` >= 1"),
+        ("model = 'playbook/a'\n[policy]\nquorum = 2\ndeciders = ['ann', 'ann']", "policy.quorum: 2 people must agree"),
+        ("model = 'playbook/a'\n[policy]\nask = ['orders.loook']", "policy.ask: the agent has no tool 'orders.loook'"),
+        ("model = 'playbook/a'\n[policy]\nclear = ['a*']", "policy.clear: the agent has no tool 'a*'"),
+        ("model = 'playbook/a'\n[price]\ninput = -1\noutput = 1", "price.input: Expected `int` >= 0"),
+        ("model = 'playbook/a'\nwindow_tokens = 0", "support.toml, window_tokens: Expected `int` >= 1"),
+        ("model = 'playbook/a'\noutput_tokens_max = -4", "support.toml, output_tokens_max: Expected `int` >= 1"),
+        (
+            "model = 'openai/m'\nbase_url = 'localhost:1'\nprice = {input=1, output=1}",
+            "support.toml, base_url: base_url",
+        ),
+        ("model = 'playbook/a'\ntool_mode = 'probe'", "support.toml, tool_mode: Invalid enum value 'probe'"),
+        (
+            "model = 'anthropic/m'\ntool_mode = 'json_schema'",
+            'support.toml, tool_mode: "json_schema" is for OpenAI-compatible servers',
+        ),
         ("model = 'playbook/a'\n[output_schema]\ntype = 'obj'", "support.toml, output_schema: this JSON Schema"),
         ("model = 'playbook/a'\noutput_schema = 'no.json'", "support.toml, output_schema: "),
     ],

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from linestop.errors import ConfigError, InputError, Refused
+from linestop.models import check_base_url
 from linestop.project import Project, convert, read_text, read_toml
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import schema_error
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import Limits
-from linestop.schemas.model import Price
+from linestop.schemas.limits import Limits, excess
+from linestop.schemas.model import Price, ToolMode
 from linestop.schemas.subjects import check_name
 from linestop.schemas.tools import Contract
 
@@ -32,14 +33,19 @@ FREE: Final = Price(input=0, output=0, table="a planner function costs nothing")
 PLAYBOOK: Final = "playbook/"
 FUNCTION: Final = "python:"
 
+Micros = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+"""A price: one below zero would give money back, and no budget would hold."""
+
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[price]``: micro-dollars per million tokens, so $3.00 is 3_000_000."""
 
-    input: int
-    output: int
-    cache_read: int = 0
-    cache_write: int = 0
+    input: Micros
+    output: Micros
+    cache_read: Micros = 0
+    cache_write: Micros = 0
 
     def price(self) -> Price:
         """The same as a price that says where it comes from."""
@@ -51,8 +57,8 @@ class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     model: str
     price: PriceTable | None = None
-    window_tokens: int = 128_000
-    output_tokens_max: int = 4_096
+    window_tokens: Tokens = 128_000
+    output_tokens_max: Tokens = 4_096
 
 
 class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +69,7 @@ class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ask_on_spend: bool = False
     provenance: bool = True
     deciders: tuple[str, ...] = ()
-    quorum: int = 1
+    quorum: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
 
 class LimitsTable(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +79,8 @@ class LimitsTable(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``agents/<name>.toml``.
 
-    ``prompt`` is a file beside it, ``<name>.md`` if left out. ``tools`` are names or patterns (``orders.*``).
+    ``prompt`` is a file beside it, ``<name>.md`` if left out. ``tools`` are names or patterns (``orders.*``),
+    ``scopes`` likewise what these tools may need.
     ``output_schema`` is a JSON Schema as a table, or the name of a JSON file beside it.
     """
 
@@ -83,13 +90,15 @@ class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     description: str = ""
     planner: str = "model"
     base_url: str = ""
+    tool_mode: ToolMode = "auto"
     fallbacks: tuple[str | Fallback, ...] = ()
     on_model_down: Literal["queue", "fall_back", "fail", "hand_off"] = "fall_back"
-    window_tokens: int = 128_000
-    output_tokens_max: int = 4_096
+    window_tokens: Tokens = 128_000
+    output_tokens_max: Tokens = 4_096
     price: PriceTable | None = None
     params: dict[str, Any] = {}
     tools: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     limits: LimitsTable = LimitsTable()
     policy: PolicyTable = PolicyTable()
@@ -118,13 +127,14 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
         raise ConfigError(f"{path}: {error}") from None
     _check(path, file)
     prompt = path.parent / (file.prompt or f"{name}.md")
-    return AgentVersion(
+    agent = AgentVersion(
         name=name,
         prompt=read_text(prompt, f"{path}, prompt"),
         model=_main_model(path, file),
         version=file.version,
         description=file.description,
         base_url=file.base_url,
+        tool_mode=file.tool_mode,
         fallbacks=tuple(_fallback(path, entry) for entry in file.fallbacks),
         on_model_down=file.on_model_down,
         tools=_tools(path, file.tools, contracts),
@@ -134,7 +144,11 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
         planner=file.planner,
         pinned=file.pinned,
         params=file.params,
+        scopes=file.scopes,
     )
+    _check_scopes(path, agent)
+    _check_policy(path, agent)
+    return agent
 
 
 def _check(path: Path, file: AgentFile) -> None:
@@ -142,11 +156,42 @@ def _check(path: Path, file: AgentFile) -> None:
         raise ConfigError(f'{path}, planner: write "model" or "python:<module>.<function>", not "{file.planner}".')
     if file.planner == "model" and not file.model:
         raise ConfigError(f'{path}, model: name one, such as "anthropic/<name>", "openai/<name>" or "playbook/<name>".')
-    if file.policy.quorum < 1:
-        raise ConfigError(f"{path}, policy.quorum: at least one person must decide.")
+    if file.base_url:
+        try:
+            check_base_url(file.model, file.base_url)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, base_url: {error}") from None
+    if file.tool_mode == "json_schema" and file.model.startswith("anthropic/"):
+        raise ConfigError(f'{path}, tool_mode: "json_schema" is for OpenAI-compatible servers; remove it.')
     for limit in file.limits.__struct_fields__:
         if getattr(file.limits, limit) < 0:
             raise ConfigError(f"{path}, limits.{limit}: no limit may be negative.")
+    if reason := excess(file.limits):
+        raise ConfigError(f"{path}, {reason}.")
+
+
+def _check_policy(path: Path, agent: AgentVersion) -> None:
+    """A misspelt tool in the policy would be a person who is silently not asked."""
+    policy = agent.policy
+    for key, patterns in (("ask", policy.ask), ("clear", policy.clear)):
+        for pattern in patterns:
+            if not any(fnmatchcase(contract.name, pattern) for contract in agent.tools):
+                known = ", ".join(contract.name for contract in agent.tools) or "none"
+                raise ConfigError(f"{path}, policy.{key}: the agent has no tool {pattern!r}; its tools are {known}.")
+    if policy.deciders and policy.quorum > len(set(policy.deciders)):
+        raise ConfigError(
+            f"{path}, policy.quorum: {policy.quorum} people must agree, but deciders names {len(set(policy.deciders))}."
+        )
+
+
+def _check_scopes(path: Path, agent: AgentVersion) -> None:
+    for contract in agent.tools:
+        if not agent.grants(contract):
+            needs = ", ".join(f'"{scope}"' for scope in contract.scopes)
+            raise ConfigError(
+                f"{path}, scopes: the tool '{contract.name}' needs {needs}; grant it in scopes = [{needs}], "
+                "or leave the tool out."
+            )
 
 
 def _main_model(path: Path, file: AgentFile) -> ModelChoice:

@@ -20,6 +20,8 @@ from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 import msgspec
 
+from linestop.bus.credentials import require_urls
+from linestop.bus.files import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.subjects import check_name
@@ -27,6 +29,10 @@ from linestop.schemas.subjects import check_name
 CONFIG_FILE: Final = "linestop.toml"
 FILE_BYTES_MAX: Final = 1024 * 1024
 ED25519_KEY_BYTES: Final = 32
+PORT_MAX: Final = 65_535
+MICROS_MAX: Final = 10**15
+"""A billion dollars: more is a mistake, and the accounts are kept in 64 bits."""
+
 AGENTS_FOLDER: Final = "agents"
 
 ProfileName = Literal["dev", "staging", "prod"]
@@ -44,7 +50,8 @@ ENVIRONMENT: Final = {
 }
 """The variables that override configuration, and what each means."""
 
-_PATH = re.compile(r" - at `\$\.?(.*?)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
+_STEP = re.compile(r"[^.\[\]]+")
 T = TypeVar("T")
 
 
@@ -107,9 +114,14 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return f"{package_version()} {self.digest[:12]}"
 
     def at(self, url: str | None) -> Project:
-        """The same project with its broker at ``url``, if one is given."""
+        """The same project with its broker at ``url``, if one is given.
+
+        Raises:
+            ConfigError: that is no address.
+        """
         if not url:
             return self
+        require_urls(url, "--nats")
         nats = msgspec.structs.replace(self.config.nats, url=url)
         return msgspec.structs.replace(self, config=msgspec.structs.replace(self.config, nats=nats))
 
@@ -146,13 +158,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
     def _secret(self, name: str, source: str, environ: Mapping[str, str]) -> str:
         kind, _, rest = source.partition(":")
-        if kind == "env" and rest:
-            if value := environ.get(rest, "").strip():
-                return value
-            raise ConfigError(f"{self._where('secrets.' + name)}: the environment variable {rest} is not set.")
-        if kind == "file" and rest:
+        assert kind in {"env", "file"}, "checked when the project was read"
+        if kind == "file":
             return read_text(self.root / rest, f"{self._where('secrets.' + name)}").strip()
-        raise ConfigError(f"{self._where('secrets.' + name)}: write env:NAME or file:PATH, never the secret itself.")
+        if value := environ.get(rest, "").strip():
+            return value
+        raise ConfigError(f"{self._where('secrets.' + name)}: the environment variable {rest} is not set.")
 
     def _where(self, key: str) -> str:
         return f"{self.file or CONFIG_FILE}, {key}"
@@ -198,20 +209,25 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file of at most ``FILE_BYTES_MAX``, or raise ``ConfigError`` naming it."""
     try:
         return tomllib.loads(read_text(path, str(path)))
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is not TOML: its values are nested too deeply.") from None
+    except ValueError as error:
+        # Besides what is no TOML: a number of more digits than Python reads.
         raise ConfigError(f"{path} is not TOML: {error}.") from None
 
 
 def read_text(path: Path, where: str) -> str:
     """Read a text file of at most ``FILE_BYTES_MAX``; ``where`` is the file and key that name it."""
+    named = where if where == str(path) else f"{where}: {path}"
     try:
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise ConfigError(f"{where}: {path} has over {FILE_BYTES_MAX} bytes; a file of a project has fewer.")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{where}: {path} cannot be read ({error.strerror}).") from None
+        data, _ = read_regular(path, FILE_BYTES_MAX)
+        # Some editors begin a file with a mark that is no part of the text.
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: {path} is not UTF-8 text.") from None
+        raise ConfigError(f"{named} is not UTF-8 text.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{named} cannot be read ({reason}).") from None
 
 
 def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
@@ -221,8 +237,41 @@ def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
     except msgspec.ValidationError as error:
         sentence = str(error)
         found = _PATH.search(sentence)
-        key = found.group(1) if found else "the top level"
-        raise ConfigError(f"{source}, {key}: {_PATH.sub('', sentence)}.") from None
+        key = found.group(1) if found else ""
+        known = _known(kind, key, of_keys="`key` in" in sentence)
+        said = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
+        raise ConfigError(f"{source}, {key or 'the top level'}: {said}.") from None
+
+
+def _known(kind: type[Any], key: str, *, of_keys: bool) -> str:
+    """What may stand at ``key`` (as msgspec writes paths) where the choice is closed: its keys, or its values."""
+    # Imported here: it is needed only where something is wrong.
+    from msgspec import inspect  # noqa: PLC0415
+
+    here: tuple[inspect.Type, ...] = (inspect.type_info(kind),)
+    for step in _STEP.findall(key):
+        below: list[inspect.Type] = []
+        for each in here:
+            match each:
+                case inspect.StructType(fields=fields):
+                    below += [field.type for field in fields if field.encode_name == step]
+                case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner):
+                    below.append(inner)
+                case _:
+                    pass
+        here = tuple(one for each in below for one in (each.types if isinstance(each, inspect.UnionType) else (each,)))
+    found: list[str] = []
+    for each in here:
+        match each:
+            case inspect.LiteralType(values=values):
+                found += [str(value) for value in values]
+            case inspect.StructType(fields=fields):
+                found += [field.encode_name for field in fields]
+            case inspect.DictType(key_type=inspect.LiteralType(values=values)) if of_keys:
+                found += [str(value) for value in values]
+            case _:
+                pass
+    return ", ".join(found)
 
 
 def _profile(environ: Mapping[str, str], written: ProfileName) -> ProfileName:
@@ -280,8 +329,35 @@ def _check(config: Config, source: str) -> None:
             raise ConfigError(
                 f"{source}, people.{name}: an Ed25519 public key has {2 * ED25519_KEY_BYTES} hexadecimal digits."
             )
-    if not config.dir:
+    if not config.dir or "\0" in config.dir:
         raise ConfigError(f"{source}, dir: name a folder, or leave it out.")
+    if not 0 <= config.nats.port <= PORT_MAX:
+        raise ConfigError(f"{source}, nats.port: {config.nats.port} is no port: use 0 (any free one) to {PORT_MAX}.")
+    if config.nats.url:
+        require_urls(config.nats.url, f"{source}, nats.url")
+    for name in config.accounts.__struct_fields__:
+        if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
+            raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")
+    _check_paths(config, source)
+
+
+def _check_paths(config: Config, source: str) -> None:
+    """What is only looked at when a run needs it, so that a mistake would show long after the start."""
+    for pattern in config.playbooks:
+        if not pattern or "\0" in pattern:
+            raise ConfigError(f"{source}, playbooks: {pattern!r} is no path: name a file, or leave it out.")
+    for name, secret in config.secrets.items():
+        kind, _, rest = secret.partition(":")
+        if kind not in {"env", "file"} or not rest:
+            raise ConfigError(f"{source}, secrets.{name}: write env:NAME or file:PATH, never the secret itself.")
+    if config.egress.allow:
+        # Imported here: few commands need it, and all of them come by.
+        from linestop.sandbox.addresses import parse_allow  # noqa: PLC0415
+
+        try:
+            parse_allow(config.egress.allow)
+        except ConfigError as error:
+            raise ConfigError(f"{source}, egress.{str(error).removesuffix('.')}.") from None
 
 
 def _is_key(key: str) -> bool:

@@ -55,11 +55,18 @@ def test_a_model_that_cannot_be_opened_says_what_to_do(model: str, sentence: str
     assert f'"{model}"' in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/", "http://", "http://[::1", "http://h:99999/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000", "ftp://x/", "http://", "http://[::1", "http://h:99999/", "http://me:secret@h/v1",
+        "http://h/v1/chat/completions", "http://h/v1/responses/", "http://h/v1/messages", "http://h/v1?key=1",
+    ],
+)  # fmt: skip
 def test_a_base_url_that_is_none_is_a_configuration_error(url: str) -> None:
     """The URL is judged when the client is opened, not when the first call fails."""
-    with pytest.raises(ConfigError, match="base_url"):
+    with pytest.raises(ConfigError, match="base_url") as refused:
         open_model("openai/m", base_url=url)
+    assert "secret" not in str(refused.value)
 
 
 def test_json_schema_mode_is_for_compatible_servers() -> None:

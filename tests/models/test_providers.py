@@ -110,7 +110,6 @@ async def test_arguments_that_are_not_json_are_passed_on_as_text(provider: str) 
     [
         ("anthropic", "end_turn", "end"),
         ("anthropic", "stop_sequence", "stop_sequence"),
-        ("anthropic", "pause_turn", "pause"),
         ("openai", "stop", "end"),
     ],
 )
@@ -127,6 +126,7 @@ async def test_a_stop_reason_is_normalised(provider: str, stop: str, reason: Sto
         ("anthropic", "max_tokens", "truncated", "output_tokens_max"),
         ("anthropic", "model_context_window_exceeded", "truncated", "context window"),
         ("anthropic", "refusal", "refusal", "refused"),
+        ("anthropic", "pause_turn", "truncated", "paused in the middle"),
         ("anthropic", "from_the_future", "malformed", "unknown reason"),
         ("anthropic", "", "malformed", "unknown reason"),
         ("openai", "length", "truncated", "output_tokens_max"),
@@ -158,7 +158,7 @@ async def test_a_call_is_only_a_call_when_the_stop_reason_says_so(provider: str,
     async with _server(step) as server:
         with pytest.raises(ModelFailed) as failed:
             await _ask(server, _request(provider))
-    assert failed.value.kind == ("truncated" if stop == "max_tokens" else "malformed")
+    assert failed.value.kind == ("truncated" if stop in {"max_tokens", "pause_turn"} else "malformed")
 
 
 @pytest.mark.parametrize(("provider", "stop"), [("anthropic", "tool_use"), ("openai", "tool_calls")])

@@ -1,4 +1,4 @@
-"""JSON-schema mode, and the probe that finds out whether a server needs it."""
+"""JSON-schema mode, and how the first answers show whether a server needs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from linestop.models import ToolMode, open_model
-from linestop.models.steps import bounded, step_reply, step_request
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec, Usage
+from linestop.models import open_model
+from linestop.models.steps import bounded, step_reply, step_request, trial_reply
+from linestop.schemas.model import (
+    Message,
+    ModelClient,
+    ModelFailed,
+    ModelReply,
+    ModelRequest,
+    ToolCall,
+    ToolMode,
+    ToolSpec,
+    Usage,
+)
 from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 PARAMETERS = {
@@ -29,11 +39,6 @@ SCRIPT = f"""
 name = "m"
 tools = "MODE"
 [[step]]
-when = {{contains = "17*23"}}
-call = [{{tool = "calculator", args = {{expression = "17*23"}}}}]
-{COST}
-[[step]]
-when = {{turn = 1}}
 call = [{{tool = "orders.lookup", args = {{order = "A1"}}}}]
 {COST}
 [[step]]
@@ -46,8 +51,7 @@ def _server(tools: str) -> PlaybookServer:
     return PlaybookServer(parse_playbook(SCRIPT.replace("MODE", tools)))
 
 
-def _spent(calls: int) -> Usage:
-    return Usage(fresh_in=100 * calls, out=10 * calls)
+SPENT = Usage(fresh_in=100, out=10)
 
 
 def _reply(text: str) -> ModelReply:
@@ -56,54 +60,119 @@ def _reply(text: str) -> ModelReply:
     )
 
 
+async def _told(client: ModelClient, request: ModelRequest = REQUEST) -> ModelReply | ModelFailed:
+    try:
+        return await client.complete(request)
+    except ModelFailed as failed:
+        return failed
+
+
+def _with_result(reply: ModelReply) -> ModelRequest:
+    past = Message(role="assistant", text=reply.text, calls=reply.calls)
+    result = Message(role="tool", call_id=reply.calls[0].id, text='{"total": 12}')
+    return msgspec.structs.replace(REQUEST, messages=(*REQUEST.messages, past, result))
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize(("tools", "mode", "requests"), [("native", "native", 2), ("json_schema", "json_schema", 3)])
-async def test_the_probe_finds_the_mode_once_and_is_paid_for(tools: str, mode: str, requests: int) -> None:
-    """The first reply carries the probe's tokens, the second one only its own."""
-    async with _server(tools) as server:
+async def test_a_first_call_shows_that_tools_are_understood() -> None:
+    """The first real request is the question: no other is sent, and the next ones are plain."""
+    async with _server("native") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         first = await client.complete(REQUEST)
-        asked = len(server.requests)
-        past = Message(role="assistant", text=first.text, calls=first.calls)
-        result = Message(role="tool", call_id=first.calls[0].id, text='{"total": 12}')
-        second = await client.complete(msgspec.structs.replace(REQUEST, messages=(*REQUEST.messages, past, result)))
+        second = await client.complete(_with_result(first))
         bodies = [msgspec.json.decode(request.body) for request in server.requests]
         await client.aclose()
-    assert (asked, len(bodies)) == (requests, requests + 1)
-    assert ("response_format" in bodies[-1]) == (mode == "json_schema") != ("tools" in bodies[-1])
-    assert (first.stop_reason, first.calls[0].name) == ("calls", "orders.lookup")
-    assert msgspec.json.decode(first.calls[0].args) == {"order": "A1"}
-    assert (first.usage, second.usage) == (_spent(requests), _spent(1))
-    assert (second.text, second.stop_reason, second.calls) == ("Refunded.", "end", ())
+    assert [[tool["function"]["name"] for tool in body["tools"]] for body in bodies] == [
+        ["orders__lookup", "final_answer"],
+        ["orders__lookup"],
+    ]
+    assert (first.stop_reason, first.calls[0].name, first.usage) == ("calls", "orders.lookup", SPENT)
+    assert (second.text, second.stop_reason, second.usage) == ("Refunded.", "end", SPENT)
+
+
+@pytest.mark.anyio
+async def test_a_model_that_does_not_call_is_asked_for_an_object_in_an_attempt_of_its_own() -> None:
+    """Each request is one call with its own outcome and usage, so each can be reserved for and charged."""
+    async with _server("json_schema") as server:
+        client = open_model("openai/m", base_url=f"{server.url}/v1")
+        first = await _told(client)
+        assert len(server.requests) == 1
+        second = await client.complete(REQUEST)
+        third = await client.complete(_with_result(second))
+        bodies = [msgspec.json.decode(request.body) for request in server.requests]
+        await client.aclose()
+    assert isinstance(first, ModelFailed)
+    assert (first.kind, first.usage, first.possibly_billed) == ("malformed", SPENT, False)
+    assert "answered without calling a tool" in str(first)
+    assert ["response_format" in body for body in bodies] == [False, True, True]
+    assert (second.calls[0].name, second.usage) == ("orders.lookup", SPENT)
+    assert (third.text, third.calls, third.usage) == ("Refunded.", (), SPENT)
 
 
 @pytest.mark.anyio
 async def test_a_model_that_can_do_neither_is_a_permanent_failure() -> None:
-    """It is found out once, says what to do, and reports what finding out cost."""
+    """Two requests, two outcomes; a later run may find another model there and is not refused unheard."""
     async with _server("none") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
-        for spent in (_spent(2), None):
-            with pytest.raises(ModelFailed, match="neither calls tools nor keeps to a JSON schema") as failed:
-                await client.complete(REQUEST)
-            assert (failed.value.kind, failed.value.usage) == ("permanent", spent)
-        assert len(server.requests) == 2
+        for requests in (2, 4):
+            told = [await _told(client) for _ in range(2)]
+            assert [isinstance(one, ModelFailed) and one.kind for one in told] == ["malformed", "permanent"]
+            assert "neither calls tools nor keeps to a JSON schema" in str(told[1])
+            assert len(server.requests) == requests
         await client.aclose()
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("status", "kinds"), [(400, ["malformed", "permanent"]), (404, ["permanent", "permanent"])])
+async def test_a_server_that_refuses_tools_is_asked_for_an_object(status: int, kinds: list[str]) -> None:
+    """Some answer 400 to any tool; a status that says something else decides nothing."""
+    script = SCRIPT.replace("MODE", "native").replace(COST, f'fault = {{kind = "status", status = {status}}}', 1)
+    async with PlaybookServer(parse_playbook(script)) as server:
+        client = open_model("openai/m", base_url=f"{server.url}/v1")
+        told = [await _told(client) for _ in range(2)]
+        bodies = [msgspec.json.decode(request.body) for request in server.requests]
+        await client.aclose()
+    assert [isinstance(one, ModelFailed) and (one.kind, one.status, one.possibly_billed) for one in told] == [
+        (kind, status, False) for kind in kinds
+    ]
+    assert ["response_format" in body for body in bodies] == [False, kinds[0] == "malformed"]
+
+
+@pytest.mark.anyio
+async def test_the_final_answer_of_a_first_request_may_be_a_call() -> None:
+    """A model that needs no tool still shows that it could call one."""
+    script = """
+name = "m"
+[[step]]
+call = [{tool = "final_answer", args = {answer = "No need."}}]
+[[step]]
+say = "Really."
+"""
+    async with PlaybookServer(parse_playbook(script)) as server:
+        client = open_model("openai/m", base_url=f"{server.url}/v1")
+        first = await client.complete(REQUEST)
+        past = (Message(role="assistant", text=first.text), Message(role="user", text="Really?"))
+        second = await client.complete(msgspec.structs.replace(REQUEST, messages=(*REQUEST.messages, *past)))
+        await client.aclose()
+    assert (first.text, first.calls, first.stop_reason) == ("No need.", (), "end")
+    assert second.text == "Really."
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(("mode", "fields"), [("native", "tools"), ("json_schema", "response_format")])
-async def test_a_given_mode_is_not_probed(mode: ToolMode, fields: str) -> None:
-    """Whoever knows the server saves the question."""
+async def test_a_given_mode_is_not_tried_out(mode: ToolMode, fields: str) -> None:
+    """Whoever knows the server saves an attempt, and the final answer is no tool then."""
     async with _server(mode) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1", tool_mode=mode)
         reply = await client.complete(REQUEST)
         await client.aclose()
         assert [fields in msgspec.json.decode(request.body) for request in server.requests] == [True]
+        assert b'"final_answer"' not in server.requests[0].body or mode == "json_schema"
     assert reply.calls[0].name == "orders.lookup"
 
 
 @pytest.mark.anyio
-async def test_a_request_without_tools_is_not_probed() -> None:
+async def test_a_request_without_tools_decides_nothing() -> None:
     """There is nothing to find out, and nothing to pay for."""
     async with _server("none") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
@@ -113,8 +182,8 @@ async def test_a_request_without_tools_is_not_probed() -> None:
 
 
 @pytest.mark.anyio
-async def test_concurrent_first_requests_probe_once() -> None:
-    """The others wait for the one that asks, and only that one pays."""
+async def test_concurrent_first_requests_are_one_request_each() -> None:
+    """Nobody waits for another to find out, and nobody pays for another."""
     usages: list[Usage] = []
     async with _server("native") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
@@ -126,39 +195,44 @@ async def test_concurrent_first_requests_probe_once() -> None:
             for _ in range(4):
                 tasks.start_soon(ask)
         await client.aclose()
-        assert len(server.requests) == 5
-    assert sorted(usage.out for usage in usages) == [10, 10, 10, 20]
+        assert len(server.requests) == 4
+    assert usages == [SPENT] * 4
 
 
 @pytest.mark.anyio
-async def test_a_probe_that_says_nothing_about_the_model_is_not_remembered() -> None:
-    """An overloaded server is asked again next time."""
+async def test_a_failure_that_says_nothing_about_the_model_decides_nothing() -> None:
+    """An overloaded server is asked in the same way next time."""
     script = SCRIPT.replace("MODE", "native").replace(
         COST, f'{COST}\nfault = {{kind = "status", status = 529, times = 1}}', 1
     )
     async with PlaybookServer(parse_playbook(script)) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
-        with pytest.raises(ModelFailed) as failed:
-            await client.complete(REQUEST)
-        reply = await client.complete(REQUEST)
+        failed, reply = await _told(client), await _told(client)
         await client.aclose()
-    assert failed.value.kind == "availability"
+    assert isinstance(failed, ModelFailed)
+    assert failed.kind == "availability"
+    assert isinstance(reply, ModelReply)
     assert reply.calls
 
 
-@pytest.mark.anyio
-async def test_what_the_probe_cost_is_reported_when_the_request_then_fails() -> None:
-    """A failed request that is not billed itself still has the probe's tokens to pay."""
-    script = SCRIPT.replace("MODE", "native").replace(
-        "[[step]]\nsay", "[[step]]\nfault = {kind = 'status', status = 429}\nsay"
-    )
-    script = script.replace("when = {turn = 1}", "when = {turn = 9}")
-    async with PlaybookServer(parse_playbook(script)) as server:
-        client = open_model("openai/m", base_url=f"{server.url}/v1")
-        with pytest.raises(ModelFailed) as failed:
-            await client.complete(REQUEST)
-        await client.aclose()
-    assert (failed.value.kind, failed.value.usage) == ("rate_limit", _spent(1))
+@pytest.mark.parametrize(
+    ("calls", "names"),
+    [(("orders.lookup", "final_answer"), ["orders.lookup"]), (("orders.lookup",), ["orders.lookup"])],
+)
+def test_a_final_answer_beside_other_calls_came_too_early(calls: tuple[str, ...], names: list[str]) -> None:
+    """What the other calls return may change it, so the model is asked again."""
+    made = tuple(ToolCall(id=name, name=name, args='{"answer": "Done."}') for name in calls)
+    reply = trial_reply(msgspec.structs.replace(_reply(""), calls=made, stop_reason="calls"), "openai/m")
+    assert [call.name for call in reply.calls] == names
+    assert reply.text == ""
+
+
+def test_a_final_answer_without_one_is_malformed_and_charged() -> None:
+    """A call of the final answer with other arguments says nothing that could be passed on."""
+    made = (ToolCall(id="1", name="final_answer", args='{"text": "Done."}'),)
+    with pytest.raises(ModelFailed, match="gave its final answer without one") as failed:
+        trial_reply(msgspec.structs.replace(_reply(""), calls=made, stop_reason="calls"), "openai/m")
+    assert (failed.value.kind, failed.value.usage) == ("malformed", Usage(out=3))
 
 
 def _schema() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from linestop.errors import ConfigError, NotFound
@@ -141,6 +142,25 @@ def contract(name: str = "orders.cancel", *, properties: dict[str, object] | Non
     return Contract(**{**perfect, **fields})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
+class Line(msgspec.Struct):
+    """A part of a result."""
+
+    total: int
+
+
+class Order(msgspec.Struct):
+    """A result with parts of every kind."""
+
+    id: str
+    order: Line
+    lines: list[Line]
+    by: dict[str, Line]
+    last: Line | None = None
+
+
+RETURNS = msgspec.json.schema(Order)
+
+
 @pytest.mark.parametrize(
     ("faulty", "rules"),
     [
@@ -149,7 +169,30 @@ def contract(name: str = "orders.cancel", *, properties: dict[str, object] | Non
         (contract(idempotent=False, probe=True), []),
         (contract(idempotent=False, tier="destructive"), ["error fate"]),
         (contract(idempotent=False, tier="reversible"), ["warning reversible_fate"]),
-        (contract(repeatable=True), ["warning repeatable"]),
+        (contract(repeatable=True, calls_max=2), ["warning repeatable"]),
+        (
+            contract(repeatable=True, calls_max=2, idempotent=False, probe=True),
+            ["warning repeatable", "error shared_key"],
+        ),
+        (contract(repeatable=True, calls_max=2, idempotent=False, probe=True, tier="read"), ["warning idle_probe"]),
+        (contract(probe=True), ["warning idle_probe"]),
+        (contract(repeatable=True, calls_max=1, tier="reversible"), ["error repeated_once"]),
+        (contract(egress=("id", "body")), ["error egress_names"]),
+        (contract(trusted=("id",)), []),
+        *(
+            (contract(trusted=(path,), returns=RETURNS), [])
+            for path in ("id", "order.total", "last.total", "by.x.total")
+        ),
+        *(
+            (contract(trusted=("id", path), returns=RETURNS), ["error trusted"])
+            for path in ("total", "id.x", "order.sum", "lines.total", "order.total.x")
+        ),
+        (contract(trusted=("any.thing",), returns={"type": "object"}), []),
+        (contract(trusted=("thing",), returns={"type": "array", "items": {"type": "object"}}), ["error trusted"]),
+        (
+            contract(trusted=("a.b.c",), returns={"$ref": "#/$defs/R", "$defs": {"R": {"$ref": "#/$defs/R"}}}),
+            ["error trusted"],
+        ),
         (contract(owner=""), ["warning owner"]),
         (contract(timeout_s=900), ["warning timeout"]),
         (contract(kind="thread", idempotent=False, probe=True), ["warning thread"]),

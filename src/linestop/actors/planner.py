@@ -27,7 +27,7 @@ from linestop.schemas.events import (
     Proposed,
     ProposedCall,
 )
-from linestop.schemas.limits import START_WITHIN_S
+from linestop.schemas.limits import INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.phases import Phase
@@ -40,6 +40,12 @@ from linestop.schemas.work import ModelCaller, ModelWork
 PROMPTS_KEPT = 64
 CALL_ID_CHARS_MAX = 64
 """Longest id of a provider that is kept: it must fit into the framing a prompt's size bound counts for a call."""
+
+CALLS_MAX = 64
+"""More calls in one answer than this are no answer: they would not fit into the event that judges them."""
+
+NAME_CHARS_MAX = 200
+"""What is kept of a name that a provider made up; no tool's is as long."""
 
 GRACE_S = 5.0
 """Seconds a performer has, after the call's own deadline, to say what became of it."""
@@ -88,7 +94,7 @@ class Planner:
         if start is None or start.kind != "model" or start.at > now or start.model is None:
             return None
         if start.cost_max_micros > run.available_micros:
-            return None
+            return _lost(run, now) if start.takeover else None
         doors = facts.get(Doors) or Doors()
         if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{run.opened.agent.name}"):
             return stopped(run, by="planner", why=f"The door '{shut}' was closed by an operator.", code="policy")
@@ -114,11 +120,12 @@ class Planner:
             tenant=run.tenant, run=run.run, turn=started.turn, attempt=started.attempt,
             request=request(
                 prompt, model=started.model, output_tokens_max=started.output_tokens_max,
-                deadline_s=run.limits.model_deadline_s, agent=pinned.version,
+                deadline_s=_deadline_s(run, started), agent=pinned.version,
             ),
-            base_url=pinned.version.base_url, planner=pinned.version.planner, price=choice.price,
-            cost_max_micros=started.cost_max_micros, used_ids=frozenset(run.calls), covers_to=last,
-            prompt_sha256=started.prompt_sha256, start_by=started.start_by,
+            base_url=pinned.version.base_url, tool_mode=pinned.version.tool_mode,
+            planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
+            used_ids=frozenset(run.calls), covers_to=last, prompt_sha256=started.prompt_sha256,
+            start_by=started.start_by,
         )  # fmt: skip
 
     async def perform(self, view: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
@@ -149,6 +156,17 @@ def _gone(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEve
     )  # fmt: skip
 
 
+def _lost(run: Run, now: datetime) -> ModelFailedEvent | None:
+    """Speak for a call that died with the last incarnation of this worker, where its takeover is not covered.
+
+    Budget cannot know that the worker was killed, and would hold for another attempt only after ``done_by``.
+    """
+    attempt = run.model_attempt
+    if attempt is None or attempt.expired(now):
+        return None
+    return _gone(attempt.turn, attempt.attempt, attempt.cost_max_micros, kind="unknown")
+
+
 def _abandoned(run: Run, now: datetime, worker: str) -> ModelFailedEvent | None:
     """Speak for a model call of a run that is over and whose maker is gone."""
     for attempt in run.open_attempts:
@@ -161,13 +179,21 @@ def _started(  # noqa: PLR0913 - one event's fields
     run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt_sha256: str
 ) -> ModelStarted:
     start_by = now + timedelta(seconds=START_WITHIN_S)
+    # No call outlives the run's time: what is lost with its worker must not be waited for any longer than that.
+    left_s = max(run.limits.wall_s - run.worked_s(now) - START_WITHIN_S, 0.0)
     return ModelStarted(
         turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
-        done_by=start_by + timedelta(seconds=run.limits.model_deadline_s + GRACE_S), purpose=start.purpose,
+        done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s + GRACE_S, left_s)), purpose=start.purpose,
         prompt_sha256=prompt_sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
         fallback_of=start.fallback_of,
     )  # fmt: skip
+
+
+def _deadline_s(run: Run, started: ModelStarted) -> float:
+    """How long the call may take: its own limit, or what was left of the run's time when it started."""
+    left_s = (started.done_by - started.start_by).total_seconds() + START_WITHIN_S
+    return min(run.limits.model_deadline_s, left_s)
 
 
 def _choice(run: Run, model: str) -> ModelChoice:
@@ -192,9 +218,18 @@ def _failed(view: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
     )  # fmt: skip
 
 
+def _unfit(view: ModelWork, reply: ModelReply, sentence: str) -> ModelFailedEvent:
+    """The failure of an answer that came whole but cannot be used; what it cost is known if the provider said it."""
+    usage = reply.usage if reply.usage_reported else None
+    return _failed(view, ModelFailed("malformed", sentence, usage=usage, possibly_billed=usage is None))
+
+
 def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
+    size = len(reply.text.encode())
     if not reply.text.strip():
-        return _failed(view, ModelFailed("malformed", "The summary was empty.", usage=reply.usage))
+        return _unfit(view, reply, "The summary was empty.")
+    if size > INLINE_BYTES_MAX:
+        return _unfit(view, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be kept.")
     cost = _charge(view, reply.usage, reported=reply.usage_reported)
     return Compacted(
         turn=view.turn, attempt=view.attempt, covers_from=1, covers_to=view.covers_to, summary=reply.text,
@@ -202,19 +237,23 @@ def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
     )  # fmt: skip
 
 
-def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> Proposed:
+def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
+    if len(reply.calls) > CALLS_MAX:
+        sentence = f"The answer makes {len(reply.calls)} calls; at most {CALLS_MAX} can be judged at once."
+        return _unfit(view, reply, sentence)
     names = unique_ids([call.id for call in reply.calls], view)
     renamed = {call.id: name for call, name in zip(reply.calls, names, strict=True) if call.id != name}
     calls = tuple(
-        ProposedCall(call=name, tool=call.name, args=call.args) for name, call in zip(names, reply.calls, strict=True)
+        ProposedCall(call=name, tool=call.name[:NAME_CHARS_MAX], args=call.args)
+        for name, call in zip(names, reply.calls, strict=True)
     )
     blocks = "" if renamed or not reply.blocks else canonical(reply.blocks).decode()
     return Proposed(
         turn=view.turn, attempt=view.attempt, text=reply.text, calls=calls, final=not calls,
         stop_reason=reply.stop_reason, blocks=blocks, blocks_of=view.request.model.split("/", 1)[0] if blocks else "",
         usage=reply.usage, usage_source="reported" if reply.usage_reported else "reserved",
-        cost_micros=_charge(view, reply.usage, reported=reply.usage_reported), model=reply.model,
-        request_id=reply.request_id, duration_s=round(duration_s, 6),
+        cost_micros=_charge(view, reply.usage, reported=reply.usage_reported), model=reply.model[:NAME_CHARS_MAX],
+        request_id=reply.request_id[:NAME_CHARS_MAX], duration_s=round(duration_s, 6),
     )  # fmt: skip
 
 

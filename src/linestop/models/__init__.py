@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 from ipaddress import ip_address
-from typing import Literal
 from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model import ModelClient
-
-ToolMode = Literal["native", "json_schema", "probe"]
+from linestop.schemas.model import ModelClient, ToolMode
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _NO_KEY = "none"
+_ENDPOINTS = ("/completions", "/messages", "/responses")
 
-__all__ = ["ToolMode", "open_model"]
+__all__ = ["ToolMode", "check_base_url", "open_model"]
 
 
 def open_model(
-    model: str, *, base_url: str | None = None, api_key: str | None = None, tool_mode: ToolMode | None = None
+    model: str, *, base_url: str | None = None, api_key: str | None = None, tool_mode: ToolMode = "auto"
 ) -> ModelClient:
     """Open a client for ``anthropic/<name>``, ``openai/<name>`` or ``playbook/<name>``.
 
@@ -32,8 +30,8 @@ def open_model(
         base_url: Of a compatible server; the provider's own by default.
         api_key: By default from ANTHROPIC_API_KEY or OPENAI_API_KEY, which are never sent to a loopback
             server: none needs them there.
-        tool_mode: ``native``, ``json_schema`` or ``probe`` (see ``docs/models.md``). By default ``probe`` for
-            ``openai/`` with a ``base_url``, else ``native``.
+        tool_mode: See ``docs/models.md``. ``auto`` is ``native`` but for ``openai/`` with a ``base_url``, where
+            the first answer decides.
 
     Raises:
         ConfigError: for an unknown provider, a missing key or an impossible ``base_url``.
@@ -44,7 +42,7 @@ def open_model(
             f'The model "{model}" is not known: write anthropic/<name>, openai/<name> or playbook/<name>.'
         )
     if base_url is not None:
-        _check_url(model, base_url)
+        check_base_url(model, base_url)
     if provider == "playbook":
         return _open_playbook(model, base_url, tool_mode)
     key = api_key or _key(model, provider, base_url)
@@ -56,16 +54,16 @@ def open_model(
         return anthropic.AnthropicClient(key, base_url or anthropic.BASE_URL)
     from linestop.models import openai  # noqa: PLC0415 - imported only when it is used
 
-    return openai.OpenAIClient(key, base_url or openai.BASE_URL, tool_mode=tool_mode or "probe")
+    return openai.OpenAIClient(key, base_url or openai.BASE_URL, tool_mode=tool_mode)
 
 
-def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode | None) -> ModelClient:
+def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode) -> ModelClient:
     if base_url is None:
         raise ConfigError(f'The model "{model}" needs base_url, the address of the playbook server.')
     from linestop.models.openai import OpenAIClient  # noqa: PLC0415 - imported only when it is used
 
     root = base_url.rstrip("/").removesuffix("/v1")
-    return OpenAIClient(_NO_KEY, f"{root}/v1", tool_mode=tool_mode or "native")
+    return OpenAIClient(_NO_KEY, f"{root}/v1", tool_mode="native" if tool_mode == "auto" else tool_mode)
 
 
 def _key(model: str, provider: str, base_url: str | None) -> str:
@@ -77,14 +75,23 @@ def _key(model: str, provider: str, base_url: str | None) -> str:
     return key
 
 
-def _check_url(model: str, base_url: str) -> None:
+def check_base_url(model: str, base_url: str) -> None:
+    """Refuse an address that no client could be opened with.
+
+    Raises:
+        ConfigError: in one sentence.
+    """
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
+        parts, usable = urlsplit(""), False
     if not usable:
         raise ConfigError(f'base_url "{base_url}" of {model} is not an http(s) address.')
+    if "@" in parts.netloc:
+        raise ConfigError(f"base_url of {model} holds a user name; keys come from the environment only.")
+    if parts.path.rstrip("/").endswith(_ENDPOINTS) or parts.query or parts.fragment:
+        raise ConfigError(f'base_url "{base_url}" of {model} names an endpoint; end it before that, e.g. with /v1.')
 
 
 def _is_loopback(base_url: str) -> bool:

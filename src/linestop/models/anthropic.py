@@ -11,7 +11,7 @@ from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 
 from linestop.models.anthropic_reply import AnthropicReply, as_input
 from linestop.models.names import check_names, to_wire, wire_id
-from linestop.models.transport import CONNECT_S, HttpAnswer, exchange, within
+from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
 
 PROVIDER = "anthropic"
@@ -32,7 +32,7 @@ class _Sdk(AsyncAnthropic):
             max_retries=0,
             open_telemetry={"traces": {"enabled": False}, "propagation": False},
             # A redirect would carry the key in `x-api-key` to wherever it points.
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=HOOKS),
         )
         # ANTHROPIC_CUSTOM_HEADERS is read by the constructor and cannot be switched off there.
         self._custom_headers = {}
@@ -49,6 +49,7 @@ class AnthropicClient:
     provider = PROVIDER
 
     def __init__(self, api_key: str, base_url: str = BASE_URL) -> None:
+        self._api_key = api_key
         self._sdk = _Sdk(api_key, base_url.rstrip("/").removesuffix("/v1"))
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
@@ -68,7 +69,7 @@ class AnthropicClient:
                 on_delta=on_delta,
             )
 
-        return await within(request.deadline_s, request.model, call)
+        return await within(request, self._api_key, call)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -14,15 +14,14 @@ import msgspec
 from linestop.models.failures import of_body
 from linestop.models.names import from_wire
 from linestop.models.sse import ServerEvent
-from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
+from linestop.schemas.model import TOKENS_MAX, FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",
     "tool_use": "calls",
     "stop_sequence": "stop_sequence",
-    "pause_turn": "pause",
 }
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
     "max_tokens": ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it"),
@@ -30,6 +29,7 @@ _FAILURES: dict[str, tuple[FailureClass, str]] = {
         "truncated",
         "ran out of its context window in the middle of its answer; compact the conversation",
     ),
+    "pause_turn": ("truncated", "paused in the middle of its turn, as only the provider's own tools make it do"),
     "refusal": ("refusal", "refused to answer"),
 }
 _PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
@@ -52,7 +52,7 @@ class _Message(msgspec.Struct):
     id: str
     model: str
     content: list[dict[str, Any]]
-    usage: _Usage
+    usage: _Usage | None = None
     stop_reason: str | None = None
 
 
@@ -196,7 +196,8 @@ class AnthropicReply:
         if data.message is None or self._message is not None:
             raise ValueError("message_start without a message, or twice")
         self._message = data.message
-        self._add_usage(data.message.usage)
+        if data.message.usage is not None:
+            self._add_usage(data.message.usage)
 
     def _open_block(self, data: _Event) -> None:
         if self._message is None or data.content_block is None or data.index != len(self._blocks):
@@ -209,7 +210,9 @@ class AnthropicReply:
         return self._blocks[index]
 
     def _end(self, stop_reason: str | None, usage: _Usage | None) -> None:
-        self._stop_reason = stop_reason or self._stop_reason
+        if self._stop_reason not in _FAILURES:
+            # Nothing said later makes a cut answer whole.
+            self._stop_reason = stop_reason or self._stop_reason
         if usage is not None:
             self._add_usage(usage)
             # The figure of message_start is a placeholder; only the final one counts as reported.
@@ -247,7 +250,7 @@ class AnthropicReply:
             if not _is(block, "tool_use"):
                 continue
             name, call_id = block.fields.get("name"), block.fields.get("id")
-            if not isinstance(name, str) or not isinstance(call_id, str) or not block.args:
+            if not isinstance(name, str) or not name or not isinstance(call_id, str) or not block.args:
                 raise ValueError("a tool_use block without id, name or input")
             calls.append(ToolCall(id=call_id, name=from_wire(name), args=block.args))
         if len({call.id for call in calls}) != len(calls):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from linestop.models import open_model
+from linestop.models.freshness import require_fresh
 from linestop.schemas.model import (
     Message,
     ModelClient,
@@ -42,7 +43,7 @@ class Caller:
     def __init__(self, *, on_delta: Delta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta
         self._base_urls = base_urls or {}
-        self._clients: dict[tuple[str, str], ModelClient] = {}
+        self._clients: dict[tuple[str, str, str], ModelClient] = {}
         self._functions: dict[str, PlannerFunction] = {}
 
     async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
@@ -53,17 +54,20 @@ class Caller:
         """
         began = time.perf_counter()
         if work.planner.startswith(PREFIX):
-            return self._function(work.planner)(work.request), time.perf_counter() - began
-        client = self._client(work.request.model, work.base_url)
+            function = self._function(work.planner)
+            require_fresh(work.start_by)
+            return function(work.request), time.perf_counter() - began
+        client = self._client(work)
+        request = msgspec.structs.replace(work.request, start_by=work.start_by)
         on_delta = self._on_delta
         if on_delta is None:
-            reply = await client.complete(work.request)
+            reply = await client.complete(request)
         else:
 
             async def delta(text: str) -> None:
                 await on_delta(work, text)
 
-            reply = await client.complete(work.request, delta)
+            reply = await client.complete(request, delta)
         return reply, time.perf_counter() - began
 
     async def aclose(self) -> None:
@@ -71,12 +75,16 @@ class Caller:
         for client in self._clients.values():
             await client.aclose()
 
-    def _client(self, model: str, base_url: str) -> ModelClient:
-        url = base_url or self._base_urls.get(model.split("/", 1)[0], "")
-        key = (model, url)
+    def _client(self, work: ModelWork) -> ModelClient:
+        model = work.request.model
+        provider = model.split("/", 1)[0]
+        url = work.base_url or self._base_urls.get(provider, "")
+        # A fallback may be of another provider than the model that the agent's mode is about.
+        mode = "native" if provider == "anthropic" else work.tool_mode
+        key = (model, url, mode)
         if key not in self._clients:
             try:
-                self._clients[key] = open_model(model, base_url=url or None)
+                self._clients[key] = open_model(model, base_url=url or None, tool_mode=mode)
             except Exception as error:
                 raise ModelFailed("permanent", str(error)) from error
         return self._clients[key]
@@ -88,13 +96,15 @@ class Caller:
 
         def reply(request: ModelRequest) -> ModelReply:
             try:
-                plan = function(request.messages)
+                plan = msgspec.convert(msgspec.to_builtins(function(request.messages)), Plan)
+                calls = tuple(
+                    ToolCall(
+                        id=f"plan-{len(request.messages)}-{index}", name=tool, args=msgspec.json.encode(args).decode()
+                    )
+                    for index, (tool, args) in enumerate(plan.calls)
+                )
             except Exception as error:
                 raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
-            calls = tuple(
-                ToolCall(id=f"plan-{len(request.messages)}-{index}", name=tool, args=msgspec.json.encode(args).decode())
-                for index, (tool, args) in enumerate(plan.calls)
-            )
             return ModelReply(
                 text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(),
                 usage_reported=True, model=name,
@@ -112,6 +122,8 @@ def load_planner(name: str) -> PlannerFunction:
     module, _, function = name.removeprefix(PREFIX).rpartition(".")
     try:
         found: PlannerFunction = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelFailed("permanent", f"The planner '{name}' cannot be imported: {error}.") from error
+    except Exception as error:
+        # A module may raise anything while it is imported.
+        sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
+        raise ModelFailed("permanent", sentence) from error
     return found

@@ -20,6 +20,7 @@ from linestop.schemas.model import FailureClass, ModelFailed
 MESSAGE_CHARS_MAX = 500
 OVERLOADED = 529
 
+_FILTERED = frozenset({"content_filter", "content_policy_violation"})
 _UNBILLED_ERRORS = frozenset({503, OVERLOADED})
 _BY_STATUS: dict[int, FailureClass] = {
     408: "availability",
@@ -70,10 +71,13 @@ def of_error(error: Exception, who: str, *, answering: bool) -> ModelFailed:
 
     ``answering`` says whether the response had begun: until then a ``ValueError`` is about the request.
     """
+    if (found := _caused_by(error, (ModelFailed,))) is not None:
+        return cast("ModelFailed", found)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return _of_answer(error, status, who)
-    cause = _of_transport(error)
+    # The SDKs wrap the transport's own error sometimes, and it wraps that of the layer below.
+    cause = _caused_by(error, _TRANSPORT)
     if isinstance(cause, _NEVER_SENT):
         return ModelFailed("availability", f"{who} cannot be reached ({_named(cause)}); check base_url.")
     if isinstance(cause, _WRONG_SETUP):
@@ -85,6 +89,14 @@ def of_error(error: Exception, who: str, *, answering: bool) -> ModelFailed:
         sentence = f"{who} answered with something that is not its protocol ({_named(error)})."
         return ModelFailed("malformed", sentence, possibly_billed=True)
     return ModelFailed("permanent", f"The request to {who} cannot be written ({_named(error)}).")
+
+
+def retold(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
+    """The same failure in other words, perhaps of another class."""
+    return ModelFailed(
+        kind or failed.kind, sentence, status=failed.status, retry_after_s=failed.retry_after_s,
+        usage=failed.usage, possibly_billed=failed.possibly_billed,
+    )  # fmt: skip
 
 
 def of_body(error: object, who: str) -> ModelFailed:
@@ -124,14 +136,13 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def _until(date: str) -> float:
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return math.nan
 
 
-def _of_transport(error: BaseException | None) -> BaseException | None:
-    """The transport's own error: the SDKs wrap it sometimes, and it wraps that of the layer below."""
+def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
     for _ in range(_CAUSES_MAX):
-        if error is None or isinstance(error, _TRANSPORT):
+        if error is None or isinstance(error, kinds):
             return error
         error = error.__cause__
     return None
@@ -141,7 +152,7 @@ def _of_answer(error: Exception, status: int, who: str) -> ModelFailed:
     response = getattr(error, "response", None)
     headers = cast("Mapping[str, str]", getattr(response, "headers", {}))
     body = cast("object", getattr(error, "body", None))
-    kind = of_status(status)
+    kind: FailureClass = "refusal" if getattr(error, "code", None) in _FILTERED else of_status(status)
     return ModelFailed(
         kind,
         f"{who} answered {status}: {_sentence(body)}",
@@ -160,7 +171,8 @@ def _sentence(body: object) -> str:
     if found is None or found == "":
         return "no reason given"
     text = found if isinstance(found, str) else repr(found)
-    return text[:MESSAGE_CHARS_MAX]
+    # Python's own JSON reader lets halves of characters through, which no event could hold.
+    return text[:MESSAGE_CHARS_MAX].encode(errors="replace").decode()
 
 
 def _named(error: BaseException) -> str:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-import anyio
 import httpx2
-import msgspec
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
+from linestop.models.failures import retold
 from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.openai_reply import OpenAIReply
-from linestop.models.steps import step_reply, step_request
-from linestop.models.transport import CONNECT_S, HttpAnswer, exchange, within
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec, Usage
+from linestop.models.steps import is_taken, step_reply, step_request, trial_reply, trial_request
+from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
+from linestop.schemas.model import (
+    FailureClass,
+    Message,
+    ModelFailed,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolMode,
+    ToolSpec,
+)
 
 BASE_URL = "https://api.openai.com/v1"
-ToolMode = Literal["native", "json_schema", "probe"]
 
 PARAMS = frozenset(
     {
@@ -41,19 +48,11 @@ PARAMS = frozenset(
 (``service_tier``), which would break the budget's bound. ``extra_body`` is allowed besides, except for OpenAI
 itself: local servers have knobs of their own."""
 
-_PROBE_TOKENS_MAX = 1_024
-_PROBE_TOOL = ToolSpec(
-    name="calculator",
-    description="Calculates one arithmetic expression.",
-    parameters={
-        "type": "object",
-        "properties": {"expression": {"type": "string", "maxLength": 100}},
-        "required": ["expression"],
-        "additionalProperties": False,
-    },
-)
-_PROBE_TEXT = "What is 17*23? Use the calculator tool."
-_CANNOT: frozenset[str] = frozenset({"malformed", "permanent", "truncated", "refusal"})
+_UNBOUNDED = frozenset({"best_of", "max_completion_tokens", "max_output_tokens", "max_tokens", "n", "service_tier"})
+"""What must not be set beside the output limit: more answers, or longer ones, than were reserved for."""
+
+_NOT_ABLE = frozenset({400, 422, 501})
+"""How servers refuse tools, or a schema, that they cannot handle."""
 
 
 class _Sdk(AsyncOpenAI):
@@ -65,7 +64,7 @@ class _Sdk(AsyncOpenAI):
             base_url=base_url,
             max_retries=0,
             # A redirect must not carry the conversation to wherever it points.
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=HOOKS),
         )
         # The constructor reads OPENAI_ORG_ID, _PROJECT_ID, _ADMIN_KEY and _CUSTOM_HEADERS without asking.
         self.organization = self.project = self.admin_api_key = None
@@ -75,56 +74,98 @@ class _Sdk(AsyncOpenAI):
 class OpenAIClient:
     """A ``ModelClient`` for ``openai/...`` and compatible servers. Safe for concurrent calls.
 
+    One call is one request, also where ``auto`` still has to find the mode: then the first answers are on trial,
+    and one without a tool call is a failure after which the next attempt asks for one JSON object.
+
     Args:
         api_key: The key; nothing is read from the environment here.
         base_url: With its ``/v1``, where the server has one.
-        tool_mode: ``native`` sends tools as tools. ``json_schema`` asks for one JSON object a turn.
-            ``probe`` finds out once a model, before its first request with tools; for OpenAI itself it is
-            ``native``.
+        tool_mode: ``native`` sends tools as tools. ``json_schema`` asks for one JSON object a turn. ``auto``
+            finds out once a model; for OpenAI itself it is ``native``.
     """
 
-    def __init__(self, api_key: str, base_url: str = BASE_URL, *, tool_mode: ToolMode = "probe") -> None:
+    def __init__(self, api_key: str, base_url: str = BASE_URL, *, tool_mode: ToolMode = "auto") -> None:
+        self._api_key = api_key
         self._sdk = _Sdk(api_key, base_url)
         self._official = is_official(base_url)
         self._base_url = base_url
-        self._tool_mode: ToolMode = "native" if tool_mode == "probe" and self._official else tool_mode
-        self._probed: dict[str, Literal["native", "json_schema", "none"]] = {}
-        self._probing = anyio.Lock()
+        self._tool_mode: ToolMode = "native" if tool_mode == "auto" and self._official else tool_mode
+        self._found: dict[str, ToolMode] = {}
+        self._callless: set[str] = set()
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Return the whole answer to ``request``; one attempt, always streamed.
-
-        A probe that precedes it is within the same deadline, and its tokens are in the reply's usage.
+        """Return the whole answer to ``request``; one attempt, one request, always streamed.
 
         Raises:
             ModelFailed: for every provider or transport fault, refusal, truncation or malformed answer.
         """
-        # Checked here once more: a probe must not be paid for a request that cannot be sent.
-        request_body(request, official=self._official)
+        mode = self._found.get(request.model, self._tool_mode)
+        if not request.tools or (mode == "auto" and is_taken(request.tools)):
+            mode = "native"
 
         async def call() -> ModelReply:
-            mode, spent = await self._mode(request)
-            try:
-                reply = await self._ask(request, mode, on_delta)
-            except ModelFailed as failed:
-                if failed.usage is not None or (spent.total and not failed.possibly_billed):
-                    failed.usage = _sum(spent, failed.usage or Usage())
-                raise
-            return msgspec.structs.replace(reply, usage=_sum(spent, reply.usage))
+            if mode != "auto":
+                return await self._ask(request, mode, on_delta)
+            if request.model in self._callless:
+                return await self._last_resort(request)
+            return await self._trial(request, on_delta)
 
-        return await within(request.deadline_s, request.model, call)
+        return await within(request, self._api_key, call)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._sdk.close()
 
-    async def _ask(self, request: ModelRequest, mode: str, on_delta: OnDelta | None = None) -> ModelReply:
-        if mode == "native" or not request.tools:
+    async def _ask(self, request: ModelRequest, mode: ToolMode, on_delta: OnDelta | None = None) -> ModelReply:
+        if mode == "native":
             return await self._exchange(request, request_body(request, official=self._official), on_delta)
         written, response_format = step_request(request)
         body = request_body(written, official=self._official) | {"response_format": response_format}
         # Pieces of a step are JSON, not text: watchers get nothing rather than that.
         return step_reply(await self._exchange(written, body, None), request.model)
+
+    async def _trial(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        """Offer tools as tools: a call shows that the model can call them."""
+        model = request.model
+        try:
+            reply = await self._ask(trial_request(request), "native", on_delta)
+        except ModelFailed as failed:
+            if failed.status not in _NOT_ABLE and failed.kind not in {"malformed", "truncated"}:
+                raise
+            self._callless.add(model)
+            # A server that refuses tools is asked again, unlike one that refuses for good.
+            kind: FailureClass = "malformed" if failed.status in _NOT_ABLE else failed.kind
+            sentence = f"{failed} The next attempt asks for one JSON object instead of tool calls."
+            raise retold(failed, sentence, kind) from failed
+        if reply.calls:
+            self._found[model] = "native"
+        elif self._found.get(model) != "native":
+            self._callless.add(model)
+            raise ModelFailed(
+                "malformed",
+                f"{model} answered without calling a tool, so the next attempt asks for one JSON object; "
+                'set tool_mode to "native" or "json_schema" to save this attempt.',
+                usage=reply.usage if reply.usage_reported else None,
+                possibly_billed=not reply.usage_reported,
+            )
+        return trial_reply(reply, model)
+
+    async def _last_resort(self, request: ModelRequest) -> ModelReply:
+        """Ask for one JSON object: if that does not come either, no answer of this model is of use."""
+        try:
+            reply = await self._ask(request, "json_schema")
+        except ModelFailed as failed:
+            if failed.status not in _NOT_ABLE and failed.kind != "malformed":
+                raise
+            # Forgotten, so that another run may find another model loaded in its place.
+            self._callless.discard(request.model)
+            sentence = (
+                f"{request.model} at {self._base_url} neither calls tools nor keeps to a JSON schema; use another "
+                f'model or server, or set tool_mode to "native" or "json_schema". Its last answer: {failed}'
+            )
+            raise retold(failed, sentence, "permanent") from failed
+        self._found.setdefault(request.model, "json_schema")
+        return reply
 
     async def _exchange(self, request: ModelRequest, body: dict[str, Any], on_delta: OnDelta | None) -> ModelReply:
         return await exchange(
@@ -134,52 +175,6 @@ class OpenAIClient:
             sdk_error=OpenAIError,
             on_delta=on_delta,
         )
-
-    async def _mode(self, request: ModelRequest) -> tuple[str, Usage]:
-        """How to offer tools to this model, and what finding out cost."""
-        if self._tool_mode != "probe" or not request.tools:
-            return self._tool_mode, Usage()
-        async with self._probing:
-            spent = Usage()
-            if request.model not in self._probed:
-                self._probed[request.model], spent = await self._probe(request)
-        mode = self._probed[request.model]
-        if mode == "none":
-            raise ModelFailed(
-                "permanent",
-                f"{request.model} at {self._base_url} neither calls tools nor keeps to a JSON schema; "
-                'use another model or server, or set tool_mode to "native" or "json_schema".',
-                usage=spent if spent.total else None,
-            )
-        return mode, spent
-
-    async def _probe(self, request: ModelRequest) -> tuple[Literal["native", "json_schema", "none"], Usage]:
-        """Ask a question with one tool: a call back means native; failing that, a well-formed step will do.
-
-        What says nothing about the model (no connection, a rate limit) is raised and not remembered.
-        """
-        question = ModelRequest(
-            model=request.model,
-            system="",
-            messages=(Message(role="user", text=_PROBE_TEXT),),
-            tools=(_PROBE_TOOL,),
-            output_tokens_max=min(_PROBE_TOKENS_MAX, request.output_tokens_max),
-            deadline_s=request.deadline_s,
-            params=request.params,
-        )
-        spent = Usage()
-        for mode in ("native", "json_schema"):
-            try:
-                reply = await self._ask(question, mode)
-            except ModelFailed as failed:
-                spent = _sum(spent, failed.usage or Usage())
-                if failed.kind not in _CANNOT or failed.status in (401, 402, 403, 404):
-                    raise
-                continue
-            spent = _sum(spent, reply.usage)
-            if mode == "json_schema" or reply.calls:
-                return mode, spent
-        return "none", spent
 
     @asynccontextmanager
     async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpAnswer]:
@@ -209,6 +204,11 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
     check_names(request.tools)
     params = dict(request.params)
     extra = cast("dict[str, Any]", {} if official else params.pop("extra_body", {}))
+    if unbounded := sorted(_UNBOUNDED & set(extra)):
+        raise ModelFailed(
+            "permanent",
+            f'"{unbounded[0]}" in extra_body of {request.model} would break the bound that a call reserves; remove it.',
+        )
     unknown = sorted(set(params) - PARAMS)
     if unknown:
         raise ModelFailed(
@@ -254,13 +254,3 @@ def _message(message: Message) -> dict[str, Any]:
         for call in message.calls
     ]
     return {"role": "assistant", "content": message.text or None, "tool_calls": calls}
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        fresh_in=one.fresh_in + other.fresh_in,
-        cache_read=one.cache_read + other.cache_read,
-        cache_write=one.cache_write + other.cache_write,
-        out=one.out + other.out,
-        reasoning=one.reasoning + other.reasoning,
-    )

@@ -14,9 +14,9 @@ import msgspec
 from linestop.models.failures import of_body
 from linestop.models.names import from_wire, unique_id
 from linestop.models.sse import ServerEvent
-from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
+from linestop.schemas.model import TOKENS_MAX, FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
 _STOPS: dict[str, StopReason] = {"stop": "end", "tool_calls": "calls"}
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
@@ -70,6 +70,11 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _Named(msgspec.Struct):
+    object: str | None = None
+    type: str | None = None
+
+
 class _Chunk(msgspec.Struct):
     id: str | None = None
     model: str | None = None
@@ -115,11 +120,11 @@ class OpenAIReply:
         if event.data.strip() == b"[DONE]":
             self.finished = True
             return ""
-        return self._take(msgspec.json.decode(event.data, type=_Chunk))
+        return self._take(_chunk(event.data))
 
     def whole(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
-        chunk = msgspec.json.decode(body, type=_Chunk)
+        chunk = _chunk(body)
         text = self._take(chunk)
         if not chunk.choices:
             raise ValueError("an answer without choices")
@@ -168,7 +173,9 @@ class OpenAIReply:
         for choice in chunk.choices or []:
             if choice.index != 0:
                 raise ValueError("a second choice, although one was asked for")
-            self._finish_reason = choice.finish_reason or self._finish_reason
+            if self._finish_reason not in _FAILURES:
+                # Nothing said later makes a cut answer whole.
+                self._finish_reason = choice.finish_reason or self._finish_reason
             text += self._take_delta(choice.delta or choice.message or _Delta())
         return text
 
@@ -220,9 +227,10 @@ class OpenAIReply:
             return Usage()
         details = usage.prompt_tokens_details or _PromptDetails()
         outputs = usage.completion_tokens_details or _OutputDetails()
-        read, written = details.cached_tokens or 0, details.cache_write_tokens or 0
+        read = min(details.cached_tokens or 0, usage.prompt_tokens)
+        written = min(details.cache_write_tokens or 0, usage.prompt_tokens - read)
         return Usage(
-            fresh_in=max(0, usage.prompt_tokens - read - written),
+            fresh_in=usage.prompt_tokens - read - written,
             cache_read=read,
             cache_write=written,
             out=max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens),
@@ -233,6 +241,20 @@ class OpenAIReply:
         counted = self._usage is not None
         usage = self._totals() if counted else None
         raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=not counted)
+
+
+def _chunk(data: bytes) -> _Chunk:
+    if _kind(data).startswith("response"):
+        raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
+    return msgspec.json.decode(data, type=_Chunk)
+
+
+def _kind(data: bytes) -> str:
+    try:
+        named = msgspec.json.decode(data, type=_Named)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ""
+    return named.object or named.type or ""
 
 
 def _is_object(args: str) -> bool:

@@ -6,6 +6,7 @@ never reaches the caller, and a stream that ends early raises nothing in either.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 
 import msgspec
@@ -41,6 +42,9 @@ class EventDecoder:
         Raises:
             ModelFailed: ``malformed`` when an event or the whole stream is over its bound.
         """
+        if not self._read:
+            # A mark that some servers begin with; left there, it would hide the first event.
+            chunk = chunk.removeprefix(codecs.BOM_UTF8)
         self._read += len(chunk)
         self._buffer += chunk
         if self._read > STREAM_BYTES_MAX:

@@ -1,4 +1,8 @@
-"""Tools for models that cannot call them: each turn is one JSON object that a schema constrains.
+"""Tools for models that perhaps cannot call them, or cannot at all.
+
+On trial, the final answer is a tool like the others: a model that can call tools has no reason then to answer
+without a call, so that the first answer shows what it can do. In JSON-schema mode each turn is one JSON object
+that a schema constrains.
 
 Small local models mostly ignore ``tools`` and even ``tool_choice: required``, but fill in a schema reliably.
 So the tools become alternatives of one schema, the conversation becomes plain text, and the object that
@@ -27,6 +31,9 @@ _INTRODUCTION = (
 )
 
 
+_TRIAL = f'Always answer by calling a tool. When you know the answer, call "{FINAL}".'
+
+
 class _Step(msgspec.Struct, forbid_unknown_fields=True):
     tool: str
     args: msgspec.Raw
@@ -36,13 +43,41 @@ class _Final(msgspec.Struct):
     answer: msgspec.Raw
 
 
+def is_taken(tools: Iterable[ToolSpec]) -> bool:
+    """Whether one of the tools has the name of the final answer."""
+    return any(to_wire(tool.name) == FINAL for tool in tools)
+
+
+def trial_request(request: ModelRequest) -> ModelRequest:
+    """The same request with the final answer among its tools."""
+    final = ToolSpec(name=FINAL, description="Gives the final answer.", parameters=_final({"type": "string"}))
+    system = f"{request.system}\n{_TRIAL}".strip()
+    return msgspec.structs.replace(request, system=system, tools=(*request.tools, final))
+
+
+def trial_reply(reply: ModelReply, who: str) -> ModelReply:
+    """Make a call of the final answer the answer; beside other calls it came too early and is left out.
+
+    Raises:
+        ModelFailed: ``malformed`` when it gives no answer.
+    """
+    others = tuple(call for call in reply.calls if call.name != FINAL)
+    if others or not reply.calls:
+        return msgspec.structs.replace(reply, calls=others)
+    try:
+        text = _answer(reply.calls[0].args.encode())
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _unkept(reply, f"{who} gave its final answer without one ({error}).") from error
+    return msgspec.structs.replace(reply, text=text, calls=(), stop_reason="end")
+
+
 def step_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
     """Rewrite a request with tools as one without, and the ``response_format`` that goes with it.
 
     Raises:
         ModelFailed: ``permanent`` when a tool has the name of the final answer.
     """
-    if any(to_wire(tool.name) == FINAL for tool in request.tools):
+    if is_taken(request.tools):
         raise ModelFailed("permanent", f'The tool name "{FINAL}" is taken in JSON-schema mode; rename the tool.')
     lines = [
         f"- {to_wire(tool.name)}: {tool.description} Arguments: {_json(tool.parameters)}" for tool in request.tools
@@ -66,16 +101,10 @@ def step_reply(reply: ModelReply, who: str) -> ModelReply:
     try:
         step = msgspec.json.decode(reply.text, type=_Step)
         if step.tool == FINAL:
-            answer = bytes(msgspec.json.decode(step.args, type=_Final).answer)
-            value = cast("object", msgspec.json.decode(answer))
-            return msgspec.structs.replace(reply, text=value if isinstance(value, str) else answer.decode())
+            return msgspec.structs.replace(reply, text=_answer(bytes(step.args)))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ModelFailed(
-            "malformed",
-            f"{who} did not keep to the JSON schema of its turn ({error}); use another model or server.",
-            usage=reply.usage if reply.usage_reported else None,
-            possibly_billed=not reply.usage_reported,
-        ) from error
+        sentence = f"{who} did not keep to the JSON schema of its turn ({error}); use another model or server."
+        raise _unkept(reply, sentence) from error
     call = ToolCall(
         id=unique_id("", reply.request_id or reply.text),
         name=from_wire(step.tool),
@@ -102,14 +131,29 @@ def bounded(schema: object) -> object:
     return fields
 
 
-def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> dict[str, Any]:
-    answer = output_schema or {"type": "string"}
-    final = {
+def _answer(args: bytes) -> str:
+    """The text of a final answer; a structured one as its JSON, word for word."""
+    answer = bytes(msgspec.json.decode(args, type=_Final).answer)
+    value = cast("object", msgspec.json.decode(answer))
+    return value if isinstance(value, str) else answer.decode()
+
+
+def _unkept(reply: ModelReply, sentence: str) -> ModelFailed:
+    usage = reply.usage if reply.usage_reported else None
+    return ModelFailed("malformed", sentence, usage=usage, possibly_billed=usage is None)
+
+
+def _final(answer: dict[str, Any]) -> dict[str, Any]:
+    return {
         "type": "object",
         "properties": {"answer": answer},
         "required": ["answer"],
         "additionalProperties": False,
     }
+
+
+def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> dict[str, Any]:
+    final = _final(output_schema or {"type": "string"})
     turns = [(to_wire(tool.name), tool.parameters) for tool in tools] + [(FINAL, final)]
     return {
         "anyOf": [

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from contextvars import ContextVar
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Protocol
 
 import anyio
+import httpx2
 
-from linestop.models.failures import CAUGHT, of_error
+from linestop.models.failures import CAUGHT, of_error, retold
+from linestop.models.freshness import require_fresh
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, ServerEvent
-from linestop.schemas.model import ModelFailed, ModelReply, OnDelta
+from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, OnDelta
 
 DRAIN_S = 1.0
 """How long the rest of a finished stream is waited for, so that its connection can be used again."""
 
 CONNECT_S = 10.0
+SECRET_CHARS_MIN = 8
+"""A key is longer; what stands in for one where a server needs none is a word like any other."""
+
+ERROR_BYTES_MAX = 64 * 1024
+"""How much of an error's body is read, as it comes over the wire."""
+
+_FIRST_BYTE = ".send_request_headers.started"
+_START_BY: ContextVar[datetime | None] = ContextVar("start_by", default=None)
 
 
 class HttpAnswer(Protocol):
@@ -56,19 +69,66 @@ class Reader(Protocol):
         ...
 
 
-async def within(deadline_s: float, who: str, call: Callable[[], Awaitable[ModelReply]]) -> ModelReply:
-    """Run ``call`` under one deadline: connecting, waiting, reading and watchers together.
+async def watch_start(request: httpx2.Request) -> None:
+    """Have ``request`` look at the clock once it is connected, right before its first byte (a hook of httpx2)."""
+    request.extensions["trace"] = _look_at_clock
 
-    The SDKs' timeouts are per read, so a stream that drips forever would never meet one.
+
+async def bound_error(response: httpx2.Response) -> None:
+    """Let no error of a server be longer than anybody reads; the SDKs would take it in whole (a hook of httpx2)."""
+    if response.status_code >= HTTPStatus.MULTIPLE_CHOICES and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Beginning(response.stream)
+
+
+class _Beginning(httpx2.AsyncByteStream):
+    """The first bytes of a body."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = ERROR_BYTES_MAX
+        async for chunk in self._stream:
+            yield chunk[:left]
+            left -= len(chunk)
+            if left <= 0:
+                return
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _look_at_clock(name: str, info: dict[str, Any]) -> None:
+    del info
+    if name.endswith(_FIRST_BYTE):
+        require_fresh(_START_BY.get())
+
+
+HOOKS: dict[str, list[Callable[..., Any]]] = {"request": [watch_start], "response": [bound_error]}
+"""What an adapter's HTTP client does besides carrying requests."""
+
+
+async def within(request: ModelRequest, secret: str, call: Callable[[], Awaitable[ModelReply]]) -> ModelReply:
+    """Run ``call`` under the request's ``start_by`` and deadline: connecting, waiting, reading and watchers together.
+
+    The SDKs' timeouts are per read, so a stream that drips forever would never meet one. ``secret`` is the key,
+    which no failure repeats.
 
     Raises:
         ModelFailed: ``availability``, possibly billed, when the deadline passes.
     """
-    with anyio.move_on_after(deadline_s):
-        return await call()
+    _START_BY.set(request.start_by)
+    try:
+        with anyio.move_on_after(request.deadline_s):
+            return await call()
+    except ModelFailed as failed:
+        # Some proxies quote the request that they refuse, and what is said here is kept for ever.
+        if len(secret) < SECRET_CHARS_MIN or secret not in str(failed):
+            raise
+        raise retold(failed, str(failed).replace(secret, "[key]")) from None
     raise ModelFailed(
         "availability",
-        f"{who} gave no whole answer within {deadline_s:g} s; try again or raise model_deadline_s.",
+        f"{request.model} gave no whole answer within {request.deadline_s:g} s; try again or raise model_deadline_s.",
         possibly_billed=True,
     )
 

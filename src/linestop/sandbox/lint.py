@@ -12,6 +12,7 @@ from linestop.schemas.tools import Contract
 
 _DESCRIPTION_CHARS_MIN = 10
 _DESCRIPTION_CHARS_MAX = 2_000
+_REFERENCES_MAX = 100
 _SENDING_WORDS = frozenset({"http", "url", "mail", "email", "send", "post", "notify", "webhook", "sms", "publish"})
 _SENT_NAMES = frozenset({"url", "to", "recipient", "body", "message", "text", "subject", "payload", "address"})
 
@@ -80,6 +81,70 @@ def _repeatable(contract: Contract) -> str | None:
     return f"is repeatable and {contract.tier}: the model may do the same thing twice in one run"
 
 
+def _shared_key(contract: Contract) -> str | None:
+    """Equal calls of one run have one effect key, and a probe is asked about a key."""
+    if not (contract.repeatable and contract.probe) or contract.safe_to_repeat:
+        return None
+    return (
+        "is repeatable, has a probe and is not idempotent: equal calls share one effect key, so the probe "
+        "cannot say which of them took effect. Take repeatable away, or make it idempotent"
+    )
+
+
+def _idle_probe(contract: Contract) -> str | None:
+    if not contract.probe or not contract.safe_to_repeat:
+        return None
+    why = "only reads" if contract.tier == "read" else "is idempotent"
+    return f"has a probe that is never asked: what {why} is simply done again"
+
+
+def _repeated_once(contract: Contract) -> str | None:
+    if not contract.repeatable or contract.calls_max != 1:
+        return None
+    return "is repeatable, but calls_max lets a run call it only once: take one of them away"
+
+
+def _egress_names(contract: Contract) -> str | None:
+    known: dict[str, Any] = contract.parameters.get("properties", {})
+    strange = [name for name in contract.egress if name not in known]
+    return f"names {strange[0]} as egress, which is not one of its arguments" if strange else None
+
+
+def _trusted(contract: Contract) -> str | None:
+    """A trusted path that leads nowhere trusts nothing, and every value of it needs a person."""
+    if contract.returns is None:
+        return None
+    strange = [path for path in contract.trusted if not _leads_somewhere(contract.returns, path.split("."))]
+    return f"trusts {strange[0]} of its result, which its return type does not have" if strange else None
+
+
+def _leads_somewhere(returns: dict[str, Any], path: list[str]) -> bool:
+    """Whether a value of the declared type may have something at ``path``, which goes through objects only."""
+    places: list[dict[str, Any]] = [returns]
+    for key in path:
+        steps = [step for place in places for step in _objects(returns, place)]
+        places = [step["properties"][key] for step in steps if key in step.get("properties", {})]
+        more = [step.get("additionalProperties", "properties" not in step) for step in steps]
+        places += [found if isinstance(found, dict) else {} for found in more if found is not False]
+    return bool(places)
+
+
+def _objects(returns: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:
+    """What of a schema describes an object: itself, what it refers to, or some of its alternatives."""
+    open_places, found = [place], list[dict[str, Any]]()
+    for _ in range(_REFERENCES_MAX):
+        if not open_places:
+            break
+        here = open_places.pop()
+        if "$ref" in here:
+            open_places.append(returns.get("$defs", {}).get(str(here["$ref"]).rsplit("/", 1)[-1], {}))
+        elif "anyOf" in here:
+            open_places.extend(here["anyOf"])
+        elif here.get("type", "object") == "object" or "object" in here["type"]:
+            found.append(here)
+    return found
+
+
 def _owner(contract: Contract) -> str | None:
     return None if contract.owner else "has no owner: nobody is asked when it misbehaves"
 
@@ -136,6 +201,11 @@ _RULES: tuple[tuple[str, Literal["error", "warning"], Callable[[Contract], str |
     ("fate", "error", _fate),
     ("reversible_fate", "warning", _reversible),
     ("repeatable", "warning", _repeatable),
+    ("shared_key", "error", _shared_key),
+    ("idle_probe", "warning", _idle_probe),
+    ("repeated_once", "error", _repeated_once),
+    ("egress_names", "error", _egress_names),
+    ("trusted", "error", _trusted),
     ("owner", "warning", _owner),
     ("timeout", "warning", _timeout),
     ("thread", "warning", _thread),

@@ -6,12 +6,14 @@ A version is stored once under its digest and never changed; a run pins the dige
 from __future__ import annotations
 
 import hashlib
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import msgspec
 
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import Limits
+from linestop.schemas.limits import LIMITS_MOST, Limits, excess
+from linestop.schemas.model import ToolMode
 from linestop.schemas.tools import Contract, canonical
 
 
@@ -20,7 +22,8 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     ``planner`` is ``model`` or ``python:<module>.<function>`` for a plain function. ``output_schema`` is the
     JSON Schema of the final answer; without one the answer is any non-empty text. ``base_url`` points the
-    model's SDK at another server.
+    model's SDK at another server, ``tool_mode`` says how that one is offered tools. ``scopes``
+    are what its tools may need, patterns included; None in a version from before they were asked for.
     """
 
     name: str
@@ -29,6 +32,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     version: str = "1"
     description: str = ""
     base_url: str = ""
+    tool_mode: ToolMode = "auto"
     fallbacks: tuple[ModelChoice, ...] = ()
     on_model_down: Literal["queue", "fall_back", "fail", "hand_off"] = "fall_back"
     tools: tuple[Contract, ...] = ()
@@ -37,6 +41,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     output_schema: dict[str, Any] | None = None
     planner: str = "model"
     pinned: tuple[str, ...] = ()
+    scopes: tuple[str, ...] | None = None
     params: dict[str, Any] = {}
 
     def stored(self) -> bytes:
@@ -46,6 +51,19 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """SHA-256 of what is stored."""
         return hashlib.sha256(self.stored()).hexdigest()
+
+    def grants(self, contract: Contract) -> bool:
+        """Whether the agent has every scope that the tool needs."""
+        scopes = self.scopes
+        return scopes is None or all(any(fnmatchcase(need, has) for has in scopes) for need in contract.scopes)
+
+    def excess(self) -> str:
+        """Which limit or timeout is larger than any may be, in the middle of a sentence; empty if none is."""
+        if reason := excess(self.limits):
+            return reason
+        most = LIMITS_MOST["tool_timeout_s"]
+        long = next((contract for contract in self.tools if not 0 <= contract.timeout_s <= most), None)
+        return f"timeout_s of the tool '{long.name}': {long.timeout_s:g} is not between 0 and {most:,}" if long else ""
 
     def tool(self, name: str) -> Contract | None:
         """The contract of the tool of that name, if this agent has it."""

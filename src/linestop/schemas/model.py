@@ -7,6 +7,7 @@ is not an answer: adapters raise ``ModelFailed`` instead of passing half of one 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -16,8 +17,15 @@ FailureClass = Literal[
 ]
 """Why a model call gave no usable answer. Only ``availability`` and ``rate_limit`` are retried or fall back."""
 
-StopReason = Literal["end", "calls", "stop_sequence", "pause"]
-"""Why the model ended, normalised. Truncation, refusal and a full window are failures, not stop reasons."""
+StopReason = Literal["end", "calls", "stop_sequence"]
+"""Why the model ended, normalised. Truncation, refusal, a pause and a full window are failures, not stop reasons."""
+
+TOKENS_MAX = 1_000_000_000
+"""No report of more tokens than this is believed; the call then counts at its reservation."""
+
+
+ToolMode = Literal["native", "json_schema", "auto"]
+"""How a model is offered tools: as tools, as one JSON object a turn, or as its server turns out to be able to."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,7 +104,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model call. ``model`` is ``<provider>/<name>``; ``deadline_s`` bounds the whole call."""
+    """One model call.
+
+    ``model`` is ``<provider>/<name>``; ``deadline_s`` bounds the whole call; after ``start_by`` its first byte
+    may not leave any more.
+    """
 
     model: str
     system: str
@@ -106,6 +118,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     deadline_s: float = 120.0
     params: dict[str, Any] = {}
     output_schema: dict[str, Any] | None = None
+    start_by: datetime | None = None
 
 
 class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

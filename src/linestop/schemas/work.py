@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from linestop.schemas.model import ModelReply, ModelRequest, Price
+from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
 from linestop.schemas.tools import Tier, ToolResult
 
 
@@ -57,6 +57,7 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     cost_max_micros: int
     start_by: datetime
     base_url: str = ""
+    tool_mode: ToolMode = "auto"
     planner: str = "model"
     used_ids: frozenset[str] = frozenset()
     covers_to: int = 0

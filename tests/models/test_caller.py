@@ -1,0 +1,172 @@
+"""The planner's voice: what it sends is what was started and paid for, and nothing leaves too late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from tests.builders import CONTRACTS, OK, Story, agent
+
+from linestop.actors.planner import Planner
+from linestop.models.caller import Caller, Plan
+from linestop.schemas.events import ModelChoice, ModelStarted
+from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolMode
+from linestop.schemas.work import ModelWork
+from linestop.testing.playbook import PlaybookServer, parse_playbook
+
+pytestmark = pytest.mark.anyio
+
+PRICE = Price(input=3_000_000, output=15_000_000)
+BOOK = """
+name = "m"
+tools = "MODE"
+[[step]]
+call = [{tool = "look", args = {q = "order 4711"}}]
+usage = {input = 100, output = 10}
+[[step]]
+say = "Done."
+usage = {input = 200, output = 20}
+"""
+
+
+@asynccontextmanager
+async def _caller(**options: Any) -> AsyncGenerator[Caller]:  # noqa: ANN401 - as the caller takes them
+    caller = Caller(**options)
+    try:
+        yield caller
+    finally:
+        await caller.aclose()
+
+
+def _work(model: str, **changes: Any) -> ModelWork:  # noqa: ANN401 - any field
+    request = ModelRequest(model=model, system="", messages=(Message(role="user", text="Time?"),), deadline_s=5)
+    fields: dict[str, Any] = {
+        "tenant": "acme", "run": "r1", "turn": 1, "attempt": 1, "request": request, "price": PRICE,
+        "cost_max_micros": 1, "start_by": datetime.now(UTC) + timedelta(seconds=30), **changes,
+    }  # fmt: skip
+    return ModelWork(**fields)
+
+
+async def _turn(story: Story, caller: Caller) -> None:
+    """Perform the open model call with real requests, then let the roles go on."""
+    started = story.run.entries[story.open_model() - 1].event
+    assert isinstance(started, ModelStarted)
+    planner = Planner(caller)
+    view = planner.view(story.run, started, story.facts)
+    view = msgspec.structs.replace(view, start_by=datetime.now(UTC) + timedelta(seconds=30))
+    events = [event async for event in planner.perform(view, started)]
+    story.given(*events).quiet()
+    while not story.run.open_attempts and not story.run.done:
+        story.wait(5).quiet()
+
+
+@pytest.mark.parametrize(
+    ("able", "mode", "requests"),
+    [
+        ("native", "auto", 2),
+        ("json_schema", "auto", 3),
+        ("none", "auto", 2),
+        ("native", "native", 2),
+        ("json_schema", "json_schema", 2),
+    ],
+)
+async def test_a_server_gets_exactly_the_requests_that_were_started_and_paid_for(
+    able: str, mode: ToolMode, requests: int
+) -> None:
+    """Finding out what a server can do costs no request that has no start of its own."""
+    price = ModelChoice(model="openai/m", price=PRICE)
+    async with PlaybookServer(parse_playbook(BOOK.replace("MODE", able))) as server, _caller() as caller:
+        tools = tuple(contract for contract in CONTRACTS if contract.name == "look")
+        version = agent(model=price, base_url=f"{server.url}/v1", tool_mode=mode, tools=tools)
+        story = Story(version).opened().quiet()
+        while story.run.open_attempts:
+            await _turn(story, caller)
+            for call in story.run.calls.values():
+                if call.open_attempt:
+                    story.tools(**{call.call: OK})
+        counted = list(server.requests)
+    starts = [entry.event for entry in story.run.entries if isinstance(entry.event, ModelStarted)]
+    assert len(counted) == len(starts) == requests
+    spent = [(100, 10)] * (requests - 1) + [(100, 10) if able == "none" else (200, 20)]
+    assert story.run.spent_micros == sum(3 * fresh + 15 * out for fresh, out in spent)
+    assert story.run.spent_micros <= story.run.held_micros
+    assert all(start.cost_max_micros >= 3 * 200 + 15 * 20 for start in starts)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai", "playbook"])
+async def test_a_call_whose_start_by_has_passed_sends_nothing(provider: str) -> None:
+    """It is free, and it is tried again as a start of its own."""
+    async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
+        late = _work(f"{provider}/m", base_url=server.url, start_by=datetime.now(UTC))
+        with pytest.raises(ModelFailed, match="start_by") as failed:
+            await caller.call(late)
+        assert not server.requests
+        assert (failed.value.kind, failed.value.possibly_billed, failed.value.usage) == ("cancelled", False, None)
+        reply, _ = await caller.call(
+            _work(f"{provider}/m", base_url=server.url.rstrip("/") + ("/v1" if provider == "openai" else ""))
+        )
+    assert reply.text == "x"
+
+
+async def test_the_clock_is_looked_at_when_the_connection_stands() -> None:
+    """Connecting may take longer than the moment in which a call may begin."""
+    got: list[bytes] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    connect = asyncio.get_running_loop().getaddrinfo
+    start_by = datetime.now(UTC) + timedelta(seconds=0.1)
+
+    async def slow(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - the loop's own method
+        await anyio.sleep(max(0.0, (start_by - datetime.now(UTC)).total_seconds()) + 0.01)
+        return await connect(*args, **options)
+
+    asyncio.get_running_loop().getaddrinfo = slow  # type: ignore[method-assign]
+    try:
+        async with _caller() as caller:
+            with pytest.raises(ModelFailed, match="start_by") as failed:
+                await caller.call(_work("playbook/m", base_url=f"http://localhost:{port}", start_by=start_by))
+    finally:
+        del asyncio.get_running_loop().getaddrinfo
+        server.close()
+        await server.wait_closed()
+    assert failed.value.kind == "cancelled"
+    assert got in ([], [b""])
+
+
+ASKED: list[int] = []
+
+
+def plan(messages: tuple[Message, ...]) -> Plan:
+    """A planner that is a function."""
+    ASKED.append(len(messages))
+    return Plan(answer="done")
+
+
+async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
+    """The promise is about starts, whoever performs them."""
+    async with _caller() as caller:
+        name = f"python:{__name__}.plan"
+        with pytest.raises(ModelFailed, match="start_by"):
+            await caller.call(_work("function/plan", planner=name, start_by=datetime.now(UTC)))
+        assert not ASKED
+        reply, _ = await caller.call(_work("function/plan", planner=name))
+    assert isinstance(reply, ModelReply)
+    assert (reply.text, ASKED) == ("done", [1])
+
+
+async def test_the_mode_of_an_agent_does_not_reach_a_fallback_that_has_none() -> None:
+    """JSON-schema mode belongs to OpenAI-compatible servers; a fallback elsewhere must still answer."""
+    async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
+        reply, _ = await caller.call(_work("anthropic/m", base_url=server.url, tool_mode="json_schema"))
+    assert reply.text == "x"
