@@ -14,7 +14,7 @@ from linestop.bus import layout
 from linestop.bus.ports import Append, Delivery, Queue
 from linestop.bus.streams import ConsumerSpec, consumers, role_wakes
 from linestop.schemas import subjects
-from linestop.schemas.limits import TASK_ACK_WAIT_S
+from linestop.schemas.limits import ACK_SOON_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import Rig, ServerRig
@@ -97,7 +97,7 @@ async def test_what_is_acknowledged_does_not_come_again(rig: Rig, tenant: Tenant
     await rig.say(subjects.task(tenant, AGENT), b"once")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).ack()
-        assert await is_quiet(deliveries, tenant, for_s=TASK_ACK_WAIT_S + QUIET_S)
+        assert await is_quiet(deliveries, tenant, for_s=ACK_SOON_S + QUIET_S)
 
 
 async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) -> None:
@@ -109,7 +109,7 @@ async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) 
         second = await next_of(deliveries, tenant)
         assert second.seq == first.seq
         assert second.attempt > first.attempt
-        assert rig.now() - before > timedelta(seconds=TASK_ACK_WAIT_S * 0.9)
+        assert rig.now() - before > timedelta(seconds=ACK_SOON_S * 0.9)
         await second.ack()
 
 
@@ -122,7 +122,7 @@ async def test_a_nak_comes_again_after_its_delay(rig: Rig, tenant: TenantId) -> 
         await first.nak(0.5)
         second = await next_of(deliveries, tenant)
         assert timedelta(seconds=0.45) < rig.now() - before
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=TASK_ACK_WAIT_S)
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_SOON_S)
         assert second.attempt > first.attempt
         await second.ack()
 
@@ -149,7 +149,27 @@ async def test_a_terminated_message_never_comes_again(rig: Rig, tenant: TenantId
     await rig.say(subjects.task(tenant, AGENT), b"poison")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).term("not\r\nJSON")
-        assert await is_quiet(deliveries, tenant, for_s=TASK_ACK_WAIT_S + QUIET_S)
+        assert await is_quiet(deliveries, tenant, for_s=ACK_SOON_S + QUIET_S)
+
+
+async def test_what_is_still_being_handled_does_not_come_again(rig: Rig, tenant: TenantId) -> None:
+    """Until nobody says so any more: then it comes to the next after ack_wait."""
+    await rig.say(subjects.task(tenant, AGENT), b"long")
+    async with pulling(await rig.queue(TASKS)) as deliveries:
+        first = await next_of(deliveries, tenant)
+        again: list[Delivery] = []
+
+        async def hear() -> None:
+            again.append(await next_of(deliveries, tenant))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(hear)
+            for _ in range(4):
+                await anyio.sleep(ACK_SOON_S / 2)
+                await first.in_progress()
+            assert again == []
+        assert again[0].seq == first.seq
+        await again[0].ack()
 
 
 async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: Rig, tenant: TenantId, run: RunId) -> None:
@@ -214,7 +234,7 @@ async def test_what_is_over_the_limit_is_left_for_others(rig: Rig, tenant: Tenan
         held = [await next_of(deliveries, tenant) for _ in range(2)]
         before = rig.now()
         third = await next_of(others, tenant)
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=TASK_ACK_WAIT_S / 2)
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_SOON_S / 2)
         assert third.payload not in {delivery.payload for delivery in held}
         for delivery in (*held, third):
             await delivery.ack()

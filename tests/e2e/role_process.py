@@ -24,7 +24,7 @@ from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.ports import Append, Log
+from linestop.bus.ports import Append, Log, Meanwhile
 from linestop.bus.worker import hold_name, next_incarnation
 from linestop.models.caller import Caller
 from linestop.sandbox.context import Context
@@ -138,19 +138,19 @@ class TriggeredLog:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
         return getattr(self._inner, name)
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Append, with the trigger's crash before or after."""
         trigger = Trigger.of(append.run)
         if trigger is None or not await self._armed(trigger, append):
-            return await self._inner.append(append)
+            return await self._inner.append(append, meanwhile=meanwhile)
         if trigger.when == "after":
-            seq = await self._inner.append(append)
+            seq = await self._inner.append(append, meanwhile=meanwhile)
             self._fire(trigger, append.run)
             return seq
         if trigger.victim != "broker":
             self._fire(trigger, append.run)
-            return await self._inner.append(append)
-        appending = asyncio.ensure_future(self._inner.append(append))
+            return await self._inner.append(append, meanwhile=meanwhile)
+        appending = asyncio.ensure_future(self._inner.append(append, meanwhile=meanwhile))
         # One turn of the loop, so that the request is written and not yet answered.
         await asyncio.sleep(0)
         self._fire(trigger, append.run)
@@ -202,7 +202,7 @@ class SweepingHost(Host):
             super()._start(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         else:
             pumps.start_soon(partial(self._sweep, every=True))
-        self.shell._set_alarms = _no_alarms  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
+        self.shell._alarms.set = _no_alarms  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
 
 
 class _OnlyThese:

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import agent, described
 
-from linestop.bus.ports import Append, HeadMoved, Log
+from linestop.bus.ports import Append, HeadMoved, Log, Meanwhile
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import stop_run
 from linestop.sandbox.context import Context
@@ -180,10 +180,10 @@ class CountingLog:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
         return getattr(self._inner, name)
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Append, and count a refusal."""
         try:
-            return await self._inner.append(append)
+            return await self._inner.append(append, meanwhile=meanwhile)
         except HeadMoved:
             self.refused += 1
             raise

@@ -13,6 +13,7 @@ from tests.sim.evidence import Evidence, RunEvidence
 
 from linestop.actors.opening import task_sha256
 from linestop.schemas.messages import Task
+from linestop.schemas.verify import verify
 
 STOP_BECOMES_EVENT_S = 20.0
 """A stop that a client was told is kept becomes an event this soon after the last fault, if the run still goes on."""
@@ -29,6 +30,7 @@ def everything(evidence: Evidence) -> list[str]:
         wrong += checks_effects.effects(evidence, run)
         wrong += checks_effects.probes(evidence, run)
         wrong += checks_effects.grants(evidence, run)
+        wrong += proof(evidence, run)
     wrong += kept(evidence)
     wrong += checks_money.accounts(evidence)
     wrong += checks_effects.outside(evidence)
@@ -79,6 +81,16 @@ def nothing_starts_after_a_stop(run: RunEvidence) -> list[str]:
         for said in run.said
         if said.name == "started" and said.n > stop.n
     ]
+
+
+def proof(evidence: Evidence, run: RunEvidence) -> list[str]:
+    """P7: the checker that sees only the log, and the agents that were deployed, has nothing against it."""
+    stored = evidence.broker.stream("RUNS").matching(f"runs.{run.tenant}.{run.run}.>")
+    messages = [(message.subject, message.payload, message.seq) for message in stored]
+    versions = evidence.broker.stream("KV_agents").matching("$KV.agents.version.*")
+    texts = {message.subject.rpartition(".")[2]: message.payload for message in versions}
+    found = verify(run.tenant, run.run, messages, texts=texts).problems
+    return [f"P7: event {p.n} of {run.name}: {p.sentence}" for p in found if p.level == "broken"]
 
 
 def kept(evidence: Evidence) -> list[str]:

@@ -19,6 +19,8 @@ import msgspec
 from linestop.actors import approver, executor, judging, words
 from linestop.actors.executor import Executor, finished
 from linestop.bus import act, after, host, spending
+from linestop.bus.cache import CachedRun
+from linestop.bus.deciding import Draft
 from linestop.bus.intake import ControlIntake, TaskIntake
 from linestop.bus.shell import Shell
 from linestop.bus.sweep import Sweep
@@ -90,12 +92,12 @@ def _no_start_by() -> None:
 
 def _said_again() -> None:
     def make(original: Any) -> Any:
-        async def append(self: Any, entry: Any, station: Any, event: Any, cue: Any) -> str:
+        async def append(self: Any, look: Any, draft: Draft) -> Any:
             try:
-                return str(await original(self, entry, station, event, cue))
+                return await original(self, look, draft)
             except Unreachable:
-                await self._refresh(entry)
-                return str(await original(self, entry, station, event, cue))
+                await self._refresh(look.entry)
+                return await original(self, look, Draft(draft.station, draft.event, draft.facts))
 
         return append
 
@@ -104,10 +106,11 @@ def _said_again() -> None:
 
 def _no_compare() -> None:
     def make(original: Any) -> Any:
-        async def append(self: Any, entry: Any, station: Any, event: Any, cue: Any) -> str:
-            head = await station.log.head(entry.run.tenant, entry.run.run)
-            entry.run.head_seq = head.seq if head else 0
-            return str(await original(self, entry, station, event, cue))
+        async def append(self: Any, look: Any, draft: Draft) -> Any:
+            run = look.entry.run
+            head = await draft.station.log.head(run.tenant, run.run)
+            run.head_seq = head.seq if head else 0
+            return await original(self, look, draft)
 
         return append
 
@@ -125,6 +128,13 @@ def _no_reading_after_conflict() -> None:
         return refresh
 
     _wrap(Shell, "_refresh", make)
+
+
+def _refused_kept() -> None:
+    def reset(self: CachedRun) -> None:
+        self.loaded = True
+
+    cast("Any", CachedRun).reset = reset
 
 
 def _unknown_is_failed() -> None:
@@ -290,6 +300,7 @@ PLANTED: dict[str, Planted] = {
     "event said again after a time-out": Planted("ignored: ", _said_again),
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
+    "event kept that was refused": Planted("chain: ", _refused_kept),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
     "takeover before done_by": Planted("P2: ", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
@@ -297,7 +308,7 @@ PLANTED: dict[str, Planted] = {
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
     "no sweep": Planted("liveness: ", _no_sweep),
-    "effect key differs each time": Planted("P", _key_with_call),
+    "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),
     "outcome never published": Planted("outcome: ", _outcome_never),
     "outcome published twice": Planted("outcome: ", _outcome_twice),

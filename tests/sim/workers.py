@@ -17,7 +17,7 @@ from tests.sim.outside import Outside, SimCaller, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 
 from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.ports import Append, Blobs, Log, Publisher, Queue, Shared, StoredMessage, Timers
+from linestop.bus.ports import Append, Blobs, Log, Meanwhile, Publisher, Queue, Shared, StoredMessage, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.schemas.limits import AccountLimits
@@ -70,11 +70,11 @@ class WatchedLog:
         self._process = process
         self._diary = diary
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Append, noting when a start was sent."""
         if append.event == "started":
             self._sight(append.tenant, append.run).sent_s = seconds()
-        return await self._log.append(append)
+        return await self._log.append(append, meanwhile=meanwhile)
 
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False

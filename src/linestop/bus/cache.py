@@ -24,7 +24,7 @@ class CachedRun:
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
         self.run = Run(tenant, run)
-        self.lock = anyio.Lock(fast_acquire=True)
+        self.lock = asyncio.Lock()
         self.loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
         self.timer: asyncio.TimerHandle | None = None

@@ -35,10 +35,6 @@ Check = Callable[[str], tuple[str, ...]]
 """A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
 
 
-FETCHED = frozenset({Reservation, Texts, Findings})
-"""Facts that depend on where a run stands, so that they must be looked for each time."""
-
-
 class FactSource:
     """Fetches what a role needs, and only that. The cheap facts are kept; the log stays the truth."""
 
@@ -63,11 +59,16 @@ class FactSource:
         self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
         self._renew()
 
-    def at_hand(self, run: Run, role: Role, extra: tuple[Any, ...]) -> Facts | None:
+    def at_hand(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
         """The facts for a decision if nothing must be fetched for it, which is the rule."""
-        if extra or run.opened is None or not FETCHED.isdisjoint(role.needs):
+        if extra or run.opened is None:
             return None
-        return self._bases.get(run.opened.agent.digest)
+        base, needs = self._bases.get(run.opened.agent.digest), role.needs
+        if base is None or (Texts in needs and _long_texts(run)):
+            return None
+        if Reservation in needs and self._accounts is not None and wanted(run, now)[1]:
+            return None
+        return None if Findings in needs and self._checks and Stage.CHECK in run.stages() else base
 
     async def gather(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
         """The facts for one decision of ``role`` about ``run``."""
@@ -137,18 +138,7 @@ class FactSource:
         )
 
     async def _texts(self, run: Run) -> dict[str, bytes]:
-        """Long arguments of calls that are to be judged or performed now."""
-        if run.proposal is None:
-            return {}
-        wanted_refs: list[BlobRef] = []
-        for call in run.proposal.calls:
-            texts: list[Text] = []
-            if call.stage is Stage.PENDING:
-                texts.append(call.raw_args)
-            elif call.stage in {Stage.READY, Stage.OPEN, Stage.DOUBT} and call.judged is not None:
-                texts.append(call.judged.args)
-            wanted_refs.extend(text for text in texts if isinstance(text, BlobRef))
-        return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in wanted_refs}
+        return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in _long_texts(run)}
 
     def _findings(self, run: Run) -> dict[int, tuple[str, ...]]:
         calls = run.proposal.calls if run.proposal else []
@@ -157,3 +147,14 @@ class FactSource:
             for call in calls
             if call.stage is Stage.CHECK and call.finished is not None and call.tool in self._checks
         }
+
+
+def _long_texts(run: Run) -> list[BlobRef]:
+    """Long arguments of calls that are to be judged or performed now."""
+    texts: list[Text] = []
+    for call in run.proposal.calls if run.proposal else ():
+        if call.stage is Stage.PENDING:
+            texts.append(call.raw_args)
+        elif call.stage in {Stage.READY, Stage.OPEN, Stage.DOUBT} and call.judged is not None:
+            texts.append(call.judged.args)
+    return [text for text in texts if isinstance(text, BlobRef)]

@@ -9,14 +9,14 @@ Nothing here decides anything. The run log is the only truth; everything else is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import msgspec
 
 from linestop.errors import Conflict
-from linestop.schemas.subjects import RoleName, RunId, TenantId
+from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +52,23 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     headers: dict[str, str] = {}
 
+    @property
+    def subject(self) -> str:
+        """Where it is stored: ``runs.<tenant>.<run>.<role>.<event>.<n>``."""
+        return run_event(self.tenant, self.run, role=self.role, event=self.event, n=self.n)
+
+
+Meanwhile = Callable[[], None]
+"""What to do in the time that an append takes; what it raises, the append raises."""
+
 
 class Log(Protocol):
     """The run log as one credential sees it."""
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Store the event if the run's head is still ``append.head_seq``; return its stream sequence.
+
+        ``meanwhile`` is called, at least once, when the event is on its way and before its answer is there.
 
         A repeated append of the same event returns the sequence of the first. An answer that never comes is
         looked up (by reading the event's own subject) before it is called anything.
@@ -145,6 +156,10 @@ class Delivery(Protocol):
 
     async def ack(self) -> None:
         """Done: do not deliver again."""
+        ...
+
+    async def in_progress(self) -> None:
+        """Still at it: count the time until it is delivered again from now."""
         ...
 
     async def nak(self, delay_s: float) -> None:

@@ -17,25 +17,26 @@ from typing import Any, Self
 
 import anyio
 import anyio.abc
+import msgspec
 import structlog
 
-from linestop.actors.facts import Facts, Word
-from linestop.actors.words import said_stop, spoken
+from linestop.actors.facts import Facts
 from linestop.bus import after
 from linestop.bus.act import Act, part, told
 from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
+from linestop.bus.deciding import Ahead, Deciding, Draft, Look
 from linestop.bus.facts import FactSource
-from linestop.bus.ports import HeadMoved, Publisher, Timers
+from linestop.bus.ports import Append, HeadMoved, Publisher, Timers
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError
-from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, Stopped
+from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, StopMode, Stopped
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId, run_event
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tools import canonical
 from linestop.schemas.turn import NEXT, whose_turn
 
@@ -44,8 +45,10 @@ STEPS_MAX = 64
 """Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
 
 BACKOFF_S = 0.005
+AHEAD_S = 0.05
+"""How long what was decided ahead may be sent; a broker that took longer is asked about a newer moment."""
+
 DRAIN_POLL_S = 0.05
-FRESH = True
 
 
 class Shell:
@@ -61,7 +64,8 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
-        self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
+        self._deciding = Deciding(self.stations, facts, self._bury)
+        self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
@@ -69,7 +73,6 @@ class Shell:
         self._stamper = stamper
         self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._draining = False
 
     async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
@@ -86,30 +89,27 @@ class Shell:
 
     async def drain(self) -> None:
         """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
-        self._draining = True
-        with anyio.move_on_after(self.config.drain_s):
-            while any(entry.performing for entry in self.cache.entries()):  # noqa: ASYNC110 - many entries, one wait
-                await anyio.sleep(DRAIN_POLL_S)
+        self._deciding.starts = False
+        await self._performed()
         for entry in self.cache.entries():
             for scope in entry.performing.values():
                 scope.cancel()
+        await self._performed()
+
+    async def _performed(self) -> None:
+        """Wait until nothing is performed any more, at most ``drain_s``."""
         with anyio.move_on_after(self.config.drain_s):
             while any(entry.performing for entry in self.cache.entries()):  # noqa: ASYNC110 - many entries, one wait
                 await anyio.sleep(DRAIN_POLL_S)
 
     # --- looking at a run ------------------------------------------------------------------------------
 
-    def look_soon(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
-        """Look at a run in the background."""
-        if self._tasks is not None and not self._draining:
-            self._tasks.start_soon(self._look_safely, tenant, run, cue)
+    def look_soon(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False) -> None:
+        """Look at a run in the background; ``fresh`` as in ``look``."""
+        if self._tasks is not None and self._deciding.starts:
+            self._tasks.start_soon(self._look_safely, tenant, run, cue, fresh)
 
-    def look_fresh_soon(self, tenant: TenantId, run: RunId, cue: Cue) -> None:
-        """Look at a run in the background, reading the log first."""
-        if self._tasks is not None and not self._draining:
-            self._tasks.start_soon(self._look_safely, tenant, run, cue, FRESH)
-
-    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool = False) -> None:
+    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
         try:
             await self.look(tenant, run, cue, fresh=fresh)
         except LinestopError as error:
@@ -128,10 +128,10 @@ class Shell:
             async with entry.lock:
                 if not entry.loaded or fresh or cue.n > entry.run.n:
                     await self._refresh(entry, cue.n)
-                await self._drive(entry, cue, facts)
+                await self._drive(Look(entry, cue, facts, set(self.names)))
                 await self._hand_over(entry)
                 self._react_to_stop(entry)
-                await self._set_alarms(entry)
+                await self._alarms.set(entry)
         finally:
             entry.users -= 1
         if entry.run.sealed and not entry.run.facts_after_seal:
@@ -143,7 +143,7 @@ class Shell:
         run, log = entry.run, self.stations[0].log
         try:
             await catch_up(log, run, head_seq=head_seq)
-            if run.n < n_least:
+            if run.n < n_least or run.head_seq < head_seq:
                 await catch_up(log, run, leader=True)
         except LinestopError:
             raise
@@ -151,60 +151,64 @@ class Shell:
             LOG.exception("fold_failed", run=run.run)
             raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
         entry.loaded = True
+        self._react_to_stop(entry)
 
-    def _fold(self, entry: CachedRun, subject: str, payload: bytes, seq: int) -> str:
+    def _fold(self, entry: CachedRun, append: Append) -> str:
+        """Fold an event that is on its way; return why it is ignored, or nothing."""
         try:
-            return entry.run.apply(subject, payload, seq).ignored
+            return entry.run.apply_unstored(append.subject, append.payload).ignored
         except Exception as error:
-            LOG.exception("fold_failed", run=entry.run.run, subject=subject)
-            raise Defect(f"Event {subject} cannot be folded: {error}.") from error
+            LOG.exception("fold_failed", run=append.run, subject=append.subject)
+            raise Defect(f"Event {append.subject} cannot be folded: {error}.") from error
 
-    async def _drive(self, entry: CachedRun, cue: Cue, facts: tuple[Any, ...], *, said: AnyEvent | None = None) -> None:
+    async def _drive(self, look: Look) -> None:
         """Let the roles speak until none has anything to say.
 
-        All roles are asked first, or after ``said`` only those it wakes; then only those that the last event
+        All roles are asked first, or after a result only those it wakes; then only those that the last event
         woke, and who spoke last. That is exactly what wakes roles that live in processes of their own.
         """
-        asked = self._woken_by(entry, said) if said is not None else set(self.names)
         conflicts = 0
         for _ in range(STEPS_MAX):
             try:
-                if not await self._step(entry, cue, facts, asked):
+                draft = await self._next(look)
+                if draft is None:
                     return
+                await self._say(look, draft)
                 conflicts = 0
             except HeadMoved as moved:
                 conflicts += 1
-                if conflicts > APPEND_TRIES_MAX:
+                await self._refresh(look.entry, head_seq=moved.head_seq)
+                if conflicts > APPEND_TRIES_MAX and not look.urgent:
                     return
-                await self._refresh(entry, head_seq=moved.head_seq)
-                asked |= self.names
-                if conflicts > 1:
+                look.asked |= self.names
+                if conflicts > 1 and not look.urgent:
                     await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
 
-    async def _step(self, entry: CachedRun, cue: Cue, extra: tuple[Any, ...], asked: set[RoleName]) -> bool:
-        """Ask the roles in ``asked``; append the first event that one of them decides. False if none did."""
-        run = entry.run
-        now = max(self.config.now(), run.at)
-        if (stop := said_stop(run, extra, now)) is not None:
-            await self._say(entry, self.stations[0], stop, cue=cue, facts=Facts())
-            asked |= self.names
-            return True
-        if spoken(run, cue):
-            extra = tuple(fact for fact in extra if not isinstance(fact, Word))
-        for station in self.stations:
-            if station.role.name not in asked:
-                continue
-            facts = self._facts.at_hand(run, station.role, extra)
-            if facts is None:
-                facts = await self._facts.gather(run, station.role, now, extra)
-            event = self._decide(station, run, cue, facts=facts, now=now)
-            if event is None or (self._draining and isinstance(event, ModelStarted | EffectStarted)):
-                asked.discard(station.role.name)
-                continue
-            await self._say(entry, station, event, cue=cue, facts=facts)
-            asked |= self._woken_by(entry, event)
-            return True
-        return False
+    async def _next(self, look: Look) -> Draft | None:
+        """What comes next: what was decided ahead, if that was just now, else what the roles decide."""
+        ahead, look.ahead = look.ahead, None
+        if ahead is not None:
+            if asyncio.get_running_loop().time() - ahead.at_s <= AHEAD_S and self._deciding.starts:
+                return ahead.draft
+            look.asked |= self.names
+        return await self._deciding.next(look, self._now(look.entry.run))
+
+    def _think_ahead(self, look: Look) -> None:
+        """Decide what comes next as if the event on its way were stored; what needs waiting is left for later."""
+        if look.extra:
+            return
+        run = look.entry.run
+        draft = self._deciding.at_once(look, self._now(run), {})
+        if isinstance(draft, Station):
+            return
+        if draft is not None:
+            if not self._stamper.short(draft.event):
+                return
+            draft.append = self._stamper.stamp_short(run, draft.station.role.name, draft.event, look.cue)
+        look.ahead = Ahead(draft, asyncio.get_running_loop().time())
+
+    def _now(self, run: Run) -> datetime:
+        return max(self.config.now(), run.at)
 
     async def _hand_over(self, entry: CachedRun) -> None:
         """Hint to the role whose turn it is, if it lives elsewhere and the last event does not wake it anyway."""
@@ -217,41 +221,21 @@ class Shell:
         if turn is not None and turn not in self.names and turn not in NEXT.get(wake, ()):
             await self.stations[0].publisher.wake(turn, run.tenant, run.run)
 
-    def _woken_by(self, entry: CachedRun, event: AnyEvent) -> set[RoleName]:
-        """The roles here that ``event``, the last of the run, wakes."""
-        name = NAMES[type(event)]
-        speaker = entry.run.entries[-1].role
-        wake = name if name == "stopped" else f"{speaker}.{name}"
-        return {station.role.name for station in self.stations if wake in station.role.wakes}
-
-    def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
-        if run.blind and not run.done:
-            return None
-        try:
-            return station.role.decide(run, cue, facts, now)
-        except Exception as error:
-            LOG.exception("decide_failed", role=station.role.name, run=run.run)
-            if run.done or run.opened is None:
-                return None
-            why = f"The {station.role.name} failed on this run: {type(error).__name__}."
-            self._bury(station, run, f"{type(error).__name__}: {error}")
-            return stopped(run, by=station.role.name, why=why, code="defect")
-
-    async def _say(self, entry: CachedRun, station: Station, event: AnyEvent, *, cue: Cue, facts: Facts) -> None:
+    async def _say(self, look: Look, draft: Draft) -> None:
         """Append one event, fold it, and do what follows from it."""
+        entry, station, event = look.entry, draft.station, draft.event
         asked_at = asyncio.get_running_loop().time()
-        ignored = await self._append(entry, station, event, cue)
+        ignored, view = await self._append(look, draft)
         run = entry.run
         if ignored:
             self._bury(station, run, f"own event {run.n} was ignored: {ignored}")
-            if not run.done and not isinstance(event, Stopped):
-                why = f"The {station.role.name} said something that is not legal: {ignored}."
-                await self._append(entry, station, stopped(run, by=station.role.name, why=why, code="defect"), cue)
-            else:
+            if run.done or isinstance(event, Stopped):
                 raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
+            why = f"The {station.role.name} said something that is not legal: {ignored}."
+            stop = stopped(run, by=station.role.name, why=why, code="defect")
+            await self._append(look, Draft(station, stop, Facts()))
             return
         if isinstance(event, ModelStarted | EffectStarted) and station.performer is not None:
-            view = station.performer.view(run, event, facts)
             assert self._tasks is not None
             scope = entry.performing[run.n] = anyio.CancelScope()
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
@@ -264,14 +248,40 @@ class Shell:
                 run.tenant, *raised
             )
 
-    async def _append(self, entry: CachedRun, station: Station, event: AnyEvent, cue: Cue) -> str:
-        append = await self._stamper.stamp(entry.run, station.role.name, event, cue)
-        seq = await station.log.append(append)
-        subject = run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
-        ignored = self._fold(entry, subject, append.payload, seq)
+    async def _append(self, look: Look, draft: Draft) -> tuple[str, Any]:
+        """Send one event, and while it is on its way fold it and think ahead.
+
+        Returns why it is ignored (or nothing), and for a start the view of it. Whatever goes wrong, also if the
+        event may be stored: what was folded before it was acknowledged is forgotten.
+        """
+        entry, station, event = look.entry, draft.station, draft.event
+        append = draft.append or await self._stamper.stamp(entry.run, station.role.name, event, look.cue)
+        if append.head_seq != entry.run.head_seq:
+            append = msgspec.structs.replace(append, head_seq=entry.run.head_seq)
+        folded: list[tuple[str, Any]] = []
+
+        def meanwhile() -> None:
+            if folded:
+                return
+            folded.append((self._fold(entry, append), None))
+            if folded[0][0]:
+                return
+            if draft.is_start and station.performer is not None:
+                folded[0] = ("", station.performer.view(entry.run, event, draft.facts))
+            look.asked |= self._deciding.woken_by(append.role, event)
+            self._think_ahead(look)
+
+        try:
+            seq = await station.log.append(append, meanwhile=meanwhile)
+        except BaseException:
+            look.ahead = None
+            entry.reset()
+            raise
+        entry.run.stored(seq)
+        ignored, view = folded[0]
         if self.config.spans is not None and not ignored and (said := entry.run.entries[-1].event) is not None:
             self.config.spans.after(entry.run, said)
-        return ignored
+        return ignored, view
 
     async def say(self, entry: CachedRun, station: Station, event: AnyEvent) -> None:
         """Append an event that no role decided (the sweep's stop); the caller holds the run's lock.
@@ -279,7 +289,7 @@ class Shell:
         Raises:
             HeadMoved: the run moved meanwhile, so there is nothing to be said.
         """
-        await self._append(entry, station, event, Cue(kind="sweep"))
+        await self._append(Look(entry, Cue(kind="sweep")), Draft(station, event, Facts()))
 
     def _publisher(self, role: RoleName) -> Publisher:
         return next((s.publisher for s in self.stations if s.role.name == role), self.stations[0].publisher)
@@ -287,8 +297,9 @@ class Shell:
     async def publish_outcome(self, run: Run) -> None:
         """Publish a sealed run's outcome; publishing it again changes nothing."""
         assert run.sealed is not None
-        agent = after.agent_of(run)
-        await self._publisher("recorder").outcome(run.tenant, agent, run.run, after.outcome(run, run.sealed), {})
+        checkpoint = self.config.signer.checkpoint(run) if self.config.signer is not None else None
+        payload = after.outcome(run, run.sealed, checkpoint)
+        await self._publisher("recorder").outcome(run.tenant, after.agent_of(run), run.run, payload, {})
 
     def _bury(self, station: Station, run: Run, reason: str) -> None:
         letter = canonical({"role": station.role.name, "run": run.run, "n": run.n, "reason": reason})
@@ -330,7 +341,7 @@ class Shell:
         """Whether the start is still the last word: proven by its acknowledgement, else by reading the head."""
         # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
         prompt = asyncio.get_running_loop().time() - act.asked_at <= EFFECT_AFTER_ACK_S
-        if self.config.replicated or not prompt:
+        if self.config.replicated or not prompt or not entry.loaded:
             try:
                 async with entry.lock:
                     await self._refresh(entry)
@@ -348,13 +359,12 @@ class Shell:
                 try:
                     async with entry.lock:
                         await self._refresh(entry)
-                        self._react_to_stop(entry)
                 except LinestopError as error:
                     LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
 
     def _react_to_stop(self, entry: CachedRun) -> None:
         """Cancel what is being performed for a stopped run, unless the stop lets it run out (``drain``)."""
-        if entry.run.stopped is not None and entry.run.stopped.mode != "drain":
+        if entry.run.stopped is not None and entry.run.stopped.mode is not StopMode.DRAIN:
             for scope in entry.performing.values():
                 scope.cancel()
 
@@ -366,25 +376,24 @@ class Shell:
 
     async def _report(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
         """Append a result at whatever head the run has now, unless the log already tells its fate."""
-        cue = Cue(kind="event", n=n)
+        look = Look(entry, Cue(kind="event", n=n))
         for tries in range(APPEND_TRIES_MAX):
             async with entry.lock:
+                if not entry.loaded:
+                    await self._refresh(entry)
                 if told(entry.run, event, n):
                     return
                 try:
-                    ignored = await self._append(entry, station, event, cue)
+                    ignored, _ = await self._append(look, Draft(station, event, Facts()))
                 except HeadMoved as moved:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:
                     if ignored:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
-                    await self._drive(entry, cue, (), said=event)
+                    await self._drive(look)
                     await self._hand_over(entry)
                     self._react_to_stop(entry)
-                    await self._set_alarms(entry)
+                    await self._alarms.set(entry)
                     return
             await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
         raise Defect(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")
-
-    async def _set_alarms(self, entry: CachedRun) -> None:
-        await self._alarms.set(entry)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from uuid import UUID
 
 import msgspec
 
@@ -45,7 +44,8 @@ def uuid7(now: datetime, random_bits: int) -> str:
     """A UUIDv7 from a moment and 74 random bits."""
     millis = int(now.timestamp() * 1_000) & ((1 << 48) - 1)
     high, low = (random_bits >> 62) & 0xFFF, random_bits & ((1 << 62) - 1)
-    return str(UUID(int=(millis << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low))
+    digits = f"{(millis << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def traceparent(tenant: str, run: str, event_id: str) -> str:
@@ -65,15 +65,26 @@ class Stamper:
 
     async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
         """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first."""
+        if self.short(event):
+            return self.stamp_short(run, role, event, cue)
         spilled = await self._spill(run.tenant, event, INLINE_BYTES_MAX)
         if isinstance(event, Proposed | Judged) and len(encode(spilled)) > EVENT_BYTES_MAX:
             # Each of its texts would fit, all of them together do not.
             spilled = await self._spill(run.tenant, event, CROWDED_BYTES_MAX)
+        return self.stamp_short(run, role, spilled, cue)
+
+    @staticmethod
+    def short(event: AnyEvent) -> bool:
+        """Whether its texts, all together, surely need no blob."""
+        return sum(len(text) for text in _texts(event) if isinstance(text, str)) * 4 <= INLINE_BYTES_MAX
+
+    def stamp_short(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
+        """The same for an event that is short, or whose long texts are stored already."""
         now = self._now()
         event_id = uuid7(now, self._chance.getrandbits(74))
         trace = traceparent(run.tenant, run.run, event_id)
         stamped = msgspec.structs.replace(
-            spilled, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
+            event, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
         )
         name = NAMES[type(event)]
         headers = {
@@ -118,3 +129,20 @@ class Stamper:
         if len(data) <= most:
             return text
         return BlobRef(sha256=await self._blobs.put(tenant, data), bytes=len(data), type=kind)
+
+
+def _texts(event: AnyEvent) -> Sequence[Text]:
+    """The texts of an event that may become blobs."""
+    match event:
+        case Proposed():
+            return (event.text, event.blocks, *(call.args for call in event.calls))
+        case Judged():
+            return [call.args for call in event.calls]
+        case Accepted() | Answered():
+            return (event.answer,)
+        case Edited():
+            return (event.args,)
+        case Resolved():
+            return (event.result,)
+        case _:
+            return ()

@@ -7,7 +7,6 @@ clock, no configuration and no guess: two programs that saw the same messages ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -21,6 +20,7 @@ from linestop.schemas.events import (
     Amended,
     AnyEvent,
     Compacted,
+    Denied,
     Held,
     Opened,
     Paused,
@@ -42,8 +42,7 @@ LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """No event counts that claims to be later: a date added to it would leave the calendar and break a reader."""
 
 
-@dataclass(slots=True, frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One message of the run as the fold saw it.
 
     ``n`` is 0 for a void message (not part of the chain). ``ignored`` says why an event of the chain, or a
@@ -103,7 +102,7 @@ class Run:
         self.returned_in_a_row = 0
         self.spend_asked: SpendQuestion | None = None
         self.spend_granted = False
-        self.spend_denied = False
+        self.spend_denied: Denied | None = None
         self.stop_over: Resolved | None = None
         self.context_bytes = 0
         self.wait_s = 0.0
@@ -143,7 +142,7 @@ class Run:
         return self.limits.events_max - EVENTS_RESERVED - self.n
 
     def worked_s(self, now: datetime) -> float:
-        """Seconds since the run opened, without those it spent waiting for a person, an event or a date."""
+        """Seconds since the run opened, without those it waited: for a person, an event, a date, a model in queue."""
         if not self.opened:
             return 0.0
         waiting = (now - self.waiting_since).total_seconds() if self.waiting_since else 0.0
@@ -184,6 +183,18 @@ class Run:
         self.entries.append(entry)
         return entry
 
+    def apply_unstored(self, subject: str, payload: bytes) -> Entry:
+        """Take the run's next event while it is on its way to the log; ``stored`` must follow.
+
+        If it turns out not to be stored there, this ``Run`` must be thrown away: it holds what did not happen.
+        """
+        return self.apply(subject, payload, self.head_seq + 1)
+
+    def stored(self, seq: int) -> None:
+        """The event taken by ``apply_unstored`` is stored, at this sequence."""
+        self.head_seq = seq
+        self.entries[-1] = msgspec.structs.replace(self.entries[-1], seq=seq)
+
     def _void(self, n: int, payload: bytes) -> str:
         """Why this message is not the chain's next event; empty if it is."""
         if n != self.n + 1:
@@ -214,11 +225,12 @@ class Run:
         reason = fold.apply(self, role, self.n, event)
         if reason:
             return reason
-        before, self.at = self.phase, event.at
+        self.at = event.at
         self.phase = fold.phase_of(self)
-        if before is Phase.WAITING and self.waiting_since is not None:
+        if self.waiting_since is not None:
             self.wait_s += (event.at - self.waiting_since).total_seconds()
-        self.waiting_since = event.at if self.phase is Phase.WAITING else None
+        waits = self.phase is Phase.WAITING or fold.waits_for_model(self)
+        self.waiting_since = event.at if waits else None
         return ""
 
 

@@ -19,7 +19,7 @@ from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import FILTERS_MAX, PAGES_MAX, Found, Reader
-from linestop.bus.ports import Append, HeadMoved, StoredMessage
+from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -37,16 +37,14 @@ class JetStreamLog:
         self._forks = forks
         self._reader = Reader(wire, layout.FORKS if forks else layout.RUNS)
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Store the event if the run's head is still the one named; see ``ports.Log``."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
-        subject = self._named(
-            subjects.run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
-        )
+        subject = self._named(append.subject)
         headers = header_block(
             {
                 "Nats-Expected-Last-Subject-Sequence": str(append.head_seq),
@@ -55,7 +53,7 @@ class JetStreamLog:
                 **append.headers,
             }
         )
-        ack = await publish(self._wire, subject, append.payload, headers=headers)
+        ack = await publish(self._wire, subject, append.payload, headers=headers, meanwhile=meanwhile)
         if meaning(ack) == "stored":
             return ack.seq
         return await self._whose(append, subject, ack)

@@ -60,11 +60,14 @@ async def patiently(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s
                 raise
 
 
-async def publish(wire: Wire, subject: str, payload: bytes, *, headers: bytes) -> PubAck:
+async def publish(
+    wire: Wire, subject: str, payload: bytes, *, headers: bytes, meanwhile: Callable[[], None] | None = None
+) -> PubAck:
     """Publish to a stream until it answers: stored, duplicate, superseded, taken, or in flight to the last.
 
     The bytes are the same each time, with their message id and expectation, so that however often they
     arrive they are stored once; a repetition shows as one of the other answers, to be looked up.
+    ``meanwhile`` is called each time the message has left, before its answer is waited for.
 
     Raises:
         Unreachable: no answer came; whether the message is stored is not known.
@@ -75,7 +78,7 @@ async def publish(wire: Wire, subject: str, payload: bytes, *, headers: bytes) -
     in_flight = 0
     while True:
         try:
-            ack = read_ack((await wire.ask(subject, payload, headers=headers)).data)
+            ack = read_ack((await wire.ask(subject, payload, headers=headers, meanwhile=meanwhile)).data)
         except Unreachable as error:
             failure = error
         else:

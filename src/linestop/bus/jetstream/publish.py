@@ -6,8 +6,8 @@ all requests of a connection, answers are handed over inside the read loop, and 
 
 This is the only module that touches the inside of ``nats.aio.client.Client`` (2.16):
 
-- ``_pending`` and ``_pending_data_size``: the buffer that the flusher writes to the socket;
-- ``_flush_queue``: anything put there wakes the flusher, which asks it ``done()`` when it has written;
+- ``_pending``, ``_pending_data_size`` and ``_transport``: the buffer that the client's flusher writes to the
+  socket, handed over here without the flusher's queue and task;
 - ``subscribe(future=...)``: the client calls ``cancelled()`` and ``set_result(msg)`` for each message, at
   once, and never replaces the object, so a sink of our own receives every message without a task.
 
@@ -51,13 +51,6 @@ class NotSent(Unreachable):
     """Raised when there is no connection to write to, so that nothing has left; not when an answer is lost."""
 
 
-class _Written:
-    """What the flusher marks as done; nobody waits for it, so one serves for ever."""
-
-    def done(self) -> bool:
-        return True
-
-
 class _Sink:
     """Stands where the client expects a future and receives every message of a subscription."""
 
@@ -97,7 +90,7 @@ class Wire:
         self._counter = 0
         self._inbox = self._nc.new_inbox()
         self._token_at = len(self._inbox) + 1
-        self._written = cast("asyncio.Future[None]", _Written())
+        self._flushing = False
         self._restored = asyncio.Event()
         self._hooks: list[_Hooks] = []
 
@@ -153,8 +146,11 @@ class Wire:
         *,
         headers: bytes = NO_HEADERS,
         timeout_s: float = ANSWER_WITHIN_S,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Msg:
         """Send a request and return its one answer. ``headers`` come from ``header_block``.
+
+        ``meanwhile`` is called when the request has left and before its answer is waited for.
 
         Raises:
             NoResponders: nobody listens there.
@@ -164,7 +160,7 @@ class Wire:
             PermissionDenied: the broker refuses this subject to this credential.
         """
         request = _Request(subject, asyncio.get_running_loop().create_future(), many=False)
-        return await self._exchange(request, payload, headers=headers, timeout_s=timeout_s)
+        return await self._exchange(request, payload, headers=headers, timeout_s=timeout_s, meanwhile=meanwhile)
 
     async def ask_many(
         self, subject: str, payload: bytes, *, timeout_s: float = ANSWER_WITHIN_S
@@ -179,7 +175,15 @@ class Wire:
         if self._nc.is_connected:
             self._write(subject, payload, reply=reply, headers=headers)
 
-    async def _exchange(self, request: _Request, payload: bytes, *, headers: bytes, timeout_s: float) -> Msg:
+    async def _exchange(
+        self,
+        request: _Request,
+        payload: bytes,
+        *,
+        headers: bytes,
+        timeout_s: float,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Msg:
         nc = self._nc
         if not nc.is_connected:
             raise NotSent("The broker is not connected; try again when the connection is back.")
@@ -195,6 +199,10 @@ class Wire:
         timer = asyncio.get_running_loop().call_later(timeout_s, _expire, request, timeout_s)
         try:
             self._write(request.subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            if meanwhile is not None:
+                # One turn of the loop, in which what was written leaves.
+                await asyncio.sleep(0)
+                meanwhile()
             answer = await request.future
         finally:
             timer.cancel()
@@ -213,11 +221,20 @@ class Wire:
         nc = self._nc
         nc._pending.append(command)
         nc._pending_data_size += len(command)
-        queue = nc._flush_queue
-        # The flusher writes everything that is pending, so one call in the queue is enough for all that is
-        # written in the same turn of the loop: that is where batching comes from.
-        if queue is not None and queue.empty():
-            queue.put_nowait(self._written)
+        # What is written in one turn of the loop leaves together in the next: that is where batching comes from.
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Hand what is pending to the socket, as the client's flusher does, but without its queue and task."""
+        self._flushing = False
+        nc = self._nc
+        if nc._pending and nc.is_connected and nc._transport is not None:
+            pending, nc._pending, nc._pending_data_size = nc._pending, [], 0
+            # A transport that is closing refuses; the read loop notices the loss and tells who waits.
+            with contextlib.suppress(OSError, RuntimeError):
+                nc._transport.writelines(pending)
 
     def _receive(self, msg: Msg) -> None:
         request = self._requests.get(msg.subject[self._token_at :])

@@ -86,6 +86,10 @@ class JetStreamDelivery:
         """Done: do not deliver again."""
         self._answer(b"+ACK")
 
+    async def in_progress(self) -> None:
+        """Still at it: count the time until it is delivered again from now."""
+        self._pull.keep(self, self._msg.reply)
+
     async def nak(self, delay_s: float) -> None:
         """Our own failure: deliver again after this long."""
         if delay_s <= 0:
@@ -149,6 +153,12 @@ class _Pull:
     def take(self, delivery: JetStreamDelivery) -> None:
         """Count a delivery as handed out."""
         self._unsettled[delivery.seq] = _now()
+
+    def keep(self, delivery: JetStreamDelivery, reply: str) -> None:
+        """Tell the server that a delivery is being handled, if it still counts as handed out."""
+        if delivery.seq in self._unsettled:
+            self.take(delivery)
+            self._wire.send(reply, b"+WPI")
 
     def settle(self, seq: int, verdict: bytes, reply: str) -> None:
         """Tell the server what became of a delivery. What is lost on the way is delivered again."""

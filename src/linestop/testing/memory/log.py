@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
-from linestop.bus.ports import Append, HeadMoved, StoredMessage
+from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -26,21 +26,21 @@ class MemoryLog:
         self._roles = roles
         self._forks = forks
 
-    async def append(self, append: Append) -> int:
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Store the event if the run's head is still the one named."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
-        subject = self._named(
-            subjects.run_event(append.tenant, append.run, role=append.role, event=append.event, n=append.n)
-        )
+        subject = self._named(append.subject)
         # Refuses, as the wire would, what cannot be a header; the bytes are of no use here.
         header_block({"Nats-Msg-Id": append.event_id, **append.headers})
         async with around(self._faults, "log.append"):
             if append.role not in self._roles:
                 raise PermissionDenied(f"This credential may not publish on {subject}; use its role's own.")
+            if meanwhile is not None:
+                meanwhile()
             return self._store(append, subject)
 
     async def load(

@@ -76,6 +76,11 @@ class MemoryConsumer:
             self._later(seq, delay_s)
             self.notify()
 
+    def keep(self, seq: int, attempt: int) -> None:
+        """Count the time until it is delivered again from now."""
+        if seq in self._unsettled and self._attempts[seq] == attempt:
+            self._later(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+
     def notify(self) -> None:
         """Wake every loop that waits for a change."""
         changed, self.changed = self.changed, asyncio.Event()
@@ -136,6 +141,11 @@ class MemoryDelivery:
         """Done: do not deliver again."""
         if await self._arrives("queue.ack"):
             self._consumer.settle(self.seq)
+
+    async def in_progress(self) -> None:
+        """Still at it: count the time until it is delivered again from now."""
+        if await self._arrives("queue.in_progress"):
+            self._consumer.keep(self.seq, self.attempt)
 
     async def nak(self, delay_s: float) -> None:
         """Our own failure: deliver again after this long."""

@@ -1,0 +1,137 @@
+"""Asking the roles of a process what comes next in a run.
+
+Nothing here waits, so it can be done while the event before is still on its way to the broker. What is decided
+then is sent only when that event is stored; if it was not, the decision is forgotten with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from linestop.actors.facts import Facts, Word
+from linestop.actors.words import said_stop, spoken, stop_asked
+from linestop.bus.cache import CachedRun
+from linestop.bus.facts import FactSource
+from linestop.bus.ports import Append
+from linestop.bus.station import Station
+from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+
+LOG = structlog.get_logger("linestop.shell")
+
+Bury = Callable[[Station, Run, str], None]
+"""Called with what could not be handled, and why."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a role says next. ``append`` is made where that needs no waiting."""
+
+    station: Station
+    event: AnyEvent
+    facts: Facts
+    append: Append | None = None
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the start of a model call or of tool calls."""
+        return isinstance(self.event, ModelStarted | EffectStarted)
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What was decided while the event before was on its way, and when (seconds of the loop's clock)."""
+
+    draft: Draft | None
+    at_s: float
+
+
+@dataclass(slots=True)
+class Look:
+    """One look at a run, under its lock: what woke it, what that brought along, and who is still to be asked."""
+
+    entry: CachedRun
+    cue: Cue
+    extra: tuple[Any, ...] = ()
+    asked: set[RoleName] = field(default_factory=set[RoleName])
+    ahead: Ahead | None = None
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it brings a stop: that gives way to nobody, and tries again at once as often as there are steps."""
+        return stop_asked(self.extra)
+
+
+class Deciding:
+    """The roles of one process, asked in their order. ``starts`` False means that nothing may be started."""
+
+    def __init__(self, stations: Sequence[Station], facts: FactSource, bury: Bury) -> None:
+        self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
+        self.starts = True
+        self._stations = stations
+        self._facts = facts
+        self._bury = bury
+        self._woken: dict[str, frozenset[RoleName]] = {}
+
+    def woken_by(self, role: RoleName, event: AnyEvent) -> frozenset[RoleName]:
+        """The roles here that look at a run when ``role`` has said ``event``."""
+        name = NAMES[type(event)]
+        wake = name if isinstance(event, Stopped) else f"{role}.{name}"
+        found = self._woken.get(wake)
+        if found is None:
+            names: set[RoleName] = {station.role.name for station in self._stations if wake in station.role.wakes}
+            found = self._woken[wake] = frozenset(names)
+        return found
+
+    async def next(self, look: Look, now: datetime) -> Draft | None:
+        """What comes next, fetching the facts that it takes; None if no role has anything to say."""
+        fetched: dict[RoleName, Facts] = {}
+        while isinstance(found := self.at_once(look, now, fetched), Station):
+            fetched[found.role.name] = await self._facts.gather(look.entry.run, found.role, now, look.extra)
+        return found
+
+    def at_once(self, look: Look, now: datetime, fetched: dict[RoleName, Facts]) -> Draft | Station | None:
+        """What comes next, or the station whose facts must be fetched before it can be said.
+
+        Roles that have nothing to say are taken out of ``look.asked``.
+        """
+        run, extra = look.entry.run, look.extra
+        if extra:
+            if (stop := said_stop(run, extra, now)) is not None:
+                return Draft(self._stations[0], stop, Facts())
+            if spoken(run, look.cue):
+                look.extra = extra = tuple(fact for fact in extra if not isinstance(fact, Word))
+        for station in self._stations:
+            role = station.role
+            if role.name not in look.asked:
+                continue
+            facts = fetched.get(role.name) or self._facts.at_hand(run, role, now, extra)
+            if facts is None:
+                return station
+            event = self._decide(station, run, look.cue, facts=facts, now=now)
+            if event is not None:
+                draft = Draft(station, event, facts)
+                if self.starts or not draft.is_start:
+                    return draft
+            look.asked.discard(role.name)
+        return None
+
+    def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
+        if run.blind and not run.done:
+            return None
+        try:
+            return station.role.decide(run, cue, facts, now)
+        except Exception as error:
+            LOG.exception("decide_failed", role=station.role.name, run=run.run)
+            if run.done or run.opened is None:
+                return None
+            self._bury(station, run, f"{type(error).__name__}: {error}")
+            why = f"The {station.role.name} failed on this run: {type(error).__name__}."
+            return stopped(run, by=station.role.name, why=why, code="defect")
