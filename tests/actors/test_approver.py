@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
-from tests.builders import TASK, Story, agent, at_gate, at_work, call, refusal, reply
+from tests.builders import SPARE, TASK, Story, agent, at_gate, at_work, call, contract, refusal, reply
 
 from linestop.schemas.events import (
     Asked,
@@ -15,12 +16,15 @@ from linestop.schemas.events import (
     EffectStarted,
     Granted,
     Judged,
+    ModelStarted,
     Policy,
     Resolved,
     Sealed,
     Stopped,
 )
+from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Task
+from linestop.schemas.model import ModelFailed
 from linestop.schemas.tools import ToolResult
 
 UNKNOWN = ToolResult(outcome="unknown")
@@ -74,6 +78,35 @@ def test_a_policy_may_switch_the_provenance_gate_off() -> None:
     """``provenance = false`` leaves the tool to ``clear`` alone."""
     loose = agent(policy=Policy(clear=("p*",), provenance=False))
     assert at_work(call("pay", STRANGE), version=loose).last(Cleared).calls[0].rule == "policy:clear"
+
+
+@pytest.mark.parametrize(
+    ("tool", "rule"),
+    [("pay", "fallback"), ("look", "tier:read"), ("note", "tier:reversible"), ("drop", "tier:destructive")],
+)
+def test_what_a_fallback_proposes_above_reversible_needs_a_person_whatever_policy_clears(tool: str, rule: str) -> None:
+    """A policy trusts the model that the agent names; who stands in for it has not earned that."""
+    version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
+    story = Story(version).opened().quiet().model(ModelFailed("availability", "down"))
+    assert story.model(reply(call(tool, KNOWN))).last(ModelStarted).fallback_of
+    needs_person = rule in {"fallback", "tier:destructive"}
+    assert (story.last(Asked) if needs_person else story.last(Cleared)).calls[0].rule == rule
+
+
+def test_what_the_first_model_proposes_after_a_fallback_is_cleared_by_policy() -> None:
+    """Only the answer that the fallback gave is concerned, not the rest of the run."""
+    version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
+    story = Story(version).opened().quiet().model(ModelFailed("availability", "down")).model(reply(call("look")))
+    story.tools(look=ToolResult(outcome="succeeded", value=1)).model(reply(call("pay", KNOWN)))
+    assert story.last(Cleared).calls[0].rule == "policy:clear"
+
+
+def test_a_dry_run_of_a_fallback_needs_nobody() -> None:
+    """Nothing is done, so there is nothing to agree to."""
+    version = agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})
+    story = Story(version, task=Task(text=TASK, dry_run=True)).opened().quiet()
+    story.model(ModelFailed("availability", "down")).model(reply(call("pay", KNOWN)))
+    assert story.last(Cleared).calls[0].rule == "dry-run"
 
 
 def test_no_policy_clears_a_destructive_call() -> None:
@@ -194,7 +227,7 @@ def test_denied_spending_ends_the_run() -> None:
     """Nothing starts between the denial and the stop."""
     story = frugal().word("deny", why="no").said()
     story.when("planner").silent()
-    story.when("approver").then(Stopped, code="denied")
+    story.when("approver").then(Stopped, code="denied", why="Going on spending was denied by bob: no")
     assert story.quiet().last(Sealed).status == "denied"
 
 
@@ -207,6 +240,8 @@ def test_unanswered_spending_is_denied() -> None:
     assert "expired" in refusal(story, "approve")
     assert "expired" in story.tell("approver", granted).ignored
     story.when("approver").then(Denied, call="", by="timer")
+    story.when("approver").then(Stopped, code="expired")
+    assert (story.quiet().last(Sealed).status, story.last(Sealed).cause) == ("expired", "person")
 
 
 def test_only_those_who_may_decide_decide_about_spending() -> None:
@@ -233,3 +268,13 @@ def test_spending_nobody_asked_about_cannot_be_approved() -> None:
     assert "Name the call" in refusal(at_work(call("pay")), "approve")
     assert at_work(call("pay")).tell("approver", Granted(call="", by="b")).ignored == "nobody asked about spending"
     assert at_work(call("pay")).tell("approver", Denied(call="", by="b")).ignored == "nobody asked about spending"
+
+
+def test_a_question_for_ever_ends_with_the_run() -> None:
+    """The model says how long it would wait; the run's own limit bounds it, whatever number that is."""
+    endless = contract("ask.person", kind="wait", parameters={"type": "object"})
+    asking = call("ask.person", '{"question":"which?","timeout_s":1e300}')
+    story = at_work(asking, version=agent(tools=(endless,)))
+    question = story.last(Asked).question
+    assert question is not None
+    assert question.expires_at == story.now + timedelta(days=30)

@@ -241,7 +241,9 @@ def test_long_arguments_are_read_from_their_blob() -> None:
     story = Story().opened().quiet()
     ref = BlobRef(sha256="a" * 64, bytes=40_000)
     story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
-    verdict = JudgedCall(call="c", tool="look", verdict="pass", args=ref, args_sha256="b", effect_key="k", tier="read")
+    verdict = JudgedCall(
+        call="c", tool="look", verdict="pass", args=ref, args_sha256=ref.sha256, effect_key="k", tier="read"
+    )
     story.given(Judged(proposal_n=story.run.n, calls=(verdict,))).quiet()
     works = story.executor.view(story.run, started(story), story.facts.with_(Texts(by_sha256={"a" * 64: b"{}"})))
     assert works[0].args == b"{}"

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.builders import NOW, TASK, Story, agent
+from tests.builders import NOW, TASK, Story, agent, contract
 
 from linestop.actors.facts import (
     CurrentAgent,
@@ -65,6 +65,20 @@ def test_a_tasks_scope_narrows_the_tools() -> None:
     assert empty.tools == ()
 
 
+@pytest.mark.parametrize(
+    ("scopes", "tools"),
+    [(None, ["look", "pay"]), ((), ["look"]), (("bank:read",), ["look"]), (("bank:*",), ["look", "pay"])],
+)
+def test_a_tool_that_needs_a_scope_which_the_agent_lacks_is_not_granted(
+    scopes: tuple[str, ...] | None, tools: list[str]
+) -> None:
+    """However the version was written, what it grants is decided when the run opens."""
+    known = (contract("look"), contract("pay", scopes=("bank:pay",)))
+    said = door(version=agent(tools=known, scopes=scopes))
+    assert isinstance(said, Opened)
+    assert [tool.name for tool in said.tools] == tools
+
+
 def test_a_tool_whose_door_is_closed_is_not_granted() -> None:
     """And the run remembers which revision of the doors it saw."""
     said = door(None, Doors(revision=4, closed=frozenset({"tool:pay"})))
@@ -98,6 +112,15 @@ def test_a_task_that_is_not_sane_is_refused_with_what_to_change(task: Task, code
     got, sentence = refused(task)
     assert got == code
     assert part in sentence
+
+
+def test_an_agent_that_was_deployed_with_an_endless_limit_gets_no_runs() -> None:
+    """Limits that lead out of the calendar are refused at the door, with the limit's name and bound."""
+    version = agent(limits={"run_max_s": 10**18})
+    story = Story(version)
+    story.when("validator", Incoming(agent="desk", sha256="s", task=story.task), CurrentAgent(version=version))
+    event = story.then(Refused, code="bad_limits")
+    assert "limits.run_max_s: 1e+18 is not between 0 and 2,592,000" in event.sentence
 
 
 def test_a_task_of_exactly_the_longest_text_is_let_in() -> None:

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import OK, SPARE, WORKER, Story, agent, at_work, call, reply
+from tests.builders import NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
-from linestop.actors.facts import Doors, PinnedAgent, Worker
+from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
 from linestop.actors.planner import CALL_ID_CHARS_MAX
+from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import (
+    Held,
     ModelFailedEvent,
     ModelStarted,
     Proposed,
@@ -20,7 +22,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.model import FailureClass, ModelFailed, ToolCall, Usage
-from linestop.schemas.next_start import QUEUE_RETRY_S, NextStart, next_start
+from linestop.schemas.next_start import Exhausted, NextStart, next_start, worked_out
 
 LONG = {"wall_s": 100_000}
 DOWN = ModelFailed("availability", "connection refused")
@@ -29,6 +31,13 @@ DOWN = ModelFailed("availability", "connection refused")
 def thinking(**limits: object) -> Story:
     """A run whose first model call is under way."""
     return Story(agent(limits=limits)).opened().quiet()
+
+
+def next_cost(story: Story) -> int:
+    """What the run's next start may cost."""
+    start = next_start(story.run, story.now)
+    assert isinstance(start, NextStart)
+    return start.cost_max_micros
 
 
 def retried(story: Story, seconds: float) -> ModelStarted:
@@ -44,7 +53,7 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
     event = story.when("planner").then(ModelStarted, turn=1, attempt=1, worker=WORKER, model="playbook/large")
     assert event.cost_max_micros == start.cost_max_micros > 0
     assert event.start_by == story.now + timedelta(seconds=START_WITHIN_S)
-    assert event.done_by == event.start_by + timedelta(seconds=120 + 5)
+    assert event.done_by == story.now + timedelta(seconds=120)
     assert event.prompt_sha256 == story.planner.view(story.run, event, story.facts).prompt_sha256 != ""
 
 
@@ -197,13 +206,82 @@ def test_an_agent_that_does_not_fall_back_ends_as_it_says(choice: str, code: str
     assert Story(version).opened().quiet().model(DOWN).last(Stopped).code == code
 
 
-def test_an_agent_that_queues_asks_again_every_minute() -> None:
-    """``on_model_down = queue``: the run waits until a model answers, or its time is over."""
-    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0, **LONG})).opened().quiet()
-    for attempt in range(2, 6):
-        story.model(DOWN).wait(QUEUE_RETRY_S - 1).when("planner").silent()
+def test_an_agent_that_queues_asks_again_until_a_model_answers() -> None:
+    """``on_model_down = queue``: after a minute, then after twice as long each time, at most after an hour."""
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).opened().quiet()
+    for attempt, pause_s in enumerate((60, 120, 240, 480, 960, 1_920, 3_600, 3_600), 2):
+        story.model(DOWN).wait(pause_s - 1).when("planner").silent()
         assert retried(story, 1).attempt == attempt
     assert story.model(reply()).last(Sealed).status == "completed"
+
+
+def test_time_in_which_a_model_is_queued_for_is_no_work() -> None:
+    """The wall time counts work: neither the pauses nor the attempts that find nobody are any."""
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).opened().quiet()
+    story.wait(30).model(DOWN)
+    assert story.run.worked_s(story.now) == 30
+    story.wait(60).quiet().wait(100)
+    assert story.run.phase == "thinking"
+    assert story.run.worked_s(story.now) == 30
+    assert "wall" not in {deadline.name for deadline in deadlines(story.run, story.now)}
+    story.model(DOWN).wait(120).quiet().wait(50).model(reply(call("look")))
+    assert story.run.worked_s(story.now) == 30
+    story.wait(10)
+    assert story.run.worked_s(story.now) == 40
+
+
+def test_the_retries_before_queueing_are_work() -> None:
+    """Only what comes after them is a wait."""
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 1})).opened().quiet()
+    story.wait(20).model(DOWN).wait(5).quiet().model(DOWN)
+    assert story.run.worked_s(story.now + timedelta(hours=1)) == 25
+
+
+def test_no_call_outlives_the_time_of_its_run() -> None:
+    """What a lost call leaves open is over with the run's wall time, and what it may take is what is left of it."""
+    story = at_work(call("look")).wait(100).tools(look=OK)
+    event = story.last(ModelStarted)
+    assert event.done_by == NOW + timedelta(seconds=120)
+    assert story.planner.view(story.run, event, story.facts).request.deadline_s == 20
+    short = Story(agent(limits={"wall_s": 3})).opened().quiet()
+    assert short.planner.view(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 5
+
+
+def test_a_run_without_time_starts_no_model_and_says_so() -> None:
+    """A call that was lost is not repeated when the run's wall time is used up; the code says why."""
+    story = Story().opened().quiet().wait(120)
+    found = next_start(story.run, story.now, "other#1")
+    assert isinstance(found, Exhausted)
+    assert (found.code, found.why) == ("deadline", worked_out(120))
+    story.when("planner").then(Stopped, code="deadline", why=worked_out(120))
+    sealed = story.quiet().last(Sealed)
+    assert (sealed.status, sealed.cause) == ("failed", "timeout")
+    assert story.run.spent_micros == story.last(ModelStarted).cost_max_micros
+
+
+def test_a_restarted_worker_need_not_wait_for_the_dead_ones_end_though_its_retry_is_not_held_for() -> None:
+    """It says that the call was lost, so budget sees the next attempt and holds for it, long before ``done_by``."""
+    cost = next_cost(Story().opened())
+    story = Story(agent(limits={"cost_max_micros": 3 * cost})).opened()
+    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).quiet()
+    assert story.run.available_micros == 0
+    next_life = Worker(id="w#2")
+    story.facts = Facts(PinnedAgent(version=story.version), next_life)
+    story.wait(1).when("planner").then(ModelFailedEvent, kind="unknown", possibly_billed=True, charged_micros=cost)
+    story.when("budget").then(Held)
+    again = story.wait(2).when("planner").then(ModelStarted, attempt=2, worker="w#2")
+    assert again.done_by > story.now
+    assert story.now - NOW < timedelta(seconds=5)
+
+
+def test_a_call_of_a_living_worker_is_not_called_lost() -> None:
+    """Another worker, or the same incarnation, leaves it alone until its end."""
+    cost = next_cost(Story().opened())
+    story = Story().opened()
+    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).quiet()
+    for worker in (WORKER, "v#9"):
+        story.facts = Facts(PinnedAgent(version=story.version), Worker(id=worker))
+        story.when("planner").silent()
 
 
 def test_a_later_incarnation_takes_over_at_once() -> None:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
-from tests.builders import OK, Story, at_work, call, reply
+from tests.builders import OK, Story, agent, at_work, call, reply
 
-from linestop.schemas.events import Amended, Finished, Opened, OpenStart, Refused, Sealed, StopCode, Stopped
-from linestop.schemas.stops import CAUSE, STATUS
+from linestop.bus.after import outcome
+from linestop.schemas.events import (
+    Amended,
+    EffectStarted,
+    Finished,
+    Opened,
+    OpenStart,
+    Refused,
+    Sealed,
+    StartedCall,
+    StopCode,
+    Stopped,
+    encode,
+)
+from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.messages import FIELD_CHARS_MAX
+from linestop.schemas.stops import CAUSE, STATUS, stopped
 from linestop.schemas.tools import ToolResult
+from linestop.schemas.verify import verify
+
+ROUNDS, CALLS = 8, 50
+"""More calls than a receipt has room for."""
+
+ENVELOPE_BYTES = 1_024
 
 
 def test_a_completed_run_is_sealed_with_answer_receipt_and_totals() -> None:
@@ -78,6 +101,36 @@ def test_a_stopped_run_lists_the_fate_of_every_call() -> None:
     assert story.run.phase == "sealed"
     fates = {fate.call: fate.fate for fate in story.last(Sealed).receipt}
     assert fates == {"look": "done", "note": "failed", "pay": "unknown", "drop": "not_started"}
+
+
+def test_a_receipt_of_any_number_of_calls_fits_into_the_seal_and_the_outcome() -> None:
+    """It keeps what a person must look into, and says how many calls it leaves to the log."""
+    most = {"calls_max": ROUNDS * CALLS, "calls_per_tool_max": ROUNDS * CALLS, "proposal_calls_max": CALLS}
+    story = Story(agent(limits={**most, "tokens_max": 10**9, "cost_max_micros": 10**9})).opened().quiet()
+    started: tuple[StartedCall, ...] = ()
+    for turn in range(ROUNDS):
+        ids = [f"{turn}-{n}".rjust(64, "c") for n in range(CALLS)]
+        story.model(reply(*(call("look", f'{{"q":"{name}"}}', id=name) for name in ids)))
+        started = story.last(EffectStarted).calls
+        done = started if turn < ROUNDS - 1 else started[:-2]
+        story.given(*(Finished(call=c.call, attempt=1, outcome="succeeded", result="1") for c in done)).quiet()
+    story.given(stopped(story.run, by="bob", why="\x01" * 2_000), by="operator")
+    story.given(*(Finished(call=line.call, attempt=1, outcome="unknown") for line in started[-2:])).quiet()
+    sealed = story.last(Sealed)
+    assert sealed.receipt_omits == ROUNDS * CALLS - len(sealed.receipt) > 0
+    assert [fate.call for fate in sealed.receipt if fate.fate == "unknown"] == [line.call for line in started[-2:]]
+    assert len(encode(sealed)) <= MESSAGE_BYTES_MAX - ENVELOPE_BYTES
+    # A run with an answer was not stopped.
+    worst = msgspec.structs.replace(sealed, status="completed", why="", answer="\x01" * INLINE_BYTES_MAX)
+    story.run.sealed = worst
+    assert story.run.opened is not None
+    named = msgspec.structs.replace(story.run.opened.task, key="\x01" * FIELD_CHARS_MAX)
+    story.run.opened = msgspec.structs.replace(story.run.opened, task=named)
+    assert len(encode(worst)) <= MESSAGE_BYTES_MAX - ENVELOPE_BYTES
+    assert len(outcome(story.run, worst)) <= MESSAGE_BYTES_MAX
+    assert json.loads(outcome(story.run, worst))["receipt_omits"] == sealed.receipt_omits
+    messages = [(subject, payload, seq) for subject, payload, seq in story.messages]
+    assert verify(story.run.tenant, story.run.run, messages).problems == ()
 
 
 def test_a_fact_after_the_seal_is_amended_once() -> None:

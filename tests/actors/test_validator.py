@@ -106,6 +106,18 @@ def test_an_answer_is_returned_at_most_three_times() -> None:
     assert stop(story) == ("limit", "returned_max", 4, 3)
 
 
+def test_work_between_two_answers_begins_a_new_row_of_returns() -> None:
+    """``returned_max`` counts answers in a row: a model that goes and looks has listened."""
+    story = Story(agent(output_schema=SCHEMA, limits={"turns_max": 20})).opened().quiet()
+    for index in range(4):
+        story.model(reply(text="no")).model(reply(call("look", f'{{"amount":{index}}}', id=f"c{index}")))
+        story.tools(**{f"c{index}": OK})
+        assert story.last(Returned).returned_in_a_row == 1
+    assert story.run.stopped is None
+    story.model(reply(text="no")).model(reply(text="no"))
+    assert story.last(Returned).returned_in_a_row == 2
+
+
 def test_an_empty_or_endless_answer_is_returned() -> None:
     """An answer is a text that fits into an event."""
     story = Story().opened().quiet()

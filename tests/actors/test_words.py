@@ -9,6 +9,7 @@ import pytest
 from tests.builders import OK, Story, agent, at_work, call, refusal, reply
 
 from linestop.actors.facts import Word
+from linestop.actors.words import objection
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -21,14 +22,19 @@ from linestop.schemas.events import (
     Paused,
     Policy,
     Question,
+    Resolved,
     Resumed,
+    Sealed,
+    StopMode,
     Stopped,
 )
 from linestop.schemas.messages import Control, Verb
+from linestop.schemas.tools import ToolResult
 
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
 KNOWN = '{"q":"ann@example.com","amount":25}'
 STRANGE = '{"q":"eve@example.org"}'
+UNKNOWN = ToolResult(outcome="unknown")
 
 
 def test_an_approval_names_what_was_shown() -> None:
@@ -122,12 +128,34 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
     line = story.last(Asked).calls[0]
     shown: dict[str, Any] = {"args_sha256": line.args_sha256, "contract_digest": line.contract_digest}
     assert "must be signed" in refusal(story, "approve", call="pay", must_sign=True)
-    assert "sign what was shown" in refusal(story, "approve", call="pay", must_sign=True, signer="eva")
-    assert not refusal(story, "approve", call="pay", must_sign=True, signer="eva", **shown)
-    said = Word(
-        verb="approve", control=Control(by="mallory", call="pay", **shown), signer="eva", signature_required=True
-    )
+    assert "sign what was shown" in refusal(story, "approve", by="eva", call="pay", must_sign=True, signer="eva")
+    signed = {"signature": "ab", **shown}
+    assert "in the name of 'bob'" in refusal(story, "approve", call="pay", must_sign=True, signer="eva", **signed)
+    said = Word(verb="approve", control=Control(call="pay", **shown), signer="eva", signature_required=True)
     story.when("approver", said).then(Granted, by="eva")
+
+
+def test_a_signed_word_counts_once() -> None:
+    """Whoever overheard "do it again" cannot have an effect done once more by repeating it."""
+    story = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    control = Control(by="eva", call="pay", action="retry", signature="ab", key_id="eva")
+    said = Word(verb="resolve", control=control, signer="eva", signature_required=True)
+    story.when("approver", said).then(Resolved, nonce="", by="eva", signature="ab")
+    story.quiet().tools(pay=UNKNOWN)
+    assert story.stage("pay") == "asked"
+    assert "was said before" in objection(story.run, said, story.now)
+    story.when("approver", said).silent()
+
+
+def test_a_doubt_is_resolved_by_those_who_may_decide() -> None:
+    """Doing an effect again is a decision like the first, about the same arguments and in its time."""
+    story = at_work(call("pay"), version=agent(policy=Policy(deciders=("eva",))))
+    story.word("approve", by="eva", call="pay").said().quiet().tools(pay=UNKNOWN)
+    assert "may not decide about 'pay'; eva may" in refusal(story, "resolve", by="bob", call="pay", action="retry")
+    fields: dict[str, Any] = {"by": "eva", "call": "pay", "action": "retry"}
+    assert "not those that were shown" in refusal(story, "resolve", args_sha256="0" * 64, **fields)
+    assert "expired" in refusal(story, "resolve", expires_at=story.now, **fields)
+    assert not refusal(story, "resolve", **fields)
 
 
 def test_edited_arguments_are_judged_and_asked_about_again() -> None:
@@ -209,7 +237,9 @@ def test_a_run_without_room_cannot_be_paused() -> None:
 def test_a_persons_stop_names_who_why_and_what_is_open() -> None:
     """The receipt's list of what may still be on the wire."""
     story = at_work(call("look"))
-    event = story.word("stop", why="enough", mode="kill").then(Stopped, by="bob", why="enough", mode="kill")
+    event = story.word("stop", why="enough", mode=StopMode.DRAIN).then(
+        Stopped, by="bob", why="enough", mode=StopMode.DRAIN
+    )
     assert [(start.what, start.attempt) for start in event.open] == [("look", 1)]
 
 
@@ -227,6 +257,20 @@ def test_a_stopped_run_takes_no_more_words(verb: Verb) -> None:
     story = at_work(call("pay")).given(Stopped(by="bob", why="enough"), by="operator")
     assert "is stopped already (enough)" in refusal(story, verb, call="pay")
     story.word(verb, call="pay").silent()
+
+
+def test_a_stop_cancels_what_an_earlier_one_let_run_out() -> None:
+    """Who stopped the run first, and why, stays; the other way round there is nothing to be changed."""
+    story = at_work(call("look")).word("stop", why="let it end", mode=StopMode.DRAIN).said()
+    assert "is stopped already" in refusal(story, "stop", mode=StopMode.DRAIN)
+    assert "is stopped already" in refusal(story, "pause")
+    story.word("stop", why="no, now").then(Stopped, mode=StopMode.FENCE)
+    assert story.run.stopped is not None
+    assert (story.run.stopped.why, story.run.stopped.mode) == ("let it end", StopMode.FENCE)
+    assert "is stopped already (let it end)" in refusal(story, "stop")
+    story.tools(look=OK).quiet()
+    assert "is over" in refusal(story, "stop")
+    assert story.last(Sealed).why == "let it end"
 
 
 def test_a_sealed_run_takes_no_more_words() -> None:

@@ -35,6 +35,9 @@ class NeverAcknowledged:
         print("committed", flush=True)
         await anyio.sleep_forever()
 
+    async def in_progress(self) -> None:
+        """Nothing to say."""
+
     async def nak(self, delay_s: float) -> None:
         del delay_s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -28,7 +29,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Delivery, Queue, StoredMessage
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
-from linestop.errors import RetryableError
+from linestop.errors import InputError, RetryableError
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -355,6 +356,25 @@ async def test_other_processes_get_a_snapshot_and_never_the_file(
         assert query(copy, "SELECT count(*) FROM events") == [(len(logs[0]),)]
     assert await ask(path, DoorRequest(want="status")) is None
     assert [table(path, name) for name in TABLES] == [table(copy, name) for name in TABLES]
+
+
+def test_a_snapshot_replaces_a_snapshot_and_nothing_else(tmp_path: Path) -> None:
+    """What was named by mistake is neither overwritten nor, if it is a pipe or a device, taken away."""
+    file, copy, notes, pipe = (tmp_path / name for name in ("a.duckdb", "copy.duckdb", "notes.txt", "pipe"))
+    notes.write_text("what somebody wrote")
+    os.mkfifo(pipe)
+    archive = ArchiveFile(file)
+    try:
+        for _ in range(2):
+            archive.snapshot(copy)
+        for wrong in (notes, pipe, file, tmp_path):
+            with pytest.raises(InputError, match="cannot take the place of"):
+                archive.snapshot(wrong)
+    finally:
+        archive.close()
+    assert notes.read_text() == "what somebody wrote"
+    assert pipe.is_fifo()
+    assert query(copy, "SELECT count(*) FROM events") == [(0,)]
 
 
 @pytest.mark.parametrize("length", [5, 60])

@@ -51,6 +51,35 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
         load_credential(credential_path(tmp_path, "planner"))
 
 
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe in the place of a credential is not waited for."""
+    os.mkfifo(tmp_path / "planner.json", 0o600)
+    with pytest.raises(ConfigError, match=r"planner\.json cannot be read: it is no regular file"):
+        load_credential(tmp_path / "planner.json")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["broker", "broker:4222", "http://broker", "nats://", "nats://a:0", "nats://a:99999", "nats://a:x", "nats://[::1",
+     "nats://a\0b", "nats://a,::", "nats://ann:hunter2@broker:4222"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    """The sentence names the file and the form, and shows no secret."""
+    path = credential_path(tmp_path, "planner")
+    write_credential(path, Credential(url=url, user="planner", password="secret-word"))
+    with pytest.raises(ConfigError, match=r"planner\.json, url: .* is no address of a broker: write nats://") as caught:
+        load_credential(path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["nats://broker", "tls://a:4222, nats://[::1]:4222,", "nats://127.0.0.1:4222"])
+def test_addresses_of_servers_are_taken(tmp_path: Path, url: str) -> None:
+    """One or several."""
+    path = credential_path(tmp_path, "planner")
+    write_credential(path, Credential(url=url, user="planner", password="secret-word"))
+    assert load_credential(path).url == url
+
+
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     """It says the mode and the command; a container's secret may be exempted."""
     path = credential_path(tmp_path, "planner")

@@ -16,7 +16,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.init import BusLayout, bus_init, set_up
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server import EmbeddedServer
-from linestop.bus.streams import DEFAULT_SPACE, Space, consumers, streams
+from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, AgentName, RunId, TenantId
@@ -212,3 +212,18 @@ def test_every_stream_is_bounded_and_every_wake_given_up_is_noticed() -> None:
     ]
     assert given_up == [layout.role_consumer(role) for role in ACTORS]
     assert {spec.config["num_replicas"] for spec in streams(replicas=3)} == {3}
+
+
+def test_what_a_killed_process_held_of_peoples_words_and_timers_comes_again_soon() -> None:
+    """However often: a word is not given up because the processes that had it died."""
+    specs = [s for s in consumers() if s.stream in {layout.CONTROL, layout.TIMERS, layout.TASKS}]
+    assert len(specs) == len(ACTORS) + 2
+    for spec in specs:
+        assert (spec.config["ack_wait"], spec.config["max_deliver"]) == (2 * SECOND_NS, -1)
+
+
+def test_every_control_message_is_somebodys() -> None:
+    """Stops are everybody's; whatever else there is, of any form, is the approver's to answer."""
+    filters = {s.name: s.config["filter_subjects"] for s in consumers() if s.stream == layout.CONTROL}
+    assert filters.pop(layout.control_consumer("approver")) == ["control.>"]
+    assert list(filters.values()) == [["control.*.*.stop"]] * (len(ACTORS) - 1)

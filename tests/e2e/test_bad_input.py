@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 
@@ -16,7 +17,7 @@ from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import tool
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
-from linestop.schemas.messages import Reply
+from linestop.schemas.messages import FIELD_CHARS_MAX, UNREADABLE, Reply
 from linestop.schemas.run import Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
@@ -33,6 +34,7 @@ say = "acted"
 TASKS = f"tasks.{TENANT}.clerk"
 SENTENCE_CHARS_MAX = 600
 BOMB = 100_000
+_numbers = itertools.count(1)
 
 
 @tool(tier="reversible", owner="e2e")
@@ -217,14 +219,13 @@ async def test_a_structured_cloud_event_that_is_none_is_refused(one: OneProcess,
     is_a_sentence(reply, containing="cannot be read")
 
 
-@pytest.mark.parametrize("verb", ["stop", "approve", "edit", "answer", "resolve", "pause"])
+@pytest.mark.parametrize("verb", ["approve", "edit", "answer", "resolve", "pause"])
 @pytest.mark.parametrize(
     "payload",
     [
         pytest.param(b"no", id="words"),
         pytest.param(b"[]", id="a-list"),
         pytest.param(b'{"by": 5}', id="wrong-type"),
-        pytest.param(b'{"mode": "nuke"}', id="no-such-mode"),
         pytest.param(b"\xff", id="a-byte"),
         pytest.param(b"[" * BOMB, id="bomb"),
         pytest.param(b'{"args": ' + b"[" * BOMB, id="bomb-in-args"),
@@ -274,6 +275,41 @@ async def test_a_control_message_about_what_is_no_run_becomes_a_dead_letter(one:
     """It is answered and kept."""
     is_a_sentence(await one.ask(subject, b"{}"), containing=subject)
     assert [letter for letter in await one.dead_letters() if letter["subject"] == subject]
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        pytest.param(b"", "", id="nothing"),
+        pytest.param(b"enough!", UNREADABLE, id="words"),
+        pytest.param(b"\xff\xfe", UNREADABLE, id="bytes"),
+        pytest.param(b'{"why": "\\ud800"}', UNREADABLE, id="half-a-surrogate"),
+        pytest.param(b"[" * BOMB, UNREADABLE, id="bomb"),
+        pytest.param(b'{"args": ' + b"[" * BOMB, UNREADABLE, id="bomb-in-a-field"),
+        pytest.param(b'{"by": 5, "why": "now"}', "now", id="wrong-type"),
+        pytest.param(b'{"mode": "nuke"}', "", id="no-such-mode"),
+        pytest.param(b'{"why": "' + b"w" * 200_000 + b'"}', "w" * FIELD_CHARS_MAX, id="long"),
+    ],
+)
+async def test_a_stop_whose_body_cannot_be_read_stops_all_the_same(one: OneProcess, payload: bytes, why: str) -> None:
+    """The subject is the stop; whoever sends it is told that it is in force."""
+    run = f"badly-stopped-{next(_numbers)}"
+    await one.scene.task(run)
+    await one.scene.until(run, asked)
+    reply = await one.ask(f"control.{TENANT}.{run}.stop", payload)
+    assert (reply.status, reply.run) == ("done", run)
+    state = await one.scene.until(run, lambda s: s.sealed is not None)
+    assert state.stopped is not None
+    assert (state.stopped.by, state.stopped.why) == ("unknown", why)
+
+
+async def test_a_verb_that_does_not_exist_is_answered_by_those_that_do(one: OneProcess) -> None:
+    """It is not left to lie in the stream; what it was is kept as a dead letter."""
+    for verb in ("halt", "stop.now"):
+        subject = f"control.{TENANT}.any.{verb}"
+        is_a_sentence(await one.ask(subject, b'{"by": "ann"}'), containing="control")
+        assert [letter for letter in await one.dead_letters() if letter["subject"] == subject]
+    is_a_sentence(await one.ask(f"control.{TENANT}.any.halt", b""), containing="use one of stop, pause, resume")
 
 
 async def test_a_stop_with_an_endless_reason_stops_all_the_same(one: OneProcess) -> None:

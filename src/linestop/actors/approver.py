@@ -11,7 +11,6 @@ A grant is bound to run, tool, contract digest and canonical arguments; the fold
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -27,17 +26,16 @@ from linestop.schemas.events import (
     ClearedCall,
     Cue,
     Denied,
-    Policy,
     Question,
     SpendQuestion,
     Stopped,
 )
+from linestop.schemas.gate import by_fallback, rule
 from linestop.schemas.next_start import spend_question_due
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tools import Tier
 
 QUESTIONS = frozenset({"ask.person", "wait.for_event"})
 """Built-in waits that a person or a service ends by an ``answer``; ``wait.until`` ends by itself."""
@@ -68,8 +66,12 @@ class Approver:
 
 def _ended(run: Run) -> Stopped | None:
     """The stop that a person's word asks for: spending was refused, or an unknown effect is too much."""
-    if run.spend_denied:
-        return stopped(run, by="approver", why="Going on spending was denied.", code="denied")
+    if denial := run.spend_denied:
+        if denial.by == "timer":
+            why = "Nobody said in time whether the run may go on spending."
+            return stopped(run, by="approver", why=why, code="expired")
+        why = f"Going on spending was denied by {denial.by}" + (f": {denial.why}" if denial.why else ".")
+        return stopped(run, by="approver", why=why, code="denied")
     if over := run.stop_over:
         why = over.why or f"Nobody knows what became of call '{over.call}'."
         return stopped(run, by=over.by, why=why, code="unknown_effect")
@@ -108,7 +110,8 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
     waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
     if question := next((call for call in waiting if call.tool in QUESTIONS), None):
         return Asked(question=_question(run, question, now))
-    rules = [(call, *rule(run.opened.policy, call, dry_run=run.opened.task.dry_run)) for call in waiting]
+    dry_run, fallback = run.opened.task.dry_run, by_fallback(run)
+    rules = [(call, *rule(run.opened.policy, call, dry_run=dry_run, fallback=fallback)) for call in waiting]
     cleared = tuple(
         ClearedCall(call=call.call, rule=name, args_sha256=call.args_sha256)
         for call, name, needs_person in rules
@@ -117,26 +120,6 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
     if cleared:
         return Cleared(calls=cleared)
     return Asked(calls=tuple(_asked(run, call, name, now) for call, name, _ in rules))
-
-
-def rule(policy: Policy, call: CallState, *, dry_run: bool) -> tuple[str, bool]:
-    """The rule that decides about a call, and whether it needs a person."""
-    tier: Tier = call.judged.tier if call.judged else "destructive"
-    if tier == "destructive":
-        return "tier:destructive", True
-    if any(fnmatchcase(call.tool, pattern) for pattern in policy.ask):
-        return "policy:ask", True
-    if call.edited:
-        return "edited", True
-    if tier in {"read", "reversible"}:
-        return f"tier:{tier}", False
-    if dry_run:
-        return "dry-run", False
-    if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
-        return "provenance", True
-    if any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
-        return "policy:clear", False
-    return "tier:irreversible", True
 
 
 def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
@@ -162,7 +145,8 @@ def _question(run: Run, call: CallState, now: datetime) -> Question:
         call=call.call,
         text=str(args.get("question") or args.get("name") or ""),
         options=tuple(str(option) for option in args.get("options") or ()),
-        expires_at=now + timedelta(seconds=float(wait_s)),
+        # The model chose it: no question outlives the run, nor the calendar.
+        expires_at=now + timedelta(seconds=min(float(wait_s), run.limits.run_max_s)),
     )
 
 

@@ -11,7 +11,7 @@ from linestop.actors.context import base_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.messages import Task, lowered, oversized
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
@@ -46,6 +46,8 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     limits = lowered(agent.limits, incoming.task.limits)
     if isinstance(limits, str):
         return refuse("bad_limits", limits)
+    if reason := excess(limits):
+        return refuse("bad_limits", f"The agent '{agent.name}' cannot be run: {reason}.")
     if sentence := _unfit(incoming.task, agent, limits):
         return refuse("bad_task", sentence)
     # What is pinned is what the store has it under: a newer build may write the same version differently.
@@ -76,7 +78,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
 ) -> Opened:
     task = incoming.task
     assert task is not None
-    tools = [c for c in agent.tools if task.scope is None or c.name in task.scope]
+    tools = [c for c in agent.tools if agent.grants(c) and (task.scope is None or c.name in task.scope)]
     tools = [c for c in tools if not doors.shut(f"tool:{c.name}")]
     return Opened(
         task=TaskFacts(

@@ -14,7 +14,7 @@ from linestop.actors.facts import Facts
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
-from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.stops import CAUSE, STATUS, fitting
 from linestop.schemas.subjects import RoleName
 
 
@@ -36,7 +36,12 @@ class Recorder:
         if run.sealed:
             if not run.facts_after_seal:
                 return None
-            return Amended(facts=tuple(run.facts_after_seal), receipt=receipt(run), totals=totals(run))
+            fates = receipt(run)
+            listed = fitting(fates)
+            return Amended(
+                facts=tuple(run.facts_after_seal), receipt=listed, receipt_omits=len(fates) - len(listed),
+                totals=totals(run),
+            )  # fmt: skip
         if run.phase not in {Phase.SETTLING, Phase.DRAINING} or run.open_attempts or run.holds:
             return None
         return sealed(run)
@@ -46,9 +51,11 @@ def sealed(run: Run) -> Sealed:
     """The last word about a run that is over."""
     status, cause, why = ending(run)
     answer = run.accepted.answer if run.accepted and status == "completed" else None
+    fates = receipt(run)
+    listed = fitting(fates)
     return Sealed(
         status=status, cause=cause, why=why, answer=answer, partial="" if answer is not None else partial(run),
-        receipt=receipt(run), totals=totals(run), head_sha256=run.head,
+        receipt=listed, receipt_omits=len(fates) - len(listed), totals=totals(run), head_sha256=run.head,
     )  # fmt: skip
 
 

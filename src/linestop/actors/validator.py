@@ -38,6 +38,7 @@ from linestop.schemas.events import (
     Returned,
     Stopped,
 )
+from linestop.schemas.next_start import worked_out
 from linestop.schemas.phases import Phase
 from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
@@ -91,8 +92,7 @@ def _limit(run: Run, now: datetime) -> Stopped | None:
         why = f"The run did not end within {limits.run_max_s / 86_400:.0f} days."
         return stopped(run, by="validator", why=why, code="deadline")
     if run.phase is not Phase.WAITING and run.worked_s(now) >= limits.wall_s:
-        why = f"The run worked for {limits.wall_s} s, which is its limit; waiting for people is not counted."
-        return stopped(run, by="validator", why=why, code="deadline")
+        return stopped(run, by="validator", why=worked_out(limits.wall_s), code="deadline")
     for name, value, most in (
         ("events_max", limits.events_max - run.room, limits.events_max),
         ("rejections_max", run.rejections_in_a_row, limits.rejections_max),

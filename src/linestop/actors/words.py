@@ -22,6 +22,7 @@ from linestop.schemas.events import (
     Question,
     Resolved,
     Resumed,
+    Stopped,
 )
 from linestop.schemas.messages import SIGNED_VERBS, Control
 from linestop.schemas.run import Run
@@ -37,6 +38,8 @@ def word(run: Run, said: Word, now: datetime) -> AnyEvent | None:
 def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a list of reasons, one a line
     """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts."""
     control = said.control
+    if said.verb == "stop" and _ends_a_drain(run, said):
+        return ""
     if over := _objection_to_any(run):
         return over
     if said.verb == "stop":
@@ -47,8 +50,8 @@ def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a lis
         return f"Run '{run.run}' has an event that this version does not know, so it can only be stopped here."
     if run.opened is None:
         return f"There is no run '{run.run}' yet."
-    if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
-        return "A decision must be signed with the key of a person who may decide; this one is not."
+    if over := _objection_to_signature(run, said):
+        return over
     if said.verb == "pause":
         return _objection_to_pause(run)
     if said.verb == "resume":
@@ -58,13 +61,32 @@ def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a lis
     call = run.calls.get(control.call)
     if call is None:
         return f"There is no call '{control.call}' in run '{run.run}'."
-    return _objection_to_call(call, said, now)
+    return _objection_to_call(run, call, said, now)
 
 
 def _objection_to_any(run: Run) -> str:
     if run.phase == "sealed":
         return f"Run '{run.run}' is over; nothing can be changed any more."
     return f"Run '{run.run}' is stopped already ({run.stopped.why})." if run.stopped else ""
+
+
+def _objection_to_signature(run: Run, said: Word) -> str:
+    control = said.control
+    if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
+        return "A decision must be signed with the key of a person who may decide; this one is not."
+    if not said.signer or not control.signature:
+        return ""
+    if control.by not in {"", said.signer}:
+        return f"It is signed with the key of '{said.signer}' but made in the name of '{control.by}'."
+    if any(getattr(entry.event, "signature", "") == control.signature for entry in run.entries if not entry.ignored):
+        # Whoever heard a signed word could otherwise say it again, and have an effect retried once more.
+        return "This very word was said before; say and sign it anew, with another nonce."
+    return ""
+
+
+def _ends_a_drain(run: Run, said: Word) -> bool:
+    """Whether it is a stop that cancels what the first one let run out."""
+    return run.sealed is None and run.stopped is not None and _stop(run, said).outdoes(run.stopped)
 
 
 def _objection_to_pause(run: Run) -> str:
@@ -85,13 +107,12 @@ def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:
     return "" if person or said.verb == "deny" else "Say who approves, in 'by'."
 
 
-def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
-    control = said.control
+def _objection_to_call(run: Run, call: CallState, said: Word, now: datetime) -> str:
     if said.verb == "resolve":
         doubtful = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
         if not doubtful:
             return f"The fate of call '{call.call}' is not in doubt; nothing is to be resolved."
-        return "" if control.action else "Say what to do: action 'retry', 'done' or 'stop'."
+        return _objection_to_resolution(run, call, said, now)
     if call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
         return f"Call '{call.call}' does not wait for a person (it is {call.stage})."
     if now >= call.asked.expires_at:
@@ -105,14 +126,27 @@ def _objection_to_call(call: CallState, said: Word, now: datetime) -> str:
     return _objection_to_decision(call, call.asked, said, now)
 
 
+def _objection_to_resolution(run: Run, call: CallState, said: Word, now: datetime) -> str:
+    """A word about a doubt has an effect done again, or not at all: whose it may be is the policy's."""
+    control, person = said.control, said.signer or said.control.by
+    deciders = run.opened.policy.deciders if run.opened else ()
+    if deciders and person not in deciders:
+        return f"'{person}' may not decide about '{call.tool}'; {', '.join(deciders)} may."
+    if control.expires_at is not None and now >= control.expires_at:
+        return f"The decision about call '{call.call}' expired at {control.expires_at:%Y-%m-%d %H:%M:%S} UTC."
+    if control.args_sha256 and control.args_sha256 != call.args_sha256:
+        return f"The arguments of call '{call.call}' are not those that were shown; look again."
+    return "" if control.action else "Say what to do: action 'retry', 'done' or 'stop'."
+
+
 def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: datetime) -> str:
     control, person = said.control, said.signer or said.control.by
     if said.verb == "approve" and person in call.votes:
         return f"'{person}' approved call '{call.call}' already; {asked.quorum} people must."
     if asked.deciders and person not in asked.deciders:
         return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
-    if said.verb == "edit":
-        return "" if isinstance(control.args, dict) else "Give the new arguments as a JSON object."
+    if said.verb == "edit" and not isinstance(control.args, dict):
+        return "Give the new arguments as a JSON object."
     if said.verb == "approve" and not person:
         return "Say who approves, in 'by'."
     if said.signature_required and not (control.args_sha256 and control.contract_digest):
@@ -126,33 +160,46 @@ def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: d
     return ""
 
 
+def _stop(run: Run, said: Word) -> Stopped:
+    by, control = said.signer or said.control.by or "unknown", said.control
+    return msgspec.structs.replace(stopped(run, by=by, why=control.why), mode=control.mode)
+
+
 def _event(run: Run, said: Word) -> AnyEvent:
     control = said.control
     by = said.signer or control.by or "unknown"
     match said.verb:
         case "stop":
-            return msgspec.structs.replace(stopped(run, by=by, why=control.why), mode=control.mode)
+            return _stop(run, said)
         case "pause":
             return Paused(by=by, why=control.why)
         case "resume":
             return Resumed(by=by, why=control.why)
         case "answer":
             text = control.answer if isinstance(control.answer, str) else canonical(control.answer).decode()
-            return Answered(call=control.call, answer=text, by=by, signature=control.signature, key_id=control.key_id)
+            return Answered(call=control.call, answer=text, by=by, **_as_signed(control))
         case "edit":
             args = canonical(control.args)
             return Edited(
                 call=control.call, args=args.decode(), args_sha256=hashlib.sha256(args).hexdigest(), by=by,
-                why=control.why, signature=control.signature, key_id=control.key_id,
+                why=control.why, **_as_signed(control),
             )  # fmt: skip
         case "resolve":
             result = "" if control.result is None else canonical(control.result).decode()
             return Resolved(
                 call=control.call, action=control.action or "stop", by=by, result=result, why=control.why,
-                signature=control.signature, key_id=control.key_id,
+                **_as_signed(control),
             )  # fmt: skip
         case "approve" | "deny":
             return _decision(run, said.verb == "approve", control, by)
+
+
+def _as_signed(control: Control) -> dict[str, Any]:
+    """What else the signature of a word covers: kept with it, so that it can be checked from the log alone."""
+    return {
+        "shown_sha256": control.args_sha256, "contract_digest": control.contract_digest, "nonce": control.nonce,
+        "expires_at": control.expires_at, "signature": control.signature, "key_id": control.key_id,
+    }  # fmt: skip
 
 
 def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denied:
@@ -176,6 +223,11 @@ def spoken(run: Run, cue: Cue) -> bool:
     return cue.kind == "control" and any(
         isinstance(entry.event, PERSONS_WORDS) and entry.event.cue.id == cue.id for entry in reversed(run.entries)
     )
+
+
+def stop_asked(facts: tuple[Any, ...]) -> bool:
+    """Whether somebody asks for a stop: who says it does not give way to others on the run's head."""
+    return any(isinstance(fact, Word) and fact.verb == "stop" for fact in facts)
 
 
 def said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:

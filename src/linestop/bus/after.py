@@ -10,6 +10,7 @@ from linestop.schemas.events import AnyEvent, Asked, Sealed, Stopped, Text, Warn
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import NO_AGENT
 from linestop.schemas.tools import canonical
+from linestop.schemas.verify.checkpoint import Checkpoint
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,8 +30,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: int = 0
     cost_micros: int = 0
     receipt: tuple[dict[str, Any], ...] = ()
+    receipt_omits: int = 0
     n: int = 0
     head_sha256: str = ""
+    checkpoint: Checkpoint | None = None
+    """The recorder's signature over the run's log, where it has a key: what ``linestop verify`` takes as proof."""
 
 
 def agent_of(run: Run) -> str:
@@ -40,7 +44,7 @@ def agent_of(run: Run) -> str:
     return run.refused.agent if run.refused and run.refused.agent else NO_AGENT
 
 
-def outcome(run: Run, sealed: Sealed) -> bytes:
+def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
     """The outcome of a sealed run as JSON."""
     totals = sealed.totals
     return msgspec.json.encode(
@@ -49,8 +53,9 @@ def outcome(run: Run, sealed: Sealed) -> bytes:
             why=sealed.why, answer=sealed.answer, partial=sealed.partial,
             key=run.opened.task.key if run.opened else "", turns=totals.turns, calls=totals.calls,
             tokens=totals.tokens, cost_micros=totals.cost_micros,
-            receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt), n=run.sealed_n,
-            head_sha256=sealed.head_sha256,
+            receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt),
+            receipt_omits=sealed.receipt_omits, n=run.sealed_n, head_sha256=sealed.head_sha256,
+            checkpoint=checkpoint,
         )
     )  # fmt: skip
 

@@ -8,8 +8,9 @@ from collections import OrderedDict
 import msgspec
 
 from linestop.bus.ports import Shared
-from linestop.errors import Conflict, Defect, LinestopError
+from linestop.errors import Conflict, Defect, InputError, LinestopError
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.subjects import check_name
 
 VERSIONS_MAX = 256
 TRIES_MAX = 10
@@ -43,7 +44,12 @@ class AgentStore:
         return await self.version(digest) if digest else None
 
     async def current_digest(self, name: str) -> str:
-        """The digest of that version, empty if there is no such agent."""
+        """The digest of that version, empty if there is no such agent.
+
+        Raises:
+            InputError: that is no name of an agent.
+        """
+        check_name("agent", name)
         found = await self._shared.get(f"current.{name}")
         return found.value.decode() if found else ""
 
@@ -52,7 +58,13 @@ class AgentStore:
         return sorted(key.removeprefix("current.") for key in await self._shared.keys("current."))
 
     async def deploy(self, agent: AgentVersion) -> str:
-        """Store ``agent`` and let new runs use it; return its digest. Runs under way keep theirs."""
+        """Store ``agent`` and let new runs use it; return its digest. Runs under way keep theirs.
+
+        Raises:
+            InputError: one of its limits is beyond what any may be.
+        """
+        if reason := agent.excess():
+            raise InputError(f"The agent '{agent.name}' is not deployed: {reason}.")
         digest = agent.digest()
         try:
             await self._shared.create(f"version.{digest}", agent.stored())

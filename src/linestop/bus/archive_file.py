@@ -39,6 +39,9 @@ THREADS: Final = 2
 RUNS_FOLDED_MAX: Final = 128
 """Open runs kept folded between batches; another one is folded again from the file."""
 
+DATABASE_MARK: Final = (8, b"DUCK")
+"""Where a DuckDB file says that it is one, and how."""
+
 Key = tuple[TenantId, RunId]
 
 
@@ -162,11 +165,11 @@ class ArchiveFile:
         """Copy the archive as it is now into a new file that any process may open; replaces ``path`` at once.
 
         Raises:
-            InputError: that is the archive itself.
+            InputError: that is the archive itself, or something else that a snapshot must not replace.
         """
         target = path.absolute()
-        if target == self.path.absolute():
-            raise InputError(f"A snapshot cannot take the place of the archive {path}: name another file.")
+        if target.exists() and (target.samefile(self.path) or not _replaceable(target)):
+            raise InputError(f"A snapshot cannot take the place of {path}, which is no snapshot: name another file.")
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -230,3 +233,13 @@ class ArchiveFile:
         """Run one statement to its end: an unread result would block the next."""
         rows: list[tuple[Any, ...]] = self._connection.execute(sql, values or []).fetchall()
         return rows
+
+
+def _replaceable(target: Path) -> bool:
+    """Whether what lies there is an older snapshot or an empty file, and no device or file of another program."""
+    if not target.is_file():
+        return False
+    at, mark = DATABASE_MARK
+    with target.open("rb") as file:
+        head = file.read(at + len(mark))
+    return not head or head[at:] == mark

@@ -8,12 +8,17 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from linestop.bus.files import read_regular
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.errors import ConfigError
 
+FILE_BYTES_MAX: Final = 64 * 1024
+SCHEMES: Final = frozenset({"nats", "tls", "ws", "wss"})
+URL_CHARS_SHOWN: Final = 200
 _PASSWORD_BYTES: Final = 32
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -52,14 +57,15 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         ConfigError: if it is missing, may be read by others, or is not a credential.
     """
     try:
-        mode = path.stat().st_mode
-        text = path.read_bytes()
+        text, found = read_regular(path, FILE_BYTES_MAX)
     except FileNotFoundError:
         raise ConfigError(
-            f"credential file {path} does not exist: start the bus with that directory, or run `linestop bus init`."
+            f"credential file {path} does not exist: start the bus with that directory (`linestop dev`), or run "
+            "`linestop bus init`."
         ) from None
     except OSError as error:
         raise ConfigError(f"credential file {path} cannot be read: {error.strerror}.") from None
+    mode = found.st_mode
     if check_mode and mode & _OTHERS:
         raise ConfigError(
             f"credential file {path} may be read by others (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {path}`."
@@ -72,7 +78,31 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         ) from None
     if not credential.servers or not credential.password:
         raise ConfigError(f"credential file {path} has an empty url or password: write it anew.")
+    require_urls(credential.url, f"credential file {path}, url")
     return credential
+
+
+def require_urls(text: str, where: str) -> None:
+    """Require addresses of servers, separated by commas, as ``nats://host:port``.
+
+    A user and a password in them are refused: they belong into credentials, and would show in messages.
+
+    Raises:
+        ConfigError: one is no such address; ``where`` says in which file and key.
+    """
+    for url in filter(str.strip, text.split(",")):
+        try:
+            parts = urlsplit(url.strip())
+            fine = parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+            fine = fine and parts.username is None and parts.path in {"", "/"}
+        except ValueError:
+            fine = False
+        if not fine:
+            shown = url.strip().rpartition("@")[2]
+            raise ConfigError(
+                f"{where}: {shown[:URL_CHARS_SHOWN]!r} is no address of a broker: write nats://host:port, "
+                "without a user and a password."
+            )
 
 
 def write_credential(path: Path, credential: Credential) -> None:

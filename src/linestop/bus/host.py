@@ -32,12 +32,13 @@ from linestop.bus.facts import Check, FactSource
 from linestop.bus.forgotten import release_forgotten
 from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
+from linestop.bus.keeping import Keeping
 from linestop.bus.ports import Delivery
 from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
-from linestop.bus.streams import ConsumerSpec, consumers
+from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
 from linestop.errors import InputError, LinestopError
 from linestop.schemas.events import Cue
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     # Only a recorder has an archive; nobody else shall load a database.
     from linestop.bus.archive import Archive
+    from linestop.bus.checkpoints import Signer
 
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 5.0
@@ -99,6 +101,7 @@ class HostConfig:
     sweep_every_s: float = 5.0
     sweeping: bool = True
     spans: Spans | None = None
+    signer: Signer | None = None
 
 
 def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
@@ -171,7 +174,7 @@ class Host:
             timers=backend.timers(first),
             config=ShellConfig(
                 worker=config.worker, now=config.now, chance=config.chance,
-                drain_s=config.drain_s, spans=config.spans,
+                drain_s=config.drain_s, spans=config.spans, signer=config.signer,
             ),
         )  # fmt: skip
         self._names = names
@@ -226,10 +229,12 @@ class Host:
     async def _pump(self, role: RoleName, spec: ConsumerSpec, handle: Callable[[Delivery], Awaitable[None]]) -> None:
         """Pull a queue for ever, handling a bounded number of messages at once."""
         limiter = anyio.Semaphore(IN_FLIGHT)
+        keeping = Keeping(spec.config["ack_wait"] / SECOND_NS)
 
         async def one(delivery: Delivery) -> None:
             try:
-                await handle(delivery)
+                with keeping.holding(delivery):
+                    await handle(delivery)
             except LinestopError as error:
                 LOG.warning("delivery_failed", subject=delivery.subject, error=str(error))
             except Exception:
@@ -241,6 +246,7 @@ class Host:
         while True:
             try:
                 async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(keeping.run)
                     async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT):
                         await limiter.acquire()
                         tasks.start_soon(one, delivery)
@@ -299,7 +305,7 @@ class Host:
 
     def _on_hint(self, subject: str) -> None:
         wake = parse_wake(subject)
-        self.shell.look_fresh_soon(TenantId(wake.tenant), RunId(wake.run), Cue(kind="sweep"))
+        self.shell.look_soon(TenantId(wake.tenant), RunId(wake.run), Cue(kind="sweep"), fresh=True)
 
     async def _refresh_facts(self) -> None:
         while True:

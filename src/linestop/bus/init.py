@@ -15,6 +15,7 @@ import msgspec
 from linestop.bus import api
 from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
+from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import ensure_credentials, passwords_of
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions
@@ -119,6 +120,7 @@ async def bus_init(
         ConfigError: for a damaged credential file, or if something cannot be created.
     """
     credentials = ensure_credentials(directory, url)
+    ensure_checkpoint_key(directory / "credentials")
     section = msgspec.json.encode({"accounts": accounts(passwords_of(credentials), access)})
     # The braces around a JSON document are no part of what is pasted into a server's configuration.
     text = msgspec.json.format(section).decode().strip().removeprefix("{").removesuffix("}").strip("\n")

@@ -33,8 +33,8 @@ from linestop.schemas.messages import (
     Reply,
     Task,
     oversized,
-    shortened,
     signed_bytes,
+    stop_said,
 )
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, check_name, parse_control, parse_task, run_id
@@ -150,12 +150,12 @@ class ControlIntake:
         role = "approver" if "approver" in self._shell.names else self._shell.stations[0].role.name
         try:
             subject = parse_control(delivery.subject)
-            control = msgspec.json.decode(delivery.payload or b"{}", type=Control)
-            signer = self._signer(subject.tenant, subject.run, subject.verb, control)
             if subject.verb == "stop":
-                control = shortened(control)
+                control = stop_said(delivery.payload)
             else:
+                control = msgspec.json.decode(delivery.payload or b"{}", type=Control)
                 require_size(control)
+            signer = self._signer(subject.tenant, subject.run, subject.verb, control)
         except (InputError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             sentence = f"The control message cannot be read: {_shown(str(error))}."
             await _give_up(self._publisher, delivery, sentence, role=role)

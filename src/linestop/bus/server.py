@@ -27,6 +27,7 @@ from typing import Final, Literal, Self
 import msgspec
 
 from linestop.bus.accounts import accounts
+from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.process import NatsProcess, free_port, port_is_free
@@ -42,6 +43,8 @@ LOCK_WAIT_S: Final = 2.0
 """A server outlives a killed parent by a moment; that is no reason to refuse a new start."""
 
 PORT_TRIES_MAX: Final = 5
+PORT_FILE: Final = "port"
+"""It shows whose a directory is, too: no other broker's has one."""
 
 
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,13 +175,14 @@ class EmbeddedServer:
                 if self.options.port or "address already in use" not in str(error):
                     raise
                 continue
-            write_private(self.directory / "port", str(process.port).encode())
+            write_private(self.directory / PORT_FILE, str(process.port).encode())
             return process
         raise ConfigError(f"no free port was found in {PORT_TRIES_MAX} tries: name one that is free.")
 
     def _configure(self, port: int) -> NatsProcess:
         assert self._lock is not None, "the lock is taken before anything is written"
         self._credentials = ensure_credentials(self.directory, f"nats://127.0.0.1:{port}")
+        ensure_checkpoint_key(self.directory / "credentials")
         config_file, log_file = self.directory / "nats.conf", self.directory / "nats.log"
         listen = Listen(
             port=port,
@@ -256,6 +260,6 @@ async def _take_lock(directory: Path) -> int:
 
 def _remembered_port(directory: Path) -> int:
     try:
-        return int((directory / "port").read_text())
+        return int((directory / PORT_FILE).read_text())
     except (OSError, ValueError):
         return 0

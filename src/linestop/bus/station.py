@@ -13,6 +13,7 @@ from linestop.bus.ports import Log, Publisher
 from linestop.schemas.limits import HEAD_CHECK_S
 
 if TYPE_CHECKING:
+    from linestop.bus.checkpoints import Signer
     from linestop.bus.spans import Spans
 
 
@@ -38,3 +39,4 @@ class ShellConfig:
     head_check_s: float = HEAD_CHECK_S
     drain_s: float = 10.0
     spans: Spans | None = None
+    signer: Signer | None = None

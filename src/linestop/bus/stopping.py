@@ -2,22 +2,34 @@
 
 A stop retries at once from the head that the server's refusal names: it reads that one message, and only if that
 does not continue the chain, whatever else is missing. So a stop among many results that come in at the same time
-needs a few tries and no luck.
+needs a few tries and no luck. One that still loses asks the process that works on the run, which holds its lock and
+so says it next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
 
+import anyio
 import msgspec
 
 from linestop.bus.ports import HeadMoved, Log, StoredMessage
 from linestop.bus.stamp import Stamper
-from linestop.errors import Conflict
+from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.schemas.events import Cue, Stopped, decode_envelope
-from linestop.schemas.limits import APPEND_TRIES_MAX
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import RoleName, run_event
+from linestop.schemas.subjects import run_event
+
+STOP_WITHIN_S: Final = 10.0
+"""How long a stop is tried, against a run that moves all the time."""
+
+TRIES_ALONE: Final = 3
+"""Heads that a stop loses to before it asks for help: a run that waits for models loses to none or one."""
+
+ASK_WITHIN_S: Final = 2.0
 
 
 async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = False) -> None:
@@ -42,30 +54,60 @@ def _follows(run: Run, message: StoredMessage) -> bool:
 
 
 async def stop_run(
-    log: Log, stamper: Stamper, run: Run, stop: Callable[[Run], Stopped], *, role: RoleName = "operator"
+    log: Log,
+    stamper: Stamper,
+    run: Run,
+    stop: Callable[[Run], Stopped],
+    *,
+    ask: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
-    """Append ``stop(run)`` at the run's head, wherever that is by now; return the number of the stop that counts.
+    """See to it that the run is stopped; return the number of the event that did it, 0 if the run was over before.
 
-    A run that is stopped or sealed already is left alone: its stop's number (0 if it has none) is returned.
+    It appends ``stop(run)`` as the operator, at the head that the last refusal named. Against a run that works
+    without pause every such head is old when the append arrives, so after ``TRIES_ALONE`` lost tries it also calls
+    ``ask``, which is to ask the process that works on the run (by a word on ``control``) and goes on trying itself.
+    Whichever is in the log first ends it: nothing but a stored ``stopped`` is taken for one.
+
+    A run that is stopped or sealed already is left alone, unless it drains and ``stop`` is to end that.
 
     Raises:
-        Conflict: the head moved ``APPEND_TRIES_MAX`` times.
+        TimedOut: neither is in the log after ``STOP_WITHIN_S``; if it could be asked for, the stop is kept.
         Unreachable: the broker did not answer; stopping again is safe.
         PermissionDenied: the credential may not stop runs.
     """
-    for _ in range(APPEND_TRIES_MAX):
-        if run.stopped is not None or run.sealed is not None:
-            return stop_number(run)
-        append = await stamper.stamp(run, role, stop(run), Cue(kind="control"))
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + STOP_WITHIN_S
+    lost, kept = 0, False
+    while run.sealed is None and (run.stopped is None or stop(run).outdoes(run.stopped)):
+        if clock() >= deadline:
+            raise _gave_up(run, lost, kept=kept)
+        append = await stamper.stamp(run, "operator", stop(run), Cue(kind="control"))
         try:
             seq = await log.append(append)
         except HeadMoved as moved:
+            lost += 1
+            if lost == TRIES_ALONE and ask is not None:
+                kept = await _asked(ask)
             await catch_up(log, run, head_seq=moved.head_seq, leader=True)
             continue
-        subject = run_event(append.tenant, append.run, role=role, event=append.event, n=append.n)
-        run.apply(subject, append.payload, seq)
-        return append.n
-    raise Conflict(f"Run {run.run} moved {APPEND_TRIES_MAX} times while it was being stopped; stop it again.")
+        subject = run_event(append.tenant, append.run, role="operator", event=append.event, n=append.n)
+        entry = run.apply(subject, append.payload, seq)
+        if run.stopped is None:
+            raise Defect(f"The stop of run {run.run} is event {entry.n} of its log but was ignored: {entry.ignored}.")
+    return stop_number(run)
+
+
+async def _asked(ask: Callable[[], Awaitable[object]]) -> bool:
+    """Ask for help, but do not wait long for it, nor fail over it."""
+    with anyio.move_on_after(ASK_WITHIN_S), contextlib.suppress(LinestopError):
+        await ask()
+        return True
+    return False
+
+
+def _gave_up(run: Run, lost: int, *, kept: bool) -> TimedOut:
+    rest = "it is kept, and counts as soon as an actor takes it up" if kept else "stop it again"
+    return TimedOut(f"Run '{run.run}' moved {lost} times in the {STOP_WITHIN_S:g} s it was being stopped; {rest}.")
 
 
 def stop_number(run: Run) -> int:

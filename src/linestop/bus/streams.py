@@ -27,8 +27,8 @@ import msgspec
 
 from linestop.bus import layout
 from linestop.schemas import subjects
-from linestop.schemas.limits import BLOB_PART_BYTES, MESSAGE_BYTES_MAX, TASK_ACK_WAIT_S
-from linestop.schemas.subjects import ACTORS, VERBS, RoleName
+from linestop.schemas.limits import ACK_SOON_S, BLOB_PART_BYTES, MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import ACTORS, RoleName
 
 SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
@@ -98,11 +98,11 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
             each consumer costs the server work for every event.
     """
     feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
-    # What a killed process held comes again soon: a task, and the outcome that somebody waits for.
-    soon = int(TASK_ACK_WAIT_S * SECOND_NS)
+    # What a killed process held comes again soon: a task, a timer, and the outcome that somebody waits for.
+    soon = int(ACK_SOON_S * SECOND_NS)
     sealed = _pull(layout.RUNS, layout.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")], ack_wait=soon)
     tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=soon)
-    timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"])
+    timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=soon)
     given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
     own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
     return (feed, sealed, tasks, timers, given_up, *(_control(role) for role in ACTORS), *own)
@@ -254,10 +254,13 @@ def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec
 
 
 def _control(role: RoleName) -> ConsumerSpec:
-    """Return the durable through which ``role`` sees what people want; stops only, but for the approver."""
-    verbs = VERBS if role == "approver" else ("stop",)
-    filters = [subjects.control_filter(verb) for verb in verbs]
-    return _pull(layout.CONTROL, layout.control_consumer(role), filters)
+    """Return the durable through which ``role`` sees what people want; stops only, but for the approver.
+
+    The approver gets whatever is said on ``control.>``, so that somebody answers a verb that does not exist.
+    """
+    filters = ["control.>"] if role == "approver" else [subjects.control_filter("stop")]
+    soon = int(ACK_SOON_S * SECOND_NS)
+    return _pull(layout.CONTROL, layout.control_consumer(role), filters, ack_wait=soon)
 
 
 def _spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config

@@ -6,21 +6,30 @@ it wants it says on subjects that any NATS client may use (``docs/any-client.md`
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, Unpack
+import contextlib
+from typing import Any, Final, Literal, TypedDict, Unpack
 
+import anyio
 import msgspec
 
+from linestop.bus.stopping import stop_number
 from linestop.client.letters import Letters
 from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
-from linestop.client.stopping import DirectStop, StopMode
+from linestop.client.stopping import DirectStop, is_of
 from linestop.client.views import Letter, Receipt, Submitted, pick
-from linestop.errors import InputError, PermissionDenied
-from linestop.schemas.messages import Control, Reply, Task, Verb
+from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
+from linestop.schemas import events, subjects
+from linestop.schemas.messages import Control, Reply, Task, Verb, shortened
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
 
 Resolution = Literal["retry", "done", "stop"]
+StopMode = Literal["fence", "drain"]
+MODES: Final[dict[StopMode, events.StopMode]] = {"fence": events.StopMode.FENCE, "drain": events.StopMode.DRAIN}
+
+SEEN_WITHIN_S: Final = 5.0
+"""How long a replica may take to show a stop that a role has said."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -144,27 +153,51 @@ class Client(Looking):
     async def stop(self, run: str, *, mode: StopMode = "fence", **said: Unpack[Said]) -> Receipt:
         """Stop a run; when this returns, nothing of it can start any more.
 
-        With the operator's credential the stop is appended to the log directly, with no actor alive; with
-        another it goes through whichever role sees it first. A run that does not exist yet is stopped before
-        it begins. Stopping twice is harmless.
+        What was started before is cancelled (``fence``) or may end, until its ``done_by`` (``drain``). With the
+        operator's credential the stop is appended to the log directly, with no actor alive; with another it goes
+        through whichever role sees it first. A run that does not exist yet is stopped before it begins. Stopping
+        twice is harmless; the second time may cancel what the first let end.
 
         Raises:
+            InputError: tenant or run is no name, or there is no such mode.
             Refused: the run is over.
             TimedOut: no role has taken up the stop yet; it is kept, and will be the first thing they see.
+            Unreachable: the broker does not answer; stopping again is safe.
         """
-        tenant = TenantId(said.get("tenant", DEFAULT_TENANT))
-        by, why = said.get("by") or self.person, said.get("why", "")
+        tenant, run_id = tenant_id(said.get("tenant", DEFAULT_TENANT)), subjects.run_id(run)
+        if mode not in MODES:
+            raise InputError(f"There is no stop mode '{mode}': use {' or '.join(MODES)}.")
+        control = shortened(
+            Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
+        )
         if self.operator:
-            direct = DirectStop(self.stream)
-            state, already = await direct.stop(tenant, RunId(run), by=by, why=why, mode=mode)
+            state, already = await DirectStop(self.stream).stop(tenant, run_id, control)
             return _receipt(state, already=already)
-        await self._word("stop", run, Control(mode=mode), said)
         try:
+            await self._says.word(tenant, run_id, "stop", control)
+        except TimedOut:
+            # The answer is a courtesy, and may be lost; the log is not.
+            found = await self._stopped(tenant, run_id, within_s=0.0)
+            if found is None:
+                raise
+        else:
+            found = await self._stopped(tenant, run_id, within_s=SEEN_WITHIN_S)
+        if found is None:
+            return Receipt(run=run, n=0, by=control.by, why=control.why)
+        return _receipt(found, already=not is_of(found, control))
+
+    async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
+        """The run with its stop, if this credential may read runs and a replica shows it in time."""
+        try:
+            with anyio.move_on_after(within_s):
+                async with contextlib.aclosing(self.watch(run, tenant=tenant)) as states:
+                    async for state, _ in states:
+                        if state.stopped is not None:
+                            return state
             state = await self.run(run, tenant=tenant)
-        except PermissionDenied:
-            return Receipt(run=run, n=0, by=by, why=why)
-        mine = state.stopped is not None and (state.stopped.by, state.stopped.why) == (by, why)
-        return _receipt(state, already=not mine)
+        except (PermissionDenied, NotFound):
+            return None
+        return state if state.stopped is not None else None
 
     async def pause(self, run: str, **said: Unpack[Said]) -> Reply:
         """Let nothing of the run start until ``resume``; deadlines go on.
@@ -213,5 +246,4 @@ def _receipt(state: Run, *, already: bool) -> Receipt:
     """What the run's first stop says."""
     event = state.stopped
     assert event is not None, "a receipt is for a stopped run"
-    n = next(entry.n for entry in state.entries if entry.event is event)
-    return Receipt(run=state.run, n=n, by=event.by, why=event.why, open=event.open, already=already)
+    return Receipt(run=state.run, n=stop_number(state), by=event.by, why=event.why, open=event.open, already=already)

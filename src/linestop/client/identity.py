@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from linestop.bus.credentials import Credential, credential_path, load_credential, write_private
+from linestop.bus.credentials import Credential, credential_path, load_credential, require_urls, write_private
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes
@@ -57,6 +57,7 @@ def identify(
         name: CredentialName | None = next((known for known in CREDENTIALS if known == user), None)
         if name is None or not password:
             raise InputError(f"A connection by url needs a password and a user, one of {', '.join(CREDENTIALS)}.")
+        require_urls(url, "url")
         people = Path(where) / "people" if where is not None else None
         return Identity(credential=Credential(url=url, user=name, password=password), people=people)
     path = Path(where if where is not None else os.environ.get(DIRECTORY_VARIABLE) or DIRECTORY_DEFAULT)

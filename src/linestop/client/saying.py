@@ -21,8 +21,9 @@ from linestop.bus.stamp import traceparent, uuid7
 from linestop.client.identity import load_key, sign
 from linestop.client.views import Submitted
 from linestop.client.waiting import Answers, answer_within
-from linestop.errors import Refused, TimedOut
+from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 
@@ -51,7 +52,7 @@ class Mouth:
         named = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
         subject = subjects.task(tenant, agent)
         reply = await self._say(
-            subject, msgspec.json.encode(named), _trace(tenant, run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
+            subject, _encoded(named, "task"), _trace(tenant, run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
         )
         if reply is None:
             return Submitted(run=run, status="kept", sentence=_KEPT if wait_s > 0 else "")
@@ -63,13 +64,16 @@ class Mouth:
 
         Raises:
             Refused: it changes nothing; with the reason.
+        InputError: a text in it is none; ``TooLarge`` if it is too long for a message.
             TimedOut: nobody has taken it up yet.
         """
         subject = subjects.control(tenant, run, verb=verb)
+        _encoded(control, verb)
         if verb in SIGNED_VERBS and (key := load_key(self._people, control.by)) is not None:
             control = sign(control, key, tenant=tenant, run=run, verb=verb)
-        payload = msgspec.json.encode(control)
-        reply = await self._say(subject, payload, _trace(tenant, run, CONTROL_TYPE), wait_s=WAIT_S, answered=True)
+        reply = await self._say(
+            subject, _encoded(control, verb), _trace(tenant, run, CONTROL_TYPE), wait_s=WAIT_S, answered=True
+        )
         if reply is None:
             raise TimedOut(
                 f"Nobody has taken up the {verb} of run '{run}' within {WAIT_S:g} s; it is kept and will count when "
@@ -90,6 +94,25 @@ class Mouth:
         with self._answers.expect() as (inbox, future):
             await publish(self._wire, subject, payload, headers=header_block({**headers, REPLY_HEADER: inbox}))
             return await answer_within(future, wait_s)
+
+
+def _encoded(said: Task | Control, what: str) -> bytes:
+    """What goes onto the wire.
+
+    Raises:
+        InputError: a text in it cannot be written as UTF-8.
+        TooLarge: no message may have so many bytes.
+    """
+    try:
+        payload = msgspec.json.encode(said)
+    except UnicodeEncodeError as error:
+        raise InputError(f"The {what} holds half a character ({error.reason}), which is no text: remove it.") from None
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise TooLarge(
+            f"The {what} has {len(payload)} bytes and a message at most {MESSAGE_BYTES_MAX}: shorten it, or put "
+            "what is long where a tool can read it."
+        )
+    return payload
 
 
 def _run_for(tenant: TenantId, task: Task) -> RunId:

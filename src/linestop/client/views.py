@@ -197,13 +197,16 @@ def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
 
     Raises:
         NotFound: the run has no such call.
-        InputError: no call is named and the run does not ask exactly one thing.
-        Refused: the call waits for nobody.
+        InputError: no call is named and the run asks several things.
+        Refused: the call, or the whole run, waits for nobody.
     """
     if not call:
         if len(asked) == 1:
             return asked[0]
-        calls = ", ".join(f"'{question.call}'" for question in asked) or "nothing"
+        if not asked:
+            over = " is over and" if run.done else ""
+            raise Refused(f"Run '{run.run}'{over} asks nobody anything now; `linestop approvals` lists what waits.")
+        calls = ", ".join(f"'{question.call}'" for question in asked)
         raise InputError(f"Name the call: run '{run.run}' asks about {calls}.")
     found = next((question for question in asked if question.call == call), None)
     if found is not None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.schemas.events import Moment
+from linestop.schemas.events import Moment, StopMode
 from linestop.schemas.limits import Limits
 from linestop.schemas.tools import canonical
 
@@ -56,7 +56,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: Any = None
     action: Literal["", "retry", "done", "stop"] = ""
     result: Any = None
-    mode: Literal["fence", "kill", "drain"] = "fence"
+    mode: StopMode = StopMode.FENCE
     nonce: str = ""
     expires_at: Moment | None = None
     signature: str = ""
@@ -75,11 +75,15 @@ def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     """What a decision's signature covers: everything that makes it this decision and no other."""
     expires = control.expires_at.isoformat() if control.expires_at else ""
     bound = [tenant, run, control.call, control.args_sha256, control.contract_digest, verb, expires, control.nonce]
-    return canonical([*bound, control.by, control.args, control.action, control.result])
+    # An answer needs no signature, so it is covered only where there is one: the other verbs' bytes stay as they are.
+    said = [] if control.answer is None else [control.answer]
+    return canonical([*bound, control.by, control.args, control.action, control.result, *said])
 
 
 FIELD_CHARS_MAX = 2_000
 """Characters of a name, a key or a reason in a message. Only the content of a message may be longer."""
+
+UNREADABLE = "The stop came without a reason that can be read."
 
 _CONTENT = frozenset({"text", "run", "args", "answer", "result"})
 
@@ -94,13 +98,30 @@ def oversized(message: Task | Control) -> str:
 
 
 def shortened(control: Control) -> Control:
-    """``control`` with its short fields cut: for a stop, which is not refused over its words."""
+    """``control`` with its short fields cut and made text: for a stop, which is not refused over its words."""
     cut = {
-        name: value[:FIELD_CHARS_MAX]
+        name: value[:FIELD_CHARS_MAX].encode(errors="replace").decode()
         for name in control.__struct_fields__
-        if name not in _CONTENT and isinstance(value := getattr(control, name), str)
+        if name not in _CONTENT and type(value := getattr(control, name)) is str
     }
     return msgspec.structs.replace(control, **cut)
+
+
+def stop_said(payload: bytes) -> Control:
+    """What the body of a stop says, as far as it can be read: the subject alone is the stop.
+
+    Who sends ``enough!`` instead of JSON, or a field of the wrong type, wants the run to end all the same.
+    """
+    try:
+        return shortened(msgspec.json.decode(payload or b"{}", type=Control))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        fields = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return Control(why=UNREADABLE)
+    by, via, why = (text if isinstance(text := fields.get(name), str) else "" for name in ("by", "via", "why"))
+    return shortened(Control(by=by, via=via, why=why or UNREADABLE, mode=StopMode(str(fields.get("mode", "")))))
 
 
 def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:

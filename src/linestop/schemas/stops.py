@@ -1,8 +1,13 @@
-"""How a stop is written: by any role, by a person, by the shell for a defect; always with its receipt."""
+"""How a stop and a receipt are written: by any role, by a person, by the shell for a defect."""
 
 from __future__ import annotations
 
-from linestop.schemas.events import LimitHit, OpenStart, SealStatus, StopCode, Stopped
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from linestop.schemas.events import Fate, LimitHit, OpenStart, SealStatus, StopCode, Stopped
 from linestop.schemas.run import Run
 
 STATUS: dict[StopCode, SealStatus] = {
@@ -55,3 +60,32 @@ def receipt(run: Run) -> tuple[OpenStart, ...]:
 def stopped(run: Run, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None) -> Stopped:
     """A stop of ``run`` as it stands, listing what is open."""
     return Stopped(by=by, why=why, code=code, limit=limit, open=receipt(run))
+
+
+RECEIPT_BYTES_MAX: Final = 48 * 1024
+"""Room of a receipt in ``sealed`` and in the outcome: some 300 calls.
+
+Beside it an answer of ``INLINE_BYTES_MAX`` must fit into a message, each byte of which may take six as JSON.
+"""
+
+_WEIGHT: Final = ("unknown", "in doubt", "failed", "done", "answered", "never_started", "not_started")
+"""Which fates a receipt that is too long keeps: what a person must look into first, what never began last."""
+
+
+def receipt_bytes(fates: Iterable[Fate]) -> int:
+    """How long a list of fates is as JSON."""
+    return sum(len(msgspec.json.encode(fate)) + 1 for fate in fates)
+
+
+def fitting(fates: Sequence[Fate]) -> tuple[Fate, ...]:
+    """As many of ``fates`` as a receipt has room for, in their order; of equal weight the latest."""
+    if receipt_bytes(fates) <= RECEIPT_BYTES_MAX:
+        return tuple(fates)
+    left = RECEIPT_BYTES_MAX
+    kept: set[int] = set()
+    for index in sorted(range(len(fates)), key=lambda i: (_WEIGHT.index(fates[i].fate), -i)):
+        left -= receipt_bytes((fates[index],))
+        if left < 0:
+            break
+        kept.add(index)
+    return tuple(fate for index, fate in enumerate(fates) if index in kept)

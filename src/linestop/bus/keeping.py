@@ -1,0 +1,52 @@
+"""Keeping hold of deliveries that take long.
+
+What a killed process held comes to another after ``ack_wait``, so that is short. A process that is alive and still at
+work says so in time; otherwise a message that takes long would be handled by several at once, all waiting for the
+same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+from typing import Final
+
+import anyio
+
+from linestop.bus.ports import Delivery
+
+HANDLING_MAX_S: Final = 30.0
+"""How long a delivery is kept at most: a handler that hangs must not keep it from everybody else."""
+
+
+class Keeping:
+    """The deliveries of one queue that are being handled."""
+
+    def __init__(self, ack_wait_s: float) -> None:
+        self._every_s = ack_wait_s / 2
+        self._held: dict[int, tuple[Delivery, float]] = {}
+        self._busy = asyncio.Event()
+
+    @contextlib.contextmanager
+    def holding(self, delivery: Delivery) -> Generator[None]:
+        """Keep this delivery while the block runs."""
+        mine = self._held[delivery.seq] = (delivery, asyncio.get_running_loop().time())
+        self._busy.set()
+        try:
+            yield
+        finally:
+            if self._held.get(delivery.seq) is mine:
+                del self._held[delivery.seq]
+
+    async def run(self) -> None:
+        """Say again and again which deliveries are being handled."""
+        while True:
+            if not self._held:
+                self._busy.clear()
+            await self._busy.wait()
+            await anyio.sleep(self._every_s)
+            now = asyncio.get_running_loop().time()
+            for delivery, since in list(self._held.values()):
+                if now - since < HANDLING_MAX_S:
+                    await delivery.in_progress()

@@ -1,0 +1,116 @@
+"""The key that signs checkpoints, and what it vouches for."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.builders import NOW, RUN, TENANT, at_work, reply
+
+from linestop.bus.after import Outcome, outcome
+from linestop.bus.checkpoints import (
+    KEY_FILE,
+    PUBLIC_FILE,
+    copy_checkpoint_key,
+    ensure_checkpoint_key,
+    load_signer,
+    trusted_checkpoint_key,
+)
+from linestop.cli.main import run as command
+from linestop.errors import ConfigError
+from linestop.schemas.verify import Checkpoint, verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of credentials with a key."""
+    ensure_checkpoint_key(tmp_path)
+    return tmp_path
+
+
+def signed(folder: Path) -> Checkpoint:
+    """The checkpoint of a run that ended."""
+    signer = load_signer(folder, lambda: NOW)
+    assert signer is not None
+    return signer.checkpoint(at_work().run)
+
+
+def test_the_recorders_word_makes_a_log_authentic_to_its_end(folder: Path) -> None:
+    """What it signs when it publishes the outcome is checked with the public half alone."""
+    story = at_work()
+    signer = load_signer(folder, lambda: NOW)
+    assert signer is not None
+    assert story.run.sealed is not None
+    stored = msgspec.json.decode(outcome(story.run, story.run.sealed, signer.checkpoint(story.run)), type=Outcome)
+    assert stored.checkpoint is not None
+    keys = trusted_checkpoint_key(folder)
+    verdict = verify(TENANT, RUN, story.messages, checkpoints=[stored.checkpoint], keys=keys)
+    assert verdict.sentence == f"authentic up to {story.run.n}"
+
+
+def test_a_log_that_was_made_anew_after_its_outcome_is_broken(folder: Path) -> None:
+    """Whoever may rewrite the stream cannot rewrite what the recorder signed."""
+    checkpoint, keys = signed(folder), trusted_checkpoint_key(folder)
+    other = at_work()
+    anew = type(other)().opened().quiet().model(reply(text="something else"))
+    verdict = verify(TENANT, RUN, anew.messages, checkpoints=[checkpoint], keys=keys)
+    assert verdict.broken
+    assert any("vouches for another event" in problem.sentence for problem in verdict.problems)
+
+
+def test_the_key_is_made_once_for_its_owner_alone(folder: Path) -> None:
+    """Another start finds it, and writes the public half anew if that is gone or another."""
+    key, public = (folder / KEY_FILE).read_text(), (folder / PUBLIC_FILE).read_text()
+    assert stat.S_IMODE((folder / KEY_FILE).stat().st_mode) == 0o600
+    (folder / PUBLIC_FILE).write_text("00")
+    ensure_checkpoint_key(folder)
+    assert ((folder / KEY_FILE).read_text(), (folder / PUBLIC_FILE).read_text()) == (key, public)
+
+
+def test_a_key_that_others_may_read_is_refused(folder: Path) -> None:
+    """With the command that mends it."""
+    (folder / KEY_FILE).chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_signer(folder, lambda: NOW)
+
+
+@pytest.mark.parametrize("text", ["", "no key", "ab" * 31, "\u00e9" * 64])
+def test_a_damaged_key_is_said_to_be_one(folder: Path, text: str) -> None:
+    """A recorder that silently signed nothing, or a check that trusted nothing, would look like a good one."""
+    for name in (KEY_FILE, PUBLIC_FILE):
+        (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=KEY_FILE):
+        load_signer(folder, lambda: NOW)
+    with pytest.raises(ConfigError, match=PUBLIC_FILE):
+        trusted_checkpoint_key(folder)
+
+
+def test_without_a_key_nothing_is_signed_and_nobody_trusted(tmp_path: Path) -> None:
+    """A recorder from before there were keys goes on; its log is consistent, not authentic."""
+    assert load_signer(tmp_path, lambda: NOW) is None
+    assert trusted_checkpoint_key(tmp_path) == {}
+
+
+def test_whoever_checks_gets_the_public_half_only(folder: Path, tmp_path: Path) -> None:
+    """The recorder's process gets both."""
+    for name, signs, files in (("people", False, {PUBLIC_FILE}), ("recorder", True, {KEY_FILE, PUBLIC_FILE})):
+        target = tmp_path / name
+        target.mkdir()
+        copy_checkpoint_key(folder, target, signs=signs)
+        assert {path.name for path in target.iterdir()} == files
+        assert trusted_checkpoint_key(target) == trusted_checkpoint_key(folder)
+
+
+def test_set_up_gives_each_process_its_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``bus init --copy`` hands the recorder its key and people the public half; other roles get neither."""
+    monkeypatch.chdir(tmp_path)
+    copies = [text for name in ("recorder", "client", "planner") for text in ("--copy", name, str(tmp_path / name))]
+    assert command(["bus", "init", "--config-file", str(tmp_path / "nats.conf"), *copies]) == 0
+    found = {name: {path.name for path in (tmp_path / name).iterdir()} for name in ("recorder", "client", "planner")}
+    assert found == {
+        "recorder": {"recorder.json", KEY_FILE, PUBLIC_FILE},
+        "client": {"client.json", PUBLIC_FILE},
+        "planner": {"planner.json"},
+    }

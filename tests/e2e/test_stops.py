@@ -1,0 +1,115 @@
+"""A stop always lands, also in a run that never pauses: a model and a tool that answer at once, in one process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from bench import stage
+from tests.e2e.scene import described
+
+from linestop import Client
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.jetstream.log import JetStreamLog
+from linestop.bus.ports import Append, HeadMoved
+from linestop.bus.stopping import TRIES_ALONE
+from linestop.client.client import StopMode
+from linestop.schemas.events import EffectStarted, ModelStarted
+from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS
+from linestop.schemas.work import ModelWork
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+STOPS = 20
+LOST_MAX = 3 * TRIES_ALONE
+"""How often a stop may come late although it was asked for: some tries pass before that is heard."""
+
+EVENTS_FIRST = 20
+"""How far a run has come when it is stopped: by then it moves without pause."""
+
+_runs = itertools.count(1)
+
+
+class EndlessModel:
+    """Answers at once, always with one more call, so that only a stop (or a limit far away) ends the run."""
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """Ask for the next look."""
+        call = ToolCall(id=f"c{work.turn}", name="look", args=json.dumps({"q": f"{work.turn}"}))
+        usage = Usage(fresh_in=1, out=1)
+        return ModelReply(
+            text="", calls=(call,), stop_reason="calls", usage=usage, usage_reported=True, model="stub"
+        ), 0.0
+
+
+@asynccontextmanager
+async def busy() -> AsyncGenerator[stage.Stage]:
+    """A server and one process with all roles, whose model and tool answer at once."""
+    async with stage.stage("1s") as here:
+        backend = await JetStreamBackend.open({role: here.server.credential(role) for role in ACTORS}, name="busy")
+        roles = [make_role(role, caller=EndlessModel(), runner=stage.InstantTool()) for role in ACTORS]
+        config = HostConfig(worker="busy#1", accounts=stage.PLENTY, chance=random.Random(1), drain_s=0.2)
+        async with Host(backend, roles, config).running():
+            yield here
+        await backend.aclose()
+
+
+async def under_way(client: Client) -> str:
+    """Begin a run and return when it moves without pause."""
+    run = f"busy-{next(_runs)}"
+    await client.submit("bench", "go", run=run, tenant=stage.TENANT)
+    async for entry in client.events(run, follow=True, tenant=stage.TENANT):
+        if entry.n >= EVENTS_FIRST:
+            return run
+    raise AssertionError("the run ended by itself")
+
+
+def is_fenced(state: Run) -> None:
+    """Nothing was started after the one stop that counts."""
+    place = next(entry.n for entry in state.entries if entry.name == "stopped" and not entry.ignored)
+    late = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
+    assert not late, described(state)
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs in which an append of the operator's came too late, once for each time."""
+    found: list[str] = []
+    real = JetStreamLog.append
+
+    async def append(log: JetStreamLog, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the port's
+        try:
+            return await real(log, append, **options)
+        except HeadMoved:
+            if append.role == "operator":
+                found.append(append.run)
+            raise
+
+    monkeypatch.setattr(JetStreamLog, "append", append)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["fence", "drain"])
+async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: StopMode, lost: list[str]) -> None:
+    """The head has moved whenever the operator's append arrives, so the process that works on the run helps."""
+    async with busy() as here, Client.connect(here.directory, as_="operator") as operator:
+        for _ in range(STOPS):
+            lost.clear()
+            run = await under_way(operator)
+            with anyio.fail_after(5):
+                receipt = await operator.stop(run, why="enough", by="ann", mode=mode, tenant=stage.TENANT)
+            assert (receipt.by, receipt.why, receipt.already) == ("ann", "enough", False)
+            assert (await operator.outcome(run, timeout_s=10, tenant=stage.TENANT)).status == "stopped"
+            state = await operator.run(run, tenant=stage.TENANT)
+            assert state.entries[receipt.n - 1].name == "stopped"
+            is_fenced(state)
+            assert len(lost) <= LOST_MAX, f"the stop was tried {len(lost)} times: nobody helped"
