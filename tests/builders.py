@@ -27,6 +27,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     NAMES,
     SPEAKERS,
+    AccountLine,
     AnyEvent,
     Cue,
     EffectStarted,
@@ -216,8 +217,16 @@ class Story:
     def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
         """What a role knows now: accounts always have room."""
         hold, amount = wanted(self.run, self.now)
-        reservation = (Reservation(hold=hold, amount_micros=amount),) if amount else ()
+        reservation = (Reservation(hold=hold, amount_micros=amount, accounts=self.accounts()),) if amount else ()
         return self.facts.with_(*reservation, *more)
+
+    def accounts(self) -> tuple[AccountLine, ...]:
+        """What the accounts say to a hold: they have room for anything."""
+        day, hour = f"{self.now:%Y-%m-%d}", f"{self.now:%Y-%m-%d-%H}"
+        named = [("system", hour), (f"tenant-{TENANT}", day), *([(f"user-{TENANT}-1", day)] if self.task.user else [])]
+        return tuple(
+            AccountLine(account=name, period=period, before_micros=0, limit_micros=10**12) for name, period in named
+        )
 
     def when(self, role: RoleName, *more: Any) -> Self:  # noqa: ANN401 - any facts
         """Let one role look at the run."""

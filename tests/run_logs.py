@@ -82,6 +82,17 @@ AGENT = AgentVersion(
 )
 
 
+_QUESTION = {"type": "object", "properties": {"question": {"type": "string"}}, "required": ["question"]}
+_ASK = Contract(name="ask.person", description="ask", parameters=_QUESTION, tier="read", kind="wait")
+ASKING = msgspec.structs.replace(AGENT, tools=(*AGENT.tools, _ASK))
+SPENDING = msgspec.structs.replace(
+    AGENT,
+    policy=Policy(ask_on_spend=True, deciders=("ann", "bob")),
+    limits=msgspec.structs.replace(AGENT.limits, ask_from_micros=0),
+)
+STRICT = msgspec.structs.replace(AGENT, output_schema={"type": "object"})
+
+
 class InMemory:
     """The ports of every role over one broker in memory."""
 
@@ -146,6 +157,8 @@ class Scripted:
 
 def _args(tool: str, value: str) -> str:
     # Written with spaces, so that the canonical form is not what the model wrote.
+    if tool == "ask.person":
+        return f'{{ "question": "{value}" }}'
     return f'{{"until": {value}}}' if tool == "wait.until" else f'{{ "q": "{value}" }}'
 
 
@@ -269,6 +282,15 @@ async def _edit(bench: Bench) -> None:
     await bench.decide("approve")
 
 
+async def _answer(bench: Bench) -> None:
+    call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
+    await bench.say("answer", call=call.call, answer={"which": "b"})
+
+
+async def _go_on(bench: Bench) -> None:
+    await bench.say("approve", call="")
+
+
 async def _retry_doubt(bench: Bench) -> None:
     await bench.decide("approve")
     await anyio.sleep(1)
@@ -293,6 +315,9 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
     "in doubt": lambda: record([[("post", "a")]], _retry_doubt, outcomes={"a": UNKNOWN}),
     "asked twice": lambda: record([[("mail", "a")], [("mail", "a")]], _nothing),
     "waited": lambda: record([[("wait.until", "30")]], _expire),
+    "answered": lambda: record([[("ask.person", "which?")]], _answer, agent=ASKING),
+    "spending": lambda: record([[("look", "a")]], _go_on, agent=SPENDING),
+    "returned": lambda: record([[("look", "a")]], _nothing, agent=STRICT),
     "doubled": lambda: record(
         [[("post", "a")], [("post", "a")]],
         _nothing,
@@ -367,7 +392,10 @@ def _shift(value: object, n: int) -> None:
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         for key, item in fields.items():
-            if key in _NUMBERS and isinstance(item, int) and item >= n:
+            if key in {"by_event", "open"}:
+                for line in cast("list[dict[str, int]]", item):
+                    line["n"] += line["n"] >= n
+            elif key in _NUMBERS and isinstance(item, int) and item >= n:
                 fields[key] = item + 1
             _shift(item, n)
     elif isinstance(value, list):

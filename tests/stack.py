@@ -31,9 +31,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import JetStreamBackend
+from linestop.bus.checkpoints import load_signer
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
-from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.host import Host, HostConfig, make_role, utc_now
 from linestop.bus.init import set_up
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
@@ -187,7 +188,9 @@ class Stack:
         caller = Caller()
         runner = RegistryRunner(self.registry, self.directory / "workspaces")
         roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
-        config = HostConfig(worker=f"stack#{random.getrandbits(30)}", people=self.people, drain_s=0.1)
+        signer = load_signer(self.directory / "credentials", utc_now)
+        worker = f"stack#{random.getrandbits(30)}"
+        config = HostConfig(worker=worker, people=self.people, drain_s=0.1, signer=signer)
         try:
             async with Host(backend, roles, config).running() as host:
                 self.host = host
@@ -269,13 +272,16 @@ class Ran:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def command(directory: Path, *args: str, stdin: str = "") -> Ran:
-    """Run one command of the command line in this process, on a state directory."""
+def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> Ran:
+    """Run one command of the command line in this process, on a state directory; ``stdin`` None: it is closed."""
     # Imported here: most users of this file run no commands.
     from linestop.cli.main import run  # noqa: PLC0415
 
     out, err = io.StringIO(), io.StringIO()
-    kept, sys.stdin = sys.stdin, io.StringIO(stdin)
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    kept = sys.stdin
+    # Python leaves None where the descriptor is closed.
+    sys.stdin = None if given is None else io.TextIOWrapper(io.BytesIO(given))
     before = dict(os.environ)
     os.environ["LINESTOP_DIR"] = str(directory)
     try:

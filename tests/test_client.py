@@ -27,20 +27,19 @@ from linestop import (
     TimedOut,
     Unreachable,
 )
+from linestop.bus.after import Outcome
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import HeadMoved, StoredMessage
 from linestop.bus.streams import consumers
 from linestop.client import Letter, saying, waiting
 from linestop.client.identity import load_key, write_key
-from linestop.client.stopping import DirectStop
-from linestop.errors import ConfigError
+from linestop.client.views import Receipt
+from linestop.errors import ConfigError, TooLarge
 from linestop.schemas.events import Granted, Policy
 from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
 from linestop.schemas.run import Entry, Run
-from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -382,6 +381,16 @@ async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Clie
     assert "in the books" in str((await client.outcome(submitted.run, timeout_s=SOON_S)).answer)
 
 
+async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
+    """Half a character cannot be written, and what is too long is named with its size."""
+    with pytest.raises(InputError, match="The task holds half a character"):
+        await client.submit("desk", "caf\udce9")
+    with pytest.raises(TooLarge, match=r"The task has 30\d{4} bytes and a message at most 262144: shorten it"):
+        await client.submit("desk", "x" * 300_000)
+    with pytest.raises(InputError, match="The pause holds half a character"):
+        await operator.pause("any", why="\ud800")
+
+
 async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:
     """Approving what waits for nobody, or what is not there, says so and sends nothing."""
     submitted = await client.submit("desk", "look")
@@ -391,7 +400,7 @@ async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Cl
         await operator.approve(submitted.run, call)
     with pytest.raises(NotFound, match="has no call 'c9'"):
         await operator.approve(submitted.run, "c9")
-    with pytest.raises(InputError, match="asks about nothing"):
+    with pytest.raises(Refused, match="is over and asks nobody anything"):
         await operator.approve(submitted.run)
     with pytest.raises(Refused, match="is over"):
         await client.pause(submitted.run)
@@ -508,44 +517,111 @@ async def test_a_run_that_is_over_cannot_be_stopped(client: Client, operator: Cl
             await either.stop(submitted.run, why="late")
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["head-named", "head-not-named"])
-async def test_a_stop_that_loses_tries_again_from_the_real_head(
-    client: Client, operator: Client, monkeypatch: pytest.MonkeyPatch, *, named: bool
-) -> None:
-    """The run moves between read and append; the refusal names the head, or the run is read again."""
+async def test_the_outcome_of_a_run_that_was_stopped_before_it_began_is_found(client: Client, operator: Client) -> None:
+    """No agent ever had it, so it is published under ``none``; whoever waits for the run hears of it all the same."""
+    run = "never-began"
+    heard: list[Outcome] = []
+
+    async def wait() -> None:
+        heard.append(await client.outcome(run, timeout_s=SOON_S))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await operator.stop(run, why="not this one")
+    submitted = await client.submit("desk", "say hello", run=run)
+    after = await client.outcome(run, timeout_s=SOON_S)
+    assert submitted.status == "refused"
+    assert heard == [after]
+    assert (after.status, after.agent, after.why) == ("stopped", "none", "not this one")
+
+
+@pytest.mark.parametrize("state", ["waiting", "paused", "acting", "unknown"])
+@pytest.mark.parametrize("as_", ["client", "operator"])
+async def test_a_run_is_stopped_wherever_it_stands(client: Client, operator: Client, *, as_: str, state: str) -> None:
+    """It waits for a person, is paused, has a tool at work, or was never heard of."""
+    run = f"stop-{state}-{as_}"
+    if state != "unknown":
+        await client.submit("desk", "hang" if state == "acting" else "pay 5", run=run)
+        await until(client, run, lambda at: bool(at.open_attempts and at.calls) if state == "acting" else waits(at))
+    if state == "paused":
+        await client.pause(run, by="ann")
+    receipt = await (client if as_ == "client" else operator).stop(run, why="enough", by="bob")
+    assert (receipt.by, receipt.why, receipt.already) == ("bob", "enough", False)
+    assert len(receipt.open) == (1 if state == "acting" else 0)
+    outcome = await client.outcome(run, timeout_s=SOON_S)
+    assert (outcome.status, outcome.cause, outcome.why) == ("stopped", "person", "enough")
+
+
+async def test_of_two_stops_at_once_one_counts_and_both_are_told_which(client: Client, operator: Client) -> None:
+    """Through the roles and directly, the same moment, ten times."""
+    for _ in range(10):
+        submitted = await client.submit("desk", "pay 5")
+        await until(client, submitted.run, waits)
+        receipts: dict[str, Receipt] = {}
+
+        async def stop(by: str, who: Client, run: str = submitted.run, told: dict[str, Receipt] = receipts) -> None:
+            told[by] = await who.stop(run, by=by, why=f"{by} says so")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop, "ann", client)
+            tasks.start_soon(stop, "bob", operator)
+        state = await client.run(submitted.run)
+        assert state.stopped is not None
+        assert {by: receipt.already for by, receipt in receipts.items()} == {
+            "ann": state.stopped.by != "ann", "bob": state.stopped.by != "bob",
+        }  # fmt: skip
+        assert len({(receipt.n, receipt.why) for receipt in receipts.values()}) == 1
+        assert sum(entry.name == "stopped" for entry in state.entries) == 1
+
+
+@pytest.mark.parametrize("as_", ["client", "operator"])
+@pytest.mark.parametrize("why", ["w" * 300_000, "half \udcff a letter"], ids=["endless", "no-text"])
+async def test_a_stop_is_not_lost_over_its_words(client: Client, operator: Client, *, as_: str, why: str) -> None:
+    """They are cut, and what is no text in them is replaced."""
     submitted = await client.submit("desk", "pay 5")
-    before = await until(client, submitted.run, waits)
-    direct = DirectStop(operator.stream)
-    log = direct._log  # pyright: ignore[reportPrivateUsage] # the loser's own view of the log
-    messages = await log.load(TenantId("default"), RunId(submitted.run))
-    refused: list[int] = []
-    read_again: list[bool] = []
-    real, load = log.append, log.load
+    await until(client, submitted.run, waits)
+    receipt = await (client if as_ == "client" else operator).stop(submitted.run, by="ann", why=why)
+    assert not receipt.already
+    assert receipt.why == why[:2_000].replace("\udcff", "?")
 
-    async def read(state: Run) -> None:
-        for message in messages[:-1]:
-            state.apply(message.subject, message.payload, message.seq)
 
-    async def append(event: object) -> int:
-        try:
-            return await real(event)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        except HeadMoved as moved:
-            refused.append(moved.head_seq)
-            raise HeadMoved("moved", head_seq=moved.head_seq if named else 0) from None
+async def test_a_stop_that_cannot_be_meant_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
+    """A mode that does not exist, and names that are none."""
+    for either in (client, operator):
+        with pytest.raises(InputError, match="no stop mode 'kill': use fence or drain"):
+            await either.stop("r1", mode="kill")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="run 'R 1' is not a name"):
+            await either.stop("R 1")
+        with pytest.raises(InputError, match=r"tenant 'a\.b' is not a name"):
+            await either.stop("r1", tenant="a.b")
 
-    async def reload(tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False) -> list[StoredMessage]:
-        read_again.append(leader)
-        return await load(tenant, run, after_seq=after_seq, leader=leader)
 
-    monkeypatch.setattr(direct, "_read", read)
-    monkeypatch.setattr(log, "load", reload)
-    monkeypatch.setattr(log, "append", append)
-    state, already = await direct.stop(before.tenant, before.run, by="ann", why="now", mode="fence")
-    assert not already
-    assert state.n == before.n + 1
-    assert refused == [messages[-1].seq]
-    assert read_again == ([] if named else [True])
-    assert (await operator.run(submitted.run)).stopped is not None
+async def test_a_stop_lets_calls_end_that_another_cancels(client: Client, operator: Client) -> None:
+    """Drained, a tool goes on; a person who cannot wait stops the run once more."""
+    submitted = await client.submit("desk", "hang")
+    await until(client, submitted.run, lambda state: bool(state.calls and state.open_attempts))
+    drained = await operator.stop(submitted.run, by="ann", why="after this", mode="drain")
+    with pytest.raises(TimedOut):
+        await client.outcome(submitted.run, timeout_s=0.5)
+    assert (await client.run(submitted.run)).open_attempts
+    again = await client.stop(submitted.run, by="bob", why="now")
+    outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
+    assert (drained.already, again.already, again.n) == (False, True, drained.n)
+    assert (outcome.status, outcome.why) == ("stopped", "after this")
+
+
+async def test_a_stop_whose_answer_is_lost_is_found_in_the_log(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is a courtesy on core NATS; a stop that is in force is not called unanswered."""
+    submitted = await client.submit("desk", "pay 5")
+    await until(client, submitted.run, waits)
+
+    async def lost(future: asyncio.Future[object], wait_s: float) -> None:
+        await waiting.answer_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(saying, "answer_within", lost)
+    receipt = await client.stop(submitted.run, by="ann", why="enough")
+    assert (receipt.by, receipt.already) == ("ann", False)
+    assert receipt.n > 0
 
 
 async def test_a_paused_run_starts_nothing_until_it_is_resumed(line: Stack, client: Client, operator: Client) -> None:

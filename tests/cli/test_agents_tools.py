@@ -116,6 +116,9 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
         assert first != second
         assert await run_sync(run, ["rollback", "clerk"]) == 1
         assert "no earlier version" in capsys.readouterr().err
+        for none in ("A b", "*", "a\nb", ""):
+            assert await run_sync(run, ["rollback", none]) == 2
+            assert "is not a name" in capsys.readouterr().err
         assert await run_sync(run, ["rollback", "clerk", "--to", second.split()[1]]) == 0
         assert capsys.readouterr().out == second
         assert await run_sync(run, ["deploy", "nobody"]) == 1

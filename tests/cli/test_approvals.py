@@ -87,14 +87,16 @@ def test_approve_with_edit_changes_the_arguments_and_asks_again(line: Stack, tmp
 
 
 def test_a_decision_about_nothing_says_what_there_is(line: Stack) -> None:
-    """Unknown call: 1 and the way to find it. No call named where nothing waits: 2."""
+    """An unknown call, and a run that waits for nobody: 1, and the way to find what waits."""
     run = ask(line, "pay 5")["run"]
     wrong = cli(line, "approve", run, "c9")
     assert wrong.code == 1
     assert f"linestop show {run}" in wrong.err
     cli(line, "deny", run)
     assert cli(line, "watch", run).code == 0
-    assert cli(line, "approve", run).code == 2
+    nothing = cli(line, "approve", run)
+    assert nothing.code == 1
+    assert f"Run '{run}' is over and asks nobody anything now; `linestop approvals` lists" in nothing.err
 
 
 def test_answer_answers_a_question_with_text_or_json(line: Stack) -> None:

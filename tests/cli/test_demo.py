@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +38,23 @@ def test_the_demo_ends_as_told(tmp_path: Path, linestop: Callable[..., subproces
     ):
         assert " ".join(words.split()) in shown, words
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """Closing the terminal, or a supervisor, ends it as Ctrl-C does."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "linestop.cli.main", "demo"],
+        cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process:
+        assert any("ready after" in line for line in process.stdout)
+        assert list(tmp_path.iterdir())
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -53,3 +55,19 @@ def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(line: Sta
     assert "operator.stopped" in watched.out
     assert watched.out.splitlines()[-1].endswith("recorder.sealed      stopped: enough")
     assert cli(line, "watch", run, "--json").lines[-1]["data"]["status"] == "stopped"
+
+
+def test_watch_of_a_run_that_is_not_there_yet_says_what_it_waits_for(line: Stack) -> None:
+    """A misspelt id must not look like a run in which nothing happens."""
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "linestop.cli.main", "watch", "unborn-yet", "--dir", str(line.directory)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert watching.stderr is not None
+    with watching:
+        said = watching.stderr.readline()
+        assert "There is no run 'unborn-yet' of tenant 'default' yet; waiting for its first event." in said
+        assert cli(line, "stop", "unborn-yet", "--why", "enough").code == 0
+        shown, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 4
+    assert "operator.stopped" in shown

@@ -112,6 +112,40 @@ def test_errors_end_the_program_with_one_sentence_and_their_code(
     assert capsys.readouterr().err.lstrip() == words
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/state/lock"), 2, "/state/lock cannot be used: Permission denied."),
+        (OSError(28, "No space left on device"), 1, "The system refuses to write or open something: No space left"),
+        (ExceptionGroup("g", [OSError(30, "Read-only file system", "/a")]), 2, "/a cannot be used: Read-only file"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_and_no_defect(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that cannot be written and a full disk are nothing to report to us."""
+    _command(monkeypatch, error)
+    assert run(["boom"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"linestop: {words}")
+    assert said.count("\n") == 1
+
+
+def test_an_error_holds_nothing_that_a_terminal_would_obey(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is in the sentence may come from a stranger."""
+    _command(monkeypatch, ConfigError("No \x1b[31m\n such\u202e thing."))
+    assert run(["boom"]) == 2
+    assert capsys.readouterr().err == "linestop: No \\x1b[31m\\n such\\u202e thing.\n"
+
+
+def test_an_argument_that_is_no_text_is_refused_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes that are not UTF-8 come in as half characters, which cannot be stored."""
+    assert run(["run", "hello", "caf\udce9"]) == 2
+    assert "Argument 3 ('caf\\udce9') is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_what_nobody_expected_is_one_sentence_and_a_file_with_the_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

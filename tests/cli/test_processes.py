@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from linestop.bus.credentials import ensure_credentials
 from linestop.bus.worker import hold_name
 from linestop.client import Client
 from linestop.schemas.events import EffectStarted, Finished
@@ -119,6 +120,15 @@ async def test_two_of_one_name_cannot_run(tmp_path: Path) -> None:
         async with started(tmp_path, "dev") as dev:
             await dev.says(f"The worker name dev is held by process {os.getpid()}")
             assert await dev.process.wait() == 2
+
+
+async def test_an_actor_that_waits_for_its_broker_says_so_and_ends_when_told(tmp_path: Path) -> None:
+    """A broker may come up later than its actors; a signal need not wait for it."""
+    ensure_credentials(tmp_path / ".linestop", "nats://127.0.0.1:1")
+    async with started(tmp_path, "actor", "planner") as actor:
+        await actor.says("no broker answers at nats://127.0.0.1:1 within 5 s (Connection refused)")
+        await actor.says("Trying for 30 s")
+        assert await actor.ends() == 0
 
 
 async def test_an_actor_in_a_process_of_its_own_does_its_part(tmp_path: Path) -> None:

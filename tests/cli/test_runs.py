@@ -16,7 +16,9 @@ import pytest
 from tests.stack import Ran, Stack, background_stack, command
 
 from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.intake import run_of_key
 from linestop.cli import output
+from linestop.cli.plain import clean
 from linestop.schemas.limits import Limits
 
 pytestmark = pytest.mark.broker
@@ -29,7 +31,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
         yield running
 
 
-def cli(line: Stack, *args: str, stdin: str = "") -> Ran:
+def cli(line: Stack, *args: str, stdin: str | bytes | None = "") -> Ran:
     """Run a command on the running whole."""
     return command(line.directory, *args, stdin=stdin)
 
@@ -64,6 +66,26 @@ def test_run_with_json_prints_the_outcome_as_one_document(line: Stack) -> None:
 def test_run_reads_the_task_from_stdin(line: Stack) -> None:
     """``-`` stands for what is piped in."""
     assert cli(line, "run", "desk", "-", stdin="say hello").out == "Hello.\n"
+
+
+@pytest.mark.parametrize(
+    ("stdin", "said"),
+    [
+        (None, "stdin is closed: give the text as an argument"),
+        (b"caf\xe9", "The text is not UTF-8 (byte 3): convert it"),
+        (b"x" * 5_000_000, "The text has over 262144 bytes, more than a task may have"),
+    ],
+)
+def test_a_text_that_cannot_be_sent_is_refused_before_it_is(line: Stack, stdin: bytes | None, said: str) -> None:
+    """One sentence, and no run."""
+    ran = cli(line, "run", "desk", "-", stdin=stdin)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+def test_a_closed_stdin_is_nobody_at_a_terminal(line: Stack) -> None:
+    """As with a pipe, a run that waits for a person ends the command."""
+    assert cli(line, "run", "desk", "pay 5", stdin=None).code == 6
 
 
 def test_run_detached_prints_the_runs_id_only(line: Stack) -> None:
@@ -107,6 +129,10 @@ def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
         (("run", "desk", "say hello", "--limit", "cost_max_micros=1"), 5, "over_budget"),
         (("run", "desk", "say hello", "--limit", "nonsense=1"), 3, "no limit named 'nonsense'"),
         (("run", "desk", "say hello", "--limit", "cost"), 2, "NAME=VALUE"),
+        (("run", "desk", "say hello", "--limit", "turns_max=nan"), 2, "NAME=VALUE"),
+        (("run", "desk", "say hello", "--limit", "turns_max=1e999"), 2, "NAME=VALUE"),
+        (("run", "desk", "say hello", "--wait", "nan"), 2, "give seconds"),
+        (("run", "desk", "say hello", "twice"), 2, "unexpected extra argument (twice). See `"),
         (("run", "desk", "say hello", "--scope", "nothing"), 3, "the tool 'nothing'"),
         (("run", "No Agent", "say hello"), 2, "agent 'No Agent'"),
         (("run", "desk"), 2, "TEXT"),
@@ -234,6 +260,26 @@ def test_stop_of_an_unknown_run_says_that_it_had_no_events(line: Stack) -> None:
     assert cli(line, "stop", "Mis typed").code == 2
 
 
+def test_run_of_what_was_stopped_before_it_began_exits_4(line: Stack) -> None:
+    """The outcome is no agent's, and still it is the run's."""
+    key = "stopped-first"
+    named = cli(line, "stop", run_of_key("default", key), "--why", "not today")
+    ran = cli(line, "run", "desk", "say hello", "--key", key, "--wait", "20")
+    assert named.code == 0
+    assert (ran.code, ran.out) == (4, "")
+    assert "not today" in ran.err
+
+
+def test_stop_has_the_modes_that_differ(line: Stack) -> None:
+    """Draining lets a call end; there is no third way."""
+    run = waiting(line)["run"]
+    refused = cli(line, "stop", run, "--mode", "kill")
+    assert refused.code == 2
+    assert "'kill' is not one of 'fence', 'drain'" in refused.err
+    assert cli(line, "stop", run, "--mode", "drain").code == 0
+    assert cli(line, "watch", run).code == 4
+
+
 def test_a_paused_run_goes_on_when_it_is_resumed(line: Stack) -> None:
     """Both words say which event they became; pausing twice is refused."""
     run = waiting(line)["run"]
@@ -284,8 +330,26 @@ def test_the_directory_may_be_given_as_an_option_or_a_credential_file(line: Stac
 )
 def test_control_characters_are_escaped(raw: str, shown: str) -> None:
     """Letters of all scripts pass; what moves, hides or obeys does not."""
-    assert output.clean(raw) == shown
-    assert output.clean("a\n\tb", block=True) == "a\n\tb"
+    assert clean(raw) == shown
+    assert clean("a\n\tb", block=True) == "a\n\tb"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_an_id_is_never_broken_however_narrow_the_screen(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ids are there to be copied; where a table has no room for them each row is a block of its own."""
+    monkeypatch.setattr(output, "WIDTH_PIPED", width)
+    run, call = "k-" + "0123456789" * 4, "call_" + "ab" * 12
+    output.say_table(("run", "call", "cost", "task"), [(run, call, "$0.10", "two words " * 9)], fold=("task",))
+    shown = capsys.readouterr().out
+    assert run in shown
+    assert call in shown
+    assert "$0.10" in shown
+    assert shown.count("words") == 9
+    table = "───" in shown
+    assert table == (width == 160)
+    assert max(len(line) for line in shown.splitlines() if "words" not in line) <= max(width, len(run))
 
 
 def test_json_escapes_keep_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_a_file_gives_back_every_byte() -> None:
 async def test_a_run_on_a_real_bus_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What the real processes wrote to a real server is consistent; a run that is not there is not found."""
+    """What the real processes wrote is authentic by the recorder's checkpoint, for whoever has its public key."""
     monkeypatch.chdir(tmp_path)
     async with stack(tmp_path) as line:
         async with Client.connect(line.directory) as client:
@@ -103,7 +103,13 @@ async def test_a_run_on_a_real_bus_verifies(
             await client.outcome(submitted.run, timeout_s=20)
         arguments = ["verify", submitted.run, "--dir", str(line.directory)]
         assert await anyio.to_thread.run_sync(run, arguments) == 0
+        (line.directory / "credentials" / "checkpoint.pub").unlink()
+        assert await anyio.to_thread.run_sync(run, arguments) == 0
         assert await anyio.to_thread.run_sync(run, ["verify", "nobody", "--dir", str(line.directory)]) == 1
     printed = capfd.readouterr()
-    assert "consistent" in printed.out
+    first, *_, last = [text for text in printed.out.splitlines() if text.startswith(submitted.run)]
+    events = int(first.split("; ")[1].split()[0])
+    assert f"authentic up to {events}; {events} events" in first
+    assert "consistent" in last
+    assert "is not known" in printed.out
     assert "There is no run 'nobody'" in printed.err

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.deploy.images import ROOT
 
-from linestop.bus.credentials import load_credential
+from linestop.bus.credentials import ensure_credentials, load_credential
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.process import server_program
 from linestop.bus.worker import hold_name, host_name
@@ -64,6 +64,16 @@ def test_setting_up_again_changes_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert set_up("--copy", "planner", "for/planner") == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_folder_of_an_embedded_broker_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its credentials keep naming the broker they are for."""
+    folder = tmp_path / ".linestop"
+    before = ensure_credentials(folder, "nats://127.0.0.1:4321")
+    (folder / "port").write_text("4321")
+    assert run(["bus", "init", "--nats", "nats://elsewhere:4222"]) == 2
+    assert "belongs to the broker of `linestop dev`: name another one" in capsys.readouterr().err
+    assert ensure_credentials(folder, "nats://127.0.0.1:4321") == before
 
 
 def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,11 @@ from linestop.cli.main import EXIT_INTERRUPTED, cli
 from linestop.cli.verify import EXIT_BROKEN
 from linestop.errors import LinestopError
 from linestop.project import ENVIRONMENT, Config
+from linestop.schemas.calls import DOWN
 from linestop.schemas.events import StopCode
 from linestop.schemas.limits import AccountLimits, Limits
 from linestop.schemas.model import FailureClass
-from linestop.schemas.next_start import FALLS_BACK, RETRIED
+from linestop.schemas.next_start import RETRIED
 from linestop.schemas.stops import CAUSE, STATUS
 from linestop.schemas.subjects import ACTORS
 
@@ -125,7 +126,7 @@ def test_the_failure_classes_are_those_of_the_code() -> None:
     rows = table(ERRORS, "Failure classes of a model call")
     assert set(rows) == set(get_args(FailureClass))
     assert {name for name, cells in rows.items() if cells[0] == "yes"} == RETRIED
-    assert {name for name, cells in rows.items() if cells[1] == "yes"} == FALLS_BACK
+    assert {name for name, cells in rows.items() if cells[1] == "yes"} == DOWN
 
 
 def test_the_refusal_codes_are_those_of_the_code() -> None:

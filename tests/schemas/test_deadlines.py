@@ -19,7 +19,8 @@ def told(story: Story) -> list[tuple[float, str, str]]:
 
 def test_an_open_model_call_is_looked_at_when_it_should_be_done() -> None:
     """By the planner, and by budget, which holds for a takeover."""
-    assert {(130.0, "planner", "done-by"), (130.0, "budget", "done-by")} <= set(told(Story().opened().quiet()))
+    found = set(told(Story(agent(limits={"wall_s": 1_000})).opened().quiet()))
+    assert {(130.0, "planner", "done-by"), (130.0, "budget", "done-by")} <= found
 
 
 def test_an_open_effect_is_looked_at_when_it_should_be_done() -> None:

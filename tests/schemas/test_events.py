@@ -16,6 +16,7 @@ from linestop.schemas.events import (
     Cleared,
     Event,
     Proposed,
+    StopMode,
     Stopped,
     decode,
     decode_envelope,
@@ -117,3 +118,12 @@ def test_every_event_is_frozen_and_carries_the_envelope() -> None:
         assert kind.__struct_config__.frozen
     with pytest.raises(AttributeError):
         Cleared(calls=()).calls = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("mode", ["kill", "fence", "of a later version", ""])
+def test_a_stop_in_any_mode_is_a_stop(mode: str) -> None:
+    """``kill`` was a mode that did what ``fence`` does; a mode that nobody knows yet cancels too."""
+    stop = msgspec.json.decode(msgspec.json.encode({"by": "ann", "why": "x", "mode": mode}), type=Stopped)
+    assert stop.mode is StopMode.FENCE
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"by":"ann","why":"x","mode":5}', type=Stopped)

@@ -142,3 +142,11 @@ def test_a_receipt_tells_the_fate_of_a_call() -> None:
     assert fates(never, never, never) == "never_started"
     story = at_work(call("pay")).word("deny", call="pay").said()
     assert story.run.calls["pay"].fate == "not_started"
+
+
+@pytest.mark.parametrize("attempt", [-5, -1, 2, 10**9])
+def test_a_result_of_an_attempt_that_cannot_be_is_ignored(attempt: int) -> None:
+    """No number makes a reader look beyond what was started."""
+    story = at_work(call("look"))
+    entry = story.tell("executor", Finished(call="look", attempt=attempt, outcome="succeeded"))
+    assert "was not started" in entry.ignored

@@ -8,8 +8,18 @@ import msgspec
 import pytest
 
 from linestop.schemas import subjects
+from linestop.schemas.events import StopMode
 from linestop.schemas.limits import Limits
-from linestop.schemas.messages import VERBS, Control, Task, lowered, signed_bytes
+from linestop.schemas.messages import (
+    FIELD_CHARS_MAX,
+    UNREADABLE,
+    VERBS,
+    Control,
+    Task,
+    lowered,
+    signed_bytes,
+    stop_said,
+)
 
 
 def test_the_least_task_is_a_text() -> None:
@@ -51,3 +61,27 @@ def test_a_signature_covers_everything_that_makes_the_decision() -> None:
     signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, expires_at=other)))
     signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, expires_at=None)))
     assert len(signed) == 11
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"", Control()),
+        (b'{"by":"ann","why":"enough","mode":"drain"}', Control(by="ann", why="enough", mode=StopMode.DRAIN)),
+        (b'{"mode":"nuke"}', Control()),
+        (b"enough!", Control(why=UNREADABLE)),
+        (b"[]", Control(why=UNREADABLE)),
+        (b"\xff", Control(why=UNREADABLE)),
+        (b'{"why":"\xff"}', Control(why=UNREADABLE)),
+        (b"[" * 100_000, Control(why=UNREADABLE)),
+        (b'{"by":5,"mode":["drain"]}', Control(why=UNREADABLE)),
+        (b'{"by":"ann","why":"now","expires_at":"tomorrow"}', Control(by="ann", why="now")),
+        (b'{"by":"ann","why":5,"mode":"drain"}', Control(by="ann", why=UNREADABLE, mode=StopMode.DRAIN)),
+        (b'{"why":"' + b"x" * 5_000 + b'"}', Control(why="x" * FIELD_CHARS_MAX)),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_a_stop_means_stop_whatever_its_body_says(payload: bytes, said: Control) -> None:
+    """What can be read of who and why is kept; a mode that nobody knows cancels."""
+    assert stop_said(payload) == said
+    assert type(stop_said(payload).mode) is StopMode

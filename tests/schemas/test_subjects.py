@@ -198,3 +198,9 @@ def test_the_filter_of_a_run_is_the_one_of_the_contract() -> None:
     assert subjects.run_filter(TENANT, RUN) == "runs.acme.run-1.>"
     assert subjects.said_by("approver") == "runs.*.*.approver.>"
     assert ACTORS == ("planner", "validator", "approver", "budget", "executor", "recorder")
+
+
+def test_a_verb_that_does_not_exist_is_named_with_those_that_do() -> None:
+    """Whoever misspells a verb is told so."""
+    with pytest.raises(InputError, match="'stopp' is not a control verb: use one of stop, pause"):
+        subjects.parse_control("control.acme.r1.stopp")

@@ -340,6 +340,13 @@ def _untrusted_cleared(f: Forger) -> int:
     return f.find("approver", "cleared")
 
 
+def _fallback_cleared(f: Forger) -> int:
+    opened = f.body("validator", "opened")
+    opened["fallbacks"] = [opened["model"]]
+    opened["model"] = opened["model"] | {"model": "playbook/down"}
+    return f.find("approver", "cleared")
+
+
 def _edited_cleared(f: Forger) -> int:
     n = f.find("approver", "asked", 2)
     line = f.body("approver", "asked", 2)["calls"][0]
@@ -476,6 +483,11 @@ def _sealed_short_receipt(f: Forger) -> int:
     return f.find("recorder", "sealed")
 
 
+def _sealed_omitting_what_fits(f: Forger) -> int:
+    f.body("recorder", "sealed")["receipt_omits"] = 1
+    return _sealed_short_receipt(f)
+
+
 def _sealed_false_totals(f: Forger) -> int:
     f.body("recorder", "sealed")["totals"]["cost_micros"] += 1
     return f.find("recorder", "sealed")
@@ -540,6 +552,7 @@ RULES: list[tuple[str, Break, str, str]] = [
     ("destroyed", _destructive_cleared, "approval", "destructive, which only a person may let pass"),
     ("approved", _irreversible_cleared, "approval", "irreversible and no policy clears it"),
     ("approved", _untrusted_cleared, "approval", "comes from an untrusted source"),
+    ("approved", _fallback_cleared, "approval", "a fallback model proposed it"),
     ("edited", _edited_cleared, "approval", "a person had changed it"),
     ("approved", _asked_for_cleared, "approval", "the policy asks a person about every 'look'"),
     ("approved", _cleared_other_arguments, "approval", "other arguments than those that were judged"),
@@ -564,6 +577,7 @@ RULES: list[tuple[str, Break, str, str]] = [
     ("approved", _sealed_another_head, "seal", "another head than the event before it"),
     ("approved", _sealed_false_receipt, "seal", "receipt calls 'c2a' not_started after 1; it is done"),
     ("approved", _sealed_short_receipt, "seal", "exactly the calls that were let pass"),
+    ("approved", _sealed_omitting_what_fits, "seal", "exactly the calls that were let pass"),
     ("approved", _sealed_false_totals, "seal", "not those of the log"),
     ("approved", _sealed_holding_money, "seal", "still holds money"),
     ("approved", _sealed_while_open, "seal", "seals the run while attempt 1 of turn 1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.run_logs import AGENT, SCENARIOS, Forger
+from tests.run_logs import AGENT, ASKING, SCENARIOS, STRICT, Forger
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode
@@ -12,10 +12,11 @@ from linestop.testing.replay import replay
 
 
 def agent_of(log: list[tuple[str, bytes, int]]) -> AgentVersion:
-    """The version a scenario's run was opened with, which differs in policy and limits only."""
+    """The version a scenario's run was opened with; those that are not named differ in policy and limits only."""
     opened = decode("validator", "opened", log[0][1])
     assert isinstance(opened, Opened)
-    return msgspec.structs.replace(AGENT, policy=opened.policy, limits=opened.limits)
+    named = next((agent for agent in (ASKING, STRICT) if agent.digest() == opened.agent.digest), AGENT)
+    return msgspec.structs.replace(named, policy=opened.policy, limits=opened.limits)
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "refused"])

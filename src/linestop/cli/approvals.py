@@ -26,7 +26,8 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
         if options["as_json"]:
             output.say_json(questions)
         elif questions:
-            output.say_table(("run", "call", "what", "tier", "rule", "cost", "left"), [_row(q) for q in questions])
+            columns = ("run", "call", "what", "tier", "rule", "cost", "left")
+            output.say_table(columns, [_row(q) for q in questions], fold=("what",))
         else:
             output.note("Nothing waits for a person.")
 

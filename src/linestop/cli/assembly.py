@@ -21,10 +21,11 @@ from linestop.agent_files import load_agents
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import JetStreamBackend
+from linestop.bus.checkpoints import load_signer
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.bus.facts import Check
-from linestop.bus.host import Host, HostConfig, make_role, role_filters
+from linestop.bus.host import Host, HostConfig, make_role, role_filters, utc_now
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
@@ -33,7 +34,7 @@ from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
 from linestop.models.caller import Caller
-from linestop.project import Project, read_toml
+from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check
 from linestop.sandbox.registry import Registry, load_registry
@@ -94,12 +95,29 @@ def stored_credentials(project: Project, names: Sequence[CredentialName]) -> dic
 
 
 def load_tools(project: Project) -> Registry:
-    """The built-in tools and those of the project."""
-    return load_registry(project.config.tools, base=project.root)
+    """The built-in tools and those of the project.
+
+    Raises:
+        ConfigError: one cannot be loaded, or its contract is none.
+    """
+    try:
+        return load_registry(project.config.tools, base=project.root)
+    except ConfigError as error:
+        if not str(error).startswith("tools: "):
+            raise
+        raise ConfigError(f"{project.file or CONFIG_FILE}, {str(error).removesuffix('.')}.") from None
 
 
-async def prepare(bootstrap: Credential, roles: Sequence[RoleName], *, space: Space = DEFAULT_SPACE) -> None:
+async def prepare(
+    bootstrap: Credential,
+    roles: Sequence[RoleName],
+    *,
+    space: Space = DEFAULT_SPACE,
+    on_wait: Callable[[str], None] | None = None,
+) -> None:
     """Create streams and consumers; ``roles`` are those that run in processes of their own.
+
+    ``on_wait`` is told once why it takes longer, if the broker does not answer at first.
 
     Raises:
         ConfigError: if something there is not as it must be.
@@ -111,7 +129,10 @@ async def prepare(bootstrap: Credential, roles: Sequence[RoleName], *, space: Sp
             try:
                 async with await connect(bootstrap, name="linestop set-up") as connection:
                     done = await set_up(connection, BusLayout(space=space, wakes=wakes))
-            except Unreachable:
+            except Unreachable as error:
+                if on_wait is not None:
+                    on_wait(f"{error} Trying for {READY_WITHIN_S:g} s …")
+                    on_wait = None
                 await anyio.sleep(RETRY_S)
             else:
                 done.require_no_differences()
@@ -172,6 +193,7 @@ async def serve(
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
             secrets=secrets,
             checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
+            signer=load_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
         )
         caller = None
         if "planner" in roles:

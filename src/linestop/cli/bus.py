@@ -12,9 +12,11 @@ import click
 import msgspec
 
 from linestop.bus.accounts import accounts
+from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_credential, write_private
 from linestop.bus.init import BusLayout, InitResult, bus_init
 from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.server import PORT_FILE
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE
 from linestop.cli.assembly import wakes_of
@@ -27,6 +29,9 @@ PORT_DEFAULT: Final = 4222
 MONITOR_PORT: Final = 8222
 STORE_DIR: Final = Path("/jetstream")
 """Where the volume for the streams is mounted in the server's container."""
+
+CHECKERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
+"""Credentials of people, who get the public half of the recorder's key to check its checkpoints with."""
 
 Copies = tuple[tuple[CredentialName, Path], ...]
 
@@ -61,9 +66,18 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
     """
     project = load_project().at(nats)
     url = project.config.nats.url or URL_DEFAULT
+    if (project.directory / PORT_FILE).exists():
+        # Its credentials would name the other broker from then on, and whoever uses them would lose it.
+        raise ConfigError(
+            f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "
+            "an outside broker, with LINESTOP_DIR or `dir` in linestop.toml."
+        )
     credentials = ensure_credentials(project.directory, url)
+    ensure_checkpoint_key(project.directory / "credentials")
     for name, folder in copies:
         write_credential(folder / f"{name}.json", credentials[name])
+        if name in CHECKERS or name == "recorder":
+            copy_checkpoint_key(project.directory / "credentials", folder, signs=name == "recorder")
     if config_file is not None:
         _write_config(config_file, url, credentials)
         click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)

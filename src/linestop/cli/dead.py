@@ -26,7 +26,7 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
             output.say_json(letters)
         elif letters:
             rows = [(str(each.seq), each.role, each.tenant, each.run, output.short(each.reason)) for each in letters]
-            output.say_table(("letter", "role", "tenant", "run", "reason"), rows)
+            output.say_table(("letter", "role", "tenant", "run", "reason"), rows, fold=("reason",))
         else:
             output.note("There are no dead letters.")
 

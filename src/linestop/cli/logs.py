@@ -10,6 +10,7 @@ import click
 from linestop.cli import output, timeline
 from linestop.cli.runs import entry_document
 from linestop.client import Client
+from linestop.errors import NotFound
 
 
 @click.command()
@@ -21,6 +22,8 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
     """Print the events of RUN, one a line; with --json each with all its data."""
 
     async def work(client: Client) -> None:
+        if follow:
+            await _tell_if_absent(client, run, options["tenant"])
         source = client.events(run, after_n=after_n, follow=follow, tenant=options["tenant"])
         async with contextlib.aclosing(source) as entries:
             async for entry in entries:
@@ -40,6 +43,7 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
 
     async def work(client: Client) -> int:
         status = ""
+        await _tell_if_absent(client, run, options["tenant"])
         async with contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states:
             async for state, entry in states:
                 if options["as_json"]:
@@ -53,3 +57,11 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
         return output.EXIT_OF.get(status, output.EXIT_FAILED)
 
     output.finish(output.with_client(options["directory"], work, as_="client"))
+
+
+async def _tell_if_absent(client: Client, run: str, tenant: str) -> None:
+    """Say what is waited for, so that a misspelt id does not look like a run in which nothing happens."""
+    try:
+        await client.run(run, tenant=tenant)
+    except NotFound:
+        output.note(f"There is no run '{run}' of tenant '{tenant}' yet; waiting for its first event. Ctrl-C ends this.")

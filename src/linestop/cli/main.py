@@ -6,6 +6,7 @@ table and imports none of it. A command's module is imported when the command is
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 
 import click
 
+from linestop.cli.plain import clean
 from linestop.errors import LinestopError
 
 
@@ -86,6 +88,15 @@ OWN_PROJECT: Final = frozenset({"demo", "doctor"})
 
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+PATH_CHARS_SHOWN: Final = 400
+_SYSTEM: Final = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EIO,
+    }
+)  # fmt: skip
+"""What is wrong with the machine or with a path, and not with linestop."""
+
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -174,31 +185,45 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (DESIGN section 9)."""
+    words = sys.argv[1:] if args is None else list(args)
     try:
-        result: object = cli.main(args=None if args is None else list(args), standalone_mode=False)
+        _require_text(words)
+        result: object = cli.main(args=words, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_USAGE
     except click.ClickException as error:
-        click.echo(f"linestop: {_sentence(error)}", err=True)
-        return error.exit_code
+        return _end(_sentence(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except LinestopError as error:
-        click.echo(f"linestop: {error}", err=True)
-        return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
-        return _unexpected(error)
+        return _failed(error)
     return result if isinstance(result, int) else 0
 
 
-def first_known(error: BaseException) -> LinestopError | None:
-    """The first error of ours in a group of errors, as a failed task group raises them."""
-    if isinstance(error, LinestopError):
+def _require_text(words: Sequence[str]) -> None:
+    """Refuse what is no text: it could not be stored, and would fail in some depth or other.
+
+    Raises:
+        UsageError: an argument is not UTF-8.
+    """
+    for number, word in enumerate(words, 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"Argument {number} ({word[:40]!r}) is not UTF-8 text: convert it.") from None
+
+
+def first_known(error: BaseException) -> LinestopError | OSError | None:
+    """The first error that has a sentence for people in a group of errors, as a failed task group raises them.
+
+    Those are ours, and what the operating system refuses: a folder that cannot be written, a full disk.
+    """
+    if isinstance(error, LinestopError) or (isinstance(error, OSError) and error.errno in _SYSTEM):
         return error
     if isinstance(error, BaseExceptionGroup):
         inner = [first_known(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
@@ -207,22 +232,32 @@ def first_known(error: BaseException) -> LinestopError | None:
 
 
 def _sentence(error: click.ClickException) -> str:
+    said = error.format_message()
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{error.format_message()} See `{error.ctx.command_path} --help`."
-    return error.format_message()
+        return f"{said if said.endswith(('.', '?')) else said + '.'} See `{error.ctx.command_path} --help`."
+    return said
 
 
-def _unexpected(error: Exception) -> int:
+def _end(sentence: str, code: int) -> int:
+    """Print why the program ends; names and reasons in it come from anywhere, so nothing of it is obeyed."""
+    click.echo(f"linestop: {clean(sentence)}", err=True)
+    return code
+
+
+def _failed(error: Exception) -> int:
     known = first_known(error)
+    if isinstance(known, OSError):
+        return _end(_refused_by_system(known), EXIT_USAGE if known.filename else 1)
     if known is not None:
-        click.echo(f"linestop: {known}", err=True)
-        return known.exit_code
+        return _end(str(known), known.exit_code)
     where = _keep_traceback(error)
-    click.echo(
-        f"linestop: {type(error).__name__} where none was expected; this is a defect. The traceback is in {where}.",
-        err=True,
-    )
-    return 1
+    return _end(f"{type(error).__name__} where none was expected; this is a defect. The traceback is in {where}.", 1)
+
+
+def _refused_by_system(error: OSError) -> str:
+    if isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)[:PATH_CHARS_SHOWN]} cannot be used: {error.strerror}."
+    return f"The system refuses to write or open something: {error.strerror}."
 
 
 def _keep_traceback(error: Exception) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ import click
 import msgspec
 
 from linestop.bus.permissions import CredentialName
+from linestop.cli.plain import clean
 from linestop.client import Client
 from linestop.client.identity import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, identify
 from linestop.client.views import OpenQuestion
@@ -47,23 +49,12 @@ EXIT_OF: Final = {
 WIDTH_PIPED: Final = 160
 """Columns of a table that does not go to a terminal."""
 
-# C0 and C1 controls, DEL, what reorders or hides text, and lone surrogates: all that makes a terminal do or
-# show something else than the characters it is given.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+NO_BREAK: Final = "\xa0"
+FOLDED_WIDTH_MIN: Final = 16
+GAP_WIDTH: Final = 3
+"""Columns that a folded cell needs to be read, and that lie between two cells."""
+
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-_BLOCK = frozenset("\n\t")
-
-
-def clean(text: str, *, block: bool = False) -> str:
-    """Escape what a terminal would obey. ``block`` keeps line breaks and tabs."""
-
-    def escaped(match: re.Match[str]) -> str:
-        char = match[0]
-        if block and char in _BLOCK:
-            return char
-        return char.encode("unicode_escape", "surrogatepass").decode()
-
-    return _UNSAFE.sub(escaped, text)
 
 
 def short(text: str, chars_max: int = 100) -> str:
@@ -89,23 +80,49 @@ def say_json(value: object) -> None:
     click.echo(_UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; cells are escaped and folded, never cut."""
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] = ()) -> None:
+    """Print a table on stdout, its cells escaped; only the columns in ``fold`` are broken into lines.
+
+    An id is there to be copied, so where the screen is too narrow for whole ones each row becomes a block.
+    """
     # Imported here: drawing tables costs more than everything else that a command imports.
     from rich import box  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(clean(cell, block=True)) for cell in row))
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH_PIPED)
+    cells = [[clean(cell, block=True) for cell in row] for row in rows]
+    least = [
+        FOLDED_WIDTH_MIN if name in fold else max([cell_len(name), *(cell_len(row[at]) for row in cells)])
+        for at, name in enumerate(columns)
+    ]
+    if sum(least) + GAP_WIDTH * (len(columns) - 1) > console.width:
+        for row in cells:
+            click.echo(_block(columns, row, fold, width=console.width))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name not in fold)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def _block(columns: Sequence[str], row: Sequence[str], fold: Sequence[str], *, width: int) -> str:
+    """A row as lines: what it is about whole, then the short cells, then a line for each of the long ones."""
+    rest = list(zip(columns, row, strict=True))[1:]
+    # A cell and its name stay together; whatever is longer than the screen is the terminal's to break.
+    pairs = [f"{name} {cell}".replace(" ", NO_BREAK) for name, cell in rest if cell and name not in fold]
+    short_ones = textwrap.wrap(
+        "   ".join(pairs),
+        width=width, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    long_ones = [f"  {name} {cell}" for name, cell in rest if cell and name in fold]
+    return "\n".join([row[0], *(line.replace(NO_BREAK, " ") for line in short_ones), *long_ones])
 
 
 def say_reply(reply: Reply, *, as_json: bool) -> None:

@@ -134,7 +134,8 @@ async def serve_dev(project: Project, told: anyio.Event, *, port: int = 0, name:
             await prepare(credentials["bootstrap"], ())
             await deploy(credentials["operator"], agents)
             async with serve(project, ORDER, credentials, lock=lock, registry=registry):
-                _say_ready(project, agents, registry, where=server.url, seconds=time.monotonic() - began)
+                where = f"{server.url}, log and streams in {project.directory}"
+                _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
                 await told.wait()
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
@@ -157,11 +158,12 @@ async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, de
     agents = agents_of(project, registry)
     with _held(project, name, host_name()) as lock:
         credentials = stored_credentials(project, ACTORS)
-        await _prepare_if_able(project, ())
+        if not await _prepare_if_able(project, (), told):
+            return
         if deploying:
             await deploy(stored_credentials(project, ["operator"])["operator"], agents)
         async with serve(project, ORDER, credentials, lock=lock, registry=registry):
-            where = credentials["planner"].url
+            where = f"{credentials['planner'].url}, credentials in {project.directory}"
             _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
             await told.wait()
 
@@ -179,16 +181,31 @@ def actor(role: str, nats: str | None, name: str | None) -> None:
 async def _serve_actor(project: Project, told: anyio.Event, role: RoleName, *, name: str | None) -> None:
     with _held(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
-        await _prepare_if_able(project, [role])
+        if not await _prepare_if_able(project, [role], told):
+            return
         async with serve(project, [role], credentials, lock=lock) as host:
             say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
             await told.wait()
 
 
-async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleName, ...]) -> None:
-    """Create what is missing where the credential for it is at hand; a container has only its role's own."""
-    if credential_path(project.directory, "bootstrap").exists():
-        await prepare(stored_credentials(project, ["bootstrap"])["bootstrap"], roles)
+async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleName, ...], told: anyio.Event) -> bool:
+    """Create what is missing where the credential for it is at hand; a container has only its role's own.
+
+    False if it was told to end while it waited for the broker.
+    """
+    if not credential_path(project.directory, "bootstrap").exists():
+        return True
+    bootstrap = stored_credentials(project, ["bootstrap"])["bootstrap"]
+
+    async def give_up() -> None:
+        await told.wait()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(give_up)
+        await prepare(bootstrap, roles, on_wait=say)
+        tasks.cancel_scope.cancel()
+    return not told.is_set()
 
 
 def _held(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
@@ -200,7 +217,7 @@ def _say_ready(
 ) -> None:
     first = agents[0].name if agents else "AGENT"
     say(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
-    say(f"  broker   {where}, log and streams in {project.directory}")
+    say(f"  broker   {where}")
     say(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
     for agent in agents:
         tools = ", ".join(tool.name for tool in agent.tools) or "no tools"

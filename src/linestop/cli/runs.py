@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,17 @@ import msgspec
 from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.client import Client, Submitted
-from linestop.client.client import TaskOptions
+from linestop.client.client import MODES, TaskOptions
 from linestop.client.views import OpenQuestion, run_line
-from linestop.errors import InputError, TimedOut
+from linestop.errors import InputError, TimedOut, TooLarge
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.run import Entry, Run
+
+
+def _seconds(_ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("give seconds, such as 30.", param=param)
+    return value
 
 
 @click.command()
@@ -26,7 +34,13 @@ from linestop.schemas.run import Entry, Run
 @click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
 @click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
 @click.option("--detach", is_flag=True, help="Print the run's id and leave as soon as the task is let in.")
-@click.option("--wait", "wait_s", type=click.FloatRange(min=0), help="Wait at most so many seconds (exit code 10).")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    callback=_seconds,
+    help="Wait at most so many seconds (exit code 10).",
+)
 @click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not done.")
 @click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
@@ -45,10 +59,12 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
         scope=tuple(options["scope"]) or None,
         limits=_limits(options["limits"]),
     )
-    body = sys.stdin.read() if text == "-" else text
+    body = _stdin() if text == "-" else text
+    going: list[str] = []
 
     async def work(client: Client) -> int:
         submitted = await client.submit(agent, body, tenant=options["tenant"], **task)
+        going.append(submitted.run)
         if submitted.sentence and submitted.status == "kept":
             output.note(submitted.sentence)
         if options["detach"]:
@@ -56,7 +72,32 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
         waited = _Waiting(client, tenant=options["tenant"], as_json=options["as_json"])
         return await waited.run(submitted.run, options["wait_s"])
 
-    output.finish(output.with_client(options["directory"], work, as_="client"))
+    try:
+        code = output.with_client(options["directory"], work, as_="client")
+    except KeyboardInterrupt:
+        for name in going:
+            output.note(f"Run {name} goes on: `linestop watch {name}` follows it, `linestop stop {name}` ends it.")
+        raise
+    output.finish(code)
+
+
+def _stdin() -> str:
+    """The task's text from stdin, bounded: what is longer than a message could not be sent.
+
+    Raises:
+        InputError: there is no stdin, or what comes is not UTF-8.
+        TooLarge: it has more bytes than a message.
+    """
+    # Python leaves it out where the descriptor is closed.
+    if sys.stdin is None:
+        raise InputError("TEXT is `-`, but stdin is closed: give the text as an argument.")
+    try:
+        data = sys.stdin.buffer.read(MESSAGE_BYTES_MAX + 1)
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise TooLarge(f"The text has over {MESSAGE_BYTES_MAX} bytes, more than a task may have: shorten it.")
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"The text is not UTF-8 (byte {error.start}): convert it.") from None
 
 
 def _limits(given: tuple[str, ...]) -> dict[str, float]:
@@ -66,7 +107,9 @@ def _limits(given: tuple[str, ...]) -> dict[str, float]:
         try:
             limits[name] = float(value)
         except ValueError:
-            raise InputError(f"--limit {each}: write NAME=VALUE with a number, e.g. cost_max_micros=100000.") from None
+            limits[name] = math.nan
+        if not math.isfinite(limits[name]):
+            raise InputError(f"--limit {each}: write NAME=VALUE with a number, e.g. cost_max_micros=100000.")
     return limits
 
 
@@ -116,7 +159,8 @@ class _Waiting:
         self._shown.extend(questions)
         for question in questions:
             output.note(output.question_text(question))
-        if not questions or sys.stdin.isatty():
+        # A closed stdin is None.
+        if not questions or (sys.stdin and sys.stdin.isatty()):
             return False
         if self._as_json:
             output.say_json({"run": run, "status": "waiting", "questions": questions})
@@ -158,6 +202,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
                 )
                 for line in lines
             ],
+            fold=("task",),
         )  # fmt: skip
 
     output.with_client(directory, work, as_="client")
@@ -253,10 +298,10 @@ def entry_document(entry: Entry) -> dict[str, Any]:
 @click.argument("run")
 @click.option(
     "--mode",
-    type=click.Choice(["fence", "kill", "drain"]),
+    type=click.Choice(list(MODES)),
     default="fence",
     show_default=True,
-    help="What becomes of effects under way.",
+    help="What was started before: `fence` cancels it now, `drain` lets it end.",
 )
 @output.person
 @output.common

@@ -82,7 +82,7 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
             what = event.error.message if event.error else event.result
             return f"{event.call} {event.outcome}: {_text(what)}"
         case Stopped():
-            return f"by {event.by} ({event.code}): {event.why}; {len(event.open)} open"
+            return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
             return event.status + (f": {event.why}" if event.why else "")
         case Amended():

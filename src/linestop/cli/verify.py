@@ -9,14 +9,18 @@ from typing import Any, Final
 import click
 import msgspec
 
+from linestop.bus import layout
+from linestop.bus.after import Outcome
+from linestop.bus.checkpoints import trusted_checkpoint_key
+from linestop.bus.jetstream.reads import Reader
 from linestop.cli import output
 from linestop.client import Client
 from linestop.errors import InputError, NotFound
 from linestop.project import load_project
-from linestop.schemas.events import AnyEvent, BlobRef, Edited, Judged, Proposed
-from linestop.schemas.run import fold_messages
-from linestop.schemas.subjects import RunId, TenantId, run_id, tenant_id
-from linestop.schemas.verify import TrustedKey, Verdict
+from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import RunId, TenantId, outcome_of, run_id, tenant_id
+from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
 from linestop.schemas.verify.bundle import Bundle, read_bundle
 
@@ -34,10 +38,11 @@ TEXTS_MAX: Final = 256
 def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - as click gives
     """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken.
 
-    The people whose signatures count are those of the project (`people` in linestop.toml). With --file
-    no broker is asked.
+    The people whose signatures count are those of the project (`people` in linestop.toml). The recorder's
+    checkpoint counts if its public key is in the state folder (credentials/checkpoint.pub) or given with --key.
+    With --file no broker is asked.
     """
-    tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted(keys)
+    tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted(keys, options["directory"])
     if file is not None:
         with file.open("rb") as lines:
             bundle = read_bundle(lines)
@@ -48,10 +53,11 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
     output.finish(EXIT_BROKEN if verdict.broken else output.EXIT_DONE)
 
 
-def _trusted(keys: Sequence[str]) -> dict[str, TrustedKey]:
-    """The keys of the project's people, and those named on the command line for checkpoints."""
+def _trusted(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
+    """The keys of the project's people, the recorder's in the state folder, and those of the command line."""
     people = load_project().config.people.items()
     found = {name: TrustedKey(public_key=key, purpose="person", name=name) for name, key in people}
+    found |= trusted_checkpoint_key(directory.parent if directory.is_file() else directory / "credentials")
     for text in keys:
         key_id, _, public_key = text.partition("=")
         if not key_id or len(public_key) != KEY_DIGITS or not all(char in "0123456789abcdef" for char in public_key):
@@ -70,26 +76,54 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]
+    outcomes = await Reader(client.stream.wire, layout.OUTCOMES).direct([outcome_of(tenant, run)])
+    checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
-    wanted = [ref.sha256 for entry in state.entries if entry.event for ref in _arguments(entry.event)]
-    texts: dict[str, bytes] = {}
+    if state.sealed is not None and not checkpoints:
+        output.note("No checkpoint of this run is stored, so nobody vouches that its log was not made anew.")
+    wanted = [ref.sha256 for entry in state.entries if entry.event for ref in _content(entry.event)]
+    texts: dict[str, bytes] = await _version(client, state)
     for sha256 in wanted[:TEXTS_MAX]:
         try:
             texts[sha256] = await client.stream.blobs().get(tenant, sha256)
         except NotFound:
-            output.note(f"The text {sha256} is not stored any more, so the arguments in it are not checked.")
-    return Bundle(messages=tuple(messages), texts=texts)
+            output.note(f"The text {sha256} is not stored any more, so what is in it is not checked.")
+    return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 
-def _arguments(event: AnyEvent) -> list[BlobRef]:
-    """The arguments of calls in this event that are stored elsewhere."""
+async def _version(client: Client, state: Run) -> dict[str, bytes]:
+    """The agent that the run was opened with, as it was deployed: what it was given is compared with that."""
+    if state.opened is None:
+        return {}
+    digest = state.opened.agent.digest
+    found = await client.stream.shared(layout.AGENTS_BUCKET).get(f"version.{digest}")
+    if found is None:
+        output.note(f"The agent's version {digest} is not stored, so what the run was opened with is not checked.")
+    return {digest: found.value} if found is not None else {}
+
+
+def _checkpoint(outcome: bytes) -> Checkpoint | None:
+    """The checkpoint in a stored outcome, if there is one; what it says is proven by its signature alone."""
+    try:
+        return msgspec.json.decode(outcome, type=Outcome).checkpoint
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _content(event: AnyEvent) -> list[BlobRef]:
+    """What of this event is stored elsewhere and checked: arguments, and what people signed."""
     match event:
         case Proposed() | Judged():
-            return [call.args for call in event.calls if isinstance(call.args, BlobRef)]
+            texts: list[Text] = [call.args for call in event.calls]
         case Edited():
-            return [event.args] if isinstance(event.args, BlobRef) else []
+            texts = [event.args]
+        case Answered():
+            texts = [event.answer]
+        case Resolved():
+            texts = [event.result]
         case _:
-            return []
+            texts = []
+    return [text for text in texts if isinstance(text, BlobRef)]
 
 
 def _print(verdict: Verdict, *, as_json: bool) -> None:

@@ -28,6 +28,8 @@ ITEM_BYTES = 96
 """Bytes of framing a prompt adds to each message at most, as tokens; part of every size bound."""
 
 INCARNATION_DIGITS_MAX = 18
+DOWN = frozenset({"availability", "rate_limit"})
+"""Failures of a model that another model, or a later hour, may not have."""
 
 
 def text_bytes(text: Text) -> int:
@@ -76,6 +78,11 @@ class Attempt:
     def open(self) -> bool:
         """Whether its fate is still unknown and nobody has taken over."""
         return not self.closed_n and not self.superseded_n
+
+    @property
+    def down(self) -> bool:
+        """Whether it ended because its model was not there, which says nothing about what was asked of it."""
+        return self.failure is not None and self.failure.kind in DOWN
 
     def expired(self, now: datetime, worker: str = "") -> bool:
         """Whether somebody else may speak for it: past ``done_by``, or its worker lives in a later incarnation.

@@ -38,7 +38,7 @@ def deadlines(run: Run, now: datetime) -> list[Deadline]:
     if not run.done:
         found.extend(_of_people(run))
         found.append(Deadline(at=run.opened.deadline_at, role="validator", name="run-max"))
-        if run.phase is not Phase.WAITING:
+        if run.waiting_since is None:
             left = run.limits.wall_s - run.worked_s(now)
             found.append(Deadline(at=now + timedelta(seconds=max(left, 0.0)), role="validator", name="wall"))
         start = next_start(run, now)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold_calls
+import msgspec
+
+from linestop.schemas import fold_calls, fold_gates
+from linestop.schemas.bounds import NO_ROOM, bearable, escaping
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
 from linestop.schemas.events import (
     Accepted,
@@ -60,15 +63,15 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
         case Checked():
             return fold_calls.checked(run, n, event)
         case Cleared():
-            return fold_calls.cleared(run, n, event)
+            return fold_gates.cleared(run, n, event)
         case Asked():
-            return fold_calls.asked(run, n, event)
+            return fold_gates.asked(run, n, event)
         case Granted():
-            return fold_calls.granted(run, n, event)
+            return fold_gates.granted(run, n, event)
         case Denied():
-            return fold_calls.denied(run, n, event)
+            return fold_gates.denied(run, n, event)
         case Edited() | Answered() | Resolved():
-            return fold_calls.word_of_a_person(run, n, event)
+            return fold_gates.word_of_a_person(run, n, event)
         case Held():
             return _held(run, event)
         case Settled():
@@ -130,14 +133,28 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
         return Phase.JUDGING
     if Stage.GATE in stages:
         return Phase.CLEARING
-    if any(call.stage in WORK_AHEAD and not _behind_another(proposal, call) for call in proposal.calls):
+    if any(call.stage in WORK_AHEAD and not behind_another(proposal, call) for call in proposal.calls):
         return Phase.ACTING
     return Phase.WAITING
 
 
-def _behind_another(proposal: ProposalState, call: CallState) -> bool:
+def waits_for_model(run: Run) -> bool:
+    """Whether the run's model is down and its agent's file says to queue for it: then nothing is worked on.
+
+    From the failure after which the usual retries are used up until an answer, attempts in between included.
+    """
+    if run.opened is None or run.opened.on_model_down != "queue" or run.phase not in {Phase.QUEUED, Phase.THINKING}:
+        return False
+    ended = [attempt for attempt in run.turn_attempts if not attempt.open]
+    if not ended or not ended[-1].down:
+        return False
+    tries = sum(1 for attempt in ended if attempt.model == ended[-1].model and attempt.outcome != "compacted")
+    return tries > run.limits.model_retries_max
+
+
+def behind_another(proposal: ProposalState | None, call: CallState) -> bool:
     """Whether a call is ready but keeps to an order, and one before it has no answer: then it is not its turn."""
-    if call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
+    if proposal is None or call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
         return False
     return any(other.stage is not Stage.ANSWERED for other in proposal.calls[: call.index])
 
@@ -184,7 +201,7 @@ def fits(run: Run, cost_max_micros: int) -> bool:
 def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned) -> str:
     match event:
         case Opened():
-            run.opened, run.opened_at = event, event.at
+            run.opened, run.opened_at = bearable(event), event.at
             run.context_bytes = event.base_bytes + event.task.text_bytes + ITEM_BYTES
         case Refused():
             if run.opened or run.refused:
@@ -193,6 +210,8 @@ def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused |
         case Stopped():
             if run.stopped is None:
                 run.stopped, run.stopped_role = event, role
+            elif event.outdoes(run.stopped):
+                run.stopped = msgspec.structs.replace(run.stopped, mode=event.mode)
         case Paused():
             run.paused = event
         case Resumed():
@@ -211,6 +230,8 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
     if isinstance(event, Accepted):
         proposal.accepted, run.accepted = True, event
         return ""
+    if run.returned_in_a_row >= run.limits.returned_max:
+        return "the answer was returned as often in a row as the run's limits allow"
     proposal.returned = event
     run.returned_in_a_row += 1
     run.context_bytes += sum(text_bytes(error) for error in event.errors) + ITEM_BYTES
@@ -220,6 +241,8 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
 def _held(run: Run, event: Held) -> str:
     if event.hold in run.holds:
         return f"the hold '{event.hold}' is there already"
+    if run.room < 0:
+        return NO_ROOM
     if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
         return "the run would hold more than its cost limit"
     run.holds[event.hold] = event
@@ -240,6 +263,8 @@ def _settled(run: Run, event: Settled) -> str:
 def _model_started(run: Run, n: int, event: ModelStarted) -> str:
     if run.paused:
         return "the run is paused"
+    if reason := escaping(run, event):
+        return reason
     before = run.model_attempt
     proposal = run.proposal
     if before and not before.expired(event.at, event.worker):
@@ -247,6 +272,8 @@ def _model_started(run: Run, n: int, event: ModelStarted) -> str:
     same_turn = before is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     turn = run.turn if same_turn else run.turn + 1
     attempt = run.turn_attempts[-1].attempt + 1 if same_turn else 1
+    if turn > run.limits.turns_max:
+        return f"the run has had its {run.limits.turns_max} turns"
     if (event.turn, event.attempt) != (turn, attempt):
         return f"the next model call is attempt {attempt} of turn {turn}"
     if proposal is not None and not proposal.answered:
@@ -307,6 +334,8 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
         for i, c in enumerate(event.calls)
     ]  # fmt: skip
     run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)
+    if not event.final:
+        run.returned_in_a_row = 0
     run.proposals.append(ProposalState(n=n, event=event, calls=calls))
     run.calls.update((call.call, call) for call in calls)
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
@@ -330,6 +359,8 @@ def _compacted(run: Run, n: int, event: Compacted) -> str:
     attempt = _find(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n or attempt.purpose != "compact":
         return "no compaction was under way"
+    if event.covers_to >= n:
+        return "it covers events that are not there yet"
     counts = attempt.open and not run.done
     _use(run, attempt, event.usage)
     close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)

@@ -11,27 +11,20 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from linestop.schemas import fold
+from linestop.schemas.bounds import NO_ROOM, open_too_long
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, Stage, text_bytes
 from linestop.schemas.events import (
-    Answered,
-    Asked,
-    AskedCall,
     BlobRef,
     Checked,
-    Cleared,
-    Denied,
-    Edited,
     EffectStarted,
     Finished,
-    Granted,
     Judged,
     JudgedCall,
-    Question,
-    Resolved,
     StartedCall,
     ToolGrant,
 )
 from linestop.schemas.limits import MODEL_RETRY_DELAYS_S, RETRY_JITTER
+from linestop.schemas.tools import TIERS, effect_key
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -69,6 +62,11 @@ def judged(run: Run, n: int, event: Judged) -> str:
     if {verdict.call for verdict in event.calls} != set(pending) or len(event.calls) != len(pending):
         return "it does not judge exactly the pending calls"
     for verdict in event.calls:
+        if reason := _misjudged(run, pending[verdict.call], verdict):
+            return reason
+    if reason := _too_many(run, event, pending):
+        return reason
+    for verdict in event.calls:
         _judge(run, n, pending[verdict.call], verdict)
     passed = any(verdict.verdict != "reject" for verdict in event.calls)
     run.rejections_in_a_row = 0 if passed else run.rejections_in_a_row + 1
@@ -76,9 +74,46 @@ def judged(run: Run, n: int, event: Judged) -> str:
     return ""
 
 
+def _misjudged(run: Run, call: CallState, verdict: JudgedCall) -> str:
+    """Why a verdict counts for nothing: it lowers a tier, or names another key or record than the call has."""
+    if verdict.verdict == "recorded":
+        recorded = _recorded(run, verdict)
+        same = recorded is not None and recorded.judged is not None and recorded.judged.effect_key == verdict.effect_key
+        return "" if same else f"event {verdict.recorded_n} is no result of the effect of call '{call.call}'"
+    if verdict.verdict != "pass" or call.grant is None:
+        return ""
+    if TIERS.index(verdict.tier) < TIERS.index(call.grant.tier):
+        return f"it lowers call '{call.call}' from {call.grant.tier} to {verdict.tier}"
+    if isinstance(verdict.args, BlobRef):
+        return "" if verdict.args.sha256 == verdict.args_sha256 else f"the digest of call '{call.call}' is false"
+    args = verdict.args.encode()
+    if hashlib.sha256(args).hexdigest() != verdict.args_sha256:
+        return f"the digest of the arguments of call '{call.call}' is false"
+    if effect_key(f"{run.tenant}/{run.run}", call.tool, args) != verdict.effect_key:
+        return f"the effect key of call '{call.call}' is not the one of this run, tool and arguments"
+    return ""
+
+
+def _recorded(run: Run, verdict: JudgedCall) -> CallState | None:
+    return next((c for c in run.calls.values() if verdict.recorded_n and c.finished_n == verdict.recorded_n), None)
+
+
+def _too_many(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
+    """Which limit on calls these verdicts would break, or nothing. A call that a person edited counts anew."""
+    passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
+    before = [c for c in run.calls.values() if c.judged and c.judged.verdict == "pass" and c.stage is not Stage.PENDING]
+    if len(before) + len(passing) > run.limits.calls_max:
+        return f"the run may make {run.limits.calls_max} calls"
+    for call in passing:
+        most = (call.grant.calls_max if call.grant else 0) or run.limits.calls_per_tool_max
+        if sum(1 for other in (*before, *passing) if other.tool == call.tool) > most:
+            return f"the tool '{call.tool}' may be called {most} times in a run"
+    return ""
+
+
 def _judge(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
     call.judged = verdict
-    recorded = next((c for c in run.calls.values() if verdict.recorded_n and c.finished_n == verdict.recorded_n), None)
+    recorded = _recorded(run, verdict)
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
     elif verdict.verdict == "recorded" and recorded is not None:
@@ -106,132 +141,12 @@ def checked(run: Run, n: int, event: Checked) -> str:
     return ""
 
 
-def cleared(run: Run, n: int, event: Cleared) -> str:
-    """``approver.cleared``: calls that need nobody. A destructive call always needs somebody."""
-    for line in event.calls:
-        call = run.calls.get(line.call)
-        if call is None or call.stage is not Stage.GATE or call.args_sha256 != line.args_sha256:
-            return f"call '{line.call}' is not waiting at the gate with these arguments"
-        if call.judged is not None and call.judged.tier == "destructive":
-            return f"call '{line.call}' is destructive: only a person lets it pass"
-    for line in event.calls:
-        _pass_gate(run.calls[line.call], n)
-    return ""
-
-
-def _pass_gate(call: CallState, n: int) -> None:
-    call.gate_n = n
-    waits = call.grant is not None and call.grant.kind == "wait"
-    call.stage = Stage.WAITING if waits else Stage.READY
-    call.ready_at = call.judged.wait_until if waits and call.judged else None
-
-
-def asked(run: Run, n: int, event: Asked) -> str:
-    """``approver.asked``: a person is asked about calls, a question of the model, or spending."""
-    lines: list[AskedCall | Question] = [*event.calls, *([event.question] if event.question else [])]
-    for line in lines:
-        call = run.calls.get(line.call)
-        if call is None or call.stage not in {Stage.GATE, Stage.DOUBT}:
-            return f"call '{line.call}' is not waiting at the gate"
-    for line in lines:
-        call = run.calls[line.call]
-        call.asked, call.asked_n, call.votes = line, n, set()
-        call.asked_doubt = call.stage is Stage.DOUBT
-        call.stage = Stage.ASKED
-    if event.spend:
-        run.spend_asked = event.spend
-    return ""
-
-
-def granted(run: Run, n: int, event: Granted) -> str:
-    """``approver.granted``: binds to exactly what was asked; counts votes up to the quorum."""
-    if not event.call:
-        if run.spend_asked is None:
-            return "nobody asked about spending"
-        if event.at >= run.spend_asked.expires_at:
-            return "the question about spending had expired"
-        run.spend_asked, run.spend_granted = None, True
-        return ""
-    call = run.calls.get(event.call)
-    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
-        return f"call '{event.call}' does not wait for an approval"
-    if isinstance(call.asked, Question):
-        return f"call '{event.call}' is a question, not an approval"
-    shown = (call.asked.args_sha256, call.asked.contract_digest)
-    if (event.args_sha256, event.contract_digest) != shown:
-        return "it is for other arguments or another contract than those asked about"
-    if event.at >= call.asked.expires_at:
-        return "the approval had expired"
-    call.votes.add(event.by)
-    if len(call.votes) >= call.asked.quorum:
-        _pass_gate(call, n)
-    return ""
-
-
-def denied(run: Run, n: int, event: Denied) -> str:
-    """``approver.denied``: a person said no, or nobody answered in time."""
-    if not event.call:
-        if run.spend_asked is None:
-            return "nobody asked about spending"
-        run.spend_asked, run.spend_denied = None, True
-        return ""
-    call = run.calls.get(event.call)
-    if call is None or call.stage is not Stage.ASKED or call.asked_doubt:
-        return f"call '{event.call}' does not wait for a decision"
-    why = f": {event.why}" if event.why else "."
-    if event.by == "timer":
-        text = "Nobody answered in time, so this was not done."
-    else:
-        text = f"A person ({event.by}) denied this call{why}"
-    answer(run, call, n, text=text, error=True)
-    return ""
-
-
-def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
-    """``approver.edited``, ``answered`` and ``resolved``: what a person put in the model's or the tool's place."""
-    call = run.calls.get(event.call)
-    if call is None:
-        return f"there is no call '{event.call}'"
-    match event:
-        case Edited():
-            if call.stage is not Stage.ASKED or call.asked_doubt or isinstance(call.asked, Question):
-                return f"call '{event.call}' does not wait for an approval"
-            call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
-        case Answered():
-            if call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
-                return f"call '{event.call}' is not a question"
-            text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
-            answer(run, call, n, text=text, error=False)
-        case Resolved():
-            return _resolved(run, n, call, event)
-        case _:
-            assert_never(event)
-    return ""
-
-
-def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
-    if call.stage is not Stage.DOUBT and not (call.stage is Stage.ASKED and call.asked_doubt):
-        return f"the fate of call '{event.call}' is not in doubt"
-    call.asked_doubt = False
-    if event.action == "retry":
-        call.stage, call.ready_at = Stage.READY, None
-    elif event.action == "done":
-        text = event.result if isinstance(event.result, str) else _elided(event.result)
-        answer(run, call, n, text=text or f"Done, as {event.by} found out.", error=False)
-    else:
-        answer(run, call, n, text="A person stopped the run over this call.", error=True)
-        run.stop_over = event
-    return ""
-
-
-def _elided(ref: BlobRef) -> str:
-    return f"[{ref.bytes} bytes of {ref.type}, SHA-256 {ref.sha256}]"
-
-
 def started(run: Run, n: int, event: EffectStarted) -> str:
     """``executor.started``: all of its calls may start, and together they fit into what the run holds."""
     if run.paused:
         return "the run is paused"
+    if run.room < 0:
+        return NO_ROOM
     if len({line.call for line in event.calls}) != len(event.calls):
         return "it starts a call twice"
     for line in event.calls:
@@ -264,18 +179,50 @@ def _may_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
         return f"the next attempt of call '{line.call}' is {len(call.attempts) + 1}"
     if (line.args_sha256, line.effect_key) != (call.args_sha256, call.judged.effect_key):
         return f"call '{line.call}' was judged with other arguments"
+    if open_too_long(event.at, line.done_by, call.grant.timeout_s):
+        return f"call '{line.call}' would stay open for longer than its tool's timeout"
     if event.purpose == "probe":
         in_doubt = call.stage is Stage.DOUBT and call.grant.probe and not call.probed
         return "" if in_doubt else f"call '{line.call}' has no doubt that a probe could settle"
+    return _contradicts(run, call, call.grant, line) or _not_its_turn(call, call.grant, event)
+
+
+def _contradicts(run: Run, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
+    """How the start of an effect breaks its call's contract, or nothing."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
+    if line.cost_max_micros < grant.price_micros:
+        return f"it reserves less for call '{line.call}' than the tool may cost"
+    if fold.behind_another(run.proposal, call):
+        return f"call '{line.call}' keeps to an order, and one before it has no answer"
+    if other := _done_before(run, call):
+        return f"the effect of call '{line.call}' was or may have been made by call '{other}'"
+    return ""
+
+
+def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> str:
+    """Why an effect may not start in this moment, or nothing."""
     if call.stage is Stage.READY:
         early = call.ready_at is not None and event.at < call.ready_at
-        return f"call '{line.call}' may not start before {call.ready_at}" if early else ""
+        return f"call '{call.call}' may not start before {call.ready_at}" if early else ""
     before = call.open_attempt
-    if before and before.purpose == "effect" and call.grant.safe_to_repeat and before.expired(event.at, event.worker):
+    if before and before.purpose == "effect" and grant.safe_to_repeat and before.expired(event.at, event.worker):
+        often = len(call.effects) > grant.retries_max
+        return f"call '{call.call}' was tried as often as its tool allows" if often else ""
+    return f"call '{call.call}' is {call.stage}, so it may not start"
+
+
+def _done_before(run: Run, call: CallState) -> str:
+    """Another call whose effect this one would repeat, unless the contract says that it may be; or nothing."""
+    if call.judged is None or call.grant is None or call.grant.repeatable or call.grant.safe_to_repeat:
         return ""
-    return f"call '{line.call}' is {call.stage}, so it may not start"
+    for other in run.calls.values():
+        if other is call or other.judged is None or other.judged.effect_key != call.judged.effect_key:
+            continue
+        outcomes = [attempt.outcome for attempt in other.effects]
+        if outcomes and ("succeeded" in outcomes or outcomes[-1] not in {"failed", "never_started"}):
+            return other.call
+    return ""
 
 
 def finished(run: Run, n: int, event: Finished) -> str:
@@ -285,7 +232,7 @@ def finished(run: Run, n: int, event: Finished) -> str:
         return f"there is no call '{event.call}'"
     if event.attempt == 0:
         return _wait_over(run, n, call, event)
-    if event.attempt > len(call.attempts):
+    if not 0 < event.attempt <= len(call.attempts):
         return f"attempt {event.attempt} of call '{event.call}' was not started"
     attempt = call.attempts[event.attempt - 1]
     was_open = attempt.open and call.stage is Stage.OPEN

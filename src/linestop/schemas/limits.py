@@ -43,6 +43,39 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     events_max: int = 2_000
 
 
+DAY_S = 86_400
+RUN_DAYS_MAX = 30
+LOG_DAYS = 90
+COUNT_MOST = 10**12
+LIMITS_MOST: dict[str, int] = {
+    **dict.fromkeys(Limits.__struct_fields__, COUNT_MOST),
+    "wall_s": RUN_DAYS_MAX * DAY_S,
+    "run_max_s": RUN_DAYS_MAX * DAY_S,
+    "approval_expires_s": LOG_DAYS * DAY_S,
+    "tool_timeout_s": DAY_S,
+    "model_deadline_s": DAY_S,
+    "events_max": 2_000,
+}
+"""How large each limit may be. A run ends within 30 days, since its log is kept for 90; no call lasts a day; what
+``budget.settled`` says of 2,000 events still fits into a message, so that every run can be sealed."""
+
+
+def excess(limits: Limits) -> str:
+    """What is wrong with the size of these limits, in the middle of a sentence; empty if nothing is."""
+    for name, most in LIMITS_MOST.items():
+        value = getattr(limits, name)
+        # Written so that a float that is no number fails too.
+        if not 0 <= value <= most:
+            return f"limits.{name}: {value:g} is not between 0 and {most:,}; lower it, or leave it out for the default"
+    return ""
+
+
+def bounded(limits: Limits) -> Limits:
+    """``limits`` with what is too large at its most: nothing that a log holds may break its readers."""
+    over = {name: most for name, most in LIMITS_MOST.items() if not getattr(limits, name) <= most}
+    return msgspec.structs.replace(limits, **over) if over else limits
+
+
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all runs together may spend, in micro-dollars a period (UTC day or hour)."""
 
@@ -64,6 +97,9 @@ INLINE_BYTES_MAX = 32 * 1024
 
 BLOB_BYTES_MAX = 32 * 1024 * 1024
 BLOB_PART_BYTES = 192 * 1024
+CLOCK_SLACK_S = 60.0
+"""How far a clock may jump between a decision and its stamp: what a deadline in an event may exceed its limit by."""
+
 START_WITHIN_S = 5.0
 """``start_by`` of a start: how long after it was decided the effect may still begin."""
 
@@ -73,7 +109,9 @@ EFFECT_AFTER_ACK_S = 0.1
 HEAD_CHECK_S = 5.0
 """How often a performer reads the head again while it performs."""
 
-TASK_ACK_WAIT_S = 2.0
+ACK_SOON_S = 2.0
+"""How soon a task, a person's word or a timer comes to another process when the one that had it was killed."""
+
 TIMER_NEAR_S = 300.0
 """Deadlines nearer than this are kept in the process; later ones are durable timers."""
 

@@ -22,7 +22,9 @@ OUTPUT_TOKENS_LEAST = 256
 """A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
 
 QUEUE_RETRY_S = 60.0
-"""How often a run whose agent says ``queue`` asks again while no model answers."""
+QUEUE_RETRY_MOST_S = 3_600.0
+"""When a run whose agent says ``queue`` asks again while no model answers: after a minute, then after twice as
+long each time, at most an hour, so that its events last for the 30 days that a run may take."""
 
 COMPACT_AT_WINDOW = 0.6
 COMPACT_AT_TOKENS = 0.8
@@ -30,7 +32,6 @@ COMPACT_FACTOR_MIN = 2
 """A compaction must be able to halve the context, or it is not worth its call."""
 
 RETRIED = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
-FALLS_BACK = frozenset({"availability", "rate_limit"})
 
 
 class NextStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +54,7 @@ class NextStart(msgspec.Struct, frozen=True, kw_only=True):
 class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing may start any more, and why: the run must be stopped with this code."""
 
-    code: Literal["model_down", "refusal", "handed_off", "limit"]
+    code: Literal["model_down", "refusal", "handed_off", "limit", "deadline"]
     why: str
     limit: str = ""
     value: int = 0
@@ -158,6 +159,8 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
         # The validator is about to end the run; another model call would only cost.
         return None
+    if run.worked_s(now) >= run.limits.wall_s:
+        return Exhausted(code="deadline", why=worked_out(run.limits.wall_s))
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     if not same_turn and run.turn >= run.limits.turns_max:
         return _limit("turns_max", run.turn, run.limits.turns_max)
@@ -202,13 +205,19 @@ def _choose_model(run: Run, now: datetime) -> tuple[datetime, ModelChoice | None
     tried = _tries(run.turn_attempts, last.model)
     if tried <= run.limits.model_retries_max:
         return _retry_at(run, last, tried, now), models[index], last_fallback(models, index)
-    if kind in FALLS_BACK and index + 1 < len(models):
+    if last.down and index + 1 < len(models):
         return now, models[index + 1], models[index].model
-    if kind in FALLS_BACK and run.opened.on_model_down == "queue":
-        return run.at + timedelta(seconds=QUEUE_RETRY_S), models[index], ""
+    if last.failure and last.down and run.opened.on_model_down == "queue":
+        return last.failure.at + _queued_for(tried - run.limits.model_retries_max), models[index], ""
     code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
     why = last.failure.message if last.failure else "no answer in time"
     return Exhausted(code=code, why=f"No model answered after {tried} attempts; the last one: {why}")
+
+
+def _queued_for(times: int) -> timedelta:
+    """How long to wait after having asked ``times`` times beyond the usual retries."""
+    doublings = min(max(times - 1, 0), 10)
+    return timedelta(seconds=min(QUEUE_RETRY_S * 2**doublings, QUEUE_RETRY_MOST_S))
 
 
 def last_fallback(models: list[ModelChoice], index: int) -> str:
@@ -254,6 +263,11 @@ def _compaction_due(run: Run, model: ModelChoice) -> bool:
     ahead = run.tokens + run.context_bytes + TOKEN_OVERHEAD
     full = context_tokens(run) > COMPACT_AT_WINDOW * model.window_tokens
     return full or ahead > COMPACT_AT_TOKENS * run.limits.tokens_max
+
+
+def worked_out(wall_s: int) -> str:
+    """Why a run is over that has used up its time."""
+    return f"The run worked for {wall_s} s, which is its limit; waiting for people is not counted."
 
 
 def _limit(name: str, value: int, max_value: int) -> Exhausted:

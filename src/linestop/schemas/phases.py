@@ -95,6 +95,7 @@ MOVES: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.ACTING, STOPPED, Phase.DRAINING),
     (Phase.ANSWERING, "validator.returned", Phase.QUEUED),
     (Phase.ANSWERING, "validator.accepted", Phase.SETTLING),
+    (Phase.ANSWERING, STOPPED, Phase.DRAINING),
     (Phase.SETTLING, "recorder.sealed", Phase.SEALED),
     (Phase.SETTLING, STOPPED, Phase.DRAINING),
     (Phase.DRAINING, "recorder.sealed", Phase.SEALED),

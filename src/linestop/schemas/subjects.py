@@ -69,7 +69,7 @@ _LOG = (_TENANT, _RUN, f"role={_ROLE}", f"event={NAME_PATTERN}", f"n={_N}")
 _RUN_EVENT = _grammar("runs", *_LOG)
 _FORK_EVENT = _grammar("forks", *_LOG)
 _TASK = _grammar("tasks", _TENANT, _AGENT)
-_CONTROL = _grammar("control", _TENANT, _RUN, f"verb={'|'.join(VERBS)}")
+_CONTROL = _grammar("control", _TENANT, _RUN, f"verb={NAME_PATTERN}")
 _OUTCOME = _grammar("outcomes", _TENANT, _AGENT, _RUN)
 _DELTA = _grammar("deltas", _TENANT, _RUN, f"turn={_N}", f"attempt={_N}")
 _ALERT = _grammar("alerts", _TENANT, f"kind={NAME_PATTERN}")
@@ -222,9 +222,7 @@ def task(tenant: TenantId, agent: AgentName) -> str:
 
 def control(tenant: TenantId, run: RunId, *, verb: Verb) -> str:
     """Build the subject of a control message."""
-    if verb not in VERBS:
-        raise InputError(f"{verb!r} is not a control verb: use one of {', '.join(VERBS)}.")
-    return f"control.{check_name('tenant', tenant)}.{check_name('run', run)}.{verb}"
+    return f"control.{check_name('tenant', tenant)}.{check_name('run', run)}.{_verb(verb)}"
 
 
 def control_filter(verb: Verb) -> str:
@@ -317,7 +315,8 @@ def parse_task(subject: str) -> TaskSubject:
 
 def parse_control(subject: str) -> ControlSubject:
     """Read what is wanted of which run, or raise ``InputError``."""
-    return msgspec.convert(_parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>"), ControlSubject)
+    found = _parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>")
+    return msgspec.convert({**found, "verb": _verb(found["verb"])}, ControlSubject)
 
 
 def parse_outcome(subject: str) -> OutcomeSubject:
@@ -327,8 +326,9 @@ def parse_outcome(subject: str) -> OutcomeSubject:
 
 def parse_delta(subject: str) -> DeltaSubject:
     """Read which model attempt it belongs to, or raise ``InputError``."""
-    parts = _parse(_DELTA, subject, "deltas.<tenant>.<run>.<turn>.<attempt>")
-    return msgspec.convert(parts, DeltaSubject, strict=False)
+    return msgspec.convert(
+        _parse(_DELTA, subject, "deltas.<tenant>.<run>.<turn>.<attempt>"), DeltaSubject, strict=False
+    )
 
 
 def parse_alert(subject: str) -> AlertSubject:
@@ -353,19 +353,19 @@ def parse_dead(subject: str) -> RoleRunSubject:
 
 def parse_blob(subject: str) -> BlobSubject:
     """Read which part of which blob it is, or raise ``InputError``."""
-    parts = _parse(_BLOB, subject, "blobs.<tenant>.<sha256>.<part>")
-    return msgspec.convert(parts, BlobSubject, strict=False)
+    return msgspec.convert(_parse(_BLOB, subject, "blobs.<tenant>.<sha256>.<part>"), BlobSubject, strict=False)
+
+
+def _verb(value: str) -> str:
+    if value in VERBS:
+        return value
+    raise InputError(f"{value!r} is not a control verb: use one of {', '.join(VERBS)}.")
 
 
 def _log_subject(pattern: re.Pattern[str], subject: str, grammar: str) -> RunSubject:
     parts = _parse(pattern, subject, grammar)
-    return RunSubject(
-        tenant=TenantId(parts["tenant"]),
-        run=RunId(parts["run"]),
-        role=role_named(parts["role"]),
-        event=parts["event"],
-        n=int(parts["n"]),
-    )
+    role, event, n = role_named(parts["role"]), parts["event"], int(parts["n"])
+    return RunSubject(tenant=TenantId(parts["tenant"]), run=RunId(parts["run"]), role=role, event=event, n=n)
 
 
 def _parse(pattern: re.Pattern[str], subject: str, grammar: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ case: ``destructive`` and not safe to repeat.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Any, Literal, NewType
 
 import msgspec
@@ -115,10 +116,15 @@ def _without_defaults(value: Any) -> Any:  # noqa: ANN401 - any field
     if isinstance(value, msgspec.Struct):
         return {
             field.encode_name: _without_defaults(present)
-            for field in msgspec.structs.fields(value)
+            for field in _fields(type(value))
             if (present := getattr(value, field.name)) != _default(field)
         }
     return [_without_defaults(item) for item in _items(value)] if isinstance(value, tuple) else value
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 def _items(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any tuple

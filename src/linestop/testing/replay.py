@@ -198,14 +198,19 @@ def _word(event: Granted | Denied | Edited | Answered | Resolved | Paused | Resu
             verb, more = "stop", {"mode": event.mode}
         case _:
             assert_never(event)
-    if isinstance(event, Granted | Denied):
-        more = {
-            "args_sha256": event.args_sha256, "contract_digest": event.contract_digest, "nonce": event.nonce,
-            "via": event.via, "expires_at": event.expires_at,
-        }  # fmt: skip
+    if not isinstance(event, Paused | Resumed | Stopped):
+        more |= _as_signed(event)
     signature, key_id = getattr(event, "signature", ""), getattr(event, "key_id", "")
     control = Control(by=event.by, why=why, call=getattr(event, "call", ""), signature=signature, key_id=key_id, **more)
     return Word(verb=verb, control=control, signer=event.by if signature else "")
+
+
+def _as_signed(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:
+    """What a decision was bound to, as its signature covers it."""
+    bound = {"contract_digest": event.contract_digest, "nonce": event.nonce, "expires_at": event.expires_at}
+    if isinstance(event, Granted | Denied):
+        return {**bound, "args_sha256": event.args_sha256, "via": event.via}
+    return {**bound, "args_sha256": event.shown_sha256}
 
 
 def _json(text: str | BlobRef) -> Any:  # noqa: ANN401 - any JSON value

@@ -61,6 +61,8 @@ def _value(kind: inspect.Type, name: str, *, full: bool) -> Any:  # noqa: ANN401
             return AT
         case inspect.LiteralType():
             return kind.values[-1]
+        case inspect.EnumType():
+            return list(kind.cls)[-1]
         case inspect.VarTupleType():
             return (_value(kind.item_type, name, full=full),)
         case inspect.DictType():

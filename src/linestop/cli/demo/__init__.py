@@ -7,6 +7,9 @@ and ``lines`` show.
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,12 +28,13 @@ __all__ = ["demo"]
 NEXT: Final = """\
 What to try next:
   mkdir shop && cd shop
-  linestop dev                                 everything on this machine; Ctrl-C ends it
-  linestop run hello "What time is it?"        in another terminal: a task, and its outcome
-  linestop runs · show RUN · watch RUN         what happened, who said it, what it cost
-  linestop stop RUN --why "..."                pull the line
-Then write an agent of your own: agents/<name>.toml with its prompt beside it, tools in a Python
-file, a real model's name instead of playbook/…; examples/support is a project to start from."""
+  linestop dev                           all on this machine; Ctrl-C ends it
+  linestop run hello "What time is it?"  in another terminal: a task
+  linestop runs · show RUN · watch RUN   what happened, and what it cost
+  linestop stop RUN --why "..."          pull the line
+Then write an agent of your own: agents/<name>.toml with its prompt beside it,
+tools in a Python file, a real model's name instead of playbook/…;
+examples/support is a project to start from."""
 
 
 @click.command()
@@ -41,7 +45,29 @@ def demo() -> None:
     """
     # What is killed and stopped on purpose would be reported as trouble.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    anyio.run(tell, Screen(), backend_options={"use_uvloop": True})
+    anyio.run(_tell_unless_ended, Screen(), backend_options={"use_uvloop": True})
+
+
+async def _tell_unless_ended(screen: Screen) -> None:
+    """Tell; a signal other than Ctrl-C ends it as Ctrl-C does, so that nothing is left behind.
+
+    Raises:
+        Abort: it was ended.
+    """
+    ended: list[signal.Signals] = []
+
+    async def listen() -> None:
+        async for number in signals:
+            ended.append(number)
+            tasks.cancel_scope.cancel()
+
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await tell(screen)
+            tasks.cancel_scope.cancel()
+    if ended:
+        raise click.Abort
 
 
 async def tell(screen: Screen) -> None:
@@ -58,4 +84,13 @@ async def tell(screen: Screen) -> None:
             for story in (refund, loop, stop):
                 await story(stage, screen)
     screen.plain(f"\nAll three stories ended as told, in {time.monotonic() - began:.1f} s.\n")
-    screen.plain(NEXT)
+    screen.plain(_next())
+
+
+def _next() -> str:
+    """What to try, and how to reach the command if this shell does not know it."""
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("linestop") or not activate.exists():
+        return NEXT
+    first, _, rest = NEXT.partition("\n")
+    return f"{first}\n  . {activate}\n{rest}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import termios
+import textwrap
 from typing import Final
 
 import anyio
@@ -38,15 +40,16 @@ class Screen:
 
     def title(self, text: str) -> None:
         """Begin a story."""
-        self.console.print(f"\n[bold]{escape(text)}[/bold]")
+        self.console.print(f"\n[bold]{escape(self._wrapped(text))}[/bold]", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something about what is seen."""
-        self.console.print(f"[dim]{escape(text)}[/dim]")
+        self.console.print(f"[dim]{escape(self._wrapped(text))}[/dim]", soft_wrap=True)
 
     def result(self, text: str) -> None:
         """Say what came of a story."""
-        self.console.print(f"[bold green]✓[/bold green] {escape(text)}")
+        wrapped = self._wrapped(f"✓ {text}").removeprefix("✓")
+        self.console.print(f"[bold green]✓[/bold green]{escape(wrapped)}", soft_wrap=True)
 
     def plain(self, text: str) -> None:
         """Say something as it is."""
@@ -63,14 +66,26 @@ class Screen:
         colour = COLOURS.get(entry.role, "white")
         self.console.print(
             f"{entry.n:>3} [{colour}]{entry.role:<10}[/{colour}] {entry.name:<10} "
-            f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]",
+            + (f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]" if price
+               else escape(said)),
             soft_wrap=True,
-        )
+        )  # fmt: skip
+
+    def _wrapped(self, text: str) -> str:
+        """A sentence in lines that fit, each below the first word of the first one."""
+        words = text.lstrip(" -✓")
+        return textwrap.fill(
+            words,
+            width=self.width, initial_indent=text[: len(text) - len(words)],
+            subsequent_indent=" " * (len(text) - len(words)), break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
 
     async def ask(self, question: str) -> bool | None:
         """Ask yes or no; None if nobody can be asked, or nobody answers within ``ASK_WITHIN_S``."""
         if not self.interactive:
             return None
+        # What was typed before the question was there is no answer to it.
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
         self.console.print(f"[bold yellow]{escape(question)}[/bold yellow] \\[Y/n] ", end="")
         with anyio.move_on_after(ASK_WITHIN_S):
             await anyio.wait_readable(sys.stdin)

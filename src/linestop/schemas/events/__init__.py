@@ -70,6 +70,7 @@ from linestop.schemas.events.stop import (
     LimitHit,
     OpenStart,
     StopCode,
+    StopMode,
     Stopped,
 )
 from linestop.schemas.events.validator import (
@@ -236,6 +237,7 @@ __all__ = [
     "SpendQuestion",
     "StartedCall",
     "StopCode",
+    "StopMode",
     "Stopped",
     "TaskFacts",
     "Text",

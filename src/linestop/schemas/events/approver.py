@@ -100,13 +100,21 @@ class Denied(Event, frozen=True, kw_only=True):
 
 
 class Edited(Event, frozen=True, kw_only=True):
-    """A person changed the arguments; the call is judged again with ``args`` (canonical JSON)."""
+    """A person changed the arguments; the call is judged again with ``args`` (canonical JSON).
+
+    ``shown_sha256``, ``contract_digest``, ``nonce`` and ``expires_at`` are the person's own, as they signed them
+    (here and in ``Answered`` and ``Resolved``): without them nobody could check the signature from the log.
+    """
 
     call: str
     args: Text
     args_sha256: str
     by: str
     why: str = ""
+    shown_sha256: str = ""
+    contract_digest: str = ""
+    nonce: str = ""
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 
@@ -117,6 +125,10 @@ class Answered(Event, frozen=True, kw_only=True):
     call: str
     answer: Text
     by: str
+    shown_sha256: str = ""
+    contract_digest: str = ""
+    nonce: str = ""
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 
@@ -129,6 +141,10 @@ class Resolved(Event, frozen=True, kw_only=True):
     by: str
     result: Text = ""
     why: str = ""
+    shown_sha256: str = ""
+    contract_digest: str = ""
+    nonce: str = ""
+    expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
 

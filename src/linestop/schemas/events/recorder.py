@@ -41,6 +41,9 @@ class Sealed(Event, frozen=True, kw_only=True):
     answer: Text | None = None
     partial: str = ""
     receipt: tuple[Fate, ...] = ()
+    receipt_omits: int = 0
+    """Calls that the receipt has no room for; the log has them all."""
+
     totals: Totals = Totals()
     head_sha256: str = ""
     artefacts: tuple[str, ...] = ()
@@ -51,4 +54,5 @@ class Amended(Event, frozen=True, kw_only=True):
 
     facts: tuple[int, ...]
     receipt: tuple[Fate, ...] = ()
+    receipt_omits: int = 0
     totals: Totals = Totals()

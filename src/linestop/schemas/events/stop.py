@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -31,14 +32,35 @@ StopCode = Literal[
 ]  # fmt: skip
 
 
+class StopMode(StrEnum):
+    """What becomes of calls that were started before the stop. Nothing new starts in either mode.
+
+    ``fence`` cancels them at once: a model's answer is not waited for, a tool's process is killed with all its
+    children, a coroutine is cancelled, a thread is left behind. ``drain`` lets them end, until their ``done_by``.
+
+    A mode that this version does not know is read as ``fence``: a stop is not lost over how it was meant.
+    """
+
+    FENCE = "fence"
+    DRAIN = "drain"
+
+    @classmethod
+    def _missing_(cls, value: object) -> StopMode | None:
+        return cls.FENCE if isinstance(value, str) else None
+
+
 class Stopped(Event, frozen=True, kw_only=True):
     """The run is over: nothing of it may start any more. Said by anyone; who is in the subject and ``by``."""
 
     by: str
     why: str
     code: StopCode = "person"
-    mode: Literal["fence", "kill", "drain"] = "fence"
+    mode: StopMode = StopMode.FENCE
     scope: str = "run"
     wide_stop: str = ""
     limit: LimitHit | None = None
     open: tuple[OpenStart, ...] = ()
+
+    def outdoes(self, standing: Stopped) -> bool:
+        """Whether it changes a run that ``standing`` has stopped: what was to drain is cancelled after all."""
+        return standing.mode is StopMode.DRAIN and self.mode is StopMode.FENCE

@@ -6,7 +6,9 @@ from what the events say, not from what the fold makes of them.
 
 - ``links``: the chain, from subjects and payloads alone.
 - ``ledger``: what was started, held, spent and let pass, added up apart from the fold.
-- ``starts``, ``gates``, ``ending``: the rules, each saying in one sentence what is wrong.
+- ``opening``, ``judgement``, ``origins``, ``gates``, ``starts``, ``money``, ``ending``: the rules, each saying in
+  one sentence what is wrong.
+- ``signatures``: whether people said what the log says they did.
 - ``checkpoint``: signatures that vouch for a run up to an event.
 
 An event that every reader passes over (``ignored``) changes nothing, so it breaks nothing by itself, unless
@@ -61,15 +63,25 @@ from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, check_che
 from linestop.schemas.verify.ending import (
     check_accepted,
     check_amended,
-    check_held,
+    check_returned,
     check_sealed,
-    check_settled,
     check_stopped,
 )
-from linestop.schemas.verify.gates import check_asked, check_cleared, check_edited, check_granted, check_signature
+from linestop.schemas.verify.gates import (
+    check_asked,
+    check_cleared,
+    check_decider,
+    check_denied,
+    check_edited,
+    check_granted,
+)
+from linestop.schemas.verify.judgement import check_judged
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.links import Chain, Link, read_chain
-from linestop.schemas.verify.starts import check_judged, check_result, check_start
+from linestop.schemas.verify.money import check_held, check_settled, check_warned
+from linestop.schemas.verify.opening import check_opened
+from linestop.schemas.verify.signatures import check_signature
+from linestop.schemas.verify.starts import check_result, check_start
 from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
 
 __all__ = ["Chain", "Checkpoint", "Link", "Problem", "TrustedKey", "Verdict", "read_chain", "sign_checkpoint", "verify"]
@@ -158,7 +170,7 @@ class _Audit:
         level: Level = "note" if isinstance(event, Stopped) else "broken"
         for rule, sentence in self._rules(event):
             yield Problem(n=link.n, rule=rule, sentence=sentence, level="broken" if rule == "time" else level)
-        if isinstance(event, Granted | Denied) and event.call:
+        if isinstance(event, Granted | Denied | Edited | Answered | Resolved):
             for how_bad, rule, sentence in check_signature(self._ledger, event, self._keys):
                 yield Problem(n=link.n, rule=rule, sentence=sentence, level=how_bad)
 
@@ -179,8 +191,12 @@ class _Audit:
                 yield from check_asked(ledger, event)
             case Granted():
                 yield from check_granted(ledger, event)
+            case Denied():
+                yield from check_denied(ledger, event)
             case Edited():
-                yield from check_edited(event)
+                yield from check_edited(ledger, event)
+            case Resolved():
+                yield from check_decider(ledger, event, f"call '{event.call}'")
             case Held():
                 yield from check_held(ledger, event)
             case Settled():
@@ -188,15 +204,18 @@ class _Audit:
             case Stopped():
                 yield from check_stopped(ledger, event)
             case Accepted():
-                yield from check_accepted(ledger, event)
+                yield from check_accepted(ledger, self._fold, event)
             case Sealed():
                 yield from check_sealed(ledger, self._fold, event, prev=self._prev)
             case Amended():
                 yield from check_amended(ledger, self._fold, event)
-            case (
-                Opened() | Refused() | Checked() | Returned() | Denied() | Answered() | Resolved() | Paused()
-                | Resumed() | Warned()
-            ):  # fmt: skip
+            case Opened():
+                yield from check_opened(ledger, event)
+            case Warned():
+                yield from check_warned(ledger, event)
+            case Returned():
+                yield from check_returned(ledger, event)
+            case Refused() | Checked() | Answered() | Paused() | Resumed():
                 return
             case _:
                 assert_never(event)

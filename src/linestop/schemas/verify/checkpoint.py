@@ -57,9 +57,16 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: datetime) -> Checkpoint:
     """Vouch for the run of ``link`` up to and including it."""
-    unsigned = Checkpoint(
-        tenant=link.tenant, run=link.run, n=link.n, head_sha256=link.sha256, at=at, key_id=key_id, signature=""
+    return signed(
+        key,
+        Checkpoint(
+            tenant=link.tenant, run=link.run, n=link.n, head_sha256=link.sha256, at=at, key_id=key_id, signature=""
+        ),
     )
+
+
+def signed(key: Ed25519PrivateKey, unsigned: Checkpoint) -> Checkpoint:
+    """The checkpoint with the signature of this key."""
     return msgspec.structs.replace(unsigned, signature=key.sign(checkpoint_bytes(unsigned)).hex())
 
 

@@ -1,49 +1,18 @@
-"""The rules about money held and settled (P4), and about how a run ends: stop, answer, seal."""
+"""The rules about how a run ends: stop, answer, seal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from linestop.schemas.events import Accepted, Amended, Fate, Held, Sealed, Settled, Stopped
+from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, Stopped
 from linestop.schemas.run import Run
-from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.stops import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
 _REDACTED = re.compile(r"\[redacted:[a-z0-9_]+\]")
-
-
-def check_held(ledger: Ledger, event: Held) -> Found:
-    """What is wrong with a hold: over the run's limit, or over an account's."""
-    held, most = ledger.held_micros + event.amount_micros, ledger.limits.cost_max_micros
-    if event.amount_micros < 0 or held > most:
-        yield "budget", f"The run would hold {held} micro-dollars; its limit is {most}."
-    if event.hold in ledger.holds:
-        yield "budget", f"The hold '{event.hold}' is there twice."
-    for line in event.accounts:
-        if line.before_micros + event.amount_micros > line.limit_micros:
-            yield "budget", f"The hold does not fit into the account '{line.account}'."
-
-
-def check_settled(ledger: Ledger, event: Settled) -> Found:
-    """What is wrong with an account of the run's money."""
-    if ledger.open_starts:
-        yield "budget", f"It settles the run while {ledger.open_starts[0].label} is open."
-    amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
-    named = {line.hold: line for line in event.holds}
-    if set(named) != set(amounts) or len(named) != len(event.holds):
-        yield "budget", "It does not settle exactly the open holds."
-    for hold, line in named.items():
-        if line.spent_micros < 0 or line.spent_micros + line.released_micros != amounts.get(hold, -1):
-            yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
-    spent, sums = ledger.spent_micros, sum(line.spent_micros for line in event.holds)
-    if sums != min(spent, sum(amounts.values())):
-        yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
-    lines = sum(line.cost_micros for line in event.by_event)
-    if lines != spent:
-        yield "budget", f"Its lines add up to {lines} micro-dollars; by the log it is {spent}."
 
 
 def check_stopped(ledger: Ledger, event: Stopped) -> Found:
@@ -53,13 +22,26 @@ def check_stopped(ledger: Ledger, event: Stopped) -> Found:
         yield "stop", f"Its receipt does not list {missing[0].label}, which was open."
 
 
-def check_accepted(ledger: Ledger, event: Accepted) -> Found:
+def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Found:
     """What is wrong with a final answer: not what the model said, secrets aside."""
     proposal = ledger.proposals.get(event.proposal_n)
     if proposal is None or not proposal.final:
         yield "answer", f"It accepts event {event.proposal_n}, which is no final answer."
     elif event.answer != proposal.text and not _only_redacted(proposal.text, event.answer):
         yield "answer", "The accepted answer is not the one that the model gave."
+    untrusted = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
+    if untrusted and not event.derived_from_untrusted:
+        yield "answer", "It is said to rest on nothing untrusted, but results of tools came before it."
+
+
+def check_returned(ledger: Ledger, event: Returned) -> Found:
+    """What is wrong with sending an answer back: it is none, or it was sent back often enough."""
+    proposal = ledger.proposals.get(event.proposal_n)
+    if proposal is None or not proposal.final:
+        yield "answer", f"It returns event {event.proposal_n}, which is no final answer."
+    in_a_row = ledger.returned_in_a_row + 1
+    if event.returned_in_a_row != in_a_row or in_a_row > ledger.limits.returned_max:
+        yield "answer", f"It is return {in_a_row} in a row of at most {ledger.limits.returned_max}."
 
 
 def _only_redacted(said: object, accepted: object) -> bool:
@@ -95,6 +77,12 @@ def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Found
     answer = ledger.accepted.answer if ledger.accepted and expected[0] == "completed" else None
     if event.answer != answer:
         yield "seal", "Its answer is not the accepted one."
+    why = ledger.stopped.why if ledger.stopped else ledger.refused.sentence if ledger.refused else ""
+    if event.why != why:
+        yield "seal", "It gives another reason than the event that ended the run."
+    said = [said.text for said in ledger.proposals.values() if isinstance(said.text, str)]
+    if event.partial and not any(text.startswith(event.partial) for text in said):
+        yield "seal", "What it calls the model's last words are none of its."
     if event.head_sha256 != prev:
         yield "seal", "It names another head than the event before it."
     yield from _check_record(ledger, run, event)
@@ -105,6 +93,8 @@ def check_amended(ledger: Ledger, run: Run, event: Amended) -> Found:
     unknown = [n for n in event.facts if n not in ledger.late_facts]
     if unknown:
         yield "seal", f"It names event {unknown[0]} as a late fact, which it is not."
+    if missing := [n for n in run.facts_after_seal if n not in event.facts]:
+        yield "seal", f"It leaves out event {missing[0]}, which came after the seal."
     yield from _check_record(ledger, run, event)
 
 
@@ -117,22 +107,24 @@ def _ending(ledger: Ledger) -> tuple[str, str]:
 def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Found:
     """Receipt and totals against the log."""
     receipt = {line.call: line for line in event.receipt}
-    passed = [call for call in ledger.calls.values() if call.judged and call.judged.verdict == "pass"]
-    if len(receipt) != len(event.receipt) or set(receipt) != {call.name for call in passed}:
-        yield "seal", "Its receipt does not list exactly the calls that were let pass."
-    for call in passed:
-        assert call.judged is not None
-        state, line = run.calls.get(call.name), receipt.get(call.name)
-        if state is None or line is None:
-            continue
-        due = Fate(
-            call=call.name, tool=call.tool, fate=state.fate, attempts=len(call.effects),
+    due = {
+        call.name: Fate(
+            call=call.name, tool=call.tool, fate=run.calls[call.name].fate, attempts=len(call.effects),
             effect_key=call.judged.effect_key,
-        )  # fmt: skip
-        if line != due:
-            yield "seal", f"Its receipt calls '{call.name}' {line.fate} after {line.attempts}; it is {due.fate}."
+        )
+        for call in ledger.calls.values()
+        if call.judged and call.judged.verdict == "pass" and call.name in run.calls
+    }  # fmt: skip
+    listed = len(receipt) == len(event.receipt) and set(receipt) <= set(due)
+    # Only a receipt that is too long may leave calls out, and it says how many.
+    fits = receipt_bytes(due.values()) <= RECEIPT_BYTES_MAX
+    if not listed or len(due) - len(receipt) != event.receipt_omits or (event.receipt_omits and fits):
+        yield "seal", "Its receipt does not list exactly the calls that were let pass."
+    for name, line in receipt.items():
+        if name in due and line != due[name]:
+            yield "seal", f"Its receipt calls '{name}' {line.fate} after {line.attempts}; it is {due[name].fate}."
     totals = event.totals
     calls = sum(1 for call in ledger.calls.values() if call.effects)
     said = (totals.turns, totals.calls, totals.tokens, totals.cost_micros, totals.events)
-    if said != (ledger.turn, calls, ledger.tokens, ledger.spent_micros, run.n):
-        yield "seal", "Its totals (turns, calls, tokens, cost, events) are not those of the log."
+    if said != (ledger.turn, calls, ledger.tokens, ledger.spent_micros, run.n) or totals.wait_s != round(run.wait_s, 3):
+        yield "seal", "Its totals (turns, calls, tokens, cost, waits, events) are not those of the log."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from linestop.schemas.events import (
@@ -14,11 +14,11 @@ from linestop.schemas.events import (
     Denied,
     Edited,
     Granted,
+    Resolved,
 )
-from linestop.schemas.messages import Control, signed_bytes
-from linestop.schemas.verify.checkpoint import TrustedKey
+from linestop.schemas.limits import CLOCK_SLACK_S, bounded
 from linestop.schemas.verify.ledger import Call, Ledger
-from linestop.schemas.verify.verdict import Level, Rule
+from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
 
@@ -50,6 +50,8 @@ def _needs_person(ledger: Ledger, call: Call, line: ClearedCall) -> str:
         return ""
     if policy.provenance and "untrusted-value" in call.judged.flags:
         return "a value of it comes from an untrusted source"
+    if call.by_fallback:
+        return "it is irreversible and a fallback model proposed it"
     if line.rule != "policy:clear" or not any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
         return "it is irreversible and no policy clears it"
     return ""
@@ -71,16 +73,57 @@ def check_asked(ledger: Ledger, event: Asked) -> Found:
         ):
             yield "approval", f"It asks other people about call '{line.call}' than the policy names."
 
+    if event.question is not None:
+        call = ledger.calls.get(event.question.call)
+        if call is None or call.grant is None or call.grant.kind != "wait":
+            yield "approval", f"It makes a question of call '{event.question.call}', which is none."
+    expiries = [*(line.expires_at for line in event.calls), *([event.spend.expires_at] if event.spend else [])]
+    most = bounded(ledger.limits).approval_expires_s
+    if any((expires_at - event.at).total_seconds() > most + CLOCK_SLACK_S for expires_at in expiries):
+        yield "approval", f"It asks for longer than the run's limit of {most} s."
+    if event.spend and event.spend.limit_micros != ledger.limits.ask_from_micros:
+        yield "approval", "It asks about spending with another limit than the run has."
+
 
 def check_granted(ledger: Ledger, event: Granted) -> Found:
     """What is wrong with a person's agreement."""
+    if not event.call:
+        yield from _check_spending(ledger, event)
+        return
     call = ledger.calls.get(event.call)
     asked = call.asked if call else None
     if asked is None:
-        if event.call:
-            yield "approval", f"It grants call '{event.call}', about which nobody was asked."
+        yield "approval", f"It grants call '{event.call}', about which nobody was asked."
         return
     yield from _check_grant(event, asked)
+
+
+def _check_spending(ledger: Ledger, event: Granted) -> Found:
+    if ledger.spend_asked is None:
+        yield "approval", "It grants spending, about which nobody was asked."
+    elif event.at >= ledger.spend_asked.expires_at:
+        yield "approval", "It grants spending after the question had expired."
+    yield from check_decider(ledger, event, "spending")
+
+
+def check_denied(ledger: Ledger, event: Denied) -> Found:
+    """What is wrong with a refusal: time is up when it is up, and people are those who may."""
+    call = ledger.calls.get(event.call)
+    asked = call.asked if call else None
+    if event.by != "timer":
+        if asked is not None or not event.call:
+            yield from check_decider(ledger, event, f"call '{event.call}'" if event.call else "spending")
+        return
+    open_until = asked.expires_at if asked else ledger.spend_asked.expires_at if ledger.spend_asked else None
+    if open_until is not None and event.at < open_until:
+        yield "approval", f"It denies call '{event.call}' for lack of an answer before the question had expired."
+
+
+def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, what: str) -> Found:
+    """Whether the policy lets this person decide."""
+    deciders = ledger.opened.policy.deciders if ledger.opened else ()
+    if deciders and event.by not in deciders:
+        yield "approval", f"'{event.by}' decides about {what}, but only {', '.join(deciders)} may."
 
 
 def _check_grant(event: Granted, asked: AskedCall) -> Found:
@@ -96,52 +139,8 @@ def _check_grant(event: Granted, asked: AskedCall) -> Found:
         yield "approval", f"Nobody grants call '{event.call}': a grant needs a person's name."
 
 
-def check_edited(event: Edited) -> Found:
+def check_edited(ledger: Ledger, event: Edited) -> Found:
     """What is wrong with arguments that a person changed."""
+    yield from check_decider(ledger, event, f"call '{event.call}'")
     if isinstance(event.args, str) and hashlib.sha256(event.args.encode()).hexdigest() != event.args_sha256:
         yield "approval", f"The digest of the changed arguments of call '{event.call}' is false."
-
-
-# --- signatures --------------------------------------------------------------------------------------------
-
-
-def check_signature(
-    ledger: Ledger, event: Granted | Denied, keys: Mapping[str, TrustedKey]
-) -> Iterator[tuple[Level, Rule, str]]:
-    """Whether the person who is said to have decided signed exactly this decision.
-
-    Once any person's key is known, a grant without a valid signature of a known key is broken: leaving the
-    signature out must not be the way around it.
-    """
-    if event.by == "timer":
-        return
-    people = any(key.purpose == "person" for key in keys.values())
-    key = keys.get(event.key_id)
-    if key is None or key.purpose != "person":
-        if people:
-            yield "broken", "approval", f"No known key signed the decision about call '{event.call}'."
-        elif event.signature:
-            yield "note", "approval", f"The key '{event.key_id}' is not known, so its signature was not checked."
-        return
-    if not _signed(ledger, event, key):
-        yield "broken", "approval", f"The signature under the decision about call '{event.call}' is false."
-    elif key.name != event.by:
-        yield "broken", "approval", f"'{key.name}' signed what '{event.by}' is said to have decided."
-
-
-def _signed(ledger: Ledger, event: Granted | Denied, key: TrustedKey) -> bool:
-    """Whether the key signed this decision, with or without naming its expiry and its maker.
-
-    A decision without an expiry of its own is recorded with that of the question, one without a name with the
-    name of its key.
-    """
-    verb = "approve" if isinstance(event, Granted) else "deny"
-    for expires_at in (event.expires_at, None):
-        for by in (event.by, ""):
-            control = Control(
-                call=event.call, args_sha256=event.args_sha256, contract_digest=event.contract_digest,
-                nonce=event.nonce, expires_at=expires_at, by=by,
-            )  # fmt: skip
-            if key.signed(signed_bytes(ledger.tenant, ledger.run, verb, control), event.signature):
-                return True
-    return False

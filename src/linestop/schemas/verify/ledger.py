@@ -6,15 +6,18 @@ Only events that every reader counts are entered.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from linestop.schemas.events import (
     Accepted,
+    Answered,
     AnyEvent,
     Asked,
     AskedCall,
+    BlobRef,
     Cleared,
     Compacted,
     Edited,
@@ -33,8 +36,10 @@ from linestop.schemas.events import (
     Refused,
     Resolved,
     Resumed,
+    Returned,
     Sealed,
     Settled,
+    SpendQuestion,
     StartedCall,
     Stopped,
     Text,
@@ -61,6 +66,7 @@ class Start:
     retry_safe: bool = False
     charged_micros: int = 0
     superseded: bool = False
+    closed_n: int = 0
 
     @property
     def open(self) -> bool:
@@ -89,6 +95,7 @@ class Call:
     tool: str
     raw_args: Text
     grant: ToolGrant | None
+    by_fallback: bool = False
     judged: JudgedCall | None = None
     edited: bool = False
     asked: AskedCall | None = None
@@ -128,6 +135,10 @@ class Ledger:
         self.held_micros = 0
         self.finished: dict[int, Finished] = {}
         self.late_facts: list[int] = []
+        self.signatures: dict[str, int] = {}
+        self.spend_asked: SpendQuestion | None = None
+        self.returned_in_a_row = 0
+        self.answers: set[int] = set()
 
     @property
     def limits(self) -> Limits:
@@ -150,8 +161,9 @@ class Ledger:
         return self.held_micros - self.spent_micros - sum(start.cost_max_micros for start in self.open_starts)
 
     def choice(self, model: str) -> ModelChoice | None:
-        """The pinned model of that name."""
-        models = (self.opened.model, *self.opened.fallbacks) if self.opened else ()
+        """The pinned model of that name; fallbacks count where the run may fall back."""
+        spare = self.opened.fallbacks if self.opened and self.opened.on_model_down == "fall_back" else ()
+        models = (self.opened.model, *spare) if self.opened else ()
         return next((choice for choice in models if choice.model == model), None)
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
@@ -162,17 +174,32 @@ class Ledger:
         """The start of an effect or probe."""
         return next((s for s in self.starts if s.call == call and s.attempt == attempt), None)
 
+    def bytes_of(self, text: Text) -> bytes | None:
+        """A text as it is in the log, or from a blob that was handed in and has the digest; None without one."""
+        return self.stored(text.sha256) if isinstance(text, BlobRef) else text.encode()
+
+    def stored(self, sha256: str) -> bytes | None:
+        """What was handed in under this digest, if it has it."""
+        found = self.texts.get(sha256)
+        return found if found is not None and hashlib.sha256(found).hexdigest() == sha256 else None
+
     # --- entering ----------------------------------------------------------------------------------------
 
-    def enter(self, n: int, event: AnyEvent) -> None:
+    def enter(self, n: int, event: AnyEvent) -> None:  # noqa: C901 - one arm an event
         """Take an event that counts."""
         self._milestone(n, event)
+        if signature := getattr(event, "signature", ""):
+            self.signatures.setdefault(signature, n)
         match event:
             case Judged():
                 for verdict in event.calls:
                     self.calls[verdict.call].judged = verdict
             case Asked() | Cleared() | Granted() | Edited() | Resolved():
                 self._gate(n, event)
+            case Answered():
+                self.answers.add(n)
+            case Returned():
+                self.returned_in_a_row += 1
             case Held():
                 self.holds[event.hold] = event
                 self.held_micros += event.amount_micros
@@ -217,6 +244,7 @@ class Ledger:
     ) -> None:
         match event:
             case Asked():
+                self.spend_asked = event.spend or self.spend_asked
                 for line in event.calls:
                     self.calls[line.call].asked, self.calls[line.call].votes = line, set()
             case Cleared():
@@ -228,11 +256,12 @@ class Ledger:
                 if call.asked is not None and len(call.votes) >= call.asked.quorum:
                     call.gate_n, call.by_person = n, True
             case Granted():
-                return
+                self.spend_asked = None
             case Edited():
                 call = self.calls[event.call]
                 call.raw_args, call.edited, call.asked, call.judged = event.args, True, None, None
             case Resolved():
+                self.answers.add(n)
                 if event.action == "retry":
                     self.calls[event.call].retry_said_n = n
 
@@ -270,6 +299,7 @@ class Ledger:
             start = self.start_of_call(event.call, event.attempt)
             if start is not None:
                 self._late(n)
+                start.closed_n = n
                 unknown = event.outcome == "unknown"
                 start.outcome = event.outcome
                 start.retry_safe = event.error is not None and event.error.retry_safe
@@ -278,23 +308,26 @@ class Ledger:
         start = self.start_of_turn(event.turn, event.attempt)
         assert start is not None
         self._late(n)
+        start.closed_n = n
         counts = start.open and start.purpose == "turn" and not self.over_n
         self.tokens += event.usage.total if event.usage else 0
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros
         if isinstance(event, Proposed):
             self.proposals[n] = event
+            self.returned_in_a_row = 0 if counts and not event.final else self.returned_in_a_row
             if counts:
-                self._propose(event)
+                self._propose(event, start)
 
     def _late(self, n: int) -> None:
         if self.sealed:
             self.late_facts.append(n)
 
-    def _propose(self, event: Proposed) -> None:
+    def _propose(self, event: Proposed, start: Start) -> None:
         tools = self.opened.tools if self.opened else ()
+        by_fallback = self.opened is not None and start.model != self.opened.model.model
         for proposed in event.calls:
             grant = next((grant for grant in tools if grant.name == proposed.tool), None)
             self.calls[proposed.call] = Call(
-                name=proposed.call, tool=proposed.tool, raw_args=proposed.args, grant=grant
+                name=proposed.call, tool=proposed.tool, raw_args=proposed.args, grant=grant, by_fallback=by_fallback
             )

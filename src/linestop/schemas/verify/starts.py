@@ -6,21 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 
-from linestop.schemas.arguments import decode_strict
+import msgspec
+
 from linestop.schemas.events import (
-    BlobRef,
     Compacted,
     EffectStarted,
     Finished,
-    Judged,
-    JudgedCall,
     ModelFailedEvent,
     ModelStarted,
     Proposed,
     StartedCall,
-    Text,
 )
-from linestop.schemas.tools import TIERS, canonical, effect_key
+from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.verify.ledger import Call, Ledger, Start
 from linestop.schemas.verify.verdict import Rule
 
@@ -47,6 +44,10 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
 
 
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
+    if event.turn > ledger.limits.turns_max:
+        yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    if _too_long(event.done_by, event.at, bounded(ledger.limits).model_deadline_s):
+        yield "once", "It would be open for longer than a model call may take."
     choice = ledger.choice(event.model)
     if choice is None:
         yield "budget", f"It starts the model '{event.model}', which the run was not opened with."
@@ -55,6 +56,10 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     for before in ledger.open_starts:
         if not before.call and not before.over(event.at, event.worker):
             yield "once", f"It starts a model call while {before.label} is open."
+
+
+def _too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:
+    return (done_by - at).total_seconds() > START_WITHIN_S + timeout_s + CLOCK_SLACK_S
 
 
 def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Found:
@@ -66,6 +71,8 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
         yield "once", f"It starts call '{line.call}' under another effect key than it was judged with."
     if line.args_sha256 != call.judged.args_sha256:
         yield "approval", f"It starts call '{line.call}' with other arguments than those that were let pass."
+    if _too_long(line.done_by, event.at, min(call.grant.timeout_s, LIMITS_MOST["tool_timeout_s"])):
+        yield "once", f"It would keep call '{line.call}' open for longer than its tool's timeout."
     if event.purpose == "probe":
         if not call.grant.probe:
             yield "approval", f"It probes call '{line.call}', whose contract has no probe."
@@ -110,63 +117,6 @@ def _undone(call: Call, before: Start) -> bool:
     return probed or call.retry_said_n > before.n
 
 
-# --- judgement: what a start rests on ----------------------------------------------------------------------
-
-
-def check_judged(ledger: Ledger, event: Judged) -> Found:
-    """What is wrong with a judgement: other arguments than proposed, a false key, a tier lowered."""
-    for verdict in event.calls:
-        call = ledger.calls.get(verdict.call)
-        if call is None:
-            yield "approval", f"It judges call '{verdict.call}', which nobody proposed."
-        elif verdict.verdict == "recorded":
-            yield from _check_recorded(ledger, verdict)
-        elif verdict.verdict == "pass":
-            yield from _check_passed(ledger, call, verdict)
-
-
-def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Found:
-    result = ledger.finished.get(verdict.recorded_n)
-    origin = ledger.calls.get(result.call) if result else None
-    same = origin is not None and origin.judged is not None and origin.judged.effect_key == verdict.effect_key
-    if result is None or result.outcome != "succeeded" or not same:
-        yield "once", f"It answers call '{verdict.call}' from event {verdict.recorded_n}, which is no result of it."
-
-
-def _check_passed(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
-    if call.grant is None:
-        yield "approval", f"It lets call '{call.name}' pass, but the run has no tool '{call.tool}'."
-        return
-    if TIERS.index(verdict.tier) < TIERS.index(call.grant.tier):
-        yield "approval", f"It lowers call '{call.name}' from {call.grant.tier} to {verdict.tier}."
-    raw, args = _bytes(ledger, call.raw_args), _bytes(ledger, verdict.args)
-    if raw is not None and hashlib.sha256(raw).hexdigest() != verdict.raw_args_sha256:
-        yield "approval", f"It judges other arguments of call '{call.name}' than those in the log."
-    if args is None:
-        return
-    if raw is not None and _canonical(raw) != args:
-        yield "approval", f"The arguments it lets pass for call '{call.name}' are not those that were written."
-    if hashlib.sha256(args).hexdigest() != verdict.args_sha256:
-        yield "approval", f"The digest of the arguments of call '{call.name}' is false."
-    if effect_key(f"{ledger.tenant}/{ledger.run}", call.tool, args) != verdict.effect_key:
-        yield "once", f"The effect key of call '{call.name}' is not the one of this run, tool and arguments."
-
-
-def _bytes(ledger: Ledger, text: Text) -> bytes | None:
-    """A text as it is in the log, or from a blob that was handed in and has the digest; None without one."""
-    if isinstance(text, BlobRef):
-        found = ledger.texts.get(text.sha256)
-        return found if found is not None and hashlib.sha256(found).hexdigest() == text.sha256 else None
-    return text.encode()
-
-
-def _canonical(raw: bytes) -> bytes | None:
-    try:
-        return canonical(decode_strict(raw))
-    except ValueError:
-        return None
-
-
 # --- results -----------------------------------------------------------------------------------------------
 
 
@@ -189,10 +139,33 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
             cost, allowed = event.charged_micros, {whole} if event.possibly_billed else {used}
         case Compacted():
             cost, allowed = event.cost_micros, {used, whole}
+    if event.usage and min(msgspec.structs.astuple(event.usage)) < 0:
+        yield "budget", "It reports fewer tokens than none."
+    if isinstance(event, Compacted) and event.covers_to > max(ledger.proposals, default=1):
+        yield "result", f"It covers events up to {event.covers_to}, which are not there yet."
     if cost > whole:
         yield "budget", f"It cost {cost} micro-dollars; {start.label} reserved {whole}."
     elif cost not in allowed:
         yield "budget", f"It is charged {cost} micro-dollars; by its usage and price it is {min(allowed)}."
+
+
+def _fields(result: str) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(result, type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _check_content(ledger: Ledger, event: Finished) -> Found:
+    """What is wrong with what a result says of itself: whatever a tool gives is data, and within its bounds."""
+    size, most = len(event.result.encode()), ledger.limits.result_bytes_max
+    if event.result and not event.untrusted:
+        yield "result", f"It calls the result of call '{event.call}' trusted, which no tool's result is as a whole."
+    if size > most:
+        yield "result", f"Its result has {size} bytes; at most {most} go to the model."
+    whole = event.outcome == "succeeded" and size == event.result_bytes
+    if whole and hashlib.sha256(event.result.encode()).hexdigest() != event.result_sha256:
+        yield "result", "The digest of its result is false."
 
 
 def _check_finished(ledger: Ledger, event: Finished) -> Found:
@@ -200,9 +173,16 @@ def _check_finished(ledger: Ledger, event: Finished) -> Found:
     if event.attempt == 0:
         if call is None or call.grant is None or call.grant.kind != "wait":
             yield "result", f"It ends a wait of call '{event.call}', which is none."
+        elif call.judged is not None and call.judged.wait_until is not None:
+            if event.at < call.judged.wait_until:
+                yield "result", f"It ends the wait of call '{event.call}' before its moment."
+            if list(_fields(event.result)) != ["now"]:
+                yield "result", f"It ends the wait of call '{event.call}' with more to say than the time."
         return
     start = ledger.start_of_call(event.call, event.attempt)
     if start is None:
         yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which nobody started."
-    elif not 0 <= event.cost_micros <= start.cost_max_micros:
+        return
+    yield from _check_content(ledger, event)
+    if not 0 <= event.cost_micros <= start.cost_max_micros:
         yield "budget", f"It cost {event.cost_micros} micro-dollars; {start.label} reserved {start.cost_max_micros}."

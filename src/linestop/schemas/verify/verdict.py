@@ -13,7 +13,9 @@ Level = Literal["broken", "ignored", "void", "note"]
 passes over. ``void``: a message that is no part of the chain. ``note``: something this check could not look at.
 """
 
-Rule = Literal["chain", "time", "legal", "stop", "once", "budget", "approval", "result", "answer", "seal", "checkpoint"]
+Rule = Literal[
+    "chain", "time", "legal", "opened", "stop", "once", "budget", "approval", "result", "answer", "seal", "checkpoint",
+]  # fmt: skip
 """Which rule a problem is about; ``stop``, ``once``, ``budget`` and ``approval`` are the promises P1, P3, P4, P5."""
 
 Status = Literal["authentic", "consistent", "broken"]

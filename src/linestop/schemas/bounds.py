@@ -1,0 +1,51 @@
+"""What a run cannot escape: the bounds that were fixed when it opened, held against every start by the fold."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from linestop.schemas.events import ModelStarted, Opened
+from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+NO_ROOM = "what is left of the run's events belongs to stop, facts and seal"
+
+
+def bearable(event: Opened) -> Opened:
+    """``event`` with durations that fit into the calendar: older logs may hold limits that no agent may have now."""
+    limits, timeout_most = bounded(event.limits), LIMITS_MOST["tool_timeout_s"]
+    if limits != event.limits:
+        event = msgspec.structs.replace(event, limits=limits)
+    if any(not tool.timeout_s <= timeout_most for tool in event.tools):
+        tools = tuple(msgspec.structs.replace(t, timeout_s=min(timeout_most, t.timeout_s)) for t in event.tools)
+        event = msgspec.structs.replace(event, tools=tools)
+    return event
+
+
+def escaping(run: Run, event: ModelStarted) -> str:
+    """How a model call would escape what was fixed when the run opened, or nothing."""
+    opened = run.opened
+    if opened is None or run.room < 0:
+        return NO_ROOM
+    spare = opened.fallbacks if opened.on_model_down == "fall_back" else ()
+    choice = next((c for c in (opened.model, *spare) if c.model == event.model), None)
+    if choice is None:
+        return f"the run was not opened with the model '{event.model}'"
+    tokens = (event.input_tokens_max, event.output_tokens_max)
+    if min(tokens) < 0 or event.cost_max_micros < choice.price.cost_max_micros(*tokens):
+        return "it reserves less than a call of this size may cost"
+    if event.purpose == "compact" and len(run.compactions) >= run.limits.compactions_max:
+        return "the run was compacted as often as its limits allow"
+    if open_too_long(event.at, event.done_by, run.limits.model_deadline_s):
+        return "it would stay open for longer than the run's limit 'model_deadline_s'"
+    return ""
+
+
+def open_too_long(at: datetime, done_by: datetime, timeout_s: float) -> bool:
+    """Whether a start keeps others away for longer than it may take: what it opened could never be settled."""
+    return (done_by - at).total_seconds() > START_WITHIN_S + timeout_s + CLOCK_SLACK_S

@@ -1,0 +1,222 @@
+"""The rules of the fold that concern gates: what needs nobody, what is asked, and what a person's word does.
+
+They hold for whoever wrote the event: clearing what the policy gives to a person, asking fewer people than it
+names, or granting in a name that may not decide changes nothing for any reader. That the person really said so
+is what signatures prove, and ``verify`` checks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, assert_never
+
+from linestop.schemas import fold_calls
+from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.events import (
+    Answered,
+    Asked,
+    AskedCall,
+    BlobRef,
+    Cleared,
+    Denied,
+    Edited,
+    Granted,
+    Policy,
+    Question,
+    Resolved,
+    SpendQuestion,
+)
+from linestop.schemas.gate import by_fallback, rule
+from linestop.schemas.limits import CLOCK_SLACK_S
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+def cleared(run: Run, n: int, event: Cleared) -> str:
+    """``approver.cleared``: calls that need nobody, by the run's policy. A destructive call always needs somebody."""
+    fallback = by_fallback(run)
+    for line in event.calls:
+        call = run.calls.get(line.call)
+        if call is None or call.stage is not Stage.GATE or call.args_sha256 != line.args_sha256:
+            return f"call '{line.call}' is not waiting at the gate with these arguments"
+        if call.judged is not None and call.judged.tier == "destructive":
+            return f"call '{line.call}' is destructive: only a person lets it pass"
+        if _is_question(call):
+            return f"call '{line.call}' is a question: only an answer ends it"
+        if run.opened is not None:
+            name, person = rule(run.opened.policy, call, dry_run=run.opened.task.dry_run, fallback=fallback)
+            if person:
+                return f"call '{line.call}' needs a person ({name})"
+    for line in event.calls:
+        _pass_gate(run.calls[line.call], n)
+    return ""
+
+
+def _is_question(call: CallState) -> bool:
+    """Whether it waits for words or an event, not for a moment."""
+    wait = call.grant is not None and call.grant.kind == "wait"
+    return wait and (call.judged is None or call.judged.wait_until is None)
+
+
+def _pass_gate(call: CallState, n: int) -> None:
+    call.gate_n = n
+    waits = call.grant is not None and call.grant.kind == "wait"
+    call.stage = Stage.WAITING if waits else Stage.READY
+    call.ready_at = call.judged.wait_until if waits and call.judged else None
+
+
+def asked(run: Run, n: int, event: Asked) -> str:
+    """``approver.asked``: a person is asked about calls, a question of the model, or spending."""
+    lines: list[AskedCall | Question] = [*event.calls, *([event.question] if event.question else [])]
+    for line in lines:
+        call = run.calls.get(line.call)
+        if call is None or call.stage not in {Stage.GATE, Stage.DOUBT}:
+            return f"call '{line.call}' is not waiting at the gate"
+        if reason := _misasked(run, call, line, event.at):
+            return reason
+    if event.spend and _too_long(run, event.spend.expires_at, event.at):
+        return "it asks for longer than the run's limit 'approval_expires_s'"
+    for line in lines:
+        call = run.calls[line.call]
+        call.asked, call.asked_n, call.votes = line, n, set()
+        call.asked_doubt = call.stage is Stage.DOUBT
+        call.stage = Stage.ASKED
+    if event.spend:
+        run.spend_asked = event.spend
+    return ""
+
+
+def _misasked(run: Run, call: CallState, line: AskedCall | Question, at: datetime) -> str:
+    """What is wrong with a question: it shows something else, asks others than the policy names, or too long."""
+    if isinstance(line, Question):
+        if call.stage is not Stage.GATE or not _is_question(call):
+            return f"call '{line.call}' is no question, so it cannot be answered"
+        return ""
+    policy = run.opened.policy if run.opened else Policy()
+    digest = call.grant.contract_digest if call.grant else ""
+    if (line.tool, line.args_sha256, line.contract_digest) != (call.tool, call.args_sha256, digest):
+        return f"it shows another tool, contract or arguments than call '{line.call}' has"
+    if (line.deciders, line.quorum) != (policy.deciders, policy.quorum):
+        return f"it asks other people about call '{line.call}' than the policy names"
+    if _too_long(run, line.expires_at, at):
+        return f"it asks about call '{line.call}' for longer than the run's limit 'approval_expires_s'"
+    return ""
+
+
+def _too_long(run: Run, expires_at: datetime, at: datetime) -> bool:
+    return (expires_at - at).total_seconds() > run.limits.approval_expires_s + CLOCK_SLACK_S
+
+
+def _unfit_person(run: Run, by: str) -> str:
+    """Why nobody of that name decides in this run, or nothing."""
+    deciders = run.opened.policy.deciders if run.opened else ()
+    return f"'{by}' may not decide; {', '.join(deciders)} may" if deciders and by not in deciders else ""
+
+
+def granted(run: Run, n: int, event: Granted) -> str:
+    """``approver.granted``: binds to exactly what was asked; counts the votes of those who may, up to the quorum."""
+    if event.by in {"", "timer"}:
+        return "a grant needs a person's name"
+    if reason := _unfit_person(run, event.by):
+        return reason
+    if not event.call:
+        return _spending_granted(run, event)
+    call = run.calls.get(event.call)
+    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+        return f"call '{event.call}' does not wait for an approval"
+    if isinstance(call.asked, Question):
+        return f"call '{event.call}' is a question, not an approval"
+    shown = (call.asked.args_sha256, call.asked.contract_digest)
+    if (event.args_sha256, event.contract_digest) != shown:
+        return "it is for other arguments or another contract than those asked about"
+    if event.at >= min(call.asked.expires_at, event.expires_at or call.asked.expires_at):
+        return "the approval had expired"
+    call.votes.add(event.by)
+    if len(call.votes) >= call.asked.quorum:
+        _pass_gate(call, n)
+    return ""
+
+
+def _spending_granted(run: Run, event: Granted) -> str:
+    if run.spend_asked is None:
+        return "nobody asked about spending"
+    if event.at >= run.spend_asked.expires_at:
+        return "the question about spending had expired"
+    run.spend_asked, run.spend_granted = None, True
+    return ""
+
+
+def denied(run: Run, n: int, event: Denied) -> str:
+    """``approver.denied``: a person said no, or nobody answered in time."""
+    if not event.call:
+        if run.spend_asked is None:
+            return "nobody asked about spending"
+        if reason := _undeniable(run, event, run.spend_asked):
+            return reason
+        run.spend_asked, run.spend_denied = None, event
+        return ""
+    call = run.calls.get(event.call)
+    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+        return f"call '{event.call}' does not wait for a decision"
+    if reason := _undeniable(run, event, call.asked):
+        return reason
+    why = f": {event.why}" if event.why else "."
+    if event.by == "timer":
+        text = "Nobody answered in time, so this was not done."
+    else:
+        text = f"A person ({event.by}) denied this call{why}"
+    fold_calls.answer(run, call, n, text=text, error=True)
+    return ""
+
+
+def _undeniable(run: Run, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
+    """Why this is no denial: the time is not up yet, or it is not this person's to say."""
+    if event.by == "timer":
+        return "" if event.at >= asked.expires_at else "the question has not expired yet"
+    return "" if isinstance(asked, Question) else _unfit_person(run, event.by)
+
+
+def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
+    """``approver.edited``, ``answered`` and ``resolved``: what a person put in the model's or the tool's place."""
+    call = run.calls.get(event.call)
+    if call is None:
+        return f"there is no call '{event.call}'"
+    match event:
+        case Edited():
+            if call.stage is not Stage.ASKED or call.asked_doubt or isinstance(call.asked, Question):
+                return f"call '{event.call}' does not wait for an approval"
+            if reason := _unfit_person(run, event.by):
+                return reason
+            call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
+        case Answered():
+            if call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
+                return f"call '{event.call}' is not a question"
+            text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
+            fold_calls.answer(run, call, n, text=text, error=False)
+        case Resolved():
+            return _resolved(run, n, call, event)
+        case _:
+            assert_never(event)
+    return ""
+
+
+def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
+    if call.stage is not Stage.DOUBT and not (call.stage is Stage.ASKED and call.asked_doubt):
+        return f"the fate of call '{event.call}' is not in doubt"
+    if reason := _unfit_person(run, event.by):
+        return reason
+    call.asked_doubt = False
+    if event.action == "retry":
+        call.stage, call.ready_at = Stage.READY, None
+    elif event.action == "done":
+        text = event.result if isinstance(event.result, str) else _elided(event.result)
+        fold_calls.answer(run, call, n, text=text or f"Done, as {event.by} found out.", error=False)
+    else:
+        fold_calls.answer(run, call, n, text="A person stopped the run over this call.", error=True)
+        run.stop_over = event
+    return ""
+
+
+def _elided(ref: BlobRef) -> str:
+    return f"[{ref.bytes} bytes of {ref.type}, SHA-256 {ref.sha256}]"

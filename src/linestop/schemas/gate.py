@@ -1,0 +1,56 @@
+"""Whether a person must agree to a call: the one rule by which the approver clears and by which the fold believes it.
+
+A ``cleared`` event for a call that needs a person is ignored by every reader, so that the approver's credential
+alone lets nothing irreversible pass.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from linestop.schemas.calls import CallState
+from linestop.schemas.events import Policy
+from linestop.schemas.tools import Tier
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+def by_fallback(run: Run) -> bool:
+    """Whether the calls at the gate come from another model than the one the run was opened with."""
+    if run.opened is None or run.proposal is None:
+        return False
+    said = run.proposal.event
+    return any(
+        attempt.model != run.opened.model.model
+        for attempts in run.attempts.values()
+        for attempt in attempts
+        if not attempt.call and (attempt.turn, attempt.attempt) == (said.turn, said.attempt)
+    )
+
+
+def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
+    """The rule that decides about a call, and whether it needs a person.
+
+    ``fallback``: a model that stood in for the run's own proposed it, so what policy trusts the first model
+    with does not hold.
+    """
+    tier: Tier = call.judged.tier if call.judged else "destructive"
+    if tier == "destructive":
+        return "tier:destructive", True
+    if any(fnmatchcase(call.tool, pattern) for pattern in policy.ask):
+        return "policy:ask", True
+    if call.edited:
+        return "edited", True
+    if tier in {"read", "reversible"}:
+        return f"tier:{tier}", False
+    if dry_run:
+        return "dry-run", False
+    if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
+        return "provenance", True
+    if fallback:
+        return "fallback", True
+    if any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
+        return "policy:clear", False
+    return "tier:irreversible", True

@@ -1,0 +1,79 @@
+"""The rules about money held, settled and warned of (P4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+
+from linestop.schemas.events import Held, Settled, Warned
+from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.verdict import Rule
+
+Found = Iterator[tuple[Rule, str]]
+_ASKED_BEFORE_S = 600
+"""How long before its event a hold may have been taken from the accounts: their hour or day may end in between."""
+
+
+def check_held(ledger: Ledger, event: Held) -> Found:
+    """What is wrong with a hold: over the run's limit, or over an account's."""
+    held, most = ledger.held_micros + event.amount_micros, ledger.limits.cost_max_micros
+    if event.amount_micros < 0 or held > most:
+        yield "budget", f"The run would hold {held} micro-dollars; its limit is {most}."
+    if event.hold in ledger.holds:
+        yield "budget", f"The hold '{event.hold}' is there twice."
+    for line in event.accounts:
+        if line.before_micros < 0 or line.before_micros + event.amount_micros > line.limit_micros:
+            yield "budget", f"The hold does not fit into the account '{line.account}'."
+    yield from _check_accounts(ledger, event)
+
+
+def _check_accounts(ledger: Ledger, event: Held) -> Found:
+    """Every hold is taken from the system's hour and the tenant's day, and from the user's if the task names one."""
+    hold = f"{ledger.tenant}.{ledger.run}.{len(ledger.holds) + 1}"
+    if event.hold != hold:
+        yield "budget", f"The hold is called '{event.hold}'; the run's next is '{hold}'."
+    user = ledger.opened is not None and bool(ledger.opened.task.user)
+    due = ["system", f"tenant-{ledger.tenant}", *([f"user-{ledger.tenant}-"] if user else [])]
+    named = [line.account for line in event.accounts]
+    if len(named) != len(due) or not all(name.startswith(start) for name, start in zip(named, due, strict=True)):
+        yield "budget", f"It is taken from the accounts {', '.join(named) or 'of nobody'}; due are {', '.join(due)}."
+        return
+    moments = (event.at, event.at - timedelta(seconds=_ASKED_BEFORE_S))
+    for line in event.accounts:
+        form = "%Y-%m-%d-%H" if line.account == "system" else "%Y-%m-%d"
+        if line.period not in {moment.strftime(form) for moment in moments}:
+            yield "budget", f"It is taken from the account '{line.account}' of another time ({line.period})."
+
+
+def check_settled(ledger: Ledger, event: Settled) -> Found:
+    """What is wrong with an account of the run's money."""
+    if ledger.open_starts:
+        yield "budget", f"It settles the run while {ledger.open_starts[0].label} is open."
+    amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
+    named = {line.hold: line for line in event.holds}
+    if set(named) != set(amounts) or len(named) != len(event.holds):
+        yield "budget", "It does not settle exactly the open holds."
+    for hold, line in named.items():
+        if line.spent_micros < 0 or line.spent_micros + line.released_micros != amounts.get(hold, -1):
+            yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
+    spent, sums = ledger.spent_micros, sum(line.spent_micros for line in event.holds)
+    if sums != min(spent, sum(amounts.values())):
+        yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
+    lines = sum(line.cost_micros for line in event.by_event)
+    due = Counter((start.closed_n or start.n, start.charged_micros) for start in ledger.starts if start.charged_micros)
+    if lines != spent:
+        yield "budget", f"Its lines add up to {lines} micro-dollars; by the log it is {spent}."
+    elif Counter((line.n, line.cost_micros) for line in event.by_event) != due:
+        yield "budget", "Its lines charge other events than those that cost something."
+
+
+def check_warned(ledger: Ledger, event: Warned) -> Found:
+    """What is wrong with a warning: it comes once a limit, so a false one would keep the true one back."""
+    reserved = sum(start.cost_max_micros for start in ledger.open_starts)
+    due = {
+        "cost_max_micros": (ledger.spent_micros + reserved, ledger.limits.cost_max_micros),
+        "tokens_max": (ledger.tokens, ledger.limits.tokens_max),
+    }.get(event.limit)
+    if due is not None and (event.value, event.max_value) != due:
+        yield "budget", f"It warns of {event.value} of {event.max_value}; by the log it is {due[0]} of {due[1]}."

@@ -1,0 +1,92 @@
+"""The rules about how a run was opened: with what its agent's version says, or less, and never with more (P4, P5).
+
+What an agent may do was deployed by a person under its digest, and a run pins that digest. Handed the stored
+version, this compares the two; without it, only what the event says of itself can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import Opened, ToolGrant
+from linestop.schemas.limits import CLOCK_SLACK_S, bounded
+from linestop.schemas.tools import Contract
+from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.verdict import Rule
+
+Found = Iterator[tuple[Rule, str]]
+
+_AS_IN_CONTRACT = (
+    "tier", "kind", "repeatable", "idempotent", "probe", "checks", "ordered", "calls_max", "price_micros", "egress",
+    "trusted",
+)  # fmt: skip
+
+
+def check_opened(ledger: Ledger, event: Opened) -> Found:
+    """What is wrong with what a run was given when it opened."""
+    most = bounded(event.limits).run_max_s
+    if (event.deadline_at - event.at).total_seconds() > most + CLOCK_SLACK_S:
+        yield "opened", f"It may run until {event.deadline_at.isoformat()}, beyond its limit of {most} s."
+    outside = [tool.name for tool in event.tools if event.task.scope is not None and tool.name not in event.task.scope]
+    if outside:
+        yield "opened", f"It grants the tool '{outside[0]}', which is outside the task's scope."
+    text = event.task.text
+    if isinstance(text, str) and len(text.encode()) > event.task.text_bytes:
+        yield "budget", f"Its task has {len(text.encode())} bytes, and it counts {event.task.text_bytes}."
+    if ledger.stored(event.agent.digest) is None:
+        return
+    agent = agent_of(ledger, event)
+    if agent is None:
+        yield "opened", "What its agent's digest names is no agent."
+        return
+    yield from _check_agent(agent, event)
+    yield from _check_tools(agent, event)
+
+
+def agent_of(ledger: Ledger, event: Opened) -> AgentVersion | None:
+    """The version that the run pinned, if it was handed in and is one."""
+    stored = ledger.stored(event.agent.digest)
+    try:
+        return msgspec.json.decode(stored, type=AgentVersion) if stored is not None else None
+    except msgspec.DecodeError:
+        return None
+
+
+def _check_agent(agent: AgentVersion, event: Opened) -> Found:
+    if event.agent.name != agent.name:
+        yield "opened", f"It opens agent '{event.agent.name}', but its digest is that of '{agent.name}'."
+    if event.policy != agent.policy:
+        yield "opened", f"Its policy is not the one that agent '{agent.name}' was deployed with."
+    models = (event.model, event.fallbacks, event.on_model_down)
+    if models != (agent.model, agent.fallbacks, agent.on_model_down):
+        yield "opened", f"Its models or their prices are not those that agent '{agent.name}' was deployed with."
+    for name in agent.limits.__struct_fields__:
+        given, most = getattr(event.limits, name), getattr(agent.limits, name)
+        if not given <= most:
+            yield "opened", f"Its limit '{name}' is {given}; agent '{agent.name}' has {most}."
+    if event.base_bytes < len(agent.prompt.encode()):
+        yield "budget", f"It counts {event.base_bytes} bytes for a prompt of {len(agent.prompt.encode())}."
+
+
+def _check_tools(agent: AgentVersion, event: Opened) -> Found:
+    for granted in event.tools:
+        contract = agent.tool(granted.name)
+        if contract is None or contract.digest() != granted.contract_digest:
+            yield "opened", f"It grants the tool '{granted.name}' with a contract that agent '{agent.name}' has not."
+        elif not agent.grants(contract):
+            yield "opened", f"It grants the tool '{granted.name}', for which agent '{agent.name}' has no scope."
+        elif field := _differs(granted, contract):
+            yield "opened", f"It grants the tool '{granted.name}' with another '{field}' than its contract's."
+
+
+def _differs(granted: ToolGrant, contract: Contract) -> str:
+    """The first field in which a grant is not its contract's; timeout and retries may be lower."""
+    for field in _AS_IN_CONTRACT:
+        if getattr(granted, field) != getattr(contract, field):
+            return field
+    if granted.timeout_s > contract.timeout_s:
+        return "timeout_s"
+    return "retries_max" if granted.retries_max > contract.retries_max else ""

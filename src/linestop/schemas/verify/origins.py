@@ -1,0 +1,74 @@
+"""Where a judgement says the values of an irreversible call come from (P5).
+
+It does not decide anew what a value comes from; it looks whether what was said can be true: a value that the
+task does not even contain must be named, one that is called trusted must be in what a trusted source said, and
+whatever is not trusted must have raised the flag by which a person is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from linestop.schemas.arguments import decode_strict
+from linestop.schemas.events import JudgedCall, Provenance
+from linestop.schemas.verify.ledger import Call, Ledger
+from linestop.schemas.verify.verdict import Rule
+
+Found = Iterator[tuple[Rule, str]]
+_FLAG = "untrusted-value"
+_LEAVES_MAX = 200
+
+
+def check_origins(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
+    """What cannot be true of where the values of a call are said to come from."""
+    if call.grant is None or call.grant.tier not in {"irreversible", "destructive"}:
+        return
+    untrusted = [line.path for line in verdict.provenance if line.field != "trusted"]
+    if untrusted and _FLAG not in verdict.flags:
+        yield "approval", f"It keeps back that '{untrusted[0]}' of call '{call.name}' comes from no trusted source."
+    for line in verdict.provenance:
+        if line.field == "trusted" and not _may_be_trusted(ledger, line):
+            yield "approval", f"It calls '{line.path}' of call '{call.name}' trusted, which event {line.n} is not."
+    args, task = ledger.bytes_of(verdict.args), ledger.bytes_of(ledger.opened.task.text) if ledger.opened else None
+    if args is None or task is None:
+        return
+    named = {line.path for line in verdict.provenance}
+    spoken = task.decode(errors="replace").lower()
+    for path, value in _texts(args):
+        if path not in named and value.strip().lower() not in spoken:
+            yield "approval", f"It does not say where '{path}' of call '{call.name}' comes from; the task has it not."
+
+
+def _may_be_trusted(ledger: Ledger, line: Provenance) -> bool:
+    """Whether the event is an answer of a person, or a result of a tool that declares trusted fields."""
+    if line.n in ledger.answers:
+        return True
+    result = ledger.finished.get(line.n)
+    origin = ledger.calls.get(result.call) if result else None
+    return origin is not None and origin.grant is not None and bool(origin.grant.trusted)
+
+
+def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
+    found: list[Any] = value
+    return found
+
+
+def _texts(args: bytes) -> Iterator[tuple[str, str]]:
+    """The texts among the leaves of arguments, each with its path; numbers may be written in many ways."""
+    try:
+        stack: list[tuple[str, Any]] = [("$", decode_strict(args))]
+    except ValueError:
+        return
+    seen = 0
+    while stack and seen < _LEAVES_MAX:
+        path, item = stack.pop()
+        if isinstance(item, dict):
+            fields = cast("dict[str, Any]", item)
+            stack.extend((f"{path}.{key}", child) for key, child in reversed(fields.items()))
+        elif isinstance(item, list):
+            stack.extend(reversed([(f"{path}[{index}]", child) for index, child in enumerate(_items(item))]))
+        else:
+            seen += 1
+            if isinstance(item, str) and item.strip():
+                yield path, item

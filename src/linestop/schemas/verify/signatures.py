@@ -1,0 +1,108 @@
+"""Whether the people who are said to have decided signed exactly what the log says (P5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from linestop.schemas.events import Answered, BlobRef, Denied, Edited, Granted, Resolved, Text
+from linestop.schemas.messages import Control, Verb, signed_bytes
+from linestop.schemas.verify.checkpoint import TrustedKey
+from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.verdict import Level, Rule
+
+Word = Granted | Denied | Edited | Answered | Resolved
+Found = Iterator[tuple[Level, Rule, str]]
+
+
+def check_signature(ledger: Ledger, event: Word, keys: Mapping[str, TrustedKey]) -> Found:
+    """What is wrong with the signature under a person's word.
+
+    Once any person's key is known, a decision without a valid signature of a known key is broken: leaving the
+    signature out must not be the way around it. An answer needs none, since services answer too; it is only
+    noted where it claims to come from somebody who could have signed it.
+    """
+    if isinstance(event, Denied) and event.by == "timer":
+        return
+    what = f"call '{event.call}'" if event.call else "spending"
+    if event.signature and event.signature in ledger.signatures:
+        first = ledger.signatures[event.signature]
+        yield "broken", "approval", f"The signature about {what} is that of event {first}: a word counts once."
+    key = keys.get(event.key_id)
+    if key is None or key.purpose != "person":
+        yield from _unsigned(event, what, keys)
+        return
+    controls = _controls(ledger, event)
+    if not controls:
+        yield "note", "approval", f"What was signed about {what} is not at hand, so its signature was not checked."
+    elif not any(_signed(ledger, event, key, control) for control in controls):
+        yield "broken", "approval", f"The signature under the decision about {what} is false."
+    elif key.name != event.by:
+        yield "broken", "approval", f"'{key.name}' signed what '{event.by}' is said to have decided."
+
+
+def _unsigned(event: Word, what: str, keys: Mapping[str, TrustedKey]) -> Found:
+    people = {key.name for key in keys.values() if key.purpose == "person"}
+    if isinstance(event, Answered) and not event.signature:
+        if event.by in people:
+            yield "note", "approval", f"'{event.by}' did not sign the answer to {what}: any service may have given it."
+    elif people:
+        yield "broken", "approval", f"No known key signed the decision about {what}."
+    elif event.signature:
+        yield "note", "approval", f"The key '{event.key_id}' is not known, so its signature was not checked."
+
+
+_VERBS: dict[type[Word], Verb] = {
+    Granted: "approve", Denied: "deny", Edited: "edit", Answered: "answer", Resolved: "resolve",
+}  # fmt: skip
+
+
+def _signed(ledger: Ledger, event: Word, key: TrustedKey, control: Control) -> bool:
+    return key.signed(signed_bytes(ledger.tenant, ledger.run, _VERBS[type(event)], control), event.signature)
+
+
+def _controls(ledger: Ledger, event: Word) -> list[Control]:
+    """What the person may have signed, given what the log kept of it; nothing if a text of it is not at hand.
+
+    A word without a name is recorded with that of its key. A grant or denial without an expiry of its own is
+    recorded with that of the question. A text may have been sent as such, or be the JSON of another value.
+    """
+    expiries: tuple[datetime | None, ...] = (event.expires_at,)
+    contents: list[dict[str, Any]] = [{}]
+    match event:
+        case Granted() | Denied():
+            asked = ledger.calls[event.call].asked if event.call in ledger.calls else None
+            of_question = asked is not None and event.expires_at == asked.expires_at
+            shown, expiries = event.args_sha256, (event.expires_at, None) if of_question else (event.expires_at,)
+        case Edited():
+            shown, contents = event.shown_sha256, [{"args": value} for value in _values(ledger, event.args)[-1:]]
+        case Answered():
+            shown, contents = event.shown_sha256, [{"answer": value} for value in _values(ledger, event.answer)]
+        case Resolved():
+            shown = event.shown_sha256
+            results = _values(ledger, event.result)[-1:] if event.result else [None]
+            contents = [{"action": event.action, "result": value} for value in results]
+    return [
+        Control(
+            call=event.call, args_sha256=shown, contract_digest=event.contract_digest, nonce=event.nonce,
+            expires_at=expires_at, by=by, **content,
+        )
+        for content in contents
+        for expires_at in expiries
+        for by in (event.by, "")
+    ]  # fmt: skip
+
+
+def _values(ledger: Ledger, text: Text) -> list[Any]:
+    """The text, and the JSON value that it may be; nothing if it is stored elsewhere and was not handed in."""
+    data = ledger.bytes_of(text)
+    if data is None:
+        return []
+    try:
+        said = data.decode()
+        return [said, msgspec.json.decode(data)]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return [text if not isinstance(text, BlobRef) else data.decode(errors="replace")]

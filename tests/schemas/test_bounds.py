@@ -1,0 +1,232 @@
+"""What no start escapes, whoever wrote it: the bounds that were fixed when the run opened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from tests.builders import NOW, OK, Story, agent, at_work, call, contract, reply
+
+from linestop.bus.agents import AgentStore
+from linestop.errors import InputError
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.deadlines import deadlines
+from linestop.schemas.events import (
+    Compacted,
+    EffectStarted,
+    Held,
+    ModelStarted,
+    Opened,
+    Paused,
+    Policy,
+    Proposed,
+    Resumed,
+    Sealed,
+    Stopped,
+    Warned,
+)
+from linestop.schemas.limits import LIMITS_MOST, Limits, bounded, excess
+from linestop.schemas.verify import verify
+from linestop.testing.memory.broker import MemoryBroker
+
+CLEAR = Policy(clear=("pay",))
+
+
+def start(story: Story) -> ModelStarted:
+    """What an honest planner would say now."""
+    event = story.when("planner").decided
+    assert isinstance(event, ModelStarted)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"model": "dear/one"}, "not opened with the model 'dear/one'"),
+        ({"cost_max_micros": 24_000}, "less than a call of this size may cost"),
+        ({"cost_max_micros": 0, "input_tokens_max": -10, "output_tokens_max": 2}, "less than a call"),
+        ({"done_by": NOW + timedelta(seconds=400)}, "'model_deadline_s'"),
+        ({"done_by": NOW.replace(year=8999)}, "'model_deadline_s'"),
+    ],
+)
+def test_a_model_call_that_leaves_its_bounds_counts_for_nothing(lie: dict[str, Any], reason: str) -> None:
+    """Another model, another price or another end than the run was opened with."""
+    story = Story().opened().when("budget").said()
+    honest = start(story)
+    assert reason in story.tell("planner", msgspec.structs.replace(honest, **lie)).ignored
+    assert story.run.model_attempt is None
+    assert not story.tell("planner", honest).ignored
+
+
+def test_no_turn_comes_after_the_last() -> None:
+    """``turns_max`` binds the planner's credential, not only its code."""
+    story = Story(agent(limits={"turns_max": 1})).opened().quiet()
+    first = story.last(ModelStarted)
+    story.given(Proposed(turn=1, attempt=1))
+    again = msgspec.structs.replace(first, turn=2, attempt=1, start_by=story.now, done_by=story.now)
+    assert story.tell("planner", again).ignored == "the run has had its 1 turns"
+
+
+def test_a_run_is_compacted_as_often_as_it_may_and_only_over_what_is_there() -> None:
+    """A summary of events to come would hide them from every later prompt."""
+    story = Story(agent(limits={"compactions_max": 1})).opened().when("budget").said()
+    compact = msgspec.structs.replace(start(story), purpose="compact")
+    assert not story.tell("planner", compact).ignored
+    ahead = Compacted(turn=1, attempt=1, covers_from=1, covers_to=story.run.n + 1, summary="s")
+    assert "not there yet" in story.tell("planner", ahead).ignored
+    story.given(msgspec.structs.replace(ahead, covers_to=1))
+    twice = msgspec.structs.replace(compact, attempt=2)
+    assert "as often as its limits allow" in story.tell("planner", twice).ignored
+
+
+@pytest.mark.parametrize(
+    ("tool", "lie", "reason"),
+    [
+        ("rent", {"cost_max_micros": 0}, "reserves less for call 'rent'"),
+        ("rent", {"done_by": NOW + timedelta(hours=1)}, "longer than its tool's timeout"),
+    ],
+)
+def test_an_effect_that_leaves_its_bounds_counts_for_nothing(tool: str, lie: dict[str, Any], reason: str) -> None:
+    """A price below the contract's, an end beyond its timeout."""
+    story = Story().opened().quiet()
+    story.given(*story.heard(reply(call(tool)))).when("validator").said().when("approver").said()
+    story.when("budget")
+    if story.decided is not None:
+        story.said()
+    honest = story.when("executor").decided
+    assert isinstance(honest, EffectStarted)
+    lines = tuple(msgspec.structs.replace(line, **lie) for line in honest.calls)
+    assert reason in story.tell("executor", msgspec.structs.replace(honest, calls=lines)).ignored
+    assert not story.tell("executor", honest).ignored
+
+
+def test_a_call_that_keeps_to_an_order_waits_for_those_before_it() -> None:
+    """Also where the executor is in a hurry."""
+    story = at_work(call("look"), call("after"))
+    line = story.last(EffectStarted).calls[0]
+    after = story.run.calls["after"]
+    assert after.judged is not None
+    early = msgspec.structs.replace(
+        line, call="after", args_sha256=after.args_sha256, effect_key=after.judged.effect_key, gate_n=after.gate_n
+    )
+    event = msgspec.structs.replace(story.last(EffectStarted), calls=(early,))
+    assert "keeps to an order" in story.tell("executor", event).ignored
+
+
+def test_a_takeover_beyond_the_tools_retries_counts_for_nothing() -> None:
+    """Three attempts of a read, and no fourth."""
+    version = agent(tools=(contract("look", retries_max=0),))
+    story = at_work(call("look"), version=version).wait(12)
+    event = story.last(EffectStarted)
+    line = msgspec.structs.replace(event.calls[0], attempt=2)
+    assert (
+        "as often as its tool allows" in story.tell("executor", msgspec.structs.replace(event, calls=(line,))).ignored
+    )
+
+
+def test_an_effect_that_was_done_is_not_done_under_another_call_whatever_was_judged() -> None:
+    """At most once does not rest on the validator: the fold itself compares the effect keys."""
+    story = at_work(call("pay"), version=agent(policy=CLEAR)).tools(pay=OK)
+    story.given(*story.heard(reply(call("pay", id="again"))))
+    judged = story.when("validator").decided
+    assert judged is not None
+    first = story.run.calls["pay"].judged
+    assert first is not None
+    passed = msgspec.structs.replace(first, call="again")
+    story.given(msgspec.structs.replace(judged, calls=(passed,))).when("approver").said()
+    start_again = story.when("executor").decided
+    assert isinstance(start_again, EffectStarted)
+    assert "may have been made by call 'pay'" in story.tell("executor", start_again).ignored
+
+
+# --- room -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [0, 200])
+def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
+    """Whoever fills it: from event 1,950 on nothing new counts; stop, facts and seal do, beyond 2,000 too."""
+    story = at_work(call("look"))
+    for value in range(story.run.n, 1_949):
+        story.tell("budget", Warned(limit=f"x{value}", value=value, max_value=1))
+    assert story.run.room == 1
+    for value in range(more):
+        story.tell("approver", Paused(by="eve") if value % 2 == 0 else Resumed(by="eve"))
+    story.tools(look=OK)
+    assert story.last(Stopped).limit is not None
+    sealed = story.quiet().last(Sealed)
+    assert sealed.status == "failed"
+    assert story.run.n <= 2_000 + more
+    assert not story.run.open_attempts
+    assert not story.run.holds
+    verdict = verify(story.run.tenant, story.run.run, story.messages)
+    assert not verdict.broken, verdict.problems
+
+
+def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
+    """The last fifty events belong to its end, whoever would use them otherwise."""
+    story = Story(agent(limits={"events_max": 55})).opened().when("budget").said()
+    honest = start(story)
+    for value in range(3):
+        story.given(Warned(limit=f"x{value}", value=1, max_value=1))
+    assert story.run.room == 0
+    assert "belongs to stop, facts and seal" in story.tell("planner", honest).ignored
+    held = Held(hold="acme.r1.2", amount_micros=1, release_after=NOW)
+    assert "belongs to stop, facts and seal" in story.tell("budget", held).ignored
+    assert story.quiet().last(Sealed).status == "failed"
+
+
+# --- the size of limits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS_MOST))
+def test_every_limit_has_a_most(name: str) -> None:
+    """At it a limit may stand, beyond it not; a number that is none is beyond."""
+    assert set(LIMITS_MOST) == set(Limits.__struct_fields__)
+    at_most = msgspec.structs.replace(Limits(), **{name: LIMITS_MOST[name]})
+    assert not excess(at_most)
+    for beyond in (LIMITS_MOST[name] + 1, float("nan"), float("inf"), -1):
+        assert f"limits.{name}: " in excess(msgspec.structs.replace(Limits(), **{name: beyond}))
+    assert bounded(msgspec.structs.replace(Limits(), **{name: 10**30})) == at_most
+    assert bounded(Limits()) == Limits()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (agent(limits={"wall_s": 10**18}), "The agent 'desk' is not deployed: limits.wall_s: 1e+18 is not between 0"),
+        (agent(tools=(contract("look", timeout_s=1e300),)), "timeout_s of the tool 'look': 1e+300 is not between 0"),
+    ],
+)
+async def test_an_agent_whose_limits_leave_the_calendar_is_not_deployed(version: AgentVersion, sentence: str) -> None:
+    """Refused with limit, bound and remedy, before any run has it."""
+    store = AgentStore(MemoryBroker(lambda: NOW).shared("agents"))
+    with pytest.raises(InputError, match="is not deployed") as refused:
+        await store.deploy(version)
+    assert sentence in str(refused.value)
+    assert await store.names() == []
+
+
+def test_a_log_that_holds_endless_limits_is_folded_decided_and_ended() -> None:
+    """An older build let them in: its runs have dates all the same, and come to their end."""
+    names = ("wall_s", "run_max_s", "model_deadline_s", "approval_expires_s")
+    endless: dict[str, Any] = dict.fromkeys(names, 10**18)
+    pinned = Story(agent(tools=(contract("pay", tier="irreversible", timeout_s=1e300),))).opened().last(Opened)
+    story = Story()
+    story.given(msgspec.structs.replace(pinned, limits=Limits(**endless)))
+    story.quiet().given(*story.heard(reply(call("pay")))).quiet()
+    assert all(deadline.at.year < 2027 for deadline in deadlines(story.run, story.now))
+    story.word("approve", call="pay").said().quiet()
+    assert story.run.open_attempts[0].done_by < NOW + timedelta(days=2)
+    story.given(Stopped(by="a", why="x"), by="operator").wait(2 * 86_400).quiet()
+    assert story.last(Sealed).status == "stopped"
+
+
+def test_a_proposal_with_calls_ends_a_row_of_returned_answers() -> None:
+    """A final answer does not."""
+    story = Story().opened().quiet()
+    story.run.returned_in_a_row = 2
+    story.given(Proposed(turn=1, attempt=1, final=True, text="x"))
+    assert story.run.returned_in_a_row == 2

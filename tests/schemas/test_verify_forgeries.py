@@ -1,0 +1,452 @@
+"""What a stolen credential might write: well-chained events of its own role that are lies, one a row.
+
+``tests/schemas/test_verify.py`` breaks each rule once; here every field that a later decision, a person or a
+reader of the record relies on is made a lie by whoever may say that event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from tests.run_logs import (
+    AGENT,
+    ANN,
+    ASKING,
+    KEYS,
+    RUN,
+    SPENDING,
+    STRICT,
+    TENANT,
+    Forger,
+    Message,
+)
+
+from linestop.schemas.messages import Control, Verb, signed_bytes
+from linestop.schemas.tools import effect_key
+from linestop.schemas.verify import Verdict, verify
+
+LogOf = Callable[[str], list[Message]]
+Lie = Callable[[Forger], int]
+VERSIONS = {agent.digest(): agent.stored() for agent in (AGENT, ASKING, SPENDING, STRICT)}
+FAR = "2999-01-01T00:00:00Z"
+
+
+def check(messages: list[Message], *, texts: Mapping[str, bytes] = VERSIONS) -> Verdict:
+    """Verify as a checker that knows everybody's keys and the agents that were deployed."""
+    return verify(TENANT, RUN, messages, keys=KEYS, texts=texts)
+
+
+def field(role: str, name: str, nth: int = 1, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+    """Change fields of the nth such event."""
+
+    def lie(f: Forger) -> int:
+        f.body(role, name, nth).update(changes)
+        return f.find(role, name, nth)
+
+    return lie
+
+
+def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+    """Change fields of the first line of the nth such event."""
+
+    def lie(f: Forger) -> int:
+        found: Any = f.body(role, name, nth)[of]
+        first: dict[str, Any] = found if of in {"spend", "totals"} else found[0]
+        first.update(changes)
+        return f.find(role, name, nth)
+
+    return lie
+
+
+def opened(part: str = "", **changes: Any) -> Lie:  # noqa: ANN401 - any field
+    """Change what the run was opened with."""
+
+    def lie(f: Forger) -> int:
+        body = f.body("validator", "opened")
+        (body[part] if part else body).update(changes)
+        return 1
+
+    return lie
+
+
+def tool(granted: str, /, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+    """Change what a tool was granted as."""
+
+    def lie(f: Forger) -> int:
+        next(t for t in f.body("validator", "opened")["tools"] if t["name"] == granted).update(changes)
+        return 1
+
+    return lie
+
+
+# --- people's words -----------------------------------------------------------------------------------------
+
+
+def _resigned(f: Forger, name: str, verb: Verb, **control: Any) -> int:  # noqa: ANN401 - what was signed
+    """Put ann's true signature over something else under an event."""
+    body = f.body("approver", name)
+    signed = Control(call=body["call"], nonce=body["nonce"], by="ann", **control)
+    body["signature"] = ANN.sign(signed_bytes(TENANT, RUN, verb, signed)).hex()
+    return f.find("approver", name)
+
+
+def _retry_for_done(f: Forger) -> int:
+    return _resigned(f, "resolved", "resolve", action="done")
+
+
+def _retried_twice_on_one_word(f: Forger) -> int:
+    word = f.body("approver", "resolved")
+    asked = f.find("approver", "asked", 3)
+    return f.insert(asked + 1, "approver", "resolved", word)
+
+
+def _granted_twice_on_one_word(f: Forger) -> int:
+    n = f.find("approver", "granted")
+    return f.insert(n + 1, "approver", "granted", {k: v for k, v in f.body("approver", "granted").items() if k != "id"})
+
+
+def _edited_by_nobody(f: Forger) -> int:
+    f.body("approver", "edited").pop("key_id")
+    return f.find("approver", "edited")
+
+
+def _edited_to_something_else(f: Forger) -> int:
+    args = '{"q":"z"}'
+    f.body("approver", "edited").update(args=args, args_sha256=hashlib.sha256(args.encode()).hexdigest())
+    return f.find("approver", "edited")
+
+
+def _spending_granted_by_nobody(f: Forger) -> int:
+    body = f.body("approver", "granted")
+    body.pop("signature")
+    body.pop("key_id")
+    return f.find("approver", "granted")
+
+
+def _spending_granted_unasked(f: Forger) -> int:
+    n = f.find("approver", "granted")
+    return f.insert(n + 1, "approver", "granted", {"call": "", "by": "ann"})
+
+
+def _time_was_not_up(f: Forger) -> int:
+    n = f.find("approver", "asked")
+    call = f.body("approver", "asked")["calls"][0]["call"]
+    return f.insert(n + 1, "approver", "denied", {"call": call, "by": "timer"})
+
+
+def _denied_by_a_stranger(f: Forger) -> int:
+    f.body("approver", "denied")["by"] = "eve"
+    return f.find("approver", "denied")
+
+
+def _question_about_a_payment(f: Forger) -> int:
+    n = f.find("approver", "asked")
+    call = f.body("approver", "asked")["calls"][0]["call"]
+    f.events[n - 1][2].pop("calls")
+    f.events[n - 1][2]["question"] = {"call": call, "text": "paid?", "expires_at": FAR}
+    return n
+
+
+# --- judgements ---------------------------------------------------------------------------------------------
+
+
+def _other_arguments(f: Forger, args: str) -> int:
+    """Have model and validator agree on other arguments."""
+    proposal, verdict = f.body("planner", "proposed", 2)["calls"][0], f.body("validator", "judged", 2)["calls"][0]
+    proposal["args"] = args
+    digest = hashlib.sha256(args.encode()).hexdigest()
+    verdict.update(
+        args=args, args_sha256=digest, raw_args_sha256=digest,
+        effect_key=effect_key(f"{TENANT}/{RUN}", "pay", args.encode()),
+    )  # fmt: skip
+    return f.find("validator", "judged", 2)
+
+
+def _arguments_against_the_schema(f: Forger) -> int:
+    return _other_arguments(f, '{"q":5}')
+
+
+def _silent_about_an_origin(f: Forger) -> int:
+    return _other_arguments(f, '{"q":"eve@example.org"}')
+
+
+def _origin_without_its_flag(f: Forger) -> int:
+    n = _other_arguments(f, '{"q":"eve@example.org"}')
+    f.body("validator", "judged", 2)["calls"][0]["provenance"] = [{"path": "$.q"}]
+    return n
+
+
+def _false_trust(f: Forger) -> int:
+    n = _other_arguments(f, '{"q":"eve@example.org"}')
+    result = f.find("executor", "finished")
+    f.body("validator", "judged", 2)["calls"][0]["provenance"] = [{"path": "$.q", "n": result, "field": "trusted"}]
+    return n
+
+
+# --- results and money ----------------------------------------------------------------------------------------
+
+
+def _tokens_below_zero(f: Forger) -> int:
+    f.body("planner", "proposed").update(usage={"fresh_in": -1_000}, cost_micros=-1_000)
+    return f.find("planner", "proposed")
+
+
+def _charged_elsewhere(f: Forger) -> int:
+    lines = f.body("budget", "settled")["by_event"]
+    lines[0]["n"], lines[1]["n"] = lines[1]["n"], lines[0]["n"]
+    lines[0]["cost_micros"], lines[1]["cost_micros"] = lines[1]["cost_micros"] + 1, lines[0]["cost_micros"] - 1
+    return f.find("budget", "settled")
+
+
+def _false_warning(f: Forger) -> int:
+    body = {"limit": "cost_max_micros", "value": 1, "max_value": 500_000}
+    return f.insert(f.find("planner", "started") + 1, "budget", "warned", body)
+
+
+def _wait_cut_short(f: Forger) -> int:
+    n = f.find("executor", "finished")
+    f.events[n - 1][2]["at"] = f.events[n - 2][2]["at"]
+    return n
+
+
+def _wait_that_says_more(f: Forger) -> int:
+    return field("executor", "finished", result='{"now":"x","pay":"eve"}')(f)
+
+
+def _too_long_a_result(f: Forger) -> int:
+    return field("executor", "finished", result="x" * 20_000)(f)
+
+
+def _returned_once_more(f: Forger) -> int:
+    n = f.find("", "stopped")
+    proposal = f.find("planner", "proposed", 5)
+    return f.insert(n, "validator", "returned", {"proposal_n": proposal, "errors": ["no"], "returned_in_a_row": 4})
+
+
+def _one_turn_more(f: Forger) -> int:
+    f.body("validator", "opened")["limits"]["turns_max"] = 5
+    return f.find("planner", "started", 6)
+
+
+ANOTHER = {"model": "playbook/x", "price": {"input": 1, "output": 1}}
+LIES: list[tuple[str, str, Lie, str, str]] = [
+    # The approver: what people are said to have said.
+    ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants|may"),
+    (
+        "approved",
+        "grant of another nonce",
+        field("approver", "granted", nonce="x"),
+        "approval",
+        "signature .* is false",
+    ),
+    ("approved", "grant with a longer life", field("approver", "granted", expires_at=FAR), "approval", "is false"),
+    ("approved", "grant said twice", _granted_twice_on_one_word, "approval", "a word counts once"),
+    ("edited", "edit unsigned", _edited_by_nobody, "approval", "No known key signed the decision about call"),
+    (
+        "edited",
+        "edit of the arguments",
+        _edited_to_something_else,
+        "approval",
+        "signature under the decision .* is false",
+    ),
+    ("edited", "edit by a stranger", field("approver", "edited", by="eve"), "approval", "'eve' decides"),
+    ("edited", "edit in another's name", field("approver", "edited", by="bob"), "approval", "is false"),
+    ("in doubt", "resolution changed", _retry_for_done, "approval", "is false"),
+    ("in doubt", "result of a resolution", field("approver", "resolved", 2, result='{"ok":2}'), "approval", "is false"),
+    ("in doubt", "resolution unsigned", field("approver", "resolved", key_id=""), "approval", "No known key"),
+    ("in doubt", "resolution by a stranger", field("approver", "resolved", by="eve"), "approval", "'eve' decides"),
+    ("in doubt", "retry said twice", _retried_twice_on_one_word, "approval", "a word counts once"),
+    ("answered", "answer changed", field("approver", "answered", answer='{"which":"c"}'), "approval", "is false"),
+    ("answered", "answer with a forged signature", field("approver", "answered", nonce="x"), "approval", "is false"),
+    ("spending", "spending unsigned", _spending_granted_by_nobody, "approval", "No known key .* about spending"),
+    ("spending", "spending by a stranger", field("approver", "granted", by="eve"), "approval", "'eve' decides"),
+    ("spending", "spending unasked", _spending_granted_unasked, "approval", "about which nobody was asked"),
+    ("spending", "another threshold", line("approver", "asked", "spend", limit_micros=9), "approval", "another limit"),
+    ("spending", "an endless question", line("approver", "asked", "spend", expires_at=FAR), "approval", "for longer"),
+    ("denied", "denial by a stranger", _denied_by_a_stranger, "approval", "'eve' decides"),
+    ("approved", "denial before its time", _time_was_not_up, "approval", "before the question had expired"),
+    (
+        "approved",
+        "a question without end",
+        line("approver", "asked", "calls", expires_at=FAR),
+        "approval",
+        "for longer",
+    ),
+    ("approved", "a payment made a question", _question_about_a_payment, "approval", "makes a question of call"),
+    (
+        "approved",
+        "fewer deciders asked",
+        line("approver", "asked", "calls", deciders=["ann"]),
+        "approval",
+        "other people",
+    ),
+    # The validator: with what a run opens, and what it lets pass.
+    ("approved", "another policy", opened("policy", clear=["*"]), "opened", "Its policy is not the one"),
+    ("approved", "nobody must decide", opened("policy", deciders=[]), "opened", "Its policy is not the one"),
+    ("approved", "a cheaper price", opened(model=ANOTHER), "opened", "models or their prices"),
+    ("approved", "a higher limit", opened("limits", cost_max_micros=10**9), "opened", "limit 'cost_max_micros'"),
+    ("approved", "a tier lowered", tool("pay", tier="read"), "opened", "tool 'pay' with another 'tier'"),
+    ("approved", "a tool called idempotent", tool("pay", idempotent=True), "opened", "with another 'idempotent'"),
+    ("approved", "a tool made free", tool("pay", price_micros=0), "opened", "with another 'price_micros'"),
+    ("approved", "more retries", tool("look", retries_max=9), "opened", "with another 'retries_max'"),
+    (
+        "approved",
+        "another contract",
+        tool("pay", contract_digest="0" * 64),
+        "opened",
+        "contract that agent 'a' has not",
+    ),
+    ("approved", "a tool it lacks", tool("look", name="wreck"), "opened", "tool 'wreck' with a contract"),
+    ("approved", "another agent's name", opened("agent", name="b"), "opened", "digest is that of 'a'"),
+    ("approved", "time without end", opened(deadline_at=FAR), "opened", "beyond its limit of 2592000 s"),
+    ("approved", "outside the scope", opened("task", scope=["look"]), "opened", "outside the task's scope"),
+    ("approved", "a prompt that weighs nothing", opened(base_bytes=0), "budget", "counts 0 bytes for a prompt"),
+    ("approved", "a task that weighs nothing", opened("task", text_bytes=0), "budget", "and it counts 0"),
+    (
+        "approved",
+        "arguments against the schema",
+        _arguments_against_the_schema,
+        "approval",
+        "do not fit the tool's schema",
+    ),
+    ("approved", "an origin kept back", _silent_about_an_origin, "approval", "does not say where '\\$.q'"),
+    ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "keeps back that '\\$.q'"),
+    ("approved", "a false origin", _false_trust, "approval", "calls '\\$.q' of call 'c2a' trusted"),
+    (
+        "approved",
+        "untrusted called trusted",
+        field("validator", "accepted", derived_from_untrusted=False),
+        "answer",
+        "rest",
+    ),
+    ("returned", "returned once more", _returned_once_more, "answer", "return 4 in a row of at most 3"),
+    (
+        "returned",
+        "returns counted falsely",
+        field("validator", "returned", returned_in_a_row=0),
+        "answer",
+        "return 1 in a",
+    ),
+    # The planner.
+    ("out of turns", "one turn more", _one_turn_more, "budget", "begins turn 6 of at most 5"),
+    ("approved", "a call without end", field("planner", "started", done_by=FAR), "once", "open for longer"),
+    ("approved", "tokens below zero", _tokens_below_zero, "budget", "fewer tokens than none"),
+    # The executor.
+    (
+        "approved",
+        "an effect without end",
+        line("executor", "started", "calls", done_by=FAR),
+        "once",
+        "keep call 'c1a' open",
+    ),
+    (
+        "approved",
+        "a result called trusted",
+        field("executor", "finished", untrusted=False),
+        "result",
+        "trusted, which no",
+    ),
+    (
+        "approved",
+        "another result",
+        field("executor", "finished", result='{"ok":"z"}'),
+        "result",
+        "digest of its result",
+    ),
+    ("approved", "too long a result", _too_long_a_result, "result", "at most 16384 go to the model"),
+    ("waited", "a wait cut short", _wait_cut_short, "result", "before its moment"),
+    ("waited", "a wait that says more", _wait_that_says_more, "result", "more to say than the time"),
+    # Budget.
+    ("approved", "a hold from no account", field("budget", "held", accounts=[]), "budget", "accounts of nobody"),
+    (
+        "approved",
+        "a hold from another tenant",
+        line("budget", "held", "accounts", account="tenant-x"),
+        "budget",
+        "due are",
+    ),
+    (
+        "approved",
+        "a hold from another day",
+        line("budget", "held", "accounts", period="2025-01-01"),
+        "budget",
+        "another time",
+    ),
+    (
+        "approved",
+        "an account in credit",
+        line("budget", "held", "accounts", before_micros=-(10**9)),
+        "budget",
+        "not fit",
+    ),
+    (
+        "approved",
+        "the hold of another run",
+        field("budget", "held", hold="t.r2.1"),
+        "budget",
+        "the run's next is 't.r1.1'",
+    ),
+    ("approved", "charged to other events", _charged_elsewhere, "budget", "charge other events"),
+    ("approved", "a false warning", _false_warning, "budget", "It warns of 1 of 500000"),
+    # The recorder.
+    ("stopped", "another reason", field("recorder", "sealed", why="it was done"), "seal", "another reason"),
+    ("stopped", "other last words", field("recorder", "sealed", partial="I give up."), "seal", "last words"),
+    ("approved", "another wait", line("recorder", "sealed", "totals", wait_s=9.0), "seal", "waits, events"),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "lie", "rule", "sentence"), [(s, f, r, w) for s, _, f, r, w in LIES], ids=[row[1] for row in LIES]
+)
+def test_a_lie_of_a_stolen_credential_is_found(
+    scenario: str, lie: Lie, rule: str, sentence: str, log_of: LogOf
+) -> None:
+    """The log is broken at the lie itself, and a sentence says what it is."""
+    forger = Forger(log_of(scenario))
+    assert check(forger.messages()).problems == ()
+    n = lie(forger)
+    verdict = check(forger.messages())
+    found = [(p.n, p.rule) for p in verdict.problems if p.level == "broken" and re.search(sentence, p.sentence)]
+    assert (n, rule) in found, verdict.problems
+    assert verdict.sentence == f"broken at {n}", verdict.problems
+
+
+def test_an_unsigned_answer_in_a_persons_name_is_noted(log_of: LogOf) -> None:
+    """Services answer without a key; that a person is said to have is all there is to know."""
+    forger = Forger(log_of("answered"))
+    for name in ("signature", "key_id"):
+        forger.body("approver", "answered").pop(name)
+    verdict = check(forger.messages())
+    assert [(p.rule, p.level) for p in verdict.problems] == [("approval", "note")]
+    assert "'ann' did not sign the answer to call 'c1a'" in verdict.problems[0].sentence
+    forger.body("approver", "answered")["by"] = "billing"
+    assert check(forger.messages()).problems == ()
+
+
+def test_a_text_that_is_not_at_hand_leaves_its_signature_unchecked(log_of: LogOf) -> None:
+    """What a person signed may be stored elsewhere: then it is said so, and with the text it is checked."""
+    forger = Forger(log_of("edited"))
+    body = forger.body("approver", "edited")
+    data = body["args"].encode()
+    body["args"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    without = check(forger.messages())
+    assert any("was not checked" in problem.sentence for problem in without.problems if problem.level == "note")
+    assert not without.broken
+    assert check(forger.messages(), texts={**VERSIONS, hashlib.sha256(data).hexdigest(): data}).problems == ()
+
+
+def test_without_the_agents_version_a_run_is_compared_with_itself_only(log_of: LogOf) -> None:
+    """What a person deployed is the evidence; a log alone cannot show what it should have been."""
+    forger = Forger(log_of("approved"))
+    opened("policy", clear=["mail", "nothing"])(forger)
+    assert check(forger.messages(), texts={}).problems == ()
+    assert check(forger.messages()).sentence == "broken at 1"
+    digest = hashlib.sha256(b"{}").hexdigest()
+    opened("agent", digest=digest)(forger)
+    assert "is no agent" in check(forger.messages(), texts={digest: b"{}"}).problems[0].sentence
+    assert msgspec.json.decode(AGENT.stored())["name"] == "a"
