@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -35,7 +36,7 @@ class HeadMoved(Conflict):
         self.head_seq = head_seq
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True):
+class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One compare-and-append.
 
     ``head_seq`` is the stream sequence of the run's last message (void ones included), 0 for none.
@@ -52,7 +53,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     headers: dict[str, str] = {}
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """Where it is stored: ``runs.<tenant>.<run>.<role>.<event>.<n>``."""
         return run_event(self.tenant, self.run, role=self.role, event=self.event, n=self.n)

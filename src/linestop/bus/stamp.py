@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -50,8 +51,12 @@ def uuid7(now: datetime, random_bits: int) -> str:
 
 def traceparent(tenant: str, run: str, event_id: str) -> str:
     """The W3C trace context of an event: one trace a run, one span an event, always sampled."""
-    trace = hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()[:32]
-    return f"00-{trace}-{hashlib.sha256(event_id.encode()).hexdigest()[:16]}-01"
+    return f"00-{_trace(tenant, run)}-{hashlib.sha256(event_id.encode()).hexdigest()[:16]}-01"
+
+
+@lru_cache(maxsize=4_096)
+def _trace(tenant: str, run: str) -> str:
+    return hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()[:32]
 
 
 class Stamper:

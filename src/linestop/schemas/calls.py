@@ -163,6 +163,7 @@ class ProposalState:
     n: int
     event: Proposed
     calls: list[CallState]
+    model: str = ""
     judged: bool = False
     returned: Returned | None = None
     accepted: bool = False

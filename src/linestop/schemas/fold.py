@@ -7,6 +7,7 @@ arguments than those asked about, is ignored by everybody who reads the log, who
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -301,11 +302,9 @@ def _use(run: Run, attempt: Attempt, usage: Usage) -> None:
 
 
 def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
-    for attempts in run.attempts.values():
-        for entered in attempts:
-            if not entered.call and entered.turn == turn and entered.attempt == attempt:
-                return entered
-    return None
+    """The model attempt of that turn: one of the present turn, or an older one that speaks late."""
+    older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
+    return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
 
 
 def _proposed(run: Run, n: int, event: Proposed) -> str:
@@ -336,7 +335,7 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
     run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)
     if not event.final:
         run.returned_in_a_row = 0
-    run.proposals.append(ProposalState(n=n, event=event, calls=calls))
+    run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model))
     run.calls.update((call.call, call) for call in calls)
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
     run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES

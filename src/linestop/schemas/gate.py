@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 def by_fallback(run: Run) -> bool:
     """Whether the calls at the gate come from another model than the one the run was opened with."""
-    if run.opened is None or run.proposal is None:
-        return False
-    said = run.proposal.event
-    return any(
-        attempt.model != run.opened.model.model
-        for attempts in run.attempts.values()
-        for attempt in attempts
-        if not attempt.call and (attempt.turn, attempt.attempt) == (said.turn, said.attempt)
-    )
+    return run.opened is not None and run.proposal is not None and run.proposal.model != run.opened.model.model
 
 
 def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
