@@ -112,6 +112,7 @@ async def test_its_files_are_private_and_it_listens_on_loopback_only(tmp_path: P
         running = psutil.Process(server.pid)
         assert {connection.laddr.ip for connection in running.net_connections()} == {"127.0.0.1"}
         assert running.environ()["GOMEMLIMIT"] == process.GO_MEMORY_LIMIT
+        assert running.environ()["GOMAXPROCS"] == process.GO_CORES
     assert not psutil.pid_exists(running.pid)
 
 

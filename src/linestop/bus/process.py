@@ -23,6 +23,10 @@ from linestop.errors import ConfigError, Unreachable
 GO_MEMORY_LIMIT: Final = "200MiB"
 """Without it the server's garbage grows to a gigabyte under load; what it needs is about 0.4 KB an event."""
 
+GO_CORES: Final = str(max(1, (os.cpu_count() or 1) // 2))
+"""Half of the cores belong to the actors, who live on the same machine: on two cores this saves a fifth of the
+server's CPU (docs/performance.md). ``GOMAXPROCS`` in the environment says otherwise."""
+
 READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
@@ -106,7 +110,7 @@ class NatsProcess:
             pass_fds=self._inherit,
             # Ctrl-C in a terminal goes to the whole process group; the server must outlive our own drain.
             start_new_session=True,
-            env={**os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
+            env={"GOMAXPROCS": GO_CORES, **os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
         )
         try:
             await self._ready(time.monotonic() + timeout_s, timeout_s)
