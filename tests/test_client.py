@@ -764,8 +764,13 @@ def test_the_blocking_client_raises_the_same_errors(tmp_path: Path) -> None:
     write_credential(
         tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")
     )
-    with pytest.raises(Unreachable), SyncClient.connect(tmp_path):
+    client = SyncClient.connect(tmp_path)
+    with pytest.raises(InputError, match="not connected: use it as"):
+        client.submit("desk", "say hello")
+    with pytest.raises(Unreachable), client:
         pass
+    with pytest.raises(InputError, match="not connected: use it as"):
+        next(client.events("any"))
 
 
 # --- the public API --------------------------------------------------------------------------------------

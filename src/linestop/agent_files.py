@@ -20,7 +20,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import schema_error
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import Limits, excess
-from linestop.schemas.model import Price, ToolMode
+from linestop.schemas.model import FUNCTION_MODELS, Price, ToolMode
 from linestop.schemas.subjects import check_name
 from linestop.schemas.tools import Contract
 
@@ -196,7 +196,7 @@ def _check_scopes(path: Path, agent: AgentVersion) -> None:
 
 def _main_model(path: Path, file: AgentFile) -> ModelChoice:
     if file.planner.startswith(FUNCTION):
-        return ModelChoice(model=f"function/{file.planner.removeprefix(FUNCTION)}", price=FREE)
+        return ModelChoice(model=FUNCTION_MODELS + file.planner.removeprefix(FUNCTION), price=FREE)
     return ModelChoice(
         model=file.model, price=_price(path, "model", file.model, file.price),
         window_tokens=file.window_tokens, output_tokens_max=file.output_tokens_max,

@@ -9,10 +9,11 @@ from linestop.schemas.events import (
     Compacted,
     Finished,
     Held,
+    ModelChoice,
     ModelFailedEvent,
     ModelStarted,
 )
-from linestop.schemas.model import Usage
+from linestop.schemas.model import Price, Usage
 
 BIG = msgspec.structs.replace(OK, value="y" * 15_000)
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
@@ -44,6 +45,19 @@ def grown(story: Story, turns: int, first: int = 0) -> Story:
         )
         story.tools(**{name: BIG})
     return story
+
+
+def test_a_function_is_given_the_whole_conversation_however_long_it_is() -> None:
+    """It counts no tokens, so neither a window nor a token limit ends or shortens what it plans from."""
+    function = ModelChoice(model="function/flows.refund", price=Price(input=0, output=0), window_tokens=10_000)
+    story = Story(agent(model=function, limits={**ROOMY, "tokens_max": 20_000})).opened().quiet()
+    for turn in range(5):
+        story.model(reply(call("look", f'{{"q":"{turn}"}}', id=f"c{turn}"), usage=Usage()))
+        story.tools(**{f"c{turn}": BIG})
+    event = story.last(ModelStarted)
+    assert story.run.context_bytes > 50_000
+    assert (event.purpose, event.turn, event.input_tokens_max, event.output_tokens_max) == ("turn", 6, 0, 0)
+    assert story.run.compactions == []
 
 
 def test_a_context_at_sixty_percent_of_the_window_is_compacted() -> None:

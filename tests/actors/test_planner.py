@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
+from linestop.actors.context import assemble
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
 from linestop.actors.planner import CALL_ID_CHARS_MAX
 from linestop.schemas.deadlines import deadlines
@@ -23,6 +24,7 @@ from linestop.schemas.events import (
 from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.model import FailureClass, ModelFailed, ToolCall, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start, worked_out
+from linestop.schemas.tools import ToolResult
 
 LONG = {"wall_s": 100_000}
 DOWN = ModelFailed("availability", "connection refused")
@@ -73,6 +75,17 @@ def test_a_run_whose_agent_is_lost_is_stopped() -> None:
     """Without the pinned version nobody knows what to say to the model."""
     story = Story().opened().when("budget").said()
     story.when("planner", PinnedAgent(version=None)).then(Stopped, code="defect")
+
+
+def test_a_prompt_tells_what_the_log_has_whatever_was_thought_before() -> None:
+    """A result that was folded ahead and never stored is in no later prompt, though the turn is the same."""
+    thought, stored = at_work(call("look")), at_work(call("look"))
+    stored.planner = stored.roles["planner"] = thought.planner
+    thought.tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
+    told = stored.tools(look=ToolResult(outcome="succeeded", value={"is": "kept"})).last(ModelStarted)
+    assert told.prompt_sha256 == assemble(stored.run, stored.version).sha256
+    sent = stored.planner.view(stored.run, told, stored.facts).request.messages
+    assert "kept" in sent[-1].text
 
 
 def test_the_next_turn_starts_when_every_call_has_its_answer() -> None:

@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from nats.aio.msg import Msg
 
 from linestop.bus.credentials import ensure_credentials
 from linestop.bus.worker import hold_name
 from linestop.client import Client
 from linestop.schemas.events import EffectStarted, Finished
+from linestop.schemas.subjects import parse_delta
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 READY_WITHIN_S = 30.0
@@ -52,10 +54,12 @@ class Process:
 
 
 @asynccontextmanager
-async def started(folder: Path, *args: str) -> AsyncGenerator[Process]:
+async def started(
+    folder: Path, *args: str, program: Sequence[str] = (sys.executable, "-m", "linestop.cli.main")
+) -> AsyncGenerator[Process]:
     """Start ``linestop`` in ``folder`` and make sure that it does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "linestop.cli.main", *args,
+        *program, *args,
         cwd=folder, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -173,6 +177,73 @@ async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -
         assert len(results) == 1
         assert '"dry_run":true' in results[0]
         assert not list((tmp_path / ".linestop" / "workspaces").rglob("a"))
+        assert await dev.ends() == 0
+
+
+FLOW = """
+def total(messages):
+    results = [message.text for message in messages if message.role == "tool"]
+    return {"answer": f"It is {results[0]}."} if results else {"calls": [["shop.add", {"a": 40, "b": 2}]]}
+"""
+TOOL = '''
+from linestop import Context, tool
+
+@tool(name="shop.add", tier="read", owner="shop")
+async def add(ctx: Context, a: int, b: int) -> int:
+    """Add two whole numbers of a customer's order."""
+    return a + b
+'''
+
+
+async def test_a_function_of_the_folder_plans_instead_of_a_model(tmp_path: Path) -> None:
+    """Modules beside linestop.toml can be named for planners and tools, wherever the program is installed."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "flow.toml").write_text('planner = "python:own_flows.total"\ntools = ["shop.*"]')
+    (tmp_path / "agents" / "flow.md").write_text("Add.")
+    (tmp_path / "linestop.toml").write_text('tools = ["python:own_tools"]')
+    (tmp_path / "own_flows.py").write_text(FLOW)
+    (tmp_path / "own_tools.py").write_text(TOOL)
+    program = Path(sys.executable).with_name("linestop")
+    async with started(tmp_path, "dev", program=[str(program)]) as dev:
+        await dev.says("Ctrl-C ends it")
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            submitted = await client.submit("flow", "Add.")
+            outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+        assert (outcome.status, outcome.answer, outcome.cost_micros) == ("completed", "It is 42.", 0)
+        assert await dev.ends() == 0
+    (tmp_path / "own_flows.py").write_text("")
+    async with started(tmp_path, "dev", program=[str(program)]) as dev:
+        await dev.says("The agent 'flow', planner: The planner 'python:own_flows.total' cannot be imported")
+        assert await dev.process.wait() == 2
+
+
+async def test_model_tokens_are_heard_under_their_attempt(tmp_path: Path) -> None:
+    """An answer that breaks off is one attempt, the whole one another: a watcher can tell them apart."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "agents" / "teller.toml").write_text('model = "playbook/teller"')
+    (tmp_path / "agents" / "teller.md").write_text("Tell.")
+    said = "A sentence that is long enough to be told in pieces, so that it can break off in between."
+    (tmp_path / "playbooks" / "teller.toml").write_text(
+        f'name = "teller"\n[[step]]\nsay = "{said}"\nfault = {{ kind = "cut", after_events = 2, times = 1 }}'
+    )
+    heard: dict[tuple[int, int], str] = {}
+
+    async def hear(message: Msg) -> None:
+        place = parse_delta(message.subject)
+        heard[place.turn, place.attempt] = heard.get((place.turn, place.attempt), "") + message.data.decode()
+
+    async with started(tmp_path, "dev") as dev:
+        await dev.says("Ctrl-C ends it")
+        async with Client.connect(tmp_path / ".linestop", as_="client") as client:
+            await client.stream.wire.connection.subscribe("deltas.>", hear)
+            submitted = await client.submit("teller", "Tell me.")
+            outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+        assert outcome.answer == said
+        assert sorted(heard) == [(1, 1), (1, 2)]
+        assert heard[1, 2] == said
+        assert said.startswith(heard[1, 1])
+        assert 0 < len(heard[1, 1]) < len(said)
         assert await dev.ends() == 0
 
 

@@ -147,4 +147,5 @@ def test_every_role_may_stop_and_nobody_may_speak_for_another() -> None:
     story = at_work(call("pay"))
     body = msgspec.json.encode({"id": "x", "prev": story.run.head, "call": "pay", "by": "planner"})
     entry = story.run.apply(f"runs.acme.r1.planner.granted.{story.run.n + 1}", body, 99)
-    assert entry.ignored == "this version does not know 'planner.granted'"
+    assert entry.ignored == "'granted' is not the planner's to say"
+    assert not story.run.blind

@@ -413,12 +413,17 @@ def nothing(messages: tuple[Message, ...]) -> Any:  # noqa: ANN401 - what it sho
     del messages
 
 
+def leaving(messages: tuple[Message, ...]) -> Plan:
+    """A planner that ends the process."""
+    raise SystemExit(len(messages))
+
+
 def unwritable(messages: tuple[Message, ...]) -> Plan:
     """A planner whose arguments are no JSON."""
     return Plan(calls=(("clock", {"messages": object(), "n": messages}),))
 
 
-@pytest.mark.parametrize("function", ["nothing", "unwritable", "CASES", "no_such_function"])
+@pytest.mark.parametrize("function", ["nothing", "leaving", "unwritable", "CASES", "no_such_function"])
 async def test_a_planner_function_that_gives_no_plan_is_a_permanent_failure(function: str) -> None:
     """A person's mistake is told in one sentence, as a model's is."""
     request = ModelRequest(model="function/f", system="", messages=())

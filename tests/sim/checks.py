@@ -11,8 +11,11 @@ import msgspec
 from tests.sim import checks_effects, checks_money
 from tests.sim.evidence import Evidence, RunEvidence
 
+from linestop.actors.context import assemble
 from linestop.actors.opening import task_sha256
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.messages import Task
+from linestop.schemas.run import Run
 from linestop.schemas.verify import verify
 
 STOP_BECOMES_EVENT_S = 20.0
@@ -31,6 +34,7 @@ def everything(evidence: Evidence) -> list[str]:
         wrong += checks_effects.probes(evidence, run)
         wrong += checks_effects.grants(evidence, run)
         wrong += proof(evidence, run)
+        wrong += prompts(evidence, run)
     wrong += kept(evidence)
     wrong += checks_money.accounts(evidence)
     wrong += checks_effects.outside(evidence)
@@ -85,12 +89,33 @@ def nothing_starts_after_a_stop(run: RunEvidence) -> list[str]:
 
 def proof(evidence: Evidence, run: RunEvidence) -> list[str]:
     """P7: the checker that sees only the log, and the agents that were deployed, has nothing against it."""
-    stored = evidence.broker.stream("RUNS").matching(f"runs.{run.tenant}.{run.run}.>")
-    messages = [(message.subject, message.payload, message.seq) for message in stored]
-    versions = evidence.broker.stream("KV_agents").matching("$KV.agents.version.*")
-    texts = {message.subject.rpartition(".")[2]: message.payload for message in versions}
-    found = verify(run.tenant, run.run, messages, texts=texts).problems
+    found = verify(run.tenant, run.run, _messages(evidence, run), texts=_versions(evidence)).problems
     return [f"P7: event {p.n} of {run.name}: {p.sentence}" for p in found if p.level == "broken"]
+
+
+def prompts(evidence: Evidence, run: RunEvidence) -> list[str]:
+    """P8: every model is asked from the log alone: its prompt, made again from what was stored before, is the same."""
+    wrong: list[str] = []
+    before, versions = Run(run.tenant, run.run), _versions(evidence)
+    for said, message in zip(run.said, _messages(evidence, run), strict=True):
+        if said.what == "planner.started" and not said.ignored and before.opened is not None:
+            agent = msgspec.json.decode(versions[before.opened.agent.digest], type=AgentVersion)
+            prompt = assemble(before, agent, purpose=said.event.get("purpose", "turn"))
+            if prompt.sha256 != said.event["prompt_sha256"]:
+                wrong.append(f"P8: {said} of {run.name} asks a model what its log does not say")
+        before.apply(*message)
+    return wrong
+
+
+def _messages(evidence: Evidence, run: RunEvidence) -> list[tuple[str, bytes, int]]:
+    stored = evidence.broker.stream("RUNS").matching(f"runs.{run.tenant}.{run.run}.>")
+    return [(message.subject, message.payload, message.seq) for message in stored]
+
+
+def _versions(evidence: Evidence) -> dict[str, bytes]:
+    """The agents that were deployed, by digest."""
+    versions = evidence.broker.stream("KV_agents").matching("$KV.agents.version.*")
+    return {message.subject.rpartition(".")[2]: message.payload for message in versions}
 
 
 def kept(evidence: Evidence) -> list[str]:

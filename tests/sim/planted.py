@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
+from tests.sim.loop import PROCESS
 
-from linestop.actors import approver, executor, judging, words
+from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
 from linestop.bus import act, after, host, spending
 from linestop.bus.cache import CachedRun
@@ -97,7 +98,7 @@ def _said_again() -> None:
                 return await original(self, look, draft)
             except Unreachable:
                 await self._refresh(look.entry)
-                return await original(self, look, Draft(draft.station, draft.event, draft.facts))
+                return await original(self, look, Draft(draft.station, draft.event, draft.facts, at=draft.at))
 
         return append
 
@@ -135,6 +136,21 @@ def _refused_kept() -> None:
         self.loaded = True
 
     cast("Any", CachedRun).reset = reset
+
+
+def _prompt_kept_by_turn() -> None:
+    kept: dict[tuple[Any, ...], Any] = {}
+
+    def make(original: Any) -> Any:
+        def assemble(run: Run, agent: Any, *, purpose: str = "turn") -> Any:
+            process, opened = PROCESS.get(), run.opened.id if run.opened else ""
+            last = run.proposals[-1].n if run.proposals else 0
+            key = (process.name if process else "", opened, last, len(run.compactions), purpose)
+            return kept.setdefault(key, original(run, agent, purpose=purpose))
+
+        return assemble
+
+    _wrap(planner, "assemble", make)
 
 
 def _unknown_is_failed() -> None:
@@ -301,8 +317,9 @@ PLANTED: dict[str, Planted] = {
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "event kept that was refused": Planted("chain: ", _refused_kept),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
-    "takeover before done_by": Planted("P2: ", _early_takeover),
+    "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from tests.run_logs import AGENT, ASKING, SCENARIOS, STRICT, Forger
+from tests.stack import stack
 
+import linestop.testing
+from linestop.bus import layout
+from linestop.client import Client
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode
-from linestop.testing.replay import replay
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing import replay
+
+Message = tuple[str, bytes, int]
+TENANT = TenantId("default")
 
 
-def agent_of(log: list[tuple[str, bytes, int]]) -> AgentVersion:
+def agent_of(log: list[Message]) -> AgentVersion:
     """The version a scenario's run was opened with; those that are not named differ in policy and limits only."""
     opened = decode("validator", "opened", log[0][1])
     assert isinstance(opened, Opened)
@@ -27,10 +37,60 @@ def test_every_decision_comes_out_the_same(name: str) -> None:
     assert not differences, [(d.n, d.role, d.event, d.field) for d in differences]
 
 
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_log_alone_is_compared_as_far_as_it_goes(name: str) -> None:
+    """Without the agent's version, what hangs on its prompt and schemas is passed over, and nothing else differs."""
+    assert replay(SCENARIOS[name]()) == []
+
+
 def test_a_decision_that_would_come_out_differently_is_named() -> None:
     """A log in which a call was cleared by another rule than today's is told apart, with event and field."""
     log = SCENARIOS["retried"]()
     forger = Forger(log)
     forger.body("approver", "cleared")["calls"][0]["rule"] = "policy:clear"
-    differences = replay(forger.messages(), agent_of(log))
-    assert [(d.role, d.event, d.field) for d in differences] == [("approver", "cleared", "calls")]
+    for agent in (agent_of(log), None):
+        differences = replay(forger.messages(), agent)
+        assert [(d.role, d.event, d.field) for d in differences] == [("approver", "cleared", "calls")]
+
+
+def test_what_is_no_event_of_the_run_is_passed_over() -> None:
+    """Neither an empty log nor garbage before, between and behind the events is a difference."""
+    log = SCENARIOS["approved"]()
+    strange = [("runs.T.?", b"{}"), ("runs.t.r1.planner.dreamt.99", b"\xff"), ("runs.t.r1.a.b.c.d", b"[" * 100_000)]
+    littered = [(subject, payload, 0) for subject, payload in strange] + log
+    littered += [(subject, payload, log[-1][2] + at) for at, (subject, payload) in enumerate(strange, 1)]
+    assert replay([]) == replay(littered[:3]) == []
+    assert replay(littered, agent_of(log)) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
+    """Time passes between a decision and its append; every deadline is decided again to the microsecond."""
+    async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as client:
+        for run, text in (("paid", "pay 5"), ("cut", "hang")):
+            await client.submit("desk", text, run=run)
+        await line.effects.hanging.wait()
+        await client.stop("cut", why="enough")
+        async for entry in client.events("paid", follow=True):
+            if entry.name == "asked":
+                await client.approve("paid", by="ann")
+        await client.outcome("cut")
+        for run in ("paid", "cut"):
+            stored = await client.stream.log().load(TENANT, RunId(run))
+            opened = (await client.run(run)).opened
+            assert opened is not None
+            version = await client.stream.shared(layout.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
+            assert version is not None
+            log = [(message.subject, message.payload, message.seq) for message in stored]
+            found = replay(log, blobs={opened.agent.digest: version.value})
+            assert not found, [(d.n, d.role, d.event, d.field) for d in found]
+
+
+def test_every_public_name_of_testing_is_there() -> None:
+    """What a test of an agent needs is imported from one place, in whatever order."""
+    assert {name for name in linestop.testing.__all__ if getattr(linestop.testing, name, None) is None} == set()
+    assert set(linestop.testing.__all__) <= set(dir(linestop.testing))
+    assert callable(linestop.testing.replay)
+    with pytest.raises(AttributeError, match="no attribute 'mock'"):
+        _ = linestop.testing.mock

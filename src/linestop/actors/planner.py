@@ -15,7 +15,6 @@ from typing import Any
 
 from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
-from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -64,14 +63,14 @@ class Planner:
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller
-        self._prompts: dict[tuple[str, str, int, int, str], Prompt] = {}
+        self._prompts: dict[str, Prompt] = {}
 
-    def _prompt(self, run: Run, agent: AgentVersion, purpose: str) -> Prompt:
-        """Assemble the next prompt; deciding and performing ask for the same one, so the last few are kept."""
-        last = run.proposals[-1].n if run.proposals else 0
-        key = (run.tenant, run.run, last, len(run.compactions), purpose)
-        prompt = self._prompts.pop(key, None) or assemble(run, agent, purpose=purpose)
-        self._prompts[key] = prompt
+    def _keep(self, prompt: Prompt) -> Prompt:
+        """Keep the prompt of a decision for its performance, by its digest.
+
+        By nothing less: what a run says at some event may have been folded before it was stored, and is not stored.
+        """
+        self._prompts[prompt.sha256] = prompt
         if len(self._prompts) > PROMPTS_KEPT:
             del self._prompts[next(iter(self._prompts))]
         return prompt
@@ -101,7 +100,7 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
-        prompt = self._prompt(run, pinned.version, start.purpose)
+        prompt = self._keep(assemble(run, pinned.version, purpose=start.purpose))
         return _started(run, start, start.model, me, now=now, prompt_sha256=prompt.sha256)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -113,7 +112,8 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         assert pinned is not None
         assert pinned.version is not None
-        prompt = self._prompt(run, pinned.version, started.purpose)
+        prompt = self._prompts.pop(started.prompt_sha256, None)
+        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose)
         choice = _choice(run, started.model)
         last = run.proposals[-1].n if run.proposals else 1
         return ModelWork(

@@ -24,7 +24,7 @@ from linestop.schemas.events import (
     Resumed,
     Stopped,
 )
-from linestop.schemas.messages import SIGNED_VERBS, Control
+from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.tools import canonical
@@ -214,8 +214,14 @@ def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denie
     )  # fmt: skip
 
 
-PERSONS_WORDS = (Granted, Denied, Edited, Answered, Resolved, Paused, Resumed)
-"""What a control message becomes, but for a stop, which ends the run and so cannot be said twice."""
+BECOMES: dict[Verb, type[AnyEvent]] = {
+    "stop": Stopped, "pause": Paused, "resume": Resumed, "approve": Granted, "deny": Denied, "edit": Edited,
+    "answer": Answered, "resolve": Resolved,
+}  # fmt: skip
+"""The event that a control message becomes."""
+
+PERSONS_WORDS = tuple(event for verb, event in BECOMES.items() if verb != "stop")
+"""The same but for a stop, which ends the run and so cannot be said twice."""
 
 
 def spoken(run: Run, cue: Cue) -> bool:

@@ -6,6 +6,7 @@ then is sent only when that event is stored; if it was not, the decision is forg
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,11 +19,12 @@ from linestop.actors.words import said_stop, spoken, stop_asked
 from linestop.bus.cache import CachedRun
 from linestop.bus.facts import FactSource
 from linestop.bus.ports import Append
+from linestop.bus.stamp import Stamper
 from linestop.bus.station import Station
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.subjects import RoleName
+from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")
 
@@ -32,12 +34,13 @@ Bury = Callable[[Station, Run, str], None]
 
 @dataclass(slots=True)
 class Draft:
-    """What a role says next. ``append`` is made where that needs no waiting."""
+    """What a role says next. ``at`` is when it decided; ``append`` is made where that needs no waiting."""
 
     station: Station
     event: AnyEvent
     facts: Facts
     append: Append | None = None
+    at: datetime | None = None
 
     @property
     def is_start(self) -> bool:
@@ -105,7 +108,7 @@ class Deciding:
         run, extra = look.entry.run, look.extra
         if extra:
             if (stop := said_stop(run, extra, now)) is not None:
-                return Draft(self._stations[0], stop, Facts())
+                return Draft(self._stations[0], stop, Facts(), at=now)
             if spoken(run, look.cue):
                 look.extra = extra = tuple(fact for fact in extra if not isinstance(fact, Word))
         for station in self._stations:
@@ -117,11 +120,34 @@ class Deciding:
                 return station
             event = self._decide(station, run, look.cue, facts=facts, now=now)
             if event is not None:
-                draft = Draft(station, event, facts)
+                if run.squatted:
+                    event = _way_round(run, role.name, event)
+                draft = Draft(station, event, facts, at=now)
                 if self.starts or not draft.is_start:
                     return draft
             look.asked.discard(role.name)
         return None
+
+    def ahead(self, look: Look, now: datetime, stamper: Stamper) -> Ahead | None:
+        """Decide what comes next as if the event on its way were stored, and make it ready to be sent.
+
+        None where that needs waiting (a fact, a blob), or goes wrong: it is decided again when the event is stored.
+        """
+        if look.extra:
+            return None
+        try:
+            draft = self.at_once(look, now, {})
+            if isinstance(draft, Station):
+                return None
+            if draft is not None:
+                if not stamper.short(draft.event):
+                    return None
+                role = draft.station.role.name
+                draft.append = stamper.stamp_short(look.entry.run, role, draft.event, look.cue, at=draft.at)
+        except Exception:
+            LOG.exception("thinking_ahead_failed", run=look.entry.run.run)
+            return None
+        return Ahead(draft, asyncio.get_running_loop().time())
 
     def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
         if run.blind and not run.done:
@@ -135,3 +161,12 @@ class Deciding:
             self._bury(station, run, f"{type(error).__name__}: {error}")
             why = f"The {station.role.name} failed on this run: {type(error).__name__}."
             return stopped(run, by=station.role.name, why=why, code="defect")
+
+
+def _way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
+    """The event, or a stop where its place was taken beforehand: what follows a stop has another number."""
+    subject = run_event(run.tenant, run.run, role=role, event=NAMES[type(event)], n=run.n + 1)
+    if subject not in run.squatted or run.sealed or isinstance(event, Stopped):
+        return event
+    why = f"Somebody with the credential of the {role} has written {subject} before its time, so it cannot be said."
+    return stopped(run, by=role, why=why, code="squatted")

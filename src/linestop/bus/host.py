@@ -300,7 +300,8 @@ class Host:
     def _on_stop(self, subject: str) -> None:
         event = parse_run_event(stored(subject))
         entry = self.shell.cache.peek(event.tenant, event.run)
-        if entry is not None and entry.run.n < event.n:
+        # An event of ours that is on its way has this number, too, and the stop may be why it is never stored.
+        if entry is not None and entry.run.n <= event.n:
             self.shell.look_soon(event.tenant, event.run, Cue(kind="event", n=event.n))
 
     def _on_hint(self, subject: str) -> None:

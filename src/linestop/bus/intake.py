@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from linestop.actors.facts import Incoming, Word
 from linestop.actors.opening import task_sha256
-from linestop.actors.words import objection
+from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
 from linestop.bus.ports import Delivery, Publisher, Shared
 from linestop.bus.shell import Shell
@@ -92,8 +92,10 @@ class TaskIntake:
         if entry.run.opened is None and not entry.run.done:
             await delivery.nak(RETRY_S)
             return
+        # Before anything is waited for: without its lock, the entry is read only in the turn its look ended in.
+        verdict = _verdict(entry.run)
         await delivery.ack()
-        await _reply(self._publisher, delivery, _verdict(entry.run))
+        await _reply(self._publisher, delivery, verdict)
 
     async def _identify(self, tenant: TenantId, agent: str, delivery: Delivery) -> tuple[RunId, Incoming]:
         """Which run this task is, and the task as far as it can be read."""
@@ -183,8 +185,10 @@ class ControlIntake:
     def _outcome(self, entry: CachedRun, word: Word, cue: Cue) -> Reply | None:
         """What to answer; None if the word neither became an event nor has a reason why it cannot."""
         run = entry.run
+        # What else the same look made the roles say carries its cue, too.
+        kind = BECOMES[word.verb]
         said = next(
-            (e for e in run.entries if e.event is not None and e.event.cue.id == cue.id and not e.ignored), None
+            (e for e in run.entries if isinstance(e.event, kind) and e.event.cue.id == cue.id and not e.ignored), None
         )
         if said is not None:
             return Reply(status="done", run=run.run, sentence=f"{said.role}.{said.name} is event {said.n}.")

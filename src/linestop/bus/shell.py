@@ -25,7 +25,7 @@ from linestop.bus import after
 from linestop.bus.act import Act, part, told
 from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
-from linestop.bus.deciding import Ahead, Deciding, Draft, Look
+from linestop.bus.deciding import Deciding, Draft, Look
 from linestop.bus.facts import FactSource
 from linestop.bus.ports import Append, HeadMoved, Publisher, Timers
 from linestop.bus.stamp import Stamper
@@ -130,7 +130,6 @@ class Shell:
                     await self._refresh(entry, cue.n)
                 await self._drive(Look(entry, cue, facts, set(self.names)))
                 await self._hand_over(entry)
-                self._react_to_stop(entry)
                 await self._alarms.set(entry)
         finally:
             entry.users -= 1
@@ -193,20 +192,6 @@ class Shell:
             look.asked |= self.names
         return await self._deciding.next(look, self._now(look.entry.run))
 
-    def _think_ahead(self, look: Look) -> None:
-        """Decide what comes next as if the event on its way were stored; what needs waiting is left for later."""
-        if look.extra:
-            return
-        run = look.entry.run
-        draft = self._deciding.at_once(look, self._now(run), {})
-        if isinstance(draft, Station):
-            return
-        if draft is not None:
-            if not self._stamper.short(draft.event):
-                return
-            draft.append = self._stamper.stamp_short(run, draft.station.role.name, draft.event, look.cue)
-        look.ahead = Ahead(draft, asyncio.get_running_loop().time())
-
     def _now(self, run: Run) -> datetime:
         return max(self.config.now(), run.at)
 
@@ -255,7 +240,7 @@ class Shell:
         event may be stored: what was folded before it was acknowledged is forgotten.
         """
         entry, station, event = look.entry, draft.station, draft.event
-        append = draft.append or await self._stamper.stamp(entry.run, station.role.name, event, look.cue)
+        append = draft.append or await self._stamper.stamp(entry.run, station.role.name, event, look.cue, at=draft.at)
         if append.head_seq != entry.run.head_seq:
             append = msgspec.structs.replace(append, head_seq=entry.run.head_seq)
         folded: list[tuple[str, Any]] = []
@@ -269,7 +254,7 @@ class Shell:
             if draft.is_start and station.performer is not None:
                 folded[0] = ("", station.performer.view(entry.run, event, draft.facts))
             look.asked |= self._deciding.woken_by(append.role, event)
-            self._think_ahead(look)
+            look.ahead = self._deciding.ahead(look, self._now(entry.run), self._stamper)
 
         try:
             seq = await station.log.append(append, meanwhile=meanwhile)
@@ -278,6 +263,8 @@ class Shell:
             entry.reset()
             raise
         entry.run.stored(seq)
+        if isinstance(event, Stopped):
+            self._react_to_stop(entry)
         ignored, view = folded[0]
         if self.config.spans is not None and not ignored and (said := entry.run.entries[-1].event) is not None:
             self.config.spans.after(entry.run, said)
@@ -355,7 +342,10 @@ class Shell:
         """Read the heads of runs that are being performed for, now and then; ``live`` only makes this faster."""
         while True:
             await anyio.sleep(self.config.head_check_s)
-            for entry in [entry for entry in self.cache.entries() if entry.performing]:
+            for entry in self.cache.entries():
+                if not entry.performing or entry.lock.locked():
+                    # Whoever holds the lock appends or reads, and so learns of the head himself.
+                    continue
                 try:
                     async with entry.lock:
                         await self._refresh(entry)
@@ -392,7 +382,6 @@ class Shell:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
                     await self._drive(look)
                     await self._hand_over(entry)
-                    self._react_to_stop(entry)
                     await self._alarms.set(entry)
                     return
             await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))

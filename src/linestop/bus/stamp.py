@@ -68,24 +68,27 @@ class Stamper:
         self._chance = chance
         self._now = now
 
-    async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
-        """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first."""
+    async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None) -> Append:
+        """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first.
+
+        ``at`` is when it was decided, now if nobody decided it: a replay decides it again at that very moment.
+        """
         if self.short(event):
-            return self.stamp_short(run, role, event, cue)
+            return self.stamp_short(run, role, event, cue, at=at)
         spilled = await self._spill(run.tenant, event, INLINE_BYTES_MAX)
         if isinstance(event, Proposed | Judged) and len(encode(spilled)) > EVENT_BYTES_MAX:
             # Each of its texts would fit, all of them together do not.
             spilled = await self._spill(run.tenant, event, CROWDED_BYTES_MAX)
-        return self.stamp_short(run, role, spilled, cue)
+        return self.stamp_short(run, role, spilled, cue, at=at)
 
     @staticmethod
     def short(event: AnyEvent) -> bool:
         """Whether its texts, all together, surely need no blob."""
         return sum(len(text) for text in _texts(event) if isinstance(text, str)) * 4 <= INLINE_BYTES_MAX
 
-    def stamp_short(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue) -> Append:
+    def stamp_short(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None) -> Append:
         """The same for an event that is short, or whose long texts are stored already."""
-        now = self._now()
+        now = at or self._now()
         event_id = uuid7(now, self._chance.getrandbits(74))
         trace = traceparent(run.tenant, run.run, event_id)
         stamped = msgspec.structs.replace(

@@ -14,6 +14,7 @@ from datetime import datetime
 import anyio
 import structlog
 
+from linestop.bus.cache import CachedRun
 from linestop.bus.ports import Log, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.station import Station
@@ -107,7 +108,7 @@ class Sweep:
             if self.everyone and watched.tries:
                 await self._hint(tenant, run)
             if watched.tries > self.tries_max and not state.done:
-                await self._stop_stuck(tenant, run, watched.tries)
+                await self._stop_stuck(entry, watched)
         except LinestopError as error:
             LOG.warning("sweep_look_failed", tenant=tenant, run=run, error=str(error))
         finally:
@@ -131,9 +132,9 @@ class Sweep:
             if role not in ours:
                 await self.publisher.wake(role, tenant, run)
 
-    async def _stop_stuck(self, tenant: TenantId, run: RunId, tries: int) -> None:
-        entry = self.shell.cache.get(tenant, run)
+    async def _stop_stuck(self, entry: CachedRun, watched: _Watched) -> None:
         station: Station = self.shell.stations[-1]
-        why = f"The run did not move although it was looked at {tries} times."
+        why = f"The run did not move although it was looked at {watched.tries} times."
         async with entry.lock:
-            await self.shell.say(entry, station, stopped(entry.run, by=station.role.name, why=why, code="stuck"))
+            if entry.loaded and entry.run.n == watched.n:
+                await self.shell.say(entry, station, stopped(entry.run, by=station.role.name, why=why, code="stuck"))

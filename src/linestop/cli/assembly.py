@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ from linestop.bus.permissions import CredentialName
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
-from linestop.models.caller import Caller
+from linestop.models.caller import PREFIX, Caller, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check
@@ -41,6 +42,7 @@ from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.model import ModelFailed
 from linestop.schemas.redact import Redactor
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tools import ToolResult
@@ -100,12 +102,19 @@ def load_tools(project: Project) -> Registry:
     Raises:
         ConfigError: one cannot be loaded, or its contract is none.
     """
+    make_importable(project)
     try:
         return load_registry(project.config.tools, base=project.root)
     except ConfigError as error:
         if not str(error).startswith("tools: "):
             raise
         raise ConfigError(f"{project.file or CONFIG_FILE}, {str(error).removesuffix('.')}.") from None
+
+
+def make_importable(project: Project) -> None:
+    """Let ``python:<module>`` name the folder's own modules; last, so that none of them hides another package."""
+    if (root := str(project.root.absolute())) not in sys.path:
+        sys.path.append(root)
 
 
 async def prepare(
@@ -197,6 +206,7 @@ async def serve(
         )
         caller = None
         if "planner" in roles:
+            make_importable(project)
             url = await stack.enter_async_context(playbook_server(project))
             await anyio.to_thread.run_sync(_import_providers, project)
             caller = Caller(on_delta=_deltas(backend), base_urls={PLAYBOOK: url})
@@ -227,8 +237,20 @@ def roles_named(names: Sequence[str]) -> tuple[RoleName, ...]:
 
 
 def agents_of(project: Project, registry: Registry) -> tuple[AgentVersion, ...]:
-    """The project's agents with the contracts of its tools."""
-    return load_agents(project, registry.contracts())
+    """The project's agents with the contracts of its tools.
+
+    Raises:
+        ConfigError: one is none, or names a planner function that is not there.
+    """
+    make_importable(project)
+    agents = load_agents(project, registry.contracts())
+    for agent in agents:
+        if agent.planner.startswith(PREFIX):
+            try:
+                load_planner(agent.planner)
+            except ModelFailed as failed:
+                raise ConfigError(f"The agent '{agent.name}', planner: {failed}") from None
+    return agents
 
 
 def workspaces(project: Project) -> Path:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -15,7 +15,10 @@ from linestop.bus.permissions import CredentialName
 from linestop.client.client import Client
 from linestop.client.identity import Identity, identify
 from linestop.client.looking import DEFAULT_TENANT
+from linestop.errors import InputError
 from linestop.schemas.run import Entry
+
+_NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.connect(...) as client`."
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,13 +72,15 @@ class SyncClient:
     @property
     def portal(self) -> BlockingPortal:
         """The way into the background loop."""
-        assert self._portal is not None, "use it as: with SyncClient.connect(...) as client"
+        if self._portal is None:
+            raise InputError(_NOT_ENTERED)
         return self._portal
 
     @property
     def client(self) -> Client:
         """The client in the background loop."""
-        assert self._client is not None, "use it as: with SyncClient.connect(...) as client"
+        if self._client is None:
+            raise InputError(_NOT_ENTERED)
         return self._client
 
     def __enter__(self) -> Self:
@@ -92,6 +97,7 @@ class SyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        self._portal = self._client = None
 
     submit = _blocking(Client.submit)
     outcome = _blocking(Client.outcome)

@@ -103,7 +103,8 @@ class Caller:
                     )
                     for index, (tool, args) in enumerate(plan.calls)
                 )
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # An exit is the function's mistake, and must not end the process with all its runs.
                 raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
             return ModelReply(
                 text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(),
@@ -122,8 +123,10 @@ def load_planner(name: str) -> PlannerFunction:
     module, _, function = name.removeprefix(PREFIX).rpartition(".")
     try:
         found: PlannerFunction = getattr(importlib.import_module(module), function)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # A module may raise anything while it is imported.
         sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
         raise ModelFailed("permanent", sentence) from error
+    if not callable(found):
+        raise ModelFailed("permanent", f"The planner '{name}' is no function.")
     return found

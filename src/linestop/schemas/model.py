@@ -85,6 +85,10 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     args: str
 
 
+FUNCTION_MODELS = "function/"
+"""How the name of a model begins that is a planner function: it reads and writes no tokens."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a prompt.
 

@@ -15,6 +15,7 @@ from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.fold_calls import retry_delay_s
 from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 
@@ -170,7 +171,24 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     at, model, fallback_of = chosen
     if model is None:
         return None
-    purpose: Literal["turn", "compact"] = "compact" if _compaction_due(run, model) else "turn"
+    tokens = _tokens_max(run, model)
+    if isinstance(tokens, Exhausted):
+        return tokens
+    input_max, output_max = tokens
+    return NextStart(
+        kind="model", at=at, model=model, fallback_of=fallback_of,
+        purpose="compact" if _compaction_due(run, model) else "turn",
+        cost_max_micros=model.price.cost_max_micros(input_max, output_max),
+        turn=run.turn if same_turn else run.turn + 1,
+        attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
+        input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
+    )  # fmt: skip
+
+
+def _tokens_max(run: Run, model: ModelChoice) -> tuple[int, int] | Exhausted:
+    """What a call may read and write at most; a function does neither, however long the conversation is."""
+    if model.model.startswith(FUNCTION_MODELS):
+        return 0, 0
     input_max = run.context_bytes + TOKEN_OVERHEAD
     output_max = min(
         model.output_tokens_max,
@@ -179,13 +197,7 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     )
     if output_max < OUTPUT_TOKENS_LEAST:
         return _limit("tokens_max", run.tokens + input_max + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
-    return NextStart(
-        kind="model", at=at, model=model, fallback_of=fallback_of, purpose=purpose,
-        cost_max_micros=model.price.cost_max_micros(input_max, output_max),
-        turn=run.turn if same_turn else run.turn + 1,
-        attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
-        input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
-    )  # fmt: skip
+    return input_max, output_max
 
 
 def _choose_model(run: Run, now: datetime) -> tuple[datetime, ModelChoice | None, str] | Exhausted:
@@ -247,6 +259,9 @@ def context_tokens(run: Run) -> int:
 
 def _compaction_due(run: Run, model: ModelChoice) -> bool:
     if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
+        return False
+    if model.model.startswith(FUNCTION_MODELS):
+        # It plans from the whole conversation; a summary is nothing that it could write or read.
         return False
     last = run.compactions[-1].covers_to if run.compactions else 0
     if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:

@@ -32,6 +32,7 @@ from linestop.schemas.events import (
     decode,
     decode_envelope,
     known,
+    misplaced,
 )
 from linestop.schemas.limits import EVENTS_RESERVED, Limits
 from linestop.schemas.phases import Phase, legal
@@ -70,6 +71,7 @@ class Run:
         self.n = 0
         self.at: datetime = NEVER
         self.entries: list[Entry] = []
+        self.squatted: set[str] = set()
         self.blind = False
         self.phase = Phase.NEW
         self.opened: Opened | None = None
@@ -173,6 +175,9 @@ class Run:
         if reason:
             entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
             self.entries.append(entry)
+            if parts.n > self.n:
+                # A subject is written once, so nobody can say this event as that number any more.
+                self.squatted.add(subject)
             return entry
         self.n = parts.n
         self.head = chain.link(subject, payload)
@@ -206,6 +211,8 @@ class Run:
         return "" if envelope.prev == self.head else "it does not name the hash of the event before"
 
     def _read(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
+        if misplaced(role, name):
+            return None, f"'{name}' is not the {role}'s to say"
         if not known(role, name):
             self.blind = True
             return None, f"this version does not know '{role}.{name}'"

@@ -1,1 +1,71 @@
-"""For tests of linestop and of agents built on it: virtual time, an in-memory broker, real servers."""
+"""For tests of linestop and of agents built on it: a scripted model, a broker in memory, virtual time, replay.
+
+Everything is imported on first use::
+
+    from linestop.testing import PlaybookServer, parse_playbook, replay
+
+    async with PlaybookServer(parse_playbook(script)) as server:
+        ...  # base_url = server.url
+    assert replay(log, agent) == []
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Not on first use: the module of the same name would take its place here as soon as anybody imports that.
+from linestop.testing.replay import replay
+
+if TYPE_CHECKING:
+    from linestop.testing.cluster import Cluster
+    from linestop.testing.memory import Faults, MemoryBroker
+    from linestop.testing.playbook import Playbook, PlaybookServer, load_playbook, parse_playbook
+    from linestop.testing.replay import Difference
+    from linestop.testing.virtual import Deadlock, VirtualLoop, run_virtual, virtual_now
+
+_HOMES = {
+    "Cluster": "linestop.testing.cluster",
+    "Deadlock": "linestop.testing.virtual",
+    "Difference": "linestop.testing.replay",
+    "Faults": "linestop.testing.memory",
+    "MemoryBroker": "linestop.testing.memory",
+    "Playbook": "linestop.testing.playbook",
+    "PlaybookServer": "linestop.testing.playbook",
+    "VirtualLoop": "linestop.testing.virtual",
+    "load_playbook": "linestop.testing.playbook",
+    "parse_playbook": "linestop.testing.playbook",
+    "run_virtual": "linestop.testing.virtual",
+    "virtual_now": "linestop.testing.virtual",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "Cluster",
+    "Deadlock",
+    "Difference",
+    "Faults",
+    "MemoryBroker",
+    "Playbook",
+    "PlaybookServer",
+    "VirtualLoop",
+    "load_playbook",
+    "parse_playbook",
+    "replay",
+    "run_virtual",
+    "virtual_now",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import a public name when it is asked for the first time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'linestop.testing' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,21 +1,23 @@
 """Replay a log: hand every decision of it the facts it had, and see whether today's roles decide the same.
 
 Nothing is called and nothing is appended. What a role knew besides the log is in the event it wrote (a
-reservation's accounts, a person's words, the worker's name), so it can be handed in again. Results of
-performances (``proposed``, ``finished``, ``failed``, ``compacted``) are facts, not decisions, and are taken
-as they are.
+reservation's accounts, a person's words, the worker's name, the moment), so it can be handed in again. Results
+of performances (``proposed``, ``finished``, ``failed``, ``compacted``) are facts, not decisions, and are taken
+as they are; so is ``refused``, for a task that was not let in is not in the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import msgspec
 
 from linestop.actors.approver import Approver
-from linestop.actors.budget import Budget
+from linestop.actors.budget import Budget, wanted
 from linestop.actors.executor import Executor
 from linestop.actors.facts import (
     CurrentAgent,
@@ -25,6 +27,7 @@ from linestop.actors.facts import (
     Incoming,
     PinnedAgent,
     Reservation,
+    Secrets,
     Texts,
     Word,
     Worker,
@@ -34,8 +37,11 @@ from linestop.actors.recorder import Recorder
 from linestop.actors.role import Role
 from linestop.actors.validator import Validator
 from linestop.actors.words import word
+from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
+    NAMES,
+    AccountLine,
     Answered,
     AnyEvent,
     BlobRef,
@@ -53,20 +59,32 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Refused,
     Resolved,
     Resumed,
     Stopped,
 )
+from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import parse_run_event
+from linestop.schemas.subjects import RunSubject, parse_run_event
 
 LogMessage = tuple[str, bytes, int]
 """Subject, payload and stream sequence of one message."""
 
 ENVELOPE = frozenset(Event.__struct_fields__)
+_ROLES: Mapping[str, Callable[[], Role]] = {
+    "validator": Validator, "approver": Approver, "budget": Budget, "planner": Planner, "executor": Executor,
+    "recorder": Recorder,
+}  # fmt: skip
+_BY_THE_AGENT = frozenset({"validator", "planner"})
+"""Roles that decide by the agent's prompt, schemas and answer's form, which are in its version, not in the log."""
+
 SHELL_STOPS = frozenset({"defect", "stuck", "squatted"})
 """Stops that the shell or the sweep says on its own; no role decided them."""
+
+
+_DOOR = re.compile(r"The door '([^']+)' was closed")
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,43 +99,84 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def replay(
-    log: Sequence[LogMessage], agent: AgentVersion, *, blobs: Mapping[str, bytes] | None = None
+    log: Sequence[LogMessage],
+    agent: AgentVersion | None = None,
+    *,
+    blobs: Mapping[str, bytes] | None = None,
+    secrets: Sequence[str] = (),
 ) -> list[Difference]:
     """Decide every decision of ``log`` again with today's roles; return those that come out differently.
 
     Args:
-        log: The run's messages in order.
-        agent: The version the run was opened with.
+        log: The messages of one run, in order. What is void or ignored is passed over.
+        agent: The version the run was opened with. Left out, it is looked for in ``blobs`` under its digest;
+            if it is not there, what validator and planner decided by it is passed over.
         blobs: Contents by digest of what the log keeps as blobs, where a decision reads one.
+        secrets: Values that were to be kept out of the answer.
     """
-    roles: dict[str, Role] = {
-        role.name: role for role in (Validator(), Approver(), Budget(), Planner(), Executor(), Recorder())
-    }
-    first = parse_run_event(log[0][0])
-    run, found = Run(first.tenant, first.run), list[Difference]()
-    for number, (subject, payload, seq) in enumerate(log):
-        parts = parse_run_event(subject)
-        ahead = Run(first.tenant, first.run)
-        for message in log[: number + 1]:
-            ahead.apply(*message)
-        logged = ahead.entries[-1].event
-        role = roles.get(parts.role)
-        if logged is not None and not ahead.entries[-1].ignored and role is not None and _is_decision(logged):
-            facts = _facts(logged, run, agent, blobs or {})
-            decided = _said_stop(logged, run, facts) or role.decide(run, logged.cue, facts, logged.at)
-            if (field := _differs(logged, decided)) is not None:
-                difference = Difference(
-                    n=parts.n, role=parts.role, event=parts.event, logged=logged, decided=decided, field=field
-                )
+    first = _first(log)
+    if first is None:
+        return []
+    known = _Known(agent, blobs or {}, tuple(secrets))
+    # Two folds, one of them an event ahead: a role decided from the run before its event.
+    before, after = Run(first.tenant, first.run), Run(first.tenant, first.run)
+    found: list[Difference] = []
+    for message in log:
+        entry = after.apply(*message)
+        if isinstance(entry.event, Opened) and not entry.ignored:
+            known.pin(entry.event)
+        if entry.event is not None and not entry.ignored and entry.role in _ROLES:
+            difference = _compared(entry.event, before, known, role=entry.role)
+            if difference is not None:
                 found.append(difference)
-        run.apply(subject, payload, seq)
+        before.apply(*message)
     return found
+
+
+class _Known:
+    """What was handed in besides the log."""
+
+    def __init__(self, agent: AgentVersion | None, blobs: Mapping[str, bytes], secrets: tuple[str, ...]) -> None:
+        self.agent = agent
+        self.blobs = blobs
+        self.secrets = secrets
+
+    def pin(self, opened: Opened) -> None:
+        """Find the version a run was opened with, unless it was handed in."""
+        stored = self.blobs.get(opened.agent.digest)
+        if self.agent is None and stored is not None:
+            with contextlib.suppress(msgspec.DecodeError):
+                self.agent = msgspec.json.decode(stored, type=AgentVersion)
+
+
+def _first(log: Sequence[LogMessage]) -> RunSubject | None:
+    """Which run this is: the first subject that is one says so."""
+    for subject, _, _ in log:
+        with contextlib.suppress(InputError):
+            return parse_run_event(subject)
+    return None
+
+
+def _compared(logged: AnyEvent, before: Run, known: _Known, *, role: str) -> Difference | None:
+    """Decide one event again."""
+    if not _is_decision(logged):
+        return None
+    facts = _facts(logged, before, known)
+    decided = _said_stop(logged, before, facts)
+    if decided is None:
+        if known.agent is None and role in _BY_THE_AGENT:
+            return None
+        decided = _ROLES[role]().decide(before, logged.cue, facts, logged.at)
+    field = _differs(logged, decided)
+    if field is None:
+        return None
+    return Difference(n=before.n + 1, role=role, event=NAMES[type(logged)], logged=logged, decided=decided, field=field)
 
 
 def _is_decision(event: AnyEvent) -> bool:
     """Whether a role decided this event from the log and the facts that the event itself keeps."""
     match event:
-        case Proposed() | ModelFailedEvent() | Compacted() | Finished():
+        case Proposed() | ModelFailedEvent() | Compacted() | Finished() | Refused():
             return False
         case Stopped():
             return event.code not in SHELL_STOPS
@@ -131,16 +190,14 @@ def _said_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
     return word(run, said, logged.at) if isinstance(logged, Stopped) and said is not None else None
 
 
-def _facts(event: AnyEvent, run: Run, agent: AgentVersion, blobs: Mapping[str, bytes]) -> Facts:
+def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:
     """What the role knew when it decided ``event``, as far as the event tells."""
-    facts: list[Any] = [
-        PinnedAgent(version=agent),
-        CurrentAgent(version=agent, digest=agent.digest()),
-        Texts(by_sha256=dict(blobs)),
-    ]
+    facts: list[Any] = [Texts(by_sha256=dict(known.blobs)), Secrets(values=known.secrets)]
+    if known.agent is not None:
+        facts += [PinnedAgent(version=known.agent), CurrentAgent(version=known.agent, digest=_digest(event, known))]
     match event:
         case Opened():
-            facts += [_incoming(event), Doors(revision=event.doors_revision)]
+            facts += [_incoming(event), Doors(revision=event.doors_revision, closed=_shut_tools(event, known))]
         case Held():
             facts.append(Reservation(hold=event.hold, amount_micros=event.amount_micros, accounts=event.accounts))
         case ModelStarted():
@@ -152,9 +209,39 @@ def _facts(event: AnyEvent, run: Run, agent: AgentVersion, blobs: Mapping[str, b
         case Granted() | Denied() | Edited() | Answered() | Resolved() | Paused() | Resumed() | Stopped():
             if event.cue.kind == "control":
                 facts.append(_word(event))
+            elif isinstance(event, Stopped):
+                facts += _reasons(event, run)
         case _:
-            del run
+            pass
     return Facts(*facts)
+
+
+def _shut_tools(event: Opened, known: _Known) -> frozenset[str]:
+    """The doors that kept a tool out of the run: what the agent has, the task asks for, and was not given."""
+    if known.agent is None or not event.doors_revision:
+        return frozenset()
+    scope, given = event.task.scope, {tool.name for tool in event.tools}
+    tools = [tool for tool in known.agent.tools if known.agent.grants(tool) and (scope is None or tool.name in scope)]
+    return frozenset(f"tool:{tool.name}" for tool in tools if tool.name not in given)
+
+
+def _digest(event: AnyEvent, known: _Known) -> str:
+    """The digest a run pinned is the store's: a newer build may write the same version differently."""
+    assert known.agent is not None
+    return event.agent.digest if isinstance(event, Opened) else known.agent.digest()
+
+
+def _reasons(event: Stopped, run: Run) -> list[Any]:
+    """What a role knew that made it stop the run: a closed door, or an account without room."""
+    if event.code == "policy" and (door := _DOOR.search(event.why)):
+        return [Doors(closed=frozenset({door[1]}))]
+    limit = event.limit
+    if event.code != "budget" or limit is None or limit.name in Limits.__struct_fields__:
+        return []
+    hold, amount = wanted(run, event.at)
+    before = int(limit.value) - amount
+    line = AccountLine(account=limit.name, period="", before_micros=before, limit_micros=int(limit.max_value))
+    return [Reservation(hold=hold, amount_micros=amount, accounts=(line,), refused_account=limit.name)]
 
 
 def _incoming(event: Opened) -> Incoming:

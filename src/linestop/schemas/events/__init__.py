@@ -133,6 +133,7 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
 """(role, event name) → struct. ``stopped`` is everybody's, so it is not listed for each role."""
 
 NAMES: dict[type[AnyEvent], str] = {struct: name for (_, name), struct in EVENTS.items()} | {Stopped: "stopped"}
+_SAID = frozenset(NAMES.values())
 SPEAKERS: dict[type[AnyEvent], str] = {struct: role for (role, _), struct in EVENTS.items()}
 _DECODERS: dict[tuple[str, str], msgspec.json.Decoder[Any]] = {
     key: msgspec.json.Decoder(struct) for key, struct in EVENTS.items()
@@ -154,6 +155,11 @@ _ENVELOPE = msgspec.json.Decoder(Envelope)
 def known(role: RoleName, event: str) -> bool:
     """Whether this build knows what (role, event) means."""
     return event == "stopped" or (role, event) in EVENTS
+
+
+def misplaced(role: RoleName, event: str) -> bool:
+    """Whether an event of that name is known, but as another role's to say: a lie, not a later version's word."""
+    return not known(role, event) and event in _SAID
 
 
 def encode(event: AnyEvent) -> bytes:

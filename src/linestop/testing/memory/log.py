@@ -36,11 +36,12 @@ class MemoryLog:
         subject = self._named(append.subject)
         # Refuses, as the wire would, what cannot be a header; the bytes are of no use here.
         header_block({"Nats-Msg-Id": append.event_id, **append.headers})
+        # Before the request travels: on a wire too, whoever appends has folded ahead what may never be stored.
+        if meanwhile is not None:
+            meanwhile()
         async with around(self._faults, "log.append"):
             if append.role not in self._roles:
                 raise PermissionDenied(f"This credential may not publish on {subject}; use its role's own.")
-            if meanwhile is not None:
-                meanwhile()
             return self._store(append, subject)
 
     async def load(

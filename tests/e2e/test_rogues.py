@@ -1,0 +1,145 @@
+"""A stolen credential of a role, used past our own code: what it writes is void, and ends no more than its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.stack import Stack, stack
+
+from linestop.bus.after import Outcome
+from linestop.bus.connection import Connection, connect
+from linestop.client import Client
+from linestop.schemas.chain import genesis, link
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
+TENANT = TenantId("default")
+WITHIN_S = 30.0
+LAST = "Nats-Expected-Last-Subject-Sequence"
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Keep one event loop for the module: its server lives in it."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stack]:
+    """The whole of linestop."""
+    assert anyio_backend == "asyncio"
+    async with stack(tmp_path_factory.mktemp("rogues")) as running:
+        yield running
+
+
+def subject(run: str, role: RoleName, event: str, n: int) -> str:
+    """Where that event of that run is said."""
+    return run_event(TENANT, RunId(run), role=role, event=event, n=n)
+
+
+async def written(rogue: Connection, where: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> bool:
+    """Publish past our own code; return whether the stream has it."""
+    reply = await rogue.request(where, json.dumps(body).encode(), headers=headers)
+    return "error" not in json.loads(reply.data)
+
+
+async def ended(line: Stack, run: str, text: str = "say hello") -> tuple[Run, Outcome]:
+    """Submit a task under that run's id and wait for its end."""
+    async with Client.connect(line.directory, as_="operator") as client:
+        await client.submit("desk", text, run=run)
+        outcome = await client.outcome(run, timeout_s=WITHIN_S)
+        return await client.run(run), outcome
+
+
+@pytest.mark.parametrize(
+    ("role", "event", "n"),
+    [
+        ("budget", "held", 2),
+        ("planner", "started", 3),
+        ("validator", "accepted", 5),
+        ("budget", "settled", 6),
+        ("recorder", "sealed", 7),
+    ],
+)
+async def test_a_place_taken_beforehand_ends_its_run_and_no_other(
+    line: Stack, role: RoleName, event: str, n: int
+) -> None:
+    """What cannot be said any more becomes a stop that says so; the run is sealed, and its outcome published."""
+    run = f"squatted-{role}-{event}"
+    async with await connect(line.server.credential(role), name="rogue") as rogue:
+        assert await written(rogue, subject(run, role, event, n), {"id": "x", "prev": "0" * 64})
+    state, outcome = await ended(line, run)
+    assert state.stopped is not None
+    assert (state.stopped.code, state.stopped.by, outcome.status) == ("squatted", role, "stopped")
+    assert subject(run, role, event, n) in state.stopped.why
+    assert not [entry.ignored for entry in state.entries if entry.n and entry.ignored]
+    assert (await ended(line, f"beside-{role}-{event}"))[1].status == "completed"
+
+
+async def test_a_task_whose_first_place_is_taken_is_refused(line: Stack) -> None:
+    """Its run is stopped before it begins."""
+    async with await connect(line.server.credential("validator"), name="rogue") as rogue:
+        assert await written(rogue, subject("taken", "validator", "opened", 1), {"id": "x", "prev": "0" * 64})
+    state, outcome = await ended(line, "taken")
+    assert (state.opened, outcome.status) == (None, "stopped")
+
+
+HEADERS: dict[str, dict[str, str]] = {
+    "none": {},
+    "its own subject": {LAST: "0"},
+    "another run": {LAST: "0", f"{LAST}-Subject": "runs.default.nobody.>"},
+    "another role's subjects": {LAST: "0", f"{LAST}-Subject": "runs.default.*.approver.>"},
+    "another stream's subject": {LAST: "0", f"{LAST}-Subject": "tasks.>"},
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+async def test_whatever_the_concurrency_header_says_a_rival_of_a_stored_event_is_void(line: Stack, what: str) -> None:
+    """The header saves retries; that a run has one event a number is decided by the chain."""
+    run = f"rival-{list(HEADERS).index(what)}"
+    async with (
+        await connect(line.server.credential("operator"), name="rogue") as first,
+        await connect(line.server.credential("planner"), name="rogue") as second,
+    ):
+        begin = genesis(TENANT, RunId(run))
+        one = {"id": "1", "prev": begin, "at": "2026-01-01T00:00:00Z", "by": "ann", "why": "enough", "code": "person"}
+        assert await written(first, subject(run, "operator", "stopped", 1), one)
+        for n, prev in ((1, begin), (2, begin), (2, "0" * 64)):
+            claim = {**one, "role": "operator", "tenant": "other", "n": 1, "id": f"{n}", "prev": prev, "why": "a lie"}
+            name = "failed" if prev != begin else "stopped"
+            await written(second, subject(run, "planner", name, n), claim, HEADERS[what])
+    state, outcome = await ended(line, run)
+    assert state.stopped is not None
+    assert (state.stopped.why, outcome.status, outcome.why) == ("enough", "stopped", "enough")
+    counted = [(entry.role, entry.name) for entry in state.entries if entry.n]
+    assert counted[0] == ("operator", "stopped")
+    assert not [entry for entry in counted if entry[0] == "planner"]
+    assert state.entries[0].subject == subject(run, "operator", "stopped", 1)
+    assert hashlib.sha256(f"{TENANT}/{run}".encode()).hexdigest() == begin != link(state.entries[0].subject, b"")
+
+
+async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored(line: Stack) -> None:
+    """A planner's grant in the chain, with another role's name in its payload, changes nothing; the run goes on."""
+    run = "not-its-own"
+    async with Client.connect(line.directory, as_="operator") as client:
+        await client.submit("desk", "pay 5", run=run)
+        async for entry in client.events(run, follow=True):
+            if entry.name == "asked":
+                break
+        state = await client.run(run)
+        call = next(iter(state.calls.values()))
+        claim: dict[str, Any] = {"id": "x", "prev": state.head, "at": state.at.isoformat(), "call": call.call}
+        claim |= {"by": "ann", "role": "approver", "args_sha256": call.args_sha256, "contract_digest": ""}
+        async with await connect(line.server.credential("planner"), name="rogue") as rogue:
+            assert await written(rogue, subject(run, "planner", "granted", state.n + 1), claim)
+        await client.deny(run, why="no")
+        outcome = await client.outcome(run, timeout_s=WITHIN_S)
+        after = await client.run(run)
+    forged = after.entries[state.n]
+    assert (forged.n, forged.ignored) == (state.n + 1, "'granted' is not the planner's to say")
+    assert (outcome.status, line.effects.paid) == ("completed", [])
