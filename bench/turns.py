@@ -135,18 +135,34 @@ async def recovery() -> dict[str, Any]:
     return {"first_work_s": round(statistics.median(times), 2)}
 
 
+COLUMNS = {
+    "sync": "sync", "processes": "processes", "ratio_alone": "turn to floor, alone",
+    "ratio_16": "of the floor's turns, at 16",
+    "turn_ms": "turn, ms", "floor_ms": "floor, ms", "turns_s": "turns/s at 16", "floor_turns_s": "floor's",
+    "cpu_ms": "CPU ms a turn", "stored_bytes": "bytes a turn",
+}  # fmt: skip
+"""What the table shows of a row, and how its head calls it."""
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as an aligned table."""
+    lines = [list(COLUMNS.values()), *([str(row[key]) for key in COLUMNS] for row in rows)]
+    widths = [max(len(cells[i]) for cells in lines) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines)
+
+
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All that was asked for."""
     result: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "speed": []}
     for sync in args.sync:
-        for split in (False, True) if args.split else (False,):
-            row = await speed(sync, split, args)
-            result["speed"].append(row)
-            print("  ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr)
-    if args.all:
+        for split in (False,) if args.quick else (False, True):
+            result["speed"].append(await speed(sync, split, args))
+    print(table(result["speed"]), file=sys.stderr)
+    if not args.quick:
         result["memory"] = await memory()
         result["recovery"] = await recovery()
-        print(result["memory"], result["recovery"], file=sys.stderr)
+        print("{waiting_mb} MB with {waiting_runs:,} runs waiting".format(**result["memory"]), file=sys.stderr)
+        print("{first_work_s} s from kill -9 to the first work".format(**result["recovery"]), file=sys.stderr)
     return result
 
 
@@ -156,9 +172,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", type=int, default=10, help="runs measured one at a time, a round")
     parser.add_argument("--many", type=int, default=64, help="runs measured 16 at a time, a round")
-    parser.add_argument("--sync", nargs="+", default=["1s"], choices=["1s", "always"])
-    parser.add_argument("--split", action="store_true", help="also one process a role")
-    parser.add_argument("--all", action="store_true", help="also memory and recovery")
+    parser.add_argument("--sync", nargs="+", default=["1s", "always"], choices=["1s", "always"])
+    parser.add_argument("--quick", action="store_true", help="one process only, neither memory nor recovery")
     print(json.dumps(anyio.run(measure, parser.parse_args(), backend_options={"use_uvloop": True})))
 
 

@@ -314,6 +314,16 @@ def test_the_directory_may_be_given_as_an_option_or_a_credential_file(line: Stac
         assert command(tmp_path, "runs", "--json", "--dir", str(where)).code == 0
 
 
+def test_another_broker_may_be_named_in_the_environment(line: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``LINESTOP_NATS`` counts for commands as it does for processes, with the same credentials."""
+    monkeypatch.setenv("LINESTOP_NATS", "nats://127.0.0.1:1")
+    away = command(line.directory, "runs")
+    assert (away.code, away.out) == (8, "")
+    assert "127.0.0.1:1" in away.err
+    monkeypatch.setenv("LINESTOP_NATS", line.server.url)
+    assert command(line.directory, "runs", "--json").code == 0
+
+
 # --- words -----------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,7 @@ async def ended(line: Stack, run: str, text: str = "say hello") -> tuple[Run, Ou
     [
         ("budget", "held", 2),
         ("planner", "started", 3),
+        ("planner", "proposed", 4),
         ("validator", "accepted", 5),
         ("budget", "settled", 6),
         ("recorder", "sealed", 7),

@@ -20,6 +20,7 @@ from tests.sim.loop import PROCESS
 from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
 from linestop.bus import act, after, host, spending
+from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun
 from linestop.bus.deciding import Draft
 from linestop.bus.intake import ControlIntake, TaskIntake
@@ -209,6 +210,15 @@ def _no_sweep() -> None:
     cast("Any", Sweep).once = once
 
 
+def _no_alarms_nor_sweep() -> None:
+    async def nothing(self: Alarms, entry: Any) -> None:
+        del self, entry
+
+    # The sweep makes a lost alarm good, so a bug that acknowledges first shows only without it.
+    cast("Any", Alarms).set = nothing
+    _no_sweep()
+
+
 def _key_with_call() -> None:
     counter = iter(range(1 << 60))
 
@@ -324,6 +334,7 @@ PLANTED: dict[str, Planted] = {
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
+    "acknowledged before its timers are set": Planted("liveness: ", _no_alarms_nor_sweep),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),

@@ -120,9 +120,7 @@ class Deciding:
                 return station
             event = self._decide(station, run, look.cue, facts=facts, now=now)
             if event is not None:
-                if run.squatted:
-                    event = _way_round(run, role.name, event)
-                draft = Draft(station, event, facts, at=now)
+                draft = Draft(station, way_round(run, role.name, event), facts, at=now)
                 if self.starts or not draft.is_start:
                     return draft
             look.asked.discard(role.name)
@@ -163,10 +161,12 @@ class Deciding:
             return stopped(run, by=station.role.name, why=why, code="defect")
 
 
-def _way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
+def way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
     """The event, or a stop where its place was taken beforehand: what follows a stop has another number."""
+    if not run.squatted or run.sealed or isinstance(event, Stopped):
+        return event
     subject = run_event(run.tenant, run.run, role=role, event=NAMES[type(event)], n=run.n + 1)
-    if subject not in run.squatted or run.sealed or isinstance(event, Stopped):
+    if subject not in run.squatted:
         return event
     why = f"Somebody with the credential of the {role} has written {subject} before its time, so it cannot be said."
     return stopped(run, by=role, why=why, code="squatted")

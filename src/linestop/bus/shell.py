@@ -25,7 +25,7 @@ from linestop.bus import after
 from linestop.bus.act import Act, part, told
 from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
-from linestop.bus.deciding import Deciding, Draft, Look
+from linestop.bus.deciding import Deciding, Draft, Look, way_round
 from linestop.bus.facts import FactSource
 from linestop.bus.ports import Append, HeadMoved, Publisher, Timers
 from linestop.bus.stamp import Stamper
@@ -373,11 +373,15 @@ class Shell:
                     await self._refresh(entry)
                 if told(entry.run, event, n):
                     return
+                said = way_round(entry.run, station.role.name, event)
                 try:
-                    ignored, _ = await self._append(look, Draft(station, event, Facts()))
+                    ignored, _ = await self._append(look, Draft(station, said, Facts()))
                 except HeadMoved as moved:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:
+                    if said is not event:
+                        # The result's place was taken: it follows the stop, as a late fact.
+                        continue
                     if ignored:
                         self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
                     await self._drive(look)

@@ -6,6 +6,7 @@ exactly, as JSON in which those characters are escapes too.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import textwrap
@@ -197,7 +198,11 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
     """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns."""
 
     async def main() -> T:
-        async with Client(identify(directory, as_=as_), name="cli") as client:
+        identity = identify(directory, as_=as_)
+        if elsewhere := os.environ.get("LINESTOP_NATS"):
+            credential = msgspec.structs.replace(identity.credential, url=elsewhere)
+            identity = msgspec.structs.replace(identity, credential=credential)
+        async with Client(identity, name="cli") as client:
             return await work(client)
 
     return anyio.run(main)
