@@ -11,6 +11,7 @@ from tests.builders import OK, Story, agent, at_work, call, reply
 from linestop.bus.after import outcome
 from linestop.schemas.events import (
     Amended,
+    Edited,
     EffectStarted,
     Finished,
     Opened,
@@ -101,6 +102,14 @@ def test_a_stopped_run_lists_the_fate_of_every_call() -> None:
     assert story.run.phase == "sealed"
     fates = {fate.call: fate.fate for fate in story.last(Sealed).receipt}
     assert fates == {"look": "done", "note": "failed", "pay": "unknown", "drop": "not_started"}
+
+
+def test_a_call_that_was_edited_and_not_judged_since_is_not_in_the_receipt() -> None:
+    """It passed with other arguments; ``verify`` counts it so too."""
+    story = at_work(call("pay"))
+    story.word("edit", call="pay", args={"q": "x"}).then(Edited)
+    story.given(Stopped(by="bob", why="x"), by="operator").quiet()
+    assert story.last(Sealed).receipt == ()
 
 
 def test_a_receipt_of_any_number_of_calls_fits_into_the_seal_and_the_outcome() -> None:
