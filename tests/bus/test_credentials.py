@@ -9,7 +9,9 @@ import stat
 import time
 from pathlib import Path
 
+import anyio
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from linestop.bus.connection import Violation, connect
@@ -139,6 +141,28 @@ async def test_a_wrong_password_is_told_at_once(server: EmbeddedServer) -> None:
     with pytest.raises(PermissionDenied, match="refuses credential 'planner': its password is not"):
         await connect(wrong, name="test", timeout_s=30)
     assert time.monotonic() - before < 5
+
+
+async def test_a_first_connect_ends_in_time_even_if_a_cancellation_is_swallowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``asyncio.wait_for`` of Python 3.11 loses one that comes as what it waits for ends; the client tries for ever."""
+    swallowed = 0
+
+    async def stubborn(self: Client, **options: object) -> None:
+        nonlocal swallowed
+        del self, options
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Client, "connect", stubborn)
+    with anyio.fail_after(10), pytest.raises(Unreachable, match="no broker answers"):
+        await connect(GOOD, name="test", timeout_s=0.05)
+    assert swallowed == 2
 
 
 async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureFixture[str]) -> None:

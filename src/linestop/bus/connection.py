@@ -29,6 +29,7 @@ from linestop.errors import LinestopError, PermissionDenied, TooLarge, Unreachab
 CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.25
+CANCEL_AGAIN_S: Final = 0.05
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 """Outgoing bytes kept while the server is away; more is refused."""
 
@@ -259,10 +260,7 @@ class Connection:
             raise Unreachable(f"the broker at {self.credential.url} cannot be used: {error}.") from None
         finally:
             refused.cancel()
-            if not attempt.done():
-                attempt.cancel()
-                with contextlib.suppress(asyncio.CancelledError, nats_errors.Error, OSError):
-                    await attempt
+            await _end(attempt)
 
     async def _flush(self, subject: str, timeout_s: float) -> None:
         try:
@@ -317,6 +315,16 @@ def _reason(error: Exception) -> str:
         # A failed look-up of a name has numbers of its own, below zero.
         return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
+
+
+async def _end(attempt: asyncio.Task[None]) -> None:
+    """Cancel until it has ended: ``asyncio.wait_for`` of Python 3.11, in the client, may swallow a cancellation."""
+    while not attempt.done():
+        attempt.cancel()
+        await asyncio.wait((attempt,), timeout=CANCEL_AGAIN_S)
+    if not attempt.cancelled():
+        # Looked at, so that nobody is told of an exception that was never retrieved.
+        attempt.exception()
 
 
 async def connect(credential: Credential, *, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
