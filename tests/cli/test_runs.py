@@ -320,6 +320,10 @@ def test_another_broker_may_be_named_in_the_environment(line: Stack, monkeypatch
     away = command(line.directory, "runs")
     assert (away.code, away.out) == (8, "")
     assert "127.0.0.1:1" in away.err
+    monkeypatch.setenv("LINESTOP_NATS", "garbage")
+    bad = command(line.directory, "runs")
+    assert (bad.code, bad.out) == (2, "")
+    assert "LINESTOP_NATS: 'garbage' is no address of a broker" in bad.err
     monkeypatch.setenv("LINESTOP_NATS", line.server.url)
     assert command(line.directory, "runs", "--json").code == 0
 

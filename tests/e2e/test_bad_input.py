@@ -49,12 +49,6 @@ async def act(ctx: Context, what: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Keep one event loop for the module: all tests use one process, which must survive them all."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def one(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[OneProcess]:
     """One process with every role, and an agent whose tool a person must approve."""
     assert anyio_backend == "asyncio"

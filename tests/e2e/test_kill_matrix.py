@@ -46,12 +46,6 @@ CELL_WITHIN_S = 30.0
 EVENTS_OF_CALLS = tuple(event for event in EVENTS if event[:2] == ("executor", "finished"))
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Keep one event loop for the module: its processes are used by all tests."""
-    return "asyncio"
-
-
 class Stage:
     """Everything a cell needs, shared by all cells of this module."""
 

@@ -24,12 +24,6 @@ LAST = "Nats-Expected-Last-Subject-Sequence"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Keep one event loop for the module: its server lives in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stack]:
     """The whole of linestop."""
     assert anyio_backend == "asyncio"

@@ -119,9 +119,3 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     """Values that must never leave in an answer."""
 
     values: tuple[str, ...] = ()
-
-
-class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """Which build decides: package version and configuration digest."""
-
-    id: str = ""

@@ -87,7 +87,7 @@ def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCa
     limits = run.limits
     if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
         return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer."
-    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c is not call and _passed(c))
+    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c is not call and c.passed)
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
     most = grant.calls_max or limits.calls_per_tool_max
     if passed >= most:
@@ -95,14 +95,9 @@ def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCa
     return ""
 
 
-def _passed(call: CallState) -> bool:
-    """Whether a call counts as let through; one that a person edited is judged, and counted, anew."""
-    return call.judged is not None and call.judged.verdict == "pass" and call.stage is not Stage.PENDING
-
-
 def passed_calls(run: Run) -> int:
     """How many calls of the run were let through so far."""
-    return sum(1 for call in run.calls.values() if _passed(call))
+    return sum(1 for call in run.calls.values() if call.passed)
 
 
 def _repeated(

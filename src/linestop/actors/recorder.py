@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from linestop.actors.facts import Facts
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
@@ -76,17 +75,14 @@ def partial(run: Run) -> str:
 
 
 def receipt(run: Run) -> tuple[Fate, ...]:
-    """What became of every call that was started, and of those that passed and never were.
-
-    A call that a person edited and nobody judged since has not passed.
-    """
+    """What became of every call that was let through, started or not."""
     return tuple(
         Fate(
             call=call.call, tool=call.tool, fate=call.fate, attempts=len(call.effects),
             effect_key=call.judged.effect_key if call.judged else "",
         )
         for call in run.calls.values()
-        if call.judged and call.judged.verdict == "pass" and call.stage is not Stage.PENDING
+        if call.passed
     )  # fmt: skip
 
 

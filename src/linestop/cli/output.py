@@ -19,6 +19,7 @@ import anyio
 import click
 import msgspec
 
+from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
 from linestop.cli.plain import clean
 from linestop.client import Client
@@ -200,6 +201,7 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
     async def main() -> T:
         identity = identify(directory, as_=as_)
         if elsewhere := os.environ.get("LINESTOP_NATS"):
+            require_urls(elsewhere, "LINESTOP_NATS")
             credential = msgspec.structs.replace(identity.credential, url=elsewhere)
             identity = msgspec.structs.replace(identity, credential=credential)
         async with Client(identity, name="cli") as client:

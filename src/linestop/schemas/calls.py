@@ -115,7 +115,6 @@ class CallState:
     stage: Stage = Stage.PENDING
     gate_n: int = 0
     asked: AskedCall | Question | None = None
-    asked_n: int = 0
     asked_doubt: bool = False
     edited: bool = False
     votes: set[str] = field(default_factory=set[str])
@@ -142,6 +141,11 @@ class CallState:
     def args_sha256(self) -> str:
         """Digest of the canonical arguments, empty before judgement."""
         return self.judged.args_sha256 if self.judged else ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it counts as let through; one that a person edited is judged, and counted, anew."""
+        return self.judged is not None and self.judged.verdict == "pass" and self.stage is not Stage.PENDING
 
     @property
     def fate(self) -> str:

@@ -66,7 +66,7 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
         case Cleared():
             return fold_gates.cleared(run, n, event)
         case Asked():
-            return fold_gates.asked(run, n, event)
+            return fold_gates.asked(run, event)
         case Granted():
             return fold_gates.granted(run, n, event)
         case Denied():

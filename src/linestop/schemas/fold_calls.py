@@ -101,7 +101,7 @@ def _recorded(run: Run, verdict: JudgedCall) -> CallState | None:
 def _too_many(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
     """Which limit on calls these verdicts would break, or nothing. A call that a person edited counts anew."""
     passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
-    before = [c for c in run.calls.values() if c.judged and c.judged.verdict == "pass" and c.stage is not Stage.PENDING]
+    before = [call for call in run.calls.values() if call.passed]
     if len(before) + len(passing) > run.limits.calls_max:
         return f"the run may make {run.limits.calls_max} calls"
     for call in passing:

@@ -66,7 +66,7 @@ def _pass_gate(call: CallState, n: int) -> None:
     call.ready_at = call.judged.wait_until if waits and call.judged else None
 
 
-def asked(run: Run, n: int, event: Asked) -> str:
+def asked(run: Run, event: Asked) -> str:
     """``approver.asked``: a person is asked about calls, a question of the model, or spending."""
     lines: list[AskedCall | Question] = [*event.calls, *([event.question] if event.question else [])]
     for line in lines:
@@ -79,7 +79,7 @@ def asked(run: Run, n: int, event: Asked) -> str:
         return "it asks for longer than the run's limit 'approval_expires_s'"
     for line in lines:
         call = run.calls[line.call]
-        call.asked, call.asked_n, call.votes = line, n, set()
+        call.asked, call.votes = line, set()
         call.asked_doubt = call.stage is Stage.DOUBT
         call.stage = Stage.ASKED
     if event.spend:

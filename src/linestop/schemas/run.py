@@ -91,7 +91,6 @@ class Run:
         self.proposals: list[ProposalState] = []
         self.calls: dict[str, CallState] = {}
         self.compactions: list[Compacted] = []
-        self.compacted_items = 0
         self.holds: dict[str, Held] = {}
         self.holds_made = 0
         self.held_micros = 0
