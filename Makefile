@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SEEDS ?= 1-1000
+SEEDS ?= 1000
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: setup demo test check lint types sim bench docs clean

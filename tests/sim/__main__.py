@@ -1,4 +1,4 @@
-"""Run seeds: ``python -m tests.sim --seeds 1-1000``. Prints each red seed and how to replay it; exit 1 if any."""
+"""Run seeds: ``python -m tests.sim --seeds 1000``. Prints each red seed and how to replay it; exit 1 if any."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from tests.sim.simulate import simulate
 def main() -> int:
     """Parse the command line and run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seeds", default="1-1000", help="one seed, a range a-b, or several with commas")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seeds", type=parse_seeds, default="1000", help="how many, or which: 1000, 1001-2000, 3,7-9")
+    which.add_argument("--seed", type=int, help="one alone")
     parser.add_argument("--processes", type=int, default=2, help="seeds run at once")
-    parser.add_argument("--show", action="store_true", help="run one seed here and print its log and story")
+    parser.add_argument("--show", action="store_true", help="run the first seed here and print its log and story")
     parser.add_argument("--digest", action="store_true", help="print the digest of each seed's log")
     parser.add_argument("--plant", default="", choices=["", *planted.PLANTED], help="run with this bug planted")
     parser.add_argument("--until-red", action="store_true", help="end at the first red seed")
@@ -31,7 +33,7 @@ def main() -> int:
     order_cancellations()
     if options.plant:
         planted.PLANTED[options.plant].plant()
-    seeds = parse_seeds(options.seeds)
+    seeds = [options.seed] if options.seed is not None else options.seeds
     if options.show:
         verdict, evidence, simulation = simulate(seeds[0])
         show(verdict, evidence, simulation)
@@ -52,7 +54,7 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
             red.append(verdict.seed)
             print(f"seed {verdict.seed} is red:", *verdict.wrong[:8], sep="\n  ")
             plant = f" --plant '{options.plant}'" if options.plant else ""
-            print(f"  replay: {sys.executable} -m tests.sim --seeds {verdict.seed}{plant} --show", flush=True)
+            print(f"  replay: {sys.executable} -m tests.sim --seed {verdict.seed}{plant} --show", flush=True)
             if options.until_red:
                 break
     took_s = time.monotonic() - began
@@ -61,11 +63,15 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``1-3,7`` → 1, 2, 3, 7."""
+    """``3`` → the first three: 1, 2, 3; ``7-9`` → 7, 8, 9; ``3,7-9`` → 3, 7, 8, 9."""
     found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
+    for part in [f"1-{text}"] if text.isdecimal() else text.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            message = f"'{text}' names no seeds: give how many (1000), a range (1001-2000) or several (3,7-9)"
+            raise argparse.ArgumentTypeError(message)
+        found.extend(range(int(first), int(last) + 1))
     return found
 
 

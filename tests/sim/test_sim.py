@@ -51,6 +51,17 @@ def test_a_planted_bug_turns_some_seed_red(name: str) -> None:
     assert PLANTED[name].found_by in done.stdout
 
 
-def test_seeds_are_given_as_numbers_and_ranges() -> None:
-    """A red seed is replayed by its number, many by a range."""
+def test_seeds_are_given_as_a_number_or_by_name() -> None:
+    """``make sim SEEDS=…`` takes how many; a range or a list says which."""
+    assert parse_seeds("3") == [1, 2, 3]
     assert parse_seeds("3,7-9") == [3, 7, 8, 9]
+    assert parse_seeds("7-7") == [7]
+
+
+@pytest.mark.parametrize("text", ["", "0", "some", "1-", "-3", "3,,7", "9-7"])
+def test_what_names_no_seeds_is_refused(text: str) -> None:
+    """A slip does not pass as a night without red seeds."""
+    done = _simulate(f"--seeds={text}")
+    assert done.returncode == 2
+    assert "give how many (1000), a range (1001-2000) or several (3,7-9)" in done.stderr
+    assert "Traceback" not in done.stderr
