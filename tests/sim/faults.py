@@ -59,7 +59,12 @@ class SeedFaults:
     def __init__(self, chance: random.Random) -> None:
         self.weather = Weather()
         self.raging = False
+        self._held_s = 0.0
         self._chance = chance
+
+    def hold_next_answer(self, held_s: float) -> None:
+        """Let the next answer, that to the request being handled now, be this long on its way."""
+        self._held_s = held_s
 
     async def before(self, op: str) -> None:
         """Let the request travel, or lose it."""
@@ -76,6 +81,9 @@ class SeedFaults:
             return
         drawn = self._chance.random()
         weather = self.weather
+        if self._held_s:
+            held_s, self._held_s = self._held_s, 0.0
+            await anyio.sleep(held_s)
         if self._cut() or drawn < weather.answer_lost:
             await anyio.sleep(ANSWER_S)
             raise Unreachable(f"The broker's answer to {op} was lost.")

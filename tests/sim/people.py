@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import anyio
 import msgspec
-from tests.sim.faults import seconds
+from tests.sim.faults import SeedFaults, seconds
 from tests.sim.loop import SimLoop
 from tests.sim.outside import Outside
 
@@ -59,15 +59,21 @@ class Mirror:
 class People:
     """Everybody outside. Before ``at_last`` they are moody; from then on they answer everything."""
 
-    def __init__(self, broker: MemoryBroker, outside: Outside, mirror: Mirror, agents: list[str]) -> None:
+    def __init__(
+        self, broker: MemoryBroker, outside: Outside, *, mirror: Mirror, faults: SeedFaults, agents: list[str]
+    ) -> None:
         self.acknowledged = Acknowledged()
         self.at_last = False
         self._broker = broker
         self._outside = outside
         self._mirror = mirror
+        self._faults = faults
         self._agents = agents
         self._chance = outside.script.chance("people")
         self._stamper = Stamper(build="sim", blobs=broker.blobs(), chance=self._chance, now=virtual_now)
+        self._lurking = outside.script.chance("lurking")
+        self._lurks = self._lurking.choice((0.0, 0.05, 0.2))
+        broker.stream(layout.RUNS).listeners.append(self._lurk)
 
     # --- clients ---------------------------------------------------------------------------------------------
 
@@ -201,3 +207,21 @@ class People:
             await anyio.sleep(chance.uniform(0.0, until_s))
             runs = list(self._mirror.runs) or [(TENANTS[0], RunId("run-0"))]
             await self.stop_directly(*chance.choice(runs))
+
+    def _lurk(self, stored: Stored) -> None:
+        """Stop or pause some runs between the storing of a start and its acknowledgement, which comes late then.
+
+        What was started never begins then. That is hardest to tell apart for a probe, so most probes meet it.
+        """
+        parts = subjects.parse_run_event(stored.subject)
+        if parts.event != "started" or not self._faults.raging:
+            return
+        is_probe = b'"purpose":"probe"' in stored.payload
+        if self._lurking.random() >= (0.4 if is_probe else self._lurks):
+            return
+        self._faults.hold_next_answer(self._lurking.uniform(0.02, 1.5))
+        loop = cast("SimLoop", asyncio.get_running_loop())
+        if self._lurking.random() < 0.6:
+            loop.spawn(self.stop_directly(parts.tenant, parts.run))
+        else:
+            loop.spawn(self.say(parts.tenant, parts.run, "pause", Control(by="pia")))

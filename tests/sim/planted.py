@@ -35,14 +35,10 @@ from linestop.schemas.tools import ToolError
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One bug: a part of the sentence by which the checks find it, how to plant it, and where to begin to look.
-
-    A bug that shows in one seed of a thousand may show twice in one thousand and not in the next.
-    """
+    """One bug: a part of the sentence by which the checks find it, and how to plant it."""
 
     found_by: str
     plant: Callable[[], None]
-    first_seed: int = 1
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -337,7 +333,7 @@ PLANTED: dict[str, Planted] = {
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
-    "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began, first_seed=1_001),
+    "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
     "acknowledged before its timers are set": Planted("liveness: ", _no_alarms_nor_sweep),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),

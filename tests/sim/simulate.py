@@ -59,7 +59,8 @@ class Simulation:
         self.accounts = draw_accounts(self.script)
         self.ledger = Ledger(self.broker, self.accounts)
         self.mirror = Mirror(self.broker)
-        self.people = People(self.broker, self.outside, self.mirror, [agent.name for agent in self.agents])
+        names = [agent.name for agent in self.agents]
+        self.people = People(self.broker, self.outside, mirror=self.mirror, faults=self.faults, agents=names)
         self.story: list[str] = []
         self.workers = [
             Worker(f"w{index}", roles, outside=self.outside, broker=self.broker, diary=self.diary)
