@@ -185,17 +185,21 @@ async def test_it_listens_on_loopback_only() -> None:
         assert server.url.startswith("http://127.0.0.1:")
 
 
-def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    """The address is the first line; an interrupt ends it well."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, end: signal.Signals) -> None:
+    """The address is the first line; both signals end it well, also where a script started it in the background."""
     file = tmp_path / "hello.toml"
     file.write_text('name = "hello"\n[[step]]\nsay = "Hello."')
-    command = [sys.executable, "-m", "linestop.testing.playbook", str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    ignoring = ["env", "--ignore-signal=INT", sys.executable, "-m", "linestop.testing.playbook", str(file)]
+    with subprocess.Popen(ignoring, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         answer = httpx2.post(url + PATHS["openai"], json=_body("hello"), trust_env=False)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        process.send_signal(end)
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
     assert answer.json()["choices"][0]["message"]["content"] == "Hello."
 
 

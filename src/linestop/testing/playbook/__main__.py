@@ -1,11 +1,12 @@
-"""``python -m linestop.testing.playbook FILE... --port N``: serve playbooks until interrupted."""
+"""``python -m linestop.testing.playbook FILE... --port N``: serve playbooks until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
-import asyncio
+import signal
 import sys
 from pathlib import Path
 
+import anyio
 import click
 
 from linestop.errors import ConfigError
@@ -19,21 +20,21 @@ def main(files: tuple[Path, ...], port: int) -> None:
     """Serve scripted models from FILES on 127.0.0.1; the address is printed when they are ready."""
     try:
         server = PlaybookServer([load_playbook(file) for file in files], port=port)
-        asyncio.run(_serve(server))
+        anyio.run(_serve, server)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         click.echo(f"Port {port} cannot be listened on: {error}.", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(0)
 
 
 async def _serve(server: PlaybookServer) -> None:
-    async with server:
-        click.echo(server.url)
-        await asyncio.Event().wait()
+    # Both are asked for, since what a script starts in the background inherits an ignored SIGINT.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with server:
+            click.echo(server.url)
+            await anext(signals)
 
 
 if __name__ == "__main__":
