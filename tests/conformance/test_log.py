@@ -188,14 +188,6 @@ async def test_a_long_run_is_loaded_whole_and_in_order(rig: Rig, tenant: TenantI
     await until(a_replica_has_all)
     assert [m.seq for m in await log.load(tenant, run, after_seq=seqs[1_499], leader=True)] == seqs[1_500:]
     assert await log.load(tenant, run, after_seq=seqs[-1]) == []
-    wanted = [1, 600, 1_030, 2_100]
-
-    async def all_found() -> bool:
-        few = await log.load_n(tenant, run, wanted)
-        many = await log.load_n(tenant, run, range(1, 1_101))
-        return [parse_run_event(m.subject).n for m in few] == wanted and len(many) == 1_100
-
-    await until(all_found)
 
 
 async def test_a_load_sees_no_other_run(rig: Rig, tenant: TenantId, run: RunId) -> None:
@@ -205,18 +197,6 @@ async def test_a_load_sees_no_other_run(rig: Rig, tenant: TenantId, run: RunId) 
     await chain(log, tenant, RunId(f"{run}-2"), length=1)
     assert len(await log.load(tenant, run, leader=True)) == 2
     assert await log.load(TenantId("nobody"), run) == []
-
-
-async def test_a_gap_is_closed_by_number(rig: Rig, tenant: TenantId, run: RunId) -> None:
-    """Numbers that exist are returned in order, those that do not are left out."""
-    log = await rig.log()
-    seqs = await chain(log, tenant, run, length=5)
-
-    async def both_found() -> bool:
-        return [m.seq for m in await log.load_n(tenant, run, [4, 2, 9])] == [seqs[1], seqs[3]]
-
-    await until(both_found)
-    assert await log.load_n(tenant, run, []) == []
 
 
 async def test_head_and_message_at_come_from_the_leader(rig: Rig, tenant: TenantId, run: RunId) -> None:

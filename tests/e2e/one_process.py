@@ -57,7 +57,7 @@ class OneProcess:
 
     async def dead_letters(self) -> list[dict[str, object]]:
         """All dead letters there are."""
-        found = await Reader(self.scene.bus.wire, layout.DEAD).direct(["dead.>"])
+        found = await Reader(self.scene.bus.wire, layout.DEAD).direct("dead.>")
         return [msgspec.json.decode(item.payload) for item in found or []]
 
 

@@ -114,7 +114,7 @@ class Scene:
         reader = Reader(self.bus.wire, layout.OUTCOMES)
         with anyio.fail_after(120):
             while True:
-                found = await reader.direct([subjects.outcome_of(TENANT, RunId(run))])
+                found = await reader.direct(subjects.outcome_of(TENANT, RunId(run)))
                 if found:
                     decoded: dict[str, Any] = msgspec.json.decode(found[0].payload)
                     return decoded

@@ -72,7 +72,6 @@ def test_a_run_event_parses_to_its_parts_and_matches_its_filters(
     assert subjects.parse_fork_event(subjects.fork(subject)) == parsed
     for pattern in (
         subjects.run_filter(tenant, run),
-        subjects.run_nth(tenant, run, n=n),
         subjects.said_by(role),
         subjects.wakes_on(role, event),
     ):

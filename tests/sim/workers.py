@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -85,10 +85,6 @@ class WatchedLog:
         sight = self._sight(tenant, run)
         sight.asked_s = max(sight.asked_s, asked_s)
         return found
-
-    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
-        """See ``Log``."""
-        return await self._log.load_n(tenant, run, ns)
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """See ``Log``."""

@@ -9,7 +9,7 @@ Nothing here decides anything. The run log is the only truth; everything else is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from functools import cached_property
 from typing import Protocol
@@ -91,10 +91,6 @@ class Log(Protocol):
         ``leader`` asks the stream's leader instead of any replica: for a reader that knows of an event that
         the answer does not contain.
         """
-        ...
-
-    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
-        """The messages of these event numbers (any role, any event): closes a gap in a cached run."""
         ...
 
     async def message_at(self, seq: int) -> StoredMessage | None:

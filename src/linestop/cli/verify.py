@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 import msgspec
@@ -15,9 +15,10 @@ from linestop.bus.checkpoints import trusted_checkpoint_key
 from linestop.bus.jetstream.reads import Reader
 from linestop.cli import output
 from linestop.client import Client
-from linestop.errors import InputError, NotFound
+from linestop.errors import InputError, NotFound, TooLarge
 from linestop.project import load_project
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
+from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, outcome_of, run_id, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
@@ -26,6 +27,9 @@ from linestop.schemas.verify.bundle import Bundle, read_bundle
 
 EXIT_BROKEN: Final = 9
 KEY_DIGITS: Final = 64
+LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
+"""Of an exported log: the longest text in base64, and room for what stands around it."""
+
 TEXTS_MAX: Final = 256
 """Blobs fetched for one check; what is left out is not recomputed, which the chain covers all the same."""
 
@@ -45,12 +49,24 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
     tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted(keys, options["directory"])
     if file is not None:
         with file.open("rb") as lines:
-            bundle = read_bundle(lines)
+            bundle = read_bundle(_bounded(lines))
     else:
         bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
     _print(verdict, as_json=options["as_json"])
     output.finish(EXIT_BROKEN if verdict.broken else output.EXIT_DONE)
+
+
+def _bounded(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, none of them longer than the longest text that a log may refer to.
+
+    Raises:
+        TooLarge: one is longer, so that the file is no log.
+    """
+    while line := file.readline(LINE_BYTES_MAX + 1):
+        if len(line) > LINE_BYTES_MAX:
+            raise TooLarge(f"A line has over {LINE_BYTES_MAX} bytes, more than any line of an exported log.")
+        yield line
 
 
 def _trusted(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
@@ -76,7 +92,7 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]
-    outcomes = await Reader(client.stream.wire, layout.OUTCOMES).direct([outcome_of(tenant, run)])
+    outcomes = await Reader(client.stream.wire, layout.OUTCOMES).direct(outcome_of(tenant, run))
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:

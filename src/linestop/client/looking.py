@@ -177,7 +177,7 @@ class Looking:
         reader = Reader(self.stream.wire, layout.OUTCOMES)
         with anyio.move_on_after(timeout_s):
             async with hints(self.stream.wire, subjects.live(wanted)) as news:
-                while not (found := await reader.direct([wanted])):
+                while not (found := await reader.direct(wanted)):
                     await news.wait()
                 outcome = msgspec.json.decode(found[-1].payload, type=Outcome)
                 answer = None if outcome.answer is None else await self.text(outcome.answer, tenant=tenant)

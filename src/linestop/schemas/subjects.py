@@ -200,11 +200,6 @@ def run_filter(tenant: TenantId, run: RunId) -> str:
     return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.>"
 
 
-def run_nth(tenant: TenantId, run: RunId, *, n: int) -> str:
-    """Build the filter that finds event ``n`` of a run, whoever said it."""
-    return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.*.*.{_number('n', n)}"
-
-
 def said_by(role: RoleName) -> str:
     """Build the filter of everything a role says in any run: all that its credential may publish there."""
     return f"runs.*.*.{role_named(role)}.>"

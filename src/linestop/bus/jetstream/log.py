@@ -11,14 +11,13 @@ on replicas "duplicate". So every such no is looked up under the event's own sub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
-from linestop.bus.jetstream.reads import FILTERS_MAX, PAGES_MAX, Found, Reader
+from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader
 from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import TooLarge
 from linestop.schemas import subjects
@@ -64,26 +63,12 @@ class JetStreamLog:
         """All messages of the run above ``after_seq``, in order; see ``ports.Log``."""
         wanted = self._filter(tenant, run)
         head = await self._reader.last(wanted) if leader else None
-        found = await self._reader.direct([wanted], after_seq=after_seq)
+        found = await self._reader.direct(wanted, after_seq=after_seq)
         if found is None:
             found = await self._reader.walk(wanted, after_seq=after_seq)
         if head is not None:
             await self._complete(found, wanted, until_seq=head.seq, after_seq=after_seq)
         return [_message(item) for item in found]
-
-    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
-        """The messages of these event numbers, in order; see ``ports.Log``."""
-        found: dict[int, Found] = {}
-        for start in range(0, len(ns), FILTERS_MAX):
-            filters = [self._named(subjects.run_nth(tenant, run, n=n)) for n in ns[start : start + FILTERS_MAX]]
-            page = await self._reader.direct(filters)
-            if page is None:
-                # Only a run full of void rivals has over 1,024 messages under so few numbers: read it whole.
-                wanted = set(ns)
-                whole = await self.load(tenant, run)
-                return [m for m in whole if int(m.subject.rpartition(".")[2]) in wanted]
-            found.update((item.seq, item) for item in page)
-        return [_message(found[seq]) for seq in sorted(found)]
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """The message at this stream sequence, from the leader."""

@@ -11,7 +11,7 @@ which walks the stream in order and has no such limit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -27,9 +27,6 @@ PAGE_MESSAGES: Final = 1_000
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """Bytes after which a page of many runs ends, where messages are large."""
-
-FILTERS_MAX: Final = 500
-"""Filters named in one ``multi_last``: a request of about 30 KiB."""
 
 PAGES_MAX: Final = 1_000
 _NO_MESSAGE: Final = 10037
@@ -115,9 +112,9 @@ class Reader:
             raise Unreachable(f"Reading {subject} from {self._stream} failed with status {status}; try again.")
         return _found(msg)
 
-    async def direct(self, filters: Sequence[str], *, after_seq: int = 0) -> list[Found] | None:
-        """The last message of every subject that a filter matches, in order; None if over 1,024 of them."""
-        body: dict[str, Any] = {"multi_last": filters}
+    async def direct(self, subject: str, *, after_seq: int = 0) -> list[Found] | None:
+        """The last message of every subject that the filter matches, in order; None if over 1,024 of them."""
+        body: dict[str, Any] = {"multi_last": [subject]}
         if after_seq:
             body["seq"] = after_seq + 1
         messages, end = await self._many(body)

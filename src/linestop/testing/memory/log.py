@@ -51,13 +51,6 @@ class MemoryLog:
         async with around(self._faults, "log.load_leader" if leader else "log.load"):
             return _messages(self._stream.matching(self._filter(tenant, run), after_seq=after_seq))
 
-    async def load_n(self, tenant: TenantId, run: RunId, ns: Sequence[int]) -> list[StoredMessage]:
-        """The messages of these event numbers, in order."""
-        async with around(self._faults, "log.load_n"):
-            wanted = set(ns)
-            found = self._stream.matching(self._filter(tenant, run))
-            return _messages([m for m in found if int(m.subject.rpartition(".")[2]) in wanted])
-
     async def message_at(self, seq: int) -> StoredMessage | None:
         """The message at this stream sequence."""
         async with around(self._faults, "log.message_at"):
