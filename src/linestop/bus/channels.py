@@ -75,7 +75,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     ),
     Channel(
         key="dead", address="dead.{role}.{tenant}.{run}", way="out", payload="json", stream=layout.DEAD,
-        says="What a role could not handle, with reason and history.",
+        says="What a role could not handle: the run, the event it stood at, and the reason.",
     ),
     Channel(
         key="blobs", address="blobs.{tenant}.{sha256}.{part}", way="inside", payload="bytes", stream=layout.BLOBS,

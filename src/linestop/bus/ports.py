@@ -205,7 +205,7 @@ class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shared(Protocol):
-    """Small facts that all processes agree on by compare-and-set: accounts, doors, breakers, pace, agents."""
+    """Small facts that all processes agree on by compare-and-set: accounts, doors, agents."""
 
     async def get(self, key: str) -> SharedValue | None:
         """The present value of ``key``, None if it has none."""
@@ -232,11 +232,7 @@ class Shared(Protocol):
         ...
 
     async def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with ``prefix`` (whole tokens, e.g. ``hold.``), unordered."""
-        ...
-
-    def watch(self, prefix: str) -> AsyncIterator[SharedValue]:
-        """Yield the present values and then each change, for ever; a deleted key has an empty value."""
+        """All keys that begin with ``prefix`` (whole tokens, e.g. ``account.``), unordered."""
         ...
 
 
@@ -264,7 +260,7 @@ class Publisher(Protocol):
         ...
 
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
-        """Store a dead letter: what could not be handled, with reason and history."""
+        """Store a dead letter: what could not be handled, and why."""
         ...
 
     async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:

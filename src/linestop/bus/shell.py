@@ -325,7 +325,11 @@ class Shell:
             self._bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
 
     async def _still_first(self, entry: CachedRun, act: Act) -> bool:
-        """Whether the start is still the last word: proven by its acknowledgement, else by reading the head."""
+        """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.
+
+        An event between the two is no reason against it (another call's result, a person's grant); a stop, a pause,
+        a takeover or the passing of ``start_by`` is.
+        """
         # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
         prompt = asyncio.get_running_loop().time() - act.asked_at <= EFFECT_AFTER_ACK_S
         if self.config.replicated or not prompt or not entry.loaded:

@@ -25,7 +25,10 @@ Text = str | BlobRef
 
 
 class Cue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What made a role look at the run: an event's number, or the id of a task, control message or timer."""
+    """What made a role look at the run: an event's number, or the id of a task, control message or timer.
+
+    All events that are said in one look carry the cue that began it.
+    """
 
     kind: Literal["event", "task", "control", "timer", "sweep"]
     id: str = ""
