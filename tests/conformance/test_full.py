@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,24 @@ async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio
             await set_up(bootstrap, BusLayout(space=SPACE))
         async with await connect(server.credential("planner"), name="test") as connection:
             await fill((await JetStream.open(connection)).log())
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="function")
+async def test_long_texts_without_room_count_as_a_full_log(tmp_path: Path, anyio_backend: str) -> None:
+    """A run needs both, so new tasks are refused when either is nearly full."""
+    assert anyio_backend == "asyncio"
+    space = Space(blobs=2 * MIB)
+    async with EmbeddedServer(tmp_path, ServerOptions(space=space)) as server:
+        async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
+            await set_up(bootstrap, BusLayout(space=space))
+        async with await connect(server.credential("planner"), name="test") as connection:
+            bus = await JetStream.open(connection)
+            assert await bus.log().space_used() < 0.1
+            for _ in range(9):
+                await bus.blobs().put(TENANT, os.urandom(200_000))
+            assert await bus.log().space_used() > 0.8
 
 
 def test_a_full_memory_refuses_and_keeps_what_it_has() -> None:

@@ -17,7 +17,7 @@ from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
-from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader
+from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
 from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import TooLarge
 from linestop.schemas import subjects
@@ -103,11 +103,9 @@ class JetStreamLog:
         return info.config is not None and info.config.num_replicas > 1
 
     async def space_used(self) -> float:
-        """How full the log is, 0.0 to 1.0."""
-        info = await self._reader.info()
-        if info.config is None or info.state is None or info.config.max_bytes <= 0:
-            return 0.0
-        return min(1.0, info.state.bytes / info.config.max_bytes)
+        """How full the log is, or the store of its long texts, whichever has less room; see ``ports.Log``."""
+        infos = [await self._reader.info(), await Reader(self._wire, layout.BLOBS).info()]
+        return max(_share(info) for info in infos)
 
     async def _whose(self, append: Append, subject: str, ack: PubAck) -> int:
         """Return the sequence of our own event if it is stored, else raise what came first."""
@@ -154,3 +152,10 @@ class JetStreamLog:
 
 def _message(found: Found) -> StoredMessage:
     return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)
+
+
+def _share(info: StreamInfo) -> float:
+    """How full a stream is, 0.0 to 1.0; 0.0 where no limit is set."""
+    if info.config is None or info.state is None or info.config.max_bytes <= 0:
+        return 0.0
+    return min(1.0, info.state.bytes / info.config.max_bytes)
