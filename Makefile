@@ -31,6 +31,7 @@ check: setup
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(PYTEST) tests/schemas tests/actors tests/laws
 
 lint: setup

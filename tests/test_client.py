@@ -37,7 +37,7 @@ from linestop.client import Letter, saying, waiting
 from linestop.client.identity import load_key, write_key
 from linestop.client.views import Receipt
 from linestop.errors import ConfigError, TooLarge
-from linestop.schemas.events import Granted, Policy
+from linestop.schemas.events import Granted, Policy, Sealed
 from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
 from linestop.schemas.run import Entry, Run
 
@@ -464,6 +464,9 @@ async def test_a_stop_returns_when_it_is_in_the_log_and_lists_what_is_open(
     assert [start.attempt for start in receipt.open] == [1]
     assert (again.n, again.why, again.already) == (receipt.n, "enough", True)
     assert (outcome.status, outcome.why) == ("stopped", "enough")
+    # A read that was cancelled leaves nothing for a person to look into.
+    sealed = [entry.event for entry in entries.values() if isinstance(entry.event, Sealed)]
+    assert [fate.fate for event in sealed for fate in event.receipt] == ["failed"]
 
 
 async def test_a_client_stops_through_the_roles(client: Client) -> None:
@@ -729,6 +732,9 @@ def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
     (tmp_path / "bob.key").chmod(0o600)
     with pytest.raises(ConfigError, match="is no Ed25519 key"):
         load_key(tmp_path, "bob")
+    (tmp_path / "bob.key").write_text("0" * 100_000)
+    with pytest.raises(ConfigError, match=r"bob\.key cannot be read: it has over 16384 bytes"):
+        load_key(tmp_path, "bob")
 
 
 # --- blocking --------------------------------------------------------------------------------------------
@@ -745,6 +751,8 @@ async def test_the_blocking_client_does_the_same(line: Stack) -> None:
                 names.append(entry.name)
                 if entry.name == "asked":
                     client.approve(submitted.run, by="ann")
+            assert [entry.name for _, entry in client.watch(submitted.run)] == names
+            assert [run.sealed is not None for run, _ in client.watch(submitted.run, after_n=len(names) - 1)] == [True]
             hanging = client.submit("desk", "ask")
             events = client.events(hanging.run, follow=True)
             next(events)

@@ -245,6 +245,14 @@ def test_a_bad_agent_is_one_sentence_with_file_and_key(tmp_path: Path, text: str
     assert words in str(caught.value)
 
 
+def test_a_schema_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    """As with any other file, whoever reads it is not to run out of stack."""
+    agent = agent_file(tmp_path, "model = 'playbook/a'\noutput_schema = 'bomb.json'")
+    (agent.parent / "bomb.json").write_text('{"not":' * 5_000)
+    with pytest.raises(ConfigError, match=r"output_schema: .*bomb\.json is not a JSON Schema"):
+        load_agent(agent, [])
+
+
 def test_an_agent_is_named_after_its_file(tmp_path: Path) -> None:
     """The name stands in subjects, so it must be able to."""
     with pytest.raises(ConfigError, match="is not a name"):

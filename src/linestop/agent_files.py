@@ -253,5 +253,5 @@ def _schema(path: Path, written: str | dict[str, Any] | None) -> dict[str, Any] 
 def _schema_file(path: Path, file: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(read_text(file, f"{path}, output_schema"), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}, output_schema: {file} is not a JSON Schema ({error}).") from None

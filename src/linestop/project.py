@@ -145,7 +145,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return (*found, *sorted((builtin_folder() / "playbooks").glob("*.toml")))
 
     def secret_values(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Read the secrets; their values are kept out of logs, prompts and answers.
+        """Read the secrets; their values are taken out of tool results and of what models say.
 
         Raises:
             ConfigError: if one is not set.
@@ -207,13 +207,18 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file of at most ``FILE_BYTES_MAX``, or raise ``ConfigError`` naming it."""
+    return parse_toml(read_text(path, str(path)), str(path))
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Read TOML, or raise ``ConfigError`` naming ``source``."""
     try:
-        return tomllib.loads(read_text(path, str(path)))
+        return tomllib.loads(text)
     except RecursionError:
-        raise ConfigError(f"{path} is not TOML: its values are nested too deeply.") from None
+        raise ConfigError(f"{source} is not TOML: its values are nested too deeply.") from None
     except ValueError as error:
         # Besides what is no TOML: a number of more digits than Python reads.
-        raise ConfigError(f"{path} is not TOML: {error}.") from None
+        raise ConfigError(f"{source} is not TOML: {error}.") from None
 
 
 def read_text(path: Path, where: str) -> str:

@@ -77,7 +77,11 @@ def test_approve_with_edit_changes_the_arguments_and_asks_again(line: Stack, tmp
     again = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
     assert again["args"] == '{"amount":2}'
     assert cli(line, "approve", run, "--edit", '{"amount": 1}', "--by", "ann").code == 0
-    for wrong, said in (("[1]", "JSON object"), ("{", "is not JSON"), ("@/nowhere", "cannot be read")):
+    (tmp_path / "huge.json").write_text("[" * 300_000)
+    for wrong, said in (
+        ("[1]", "JSON object"), ("{", "is not JSON"), ("@/nowhere", "cannot be read"), ("[" * 90_000, "is not JSON"),
+        (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
+    ):  # fmt: skip
         ran = cli(line, "approve", run, call, "--edit", wrong)
         assert ran.code == 2
         assert said in ran.err

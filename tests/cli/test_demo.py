@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
+from rich.console import Console
 
+from linestop.cli.demo import screen
 from linestop.cli.demo.stories import Untold, require
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.broker, pytest.mark.e2e]
 
 
@@ -39,6 +49,101 @@ def test_the_demo_ends_as_told(tmp_path: Path, linestop: Callable[..., subproces
         assert " ".join(words.split()) in shown, words
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_demo_is_the_demo(tmp_path: Path) -> None:
+    """The README's first command, with what it installs installed already."""
+    binaries = Path(sys.executable).parent
+    done = subprocess.run(
+        ["make", "--no-print-directory", f"BIN={binaries}", f"VENV={tmp_path}", "-o", f"{tmp_path}/.runtime", "demo"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All three stories ended as told, in " in done.stdout
+
+
+def test_a_program_reads_the_demo_line_by_line(
+    tmp_path: Path, linestop: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """With ``--json``: every event, and what came of each story; what is for people goes to stderr."""
+    done = linestop(tmp_path, "demo", "--json", timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    for story in (1, 2, 3):
+        told = [line for line in lines if line.get("story") == story]
+        assert list(told[0]) == ["story", "title"]
+        assert list(told[-1]) == ["story", "result"]
+        assert [line["n"] for line in told[1:-1]] == list(range(1, len(told) - 1))
+        assert told[-2]["event"] == "sealed"
+    assert lines[-1]["stories"] == 3
+    assert lines[-1]["seconds"] > 0
+    assert "kill -9 of the executor" in done.stderr
+
+
+@contextmanager
+def at_a_terminal(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], int]]:
+    """The demo as somebody sees it who sits at it, and that terminal."""
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "linestop.cli.main", "demo"],
+        cwd=folder, env={**os.environ, "TERM": "xterm"}, stdin=inside, stdout=inside, stderr=inside,
+    )  # fmt: skip
+    os.close(inside)
+    try:
+        yield process, terminal
+    finally:
+        os.close(terminal)
+        process.kill()
+        process.wait()
+
+
+def shown_by(terminal: int, *, until: str = "") -> str:
+    """What stands on the terminal, without colours and line ends: all of it, or up to some words."""
+    data = b""
+    while not until or until.encode() not in data:
+        try:
+            more = os.read(terminal, 65_536)
+        except OSError:
+            # The other end is closed: all is told.
+            break
+        data += more
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "never"),
+    [
+        (
+            b"y\n",
+            ("granted refunds.create, by", "kill -9 of the executor", "asked 2 times, the shop counts 1"),
+            "You said",
+        ),
+        (b"n\n", ("denied refunds.create, by", "You said no, and nothing was refunded"), "kill -9"),
+    ],
+)
+def test_whoever_sits_at_the_demo_decides(tmp_path: Path, answer: bytes, told: tuple[str, ...], never: str) -> None:
+    """The refund is paid if they agree, and only then; the other stories are told either way."""
+    with at_a_terminal(tmp_path) as (process, terminal):
+        assert "Pay this refund?" in shown_by(terminal, until="[Y/n]")
+        os.write(terminal, answer)
+        shown = shown_by(terminal)
+        assert process.wait(timeout=30) == 0, shown
+    for words in (*told, "All three stories ended as told"):
+        assert words in shown
+    assert never not in shown
+    assert "by the-demo" not in shown.split("2 of 3")[0]
+
+
+def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to sit at it: after a while the demo goes on by itself."""
+    terminal, inside = pty.openpty()
+    monkeypatch.setattr(screen, "ASK_WITHIN_S", 0.05)
+    with os.fdopen(terminal, "wb"), os.fdopen(inside) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        asked = screen.Screen(Console(file=io.StringIO(), force_terminal=True))
+        assert asked.interactive
+        assert anyio.run(asked.ask, "Anybody?") is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -11,12 +11,13 @@ import pytest
 from anyio.to_thread import run_sync
 
 from linestop.bus.connection import connect
+from linestop.bus.credentials import ensure_credentials
 from linestop.bus.init import set_up
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.worker import hold_name
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.main import run
-from linestop.errors import Unreachable
+from linestop.errors import NotFound, RetryableError
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -110,13 +111,13 @@ def test_a_credential_that_others_may_read_is_an_error(
 
 def test_a_worker_is_well_while_it_holds_its_name_and_beats(tmp_path: Path) -> None:
     """Held by a process that hangs is not well."""
-    with pytest.raises(Unreachable, match="No worker called planner runs"):
+    with pytest.raises(NotFound, match="No worker called planner runs"):
         check_worker(tmp_path, "planner")
     with hold_name(tmp_path, "planner") as lock:
         assert check_worker(tmp_path, "planner") == "The worker planner is alive."
         then = lock.path.stat().st_mtime - BEAT_LATE_S - 1
         os.utime(lock.path, (then, then))
-        with pytest.raises(Unreachable, match="has not moved"):
+        with pytest.raises(RetryableError, match="has not moved"):
             check_worker(tmp_path, "planner")
 
 
@@ -127,6 +128,23 @@ def test_health_without_a_broker_is_exit_code_8(
     monkeypatch.chdir(tmp_path)
     assert run(["health"]) == 8
     assert "There is no credential" in capsys.readouterr().err
+    assert run(["health", "--worker", "nobody"]) == 1
+    assert "No worker called nobody runs" in capsys.readouterr().err
+
+
+def test_a_broker_that_does_not_answer_is_exit_code_8_unless_more_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script can tell a broker that is away from a project that cannot be used."""
+    monkeypatch.chdir(tmp_path)
+    ensure_credentials(tmp_path / ".linestop", "nats://127.0.0.1:1")
+    assert run(["doctor", "--json"]) == 8
+    broker = findings(capsys)["broker"]
+    assert (broker["level"], broker["code"]) == ("error", "unreachable")
+    assert "nats://127.0.0.1:1" in broker["sentence"]
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "a.toml").write_text("model = 1")
+    assert run(["doctor", "--json"]) == 1
 
 
 @pytest.mark.anyio

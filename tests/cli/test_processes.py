@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from linestop.bus.credentials import ensure_credentials
 from linestop.bus.worker import hold_name
 from linestop.client import Client
 from linestop.schemas.events import EffectStarted, Finished
-from linestop.schemas.subjects import parse_delta
+from linestop.schemas.subjects import ACTORS, parse_delta
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 READY_WITHIN_S = 30.0
@@ -28,11 +29,12 @@ DEV_READY_S = 5.0
 
 
 class Process:
-    """A ``linestop`` process and what it said on stderr so far."""
+    """A ``linestop`` process and what it said on stderr so far; ``out`` is its stdout once it ended."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.said = ""
+        self.out = b""
 
     async def says(self, words: str) -> None:
         """Wait until it says ``words``."""
@@ -47,7 +49,7 @@ class Process:
         """Tell it to end, and return its exit code."""
         self.process.send_signal(number)
         with anyio.fail_after(READY_WITHIN_S):
-            rest = (await self.process.communicate())[1]
+            self.out, rest = await self.process.communicate()
         self.said += rest.decode()
         assert self.process.returncode is not None
         return self.process.returncode
@@ -60,7 +62,7 @@ async def started(
     """Start ``linestop`` in ``folder`` and make sure that it does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
         *program, *args,
-        cwd=folder, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         yield Process(process)
@@ -85,6 +87,30 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         assert await dev.ends(signal.SIGINT) == 0
         assert "Ending" in dev.said
         assert "Traceback" not in dev.said, dev.said
+
+
+async def test_a_program_reads_in_one_line_what_has_begun_to_serve(tmp_path: Path) -> None:
+    """With ``--json``: where the broker is, which roles there are, and whom to tell to end. People read stderr."""
+    state = str(tmp_path / ".linestop")
+    async with started(tmp_path, "dev", "--json") as dev:
+        await dev.says("Ctrl-C ends it")
+        async with started(tmp_path, "actor", "executor", "--name", "extra", "--json") as actor:
+            await actor.says("The executor works as extra#1")
+            assert await actor.ends() == 0
+        async with started(tmp_path, "up", "--name", "second", "--json") as up:
+            await up.says("Ctrl-C ends it")
+            assert await up.ends() == 0
+        broker = _broker_of(dev.process.pid)
+        assert await dev.ends() == 0
+    told = [json.loads(each.out) for each in (dev, actor, up)]
+    assert [one["worker"] for one in told] == ["dev#1", "extra#1", "second#1"]
+    assert [one["pid"] for one in told] == [each.process.pid for each in (dev, actor, up)]
+    assert [one["broker_pid"] for one in told] == [broker, 0, 0]
+    assert {(one["ready"], one["url"], one["directory"]) for one in told} == {(True, told[0]["url"], state)}
+    assert told[1]["roles"] == ["executor"]
+    assert {tuple(sorted(one["roles"])) for one in (told[0], told[2])} == {tuple(sorted(ACTORS))}
+    assert told[0]["agents"] == ["hello"]
+    assert [each.out.count(b"\n") for each in (dev, actor, up)] == [1, 1, 1]
 
 
 async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.stack import Ran, Stack, background_stack, command
 
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.intake import run_of_key
-from linestop.cli import output
+from linestop.cli import main, output
 from linestop.cli.plain import clean
 from linestop.schemas.limits import Limits
 
@@ -115,6 +115,12 @@ def test_run_under_a_key_whose_question_was_answered_does_not_ask_again(line: St
     assert (ran.code, ran.out) == (0, 'Done: {"paid":5}\n')
 
 
+def test_run_waits_without_a_number_until_the_run_is_over(line: Stack) -> None:
+    """``--wait`` is the opposite of ``--detach`` and stands alone like it."""
+    ran = cli(line, "run", "desk", "say hello", "--wait")
+    assert (ran.code, ran.out) == (0, "Hello.\n")
+
+
 def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
     """The run goes on, and the error says so."""
     ran = cli(line, "run", "desk", "hang", "--wait", "0.5")
@@ -131,7 +137,8 @@ def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
         (("run", "desk", "say hello", "--limit", "cost"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=nan"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=1e999"), 2, "NAME=VALUE"),
-        (("run", "desk", "say hello", "--wait", "nan"), 2, "give seconds"),
+        (("run", "desk", "say hello", "--wait", "nan"), 2, "'nan' is no number of seconds: write --wait=30"),
+        (("run", "--wait", "desk", "say hello"), 2, "'desk' is no number of seconds: write --wait=30, or --wait alone"),
         (("run", "desk", "say hello", "twice"), 2, "unexpected extra argument (twice). See `"),
         (("run", "desk", "say hello", "--scope", "nothing"), 3, "the tool 'nothing'"),
         (("run", "No Agent", "say hello"), 2, "agent 'No Agent'"),
@@ -312,6 +319,38 @@ def test_the_directory_may_be_given_as_an_option_or_a_credential_file(line: Stac
     """``--dir`` wins over the environment."""
     for where in (line.directory, line.directory / "credentials" / "client.json"):
         assert command(tmp_path, "runs", "--json", "--dir", str(where)).code == 0
+
+
+def test_another_broker_may_be_named_in_the_project(
+    line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``nats.url`` counts for commands as it does for processes; the environment wins over it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linestop.toml").write_text('[nats]\nurl = "nats://127.0.0.1:1"')
+    for words in (("runs",), ("stop", "any"), ("verify", "any")):
+        away = command(line.directory, *words)
+        assert (away.code, away.out) == (8, "")
+        assert "127.0.0.1:1" in away.err
+    monkeypatch.setenv("LINESTOP_NATS", line.server.url)
+    assert command(line.directory, "runs", "--json").code == 0
+
+
+def test_the_state_folder_and_the_tenant_of_the_project_count(
+    line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where neither an option nor the environment says otherwise."""
+    name = cli(line, "run", "desk", "say hello", "--tenant", "shop", "--json").json["run"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linestop.toml").write_text(f'dir = "{line.directory}"\ntenant = "shop"')
+
+    def runs(*words: str) -> list[str]:
+        assert main.run(["runs", "--json", *words]) == 0
+        return [each["run"] for each in json.loads(capsys.readouterr().out)]
+
+    assert runs() == [name]
+    assert runs("--tenant", "none") == []
+    monkeypatch.setenv("LINESTOP_TENANT", "none")
+    assert runs() == []
 
 
 def test_another_broker_may_be_named_in_the_environment(line: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

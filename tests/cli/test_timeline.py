@@ -123,6 +123,17 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 (attempt 2)"),
     (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 succeeded: {"ok":1}'),
     (
+        Finished(
+            call="c1",
+            attempt=1,
+            outcome="succeeded",
+            result="much",
+            result_bytes=20_000,
+            result_ref=BlobRef(sha256="f00d", bytes=20_000),
+        ),
+        "c1 succeeded: much (whole: 20000 bytes, blob f00d)",
+    ),
+    (
         Finished(call="c1", attempt=1, outcome="failed", error=ToolError(type="permanent", message="no such order")),
         "c1 failed: no such order",
     ),

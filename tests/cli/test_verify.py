@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio.to_thread
 import msgspec
 import pytest
 from tests.run_logs import KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
+from tests.schemas.test_verify import RULES
+from tests.schemas.test_verify_forgeries import LIES, VERSIONS
 from tests.stack import stack
 
+from linestop.cli import verify as cli_verify
 from linestop.cli.main import run
 from linestop.client import Client
 from linestop.schemas.verify import read_chain, sign_checkpoint
@@ -56,6 +62,57 @@ def test_a_broken_file_exits_with_nine(file: Path, log: list[Message], capfd: py
     assert {"n", "rule", "sentence", "level"} <= set(document["problems"][0])
 
 
+PROJECT = "[people]\n" + "\n".join(f'{k} = "{v.public_key}"' for k, v in KEYS.items() if v.purpose == "person")
+NO_TEXTS: dict[str, bytes] = {}
+BROKEN = [
+    *((scenario, forge, rule, sentence, NO_TEXTS) for scenario, forge, rule, sentence in RULES),
+    *((scenario, lie, rule, sentence, VERSIONS) for scenario, _, lie, rule, sentence in LIES),
+]
+
+
+@pytest.fixture(scope="module")
+def logs() -> dict[str, list[Message]]:
+    """A good log of every scenario."""
+    return {name: make() for name, make in SCENARIOS.items()}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "forge", "rule", "sentence", "texts"),
+    BROKEN,
+    ids=[*(row[1].__name__[1:] for row in RULES), *(row[1] for row in LIES)],
+)
+def test_every_hand_broken_log_exits_with_nine_and_names_its_event(  # noqa: PLR0917 - a row of a table
+    scenario: str,
+    forge: Callable[[Forger], int],
+    rule: str,
+    sentence: str,
+    texts: Mapping[str, bytes],
+    file: Path,
+    logs: dict[str, list[Message]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """One file for each sentence of the rules: what the checker finds is what the command says."""
+    (file.parent / "linestop.toml").write_text(PROJECT, encoding="utf-8")
+    forger = Forger(logs[scenario])
+    n = forge(forger)
+    file.write_bytes(b"".join(write_bundle(forger.messages(), texts=texts)))
+    assert _verify(file) == 9
+    printed = capfd.readouterr().out
+    assert printed.startswith(f"{RUN}: broken at {n}; ")
+    assert re.search(rf"^ +{n}  broken +{rule} +.*(?:{sentence})", printed, re.MULTILINE), printed
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_what_the_real_roles_wrote_exits_with_zero(
+    scenario: str, file: Path, logs: dict[str, list[Message]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The logs that were broken by hand are good before that, for a checker that knows people and agents."""
+    (file.parent / "linestop.toml").write_text(PROJECT, encoding="utf-8")
+    file.write_bytes(b"".join(write_bundle(logs[scenario], texts=VERSIONS)))
+    assert _verify(file) == 0
+    assert capfd.readouterr().out.splitlines()[1:] == []
+
+
 def test_a_checkpoint_in_the_file_counts_with_its_key(
     file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +136,26 @@ def test_a_file_that_is_none_is_said_in_a_sentence(file: Path, capfd: pytest.Cap
     file.write_text("not a log\n", encoding="utf-8")
     assert _verify(file) == 2
     assert "Line 1 is no line of an exported log" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"seq": ' + "9" * 5_000 + "}", '{"x": ' + "[" * 100_000])
+def test_a_line_that_nobody_can_read_is_said_in_a_sentence(
+    file: Path, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever sends a log to be checked may send anything."""
+    file.write_text(line)
+    assert _verify(file) == 2
+    assert "Line 1 is no line of an exported log" in capfd.readouterr().err
+
+
+def test_a_line_without_end_is_not_read_to_its_end(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A device may never end, and no line of a log is longer than its longest text."""
+    monkeypatch.setattr(cli_verify, "LINE_BYTES_MAX", 1_000)
+    file.write_text("x" * 5_000)
+    assert _verify(file) == 2
+    assert "A line has over 1000 bytes" in capfd.readouterr().err
 
 
 def test_a_file_gives_back_every_byte() -> None:
@@ -106,10 +183,30 @@ async def test_a_run_on_a_real_bus_verifies(
         (line.directory / "credentials" / "checkpoint.pub").unlink()
         assert await anyio.to_thread.run_sync(run, arguments) == 0
         assert await anyio.to_thread.run_sync(run, ["verify", "nobody", "--dir", str(line.directory)]) == 1
+        out = tmp_path / "run.jsonl"
+        for name, code in (("nobody", 1), (submitted.run, 0), (submitted.run, 2)):
+            words = ["export", name, "--out", str(out), "--dir", str(line.directory)]
+            assert await anyio.to_thread.run_sync(run, words) == code
     printed = capfd.readouterr()
-    first, *_, last = [text for text in printed.out.splitlines() if text.startswith(submitted.run)]
+    first, second, exported = [text for text in printed.out.splitlines() if text.startswith(submitted.run)]
     events = int(first.split("; ")[1].split()[0])
     assert f"authentic up to {events}; {events} events" in first
-    assert "consistent" in last
+    assert "consistent" in second
     assert "is not known" in printed.out
     assert "There is no run 'nobody'" in printed.err
+    assert f"{events} events, 1 checkpoints" in exported
+    assert "run.jsonl exists already" in printed.err
+    _offline(out, submitted.run, capfd)
+
+
+def _offline(file: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """What was exported is checked without any broker, and one changed letter is found."""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    words = ["verify", name, "--file", str(file), "--dir", str(file.parent / "nowhere")]
+    assert run(words) == 0
+    assert f"{name}: consistent" in capfd.readouterr().out
+    log = file.read_bytes()
+    assert b"look" in log
+    file.write_bytes(log.replace(b"look", b"loot", 1))
+    assert run(words) == 9
+    assert "broken at" in capfd.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from linestop.testing.playbook.conversation import Conversation, Wire, read_conv
     ("text", "sentence"),
     [
         ("name = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML: its values are nested too deeply"),
+        ("a = " + "9" * 5_000, "is not TOML: Exceeds the limit"),
+        ("#" * 1_100_000, r"cannot be read \(it has over 1048576 bytes\)"),
         ('name = "x"', "the top level: Object missing required field `step`"),
         ('name = "x"\nstep = []', "at least one step"),
         ('name = ""\n[[step]]\nsay = "x"', "needs a name"),
@@ -46,6 +50,19 @@ def test_a_script_that_is_not_there_says_so(tmp_path: Path) -> None:
     """The file is named."""
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
         load_playbook(tmp_path / "none.toml")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device may never end."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(ConfigError, match=r"pipe\.toml cannot be read \(it is no regular file\)"):
+        load_playbook(tmp_path / "pipe.toml")
+
+
+def test_a_script_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Some editors write one; it is no part of the text."""
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfname = 'a'\r\n[[step]]\r\nsay = 'x'\r\n")
+    assert load_playbook(tmp_path / "a.toml").name == "a"
 
 
 def test_the_example_of_the_page_is_a_playbook() -> None:

@@ -14,6 +14,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Shared
+from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.errors import LinestopError, NotFound
 from linestop.project import Project, load_project
@@ -48,9 +49,6 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
         return "deployed" if self.in_files == self.deployed else "changed since it was deployed"
 
 
-@click.command()
-@_NATS
-@_JSON
 def agents(nats: str | None, as_json: bool) -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
     project = load_project().at(nats)
@@ -66,17 +64,13 @@ def agents(nats: str | None, as_json: bool) -> None:
         _line(name, in_files.get(name), deployed.get(name), asked=asked) for name in sorted({*in_files, *deployed})
     ]
     if as_json:
-        click.echo(msgspec.json.encode([{**msgspec.to_builtins(line), "state": line.state} for line in lines]).decode())
+        output.say_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
         return
     for line in lines:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
 
 
-@click.command()
-@click.argument("names", nargs=-1, metavar="[AGENT]...")
-@_NATS
-@_JSON
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
     project = load_project().at(nats)
@@ -92,17 +86,13 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
 
     digests = with_store(project, work)
     if as_json:
-        click.echo(msgspec.json.encode(digests).decode())
+        output.say_json(digests)
         return
     for name, digest in digests.items():
         click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
 
 
-@click.command()
-@click.argument("name", metavar="AGENT")
-@click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
-@_NATS
-def rollback(name: str, digest: str | None, nats: str | None) -> None:
+def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
     """Let new runs of AGENT use an earlier version again."""
     project = load_project().at(nats)
 
@@ -119,22 +109,18 @@ def rollback(name: str, digest: str | None, nats: str | None) -> None:
         return version
 
     version = with_store(project, work)
+    if as_json:
+        output.say_json({name: version.digest()})
+        return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
 
 
-@click.group()
-def tools() -> None:
-    """List, inspect and lint tools."""
-
-
-@tools.command("ls")
-@_JSON
 def tools_ls(as_json: bool) -> None:
     """List all tools with tier and where they come from."""
     registry = load_tools(load_project())
     contracts = registry.contracts()
     if as_json:
-        click.echo(msgspec.json.encode(contracts).decode())
+        output.say_json(contracts)
         return
     width = max((len(contract.name) for contract in contracts), default=0)
     for contract in contracts:
@@ -142,15 +128,12 @@ def tools_ls(as_json: bool) -> None:
         click.echo(f"{contract.name:<{width}}  {contract.tier:<12}  {repeat:<18}  {registry.source(contract.name)}")
 
 
-@tools.command("inspect")
-@click.argument("name", metavar="TOOL")
-@_JSON
 def tools_inspect(name: str, as_json: bool) -> None:
     """Show the contract of TOOL: what is enforced when an agent calls it."""
     registry = load_tools(load_project())
     contract = registry.contract(name)
     if as_json:
-        click.echo(msgspec.json.encode(contract).decode())
+        output.say_json(contract)
         return
     click.echo(f"{contract.name}: {contract.description}")
     shown: dict[str, Any] = msgspec.to_builtins(contract)
@@ -164,21 +147,18 @@ def tools_inspect(name: str, as_json: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(contract.parameters)).decode())
 
 
-@tools.command("lint")
-@_JSON
-@click.pass_context
-def tools_lint(ctx: click.Context, as_json: bool) -> None:
+def tools_lint(as_json: bool) -> None:
     """Judge the contracts; exit code 1 if one should not be used as it is."""
     registry = load_tools(load_project())
     findings = lint_contracts(registry.contracts(), tierless=registry.tierless())
     if as_json:
-        click.echo(msgspec.json.encode(findings).decode())
+        output.say_json(findings)
     else:
         for found in findings:
             click.echo(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}")
         click.echo(f"{len(registry)} tools, {len(findings)} findings", err=True)
     if any(found.level == "error" for found in findings):
-        ctx.exit(1)
+        output.finish(1)
 
 
 def with_store(project: Project, work: Callable[[Shared], Awaitable[T]]) -> T:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-import click
-
 from linestop.cli import output
 from linestop.client import Client
 from linestop.client.client import Resolution, Said
@@ -15,9 +13,6 @@ from linestop.errors import InputError
 from linestop.schemas.messages import Reply
 
 
-@click.command()
-@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
-@output.common
 def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """List what waits for a person, the most urgent first, with exact arguments."""
 
@@ -38,18 +33,14 @@ def _row(question: OpenQuestion) -> tuple[str, ...]:
     what = f"{question.tool}({question.args})" if question.kind in {"approval", "doubt"} else question.text
     if question.options:
         what += f" [{' | '.join(question.options)}]"
+    if question.reason:
+        what += f"\n{output.model_says(question)}"
     return (
         question.run, question.call, what, question.tier or question.kind, question.rule or question.kind,
         output.dollars(question.cost_max_micros), output.until(question.expires_at),
     )  # fmt: skip
 
 
-@click.command()
-@click.argument("run")
-@click.argument("call", default="")
-@click.option("--edit", metavar="JSON|FILE", help="Put these arguments in the call's place; it is asked again.")
-@output.person
-@output.common
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
     if edit is None:
@@ -59,22 +50,11 @@ def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  
         _decide(options, lambda client, said: client.edit(run, args, call=call, **said))
 
 
-@click.command()
-@click.argument("run")
-@click.argument("call", default="")
-@output.person
-@output.common
 def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Refuse CALL of RUN; the model is told why."""
     _decide(options, lambda client, said: client.deny(run, call, **said))
 
 
-@click.command()
-@click.argument("run")
-@click.argument("call_and_answer", nargs=-1, required=True, metavar="[CALL] ANSWER")
-@click.option("--json-answer", is_flag=True, help="ANSWER is JSON, or a file with JSON.")
-@output.person
-@output.common
 def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Answer a question of RUN's model, or deliver the event it waits for."""
     words = list(call_and_answer)
@@ -85,15 +65,6 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
     _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
 
 
-@click.command()
-@click.argument("run")
-@click.argument("call", default="")
-@click.option("--retry", "action", flag_value="retry", help="It did not happen: do it again.")
-@click.option("--done", "action", flag_value="done", help="It happened: go on.")
-@click.option("--stop", "action", flag_value="stop", help="End the run over it.")
-@click.option("--result", metavar="JSON|FILE", help="With --done: what the model is told.")
-@output.person
-@output.common
 def resolve(run: str, call: str, *, action: str | None, result: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""
     if action is None:

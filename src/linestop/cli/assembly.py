@@ -44,7 +44,7 @@ from linestop.sandbox.tool import AnyTool
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.redact import Redactor
-from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork, ModelWork, ToolRunner
 from linestop.testing.playbook import PlaybookServer, load_playbook
@@ -62,9 +62,6 @@ PROVIDERS: Final = {
     "openai": "linestop.models.openai",
     "anthropic": "linestop.models.anthropic",
 }
-
-ORDER: Final[tuple[RoleName, ...]] = ("validator", "approver", "budget", "recorder", "executor", "planner")
-"""In which order a process asks its roles: those that may end or hold a run before those that start work."""
 
 Credentials = Mapping[CredentialName, Credential]
 
@@ -123,8 +120,10 @@ async def prepare(
     *,
     space: Space = DEFAULT_SPACE,
     on_wait: Callable[[str], None] | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Create streams and consumers; ``roles`` are those that run in processes of their own.
+
+    Returns the consumers that an older linestop made, and that were brought up to date.
 
     ``on_wait`` is told once why it takes longer, if the broker does not answer at first.
 
@@ -145,7 +144,7 @@ async def prepare(
                 await anyio.sleep(RETRY_S)
             else:
                 done.require_no_differences()
-                return
+                return done.updated
     raise Unreachable(f"The broker at {bootstrap.url} was not ready within {READY_WITHIN_S:g} s.")
 
 
@@ -193,10 +192,10 @@ async def serve(
         own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
         backend = await JetStreamBackend.open(own, name=lock.name)
         stack.push_async_callback(backend.aclose)
-        shared = backend.shared(roles[0], layout.SHARED_BUCKET)
+        workers = backend.shared(roles[0], layout.WORKERS_BUCKET)
         config = HostConfig(
             spans=_spans(stack),
-            worker=await next_incarnation(shared, lock.name),
+            worker=await next_incarnation(workers, lock.name),
             build=project.build,
             accounts=project.config.accounts,
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
@@ -226,14 +225,6 @@ def _archive(project: Project) -> Archive:
     from linestop.bus.archive import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
     return Archive(project.directory / ARCHIVE_FILE)
-
-
-def roles_named(names: Sequence[str]) -> tuple[RoleName, ...]:
-    """The roles of those names, or ``ConfigError``."""
-    unknown = [name for name in names if name not in ACTORS]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is no role: use one of {', '.join(ACTORS)}.")
-    return tuple(role for role in ORDER if role in names)
 
 
 def agents_of(project: Project, registry: Registry) -> tuple[AgentVersion, ...]:
@@ -291,6 +282,8 @@ def _check(tool: AnyTool) -> Check:
         except msgspec.DecodeError:
             # A result that is a plain text stands in the log as it is, without quotes.
             value = result
+        except RecursionError:
+            return ("The result is nested too deeply to be checked: return one with fewer levels.",)
         return run_check(tool, value)
 
     return check

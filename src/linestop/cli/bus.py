@@ -9,23 +9,22 @@ from urllib.parse import urlsplit
 
 import anyio
 import click
-import msgspec
 
 from linestop.bus.accounts import accounts
 from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_credential, write_private
-from linestop.bus.init import BusLayout, InitResult, bus_init
-from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.init import PORT_DEFAULT, BusLayout, InitResult, bus_init
+from linestop.bus.permissions import CredentialName
 from linestop.bus.server import PORT_FILE
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE
+from linestop.cli import output
 from linestop.cli.assembly import wakes_of
-from linestop.errors import ConfigError
+from linestop.errors import ConfigError, Unreachable
 from linestop.project import load_project
 from linestop.schemas.subjects import ACTORS
 
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"
-PORT_DEFAULT: Final = 4222
 MONITOR_PORT: Final = 8222
 STORE_DIR: Final = Path("/jetstream")
 """Where the volume for the streams is mounted in the server's container."""
@@ -36,34 +35,8 @@ CHECKERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
 Copies = tuple[tuple[CredentialName, Path], ...]
 
 
-@click.group()
-def bus() -> None:
-    """Set up an outside broker."""
-
-
-@bus.command()
-@click.option("--nats", metavar="URL", help=f"Where it listens [LINESTOP_NATS, else {URL_DEFAULT}].")
-@click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1", help="Copies of every stream.")
-@click.option(
-    "--copy",
-    "copies",
-    type=(click.Choice(CREDENTIALS), click.Path(path_type=Path, file_okay=False)),
-    multiple=True,
-    metavar="NAME FOLDER",
-    help="Also write that credential into a folder, for a process that is to have no other; may be repeated.",
-)
-@click.option(
-    "--config-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a whole configuration for a server in a container there, connect to nobody, and end.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, as_json: bool) -> None:
-    """Write the credential files, print the server's `accounts` section, create streams and consumers.
-
-    The first time, the server does not know the credentials yet: put the section into its configuration,
-    reload it, and run this again. May be repeated; nothing that exists is changed.
-    """
+    """Write the credential files, print the server's configuration, create streams and consumers."""
     project = load_project().at(nats)
     url = project.config.nats.url or URL_DEFAULT
     if (project.directory / PORT_FILE).exists():
@@ -89,16 +62,18 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
 
     result = anyio.run(work)
     if as_json:
-        click.echo(msgspec.json.encode(result).decode())
+        output.say_json(result)
     elif result.set_up is None:
-        click.echo(result.server_config)
+        click.echo(result.server_config, nl=False)
     if result.set_up is not None:
-        created = len(result.set_up.created)
-        click.echo(f"{created} streams and consumers created, the rest was there; {url} is ready.", err=True)
+        created, updated = len(result.set_up.created), ", ".join(result.set_up.updated) or "none"
+        click.echo(f"{created} streams and consumers created; brought up to date: {updated}.", err=True)
         result.set_up.require_no_differences()
+        click.echo(f"{url} is ready.", err=True)
         return
     click.echo(f"Credential files are in {project.directory / 'credentials'}.", err=True)
-    raise ConfigError(f"The broker is not set up yet: {result.next_step}")
+    failure = ConfigError if result.reachable else Unreachable
+    raise failure(f"The broker is not set up yet: {result.next_step}")
 
 
 def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential]) -> None:
@@ -108,7 +83,7 @@ def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Cre
     """
     listen = Listen(
         host="0.0.0.0",  # noqa: S104 - a container's own address; what is published is the operator's choice
-        port=urlsplit(url).port or PORT_DEFAULT,
+        port=urlsplit(url.partition(",")[0].strip()).port or PORT_DEFAULT,
         monitor_port=MONITOR_PORT,
         store_dir=STORE_DIR,
         file_store_bytes_max=DEFAULT_SPACE.total,

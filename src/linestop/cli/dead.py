@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from linestop.cli import output
 from linestop.client import Client
 
 
-@click.group()
-def dead() -> None:
-    """Look at what could not be handled, and send it again."""
-
-
-@dead.command("ls")
-@output.common
 def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     """List dead letters, oldest first."""
 
@@ -33,9 +24,6 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     output.with_client(options["directory"], work)
 
 
-@dead.command("show")
-@click.argument("letter", type=click.IntRange(min=1))
-@output.common
 def show(letter: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Show one dead LETTER whole."""
 
@@ -57,9 +45,6 @@ def show(letter: int, **options: Any) -> None:  # noqa: ANN401 - as click gives 
     output.with_client(options["directory"], work)
 
 
-@dead.command("requeue")
-@click.argument("letter", type=click.IntRange(min=1))
-@output.common
 def requeue(letter: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""
 

@@ -5,6 +5,7 @@ A check is a function that returns one sentence; it fails by raising one. Nothin
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -20,79 +21,84 @@ import click
 import msgspec
 
 from linestop.bus import api, layout
-from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.init import compare
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
-from linestop.bus.streams import consumers, streams
 from linestop.bus.worker import host_name, is_held, lock_path
+from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
-from linestop.errors import LinestopError, Unreachable
+from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry
-from linestop.schemas.subjects import ACTORS
 
 PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
 BEAT_LATE_S: Final = 30.0
+DIFFERENCES_SHOWN: Final = 3
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
 Level = Literal["ok", "warning", "error"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found."""
+    """What one check found; ``code`` is that of the error, if it is one."""
 
     check: str
     level: Level
     sentence: str
+    code: str = ""
 
 
 class Warn(Exception):  # noqa: N818 - a finding, not a failure
     """Raised by a check for something to know about that stops nothing."""
 
 
-@click.command()
-@click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else the state folder's].")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.pass_context
-def doctor(ctx: click.Context, nats: str | None, as_json: bool) -> None:
-    """Check this machine and this project: one line a check; exit code 1 if one fails."""
+def doctor(nats: str | None, as_json: bool) -> None:
+    """Check this machine and this project: one line a check."""
     findings = [*_machine(), *_project_findings(nats)]
     if as_json:
-        click.echo(msgspec.json.encode(findings).decode())
+        output.say_json(findings)
     else:
         for found in findings:
             click.secho(f"{found.level:<7}  ", fg=_COLOURS[found.level], nl=False)
             click.echo(f"{found.check}: {found.sentence}")
-    if any(found.level == "error" for found in findings):
-        ctx.exit(1)
+    failed = [found for found in findings if found.level == "error"]
+    if failed:
+        output.finish(Unreachable.exit_code if all(found.code == Unreachable.code for found in failed) else 1)
 
 
-@click.command()
-@click.option("--worker", metavar="NAME", help="Also check that the worker of that name is alive.")
-@click.option("--role", type=click.Choice(ACTORS), help="The same for this host's `linestop actor ROLE`.")
-@click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else the state folder's].")
-def health(worker: str | None, role: str | None, nats: str | None) -> None:
+def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
     """Say in one line whether the broker answers and the worker works; for health checks of containers."""
     project = load_project().at(nats)
-    for name in (worker, f"{host_name()}-{role}" if role else None):
-        if name is not None:
-            click.echo(check_worker(project.directory, name))
-    click.echo(anyio.run(_reach, project))
+    names = [name for name in (worker, f"{host_name()}-{role}" if role else None) if name is not None]
+    looks: list[tuple[str, Callable[[], str]]] = [
+        *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
+        ("broker", lambda: anyio.run(_reach, project)),
+    ]
+    for check, look in looks:
+        sentence = look()
+        if as_json:
+            output.say_json(Finding(check=check, level="ok", sentence=sentence))
+        else:
+            click.echo(sentence)
 
 
 def check_worker(directory: Path, name: str) -> str:
-    """Say that the worker holds its name and its event loop turns, or raise ``Unreachable``."""
+    """Say that the worker holds its name and its event loop turns.
+
+    Raises:
+        NotFound: nobody holds the name.
+        RetryableError: whoever holds it hangs.
+    """
     if not is_held(directory, name):
-        raise Unreachable(f"No worker called {name} runs with the state folder {directory}.")
+        raise NotFound(f"No worker called {name} runs with the state folder {directory}: start it.")
     late_s = time.time() - lock_path(directory, name).stat().st_mtime
     if late_s > BEAT_LATE_S:
-        raise Unreachable(f"The worker {name} has not moved for {late_s:.0f} s; restart it.")
+        raise RetryableError(f"The worker {name} has not moved for {late_s:.0f} s; restart it.")
     return f"The worker {name} is alive."
 
 
@@ -107,7 +113,7 @@ def _project_findings(nats: str | None) -> Iterator[Finding]:
     try:
         project = load_project().at(nats)
     except LinestopError as error:
-        yield Finding(check="project", level="error", sentence=str(error))
+        yield _failed("project", error)
         return
     where = project.file or "defaults, there is no linestop.toml"
     yield Finding(check="project", level="ok", sentence=f"{where} ({project.config.profile})")
@@ -122,6 +128,10 @@ def _project_findings(nats: str | None) -> Iterator[Finding]:
     yield from anyio.run(_broker, project)
 
 
+def _failed(check: str, error: LinestopError) -> Finding:
+    return Finding(check=check, level="error", sentence=str(error), code=error.code)
+
+
 def _finding(check: str, look: Callable[[], str]) -> Finding:
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -130,7 +140,7 @@ def _finding(check: str, look: Callable[[], str]) -> Finding:
     except Warn as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
-        return Finding(check=check, level="error", sentence=str(error))
+        return _failed(check, error)
     if caught:
         return Finding(check=check, level="warning", sentence=f"{sentence}; deprecated: {caught[0].message}")
     return Finding(check=check, level="ok", sentence=sentence)
@@ -158,7 +168,7 @@ def _environment() -> str:
 
 def _secrets(project: Project) -> str:
     found = project.secret_values()
-    return f"{len(found)} known and kept out of logs, prompts and answers"
+    return f"{len(found)} known; taken out of tool results and of what models say"
 
 
 def _tools(project: Project, registry: list[Registry]) -> str:
@@ -211,7 +221,7 @@ async def _broker(project: Project) -> list[Finding]:
             found.append(await _looked("streams", lambda: _streams(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
     except LinestopError as error:
-        found.append(Finding(check="broker", level="warning", sentence=str(error)))
+        found.append(_failed("broker", error))
     return found
 
 
@@ -221,22 +231,15 @@ async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
     except Warn as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
-        return Finding(check=check, level="error", sentence=str(error))
+        return _failed(check, error)
 
 
 async def _streams(connection: Connection) -> str:
     """Compare what is there with what must be. What is missing is named and not made: this only looks."""
-    wanted = [(f"stream {spec.name}", api.stream_info(spec.name)) for spec in streams()]
-    wanted += [(f"consumer {spec.name}", api.consumer_info(spec.stream, spec.name)) for spec in consumers()]
-    for what, subject in wanted:
-        try:
-            await connection.ask(subject)
-        except ApiError as error:
-            if error.err_code not in {api.STREAM_NOT_FOUND, api.CONSUMER_NOT_FOUND}:
-                raise
-            raise LinestopError(f"{what} is missing: `linestop dev` or `linestop bus init` makes it.") from None
-    # Nothing is missing, so there is nothing left for it but to compare.
-    (await set_up(connection, BusLayout())).require_no_differences()
+    told = await compare(connection)
+    if told:
+        more = f" (And {len(told) - DIFFERENCES_SHOWN} more.)" if len(told) > DIFFERENCES_SHOWN else ""
+        raise LinestopError(" ".join(told[:DIFFERENCES_SHOWN]) + more)
     return "as linestop needs them"
 
 

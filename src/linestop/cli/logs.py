@@ -5,19 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import click
-
 from linestop.cli import output, timeline
 from linestop.cli.runs import entry_document
 from linestop.client import Client
 from linestop.errors import NotFound
 
 
-@click.command()
-@click.argument("run")
-@click.option("--after", "after_n", type=click.IntRange(min=0), default=0, help="Only what comes after this event.")
-@click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
-@output.common
 def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Print the events of RUN, one a line; with --json each with all its data."""
 
@@ -35,9 +28,6 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
     output.with_client(options["directory"], work, as_="client")
 
 
-@click.command()
-@click.argument("run")
-@output.common
 def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
 

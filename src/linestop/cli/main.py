@@ -1,7 +1,7 @@
 """``linestop``: the table of commands, and how errors end the program.
 
-Importing a command imports what it needs (the broker's client, SDKs, a database), so ``--help`` shows this
-table and imports none of it. A command's module is imported when the command is called.
+``--help`` shows this table and imports none of the commands. ``linestop run --help`` imports the declaration of
+``run``; what it does, with the broker's client, SDKs or a database, is imported when it is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from linestop.errors import LinestopError
 
 
 class Entry(NamedTuple):
-    """One command: where its click object is, and what the table says of it."""
+    """One command: where it is declared, and what the table says of it."""
 
     target: str
     help: str
@@ -32,59 +32,48 @@ class Entry(NamedTuple):
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Start here": {
-        "demo": Entry("linestop.cli.demo:demo", "Three short stories on real parts; no key, no configuration."),
-        "dev": Entry("linestop.cli.processes:dev", "Run everything on this machine: broker, actors, scripted models."),
-        "doctor": Entry("linestop.cli.doctor:doctor", "Check this machine and this project, one line a check."),
+        "demo": Entry("processes:demo", "Three short stories on real parts; no key, no configuration."),
+        "dev": Entry("processes:dev", "Run everything on this machine: broker, actors, scripted models."),
+        "doctor": Entry("processes:doctor", "Check this machine and this project, one line a check."),
     },
     "Runs": {
-        "run": Entry("linestop.cli.runs:run", "Give an agent a task and wait for the outcome."),
-        "runs": Entry("linestop.cli.runs:runs", "List runs."),
-        "show": Entry("linestop.cli.runs:show", "Show one run: what happened, who said it, what it cost."),
-        "watch": Entry("linestop.cli.logs:watch", "Follow a run as it happens."),
-        "events": Entry("linestop.cli.logs:events", "Print the events of a run."),
-        "stop": Entry("linestop.cli.runs:stop", "Stop a run: nothing of it starts any more."),
-        "pause": Entry("linestop.cli.runs:pause", "Hold a run: nothing starts until it is resumed."),
-        "resume": Entry("linestop.cli.runs:resume", "Let a paused run go on."),
+        "run": Entry("runs:run", "Give an agent a task and wait for the outcome."),
+        "runs": Entry("runs:runs", "List runs."),
+        "show": Entry("runs:show", "Show one run: what happened, who said it, what it cost."),
+        "watch": Entry("runs:watch", "Follow a run as it happens."),
+        "events": Entry("runs:events", "Print the events of a run."),
+        "stop": Entry("runs:stop", "Stop a run: nothing of it starts any more."),
+        "pause": Entry("runs:pause", "Hold a run: nothing starts until it is resumed."),
+        "resume": Entry("runs:resume", "Let a paused run go on."),
     },
     "Decisions": {
-        "approvals": Entry("linestop.cli.approvals:approvals", "List what waits for a person."),
-        "approve": Entry("linestop.cli.approvals:approve", "Agree to one call, exactly as shown."),
-        "deny": Entry("linestop.cli.approvals:deny", "Refuse one call."),
-        "answer": Entry("linestop.cli.approvals:answer", "Answer a question of a run."),
-        "resolve": Entry("linestop.cli.approvals:resolve", "Say what became of a call whose fate is unknown."),
+        "approvals": Entry("decisions:approvals", "List what waits for a person."),
+        "approve": Entry("decisions:approve", "Agree to one call, exactly as shown."),
+        "deny": Entry("decisions:deny", "Refuse one call."),
+        "answer": Entry("decisions:answer", "Answer a question of a run."),
+        "resolve": Entry("decisions:resolve", "Say what became of a call whose fate is unknown."),
     },
     "Looking back": {
-        "verify": Entry("linestop.cli.verify:verify", "Check that a run's log is whole and keeps the rules."),
-        "view": Entry("linestop.cli.lookback:view", "Look at a run as it was at any event."),
-        "replay": Entry("linestop.cli.lookback:replay", "Decide a run again from its log and compare."),
-        "fork": Entry("linestop.cli.lookback:fork", "Branch a run off at an event, away from live effects."),
-        "diff": Entry("linestop.cli.lookback:diff", "Compare two runs event by event."),
-        "export": Entry("linestop.cli.lookback:export", "Write a run with its proof into a file."),
-        "sql": Entry("linestop.cli.archive:sql", "Ask the archive of all runs."),
-        "report": Entry("linestop.cli.archive:report", "Sum up runs, costs and stops."),
-        "eval": Entry("linestop.cli.evaluate:evaluate", "Run an agent against examples and judge it."),
+        "verify": Entry("checking:verify", "Check that a run's log is whole and keeps the rules."),
+        "export": Entry("checking:export", "Write a run with its proof into a file."),
     },
     "Agents and tools": {
-        "agents": Entry("linestop.cli.agents_tools:agents", "List agents: in files, and deployed."),
-        "deploy": Entry("linestop.cli.agents_tools:deploy", "Let new runs use the agents in files."),
-        "rollback": Entry("linestop.cli.agents_tools:rollback", "Let new runs use an earlier version again."),
-        "tools": Entry("linestop.cli.agents_tools:tools", "List, inspect and lint tools."),
+        "agents": Entry("agents:agents", "List agents: in files, and deployed."),
+        "deploy": Entry("agents:deploy", "Let new runs use the agents in files."),
+        "rollback": Entry("agents:rollback", "Let new runs use an earlier version again."),
+        "tools": Entry("agents:tools", "List, inspect and lint tools."),
     },
     "Processes": {
-        "up": Entry("linestop.cli.processes:up", "Run all actors against an outside broker."),
-        "actor": Entry("linestop.cli.processes:actor", "Run one role; as many processes as you like."),
-        "recorder": Entry("linestop.cli.recorder:recorder", "Look after the archive of all runs."),
-        "bus": Entry("linestop.cli.bus:bus", "Set up an outside broker."),
-        "health": Entry("linestop.cli.doctor:health", "Say whether this worker and its broker are well."),
-        "dead": Entry("linestop.cli.dead:dead", "Look at what could not be handled, and send it again."),
-        "schema": Entry("linestop.cli.schema:schema", "Print the schemas of everything on the bus."),
-        "console": Entry("linestop.cli.web:console", "Serve the console, for browsers."),
+        "up": Entry("processes:up", "Run all actors against an outside broker."),
+        "actor": Entry("processes:actor", "Run one role; as many processes as you like."),
+        "recorder": Entry("processes:recorder", "Look after the archive of all runs."),
+        "bus": Entry("processes:bus", "Set up an outside broker."),
+        "health": Entry("processes:health", "Say whether this worker and its broker are well."),
+        "dead": Entry("processes:dead", "Look at what could not be handled, and send it again."),
+        "schema": Entry("checking:schema", "Print the schemas of everything on the bus."),
     },
 }
-"""Every command by section. One whose module is not installed is left out of the help."""
-
-OWN_PROJECT: Final = frozenset({"demo", "doctor"})
-"""Commands that must work whatever a ``linestop.toml`` in this folder says: they bring or judge one."""
+"""Every command by section; where it is declared is a module of ``linestop.cli.commands`` and a name there."""
 
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -104,18 +93,18 @@ class LazyGroup(click.Group):
     """A group that knows its commands' names and help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands that are installed."""
+        """The names of all commands."""
         del ctx
-        return [name for section in SECTIONS.values() for name, entry in section.items() if _installed(entry)]
+        return [name for section in SECTIONS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command of that name, None if there is none."""
+        """Import the declaration of the command of that name, None if there is none."""
         del ctx
         entry = next((section[cmd_name] for section in SECTIONS.values() if cmd_name in section), None)
-        if entry is None or not _installed(entry):
+        if entry is None:
             return None
         module, _, attribute = entry.target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(f"linestop.cli.commands.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
 
@@ -123,17 +112,8 @@ class LazyGroup(click.Group):
         """Write the table by section, from what is known without importing anything."""
         del ctx
         for title, section in SECTIONS.items():
-            rows = [(name, entry.help) for name, entry in section.items() if _installed(entry)]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
-
-
-def _installed(entry: Entry) -> bool:
-    """Whether the command's module is there, looked up beside this file, so that nothing is imported."""
-    name = entry.target.partition(":")[0].rpartition(".")[2]
-    folder = Path(__file__).parent
-    return (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in section.items()])
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -149,8 +129,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option("--project", type=click.Path(path_type=Path), help="As if started in that folder [LINESTOP_PROJECT].")
 @click.option("--profile", type=click.Choice(["dev", "staging", "prod"]), help="Which profile [LINESTOP_PROFILE].")
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
-@click.pass_context
-def cli(ctx: click.Context, project: Path | None, profile: str | None) -> None:
+def cli(project: Path | None, profile: str | None) -> None:
     """Run AI agents on an event log that anyone can stop and everyone can check.
 
     New here: `linestop demo`. Then `linestop dev` in an empty folder.
@@ -164,18 +143,6 @@ def cli(ctx: click.Context, project: Path | None, profile: str | None) -> None:
     # As `make -C` does it: every path of every command means the same as if it were typed there.
     os.chdir(folder)
     os.environ.pop("LINESTOP_PROJECT", None)
-    if Path("linestop.toml").exists() and ctx.invoked_subcommand not in OWN_PROJECT:
-        _tell_the_rest()
-
-
-def _tell_the_rest() -> None:
-    """Let commands that need no more of a project than where its broker is find that in the environment."""
-    # Imported here: without a project there is nothing to read, and the help reads nothing.
-    from linestop.project import load_project  # noqa: PLC0415
-
-    project = load_project()
-    os.environ.setdefault("LINESTOP_DIR", str(project.directory))
-    os.environ.setdefault("LINESTOP_TENANT", project.config.tenant)
 
 
 def main(args: Sequence[str] | None = None) -> None:

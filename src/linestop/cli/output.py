@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
 import click
@@ -23,12 +23,13 @@ from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
 from linestop.cli.plain import clean
 from linestop.client import Client
-from linestop.client.identity import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, identify
+from linestop.client.identity import identify
 from linestop.client.views import OpenQuestion
-from linestop.errors import InputError
+from linestop.errors import InputError, TooLarge
+from linestop.project import CONFIG_FILE, load_project
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import Reply
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 EXIT_DONE: Final = 0
@@ -37,7 +38,6 @@ EXIT_STOPPED: Final = 4
 EXIT_BUDGET: Final = 5
 EXIT_WAITING: Final = 6
 EXIT_DENIED: Final = 7
-EXIT_TIMED_OUT: Final = 10
 
 EXIT_OF: Final = {
     "completed": EXIT_DONE,
@@ -50,6 +50,9 @@ EXIT_OF: Final = {
 
 WIDTH_PIPED: Final = 160
 """Columns of a table that does not go to a terminal."""
+
+REASON_CHARS_SHOWN: Final = 600
+"""More than is kept of a reason, so that none is cut twice."""
 
 NO_BREAK: Final = "\xa0"
 FOLDED_WIDTH_MIN: Final = 16
@@ -164,44 +167,20 @@ def finish(code: int) -> NoReturn:
     click.get_current_context().exit(code)
 
 
-def common(command: Callable[P, T]) -> Callable[P, T]:
-    """Add what every command about runs takes: ``--dir``, ``--tenant``, ``--json``."""
-    for decorate in (
-        click.option("--json", "as_json", is_flag=True, help="Print data as JSON."),
-        click.option(
-            "--tenant",
-            default="default",
-            envvar="LINESTOP_TENANT",
-            show_default=True,
-            help="Whose runs [LINESTOP_TENANT].",
-        ),
-        click.option(
-            "--dir",
-            "directory",
-            type=click.Path(path_type=Path),
-            default=DIRECTORY_DEFAULT,
-            envvar=DIRECTORY_VARIABLE,
-            show_default=True,
-            help="The state directory, or a credential file [LINESTOP_DIR].",
-        ),
-    ):
-        command = decorate(command)
-    return command
-
-
-def person(command: Callable[P, T]) -> Callable[P, T]:
-    """Add what every decision takes: ``--by`` and ``--why``."""
-    command = click.option("--why", default="", help="The reason; it is kept for ever.")(command)
-    return click.option("--by", default="", help="Who says so; by default your user name.")(command)
-
-
 def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_: CredentialName = "operator") -> T:
-    """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns."""
+    """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns.
+
+    The broker is where the environment says, else ``linestop.toml``, else the credential.
+    """
+    elsewhere = os.environ.get("LINESTOP_NATS", "")
+    if elsewhere:
+        require_urls(elsewhere, "LINESTOP_NATS")
+    elif Path(CONFIG_FILE).exists():
+        elsewhere = load_project().config.nats.url
 
     async def main() -> T:
         identity = identify(directory, as_=as_)
-        if elsewhere := os.environ.get("LINESTOP_NATS"):
-            require_urls(elsewhere, "LINESTOP_NATS")
+        if elsewhere:
             credential = msgspec.structs.replace(identity.credential, url=elsewhere)
             identity = msgspec.structs.replace(identity, credential=credential)
         async with Client(identity, name="cli") as client:
@@ -214,13 +193,17 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
     """Read JSON from the command line: as it stands, or from ``@file`` or a file's name.
 
     Raises:
-        InputError: there is no such file, or it is not JSON.
+        InputError: there is no such file, or it is not JSON; ``TooLarge`` if it could not be sent.
     """
     source = text
     path = Path(text.removeprefix("@"))
     if text.startswith("@") or (not text.lstrip().startswith(("{", "[", '"')) and path.is_file()):
         try:
-            source = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                data = file.read(MESSAGE_BYTES_MAX + 1)
+            if len(data) > MESSAGE_BYTES_MAX:
+                raise TooLarge(f"{what} in {path} has over {MESSAGE_BYTES_MAX} bytes, more than a message may have.")
+            source = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what} cannot be read from {path}: {error}.") from None
     try:
@@ -243,6 +226,11 @@ def commands_for(question: OpenQuestion) -> list[str]:
     return [f"linestop {word}{tenant}" for word in words]
 
 
+def model_says(question: OpenQuestion) -> str:
+    """The model's reason as its own words: on one line, so that it can pass for no other part of the question."""
+    return f"the model says: {short(question.reason, REASON_CHARS_SHOWN)}"
+
+
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
     lines = [
@@ -257,10 +245,12 @@ def question_text(question: OpenQuestion) -> str:
     if question.options:
         lines.append(f"  options {' | '.join(question.options)}")
     if question.reason:
-        lines.append(f"  reason  {question.reason}")
+        lines.append(f"  reason  {model_says(question)}")
     for origin in question.provenance:
         seen = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
         lines.append(f"  value   {origin.path} comes from {seen}")
+    if question.egress:
+        lines.append(f"  leaves  the system with this call: {', '.join(question.egress)}")
     if question.quorum > 1:
         lines.append(
             f"  quorum  {len(question.votes)} of {question.quorum}: {', '.join(question.votes) or 'nobody yet'}"

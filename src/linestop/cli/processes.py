@@ -11,26 +11,26 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
 
 import anyio
 import click
+import msgspec
 import structlog
 
 from linestop.bus.credentials import credential_path
+from linestop.bus.host import Host
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.worker import WorkerLock, hold_free_name, hold_name, host_name
+from linestop.cli import output
 from linestop.cli.assembly import (
-    ORDER,
     Credentials,
     agents_of,
     deploy,
     load_tools,
     prepare,
-    roles_named,
     serve,
     stored_credentials,
 )
@@ -40,7 +40,22 @@ from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName
 
-DEV_WORKER: Final = "dev"
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program is told of a process that has begun to serve: one line on stdout."""
+
+    ready: bool = True
+    worker: str
+    roles: tuple[RoleName, ...]
+    pid: int
+    broker_pid: int = 0
+    """Of a broker that the process runs itself."""
+    url: str
+    directory: str
+    profile: str
+    agents: tuple[str, ...] = ()
+
+
 _NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else linestop.toml].")
 _NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
 
@@ -95,20 +110,14 @@ def configure_logs() -> None:
     )
 
 
-@click.command()
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
-@click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
-def dev(port: int | None, name: str) -> None:
-    """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents.
-
-    Works in an empty folder. State is kept in .linestop, so the next `linestop dev` goes on where this ended.
-    """
+def dev(port: int | None, name: str, *, as_json: bool) -> None:
+    """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents."""
     project = load_project()
     chosen = project.config.nats.port if port is None else port
-    run_loop(lambda told: serve_dev(project, told, port=chosen, name=name))
+    run_loop(lambda told: _serve_dev(project, told, port=chosen, name=name, as_json=as_json))
 
 
-async def serve_dev(project: Project, told: anyio.Event, *, port: int = 0, name: str = DEV_WORKER) -> None:
+async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: str, as_json: bool) -> None:
     """Serve everything from one process until ``told``.
 
     Raises:
@@ -131,28 +140,26 @@ async def serve_dev(project: Project, told: anyio.Event, *, port: int = 0, name:
     with hold_name(project.directory, name) as lock:
         async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
-            await prepare(credentials["bootstrap"], ())
+            _say_updated(await prepare(credentials["bootstrap"], ()))
             await deploy(credentials["operator"], agents)
-            async with serve(project, ORDER, credentials, lock=lock, registry=registry):
+            async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
                 where = f"{server.url}, log and streams in {project.directory}"
                 _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
+                if as_json:
+                    output.say_json(_ready(project, host, server.url, agents=agents, broker_pid=server.pid))
                 await told.wait()
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
 
 
-@click.command()
-@_NATS
-@_NAME
-@click.option("--no-deploy", is_flag=True, help="Leave the deployed agents as they are.")
-def up(nats: str | None, name: str | None, no_deploy: bool) -> None:
+def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder."""
     project = load_project().at(nats)
-    run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy))
+    run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy, as_json=as_json))
 
 
-async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, deploying: bool) -> None:
+async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, deploying: bool, as_json: bool) -> None:
     began = time.monotonic()
     registry = load_tools(project)
     agents = agents_of(project, registry)
@@ -162,29 +169,30 @@ async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, de
             return
         if deploying:
             await deploy(stored_credentials(project, ["operator"])["operator"], agents)
-        async with serve(project, ORDER, credentials, lock=lock, registry=registry):
-            where = f"{credentials['planner'].url}, credentials in {project.directory}"
+        async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
+            url = credentials["planner"].url
+            where = f"{url}, credentials in {project.directory}"
             _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
+            if as_json:
+                output.say_json(_ready(project, host, url, agents=agents))
             await told.wait()
 
 
-@click.command()
-@click.argument("role", type=click.Choice(ACTORS))
-@_NATS
-@_NAME
-def actor(role: str, nats: str | None, name: str | None) -> None:
+def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
     """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
     project = load_project().at(nats)
-    run_loop(lambda told: _serve_actor(project, told, roles_named([role])[0], name=name))
+    run_loop(lambda told: _serve_actor(project, told, role, name=name, as_json=as_json))
 
 
-async def _serve_actor(project: Project, told: anyio.Event, role: RoleName, *, name: str | None) -> None:
+async def _serve_actor(project: Project, told: anyio.Event, role: RoleName, *, name: str | None, as_json: bool) -> None:
     with _held(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
         if not await _prepare_if_able(project, [role], told):
             return
         async with serve(project, [role], credentials, lock=lock) as host:
             say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+            if as_json:
+                output.say_json(_ready(project, host, credentials[role].url))
             await told.wait()
 
 
@@ -203,13 +211,33 @@ async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleN
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
-        await prepare(bootstrap, roles, on_wait=say)
+        _say_updated(await prepare(bootstrap, roles, on_wait=say))
         tasks.cancel_scope.cancel()
     return not told.is_set()
 
 
+def _say_updated(updated: Sequence[str]) -> None:
+    if updated:
+        say(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
+
+
 def _held(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
     return hold_name(project.directory, name) if name else hold_free_name(project.directory, kind)
+
+
+def _ready(
+    project: Project, host: Host, url: str, *, agents: tuple[AgentVersion, ...] = (), broker_pid: int = 0
+) -> Ready:
+    return Ready(
+        worker=host.config.worker,
+        roles=tuple(role.name for role in host.roles),
+        pid=os.getpid(),
+        broker_pid=broker_pid,
+        url=url,
+        directory=str(project.directory),
+        profile=project.config.profile,
+        agents=tuple(agent.name for agent in agents),
+    )
 
 
 def _say_ready(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import click
 
 from linestop.bus.archive import ARCHIVE_FILE, Archive
 from linestop.bus.archive_door import DoorRequest, ask
@@ -18,13 +17,6 @@ from linestop.errors import NotFound
 MIB: Final = 1024 * 1024
 
 
-@click.group()
-def recorder() -> None:
-    """Look after the archive of all runs."""
-
-
-@recorder.command("status")
-@output.common
 def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Say how far the archive is, whether its recorder runs or not."""
     path = _path(options["directory"])
@@ -36,9 +28,6 @@ def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     _print(anyio.run(work), as_json=options["as_json"])
 
 
-@recorder.command("snapshot")
-@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
-@output.common
 def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Copy the archive into the file TARGET, which any program may open with DuckDB."""
     path, request = _path(options["directory"]), DoorRequest(want="snapshot", path=str(target.absolute()))
@@ -50,13 +39,8 @@ def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click g
     _print(anyio.run(work), as_json=options["as_json"])
 
 
-@recorder.command("rebuild")
-@output.common
 def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile.
-
-    Runs that are older than what the log keeps are in the archive only, and are lost: take a snapshot first.
-    """
+    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile."""
     directory: Path = options["directory"]
 
     async def work(client: Client) -> ArchiveStatus:

@@ -9,48 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import click
 import msgspec
 
 from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.client import Client, Submitted
-from linestop.client.client import MODES, TaskOptions
+from linestop.client.client import TaskOptions
 from linestop.client.views import OpenQuestion, run_line
 from linestop.errors import InputError, TimedOut, TooLarge
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.run import Entry, Run
 
 
-def _seconds(_ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("give seconds, such as 30.", param=param)
-    return value
-
-
-@click.command()
-@click.argument("agent")
-@click.argument("text")
-@click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
-@click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
-@click.option("--detach", is_flag=True, help="Print the run's id and leave as soon as the task is let in.")
-@click.option(
-    "--wait",
-    "wait_s",
-    type=click.FloatRange(min=0),
-    callback=_seconds,
-    help="Wait at most so many seconds (exit code 10).",
-)
-@click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not done.")
-@click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
-@output.common
 def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the options above, as click gives them
-    """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
-
-    The run's log goes to stderr while it lasts. If it comes to wait for a person and nobody sits at a
-    terminal, the command ends with exit code 6 and says how to decide; the run goes on waiting.
-    """
+    """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer."""
     task = TaskOptions(
         key=options["key"],
         user=options["user"],
@@ -178,11 +150,6 @@ class _Waiting:
         return output.EXIT_OF.get(outcome.status, output.EXIT_FAILED)
 
 
-@click.command()
-@click.option("--open", "open_only", is_flag=True, help="Only runs that are not over.")
-@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="How many, newest first.")
-@output.common
 def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
     """List the runs begun last, newest first."""
 
@@ -208,9 +175,6 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
     output.with_client(directory, work, as_="client")
 
 
-@click.command()
-@click.argument("run")
-@output.common
 def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
     """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
 
@@ -294,22 +258,8 @@ def entry_document(entry: Entry) -> dict[str, Any]:
     return {**shown, "data": entry.event}
 
 
-@click.command()
-@click.argument("run")
-@click.option(
-    "--mode",
-    type=click.Choice(list(MODES)),
-    default="fence",
-    show_default=True,
-    help="What was started before: `fence` cancels it now, `drain` lets it end.",
-)
-@output.person
-@output.common
 def stop(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Stop RUN; when this returns, nothing of it can start any more.
-
-    Works with no actor alive. The receipt lists what was started before and is not known to be over.
-    """
+    """Stop RUN; when this returns, nothing of it can start any more."""
 
     async def work(client: Client) -> None:
         receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
@@ -326,10 +276,6 @@ def stop(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # 
     output.with_client(options["directory"], work)
 
 
-@click.command()
-@click.argument("run")
-@output.person
-@output.common
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Hold RUN: nothing of it starts until it is resumed; deadlines go on."""
 
@@ -340,10 +286,6 @@ def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN4
     output.with_client(options["directory"], work)
 
 
-@click.command()
-@click.argument("run")
-@output.person
-@output.common
 def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Let a paused RUN go on."""
 

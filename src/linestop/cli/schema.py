@@ -8,19 +8,20 @@ import click
 import msgspec
 
 from linestop.bus.asyncapi import asyncapi
+from linestop.cli import output
 from linestop.project import package_version
 from linestop.schemas.documents import Document, control_document, events_document, tasks_document
 
 What = Literal["events", "asyncapi", "tasks", "control"]
 
 
-@click.command("schema")
-@click.argument("what", type=click.Choice(["events", "asyncapi", "tasks", "control"]), default="events")
-@click.option("--json", "as_json", is_flag=True, help="On one line, for programs.")
 def schema(what: What, *, as_json: bool) -> None:
     """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""
-    text = msgspec.json.encode(document(what))
-    click.echo((text if as_json else msgspec.json.format(text)).decode())
+    found = document(what)
+    if as_json:
+        output.say_json(found)
+    else:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
 
 
 def document(what: What) -> Document:

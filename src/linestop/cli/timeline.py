@@ -80,7 +80,8 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
             return ", ".join(f"{call.call} (attempt {call.attempt})" for call in event.calls)
         case Finished():
             what = event.error.message if event.error else event.result
-            return f"{event.call} {event.outcome}: {_text(what)}"
+            kept = f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
+            return f"{event.call} {event.outcome}: {_text(what)}{kept}"
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():

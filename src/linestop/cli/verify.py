@@ -1,4 +1,4 @@
-"""``verify``: check a run's log, from the broker or from an exported file, without trusting either."""
+"""``verify``: check a run's log, from the broker or from an exported file, without trusting either; ``export``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-import click
 import msgspec
 
 from linestop.bus import layout
 from linestop.bus.after import Outcome
 from linestop.bus.checkpoints import trusted_checkpoint_key
+from linestop.bus.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.cli import output
 from linestop.client import Client
@@ -23,7 +23,7 @@ from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, outcome_of, run_id, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
-from linestop.schemas.verify.bundle import Bundle, read_bundle
+from linestop.schemas.verify.bundle import Bundle, read_bundle, write_bundle
 
 EXIT_BROKEN: Final = 9
 KEY_DIGITS: Final = 64
@@ -34,18 +34,8 @@ TEXTS_MAX: Final = 256
 """Blobs fetched for one check; what is left out is not recomputed, which the chain covers all the same."""
 
 
-@click.command("verify")
-@click.argument("run")
-@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log, offline.")
-@click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
-@output.common
 def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - as click gives
-    """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken.
-
-    The people whose signatures count are those of the project (`people` in linestop.toml). The recorder's
-    checkpoint counts if its public key is in the state folder (credentials/checkpoint.pub) or given with --key.
-    With --file no broker is asked.
-    """
+    """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken."""
     tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted(keys, options["directory"])
     if file is not None:
         with file.open("rb") as lines:
@@ -55,6 +45,25 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
     _print(verdict, as_json=options["as_json"])
     output.finish(EXIT_BROKEN if verdict.broken else output.EXIT_DONE)
+
+
+def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Write the log of RUN with its proof into a new file that only its owner may read.
+
+    Raises:
+        InputError: the file exists already.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists already: name another file, or remove it.")
+    tenant, name = tenant_id(options["tenant"]), run_id(run)
+    bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
+    lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
+    write_private(out, b"".join(lines))
+    events, checkpoints, texts = len(bundle.messages), len(bundle.checkpoints), len(bundle.texts)
+    if options["as_json"]:
+        output.say_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})
+    else:
+        output.say(f"{run}: {events} events, {checkpoints} checkpoints and {texts} long texts are in {out}")
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from linestop.bus.credentials import Credential, credential_path, load_credential, require_urls, write_private
+from linestop.bus.files import read_regular
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes
@@ -22,6 +23,7 @@ from linestop.schemas.subjects import check_name
 DIRECTORY_VARIABLE = "LINESTOP_DIR"
 DIRECTORY_DEFAULT = ".linestop"
 KEY_BYTES = 32
+KEY_FILE_BYTES_MAX = 16 * 1024
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,10 +107,13 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
     path = people / f"{name}.key" if people is not None and name and "/" not in name else None
     if path is None or not path.is_file():
         return None
-    mode = path.stat().st_mode
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    try:
+        data, found = read_regular(path, KEY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(f"The key {path} cannot be read: {error.strerror}.") from None
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"The key {path} may be read by others: run `chmod 600 {path}`.")
-    text = path.read_bytes().strip()
+    text = data.strip()
     try:
         if text.startswith(b"-----BEGIN"):
             key = load_pem_private_key(text, password=None)

@@ -64,7 +64,7 @@ class Mouth:
 
         Raises:
             Refused: it changes nothing; with the reason.
-        InputError: a text in it is none; ``TooLarge`` if it is too long for a message.
+            InputError: a text in it is none; ``TooLarge`` if it is too long for a message.
             TimedOut: nobody has taken it up yet.
         """
         subject = subjects.control(tenant, run, verb=verb)

@@ -16,7 +16,7 @@ from linestop.client.client import Client
 from linestop.client.identity import Identity, identify
 from linestop.client.looking import DEFAULT_TENANT
 from linestop.errors import InputError
-from linestop.schemas.run import Entry
+from linestop.schemas.run import Entry, Run
 
 _NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.connect(...) as client`."
 
@@ -39,7 +39,7 @@ def _blocking(
     return call
 
 
-async def _next(source: AsyncGenerator[Entry]) -> Entry | None:
+async def _next(source: AsyncGenerator[R]) -> R | None:
     return await anext(source, None)
 
 
@@ -122,9 +122,18 @@ class SyncClient:
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
     ) -> Generator[Entry]:
         """The run's entries, as ``Client.events`` gives them. Closing the generator ends the watching."""
-        source = self.client.events(run, after_n=after_n, follow=follow, tenant=tenant)
+        return self._each(self.client.events(run, after_n=after_n, follow=follow, tenant=tenant))
+
+    def watch(
+        self, run: str, *, after_n: int = 0, follow: bool = True, tenant: str = DEFAULT_TENANT
+    ) -> Generator[tuple[Run, Entry]]:
+        """The run folded up to each entry, as ``Client.watch`` gives it. Closing the generator ends the watching."""
+        return self._each(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
+
+    def _each(self, source: AsyncGenerator[R]) -> Generator[R]:
+        portal = self.portal
         try:
-            while (entry := self.portal.call(_next, source)) is not None:
-                yield entry
+            while (item := portal.call(_next, source)) is not None:
+                yield item
         finally:
-            self.portal.call(source.aclose)
+            portal.call(source.aclose)

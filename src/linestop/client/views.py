@@ -66,6 +66,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     rule: str = ""
     reason: str = ""
     provenance: tuple[Provenance, ...] = ()
+    egress: tuple[str, ...] = ()
     cost_max_micros: int = 0
     deciders: tuple[str, ...] = ()
     quorum: int = 1
@@ -187,8 +188,9 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     return OpenQuestion(
         kind="doubt" if call.asked_doubt else "approval", expires_at=asked.expires_at, args_sha256=asked.args_sha256,
         contract_digest=asked.contract_digest, tier=asked.tier, rule=asked.rule, reason=asked.reason,
-        provenance=asked.provenance, cost_max_micros=asked.cost_max_micros, deciders=asked.deciders,
-        quorum=asked.quorum, votes=tuple(sorted(call.votes)), **common,
+        provenance=asked.provenance, egress=call.grant.egress if call.grant else (),
+        cost_max_micros=asked.cost_max_micros, deciders=asked.deciders, quorum=asked.quorum,
+        votes=tuple(sorted(call.votes)), **common,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import anyio
 import click
 import structlog
 
-from linestop.cli.demo.screen import Screen
+from linestop.cli.demo.screen import JsonScreen, Screen
 from linestop.cli.demo.stage import set_stage
 from linestop.cli.demo.stories import loop, refund, stop
 
@@ -37,15 +37,12 @@ tools in a Python file, a real model's name instead of playbook/…;
 examples/support is a project to start from."""
 
 
-@click.command()
-def demo() -> None:
-    """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run.
-
-    Needs no key and no configuration. The models are scripts behind real HTTP; prices are examples.
-    """
+def demo(*, as_json: bool) -> None:
+    """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run."""
     # What is killed and stopped on purpose would be reported as trouble.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    anyio.run(_tell_unless_ended, Screen(), backend_options={"use_uvloop": True})
+    screen = JsonScreen() if as_json else Screen()
+    anyio.run(_tell_unless_ended, screen, backend_options={"use_uvloop": True})
 
 
 async def _tell_unless_ended(screen: Screen) -> None:
@@ -83,8 +80,7 @@ async def tell(screen: Screen) -> None:
             screen.note(f"ready after {time.monotonic() - began:.1f} s. The models are scripts; prices are examples.")
             for story in (refund, loop, stop):
                 await story(stage, screen)
-    screen.plain(f"\nAll three stories ended as told, in {time.monotonic() - began:.1f} s.\n")
-    screen.plain(_next())
+    screen.end(time.monotonic() - began, what_next=_next())
 
 
 def _next() -> str:

@@ -11,7 +11,9 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
+from linestop.cli import output
 from linestop.cli.demo.lines import cost_micros, detail, money
+from linestop.cli.runs import entry_document
 from linestop.schemas.run import Entry, Run
 
 PLAIN_WIDTH: Final = 100
@@ -51,9 +53,10 @@ class Screen:
         wrapped = self._wrapped(f"✓ {text}").removeprefix("✓")
         self.console.print(f"[bold green]✓[/bold green]{escape(wrapped)}", soft_wrap=True)
 
-    def plain(self, text: str) -> None:
-        """Say something as it is."""
-        self.console.print(escape(text))
+    def end(self, seconds: float, *, what_next: str) -> None:
+        """Say that all is told."""
+        self.console.print(f"\nAll three stories ended as told, in {seconds:.1f} s.\n")
+        self.console.print(escape(what_next))
 
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event: n, role, event, detail, cost."""
@@ -92,3 +95,30 @@ class Screen:
             return not sys.stdin.readline().strip().lower().startswith("n")
         self.console.print()
         return None
+
+
+class JsonScreen(Screen):
+    """Writes every event and every result as a line of JSON to stdout, and what is for people to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(stderr=True, width=PLAIN_WIDTH, highlight=False))
+        self.interactive = False
+        self._story = 0
+
+    def title(self, text: str) -> None:
+        """Begin a story."""
+        self._story += 1
+        output.say_json({"story": self._story, "title": text})
+
+    def result(self, text: str) -> None:
+        """Say what came of a story."""
+        output.say_json({"story": self._story, "result": text})
+
+    def entry(self, entry: Entry, run: Run) -> None:
+        """Show one event with all its data."""
+        output.say_json({"story": self._story, "run": run.run, **entry_document(entry)})
+
+    def end(self, seconds: float, *, what_next: str) -> None:
+        """Say that all is told."""
+        del what_next
+        output.say_json({"stories": self._story, "seconds": round(seconds, 1)})

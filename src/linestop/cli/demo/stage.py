@@ -25,7 +25,7 @@ from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.streams import MIB, Space
 from linestop.bus.worker import hold_name
-from linestop.cli.assembly import ORDER, Credentials, agents_of, deploy, load_tools, prepare, serve
+from linestop.cli.assembly import Credentials, agents_of, deploy, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client
 from linestop.errors import LinestopError, Unreachable
@@ -33,7 +33,7 @@ from linestop.project import CONFIG_FILE, Project, load_project
 from linestop.schemas.subjects import ACTORS, RoleName
 
 PROJECT: Final = Path(__file__).parent / "project"
-OTHERS: Final[tuple[RoleName, ...]] = tuple(role for role in ORDER if role != "executor")
+OTHERS: Final[tuple[RoleName, ...]] = tuple(role for role in ACTORS if role != "executor")
 WORKER: Final = "demo"
 EXECUTOR: Final = "executor"
 SPACE: Final = Space(runs=64 * MIB, forks=8 * MIB, blobs=32 * MIB, tasks=8 * MIB, outcomes=8 * MIB, small=8 * MIB)

@@ -14,6 +14,7 @@ from linestop.cli.demo.lines import money
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
 from linestop.cli.demo.shop import SLOW_BATCH
 from linestop.cli.demo.stage import Stage, arrived
+from linestop.cli.output import model_says
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
@@ -50,7 +51,9 @@ async def refund(stage: Stage, screen: Screen) -> None:
         "the shop's failure was met")  # fmt: skip
     if not answers[-1]:
         require(stage.shop.refunds == 0, "nothing was refunded")
-        screen.result("You said no, and nothing was refunded: the shop counts 0 effects.")
+        screen.result(
+            "You said no, and nothing was refunded: the shop counts 0 effects. (With a yes you see the kill.)"
+        )
         return
     asked = stage.shop.requests["refunds"]
     workers = [event.worker for event in starts[-2:]]
@@ -124,6 +127,8 @@ async def _decide(client: Client, screen: Screen, run: Run) -> bool:
     """Ask whoever sits there, else agree by itself and say so; return what was decided."""
     (question,) = await client.questions(run.run)
     screen.note(f"    --- the run waits for a person: {question.tool} {question.args} ({question.rule})")
+    if question.reason:
+        screen.note(f"        {model_says(question)}")
     said = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo does)")
     if said is None:
         why = f"nobody answered within {ASK_WITHIN_S:g} s" if screen.interactive else "nobody can be asked here"

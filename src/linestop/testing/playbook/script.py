@@ -6,19 +6,17 @@ less than it says would make every test that uses it worthless.
 
 from __future__ import annotations
 
-import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from linestop.errors import ConfigError
+from linestop.project import convert, parse_toml, read_text
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,11 +140,7 @@ def load_playbook(path: Path) -> Playbook:
     Raises:
         ConfigError: naming file and key, when it cannot be read or is not a playbook.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The playbook {path} cannot be read: {error}.") from error
-    return parse_playbook(text, str(path))
+    return parse_playbook(read_text(path, str(path)), str(path))
 
 
 def parse_playbook(text: str, source: str = "playbook") -> Playbook:
@@ -155,15 +149,7 @@ def parse_playbook(text: str, source: str = "playbook") -> Playbook:
     Raises:
         ConfigError: naming ``source`` and the key.
     """
-    try:
-        playbook = msgspec.convert(tomllib.loads(text), Playbook)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not TOML: {error}.") from error
-    except msgspec.ValidationError as error:
-        sentence = str(error)
-        found = _PATH.search(sentence)
-        key = found.group(1) if found else "the top level"
-        raise ConfigError(f"{source}, {key}: {_PATH.sub('', sentence)}.") from error
+    playbook = convert(parse_toml(text, source), Playbook, source)
     _check(playbook, source)
     return playbook
 

@@ -1,0 +1,61 @@
+"""Commands about agents and tools."""
+
+from __future__ import annotations
+
+import click
+
+from linestop.cli.declare import as_json, does, nats
+
+
+@click.command()
+@nats
+@as_json
+@does("agents_tools:agents")
+def agents() -> None:
+    """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@nats
+@as_json
+@does("agents_tools:deploy")
+def deploy() -> None:
+    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
+
+
+@click.command()
+@click.argument("name", metavar="AGENT")
+@click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
+@nats
+@as_json
+@does("agents_tools:rollback")
+def rollback() -> None:
+    """Let new runs of AGENT use an earlier version again."""
+
+
+@click.group()
+def tools() -> None:
+    """List, inspect and lint tools."""
+
+
+@tools.command("ls")
+@as_json
+@does("agents_tools:tools_ls")
+def tools_ls() -> None:
+    """List all tools with tier and where they come from."""
+
+
+@tools.command("inspect")
+@click.argument("name", metavar="TOOL")
+@as_json
+@does("agents_tools:tools_inspect")
+def tools_inspect() -> None:
+    """Show the contract of TOOL: what is enforced when an agent calls it."""
+
+
+@tools.command("lint")
+@as_json
+@does("agents_tools:tools_lint")
+def tools_lint() -> None:
+    """Judge the contracts; exit code 1 if one should not be used as it is."""

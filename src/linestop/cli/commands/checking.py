@@ -1,0 +1,46 @@
+"""Commands that look back and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from linestop.cli.declare import as_json, common, does
+
+
+@click.command()
+@click.argument("run")
+@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log, offline.")
+@click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
+@common
+@does("verify:verify")
+def verify() -> None:
+    """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken.
+
+    The people whose signatures count are those of the project (`people` in linestop.toml). The recorder's
+    checkpoint counts if its public key is in the state folder (credentials/checkpoint.pub) or given with --key.
+    With --file no broker is asked.
+    """
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file; it must not exist yet."
+)
+@common
+@does("verify:export")
+def export() -> None:
+    """Write the log of RUN with its proof into a file, which `linestop verify RUN --file` checks without a broker.
+
+    It holds the run's events as they are stored, and long arguments and answers: keep it as you keep the log.
+    """
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["events", "asyncapi", "tasks", "control"]), default="events")
+@as_json
+@does("schema:schema")
+def schema() -> None:
+    """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""

@@ -1,0 +1,172 @@
+"""Commands that run linestop, and look after what runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from linestop.cli.declare import as_json, common, does, nats
+
+ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recorder")
+CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
+DEV_WORKER: Final = "dev"
+_NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
+
+
+@click.command()
+@as_json
+@does("demo:demo")
+def demo() -> None:
+    """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run.
+
+    Needs no key and no configuration. The models are scripts behind real HTTP; prices are examples. With --json
+    nobody is asked: every event and every result is a line on stdout.
+    """
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
+@click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
+@as_json
+@does("processes:dev")
+def dev() -> None:
+    """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents.
+
+    Works in an empty folder. State is kept in .linestop, so the next `linestop dev` goes on where this ended.
+    With --json one line on stdout says when it is ready, and where.
+    """
+
+
+@click.command()
+@nats
+@_NAME
+@click.option("--no-deploy", is_flag=True, help="Leave the deployed agents as they are.")
+@as_json
+@does("processes:up")
+def up() -> None:
+    """Run all actors in one process against an outside broker, with the credentials of the state folder.
+
+    With --json one line on stdout says when it is ready, and where.
+    """
+
+
+@click.command()
+@click.argument("role", type=click.Choice(ROLES))
+@nats
+@_NAME
+@as_json
+@does("processes:actor")
+def actor() -> None:
+    """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out.
+
+    With --json one line on stdout says when it is ready, and where.
+    """
+
+
+@click.command()
+@nats
+@as_json
+@does("doctor:doctor")
+def doctor() -> None:
+    """Check this machine and this project: one line a check; exit code 1 if one fails, 8 if only the broker is away."""
+
+
+@click.command()
+@click.option("--worker", metavar="NAME", help="Also check that the worker of that name is alive.")
+@click.option("--role", type=click.Choice(ROLES), help="The same for this host's `linestop actor ROLE`.")
+@nats
+@as_json
+@does("doctor:health")
+def health() -> None:
+    """Say in one line whether the broker answers and the worker works; for health checks of containers."""
+
+
+@click.group()
+def bus() -> None:
+    """Set up an outside broker."""
+
+
+@bus.command("init")
+@click.option("--nats", metavar="URL", help="Where it listens [LINESTOP_NATS, else nats://127.0.0.1:4222].")
+@click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1", help="Copies of every stream.")
+@click.option(
+    "--copy",
+    "copies",
+    type=(click.Choice(CREDENTIALS), click.Path(path_type=Path, file_okay=False)),
+    multiple=True,
+    metavar="NAME FOLDER",
+    help="Also write that credential into a folder, for a process that is to have no other; may be repeated.",
+)
+@click.option(
+    "--config-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a whole configuration for a server in a container there, connect to nobody, and end.",
+)
+@as_json
+@does("bus:init")
+def init() -> None:
+    """Write the credential files, print the server's configuration, create streams and consumers.
+
+    The first time, the server does not know the credentials yet: start it with the configuration that is
+    printed, and run this again. May be repeated: consumers are brought up to date, streams only compared.
+    """
+
+
+@click.group()
+def recorder() -> None:
+    """Look after the archive of all runs."""
+
+
+@recorder.command("status")
+@common
+@does("recorder:status")
+def status() -> None:
+    """Say how far the archive is, whether its recorder runs or not."""
+
+
+@recorder.command("snapshot")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@common
+@does("recorder:snapshot")
+def snapshot() -> None:
+    """Copy the archive into the file TARGET, which any program may open with DuckDB."""
+
+
+@recorder.command("rebuild")
+@common
+@does("recorder:rebuild")
+def rebuild() -> None:
+    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile.
+
+    Runs that are older than what the log keeps are in the archive only, and are lost: take a snapshot first.
+    """
+
+
+@click.group()
+def dead() -> None:
+    """Look at what could not be handled, and send it again."""
+
+
+@dead.command("ls")
+@common
+@does("dead:ls")
+def ls() -> None:
+    """List dead letters, oldest first."""
+
+
+@dead.command("show")
+@click.argument("letter", type=click.IntRange(min=1))
+@common
+@does("dead:show")
+def show() -> None:
+    """Show one dead LETTER whole."""
+
+
+@dead.command("requeue")
+@click.argument("letter", type=click.IntRange(min=1))
+@common
+@does("dead:requeue")
+def requeue() -> None:
+    """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""

@@ -1,0 +1,44 @@
+"""What a process hands its roles from the project."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from linestop.cli.assembly import _check  # pyright: ignore[reportPrivateUsage]
+from linestop.sandbox.tool import Context, tool
+
+
+def lacks(value: object) -> list[str]:
+    """Find fault with everything but a text that begins with a bracket."""
+    return [] if isinstance(value, str) and value.startswith("[") else [f"got {type(value).__name__}"]
+
+
+@tool(tier="read", check=lacks)
+async def look(ctx: Context, what: str) -> str:
+    """Look something up.
+
+    Args:
+        what: What.
+    """
+    del ctx
+    return what
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        ('{"a":1}', ("got dict",)),
+        ("[not json", ()),
+        ("[" * 5_000, ("The result is nested too deeply to be checked: return one with fewer levels.",)),
+    ],
+)
+def test_a_check_gets_every_result_or_says_why_not(result: str, found: tuple[str, ...]) -> None:
+    """JSON as the value it is, a plain text as it stands, and what is nested too deeply as a finding."""
+    assert _check(look)(result) == found
+
+
+def test_a_nested_result_is_what_the_decoder_gives_up_on() -> None:
+    """Five thousand levels are more than it reads, whoever calls it."""
+    with pytest.raises(RecursionError):
+        msgspec.json.decode("[" * 5_000)

@@ -1,0 +1,129 @@
+"""``--json``: every command that prints has it, and what it prints parses line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+import pytest
+from tests.cli.leaves import leaves
+from tests.stack import Stack, background_stack, command
+
+from linestop.cli.main import cli
+from linestop.client import Client
+
+ELSEWHERE = {"demo", "dev", "up", "actor"}
+"""Commands that run until told to end: their output is looked at where their processes are started."""
+
+
+@pytest.mark.parametrize(("name", "found"), list(leaves(cli)))
+def test_every_command_has_json(name: str, found: click.Command) -> None:
+    """A program need not know which of them print tables."""
+    assert [param.name for param in found.params if "--json" in param.opts] == ["as_json"], name
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """Everything, running in another thread."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+class Asked:
+    """Runs commands with ``--json`` and takes their output apart."""
+
+    def __init__(self, line: Stack) -> None:
+        self.line = line
+        self.names: set[str] = set()
+
+    def __call__(self, name: str, *words: str, code: int = 0, where: Path | None = None) -> list[Any]:
+        """The lines that the command prints, each of them one JSON document."""
+        ran = command(where or self.line.directory, *name.split(), *words, "--json")
+        assert ran.code == code, (name, ran)
+        self.names.add(name)
+        assert ran.out.endswith("\n"), (name, ran)
+        return [json.loads(text) for text in ran.out.splitlines()]
+
+    def waiting(self, text: str) -> str:
+        """A run that waits for a person."""
+        return str(self("run", "desk", text, code=6)[0]["run"])
+
+
+def _dead_letter(line: Stack) -> str:
+    async def work() -> int:
+        async with Client.connect(line.directory, as_="operator") as operator:
+            await operator.stream.wire.ask("tasks.Not_A_Name.desk", b'{"text":"x"}')
+            with anyio.fail_after(20):
+                while not (found := await operator.dead_letters()):  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+            return found[0].seq
+
+    return str(anyio.run(work))
+
+
+def _runs(ask: Asked, folder: Path) -> None:
+    (done,) = ask("run", "desk", "say hello")
+    run = str(done["run"])
+    assert ask("show", run)[0]["run"] == run
+    events = ask("events", run)
+    assert [entry["n"] for entry in events] == list(range(1, len(events) + 1))
+    assert ask("watch", run) == events
+    assert ask("runs")[0]
+    assert ask("verify", run)[0]["run"] == run
+    assert ask("export", run, "--out", str(folder / "run.jsonl"))[0]["events"] == len(events)
+    paused = ask.waiting("pay 5")
+    for name in ("pause", "resume"):
+        assert ask(name, paused)[0]["status"] == "done"
+    assert ask("stop", paused)[0]["run"] == paused
+
+
+def _decisions(ask: Asked) -> None:
+    yes, no, which = ask.waiting("pay 5"), ask.waiting("pay 5"), ask.waiting("ask")
+    assert {each["run"] for each in ask("approvals")[0]} >= {yes, no, which}
+    for name, words in (("approve", (yes,)), ("deny", (no,)), ("answer", (which, "red"))):
+        assert ask(name, *words)[0]["status"] == "done"
+    assert ask("resolve", ask.waiting("doubt"), "--done")[0]["status"] == "done"
+
+
+def _agents(ask: Asked) -> None:
+    assert "hello" in ask("deploy")[0]
+    (agents,) = ask("agents")
+    digest = next(each["deployed"] for each in agents if each["name"] == "hello")
+    assert ask("rollback", "hello", "--to", digest) == [{"hello": digest}]
+    for name in ("tools ls", "tools lint"):
+        assert isinstance(ask(name)[0], list)
+    assert ask("tools inspect", "clock.now")[0]["name"] == "clock.now"
+
+
+def _keeping(ask: Asked, folder: Path) -> None:
+    letter = _dead_letter(ask.line)
+    assert len(ask("dead ls")[0]) == 1
+    assert ask("dead show", letter)[0]["seq"] == int(letter)
+    assert ask("dead requeue", letter)[0]["requeued"]
+    events = ask("recorder rebuild")[0]["events"]
+    assert ask("recorder status")[0]["events"] == events
+    assert ask("recorder snapshot", str(folder / "copy.duckdb"))[0]["events"] == events
+    for what in ("events", "asyncapi", "tasks", "control"):
+        assert isinstance(ask("schema", what)[0], dict)
+    assert {found["check"] for found in ask("doctor")[0]} >= {"python", "broker", "streams"}
+    assert [found["check"] for found in ask("health")] == ["broker"]
+    # The first time: the running server does not know these credentials, so the section for it is printed.
+    assert "server_config" in ask("bus init", "--nats", ask.line.server.url, where=folder / "outside", code=2)[0]
+
+
+@pytest.mark.broker
+def test_whatever_any_command_prints_with_json_parses_line_by_line(
+    line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, on a running whole; one that is added without a word here fails."""
+    monkeypatch.chdir(tmp_path)
+    ask = Asked(line)
+    _runs(ask, tmp_path)
+    _decisions(ask)
+    _agents(ask)
+    _keeping(ask, tmp_path)
+    assert ask.names == {name for name, _ in leaves(cli)} - ELSEWHERE
