@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_a_damaged_key_is_said_to_be_one(folder: Path, text: str) -> None:
         load_signer(folder, lambda: NOW)
     with pytest.raises(ConfigError, match=PUBLIC_FILE):
         trusted_checkpoint_key(folder)
+
+
+@pytest.mark.parametrize("name", [KEY_FILE, PUBLIC_FILE])
+def test_a_key_that_is_no_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    """A pipe gives nothing until somebody writes into it."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match=name):
+        _ = load_signer(tmp_path, lambda: NOW), trusted_checkpoint_key(tmp_path)
 
 
 def test_without_a_key_nothing_is_signed_and_nobody_trusted(tmp_path: Path) -> None:

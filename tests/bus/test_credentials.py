@@ -103,12 +103,14 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         '{"url":"nats://x","user":"planner","password":"p","more":1}',
         '{"url":"","user":"planner","password":"p"}',
         '{"url":"nats://x","user":"planner","password":""}',
+        '{"url":"caf\udce9","user":"planner","password":"p"}',
+        "[" * 50_000,
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """Whatever is wrong with it, the sentence names the file and shows no password."""
     path = tmp_path / "planner.json"
-    path.write_text(text)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
     with pytest.raises(ConfigError, match=r"credential file .*planner\.json (is not a|has an empty)"):
         load_credential(path)

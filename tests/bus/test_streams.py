@@ -1,31 +1,30 @@
-"""What the streams refuse, whoever asks, and how a changed setting is noticed."""
+"""What the streams refuse, whoever asks."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
-from pathlib import Path
-from typing import Any
+import time
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import api, layout
 from linestop.bus.api import ApiError
-from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, bus_init, set_up
-from linestop.bus.permissions import CredentialName
-from linestop.bus.server import EmbeddedServer
-from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
-from linestop.errors import ConfigError, PermissionDenied
+from linestop.bus.connection import Connection
+from linestop.bus.jetstream import JetStream
+from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, consumers, streams
+from linestop.errors import PermissionDenied
 from linestop.schemas import subjects
-from linestop.schemas.subjects import ACTORS, AgentName, RunId, TenantId
+from linestop.schemas.subjects import ACTORS, ROLES, AgentName, RoleName, RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
 Everybody = dict[CredentialName, Connection]
 TENANT, AGENT, DIGEST = TenantId("acme"), AgentName("support"), "cd" * 32
-WRITE_ONCE = (layout.RUNS, layout.FORKS, layout.OUTCOMES, layout.BLOBS)
 _runs = itertools.count(1)
 
 
@@ -34,15 +33,64 @@ def new_run() -> RunId:
     return RunId(f"s-{next(_runs)}")
 
 
-async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody) -> None:
-    """The second message on an event's subject is refused with 10077, and the first stays."""
-    subject = subjects.run_event(TENANT, new_run(), role="planner", event="proposed", n=1)
-    await everybody["planner"].ask(subject, {"first": True})
-    with pytest.raises(ApiError) as refused:
-        await everybody["planner"].ask(subject, {"first": False})
+LAST = "Nats-Expected-Last-Subject-Sequence"
+AGAIN: dict[str, dict[str, str]] = {
+    "no concurrency header": {},
+    "its own subject's": {LAST: "{seq}"},
+    "the run's": {LAST: "{seq}", f"{LAST}-Subject": "{run}"},
+    "another run's": {LAST: "0", f"{LAST}-Subject": "runs.acme.nobody.>"},
+}
+
+
+@pytest.mark.parametrize("headers", AGAIN)
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role: RoleName, headers: str) -> None:
+    """The second message on an event's subject is refused at once and in words, and the first stays."""
+    run, connection = new_run(), everybody[role]
+    subject = subjects.run_event(TENANT, run, role=role, event="stopped", n=1)
+    seq = (await connection.ask(subject, {"role": role}))["seq"]
+    claim = {"role": "approver" if role != "approver" else "planner", "tenant": "other", "n": 7}
+    named = {
+        name: value.format(seq=seq, run=subjects.run_filter(TENANT, run)) for name, value in AGAIN[headers].items()
+    }
+    reply = await connection.request(subject, msgspec.json.encode(claim), headers=named)
+    with pytest.raises(ApiError, match=f"refused {subject}: maximum messages per subject exceeded") as refused:
+        api.read_reply(subject, reply.data)
     assert refused.value.err_code == 10077
-    stored = await everybody["planner"].request(api.direct_get_last(layout.RUNS, subject))
-    assert stored.data == b'{"first":true}'
+    stored = await connection.request(api.direct_get_last(layout.RUNS, subject))
+    assert stored.data == msgspec.json.encode({"role": role})
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_an_append_that_names_another_head_is_told_the_true_one(everybody: Everybody, role: RoleName) -> None:
+    """What the header says is checked for every role: the refusal names the sequence that it should have said."""
+    run, connection = new_run(), everybody[role]
+    first, second = (subjects.run_event(TENANT, run, role=role, event="stopped", n=n) for n in (1, 2))
+    seq = (await connection.ask(first, {}))["seq"]
+    named = {LAST: "0", f"{LAST}-Subject": subjects.run_filter(TENANT, run)}
+    reply = await connection.request(second, b"{}", headers=named)
+    with pytest.raises(ApiError, match=f"refused {second}: wrong last sequence: {seq} ") as refused:
+        api.read_reply(second, reply.data)
+    assert refused.value.err_code == 10071
+
+
+@pytest.mark.parametrize("headers", AGAIN)
+@pytest.mark.parametrize("name", sorted(set(CREDENTIALS) - set(ROLES)))
+async def test_who_has_no_part_in_a_run_says_nothing_in_it(
+    everybody: Everybody, name: CredentialName, headers: str
+) -> None:
+    """No header and no payload makes a difference: the refusal comes at once, and names subject and credential."""
+    run = new_run()
+    named = {
+        header: value.format(seq=0, run=subjects.run_filter(TENANT, run)) for header, value in AGAIN[headers].items()
+    }
+    for role in ROLES:
+        subject = subjects.run_event(TENANT, run, role=role, event="stopped", n=1)
+        claim = msgspec.json.encode({"role": role, "by": "operator"})
+        began = time.monotonic()
+        with pytest.raises(PermissionDenied, match=f"credential {name!r} may not publish to {subject!r}"):
+            await everybody[name].request(subject, claim, headers=named, timeout_s=30)
+        assert time.monotonic() - began < 5
 
 
 async def test_an_outcome_a_blob_and_the_run_of_a_key_are_given_once(everybody: Everybody) -> None:
@@ -59,23 +107,6 @@ async def test_an_outcome_a_blob_and_the_run_of_a_key_are_given_once(everybody: 
         assert refused.value.err_code == 10077
 
 
-@pytest.mark.parametrize("stream", WRITE_ONCE)
-async def test_history_cannot_be_removed_even_by_the_one_who_set_the_bus_up(everybody: Everybody, stream: str) -> None:
-    """Purging, deleting a message and switching these bans off are refused to ``bootstrap``."""
-    bootstrap = everybody["bootstrap"]
-    config: Any = (await bootstrap.ask(api.stream_info(stream)))["config"]
-    update = api.stream_info(stream).replace("INFO", "UPDATE")
-    for subject, body, err_code in (
-        (api.stream_purge(stream), None, 10110),
-        (api.message_delete(stream), {"seq": 1}, 10057),
-        (update, {**config, "deny_delete": False}, 10052),
-        (update, {**config, "deny_purge": False}, 10052),
-    ):
-        with pytest.raises(ApiError) as refused:
-            await bootstrap.ask(subject, body)
-        assert refused.value.err_code == err_code
-
-
 async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everybody: Everybody) -> None:
     """Rollup, expiry, schedules and counters are headers, which permissions do not see: the stream refuses."""
     for header, value, err_code in (
@@ -89,6 +120,39 @@ async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everyb
         with pytest.raises(ApiError) as refused:
             api.read_reply(subject, reply.data)
         assert refused.value.err_code == err_code
+
+
+async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id(everybody: Everybody) -> None:
+    """An id is the whole stream's: what is guessed must not make somebody's text a repetition."""
+    data = b"what everybody knows will be stored"
+    name = subjects.blob(TENANT, hashlib.sha256(data).hexdigest(), part=0)
+    squatted = {"Nats-Msg-Id": name, "Linestop-Parts": "1"}
+    reply = await everybody["planner"].request(subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=squatted)
+    assert "error" not in msgspec.json.decode(reply.data)
+    blobs = (await JetStream.open(everybody["executor"])).blobs()
+    digest = await blobs.put(TENANT, data)
+    assert await blobs.get(TENANT, digest) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "bucket", "key"),
+    [
+        *((role, layout.WORKERS_BUCKET, f"of-{role}") for role in ACTORS),
+        ("budget", layout.SHARED_BUCKET, "account.tenant-acme.today"),
+        ("operator", layout.SHARED_BUCKET, "door.closed"),
+        ("operator", layout.AGENTS_BUCKET, "desk"),
+    ],
+)
+async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
+    everybody: Everybody, name: CredentialName, bucket: str, key: str
+) -> None:
+    """A header that replaces all that was stored would reach the accounts and doors of others."""
+    subject = layout.bucket_key(bucket, key)
+    await everybody[name].ask(subject, 1)
+    reply = await everybody[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
+    with pytest.raises(ApiError) as refused:
+        api.read_reply(subject, reply.data)
+    assert refused.value.err_code == 10111
 
 
 async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> None:
@@ -138,66 +202,6 @@ async def test_a_wake_given_up_is_recorded(everybody: Everybody) -> None:
     advice = await asyncio.wait_for(advised.get(), 6)
     assert f'"stream_seq":{seq},'.encode() in advice.data
     await subscription.unsubscribe()
-
-
-async def test_setting_up_twice_changes_nothing_and_a_difference_is_told(tmp_path: Path) -> None:
-    """What exists is compared and left alone; space and copies may differ, rules may not."""
-    async with (
-        EmbeddedServer(tmp_path) as server,
-        await connect(server.credential("bootstrap"), name="test") as bootstrap,
-    ):
-        loose = {"name": "RUNS", "subjects": ["runs.>"], "storage": "file", "max_bytes": 1_000_000}
-        await bootstrap.ask(api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1})
-        first = await set_up(bootstrap)
-        assert "stream TASKS" in first.created
-        assert "stream RUNS" not in first.created
-        told = " ".join(first.differences)
-        for field in ("deny_purge", "deny_delete", "max_msgs_per_subject", "republish", "discard", "max_age"):
-            assert f"stream RUNS has {field} " in told
-        assert "max_bytes" not in told
-        assert (
-            'stream RUNS has discard "old" where linestop needs "new": '
-            "look who changed it, then set it back or delete it."
-        ) in first.differences
-        with pytest.raises(ConfigError, match="stream RUNS has deny_purge"):
-            first.require_no_differences()
-        second = await set_up(bootstrap, BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)}))
-        assert second.created == ("consumer role_budget of RUNS",)
-        assert second.differences == first.differences
-        third = await set_up(bootstrap, BusLayout(wakes={"budget": ("runs.*.*.planner.failed.>",)}))
-        assert any(line.startswith("consumer role_budget of RUNS has filter_subj") for line in third.differences)
-
-
-async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
-    """A stream that does not fit names itself and the server's reason."""
-    async with (
-        EmbeddedServer(tmp_path) as server,
-        await connect(server.credential("bootstrap"), name="test") as bootstrap,
-    ):
-        huge = BusLayout(space=Space(runs=DEFAULT_SPACE.total * 2))
-        with pytest.raises(ConfigError, match=r"stream RUNS cannot be created: .*insufficient storage"):
-            await set_up(bootstrap, huge)
-
-
-async def test_only_the_one_who_sets_up_may_set_up(everybody: Everybody) -> None:
-    """Another credential is told so by name."""
-    with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish"):
-        await set_up(everybody["watcher"])
-
-
-async def test_an_outside_server_is_set_up_the_same_way(
-    server: EmbeddedServer, everybody: Everybody, tmp_path: Path
-) -> None:
-    """Unknown credentials give the text to paste; known ones give streams; both may be repeated."""
-    assert not everybody["bootstrap"].closed
-    before = await bus_init(server.url, tmp_path)
-    assert before.set_up is None
-    assert "reload it, and run this again" in before.next_step
-    assert before.server_config.lstrip().startswith('"accounts"')
-    assert before.server_config == (await bus_init(server.url, tmp_path)).server_config
-    after = await bus_init(server.url, server.directory)
-    assert after.set_up is not None
-    assert after.set_up.created == after.set_up.differences == ()
 
 
 def test_every_stream_is_bounded_and_every_wake_given_up_is_noticed() -> None:

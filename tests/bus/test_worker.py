@@ -78,15 +78,15 @@ def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_each_holder_gets_the_next_number() -> None:
     """What an older incarnation left open may be taken over, so no number is given twice."""
-    shared = MemoryBroker(lambda: datetime.now(UTC)).shared("shared")
-    assert [await next_incarnation(shared, "planner") for _ in range(3)] == ["planner#1", "planner#2", "planner#3"]
-    assert await next_incarnation(shared, "executor") == "executor#1"
+    workers = MemoryBroker(lambda: datetime.now(UTC)).shared("workers")
+    assert [await next_incarnation(workers, "planner") for _ in range(3)] == ["planner#1", "planner#2", "planner#3"]
+    assert await next_incarnation(workers, "executor") == "executor#1"
 
 
 @pytest.mark.anyio
 async def test_a_counter_that_is_no_number_is_refused() -> None:
     """Starting again from one would give a number twice."""
-    shared = MemoryBroker(lambda: datetime.now(UTC)).shared("shared")
-    await shared.create("worker.planner", b"many")
-    with pytest.raises(ConfigError, match=r"worker\.planner .* is not a number"):
-        await next_incarnation(shared, "planner")
+    workers = MemoryBroker(lambda: datetime.now(UTC)).shared("workers")
+    await workers.create("planner", b"many")
+    with pytest.raises(ConfigError, match="Key planner of the bucket `workers` is not a number"):
+        await next_incarnation(workers, "planner")

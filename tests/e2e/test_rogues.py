@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.client import Client
 from linestop.schemas.chain import genesis, link
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, run_event
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 TENANT = TenantId("default")
@@ -95,32 +96,46 @@ HEADERS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("what", HEADERS)
 async def test_whatever_the_concurrency_header_says_a_rival_of_a_stored_event_is_void(line: Stack, what: str) -> None:
-    """The header saves retries; that a run has one event a number is decided by the chain."""
+    """The header saves retries; that a run has one event a number is decided by the chain, for every role."""
     run = f"rival-{list(HEADERS).index(what)}"
-    async with (
-        await connect(line.server.credential("operator"), name="rogue") as first,
-        await connect(line.server.credential("planner"), name="rogue") as second,
-    ):
+    async with AsyncExitStack() as connections:
+        rogues: dict[RoleName, Connection] = {
+            role: await connections.enter_async_context(await connect(line.server.credential(role), name="rogue"))
+            for role in ROLES
+        }
+        first = rogues["operator"]
         begin = genesis(TENANT, RunId(run))
         one = {"id": "1", "prev": begin, "at": "2026-01-01T00:00:00Z", "by": "ann", "why": "enough", "code": "person"}
         assert await written(first, subject(run, "operator", "stopped", 1), one)
-        for n, prev in ((1, begin), (2, begin), (2, "0" * 64)):
-            claim = {**one, "role": "operator", "tenant": "other", "n": 1, "id": f"{n}", "prev": prev, "why": "a lie"}
-            name = "failed" if prev != begin else "stopped"
-            await written(second, subject(run, "planner", name, n), claim, HEADERS[what])
+        for role, rogue in rogues.items():
+            for n, prev in ((1, begin), (2, begin), (2, "0" * 64)):
+                claim = {
+                    **one,
+                    "role": "approver",
+                    "tenant": "other",
+                    "n": 1,
+                    "id": f"{n}",
+                    "prev": prev,
+                    "why": "a lie",
+                }
+                name = "failed" if prev != begin else "stopped"
+                where = subject(run, role, name, n)
+                # Its own old subject again, for the one who spoke first.
+                assert not (await written(rogue, where, claim, HEADERS[what]) and (role, n) == ("operator", 1))
     state, outcome = await ended(line, run)
     assert state.stopped is not None
     assert (state.stopped.why, outcome.status, outcome.why) == ("enough", "stopped", "enough")
     counted = [(entry.role, entry.name) for entry in state.entries if entry.n]
     assert counted[0] == ("operator", "stopped")
-    assert not [entry for entry in counted if entry[0] == "planner"]
+    assert set(counted[1:]) <= {("budget", "settled"), ("recorder", "sealed"), ("validator", "refused")}
     assert state.entries[0].subject == subject(run, "operator", "stopped", 1)
     assert hashlib.sha256(f"{TENANT}/{run}".encode()).hexdigest() == begin != link(state.entries[0].subject, b"")
 
 
-async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored(line: Stack) -> None:
-    """A planner's grant in the chain, with another role's name in its payload, changes nothing; the run goes on."""
-    run = "not-its-own"
+@pytest.mark.parametrize("role", ROLES)
+async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored(line: Stack, role: RoleName) -> None:
+    """Another's event in the chain, with that role's name in its payload, changes nothing; the run goes on."""
+    run, event = f"not-its-own-{role}", "granted" if role != "approver" else "finished"
     async with Client.connect(line.directory, as_="operator") as client:
         await client.submit("desk", "pay 5", run=run)
         async for entry in client.events(run, follow=True):
@@ -130,11 +145,12 @@ async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored
         call = next(iter(state.calls.values()))
         claim: dict[str, Any] = {"id": "x", "prev": state.head, "at": state.at.isoformat(), "call": call.call}
         claim |= {"by": "ann", "role": "approver", "args_sha256": call.args_sha256, "contract_digest": ""}
-        async with await connect(line.server.credential("planner"), name="rogue") as rogue:
-            assert await written(rogue, subject(run, "planner", "granted", state.n + 1), claim)
+        claim |= {"attempt": 1, "status": "ok", "result": '{"paid":5}'}
+        async with await connect(line.server.credential(role), name="rogue") as rogue:
+            assert await written(rogue, subject(run, role, event, state.n + 1), claim)
         await client.deny(run, why="no")
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
         after = await client.run(run)
     forged = after.entries[state.n]
-    assert (forged.n, forged.ignored) == (state.n + 1, "'granted' is not the planner's to say")
+    assert (forged.n, forged.ignored) == (state.n + 1, f"'{event}' is not the {role}'s to say")
     assert (outcome.status, line.effects.paid) == ("completed", [])

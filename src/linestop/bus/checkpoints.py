@@ -16,6 +16,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from linestop.bus.credentials import write_private
+from linestop.bus.files import read_regular
 from linestop.errors import ConfigError
 from linestop.schemas.run import Run
 from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, signed
@@ -23,6 +24,7 @@ from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, signed
 LOG = structlog.get_logger("linestop.checkpoints")
 KEY_FILE: Final = "checkpoint.key"
 PUBLIC_FILE: Final = "checkpoint.pub"
+KEY_BYTES_MAX: Final = 4 * 1024
 _ID_DIGITS: Final = 16
 
 
@@ -72,12 +74,13 @@ def load_checkpoint_key(credentials: Path) -> Ed25519PrivateKey | None:
     """
     path = credentials / KEY_FILE
     try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="ascii")
+        data, found = read_regular(path, KEY_BYTES_MAX)
+        text = data.decode("ascii")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"checkpoint key {path} cannot be read: {error}.") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"checkpoint key {path} may be read by others: run `chmod 600 {path}`.")
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.strip()))
@@ -115,7 +118,7 @@ def trusted_checkpoint_key(credentials: Path) -> dict[str, TrustedKey]:
     """
     path = credentials / PUBLIC_FILE
     try:
-        text = path.read_text(encoding="ascii").strip()
+        text = read_regular(path, KEY_BYTES_MAX)[0].decode("ascii").strip()
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
     except FileNotFoundError:
         return {}

@@ -72,7 +72,7 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         )
     try:
         credential = msgspec.json.decode(text, type=Credential)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"credential file {path} is not a credential ({error}): it needs url, user and password."
         ) from None

@@ -1,7 +1,9 @@
-"""Setting a bus up: streams and consumers, created if missing, checked if there, never changed.
+"""Setting a bus up: streams and consumers, created if missing, checked if there.
 
 A stream that exists with other settings is somebody's decision, or an attack on the rules that the log
-stands on. Either way a person must look: it is reported in a sentence and left as it is.
+stands on. Either way a person must look: it is reported in a sentence and left as it is. A durable consumer is
+linestop's own tool: an older linestop made it as that needed it, so what the server lets be changed is brought
+up to date. Nothing is lost by that: what was delivered and acknowledged stays so.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,16 +20,28 @@ from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
 from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import ensure_credentials, passwords_of
-from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions
-from linestop.bus.streams import DEFAULT_SPACE, ConsumerSpec, Space, StreamSpec, consumers, streams
+from linestop.bus.credentials import Credential, ensure_credentials, passwords_of
+from linestop.bus.layout import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
+from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
+from linestop.bus.server_config import Listen, server_config
+from linestop.bus.streams import DEFAULT_SPACE, Config, Space, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
 from linestop.schemas.subjects import RoleName
 
 CREATE_TIMEOUT_S: Final = 10.0
+PORT_DEFAULT: Final = 4222
+STORE_DIR: Final = Path("jetstream")
+"""Where an outside server stores unless its administrator says otherwise: below where it is started."""
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas", "compression"})
 """How much space and how many copies: a matter of the installation, not of correctness."""
+
+_OLDER_BUCKETS: Final = frozenset({bucket_stream(AGENTS_BUCKET), bucket_stream(SHARED_BUCKET)})
+_OLDER_RULES: Final = frozenset({"deny_purge", "allow_rollup_hdrs"})
+"""What two buckets of an older linestop do not refuse. No credential may change a stream, so they stay as they are:
+``budget`` could erase doors there, and ``operator`` accounts."""
 
 _MUST_BE_ABSENT: Final = (
     "mirror",
@@ -35,7 +50,16 @@ _MUST_BE_ABSENT: Final = (
     "sealed",
     "allow_msg_counter",
     "allow_atomic",
+    "allow_batched",
+    "no_ack",
+    "persist_mode",
+    # Of a consumer: the server would deliver to that subject instead of waiting to be asked.
+    "deliver_subject",
 )
+
+_MISSING: Final = frozenset({api.STREAM_NOT_FOUND, api.CONSUMER_NOT_FOUND})
+_UPDATABLE: Final = frozenset({"ack_wait", "backoff", "filter_subjects", "max_ack_pending", "max_deliver"})
+"""What the server changes in a durable consumer that is there."""
 
 
 class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,9 +71,10 @@ class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetUp(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done: names created, and a sentence for each difference that a person must settle."""
+    """What was done: names created, consumers brought up to date, and a sentence for each difference left."""
 
     created: tuple[str, ...]
+    updated: tuple[str, ...]
     differences: tuple[str, ...]
 
     def require_no_differences(self) -> None:
@@ -59,43 +84,75 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``bus_init`` leaves for a person: the text the server needs, and how far it came.
+    """What ``bus_init`` leaves for a person: the configuration the server needs, and how far it came.
 
-    ``set_up`` is None while the server does not know the credentials yet; ``next_step`` says what to do.
+    ``set_up`` is None while the server cannot be used yet; ``next_step`` says what to do, and ``reachable``
+    whether any server answered.
     """
 
     server_config: str
     set_up: SetUp | None
+    reachable: bool = True
     next_step: str
 
 
 DEFAULT_LAYOUT: Final = BusLayout()
 
 
+class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream or consumer: what it must be, and how the server is asked about it."""
+
+    what: str
+    config: Config
+    info: str
+    create: str
+    body: Mapping[str, Any]
+    taken: frozenset[int]
+    updatable: frozenset[str] = frozenset()
+
+
 async def set_up(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> SetUp:
-    """Create what is missing and compare what is there. Needs the credential ``bootstrap``.
+    """Create what is missing, bring consumers up to date, compare the rest. Needs the credential ``bootstrap``.
 
     Raises:
-        ConfigError: if something cannot be created, for instance for lack of space.
+        ConfigError: if something cannot be created or updated, for instance for lack of space.
         PermissionDenied: if the connection is not ``bootstrap``'s.
         Unreachable: if the server does not answer.
     """
     created: list[str] = []
+    updated: list[str] = []
     differences: list[str] = []
-    for spec in streams(layout.space, replicas=layout.replicas):
-        found = await _ensure_stream(connection, spec)
+    for wanted in _all(layout):
+        found = await _ensure(connection, wanted)
         if found is None:
-            created.append(f"stream {spec.name}")
+            created.append(wanted.what)
+        elif fields := _outdated(wanted, found):
+            await _request(connection, wanted, "updated", {**wanted.body, "action": "update"})
+            updated.append(f"{wanted.what} ({', '.join(fields)})")
         else:
-            differences += _compare(f"stream {spec.name}", spec.config, found)
-    for consumer in consumers(layout.wakes):
-        found = await _ensure_consumer(connection, consumer)
-        what = f"consumer {consumer.name} of {consumer.stream}"
+            differences += _compare(wanted, found)
+    return SetUp(created=tuple(created), updated=tuple(updated), differences=tuple(differences))
+
+
+async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> tuple[str, ...]:
+    """Say in a sentence each what is missing, older or different, and change nothing.
+
+    Raises:
+        PermissionDenied: if the connection may not look; ``Unreachable`` if the server does not answer.
+    """
+    told: list[str] = []
+    for wanted in _all(layout):
+        found = await _found(connection, wanted)
         if found is None:
-            created.append(what)
+            told.append(f"{wanted.what} is missing: `linestop dev` or `linestop bus init` makes it.")
+        elif fields := _outdated(wanted, found):
+            told.append(
+                f"{wanted.what} is as an older linestop made it ({', '.join(fields)}): `linestop dev` or "
+                "`linestop bus init` brings it up to date."
+            )
         else:
-            differences += _compare(what, consumer.config, found)
-    return SetUp(created=tuple(created), differences=tuple(differences))
+            told += _compare(wanted, found)
+    return tuple(told)
 
 
 async def bus_init(
@@ -107,8 +164,8 @@ async def bus_init(
 ) -> InitResult:
     """Set up a server of somebody else's the way the embedded one is; may be repeated.
 
-    Writes the credential files below ``directory`` (keeping those that exist) and returns the ``accounts``
-    section the server needs. Once the server has it, another call creates streams and consumers.
+    Writes the credential files below ``directory`` (keeping those that exist) and returns the whole
+    configuration the server needs. Once the server has it, another call creates streams and consumers.
 
     Args:
         url: Where the server listens; several separated by commas.
@@ -121,81 +178,135 @@ async def bus_init(
     """
     credentials = ensure_credentials(directory, url)
     ensure_checkpoint_key(directory / "credentials")
-    section = msgspec.json.encode({"accounts": accounts(passwords_of(credentials), access)})
-    # The braces around a JSON document are no part of what is pasted into a server's configuration.
-    text = msgspec.json.format(section).decode().strip().removeprefix("{").removesuffix("}").strip("\n")
+    text = _server_text(credentials, url, layout=layout, access=access)
     try:
         async with await connect(credentials["bootstrap"], name="linestop bus init") as connection:
             done = await set_up(connection, layout)
     except PermissionDenied:
-        step = f"put these accounts into the configuration of the server at {url}, reload it, and run this again"
-        return InitResult(server_config=text, set_up=None, next_step=f"{step}.")
+        step = f"give the server at {url} this configuration, or put its `jetstream` and `accounts` into the one it has"
+        return InitResult(server_config=text, set_up=None, next_step=f"{step}; restart it, and run this again.")
     except Unreachable as error:
-        step = "start the server with these accounts and run this again"
-        return InitResult(server_config=text, set_up=None, next_step=f"{error} Then {step}.")
+        step = f"{error} Then start a server with this configuration, and run this again."
+        return InitResult(server_config=text, set_up=None, reachable=False, next_step=step)
     return InitResult(server_config=text, set_up=done, next_step=" ".join(done.differences))
 
 
-async def _ensure_stream(connection: Connection, spec: StreamSpec) -> dict[str, Any] | None:
-    """Create the stream and return None, or return the configuration of the one that exists."""
+def _server_text(
+    credentials: Mapping[CredentialName, Credential], url: str, *, layout: BusLayout, access: AccessOptions
+) -> str:
+    """Return a configuration that a server can be started with as it is, listening where ``url`` says."""
+    first = urlsplit(url.partition(",")[0].strip())
+    name = first.hostname or ""
+    listen = Listen(
+        # Another name than loopback's is how others reach it; which of the machine's addresses that is, who knows.
+        host=name if name in _LOOPBACK else "0.0.0.0",  # noqa: S104 - a server for others listens to others
+        port=first.port or PORT_DEFAULT,
+        store_dir=STORE_DIR,
+        file_store_bytes_max=layout.space.total,
+        sync_interval="always",
+    )
+    return server_config(listen, accounts(passwords_of(credentials), access)).decode()
+
+
+def _all(layout: BusLayout) -> list[_Wanted]:
+    wanted = [
+        _Wanted(
+            what=f"stream {spec.name}",
+            config=spec.config,
+            info=api.stream_info(spec.name),
+            create=api.stream_create(spec.name),
+            body=spec.config,
+            taken=frozenset({api.STREAM_EXISTS}),
+        )
+        for spec in streams(layout.space, replicas=layout.replicas)
+    ]
+    wanted += [
+        _Wanted(
+            what=f"consumer {spec.name} of {spec.stream}",
+            config=spec.config,
+            info=api.consumer_info(spec.stream, spec.name),
+            create=api.consumer_create(spec.stream, spec.name),
+            body={"stream_name": spec.stream, "config": spec.config, "action": "create"},
+            taken=frozenset({api.CONSUMER_EXISTS, api.CONSUMER_NAME_USED}),
+            updatable=_UPDATABLE,
+        )
+        for spec in consumers(layout.wakes)
+    ]
+    return wanted
+
+
+async def _ensure(connection: Connection, wanted: _Wanted) -> dict[str, Any] | None:
+    """Create it and return None, or return the configuration of the one that exists."""
     for _ in range(2):
-        try:
-            reply = await connection.ask(api.stream_info(spec.name))
-        except ApiError as error:
-            if error.err_code != api.STREAM_NOT_FOUND:
-                raise
-        else:
-            return _config(reply)
-        try:
-            await connection.ask(api.stream_create(spec.name), spec.config, timeout_s=CREATE_TIMEOUT_S)
-        except ApiError as error:
-            # Another process may have been faster: then look again.
-            if error.err_code != api.STREAM_EXISTS:
-                raise ConfigError(f"stream {spec.name} cannot be created: {error}") from None
-        else:
+        found = await _found(connection, wanted)
+        if found is not None:
+            return found
+        # Another process may have been faster: then look again.
+        if await _request(connection, wanted, "created", wanted.body):
             return None
-    raise ConfigError(f"stream {spec.name} comes and goes: let only one process set up the bus.")
+    raise ConfigError(f"{wanted.what} comes and goes: let only one process set up the bus.")
 
 
-async def _ensure_consumer(connection: Connection, spec: ConsumerSpec) -> dict[str, Any] | None:
-    """Create the consumer and return None, or return the configuration of the one that exists."""
-    body = {"stream_name": spec.stream, "config": spec.config, "action": "create"}
-    for _ in range(2):
-        try:
-            reply = await connection.ask(api.consumer_info(spec.stream, spec.name))
-        except ApiError as error:
-            if error.err_code != api.CONSUMER_NOT_FOUND:
-                raise
-        else:
-            return _config(reply)
-        try:
-            await connection.ask(api.consumer_create(spec.stream, spec.name), body, timeout_s=CREATE_TIMEOUT_S)
-        except ApiError as error:
-            if error.err_code not in {api.CONSUMER_EXISTS, api.CONSUMER_NAME_USED}:
-                raise ConfigError(f"consumer {spec.name} of {spec.stream} cannot be created: {error}") from None
-        else:
-            return None
-    raise ConfigError(f"consumer {spec.name} of {spec.stream} comes and goes: let only one process set up.")
-
-
-def _config(reply: Mapping[str, object]) -> dict[str, Any]:
+async def _found(connection: Connection, wanted: _Wanted) -> dict[str, Any] | None:
+    try:
+        reply = await connection.ask(wanted.info)
+    except ApiError as error:
+        if error.err_code not in _MISSING:
+            raise
+        return None
     return msgspec.convert(reply["config"], dict[str, Any])
 
 
-def _compare(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Say in a sentence each what differs; a field the server leaves out has its zero value."""
+async def _request(connection: Connection, wanted: _Wanted, verb: str, body: Mapping[str, Any]) -> bool:
+    """Create or update it; return whether that was done, False if there is another one by now."""
+    try:
+        await connection.ask(wanted.create, body, timeout_s=CREATE_TIMEOUT_S)
+    except ApiError as error:
+        if error.err_code in wanted.taken:
+            return False
+        raise ConfigError(f"{wanted.what} cannot be {verb}: {error}") from None
+    return True
+
+
+def _outdated(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+    """Name the fields that can be brought up to date, if nothing else differs."""
+    fields = _differing(wanted, found)
+    return fields if wanted.updatable.issuperset(fields) and not _forbidden(wanted, found) else []
+
+
+def _compare(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+    """Say in a sentence each what differs."""
     differences = [
-        f"{what} has {field} {_show(found.get(field))} where linestop needs {_show(value)}: "
-        "look who changed it, then set it back or delete it."
-        for field, value in wanted.items()
-        if field not in _LEFT_TO_OPERATORS and _normal(field, found.get(field)) != _normal(field, value)
+        f"{wanted.what} has {field} {_show(found.get(field))} where linestop needs {_show(wanted.config[field])}: "
+        "look who changed it, then have the broker's administrator set it back or delete it (docs/operations.md)."
+        for field in _differing(wanted, found)
     ]
     differences += [
-        f"{what} has {field} {_show(found[field])}, which linestop does not allow: remove it."
-        for field in _MUST_BE_ABSENT
-        if found.get(field)
+        f"{wanted.what} has {field} {_show(found[field])}, which linestop does not allow: "
+        "have the broker's administrator remove it (docs/operations.md)."
+        for field in _forbidden(wanted, found)
     ]
     return differences
+
+
+def _differing(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+    """Name what is not as it must be; a field the server leaves out has its zero value."""
+    return [
+        field
+        for field, value in wanted.config.items()
+        if field not in _LEFT_TO_OPERATORS
+        and not (field in _OLDER_RULES and found.get("name") in _OLDER_BUCKETS)
+        and _normal(field, found.get(field)) != _normal(field, value)
+    ]
+
+
+def _forbidden(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+    fields = [field for field in _MUST_BE_ABSENT if found.get(field)]
+    # To ``live.`` an older linestop republished more. Elsewhere it would have the server say what roles may not.
+    republish = msgspec.convert(found.get("republish") or {}, dict[str, Any])
+    if "republish" not in wanted.config and not republish.get("dest", "live.").startswith("live."):
+        fields.append("republish")
+    return fields
 
 
 def _normal(field: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value

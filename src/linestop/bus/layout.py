@@ -18,9 +18,10 @@ ADVISORIES: Final = "ADVISORIES"
 AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
 SHARED_BUCKET: Final = "shared"
+WORKERS_BUCKET: Final = "workers"
 
 FEED: Final = "feed"
-"""All of RUNS: the archive of the recorder, and the one feed of a process that runs every role."""
+"""All of RUNS, for the recorder's archive and nobody else."""
 
 SEALED_CONSUMER: Final = "sealed"
 """The seals of RUNS, for whoever publishes outcomes: an outcome must come although its recorder died."""

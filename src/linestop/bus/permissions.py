@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from linestop.bus import api, layout
+from linestop.bus.streams import consumers, streams
 from linestop.schemas.subjects import ACTORS, ROLES, RoleName
 
 CredentialName = Literal[RoleName, "client", "watcher", "fork", "bootstrap"]
@@ -72,8 +73,8 @@ def _bucket(bucket: str) -> tuple[str, ...]:
     return _reads(layout.bucket_stream(bucket))
 
 
-def _keys(*kinds: str) -> tuple[str, ...]:
-    return tuple(layout.bucket_key(layout.SHARED_BUCKET, f"{kind}.>") for kind in kinds)
+def _keys(kind: str) -> str:
+    return layout.bucket_key(layout.SHARED_BUCKET, f"{kind}.>")
 
 
 _EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
@@ -95,7 +96,7 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         _pulls(layout.RUNS, layout.FEED),
         holders=("recorder",),
-        why="archive; the one feed of a process",
+        why="archive every event",
     ),
     _row("publish", _pulls(layout.RUNS, layout.SEALED_CONSUMER), holders=("recorder",), why="publish outcomes"),
     _row("publish", ("wake.>",), holders=ROLES, why="hint to a role to look at a run"),
@@ -170,19 +171,13 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row("publish", ("blobs.>",), holders=(*ROLES, "fork"), why="store long texts, write-once"),
     _row("publish", _reads(layout.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
-    # Key-value buckets. Watching is a subscription to what the server republishes: creating the consumer
-    # that a client library would watch with lets its creator choose any subject to deliver to.
+    # Key-value buckets. Nobody may create the consumer that a client library would watch with: its creator
+    # chooses any subject to deliver to.
     _row(
         "publish",
         _bucket(layout.AGENTS_BUCKET),
         holders=(*ROLES, "client", "watcher", "fork"),
         why="read agents",
-    ),
-    _row(
-        "subscribe",
-        ("live.agents.>",),
-        holders=(*ROLES, "client", "watcher", "fork"),
-        why="see agents change",
     ),
     _row(
         "publish",
@@ -201,23 +196,16 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         _bucket(layout.SHARED_BUCKET),
         holders=(*ROLES, "watcher"),
-        why="read accounts, doors, breakers, pace",
+        why="read accounts and doors",
     ),
-    _row("subscribe", ("live.shared.>",), holders=(*ROLES, "watcher"), why="see them change"),
+    _row("publish", (_keys("account"),), holders=("budget",), why="account for spending"),
+    _row("publish", (_keys("door"),), holders=("operator",), why="open and close doors"),
     _row(
         "publish",
-        _keys("account", "slice", "hold"),
-        holders=("budget", "recorder"),
-        why="account for spending; the recorder settles what was forgotten",
+        (*_bucket(layout.WORKERS_BUCKET), layout.bucket_key(layout.WORKERS_BUCKET, ">")),
+        holders=ACTORS,
+        why="number the holders of a worker's name",
     ),
-    _row(
-        "publish",
-        _keys("breaker", "pace"),
-        holders=("planner", "executor", "operator"),
-        why="keep breakers and pace",
-    ),
-    _row("publish", _keys("door"), holders=("operator",), why="open and close doors"),
-    _row("publish", _keys("worker"), holders=ACTORS, why="hold its worker name exclusively"),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",
@@ -241,15 +229,18 @@ TABLE: Final[tuple[Right, ...]] = (
     _row(
         "publish",
         (
-            f"{api.PREFIX}.INFO",
-            f"{api.PREFIX}.STREAM.>",
-            *(
-                f"{api.PREFIX}.CONSUMER.{verb}.>"
-                for verb in ("CREATE", "DURABLE.CREATE", "INFO", "NAMES", "LIST", "DELETE")
-            ),
+            *(api.stream_create(spec.name) for spec in streams()),
+            *(api.consumer_create(spec.stream, spec.name) for spec in consumers(dict.fromkeys(ACTORS, ()))),
         ),
         holders=("bootstrap",),
-        why="create and look after streams and consumers; it can say nothing in them",
+        # By name: in a stream or a consumer of its own making it could have the server deliver anywhere.
+        why="create streams and consumers, and bring consumers up to date",
+    ),
+    _row(
+        "publish",
+        (api.stream_info("*"), api.consumer_info("*", "*")),
+        holders=("bootstrap",),
+        why="compare what is there with what must be",
     ),
     _row(
         "subscribe",
@@ -344,8 +335,10 @@ Made from the table in `linestop.bus.permissions`; do not edit. Rewrite it with
 - Every credential has an account of its own that imports exactly these subjects. Without that, a role could
   name another role's subject as the place for a reply, and the server's reply would be stored there.
 - `LINESTOP.API` stands for JetStream's own `$JS.API` in the account of the streams. These subjects read or
-  pull; only `bootstrap` creates or deletes anything, and where a stream is
-  immutable (RUNS, FORKS, OUTCOMES, BLOBS) it can neither purge nor delete a message.
+  pull; only `bootstrap` creates anything, by name, and updates the consumers. Nobody changes, purges or deletes a
+  stream, or deletes a message: that takes the broker's own administrator
+  ([operations](operations.md#changing-what-nobody-may)), and in RUNS, FORKS, OUTCOMES and BLOBS the streams
+  themselves refuse it.
 - `client_reads_runs` (on by default) lets a client follow every run of every tenant: right where all clients
   are one trust domain. Switched off, a client sees outcomes and model tokens.
 - One credential is one trust domain: who shares it shares its inbox.

@@ -14,8 +14,8 @@ Why what is as it is:
   recorded in ADVISORIES, and the sweep looks at the run instead.
 - Each role has its own durable on CONTROL, so that a stop is seen by every role that is alive and becomes
   ``stopped`` through whichever appends first. The other verbs go to the approver alone, the door for people.
-- The server republishes what RUNS, OUTCOMES, ALERTS and two buckets have stored under ``live.>``: watching needs no
-  consumer, and nobody may create one.
+- The server republishes what RUNS, OUTCOMES and ALERTS have stored under ``live.>``: watching needs no consumer, and
+  nobody may create one.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
 
     Args:
         wakes: For each role that runs in a process of its own, the filters of the events that wake it (see
-            ``subjects.wakes_on``). A process that runs every role is fed by ``feed`` alone and needs none:
-            each consumer costs the server work for every event.
+            ``subjects.wakes_on``). In a process that runs every role they wake each other, and it needs
+            none: each consumer costs the server work for every event.
     """
     feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
     # What a killed process held comes again soon: a task, a timer, and the outcome that somebody waits for.
@@ -135,6 +135,8 @@ _WRITE_ONCE: Final[Config] = {
     "deny_delete": True,
     "deny_purge": True,
     "allow_rollup_hdrs": False,
+    "allow_msg_ttl": False,
+    "allow_msg_schedules": False,
     "allow_direct": True,
     "max_age": RUNS_KEPT_NS,
     "duplicate_window": DUPLICATE_WINDOW_NS,
@@ -220,18 +222,13 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
 
 def _buckets(space: Space) -> tuple[StreamSpec, ...]:
     """Return the key-value buckets, laid out as every NATS client expects them."""
-    agents, ids, shared = layout.AGENTS_BUCKET, layout.IDS_BUCKET, layout.SHARED_BUCKET
     return (
-        _bucket(agents, space, history=64, republish={"src": f"$KV.{agents}.>", "dest": "live.agents.>"}),
+        _bucket(layout.AGENTS_BUCKET, space, history=64),
         # A key is given its run once and for ever: not even the validator may move it.
-        _bucket(ids, space, history=1, discard_new_per_subject=True, deny_purge=True, allow_rollup_hdrs=False),
-        _bucket(
-            shared,
-            space,
-            history=1,
-            allow_msg_ttl=True,
-            republish={"src": f"$KV.{shared}.>", "dest": "live.shared.>"},
-        ),
+        _bucket(layout.IDS_BUCKET, space, history=1, discard_new_per_subject=True),
+        _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
+        # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
+        _bucket(layout.WORKERS_BUCKET, space, history=1),
     )
 
 
@@ -245,8 +242,11 @@ def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec
         "max_msg_size": MESSAGE_BYTES_MAX,
         "max_age": 0,
         "deny_delete": True,
-        "deny_purge": False,
-        "allow_rollup_hdrs": True,
+        "deny_purge": True,
+        # Rollup is a header: who may write one key could erase all of them, with doors and accounts.
+        "allow_rollup_hdrs": False,
+        "allow_msg_ttl": False,
+        "allow_msg_schedules": False,
         "allow_direct": True,
         "duplicate_window": DUPLICATE_WINDOW_NS,
     }

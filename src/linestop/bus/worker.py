@@ -5,7 +5,7 @@ incarnation of it left open without waiting for the end of its time, so two proc
 name at once:
 
 - a lock on a file of the state folder, which the operating system lets go when the process dies, however;
-- a counter in the bucket ``shared``, moved on by compare-and-set, so that no number is given twice.
+- a counter in the bucket ``workers``, moved on by compare-and-set, so that no number is given twice.
 
 The lock reaches as far as the state folder. Hosts that do not share one need names that differ, which is why
 the default name contains the host's.
@@ -110,24 +110,23 @@ def is_held(directory: Path, name: str) -> bool:
     return False
 
 
-async def next_incarnation(shared: Shared, name: str) -> str:
+async def next_incarnation(workers: Shared, name: str) -> str:
     """Number this holder of ``name``; return ``<name>#<incarnation>``. Call it while holding the name.
 
     Raises:
         Conflict: if somebody else keeps moving the counter: the name is held twice.
     """
-    key = f"worker.{name}"
     for _ in range(TRIES_MAX):
-        found = await shared.get(key)
+        found = await workers.get(name)
         try:
             number = int(found.value) + 1 if found and found.value else 1
         except ValueError:
-            raise ConfigError(f"Key {key} of the bucket `shared` is not a number: delete it.") from None
+            raise ConfigError(f"Key {name} of the bucket `workers` is not a number: delete it.") from None
         try:
             if found is None:
-                await shared.create(key, b"%d" % number)
+                await workers.create(name, b"%d" % number)
             else:
-                await shared.update(key, b"%d" % number, revision=found.revision)
+                await workers.update(name, b"%d" % number, revision=found.revision)
         except Conflict:
             continue
         return f"{name}#{number}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from linestop.bus import api
+from linestop.bus import api, layout
 from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
@@ -18,12 +18,11 @@ from linestop.bus.credentials import Credential, ensure_credentials, passwords_o
 from linestop.bus.permissions import CredentialName
 from linestop.bus.process import NatsProcess, free_port
 from linestop.bus.server_config import Listen, SyncInterval, server_config
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.streams import DEFAULT_SPACE, Space, streams
 from linestop.errors import Unreachable
 
 NODES: Final = 3
 FORMED_TIMEOUT_S: Final = 30.0
-_PROBE: Final = "PROBE"
 _POLL_S: Final = 0.1
 
 
@@ -42,11 +41,6 @@ class Cluster:
         self._space = space
         self._nodes: list[NatsProcess] = []
         self._credentials: Mapping[CredentialName, Credential] = {}
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Where the nodes listen."""
-        return tuple(f"nats://127.0.0.1:{node.port}" for node in self._nodes)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -140,6 +134,6 @@ class Cluster:
         raise Unreachable(f"the cluster in {self.directory} did not form within {FORMED_TIMEOUT_S:g} s.")
 
     async def _probe(self, connection: Connection) -> None:
-        config = {"name": _PROBE, "subjects": ["probe"], "storage": "memory", "num_replicas": NODES}
-        await connection.ask(api.stream_create(_PROBE), config, timeout_s=2.0)
-        await connection.ask(api.stream_delete(_PROBE), timeout_s=2.0)
+        # One that is needed anyway: nobody may create another, or delete it again.
+        spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == layout.ADVISORIES)
+        await connection.ask(api.stream_create(spec.name), spec.config, timeout_s=2.0)

@@ -75,15 +75,16 @@ class JetStreamBlobs:
         return data
 
     async def _put_part(self, subject: str, chunk: bytes, *, total: int) -> None:
-        headers = header_block({PARTS_HEADER: str(total), "Nats-Msg-Id": subject})
+        # Without an id of its own: with one that others can guess, somebody could have it taken for a repetition.
+        headers = header_block({PARTS_HEADER: str(total)})
         ack = await publish(self._wire, subject, chunk, headers=headers)
         if meaning(ack) == "stored":
             return
         there = await self._reader.direct_last(subject)
         if there is not None and there.payload != chunk:
             raise Refused(
-                f"{subject} is taken by other bytes than its digest names: find out who wrote them, "
-                "and remove them with the bootstrap credential."
+                f"{subject} is taken by other bytes than its digest names: find out who wrote them. "
+                "They stay for 90 days, so say it in other words meanwhile."
             )
 
     async def _part(self, subject: str) -> Found | None:

@@ -5,20 +5,14 @@ is read, and if it carries our id the change is done. Only a change that was sto
 that somebody replaced at once is told as a conflict; so a value should show by itself who is in it.
 
 Reads come from any replica and may lag: the revision then loses the compare-and-set, and nothing else.
-
-Watching needs no consumer on the server: what the server republishes of the bucket is the hint to read all
-that changed since the last revision seen. After a reconnect everything is read again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator
 from typing import Final
 
 import anyio
-from nats.aio.msg import Msg
 
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
@@ -27,10 +21,6 @@ from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Found, Reader
 from linestop.bus.ports import SharedValue
 from linestop.errors import Conflict
-from linestop.schemas import subjects
-
-WATCH_EVERY_S: Final = 2.0
-"""How long a change may go unnoticed when its hint is lost."""
 
 LAG_READS_MAX: Final = 20
 LAG_PAUSE_S: Final = 0.05
@@ -38,7 +28,7 @@ LAG_PAUSE_S: Final = 0.05
 
 CREATE_TRIES_MAX: Final = 3
 MARKER_KEPT: Final = "1h"
-"""How long the marker of a deleted key is kept: longer than any watcher is away without reading all again."""
+"""How long the marker of a deleted key is kept."""
 
 _EXPIRING: Final = frozenset({layout.SHARED_BUCKET})
 """Buckets that let messages expire: the others delete too rarely to need it."""
@@ -46,14 +36,6 @@ _EXPIRING: Final = frozenset({layout.SHARED_BUCKET})
 _ID: Final = "Nats-Msg-Id"
 _OPERATION: Final = "KV-Operation"
 _MARKER: Final = "Nats-Marker-Reason"
-
-
-class _Seen:
-    """What a watcher has shown: the last sequence it read, and the revision of each key that exists."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.revisions: dict[str, int] = {}
 
 
 class JetStreamShared:
@@ -98,52 +80,6 @@ class JetStreamShared:
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix``, unordered; see ``ports.Shared``."""
         return [self._key(subject) for subject in await self._present(prefix)]
-
-    async def watch(self, prefix: str) -> AsyncGenerator[SharedValue]:
-        """Yield the present values and then each change; see ``ports.Shared``."""
-        changed = asyncio.Event()
-        again = [True]
-
-        def hint(_msg: Msg) -> None:
-            changed.set()
-
-        def restart() -> None:
-            again[0] = True
-            changed.set()
-
-        subscription = await self._wire.subscribe(subjects.live(f"{self._bucket}.{prefix}>"), hint)
-        forget = self._wire.watch(restored=restart)
-        seen = _Seen()
-        try:
-            while True:
-                changed.clear()
-                whole, again[0] = again[0], False
-                for value in await self._news(prefix, seen, whole=whole):
-                    yield value
-                with anyio.move_on_after(WATCH_EVERY_S):
-                    await changed.wait()
-        finally:
-            forget()
-            with anyio.CancelScope(shield=True):
-                await self._wire.unsubscribe(subscription)
-
-    async def _news(self, prefix: str, seen: _Seen, *, whole: bool) -> list[SharedValue]:
-        """Read what changed since it was last seen; all of it, to find also what has vanished meanwhile."""
-        found = await self._reader.walk(self._filter(prefix), after_seq=0 if whole else seen.seq)
-        latest = {item.subject: item for item in found}
-        news: list[SharedValue] = []
-        for subject, item in latest.items():
-            is_new = item.seq > seen.revisions.get(subject, 0)
-            if _is_deleted(item):
-                is_new = seen.revisions.pop(subject, None) is not None
-            else:
-                seen.revisions[subject] = item.seq
-            if is_new:
-                news.append(self._value(item))
-        vanished = [s for s in seen.revisions if s not in latest] if whole else []
-        news += [SharedValue(key=self._key(s), value=b"", revision=seen.revisions.pop(s)) for s in vanished]
-        seen.seq = max(seen.seq, max((item.seq for item in found), default=0))
-        return news
 
     async def _change(
         self, key: str, value: bytes, *, revision: int | None, operation: str = ""

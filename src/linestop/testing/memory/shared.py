@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
 from typing import Final
 
 from linestop.bus import layout
@@ -54,29 +52,6 @@ class MemoryShared:
         async with around(self._faults, "shared.keys"):
             found = self._stream.matching(self._subject(f"{prefix}>"))
             return [self._key(item.subject) for item in found if not item.headers]
-
-    async def watch(self, prefix: str) -> AsyncGenerator[SharedValue]:
-        """Yield the present values and then each change, for ever."""
-        changed = asyncio.Event()
-
-        def hint(_stored: Stored) -> None:
-            changed.set()
-
-        self._stream.listeners.append(hint)
-        shown: set[str] = set()
-        seen = 0
-        try:
-            while True:
-                changed.clear()
-                for item in self._stream.matching(self._subject(f"{prefix}>"), after_seq=seen):
-                    seen = item.seq
-                    if item.headers and item.subject not in shown:
-                        continue
-                    (shown.discard if item.headers else shown.add)(item.subject)
-                    yield self._value(item)
-                await changed.wait()
-        finally:
-            self._stream.listeners.remove(hint)
 
     def _put(self, key: str, value: bytes, *, revision: int, deleted: bool = False) -> int:
         subject = self._subject(key)

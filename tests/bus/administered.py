@@ -1,0 +1,56 @@
+"""A server with a user that no installation has: one who lives with the streams and may do anything to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from linestop.bus import api
+from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
+from linestop.bus.connection import Connection, connect
+from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.permissions import CredentialName
+from linestop.bus.process import NatsProcess, free_port
+from linestop.bus.server_config import Listen, server_config
+from linestop.bus.streams import DEFAULT_SPACE
+
+ADMIN = cast("CredentialName", "admin")
+
+
+class Administered(msgspec.Struct, frozen=True, kw_only=True):
+    """A running server: its credentials, and its administrator's connection."""
+
+    credentials: Mapping[CredentialName, Credential]
+    admin: Connection
+
+    async def ask(self, subject: str, body: object = None) -> dict[str, object]:
+        """Send a request to the JetStream API as the administrator, who knows it by its own name."""
+        return await self.admin.ask(api.at_server(subject), body)
+
+
+@asynccontextmanager
+async def administered(directory: Path) -> AsyncGenerator[Administered]:
+    """Run a server below ``directory``, with nothing set up yet."""
+    port = free_port()
+    credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
+    section = accounts(passwords_of(credentials))
+    section[STREAMS_ACCOUNT]["users"] = [{"user": ADMIN, "password": "secret"}]
+    listen = Listen(
+        port=port,
+        store_dir=directory / "jetstream",
+        file_store_bytes_max=DEFAULT_SPACE.total,
+        log_file=directory / "nats.log",
+    )
+    write_private(directory / "nats.conf", server_config(listen, section))
+    server = NatsProcess(directory / "nats.conf", directory / "nats.log", port=port)
+    await server.start()
+    try:
+        who = Credential(url=f"nats://127.0.0.1:{port}", user=ADMIN, password="secret")
+        async with await connect(who, name="admin") as admin:
+            yield Administered(credentials=credentials, admin=admin)
+    finally:
+        await server.stop()

@@ -1,0 +1,203 @@
+"""Setting a bus up: what is made, what is brought up to date, and how a changed setting is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bus.administered import administered
+
+from linestop.bus import api, layout
+from linestop.bus.api import ApiError
+from linestop.bus.connection import Connection, connect
+from linestop.bus.init import BusLayout, bus_init, compare, set_up
+from linestop.bus.permissions import CredentialName
+from linestop.bus.server import EmbeddedServer
+from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
+from linestop.errors import ConfigError, PermissionDenied
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+Everybody = dict[CredentialName, Connection]
+WRITE_ONCE = (layout.RUNS, layout.FORKS, layout.OUTCOMES, layout.BLOBS)
+
+
+def update(stream: str) -> str:
+    """Where a stream is changed: a subject that no credential holds."""
+    return api.stream_info(stream).replace("INFO", "UPDATE")
+
+
+async def test_messages_cannot_be_removed_even_by_the_servers_administrator(tmp_path: Path) -> None:
+    """Purging, deleting a message and switching these bans off are refused by the streams themselves."""
+    async with administered(tmp_path) as server:
+        async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
+            await set_up(bootstrap)
+        for stream in WRITE_ONCE:
+            config: Any = (await server.ask(api.stream_info(stream)))["config"]
+            for subject, body, err_code in (
+                (api.stream_purge(stream), None, 10110),
+                (api.message_delete(stream), {"seq": 1}, 10057),
+                (update(stream), {**config, "deny_delete": False}, 10052),
+                (update(stream), {**config, "deny_purge": False}, 10052),
+            ):
+                with pytest.raises(ApiError) as refused:
+                    await server.ask(subject, body)
+                assert refused.value.err_code == err_code
+
+
+SWITCHES = {
+    "allow_atomic": True,
+    "allow_batched": True,
+    "no_ack": True,
+    # The last one: the server does not let it be switched off again.
+    "allow_msg_ttl": True,
+    "allow_msg_schedules": False,
+    "allow_msg_counter": False,
+    "allow_rollup_hdrs": False,
+}
+"""What would let messages vanish, change or come in unasked, and whether a server lets it be switched on later."""
+
+
+async def test_a_rule_that_is_switched_off_later_is_told(tmp_path: Path) -> None:
+    """What the server's administrator can do to a write-once stream, the comparison names, with who can undo it."""
+    async with administered(tmp_path) as server, await connect(server.credentials["bootstrap"], name="test") as mine:
+        assert (await set_up(mine)).differences == await compare(mine) == ()
+        buckets = (layout.IDS_BUCKET, layout.AGENTS_BUCKET, layout.WORKERS_BUCKET)
+        for stream in (*WRITE_ONCE, *map(layout.bucket_stream, buckets)):
+            config: Any = (await server.ask(api.stream_info(stream)))["config"]
+            allowed: set[str] = set()
+            for field in SWITCHES:
+                try:
+                    await server.ask(update(stream), {**config, field: True})
+                except ApiError:
+                    continue
+                allowed.add(field)
+                told = [line for line in await compare(mine) if line.startswith(f"stream {stream} has {field} true")]
+                assert len(told) == 1
+                assert "have the broker's administrator" in told[0]
+            assert allowed == {field for field, possible in SWITCHES.items() if possible}
+        assert (await set_up(mine)).differences == await compare(mine) != ()
+
+
+async def test_setting_up_twice_changes_nothing_and_a_difference_is_told(tmp_path: Path) -> None:
+    """A stream that exists is compared and left alone; space and copies may differ, rules may not."""
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+    ):
+        loose = {"name": "RUNS", "subjects": ["runs.>"], "storage": "file", "max_bytes": 1_000_000}
+        await bootstrap.ask(api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1})
+        assert "stream TASKS is missing: `linestop dev` or `linestop bus init` makes it." in await compare(bootstrap)
+        first = await set_up(bootstrap)
+        assert "stream TASKS" in first.created
+        assert "stream RUNS" not in first.created
+        told = " ".join(first.differences)
+        for field in ("deny_purge", "deny_delete", "max_msgs_per_subject", "republish", "discard", "max_age"):
+            assert f"stream RUNS has {field} " in told
+        assert "max_bytes" not in told
+        assert (
+            'stream RUNS has discard "old" where linestop needs "new": look who changed it, '
+            "then have the broker's administrator set it back or delete it (docs/operations.md)."
+        ) in first.differences
+        with pytest.raises(ConfigError, match="stream RUNS has deny_purge"):
+            first.require_no_differences()
+        second = await set_up(bootstrap, BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)}))
+        assert second.created == ("consumer role_budget of RUNS",)
+        assert second.differences == first.differences
+        assert await compare(bootstrap) == second.differences
+
+
+async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_path: Path) -> None:
+    """How it is fed may change with the version; from where it began cannot, so a person must look."""
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+    ):
+        old = BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)})
+        new = BusLayout(wakes={"budget": ("runs.*.*.planner.failed.>",)})
+        assert (await set_up(bootstrap, old)).updated == ()
+        told = await compare(bootstrap, new)
+        assert len(told) == 1
+        assert told[0].startswith("consumer role_budget of RUNS is as an older linestop made it (filter_subjects)")
+        # To look changes nothing.
+        assert await compare(bootstrap, old) == ()
+        done = await set_up(bootstrap, new)
+        assert (done.created, done.differences) == ((), ())
+        assert done.updated == ("consumer role_budget of RUNS (filter_subjects)",)
+        assert await compare(bootstrap, new) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [("deliver_policy", "new"), ("ack_policy", "all"), ("deliver_subject", "control.acme.x.approve")],
+)
+async def test_a_consumer_that_cannot_be_brought_up_to_date_is_left_alone(
+    tmp_path: Path, field: str, other: str
+) -> None:
+    """It is named once for each setting that differs, those too that could be changed."""
+    spec = next(spec for spec in consumers() if spec.name == layout.SEALED_CONSUMER)
+    config = {**spec.config, field: other, "ack_wait": 30 * SECOND_NS}
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+    ):
+        runs = next(each for each in streams() if each.name == spec.stream)
+        await bootstrap.ask(api.stream_create(runs.name), runs.config)
+        body = {"stream_name": spec.stream, "config": config, "action": "create"}
+        await bootstrap.ask(api.consumer_create(spec.stream, spec.name), body)
+        done = await set_up(bootstrap)
+        assert done.updated == ()
+        assert sorted(line.split()[:6] for line in done.differences) == [
+            ["consumer", "sealed", "of", "RUNS", "has", name] for name in sorted([field, "ack_wait"])
+        ]
+
+
+async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path) -> None:
+    """They refused less and republished more; where a stream republishes to is looked at all the same."""
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+    ):
+        for spec in streams():
+            name = spec.name.removeprefix("KV_")
+            republish = {"src": f"$KV.{name}.>", "dest": f"live.{name}.>"}
+            old = {"deny_purge": False, "allow_rollup_hdrs": True, "republish": republish}
+            if name in {layout.AGENTS_BUCKET, layout.SHARED_BUCKET}:
+                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, **old})
+            if name == layout.TASKS:
+                aimed = {"src": "tasks.>", "dest": "runs.acme.x.approver.>"}
+                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, "republish": aimed})
+        (difference,) = (await set_up(bootstrap)).differences
+        assert difference.startswith('stream TASKS has republish {"src":"tasks.>","dest":"runs.acme.x.approver.>"}')
+
+
+async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
+    """A stream that does not fit names itself and the server's reason."""
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+    ):
+        huge = BusLayout(space=Space(runs=DEFAULT_SPACE.total * 2))
+        with pytest.raises(ConfigError, match=r"stream RUNS cannot be created: .*insufficient storage"):
+            await set_up(bootstrap, huge)
+
+
+async def test_only_the_one_who_sets_up_may_set_up(everybody: Everybody) -> None:
+    """Another credential is told so by name."""
+    with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish"):
+        await set_up(everybody["watcher"])
+
+
+async def test_an_outside_server_is_set_up_the_same_way(
+    server: EmbeddedServer, everybody: Everybody, tmp_path: Path
+) -> None:
+    """Unknown credentials give the text to paste; known ones give streams; both may be repeated."""
+    assert not everybody["bootstrap"].closed
+    before = await bus_init(server.url, tmp_path)
+    assert (before.set_up, before.reachable) == (None, True)
+    assert "restart it, and run this again" in before.next_step
+    assert before.server_config == (await bus_init(server.url, tmp_path)).server_config
+    after = await bus_init(server.url, server.directory)
+    assert after.set_up is not None
+    assert after.set_up.created == after.set_up.differences == ()

@@ -1,0 +1,65 @@
+"""A state folder that an older linestop made: what is waiting in it goes on, and nobody has to repair anything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.stack import Stack, stack
+
+from linestop.bus import api, layout
+from linestop.bus.connection import Connection, connect
+from linestop.bus.init import compare
+from linestop.bus.streams import SECOND_NS, Config, ConsumerSpec, consumers
+from linestop.cli.assembly import prepare
+from linestop.client import Client
+from linestop.schemas import subjects
+from linestop.schemas.subjects import Verb
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
+WITHIN_S = 30.0
+OLD_VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")
+
+
+def as_it_was(spec: ConsumerSpec) -> Config:
+    """A consumer as it was before words, timers and seals were to come again soon."""
+    old = {**spec.config, "ack_wait": 30 * SECOND_NS}
+    if spec.name == layout.control_consumer("approver"):
+        old["filter_subjects"] = [subjects.control_filter(verb) for verb in OLD_VERBS]
+    return old
+
+
+AGED = tuple(s for s in consumers() if s.stream == layout.CONTROL or s.name in {"timers", "sealed"})
+
+
+@asynccontextmanager
+async def bootstrap_of(line: Stack) -> AsyncGenerator[Connection]:
+    """The credential that sets up."""
+    async with await connect(line.server.credential("bootstrap"), name="test") as bootstrap:
+        yield bootstrap
+
+
+async def test_a_run_that_waits_in_an_older_folder_ends_after_the_upgrade(tmp_path: Path) -> None:
+    """Every consumer of the older linestop is brought up to date where it is, by what each process does first."""
+    async with stack(tmp_path, actors=False) as line, Client.connect(tmp_path, as_="operator") as client:
+        async with bootstrap_of(line) as bootstrap:
+            for spec in AGED:
+                body = {"stream_name": spec.stream, "config": as_it_was(spec), "action": "update"}
+                await bootstrap.ask(api.consumer_create(spec.stream, spec.name), body)
+        async with line.actors():
+            run = (await client.submit("desk", "pay 5")).run
+            async for entry in client.events(run, follow=True):
+                if entry.name == "asked":
+                    break
+        updated = await prepare(line.server.credential("bootstrap"), ())
+        assert [each.partition(" (")[0] for each in updated] == [f"consumer {s.name} of {s.stream}" for s in AGED]
+        assert "consumer control_approver of CONTROL (filter_subjects, ack_wait)" in updated
+        assert await prepare(line.server.credential("bootstrap"), ()) == ()
+        async with bootstrap_of(line) as bootstrap:
+            assert await compare(bootstrap) == ()
+        async with line.actors():
+            await client.approve(run)
+            outcome = await client.outcome(run, timeout_s=WITHIN_S)
+    assert (outcome.status, line.effects.paid) == ("completed", [5])
