@@ -16,6 +16,7 @@ import pytest
 from linestop.bus.asyncapi import asyncapi
 from linestop.bus.channels import CHANNELS
 from linestop.bus.reference import events_markdown
+from linestop.bus.stamp import headers
 from linestop.bus.streams import streams
 from linestop.schemas import subjects
 from linestop.schemas.documents import NAMED_EVENTS
@@ -73,6 +74,15 @@ def test_every_event_has_its_channel() -> None:
         role, _, event = name.partition(".")
         who = "{role}" if event == "stopped" else role
         assert f"runs.{{tenant}}.{{run}}.{who}.{event}.{{n}}" in addresses
+
+
+def test_what_goes_out_to_be_kept_has_a_trace_and_the_attributes_of_a_cloud_event() -> None:
+    """The document names the headers of events, outcomes, alerts and dead letters as the messages have them."""
+    named = set(headers("00-…", ident="1", role="recorder", kind="outcome"))
+    document = asyncapi("1.2.3")["components"]["messages"]
+    for key in ("recorderSealed", "stopped", "outcomes", "alerts", "dead"):
+        assert set(document[key]["headers"]["properties"]) == named
+    assert "headers" not in document["deltas"]
 
 
 def test_every_stream_that_a_channel_names_takes_its_subject() -> None:

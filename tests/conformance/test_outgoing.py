@@ -108,9 +108,10 @@ async def test_a_run_has_one_outcome(rig: Rig, tenant: TenantId, run: RunId) -> 
 
 
 async def test_alerts_and_dead_letters_are_kept(rig: Rig, tenant: TenantId, run: RunId) -> None:
-    """Both are stored when the call returns."""
+    """Both are stored when the call returns; an alert of the same message id is the same alert."""
     publisher = await rig.publisher()
-    await publisher.alert(tenant, "threshold", b"75 %")
+    await publisher.alert(tenant, "threshold", b"75 %", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
+    await publisher.alert(tenant, "threshold", b"once more", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
     await publisher.dead("recorder", tenant, run, b"why")
     alert, letter = subjects.alert(tenant, "threshold"), subjects.dead(tenant, run, role="recorder")
     assert await until(lambda: rig.stored(layout.ALERTS, alert)) == b"75 %"
@@ -125,4 +126,4 @@ async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId)
     for inbox in ("_INBOX.client.answers.x", "", "a b\r\nPUB runs.x 0\r\n\r\n", "*", "x" * 10_000):
         with contextlib.suppress(AssertionError):
             await publisher.reply(inbox, b"done")
-    await publisher.alert(tenant, "still-there", b"")
+    await publisher.alert(tenant, "still-there", b"", {})

@@ -243,7 +243,9 @@ def _fenced(evidence: Evidence, what: str, request: Request, stop_s: float) -> l
     """P1: nothing begins on a proof that is older than the stop, and what is on the wire is cancelled soon."""
     if request.begun_s > stop_s + TICK_S:
         sent_s, asked_s = request.proof
-        seen = asked_s > stop_s + TICK_S
+        # Cancelled in the moment it began, it waited for nothing, so nothing left.
+        nothing_left = request.sent_at is None and request.ended_s == request.begun_s
+        seen = asked_s > stop_s + TICK_S and not nothing_left
         proven = asked_s > sent_s or request.begun_s - sent_s <= PROMPT_S + 0.001
         if seen or not proven:
             return [f"P1: {what} began at {request.begun_s:.3f} s, after the stop at {stop_s:.3f} s"]

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import anyio
+import msgspec
 
-from linestop.schemas.events import AnyEvent, EffectStarted, ModelStarted
+from linestop.schemas.events import AnyEvent, EffectStarted, Finished, ModelStarted
 from linestop.schemas.run import Run
 
 
@@ -52,3 +53,11 @@ def told(run: Run, event: AnyEvent, n: int) -> bool:
             learns = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
             return bool(attempt.closed_n) and not learns
     return False
+
+
+def late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
+    """The result, marked as late if somebody has spoken for its attempt already."""
+    if isinstance(event, Finished) and not event.late:
+        spoken_for = any(a.call == event.call and not a.open for a in run.attempts.get(n, []))
+        return msgspec.structs.replace(event, late=True) if spoken_for else event
+    return event

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 
-from linestop.schemas.events import AnyEvent, Asked, Sealed, Stopped, Text, Warned
-from linestop.schemas.run import Run
-from linestop.schemas.subjects import NO_AGENT
+from linestop.bus.stamp import headers, traceparent
+from linestop.schemas.events import Asked, Sealed, Stopped, Text, Warned
+from linestop.schemas.run import Entry, Run
+from linestop.schemas.subjects import NO_AGENT, RoleName
 from linestop.schemas.tools import canonical
 from linestop.schemas.verify.checkpoint import Checkpoint
+
+KINDS: Final[dict[type, str]] = {Asked: "approval-asked", Stopped: "stopped", Warned: "threshold"}
+"""The events that call a person, and the kind of the alert."""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """What calls a person: the last token of its subject, its JSON, its headers."""
+
+    kind: str
+    payload: bytes
+    headers: dict[str, str]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,20 +74,43 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
     )  # fmt: skip
 
 
-def alert(run: Run, event: AnyEvent) -> tuple[str, bytes] | None:
-    """The alert an event gives rise to: kind and payload, or None."""
-    match event:
-        case Asked():
-            return "approval-asked", _payload(run, event)
-        case Stopped():
-            return "stopped", _payload(run, event)
-        case Warned():
-            return "threshold", _payload(run, event)
-        case _:
-            return None
+def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
+    """The headers of its outcome."""
+    trace = traceparent(run.tenant, run.run, sealed.id)
+    return headers(trace, ident=f"{run.tenant}/{run.run}/{run.sealed_n}", role="recorder", kind="outcome")
 
 
-def _payload(run: Run, event: AnyEvent) -> bytes:
-    return canonical(
-        {"tenant": run.tenant, "run": run.run, "agent": agent_of(run), "event": msgspec.to_builtins(event)}
+def alert(run: Run, entry: Entry) -> Alert | None:
+    """The alert that an event of the run gives rise to, or None.
+
+    It has the event as it is stored. Its message id is the event's place, so that saying it again changes nothing.
+    """
+    event = entry.event
+    kind = KINDS.get(type(event))
+    if event is None or kind is None or entry.ignored:
+        return None
+    trace, ident = traceparent(run.tenant, run.run, event.id), f"{run.tenant}/{run.run}/{entry.n}"
+    named = headers(trace, ident=ident, role=entry.role, kind=f"alert.{kind}")
+    return Alert(kind, _payload(run, entry.n, event=msgspec.to_builtins(event)), {**named, "Nats-Msg-Id": ident})
+
+
+def alerts(run: Run, *, since: datetime, kinds: frozenset[str] = frozenset(KINDS.values())) -> Iterator[Alert]:
+    """The alerts of all of a run's events since then."""
+    for entry in run.entries:
+        if entry.event is not None and entry.event.at >= since:
+            found = alert(run, entry)
+            if found is not None and found.kind in kinds:
+                yield found
+
+
+def no_worker(run: Run, role: RoleName) -> Alert:
+    """The alert that nobody does the work of ``role``, with a run that waits for it; one a tenant and role."""
+    ident = f"no-worker/{run.tenant}/{role}"
+    named = headers(
+        traceparent(run.tenant, run.run, f"{ident}/{run.n}"), ident=ident, role="recorder", kind="alert.no-worker"
     )
+    return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": ident})
+
+
+def _payload(run: Run, n: int, **more: Any) -> bytes:  # noqa: ANN401 - any JSON
+    return canonical({"tenant": run.tenant, "run": run.run, "agent": agent_of(run), "n": n, **more})

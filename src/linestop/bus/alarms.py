@@ -44,12 +44,16 @@ class Alarms:
             entry.timer.cancel()
             entry.timer = None
         now = self._now()
+        named: set[str] = set()
         for deadline in deadlines(run, now):
-            if deadline.role not in self._roles:
+            name = f"{deadline.role}-{deadline.name}"
+            if deadline.role not in self._roles or name in named:
+                # A timer has one moment: the soonest of its name, after which the run is looked at again.
                 continue
+            named.add(name)
             wait_s = (deadline.at - now).total_seconds()
             if wait_s > TIMER_NEAR_S and deadline.name not in NOT_DURABLE:
-                await self._set_durable(entry, f"{deadline.role}-{deadline.name}", deadline.at)
+                await self._set_durable(entry, name, deadline.at)
             elif wait_s <= TIMER_NEAR_S and entry.timer is None:
                 entry.timer_at = deadline.at
                 delay_s = wait_s + 0.001 if wait_s > 0 else OVERDUE_S

@@ -133,7 +133,7 @@ def _message(channel: Channel) -> Document:
 
 def _headers(channel: Channel) -> dict[str, Any]:
     text: Document = {"type": "string"}
-    if channel.stream == layout.RUNS:
+    if channel.way == "out" and channel.stream:
         names = ("traceparent", "ce-specversion", "ce-id", "ce-source", "ce-type")
         return dict.fromkeys(names, text)
     if channel.way == "in":

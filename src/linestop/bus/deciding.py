@@ -7,7 +7,7 @@ then is sent only when that event is stored; if it was not, the decision is forg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from linestop.bus.facts import FactSource
 from linestop.bus.ports import Append
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import Station
+from linestop.errors import LinestopError
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -28,19 +29,20 @@ from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")
 
-Bury = Callable[[Station, Run, str], None]
-"""Called with what could not be handled, and why."""
-
 
 @dataclass(slots=True)
 class Draft:
-    """What a role says next. ``at`` is when it decided; ``append`` is made where that needs no waiting."""
+    """What a role says next. ``at`` is when it decided; ``append`` is made where that needs no waiting.
+
+    ``letter`` is what is to be kept as a dead letter once it is said: why this had to be.
+    """
 
     station: Station
     event: AnyEvent
     facts: Facts
     append: Append | None = None
     at: datetime | None = None
+    letter: str = ""
 
     @property
     def is_start(self) -> bool:
@@ -75,12 +77,11 @@ class Look:
 class Deciding:
     """The roles of one process, asked in their order. ``starts`` False means that nothing may be started."""
 
-    def __init__(self, stations: Sequence[Station], facts: FactSource, bury: Bury) -> None:
+    def __init__(self, stations: Sequence[Station], facts: FactSource) -> None:
         self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
         self.starts = True
         self._stations = stations
         self._facts = facts
-        self._bury = bury
         self._woken: dict[str, frozenset[RoleName]] = {}
 
     def woken_by(self, role: RoleName, event: AnyEvent) -> frozenset[RoleName]:
@@ -97,7 +98,14 @@ class Deciding:
         """What comes next, fetching the facts that it takes; None if no role has anything to say."""
         fetched: dict[RoleName, Facts] = {}
         while isinstance(found := self.at_once(look, now, fetched), Station):
-            fetched[found.role.name] = await self._facts.gather(look.entry.run, found.role, now, look.extra)
+            try:
+                fetched[found.role.name] = await self._facts.gather(look.entry.run, found.role, now, look.extra)
+            except LinestopError:
+                raise
+            except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
+                if (stop := self._failed(found, look.entry.run, error, now)) is not None:
+                    return stop
+                look.asked.discard(found.role.name)
         return found
 
     def at_once(self, look: Look, now: datetime, fetched: dict[RoleName, Facts]) -> Draft | Station | None:
@@ -111,19 +119,17 @@ class Deciding:
                 return Draft(self._stations[0], stop, Facts(), at=now)
             if spoken(run, look.cue):
                 look.extra = extra = tuple(fact for fact in extra if not isinstance(fact, Word))
+        if run.lost:
+            return None
+        if run.breaks and not run.done:
+            return self._failed(self._stations[0], run, run.breaks[-1], now)
         for station in self._stations:
-            role = station.role
-            if role.name not in look.asked:
+            if station.role.name not in look.asked:
                 continue
-            facts = fetched.get(role.name) or self._facts.at_hand(run, role, now, extra)
-            if facts is None:
-                return station
-            event = self._decide(station, run, look.cue, facts=facts, now=now)
-            if event is not None:
-                draft = Draft(station, way_round(run, role.name, event), facts, at=now)
-                if self.starts or not draft.is_start:
-                    return draft
-            look.asked.discard(role.name)
+            found = self._ask(station, look, fetched.get(station.role.name), now=now)
+            if isinstance(found, Station) or (found is not None and (self.starts or not found.is_start)):
+                return found
+            look.asked.discard(station.role.name)
         return None
 
     def ahead(self, look: Look, now: datetime, stamper: Stamper) -> Ahead | None:
@@ -147,18 +153,34 @@ class Deciding:
             return None
         return Ahead(draft, asyncio.get_running_loop().time())
 
-    def _decide(self, station: Station, run: Run, cue: Cue, *, facts: Facts, now: datetime) -> AnyEvent | None:
+    def _ask(self, station: Station, look: Look, facts: Facts | None, *, now: datetime) -> Draft | Station | None:
+        """What this role says to the run, or the station itself if its facts must be fetched first."""
+        run, role = look.entry.run, station.role
         if run.blind and not run.done:
             return None
         try:
-            return station.role.decide(run, cue, facts, now)
-        except Exception as error:
-            LOG.exception("decide_failed", role=station.role.name, run=run.run)
-            if run.done or run.opened is None:
-                return None
-            self._bury(station, run, f"{type(error).__name__}: {error}")
-            why = f"The {station.role.name} failed on this run: {type(error).__name__}."
-            return stopped(run, by=station.role.name, why=why, code="defect")
+            facts = facts or self._facts.at_hand(run, role, now, look.extra)
+            if facts is None:
+                return station
+            event = role.decide(run, look.cue, facts, now)
+        except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
+            return self._failed(station, run, error, now)
+        return None if event is None else Draft(station, way_round(run, role.name, event), facts, at=now)
+
+    @staticmethod
+    def _failed(station: Station, run: Run, error: Exception, now: datetime) -> Draft | None:
+        """The stop of a run that a role broke on; None for a run that is over, which is left as it is.
+
+        One that does not exist yet cannot be stopped: whoever brought it hears the error.
+        """
+        LOG.error("decide_failed", role=station.role.name, run=run.run, exc_info=error)
+        if run.done:
+            return None
+        if run.opened is None and not run.breaks:
+            raise error
+        why = f"The {station.role.name} failed on this run: {type(error).__name__}."
+        stop = stopped(run, by=station.role.name, why=why, code="defect")
+        return Draft(station, stop, Facts(), at=now, letter=f"{type(error).__name__}: {error}")
 
 
 def way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import structlog
 
 from linestop.actors.budget import wanted
 from linestop.actors.facts import (
@@ -31,6 +32,7 @@ from linestop.schemas.calls import Stage
 from linestop.schemas.events import BlobRef, Held, Settled, Text
 from linestop.schemas.run import Run
 
+LOG = structlog.get_logger("linestop.facts")
 Check = Callable[[str], tuple[str, ...]]
 """A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
 
@@ -122,8 +124,9 @@ class FactSource:
                 self._doors = Doors(revision=found.revision, closed=closed)
             self._space = Space(used=await log.space_used())
             self._renew()
-        except (LinestopError, msgspec.DecodeError):
-            return
+        except (LinestopError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            # Whoever may write the key may write anything there: that is no reason for a process to end.
+            LOG.warning("facts_not_read", error=str(error))
 
     async def _current(self, name: str) -> CurrentAgent:
         digest = await self._agents.current_digest(name)

@@ -25,7 +25,7 @@ from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role import Performer, Role
 from linestop.actors.validator import Validator
-from linestop.bus import layout
+from linestop.bus import after, layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.facts import Check, FactSource
@@ -41,7 +41,7 @@ from linestop.bus.station import ShellConfig, Station
 from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
 from linestop.errors import InputError, LinestopError
-from linestop.schemas.events import Cue
+from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.subjects import (
     ACTORS,
@@ -61,12 +61,10 @@ from linestop.schemas.turn import NEXT
 from linestop.schemas.work import ModelCaller, ToolRunner
 
 if TYPE_CHECKING:
-    from linestop.bus.spans import Spans
-
-if TYPE_CHECKING:
     # Only a recorder has an archive; nobody else shall load a database.
     from linestop.bus.archive import Archive
     from linestop.bus.checkpoints import Signer
+    from linestop.bus.spans import Spans
 
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 5.0
@@ -74,6 +72,7 @@ RESTART_S = 0.5
 RELEASE_EVERY_S = 60.0
 IN_FLIGHT = 64
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
+STOPS = frozenset({"stopped"})
 
 
 ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
@@ -284,7 +283,9 @@ class Host:
         subject = parse_run_event(delivery.subject)
         entry = await self.shell.look(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
         if entry.run.sealed is not None:
-            await self.shell.publish_outcome(entry.run)
+            await self.shell.outgoing.outcome(entry.run)
+            # Also those of an operator's stop, for which no actor was needed.
+            await self.shell.outgoing.alerts(entry.run, after.alerts(entry.run, since=NEVER, kinds=STOPS))
         await delivery.ack()
 
     async def _release(self) -> None:
@@ -296,6 +297,9 @@ class Host:
                 await release_forgotten(self.accounts, station.log)
             except LinestopError as error:
                 LOG.warning("release_failed", error=str(error))
+            except Exception:
+                # A value of the accounts that nobody can read ends no process.
+                LOG.exception("release_failed")
 
     def _on_stop(self, subject: str) -> None:
         event = parse_run_event(stored(subject))

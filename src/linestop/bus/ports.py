@@ -114,7 +114,7 @@ class Log(Protocol):
         ...
 
     async def space_used(self) -> float:
-        """How full the log is, 0.0 to 1.0 (0.0 where no limit is set)."""
+        """How full the log is, its long texts included: 0.0 to 1.0 (0.0 where no limit is set)."""
         ...
 
 
@@ -255,8 +255,8 @@ class Publisher(Protocol):
         """Publish the run's outcome once; a second one for the same run is silently the same (10077, 10071)."""
         ...
 
-    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
-        """Call a person: store an alert of this kind."""
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Call a person: store an alert of this kind, once for each ``Nats-Msg-Id`` within the stream's window."""
         ...
 
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:

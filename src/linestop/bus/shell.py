@@ -21,13 +21,13 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Facts
-from linestop.bus import after
-from linestop.bus.act import Act, part, told
+from linestop.bus.act import Act, late, part, told
 from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.deciding import Deciding, Draft, Look, way_round
 from linestop.bus.facts import FactSource
-from linestop.bus.ports import Append, HeadMoved, Publisher, Timers
+from linestop.bus.outgoing import Outgoing
+from linestop.bus.ports import HeadMoved, Timers
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
@@ -36,8 +36,7 @@ from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, 
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.schemas.tools import canonical
+from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.turn import NEXT, whose_turn
 
 LOG = structlog.get_logger("linestop.shell")
@@ -64,18 +63,19 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
-        self._deciding = Deciding(self.stations, facts, self._bury)
+        self._deciding = Deciding(self.stations, facts)
         self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
+        self.outgoing = Outgoing(self.stations, config.signer)
         self._facts = facts
         self._stamper = stamper
         self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks = self.outgoing.tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._watch_heads)
         return self
 
@@ -115,6 +115,8 @@ class Shell:
         except LinestopError as error:
             # The sweep looks again: nothing is lost by giving up here.
             LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
+        except Exception:
+            LOG.exception("look_failed", tenant=tenant, run=run)
 
     async def look(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
         """Look at a run: load what is missing, let the roles decide, append, until none has anything to say.
@@ -151,14 +153,6 @@ class Shell:
             raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
         entry.loaded = True
         self._react_to_stop(entry)
-
-    def _fold(self, entry: CachedRun, append: Append) -> str:
-        """Fold an event that is on its way; return why it is ignored, or nothing."""
-        try:
-            return entry.run.apply_unstored(append.subject, append.payload).ignored
-        except Exception as error:
-            LOG.exception("fold_failed", run=append.run, subject=append.subject)
-            raise Defect(f"Event {append.subject} cannot be folded: {error}.") from error
 
     async def _drive(self, look: Look) -> None:
         """Let the roles speak until none has anything to say.
@@ -213,7 +207,7 @@ class Shell:
         ignored, view = await self._append(look, draft)
         run = entry.run
         if ignored:
-            self._bury(station, run, f"own event {run.n} was ignored: {ignored}")
+            self.outgoing.bury(station, run, f"own event {run.n} was ignored: {ignored}")
             if run.done or isinstance(event, Stopped):
                 raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
             why = f"The {station.role.name} said something that is not legal: {ignored}."
@@ -225,13 +219,9 @@ class Shell:
             scope = entry.performing[run.n] = anyio.CancelScope()
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
-            await self.publish_outcome(run)
+            await self.outgoing.outcome(run)
         elif isinstance(event, Settled):
             await self._facts.settled(run, event)
-        if (raised := after.alert(run, event)) is not None:
-            await self._publisher("approver" if raised[0] == "approval-asked" else station.role.name).alert(
-                run.tenant, *raised
-            )
 
     async def _append(self, look: Look, draft: Draft) -> tuple[str, Any]:
         """Send one event, and while it is on its way fold it and think ahead.
@@ -248,7 +238,7 @@ class Shell:
         def meanwhile() -> None:
             if folded:
                 return
-            folded.append((self._fold(entry, append), None))
+            folded.append((entry.run.apply_unstored(append.subject, append.payload).ignored, None))
             if folded[0][0]:
                 return
             if draft.is_start and station.performer is not None:
@@ -266,32 +256,32 @@ class Shell:
         if isinstance(event, Stopped):
             self._react_to_stop(entry)
         ignored, view = folded[0]
-        if self.config.spans is not None and not ignored and (said := entry.run.entries[-1].event) is not None:
-            self.config.spans.after(entry.run, said)
+        said = entry.run.entries[-1]
+        if self.config.spans is not None and not ignored and said.event is not None:
+            self.config.spans.after(entry.run, said.event)
+        self.outgoing.call(station, entry.run, said)
+        if draft.letter:
+            self.outgoing.bury(station, entry.run, draft.letter)
         return ignored, view
 
-    async def say(self, entry: CachedRun, station: Station, event: AnyEvent) -> None:
-        """Append an event that no role decided (the sweep's stop); the caller holds the run's lock.
+    async def stop_stuck(self, tenant: TenantId, run: RunId, *, n: int, why: str) -> int:
+        """Stop a run that nobody moves, unless its head is no more event ``n`` or it is over; return its head now.
 
         Raises:
-            HeadMoved: the run moved meanwhile, so there is nothing to be said.
+            HeadMoved: the run moved meanwhile.
         """
-        await self._append(Look(entry, Cue(kind="sweep")), Draft(station, event, Facts()))
-
-    def _publisher(self, role: RoleName) -> Publisher:
-        return next((s.publisher for s in self.stations if s.role.name == role), self.stations[0].publisher)
-
-    async def publish_outcome(self, run: Run) -> None:
-        """Publish a sealed run's outcome; publishing it again changes nothing."""
-        assert run.sealed is not None
-        checkpoint = self.config.signer.checkpoint(run) if self.config.signer is not None else None
-        payload = after.outcome(run, run.sealed, checkpoint)
-        await self._publisher("recorder").outcome(run.tenant, after.agent_of(run), run.run, payload, {})
-
-    def _bury(self, station: Station, run: Run, reason: str) -> None:
-        letter = canonical({"role": station.role.name, "run": run.run, "n": run.n, "reason": reason})
-        assert self._tasks is not None
-        self._tasks.start_soon(station.publisher.dead, station.role.name, run.tenant, run.run, letter)
+        entry, station = self.cache.get(tenant, run), self.stations[-1]
+        entry.users += 1
+        try:
+            async with entry.lock:
+                if not entry.loaded:
+                    await self._refresh(entry)
+                if entry.run.n == n and not entry.run.done and not entry.run.lost:
+                    stop = stopped(entry.run, by=station.role.name, why=why, code="stuck")
+                    await self._append(Look(entry, Cue(kind="sweep")), Draft(station, stop, Facts()))
+                return entry.run.n
+        finally:
+            entry.users -= 1
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -307,7 +297,7 @@ class Shell:
                     await self._perform_safely(entry, station, act, done)
         finally:
             entry.performing.pop(act.n, None)
-        unsaid = station.performer.cancelled(act.started, frozenset(done), begun=begun)
+        unsaid = station.performer.cancelled(act.view, frozenset(done), begun=begun)
         if unsaid:
             with anyio.CancelScope(shield=True):
                 for event in unsaid:
@@ -316,13 +306,14 @@ class Shell:
     async def _perform_safely(self, entry: CachedRun, station: Station, act: Act, done: set[tuple[str, int]]) -> None:
         assert station.performer is not None
         try:
-            async for event in station.performer.perform(act.view, act.started):
-                done.add(part(event))
+            async for said in station.performer.perform(act.view, act.started):
                 with anyio.CancelScope(shield=True):
+                    event = await self._stamper.kept(entry.run.tenant, said)
+                    done.add(part(event))
                     await self._report_safely(entry, station, event, act.n)
         except Exception as error:
             LOG.exception("perform_failed", run=entry.run.run, n=act.n)
-            self._bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
+            self.outgoing.bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
 
     async def _still_first(self, entry: CachedRun, act: Act) -> bool:
         """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.
@@ -367,6 +358,8 @@ class Shell:
             await self._report(entry, station, event, n)
         except LinestopError as error:
             LOG.warning("report_failed", run=entry.run.run, n=n, error=str(error))
+        except Exception:
+            LOG.exception("report_failed", run=entry.run.run, n=n)
 
     async def _report(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
         """Append a result at whatever head the run has now, unless the log already tells its fate."""
@@ -377,17 +370,17 @@ class Shell:
                     await self._refresh(entry)
                 if told(entry.run, event, n):
                     return
-                said = way_round(entry.run, station.role.name, event)
+                said = way_round(entry.run, station.role.name, late(entry.run, event, n))
                 try:
                     ignored, _ = await self._append(look, Draft(station, said, Facts()))
                 except HeadMoved as moved:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:
-                    if said is not event:
+                    if isinstance(said, Stopped):
                         # The result's place was taken: it follows the stop, as a late fact.
                         continue
                     if ignored:
-                        self._bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
+                        self.outgoing.bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
                     await self._drive(look)
                     await self._hand_over(entry)
                     await self._alarms.set(entry)

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
+import anyio
 import msgspec
+import structlog
 
 from linestop.bus.ports import Append, Blobs
+from linestop.errors import LinestopError
 from linestop.schemas.events import (
     NAMES,
     Accepted,
@@ -32,8 +35,13 @@ from linestop.schemas.events import (
 from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName, TenantId
+from linestop.schemas.work import LongResult
 
-CE_TYPE = "io.linestop.run"
+CE_TYPE = "io.linestop"
+LOG = structlog.get_logger("linestop.stamp")
+KEPT_WITHIN_S = 5.0
+"""How long a result may wait for the whole of it to be stored."""
+
 EVENT_BYTES_MAX = MESSAGE_BYTES_MAX - 1_024
 """What an event may take without its envelope."""
 
@@ -52,6 +60,24 @@ def uuid7(now: datetime, random_bits: int) -> str:
 def traceparent(tenant: str, run: str, event_id: str) -> str:
     """The W3C trace context of an event: one trace a run, one span an event, always sampled."""
     return f"00-{_trace(tenant, run)}-{hashlib.sha256(event_id.encode()).hexdigest()[:16]}-01"
+
+
+def headers(trace: str, *, ident: str, role: str, kind: str) -> dict[str, str]:
+    """The headers of what others read: the W3C trace context ``trace``, and CloudEvents' binary attributes."""
+    return {
+        "traceparent": trace,
+        "ce-specversion": "1.0",
+        "ce-id": ident,
+        "ce-source": f"/linestop/{role}",
+        "ce-type": f"{CE_TYPE}.{kind}",
+    }
+
+
+def letter_headers(role: RoleName, tenant: str, run: str, payload: bytes) -> dict[str, str]:
+    """The headers of a dead letter; the same letter again has the same message id."""
+    digest = hashlib.sha256(f"{role}.{tenant}.{run}".encode() + b"\0" + payload).hexdigest()
+    named = headers(traceparent(tenant, run, digest), ident=digest, role=role, kind="dead")
+    return {**named, "Nats-Msg-Id": digest}
 
 
 @lru_cache(maxsize=4_096)
@@ -95,17 +121,27 @@ class Stamper:
             event, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
         )
         name = NAMES[type(event)]
-        headers = {
-            "traceparent": trace,
-            "ce-specversion": "1.0",
-            "ce-id": event_id,
-            "ce-source": f"/linestop/{role}",
-            "ce-type": f"{CE_TYPE}.{role}.{name}",
-        }
         return Append(
             tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1, event_id=event_id,
-            head_seq=run.head_seq, payload=encode(stamped), headers=headers,
+            head_seq=run.head_seq, payload=encode(stamped),
+            headers=headers(trace, ident=event_id, role=role, kind=f"run.{role}.{name}"),
         )  # fmt: skip
+
+    async def kept(self, tenant: TenantId, said: AnyEvent | LongResult) -> AnyEvent:
+        """What is to be appended; the whole of a result that was cut is stored first, and named in the event.
+
+        A result matters more than the whole of it: where that cannot be stored, the event names none.
+        """
+        if not isinstance(said, LongResult):
+            return said
+        data = said.whole.encode()
+        try:
+            with anyio.fail_after(KEPT_WITHIN_S):
+                sha256 = await self._blobs.put(tenant, data)
+        except (LinestopError, TimeoutError) as error:
+            LOG.warning("result_not_kept", tenant=tenant, call=said.event.call, bytes=len(data), error=str(error))
+            return said.event
+        return msgspec.structs.replace(said.event, result_ref=BlobRef(sha256=sha256, bytes=len(data), type=said.type))
 
     async def _spill(self, tenant: TenantId, event: AnyEvent, most: int) -> AnyEvent:
         """Replace texts over ``most`` bytes by blob references."""

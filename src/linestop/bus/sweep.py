@@ -9,26 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 import structlog
 
-from linestop.bus.cache import CachedRun
+from linestop.bus import after
 from linestop.bus.ports import Log, Publisher
 from linestop.bus.shell import Shell
-from linestop.bus.station import Station
-from linestop.errors import LinestopError
+from linestop.bus.streams import DUPLICATE_WINDOW_NS, SECOND_NS
+from linestop.errors import RetryableError
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Cue
 from linestop.schemas.limits import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
+from linestop.schemas.turn import whose_turn
 
 LOG = structlog.get_logger("linestop.sweep")
 AT_ONCE = 16
+NO_WORKER_TRIES = 3
+"""Looks at a run that nobody moves after which a person is called, if its next role lives elsewhere."""
+
+RECENT = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
+"""How young an event is whose alert may be sent again: well within the time in which the stream keeps only one."""
+
 IDLE = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""
 
@@ -66,8 +72,11 @@ class Sweep:
         while True:
             try:
                 await self.once()
-            except LinestopError as error:
+            except RetryableError as error:
                 LOG.warning("sweep_failed", error=str(error))
+                await anyio.sleep(self.every_s)
+            except Exception:
+                LOG.exception("sweep_failed")
                 await anyio.sleep(self.every_s)
             else:
                 return
@@ -95,24 +104,37 @@ class Sweep:
     async def _look(self, tenant: TenantId, run: RunId, limiter: anyio.Semaphore) -> None:
         watched = self.watched[tenant, run]
         try:
-            entry = await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)
-            state = entry.run
-            moved = state.n != watched.n
-            watched.n = state.n
-            watched.next_at = self._idle_until(state)
-            watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1
-            if state.sealed is not None:
-                if "recorder" in self.shell.names:
-                    await self.shell.publish_outcome(state)
-                return
-            if self.everyone and watched.tries:
-                await self._hint(tenant, run)
-            if watched.tries > self.tries_max and not state.done:
-                await self._stop_stuck(entry, watched)
-        except LinestopError as error:
+            await self._look_at(tenant, run, watched)
+        except RetryableError as error:
             LOG.warning("sweep_look_failed", tenant=tenant, run=run, error=str(error))
+        except Exception:
+            # Whatever breaks there breaks again at the next look: it is counted, so that it ends.
+            LOG.exception("sweep_look_failed", tenant=tenant, run=run)
+            watched.tries += 1
+            watched.next_at = None
         finally:
             limiter.release()
+
+    async def _look_at(self, tenant: TenantId, run: RunId, watched: _Watched) -> None:
+        if watched.tries >= self.tries_max:
+            why = f"The run did not move although it was looked at {watched.tries} times."
+            watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
+        state = (await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)).run
+        first, moved = watched.n < 0, state.n != watched.n
+        watched.n = state.n
+        watched.next_at = self._idle_until(state)
+        watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1
+        if state.sealed is not None:
+            if "recorder" in self.shell.names:
+                await self.shell.outgoing.outcome(state)
+        elif self.everyone and watched.tries:
+            await self._hint(tenant, run)
+            turn = whose_turn(state, self.now())
+            if watched.tries == NO_WORKER_TRIES and turn is not None and turn not in self.shell.names:
+                await self.shell.outgoing.alerts(state, [after.no_worker(state, turn)])
+        if first:
+            # Whoever said something that calls a person may have died before it called.
+            await self.shell.outgoing.alerts(state, after.alerts(state, since=self.now() - RECENT))
 
     def _idle_until(self, run: Run) -> datetime | None:
         """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.
@@ -131,10 +153,3 @@ class Sweep:
         for role in ACTORS:
             if role not in ours:
                 await self.publisher.wake(role, tenant, run)
-
-    async def _stop_stuck(self, entry: CachedRun, watched: _Watched) -> None:
-        station: Station = self.shell.stations[-1]
-        why = f"The run did not move although it was looked at {watched.tries} times."
-        async with entry.lock:
-            if entry.loaded and entry.run.n == watched.n:
-                await self.shell.say(entry, station, stopped(entry.run, by=station.role.name, why=why, code="stuck"))

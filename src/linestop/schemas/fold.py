@@ -368,13 +368,13 @@ def _compacted(run: Run, n: int, event: Compacted) -> str:
     run.compactions.append(event)
     kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
     base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0
-    after = sum(_proposal_bytes(p) for p in run.proposals if p.n > event.covers_to)
+    after = sum(proposal_bytes(p) for p in run.proposals if p.n > event.covers_to)
     run.context_bytes = base + kept + after + 3 * ITEM_BYTES
     return ""
 
 
-def _proposal_bytes(proposal: ProposalState) -> int:
-    """What one proposal and the answers to it take in a prompt."""
+def proposal_bytes(proposal: ProposalState) -> int:
+    """What one proposal and the answers to it take in a prompt, at most."""
     event = proposal.event
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
     answers = sum(text_bytes(call.answer) + ITEM_BYTES for call in proposal.calls)

@@ -118,6 +118,9 @@ TIMER_NEAR_S = 300.0
 SWEEP_EVERY_S = 5.0
 SWEEP_TRIES_MAX = 20
 APPEND_TRIES_MAX = 10
+FOLD_BREAKS_MAX = 3
+"""A run with more events that the fold breaks on gets no more: where a stop breaks it too, that would never end."""
+
 BREAKER_FAILURES = 5
 BREAKER_WINDOW_S = 60.0
 BREAKER_OPEN_S = 60.0

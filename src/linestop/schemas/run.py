@@ -34,7 +34,7 @@ from linestop.schemas.events import (
     known,
     misplaced,
 )
-from linestop.schemas.limits import EVENTS_RESERVED, Limits
+from linestop.schemas.limits import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.phases import Phase, legal
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 
@@ -73,6 +73,7 @@ class Run:
         self.entries: list[Entry] = []
         self.squatted: set[str] = set()
         self.blind = False
+        self.breaks: list[Exception] = []
         self.phase = Phase.NEW
         self.opened: Opened | None = None
         self.opened_at: datetime = NEVER
@@ -138,9 +139,19 @@ class Run:
         return self.phase in {Phase.DRAINING, Phase.SETTLING, Phase.SEALED}
 
     @property
+    def lost(self) -> bool:
+        """Whether its events broke the fold so often that nothing more is said in it."""
+        return len(self.breaks) > FOLD_BREAKS_MAX
+
+    @property
     def room(self) -> int:
         """Events that new work may still use; the last ``EVENTS_RESERVED`` belong to stop, facts and seal."""
         return self.limits.events_max - EVENTS_RESERVED - self.n
+
+    @property
+    def full(self) -> bool:
+        """Whether it has all of its events: beyond them there are only facts, stop, settling and seal."""
+        return self.n >= self.limits.events_max
 
     def worked_s(self, now: datetime) -> float:
         """Seconds since the run opened, without those it waited: for a person, an event, a date, a model in queue."""
@@ -182,7 +193,11 @@ class Run:
         self.head = chain.link(subject, payload)
         event, reason = self._read(parts.role, parts.event, payload)
         if event is not None and not reason:
-            reason = self._take(parts.role, parts.event, event)
+            try:
+                reason = self._take(parts.role, parts.event, event)
+            except Exception as error:  # noqa: BLE001 - whatever a rule breaks on, what follows must be readable
+                reason = f"it cannot be folded: {type(error).__name__}: {error}"
+                self.breaks.append(error)
         entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
         self.entries.append(entry)
         return entry

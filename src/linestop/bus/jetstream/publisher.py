@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.stamp import letter_headers
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
 
@@ -26,15 +26,14 @@ class JetStreamPublisher:
         # The stream takes one message a subject; a refusal for that reason is as good as an acknowledgement.
         await publish(self._wire, subject, payload, headers=header_block({**headers, "Nats-Msg-Id": subject}))
 
-    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
-        """Store an alert. The same alert again within the stream's window is stored once."""
-        subject = subjects.alert(tenant, kind)
-        await publish(self._wire, subject, payload, headers=_once(subject, payload))
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Store an alert. One of the same message id within the stream's window is stored once."""
+        await publish(self._wire, subjects.alert(tenant, kind), payload, headers=header_block(headers))
 
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter. The same letter again within the stream's window is stored once."""
         subject = subjects.dead(TenantId(tenant), RunId(run), role=role)
-        await publish(self._wire, subject, payload, headers=_once(subject, payload))
+        await publish(self._wire, subject, payload, headers=header_block(letter_headers(role, tenant, run, payload)))
 
     async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
         """Send model tokens to watchers; lossy, never fails."""
@@ -49,8 +48,3 @@ class JetStreamPublisher:
     async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
         """Send a hint to look at a run; lossy."""
         self._wire.send(subjects.wake(tenant, run, role=role), b"")
-
-
-def _once(subject: str, payload: bytes) -> bytes:
-    digest = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
-    return header_block({"Nats-Msg-Id": digest})

@@ -133,7 +133,7 @@ class MemoryBroker:
     def _say(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         for wanted, stream in self._subjects:
             if matches(wanted, subject):
-                stream.publish(subject, payload, headers=headers)
+                stream.publish(subject, payload, headers=headers, message_id=headers.get("Nats-Msg-Id", ""))
         self._tell(subject, payload)
 
     def _tell(self, subject: str, payload: bytes) -> None:

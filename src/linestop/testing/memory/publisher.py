@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from linestop.bus.stamp import letter_headers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
@@ -29,15 +30,16 @@ class MemoryPublisher:
             with contextlib.suppress(Taken):
                 self._say(subject, payload, headers)
 
-    async def alert(self, tenant: TenantId, kind: str, payload: bytes) -> None:
-        """Store an alert."""
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Store an alert. One of the same message id within the stream's window is stored once."""
         async with around(self._faults, "publisher.alert"):
-            self._say(subjects.alert(tenant, kind), payload, {})
+            self._say(subjects.alert(tenant, kind), payload, headers)
 
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter."""
         async with around(self._faults, "publisher.dead"):
-            self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, {})
+            headers = letter_headers(role, tenant, run, payload)
+            self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, headers)
 
     async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
         """Send model tokens to watchers; lossy, never fails."""

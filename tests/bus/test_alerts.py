@@ -1,0 +1,279 @@
+"""A person is called once for everything that needs one, whoever said it and whoever dies over it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.stack import stack
+
+from linestop.actors.validator import Validator
+from linestop.bus import after, layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.connection import connect
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.jetstream.publish import Wire
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.outgoing import Outgoing
+from linestop.bus.stamp import Stamper, traceparent
+from linestop.bus.station import Station
+from linestop.bus.stopping import catch_up, stop_run
+from linestop.client import Client
+from linestop.errors import Unreachable
+from linestop.schemas import subjects
+from linestop.schemas.events import NEVER, decode
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.virtual import run_virtual, virtual_now
+
+SOON_S = 20.0
+
+
+@asynccontextmanager
+async def serving(
+    broker: MemoryBroker, turns: Sequence[Sequence[tuple[str, str]]], roles: Sequence[RoleName] = ACTORS
+) -> AsyncGenerator[Host]:
+    """One process with these roles, on a scripted model."""
+    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    made = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in roles]
+    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
+    async with Host(InMemory(broker), made, config).running() as host:
+        yield host
+
+
+async def submit(broker: MemoryBroker) -> None:
+    """Send the task."""
+    await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "please a slow", "run": RUN}))
+
+
+async def log_of(broker: MemoryBroker) -> Run:
+    """The run as its log tells it."""
+    run = Run(TENANT, RUN)
+    await catch_up(broker.log(), run)
+    return run
+
+
+async def stop_directly(broker: MemoryBroker) -> None:
+    """Stop the run as the operator does, with no actor."""
+    run, log = await log_of(broker), broker.log(["operator"])
+    stamper = Stamper(build="", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
+    await stop_run(log, stamper, run, lambda at: stopped(at, by="ann", why="enough"))
+
+
+def alerts(broker: MemoryBroker) -> list[tuple[str, dict[str, Any]]]:
+    """All alerts: kind and payload."""
+    found = broker.stream(layout.ALERTS).matching(">")
+    return [(stored.subject.rpartition(".")[2], msgspec.json.decode(stored.payload)) for stored in found]
+
+
+def test_an_alert_has_the_event_as_it_is_stored() -> None:
+    """Its number, id, time and hash of the one before: whoever is called can find it in the log."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("pay", "a")]]):
+            await submit(broker)
+            await anyio.sleep(2)
+        [(kind, said)] = alerts(broker)
+        assert kind == "approval-asked"
+        assert (said["tenant"], said["run"], said["agent"]) == (TENANT, RUN, "a")
+        n: int = said["n"]
+        entry = (await log_of(broker)).entries[n - 1]
+        assert entry.name == "asked"
+        assert decode("approver", "asked", msgspec.json.encode(said["event"])) == entry.event
+        [stored] = broker.stream(layout.ALERTS).matching(">")
+        assert entry.event is not None
+        assert stored.headers == {
+            "Nats-Msg-Id": f"t/{RUN}/{entry.n}",
+            "traceparent": traceparent(TENANT, RUN, entry.event.id),
+            "ce-specversion": "1.0",
+            "ce-id": f"t/{RUN}/{entry.n}",
+            "ce-source": "/linestop/approver",
+            "ce-type": "io.linestop.alert.approval-asked",
+        }
+
+    run_virtual(main, seed=1)
+
+
+def test_an_operators_stop_calls_once_when_the_run_is_sealed() -> None:
+    """Nobody but the operator said it, so the recorder calls."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("look", "slow")]]):
+            await submit(broker)
+            await anyio.sleep(1)
+            await stop_directly(broker)
+            await anyio.sleep(30)
+        assert [(kind, said["event"]["by"]) for kind, said in alerts(broker)] == [("stopped", "ann")]
+
+    run_virtual(main, seed=1)
+
+
+def test_an_actors_stop_calls_once() -> None:
+    """What was said at once is not said again when the run is sealed."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("look", "slow")]]):
+            await submit(broker)
+            await anyio.sleep(1)
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
+            await anyio.sleep(30)
+        assert [kind for kind, _ in alerts(broker)] == ["stopped"]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_stop_for_a_role_that_said_something_illegal_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a stop that the shell says by itself."""
+    monkeypatch.setattr(Validator, "decide", _illegal(Validator.decide))
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, []):
+            await submit(broker)
+            await anyio.sleep(10)
+        assert [(kind, said["event"]["code"]) for kind, said in alerts(broker)] == [("stopped", "defect")]
+
+    run_virtual(main, seed=1)
+
+
+def _illegal(inner: Any) -> Any:  # noqa: ANN401 - stands in for a method
+    def decide(self: Any, run: Run, *args: Any) -> Any:  # noqa: ANN401
+        said = inner(self, run, *args)
+        wrong = run.proposals and not run.done
+        return msgspec.structs.replace(said, proposal_n=99) if wrong and said is not None else said
+
+    return decide
+
+
+def _dead_already(*_: object) -> None:
+    """Die before anybody is called."""
+
+
+def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process stores what it says and dies before it calls; the next one's first sweep does."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        with monkeypatch.context() as dying:
+            dying.setattr(Outgoing, "call", _dead_already)
+            async with serving(broker, [[("pay", "a")]]):
+                await submit(broker)
+                await anyio.sleep(2)
+        assert alerts(broker) == []
+        for _ in range(2):
+            async with serving(broker, [[("pay", "a")]]):
+                await anyio.sleep(2)
+        assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_stuck_run_calls_for_a_worker_and_then_for_its_stop() -> None:
+    """Nobody is there who plans: that is said once before the run is given up, and its stop once."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [], [role for role in ACTORS if role != "planner"]):
+            await submit(broker)
+            await anyio.sleep(60)
+            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+            await anyio.sleep(200)
+        assert [kind for kind, _ in alerts(broker)] == ["no-worker", "stopped"]
+        assert alerts(broker)[1][1]["event"]["code"] == "stuck"
+
+    run_virtual(main, seed=1)
+
+
+def test_no_worker_is_called_for_while_a_person_is_asked() -> None:
+    """A run that waits for a person waits for nobody's process."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("pay", "a")]]) as host:
+            await submit(broker)
+            await anyio.sleep(2)
+        del host
+        async with serving(broker, [], ["recorder", "budget"]):
+            await anyio.sleep(60)
+        assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
+
+    run_virtual(main, seed=1)
+
+
+def test_an_alert_that_cannot_be_sent_holds_nothing_up() -> None:
+    """The run goes on while nobody can be called."""
+
+    class NoAlerts(NoFaults):
+        async def before(self, op: str) -> None:
+            if op == "publisher.alert":
+                await anyio.sleep(15)
+                raise Unreachable("No alert gets through.")
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=NoAlerts())
+        async with serving(broker, [[("look", "slow")]]):
+            await submit(broker)
+            await anyio.sleep(1)
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
+            await anyio.sleep(2)
+            assert (await log_of(broker)).sealed is not None
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_headers(tmp_path: Path) -> None:
+    """An operator's stop and an actor's: one alert each, said again or not; outcome and dead letter are named, too."""
+    async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as operator:
+        async with await connect(line.server.credential("operator"), name="look") as connection:
+            wire = await Wire.open(connection)
+            heard: list[Msg] = []
+            await wire.subscribe("live.alerts.>", heard.append)
+            submitted = [await operator.submit("desk", "hang"), await operator.submit("desk", "hang")]
+            await operator.stop(submitted[0].run, why="drill")
+            async with Client.connect(line.directory) as client:
+                await client.stop(submitted[1].run, why="enough")
+            assert line.host is not None
+            outgoing, station = line.host.shell.outgoing, line.host.shell.stations[0]
+            run = Run(TENANT, RUN)
+            for each in submitted:
+                outcome = await operator.outcome(each.run, timeout_s=SOON_S)
+                run = Run(TenantId(outcome.tenant), RunId(outcome.run))
+                await catch_up(station.log, run)
+                await outgoing.alerts(run, after.alerts(run, since=NEVER))
+                stored = await Reader(wire, layout.OUTCOMES).direct_last(f"outcomes.default.desk.{each.run}")
+                assert stored is not None
+                assert stored.headers["ce-type"] == "io.linestop.outcome"
+                assert run.sealed is not None
+                assert stored.headers["traceparent"] == traceparent(run.tenant, run.run, run.sealed.id)
+            outgoing.bury(station, run, "for the test")
+            await station.publisher.alert(run.tenant, "last", b"{}", {})
+            with anyio.fail_after(SOON_S):
+                while not heard or not heard[-1].subject.endswith(".last"):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                while not (letter := await Reader(wire, layout.DEAD).direct_last(_dead(station, run))):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+        said = [msgspec.json.decode(message.data) for message in heard[:-1]]
+        assert sorted(each["run"] for each in said) == sorted(each.run for each in submitted)
+        assert {each["event"]["why"] for each in said} == {"drill", "enough"}
+        assert [(message.headers or {}).get("ce-type") for message in heard[:-1]] == ["io.linestop.alert.stopped"] * 2
+        assert letter.headers["ce-type"] == "io.linestop.dead"
+        assert letter.headers["traceparent"].startswith("00-")
+
+
+def _dead(station: Station, run: Run) -> str:
+    return subjects.dead(run.tenant, run.run, role=station.role.name)

@@ -1,0 +1,288 @@
+"""What breaks in one run ends that run, and nothing else: neither the process nor the runs beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, NoReturn
+
+import anyio
+import msgspec
+import pytest
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+
+from linestop.actors.facts import Facts
+from linestop.actors.role import Role
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.deciding import Deciding, Draft, Look
+from linestop.bus.facts import FactSource
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.errors import TooLarge
+from linestop.schemas import fold
+from linestop.schemas.events import AnyEvent, Finished, Proposed, Stopped
+from linestop.schemas.limits import FOLD_BREAKS_MAX
+from linestop.schemas.model import ModelReply
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import ACTORS, RunId, TenantId
+from linestop.schemas.tools import ToolResult
+from linestop.schemas.work import ModelWork
+from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.memory.log import MemoryLog
+from linestop.testing.virtual import run_virtual, virtual_now
+
+OTHER = RunId("r2")
+NESTED = "[" * 5_000
+FAILURES = 2
+CHECKED = msgspec.structs.replace(
+    AGENT, tools=tuple(msgspec.structs.replace(tool, checks=tool.name == "look") for tool in AGENT.tools)
+)
+
+
+def read(result: str) -> tuple[str, ...]:
+    """A check that reads the result, however deep it is."""
+    msgspec.json.decode(result)
+    return ()
+
+
+@asynccontextmanager
+async def serving(broker: MemoryBroker, *, run: str = RUN) -> AsyncGenerator[Host]:
+    """One process with every role, whose model looks ``a`` up in each run, and a task for ``run``."""
+    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(CHECKED)
+    outcomes = {"a": ToolResult(outcome="succeeded", value=NESTED)}
+    turns: Mapping[str, Any] = {RUN: [[("look", "a")]], OTHER: [[("look", "b")]]}
+    roles = [make_role(role, caller=PerRun(turns), runner=Tools(outcomes)) for role in ACTORS]
+    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), checks={"look": read})
+    async with Host(InMemory(broker), roles, config).running() as host:
+        await submit(broker, run)
+        yield host
+
+
+class PerRun:
+    """A scripted model for each run."""
+
+    def __init__(self, turns: Mapping[str, Any]) -> None:
+        self._models = {run: Scripted(each) for run, each in turns.items()}
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """Answer as this run's script says."""
+        return await self._models[work.run].call(work)
+
+
+async def submit(broker: MemoryBroker, run: str) -> None:
+    """Send a task."""
+    await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "look a b", "run": run}))
+
+
+async def log_of(broker: MemoryBroker, run: RunId) -> Run:
+    """A run as its log tells it."""
+    found = await broker.log().load(TENANT, run)
+    return fold_messages(TENANT, run, [(m.subject, m.payload, m.seq) for m in found])
+
+
+def stops(run: Run) -> list[str]:
+    """The codes of all stops of a run."""
+    return [entry.event.code for entry in run.entries if isinstance(entry.event, Stopped)]
+
+
+def letters(broker: MemoryBroker) -> list[dict[str, Any]]:
+    """All dead letters."""
+    return [msgspec.json.decode(stored.payload) for stored in broker.stream(layout.DEAD).matching(">")]
+
+
+def fails(*_args: object, **_more: object) -> NoReturn:
+    """Break."""
+    raise ZeroDivisionError("it broke")
+
+
+def test_a_fact_that_cannot_be_gathered_stops_its_run_alone() -> None:
+    """A result that no check can read ends its run as a defect, with one dead letter; the next run completes."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await anyio.sleep(5)
+            await submit(broker, OTHER)
+            await anyio.sleep(30)
+            ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert stops(ended) == ["defect"]
+        assert ended.sealed is not None
+        assert ended.sealed.status == "failed"
+        assert other.sealed is not None
+        assert other.sealed.status == "completed"
+        assert [(letter["run"], letter["role"]) for letter in letters(broker)] == [(RUN, "validator")]
+        assert "RecursionError" in letters(broker)[0]["reason"]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_fact_at_hand_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of facts may break as well as what is fetched."""
+    inner = FactSource.at_hand
+
+    def at_hand(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
+        return fails() if role.name == "planner" and run.run == RUN else inner(self, run, role, now, extra)
+
+    monkeypatch.setattr(FactSource, "at_hand", at_hand)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await submit(broker, OTHER)
+            await anyio.sleep(30)
+            ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert stops(ended) == ["defect"]
+        assert ended.sealed is not None
+        assert other.sealed is not None
+        assert len(letters(broker)) == 1
+
+    run_virtual(main, seed=1)
+
+
+def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no run yet to be stopped: the task is tried a few times, then kept."""
+    inner = FactSource.gather
+
+    async def gather(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
+        return fails() if run.run == RUN else await inner(self, run, role, now, extra)
+
+    monkeypatch.setattr(FactSource, "gather", gather)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await submit(broker, OTHER)
+            await anyio.sleep(60)
+            nothing, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert nothing.n == 0
+        assert other.sealed is not None
+        assert ["ZeroDivisionError" in letter["reason"] for letter in letters(broker)] == [True]
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.parametrize("also_stop", [False, True])
+def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.MonkeyPatch, also_stop: bool) -> None:
+    """It keeps its number and changes nothing, the run is stopped and sealed; a stop that breaks is not repeated."""
+    inner = fold.apply
+
+    def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
+        breaks = run.run == RUN and isinstance(event, (Proposed, Stopped) if also_stop else Proposed)
+        return fails() if breaks else inner(run, role, n, event)
+
+    monkeypatch.setattr(fold, "apply", apply)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await submit(broker, OTHER)
+            await anyio.sleep(600)
+            ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert stops(ended) == ["defect"] * (FOLD_BREAKS_MAX if also_stop else 1)
+        assert "cannot be folded: ZeroDivisionError: it broke" in next(e.ignored for e in ended.entries if e.ignored)
+        assert (ended.sealed is None) == also_stop
+        assert other.sealed is not None
+        assert 1 <= len(letters(broker)) <= 2 * (FOLD_BREAKS_MAX if also_stop else 1) + 1
+
+    run_virtual(main, seed=1)
+
+
+def test_a_late_fact_that_cannot_be_folded_is_not_said_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that breaks the fold each time it is said is given up after a few tries."""
+    inner = fold.apply
+
+    def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
+        return fails() if isinstance(event, Finished) and run.run == RUN else inner(run, role, n, event)
+
+    monkeypatch.setattr(fold, "apply", apply)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await anyio.sleep(600)
+            ended = await log_of(broker, RUN)
+        assert stops(ended) == ["defect"]
+        assert sum(isinstance(entry.event, Finished) for entry in ended.entries) == FOLD_BREAKS_MAX + 1
+        assert len(letters(broker)) <= 2 * FOLD_BREAKS_MAX + 1
+
+    run_virtual(main, seed=1)
+
+
+def test_a_dead_letter_that_cannot_be_stored_ends_nothing() -> None:
+    """The stream of dead letters is full: the run is stopped all the same, and others go on."""
+
+    class Full(NoFaults):
+        async def before(self, op: str) -> None:
+            if op == "publisher.dead":
+                raise TooLarge("The stream has no room.")
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=Full())
+        async with serving(broker):
+            await anyio.sleep(5)
+            await submit(broker, OTHER)
+            await anyio.sleep(30)
+            ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert stops(ended) == ["defect"]
+        assert other.sealed is not None
+
+    run_virtual(main, seed=1)
+
+
+def test_a_run_that_no_look_survives_is_stopped_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever breaks there, each look is counted as one that moved nothing, and the sweep goes on with others."""
+    inner = Deciding.next
+
+    async def following(self: Deciding, look: Look, now: datetime) -> Draft | None:
+        run = look.entry.run
+        return fails() if run.run == RUN and run.opened and not run.done else await inner(self, look, now)
+
+    monkeypatch.setattr(Deciding, "next", following)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await submit(broker, OTHER)
+            await anyio.sleep(300)
+            ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
+        assert stops(ended) == ["stuck"]
+        assert ended.sealed is not None
+        assert other.sealed is not None
+
+    run_virtual(main, seed=1)
+
+
+def test_a_sweep_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log whose open runs cannot be listed at first ends no process."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        inner, failed = MemoryLog.open_runs, [0]
+
+        async def open_runs(self: MemoryLog) -> list[tuple[TenantId, RunId]]:
+            failed[0] += 1
+            return fails() if failed[0] <= FAILURES else await inner(self)
+
+        monkeypatch.setattr(MemoryLog, "open_runs", open_runs)
+        async with serving(broker):
+            await anyio.sleep(30)
+            assert failed[0] > FAILURES
+            assert (await log_of(broker, RUN)).sealed is not None
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.parametrize("value", [b"[" * 5_000, b'["\xff\xfe"]', b"no json"])
+def test_doors_that_cannot_be_read_end_no_process(value: bytes) -> None:
+    """Whatever stands in the key, what was known of doors stays, and runs go on."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        await broker.shared().create("door.closed", value)
+        async with serving(broker, run=OTHER):
+            await anyio.sleep(30)
+            assert (await log_of(broker, OTHER)).sealed is not None
+
+    run_virtual(main, seed=1)
