@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, at_work, call, contract
+from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, all_at_once, at_work, call, contract
 
 from linestop.actors.executor import cap
 from linestop.actors.facts import Doors, Texts
@@ -20,12 +20,14 @@ from linestop.schemas.events import (
     ModelStarted,
     Proposed,
     ProposedCall,
+    Sealed,
     StartedCall,
     Stopped,
 )
 from linestop.schemas.limits import START_WITHIN_S, Limits
 from linestop.schemas.messages import Task
 from linestop.schemas.tools import ToolError, ToolResult, effect_key
+from linestop.schemas.work import LongResult
 
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
 UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message="broke off"))
@@ -215,6 +217,21 @@ def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
     assert len(story.last(Finished).result_sha256) == 64
 
 
+@pytest.mark.parametrize(
+    ("value", "whole", "kind"),
+    [("x" * 20_000, "x" * 20_000, "text/plain"), (["y" * 20_000], f'["{"y" * 20_000}"]', "application/json")],
+)
+def test_a_result_that_is_cut_comes_with_the_whole_of_it(value: object, whole: str, kind: str) -> None:
+    """To be kept beside the log: the cut is for the model, not for who looks later."""
+    story = at_work(call("look"))
+    story.runner.results = {"look": ToolResult(outcome="succeeded", value=value)}
+    view = story.executor.view(story.run, started(story), story.facts)
+    (said,) = all_at_once(story.executor.perform(view, started(story)))
+    assert isinstance(said, LongResult)
+    assert (said.whole, said.type) == (whole, kind)
+    assert len(said.event.result.encode()) <= 16 * 1024 < said.event.result_bytes == len(whole)
+
+
 @pytest.mark.parametrize(("text", "most"), [("é" * 100, 64), ("x" * 100, 3), ("😀" * 40, 50)])
 def test_a_cut_never_splits_a_character(text: str, most: int) -> None:
     """A cut text is valid, and no longer than its bound and the note."""
@@ -251,13 +268,49 @@ def test_long_arguments_are_read_from_their_blob() -> None:
 
 def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
     """What has its result is not spoken for again."""
-    event = started(at_work(call("look"), call("note")))
-    done = frozenset({("look", 1)})
-    executor = Story().executor
-    begun = executor.cancelled(event, done, begun=True)
+    story = at_work(call("look"), call("note"))
+    view = story.executor.view(story.run, started(story), story.facts)
+    begun = story.executor.cancelled(view, frozenset({("look", 1)}), begun=True)
     assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]
-    fresh = executor.cancelled(event, frozenset(), begun=False)
+    fresh = story.executor.cancelled(view, frozenset(), begun=False)
     assert {e.outcome for e in fresh if isinstance(e, Finished)} == {"never_started"}
+
+
+def test_a_read_that_a_stop_cancelled_leaves_nothing_in_doubt() -> None:
+    """It failed and is charged in full; only what may have happened is left for a person to look into."""
+    story = at_work(call("rent"), call("note"))
+    view = story.executor.view(story.run, started(story), story.facts)
+    story.given(Stopped(by="bob", why="enough"), by="operator")
+    story.given(*story.executor.cancelled(view, frozenset(), begun=True)).quiet()
+    assert [(fate.call, fate.fate) for fate in story.last(Sealed).receipt] == [("rent", "failed"), ("note", "unknown")]
+    assert story.run.attempts[started_n(story)][0].charged_micros == 40_000
+    assert len(story.run.calls["rent"].attempts) == 1
+
+
+def test_a_read_whose_worker_died_is_a_failure_after_a_stop_too() -> None:
+    """Nobody says what became of it, and nobody needs to look."""
+    story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
+    story.wait(12).quiet()
+    assert [fate.fate for fate in story.last(Sealed).receipt] == ["failed"]
+
+
+def test_a_cancelled_read_is_made_again_at_once_while_the_run_goes_on() -> None:
+    """A worker that ends in good order does not make anybody wait."""
+    story = at_work(call("look"))
+    view = story.executor.view(story.run, started(story), story.facts)
+    story.given(*story.executor.cancelled(view, frozenset(), begun=True))
+    story.when("executor").then(EffectStarted)
+
+
+def test_a_probe_that_was_cancelled_has_learnt_nothing() -> None:
+    """Whatever its tier: the doubt is about the effect."""
+    story = at_work(call("wire")).word("approve", call="wire").said().quiet()
+    (work,) = story.executor.view(story.run, started(story), story.facts)
+    probe = msgspec.structs.replace(work, probe=True, tier="read")
+    for begun in (True, False):
+        (event,) = story.executor.cancelled((probe,), frozenset(), begun=begun)
+        assert isinstance(event, Finished)
+        assert event.outcome == "unknown"
 
 
 def test_a_call_that_never_started_is_started_again() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -86,6 +86,16 @@ def misbehave(ctx: Context, how: str) -> str:
     """Misbehave in a chosen way."""
     ctx.workspace.write("pids", str(os.getpid()).encode())
     return str(WAYS[how]())
+
+
+@tool(tier="irreversible", kind="process", timeout_s=30, price_micros=5)
+def nested(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+    """Return a list in a list, that many deep."""
+    del ctx
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
 
 
 def signal_wait() -> None:

@@ -59,7 +59,7 @@ class Approver:
         said = facts.get(Word)
         if said is not None and (event := word(run, said, now)) is not None:
             return event
-        if run.opened is None or run.done:
+        if run.opened is None or run.done or run.full:
             return None
         return _ended(run) or _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
 

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import msgspec
+
 from linestop.actors.facts import Doors, Facts, Texts, Worker
 from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
@@ -23,7 +25,7 @@ from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import Tier, ToolError, ToolResult, canonical
-from linestop.schemas.work import CallWork, ToolRunner
+from linestop.schemas.work import CallWork, LongResult, ToolRunner
 
 GRACE_S = 2.0
 """Seconds a performer has, after the tool's own timeout, to say what became of the call."""
@@ -75,28 +77,43 @@ class Executor:
         texts = facts.get(Texts) or Texts()
         return tuple(_work(run, line, started, texts) for line in started.calls)
 
-    async def perform(self, view: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[AnyEvent]:
-        """Perform all calls at once and yield each result as it comes."""
+    async def perform(self, view: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[Finished | LongResult]:
+        """Perform all calls at once and yield each result as it comes; one that had to be cut with the whole of it."""
         assert self._runner is not None
         async for work, result, duration_s in self._runner.run(view):
-            yield finished(work, result, duration_s)
+            event = finished(work, result, duration_s)
+            if event.result_bytes <= work.result_bytes_max:
+                yield event
+            else:
+                kind = "text/plain" if isinstance(result.value, str) else "application/json"
+                yield LongResult(event=event, whole=_as_text(result.value), type=kind)
         del started
 
-    def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
+    def cancelled(self, view: tuple[CallWork, ...], done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
         """What to say of calls that were cancelled before they had a result."""
-        assert isinstance(started, EffectStarted)
-        # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
-        learnt_nothing = begun or started.purpose == "probe"
-        outcome: Literal["unknown", "never_started"] = "unknown" if learnt_nothing else "never_started"
-        return [
-            Finished(call=line.call, attempt=line.attempt, outcome=outcome, error=_CANCELLED)
-            for line in started.calls
-            if (line.call, line.attempt) not in done
-        ]
+        return [_cancelled(work, begun=begun) for work in view if (work.call, work.attempt) not in done]
 
 
 _CANCELLED = ToolError(type="transient", message="The call was cancelled before its result was known.")
 _NOBODY = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
+
+
+def _cancelled(work: CallWork, *, begun: bool) -> Finished:
+    # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
+    if not begun and not work.probe:
+        return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_CANCELLED)
+    return _lost(
+        work.call, work.attempt, read=work.tier == "read" and not work.probe, cost_micros=work.cost_max_micros,
+        error=_CANCELLED,
+    )  # fmt: skip
+
+
+def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
+    """Say that nobody knows. Of a read that leaves nothing in doubt: it failed, and may be made again at once."""
+    if read:
+        error = msgspec.structs.replace(error, retry_safe=True, retry_after_s=0.0)
+    outcome: Literal["failed", "unknown"] = "failed" if read else "unknown"
+    return Finished(call=call, attempt=attempt, outcome=outcome, error=error, cost_micros=cost_micros)
 
 
 def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
@@ -136,7 +153,10 @@ def _unknown(run: Run, now: datetime, worker: str) -> Finished | None:
     """Speak for an attempt that is past its end and that nobody may repeat."""
     for attempt in run.open_attempts:
         if attempt.call and _given_up(run, attempt, now, worker):
-            return Finished(call=attempt.call, attempt=attempt.attempt, outcome="unknown", error=_NOBODY)
+            grant = run.calls[attempt.call].grant
+            # In a run that goes on, the fold tells the model that a read was tried often enough.
+            read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
+            return _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
     return None
 
 

@@ -10,6 +10,7 @@ from linestop.actors.facts import Facts
 from linestop.schemas.events import AnyEvent, Cue
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName
+from linestop.schemas.work import LongResult
 
 
 class Role(Protocol):
@@ -39,12 +40,12 @@ class Performer(Protocol):
         """Freeze what ``perform`` needs. Pure."""
         ...
 
-    def perform(self, view: Any, started: AnyEvent) -> AsyncIterator[AnyEvent]:  # noqa: ANN401 - see view
+    def perform(self, view: Any, started: AnyEvent) -> AsyncIterator[AnyEvent | LongResult]:  # noqa: ANN401 - see view
         """Do what ``started`` announced and yield its results. Cancelled when the run is stopped."""
         ...
 
-    def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
-        """What to say of the parts of ``started`` without a result (``done``: call, attempt). Pure.
+    def cancelled(self, view: Any, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:  # noqa: ANN401
+        """What to say of the parts of a start without a result (``done``: call, attempt). Pure.
 
         ``begun`` is False if performing never began, so that nothing can have happened.
         """

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
+from itertools import accumulate
 from typing import Any
 
 import httpx2
@@ -18,10 +20,14 @@ from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.failures import EgressFailed, ToolFailed, ToolUnknown
 from linestop.sandbox.tool import AnyTool
 from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.redact import DEPTH_MAX
 from linestop.schemas.tools import Egress, ToolError
 
 _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429
+_TOO_DEEP = f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one"
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
 _LONG_MESSAGE = 2_000
 """A message is cut here at once and to its final length after redaction, so that no half secret remains."""
 
@@ -82,15 +88,29 @@ def _succeeded(tool: AnyTool, value: Any) -> Reply:  # noqa: ANN401 - what a too
     else:
         try:
             encoded = msgspec.json.encode(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except RecursionError:
+            raise _Unfit(_TOO_DEEP) from None
+        except (TypeError, ValueError, OverflowError) as error:
             raise _Unfit(f"its result cannot be written as JSON ({error})") from None
     if len(encoded) > BLOB_BYTES_MAX:
         raise _Unfit(f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less")
     try:
         msgspec.json.decode(encoded, type=tool.returns)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except RecursionError:
+        raise _Unfit(_TOO_DEEP) from None
+    except msgspec.DecodeError as error:
         raise _Unfit(f"its result does not fit the declared return type: {error}") from None
+    if _too_deep(encoded):
+        raise _Unfit(_TOO_DEEP)
     return Reply(value=msgspec.Raw(encoded))
+
+
+def _too_deep(encoded: bytes) -> bool:
+    """Whether valid JSON is nested deeper than ``DEPTH_MAX``: found where the tool ran, so that nobody chokes on it."""
+    if encoded.count(b"[") + encoded.count(b"{") <= DEPTH_MAX:
+        return False
+    brackets = _NO_BRACKETS.sub(b"", _STRINGS.sub(b"", encoded))
+    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0) > DEPTH_MAX
 
 
 def _body(response: httpx2.Response) -> bytes:

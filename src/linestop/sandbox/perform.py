@@ -6,6 +6,9 @@ The outcomes, in order of what is known:
 - ``failed``: the tool said so, or it raised before it sent anything but reads through ``ctx.http``.
 - ``unknown``: it was interrupted, or broke after sending something, and its contract is not safe to repeat.
   With one that is, the same is ``failed`` and ``retry_safe``: it is simply done again.
+
+A call costs its contract's price unless it is known that it did nothing: it never began, or the tool itself
+says so (``retry_safe``). No tool reports what it used, and what is not reported is charged in full.
 """
 
 from __future__ import annotations
@@ -133,18 +136,18 @@ def _interrupted(contract: Contract, why: str) -> Reply:
 
 def _told(contract: Contract, reply: Reply, ctx: Context, limits: PerformLimits) -> ToolResult:
     """Decide the outcome; the one place where ``unknown`` is."""
-    egress = ctx.http.requests + reply.egress
+    egress, price = ctx.http.requests + reply.egress, contract.price_micros
     if reply.error is None:
         value = limits.redactor.value(msgspec.json.decode(reply.value))
-        return ToolResult(outcome="succeeded", value=value, egress=egress)
+        return ToolResult(outcome="succeeded", value=value, egress=egress, cost_micros=price)
     error = _clean(reply.error, limits)
     sent = (ctx.http.effect_sent or reply.effect_sent) and not reply.meant
     if not reply.unknown and not sent:
-        return ToolResult(outcome="failed", error=error, egress=egress)
-    if contract.safe_to_repeat:
-        again = msgspec.structs.replace(error, retry_safe=True)
-        return ToolResult(outcome="failed", error=again, egress=egress)
-    return ToolResult(outcome="unknown", error=msgspec.structs.replace(error, retry_safe=False), egress=egress)
+        nothing_done = reply.meant and error.retry_safe
+        return ToolResult(outcome="failed", error=error, egress=egress, cost_micros=0 if nothing_done else price)
+    safe = contract.safe_to_repeat
+    error = msgspec.structs.replace(error, retry_safe=safe)
+    return ToolResult(outcome="failed" if safe else "unknown", error=error, egress=egress, cost_micros=price)
 
 
 def _clean(error: ToolError, limits: PerformLimits) -> ToolError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from linestop.schemas.tools import ToolError, ToolResult
 from linestop.schemas.work import CallWork
 
 Done = tuple[CallWork, ToolResult, float]
+_log = logging.getLogger("linestop.tools")
 
 
 class RegistryRunner:
@@ -60,9 +62,18 @@ class RegistryRunner:
 
     async def _one(self, work: CallWork) -> Done:
         began = time.perf_counter()
+        try:
+            result = await self._performed(work)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's alone
+            # One call that breaks must not cancel those beside it, whose fate would then be unknown too.
+            _log.exception("call %s of run %s broke", work.call, work.run)
+            result = _broke(work, error)
+        return work, result, time.perf_counter() - began
+
+    async def _performed(self, work: CallWork) -> ToolResult:
         if work.dry_run:
             would = {"dry_run": True, "tool": work.tool, "args_sha256": hashlib.sha256(work.args).hexdigest()}
-            return work, ToolResult(outcome="succeeded", value=would), 0.0
+            return ToolResult(outcome="succeeded", value=would)
         try:
             tool = self._registry.tool(work.tool)
         except NotFound:
@@ -70,7 +81,7 @@ class RegistryRunner:
         if tool is None or tool.contract.digest() != work.contract_digest:
             sentence = f"The tool '{work.tool}' here is not the one this run was opened with; deploy that one."
             error = ToolError(type="permanent", message=sentence)
-            return work, ToolResult(outcome="unknown" if work.probe else "failed", error=error), 0.0
+            return ToolResult(outcome="unknown" if work.probe else "failed", error=error)
         workspace = Workspace.create(self._workspaces, work.tenant, work.run)
         deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
@@ -79,7 +90,13 @@ class RegistryRunner:
                 user=work.user, start_by=work.start_by, deadline=deadline, workspace=workspace, http=http,
             )  # fmt: skip
             if work.probe:
-                result = await probe(tool, context, work.args, limits=self._limits)
-            else:
-                result = await perform(tool, context, work.args, limits=self._limits)
-        return work, result, time.perf_counter() - began
+                return await probe(tool, context, work.args, limits=self._limits)
+            return await perform(tool, context, work.args, limits=self._limits)
+
+
+def _broke(work: CallWork, error: Exception) -> ToolResult:
+    """What to say of a call that broke in this process, not in its tool; the log of the process has the details."""
+    safe = work.tier == "read" and not work.probe
+    message = f"tool {work.tool} could not be performed to its end ({type(error).__name__}); an operator must look"
+    told = ToolError(type="permanent", message=message, retry_safe=safe)
+    return ToolResult(outcome="failed" if safe else "unknown", error=told, cost_micros=work.cost_max_micros)

@@ -37,8 +37,8 @@ class EffectStarted(Event, frozen=True, kw_only=True):
 class Finished(Event, frozen=True, kw_only=True):
     """What became of one attempt. ``result`` is JSON text, capped at ``limits.result_bytes_max``.
 
-    ``result_bytes`` is the size before the cap, ``result_ref`` where the whole is kept. ``late``: it came
-    after somebody had already spoken for this attempt.
+    ``result_bytes`` is the size before the cap; ``result_ref`` where the whole of a result that was cut is
+    kept, or none if it could not be stored. ``late``: it came after somebody had already spoken for this attempt.
     """
 
     call: str

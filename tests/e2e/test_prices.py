@@ -1,0 +1,86 @@
+"""What tools cost: charged when they end, never more than the run may spend, and entered into its accounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.e2e.one_process import OneProcess, working
+from tests.e2e.scene import TENANT, agent, described
+
+from linestop.bus import layout
+from linestop.bus.connection import connect
+from linestop.bus.jetstream import JetStream
+from linestop.bus.spending import Account
+from linestop.sandbox.context import Context
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.tool import tool
+from linestop.schemas.events import Finished, Held
+from linestop.schemas.limits import Limits
+from linestop.schemas.verify import verify
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+PRICE = 200_000
+BOOK = """
+name = "clerk"
+[[step]]
+when = {turn = 1}
+call = [{tool = "survey", args = {number = 1}}]
+[[step]]
+when = {turn = 2}
+call = [{tool = "survey", args = {number = 2}}]
+[[step]]
+when = {turn = 3}
+call = [{tool = "survey", args = {number = 3}}]
+[[step]]
+say = "all done"
+"""
+
+
+async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -> None:
+    """Two of three calls fit into the limit; what they cost is in the totals and in every account."""
+    begun: list[int] = []
+
+    @tool(tier="read", owner="e2e", price_micros=PRICE)
+    async def survey(ctx: Context, number: int) -> str:
+        """Ask somebody who sends a bill.
+
+        Args:
+            number: Which question.
+        """
+        del ctx
+        begun.append(number)
+        return f"answer {number}"
+
+    registry = Registry()
+    registry.add(survey, "e2e")
+    async with working(tmp_path, (BOOK,), registry) as one:
+        version = agent(one.model_url, tools=registry.contracts(), limits=Limits(cost_max_micros=500_000))
+        await one.scene.deploy(version)
+        await one.scene.task("paid")
+        state = await one.scene.until("paid", lambda run: run.sealed is not None)
+        assert begun == [1, 2], described(state)
+        assert state.sealed is not None
+        assert state.stopped is not None
+        assert (state.sealed.status, state.stopped.code) == ("over_budget", "budget")
+        paid = [entry.event.cost_micros for entry in state.entries if isinstance(entry.event, Finished)]
+        assert paid == [PRICE, PRICE]
+        total = state.sealed.totals.cost_micros
+        assert 2 * PRICE < total <= 500_000
+        held = [entry.event for entry in state.entries if isinstance(entry.event, Held)]
+        for name, period in sorted({(line.account, line.period) for hold in held for line in hold.accounts}):
+            assert await spent(one, f"account.{name}.{period}") == total
+        messages = [(m.subject, m.payload, m.seq) for m in await one.scene.log.load(TENANT, state.run)]
+        assert verify(TENANT, state.run, messages).status == "consistent"
+
+
+async def spent(one: OneProcess, key: str) -> int:
+    """What an account says was spent, now that nothing is held."""
+    async with await connect(one.server.credential("budget"), name="test-budget") as connection:
+        found = await (await JetStream.open(connection)).shared(layout.SHARED_BUCKET).get(key)
+    assert found is not None
+    account = msgspec.json.decode(found.value, type=Account)
+    assert not account.holds
+    return account.spent

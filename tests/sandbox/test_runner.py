@@ -1,0 +1,219 @@
+"""All calls of a start at once: each has a result of its own, and its price."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from linestop.sandbox.builtin import http_get
+from linestop.sandbox.context import Context
+from linestop.sandbox.egress import EgressPolicy
+from linestop.sandbox.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.registry import Registry, load_file
+from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tool import AnyTool, tool
+from linestop.schemas.redact import DEPTH_MAX
+from linestop.schemas.tools import ToolResult
+from linestop.schemas.work import CallWork
+
+if TYPE_CHECKING:
+    from tests.sandbox.conftest import Servers
+
+pytestmark = pytest.mark.anyio
+
+PRICE = 70_000
+PROCESS_TOOLS = load_file(Path(__file__).with_name("process_tools.py"))
+
+
+def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
+    """A list in a list, that many deep."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+@tool(tier="irreversible", price_micros=PRICE)
+async def deep(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+    """Return a nested value.
+
+    Args:
+        levels: How deep.
+    """
+    del ctx
+    return nested(levels)
+
+
+@tool(tier="irreversible", price_micros=PRICE)
+def deep_thread(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+    """Return a nested value.
+
+    Args:
+        levels: How deep.
+    """
+    del ctx
+    return nested(levels)
+
+
+@tool(tier="irreversible", price_micros=PRICE, timeout_s=0.2)
+async def ends(ctx: Context, how: str) -> str:
+    """End in a chosen way.
+
+    Args:
+        how: Which way.
+    """
+    match how:
+        case "nothing done":
+            raise ToolFailed("busy", type="transient", retry_safe=True)
+        case "refused":
+            raise ToolFailed("no such order")
+        case "unknown":
+            raise ToolUnknown("the line went dead")
+        case "refused host":
+            return (await ctx.http.get("http://10.0.0.1/")).text
+        case _:
+            return how
+
+
+@tool(tier="irreversible")
+async def forward(ctx: Context, url: str) -> Any:  # noqa: ANN401 - whatever the host answers
+    """Return what a host answers, as it came.
+
+    Args:
+        url: Where.
+    """
+    return await ctx.http.get(url)
+
+
+async def _happened(ctx: Context, how: str) -> bool | None:
+    del ctx
+    return how == "well"
+
+
+ends_safely = tool(name="safely", tier="read", price_micros=PRICE, timeout_s=0.2)(ends.fn)
+ends_probed = tool(name="probed", tier="irreversible", price_micros=PRICE, probe=_happened)(ends.fn)
+TOOLS: dict[str, AnyTool] = {
+    "deep": deep, "thread": deep_thread, "process": PROCESS_TOOLS["nested"], "ends": ends, "safely": ends_safely,
+    "probed": ends_probed, "http.get": http_get, "forward": forward,
+}  # fmt: skip
+
+
+def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 - any argument
+    """One attempt at a call of that tool."""
+    contract, given = TOOLS[name].contract, msgspec.json.encode(args)
+    return CallWork(
+        tenant="acme", run="run-1", call=f"{name}-{number}", attempt=1, tool=contract.name,
+        contract_digest=contract.digest(), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
+        tier=contract.tier, start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=contract.timeout_s,
+        result_bytes_max=16_384, cost_max_micros=contract.price_micros,
+    )  # fmt: skip
+
+
+def made(directory: Path, *allow: str) -> RegistryRunner:
+    """The executor's hands with the tools of this file."""
+    registry = Registry()
+    for each in TOOLS.values():
+        registry.add(each, "tests")
+    return RegistryRunner(registry, directory, egress=EgressPolicy(allow=allow))
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> RegistryRunner:
+    """The same, with no host to reach."""
+    return made(tmp_path)
+
+
+async def results(found: AsyncIterator[tuple[CallWork, ToolResult, float]]) -> dict[str, ToolResult]:
+    """What came of each call."""
+    return {each.call: result async for each, result, _ in found}
+
+
+@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 450, 950, 5_000])
+@pytest.mark.parametrize("name", ["deep", "thread", "process"])
+async def test_a_result_nested_too_deep_is_that_calls_own_failure(
+    runner: RegistryRunner, name: str, levels: int
+) -> None:
+    """It is one sentence with the limit; the calls beside it have their results."""
+    works = (work("ends", 1, how="well"), work(name, levels=levels), work("ends", 2, how="fine"))
+    found = await results(runner.run(works))
+    assert [found[f"ends-{n}"].value for n in (1, 2)] == ["well", "fine"]
+    failed = found[f"{name}-1"]
+    assert failed.error is not None
+    assert (failed.outcome, failed.error.type, failed.error.retry_safe) == ("failed", "permanent", False)
+    assert failed.error.message.endswith(f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one")
+    assert failed.cost_micros == TOOLS[name].contract.price_micros
+
+
+async def test_a_result_as_deep_as_allowed_is_kept(runner: RegistryRunner) -> None:
+    """The limit itself is no failure."""
+    found = await results(runner.run((work("deep", levels=DEPTH_MAX),)))
+    assert found["deep-1"].value == nested(DEPTH_MAX)
+
+
+async def test_brackets_in_a_text_are_no_nesting(tmp_path: Path, servers: Servers) -> None:
+    """However many there are, and whatever is escaped beside them."""
+    texts = ['"' + "[" * 400, "{\\" * 400 + '\\"']
+    server = await servers.start({"/": servers.response(msgspec.json.encode(texts), Content_Type="application/json")})
+    found = await results(made(tmp_path, server.netloc).run((work("forward", url=server.url()),)))
+    assert found["forward-1"].value == texts
+
+
+async def test_a_nested_answer_of_a_host_is_text_or_a_failure(tmp_path: Path, servers: Servers) -> None:
+    """``http.get`` gives it as the text it is; a tool that hands it on fails alone."""
+    bomb = b"[" * 700 + b"]" * 700
+    server = await servers.start({"/": servers.response(bomb, Content_Type="application/json")})
+    works = (work("http.get", url=server.url()), work("forward", url=server.url()), work("ends", how="well"))
+    found = await results(made(tmp_path, server.netloc).run(works))
+    assert found["http.get-1"].value["text"] == bomb.decode()
+    assert found["ends-1"].value == "well"
+    assert found["forward-1"].outcome == "failed"
+
+
+async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it(tmp_path: Path) -> None:
+    """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "run-2").write_text("a file where the workspace should be")
+    broken = [msgspec.structs.replace(work(name, how="well"), run="run-2") for name in ("safely", "probed")]
+    found = await results(made(tmp_path).run((*broken, work("ends", how="fine"))))
+    assert found["ends-1"].value == "fine"
+    for name, outcome in (("safely-1", "failed"), ("probed-1", "unknown")):
+        error = found[name].error
+        assert error is not None
+        assert (found[name].outcome, error.retry_safe, found[name].cost_micros) == (outcome, outcome == "failed", PRICE)
+        assert "could not be performed to its end" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "outcome", "cost"),
+    [
+        ("ends", "well", "succeeded", PRICE),
+        ("ends", "refused", "failed", PRICE),
+        ("ends", "refused host", "failed", PRICE),
+        ("ends", "unknown", "unknown", PRICE),
+        ("safely", "unknown", "failed", PRICE),
+        ("ends", "nothing done", "failed", 0),
+        ("safely", "nothing done", "failed", 0),
+    ],
+)
+async def test_a_call_costs_its_price_unless_it_did_nothing(
+    runner: RegistryRunner, name: str, how: str, outcome: str, cost: int
+) -> None:
+    """What a tool used it does not report, so the whole price is charged, also where repeating is safe."""
+    result = (await results(runner.run((work(name, how=how),))))[f"{name}-1"]
+    assert (result.outcome, result.cost_micros) == (outcome, cost)
+
+
+async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runner: RegistryRunner) -> None:
+    """Nothing that costs happens in any of them."""
+    late = msgspec.structs.replace(work("ends", how="well"), start_by=datetime.now(UTC) - timedelta(seconds=1))
+    dry = msgspec.structs.replace(work("ends", 2, how="well"), dry_run=True)
+    probe = msgspec.structs.replace(work("probed", how="well"), probe=True, cost_max_micros=0)
+    found = await results(runner.run((late, dry, probe)))
+    outcomes = {call: (result.outcome, result.cost_micros) for call, result in found.items()}
+    assert outcomes == {"ends-1": ("failed", 0), "ends-2": ("succeeded", 0), "probed-1": ("succeeded", 0)}
