@@ -31,6 +31,7 @@ from linestop.schemas.events import (
     AnyEvent,
     Cue,
     EffectStarted,
+    Finished,
     ModelChoice,
     ModelStarted,
     Policy,
@@ -43,7 +44,7 @@ from linestop.schemas.model import ModelFailed, ModelReply, Price, ToolCall, Usa
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
 from linestop.schemas.tools import Contract, ToolResult
-from linestop.schemas.work import CallWork, ModelWork
+from linestop.schemas.work import CallWork, LongResult, ModelWork
 
 E = TypeVar("E")
 
@@ -131,6 +132,12 @@ def all_at_once(items: AsyncIterator[E]) -> list[E]:
         return [item async for item in items]
 
     return at_once(collect())
+
+
+def performed(executor: Executor, view: tuple[CallWork, ...], started: EffectStarted) -> list[Finished]:
+    """What the executor reports; the whole of a result that was cut is kept nowhere."""
+    said = all_at_once(executor.perform(view, started))
+    return [each.event if isinstance(each, LongResult) else each for each in said]
 
 
 class ScriptedModel:
@@ -286,7 +293,7 @@ class Story:
             started = self.run.entries[n - 1].event
             assert isinstance(started, EffectStarted)
             view = self.executor.view(self.run, started, self.facts)
-            self.given(*all_at_once(self.executor.perform(view, started)))
+            self.given(*performed(self.executor, view, started))
         return self.quiet()
 
     def open_model(self) -> int:

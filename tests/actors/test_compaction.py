@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from tests.builders import OK, SPARE, Story, agent, at_work, call, reply
 
+from linestop.actors.context import assemble
 from linestop.schemas.events import (
     Compacted,
     Finished,
@@ -14,6 +15,7 @@ from linestop.schemas.events import (
     ModelStarted,
 )
 from linestop.schemas.model import Price, Usage
+from linestop.schemas.tools import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="y" * 15_000)
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
@@ -73,6 +75,39 @@ def test_a_context_at_sixty_percent_of_the_window_is_compacted() -> None:
     assert story.run.context_bytes < size // 2
 
 
+def test_the_last_turn_stays_word_for_word_beside_the_summary() -> None:
+    """What the model is in the middle of is not retold; values of what is retold stand beside it."""
+    story = grown(long_story(), 1)
+    short = ToolResult(outcome="succeeded", value={"ref": "R-900", "total": 25.5})
+    story.model(reply(call("look", '{"q":"r"}', id="r"), usage=Usage(fresh_in=story.run.context_bytes // 4)))
+    story.tools(r=short)
+    for turn in (2, 3):
+        story = grown(story, 1, turn) if story.last(ModelStarted).purpose == "turn" else story
+    assert story.last(ModelStarted).purpose == "compact"
+    before, last = story.run.proposals[-2:]
+    story.model(reply(text="looked and looked"))
+    event = story.last(Compacted)
+    assert event.covers_to == before.n
+    assert {(value.value, value.n) for value in event.values} == {
+        (text, story.run.calls["r"].answer_n) for text in ("R-900", "25.5")
+    }
+    messages = assemble(story.run, story.version).messages
+    assert "R-900 (event" in messages[1].text
+    assert [call.id for call in messages[2].calls] == [call.call for call in last.calls]
+    assert messages[3].text == last.calls[0].answer
+    assert len(messages) == 4
+
+
+def test_a_last_turn_that_is_half_of_the_context_is_summarised_too() -> None:
+    """Otherwise the next summary would be due at once."""
+    twice = msgspec.structs.replace(OK, value="y" * 16_000)
+    story = grown(long_story(), 1)
+    story.model(reply(call("look", id="r"), usage=Usage(fresh_in=story.run.context_bytes // 4))).tools(r=twice)
+    story.model(reply(text="two looks were made"))
+    assert story.last(Compacted).covers_to == story.run.proposals[-1].n
+    assert len(assemble(story.run, story.version).messages) == 2
+
+
 def test_a_run_at_eighty_percent_of_its_tokens_is_compacted() -> None:
     """A long conversation is shortened before the token budget ends it."""
     story = Story(agent(limits={**ROOMY, "tokens_max": 50_000})).opened().quiet()
@@ -86,12 +121,12 @@ def test_a_short_context_is_not_compacted() -> None:
 
 def test_a_run_is_compacted_at_most_three_times() -> None:
     """``compactions_max``: then it lives with its context."""
-    story, turn = long_story(), 0
-    for _ in range(3):
-        grown(story, 2, turn).model(reply(text="short"))
-        turn += 2
+    story = long_story()
+    for turn in range(6):
+        if grown(story, 1, turn).last(ModelStarted).purpose == "compact":
+            story.model(reply(text="short"))
     assert len(story.run.compactions) == 3
-    assert grown(story, 3, turn).last(ModelStarted).purpose == "turn"
+    assert grown(story, 3, 6).last(ModelStarted).purpose == "turn"
 
 
 def test_a_run_that_allows_no_compaction_has_none() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 from tests.builders import OK, TASK, Story, agent, at_work, call, reply
 
-from linestop.actors.context import BASE_RULES, COMPACT_RULES, assemble, base_bytes, system_text
+from linestop.actors.context import ANSWER_FORM, BASE_RULES, COMPACT_RULES, assemble, base_bytes, system_text
 from linestop.schemas.events import BlobRef, Compacted, ExactValue, ModelStarted, Proposed, ProposedCall
 from linestop.schemas.run import Run
 from linestop.schemas.tools import ToolError, ToolResult, canonical
@@ -99,9 +101,36 @@ def test_the_same_log_gives_the_same_prompt_and_another_log_another_digest() -> 
     assert prompt.sha256 != assemble(first.run, first.version, purpose="compact").sha256
 
 
+def test_the_form_of_the_answer_is_told_once_in_the_way_that_leaves_tools_usable() -> None:
+    """Beside tools it is part of the system prompt, without tools of the request, and a summary has none."""
+    version = agent(output_schema=SCHEMA)
+    run = Story(version).opened().run
+    beside, told = assemble(run, version), system_text(version, form=True)
+    assert (beside.system, beside.output_schema) == (told, None)
+    assert told.endswith(ANSWER_FORM + canonical(SCHEMA).decode())
+    summary = assemble(run, version, purpose="compact")
+    assert (summary.system, summary.output_schema) == (system_text(version), None)
+    version = agent(output_schema=SCHEMA, tools=())
+    alone = assemble(Story(version).opened().run, version)
+    assert (alone.system, alone.output_schema) == (system_text(version), SCHEMA)
+
+
+def test_the_digest_covers_parameters_and_schema_where_there_are_any() -> None:
+    """Where there are none it is the one that logs of earlier versions have."""
+    run = Story().opened().run
+    plain = assemble(run, agent(tools=()))
+    sent = canonical([plain.system, plain.messages, plain.tools])
+    assert plain.sha256 == hashlib.sha256(sent).hexdigest()
+    version = agent(tools=(), output_schema=SCHEMA)
+    others = (agent(tools=(), params={"seed": 1}), version, msgspec.structs.replace(version, params={"seed": 1}))
+    without_tools = msgspec.structs.replace(run.opened, tools=()) if run.opened else None
+    run.opened = without_tools
+    assert len({assemble(run, other).sha256 for other in (agent(tools=()), *others)}) == 4
+
+
 def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
     """What a model call reserves for is never less than what it sends."""
-    story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA)).opened()
+    story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA | {"description": "é" * 4_000})).opened()
     assert size(story.run, story) <= story.run.context_bytes
     assert size(story.run, story, "compact") <= story.run.context_bytes
     story = at_work(call("look"), call("note"), call("fly")).tools(look=OK, note=OK)

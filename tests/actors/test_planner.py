@@ -370,6 +370,14 @@ def test_a_providers_blocks_are_kept_with_whose_they_are() -> None:
     assert (event.blocks, event.blocks_of) == ('[{"type":"thinking","x":1}]', "playbook")
 
 
+def test_a_start_names_the_parameters_that_are_sent() -> None:
+    """Those of the agent's version, as they go to the provider."""
+    story = Story(agent(params={"temperature": 0.5, "stop": ["x"]})).opened().quiet()
+    start = story.last(ModelStarted)
+    assert start.params == {"temperature": 0.5, "stop": ["x"]}
+    assert story.planner.view(story.run, start, story.facts).request.params == start.params
+
+
 def test_a_proposal_whose_call_ids_are_used_is_ignored() -> None:
     """The fold keeps calls apart by their id."""
     story = thinking().model(reply(call("look", id="a"))).tools(a=OK)
@@ -381,14 +389,15 @@ def test_a_cancelled_call_is_charged_once_it_had_begun() -> None:
     """A call whose first byte never left costs nothing."""
     story = thinking()
     start = story.last(ModelStarted)
+    work = story.planner.view(story.run, start, story.facts)
     none: frozenset[tuple[str, int]] = frozenset()
-    begun = story.planner.cancelled(start, none, begun=True)[0]
-    fresh = story.planner.cancelled(start, none, begun=False)[0]
+    begun = story.planner.cancelled(work, none, begun=True)[0]
+    fresh = story.planner.cancelled(work, none, begun=False)[0]
     assert isinstance(begun, ModelFailedEvent)
     assert isinstance(fresh, ModelFailedEvent)
     assert (begun.kind, begun.charged_micros, begun.possibly_billed) == ("cancelled", start.cost_max_micros, True)
     assert (fresh.charged_micros, fresh.possibly_billed) == (0, False)
-    assert story.planner.cancelled(start, frozenset({("", 1)}), begun=True) == []
+    assert story.planner.cancelled(work, frozenset({("", 1)}), begun=True) == []
 
 
 def test_a_late_answer_after_a_stop_is_recorded_and_changes_nothing_else() -> None:

@@ -17,6 +17,7 @@ from linestop.actors.planner import Planner
 from linestop.models.caller import Caller, Plan
 from linestop.schemas.events import ModelChoice, ModelStarted
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolMode
+from linestop.schemas.redact import Redactor
 from linestop.schemas.work import ModelWork
 from linestop.testing.playbook import PlaybookServer, parse_playbook
 
@@ -169,4 +170,38 @@ async def test_the_mode_of_an_agent_does_not_reach_a_fallback_that_has_none() ->
     """JSON-schema mode belongs to OpenAI-compatible servers; a fallback elsewhere must still answer."""
     async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
         reply, _ = await caller.call(_work("anthropic/m", base_url=server.url, tool_mode="json_schema"))
+    assert reply.text == "x"
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "playbook"])
+async def test_watchers_are_told_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
+    """Tokens are shown as they come, and a server breaks them where it likes."""
+    told: list[str] = []
+
+    async def watch(_: ModelWork, text: str) -> None:
+        told.append(text)
+
+    say = "It is hunter2hunter2, so it is."
+    async with (
+        PlaybookServer(parse_playbook(f'name = "m"\n[[step]]\nsay = "{say}"')) as server,
+        _caller(on_delta=watch) as caller,
+    ):
+        work = _work(f"{provider}/m", base_url=server.url, redactor=Redactor(["hunter2hunter2"]))
+        reply, _ = await caller.call(work)
+    assert reply.text == say
+    assert len(told) > 1
+    assert "".join(told) == "It is [redacted:secret], so it is."
+
+
+async def test_a_watcher_that_fails_costs_no_answer() -> None:
+    """Also at the very last piece."""
+
+    async def watch(_: ModelWork, text: str) -> None:
+        raise OSError(text)
+
+    async with (
+        PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server,
+        _caller(on_delta=watch) as caller,
+    ):
+        reply, _ = await caller.call(_work("playbook/m", base_url=server.url))
     assert reply.text == "x"

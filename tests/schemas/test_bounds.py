@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import NOW, OK, Story, agent, at_work, call, contract, reply
+from tests.builders import NOW, OK, Story, agent, at_work, call, contract, refusal, reply
 
 from linestop.bus.agents import AgentStore
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import (
+    Asked,
     Compacted,
     EffectStarted,
     Held,
@@ -161,7 +162,23 @@ def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
     assert not story.run.open_attempts
     assert not story.run.holds
     verdict = verify(story.run.tenant, story.run.run, story.messages)
-    assert not verdict.broken, verdict.problems
+    # What comes after the last event and is neither a fact nor the end is nothing that an honest role says.
+    assert verdict.sentence == ("broken at 2001" if more else "consistent"), verdict.problems
+
+
+def test_beyond_the_last_event_nobody_says_what_is_no_fact_and_no_end() -> None:
+    """A person is told so, nobody asks or warns any more, and the run is stopped."""
+    story = Story(agent(limits={"tokens_max": 5_000})).opened().quiet()
+    story.given(*story.heard(reply(call("pay"), out=3_900))).when("validator").said()
+    assert isinstance(story.when("approver").decided, Asked)
+    assert isinstance(story.when("budget").decided, Warned)
+    while not story.run.full:
+        story.tell("approver", Resumed(by="eve"))
+    assert story.run.n == 2_000
+    assert story.when("approver").decided is None
+    assert story.when("budget").decided is None
+    assert refusal(story, "resume") == "Run 'r1' has all of its 2000 events, so it can only be stopped."
+    assert isinstance(story.when("validator").decided, Stopped)
 
 
 def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linestop.schemas.redact import SECRET_CHARS_MIN, Redactor
+from linestop.schemas.redact import HELD_CHARS_MAX, SECRET_CHARS_MIN, Pieces, Redactor
 
 # Made up here, piece by piece, so that no scanner takes this file for a leak.
 LETTERS = "abcdEFGH1234ijklMNOP5678qrstUVWX90yz"
@@ -150,3 +150,26 @@ def test_redaction_is_stable(text: str) -> None:
     """Redacting twice changes nothing more."""
     once = Redactor().text(text)
     assert Redactor().text(once) == once
+
+
+def shown(redactor: Redactor, pieces: list[str]) -> list[str]:
+    """What of a text in pieces is shown after each of them, and at its end."""
+    held = Pieces(redactor)
+    return [*(held.add(piece) for piece in pieces), held.rest()]
+
+
+@given(st.lists(st.text("hunter2 \n", max_size=9)), st.integers(0, 15))
+def test_a_known_secret_that_comes_in_pieces_is_never_shown(pieces: list[str], at: int) -> None:
+    """Wherever it is broken; and what is no secret comes out as it went in."""
+    for secret in ("hunter2 hunter2", "rrrrrrrr"):
+        told = "".join(shown(Redactor([secret]), [*pieces, secret[:at], secret[at:], *pieces]))
+        assert secret not in told
+        assert told.replace("[redacted:secret]", secret) == "".join([*pieces, secret, *pieces])
+
+
+def test_a_text_in_pieces_is_shown_word_by_word_and_never_kept_back_for_long() -> None:
+    """Watchers see it grow, also where nobody writes blanks between words."""
+    assert shown(Redactor(), ["Hel", "lo the", "re you"]) == ["", "Hello ", "there ", "you"]
+    without = shown(Redactor(["hunter2hunter2"]), ["\u5b57" * 100] * 10)
+    assert max(len(piece) for piece in without) <= HELD_CHARS_MAX + 120
+    assert sum(1 for piece in without if piece) > 1

@@ -50,7 +50,7 @@ class Budget:
             return None
         if run.done:
             return _settle(run) if run.holds and not run.open_attempts else None
-        if run.opened is None:
+        if run.opened is None or run.full:
             return None
         return _warn(run) or _hold(run, facts.get(Reservation), now)
 

@@ -15,7 +15,9 @@ import msgspec
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState
 from linestop.schemas.events import BlobRef, Compacted, Text
+from linestop.schemas.fold import proposal_bytes
 from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
+from linestop.schemas.next_start import COMPACT_FACTOR_MIN
 from linestop.schemas.run import Run
 from linestop.schemas.tools import canonical
 
@@ -31,27 +33,33 @@ done and with what result, what failed, what remains. Keep identifiers, amounts 
 
 SUMMARY_HEAD = "What was done so far, summarised:\n"
 
+ANSWER_FORM = "\n\nThe final answer is JSON that keeps to this JSON Schema, and nothing else:\n"
+"""Said beside tools only: many servers let a model call none once an answer's schema is part of the request."""
+
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt and its digest (over everything that is sent)."""
+    """A prompt and its digest, over everything that is sent but the model's name and the call's own limits."""
 
     system: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
+    params: dict[str, Any] = {}
+    output_schema: dict[str, Any] | None = None
     sha256: str
 
 
-def system_text(agent: AgentVersion) -> str:
-    """The system prompt: base rules, the agent's own, its pinned facts."""
+def system_text(agent: AgentVersion, *, form: bool = False) -> str:
+    """The system prompt: base rules, the agent's own, its pinned facts; with ``form`` also that of the answer."""
     pinned = "".join(f"\n- {fact}" for fact in agent.pinned)
-    return BASE_RULES + "\n" + agent.prompt + (f"\n\nFacts:{pinned}" if pinned else "")
+    schema = ANSWER_FORM + canonical(agent.output_schema).decode() if form and agent.output_schema else ""
+    return BASE_RULES + "\n" + agent.prompt + (f"\n\nFacts:{pinned}" if pinned else "") + schema
 
 
 def base_bytes(agent: AgentVersion, tools: tuple[str, ...]) -> int:
-    """Upper bound of the bytes of system prompt and tool list: what every call of the run begins with."""
+    """Upper bound of the bytes of system prompt, tool list and answer's schema: what every call begins with."""
     specs = sum(len(canonical(spec)) + ITEM_BYTES for spec in tool_specs(agent, tools))
-    schema = len(canonical(agent.output_schema)) if agent.output_schema else 0
-    return len(system_text(agent).encode()) + len(COMPACT_RULES) + specs + schema + 2 * ITEM_BYTES
+    system = len(system_text(agent, form=True).encode())
+    return system + len(COMPACT_RULES) + specs + 2 * ITEM_BYTES
 
 
 def tool_specs(agent: AgentVersion, names: tuple[str, ...]) -> tuple[ToolSpec, ...]:
@@ -78,19 +86,33 @@ def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn") -> Prompt:
     if purpose == "compact":
         messages.append(Message(role="user", text=COMPACT_RULES))
     tools = () if purpose == "compact" else tool_specs(agent, tuple(grant.name for grant in run.opened.tools))
-    system = system_text(agent)
-    digest = hashlib.sha256(canonical([system, messages, tools])).hexdigest()
-    return Prompt(system=system, messages=tuple(messages), tools=tools, sha256=digest)
+    system = system_text(agent, form=bool(tools))
+    schema = agent.output_schema if purpose == "turn" and not tools else None
+    # What an agent does not set is no part of the digest, which is then the one that earlier versions wrote.
+    more = [agent.params, schema] if agent.params or schema else []
+    digest = hashlib.sha256(canonical([system, messages, tools, *more])).hexdigest()
+    return Prompt(
+        system=system, messages=tuple(messages), tools=tools, params=agent.params, output_schema=schema, sha256=digest
+    )
 
 
-def request(
-    prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: float, agent: AgentVersion
-) -> ModelRequest:
+def covered(run: Run) -> int:
+    """The last event that a summary made now stands for: all but the last turn, which is to stay word for word.
+
+    Where that turn alone is half of the conversation, it is summarised too: the next summary would be due at once.
+    """
+    assert run.opened is not None
+    *before, last = run.proposals
+    said = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
+    return before[-1].n if before and COMPACT_FACTOR_MIN * proposal_bytes(last) < said else last.n
+
+
+def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: float) -> ModelRequest:
     """The model call that sends ``prompt``."""
     return ModelRequest(
         model=model, system=prompt.system, messages=prompt.messages, tools=prompt.tools,
-        output_tokens_max=output_tokens_max, deadline_s=deadline_s, params=agent.params,
-        output_schema=agent.output_schema if not prompt.tools else None,
+        output_tokens_max=output_tokens_max, deadline_s=deadline_s, params=prompt.params,
+        output_schema=prompt.output_schema,
     )  # fmt: skip
 
 

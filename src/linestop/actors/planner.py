@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from linestop.actors.context import Prompt, assemble, request
-from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
+from linestop.actors.context import Prompt, assemble, covered, request
+from linestop.actors.exact_values import exact_values
+from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -30,6 +31,7 @@ from linestop.schemas.limits import INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.phases import Phase
+from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
@@ -46,6 +48,12 @@ CALLS_MAX = 64
 NAME_CHARS_MAX = 200
 """What is kept of a name that a provider made up; no tool's is as long."""
 
+REASON_CHARS_MAX = 500
+"""What a person is shown, beside a call, of what the model said with it."""
+
+LOOKED_AT_MAX = 4_000
+"""Characters of a text, blanks included, in which its reason is looked for."""
+
 GRACE_S = 5.0
 """Seconds a performer has, after the call's own deadline, to say what became of it."""
 
@@ -59,7 +67,7 @@ class Planner:
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
         "executor.finished", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors)
+    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors, Secrets)
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller
@@ -101,7 +109,7 @@ class Planner:
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
         prompt = self._keep(assemble(run, pinned.version, purpose=start.purpose))
-        return _started(run, start, start.model, me, now=now, prompt_sha256=prompt.sha256)
+        return _started(run, start, start.model, me, now=now, prompt=prompt)
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -115,17 +123,19 @@ class Planner:
         prompt = self._prompts.pop(started.prompt_sha256, None)
         prompt = prompt or assemble(run, pinned.version, purpose=started.purpose)
         choice = _choice(run, started.model)
-        last = run.proposals[-1].n if run.proposals else 1
+        compacts = started.purpose == "compact"
+        covers_to = covered(run) if compacts else 0
+        secrets = facts.get(Secrets) or Secrets()
         return ModelWork(
             tenant=run.tenant, run=run.run, turn=started.turn, attempt=started.attempt,
             request=request(
                 prompt, model=started.model, output_tokens_max=started.output_tokens_max,
-                deadline_s=_deadline_s(run, started), agent=pinned.version,
+                deadline_s=_deadline_s(run, started),
             ),
             base_url=pinned.version.base_url, tool_mode=pinned.version.tool_mode,
             planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
-            used_ids=frozenset(run.calls), covers_to=last, prompt_sha256=started.prompt_sha256,
-            start_by=started.start_by,
+            used_ids=frozenset(run.calls), covers_to=covers_to, values=exact_values(run, covers_to) if compacts else (),
+            redactor=Redactor(secrets.values), prompt_sha256=started.prompt_sha256, start_by=started.start_by,
         )  # fmt: skip
 
     async def perform(self, view: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
@@ -139,13 +149,12 @@ class Planner:
         else:
             yield (_compacted(view, reply) if started.purpose == "compact" else _proposed(view, reply, duration_s))
 
-    def cancelled(self, started: AnyEvent, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
+    def cancelled(self, view: ModelWork, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
         """What to say of a model call that was cancelled: once begun it may be billed, so it is charged in full."""
-        assert isinstance(started, ModelStarted)
         if done:
             return []
-        charged = started.cost_max_micros if begun else 0
-        return [_gone(started.turn, started.attempt, charged, kind="cancelled")]
+        charged = view.cost_max_micros if begun else 0
+        return [_gone(view.turn, view.attempt, charged, kind="cancelled")]
 
 
 def _gone(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEvent:
@@ -176,7 +185,7 @@ def _abandoned(run: Run, now: datetime, worker: str) -> ModelFailedEvent | None:
 
 
 def _started(  # noqa: PLR0913 - one event's fields
-    run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt_sha256: str
+    run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt: Prompt
 ) -> ModelStarted:
     start_by = now + timedelta(seconds=START_WITHIN_S)
     # No call outlives the run's time: what is lost with its worker must not be waited for any longer than that.
@@ -184,9 +193,9 @@ def _started(  # noqa: PLR0913 - one event's fields
     return ModelStarted(
         turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
         done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s + GRACE_S, left_s)), purpose=start.purpose,
-        prompt_sha256=prompt_sha256, input_tokens_max=start.input_tokens_max,
+        prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
-        fallback_of=start.fallback_of,
+        fallback_of=start.fallback_of, params=prompt.params,
     )  # fmt: skip
 
 
@@ -212,7 +221,7 @@ def _failed(view: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
     known = failed.usage is not None or not failed.possibly_billed
     charged = _charge(view, failed.usage or Usage(), reported=known)
     return ModelFailedEvent(
-        turn=view.turn, attempt=view.attempt, kind=failed.kind, message=str(failed)[:1_000],
+        turn=view.turn, attempt=view.attempt, kind=failed.kind, message=view.redactor.text(str(failed))[:1_000],
         status=failed.status, retry_after_s=failed.retry_after_s, usage=failed.usage,
         possibly_billed=failed.possibly_billed and failed.usage is None, charged_micros=charged,
     )  # fmt: skip
@@ -225,15 +234,16 @@ def _unfit(view: ModelWork, reply: ModelReply, sentence: str) -> ModelFailedEven
 
 
 def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
-    size = len(reply.text.encode())
-    if not reply.text.strip():
+    summary = view.redactor.text(reply.text)
+    size = len(summary.encode())
+    if not summary.strip():
         return _unfit(view, reply, "The summary was empty.")
     if size > INLINE_BYTES_MAX:
         return _unfit(view, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be kept.")
     cost = _charge(view, reply.usage, reported=reply.usage_reported)
     return Compacted(
-        turn=view.turn, attempt=view.attempt, covers_from=1, covers_to=view.covers_to, summary=reply.text,
-        usage=reply.usage, cost_micros=cost,
+        turn=view.turn, attempt=view.attempt, covers_from=1, covers_to=view.covers_to, summary=summary,
+        values=view.values, usage=reply.usage, cost_micros=cost,
     )  # fmt: skip
 
 
@@ -247,14 +257,36 @@ def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent
         ProposedCall(call=name, tool=call.name[:NAME_CHARS_MAX], args=call.args)
         for name, call in zip(names, reply.calls, strict=True)
     )
-    blocks = "" if renamed or not reply.blocks else canonical(reply.blocks).decode()
+    text = view.redactor.text(reply.text)
+    blocks = "" if renamed or not reply.blocks else canonical(_without_secrets(reply.blocks, view.redactor)).decode()
     return Proposed(
-        turn=view.turn, attempt=view.attempt, text=reply.text, calls=calls, final=not calls,
-        stop_reason=reply.stop_reason, blocks=blocks, blocks_of=view.request.model.split("/", 1)[0] if blocks else "",
+        turn=view.turn, attempt=view.attempt, text=text, calls=calls, final=not calls,
+        reason=_reason(text) if calls else "", stop_reason=reply.stop_reason, blocks=blocks,
+        blocks_of=view.request.model.split("/", 1)[0] if blocks else "",
         usage=reply.usage, usage_source="reported" if reply.usage_reported else "reserved",
         cost_micros=_charge(view, reply.usage, reported=reply.usage_reported), model=reply.model[:NAME_CHARS_MAX],
         request_id=reply.request_id[:NAME_CHARS_MAX], duration_s=round(duration_s, 6),
     )  # fmt: skip
+
+
+def _without_secrets(blocks: tuple[dict[str, Any], ...], redactor: Redactor) -> list[dict[str, Any]]:
+    """The provider's blocks with its texts redacted; the others are signed, or their provider's to check."""
+    return [
+        block | {"text": redactor.text(block["text"])}
+        if block.get("type") == "text" and isinstance(block.get("text"), str)
+        else block
+        for block in blocks
+    ]
+
+
+def _reason(text: str) -> str:
+    """What the model said beside its calls, on one line and cut at a word, for the person who is asked about them."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[:LOOKED_AT_MAX]).split())
+    if len(line) <= REASON_CHARS_MAX:
+        return line
+    head, _, rest = line[:REASON_CHARS_MAX].rpartition(" ")
+    # Not every language puts spaces between its words.
+    return (head if len(rest) < len(head) else head + " " + rest).strip() + " …"
 
 
 def unique_ids(ids: list[str], view: ModelWork) -> list[str]:

@@ -26,7 +26,7 @@ def provenance(run: Run, args: Any) -> tuple[Provenance, ...]:  # noqa: ANN401 -
     task = run.opened.task.text if run.opened else ""
     spoken = task.lower() if isinstance(task, str) else ""
     found: list[Provenance] = []
-    for count, (path, value) in enumerate(_leaves("$", args)):
+    for count, (path, value) in enumerate(leaves("$", args)):
         if count >= VALUES_MAX:
             found.append(Provenance(path=path, n=0, field="too many values"))
             break
@@ -43,7 +43,8 @@ def untrusted(lines: tuple[Provenance, ...]) -> bool:
     return any(line.field != "trusted" for line in lines)
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
+def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
+    """The leaves of ``value`` in their order, each with where it stands in it, as seen from ``path``."""
     stack: list[tuple[str, Any]] = [(path, value)]
     while stack:
         here, item = stack.pop()

@@ -50,6 +50,8 @@ def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a lis
         return f"Run '{run.run}' has an event that this version does not know, so it can only be stopped here."
     if run.opened is None:
         return f"There is no run '{run.run}' yet."
+    if run.full:
+        return f"Run '{run.run}' has all of its {run.limits.events_max} events, so it can only be stopped."
     if over := _objection_to_signature(run, said):
         return over
     if said.verb == "pause":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import msgspec
 
 from linestop.models import open_model
@@ -20,10 +22,13 @@ from linestop.schemas.model import (
     ToolCall,
     Usage,
 )
+from linestop.schemas.redact import Pieces
 from linestop.schemas.work import ModelWork
 
 Delta = Callable[[ModelWork, str], Awaitable[None]]
 PREFIX = "python:"
+REST_S = 1.0
+"""How long an answer waits at most until its last piece is on its way to watchers."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,7 +43,7 @@ PlannerFunction = Callable[[tuple[Message, ...]], Plan]
 
 
 class Caller:
-    """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come."""
+    """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come, without known secrets."""
 
     def __init__(self, *, on_delta: Delta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta
@@ -63,11 +68,17 @@ class Caller:
         if on_delta is None:
             reply = await client.complete(request)
         else:
+            pieces = Pieces(work.redactor)
 
             async def delta(text: str) -> None:
-                await on_delta(work, text)
+                if shown := pieces.add(text):
+                    await on_delta(work, shown)
 
             reply = await client.complete(request, delta)
+            # Watchers are told the rest if they can be: no answer waits for them or fails with them.
+            with anyio.move_on_after(REST_S), contextlib.suppress(Exception):
+                if rest := pieces.rest():
+                    await on_delta(work, rest)
         return reply, time.perf_counter() - began
 
     async def aclose(self) -> None:

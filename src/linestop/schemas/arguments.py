@@ -30,7 +30,6 @@ VALUE_CHARS_MAX = 60
 
 _SCHEMAS_CACHED_MAX = 512
 _MASK = "the value"
-_Kinds = jsonschema_rs.ValidationErrorKind
 
 
 class ArgumentCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ import msgspec
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
 ]
-"""Why a model call gave no usable answer. Only ``availability`` and ``rate_limit`` are retried or fall back."""
+"""Why a model call gave no usable answer. All but ``refusal`` and ``permanent`` are retried; only ``availability`` and
+``rate_limit`` fall back to another model or queue."""
 
 StopReason = Literal["end", "calls", "stop_sequence"]
 """Why the model ended, normalised. Truncation, refusal, a pause and a full window are failures, not stop reasons."""

@@ -20,7 +20,12 @@ from urllib.parse import quote
 SECRET_CHARS_MIN = 8
 """A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
-_DEPTH_MAX = 200
+HELD_CHARS_MAX = 512
+"""A text without blanks that comes in pieces is kept back for this long, beyond the longest secret that is known."""
+
+DEPTH_MAX = 200
+"""How deep a value may be nested."""
+
 _SHAPES = {
     "anthropic_key": r"sk-ant-[A-Za-z0-9_-]{16,}",
     "openai_key": r"sk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{16,}|(?<![A-Za-z0-9])sk-[A-Za-z0-9]{32,}",
@@ -60,6 +65,11 @@ class Redactor:
     def __repr__(self) -> str:
         return f"Redactor({len(self._forms)} forms)"
 
+    @property
+    def longest(self) -> int:
+        """Characters of the longest form of a known secret; at least 1."""
+        return len(self._forms[0]) if self._forms else 1
+
     def text(self, text: str) -> str:
         """Return ``text`` without known secrets and without anything shaped like a credential."""
         for form in self._forms:
@@ -75,8 +85,8 @@ class Redactor:
         Raises:
             ValueError: if it is nested deeper than any result may be.
         """
-        if depth > _DEPTH_MAX:
-            raise ValueError(f"a value nested deeper than {_DEPTH_MAX} levels cannot be redacted; flatten it")
+        if depth > DEPTH_MAX:
+            raise ValueError(f"a value nested deeper than {DEPTH_MAX} levels cannot be redacted; flatten it")
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
@@ -85,6 +95,28 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self.value(item, depth + 1) for item in cast("list[Any]", value)]
         return value
+
+
+class Pieces:
+    """Redacts a text that comes in pieces: what may be the beginning of a secret waits for what follows."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = ""
+
+    def add(self, piece: str) -> str:
+        """Take the next piece; return what can be shown by now, often nothing."""
+        held = self._redactor.text(self._held + piece)
+        # No known secret can begin before ``most`` that is not complete, and most shapes end at a blank.
+        most = max(len(held) - self._redactor.longest + 1, 0)
+        blank = max(held.rfind(" ", 0, most), held.rfind("\n", 0, most)) + 1
+        end = blank or (most if len(held) > self._redactor.longest + HELD_CHARS_MAX else 0)
+        self._held = held[end:]
+        return held[:end]
+
+    def rest(self) -> str:
+        """What is left when the text is at its end."""
+        return self._held
 
 
 def _forms(secret: str) -> set[str]:

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from linestop.schemas.events import ExactValue, Finished
 from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
+from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Tier, ToolResult
 
 
@@ -37,6 +39,14 @@ class CallWork(msgspec.Struct, frozen=True, kw_only=True):
     untrusted: bool = True
 
 
+class LongResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A result that was cut for the log, with the whole of it, which is stored before ``event`` is appended."""
+
+    event: Finished
+    whole: str
+    type: str
+
+
 class ToolRunner(Protocol):
     """Performs calls. Cancelling the iteration cancels what can be cancelled and kills what can be killed."""
 
@@ -46,7 +56,11 @@ class ToolRunner(Protocol):
 
 
 class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at one model call. ``used_ids`` are the call ids the run already knows."""
+    """One attempt at one model call.
+
+    ``used_ids`` are the call ids the run already knows. ``covers_to`` and ``values`` are what a summary replaces and
+    must not lose. ``redactor`` takes known secrets out of what the model says.
+    """
 
     tenant: str
     run: str
@@ -61,6 +75,8 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     planner: str = "model"
     used_ids: frozenset[str] = frozenset()
     covers_to: int = 0
+    values: tuple[ExactValue, ...] = ()
+    redactor: Redactor = Redactor()
     prompt_sha256: str = ""
 
 

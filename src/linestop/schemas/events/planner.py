@@ -11,7 +11,10 @@ from linestop.schemas.model import FailureClass, Usage
 
 
 class ModelStarted(Event, frozen=True, kw_only=True):
-    """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn."""
+    """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn.
+
+    ``prompt_sha256`` covers the prompt, ``params`` and the answer's schema.
+    """
 
     turn: int
     attempt: int
@@ -37,7 +40,10 @@ class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Proposed(Event, frozen=True, kw_only=True):
-    """A complete answer of the model: calls to make, or (``final``) the answer."""
+    """A complete answer of the model: calls to make, or (``final``) the answer.
+
+    ``reason`` is what the model said beside its calls, on one line and shortened, for who is asked about them.
+    """
 
     turn: int
     attempt: int

@@ -1,0 +1,64 @@
+"""Which values of a conversation a summary must not lose: identifiers, amounts and dates that tools returned.
+
+They are found by their form alone, so the same log always gives the same ones, and a summary that forgets or
+rounds one does no harm. No secret that is known is among them: results are redacted before they are stored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from linestop.actors.provenance import leaves
+from linestop.schemas.events import ExactValue
+from linestop.schemas.run import Run
+
+VALUES_MAX = 32
+"""Of a conversation: those of the newest results, since what came of the older ones mostly stands in them."""
+
+PER_RESULT_MAX = 8
+"""Of one result, so that a long table does not take the place of all the others."""
+
+CHARS_MAX = 64
+
+# Anchored where a word begins and bounded everywhere, so that any text takes linear time.
+_AMOUNT = r"-?\d{1,15}(?:[.,]\d{1,9}){0,5}"
+_VALUE = re.compile(
+    r"(?<![\w.,+\\-])(?:"
+    r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}"  # an e-mail address
+    r"|\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # a date, or a moment
+    rf"|(?:[$€£¥]|[A-Z]{{3}} ?){_AMOUNT}|{_AMOUNT} ?(?:[$€£¥%]|[A-Z]{{3}}(?!\w))"  # an amount with its currency
+    r"|-?\d{1,15}(?:[.,]\d{1,9}){1,5}"  # an amount without
+    r"|(?=[\w-]{0,63}\d)\w[\w-]{2,63}"  # an identifier or a number: three characters or more, one of them a digit
+    r")(?![\w@-])",
+    re.ASCII,
+)
+
+
+def exact_values(run: Run, covers_to: int) -> tuple[ExactValue, ...]:
+    """The values that the results up to proposal ``covers_to`` have, and the task, which stays, has not."""
+    task = run.opened.task.text if run.opened else ""
+    seen = set(_found(task)) if isinstance(task, str) else set[str]()
+    kept: list[ExactValue] = []
+    for proposal in reversed([p for p in run.proposals if p.n <= covers_to]):
+        for call in reversed([c for c in proposal.calls if not c.answer_is_error]):
+            values = [value for value in _found(call.answer) if value not in seen][:PER_RESULT_MAX]
+            seen.update(values)
+            kept.extend(ExactValue(value=value, n=call.answer_n) for value in values)
+    return tuple(sorted(kept[:VALUES_MAX], key=lambda value: value.n))
+
+
+def _found(text: str) -> dict[str, None]:
+    """The values in ``text``, each once and in their order."""
+    found = (value for part in _parts(text) for value in _VALUE.findall(part))
+    return dict.fromkeys(value for value in found if len(value) <= CHARS_MAX)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text itself; of JSON its values one by one, with numbers as they are written."""
+    try:
+        value = json.loads(text, parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        value = text
+    return (str(leaf) for _, leaf in leaves("$", value))

@@ -1,0 +1,73 @@
+"""The values that a summary must not lose."""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import TASK, Story, at_work, call, reply
+
+from linestop.actors.exact_values import PER_RESULT_MAX, VALUES_MAX, exact_values
+from linestop.schemas.tools import ToolError, ToolResult
+
+
+def looked(*values: object) -> Story:
+    """A run in which one look after another gave these values."""
+    story = Story().opened().quiet()
+    for at, value in enumerate(values):
+        story.model(reply(call("look", f'{{"q":"{at}"}}', id=f"c{at}"))).tools(
+            **{f"c{at}": ToolResult(outcome="succeeded", value=value)}
+        )
+    return story
+
+
+def kept(story: Story) -> list[str]:
+    """What would be kept if all of it were summarised."""
+    return [value.value for value in exact_values(story.run, story.run.proposals[-1].n)]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"id": "A1-77", "n": 2, "sum_cents": 2500, "total": 25.5}, ["A1-77", "2500", "25.5"]),
+        ({"at": "2024-05-01T10:00:00Z", "due": "2024-06-30"}, ["2024-05-01T10:00:00Z", "2024-06-30"]),
+        ("Paid 1,234.50 EUR and $12.00 for INV-2024-001.", ["1,234.50 EUR", "$12.00", "INV-2024-001"]),
+        ([100, 250, -17.25], ["100", "250", "-17.25"]),
+        ({"to": "eve@example.org"}, ["eve@example.org"]),
+        ("line\n9981", ["9981"]),
+        ("单号9981已付款", ["9981"]),
+        ("nothing to be kept, 7 of 12", []),
+        ("x" * 10_000 + "1", []),
+    ],
+)
+def test_identifiers_amounts_and_dates_are_kept_as_they_are_written(value: object, found: list[str]) -> None:
+    """Of JSON each value by itself, of a text what stands alone in it; words and small counts are none."""
+    assert kept(looked(value)) == found
+
+
+def test_a_value_is_kept_once_with_the_event_that_told_it() -> None:
+    """And not at all where the task, which is never summarised, has it."""
+    assert "4711" in TASK
+    story = looked({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
+    values = exact_values(story.run, story.run.proposals[-1].n)
+    events = [story.run.calls[name].answer_n for name in ("c1", "c2")]
+    assert [(value.value, value.n) for value in values] == [("R-100", events[0]), ("R-200", events[1])]
+
+
+def test_what_stays_word_for_word_is_not_kept_twice() -> None:
+    """Only results that the summary stands for are looked at."""
+    story = looked("R-100", "R-200")
+    assert [value.value for value in exact_values(story.run, story.run.proposals[0].n)] == ["R-100"]
+
+
+def test_what_a_failure_says_is_no_value() -> None:
+    """Its numbers are codes."""
+    failed = ToolResult(outcome="failed", error=ToolError(type="permanent", message="error 50012"))
+    assert kept(at_work(call("look")).tools(look=failed)) == []
+
+
+def test_the_values_are_bounded_and_the_newest_remain() -> None:
+    """No table takes all places, and no conversation more than there are."""
+    story = looked(*([f"R-{at}{row:03}" for row in range(50)] for at in range(6)))
+    values = exact_values(story.run, story.run.proposals[-1].n)
+    assert len(values) == VALUES_MAX
+    assert [value.value for value in values[-PER_RESULT_MAX:]] == [f"R-5{row:03}" for row in range(PER_RESULT_MAX)]
+    assert values[0].value == "R-2000"

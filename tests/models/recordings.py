@@ -1,0 +1,275 @@
+"""Recorded traffic of providers, read by a few plain lines: what was asked, and what must come of each answer.
+
+Nothing here knows a particular recording. Whether an answer is to be understood or refused, and why, follows from
+its path, its status and what it says, so a recording that nobody has seen yet is judged like the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from linestop.models.names import from_wire
+from linestop.schemas.model import FailureClass, Message, ModelRequest, ToolCall, ToolSpec
+
+Raw = dict[str, Any]
+
+_WIRES = {"/messages": "anthropic", "/chat/completions": "openai"}
+_STATUS: dict[int, FailureClass] = {
+    408: "availability", 409: "availability", 425: "availability", 429: "rate_limit", 499: "cancelled",
+}  # fmt: skip
+_CUT: dict[str, FailureClass] = {
+    "max_tokens": "truncated", "length": "truncated", "model_context_window_exceeded": "truncated",
+    "pause_turn": "truncated", "refusal": "refusal", "content_filter": "refusal",
+}  # fmt: skip
+_WHOLE = {
+    "end_turn": "end",
+    "stop": "end",
+    "tool_use": "calls",
+    "tool_calls": "calls",
+    "stop_sequence": "stop_sequence",
+}
+
+
+@dataclass
+class Understood:
+    """An answer that must be understood, as its provider meant it."""
+
+    model: str
+    stop_reason: str
+    text: str
+    calls: list[tuple[str, str]]
+    usage: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass
+class Refusal:
+    """An answer that must be refused: how, and with which words."""
+
+    kind: FailureClass
+    words: str
+    status: int | None = None
+
+
+def wire_of(interaction: Raw) -> str:
+    """Which of linestop's two protocols this exchange speaks, or nothing."""
+    path = interaction["path"].partition("?")[0].rstrip("/")
+    posted = interaction.get("method", "POST") == "POST" and isinstance(interaction["request"], dict)
+    return next((wire for end, wire in _WIRES.items() if posted and path.endswith(end)), "")
+
+
+def expected(interaction: Raw) -> Understood | Refusal:
+    """What must come of a recorded answer."""
+    status, response = interaction["status"], interaction["response"]
+    if status >= 300:
+        return _of_status(status, response)
+    if wire_of(interaction):
+        return _of_answer(wire_of(interaction), response)
+    named = "Responses API" if interaction["path"].partition("?")[0].endswith("/responses") else "not its protocol"
+    return Refusal("malformed", named)
+
+
+def _of_status(status: int, response: Any) -> Refusal:  # noqa: ANN401 - a recorded answer
+    error = _row(response).get("error") if isinstance(response, dict) else None
+    error = _row(error) if isinstance(error, dict) else {}
+    kind: FailureClass = _STATUS.get(status) or ("availability" if status >= 500 else "permanent")
+    if error.get("code") in {"content_filter", "content_policy_violation"}:
+        kind = "refusal"
+    return Refusal(kind, str(error.get("message", ""))[:40], status)
+
+
+def _of_answer(wire: str, response: Any) -> Understood | Refusal:  # noqa: ANN401 - a recorded answer
+    try:
+        if isinstance(response, str):
+            response = _FOLDED[wire](_events(response))
+        if isinstance(response.get("error"), dict):
+            return Refusal("unknown", str(response["error"].get("message", ""))[:40])
+        stop, said = _READ[wire](response)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return Refusal("malformed", "not its protocol")
+    if stop is None and said.calls and all(_is_object(args) for _, args in said.calls):
+        # Some proxies never say why they stop; calls that are complete are whole all the same.
+        stop = "tool_calls"
+    if stop is None:
+        return Refusal("unknown", "")
+    if stop in _CUT:
+        return Refusal(_CUT[stop], "")
+    if stop not in _WHOLE:
+        return Refusal("malformed", str(stop))
+    if bool(said.calls) != (_WHOLE[stop] == "calls"):
+        return Refusal("malformed", f"made {len(said.calls)} tool calls")
+    said.stop_reason = _WHOLE[stop]
+    return said
+
+
+# --- answers -----------------------------------------------------------------------------------------------
+
+
+def _row(value: Any) -> Raw:  # noqa: ANN401 - a recorded value, which may be null
+    row: Raw = value or {}
+    return row
+
+
+def rows(value: Any) -> list[Raw]:  # noqa: ANN401 - as above
+    """A recorded list, which may be null."""
+    found: list[Raw] = value or []
+    return found
+
+
+def _events(stream: str) -> list[Raw]:
+    lines = [line.removeprefix("data:").strip() for line in stream.splitlines() if line.startswith("data:")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def _is_object(args: str) -> bool:
+    try:
+        return isinstance(json.loads(args), dict)
+    except ValueError:
+        return False
+
+
+def _said(content: Any) -> str:  # noqa: ANN401 - a text, its parts, or nothing
+    return content or "" if not isinstance(content, list) else "".join(part.get("text", "") for part in rows(content))
+
+
+def _anthropic(response: Raw) -> tuple[str | None, Understood]:
+    blocks, usage = rows(response["content"]), _row(response.get("usage"))
+    calls = [(from_wire(block["name"]), json.dumps(block["input"])) for block in blocks if block["type"] == "tool_use"]
+    counts = {
+        "fresh_in": usage["input_tokens"],
+        "cache_read": usage.get("cache_read_input_tokens") or 0,
+        "cache_write": usage.get("cache_creation_input_tokens") or 0,
+        "out": usage["output_tokens"],
+        "reasoning": _row(usage.get("output_tokens_details")).get("thinking_tokens", 0),
+    }
+    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    return response["stop_reason"], Understood(response["model"], "", text, calls, counts)
+
+
+def _anthropic_folded(events: list[Raw]) -> Raw:
+    message: Raw = {}
+    parts: dict[int, list[str]] = {}
+    for event in events:
+        if event["type"] == "error":
+            return event
+        if event["type"] == "message_start":
+            message = event["message"]
+        elif event["type"] == "content_block_start":
+            message["content"].append(event["content_block"])
+        elif event["type"] == "content_block_delta":
+            delta = event["delta"]
+            parts.setdefault(event["index"], []).append(delta.get("text", delta.get("partial_json", "")))
+        elif event["type"] == "message_delta":
+            message["usage"] |= event["usage"]
+            message["stop_reason"] = event["delta"]["stop_reason"]
+    for index, block in enumerate(message["content"]):
+        joined = "".join(parts.get(index, []))
+        if block["type"] == "text":
+            block["text"] = joined
+        elif block["type"] == "tool_use":
+            block["input"] = json.loads(joined or "{}")
+    return message
+
+
+def _openai(response: Raw) -> tuple[str | None, Understood]:
+    (choice,) = response["choices"]
+    message, usage = choice["message"], _row(response.get("usage"))
+    details = _row(usage.get("prompt_tokens_details"))
+    calls = [call["function"] for call in rows(message.get("tool_calls"))]
+    counts: dict[str, int] = {}
+    if usage:
+        cached, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+        counts = {
+            "fresh_in": usage["prompt_tokens"] - cached - written,
+            "cache_read": cached,
+            "cache_write": written,
+            # Some servers leave reasoning out of it.
+            "out": max(usage["completion_tokens"], usage.get("total_tokens", 0) - usage["prompt_tokens"]),
+            "reasoning": _row(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0,
+        }
+    stop = "refusal" if message.get("refusal") else choice["finish_reason"]
+    named = [(from_wire(call["name"]), call["arguments"] or "{}") for call in calls]
+    return stop, Understood(response["model"], "", _said(message.get("content")), named, counts)
+
+
+def _openai_folded(chunks: list[Raw]) -> Raw:
+    message: Raw = {"content": "", "tool_calls": [], "refusal": ""}
+    usage: Raw = {}
+    stop: str | None = None
+    for chunk in chunks:
+        if chunk.get("error"):
+            return chunk
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            stop = choice.get("finish_reason") or stop
+            message["content"] += _said(choice["delta"].get("content"))
+            message["refusal"] += choice["delta"].get("refusal") or ""
+            for call in rows(choice["delta"].get("tool_calls")):
+                made, fragment = message["tool_calls"], call["function"]
+                index = call.get("index", len(made) if call.get("id") else len(made) - 1)
+                if index == len(made):
+                    made.append({"function": {"name": fragment["name"], "arguments": ""}})
+                made[index]["function"]["arguments"] += fragment.get("arguments") or ""
+    return {"model": chunks[0]["model"], "choices": [{"message": message, "finish_reason": stop}], "usage": usage}
+
+
+_READ: dict[str, Callable[[Raw], tuple[str | None, Understood]]] = {"anthropic": _anthropic, "openai": _openai}
+_FOLDED: dict[str, Callable[[list[Raw]], Raw]] = {"anthropic": _anthropic_folded, "openai": _openai_folded}
+
+
+# --- requests ----------------------------------------------------------------------------------------------
+
+
+def request_of(interaction: Raw) -> ModelRequest:
+    """The recorded request in linestop's words, server-side tools left out; of a foreign protocol only its model."""
+    wire, recorded = wire_of(interaction), interaction["request"]
+    if not wire:
+        provider = "anthropic" if "anthropic" in interaction.get("host", "") else "openai"
+        model = _row(recorded).get("model", "any") if isinstance(recorded, dict) else "any"
+        return ModelRequest(model=f"{provider}/{model}", system="", messages=(Message(role="user", text="hello"),))
+    tools: list[ToolSpec] = []
+    for tool in rows(recorded.get("tools")):
+        body = tool.get("function", tool)
+        schema = body.get("input_schema") or body.get("parameters")
+        if schema is not None:
+            name, told = from_wire(body["name"]), body.get("description") or ""
+            tools.append(ToolSpec(name=name, description=told, parameters=schema))
+    read = _anthropic_message if wire == "anthropic" else _openai_message
+    messages = [message for entry in recorded["messages"] for message in read(entry)]
+    return ModelRequest(model=f"{wire}/{recorded['model']}", system="", messages=tuple(messages), tools=tuple(tools))
+
+
+def blocks_of(entry: Raw) -> list[Raw]:
+    """The content blocks of a recorded message."""
+    content = entry["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _anthropic_message(entry: Raw) -> list[Message]:
+    blocks = blocks_of(entry)
+    if entry["role"] == "assistant":
+        return [Message(role="assistant", blocks=tuple(blocks), blocks_of="anthropic")]
+    messages: list[Message] = []
+    for block in blocks:
+        if block["type"] == "tool_result":
+            text = json.dumps(block.get("content", ""))
+            messages.append(Message(role="tool", call_id=block["tool_use_id"], text=text))
+        else:
+            messages.append(Message(role="user", text=str(block.get("text", block["type"]))))
+    return messages
+
+
+def _openai_message(entry: Raw) -> list[Message]:
+    text = entry.get("content") or ""
+    text = text if isinstance(text, str) else json.dumps(text)
+    if entry["role"] == "assistant":
+        made = [call for call in rows(entry.get("tool_calls")) if "function" in call]
+        calls = tuple(
+            ToolCall(id=c["id"], name=from_wire(c["function"]["name"]), args=c["function"]["arguments"]) for c in made
+        )
+        return [Message(role="assistant", text=text, calls=calls)]
+    if entry["role"] == "tool":
+        return [Message(role="tool", call_id=entry["tool_call_id"], text=text)]
+    return [Message(role="user", text=text)]
