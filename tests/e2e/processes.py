@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,12 +103,14 @@ class Broker:
 class World:
     """Where effects happen: counts requests and effects by tool and run, and answers at most once a key.
 
+    ``arrivals`` says which attempt each request was of, and when it came, by the clock that ``start_by`` goes by.
     ``hold`` is awaited before a request is answered: it may kill whoever sent it.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.keys: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self.arrivals: defaultdict[tuple[str, str], list[tuple[int, datetime]]] = defaultdict(list)
         self.hold: Callable[[str, str], Awaitable[None]] | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -164,6 +167,7 @@ class World:
         headers = {name.decode(): value.decode() for name, value in head.headers}
         tool, run = head.target.decode().strip("/"), headers["x-run"]
         self.requests[tool, run] += 1
+        self.arrivals[tool, run].append((int(headers["x-attempt"]), datetime.now(UTC)))
         self.keys[tool, run][headers["idempotency-key"]] += 1
         if self.hold is not None:
             await self.hold(tool, run)

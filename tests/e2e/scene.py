@@ -104,7 +104,7 @@ class Scene:
         state = await self.fold(run)
         with anyio.move_on_after(within_s):
             while not condition(state):
-                await self._news_or_pause()
+                await self.news_or_pause()
                 state = await self.fold(run)
         assert condition(state), described(state)
         return state
@@ -118,7 +118,7 @@ class Scene:
                 if found:
                     decoded: dict[str, Any] = msgspec.json.decode(found[0].payload)
                     return decoded
-                await self._news_or_pause()
+                await self.news_or_pause()
 
     async def resolve(self, state: Run, happened: Callable[[str], bool]) -> list[str]:
         """Answer as a person for effects whose fate is in doubt; return the tools whose effect is to be retried."""
@@ -130,7 +130,8 @@ class Scene:
                 retried += [call.tool] if action == "retry" else []
         return retried
 
-    async def _news_or_pause(self) -> None:
+    async def news_or_pause(self) -> None:
+        """Wait for the next event of any run of these tests, but not long: it may have been missed."""
         with anyio.move_on_after(LOOK_AGAIN_S):
             async with self._news:
                 await self._news.wait()

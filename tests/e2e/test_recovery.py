@@ -12,8 +12,9 @@ from typing import Literal
 
 import pytest
 from tests.e2e.processes import Broker, Processes, World, running
-from tests.e2e.role_process import Setup, Trigger
+from tests.e2e.role_process import Setup
 from tests.e2e.scene import BOOK, Scene, agent, described, operating
+from tests.e2e.triggers import Trigger
 
 from linestop.bus.worker import hold_name
 from linestop.errors import ConfigError

@@ -1,8 +1,8 @@
 """P1 on the real server: after a stop was acknowledged nothing of that run starts, whoever looks.
 
-A worker process drives runs whose tool does HTTP; a second process stops each run around the moment a call is
-cleared. The log and the tool's own server are then compared. Both sides must win often enough, or the test
-shows nothing and fails.
+A worker process drives runs whose tool does HTTP; a third process stops each run around the moment a call is
+cleared, and says when the stop was acknowledged. The log and the tool's own server are then compared with that.
+Both sides must win often enough, or the test shows nothing and fails.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import json
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
 import pytest
+from tests.e2e.race.judging import LATE_NS, Race, Request, Stop, judge, race_of
 from tests.e2e.race.worker import agent
 
 from linestop.bus import layout
@@ -29,24 +28,22 @@ from linestop.bus.connection import connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server import EmbeddedServer
-from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.run import Entry, Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
+from linestop.testing.rigs import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 HERE = Path(__file__).parent / "race"
 TENANT = TenantId("race")
 AT_ONCE = 10
 RACES = 500
-SIDE_LEAST = 0.2
 
 
 class World:
     """The tool's own server: notes every request it gets, by run, call and attempt, with its arrival."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, str, int, int]] = []
+        self.requests: list[Request] = []
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +51,8 @@ class World:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             arrived = time.monotonic_ns()
             fields = {k.lower(): v for k, _, v in (line.partition(": ") for line in head.split("\r\n"))}
-            self.requests.append((fields["x-run"], fields["x-call"], int(fields["x-attempt"]), arrived))
+            request = Request(fields["x-run"], fields["x-call"], int(fields["x-attempt"]), arrived)
+            self.requests.append(request)
             await reader.readexactly(int(fields.get("content-length", "0")))
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
             await writer.drain()
@@ -102,7 +100,7 @@ async def race(directory: Path, operator: JetStream, races: int, seed: int) -> N
         stopper_args = (str(HERE / "stopper.py"), str(directory), str(seed), str(races))
         async with process(*worker_args) as worker, process(*stopper_args) as stopper:
             assert await anext(lines(worker)) == "ready"
-            stops: dict[str, dict[str, Any]] = {}
+            stops: list[Stop] = []
             heard = lines(stopper)
             assert json.loads(await anext(heard)) == {"ready": True}
             submitted = 0
@@ -111,54 +109,58 @@ async def race(directory: Path, operator: JetStream, races: int, seed: int) -> N
                     submitted += 1
                     body = msgspec.json.encode({"text": f"http://{address}/", "run": f"race-{submitted}"})
                     await operator.wire.ask(f"tasks.{TENANT}.race", body)
-                told = json.loads(await anext(heard))
-                stops[told["run"]] = told
-            runs = await sealed_runs(operator, list(stops))
-        judge(runs, stops, world)
+                stops.append(msgspec.json.decode(await anext(heard), type=Stop))
+            await all_sealed(operator, {stop.run for stop in stops})
+        # Nobody is left who could start or send anything, so what is read now is all there will be.
+        log = operator.log()
+        found = [(stop, await log.load(TENANT, RunId(stop.run))) for stop in stops]
+        assert len({stop.run for stop in stops}) == races
+        judge(
+            [race_of(TENANT, stop, [(m.subject, m.payload, m.seq) for m in log]) for stop, log in found], world.requests
+        )
 
 
-async def sealed_runs(operator: JetStream, names: list[str]) -> dict[str, tuple[Run, list[str]]]:
-    """Fold every run once it is sealed; all must be, without help."""
-    found: dict[str, tuple[Run, list[str]]] = {}
+async def all_sealed(operator: JetStream, runs: set[str]) -> None:
+    """Wait until every run is sealed; all must be, without help."""
     log = operator.log()
-    with anyio.fail_after(60):
-        for name in names:
-            while True:
-                messages = await log.load(TENANT, RunId(name))
-                run = fold_messages(TENANT, RunId(name), [(m.subject, m.payload, m.seq) for m in messages])
-                if run.sealed is not None:
-                    found[name] = run, [m.subject for m in messages]
-                    break
-                await anyio.sleep(0.05)
-    return found
+
+    async def sealed() -> bool:
+        return not runs & {run for _, run in await log.open_runs()}
+
+    await until(sealed, within_s=60)
 
 
-def judge(runs: dict[str, tuple[Run, list[str]]], stops: dict[str, dict[str, Any]], world: World) -> None:
-    """Nothing started after an acknowledged stop: not in the log, not at the tool's server; both sides won."""
-    requests: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    for whose, call, attempt, arrived in world.requests:
-        requests[whose].append((call, attempt, arrived))
-    stop_first = start_first = 0
-    for name, (run, subjects) in runs.items():
-        n: int = stops[name]["n"]
-        after = [s for s in subjects if ".started." in s and int(s.rsplit(".", 1)[1]) > n]
-        assert not after, f"{name}: started after the stop {n}: {after}"
-        begun = {
-            (line.call, line.attempt): entry.n
-            for entry in run.entries
-            if isinstance(entry.event, EffectStarted)
-            for line in entry.event.calls
-        }
-        for call, attempt, _ in requests[name]:
-            assert begun.get((call, attempt), n + 1) < n, f"{name}: {call} was not started before {n}"
-        last: Entry = run.entries[n - 2]
-        if isinstance(last.event, EffectStarted | ModelStarted) or last.name == "finished":
-            start_first += 1
-        else:
-            stop_first += 1
-    least = SIDE_LEAST * len(runs)
-    assert stop_first >= least, f"the stop won only {stop_first} of {len(runs)} races"
-    assert start_first >= least, f"the start won only {start_first} of {len(runs)} races"
+def raced(number: int, *, start_first: bool, after: tuple[str, ...] = ()) -> Race:
+    """A race that ended at event 10, acknowledged at 0, with the raced call started before it or not at all."""
+    stop = Stop(run=f"r{number}", n=10, acked_ns=0, call="raced")
+    return Race(stop, {("other", 1): 5} | ({("raced", 1): 9} if start_first else {}), after)
+
+
+SOUND = [raced(number, start_first=number < 5) for number in range(10)]
+IN_TIME = [Request("r0", "other", 1, -LATE_NS), Request("r0", "raced", 1, LATE_NS)]
+
+
+def test_the_judge_lets_pass_what_the_contract_allows() -> None:
+    """A call that was started before the stop may arrive up to the bound after it."""
+    judge(SOUND, IN_TIME)
+
+
+@pytest.mark.parametrize(
+    ("races", "requests", "told"),
+    [
+        (SOUND, [*IN_TIME, Request("r1", "raced", 1, LATE_NS + 1)], "1 requests .* too long after"),
+        (SOUND, [*IN_TIME, Request("r9", "raced", 1, -1)], "1 requests .* without a start"),
+        (SOUND, [*IN_TIME, Request("r0", "raced", 2, -1)], "1 requests .* without a start"),
+        ([*SOUND, raced(10, start_first=True, after=("started.11",))], IN_TIME, "1 starts in the log behind"),
+        ([raced(number, start_first=True) for number in range(10)], IN_TIME, "the stop won only 0 of 10"),
+        ([raced(number, start_first=number < 1) for number in range(10)], IN_TIME, "the start won only 1 of 10"),
+        (SOUND, IN_TIME[:1], "no raced call came"),
+    ],
+)
+def test_the_judge_sees_what_the_contract_forbids(races: list[Race], requests: list[Request], told: str) -> None:
+    """A late request, one without a start, a start behind the stop, and races that are none: each is told."""
+    with pytest.raises(AssertionError, match=told):
+        judge(races, requests)
 
 
 @pytest.mark.broker

@@ -1,8 +1,9 @@
 """Writes the golden logs beside it: ``python -m tests.golden_logs.make``.
 
 Each is a complete run as this version wrote it: ``<name>.jsonl`` with one stored message a line (subject and
-payload), and ``<name>.expect.json`` with what it folds to and the agent it was opened with. Once written they
-stay: later versions must fold them to the same for ever, and must be able to end every beginning of them.
+payload), and ``<name>.expect.json`` with what it folds to and the agent it was opened with; a run that was opened
+has its agent's version in ``<name>.agent.json``, byte by byte as it was stored. Once written they stay: later
+versions must fold them to the same for ever, and must be able to end every beginning of them.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ def files() -> dict[str, bytes]:
         story = tell()
         lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
         made[f"{name}.jsonl"] = b"\n".join(lines) + b"\n"
+        if story.run.opened is not None:
+            made[f"{name}.agent.json"] = story.version.stored()
         expected = {"agent": msgspec.to_builtins(story.version), **told(story.run)}
         made[f"{name}.expect.json"] = msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n"
     return made

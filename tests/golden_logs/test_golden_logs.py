@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -50,6 +51,19 @@ def test_a_golden_log_folds_to_what_it_always_did(name: str) -> None:
     agent = wanted.pop("agent")
     assert as_json(told(run)) == wanted
     assert msgspec.convert(agent, AgentVersion).name == "desk"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_version_of_a_golden_logs_agent_is_what_its_run_was_opened_with(name: str) -> None:
+    """Today's store finds it under the digest that the log names, and reads the agent it always was."""
+    opened = fold_messages(TENANT, RUN, log_of(name)).opened
+    file = HERE / f"{name}.agent.json"
+    assert file.exists() == (opened is not None)
+    if opened is not None:
+        stored = file.read_bytes()
+        assert hashlib.sha256(stored).hexdigest() == opened.agent.digest
+        version = msgspec.json.decode(stored, type=AgentVersion)
+        assert version.stored() == msgspec.convert(expected(name)["agent"], AgentVersion).stored()
 
 
 @pytest.mark.parametrize("name", NAMES)

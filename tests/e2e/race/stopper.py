@@ -1,7 +1,7 @@
 """The third process: stops runs at a random moment around a clearance, and says when it was acknowledged.
 
 Arguments: state directory, seed, how many. Prints one JSON line a stop: run, n, monotonic nanoseconds of the
-acknowledgement (one clock for the whole machine), which event it raced.
+acknowledgement (one clock for the whole machine), and the call whose start it raced.
 """
 
 from __future__ import annotations
@@ -20,11 +20,22 @@ from linestop.bus.host import utc_now
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import stop_run
+from linestop.schemas.events import Cleared, EffectStarted, Judged
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import parse_run_event, stored
 
 TRIGGERS = ("judged", "cleared")
+
+
+def start_won(run: Run, call: str, n: int) -> bool:
+    """Whether the call was started before event ``n``."""
+    return any(
+        line.call == call
+        for entry in run.entries
+        if 0 < entry.n < n and isinstance(entry.event, EffectStarted)
+        for line in entry.event.calls
+    )
 
 
 async def main(directory: Path, seed: int, count: int) -> None:
@@ -37,18 +48,17 @@ async def main(directory: Path, seed: int, count: int) -> None:
     plans: dict[str, tuple[str, int]] = {}
     done = anyio.Event()
     left = count
-    window_s = 0.002
+    window_s: dict[str, float] = dict.fromkeys(TRIGGERS, 0.002)
 
-    async def stop(run: Run, trigger: str, ordinal: int) -> None:
-        nonlocal left, window_s
-        await anyio.sleep(chance.uniform(0, window_s))
+    async def stop(run: Run, trigger: str, call: str) -> None:
+        nonlocal left
+        await anyio.sleep(chance.uniform(0, window_s[trigger]))
         n = await stop_run(streams.log(), stamper, run, lambda state: stopped(state, by="race", why="the race"))
         acked = time.monotonic_ns()
-        told = {"run": run.run, "n": n, "acked_ns": acked, "trigger": trigger, "ordinal": ordinal}
-        print(json.dumps(told), flush=True)
+        print(json.dumps({"run": run.run, "n": n, "acked_ns": acked, "call": call}), flush=True)
         # Both sides must win often: whoever won makes it harder for itself.
-        begun = run.entries[n - 2].name in {"started", "finished"}
-        window_s = max(window_s / 1.2, 1e-4) if begun else min(window_s * 1.2, 0.05)
+        width_s = window_s[trigger]
+        window_s[trigger] = max(width_s / 1.2, 1e-4) if start_won(run, call, n) else min(width_s * 1.2, 0.05)
         left -= 1
         if left == 0:
             done.set()
@@ -63,11 +73,12 @@ async def main(directory: Path, seed: int, count: int) -> None:
                 plans[event.run] = (chance.choice(TRIGGERS), chance.randint(1, 4))
             run = runs[event.run]
             headers: dict[str, str] = getattr(message, "headers", None) or {}
-            run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"]))
+            said = run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"])).event
             trigger, ordinal = plans[event.run]
             seen = sum(1 for entry in run.entries if entry.name == trigger)
             if event.event == trigger and seen == ordinal:
-                tasks.start_soon(stop, run, trigger, ordinal)
+                assert isinstance(said, Judged | Cleared)
+                tasks.start_soon(stop, run, trigger, said.calls[0].call)
 
         await connection.nc.subscribe("live.runs.>", cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
         await connection.nc.flush()

@@ -24,7 +24,8 @@ from linestop.schemas.limits import Limits
 from linestop.schemas.model import Message, Price
 from linestop.schemas.subjects import ACTORS
 
-TURNS = 6
+TURNS = 14
+"""More than a stop can come too late by, so that no race is over before it is run."""
 
 
 @tool(name="world.hit", tier="irreversible", owner="race", timeout_s=5, idempotent=True)
@@ -61,7 +62,7 @@ def agent() -> AgentVersion:
     return AgentVersion(
         name="race", prompt="", model=ModelChoice(model="playbook/none", price=price),
         tools=registry().contracts(), policy=Policy(clear=("world.*",), provenance=False),
-        limits=Limits(wall_s=600), planner="python:worker.plan",
+        limits=Limits(wall_s=600, calls_per_tool_max=TURNS), planner="python:worker.plan",
     )  # fmt: skip
 
 

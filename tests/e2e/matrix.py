@@ -1,0 +1,100 @@
+"""The script that processes are killed in, and what must be so when it is over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from tests.e2e.processes import Broker, Processes, World, running
+from tests.e2e.role_process import Setup
+from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
+
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.testing.playbook import PlaybookServer
+from linestop.testing.playbook.script import parse_playbook
+from linestop.testing.rigs import until
+
+EVENTS = (
+    ("validator", "opened", 1), ("budget", "held", 1),
+    ("planner", "started", 1), ("planner", "proposed", 1), ("validator", "judged", 1), ("approver", "cleared", 1),
+    ("executor", "started", 1), ("executor", "finished", 1),
+    ("planner", "started", 2), ("planner", "proposed", 2), ("validator", "judged", 2), ("approver", "cleared", 2),
+    ("executor", "started", 2), ("executor", "finished", 2), ("executor", "finished", 3),
+    ("planner", "started", 3), ("planner", "proposed", 3), ("validator", "accepted", 1),
+    ("budget", "settled", 1), ("recorder", "sealed", 1),
+)  # fmt: skip
+"""The events of an undisturbed run, in order: (role, event, which of that name)."""
+
+CELL_WITHIN_S = 30.0
+ONE_EACH: Mapping[str, tuple[RoleName, ...]] = {role: (role,) for role in ACTORS}
+
+
+class Stage:
+    """Everything a cell needs, shared by all cells of a module."""
+
+    def __init__(
+        self, directory: Path, scene: Scene, world: World, *, processes: Processes, broker: Broker, model_url: str
+    ) -> None:
+        self.directory = directory
+        self.scene = scene
+        self.world = world
+        self.processes = processes
+        self.broker = broker
+        self.model_url = model_url
+        self.numbers = itertools.count(1)
+
+    async def sealed(self, run: str) -> Run:
+        """Wait until the run is sealed, resolving as a person what nobody else can know."""
+
+        def settled_or_asked(state: Run) -> bool:
+            asked = state.proposal is not None and any(call.asked_doubt for call in state.proposal.calls)
+            return state.sealed is not None or (asked and state.n > answered)
+
+        answered = 0
+        with anyio.fail_after(CELL_WITHIN_S):
+            while (state := await self.scene.until(run, settled_or_asked, within_s=CELL_WITHIN_S)).sealed is None:
+                await self.scene.resolve(state, lambda tool: self.world.requests[tool, run] > 0)
+                answered = state.n
+        return state
+
+    def check(self, state: Run) -> None:
+        """The promises: the run is complete, nothing in it was void, and every effect happened once."""
+        assert state.sealed is not None
+        assert state.sealed.status == "completed", described(state)
+        assert not [entry for entry in state.entries if entry.ignored], described(state)
+        assert set(EVENTS) <= set(names(state)), described(state)
+        assert self.world.effects("keyed", state.run) == 1, described(state)
+        assert self.world.requests["bare", state.run] == 1, described(state)
+
+    async def fired(self, run: str) -> int:
+        """The id of the process that was killed (or frozen) for this run; its mark may come after the last event."""
+        mark = self.directory / "fired" / run
+
+        async def there() -> bool:
+            return mark.exists()
+
+        await until(there)
+        return int(mark.read_text())
+
+
+@asynccontextmanager
+async def staged(
+    directory: Path,
+    processes: Mapping[str, tuple[RoleName, ...]] = ONE_EACH,
+    **more: Any,  # noqa: ANN401 - of Setup
+) -> AsyncGenerator[Stage]:
+    """A broker, a scripted model, the tools' server, and these processes."""
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(World())
+        model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
+        broker = await stack.enter_async_context(Broker(directory))
+        scene = await stack.enter_async_context(operating(broker.credential("operator")))
+        await scene.deploy(agent(model.url))
+        setup = Setup(directory=str(directory), world=world.url, processes=dict(processes), **more)
+        running_ones = await stack.enter_async_context(running(setup))
+        yield Stage(directory, scene, world, processes=running_ones, broker=broker, model_url=model.url)

@@ -1,0 +1,316 @@
+"""In-flight upgrade: runs that an older build left behind end under today's, on a real broker.
+
+The messages of the golden logs are put into the run log exactly as they were stored, by the credentials of the roles
+that said them, and so is the agent's version. Then today's process starts: all roles, a scripted model, the next
+incarnation of the worker of that time. A person is played only where the log waits for one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from tests.builders import CONTRACTS, RUN, TENANT
+from tests.e2e.scene import Scene, described, operating
+from tests.golden_logs.make import HERE
+from tests.golden_logs.test_golden_logs import Message, log_of
+
+from linestop.bus import layout
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.host import Host, HostConfig, make_role, utc_now
+from linestop.bus.init import set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.publish import header_block
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.server import EmbeddedServer
+from linestop.models import freshness
+from linestop.models.caller import Caller
+from linestop.sandbox import context, egress, guard, perform, runner
+from linestop.sandbox.context import Context
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tool import AnyTool, declare
+from linestop.schemas import subjects
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import Finished, Question
+from linestop.schemas.messages import Control, Verb
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import ACTORS, parse_run_event
+from linestop.schemas.tools import Contract, Digest
+from linestop.schemas.verify import verify
+from linestop.testing.playbook import PlaybookServer
+from linestop.testing.playbook.script import parse_playbook
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+ENDED_WITHIN_S = 30.0
+UPGRADE_TOOK = timedelta(seconds=15)
+"""How long after the last event of the older build today's begins: what it left open is over, nothing is stale."""
+
+BOOKS = tuple(f'name = "{name}"\n[[step]]\nrepeat = true\nsay = "that is all"\n' for name in ("large", "small"))
+
+CUTS = {
+    "completed": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 17, 19, 22, 24, 25, 26, 27, 28),
+    "unknown-resolved": (8, 9, 10, 12, 13, 14, 17),
+    "stopped-with-late-facts": (11, 12, 13, 14, 16, 17),
+    "compacted": (14, 15, 16, 17),
+    "fallen-back": (4, 6, 7, 12, 15, 17, 18),
+    "denied-spending": (13, 14, 15, 16),
+    "looped": (20, 22, 23, 24),
+    "refused": (1, 2),
+    "stopped-first": (1, 2),
+}
+"""After how many events the older build was switched off: after each kind of event at least once."""
+
+ENDS = {
+    "stopped-with-late-facts": ("stopped", 11), "denied-spending": ("denied", 14), "looped": ("failed", 22),
+    "refused": ("refused", 1), "stopped-first": ("stopped", 1),
+}  # fmt: skip
+"""How a run ends and from which event on that is so; before it, and all others, are completed."""
+
+
+class OlderContract(Contract, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool's contract with the digest that an older build gave it."""
+
+    pinned: str = ""
+
+    def digest(self) -> Digest:
+        """That digest."""
+        return Digest(self.pinned)
+
+
+def tools_of(log: Sequence[Message]) -> Registry:
+    """The tools that the run was opened with, all of which answer at once."""
+    opened = json.loads(log[0][1])
+    pinned: dict[str, str] = {tool["name"]: tool["contract_digest"] for tool in opened.get("tools", [])}
+
+    async def act(ctx: Context, q: str = "", amount: float = 0) -> dict[str, bool]:
+        """Act."""
+        del ctx, q, amount
+        return {"ok": True}
+
+    async def probe(ctx: Context, q: str = "", amount: float = 0) -> bool | None:
+        """Cannot tell."""
+        del ctx, q, amount
+        return None
+
+    registry = Registry()
+    for contract in CONTRACTS:
+        older = OlderContract(**msgspec.structs.asdict(contract), pinned=pinned.get(contract.name, ""))
+        if contract.kind == "wait":
+            registry.add_contract(older, "tests")
+            continue
+        made: AnyTool = declare(
+            act, {"name": contract.name, "probe": probe} if contract.probe else {"name": contract.name}
+        )
+        made.contract = older
+        registry.add(made, "tests")
+    return registry
+
+
+class Then(datetime):
+    """The clock of those who perform: ``behind`` the real one, as the clock of the roles is."""
+
+    behind = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        """The moment it is for the golden logs."""
+        return datetime.now(tz) - cls.behind
+
+
+@pytest.fixture
+def at_that_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Performers go by ``Then``; only a test has two clocks."""
+    for module in (context, egress, freshness, guard, perform, runner):
+        monkeypatch.setattr(module, "datetime", Then)
+    yield
+    Then.behind = timedelta()
+
+
+async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None:
+    """Store the agent's version and these messages as the older build did, each by the credential of its role."""
+    async with await connect(server.credential("operator"), name="older") as connection:
+        stored = HERE / f"{name}.agent.json"
+        if stored.exists():
+            digest = json.loads(log[0][1])["agent"]["digest"]
+            agents = (await JetStream.open(connection)).shared(layout.AGENTS_BUCKET)
+            await agents.create(f"version.{digest}", stored.read_bytes())
+            await agents.create("current.desk", digest.encode())
+    async with AsyncExitStack() as stack:
+        wires: dict[str, Any] = {}
+        last = 0
+        for subject, payload, _ in log:
+            event = parse_run_event(subject)
+            if event.role not in wires:
+                credential = server.credential(event.role)
+                connection = await stack.enter_async_context(await connect(credential, name="older"))
+                wires[event.role] = (await JetStream.open(connection)).wire
+            event_id = json.loads(payload)["id"]
+            headers = header_block({
+                "Nats-Expected-Last-Subject-Sequence": str(last),
+                "Nats-Expected-Last-Subject-Sequence-Subject": f"runs.{TENANT}.{RUN}.>",
+                "Nats-Msg-Id": f"{RUN}:{event.n}:{event_id}",
+                "ce-specversion": "1.0", "ce-id": event_id, "ce-source": f"/linestop/{event.role}",
+                "ce-type": f"io.linestop.run.{event.role}.{event.event}",
+            })  # fmt: skip
+            answer = json.loads((await wires[event.role].ask(subject, payload, headers=headers)).data)
+            assert "error" not in answer, answer
+            last = answer["seq"]
+
+
+@asynccontextmanager
+async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Registry) -> AsyncGenerator[Scene]:
+    """A broker with what the older build left, and one process of today's with all roles."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedServer(directory))
+        async with await connect(server.credential("bootstrap"), name="set-up") as connection:
+            (await set_up(connection)).require_no_differences()
+        await put(server, name, log)
+        model = await stack.enter_async_context(PlaybookServer([parse_playbook(book) for book in BOOKS]))
+        backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="new")
+        stack.push_async_callback(backend.aclose)
+        caller = Caller(base_urls={"playbook": model.url})
+        stack.push_async_callback(caller.aclose)
+        hands = RegistryRunner(tools, directory / "workspaces")
+        roles = [make_role(role, caller=caller, runner=hands) for role in ACTORS]
+        behind = Then.behind
+        config = HostConfig(worker="w#2", now=lambda: utc_now() - behind, sweep_every_s=0.5, drain_s=0.1)
+        scene = await stack.enter_async_context(operating(server.credential("operator")))
+        await stack.enter_async_context(Host(backend, roles, config).running())
+        yield scene
+
+
+def words(run: Run) -> list[tuple[Verb, Control]]:
+    """What a person is asked in this state, answered so that the run goes on."""
+    said: list[tuple[Verb, Control]] = []
+    if run.paused:
+        said.append(("resume", Control(by="ann")))
+    if run.spend_asked:
+        said.append(("approve", Control(by="ann")))
+    for call in run.proposal.calls if run.proposal and not run.done else ():
+        if call.stage is not Stage.ASKED or call.grant is None:
+            continue
+        about = Control(
+            by="ann", call=call.call, args_sha256=call.args_sha256, contract_digest=call.grant.contract_digest
+        )
+        if call.asked_doubt:
+            said.append(("resolve", Control(by="ann", call=call.call, action="done", result={"id": 9})))
+        elif isinstance(call.asked, Question):
+            said.append(("answer", Control(by="ann", call=call.call, answer="the first")))
+        else:
+            said.append(("approve", about))
+    return said
+
+
+async def load(scene: Scene) -> list[Message]:
+    """The run's messages as they are stored."""
+    return [(m.subject, m.payload, m.seq) for m in await scene.log.load(TENANT, RUN)]
+
+
+async def ended(scene: Scene) -> Run:
+    """The run when it is over, with a person who answers whatever is asked, once."""
+    answered = 0
+    with anyio.move_on_after(ENDED_WITHIN_S):
+        while True:
+            run = fold_messages(TENANT, RUN, await load(scene))
+            if run.sealed is not None and not run.facts_after_seal:
+                return run
+            for verb, control in words(run) if run.n > answered else ():
+                await scene.say(subjects.control(TENANT, RUN, verb=verb), msgspec.json.encode(control))
+                answered = run.n
+            await scene.news_or_pause()
+    raise AssertionError(f"it hangs: {described(fold_messages(TENANT, RUN, await load(scene)))}")
+
+
+async def check(scene: Scene, run: Run, log: Sequence[Message]) -> None:
+    """What was there is untouched, the end is sound, and somebody who only has the log agrees."""
+    messages = await load(scene)
+    assert messages[: len(log)] == list(log)
+    assert not [entry for entry in run.entries if entry.ignored], described(run)
+    assert not run.open_attempts
+    assert not run.holds
+    # The stories of the golden logs hold money of no account. That is all that is wrong; today's build adds nothing.
+    verdict = verify(TENANT, RUN, messages)
+    assert [(problem.n, problem.rule) for problem in verdict.problems] in ([], [(2, "budget")]), verdict
+    assert verdict.events == run.n
+    assert run.sealed is not None
+    reader = Reader(scene.bus.wire, layout.OUTCOMES)
+    with anyio.fail_after(ENDED_WITHIN_S):
+        while not (outcome := await reader.direct(subjects.outcome_of(TENANT, RUN))):
+            await scene.news_or_pause()
+    assert msgspec.json.decode(outcome[0].payload)["status"] == run.sealed.status
+    buried = await Reader(scene.bus.wire, layout.DEAD).direct("dead.>")
+    assert not buried, buried
+
+
+def moment(log: Sequence[Message]) -> datetime:
+    """When the last of these was said."""
+    return fold_messages(TENANT, RUN, list(log)).at
+
+
+def gone(run: Run, length: int) -> list[str]:
+    """The tools of which today's process said that it does not have them, in order."""
+    said = [entry.event for entry in run.entries[length:] if isinstance(entry.event, Finished)]
+    return [run.calls[e.call].tool for e in said if e.error is not None and "deploy that one" in e.error.message]
+
+
+@pytest.mark.usefixtures("at_that_time")
+@pytest.mark.parametrize("name", CUTS)
+async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp_path: Path) -> None:
+    """Switched off after any kind of event: today's process takes the run up where it was and brings it to its seal."""
+    whole = log_of(name)
+    for length in CUTS[name]:
+        log = whole[:length]
+        Then.behind = utc_now() - moment(log) - UPGRADE_TOOK
+        async with upgraded(tmp_path / str(length), name, log, tools_of(whole)) as scene:
+            run = await ended(scene)
+            await check(scene, run, log)
+        assert run.sealed is not None
+        status, since = ENDS.get(name, ("completed", 1))
+        assert run.sealed.status == (status if length >= since else "completed"), described(run)
+        assert not gone(run, length), described(run)
+
+
+@pytest.mark.usefixtures("at_that_time")
+@pytest.mark.parametrize(
+    ("name", "length", "tools"),
+    [("completed", 6, ["look", "pay"]), ("completed", 10, ["pay"]), ("unknown-resolved", 9, ["wire"])],
+)
+async def test_a_run_whose_tools_are_gone_ends_and_says_so(
+    name: str, length: int, tools: list[str], tmp_path: Path
+) -> None:
+    """Today's process has none of the tools: each call ends with a sentence about it, a doubt goes to a person."""
+    log = log_of(name)[:length]
+    Then.behind = utc_now() - moment(log) - UPGRADE_TOOK
+    async with upgraded(tmp_path, name, log, Registry()) as scene:
+        run = await ended(scene)
+        await check(scene, run, log)
+    assert gone(run, length) == tools, described(run)
+    assert run.sealed is not None
+    assert run.sealed.status == "completed", described(run)
+    assert name == "completed" or "resolved" in {entry.name for entry in run.entries[length:]}, described(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("completed", 3), ("completed", 7), ("completed", 11), ("fallen-back", 15)]
+)
+async def test_a_run_that_is_taken_up_months_later_is_stopped_for_that(name: str, length: int, tmp_path: Path) -> None:
+    """By the real clock its time is long over: nothing is begun any more, and the outcome says why."""
+    log = log_of(name)[:length]
+    async with upgraded(tmp_path, name, log, tools_of(log)) as scene:
+        run = await ended(scene)
+        await check(scene, run, log)
+    assert run.stopped is not None
+    assert (run.stopped.code, run.stopped.why) == ("deadline", "The run did not end within 30 days."), described(run)
+    assert run.sealed is not None
+    assert run.sealed.status == "failed", described(run)
+    assert "started" not in {entry.name for entry in run.entries[length:]}, described(run)

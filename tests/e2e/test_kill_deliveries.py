@@ -1,0 +1,128 @@
+"""P2 and P3: a role's process is killed around its own delivery, and every run still ends by itself, once.
+
+A cell is one delivery of the script (the wake, the task, a person's word or a fired timer that makes a role look at
+a run) and one moment: it was taken and nothing done yet; it was handled and not acknowledged; it was acknowledged.
+Before its acknowledgement the delivery comes again, after it nothing does: then the log must say it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, get_args
+
+import pytest
+from tests.e2e.matrix import EVENTS, Stage, staged
+from tests.e2e.scene import agent, described, names
+from tests.e2e.triggers import ANYBODY, Trigger
+
+from linestop.schemas.calls import Stage as CallStage
+from linestop.schemas.events import Policy
+from linestop.schemas.limits import Limits
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.schemas.turn import NEXT
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+Around = Literal["taken", "unacked", "acked"]
+AROUND: tuple[Around, ...] = get_args(Around)
+
+DELIVERIES = (
+    ("client", "task", 1, "validator"), ("recorder", "sealed", 1, "recorder"),
+    *((*event, victim) for event in EVENTS for victim in NEXT.get(f"{event[0]}.{event[1]}", ())),
+)  # fmt: skip
+"""What is delivered to a role's own process in the script: (who says it, what, which of that name, to whom)."""
+
+ASKING = Policy(ask=("keyed",))
+PATIENT = Limits(model_deadline_s=1.0)
+HASTY = Limits(model_deadline_s=1.0, approval_expires_s=2)
+NEAR_S = 1.0
+"""Deadlines farther than this are durable timers here, so that an approval's expiry is one."""
+
+
+@pytest.fixture(scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stage]:
+    """One process a role; besides the scripted agent, two whose keyed effect needs a person."""
+    assert anyio_backend == "asyncio"
+    async with staged(tmp_path_factory.mktemp("deliveries"), timer_near_s=NEAR_S) as stage:
+        await stage.scene.deploy(agent(stage.model_url, name="patient", limits=PATIENT, policy=ASKING))
+        await stage.scene.deploy(agent(stage.model_url, name="hasty", limits=HASTY, policy=ASKING))
+        yield stage
+
+
+def test_every_role_has_a_delivery_in_the_script() -> None:
+    """A role without a cell would not be tested."""
+    assert {victim for *_, victim in DELIVERIES} == set(ACTORS)
+
+
+@pytest.mark.parametrize("victim", ACTORS)
+async def test_a_role_killed_around_any_delivery_leaves_every_run_to_end_once(stage: Stage, victim: RoleName) -> None:
+    """Each run ends complete although the role's process died when a delivery was taken, handled or acknowledged."""
+    for role, event, count, whose in DELIVERIES:
+        for when in AROUND if whose == victim else ():
+            trigger = Trigger(when=when, role=role, event=event, count=count, victim=victim)
+            run = trigger.run(next(stage.numbers))
+            await stage.processes.all_ready()
+            await stage.scene.task(run)
+            state = await stage.sealed(run)
+            stage.check(state)
+            await killed(stage, run)
+
+
+async def killed(stage: Stage, run: str) -> None:
+    """The trigger has hit one process, and the outcome is out."""
+    await stage.processes.killed(await stage.fired(run))
+    await stage.scene.outcome(run)
+
+
+async def asked(stage: Stage, run: str, *, name: str = "patient") -> Run:
+    """The run when it waits for a person."""
+    await stage.processes.all_ready()
+    await stage.scene.task(run, name=name)
+    return await stage.scene.until(run, lambda state: CallStage.ASKED in state.stages())
+
+
+@pytest.mark.parametrize("when", AROUND)
+async def test_an_approval_is_heard_although_the_approver_dies_of_it(stage: Stage, when: Around) -> None:
+    """The person says it once, and what was approved is done once."""
+    run = Trigger(when=when, role="person", event="approve", victim="approver").run(next(stage.numbers))
+    state = await asked(stage, run)
+    call = next(call for call in state.calls.values() if call.tool == "keyed")
+    assert call.grant is not None
+    await stage.scene.control(
+        run, "approve", call=call.call, args_sha256=call.args_sha256, contract_digest=call.grant.contract_digest
+    )
+    state = await stage.sealed(run)
+    assert state.sealed is not None
+    assert state.sealed.status == "completed", described(state)
+    assert [name for name in names(state) if name[1] in {"granted", "denied"}] == [("approver", "granted", 1)]
+    assert stage.world.effects("keyed", run) == stage.world.requests["bare", run] == 1
+    await killed(stage, run)
+
+
+@pytest.mark.parametrize("when", AROUND)
+async def test_a_stop_is_heard_although_the_approver_dies_of_it(stage: Stage, when: Around) -> None:
+    """The word was stored, so the run stops, once, and nothing is done any more."""
+    run = Trigger(when=when, role="person", event="stop", victim="approver").run(next(stage.numbers))
+    await asked(stage, run)
+    await stage.scene.control(run, "stop", why="enough")
+    state = await stage.sealed(run)
+    assert state.sealed is not None
+    assert state.sealed.status == "stopped", described(state)
+    assert [e.name for e in state.entries if not e.ignored].count("stopped") == 1
+    assert stage.world.requests["keyed", run] == 0
+    await killed(stage, run)
+
+
+@pytest.mark.parametrize("when", AROUND)
+async def test_an_approval_expires_although_whoever_gets_its_timer_dies_of_it(stage: Stage, when: Around) -> None:
+    """Nobody answers; the timer, the sweep of whoever is born, or both say so, and the effect is denied."""
+    run = Trigger(when=when, role="timer", event="fired", victim=ANYBODY).run(next(stage.numbers))
+    await asked(stage, run, name="hasty")
+    state = await stage.sealed(run)
+    assert state.sealed is not None
+    assert state.sealed.status == "completed", described(state)
+    assert [name for name in names(state) if name[1] in {"granted", "denied"}] == [("approver", "denied", 1)]
+    assert stage.world.requests["keyed", run] == 0
+    assert stage.world.requests["bare", run] == 1
+    await killed(stage, run)

@@ -1,0 +1,233 @@
+"""What makes a test's process kill or freeze itself, or kill the broker, at one certain moment of one run.
+
+A run whose id is a ``Trigger`` names the moment. These are wrappers around the ports that a role is given (its log,
+its queues); the roles and the shell are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.jetstream.queue import IN_FLIGHT_MAX
+from linestop.bus.ports import Append, Delivery, Log, Meanwhile, Queue
+from linestop.bus.streams import ConsumerSpec
+from linestop.schemas.messages import Task
+from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
+
+Moment = Literal["before", "after", "freeze", "stall", "sending", "taken", "unacked", "acked"]
+"""When it goes off.
+
+- ``before`` the victim's own event is sent; ``after`` it is acknowledged, and before the victim acts on it.
+- ``freeze`` is ``before`` and ``stall`` is ``after``, with SIGSTOP; ``sending``: SIGSTOP, in the tool named as
+  the event, when nothing is left but to send the request.
+- What was delivered to the victim is ``taken`` and not looked at yet; it is handled and ``unacked``; it is ``acked``.
+"""
+
+FREEZES = frozenset({"freeze", "stall", "sending"})
+ANYBODY = "anybody"
+"""As the victim of a delivery: whoever gets it, for consumers that several processes share."""
+
+_TRIGGER = re.compile(rf"t[0-9]+-({'|'.join(get_args(Moment))})-([a-z]+)-([a-z]+)-([0-9]+)-([a-z]+)")
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True):
+    """When whom to kill: at the ``count``-th event of this name in the run, counted from 1.
+
+    For a delivery from outside of the run log ``role`` and ``event`` are ``client`` and ``task``, ``person`` and
+    the verb, or ``timer`` and ``fired``.
+    """
+
+    when: Moment
+    role: str
+    event: str
+    count: int = 1
+    victim: str
+
+    @classmethod
+    def of(cls, run: str) -> Trigger | None:
+        """The trigger that a run's id stands for, if any."""
+        found = _TRIGGER.fullmatch(run)
+        if found is None:
+            return None
+        when = cast("Moment", found[1])
+        return cls(when=when, role=found[2], event=found[3], count=int(found[4]), victim=found[5])
+
+    def run(self, number: int) -> str:
+        """A run's id that stands for this trigger."""
+        return f"t{number}-{self.when}-{self.role}-{self.event}-{self.count}-{self.victim}"
+
+    def fire(self, run: str, directory: Path) -> None:
+        """Kill the victim; the mark proves that it happened, and keeps it from happening again."""
+        victim = os.getpid()
+        if self.victim == "broker":
+            victim = int((directory / "broker.pid").read_text())
+        draft = mark(run, directory).with_name(f"{run}.{os.getpid()}")
+        draft.write_text(str(victim))
+        try:
+            # A link appears whole or not at all: whoever reads the mark reads an id.
+            os.link(draft, mark(run, directory))
+        except FileExistsError:
+            return
+        os.kill(victim, signal.SIGSTOP if self.when in FREEZES else signal.SIGKILL)
+
+
+def mark(run: str, directory: Path) -> Path:
+    """The file that says that a run's trigger has gone off, and which process it hit."""
+    return directory / "fired" / run
+
+
+class TriggeredLog:
+    """A log that goes off where its run's id says so, once a run."""
+
+    def __init__(self, inner: Log, directory: Path) -> None:
+        self._inner = inner
+        self._directory = directory
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+        return getattr(self._inner, name)
+
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+        """Append, with the trigger's crash before or after."""
+        trigger = Trigger.of(append.run)
+        if trigger is None or not await self._armed(trigger, append):
+            return await self._inner.append(append, meanwhile=meanwhile)
+        if trigger.when in {"after", "stall"}:
+            seq = await self._inner.append(append, meanwhile=meanwhile)
+            trigger.fire(append.run, self._directory)
+            return seq
+        if trigger.victim != "broker":
+            trigger.fire(append.run, self._directory)
+            return await self._inner.append(append, meanwhile=meanwhile)
+        appending = asyncio.ensure_future(self._inner.append(append, meanwhile=meanwhile))
+        # One turn of the loop, so that the request is written and not yet answered.
+        await asyncio.sleep(0)
+        trigger.fire(append.run, self._directory)
+        return await appending
+
+    async def _armed(self, trigger: Trigger, append: Append) -> bool:
+        moments = {"before", "after", "freeze", "stall"}
+        if trigger.when not in moments or (append.role, append.event) != (trigger.role, trigger.event):
+            return False
+        if mark(append.run, self._directory).exists():
+            return False
+        there = await self._inner.load(append.tenant, append.run)
+        same = f".{append.role}.{append.event}."
+        return sum(same in message.subject for message in there) == trigger.count - 1
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivery is about: who says what of which run; ``n`` is the event's number, 0 if it is none."""
+
+    tenant: TenantId
+    run: RunId
+    role: str
+    event: str
+    n: int = 0
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Word | None:
+        """What a delivery is about, None for what has no run."""
+        kind, *tokens = delivery.subject.split(".")
+        match kind, tokens:
+            case "runs", _:
+                event = parse_run_event(delivery.subject)
+                return cls(tenant=event.tenant, run=event.run, role=event.role, event=event.event, n=event.n)
+            case "tasks", [tenant, _]:
+                run = msgspec.json.decode(delivery.payload, type=Task).run
+                return cls(tenant=TenantId(tenant), run=RunId(run), role="client", event="task")
+            case "control", [tenant, run, verb]:
+                return cls(tenant=TenantId(tenant), run=RunId(run), role="person", event=verb)
+            case "timers", _:
+                timer = parse_timer(delivery.subject)
+                return cls(tenant=timer.tenant, run=timer.run, role="timer", event="fired")
+            case _:
+                return None
+
+
+class TriggeredDelivery:
+    """A delivery that goes off around its acknowledgement: before it, or after ``left`` has shown that it is out."""
+
+    def __init__(
+        self, inner: Delivery, *, fire: Callable[[], None], left: Callable[[], Awaitable[object]] | None
+    ) -> None:
+        self._inner = inner
+        self._fire = fire
+        self._left = left
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+        return getattr(self._inner, name)
+
+    async def ack(self) -> None:
+        """Acknowledge, with the trigger's crash before or after."""
+        if self._left is None:
+            self._fire()
+        await self._inner.ack()
+        if self._left is not None:
+            await self._left()
+            self._fire()
+
+
+class TriggeredQueue:
+    """A queue that goes off where its run's id says so, once a run."""
+
+    def __init__(self, inner: Queue, role: RoleName, log: TriggeredLog, directory: Path) -> None:
+        self._inner = inner
+        self._role = role
+        self._log = log
+        self._directory = directory
+
+    async def deliveries(self, *, in_flight_max: int = IN_FLIGHT_MAX) -> AsyncGenerator[Delivery]:
+        """Yield what comes; a delivery that is the trigger's may be the last."""
+        coming = cast("AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max))
+        async with aclosing(coming):
+            async for delivery in coming:
+                word = Word.of(delivery)
+                trigger = Trigger.of(word.run) if word is not None else None
+                if word is None or trigger is None or not await self._armed(trigger, word):
+                    yield delivery
+                    continue
+                fire = partial(trigger.fire, word.run, self._directory)
+                if trigger.when == "taken":
+                    fire()
+                # Nobody answers to an acknowledgement; what is answered after it on its connection proves that it left.
+                left = partial(self._log.load, word.tenant, word.run) if trigger.when == "acked" else None
+                yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, left=left))
+
+    async def _armed(self, trigger: Trigger, word: Word) -> bool:
+        if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {self._role, ANYBODY}:
+            return False
+        if (word.role, word.event) != (trigger.role, trigger.event) or mark(word.run, self._directory).exists():
+            return False
+        if not word.n:
+            return True
+        there = [parse_run_event(message.subject) for message in await self._log.load(word.tenant, word.run)]
+        same = [e.n for e in there if (e.role, e.event) == (word.role, word.event)]
+        return same[trigger.count - 1 : trigger.count] == [word.n]
+
+
+class TriggeredBackend(JetStreamBackend):
+    """The real backend with triggered logs and queues."""
+
+    directory = Path()
+
+    def log(self, role: RoleName) -> Log:
+        """The run log as ``role`` sees it."""
+        return cast("Log", self._log(role))
+
+    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
+        """A durable consumer, pulled as ``role``."""
+        return TriggeredQueue(super().queue(role, spec), role, self._log(role), self.directory)
+
+    def _log(self, role: RoleName) -> TriggeredLog:
+        return TriggeredLog(super().log(role), self.directory)
