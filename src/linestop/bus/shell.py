@@ -139,11 +139,11 @@ class Shell:
             self.cache.drop(tenant, run)
         return entry
 
-    async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0) -> None:
+    async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
         """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
         run, log = entry.run, self.stations[0].log
         try:
-            await catch_up(log, run, head_seq=head_seq)
+            await catch_up(log, run, head_seq=head_seq, leader=leader)
             if run.n < n_least or run.head_seq < head_seq:
                 await catch_up(log, run, leader=True)
         except LinestopError:
@@ -326,7 +326,8 @@ class Shell:
         if self.config.replicated or not prompt or not entry.loaded:
             try:
                 async with entry.lock:
-                    await self._refresh(entry)
+                    # A replica that lags would not show a stop that is stored already.
+                    await self._refresh(entry, leader=True)
             except LinestopError:
                 return False
         if entry.run.done or entry.run.paused or self.config.now() >= act.start_by:

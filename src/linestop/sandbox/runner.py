@@ -79,7 +79,8 @@ class RegistryRunner:
         except NotFound:
             tool = None
         if tool is None or tool.contract.digest() != work.contract_digest:
-            sentence = f"The tool '{work.tool}' here is not the one this run was opened with; deploy that one."
+            here = "has another contract here than" if tool else "is not here: deploy"
+            sentence = f"The tool '{work.tool}' {here} the one this run was opened with."
             error = ToolError(type="permanent", message=sentence)
             return ToolResult(outcome="unknown" if work.probe else "failed", error=error)
         workspace = Workspace.create(self._workspaces, work.tenant, work.run)
