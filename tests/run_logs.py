@@ -44,8 +44,8 @@ def public(key: Ed25519PrivateKey) -> str:
 
 
 KEYS = {
-    "ann-1": TrustedKey(public_key=public(ANN), purpose="person", name="ann"),
-    "bob-1": TrustedKey(public_key=public(BOB), purpose="person", name="bob"),
+    "ann": TrustedKey(public_key=public(ANN), purpose="person", name="ann"),
+    "bob": TrustedKey(public_key=public(BOB), purpose="person", name="bob"),
     "rec-1": TrustedKey(public_key=public(RECORDER), purpose="checkpoint"),
 }
 _PARAMETERS = {
@@ -195,7 +195,7 @@ class Bench:
         """Send a control message, signed as ann's where that is needed."""
         control = Control(by=fields.pop("by", "ann"), nonce="once", **fields)
         control = msgspec.structs.replace(
-            control, key_id="ann-1", signature=ANN.sign(signed_bytes(TENANT, RUN, verb, control)).hex()
+            control, key_id="ann", signature=ANN.sign(signed_bytes(TENANT, RUN, verb, control)).hex()
         )
         await self.broker.publish(f"control.{TENANT}.{RUN}.{verb}", msgspec.json.encode(control))
         await anyio.sleep(1)
@@ -227,7 +227,7 @@ def record(
     async def main() -> list[Message]:
         broker = MemoryBroker(virtual_now)
         await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(agent)
-        people = {"ann-1": Person(name="ann", public_key=public(ANN))}
+        people = {"ann": Person(name="ann", public_key=public(ANN))}
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), people=people)
         roles = [make_role(role, caller=Scripted(turns), runner=Tools(outcomes or {})) for role in ACTORS]
         host = Host(InMemory(broker), roles, config)

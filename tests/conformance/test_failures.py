@@ -92,10 +92,9 @@ def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") 
 
 @contextlib.asynccontextmanager
 async def proxied(server_rig: ServerRig) -> AsyncGenerator[tuple[Proxy, Log]]:
-    """A planner's log behind a proxy."""
-    if isinstance(server_rig.server, Cluster):
-        pytest.skip("nodes of a cluster tell their clients about each other, so a client goes round the proxy")
-    proxy = Proxy(int(server_rig.server.url.rpartition(":")[2]))
+    """A planner's log behind a proxy; in a cluster it stands before one node, and what was cut goes to another."""
+    first, *_ = server_rig.server.credential("planner").servers
+    proxy = Proxy(int(first.rpartition(":")[2]))
     async with anyio.create_task_group() as group:
         await group.start(proxy.serve)
         bus = await server_rig.open("planner", url=proxy.url)
@@ -209,13 +208,12 @@ async def test_every_acknowledged_append_survives_a_kill(server_rig: ServerRig, 
             assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, len(seqs) + 1))
 
 
-async def test_queues_and_watches_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId) -> None:
-    """A pull and a watch that were open when the broker died bring what was said before and after."""
+async def test_queues_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId) -> None:
+    """A pull that was open when the broker died brings what was said before and after."""
     task = subjects.task(tenant, AgentName("a"))
     deliveries = (await server_rig.queue(TASKS)).deliveries()
     shared = await server_rig.shared()
     revision = await shared.create(f"account.{tenant}.a", b"1")
-    watch = shared.watch(f"account.{tenant}.")
     seen: set[bytes] = set()
     killed_at: list[datetime] = []
 
@@ -230,20 +228,17 @@ async def test_queues_and_watches_go_on_after_a_kill(server_rig: ServerRig, tena
     with anyio.fail_after(WITHIN_S):
         async with anyio.create_task_group() as group:
             group.start_soon(pull)
-            assert (await watch.__anext__()).value == b"1"
             await server_rig.say(task, b"before")
             await server_rig.kill()
             killed_at.append(server_rig.now())
             await shared.update(f"account.{tenant}.a", b"2", revision=revision)
-            assert (await watch.__anext__()).value == b"2"
             await server_rig.say(task, b"after")
         # A reconnect is reason enough to ask again: nobody waits for missed heartbeats.
         took = server_rig.now() - killed_at[0]
         assert isinstance(server_rig.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
         await server_rig.restart()
-    for opened in (deliveries, watch):
-        assert isinstance(opened, AsyncGenerator)
-        await opened.aclose()
+    assert isinstance(deliveries, AsyncGenerator)
+    await deliveries.aclose()
 
 
 async def test_timers_survive_a_kill_as_they_were_left(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:

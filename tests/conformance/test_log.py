@@ -8,11 +8,16 @@ import anyio
 import msgspec
 import pytest
 
+from linestop.bus.jetstream import patience
+from linestop.bus.jetstream.answers import Meaning, PubAck, meaning
 from linestop.bus.ports import Append, HeadMoved, Log
 from linestop.errors import InputError, PermissionDenied, TooLarge
+from linestop.schemas.chain import genesis, link
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, parse_run_event, run_event
-from linestop.testing.rigs import Rig, until
+from linestop.testing.cluster import Cluster
+from linestop.testing.rigs import Rig, ServerRig, until
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +112,43 @@ async def test_appending_the_same_event_again_returns_its_sequence(rig: Rig, ten
     assert len(await log.load(tenant, run, leader=True)) == 3
 
 
+async def test_an_event_said_again_at_its_own_head_is_recognised(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Its place is taken, by itself: also when the broker has long forgotten the id it was said with."""
+    log = await rig.log()
+    seqs = await chain(log, tenant, run, length=2)
+    again = event(tenant, run, n=2, head_seq=seqs[0])
+    for said in (again, msgspec.structs.replace(again, event_id="forgotten")):
+        assert await log.append(msgspec.structs.replace(said, head_seq=seqs[1])) == seqs[1]
+    assert [m.seq for m in await log.load(tenant, run, leader=True)] == seqs
+
+
+async def test_a_message_that_is_no_event_stands_in_the_log_and_holds_nothing_up(
+    rig: Rig, tenant: TenantId, run: RunId
+) -> None:
+    """Garbage in a run's place is loaded with its sequence, is the head to name, and is no part of the chain."""
+    log, rogue = await rig.log(), await rig.log("executor")
+    head = genesis(tenant, run)
+    seq = 0
+    stored: list[int] = []
+    for n in (1, 2):
+        garbage = event(tenant, run, n=7 * n, head_seq=seq, role="executor")
+        before = seq
+        seq = await rogue.append(msgspec.structs.replace(garbage, payload=b"\xff no event"))
+        payload = msgspec.json.encode({"id": f"e{n}", "prev": head, "by": "ann", "why": "enough"})
+        real = msgspec.structs.replace(event(tenant, run, n=n, head_seq=before), payload=payload)
+        with pytest.raises(HeadMoved) as moved:
+            await log.append(real)
+        assert moved.value.head_seq == seq
+        stored += [seq, seq := await log.append(msgspec.structs.replace(real, head_seq=seq))]
+        head = link(real.subject, payload)
+    loaded = await log.load(tenant, run, leader=True)
+    assert [m.seq for m in loaded] == stored
+    assert [m.seq for m in await log.load(tenant, run, after_seq=stored[1], leader=True)] == stored[2:]
+    folded = fold_messages(tenant, run, [(m.subject, m.payload, m.seq) for m in loaded])
+    assert [entry.n for entry in folded.entries] == [0, 1, 0, 2]
+    assert (folded.n, folded.head, folded.head_seq) == (2, head, seq)
+
+
 async def test_an_event_is_never_overwritten(rig: Rig, tenant: TenantId, run: RunId) -> None:
     """Another event under a subject that is taken is refused, even with the right head."""
     log = await rig.log()
@@ -145,9 +187,18 @@ async def test_of_two_rivals_one_wins(rig: Rig, tenant: TenantId, run: RunId) ->
     assert sorted(outcomes) == ["moved", "stored"]
 
 
-async def test_sixteen_writers_make_exactly_one_chain(rig: Rig, tenant: TenantId, run: RunId) -> None:
-    """Whatever the race, each accepted event names the one before it as its head."""
+async def test_sixteen_writers_make_exactly_one_chain(
+    rig: Rig, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the race, each accepted event names the one before it as its head; three nodes tell more than one."""
     accepted: list[int] = []
+    answers: set[str] = set()
+
+    def noted(ack: PubAck) -> Meaning:
+        answers.add(meaning(ack))
+        return meaning(ack)
+
+    monkeypatch.setattr(patience, "meaning", noted)
 
     async def writer(number: int) -> None:
         role = ROLES[number % len(ROLES)]
@@ -174,6 +225,12 @@ async def test_sixteen_writers_make_exactly_one_chain(rig: Rig, tenant: TenantId
     assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, WRITERS * EVENTS_EACH + 1))
     heads = [msgspec.json.decode(m.payload)["after"] for m in loaded]
     assert heads == [0, *(m.seq for m in loaded)][:-1]
+    if isinstance(rig, ServerRig):
+        # Only replicas have an append on its way while another comes, and refuse that one without naming a head.
+        on_three = isinstance(rig.server, Cluster)
+        assert {"stored", "superseded"} <= answers
+        assert ("in_flight" in answers) == on_three
+        assert (len(rig.nodes) > 1) == on_three, "the clients of a cluster must be spread over its nodes"
 
 
 async def test_a_long_run_is_loaded_whole_and_in_order(rig: Rig, tenant: TenantId, run: RunId) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from tests.builders import SPARE, TASK, Story, agent, all_at_once, call, reply
+from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 
 from linestop.actors.context import assemble
 from linestop.actors.facts import Facts, Findings, Word, Worker
@@ -258,7 +258,7 @@ class Walk(Story):
         self.runner.results = {attempt.call: result}
         view = tuple(w for w in self.executor.view(self.run, started, self.known()) if w.call == attempt.call)
         willing = self._willing() if self.check else set[RoleName]()
-        for event in all_at_once(self.executor.perform(view, started)):
+        for event in performed(self.executor, view, started):
             self.put("executor", event)
             if self.check:
                 self._check_wakes("executor", event, willing)

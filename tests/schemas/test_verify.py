@@ -16,7 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
+from linestop.schemas import fold_gates
+from linestop.schemas import verify as checker
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
+from linestop.schemas.run import Run
 from linestop.schemas.tools import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 
@@ -83,7 +88,7 @@ def _shuffled(messages: list[Message]) -> tuple[list[Message], int]:
 
 def _renamed(messages: list[Message]) -> tuple[list[Message], int]:
     messages[4] = (messages[4][0].replace("validator", "operator"), *messages[4][1:])
-    return messages, 6
+    return messages, 5
 
 
 def _unreadable(messages: list[Message]) -> tuple[list[Message], int]:
@@ -430,7 +435,7 @@ def _signed_by_another(f: Forger) -> int:
         call=body["call"], args_sha256=body["args_sha256"], contract_digest=body["contract_digest"],
         nonce=body["nonce"], by="ann",
     )  # fmt: skip
-    body["key_id"], body["signature"] = "bob-1", BOB.sign(signed_bytes(TENANT, RUN, "approve", control)).hex()
+    body["key_id"], body["signature"] = "bob", BOB.sign(signed_bytes(TENANT, RUN, "approve", control)).hex()
     return f.find("approver", "granted")
 
 
@@ -599,14 +604,48 @@ def test_a_broken_rule_is_found_although_every_hash_is_right(
     assert (n, rule) in found, verdict.problems
 
 
-def test_an_ignored_event_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
-    """An event that no reader counts and that starts, grants or seals nothing is only pointed out."""
+GRANT = {"call": "c1a", "by": "ann"}
+WARNING = {"limit": "cost", "value": 1, "max_value": 2}
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "body", "sentence"),
+    [
+        ("planner", "granted", GRANT, "'granted' is not the planner's to say"),
+        ("budget", "warned", WARNING, "'budget.warned' is not legal while the run is draining"),
+    ],
+)
+def test_what_no_honest_role_says_breaks_the_log_although_it_changes_nothing(
+    role: str, name: str, body: dict[str, Any], sentence: str, log_of: LogOf
+) -> None:
+    """Another role's word, and one that does not fit the run as it stood, prove a credential in other hands."""
     forger = Forger(log_of("stopped while asked"))
-    at = forger.find("", "stopped") + 1
-    forger.insert(at, "budget", "warned", {"limit": "cost", "value": 1, "max_value": 2})
+    at = forger.insert(forger.find("", "stopped") + 1, role, name, body)
     verdict = check(forger.messages())
-    assert [(p.n, p.rule, p.level) for p in verdict.problems] == [(at, "legal", "ignored")]
+    assert [(p.n, p.rule, p.level) for p in verdict.problems] == [(at, "legal", "broken")]
+    assert sentence in verdict.problems[0].sentence
+    assert verdict.sentence == f"broken at {at}"
+
+
+def test_a_stop_that_came_too_late_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
+    """Anybody may stop a run at any time; one that was sealed already is over."""
+    forger = Forger(log_of("approved"))
+    n = forger.insert(len(forger.events) + 1, "operator", "stopped", {"by": "ann", "why": "late", "code": "person"})
+    verdict = check(forger.messages())
+    assert [(p.n, p.rule, p.level) for p in verdict.problems] == [(n, "legal", "ignored")]
     assert verdict.sentence == "consistent"
+
+
+def test_what_a_later_versions_event_may_explain_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
+    """After a word that this version does not know, another may fit that it would not have; a lie never does."""
+    forger = Forger(log_of("stopped while asked"))
+    at = forger.insert(forger.find("", "stopped") + 1, "planner", "dreamt", {"of": "sheep"})
+    forger.insert(at + 1, "budget", "warned", WARNING)
+    forger.body("recorder", "sealed")["totals"]["forged_events"] = forger.find("recorder", "sealed") - 1
+    verdict = check(forger.messages())
+    assert {(p.n, p.level) for p in verdict.problems} == {(at, "ignored"), (at + 1, "ignored")}
+    lie = forger.insert(at + 2, "planner", "granted", GRANT)
+    assert check(forger.messages()).sentence == f"broken at {lie}"
 
 
 def test_an_event_of_a_later_version_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
@@ -625,6 +664,39 @@ def test_a_stop_that_leaves_an_open_start_out_of_its_receipt_is_noted(log_of: Lo
     forger.body("", "stopped")["open"] = []
     verdict = check(forger.messages())
     assert [(p.rule, p.level) for p in verdict.problems] == [("stop", "note")]
+
+
+def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
+    log_of: LogOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule is checked apart from the fold: what a mistake there would count is seen here all the same."""
+
+    def lax(run: Run, n: int, event: Cleared) -> str:
+        for line in event.calls:
+            run.calls[line.call].gate_n, run.calls[line.call].stage = n, Stage.READY
+        return ""
+
+    monkeypatch.setattr(fold_gates, "cleared", lax)
+    forger = Forger(log_of("destroyed"))
+    n = _destructive_cleared(forger)
+    del forger.events[n]
+    start = forger.body("executor", "started")["calls"][0]
+    start["gate_n"] = n
+    sentence = "It starts call 'c1a', which is destructive, without a person's grant."
+    assert (n + 1, "approval", sentence) in broken(check(forger.messages()))
+
+
+def test_a_rule_that_fails_on_an_event_breaks_the_log_and_not_the_checker(
+    log_of: LogOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checker that gives up would be the way around it."""
+
+    def fails(*given: object) -> list[tuple[str, str]]:
+        raise OverflowError(len(given))
+
+    monkeypatch.setattr(checker, "check_held", fails)
+    messages = log_of("approved")
+    assert broken(check(messages))[0] == (2, "legal", "It cannot be folded: OverflowError: 2.")
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xfe", b"[" * 100_000, b'{"id":1}', b"", b'{"id":"x","prev":"y","at":7}'])

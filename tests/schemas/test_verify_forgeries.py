@@ -32,7 +32,14 @@ from linestop.schemas.verify import Verdict, verify
 
 LogOf = Callable[[str], list[Message]]
 Lie = Callable[[Forger], int]
-VERSIONS = {agent.digest(): agent.stored() for agent in (AGENT, ASKING, SPENDING, STRICT)}
+_PAY = AGENT.tool("pay")
+assert _PAY is not None
+SCOPED = msgspec.structs.replace(
+    AGENT,
+    tools=tuple(msgspec.structs.replace(t, scopes=("money:move",)) if t is _PAY else t for t in AGENT.tools),
+    scopes=("mail:*",),
+)
+VERSIONS = {agent.digest(): agent.stored() for agent in (AGENT, ASKING, SPENDING, STRICT, SCOPED)}
 FAR = "2999-01-01T00:00:00Z"
 
 
@@ -228,6 +235,83 @@ def _returned_once_more(f: Forger) -> int:
     return f.insert(n, "validator", "returned", {"proposal_n": proposal, "errors": ["no"], "returned_in_a_row": 4})
 
 
+def _without_its_scope(f: Forger) -> int:
+    contract = SCOPED.tool("pay")
+    assert contract is not None
+    opened("agent", digest=SCOPED.digest())(f)
+    return tool("pay", contract_digest=contract.digest())(f)
+
+
+def _spending_granted_too_late(f: Forger) -> int:
+    n = f.find("approver", "granted")
+    for _, _, body in f.events[n - 1 :]:
+        body["at"] = "2026-06-01T00:00:00Z"
+    return n
+
+
+def _compacted_ahead(f: Forger) -> int:
+    f.body("planner", "started")["purpose"] = "compact"
+    summary = {"turn": 1, "attempt": 1, "covers_from": 1, "covers_to": 99, "summary": "all of it"}
+    return f.insert(f.find("planner", "proposed"), "planner", "compacted", summary)
+
+
+def _compacted_once_more(f: Forger) -> int:
+    opened("limits", compactions_max=0)(f)
+    return field("planner", "started", purpose="compact")(f)
+
+
+def _amended(f: Forger, *, facts: int) -> int:
+    sealed = f.body("recorder", "sealed")
+    fact = f.again("executor", "finished", at=len(f.events) + 1, outcome="never_started")
+    named = range(fact, fact + facts)
+    body = {"facts": [*named], "receipt": sealed["receipt"], "totals": {**sealed["totals"], "events": fact}}
+    return f.insert(fact + 1, "recorder", "amended", body)
+
+
+def _fact_left_out(f: Forger) -> int:
+    return _amended(f, facts=0)
+
+
+def _receipt_not_made_anew(f: Forger) -> int:
+    return _amended(f, facts=1)
+
+
+# --- how often and how long -----------------------------------------------------------------------------------
+
+
+def _limited(at: tuple[str, str, int], **limits: int) -> Lie:
+    """Lower limits of the run; the event that leaves them is the nth of that role and name."""
+
+    def lie(f: Forger) -> int:
+        opened("limits", **limits)(f)
+        return f.find(*at)
+
+    return lie
+
+
+def _beyond_the_last(f: Forger) -> int:
+    begun = f.find("planner", "started", 3)
+    opened("limits", events_max=begun + 50)(f)
+    for number in range(60):
+        f.insert(f.find("planner", "proposed", 3), "budget", "warned", {"limit": f"x{number}"} | WARNING)
+    return begun + 51
+
+
+def _model_asked_once_more(f: Forger) -> int:
+    opened("limits", model_retries_max=0)(f)
+    failed = {"turn": 1, "attempt": 1, "kind": "availability", "message": "down"}
+    n = f.insert(f.find("planner", "started") + 1, "planner", "failed", failed)
+    return f.again("planner", "started", at=n + 1, attempt=2)
+
+
+def _tool_tried_once_more(f: Forger) -> int:
+    tool("look", retries_max=1)(f)
+    return f.find("executor", "started", 3)
+
+
+WARNING = {"value": 1, "max_value": 2}
+
+
 def _one_turn_more(f: Forger) -> int:
     f.body("validator", "opened")["limits"]["turns_max"] = 5
     return f.find("planner", "started", 6)
@@ -236,7 +320,7 @@ def _one_turn_more(f: Forger) -> int:
 ANOTHER = {"model": "playbook/x", "price": {"input": 1, "output": 1}}
 LIES: list[tuple[str, str, Lie, str, str]] = [
     # The approver: what people are said to have said.
-    ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants|may"),
+    ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants"),
     (
         "approved",
         "grant of another nonce",
@@ -278,6 +362,9 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "for longer",
     ),
     ("approved", "a payment made a question", _question_about_a_payment, "approval", "makes a question of call"),
+    ("approved", "an unjudged call cleared", line("approver", "cleared", "calls", call="x"), "approval", "It clears"),
+    ("approved", "an unjudged call asked", line("approver", "asked", "calls", call="x"), "approval", "nobody judged"),
+    ("spending", "spending granted too late", _spending_granted_too_late, "approval", "spending after the question"),
     (
         "approved",
         "fewer deciders asked",
@@ -293,6 +380,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ("approved", "a tier lowered", tool("pay", tier="read"), "opened", "tool 'pay' with another 'tier'"),
     ("approved", "a tool called idempotent", tool("pay", idempotent=True), "opened", "with another 'idempotent'"),
     ("approved", "a tool made free", tool("pay", price_micros=0), "opened", "with another 'price_micros'"),
+    ("approved", "more time", tool("look", timeout_s=99.0), "opened", "with another 'timeout_s'"),
     ("approved", "more retries", tool("look", retries_max=9), "opened", "with another 'retries_max'"),
     (
         "approved",
@@ -304,6 +392,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ("approved", "a tool it lacks", tool("look", name="wreck"), "opened", "tool 'wreck' with a contract"),
     ("approved", "another agent's name", opened("agent", name="b"), "opened", "digest is that of 'a'"),
     ("approved", "time without end", opened(deadline_at=FAR), "opened", "beyond its limit of 2592000 s"),
+    ("approved", "without its scope", _without_its_scope, "opened", "'pay', for which agent 'a' has no scope"),
     ("approved", "outside the scope", opened("task", scope=["look"]), "opened", "outside the task's scope"),
     ("approved", "a prompt that weighs nothing", opened(base_bytes=0), "budget", "counts 0 bytes for a prompt"),
     ("approved", "a task that weighs nothing", opened("task", text_bytes=0), "budget", "and it counts 0"),
@@ -332,11 +421,68 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "answer",
         "return 1 in a",
     ),
+    (
+        "approved",
+        "a call of nobody's judged",
+        line("validator", "judged", "calls", call="x"),
+        "approval",
+        "nobody proposed",
+    ),
+    ("returned", "no answer returned", field("validator", "returned", proposal_n=4), "answer", "returns event 4"),
+    ("approved", "one call more", _limited(("validator", "judged", 1), calls_max=1), "approval", "lets call 2 of at"),
+    (
+        "out of turns",
+        "one call of a tool more",
+        _limited(("validator", "judged", 2), calls_per_tool_max=1),
+        "approval",
+        "lets call 2 of 'look' pass, of at most 1",
+    ),
+    (
+        "approved",
+        "more calls than fit an answer",
+        _limited(("validator", "judged", 1), proposal_calls_max=1),
+        "limit",
+        "one of 2 calls pass; 1 fit",
+    ),
+    (
+        "wrong arguments",
+        "one rejection more",
+        _limited(("validator", "judged", 2), rejections_max=1),
+        "limit",
+        "after 1 rejections in a row, of at most 1",
+    ),
+    (
+        "wrong arguments",
+        "rejections counted falsely",
+        field("validator", "judged", 2, rejections_in_a_row=1),
+        "limit",
+        "after 1 rejections in a row",
+    ),
     # The planner.
+    ("approved", "a summary of what is to come", _compacted_ahead, "result", "covers events up to 99"),
+    ("approved", "one compaction more", _compacted_once_more, "limit", "begins compaction 1 of at most 0"),
+    ("approved", "one attempt of a model more", _model_asked_once_more, "limit", "once more in turn 1"),
+    (
+        "approved",
+        "a model asked in the reserve",
+        _limited(("planner", "started", 2), events_max=59),
+        "limit",
+        "new work in event 10; from 10 on a run of 59 only ends",
+    ),
     ("out of turns", "one turn more", _one_turn_more, "budget", "begins turn 6 of at most 5"),
     ("approved", "a call without end", field("planner", "started", done_by=FAR), "once", "open for longer"),
     ("approved", "tokens below zero", _tokens_below_zero, "budget", "fewer tokens than none"),
     # The executor.
+    ("approved", "an unjudged call", line("executor", "started", "calls", call="x"), "approval", "'x', which no"),
+    ("approved", "a probe of no probe", field("executor", "started", purpose="probe"), "approval", "has no probe"),
+    ("retried", "one attempt of a tool more", _tool_tried_once_more, "limit", "more often than its tool's 1 retries"),
+    (
+        "approved",
+        "an effect in the reserve",
+        _limited(("executor", "started", 2), events_max=64),
+        "limit",
+        "new work in event 15",
+    ),
     (
         "approved",
         "an effect without end",
@@ -358,10 +504,25 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "result",
         "digest of its result",
     ),
+    (
+        "approved",
+        "another whole of a result",
+        field("executor", "finished", result_ref={"sha256": "0" * 64, "bytes": 9}),
+        "result",
+        "the whole of its result is something else",
+    ),
     ("approved", "too long a result", _too_long_a_result, "result", "at most 16384 go to the model"),
     ("waited", "a wait cut short", _wait_cut_short, "result", "before its moment"),
     ("waited", "a wait that says more", _wait_that_says_more, "result", "more to say than the time"),
     # Budget.
+    (
+        "spending",
+        "a hold in the reserve",
+        _limited(("budget", "held", 1), events_max=53),
+        "limit",
+        "new work in event 4",
+    ),
+    ("approved", "beyond the last event", _beyond_the_last, "limit", "is event 68 of at most 67, and neither"),
     ("approved", "a hold from no account", field("budget", "held", accounts=[]), "budget", "accounts of nobody"),
     (
         "approved",
@@ -394,6 +555,14 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ("approved", "charged to other events", _charged_elsewhere, "budget", "charge other events"),
     ("approved", "a false warning", _false_warning, "budget", "It warns of 1 of 500000"),
     # The recorder.
+    (
+        "stopped",
+        "an old receipt",
+        _receipt_not_made_anew,
+        "seal",
+        "receipt calls 'c1a' unknown after 1; it is never_st",
+    ),
+    ("stopped", "a late fact left out", _fact_left_out, "seal", "leaves out event 13, which came after the seal"),
     ("stopped", "another reason", field("recorder", "sealed", why="it was done"), "seal", "another reason"),
     ("stopped", "other last words", field("recorder", "sealed", partial="I give up."), "seal", "last words"),
     ("approved", "another wait", line("recorder", "sealed", "totals", wait_s=9.0), "seal", "waits, events"),

@@ -9,21 +9,24 @@ process, so it is planted in a child process and never taken back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import anyio
 import msgspec
-from tests.sim.loop import PROCESS
+from tests.sim.loop import PROCESS, SimLoop
+from tests.sim.workers import Worker
 
 from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
 from linestop.bus import act, after, host, spending
-from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun
 from linestop.bus.deciding import Draft
 from linestop.bus.intake import ControlIntake, TaskIntake
+from linestop.bus.outgoing import Outgoing
 from linestop.bus.shell import Shell
 from linestop.bus.sweep import Sweep
 from linestop.errors import Unreachable
@@ -31,6 +34,9 @@ from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
 from linestop.schemas.run import Run
 from linestop.schemas.tools import ToolError
+
+DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
+"""Share of what is delivered for the first time whose handler dies: wakes are many, timers and words are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +216,39 @@ def _no_sweep() -> None:
     cast("Any", Sweep).once = once
 
 
-def _no_alarms_nor_sweep() -> None:
-    async def nothing(self: Alarms, entry: Any) -> None:
-        del self, entry
+def _acknowledged_first() -> None:
+    # What was acknowledged comes to nobody again, so a death shows it in the moment after. That alone is a crash as
+    # any other, and green: with the acknowledgement left where it belongs, no seed is red.
+    _deadly_after(lambda delivery: delivery.ack())
 
-    # The sweep makes a lost alarm good, so a bug that acknowledges first shows only without it.
-    cast("Any", Alarms).set = nothing
-    _no_sweep()
+
+def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
+    """Let handlers do ``first`` with what is delivered, and their process die there now and then."""
+    owners: dict[Any, Worker] = {}
+
+    def make(original: Any) -> Any:
+        async def handle(self: Any, delivery: Any) -> None:
+            await first(delivery)
+            process = PROCESS.get()
+            worker = owners.get(process)
+            share = DEATHS[delivery.subject.partition(".")[0]] if delivery.attempt == 1 else 0.0
+            if worker and process and random.Random(f"{process.name}:{delivery.seq}").random() < share:
+                cast("SimLoop", asyncio.get_running_loop()).spawn(worker.crash())
+                await anyio.sleep(0.1)
+            await original(self, delivery)
+
+        return handle
+
+    def starting(original: Any) -> Any:
+        def start(self: Worker) -> None:
+            original(self)
+            owners[self.process] = self
+
+        return start
+
+    _wrap(Worker, "start", starting)
+    for owner, name in ((host.Host, "_on_wake"), (host.Host, "_timer"), (ControlIntake, "handle")):
+        _wrap(owner, name, make)
 
 
 def _key_with_call() -> None:
@@ -236,10 +268,10 @@ def _no_expiry() -> None:
 
 
 def _outcome_never() -> None:
-    async def publish(self: Shell, run: Run) -> None:
+    async def publish(self: Outgoing, run: Run) -> None:
         del self, run
 
-    cast("Any", Shell).publish_outcome = publish
+    cast("Any", Outgoing).outcome = publish
 
 
 def _outcome_twice() -> None:
@@ -309,8 +341,8 @@ def _cost_over_reservation() -> None:
 
 def _probe_never_began() -> None:
     def make(original: Any) -> Any:
-        def cancelled(self: Executor, started: Any, done: Any, *, begun: bool) -> Any:
-            found = original(self, started, done, begun=begun)
+        def cancelled(self: Executor, view: Any, done: Any, *, begun: bool) -> Any:
+            found = original(self, view, done, begun=begun)
             return found if begun else [msgspec.structs.replace(event, outcome="never_started") for event in found]
 
         return cancelled
@@ -334,7 +366,7 @@ PLANTED: dict[str, Planted] = {
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
-    "acknowledged before its timers are set": Planted("liveness: ", _no_alarms_nor_sweep),
+    "acknowledged before anything is done": Planted("never became an event", _acknowledged_first),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),

@@ -198,6 +198,13 @@ class Worker:
         else:
             self.process.kill()
 
+    async def crash(self) -> None:
+        """Die at once, and be there again a second later, as under a supervisor."""
+        process = self.process
+        self._diary.out.append((process.name, seconds(), float("inf")))
+        process.kill()
+        await self._again(process)
+
     def freeze(self) -> None:
         """Stop it as SIGSTOP does."""
         self.process.frozen = True

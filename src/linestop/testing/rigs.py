@@ -167,6 +167,12 @@ class ServerRig:
         self._connections.append(connection)
         return await JetStream.open(connection)
 
+    @property
+    def nodes(self) -> set[str]:
+        """The addresses of the servers that its connections are on."""
+        urls = [connection.nc.connected_url for connection in self._connections if connection.connected]
+        return {url.netloc for url in urls if url is not None}
+
     def now(self) -> datetime:
         """The clock that timers go by."""
         return datetime.now(UTC)

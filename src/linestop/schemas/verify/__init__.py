@@ -6,13 +6,15 @@ from what the events say, not from what the fold makes of them.
 
 - ``links``: the chain, from subjects and payloads alone.
 - ``ledger``: what was started, held, spent and let pass, added up apart from the fold.
-- ``opening``, ``judgement``, ``origins``, ``gates``, ``starts``, ``money``, ``ending``: the rules, each saying in
-  one sentence what is wrong.
+- ``opening``, ``judgement``, ``origins``, ``gates``, ``starts``, ``money``, ``room``, ``ending``: the rules, each
+  saying in one sentence what is wrong.
 - ``signatures``: whether people said what the log says they did.
 - ``checkpoint``: signatures that vouch for a run up to an event.
 
-An event that every reader passes over (``ignored``) changes nothing, so it breaks nothing by itself, unless
-saying it at all proves a broken promise: a start after a stop, a grant for something else, a false seal.
+An event that every reader passes over changes nothing. But whoever appends names the head, so an honest role
+never says what is not its own or does not fit the run as it stood: such an event is evidence of a credential in
+other hands, and breaks the log. Only shown (``ignored``) are a stop that came too late, which anybody may say, and
+what a later version's event explains: itself, and what does not fit after it.
 What cannot be seen from a log alone: an end that was cut off, or a log made anew as a whole. That is what
 checkpoints are for.
 """
@@ -56,8 +58,9 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
     decode,
+    misplaced,
 )
-from linestop.schemas.run import Run
+from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
 from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, check_checkpoints, sign_checkpoint
 from linestop.schemas.verify.ending import (
@@ -80,6 +83,7 @@ from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.links import Chain, Link, read_chain
 from linestop.schemas.verify.money import check_held, check_settled, check_warned
 from linestop.schemas.verify.opening import check_opened
+from linestop.schemas.verify.room import check_room
 from linestop.schemas.verify.signatures import check_signature
 from linestop.schemas.verify.starts import check_result, check_start
 from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
@@ -145,6 +149,7 @@ class _Audit:
         self._keys = keys
         self._at = NEVER
         self._prev = ""
+        self._unread = False
 
     def take(self, link: Link) -> Iterator[Problem]:
         """What is wrong with the next event."""
@@ -153,8 +158,9 @@ class _Audit:
             yield from list(self._judge(link))
             entry = self._fold.apply(link.subject, link.payload, link.seq)
             if entry.ignored:
+                level: Level = "ignored" if self._excused(link, entry) else "broken"
                 sentence = f"'{link.role}.{link.name}' is ignored by every reader: {entry.ignored}."
-                yield Problem(n=link.n, rule="legal", sentence=sentence, level="ignored")
+                yield Problem(n=link.n, rule="legal", sentence=sentence, level=level)
             elif entry.event is not None:
                 self._ledger.enter(link.n, entry.event)
                 self._at = entry.event.at
@@ -162,13 +168,20 @@ class _Audit:
             yield Problem(n=link.n, rule="legal", sentence=f"It cannot be folded: {type(error).__name__}: {error}.")
         self._prev = link.sha256
 
+    def _excused(self, link: Link, entry: Entry) -> bool:
+        """Whether an honest role may have said what nobody counts; see the top of this file."""
+        if misplaced(parse_run_event(link.subject).role, link.name):
+            return False
+        self._unread = self._unread or entry.event is None
+        return self._unread or isinstance(entry.event, Stopped)
+
     def _judge(self, link: Link) -> Iterator[Problem]:
         event = _decode(link)
         if event is None:
             return
         # Who stops a run from its last message alone cannot know what is open in it.
         level: Level = "note" if isinstance(event, Stopped) else "broken"
-        for rule, sentence in self._rules(event):
+        for rule, sentence in (*self._rules(event), *check_room(self._ledger, link.n, event)):
             yield Problem(n=link.n, rule=rule, sentence=sentence, level="broken" if rule == "time" else level)
         if isinstance(event, Granted | Denied | Edited | Answered | Resolved):
             for how_bad, rule, sentence in check_signature(self._ledger, event, self._keys):

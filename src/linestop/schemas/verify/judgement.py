@@ -32,13 +32,21 @@ def check_judged(ledger: Ledger, event: Judged) -> Found:
 
 def _check_number(ledger: Ledger, event: Judged) -> Found:
     """How many calls may pass: in the run, and of each tool."""
+    limits, proposal = ledger.limits, ledger.proposals.get(event.proposal_n)
+    rejected = all(verdict.verdict == "reject" for verdict in event.calls)
+    in_a_row = ledger.rejections_in_a_row + 1 if rejected else 0
+    if event.rejections_in_a_row != in_a_row or ledger.rejections_in_a_row >= limits.rejections_max:
+        after = ledger.rejections_in_a_row
+        yield "limit", f"It is a judgement after {after} rejections in a row, of at most {limits.rejections_max}."
     again = {verdict.call for verdict in event.calls}
     before = [c for c in ledger.calls.values() if c.judged and c.judged.verdict == "pass" and c.name not in again]
     passing = [ledger.calls[v.call] for v in event.calls if v.verdict == "pass" and v.call in ledger.calls]
-    if len(before) + len(passing) > ledger.limits.calls_max:
-        yield "approval", f"It lets call {len(before) + len(passing)} of at most {ledger.limits.calls_max} pass."
+    if proposal is not None and passing and len(proposal.calls) > limits.proposal_calls_max:
+        yield "limit", f"It lets one of {len(proposal.calls)} calls pass; {limits.proposal_calls_max} fit an answer."
+    if len(before) + len(passing) > limits.calls_max:
+        yield "approval", f"It lets call {len(before) + len(passing)} of at most {limits.calls_max} pass."
     for call in passing:
-        most = (call.grant.calls_max if call.grant else 0) or ledger.limits.calls_per_tool_max
+        most = (call.grant.calls_max if call.grant else 0) or limits.calls_per_tool_max
         made = sum(1 for other in (*before, *passing) if other.tool == call.tool)
         if made > most:
             yield "approval", f"It lets call {made} of '{call.tool}' pass, of at most {most}."

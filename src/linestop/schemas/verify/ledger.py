@@ -104,6 +104,7 @@ class Call:
     by_person: bool = False
     starts: list[Start] = field(default_factory=list[Start])
     retry_said_n: int = 0
+    retries_said: int = 0
 
     @property
     def effects(self) -> list[Start]:
@@ -138,6 +139,8 @@ class Ledger:
         self.signatures: dict[str, int] = {}
         self.spend_asked: SpendQuestion | None = None
         self.returned_in_a_row = 0
+        self.rejections_in_a_row = 0
+        self.compactions = 0
         self.answers: set[int] = set()
 
     @property
@@ -165,6 +168,11 @@ class Ledger:
         spare = self.opened.fallbacks if self.opened and self.opened.on_model_down == "fall_back" else ()
         models = (self.opened.model, *spare) if self.opened else ()
         return next((choice for choice in models if choice.model == model), None)
+
+    def tries(self, turn: int, model: str) -> int:
+        """How often this model was asked in this turn; a compaction that was made is none of it."""
+        asked = [s for s in self.starts if not s.call and (s.turn, s.model) == (turn, model)]
+        return sum(1 for start in asked if start.purpose != "compact" or start.outcome != "succeeded")
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
         """The start of a model call."""
@@ -194,6 +202,8 @@ class Ledger:
             case Judged():
                 for verdict in event.calls:
                     self.calls[verdict.call].judged = verdict
+                rejected = all(verdict.verdict == "reject" for verdict in event.calls)
+                self.rejections_in_a_row = self.rejections_in_a_row + 1 if rejected else 0
             case Asked() | Cleared() | Granted() | Edited() | Resolved():
                 self._gate(n, event)
             case Answered():
@@ -264,6 +274,7 @@ class Ledger:
                 self.answers.add(n)
                 if event.action == "retry":
                     self.calls[event.call].retry_said_n = n
+                    self.calls[event.call].retries_said += 1
 
     def _started(self, n: int, event: ModelStarted | EffectStarted) -> None:
         if isinstance(event, ModelStarted):
@@ -309,7 +320,9 @@ class Ledger:
         assert start is not None
         self._late(n)
         start.closed_n = n
-        counts = start.open and start.purpose == "turn" and not self.over_n
+        counted = start.open and not self.over_n
+        self.compactions += isinstance(event, Compacted) and counted
+        counts = counted and start.purpose == "turn"
         self.tokens += event.usage.total if event.usage else 0
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros

@@ -46,6 +46,11 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     if event.turn > ledger.limits.turns_max:
         yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
+    if ledger.tries(event.turn, event.model) > ledger.limits.model_retries_max and not queues:
+        yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
+    if event.purpose == "compact" and ledger.compactions >= ledger.limits.compactions_max:
+        yield "limit", f"It begins compaction {ledger.compactions + 1} of at most {ledger.limits.compactions_max}."
     if _too_long(event.done_by, event.at, bounded(ledger.limits).model_deadline_s):
         yield "once", "It would be open for longer than a model call may take."
     choice = ledger.choice(event.model)
@@ -88,10 +93,15 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
 
 
 def _check_once(ledger: Ledger, call: Call, *, at: datetime, worker: str) -> Found:
-    """P3: no second attempt while one is open; none at all of what is not safe, unless the first is known not to be."""
+    """P3: no second attempt while one is open; none of what is not safe, unless the first did nothing; never too many.
+
+    A person's word for another attempt counts beyond the contract's retries.
+    """
     assert call.grant is not None
     assert call.judged is not None
     safe = call.grant.safe_to_repeat
+    if len(call.effects) > call.grant.retries_max + call.retries_said:
+        yield "limit", f"It starts call '{call.name}' more often than its tool's {call.grant.retries_max} retries."
     for before in call.starts:
         if before.open and not (safe and before.over(at, worker)):
             yield "once", f"It starts call '{call.name}' again while {before.label} is open."
@@ -166,6 +176,9 @@ def _check_content(ledger: Ledger, event: Finished) -> Found:
     whole = event.outcome == "succeeded" and size == event.result_bytes
     if whole and hashlib.sha256(event.result.encode()).hexdigest() != event.result_sha256:
         yield "result", "The digest of its result is false."
+    kept = event.result_ref
+    if kept is not None and (kept.sha256, kept.bytes) != (event.result_sha256, event.result_bytes):
+        yield "result", "What it says is the whole of its result is something else."
 
 
 def _check_finished(ledger: Ledger, event: Finished) -> Found:

@@ -10,11 +10,13 @@ Level = Literal["broken", "ignored", "void", "note"]
 """How bad a problem is.
 
 ``broken``: a rule of the log or a promise does not hold. ``ignored``: an event of the chain that every reader
-passes over. ``void``: a message that is no part of the chain. ``note``: something this check could not look at.
+passes over, and that an honest role may have said. ``void``: a message that is no part of the chain. ``note``:
+something this check could not look at.
 """
 
 Rule = Literal[
-    "chain", "time", "legal", "opened", "stop", "once", "budget", "approval", "result", "answer", "seal", "checkpoint",
+    "chain", "time", "legal", "opened", "stop", "once", "budget", "limit", "approval", "result", "answer", "seal",
+    "checkpoint",
 ]  # fmt: skip
 """Which rule a problem is about; ``stop``, ``once``, ``budget`` and ``approval`` are the promises P1, P3, P4, P5."""
 

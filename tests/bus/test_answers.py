@@ -1,0 +1,110 @@
+"""What a stream's answers mean, from the very bytes of a real server: one alone, and one of three."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from linestop.bus.jetstream.answers import Meaning, head_named, meaning, read_ack
+from linestop.bus.jetstream.log import JetStreamLog
+from linestop.bus.jetstream.publish import Wire
+from linestop.bus.jetstream.reads import Found
+from linestop.bus.ports import Append, HeadMoved
+from linestop.schemas.subjects import RunId, TenantId
+
+pytestmark = pytest.mark.anyio
+
+
+def refused(code: int, err_code: int, description: str) -> bytes:
+    """A refusal as servers write it."""
+    error = f'{{"code":{code},"err_code":{err_code},"description":"{description}"}}'
+    return f'{{"error":{error},"stream":"RUNS","seq":0}}'.encode()
+
+
+STORED = b'{"stream":"RUNS","seq":7}'
+DUPLICATE = b'{"stream":"RUNS","seq":7,"duplicate": true}'
+SUPERSEDED = refused(400, 10071, "wrong last sequence: 12")
+TAKEN = refused(503, 10077, "maximum messages per subject exceeded")
+ANSWERS: list[tuple[bytes, Meaning, int]] = [
+    (STORED, "stored", 0),
+    (DUPLICATE, "duplicate", 0),
+    (SUPERSEDED, "superseded", 12),
+    (refused(400, 10164, "wrong last sequence"), "in_flight", 0),
+    (refused(409, 10158, "duplicate message id is in process"), "in_flight", 0),
+    (TAKEN, "taken", 0),
+    (refused(503, 10077, "maximum bytes exceeded"), "full", 0),
+    (refused(400, 10054, "message size exceeds maximum allowed"), "too_large", 0),
+    (refused(503, 10023, "insufficient resources"), "full", 0),
+    (refused(400, 10028, "resource limits exceeded for account"), "full", 0),
+    (refused(500, 10047, "insufficient storage resources available"), "full", 0),
+    (refused(503, 10008, "JetStream system temporarily unavailable"), "not_ready", 0),
+]
+
+
+@pytest.mark.parametrize(("answer", "means", "head"), ANSWERS, ids=[f"{row[1]}-{row[0][:40]!r}" for row in ANSWERS])
+def test_every_answer_of_a_stream_has_its_meaning(answer: bytes, means: Meaning, head: int) -> None:
+    """Only a superseded append is told the head; whatever nobody knows is asked again later."""
+    ack = read_ack(answer)
+    assert (meaning(ack), head_named(ack)) == (means, head)
+
+
+class Stored:
+    """What the stream holds at the place that is looked up."""
+
+    def __init__(self, found: Found | None) -> None:
+        self.found = found
+        self.asked: list[object] = []
+
+    async def at(self, seq: int) -> Found | None:
+        """The message at a sequence."""
+        self.asked.append(seq)
+        return self.found
+
+    async def last(self, subject: str) -> Found | None:
+        """The last message of a subject."""
+        self.asked.append(subject)
+        return self.found
+
+
+SUBJECT = "runs.t.r.planner.stopped.2"
+OURS = Found(subject=SUBJECT, payload=b"ours", seq=7, headers={})
+RIVAL = msgspec.structs.replace(OURS, payload=b"theirs")
+ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.2")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found", "asked", "head"),
+    [
+        (SUPERSEDED, OURS, SUBJECT, None),
+        (SUPERSEDED, RIVAL, SUBJECT, 12),
+        (SUPERSEDED, None, SUBJECT, 12),
+        (TAKEN, OURS, SUBJECT, None),
+        (TAKEN, RIVAL, SUBJECT, 0),
+        (DUPLICATE, OURS, 7, None),
+        (DUPLICATE, ELSEWHERE, 7, 0),
+        (DUPLICATE, None, 7, 0),
+        (refused(400, 10164, "wrong last sequence"), OURS, SUBJECT, None),
+        (refused(400, 10164, "wrong last sequence"), None, SUBJECT, 0),
+    ],
+)
+async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
+    answer: bytes, found: Found | None, asked: object, head: int | None
+) -> None:
+    """A lost answer makes ours look refused; a rival's event, or our id used elsewhere, is a conflict."""
+    log = JetStreamLog(cast("Wire", None))
+    stored = Stored(found)
+    cast("Any", log)._reader = stored
+    append = Append(
+        tenant=TenantId("t"), run=RunId("r"), role="planner", event="stopped", n=2, event_id="e", head_seq=6,
+        payload=b"ours",
+    )  # fmt: skip
+    whose = cast("Any", log)._whose(append, SUBJECT, read_ack(answer))
+    if head is None:
+        assert await whose == 7
+    else:
+        with pytest.raises(HeadMoved) as moved:
+            await whose
+        assert moved.value.head_seq == head
+    assert stored.asked == [asked]
