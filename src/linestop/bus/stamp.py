@@ -39,8 +39,8 @@ from linestop.schemas.work import LongResult
 
 CE_TYPE = "io.linestop"
 LOG = structlog.get_logger("linestop.stamp")
-KEPT_WITHIN_S = 5.0
-"""How long a result may wait for the whole of it to be stored."""
+KEPT_WITHIN_S = 1.5
+"""How long a result may wait for the whole of it to be stored: less than the 2 s after which others speak for it."""
 
 EVENT_BYTES_MAX = MESSAGE_BYTES_MAX - 1_024
 """What an event may take without its envelope."""
