@@ -6,10 +6,16 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio
+import msgspec
 import pytest
 from tests.builders import NOW
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.executor import Executor
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.stamp import Stamper
 from linestop.sandbox.context import Context
 from linestop.sandbox.perform import PerformLimits
@@ -19,11 +25,12 @@ from linestop.sandbox.tool import tool
 from linestop.schemas.events import BlobRef, EffectStarted, Finished
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.redact import Redactor
-from linestop.schemas.subjects import TenantId
+from linestop.schemas.run import fold_messages
+from linestop.schemas.subjects import ACTORS, TenantId
+from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork, LongResult
-from linestop.testing.memory import MemoryBroker
-
-pytestmark = pytest.mark.anyio
+from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.virtual import run_virtual, virtual_now
 
 ACME = TenantId("acme")
 SECRET = "hunter2hunter2"
@@ -42,6 +49,7 @@ def stamper(broker: MemoryBroker) -> Stamper:
     return Stamper(build="", blobs=broker.blobs(), chance=random.Random(1), now=lambda: NOW)
 
 
+@pytest.mark.anyio
 async def test_what_is_kept_of_a_result_has_no_known_secret(tmp_path: Path) -> None:
     """The whole has passed the redactor like what the model sees, and its digest and size are the event's."""
     registry, broker = Registry(), MemoryBroker(lambda: NOW)
@@ -53,6 +61,7 @@ async def test_what_is_kept_of_a_result_has_no_known_secret(tmp_path: Path) -> N
         result_bytes_max=1_000,
     )  # fmt: skip
     (said,) = [each async for each in Executor(runner).perform((work,), EffectStarted(calls=(), worker="w#1"))]
+    assert isinstance(said, LongResult)
     event = await stamper(broker).kept(ACME, said)
     assert isinstance(event, Finished)
     kept = event.result_ref
@@ -61,8 +70,52 @@ async def test_what_is_kept_of_a_result_has_no_known_secret(tmp_path: Path) -> N
     assert (await broker.blobs().get(ACME, kept.sha256)).decode() == WHOLE.replace(SECRET, "[redacted:secret]")
 
 
+@pytest.mark.anyio
 async def test_a_result_whose_whole_cannot_be_stored_is_not_lost() -> None:
     """It is appended as it was cut, and names no place."""
     event = Finished(call="c1", attempt=1, outcome="succeeded", result="x", result_bytes=BLOB_BYTES_MAX + 1)
     said = LongResult(event=event, whole="x" * (BLOB_BYTES_MAX + 1), type="text/plain")
     assert await stamper(MemoryBroker(lambda: NOW)).kept(ACME, said) == event
+
+
+class SlowBlobs(NoFaults):
+    """Blobs take their time."""
+
+    def __init__(self, takes_s: float) -> None:
+        self._takes_s = takes_s
+
+    async def before(self, op: str) -> None:
+        """Wait, if it is about a blob."""
+        if op == "blobs.put":
+            await anyio.sleep(self._takes_s)
+
+
+@pytest.mark.parametrize(("takes_s", "is_kept"), [(1.0, True), (60.0, False)])
+def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s: float, is_kept: bool) -> None:
+    """What had ended before the stop is told as it ended, however long the store of long texts takes."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=SlowBlobs(takes_s))
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        tools = Tools({"long": ToolResult(outcome="succeeded", value=WHOLE)})
+        model = Scripted([[("look", "long"), ("look", "short"), ("look", "slow")]])
+        roles = [make_role(role, caller=model, runner=tools) for role in ACTORS]
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
+        async with Host(InMemory(broker), roles, config).running() as host:
+            await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "look", "run": RUN}))
+            await anyio.sleep(0.5)
+            entry = host.shell.cache.peek(TENANT, RUN)
+            assert entry is not None
+            assert entry.run.calls["c1b"].fate == "done", "a short result does not wait"
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", msgspec.json.encode({"by": "pia"}))
+            await anyio.sleep(30)
+        found = await broker.log().load(TENANT, RUN)
+        run = fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
+        assert run.sealed is not None
+        fates = {fate.call: fate.fate for fate in run.sealed.receipt}
+        assert fates == {"c1a": "done", "c1b": "done", "c1c": "failed"}
+        told = run.calls["c1a"].finished
+        assert told is not None
+        assert (told.result_ref is not None) == is_kept
+
+    run_virtual(main, seed=1)

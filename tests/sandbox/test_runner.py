@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -75,6 +76,9 @@ async def ends(ctx: Context, how: str) -> str:
             raise ToolFailed("no such order")
         case "unknown":
             raise ToolUnknown("the line went dead")
+        case "never":
+            await anyio.sleep_forever()
+            return how
         case "refused host":
             return (await ctx.http.get("http://10.0.0.1/")).text
         case _:
@@ -187,6 +191,20 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
         assert error is not None
         assert (found[name].outcome, error.retry_safe, found[name].cost_micros) == (outcome, outcome == "failed", PRICE)
         assert "could not be performed to its end" in error.message
+
+
+async def test_what_had_ended_before_the_stop_is_told(runner: RegistryRunner) -> None:
+    """Results that came while their reader was busy are not thrown away with the call that is cut off."""
+    told: list[str] = []
+    works = (work("ends", 1, how="well"), work("ends", 2, how="fine"), work("ends", 3, how="never"))
+    with anyio.CancelScope() as scope:
+        async for each, _, _ in runner.run(works):
+            told.append(each.call)
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+                await anyio.wait_all_tasks_blocked()
+    assert sorted(told) == ["ends-1", "ends-2"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import msgspec
 
 from linestop.schemas.events import AnyEvent, EffectStarted, Finished, ModelStarted
 from linestop.schemas.run import Run
+from linestop.schemas.work import LongResult
 
 
 class Act:
@@ -40,8 +41,9 @@ class Act:
                 return min(line.start_by for line in self.started.calls)
 
 
-def part(event: AnyEvent) -> tuple[str, int]:
+def part(said: AnyEvent | LongResult) -> tuple[str, int]:
     """Which part of a start a result is about: (call, attempt), a model call having no call."""
+    event = said.event if isinstance(said, LongResult) else said
     return getattr(event, "call", ""), getattr(event, "attempt", 0)
 
 

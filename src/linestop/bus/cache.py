@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import anyio
@@ -31,6 +33,15 @@ class CachedRun:
         self.timer_at: datetime = NEVER
         self.durable: dict[str, datetime] = {}
         self.users = 0
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While somebody works on it or waits for its lock, it is not forgotten."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     @property
     def busy(self) -> bool:

@@ -38,6 +38,7 @@ from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.turn import NEXT, whose_turn
+from linestop.schemas.work import LongResult
 
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64
@@ -125,16 +126,13 @@ class Shell:
         cached: for a wake that may know of events this process has not seen.
         """
         entry = self.cache.get(tenant, run)
-        entry.users += 1
-        try:
+        with entry.used():
             async with entry.lock:
                 if not entry.loaded or fresh or cue.n > entry.run.n:
                     await self._refresh(entry, cue.n)
                 await self._drive(Look(entry, cue, facts, set(self.names)))
                 await self._hand_over(entry)
                 await self._alarms.set(entry)
-        finally:
-            entry.users -= 1
         if entry.run.sealed and not entry.run.facts_after_seal:
             self.cache.drop(tenant, run)
         return entry
@@ -271,8 +269,7 @@ class Shell:
             HeadMoved: the run moved meanwhile.
         """
         entry, station = self.cache.get(tenant, run), self.stations[-1]
-        entry.users += 1
-        try:
+        with entry.used():
             async with entry.lock:
                 if not entry.loaded:
                     await self._refresh(entry)
@@ -280,8 +277,6 @@ class Shell:
                     stop = stopped(entry.run, by=station.role.name, why=why, code="stuck")
                     await self._append(Look(entry, Cue(kind="sweep")), Draft(station, stop, Facts()))
                 return entry.run.n
-        finally:
-            entry.users -= 1
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -305,15 +300,27 @@ class Shell:
 
     async def _perform_safely(self, entry: CachedRun, station: Station, act: Act, done: set[tuple[str, int]]) -> None:
         assert station.performer is not None
+        kept: list[asyncio.Task[None]] = []
         try:
             async for said in station.performer.perform(act.view, act.started):
+                done.add(part(said))
+                if isinstance(said, LongResult):
+                    # Its call has ended, so nothing stops this; and no other result waits for it.
+                    kept.append(asyncio.create_task(self._keep(entry, station, said, act.n)))
+                    continue
                 with anyio.CancelScope(shield=True):
-                    event = await self._stamper.kept(entry.run.tenant, said)
-                    done.add(part(event))
-                    await self._report_safely(entry, station, event, act.n)
+                    await self._report_safely(entry, station, said, act.n)
         except Exception as error:
             LOG.exception("perform_failed", run=entry.run.run, n=act.n)
             self.outgoing.bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
+        finally:
+            with anyio.CancelScope(shield=True):
+                for task in kept:
+                    await task
+
+    async def _keep(self, entry: CachedRun, station: Station, said: LongResult, n: int) -> None:
+        event = await self._stamper.kept(entry.run.tenant, said)
+        await self._report_safely(entry, station, event, n)
 
     async def _still_first(self, entry: CachedRun, act: Act) -> bool:
         """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.

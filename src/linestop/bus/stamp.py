@@ -17,7 +17,6 @@ import msgspec
 import structlog
 
 from linestop.bus.ports import Append, Blobs
-from linestop.errors import LinestopError
 from linestop.schemas.events import (
     NAMES,
     Accepted,
@@ -127,19 +126,17 @@ class Stamper:
             headers=headers(trace, ident=event_id, role=role, kind=f"run.{role}.{name}"),
         )  # fmt: skip
 
-    async def kept(self, tenant: TenantId, said: AnyEvent | LongResult) -> AnyEvent:
-        """What is to be appended; the whole of a result that was cut is stored first, and named in the event.
+    async def kept(self, tenant: TenantId, said: LongResult) -> AnyEvent:
+        """The event of a result that was cut; the whole of it is stored first, and named in the event.
 
         A result matters more than the whole of it: where that cannot be stored, the event names none.
         """
-        if not isinstance(said, LongResult):
-            return said
         data = said.whole.encode()
         try:
             with anyio.fail_after(KEPT_WITHIN_S):
                 sha256 = await self._blobs.put(tenant, data)
-        except (LinestopError, TimeoutError) as error:
-            LOG.warning("result_not_kept", tenant=tenant, call=said.event.call, bytes=len(data), error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the result itself must be told
+            LOG.warning("result_not_kept", tenant=tenant, call=said.event.call, bytes=len(data), error=repr(error))
             return said.event
         return msgspec.structs.replace(said.event, result_ref=BlobRef(sha256=sha256, bytes=len(data), type=said.type))
 

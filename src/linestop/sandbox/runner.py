@@ -44,7 +44,7 @@ class RegistryRunner:
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[Done]:
         """Perform all at once; yield each with its result and duration in seconds as it comes.
 
-        Cancelling the iteration cancels what runs, kills what can be killed, and yields nothing more.
+        Cancelling the iteration cancels what runs and kills what can be killed; it yields what had ended before.
         """
         if len(works) == 1:
             yield await self._one(works[0])
@@ -52,13 +52,19 @@ class RegistryRunner:
         send, receive = anyio.create_memory_object_stream[Done](len(works))
 
         async def one(work: CallWork) -> None:
-            await send.send(await self._one(work))
+            send.send_nowait(await self._one(work))
 
         async with send, receive, anyio.create_task_group() as tasks:
             for work in works:
                 tasks.start_soon(one, work)
             for _ in works:
-                yield await receive.receive()
+                try:
+                    done = await receive.receive()
+                except anyio.get_cancelled_exc_class():
+                    for _ in range(receive.statistics().current_buffer_used):
+                        yield receive.receive_nowait()
+                    raise
+                yield done
 
     async def _one(self, work: CallWork) -> Done:
         began = time.perf_counter()
