@@ -260,7 +260,9 @@ def moment(log: Sequence[Message]) -> datetime:
 def gone(run: Run, length: int) -> list[str]:
     """The tools of which today's process said that it does not have them, in order."""
     said = [entry.event for entry in run.entries[length:] if isinstance(entry.event, Finished)]
-    return [run.calls[e.call].tool for e in said if e.error is not None and "is not here: deploy the one" in e.error.message]
+    return [
+        run.calls[e.call].tool for e in said if e.error is not None and "is not here: deploy the one" in e.error.message
+    ]
 
 
 @pytest.mark.usefixtures("at_that_time")
