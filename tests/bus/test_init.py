@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tests.bus.administered import administered
 from linestop.bus import api, layout
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, bus_init, compare, set_up
+from linestop.bus.credentials import ensure_credentials
+from linestop.bus.init import BusLayout, bus_init, compare, server_text, set_up
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
@@ -170,6 +172,21 @@ async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path)
                 await bootstrap.ask(api.stream_create(spec.name), {**spec.config, "republish": aimed})
         (difference,) = (await set_up(bootstrap)).differences
         assert difference.startswith('stream TASKS has republish {"src":"tasks.>","dest":"runs.acme.x.approver.>"}')
+
+
+@pytest.mark.parametrize(
+    ("url", "listen"),
+    [
+        ("nats://[::1]:7", "[::1]:7"),
+        ("nats://127.0.0.5, nats://10.0.0.1:7", "127.0.0.5:4222"),
+        ("nats://localhost:7", "localhost:7"),
+        ("nats://[2001:db8::1]:7", "0.0.0.0:7"),
+        ("nats://nats:7", "0.0.0.0:7"),
+    ],
+)
+def test_a_server_for_this_machine_listens_to_nobody_else(tmp_path: Path, url: str, listen: str) -> None:
+    """Every address of the loopback is one, also as IPv6; any other name is how others reach the server."""
+    assert json.loads(server_text(ensure_credentials(tmp_path, url), url))["listen"] == listen
 
 
 async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:

@@ -10,9 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.bus.administered import administered
 
+from linestop.bus import layout
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.init import set_up
 from linestop.bus.worker import hold_free_name, hold_name, host_name, is_held, next_incarnation
 from linestop.errors import ConfigError, InputError
+from linestop.schemas.subjects import ACTORS
 from linestop.testing.memory import MemoryBroker
 
 HOLD = """
@@ -78,15 +84,36 @@ def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_each_holder_gets_the_next_number() -> None:
     """What an older incarnation left open may be taken over, so no number is given twice."""
-    workers = MemoryBroker(lambda: datetime.now(UTC)).shared("workers")
-    assert [await next_incarnation(workers, "planner") for _ in range(3)] == ["planner#1", "planner#2", "planner#3"]
-    assert await next_incarnation(workers, "executor") == "executor#1"
+    broker = MemoryBroker(lambda: datetime.now(UTC))
+    workers, older = broker.shared("workers"), broker.shared("shared")
+    names = [await next_incarnation(workers, "planner", older=older) for _ in range(3)]
+    assert names == ["planner#1", "planner#2", "planner#3"]
+    assert await next_incarnation(workers, "executor", older=older) == "executor#1"
 
 
 @pytest.mark.anyio
-async def test_a_counter_that_is_no_number_is_refused() -> None:
+@pytest.mark.broker
+async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_last(tmp_path: Path) -> None:
+    """A number that is given twice could not take over what its namesake left open; every actor may look."""
+    async with administered(tmp_path) as server:
+        async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
+            await set_up(bootstrap)
+        backend = await JetStreamBackend.open({role: server.credentials[role] for role in ACTORS}, name="test")
+        try:
+            for role in ACTORS:
+                await server.admin.ask(layout.bucket_key(layout.SHARED_BUCKET, f"worker.{role}"), 7)
+                workers, older = (backend.shared(role, each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+                assert await next_incarnation(workers, role, older=older) == f"{role}#8"
+                assert await next_incarnation(workers, role, older=older) == f"{role}#9"
+        finally:
+            await backend.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("bucket", "key"), [("workers", "planner"), ("shared", "worker.planner")])
+async def test_a_counter_that_is_no_number_is_refused(bucket: str, key: str) -> None:
     """Starting again from one would give a number twice."""
-    workers = MemoryBroker(lambda: datetime.now(UTC)).shared("workers")
-    await workers.create("planner", b"many")
-    with pytest.raises(ConfigError, match="Key planner of the bucket `workers` is not a number"):
-        await next_incarnation(workers, "planner")
+    broker = MemoryBroker(lambda: datetime.now(UTC))
+    await broker.shared(bucket).create(key, b"many")
+    with pytest.raises(ConfigError, match=f"Key {key} of the bucket `{bucket}` is not a number"):
+        await next_incarnation(broker.shared("workers"), "planner", older=broker.shared("shared"))

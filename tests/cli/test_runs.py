@@ -335,6 +335,25 @@ def test_another_broker_may_be_named_in_the_project(
     assert command(line.directory, "runs", "--json").code == 0
 
 
+def test_a_directory_that_is_not_the_projects_names_its_own_broker(
+    line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password of one installation is not sent to the broker of another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linestop.toml").write_text('[nats]\nurl = "nats://127.0.0.1:1"')
+    own = tmp_path / ".linestop"
+    credential = own / "credentials" / "client.json"
+    write_credential(credential, Credential(url=line.server.url, user="client", password="x"))
+    monkeypatch.delenv("LINESTOP_DIR", raising=False)
+    for where, code in (
+        (line.directory, 0),
+        (line.directory / "credentials" / "client.json", 0),
+        (Path(".linestop"), 8),
+        (credential, 8),
+    ):
+        assert main.run(["runs", "--json", "--dir", str(where)]) == code, where
+
+
 def test_the_state_folder_and_the_tenant_of_the_project_count(
     line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,9 +183,14 @@ async def test_a_run_on_a_real_bus_verifies(
         (line.directory / "credentials" / "checkpoint.pub").unlink()
         assert await anyio.to_thread.run_sync(run, arguments) == 0
         assert await anyio.to_thread.run_sync(run, ["verify", "nobody", "--dir", str(line.directory)]) == 1
-        out = tmp_path / "run.jsonl"
-        for name, code in (("nobody", 1), (submitted.run, 0), (submitted.run, 2)):
-            words = ["export", name, "--out", str(out), "--dir", str(line.directory)]
+        out, nowhere = tmp_path / "run.jsonl", tmp_path / "missing" / "run.jsonl"
+        for name, file, code in (
+            ("nobody", out, 1),
+            (submitted.run, nowhere, 2),
+            (submitted.run, out, 0),
+            (submitted.run, out, 2),
+        ):
+            words = ["export", name, "--out", str(file), "--dir", str(line.directory)]
             assert await anyio.to_thread.run_sync(run, words) == code
     printed = capfd.readouterr()
     first, second, exported = [text for text in printed.out.splitlines() if text.startswith(submitted.run)]
@@ -196,6 +201,7 @@ async def test_a_run_on_a_real_bus_verifies(
     assert "There is no run 'nobody'" in printed.err
     assert f"{events} events, 1 checkpoints" in exported
     assert "run.jsonl exists already" in printed.err
+    assert f"linestop: {nowhere} cannot be written: No such file or directory.\n" in printed.err
     _offline(out, submitted.run, capfd)
 
 

@@ -149,8 +149,8 @@ async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     with hold_name(directory, name):
         backend = await TriggeredBackend.open(credentials, name=name)
         cast("TriggeredBackend", backend).directory = directory
-        workers = backend.shared(roles[0], layout.WORKERS_BUCKET)
-        worker = await next_incarnation(workers, name)
+        workers, older = (backend.shared(roles[0], each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+        worker = await next_incarnation(workers, name, older=older)
         policy = EgressPolicy(allow=(setup.world.removeprefix("http://"),))
         runner = RegistryRunner(registry(), directory / "workspaces", egress=policy)
         actors = [make_role(role, caller=Caller(), runner=runner) for role in roles]

@@ -8,6 +8,7 @@ up to date. Nothing is lost by that: what was delivered and acknowledged stays s
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,8 +33,6 @@ CREATE_TIMEOUT_S: Final = 10.0
 PORT_DEFAULT: Final = 4222
 STORE_DIR: Final = Path("jetstream")
 """Where an outside server stores unless its administrator says otherwise: below where it is started."""
-
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas", "compression"})
 """How much space and how many copies: a matter of the installation, not of correctness."""
@@ -178,7 +177,7 @@ async def bus_init(
     """
     credentials = ensure_credentials(directory, url)
     ensure_checkpoint_key(directory / "credentials")
-    text = _server_text(credentials, url, layout=layout, access=access)
+    text = server_text(credentials, url, layout=layout, access=access)
     try:
         async with await connect(credentials["bootstrap"], name="linestop bus init") as connection:
             done = await set_up(connection, layout)
@@ -191,21 +190,37 @@ async def bus_init(
     return InitResult(server_config=text, set_up=done, next_step=" ".join(done.differences))
 
 
-def _server_text(
-    credentials: Mapping[CredentialName, Credential], url: str, *, layout: BusLayout, access: AccessOptions
+def server_text(
+    credentials: Mapping[CredentialName, Credential],
+    url: str,
+    *,
+    layout: BusLayout = DEFAULT_LAYOUT,
+    access: AccessOptions = DEFAULT_ACCESS,
 ) -> str:
     """Return a configuration that a server can be started with as it is, listening where ``url`` says."""
     first = urlsplit(url.partition(",")[0].strip())
-    name = first.hostname or ""
     listen = Listen(
-        # Another name than loopback's is how others reach it; which of the machine's addresses that is, who knows.
-        host=name if name in _LOOPBACK else "0.0.0.0",  # noqa: S104 - a server for others listens to others
+        host=_listen_host(first.hostname or ""),
         port=first.port or PORT_DEFAULT,
         store_dir=STORE_DIR,
         file_store_bytes_max=layout.space.total,
         sync_interval="always",
     )
     return server_config(listen, accounts(passwords_of(credentials), access)).decode()
+
+
+def _listen_host(name: str) -> str:
+    """Where a server listens that is reached as ``name``, with the brackets that an IPv6 address needs."""
+    if name == "localhost":
+        return name
+    try:
+        loopback = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        # This is how others reach it; which of the machine's addresses that is, who knows.
+        return "0.0.0.0"  # noqa: S104 - a server for others listens to others
+    return f"[{name}]" if ":" in name else name
 
 
 def _all(layout: BusLayout) -> list[_Wanted]:

@@ -5,7 +5,8 @@ incarnation of it left open without waiting for the end of its time, so two proc
 name at once:
 
 - a lock on a file of the state folder, which the operating system lets go when the process dies, however;
-- a counter in the bucket ``workers``, moved on by compare-and-set, so that no number is given twice.
+- a counter in the bucket ``workers``, moved on by compare-and-set, so that no number is given twice. It begins
+  after the number that an older linestop kept in the bucket ``shared``.
 
 The lock reaches as far as the state folder. Hosts that do not share one need names that differ, which is why
 the default name contains the host's.
@@ -23,7 +24,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from linestop.bus.ports import Shared
+from linestop.bus.layout import SHARED_BUCKET, WORKERS_BUCKET
+from linestop.bus.ports import Shared, SharedValue
 from linestop.errors import ConfigError, Conflict
 from linestop.schemas.subjects import check_name
 
@@ -110,18 +112,21 @@ def is_held(directory: Path, name: str) -> bool:
     return False
 
 
-async def next_incarnation(workers: Shared, name: str) -> str:
+async def next_incarnation(workers: Shared, name: str, *, older: Shared) -> str:
     """Number this holder of ``name``; return ``<name>#<incarnation>``. Call it while holding the name.
 
+    Args:
+        workers: The bucket ``workers``.
+        name: The held name.
+        older: The bucket ``shared``, where an older linestop counted.
+
     Raises:
+        ConfigError: if a counter is not a number.
         Conflict: if somebody else keeps moving the counter: the name is held twice.
     """
     for _ in range(TRIES_MAX):
         found = await workers.get(name)
-        try:
-            number = int(found.value) + 1 if found and found.value else 1
-        except ValueError:
-            raise ConfigError(f"Key {name} of the bucket `workers` is not a number: delete it.") from None
+        number = 1 + (_count(found, WORKERS_BUCKET) or _count(await older.get(f"worker.{name}"), SHARED_BUCKET))
         try:
             if found is None:
                 await workers.create(name, b"%d" % number)
@@ -131,6 +136,16 @@ async def next_incarnation(workers: Shared, name: str) -> str:
             continue
         return f"{name}#{number}"
     raise Conflict(f"The worker name {name} is taken by several processes at once: give each its own.")
+
+
+def _count(found: SharedValue | None, bucket: str) -> int:
+    """The number that was given last, 0 if none was."""
+    if found is None or not found.value:
+        return 0
+    try:
+        return int(found.value)
+    except ValueError:
+        raise ConfigError(f"Key {found.key} of the bucket `{bucket}` is not a number: delete it.") from None
 
 
 def _try_lock(directory: Path, name: str) -> WorkerLock | None:

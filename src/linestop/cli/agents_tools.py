@@ -23,8 +23,6 @@ from linestop.schemas.agents import AgentVersion
 
 DIGEST_SHOWN: Final = 12
 T = TypeVar("T")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-_NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else linestop.toml].")
 
 
 class AgentLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,10 +192,10 @@ async def serve(
         own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
         backend = await JetStreamBackend.open(own, name=lock.name)
         stack.push_async_callback(backend.aclose)
-        workers = backend.shared(roles[0], layout.WORKERS_BUCKET)
+        workers, older = (backend.shared(roles[0], each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
         config = HostConfig(
             spans=_spans(stack),
-            worker=await next_incarnation(workers, lock.name),
+            worker=await next_incarnation(workers, lock.name, older=older),
             build=project.build,
             accounts=project.config.accounts,
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},

@@ -65,7 +65,8 @@ def common(command: Callable[P, T]) -> Callable[P, T]:
         "directory",
         type=click.Path(path_type=Path),
         default=_directory,
-        help="The state directory, or a credential file [LINESTOP_DIR, else linestop.toml, else .linestop].",
+        help="The state directory, or a credential file [LINESTOP_DIR, else linestop.toml, else .linestop]. Another "
+        "than the project's is asked at the broker that its credential names.",
     )(command)
 
 

@@ -23,7 +23,7 @@ from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
 from linestop.cli.plain import clean
 from linestop.client import Client
-from linestop.client.identity import identify
+from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
 from linestop.errors import InputError, TooLarge
 from linestop.project import CONFIG_FILE, load_project
@@ -170,13 +170,16 @@ def finish(code: int) -> NoReturn:
 def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_: CredentialName = "operator") -> T:
     """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns.
 
-    The broker is where the environment says, else ``linestop.toml``, else the credential.
+    The broker is where the environment says, else ``linestop.toml`` if the directory is that project's own, else
+    the credential: the password of one installation is not for the broker of another.
     """
     elsewhere = os.environ.get("LINESTOP_NATS", "")
     if elsewhere:
         require_urls(elsewhere, "LINESTOP_NATS")
     elif Path(CONFIG_FILE).exists():
-        elsewhere = load_project().config.nats.url
+        project = load_project()
+        if state_directory(directory).resolve() == project.directory.resolve():
+            elsewhere = project.config.nats.url
 
     async def main() -> T:
         identity = identify(directory, as_=as_)

@@ -51,14 +51,17 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
     """Write the log of RUN with its proof into a new file that only its owner may read.
 
     Raises:
-        InputError: the file exists already.
+        InputError: the file exists already, or cannot be written.
     """
     if out.exists():
         raise InputError(f"{out} exists already: name another file, or remove it.")
     tenant, name = tenant_id(options["tenant"]), run_id(run)
     bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
-    write_private(out, b"".join(lines))
+    try:
+        write_private(out, b"".join(lines))
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}.") from None
     events, checkpoints, texts = len(bundle.messages), len(bundle.checkpoints), len(bundle.texts)
     if options["as_json"]:
         output.say_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})

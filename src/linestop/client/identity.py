@@ -64,14 +64,21 @@ def identify(
         return Identity(credential=Credential(url=url, user=name, password=password), people=people)
     path = Path(where if where is not None else os.environ.get(DIRECTORY_VARIABLE) or DIRECTORY_DEFAULT)
     if path.is_file():
-        directory = path.parent.parent if path.parent.name == "credentials" else path.parent
-        return Identity(credential=load_credential(path), people=directory / "people")
+        return Identity(credential=load_credential(path), people=state_directory(path) / "people")
     if not path.is_dir():
         raise ConfigError(
             f"There is no linestop state in '{path}': start `linestop dev` here, or name the directory with "
             f"--dir or {DIRECTORY_VARIABLE}."
         )
     return Identity(credential=load_credential(credential_path(path, as_)), people=path / "people")
+
+
+def state_directory(where: Path) -> Path:
+    """The state directory that is meant by it or by one of its credential files."""
+    path = where.absolute()
+    if not path.is_file():
+        return path
+    return path.parent.parent if path.parent.name == "credentials" else path.parent
 
 
 def default_person() -> str:

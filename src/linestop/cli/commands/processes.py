@@ -89,7 +89,9 @@ def bus() -> None:
 
 
 @bus.command("init")
-@click.option("--nats", metavar="URL", help="Where it listens [LINESTOP_NATS, else nats://127.0.0.1:4222].")
+@click.option(
+    "--nats", metavar="URL", help="Where it listens [LINESTOP_NATS, else linestop.toml, else nats://127.0.0.1:4222]."
+)
 @click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1", help="Copies of every stream.")
 @click.option(
     "--copy",
