@@ -43,7 +43,7 @@ PlannerFunction = Callable[[tuple[Message, ...]], Plan]
 
 
 class Caller:
-    """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come, without known secrets."""
+    """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come, redacted."""
 
     def __init__(self, *, on_delta: Delta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta

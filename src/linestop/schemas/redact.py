@@ -20,8 +20,11 @@ from urllib.parse import quote
 SECRET_CHARS_MIN = 8
 """A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
-HELD_CHARS_MAX = 512
-"""A text without blanks that comes in pieces is kept back for this long, beyond the longest secret that is known."""
+HELD_CHARS_MAX = 8192
+"""Of a text in pieces, no more than this waits for what follows, beyond the longest known secret.
+
+No token in use is as long. Where one seems to be, nothing more of the text is shown: see ``Pieces``.
+"""
 
 DEPTH_MAX = 200
 """How deep a value may be nested."""
@@ -44,6 +47,55 @@ _SHAPES = {
     r"|(?<=aws_secret_access_key\": \"))[A-Za-z0-9/+]{40}",
 }
 _ANY_SHAPE = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _SHAPES.items()))
+
+
+def _begun(literal: str, rest: str = "") -> str:
+    """Pattern of a text that ends within ``literal``, a row of characters or classes, or within ``rest`` after it."""
+    pattern = rest + r"\Z"
+    for atom in reversed(re.findall(r"\[[^]]*\]|.", literal)):
+        pattern = rf"{atom}(?:\Z|{pattern})"
+    return pattern
+
+
+_KEY_HEAD = r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+_KEY_TAIL_CHARS = 80
+"""More than an unfinished end line of a key has."""
+
+_OPEN = (
+    # What each shape above would look at the end of the text to decide; to wait for more than that is right too.
+    *(_begun(f"sk-{kind}-", "[A-Za-z0-9_-]*") for kind in ("ant", "proj", "svcacct", "admin")),
+    "(?<![A-Za-z0-9])(?:"
+    + "|".join(
+        (
+            _begun("sk-", "[A-Za-z0-9]*"),
+            _begun("A[KS]IA", "[A-Z0-9]{0,16}"),
+            _begun("gh[pousr]_", "[A-Za-z0-9]*"),
+            _begun("github_pat_", "[A-Za-z0-9_]*"),
+            _begun("xox[abeoprs]-", "[A-Za-z0-9-]*"),
+            _begun("xapp-[0-9]-", "[A-Za-z0-9-]*"),
+        )
+    )
+    + ")",
+    r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]*\Z",
+    r"(?<![A-Za-z0-9_.-])"
+    + _begun(
+        "eyJ",
+        r"(?:[A-Za-z0-9_-]*\Z|[A-Za-z0-9_-]{8,}\.(?:\Z|" + _begun("eyJ", r"[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?") + "))",
+    ),
+    _begun("-----BEGIN ", "[A-Z0-9 ]{0,70}-{0,4}"),
+    rf"{_KEY_HEAD}(?:[^-]|-(?!----))*(?:\Z|{_begun('-----END ', '[A-Z0-9 ]{0,60}-{0,4}')})",
+    r"(?<=://)[^\s/:@?#\"']{0,128}(?::[^\s/@\"']{0,256})?\Z",
+    r"(?i:(?<=bearer )|(?<=bearer:)|(?<=authorization: basic ))(?:[A-Za-z0-9._~+/=-]*|[^\s]{0,64})\Z",
+    (
+        r"(?i:(?<=aws_secret_access_key=)|(?<=aws_secret_access_key = )|(?<=aws_secret_access_key\": \"))"
+        r"[A-Za-z0-9/+]{0,39}\Z"
+    ),
+)
+_OPEN_OR_SHAPE = re.compile(f"(?P<open>{'|'.join(_OPEN)})|{_ANY_SHAPE.pattern}")
+_OPEN_KEY = re.compile(_KEY_HEAD)
+_BEFORE_CHARS = 32
+"""More than any shape looks back."""
+
 _MAYBE = re.compile(
     r"sk-|AKIA|ASIA|gh[pousr]_|github_pat_|xox[abeoprs]-|xapp-|hooks\.slack|eyJ|-----BEGIN|://"
     r"|(?i:bearer|authorization|aws_secret)"
@@ -72,12 +124,39 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return ``text`` without known secrets and without anything shaped like a credential."""
+        text = self.known(text)
+        if _MAYBE.search(text) is None:
+            return text
+        return _ANY_SHAPE.sub(_marker, text)
+
+    def known(self, text: str) -> str:
+        """Return ``text`` without known secrets."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, "[redacted:secret]")
-        if _MAYBE.search(text) is None:
-            return text
-        return _ANY_SHAPE.sub(lambda found: f"[redacted:{found.lastgroup}]", text)
+        return text
+
+    def settled(self, text: str) -> int:
+        """Return how much of ``text`` holds no part of a known secret that what follows could complete or change."""
+        end = len(text)
+        for form in self._forms:
+            at = text.find(form[0], max(len(text) - len(form) + 1, 0), end)
+            while at >= 0 and not form.startswith(text[at:]):
+                at = text.find(form[0], at + 1, end)
+            end = at if at >= 0 else end
+        return self._uncut(text, end)
+
+    def _uncut(self, text: str, end: int) -> int:
+        """The last place up to ``end`` that lies within no known secret: two may overlap."""
+        while end < len(text):
+            before = end
+            for form in self._forms:
+                # Whatever is found between these bounds begins before ``end`` and ends after it.
+                at = text.find(form, max(end - len(form) + 1, 0), end + len(form) - 1)
+                end = at if at >= 0 else end
+            if end == before:
+                break
+        return end
 
     def value(self, value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
         """Return a JSON value with every string in it, keys included, redacted.
@@ -98,25 +177,68 @@ class Redactor:
 
 
 class Pieces:
-    """Redacts a text that comes in pieces: what may be the beginning of a secret waits for what follows."""
+    """Redacts a text that comes in pieces: what may be the beginning of a secret waits for what follows.
+
+    All that is shown, put together, is what ``Redactor.text`` makes of the whole. The one exception is bounded
+    memory: where more than ``HELD_CHARS_MAX`` characters would wait, ``[redacted:long]`` stands for them and for
+    all that follows, since nobody can say where that secret ends. A private key may be of any length.
+    """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._held = ""
+        self._raw = ""
+        """What may be the beginning of a known secret."""
+        self._before: str = ""
+        """The end of what was shown, without known secrets: shapes look back."""
+        self._open = ""
+        """What may be the beginning of a shape, without known secrets."""
+        self._over = False
 
     def add(self, piece: str) -> str:
-        """Take the next piece; return what can be shown by now, often nothing."""
-        held = self._redactor.text(self._held + piece)
-        # No known secret can begin before ``most`` that is not complete, and most shapes end at a blank.
-        most = max(len(held) - self._redactor.longest + 1, 0)
-        blank = max(held.rfind(" ", 0, most), held.rfind("\n", 0, most)) + 1
-        end = blank or (most if len(held) > self._redactor.longest + HELD_CHARS_MAX else 0)
-        self._held = held[end:]
-        return held[:end]
+        """Take the next piece; return what can be shown by now."""
+        if self._over:
+            return ""
+        raw = self._raw + piece
+        end = self._redactor.settled(raw)
+        self._raw = raw[end:]
+        shown = self._shapes(self._redactor.known(raw[:end]), _OPEN_OR_SHAPE)
+        if len(self._raw) > self._redactor.longest + HELD_CHARS_MAX or len(self._open) > HELD_CHARS_MAX:
+            self._over, self._raw, self._open = True, "", ""
+            shown += "[redacted:long]"
+        return shown
 
     def rest(self) -> str:
-        """What is left when the text is at its end."""
-        return self._held
+        """Return what is left when the text is at its end."""
+        raw, self._raw = self._raw, ""
+        return self._shapes(self._redactor.known(raw), _ANY_SHAPE)
+
+    def _shapes(self, text: str, pattern: re.Pattern[str]) -> str:
+        """Add to what is open; return what of it is settled, redacted."""
+        at = len(self._before)
+        text = f"{self._before}{self._open}{text}"
+        shown: list[str] = []
+        end = len(text)
+        for found in pattern.finditer(text, at):
+            if found.lastgroup == "open":
+                end = found.start()
+                break
+            shown += (text[at : found.start()], _marker(found))
+            at = found.end()
+        shown.append(text[at:end])
+        self._before, self._open = text[max(end - _BEFORE_CHARS, 0) : end], _shortened(text[end:])
+        return "".join(shown)
+
+
+def _marker(found: re.Match[str]) -> str:
+    return f"[redacted:{found.lastgroup}]"
+
+
+def _shortened(held: str) -> str:
+    """Leave the middle out of a private key that has begun: it will not be shown, however long it gets."""
+    head = _OPEN_KEY.match(held)
+    if head is None or len(held) - head.end() <= _KEY_TAIL_CHARS:
+        return held
+    return head[0] + held[-_KEY_TAIL_CHARS:]
 
 
 def _forms(secret: str) -> set[str]:
