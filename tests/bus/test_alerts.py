@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import anyio
 import msgspec
@@ -30,7 +31,7 @@ from linestop.client import Client
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, decode
-from linestop.schemas.run import Run
+from linestop.schemas.run import LATEST, Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker, NoFaults
@@ -94,13 +95,52 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
         [stored] = broker.stream(layout.ALERTS).matching(">")
         assert entry.event is not None
         assert stored.headers == {
-            "Nats-Msg-Id": f"t/{RUN}/{entry.n}",
+            "Nats-Msg-Id": ANY,
             "traceparent": traceparent(TENANT, RUN, entry.event.id),
             "ce-specversion": "1.0",
             "ce-id": f"t/{RUN}/{entry.n}",
             "ce-source": "/linestop/approver",
             "ce-type": "io.linestop.alert.approval-asked",
         }
+
+    run_virtual(main, seed=1)
+
+
+def test_a_message_id_said_beforehand_silences_no_alert() -> None:
+    """Whoever knows the run and counts ahead cannot take the place of what nobody has said yet."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        thief = broker.publisher()
+        for ident in (*(f"{TENANT}/{RUN}/{n}" for n in range(1, 30)), f"no-worker/{TENANT}/planner"):
+            await thief.alert(TENANT, "noise", b"{}", {"Nats-Msg-Id": ident})
+        async with serving(broker, [[("pay", "a")]]):
+            await submit(broker)
+            await anyio.sleep(2)
+        assert [kind for kind, _ in alerts(broker) if kind != "noise"] == ["approval-asked"]
+
+    run_virtual(main, seed=1)
+
+
+def test_the_message_id_of_an_alert_is_the_same_whoever_sends_it_and_takes_all_of_it_to_know() -> None:
+    """Two processes that read the same log name the same; another event in its place is named otherwise."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("pay", "a")]]):
+            await submit(broker)
+            await anyio.sleep(2)
+        run, again = await log_of(broker), await log_of(broker)
+        [one], [same] = list(after.alerts(run, since=NEVER)), list(after.alerts(again, since=NEVER))
+        assert one == same
+        asked = next(entry for entry in run.entries if entry.name == "asked")
+        assert asked.event is not None
+        other = after.alert(run, msgspec.structs.replace(asked, event=msgspec.structs.replace(asked.event, id="other")))
+        assert other is not None
+        assert other.headers["ce-id"] == one.headers["ce-id"]
+        assert other.headers["Nats-Msg-Id"] != one.headers["Nats-Msg-Id"]
+        [mine, still, theirs] = [after.no_worker(run, "planner", nonce=nonce) for nonce in ("a", "a", "b")]
+        assert mine.headers["Nats-Msg-Id"] == still.headers["Nats-Msg-Id"] != theirs.headers["Nats-Msg-Id"]
 
     run_virtual(main, seed=1)
 
@@ -176,6 +216,61 @@ def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monk
         for _ in range(2):
             async with serving(broker, [[("pay", "a")]]):
                 await anyio.sleep(2)
+        assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.parametrize("roles", [ACTORS, ("recorder", "budget")])
+def test_a_question_is_told_late_if_nobody_lived_to_tell_it(
+    monkeypatch: pytest.MonkeyPatch, roles: Sequence[RoleName]
+) -> None:
+    """However old it is, while it is open: the first look of the recorder's sweep calls."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        with monkeypatch.context() as dying:
+            dying.setattr(Outgoing, "call", _dead_already)
+            async with serving(broker, [[("pay", "a")]]):
+                await submit(broker)
+                await anyio.sleep(2)
+        await anyio.sleep(600)
+        async with serving(broker, [[("pay", "a")]], roles):
+            await anyio.sleep(2)
+        assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_question_that_is_answered_is_not_told_again() -> None:
+    """A later process finds nothing open in a run that was stopped, and calls for no question."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [[("pay", "a")]]):
+            await submit(broker)
+            await anyio.sleep(2)
+        run = await log_of(broker)
+        assert [alert.kind for alert in after.alerts(run, since=LATEST, asked_after=0)] == ["approval-asked"]
+        assert list(after.alerts(run, since=LATEST, asked_after=run.n)) == []
+        await stop_directly(broker)
+        assert list(after.alerts(await log_of(broker), since=LATEST, asked_after=0)) == []
+
+    run_virtual(main, seed=1)
+
+
+def test_a_sweep_that_has_seen_the_run_before_tells_what_its_asker_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that asks dies over it; the recorder, alive all the time, sees the run moved and calls."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [], ["recorder", "budget", "validator"]) as recorder:
+            await submit(broker)
+            await anyio.sleep(12)
+            monkeypatch.setattr(Outgoing, "call", _dead_already)
+            async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.names]):
+                await anyio.sleep(3)
+            await anyio.sleep(10)
         assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
 
     run_virtual(main, seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -400,3 +401,23 @@ async def test_an_archive_of_another_log_is_set_aside(
     assert query(path, "SELECT run FROM runs") == [("r1",)]
     (kept,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
     assert query(kept, "SELECT count(*) FROM events") == [(length,)]
+
+
+def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> None:
+    """It holds prompts, arguments and results; a folder that was there already stays as it is."""
+    path, copy = tmp_path / "new" / "archive.duckdb", tmp_path / "copy.duckdb"
+    before = os.umask(0o022)
+    try:
+        archive = ArchiveFile(path)
+        try:
+            archive.store([StoredMessage(subject="runs.t.r.validator.opened.1", payload=b"{}", seq=1)])
+            archive.snapshot(copy)
+            files = [copy, *path.parent.iterdir()]
+            assert path.with_name("archive.duckdb.wal") in files
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+            assert archive.status().bytes == sum(file.stat().st_size for file in files if file != copy)
+        finally:
+            archive.close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

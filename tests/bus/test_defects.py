@@ -22,9 +22,10 @@ from linestop.bus.facts import FactSource
 from linestop.bus.host import Host, HostConfig, make_role
 from linestop.errors import TooLarge
 from linestop.schemas import fold
-from linestop.schemas.events import AnyEvent, Finished, Proposed, Stopped
+from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.limits import FOLD_BREAKS_MAX
 from linestop.schemas.model import ModelReply
+from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.tools import ToolResult
@@ -48,11 +49,11 @@ def read(result: str) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def serving(broker: MemoryBroker, *, run: str = RUN) -> AsyncGenerator[Host]:
+async def serving(broker: MemoryBroker, *, run: str = RUN, first: str = "look") -> AsyncGenerator[Host]:
     """One process with every role, whose model looks ``a`` up in each run, and a task for ``run``."""
     await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(CHECKED)
     outcomes = {"a": ToolResult(outcome="succeeded", value=NESTED)}
-    turns: Mapping[str, Any] = {RUN: [[("look", "a")]], OTHER: [[("look", "b")]]}
+    turns: Mapping[str, Any] = {RUN: [[(first, "a")]], OTHER: [[("look", "b")]]}
     roles = [make_role(role, caller=PerRun(turns), runner=Tools(outcomes)) for role in ACTORS]
     config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), checks={"look": read})
     async with Host(InMemory(broker), roles, config).running() as host:
@@ -90,6 +91,12 @@ def stops(run: Run) -> list[str]:
 def letters(broker: MemoryBroker) -> list[dict[str, Any]]:
     """All dead letters."""
     return [msgspec.json.decode(stored.payload) for stored in broker.stream(layout.DEAD).matching(">")]
+
+
+def lost(broker: MemoryBroker) -> list[int]:
+    """Where each run stood that a person was called for because it is lost."""
+    found = broker.stream(layout.ALERTS).matching(f"alerts.{TENANT}.lost")
+    return [msgspec.json.decode(stored.payload)["n"] for stored in found]
 
 
 def fails(*_args: object, **_more: object) -> NoReturn:
@@ -184,7 +191,8 @@ def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.Monkey
         assert "cannot be folded: ZeroDivisionError: it broke" in next(e.ignored for e in ended.entries if e.ignored)
         assert (ended.sealed is None) == also_stop
         assert other.sealed is not None
-        assert 1 <= len(letters(broker)) <= 2 * (FOLD_BREAKS_MAX if also_stop else 1) + 1
+        assert lost(broker) == ([ended.n] if also_stop else [])
+        assert 1 <= len(letters(broker)) <= (2 * FOLD_BREAKS_MAX + 2 if also_stop else 3)
 
     run_virtual(main, seed=1)
 
@@ -204,8 +212,62 @@ def test_a_late_fact_that_cannot_be_folded_is_not_said_for_ever(monkeypatch: pyt
             await anyio.sleep(600)
             ended = await log_of(broker, RUN)
         assert stops(ended) == ["defect"]
-        assert sum(isinstance(entry.event, Finished) for entry in ended.entries) == FOLD_BREAKS_MAX + 1
-        assert len(letters(broker)) <= 2 * FOLD_BREAKS_MAX + 1
+        assert sum(isinstance(entry.event, Finished) for entry in ended.entries) == 2 * FOLD_BREAKS_MAX + 1
+        assert len(letters(broker)) <= 4 * FOLD_BREAKS_MAX + 2
+        assert lost(broker) == [ended.n]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_lost_run_calls_a_person_once_and_a_stop_that_can_be_read_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own stops break it too, so it is said to be lost; the stop of whoever is called is settled and sealed."""
+    inner = fold.apply
+
+    def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
+        breaks = isinstance(event, Proposed) or (isinstance(event, Stopped) and event.code == "defect")
+        return fails() if breaks else inner(run, role, n, event)
+
+    monkeypatch.setattr(fold, "apply", apply)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await anyio.sleep(600)
+            last = await log_of(broker, RUN)
+            assert last.lost
+            assert not last.done
+            assert [each.kind for each in last.breaks] == ["ZeroDivisionError"] * (FOLD_BREAKS_MAX + 1)
+            assert {each.text for each in last.breaks} == {"it broke"}
+            assert lost(broker) == [last.n]
+            [why] = [letter["reason"] for letter in letters(broker) if "is lost" in letter["reason"]]
+            assert why.startswith(f"it is lost: {FOLD_BREAKS_MAX + 1} of its events cannot be folded, the last one")
+            assert why.endswith("ZeroDivisionError: it broke")
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
+            await anyio.sleep(10)
+            ended = await log_of(broker, RUN)
+        assert stops(ended)[-1] != "defect"
+        assert ended.sealed is not None
+
+    run_virtual(main, seed=1)
+
+
+def test_a_run_that_is_lost_while_it_waits_calls_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the deadline of the question, which is when it would be looked at otherwise."""
+    inner = fold.apply
+
+    def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
+        return fails() if isinstance(event, Paused | Stopped) else inner(run, role, n, event)
+
+    monkeypatch.setattr(fold, "apply", apply)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, first="pay"):
+            await anyio.sleep(20)
+            assert (await log_of(broker, RUN)).phase is Phase.WAITING
+            await broker.publish(f"control.{TENANT}.{RUN}.pause", b'{"by":"ann"}')
+            await anyio.sleep(20)
+            assert lost(broker) == [(await log_of(broker, RUN)).n]
 
     run_virtual(main, seed=1)
 

@@ -120,7 +120,7 @@ async def test_a_directory_belongs_to_one_process(tmp_path: Path, monkeypatch: p
     """A second start names the process that has it, and harms nothing."""
     monkeypatch.setattr(server_module, "LOCK_WAIT_S", 0.1)
     async with EmbeddedServer(tmp_path) as server:
-        with pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}: stop it, or choose another"):
+        with pytest.raises(ConfigError, match=f"already runs here .process {os.getpid()} uses .*choose another"):
             await EmbeddedServer(tmp_path).start()
         async with await bootstrap_of(server) as bootstrap:
             assert bootstrap.connected
@@ -208,9 +208,9 @@ async def test_a_server_dies_with_its_parent_and_the_next_start_works(tmp_path: 
 async def test_another_process_cannot_use_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock holds between processes, and names the one that has it."""
     monkeypatch.setattr(server_module, "LOCK_WAIT_S", 0.1)
-    with host(tmp_path) as (parent, _), pytest.raises(ConfigError, match="is in use by process") as refused:
+    with host(tmp_path) as (parent, _), pytest.raises(ConfigError, match="already runs here") as refused:
         await EmbeddedServer(tmp_path).start()
-    assert f"process {parent.pid}:" in str(refused.value)
+    assert f"process {parent.pid} uses " in str(refused.value)
 
 
 @pytest.mark.cluster

@@ -117,3 +117,19 @@ async def test_a_counter_that_is_no_number_is_refused(bucket: str, key: str) -> 
     await broker.shared(bucket).create(key, b"many")
     with pytest.raises(ConfigError, match=f"Key {key} of the bucket `{bucket}` is not a number"):
         await next_incarnation(broker.shared("workers"), "planner", older=broker.shared("shared"))
+
+
+def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> None:
+    """Prompts, arguments and results lie in it; one that is there already is somebody's, and stays as it is."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    before = os.umask(0o022)
+    try:
+        for name in ("a", "b", "c", "shared"):
+            with hold_free_name(tmp_path / name, "dev") if name == "a" else hold_name(tmp_path / name, "dev"):
+                pass
+        write_credential(tmp_path / "d" / "credentials" / "x.json", Credential(url="", user="", password=""))
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "b", "d", "shared")}
+    assert modes == {"a": 0o700, "b": 0o700, "d": 0o700, "shared": 0o755}

@@ -90,7 +90,7 @@ def test_an_unknown_tool_is_told() -> None:
         ("x = 1", "declares no tool"),
         ("import nothing_of_that_name", r"broken\d+\.py cannot be loaded \(ModuleNotFoundError"),
         ("def (", "cannot be loaded .SyntaxError"),
-        (SUPPORT.replace("tier=", "tear="), "no option tear"),
+        (SUPPORT.replace("tier=", "tear="), r"tools: .*broken\d+\.py: .*no option tear"),
         (SUPPORT.replace("orders.lookup", "files.read"), "files.read is declared in linestop and again in"),
         (
             SUPPORT

@@ -132,7 +132,7 @@ def test_the_redactor_does_not_show_its_secrets() -> None:
     ],
 )
 def test_hostile_text_is_no_work_without_end(unit: str) -> None:
-    """A megabyte of half secrets is done at once; a search that begins anew at each would outlast its limit by hours."""
+    """A megabyte of half secrets is done at once; a search begun anew at each would outlast its limit by hours."""
     text = unit * (1_000_000 // len(unit))
     assert Redactor().text(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -9,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from linestop.bus.stamp import headers, traceparent
-from linestop.schemas.events import Asked, Sealed, Stopped, Text, Warned
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import AnyEvent, Asked, Sealed, Stopped, Text, Warned
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName
 from linestop.schemas.tools import canonical
@@ -83,7 +85,8 @@ def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
 def alert(run: Run, entry: Entry) -> Alert | None:
     """The alert that an event of the run gives rise to, or None.
 
-    It has the event as it is stored. Its message id is the event's place, so that saying it again changes nothing.
+    It has the event as it is stored, and so has its message id: whoever says it again changes nothing, and nobody
+    can take the id before the event is known.
     """
     event = entry.event
     kind = KINDS.get(type(event))
@@ -91,25 +94,60 @@ def alert(run: Run, entry: Entry) -> Alert | None:
         return None
     trace, ident = traceparent(run.tenant, run.run, event.id), f"{run.tenant}/{run.run}/{entry.n}"
     named = headers(trace, ident=ident, role=entry.role, kind=f"alert.{kind}")
-    return Alert(kind, _payload(run, entry.n, event=msgspec.to_builtins(event)), {**named, "Nats-Msg-Id": ident})
+    payload = _payload(run, entry.n, event=msgspec.to_builtins(event))
+    return Alert(kind, payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
 
 
-def alerts(run: Run, *, since: datetime, kinds: frozenset[str] = frozenset(KINDS.values())) -> Iterator[Alert]:
-    """The alerts of all of a run's events since then."""
+def alerts(
+    run: Run,
+    *,
+    since: datetime,
+    kinds: frozenset[str] = frozenset(KINDS.values()),
+    asked_after: int | None = None,
+) -> Iterator[Alert]:
+    """The alerts of all of a run's events since then, and of questions after event ``asked_after`` that are open."""
     for entry in run.entries:
-        if entry.event is not None and entry.event.at >= since:
+        if entry.event is None:
+            continue
+        late = asked_after is not None and entry.n > asked_after and _open(run, entry.event)
+        if entry.event.at >= since or late:
             found = alert(run, entry)
             if found is not None and found.kind in kinds:
                 yield found
 
 
-def no_worker(run: Run, role: RoleName) -> Alert:
-    """The alert that nobody does the work of ``role``, with a run that waits for it; one a tenant and role."""
+def _open(run: Run, event: AnyEvent) -> bool:
+    """Whether it asks a person something that nobody has answered yet."""
+    if not isinstance(event, Asked) or run.done:
+        return False
+    if event.spend is not None and run.spend_asked is event.spend:
+        return True
+    waiting = [call.asked for call in run.calls.values() if call.stage is Stage.ASKED]
+    return any(line is each for line in (*event.calls, event.question) for each in waiting if each is not None)
+
+
+def no_worker(run: Run, role: RoleName, *, nonce: str) -> Alert:
+    """The alert that nobody does the work of ``role``, with a run that waits for it.
+
+    There is one a tenant and role from whoever keeps ``nonce`` to himself, so that nobody else can name it.
+    """
     ident = f"no-worker/{run.tenant}/{role}"
     named = headers(
         traceparent(run.tenant, run.run, f"{ident}/{run.n}"), ident=ident, role="recorder", kind="alert.no-worker"
     )
-    return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": ident})
+    return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": _digest(ident, nonce.encode())})
+
+
+def lost(run: Run) -> Alert:
+    """The alert that a run is lost: so many of its events broke the fold that nothing more is said in it."""
+    payload = _payload(run, run.n, why=f"{len(run.breaks)} of its events cannot be folded: {run.breaks[-1].kind}")
+    ident = f"lost/{run.tenant}/{run.run}/{run.n}"
+    named = headers(traceparent(run.tenant, run.run, ident), ident=ident, role="recorder", kind="alert.lost")
+    return Alert("lost", payload, {**named, "Nats-Msg-Id": _digest(ident, run.head.encode() + payload)})
+
+
+def _digest(ident: str, rest: bytes) -> str:
+    return hashlib.sha256(f"{ident}\0".encode() + rest).hexdigest()
 
 
 def _payload(run: Run, n: int, **more: Any) -> bytes:  # noqa: ANN401 - any JSON

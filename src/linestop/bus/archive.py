@@ -60,9 +60,12 @@ class Archive:
                 waiting = False
                 async with Door(self.path, self).open():
                     await self._follow(log, queue)
-            except* ArchiveInUse as group:
+            except* ArchiveInUse:
                 if not waiting:
-                    LOG.warning("archive_in_use", path=str(self.path), error=str(group.exceptions[0]))
+                    LOG.warning(
+                        "archive_in_use", path=str(self.path),
+                        sentence=f"Another recorder writes {self.path}; this one waits for it and does the rest.",
+                    )  # fmt: skip
                 waiting = True
             except* _AnotherStream:
                 await self._set_aside()

@@ -96,7 +96,8 @@ async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
                 await stream.send(msgspec.json.encode(request) + b"\n")
                 answer = msgspec.json.decode(await _line(stream), type=DoorAnswer)
     if answer.error or answer.status is None:
-        raise RetryableError(f"The recorder that keeps {path} refused: {answer.error or 'it said nothing'}.")
+        why = answer.error.removesuffix(".") or "it said nothing"
+        raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
     return answer.status
 
 

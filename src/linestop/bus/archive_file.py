@@ -72,7 +72,7 @@ class ArchiveFile:
             ArchiveInUse: another process has it open.
         """
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT, "threads": THREADS})
         except duckdb.IOException as error:
@@ -84,6 +84,7 @@ class ArchiveFile:
             raise
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._make_tables()
+        self._keep_private()
         self.watermark = self._meta("watermark")
 
     def close(self) -> None:
@@ -111,6 +112,7 @@ class ArchiveFile:
             self._connection.rollback()
             raise
         self.watermark = fresh[-1].seq
+        self._keep_private()
         self._forget()
 
     def reset(self) -> None:
@@ -158,7 +160,7 @@ class ArchiveFile:
         counts = [int(self._run(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
         return ArchiveStatus(
             path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
-            bytes=self.path.stat().st_size,
+            bytes=sum(file.stat().st_size for file in self._files() if file.exists()),
         )  # fmt: skip
 
     def snapshot(self, path: Path) -> None:
@@ -177,6 +179,7 @@ class ArchiveFile:
         quoted = str(unfinished).replace("'", "''")
         self._run(f"ATTACH '{quoted}' AS snapshot_copy")
         try:
+            unfinished.chmod(0o600)
             self._run(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
         finally:
             self._run("DETACH snapshot_copy")
@@ -217,6 +220,17 @@ class ArchiveFile:
         if not self._meta("version"):
             self._set_meta("version", VERSION)
         self._connection.commit()
+
+    def _files(self) -> tuple[Path, Path]:
+        """The file, and beside it what was written last."""
+        return self.path, self.path.with_name(f"{self.path.name}.wal")
+
+    def _keep_private(self) -> None:
+        """Let only the owner read: the database makes files as the umask has it, the second one again and again."""
+        for file in self._files():
+            # It may not be there, or be another user's, who then says who reads it.
+            with contextlib.suppress(OSError):
+                file.chmod(0o600)
 
     def of_this_version(self) -> bool:
         """Whether its tables are the present ones."""

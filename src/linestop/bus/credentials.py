@@ -107,7 +107,8 @@ def require_urls(text: str, where: str) -> None:
 
 def write_credential(path: Path, credential: Credential) -> None:
     """Write a credential file, mode 0600 in a directory 0700, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o700)
     write_private(path, msgspec.json.format(msgspec.json.encode(credential)) + b"\n")
 

@@ -122,7 +122,7 @@ class Deciding:
         if run.lost:
             return None
         if run.breaks and not run.done:
-            return self._failed(self._stations[0], run, run.breaks[-1], now)
+            return self._broken(self._stations[0], run, now)
         for station in self._stations:
             if station.role.name not in look.asked:
                 continue
@@ -178,9 +178,20 @@ class Deciding:
             return None
         if run.opened is None and not run.breaks:
             raise error
-        why = f"The {station.role.name} failed on this run: {type(error).__name__}."
-        stop = stopped(run, by=station.role.name, why=why, code="defect")
-        return Draft(station, stop, Facts(), at=now, letter=f"{type(error).__name__}: {error}")
+        return _defect(station, run, now, kind=type(error).__name__, text=str(error))
+
+    @staticmethod
+    def _broken(station: Station, run: Run, now: datetime) -> Draft:
+        """The stop of a run with an event that the fold broke on."""
+        last = run.breaks[-1]
+        LOG.error("fold_broken", role=station.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
+        return _defect(station, run, now, kind=last.kind, text=last.text)
+
+
+def _defect(station: Station, run: Run, now: datetime, *, kind: str, text: str) -> Draft:
+    why = f"The {station.role.name} failed on this run: {kind}."
+    stop = stopped(run, by=station.role.name, why=why, code="defect")
+    return Draft(station, stop, Facts(), at=now, letter=f"{kind}: {text}")
 
 
 def way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:

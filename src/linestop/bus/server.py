@@ -122,7 +122,7 @@ class EmbeddedServer:
             Unreachable: if it is not ready in time.
         """
         assert self._process is None, "an embedded server is started once"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = await _take_lock(self.directory)
         try:
             self._process = await self._first_start()
@@ -249,7 +249,8 @@ async def _take_lock(directory: Path) -> int:
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES} or time.monotonic() > deadline:
                 os.close(descriptor)
                 raise ConfigError(
-                    f"directory {directory} is in use by process {holder}: stop it, or choose another directory."
+                    f"linestop dev already runs here (process {holder} uses {directory}); end it with Ctrl-C there and "
+                    "start it again to load changed files, or choose another directory."
                 ) from None
             await asyncio.sleep(0.05)
         else:

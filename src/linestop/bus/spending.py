@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
+import structlog
 
 from linestop.actors.facts import Reservation
 from linestop.bus.ports import Shared
@@ -24,6 +25,7 @@ from linestop.errors import Conflict, Unreachable
 from linestop.schemas.events import AccountLine, Settled
 from linestop.schemas.limits import AccountLimits
 
+LOG = structlog.get_logger("linestop.spending")
 TRIES_MAX = 50
 
 
@@ -107,8 +109,13 @@ class Accounts:
             if key in self._over:
                 continue
             stored = await self._shared.get(key)
-            account = msgspec.json.decode(stored.value, type=Account) if stored else Account()
-            name, period = key.removeprefix("account.").split(".", 1)
+            try:
+                account = msgspec.json.decode(stored.value, type=Account) if stored else Account()
+                name, period = key.removeprefix("account.").split(".", 1)
+            except (ValueError, RecursionError) as error:
+                # What one key holds must not keep what the others hold. msgspec's errors are ValueErrors.
+                LOG.warning("account_unreadable", key=key, error=str(error))
+                continue
             found += [
                 OpenHold(hold=hold, account=name, period=period)
                 for hold, (_, at) in account.holds.items()

@@ -113,3 +113,9 @@ def _gave_up(run: Run, lost: int, *, kept: bool) -> TimedOut:
 def stop_number(run: Run) -> int:
     """The number of the event that stopped the run, 0 if nothing did."""
     return next((e.n for e in run.entries if isinstance(e.event, Stopped) and not e.ignored), 0)
+
+
+def fence_number(run: Run) -> int:
+    """The number of the event that cancelled what the run's stop let end, 0 if nothing did."""
+    stops = [(e.n, e.event) for e in run.entries if isinstance(e.event, Stopped) and not e.ignored]
+    return next((n for n, event in stops if event.outdoes(stops[0][1])), 0)

@@ -7,9 +7,11 @@ not move although somebody should have moved it is looked at a bounded number of
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 import anyio
 import structlog
@@ -23,7 +25,7 @@ from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Cue
 from linestop.schemas.limits import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
+from linestop.schemas.run import LATEST, Run
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.turn import whose_turn
 
@@ -35,17 +37,25 @@ NO_WORKER_TRIES = 3
 RECENT = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
 """How young an event is whose alert may be sent again: well within the time in which the stream keeps only one."""
 
+LOST_AGAIN = timedelta(hours=1)
+"""How often a lost run is looked at once a person was called: only a stop that a person says may still end it."""
+
 IDLE = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at."""
+    """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at.
+
+    ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that.
+    """
 
     n: int = -1
     tries: int = 0
     next_at: datetime | None = None
+    told: int = -1
+    lost: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +69,7 @@ class Sweep:
     everyone: bool = False
     every_s: float = SWEEP_EVERY_S
     tries_max: int = SWEEP_TRIES_MAX
+    nonce: str = field(default_factory=partial(secrets.token_hex, 16))
     watched: dict[tuple[TenantId, RunId], _Watched] = field(default_factory=dict[tuple[TenantId, RunId], _Watched])
 
     async def run_for_ever(self) -> None:
@@ -95,10 +106,10 @@ class Sweep:
 
     def _due(self, key: tuple[TenantId, RunId]) -> bool:
         """Whether a run must be looked at: never seen, moved by its own means too long ago, or past a deadline."""
-        watched = self.watched[key]
-        if watched.next_at is not None and self.now() < watched.next_at:
+        watched, entry = self.watched[key], self.shell.cache.peek(*key)
+        newly_lost = entry is not None and entry.run.lost and not watched.lost
+        if watched.next_at is not None and self.now() < watched.next_at and not newly_lost:
             return False
-        entry = self.shell.cache.peek(*key)
         return entry is None or not entry.performing
 
     async def _look(self, tenant: TenantId, run: RunId, limiter: anyio.Semaphore) -> None:
@@ -120,9 +131,9 @@ class Sweep:
             why = f"The run did not move although it was looked at {watched.tries} times."
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
         state = (await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)).run
-        first, moved = watched.n < 0, state.n != watched.n
+        moved = state.n != watched.n
         watched.n = state.n
-        watched.next_at = self._idle_until(state)
+        watched.next_at = self.now() + LOST_AGAIN if state.lost else self._idle_until(state)
         watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1
         if state.sealed is not None:
             if "recorder" in self.shell.names:
@@ -131,10 +142,31 @@ class Sweep:
             await self._hint(tenant, run)
             turn = whose_turn(state, self.now())
             if watched.tries == NO_WORKER_TRIES and turn is not None and turn not in self.shell.names:
-                await self.shell.outgoing.alerts(state, [after.no_worker(state, turn)])
-        if first:
-            # Whoever said something that calls a person may have died before it called.
-            await self.shell.outgoing.alerts(state, after.alerts(state, since=self.now() - RECENT))
+                await self.shell.outgoing.alerts(state, [after.no_worker(state, turn, nonce=self.nonce)])
+        if state.n != watched.told:
+            await self._call_again(state, watched.told)
+            watched.told = state.n
+        if state.lost and not watched.lost:
+            await self._call_for_lost(state)
+            watched.lost = True
+
+    async def _call_again(self, run: Run, told: int) -> None:
+        """Say alerts again, of a run that was never seen (``told`` is -1) or has more events than were told.
+
+        Whoever said something that calls a person may have died before it called. An open question is told however
+        old it is, since its run waits for nothing else: by the recorder alone, so that no start of a worker calls.
+        """
+        since = self.now() - RECENT if told < 0 else LATEST
+        asked_after = told if "recorder" in self.shell.names else None
+        await self.shell.outgoing.alerts(run, after.alerts(run, since=since, asked_after=asked_after))
+
+    async def _call_for_lost(self, run: Run) -> None:
+        """Call a person for a run that is lost, and keep why: no role says anything in it any more."""
+        if "recorder" in self.shell.names:
+            last = run.breaks[-1]
+            why = f"{len(run.breaks)} of its events cannot be folded, the last one with {last.kind}: {last.text}"
+            self.shell.outgoing.bury(self.shell.stations[0], run, f"it is lost: {why}")
+            await self.shell.outgoing.alerts(run, [after.lost(run)])
 
     def _idle_until(self, run: Run) -> datetime | None:
         """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.

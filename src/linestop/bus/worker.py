@@ -72,7 +72,7 @@ def hold_name(directory: Path, name: str) -> Generator[WorkerLock]:
         ConfigError: if another process holds it.
         InputError: if it is not a name.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _try_lock(directory, check_name("worker", name))
     if lock is None:
         holder = lock_path(directory, name).read_text(encoding="utf-8").strip() or "unknown"
@@ -90,7 +90,7 @@ def hold_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
     Raises:
         ConfigError: if all are held.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(1, NAMES_MAX + 1):
         name = check_name("worker", kind if number == 1 else f"{kind}-{number}")
         lock = _try_lock(directory, name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from itertools import accumulate
 from typing import Any
 
 import httpx2
@@ -27,7 +26,14 @@ _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429
 _TOO_DEEP = f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one"
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
-_NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
+_RUNS = re.compile(rb"\[+|\]+")
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_PEELED = 16
+"""Innermost levels taken off at once, each over the whole text: what is left has few runs of brackets to count."""
+
+_LONG = 1_000_000
+"""A result of more bytes is checked in a thread: that takes tens of milliseconds."""
 _LONG_MESSAGE = 2_000
 """A message is cut here at once and to its final length after redaction, so that no half secret remains."""
 
@@ -54,7 +60,10 @@ class _Unfit(Exception):  # noqa: N818 - carries one sentence to _failed
 async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
-        return _succeeded(tool, await tool.fn(ctx, **kwargs))
+        encoded = _encoded(await tool.fn(ctx, **kwargs))
+        if len(encoded) > _LONG:
+            return await asyncio.to_thread(_succeeded, tool, encoded)
+        return _succeeded(tool, encoded)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -68,7 +77,7 @@ async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> R
 def invoke_plain(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Call the function; whatever it raises becomes a reply."""
     try:
-        return _succeeded(tool, tool.fn(ctx, **kwargs))
+        return _succeeded(tool, _encoded(tool.fn(ctx, **kwargs)))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool may raise anything
         return _failed(tool, error)
 
@@ -78,7 +87,7 @@ def with_egress(reply: Reply, http: EgressClient) -> Reply:
     return msgspec.structs.replace(reply, egress=http.requests, effect_sent=http.effect_sent)
 
 
-def _succeeded(tool: AnyTool, value: Any) -> Reply:  # noqa: ANN401 - what a tool returned
+def _encoded(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
@@ -94,23 +103,36 @@ def _succeeded(tool: AnyTool, value: Any) -> Reply:  # noqa: ANN401 - what a too
             raise _Unfit(f"its result cannot be written as JSON ({error})") from None
     if len(encoded) > BLOB_BYTES_MAX:
         raise _Unfit(f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less")
+    return encoded
+
+
+def _succeeded(tool: AnyTool, encoded: bytes) -> Reply:
     try:
         msgspec.json.decode(encoded, type=tool.returns)
     except RecursionError:
         raise _Unfit(_TOO_DEEP) from None
     except msgspec.DecodeError as error:
         raise _Unfit(f"its result does not fit the declared return type: {error}") from None
-    if _too_deep(encoded):
+    if too_deep(encoded):
         raise _Unfit(_TOO_DEEP)
     return Reply(value=msgspec.Raw(encoded))
 
 
-def _too_deep(encoded: bytes) -> bool:
+def too_deep(encoded: bytes) -> bool:
     """Whether valid JSON is nested deeper than ``DEPTH_MAX``: found where the tool ran, so that nobody chokes on it."""
     if encoded.count(b"[") + encoded.count(b"{") <= DEPTH_MAX:
         return False
-    brackets = _NO_BRACKETS.sub(b"", _STRINGS.sub(b"", encoded))
-    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0) > DEPTH_MAX
+    brackets = _STRINGS.sub(b"", encoded).translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(_PEELED):
+        brackets = brackets.replace(b"[]", b"")
+    depth = _PEELED
+    for found in _RUNS.finditer(brackets):
+        start, end = found.span()
+        if brackets[start] != ord("["):
+            depth -= end - start
+        elif (depth := depth + end - start) > DEPTH_MAX:
+            return True
+    return False
 
 
 def _body(response: httpx2.Response) -> bytes:

@@ -122,8 +122,8 @@ def load_module(name: str) -> dict[str, AnyTool]:
     """Import a module and return the tools in it by name."""
     try:
         module = importlib.import_module(name)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise _located(error, name) from None
     except Exception as error:
         raise ConfigError(f"tools: module {name} cannot be imported ({_brief(error)})") from error
     return find_tools(module)
@@ -145,7 +145,9 @@ def load_file(path: Path) -> dict[str, AnyTool]:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+        if isinstance(error, ConfigError):
+            raise _located(error, path) from None
+        if not isinstance(error, Exception):
             raise
         raise ConfigError(f"tools: {path} cannot be loaded ({_brief(error)})") from error
     return find_tools(module)
@@ -172,6 +174,11 @@ def _load(source: str, base: Path) -> dict[str, AnyTool]:
     if source.endswith(".py"):
         return load_file(base / source)
     raise ConfigError(f"tools: {source!r} names no tools; write python:package.module or the path of a .py file")
+
+
+def _located(error: ConfigError, where: str | Path) -> ConfigError:
+    """The same error with the file or module that holds the tool: a declaration knows only the tool's name."""
+    return error if str(error).startswith("tools: ") else ConfigError(f"tools: {where}: {error}")
 
 
 def _brief(error: BaseException) -> str:

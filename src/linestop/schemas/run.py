@@ -7,6 +7,7 @@ clock, no configuration and no guess: two programs that saw the same messages ho
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime
 
 import msgspec
@@ -60,6 +61,14 @@ class Entry(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
+class Break(msgspec.Struct, frozen=True):
+    """What the fold broke on, and where. The exception itself would keep alive whatever its frames hold."""
+
+    kind: str
+    text: str
+    where: str
+
+
 class Run:
     """The fold of one run's messages. Read it freely; only ``apply`` changes it."""
 
@@ -73,7 +82,7 @@ class Run:
         self.entries: list[Entry] = []
         self.squatted: set[str] = set()
         self.blind = False
-        self.breaks: list[Exception] = []
+        self.breaks: list[Break] = []
         self.phase = Phase.NEW
         self.opened: Opened | None = None
         self.opened_at: datetime = NEVER
@@ -140,8 +149,11 @@ class Run:
 
     @property
     def lost(self) -> bool:
-        """Whether its events broke the fold so often that nothing more is said in it."""
-        return len(self.breaks) > FOLD_BREAKS_MAX
+        """Whether its events broke the fold so often that nothing more is said in it.
+
+        One that is over may break it as often again, so that a stop that counts leads to settling and seal.
+        """
+        return len(self.breaks) > FOLD_BREAKS_MAX * (2 if self.done else 1)
 
     @property
     def room(self) -> int:
@@ -197,7 +209,7 @@ class Run:
                 reason = self._take(parts.role, parts.event, event)
             except Exception as error:  # noqa: BLE001 - whatever a rule breaks on, what follows must be readable
                 reason = f"it cannot be folded: {type(error).__name__}: {error}"
-                self.breaks.append(error)
+                self.breaks.append(Break(type(error).__name__, str(error), _raised_at(error)))
         entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
         self.entries.append(entry)
         return entry
@@ -253,6 +265,11 @@ class Run:
         waits = self.phase is Phase.WAITING or fold.waits_for_model(self)
         self.waiting_since = event.at if waits else None
         return ""
+
+
+def _raised_at(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__, limit=-1)[0]
+    return f"{frame.filename}:{frame.lineno} in {frame.name}"
 
 
 def fold_messages(tenant: TenantId, run: RunId, messages: list[tuple[str, bytes, int]]) -> Run:

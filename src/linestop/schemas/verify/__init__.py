@@ -128,6 +128,7 @@ def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
     return Verdict(
         tenant=tenant, run=run, status="broken" if broken else "authentic" if authentic_n else "consistent",
         n=broken[0] if broken else authentic_n or events, events=events, authentic_n=authentic_n,
+        sealed=audit.sealed,
         head_sha256=chain.links[-1].sha256 if chain.links else "", problems=tuple(problems),
     )  # fmt: skip
 
@@ -150,6 +151,11 @@ class _Audit:
         self._at = NEVER
         self._prev = ""
         self._unread = False
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the run's end is among what was taken."""
+        return self._fold.sealed is not None
 
     def take(self, link: Link) -> Iterator[Problem]:
         """What is wrong with the next event."""

@@ -108,7 +108,10 @@ def _objection(
     """What speaks against a checkpoint, or an empty sentence."""
     key = keys.get(checkpoint.key_id)
     if key is None or key.purpose != "checkpoint":
-        return "note", f"The key '{checkpoint.key_id}' of the checkpoint at event {checkpoint.n} is not known."
+        return "note", (
+            f"The key '{checkpoint.key_id}' of the checkpoint at event {checkpoint.n} is not known: pass it with "
+            f"`--key {checkpoint.key_id}=HEX`; HEX is in credentials/checkpoint.pub of the run's state folder."
+        )
     if not key.signed(checkpoint_bytes(checkpoint), checkpoint.signature):
         return "broken", f"The signature of the checkpoint at event {checkpoint.n} is false."
     if not 1 <= checkpoint.n <= len(links):

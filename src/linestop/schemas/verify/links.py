@@ -49,6 +49,8 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> Chain:
     """Find the chain in the messages of one run, (subject, payload, stream sequence), oldest first."""
+    if other := _another_run(tenant, run, messages):
+        return Chain(links=(), problems=(_broken(1, other),))
     links: list[Link] = []
     problems: list[Problem] = []
     strays: list[tuple[int, str]] = []
@@ -85,6 +87,15 @@ def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]
     if not links and not problems:
         problems.append(_broken(1, f"The log holds no event of run '{run}'."))
     return Chain(links=tuple(links), problems=tuple(problems))
+
+
+def _another_run(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> str:
+    """A sentence if every message is an event of one other run, so that the wrong name was asked for."""
+    whose = {found.group(1, 2) if (found := _SUBJECT.fullmatch(subject)) else None for subject, _, _ in messages}
+    only = whose.pop() if len(whose) == 1 else None
+    if only is None or only == (tenant, run):
+        return ""
+    return f"The log holds run '{only[1]}' of tenant '{only[0]}', not run '{run}' of tenant '{tenant}'."
 
 
 def _prev(payload: bytes) -> str | None:

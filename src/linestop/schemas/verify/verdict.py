@@ -38,6 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     ``n`` is the event up to which ``status`` holds: the last one vouched for by a signed checkpoint
     (``authentic``), the last one of the chain (``consistent``), or the first broken one (``broken``).
     ``authentic_n`` is 0 without a valid checkpoint; a broken log may still be authentic before the break.
+    ``sealed`` says whether its end is there: a run that goes on has none, and a log that was cut off neither.
     """
 
     tenant: str
@@ -46,6 +47,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     events: int
     authentic_n: int = 0
+    sealed: bool = False
     head_sha256: str = ""
     problems: tuple[Problem, ...] = ()
 

@@ -1,0 +1,75 @@
+"""What a result costs to check: its depth is counted exactly, and a long one does not hold up the event loop."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from linestop.sandbox import invoke
+from linestop.sandbox.context import Context
+from linestop.sandbox.tool import AnyTool
+from linestop.schemas.redact import DEPTH_MAX
+
+pytestmark = pytest.mark.anyio
+
+
+class Tool:
+    """As much of a tool as an invocation asks for."""
+
+    name = "wide"
+    returns = Any
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    async def fn(self, _ctx: object) -> object:
+        """Return what it was made with."""
+        return self._value
+
+
+def tower(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - any JSON
+    """A value so many levels deep, with shallower ones and texts full of brackets beside each level."""
+    value: Any = [] if levels else 0
+    for level in range(1, levels):
+        shallow: list[Any] = [[], {"a[": '"]]\\'}, *[[[[]]]] * chance.randrange(3)]
+        beside = [each for each in shallow[: chance.randrange(4)] if depth(each) <= level]
+        value = {"x": value, "}": beside} if chance.random() < 0.5 and not beside else [*beside, value]
+    return value
+
+
+def depth(value: Any) -> int:  # noqa: ANN401 - any JSON
+    """How deep a value is nested."""
+    if isinstance(value, dict):
+        return depth(list(cast("dict[str, Any]", value).values()))
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0  # pyright: ignore[reportUnknownArgumentType]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_result_is_too_deep_exactly_from_one_level_over_the_limit(seed: int) -> None:
+    """Whatever stands beside its levels, and however many brackets its texts have."""
+    chance = random.Random(seed)
+    for levels in (DEPTH_MAX - 1, DEPTH_MAX, DEPTH_MAX + 1, DEPTH_MAX + 30):
+        value = tower(levels, chance)
+        assert invoke.too_deep(msgspec.json.encode([value, *[[]] * 300])) == (depth(value) + 1 > DEPTH_MAX)
+
+
+@pytest.mark.parametrize(("members", "beside"), [(10, False), (600_000, True)])
+async def test_a_long_result_is_checked_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, members: int, beside: bool
+) -> None:
+    """A short one is checked at once; either comes back whole."""
+    inner, where = invoke.too_deep, list[int]()
+
+    def too_deep(encoded: bytes) -> bool:
+        where.append(threading.get_ident())
+        return inner(encoded)
+
+    monkeypatch.setattr(invoke, "too_deep", too_deep)
+    value: list[Any] = [[]] * members
+    reply = await invoke.invoke_async(cast("AnyTool", Tool(value)), cast("Context", None), {})
+    assert msgspec.json.decode(reply.value) == value
+    assert [each != threading.get_ident() for each in where] == [beside]
