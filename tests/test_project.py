@@ -112,12 +112,14 @@ def test_bad_configuration_is_one_sentence_with_file_and_key(tmp_path: Path, tex
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("LINESTOP_PROFILE", "live"), ("LINESTOP_SYNC", "2s"), ("LINESTOP_TENANT", "A")]
+    ("variable", "value"),
+    [("LINESTOP_PROFILE", "live"), ("LINESTOP_SYNC", "2s"), ("LINESTOP_TENANT", "A B"), ("LINESTOP_NATS", "garbage")],
 )
 def test_a_bad_variable_is_refused(tmp_path: Path, variable: str, value: str) -> None:
-    """The environment is checked as strictly as the file."""
-    with pytest.raises(ConfigError, match=value):
+    """The environment is checked as strictly as the file, and is what the sentence names."""
+    with pytest.raises(ConfigError, match=value) as caught:
         project(tmp_path, **{variable: value})
+    assert str(caught.value).startswith(variable)
 
 
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

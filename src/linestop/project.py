@@ -47,6 +47,7 @@ ENVIRONMENT: Final = {
     "LINESTOP_NATS": "address of the broker; several separated by commas",
     "LINESTOP_TENANT": "the tenant that commands speak for",
     "LINESTOP_SYNC": "1s or always",
+    "LINESTOP_LOG": "how much processes log: debug, info, warning or error",
 }
 """The variables that override configuration, and what each means."""
 
@@ -200,7 +201,7 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
     merged = _merged(raw, _table_of_profile(raw, written, profile, source))
     config = convert({**merged, "profile": profile}, Config, source)
     config = _overridden(config, surroundings)
-    _check(config, source)
+    _check(config, source, surroundings)
     digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
     return Project(root=folder, config=config, file=file if file.exists() else None, digest=digest)
 
@@ -324,22 +325,25 @@ def _overridden(config: Config, environ: Mapping[str, str]) -> Config:
     )
 
 
-def _check(config: Config, source: str) -> None:
+def _check(config: Config, source: str, environ: Mapping[str, str]) -> None:
+    def where(key: str, variable: str) -> str:
+        return variable if environ.get(variable) else f"{source}, {key}"
+
     try:
         check_name("tenant", config.tenant)
     except InputError as error:
-        raise ConfigError(f"{source}, tenant: {error}") from None
+        raise ConfigError(f"{where('tenant', 'LINESTOP_TENANT')}: {error}") from None
     for name, key in config.people.items():
         if not _is_key(key):
             raise ConfigError(
                 f"{source}, people.{name}: an Ed25519 public key has {2 * ED25519_KEY_BYTES} hexadecimal digits."
             )
     if not config.dir or "\0" in config.dir:
-        raise ConfigError(f"{source}, dir: name a folder, or leave it out.")
+        raise ConfigError(f"{where('dir', 'LINESTOP_DIR')}: name a folder, or leave it out.")
     if not 0 <= config.nats.port <= PORT_MAX:
         raise ConfigError(f"{source}, nats.port: {config.nats.port} is no port: use 0 (any free one) to {PORT_MAX}.")
     if config.nats.url:
-        require_urls(config.nats.url, f"{source}, nats.url")
+        require_urls(config.nats.url, where("nats.url", "LINESTOP_NATS"))
     for name in config.accounts.__struct_fields__:
         if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
             raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")

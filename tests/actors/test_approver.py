@@ -145,8 +145,8 @@ def test_of_a_mixed_proposal_one_call_is_cleared_and_the_other_asked() -> None:
 def test_a_doubt_can_be_resolved_but_neither_approved_nor_denied() -> None:
     """It is asked what happened, not whether it may."""
     story = doubtful()
-    assert "does not wait" in refusal(story, "approve", call="pay")
-    assert "does not wait" in refusal(story, "deny", call="pay")
+    assert "`linestop resolve r1 pay" in refusal(story, "approve", call="pay")
+    assert "`linestop resolve r1 pay" in refusal(story, "deny", call="pay")
     assert "Say what to do" in refusal(story, "resolve", call="pay")
     granted = Granted(call="pay", by="bob", args_sha256=story.run.calls["pay"].args_sha256)
     assert "does not wait" in story.tell("approver", granted).ignored

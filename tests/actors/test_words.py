@@ -293,3 +293,10 @@ def test_a_word_that_counts_for_nothing_says_why(verb: Verb, fields: dict[str, A
     """One sentence naming the call and what is wrong."""
     story = at_work(call("look"), call("pay")).tools(look=OK)
     assert sentence in refusal(story, verb, **fields)
+
+
+@pytest.mark.parametrize("verb", ["approve", "deny", "edit"])
+def test_a_word_of_agreement_about_an_unknown_fate_names_the_word_that_decides(verb: Verb) -> None:
+    """It was agreed to before; what is asked is what became of it."""
+    story = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    assert "`linestop resolve r1 pay --retry|--done|--stop`" in refusal(story, verb, call="pay", args={})

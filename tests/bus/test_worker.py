@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from tests.bus.administered import administered
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.init import set_up
 from linestop.bus.worker import hold_free_name, hold_name, host_name, is_held, next_incarnation
 from linestop.errors import ConfigError, InputError
@@ -125,10 +127,9 @@ def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> No
     shared.mkdir(mode=0o755)
     before = os.umask(0o022)
     try:
-        for name in ("a", "b", "c", "shared"):
-            with hold_free_name(tmp_path / name, "dev") if name == "a" else hold_name(tmp_path / name, "dev"):
-                pass
-        write_credential(tmp_path / "d" / "credentials" / "x.json", Credential(url="", user="", password=""))
+        with hold_free_name(tmp_path / "a", "dev"), hold_name(tmp_path / "b", "dev"), hold_name(shared, "dev"):
+            pass
+        write_credential(tmp_path / "d" / "credentials" / "x.json", Credential(url="", user="client", password=""))
     finally:
         os.umask(before)
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "b", "d", "shared")}

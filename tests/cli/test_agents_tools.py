@@ -109,8 +109,11 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
         (folder / "agents" / "clerk.md").write_text("Two.")
         assert await run_sync(run, ["agents", "--json"]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["state"] == "changed since it was deployed"
+        assert await run_sync(run, ["agents"]) == 0
+        assert "Starting `linestop dev` or `up` again deploys what is in files" in capsys.readouterr().err
         assert await run_sync(run, ["deploy", "clerk"]) == 0
-        second = capsys.readouterr().out
+        second, hint = capsys.readouterr()
+        assert "processes load tools and playbooks when they start: restart them" in hint
         assert await run_sync(run, ["rollback", "clerk"]) == 0
         first = capsys.readouterr().out
         assert first != second

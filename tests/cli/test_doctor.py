@@ -61,6 +61,7 @@ def test_bad_configuration_is_a_finding(
     ("agent", "check", "level", "words"),
     [
         ("model = 'openai/gpt-4o'", "model keys", "warning", "openai/gpt-4o needs OPENAI_API_KEY"),
+        ("model = 'playbook/suport'", "playbooks", "warning", "on playbook/suport, and no playbook is called so"),
         ("model = 'openai/no-such'", "agents", "error", "No price"),
         ("model = 'playbook/x'\ntools = ['no']", "agents", "error", "no tool is called 'no'"),
     ],

@@ -5,9 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
+import anyio
 import pytest
 from tests.stack import Ran, Stack, background_stack, command
+
+from linestop.bus.server import EmbeddedServer
+from linestop.cli import output
+from linestop.client import Client
 
 pytestmark = pytest.mark.broker
 
@@ -55,6 +61,29 @@ def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(line: Sta
     assert "operator.stopped" in watched.out
     assert watched.out.splitlines()[-1].endswith("recorder.sealed      stopped: enough")
     assert cli(line, "watch", run, "--json").lines[-1]["data"]["status"] == "stopped"
+
+
+@pytest.mark.anyio
+async def test_whoever_follows_is_told_when_the_broker_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence would look like a run in which nothing happens."""
+    told = anyio.Event()
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    monkeypatch.setattr(output, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(output, "note", tell)
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        Client.connect(tmp_path) as client,
+        output.telling_of_silence(client),
+    ):
+        await server.stop()
+        with anyio.fail_after(10):
+            await told.wait()
+    assert said == ["The broker does not answer; waiting for it."]
 
 
 def test_watch_of_a_run_that_is_not_there_yet_says_what_it_waits_for(line: Stack) -> None:

@@ -141,6 +141,11 @@ def test_errors_end_the_program_with_one_sentence_and_their_code(
     ("error", "code", "words"),
     [
         (PermissionError(13, "Permission denied", "/state/lock"), 2, "/state/lock cannot be used: Permission denied."),
+        (
+            ExceptionGroup("g", [FileNotFoundError(2, "No such file or directory", "/proc/x")]),
+            2,
+            "/proc/x cannot be used",
+        ),
         (OSError(28, "No space left on device"), 1, "The system refuses to write or open something: No space left"),
         (ExceptionGroup("g", [OSError(30, "Read-only file system", "/a")]), 2, "/a cannot be used: Read-only file"),
     ],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from tests.builders import agent, at_work, call, contract
 
+from linestop.cli import output
 from linestop.cli.output import question_text
+from linestop.cli.plain import fit
 from linestop.client.views import OpenQuestion, open_questions
 
 
@@ -40,3 +43,38 @@ def test_what_leaves_the_system_is_named_before_anybody_decides() -> None:
     mail = contract("mail", tier="irreversible", egress=("amount", "q"))
     (question,) = open_questions(at_work(call("mail"), version=agent(tools=(mail,))).run, {})
     assert "  leaves  the system with this call: amount, q" in question_text(question).split("\n")
+
+
+def test_a_question_about_an_unknown_fate_says_so_and_names_its_command() -> None:
+    """It must not look like a call that waits to be agreed to."""
+    doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.")
+    lines = question_text(doubt).split("\n")
+    assert "what became of a call whose fate is unknown" in lines[0]
+    assert "  task    Pay the bill." in lines
+    assert "  $ linestop resolve r1 c1 --done" in lines
+
+
+SENTENCE = "The run 0123456789abcdef is over: `linestop approvals --all-tenants` lists what else waits for people."
+
+
+def test_a_sentence_is_broken_between_words_and_never_inside_a_command() -> None:
+    """Ids and commands are there to be copied."""
+    lines = fit(SENTENCE, 40).split("\n")
+    assert " ".join(lines) == SENTENCE
+    assert max(map(len, lines)) <= 40
+    assert "`linestop approvals --all-tenants` lists" in lines
+    assert fit("  $ linestop deny r1 c1 --why REASON", 20) == "  $ linestop deny r1 c1 --why REASON"
+    assert fit("  value   aaaa bbbb cccc", 21) == "  value   aaaa bbbb\n          cccc"
+
+
+def test_what_does_not_go_to_a_terminal_stays_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs read lines; only a terminal has a width."""
+    monkeypatch.setenv("COLUMNS", "40")
+    output.say(SENTENCE)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    output.say(SENTENCE)
+    whole, *broken = capsys.readouterr().out.splitlines()
+    assert whole == SENTENCE
+    assert len(broken) == 3

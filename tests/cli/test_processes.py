@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus.credentials import ensure_credentials
+from linestop.bus.server import EmbeddedServer
 from linestop.bus.worker import hold_name
 from linestop.client import Client
 from linestop.schemas.events import EffectStarted, Finished
@@ -152,6 +154,29 @@ async def test_two_of_one_name_cannot_run(tmp_path: Path) -> None:
             assert await dev.process.wait() == 2
 
 
+@pytest.mark.parametrize("name", [(), ("--name", "other")])
+async def test_a_second_dev_in_one_folder_is_told_of_the_first(tmp_path: Path, name: tuple[str, ...]) -> None:
+    """Whatever its own name, the remedy is the same."""
+    async with EmbeddedServer(tmp_path / ".linestop"):
+        with hold_name(tmp_path / ".linestop", "dev"):
+            async with started(tmp_path, "dev", *name) as second:
+                await second.says(f"linestop dev already runs here (process {os.getpid()} ")
+                await second.says("end it with Ctrl-C there and start it again to load changed files")
+                assert await second.process.wait() == 2
+
+
+async def test_dev_warns_of_an_agent_that_cannot_work(tmp_path: Path) -> None:
+    """A playbook that is not there, a key that is not set: no run of it could do anything."""
+    (tmp_path / "agents").mkdir()
+    for name, model in (("a", "playbook/suport"), ("b", "openai/gpt-4o")):
+        (tmp_path / "agents" / f"{name}.toml").write_text(f"model = '{model}'")
+        (tmp_path / "agents" / f"{name}.md").write_text("Hello.")
+    async with started(tmp_path, "dev") as dev:
+        await dev.says("The agent a is on playbook/suport, and no playbook is called so; there is playbook/hello.")
+        await dev.says("openai/gpt-4o needs OPENAI_API_KEY, which is not set")
+        assert await dev.ends() == 0
+
+
 async def test_an_actor_that_waits_for_its_broker_says_so_and_ends_when_told(tmp_path: Path) -> None:
     """A broker may come up later than its actors; a signal need not wait for it."""
     ensure_credentials(tmp_path / ".linestop", "nats://127.0.0.1:1")
@@ -280,3 +305,34 @@ def _broker_of(parent: int) -> int:
             if "nats-server" in Path(f"/proc/{child}/cmdline").read_text():
                 return int(child)
     raise AssertionError("it has no broker")
+
+
+LOGS = """
+import logging, structlog
+from linestop.cli.processes import configure_logs
+configure_logs()
+logging.getLogger("linestop.tools").debug("output of tool %s: %s", "look", "'hello'")
+structlog.get_logger().warning("in_use", path="a.db", sentence="Another recorder writes it.")
+"""
+
+
+@pytest.mark.parametrize(("level", "tool"), [("debug", 1), ("", 0)])
+async def test_what_tools_print_is_logged_for_who_asks(level: str, tool: int) -> None:
+    """As JSON where no person reads; left out unless LINESTOP_LOG asks, since nothing in it is hidden."""
+    done = await anyio.run_process([sys.executable, "-c", LOGS], env={**os.environ, "LINESTOP_LOG": level})
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in said] == ["output of tool look: 'hello'"] * tool + ["in_use"]
+
+
+async def test_a_warning_with_a_sentence_is_that_sentence_at_a_terminal() -> None:
+    """Its fields are for programs."""
+    ours, theirs = pty.openpty()
+    try:
+        await anyio.run_process([sys.executable, "-c", LOGS], stderr=theirs)
+        said = os.read(ours, 4096).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "Another recorder writes it." in said
+    assert "a.db" not in said
+    assert len(said.splitlines()) == 1

@@ -43,6 +43,7 @@ async def test_an_archive_is_rebuilt_looked_at_and_copied(
         assert "of 1 runs with 1 calls" in rebuilt
         assert await command("snapshot", str(copy), "--json", *where) == 0
         status = msgspec.json.decode(capfd.readouterr().out)
+        assert (status["path"], status["bytes"]) == (str(copy), copy.stat().st_size)
         assert await command("status", *where) == 0
         assert capfd.readouterr().out.splitlines()[0] == rebuilt.splitlines()[0]
     assert _query(copy, "SELECT run, status FROM runs") == [(submitted.run, "completed")]

@@ -126,6 +126,8 @@ def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
     ran = cli(line, "run", "desk", "hang", "--wait", "0.5")
     assert (ran.code, ran.out) == (10, "")
     assert "it goes on" in ran.err
+    of_acme = cli(line, "run", "desk", "hang", "--wait", "0.5", "--tenant", "acme")
+    assert " --tenant acme` follows it" in of_acme.err
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,7 @@ def test_run_at_a_terminal_keeps_waiting_until_somebody_decides(line: Stack) -> 
     try:
         assert process.stderr is not None
         approve = next(each for each in process.stderr if "$ linestop approve" in each)
+        assert any("Waiting for a person: decide in another terminal" in each for each in process.stderr)
         assert cli(line, *approve.split()[2:], "--by", "ann").code == 0
         out, _ = process.communicate()
     finally:
@@ -205,6 +208,13 @@ def test_runs_lists_what_there_is(line: Stack) -> None:
     assert [(each["run"], each["status"]) for each in listed] == [(question["run"], "waiting")]
     assert {each["status"] for each in cli(line, "runs", "--open", "--json").json} <= {"waiting", "acting", "paused"}
     assert cli(line, "runs", "--tenant", "somebody", "--json").json == []
+    empty = cli(line, "runs", "--tenant", "somebody")
+    assert (empty.out, empty.err) == ("", "There are no runs of tenant 'somebody'.\n")
+    cli(line, "stop", question["run"], "--why", "enough of it")
+    cli(line, "watch", question["run"])
+    listed = cli(line, "runs", "--limit", "1").out
+    assert "pay 5" in listed
+    assert "stopped: enough of it" in listed
     assert cli(line, "runs", "--tenant", "somebody", "--all-tenants", "--json").json != []
 
 
@@ -259,12 +269,28 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
     assert "still open: " in again.out
 
 
-def test_stop_of_an_unknown_run_says_that_it_had_no_events(line: Stack) -> None:
-    """A mistyped id is noticed."""
+def test_stop_of_an_unknown_run_says_first_that_there_was_none(line: Stack) -> None:
+    """A mistyped id is noticed, by people and by programs."""
     ran = cli(line, "stop", "mistyped")
     assert ran.code == 0
-    assert "had no events" in ran.err
+    assert ran.out.startswith("There was no run 'mistyped' of tenant 'default'; a task that comes for it is refused.\n")
+    assert "is stopped beforehand: event 1" in ran.out
+    assert cli(line, "stop", "mistyped", "--json").json["existed"] is False
+    assert "existed" not in cli(line, "stop", waiting(line)["run"], "--json").json
     assert cli(line, "stop", "Mis typed").code == 2
+
+
+def test_a_stop_that_cancels_what_a_first_one_let_end_says_so(tmp_path: Path) -> None:
+    """Both events are named: from the first nothing started, by the second the rest is cancelled."""
+    with background_stack(tmp_path) as line:
+        run = cli(line, "run", "desk", "hang", "--detach").out.strip()
+        assert line.portal is not None
+        line.portal.call(line.effects.hanging.wait)
+        drained = cli(line, "stop", run, "--mode", "drain", "--json").json
+        fenced = cli(line, "stop", run)
+    assert "fenced_n" not in drained
+    assert f"was stopped before: event {drained['n']}" in fenced.out
+    assert f"event {drained['n'] + 1} cancels what that stop let end" in fenced.out
 
 
 def test_run_of_what_was_stopped_before_it_began_exits_4(line: Stack) -> None:
@@ -305,6 +331,7 @@ def test_a_paused_run_goes_on_when_it_is_resumed(line: Stack) -> None:
 def test_no_state_is_a_matter_of_configuration_and_no_broker_is_not(tmp_path: Path) -> None:
     """Exit 2 where nothing was ever started, 8 where nobody answers."""
     missing = command(tmp_path / "nothing", "runs")
+    assert "in LINESTOP_DIR, as a command's --dir or as what Client.connect is given" in missing.err
     assert (missing.code, missing.out) == (2, "")
     assert "linestop dev" in missing.err
     write_credential(

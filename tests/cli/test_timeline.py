@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from linestop.cli import timeline
@@ -95,6 +96,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Returned(proposal_n=4, errors=("$: empty",), returned_in_a_row=1), "$: empty"),
     (Cleared(calls=(ClearedCall(call="c1", rule="tier:read", args_sha256=""),)), "c1 (tier:read)"),
     (Asked(calls=(ASKED,)), "may pay be done? (call c1, tier:irreversible)"),
+    (Asked(calls=(msgspec.structs.replace(ASKED, rule="unknown"),)), "what became of pay? (call c1, unknown)"),
     (Asked(question=Question(call="c2", text="Which?", expires_at=AT)), "Which? (call c2)"),
     (
         Asked(spend=SpendQuestion(so_far_micros=1, limit_micros=250_000, expires_at=AT)),

@@ -122,13 +122,31 @@ def test_a_checkpoint_in_the_file_counts_with_its_key(
     assert _verify(file, "--key", f"rec-1={KEYS['rec-1'].public_key}") == 0
     assert f"authentic up to {len(log)}" in capfd.readouterr().out
     assert _verify(file, "--key", "rec-1=xyz") == 2
+    capfd.readouterr()
+    assert _verify(file) == 0
+    assert "is not known: pass it with `--key rec-1=HEX`" in capfd.readouterr().out
 
 
 def test_a_file_of_another_run_is_broken(file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]) -> None:
     """The name on the command line is what is checked, not what the file claims."""
     file.write_bytes(b"".join(write_bundle(log)))
     assert run(["verify", "other", "--tenant", TENANT, "--file", str(file)]) == 9
-    assert "is no event of run 'other'" in capfd.readouterr().out
+    verdict, *problems = capfd.readouterr().out.splitlines()
+    assert verdict.startswith("other: broken at 1; ")
+    assert len(problems) == 1
+    assert f"The log holds run '{RUN}' of tenant '{TENANT}', not run 'other'" in problems[0]
+
+
+def test_a_log_that_was_cut_off_says_where_it_ends(
+    file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing at the end cannot be seen in what is there, but that the run was not over can."""
+    file.write_bytes(b"".join(write_bundle(log[:5])))
+    assert _verify(file) == 0
+    assert "it ends at event 5 and is not sealed" in capfd.readouterr().out
+    file.write_bytes(b"".join(write_bundle(log)))
+    assert _verify(file) == 0
+    assert "is not sealed" not in capfd.readouterr().out
 
 
 def test_a_file_that_is_none_is_said_in_a_sentence(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +217,7 @@ async def test_a_run_on_a_real_bus_verifies(
     assert "consistent" in second
     assert "is not known" in printed.out
     assert "There is no run 'nobody'" in printed.err
-    assert f"{events} events, 1 checkpoints" in exported
+    assert f"{events} events, 1 checkpoint and" in exported
     assert "run.jsonl exists already" in printed.err
     assert f"linestop: {nowhere} cannot be written: No such file or directory.\n" in printed.err
     _offline(out, submitted.run, capfd)

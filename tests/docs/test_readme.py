@@ -125,8 +125,9 @@ def test_the_program_does_what_the_readme_shows(place: Place) -> None:
 
 
 def test_the_example_is_as_short_as_it_says() -> None:
-    """Tool, agent file and program have at most twenty lines, comments and blank lines apart."""
-    written = [files()[name] for name in ("tools.py", "agents/support.toml", "handle.py")]
+    """Tool, agent file and program have at most twenty lines, comments, docstrings and blank lines apart."""
+    shown = [files()[name] for name in ("tools.py", "agents/support.toml", "handle.py")]
+    written = [re.sub(r'"""[^"]*"""', "", text) for text in shown]
     lines = [
         line for text in written for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
     ]

@@ -76,6 +76,12 @@ def _foreign(messages: list[Message]) -> tuple[list[Message], int]:
     return [(subject.replace(".r1.", ".r2."), payload, seq) for subject, payload, seq in messages], 1
 
 
+def _partly_foreign(messages: list[Message]) -> tuple[list[Message], int]:
+    subject, payload, seq = messages[4]
+    messages[4] = (subject.replace(".r1.", ".r2."), payload, seq)
+    return messages, 5
+
+
 def _twice(messages: list[Message]) -> tuple[list[Message], int]:
     subject, _, seq = messages[4]
     return [*messages, (subject, b"{}", messages[-1][2] + seq)], 5
@@ -105,7 +111,8 @@ def _nothing(messages: list[Message]) -> tuple[list[Message], int]:
     [
         (_changed, "does not name the hash of what comes before it"),
         (_missing, "Event 7 is missing"),
-        (_foreign, "is no event of run 'r1'"),
+        (_foreign, "holds run 'r2' of tenant 't', not run 'r1'"),
+        (_partly_foreign, "is no event of run 'r1'"),
         (_twice, "is there twice"),
         (_shuffled, "the order was changed"),
         (_renamed, "does not name the hash"),

@@ -38,7 +38,10 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
         sentence = f"The key or run id is taken: run '{incoming.existing_run}' has another task under it."
         return refuse("key_taken", sentence)
     if agent is None:
-        return refuse("no_agent", f"There is no agent '{incoming.agent}'; `linestop agents` lists them.")
+        hint = (
+            "`linestop agents` lists them, and one that is new in files needs `linestop dev` (or `up`) started again."
+        )
+        return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
     if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}"):
         return refuse("door_closed", f"New runs are not let in: the door '{shut}' is closed by an operator.")
     if space.used >= SPACE_FOR_NEW_WORK:

@@ -110,12 +110,17 @@ def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:
 
 
 def _objection_to_call(run: Run, call: CallState, said: Word, now: datetime) -> str:
+    doubtful = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
     if said.verb == "resolve":
-        doubtful = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
         if not doubtful:
             return f"The fate of call '{call.call}' is not in doubt; nothing is to be resolved."
         return _objection_to_resolution(run, call, said, now)
-    if call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+    if doubtful:
+        return (
+            f"What became of call '{call.call}' is not known, and that is what is asked: "
+            f"`linestop resolve {run.run} {call.call} --retry|--done|--stop` decides it."
+        )
+    if call.stage is not Stage.ASKED or call.asked is None:
         return f"Call '{call.call}' does not wait for a person (it is {call.stage})."
     if now >= call.asked.expires_at:
         return f"The question about call '{call.call}' expired at {call.asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."

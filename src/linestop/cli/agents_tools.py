@@ -22,6 +22,7 @@ from linestop.sandbox.lint import lint as lint_contracts
 from linestop.schemas.agents import AgentVersion
 
 DIGEST_SHOWN: Final = 12
+RESTART: Final = "processes load tools and playbooks when they start: restart them (`linestop dev`, `up`, `actor`)"
 T = TypeVar("T")
 
 
@@ -34,6 +35,11 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
     in_files: str = ""
     deployed: str = ""
     asked: bool = True
+
+    @property
+    def stale(self) -> bool:
+        """Whether the files hold what new runs do not get."""
+        return self.asked and bool(self.in_files) and self.in_files != self.deployed
 
     @property
     def state(self) -> str:
@@ -67,6 +73,8 @@ def agents(nats: str | None, as_json: bool) -> None:
     for line in lines:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
+    if any(line.stale for line in lines):
+        output.note(f"Starting `linestop dev` or `up` again deploys what is in files; {RESTART}.")
 
 
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
@@ -88,6 +96,7 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
         return
     for name, digest in digests.items():
         click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
+    output.note(f"New runs get these; {RESTART}.")
 
 
 def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
@@ -154,7 +163,7 @@ def tools_lint(as_json: bool) -> None:
     else:
         for found in findings:
             click.echo(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}")
-        click.echo(f"{len(registry)} tools, {len(findings)} findings", err=True)
+        click.echo(f"{output.counted(len(registry), 'tool')}, {output.counted(len(findings), 'finding')}", err=True)
     if any(found.level == "error" for found in findings):
         output.finish(1)
 

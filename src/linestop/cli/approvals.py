@@ -8,7 +8,6 @@ from typing import Any, cast
 from linestop.cli import output
 from linestop.client import Client
 from linestop.client.client import Resolution, Said
-from linestop.client.views import OpenQuestion
 from linestop.errors import InputError
 from linestop.schemas.messages import Reply
 
@@ -21,24 +20,11 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
         if options["as_json"]:
             output.say_json(questions)
         elif questions:
-            columns = ("run", "call", "what", "tier", "rule", "cost", "left")
-            output.say_table(columns, [_row(q) for q in questions], fold=("what",))
+            output.say("\n\n".join(output.question_text(question) for question in questions))
         else:
             output.note("Nothing waits for a person.")
 
     output.with_client(options["directory"], work)
-
-
-def _row(question: OpenQuestion) -> tuple[str, ...]:
-    what = f"{question.tool}({question.args})" if question.kind in {"approval", "doubt"} else question.text
-    if question.options:
-        what += f" [{' | '.join(question.options)}]"
-    if question.reason:
-        what += f"\n{output.model_says(question)}"
-    return (
-        question.run, question.call, what, question.tier or question.kind, question.rule or question.kind,
-        output.dollars(question.cost_max_micros), output.until(question.expires_at),
-    )  # fmt: skip
 
 
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them

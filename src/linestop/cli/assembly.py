@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +62,8 @@ PROVIDERS: Final = {
     "openai": "linestop.models.openai",
     "anthropic": "linestop.models.anthropic",
 }
+KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+"""The variable that holds each provider's key."""
 
 Credentials = Mapping[CredentialName, Credential]
 
@@ -244,6 +246,36 @@ def agents_of(project: Project, registry: Registry) -> tuple[AgentVersion, ...]:
     return agents
 
 
+def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple[str, ...]:
+    """A sentence for each agent's scripted model that there is not, so that no run of it can do anything.
+
+    Raises:
+        ConfigError: if a playbook cannot be read.
+    """
+    known = {f"{PLAYBOOK}/{load_playbook(file).name}" for file in project.playbook_files()}
+    return tuple(
+        f"The agent {agent.name} is on {model}, and no playbook is called so; there is {', '.join(sorted(known))}."
+        for agent, model in _models(agents)
+        if model.startswith(f"{PLAYBOOK}/") and model not in known
+    )
+
+
+def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
+    """A sentence for each agent's model whose provider wants a key that the environment does not have."""
+    return tuple(
+        f"The agent {agent.name} is on {model}: {model} needs {variable}, which is not set."
+        for agent, model in _models(agents)
+        if (variable := KEYS.get(model.partition("/")[0])) and not os.environ.get(variable)
+    )
+
+
+def _models(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, str]]:
+    """What each agent may ask, except of a server that the agent names itself."""
+    for agent in agents:
+        if agent.planner == "model" and not agent.base_url:
+            yield from ((agent, choice.model) for choice in (agent.model, *agent.fallbacks))
+
+
 def workspaces(project: Project) -> Path:
     """The folder that holds one folder a run."""
     return project.directory / "workspaces"
@@ -251,7 +283,7 @@ def workspaces(project: Project) -> Path:
 
 def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> ToolRunner:
     folder = workspaces(project)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     runner = RegistryRunner(
         registry,
         folder,

@@ -77,8 +77,8 @@ def person(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _tenant() -> str:
-    if not Path(CONFIG_FILE).exists():
-        return os.environ.get("LINESTOP_TENANT") or TENANT_DEFAULT
+    if not Path(CONFIG_FILE).exists() and not os.environ.get("LINESTOP_TENANT"):
+        return TENANT_DEFAULT
     # Imported here: without a project there is nothing to read, and the help reads nothing.
     from linestop.project import load_project  # noqa: PLC0415
 

@@ -28,7 +28,8 @@ from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
-from linestop.cli.assembly import agents_of, load_tools, stored_credentials
+from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
+from linestop.cli.plain import fit_to
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
@@ -40,6 +41,7 @@ CLOCK_OFF_MAX_S: Final = 1.0
 
 BEAT_LATE_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
+LEVEL_WIDTH: Final = 9
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
 Level = Literal["ok", "warning", "error"]
 
@@ -64,8 +66,9 @@ def doctor(nats: str | None, as_json: bool) -> None:
         output.say_json(findings)
     else:
         for found in findings:
-            click.secho(f"{found.level:<7}  ", fg=_COLOURS[found.level], nl=False)
-            click.echo(f"{found.check}: {found.sentence}")
+            click.secho(f"{found.level:<{LEVEL_WIDTH}}", fg=_COLOURS[found.level], nl=False)
+            margin = " " * LEVEL_WIDTH
+            click.echo(fit_to(sys.stdout, f"{margin}{found.check}: {found.sentence}", hang=LEVEL_WIDTH)[LEVEL_WIDTH:])
     failed = [found for found in findings if found.level == "error"]
     if failed:
         output.finish(Unreachable.exit_code if all(found.code == Unreachable.code for found in failed) else 1)
@@ -123,6 +126,7 @@ def _project_findings(nats: str | None) -> Iterator[Finding]:
     yield _finding("tools", lambda: _tools(project, registry))
     if registry:
         yield _finding("agents", lambda: _agents(project, registry[0]))
+        yield _finding("playbooks", lambda: _playbooks(project, registry[0]))
         yield _finding("model keys", lambda: _keys(project, registry[0]))
     yield _finding("credentials", lambda: _credentials(project))
     yield from anyio.run(_broker, project)
@@ -155,7 +159,7 @@ def _python() -> str:
 
 def _sandboxes() -> str:
     found = [name for name in SANDBOXES if shutil.which(name)]
-    return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, code of models needs one"
+    return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, and code that a model wrote is not run"
 
 
 def _environment() -> str:
@@ -186,18 +190,16 @@ def _agents(project: Project, registry: Registry) -> str:
     return f"{', '.join(agent.name for agent in agents)}; every model has a price"
 
 
+def _playbooks(project: Project, registry: Registry) -> str:
+    if missing := missing_playbooks(project, agents_of(project, registry)):
+        raise Warn(" ".join(missing))
+    return "every scripted model that an agent names is there"
+
+
 def _keys(project: Project, registry: Registry) -> str:
-    models = {
-        choice.model
-        for agent in agents_of(project, registry)
-        if agent.planner == "model" and not agent.base_url
-        for choice in (agent.model, *agent.fallbacks)
-    }
-    for provider, variable in (("anthropic", "ANTHROPIC_API_KEY"), ("openai", "OPENAI_API_KEY")):
-        named = sorted(model for model in models if model.startswith(f"{provider}/"))
-        if named and not os.environ.get(variable):
-            raise Warn(f"{named[0]} needs {variable}, which is not set")
-    return f"all that {', '.join(sorted(models)) or 'no model'} needs"
+    if missing := missing_keys(agents_of(project, registry)):
+        raise Warn(" ".join(missing))
+    return "all that the agents' models need"
 
 
 def _credentials(project: Project) -> str:

@@ -18,12 +18,12 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
         if follow:
             await _tell_if_absent(client, run, options["tenant"])
         source = client.events(run, after_n=after_n, follow=follow, tenant=options["tenant"])
-        async with contextlib.aclosing(source) as entries:
+        async with output.telling_of_silence(client), contextlib.aclosing(source) as entries:
             async for entry in entries:
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry).replace("\n", "\\n"))
+                    output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
 
     output.with_client(options["directory"], work, as_="client")
 
@@ -34,12 +34,15 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
     async def work(client: Client) -> int:
         status = ""
         await _tell_if_absent(client, run, options["tenant"])
-        async with contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states:
+        async with (
+            output.telling_of_silence(client),
+            contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states,
+        ):
             async for state, entry in states:
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry).replace("\n", "\\n"))
+                    output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
                         output.note(output.question_text(question))

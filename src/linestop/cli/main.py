@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from linestop.cli.plain import clean
+from linestop.cli.plain import clean, fit_to
 from linestop.errors import LinestopError
 
 
@@ -81,7 +81,7 @@ PATH_CHARS_SHOWN: Final = 400
 _SYSTEM: Final = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
-        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EIO,
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO,
     }
 )  # fmt: skip
 """What is wrong with the machine or with a path, and not with linestop."""
@@ -207,7 +207,7 @@ def _sentence(error: click.ClickException) -> str:
 
 def _end(sentence: str, code: int) -> int:
     """Print why the program ends; names and reasons in it come from anywhere, so nothing of it is obeyed."""
-    click.echo(f"linestop: {clean(sentence)}", err=True)
+    click.echo(fit_to(sys.stderr, f"linestop: {clean(sentence)}"), err=True)
     return code
 
 

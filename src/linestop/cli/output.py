@@ -6,11 +6,13 @@ exactly, as JSON in which those characters are escapes too.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -21,7 +23,8 @@ import msgspec
 
 from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
-from linestop.cli.plain import clean
+from linestop.cli.declare import TENANT_DEFAULT
+from linestop.cli.plain import clean, fit_to
 from linestop.client import Client
 from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
@@ -54,6 +57,10 @@ WIDTH_PIPED: Final = 160
 REASON_CHARS_SHOWN: Final = 600
 """More than is kept of a reason, so that none is cut twice."""
 
+LOOK_EVERY_S: Final = 1.0
+LOOKS_UNTIL_TOLD: Final = 3
+"""A broker that is restarted is back by then."""
+
 NO_BREAK: Final = "\xa0"
 FOLDED_WIDTH_MIN: Final = 16
 GAP_WIDTH: Final = 3
@@ -68,14 +75,14 @@ def short(text: str, chars_max: int = 100) -> str:
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 
-def say(text: str) -> None:
-    """Print data: escaped, on stdout."""
-    click.echo(clean(text, block=True))
+def say(text: str, *, hang: int = 0) -> None:
+    """Print data: escaped, on stdout; lines that a terminal would break go on ``hang`` spaces in."""
+    click.echo(fit_to(sys.stdout, clean(text, block=True), hang=hang))
 
 
-def note(text: str) -> None:
-    """Print progress: escaped, on stderr."""
-    click.echo(clean(text, block=True), err=True)
+def note(text: str, *, hang: int = 0) -> None:
+    """Print progress: escaped, on stderr; as ``say``."""
+    click.echo(fit_to(sys.stderr, clean(text, block=True), hang=hang), err=True)
 
 
 def say_json(value: object) -> None:
@@ -138,6 +145,16 @@ def say_reply(reply: Reply, *, as_json: bool) -> None:
         say(f"{reply.run}: {reply.sentence}")
 
 
+def for_tenant(tenant: str) -> str:
+    """What a command about a run of this tenant ends with."""
+    return "" if tenant == TENANT_DEFAULT else f" --tenant {tenant}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 call``, ``2 calls``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def dollars(micros: int) -> str:
     """An amount for people."""
     return f"${micros / 1_000_000:.4f}"
@@ -192,6 +209,25 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
     return anyio.run(main)
 
 
+@asynccontextmanager
+async def telling_of_silence(client: Client) -> AsyncGenerator[None]:
+    """Say it when the broker does not answer for a while: what is followed goes on when it does."""
+
+    async def look() -> None:
+        away = 0
+        while True:
+            await anyio.sleep(LOOK_EVERY_S)
+            away = 0 if client.connected else away + 1
+            if away == LOOKS_UNTIL_TOLD:
+                note("The broker does not answer; waiting for it.")
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+
+
 def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
     """Read JSON from the command line: as it stands, or from ``@file`` or a file's name.
 
@@ -218,7 +254,7 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
 def commands_for(question: OpenQuestion) -> list[str]:
     """The commands that answer a question, to be copied."""
     target = f"{question.run} {question.call}".rstrip()
-    tenant = "" if question.tenant == "default" else f" --tenant {question.tenant}"
+    tenant = for_tenant(question.tenant)
     match question.kind:
         case "approval" | "spend":
             words = [f"approve {target}", f"deny {target} --why REASON"]
@@ -236,19 +272,20 @@ def model_says(question: OpenQuestion) -> str:
 
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
-    lines = [
-        f"Run {question.run} ({question.agent}) waits for a person: {question.kind}, {until(question.expires_at)} left."
-    ]
-    if question.tool:
-        lines.append(f"  call    {question.call}: {question.tool}({question.args})")
-    if question.tier:
-        lines.append(f"  tier    {question.tier} (rule {question.rule})")
-    if question.text:
-        lines.append(f"  asks    {question.text}")
-    if question.options:
-        lines.append(f"  options {' | '.join(question.options)}")
-    if question.reason:
-        lines.append(f"  reason  {model_says(question)}")
+    kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
+    left = until(question.expires_at)
+    left += " left" if left[0].isdigit() else ""
+    lines = [f"Run {question.run} ({question.agent}) waits for a person: {kind}, {left}."]
+    told = {
+        "task": short(question.task),
+        "call": f"{question.call}: {question.tool}({question.args})" if question.tool else "",
+        "tier": f"{question.tier} (rule {question.rule})" if question.tier else "",
+        "cost": f"{dollars(question.cost_max_micros)} at most" if question.cost_max_micros else "",
+        "asks": question.text,
+        "options": " | ".join(question.options),
+        "reason": model_says(question) if question.reason else "",
+    }
+    lines += [f"  {label:<7} {text}" for label, text in told.items() if text]
     for origin in question.provenance:
         seen = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
         lines.append(f"  value   {origin.path} comes from {seen}")

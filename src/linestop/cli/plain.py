@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Final
+from typing import IO, Final
 
 # C0 and C1 controls, DEL, what reorders or hides text, and lone surrogates: all that makes a terminal do or
 # show something else than the characters it is given.
@@ -21,3 +22,50 @@ def clean(text: str, *, block: bool = False) -> str:
         return char.encode("unicode_escape", "surrogatepass").decode()
 
     return _UNSAFE.sub(escaped, text)
+
+
+_COMMAND: Final = re.compile("`[^`\\n]*`")
+_NO_BREAK: Final = "\xa0"
+_LABEL: Final = re.compile(r" {2,}\S+ +")
+COLUMNS_MIN: Final = 20
+
+
+def fit(text: str, columns: int, *, hang: int = 0) -> str:
+    """Break lines that are longer than ``columns`` between words, and never inside a command.
+
+    What follows is put below the text of a labelled line (``  reason  …``), else ``hang`` spaces in.
+    """
+    return "\n".join(_fit_line(line, columns, hang) for line in text.split("\n"))
+
+
+def _fit_line(line: str, columns: int, hang: int) -> str:
+    if len(line) <= columns or line.lstrip().startswith("$ "):
+        return line
+    # Imported here: most lines fit.
+    import textwrap  # noqa: PLC0415
+
+    label = _LABEL.match(line)
+    indent = len(label[0]) if label else hang
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), line)
+    lines = textwrap.wrap(
+        whole, columns, subsequent_indent=" " * (indent if indent <= columns // 2 else 0), break_long_words=False,
+        break_on_hyphens=False, replace_whitespace=False, expand_tabs=False,
+    )  # fmt: skip
+    return "\n".join(lines).replace(_NO_BREAK, " ")
+
+
+def fit_to(stream: IO[str], text: str, *, hang: int = 0) -> str:
+    """The text as ``fit`` breaks it if the stream is a terminal, else unchanged: programs read whole lines."""
+    columns = _columns(stream)
+    return fit(text, columns, hang=hang) if columns >= COLUMNS_MIN else text
+
+
+def _columns(stream: IO[str]) -> int:
+    """How wide the terminal is, 0 if it is none or does not say."""
+    if not stream.isatty():
+        return 0
+    given = os.environ.get("COLUMNS", "")
+    try:
+        return int(given) if given.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0

@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Final
 
 import anyio
-import click
 import msgspec
 import structlog
 
@@ -30,6 +30,8 @@ from linestop.cli.assembly import (
     agents_of,
     deploy,
     load_tools,
+    missing_keys,
+    missing_playbooks,
     prepare,
     serve,
     stored_credentials,
@@ -39,6 +41,8 @@ from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName
+
+LOG_LEVELS: Final = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +60,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     agents: tuple[str, ...] = ()
 
 
-_NATS = click.option("--nats", metavar="URL", help="Address of the broker [LINESTOP_NATS, else linestop.toml].")
-_NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
-
-
 def say(text: str = "") -> None:
     """Tell a person how it goes; on stderr, because stdout is for data."""
-    click.echo(text, err=True)
+    output.note(text)
 
 
 def run_loop(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
@@ -92,22 +92,39 @@ async def _until_told(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
 
 
 def configure_logs() -> None:
-    """Write warnings and errors to stderr: readable in a terminal, JSON elsewhere."""
+    """Write to stderr what LINESTOP_LOG asks for, by default warnings: readable in a terminal, JSON elsewhere.
+
+    Tools use Python's own logging, so that theirs is written the same way.
+    """
     plain = sys.stderr.isatty()
+    level = LOG_LEVELS.get(os.environ.get("LINESTOP_LOG", "").lower(), logging.WARNING)
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
     )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if plain else [structlog.processors.format_exc_info]),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    tools = logging.getLogger("linestop")
+    tools.handlers, tools.propagate = [handler], False
+    tools.setLevel(level)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if plain else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        processors=[*shared, *([_sentence] if plain else []), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Say what has a sentence for people as that sentence, and nothing else of it."""
+    if "sentence" not in event:
+        return event
+    say(event["sentence"])
+    raise structlog.DropEvent
 
 
 def dev(port: int | None, name: str, *, as_json: bool) -> None:
@@ -137,8 +154,9 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
             told.set()
 
     options = ServerOptions(port=port, sync_interval=project.config.nats.sync)
-    with hold_name(project.directory, name) as lock:
-        async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
+    # The broker first: a second `dev` in one folder is told so, whatever name it is given.
+    async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
+        with hold_name(project.directory, name) as lock:
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
             _say_updated(await prepare(credentials["bootstrap"], ()))
             await deploy(credentials["operator"], agents)
@@ -250,6 +268,8 @@ def _say_ready(
     for agent in agents:
         tools = ", ".join(tool.name for tool in agent.tools) or "no tools"
         say(f"  agent    {agent.name} on {agent.model.model}: {tools}")
+    for sentence in (*missing_playbooks(project, agents), *missing_keys(agents)):
+        say(f"  warning  {sentence}")
     say(f"  tools    {len(registry)} known, see `linestop tools ls`")
     if project.dry:
         say("  staging  effects above `read` are described, not done")

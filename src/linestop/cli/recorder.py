@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import msgspec
 
 from linestop.bus.archive import ARCHIVE_FILE, Archive
 from linestop.bus.archive_door import DoorRequest, ask
@@ -36,7 +37,8 @@ def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click g
         found = await ask(path, request)
         return found if found is not None else _offline(path, target)
 
-    _print(anyio.run(work), as_json=options["as_json"])
+    found = msgspec.structs.replace(anyio.run(work), path=str(target), bytes=target.stat().st_size)
+    _print(found, as_json=options["as_json"])
 
 
 def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them

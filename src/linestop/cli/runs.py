@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -15,10 +15,12 @@ from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.client import Client, Submitted
 from linestop.client.client import TaskOptions
-from linestop.client.views import OpenQuestion, run_line
+from linestop.client.views import OpenQuestion, RunLine, run_line
 from linestop.errors import InputError, TimedOut, TooLarge
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.run import Entry, Run
+
+TASK_CHARS_SHOWN: Final = 60
 
 
 def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the options above, as click gives them
@@ -48,7 +50,8 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
         code = output.with_client(options["directory"], work, as_="client")
     except KeyboardInterrupt:
         for name in going:
-            output.note(f"Run {name} goes on: `linestop watch {name}` follows it, `linestop stop {name}` ends it.")
+            target = name + output.for_tenant(options["tenant"])
+            output.note(f"Run {name} goes on: `linestop watch {target}` follows it, `linestop stop {target}` ends it.")
         raise
     output.finish(code)
 
@@ -113,13 +116,15 @@ class _Waiting:
                 return self._end(await self._client.outcome(run, tenant=self._tenant))
         if code is not None:
             return code
-        raise TimedOut(f"Run '{run}' is not over after {wait_s:g} s; it goes on: `linestop watch {run}` follows it.")
+        target = run + output.for_tenant(self._tenant)
+        raise TimedOut(f"Run '{run}' is not over after {wait_s:g} s; it goes on: `linestop watch {target}` follows it.")
 
     async def _until_over(self, run: str) -> int | None:
         """Follow the run; the exit code if it waits for somebody who is not there, None when it is sealed."""
-        async with contextlib.aclosing(self._client.watch(run, tenant=self._tenant)) as states:
+        watched = self._client.watch(run, tenant=self._tenant)
+        async with output.telling_of_silence(self._client), contextlib.aclosing(watched) as states:
             async for state, entry in states:
-                output.note(timeline.line(entry))
+                output.note(timeline.line(entry), hang=timeline.HANG)
                 if entry.name == "asked" and not entry.ignored and await self._ask(state.run):
                     return output.EXIT_WAITING
         return None
@@ -132,7 +137,13 @@ class _Waiting:
         for question in questions:
             output.note(output.question_text(question))
         # A closed stdin is None.
-        if not questions or (sys.stdin and sys.stdin.isatty()):
+        if not questions:
+            return False
+        if sys.stdin and sys.stdin.isatty():
+            output.note(
+                "Waiting for a person: decide in another terminal, with one of the commands above; "
+                "Ctrl-C here leaves the run waiting."
+            )
             return False
         if self._as_json:
             output.say_json({"run": run, "status": "waiting", "questions": questions})
@@ -158,6 +169,9 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
         if as_json:
             output.say_json(lines)
             return
+        if not lines:
+            output.note(_none(tenant, open_only=open_only, all_tenants=all_tenants))
+            return
         columns = ("run", "agent", "status", "turns", "calls", "cost", "age", "task")
         output.say_table(
             columns,
@@ -165,7 +179,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
                 (
                     line.run, line.agent, line.status, str(line.turns), str(line.calls),
                     output.dollars(line.cost_micros), output.ago(line.opened_at or line.last_at),
-                    output.short(line.text or line.why, 60),
+                    _task(line),
                 )
                 for line in lines
             ],
@@ -173,6 +187,17 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
         )  # fmt: skip
 
     output.with_client(directory, work, as_="client")
+
+
+def _none(tenant: str, *, open_only: bool, all_tenants: bool) -> str:
+    whose = "" if all_tenants else f" of tenant '{tenant}'"
+    return f"There are no{' open' if open_only else ''} runs{whose}."
+
+
+def _task(line: RunLine) -> str:
+    """The task, and below it why the run stands or ended as it did; a refused one has only that."""
+    reason = f"{line.status}: {line.why}" if line.why else ""
+    return "\n".join(output.short(part, TASK_CHARS_SHOWN) for part in (line.text, reason) if part)
 
 
 def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
@@ -212,7 +237,7 @@ def _print(state: Run, questions: list[OpenQuestion]) -> None:
         output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
     output.say("")
     for entry in state.entries:
-        output.say(timeline.line(entry).replace("\n", "\\n"))
+        output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
     if state.calls:
         output.say("")
         rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
@@ -267,11 +292,15 @@ def stop(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # 
             output.say_json(receipt)
             return
         said = "was stopped before" if receipt.already else "is stopped"
+        if not receipt.existed:
+            tenant = options["tenant"]
+            output.say(f"There was no run '{run}' of tenant '{tenant}'; a task that comes for it is refused.")
+            said = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
         output.say(f"{run} {said}: event {receipt.n}, by {receipt.by}, {receipt.why}")
+        if receipt.fenced_n:
+            output.say(f"  event {receipt.fenced_n} cancels what that stop let end")
         for start in receipt.open:
             output.say(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
-        if receipt.n == 1:
-            output.note("The run had no events: a task that comes for it is refused.")
 
     output.with_client(options["directory"], work)
 

@@ -10,6 +10,7 @@ from linestop.schemas.events import (
     Answered,
     AnyEvent,
     Asked,
+    AskedCall,
     BlobRef,
     Checked,
     Cleared,
@@ -39,6 +40,8 @@ from linestop.schemas.events import (
 from linestop.schemas.run import Entry
 
 TEXT_CHARS_MAX = 200
+HANG = 17
+"""How far in a line goes on that a terminal has no room for: below who says it."""
 
 
 def line(entry: Entry) -> str:
@@ -118,7 +121,7 @@ def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered |
         case Cleared():
             return ", ".join(f"{call.call} ({call.rule})" for call in event.calls)
         case Asked():
-            parts = [f"may {call.tool} be done? (call {call.call}, {call.rule})" for call in event.calls]
+            parts = [f"{_asks(call)} (call {call.call}, {call.rule})" for call in event.calls]
             if event.question:
                 parts.append(f"{event.question.text} (call {event.question.call})")
             if event.spend:
@@ -134,6 +137,10 @@ def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered |
             return f"{event.call} by {event.by}: {event.action}" + (f", {event.why}" if event.why else "")
         case _:
             assert_never(event)
+
+
+def _asks(call: AskedCall) -> str:
+    return f"what became of {call.tool}?" if call.rule == "unknown" else f"may {call.tool} be done?"
 
 
 def _text(text: Text) -> str:

@@ -66,7 +66,8 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
     if options["as_json"]:
         output.say_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})
     else:
-        output.say(f"{run}: {events} events, {checkpoints} checkpoints and {texts} long texts are in {out}")
+        held = (output.counted(events, "event"), output.counted(checkpoints, "checkpoint"))
+        output.say(f"{run}: {held[0]}, {held[1]} and {output.counted(texts, 'long text')} are in {out}")
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:
@@ -159,6 +160,8 @@ def _print(verdict: Verdict, *, as_json: bool) -> None:
         document: Mapping[str, object] = {"verdict": verdict.sentence, **msgspec.to_builtins(verdict)}
         output.say_json(document)
         return
-    output.say(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {verdict.head_sha256 or 'none'}")
+    end = "" if verdict.broken or verdict.sealed else f"; it ends at event {verdict.events} and is not sealed"
+    head = verdict.head_sha256 or "none"
+    output.say(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {head}{end}")
     for problem in verdict.problems:
         output.say(f"  {problem.n:>5}  {problem.level:<8} {problem.rule:<10} {problem.sentence}")

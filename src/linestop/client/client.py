@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 import anyio
 import msgspec
 
-from linestop.bus.stopping import stop_number
+from linestop.bus.stopping import fence_number, stop_number
 from linestop.client.letters import Letters
 from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
@@ -246,4 +246,8 @@ def _receipt(state: Run, *, already: bool) -> Receipt:
     """What the run's first stop says."""
     event = state.stopped
     assert event is not None, "a receipt is for a stopped run"
-    return Receipt(run=state.run, n=stop_number(state), by=event.by, why=event.why, open=event.open, already=already)
+    n, fenced_n = stop_number(state), fence_number(state)
+    return Receipt(
+        run=state.run, n=n, by=event.by, why=event.why, open=event.open, already=already, fenced_n=fenced_n,
+        existed=n > 1,
+    )  # fmt: skip

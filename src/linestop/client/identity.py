@@ -67,8 +67,8 @@ def identify(
         return Identity(credential=load_credential(path), people=state_directory(path) / "people")
     if not path.is_dir():
         raise ConfigError(
-            f"There is no linestop state in '{path}': start `linestop dev` here, or name the directory with "
-            f"--dir or {DIRECTORY_VARIABLE}."
+            f"There is no linestop state in '{path}': start `linestop dev` here, or name another directory, in "
+            f"{DIRECTORY_VARIABLE}, as a command's --dir or as what Client.connect is given."
         )
     return Identity(credential=load_credential(credential_path(path, as_)), people=path / "people")
 

@@ -115,6 +115,11 @@ class Looking:
             raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
         return self._stream
 
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached at this moment; a lost connection is restored by itself."""
+        return self._connection is not None and self._connection.connected
+
     # --- one run -----------------------------------------------------------------------------------------
 
     async def run(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Run:

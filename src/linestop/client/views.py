@@ -34,7 +34,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stop that is in the run's log as event ``n``: from there nothing of the run can start.
 
     ``open`` lists the starts whose result was not known then: what may still be on the wire. ``already``:
-    somebody else had stopped the run before. ``n`` is 0 if this credential may not read runs.
+    somebody else had stopped the run before. ``fenced_n``: the later event that cancelled what a first
+    stop with ``drain`` lets end, 0 if none did. ``existed``: the run had events before its stop; one that had none is
+    stopped before it begins. ``n`` is 0 if this credential may not read runs.
     """
 
     run: str
@@ -43,6 +45,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: str
     open: tuple[OpenStart, ...] = ()
     already: bool = False
+    fenced_n: int = 0
+    existed: bool = True
 
 
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +60,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tenant: str
     run: str
     agent: str
+    task: str = ""
     expires_at: datetime
     call: str = ""
     tool: str = ""
@@ -117,13 +122,18 @@ def status_of(run: Run) -> str:
 def run_line(run: Run) -> RunLine:
     """Sum a run up for a list."""
     task = run.opened.task if run.opened else None
-    text = task.text if task and isinstance(task.text, str) else ""
     return RunLine(
-        run=run.run, tenant=run.tenant, agent=agent_of(run), status=status_of(run), text=text[:TEXT_CHARS_MAX],
+        run=run.run, tenant=run.tenant, agent=agent_of(run), status=status_of(run), text=_task(run),
         user=task.user if task else "", why=_why(run), turns=run.turn,
         calls=sum(1 for call in run.calls.values() if call.effects), cost_micros=run.spent_micros, events=run.n,
         opened_at=run.opened_at if run.opened else None, last_at=run.at if run.at != NEVER else None,
     )  # fmt: skip
+
+
+def _task(run: Run) -> str:
+    """The beginning of what the run was given to do."""
+    text = run.opened.task.text if run.opened else ""
+    return text[:TEXT_CHARS_MAX] if isinstance(text, str) else ""
 
 
 def _why(run: Run) -> str:
@@ -153,6 +163,7 @@ def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
                 tenant=run.tenant,
                 run=run.run,
                 agent=agent_of(run),
+                task=_task(run),
                 expires_at=spend.expires_at,
                 text=f"The run has spent ${so_far:.4f}; beyond ${limit:.4f} it needs a person.",
             )
@@ -175,6 +186,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
         "tenant": run.tenant,
         "run": run.run,
         "agent": agent_of(run),
+        "task": _task(run),
         "call": call.call,
         "tool": call.tool,
         "args": shown,

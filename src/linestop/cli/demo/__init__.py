@@ -27,7 +27,7 @@ __all__ = ["demo"]
 
 NEXT: Final = """\
 What to try next:
-  mkdir shop && cd shop
+  mkdir ~/shop && cd ~/shop
   linestop dev                           all on this machine; Ctrl-C ends it
   linestop run hello "What time is it?"  in another terminal: a task
   linestop runs · show RUN · watch RUN   what happened, and what it cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from linestop.cli.output import counted
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,
@@ -79,9 +80,9 @@ def _of_the_run(event: Opened | Held | Settled | Sealed) -> str:
         case Settled():
             return f"spent {money(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
         case Sealed():
-            return (
-                f"{event.status}; {event.totals.turns} turns, {event.totals.calls} calls, {event.totals.tokens} tokens"
-            )
+            totals = event.totals
+            counts = (counted(totals.turns, "turn"), counted(totals.calls, "call"), counted(totals.tokens, "token"))
+            return f"{event.status}; {', '.join(counts)}"
 
 
 def _of_the_model(event: Proposed | ModelStarted | ModelFailedEvent | Accepted) -> str:
