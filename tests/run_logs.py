@@ -18,6 +18,7 @@ from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.intake import Person
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.streams import ConsumerSpec
+from linestop.errors import LinestopError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, ModelChoice, Policy
@@ -28,7 +29,7 @@ from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tools import Contract, Tier, ToolError, ToolResult
 from linestop.schemas.verify import TrustedKey
 from linestop.schemas.work import CallWork, ModelWork
-from linestop.testing.memory import MemoryBroker
+from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import run_virtual, virtual_now
 
 Message = tuple[str, bytes, int]
@@ -160,6 +161,20 @@ def _args(tool: str, value: str) -> str:
     if tool == "ask.person":
         return f'{{ "question": "{value}" }}'
     return f'{{"until": {value}}}' if tool == "wait.until" else f'{{ "q": "{value}" }}'
+
+
+class NoAlerts(NoFaults):
+    """Nobody can be called: after ``takes_s`` seconds every alert ends in this error."""
+
+    def __init__(self, error: LinestopError, takes_s: float) -> None:
+        self._error = error
+        self._takes_s = takes_s
+
+    async def before(self, op: str) -> None:
+        """Refuse, if it is about an alert."""
+        if op == "publisher.alert":
+            await anyio.sleep(self._takes_s)
+            raise self._error
 
 
 class Tools:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import msgspec
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
 
 from linestop.actors.context import assemble
 from linestop.bus import layout
@@ -197,14 +197,8 @@ def test_a_word_that_counts_for_nothing_is_refused_whatever_its_look_moves() -> 
 def test_a_stop_cancels_before_anybody_is_told_of_it() -> None:
     """That alerts go nowhere keeps no call on the wire."""
 
-    class NoAlerts(NoFaults):
-        async def before(self, op: str) -> None:
-            if op == "publisher.alert":
-                await anyio.sleep(15)
-                raise Unreachable("No alert gets through.")
-
     async def main() -> None:
-        broker = MemoryBroker(virtual_now, faults=NoAlerts())
+        broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
         left: list[bool] = []
 
         async def act(host: Host) -> None:

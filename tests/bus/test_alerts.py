@@ -13,7 +13,7 @@ import anyio
 import msgspec
 import pytest
 from nats.aio.msg import Msg
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
 from tests.stack import stack
 
 from linestop.actors.validator import Validator
@@ -28,13 +28,14 @@ from linestop.bus.stamp import Stamper, traceparent
 from linestop.bus.station import Station
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.client import Client
-from linestop.errors import Unreachable
+from linestop.errors import TooLarge, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, decode
+from linestop.schemas.phases import Phase
 from linestop.schemas.run import LATEST, Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 
 SOON_S = 20.0
@@ -308,17 +309,27 @@ def test_no_worker_is_called_for_while_a_person_is_asked() -> None:
     run_virtual(main, seed=1)
 
 
+def test_a_run_that_waits_is_not_stopped_because_nobody_can_be_called() -> None:
+    """That the question is too large for an alert says nothing of the run: it waits until somebody looks."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=NoAlerts(TooLarge("It is too large."), 0))
+        async with serving(broker, [[("pay", "a")]]):
+            await submit(broker)
+            await anyio.sleep(300)
+            run = await log_of(broker)
+        assert run.phase == Phase.WAITING
+        assert [entry.name for entry in run.entries if entry.name == "stopped"] == []
+        assert alerts(broker) == []
+
+    run_virtual(main, seed=1)
+
+
 def test_an_alert_that_cannot_be_sent_holds_nothing_up() -> None:
     """The run goes on while nobody can be called."""
 
-    class NoAlerts(NoFaults):
-        async def before(self, op: str) -> None:
-            if op == "publisher.alert":
-                await anyio.sleep(15)
-                raise Unreachable("No alert gets through.")
-
     async def main() -> None:
-        broker = MemoryBroker(virtual_now, faults=NoAlerts())
+        broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
         async with serving(broker, [[("look", "slow")]]):
             await submit(broker)
             await anyio.sleep(1)

@@ -324,6 +324,14 @@ async def test_what_tools_print_is_logged_for_who_asks(level: str, tool: int) ->
     assert [line["event"] for line in said] == ["output of tool look: 'hello'"] * tool + ["in_use"]
 
 
+async def test_a_log_level_that_there_is_not_is_refused() -> None:
+    """A slip must not read as if nothing was to be logged."""
+    environ = {**os.environ, "LINESTOP_LOG": "loud"}
+    done = await anyio.run_process([sys.executable, "-m", "linestop.cli.main", "up"], env=environ, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"LINESTOP_LOG: 'loud' is no level: write debug, info, warning, error, or leave it out." in done.stderr
+
+
 async def test_a_warning_with_a_sentence_is_that_sentence_at_a_terminal() -> None:
     """Its fields are for programs."""
     ours, theirs = pty.openpty()

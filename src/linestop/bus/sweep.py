@@ -20,7 +20,7 @@ from linestop.bus import after
 from linestop.bus.ports import Log, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.streams import DUPLICATE_WINDOW_NS, SECOND_NS
-from linestop.errors import RetryableError
+from linestop.errors import LinestopError, RetryableError
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Cue
 from linestop.schemas.limits import SWEEP_EVERY_S, SWEEP_TRIES_MAX
@@ -140,15 +140,23 @@ class Sweep:
                 await self.shell.outgoing.outcome(state)
         elif self.everyone and watched.tries:
             await self._hint(tenant, run)
-            turn = whose_turn(state, self.now())
-            if watched.tries == NO_WORKER_TRIES and turn is not None and turn not in self.shell.names:
-                await self.shell.outgoing.alerts(state, [after.no_worker(state, turn, nonce=self.nonce)])
-        if state.n != watched.told:
-            await self._call_again(state, watched.told)
-            watched.told = state.n
-        if state.lost and not watched.lost:
-            await self._call_for_lost(state)
-            watched.lost = True
+        await self._call(state, watched)
+
+    async def _call(self, run: Run, watched: _Watched) -> None:
+        """Call a person where that is due. One who cannot be called says nothing of the run: it goes on as it is."""
+        try:
+            if run.n != watched.told:
+                await self._call_again(run, watched.told)
+                watched.told = run.n
+            if run.lost and not watched.lost:
+                await self._call_for_lost(run)
+                watched.lost = True
+            turn = whose_turn(run, self.now())
+            if self.everyone and watched.tries == NO_WORKER_TRIES and turn and turn not in self.shell.names:
+                await self.shell.outgoing.alerts(run, [after.no_worker(run, turn, nonce=self.nonce)])
+        except LinestopError as error:
+            LOG.warning("alert_failed", tenant=run.tenant, run=run.run, error=str(error))
+            watched.next_at = None
 
     async def _call_again(self, run: Run, told: int) -> None:
         """Say alerts again, of a run that was never seen (``told`` is -1) or has more events than were told.

@@ -36,13 +36,13 @@ from linestop.cli.assembly import (
     serve,
     stored_credentials,
 )
-from linestop.errors import Unreachable
+from linestop.errors import ConfigError, Unreachable
 from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName
 
-LOG_LEVELS: Final = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
+LOG_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,10 @@ def configure_logs() -> None:
     Tools use Python's own logging, so that theirs is written the same way.
     """
     plain = sys.stderr.isatty()
-    level = LOG_LEVELS.get(os.environ.get("LINESTOP_LOG", "").lower(), logging.WARNING)
+    asked = os.environ.get("LINESTOP_LOG") or "warning"
+    level = LOG_LEVELS.get(asked.lower())
+    if level is None:
+        raise ConfigError(f"LINESTOP_LOG: {asked!r} is no level: write {', '.join(LOG_LEVELS)}, or leave it out.")
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
     )

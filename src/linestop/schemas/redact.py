@@ -29,6 +29,7 @@ No token in use is as long. Where one seems to be, nothing more of the text is s
 DEPTH_MAX = 200
 """How deep a value may be nested."""
 
+_KEY_HEAD = r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 _SHAPES = {
     "anthropic_key": r"sk-ant-[A-Za-z0-9_-]{16,}",
     "openai_key": r"sk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{16,}|(?<![A-Za-z0-9])sk-[A-Za-z0-9]{32,}",
@@ -38,8 +39,7 @@ _SHAPES = {
     "slack_hook": r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}",
     "jwt": r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
     # The end line is optional: a key that was cut off is still a key.
-    "private_key": r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:[^-]|-(?!----))*(?:-----END [A-Z0-9 ]{0,60}-----)?",
+    "private_key": _KEY_HEAD + r"(?:[^-]|-(?!----))*(?:-----END [A-Z0-9 ]{0,60}-----)?",
     "url_password": r"(?<=://)[^\s/:@?#\"']{0,128}:[^\s/@\"']{1,256}(?=@)",
     "bearer": r"(?i:(?<=bearer )|(?<=bearer:)|(?<=authorization: basic ))"
     r"(?=[^\s]{0,64}[0-9])[A-Za-z0-9._~+/=-]{16,}",
@@ -57,7 +57,6 @@ def _begun(literal: str, rest: str = "") -> str:
     return pattern
 
 
-_KEY_HEAD = r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 _KEY_TAIL_CHARS = 80
 """More than an unfinished end line of a key has."""
 
