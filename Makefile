@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test check lint types sim bench docs clean
+.PHONY: setup lock demo test check lint types sim bench docs clean
 
 setup: $(VENV)/.done
 
@@ -20,6 +20,13 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 $(VENV)/.done: $(VENV)/.runtime requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	touch $@
+
+# Rewrites both locks. The extras stay: a pip before 24.1 wants `coverage[toml]` pinned under that very name.
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-strip-extras --no-emit-index-url
+lock: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCK) --python-version 3.11 pyproject.toml --output-file requirements.lock
+	$(LOCK) --python-version 3.11 --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 demo: $(VENV)/.runtime
 	$(BIN)/linestop demo

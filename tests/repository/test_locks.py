@@ -1,0 +1,31 @@
+"""The locks, installed for real with the oldest and the newest pip that somebody may have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OLDEST_PIP = {(3, 11): "22.3", (3, 12): "23.2.1", (3, 13): "24.2"}
+"""The pip in the first release of each supported Python (CPython's `Lib/ensurepip` at the tags v3.x.0)."""
+
+INSTALL_TIMEOUT_S = 280.0
+
+
+@pytest.mark.parametrize("pip", ["oldest", "newest"])
+def test_both_locks_are_complete_for_every_supported_pip(pip: str, tmp_path: Path) -> None:
+    """A lock that leaves out an extra (`coverage` for `coverage[toml]`) installs with the newest pip alone."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    wanted = f"pip=={OLDEST_PIP[sys.version_info[:2]]}" if pip == "oldest" else "pip"
+    subprocess.run([*command, "--upgrade", wanted], check=True, timeout=INSTALL_TIMEOUT_S)
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        done = subprocess.run(
+            [*command, "--require-hashes", "-r", str(ROOT / lock)],
+            capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
