@@ -25,7 +25,7 @@ $(VENV)/.done: $(VENV)/.runtime requirements-dev.lock
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-strip-extras --no-emit-index-url
 lock: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOCK) --python-version 3.11 pyproject.toml --output-file requirements.lock
+	$(LOCK) --python-version 3.11 --extra otlp pyproject.toml --output-file requirements.lock
 	$(LOCK) --python-version 3.11 --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 demo: $(VENV)/.runtime

@@ -19,12 +19,13 @@ from tests.stack import stack
 from linestop.actors.validator import Validator
 from linestop.bus import after, layout
 from linestop.bus.agents import AgentStore
+from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
 from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.jetstream.publish import Wire
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.outgoing import Outgoing
-from linestop.bus.stamp import Stamper, traceparent
+from linestop.bus.stamp import Stamper
 from linestop.bus.station import Station
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.client import Client
@@ -97,11 +98,15 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
         assert entry.event is not None
         assert stored.headers == {
             "Nats-Msg-Id": ANY,
-            "traceparent": traceparent(TENANT, RUN, entry.event.id),
+            "traceparent": entry.event.trace,
+            "Content-Type": "application/json",
             "ce-specversion": "1.0",
             "ce-id": f"t/{RUN}/{entry.n}",
             "ce-source": "/linestop/approver",
             "ce-type": "io.linestop.alert.approval-asked",
+            "ce-subject": RUN,
+            "ce-time": timestamp(entry.event.at),
+            "ce-datacontenttype": "application/json",
         }
 
     run_virtual(main, seed=1)
@@ -365,7 +370,7 @@ async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_he
                 assert stored is not None
                 assert stored.headers["ce-type"] == "io.linestop.outcome"
                 assert run.sealed is not None
-                assert stored.headers["traceparent"] == traceparent(run.tenant, run.run, run.sealed.id)
+                assert stored.headers["traceparent"] == run.sealed.trace
             outgoing.bury(station, run, "for the test")
             await station.publisher.alert(run.tenant, "last", b"{}", {})
             with anyio.fail_after(SOON_S):

@@ -12,11 +12,12 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 import pytest
+from tests.builders import NOW
 
 from linestop.bus.asyncapi import asyncapi
 from linestop.bus.channels import CHANNELS
+from linestop.bus.cloud_events import HEADER_NAMES, event_headers
 from linestop.bus.reference import events_markdown
-from linestop.bus.stamp import headers
 from linestop.bus.streams import streams
 from linestop.schemas import subjects
 from linestop.schemas.documents import NAMED_EVENTS
@@ -78,7 +79,8 @@ def test_every_event_has_its_channel() -> None:
 
 def test_what_goes_out_to_be_kept_has_a_trace_and_the_attributes_of_a_cloud_event() -> None:
     """The document names the headers of events, outcomes, alerts and dead letters as the messages have them."""
-    named = set(headers("00-…", ident="1", role="recorder", kind="outcome"))
+    named = set(event_headers("00-…", ident="1", role="recorder", kind="outcome", subject="r", at=NOW))
+    assert named == set(HEADER_NAMES)
     document = asyncapi("1.2.3")["components"]["messages"]
     for key in ("recorderSealed", "stopped", "outcomes", "alerts", "dead"):
         assert set(document[key]["headers"]["properties"]) == named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,16 @@ async def test_a_running_broker_is_compared_and_nothing_is_made(
         found = findings(capsys)
         assert [found[check]["level"] for check in ("broker", "streams", "clock")] == ["ok"] * 3
         assert await run_sync(run, ["health"]) == 0
+
+
+def test_a_missing_exporter_for_traces_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever set an endpoint learns that nothing would be sent there, and what to install."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:9")
+    assert run(["doctor", "--json"]) == 0
+    assert findings(capsys)["traces"]["level"] == "ok"
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    assert run(["doctor", "--json"]) == 1
+    assert "linestop[otlp]" in findings(capsys)["traces"]["sentence"]

@@ -200,7 +200,8 @@ async def test_a_cloud_event_opens_a_run(one: OneProcess, content_type: str, pay
     [
         pytest.param(b'{"specversion": "1.0", "id": "1", "source": "/x", "type": "t"}', id="no-data"),
         pytest.param(b'{"specversion": "1.0", "data": "go"}', id="data-is-text"),
-        pytest.param(b'{"specversion": "1.0", "data_base64": "e30="}', id="base64"),
+        pytest.param(b'{"specversion": "1.0", "data_base64": "e30="}', id="base64-of-no-task"),
+        pytest.param(b'{"specversion": "1.0", "data_base64": "*"}', id="no-base64"),
         pytest.param(b'[{"specversion": "1.0", "data": {"text": "go"}}]', id="a-batch"),
         pytest.param(b'{"data": ' + b"[" * BOMB, id="bomb"),
         pytest.param(b'{"data": {"text": "go", "priority": 1' + b"0" * 5_000 + b"}}", id="a-long-number"),

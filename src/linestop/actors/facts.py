@@ -42,7 +42,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 
     ``problem`` is set where it cannot even be read; ``existing_run`` where its key or run id is taken by
-    another task.
+    another task. ``trace`` is the W3C ``traceparent`` that it was sent with, as it came.
     """
 
     agent: str
@@ -50,6 +50,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     task: Task | None = None
     problem: str = ""
     existing_run: str = ""
+    trace: str = ""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.messages import Task, lowered, oversized
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
+from linestop.schemas.trace_context import parse_traceparent
 
 DEFAULTS = Limits()
 LABELS_MAX = 32
@@ -88,6 +89,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
             text=task.text, sha256=incoming.sha256, user=task.user, submitter=task.submitter, labels=task.labels,
             thread=task.thread, key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
             text_bytes=len(task.text.encode()),
+            trace=incoming.trace if parse_traceparent(incoming.trace) else "",
         ),
         agent=AgentRef(
             name=agent.name, version=agent.version, digest=digest, prompt_digest=_sha256(agent.prompt),

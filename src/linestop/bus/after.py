@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from linestop.bus.stamp import headers, traceparent
+from linestop.bus.cloud_events import event_headers
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, Asked, Sealed, Stopped, Text, Warned
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName
 from linestop.schemas.tools import canonical
+from linestop.schemas.trace_context import run_trace
 from linestop.schemas.verify.checkpoint import Checkpoint
 
 KINDS: Final[dict[type, str]] = {Asked: "approval-asked", Stopped: "stopped", Warned: "threshold"}
@@ -78,8 +79,11 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
 
 def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
     """The headers of its outcome."""
-    trace = traceparent(run.tenant, run.run, sealed.id)
-    return headers(trace, ident=f"{run.tenant}/{run.run}/{run.sealed_n}", role="recorder", kind="outcome")
+    ident = f"{run.tenant}/{run.run}/{run.sealed_n}"
+    return event_headers(
+        sealed.trace or run_trace(run).traceparent(), ident=ident, role="recorder", kind="outcome", subject=run.run,
+        at=sealed.at,
+    )  # fmt: skip
 
 
 def alert(run: Run, entry: Entry) -> Alert | None:
@@ -92,8 +96,11 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     kind = KINDS.get(type(event))
     if event is None or kind is None or entry.ignored:
         return None
-    trace, ident = traceparent(run.tenant, run.run, event.id), f"{run.tenant}/{run.run}/{entry.n}"
-    named = headers(trace, ident=ident, role=entry.role, kind=f"alert.{kind}")
+    ident = f"{run.tenant}/{run.run}/{entry.n}"
+    named = event_headers(
+        event.trace or run_trace(run).traceparent(), ident=ident, role=entry.role, kind=f"alert.{kind}",
+        subject=run.run, at=event.at,
+    )  # fmt: skip
     payload = _payload(run, entry.n, event=msgspec.to_builtins(event))
     return Alert(kind, payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
 
@@ -132,9 +139,7 @@ def no_worker(run: Run, role: RoleName, *, nonce: str) -> Alert:
     There is one a tenant and role from whoever keeps ``nonce`` to himself, so that nobody else can name it.
     """
     ident = f"no-worker/{run.tenant}/{role}"
-    named = headers(
-        traceparent(run.tenant, run.run, f"{ident}/{run.n}"), ident=ident, role="recorder", kind="alert.no-worker"
-    )
+    named = _headers(run, ident=ident, kind="no-worker")
     return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": _digest(ident, nonce.encode())})
 
 
@@ -142,8 +147,14 @@ def lost(run: Run) -> Alert:
     """The alert that a run is lost: so many of its events broke the fold that nothing more is said in it."""
     payload = _payload(run, run.n, why=f"{len(run.breaks)} of its events cannot be folded: {run.breaks[-1].kind}")
     ident = f"lost/{run.tenant}/{run.run}/{run.n}"
-    named = headers(traceparent(run.tenant, run.run, ident), ident=ident, role="recorder", kind="alert.lost")
+    named = _headers(run, ident=ident, kind="lost")
     return Alert("lost", payload, {**named, "Nats-Msg-Id": _digest(ident, run.head.encode() + payload)})
+
+
+def _headers(run: Run, *, ident: str, kind: str) -> dict[str, str]:
+    """The headers of an alert about a run that no event of it gives rise to."""
+    trace = run_trace(run).traceparent()
+    return event_headers(trace, ident=ident, role="recorder", kind=f"alert.{kind}", subject=run.run, at=run.at)
 
 
 def _digest(ident: str, rest: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from linestop.bus import layout
 from linestop.bus.channels import CHANNELS, PARAMETERS, Channel
+from linestop.bus.cloud_events import HEADER_NAMES
 from linestop.bus.streams import consumers, streams
 from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.messages import REPLY_HEADER, VERBS, Reply
@@ -18,6 +19,12 @@ from linestop.schemas.phases import STOPPED
 from linestop.schemas.subjects import ROLES
 
 VERSION: Final = "3.1.0"
+_REPLY_CHANNEL: Final = "reply"
+_REPLIES: Final[Document] = {
+    "address": None,
+    "description": "The reply to a task or a control message, on the inbox that its sender named.",
+    "messages": {_REPLY_CHANNEL: {"$ref": f"#/components/messages/{_REPLY_CHANNEL}"}},
+}
 _SCHEMAS: Final = "#/components/schemas/{name}"
 _ENUMS: Final[dict[str, tuple[str, ...]]] = {"role": ROLES, "verb": VERBS}
 _SHOWN: Final = (
@@ -43,11 +50,18 @@ def asyncapi(version: str) -> Document:
         "info": {"title": "linestop", "version": version, "description": _DESCRIPTION},
         "defaultContentType": "application/json",
         "servers": {"bus": {"host": "127.0.0.1:4222", "protocol": "nats", "description": "The bus, by default."}},
-        "channels": {channel.key: _channel(channel) for channel in channels},
+        "channels": {**{channel.key: _channel(channel) for channel in channels}, _REPLY_CHANNEL: _REPLIES},
         "operations": {_operation_name(channel): _operation(channel) for channel in channels},
         "components": {
             "schemas": components([*structs, Reply], ref=_SCHEMAS),
-            "messages": {channel.key: _message(channel) for channel in channels},
+            "messages": {
+                **{channel.key: _message(channel) for channel in channels},
+                _REPLY_CHANNEL: {
+                    "name": _REPLY_CHANNEL,
+                    "contentType": "application/json",
+                    "payload": {"$ref": _SCHEMAS.format(name="Reply")},
+                },
+            },
         },
     }
 
@@ -117,7 +131,14 @@ def _operation(channel: Channel) -> Document:
         "bindings": {"nats": {}},
     }
     if channel.way == "in":
-        document["x-reply"] = {"header": REPLY_HEADER, "payload": {"$ref": _SCHEMAS.format(name="Reply")}}
+        document["reply"] = {
+            "address": {
+                "location": f"$message.header#/{REPLY_HEADER}",
+                "description": "The inbox that the sender names; without one no reply is sent.",
+            },
+            "channel": {"$ref": f"#/channels/{_REPLY_CHANNEL}"},
+            "messages": [{"$ref": f"#/channels/{_REPLY_CHANNEL}/messages/{_REPLY_CHANNEL}"}],
+        }
     return document
 
 
@@ -134,8 +155,7 @@ def _message(channel: Channel) -> Document:
 def _headers(channel: Channel) -> dict[str, Any]:
     text: Document = {"type": "string"}
     if channel.way == "out" and channel.stream:
-        names = ("traceparent", "ce-specversion", "ce-id", "ce-source", "ce-type")
-        return dict.fromkeys(names, text)
+        return dict.fromkeys(HEADER_NAMES, text)
     if channel.way == "in":
         return {REPLY_HEADER: {**text, "description": "The inbox that an answer is to be sent to."}}
     return {}

@@ -169,7 +169,10 @@ class Host:
         self.shell = Shell(
             stations,
             facts=self.facts,
-            stamper=Stamper(build=config.build, blobs=backend.blobs(first), chance=config.chance, now=config.now),
+            stamper=Stamper(
+                build=config.build, blobs=backend.blobs(first), chance=config.chance, now=config.now,
+                sampled=config.spans.sampled if config.spans else None,
+            ),
             timers=backend.timers(first),
             config=ShellConfig(
                 worker=config.worker, now=config.now, chance=config.chance,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from linestop.actors.facts import Incoming, Word
 from linestop.actors.opening import task_sha256
 from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
+from linestop.bus.cloud_events import received
 from linestop.bus.ports import Delivery, Publisher, Shared
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
@@ -43,7 +44,6 @@ from linestop.schemas.tools import canonical
 LOG = structlog.get_logger("linestop.intake")
 ATTEMPTS_MAX = 5
 RETRY_S = 1.0
-STRUCTURED = "application/cloudevents"
 REASON_CHARS_MAX = 400
 PAYLOAD_GROWS_MAX = 8
 """How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
@@ -99,12 +99,10 @@ class TaskIntake:
 
     async def _identify(self, tenant: TenantId, agent: str, delivery: Delivery) -> tuple[RunId, Incoming]:
         """Which run this task is, and the task as far as it can be read."""
-        body = delivery.payload
-        if delivery.headers.get("Content-Type", "").startswith(STRUCTURED):
-            body = _data_of(body)
         bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
         fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
         try:
+            body, trace = received(delivery.headers, delivery.payload)
             task = msgspec.json.decode(body, type=Task)
             if task.run:
                 run_id(task.run)
@@ -114,7 +112,7 @@ class TaskIntake:
             sha256 = hashlib.sha256(delivery.payload).hexdigest()
             return fresh, Incoming(agent=agent, sha256=sha256, problem=problem)
         sha256 = task_sha256(task, agent)
-        incoming = Incoming(agent=agent, sha256=sha256, task=task)
+        incoming = Incoming(agent=agent, sha256=sha256, task=task, trace=trace)
         if not task.key:
             return RunId(task.run) if task.run else fresh, incoming
         run = RunId(task.run) if task.run else run_of_key(tenant, task.key)
@@ -231,15 +229,6 @@ def require_size(control: Control) -> None:
     """
     if long := oversized(control):
         raise InputError(long)
-
-
-def _data_of(payload: bytes) -> bytes:
-    """The data of a structured CloudEvent, as JSON; the payload itself if it is none."""
-    try:
-        event: Any = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return payload
-    return msgspec.json.encode(cast("dict[str, Any]", event).get("data")) if isinstance(event, dict) else payload
 
 
 async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None:

@@ -8,14 +8,16 @@ not recorded. Without an exporter nothing is imported and nothing is done.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -28,10 +30,25 @@ from opentelemetry.trace import (
 
 from linestop.errors import ConfigError
 from linestop.schemas.calls import Attempt
-from linestop.schemas.events import AnyEvent, Finished, ModelFailedEvent, Proposed, Sealed
+from linestop.schemas.events import (
+    AnyEvent,
+    Compacted,
+    EffectStarted,
+    Finished,
+    ModelFailedEvent,
+    ModelStarted,
+    Proposed,
+    Sealed,
+)
 from linestop.schemas.run import Run
+from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""The variables of the OpenTelemetry specification that say where spans go."""
+
+SUPERSEDED = "superseded"
+"""The ``error.type`` of an attempt that nobody reported and another one took over."""
+
 NAME = "linestop"
 
 
@@ -50,73 +67,95 @@ class _Ids(IdGenerator):
 
 
 class Spans:
-    """Emits spans to ``processor``. One instance a process."""
+    """Emits spans to ``processor``. One instance a process.
+
+    Which runs are recorded is the decision of the sampler that the environment names (``OTEL_TRACES_SAMPLER``), asked
+    about the root span alone: its children follow it, so that no span is sent without its root.
+    """
 
     def __init__(self, processor: SpanProcessor) -> None:
         self._ids = _Ids()
-        self._provider = TracerProvider(
-            id_generator=self._ids, resource=Resource.create({"service.name": NAME}), shutdown_on_exit=False
-        )
+        resource = Resource.create()
+        if str(resource.attributes["service.name"]).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": NAME}))
+        self._provider = TracerProvider(id_generator=self._ids, resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer(NAME)
+        self._tracer = self._provider.get_tracer(NAME, version("linestop"))
 
     def after(self, run: Run, event: AnyEvent) -> None:
-        """Emit the span that ``event``, the last of ``run``, ends; most events end none."""
-        match event:
-            case Proposed() | ModelFailedEvent():
-                self._model(run, event)
-            case Finished() if event.attempt:
-                self._tool(run, event)
-            case Sealed():
+        """Emit the spans that ``event``, the last of ``run``, ends; most events end none.
+
+        An attempt ends with its result, with the start that takes it over, or with the seal.
+        """
+        if isinstance(event, _ENDING) and self.sampled(run):
+            for attempt in _ended(run, event):
+                if attempt.call:
+                    self._tool(run, attempt, event)
+                else:
+                    self._model(run, attempt, event)
+            if isinstance(event, Sealed):
                 self._run(run, event)
-            case _:
-                return
+
+    def sampled(self, run: Run, event: AnyEvent | None = None) -> bool:
+        """Whether the run is recorded; ``event`` is its next event, where that is the one that opens it."""
+        trace = run_trace(run, event)
+        root = self._provider.sampler.should_sample(_parent(run, event), trace.trace_id, NAME, SpanKind.INTERNAL)
+        return root.decision is not Decision.DROP
 
     def close(self) -> None:
         """Send what is left."""
         self._provider.shutdown()
 
-    def _model(self, run: Run, event: Proposed | ModelFailedEvent) -> None:
-        attempt = _attempt(run, "", event.turn, event.attempt)
-        if attempt is None:
-            return
-        provider, _, model = attempt.model.partition("/")
+    def _model(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": provider,
-            "gen_ai.request.model": model,
-            "linestop.turn": event.turn,
-            "linestop.attempt": event.attempt,
+            **_asked(attempt.model),
+            "linestop.turn": attempt.turn,
+            "linestop.attempt": attempt.attempt,
             "linestop.cost_micros": attempt.charged_micros,
         }
-        if event.usage is not None:
-            attributes["gen_ai.usage.input_tokens"] = event.usage.total - event.usage.out
-            attributes["gen_ai.usage.output_tokens"] = event.usage.out
-        failed = event.message if isinstance(event, ModelFailedEvent) else ""
-        key = f"{run.run}:model:{event.turn}:{event.attempt}"
-        self._emit(run, f"chat {model}", key, attributes, (attempt.started_at, event.at), failed=failed, client=True)
+        usage, failed = attempt.usage, ""
+        if isinstance(event, Proposed):
+            attributes |= {
+                "gen_ai.response.model": event.model,
+                "gen_ai.response.id": event.request_id,
+                "gen_ai.response.finish_reasons": [event.stop_reason] if event.stop_reason else (),
+            }
+        elif isinstance(event, ModelFailedEvent):
+            failed, attributes["error.type"] = event.message, event.kind
+        elif not isinstance(event, Compacted):
+            failed = attributes["error.type"] = SUPERSEDED
+        if usage is not None:
+            attributes["gen_ai.usage.input_tokens"] = usage.total - usage.out
+            attributes["gen_ai.usage.output_tokens"] = usage.out
+        _, _, model = attempt.model.partition("/")
+        span = attempt_span(run.run, attempt)
+        self._emit(run, f"chat {model}", span, attributes, (attempt.started_at, event.at), failed=failed, client=True)
 
-    def _tool(self, run: Run, event: Finished) -> None:
-        attempt = _attempt(run, event.call, 0, event.attempt)
-        if attempt is None:
-            return
-        tool = run.calls[event.call].tool
+    def _tool(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
+        tool = run.calls[attempt.call].tool
+        outcome = event.outcome if isinstance(event, Finished) else "unknown"
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": tool,
-            "gen_ai.tool.call.id": event.call,
-            "linestop.attempt": event.attempt,
-            "linestop.outcome": event.outcome,
+            "gen_ai.tool.call.id": attempt.call,
+            "linestop.attempt": attempt.attempt,
+            "linestop.outcome": outcome,
         }
-        failed = "" if event.outcome == "succeeded" else event.outcome
-        key = f"{run.run}:tool:{event.call}:{event.attempt}"
-        self._emit(run, f"execute_tool {tool}", key, attributes, (attempt.started_at, event.at), failed=failed)
+        failed = "" if outcome == "succeeded" else outcome
+        if not isinstance(event, Finished):
+            attributes["error.type"] = SUPERSEDED
+        elif failed:
+            attributes["error.type"] = event.error.type if event.error else outcome
+        span = attempt_span(run.run, attempt)
+        self._emit(run, f"execute_tool {tool}", span, attributes, (attempt.started_at, event.at), failed=failed)
 
     def _run(self, run: Run, event: Sealed) -> None:
         agent = run.opened.agent.name if run.opened else "none"
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": agent,
+            **(_asked(run.opened.model.model) if run.opened else {}),
             "linestop.run": run.run,
             "linestop.tenant": run.tenant,
             "linestop.status": event.status,
@@ -124,27 +163,26 @@ class Spans:
         }
         began = run.opened_at if run.opened else event.at
         failed = "" if event.status == "completed" else event.why or event.status
-        self._emit(run, f"invoke_agent {agent}", "", attributes, (began, event.at), failed=failed)
+        if failed:
+            attributes["error.type"] = event.status
+        self._emit(run, f"invoke_agent {agent}", 0, attributes, (began, event.at), failed=failed)
 
     def _emit(  # noqa: PLR0913 - what a span is
         self,
         run: Run,
         name: str,
-        key: str,
+        span_id: int,
         attributes: dict[str, Any],
         times: tuple[datetime, datetime],
         *,
         failed: str = "",
         client: bool = False,
     ) -> None:
-        """Emit one span; ``key`` names it within the run, an empty one is the run's own, the root."""
-        trace, root = trace_ids(run)
-        self._ids.trace_id = trace
-        self._ids.span_id = root if not key else int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") or 1
-        context = None
-        if key:
-            parent = SpanContext(trace, root, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-            context = set_span_in_context(NonRecordingSpan(parent))
+        """Emit one span; 0 stands for the run's own, the root."""
+        trace = run_trace(run)
+        self._ids.trace_id = trace.trace_id
+        self._ids.span_id = span_id or trace.span_id
+        context = _child_of(trace) if span_id else _parent(run)
         kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
         span = self._tracer.start_span(
             name, context=context, kind=kind, attributes=attributes, start_time=_nanoseconds(times[0])
@@ -154,10 +192,48 @@ class Spans:
         span.end(_nanoseconds(times[1]))
 
 
-def trace_ids(run: Run) -> tuple[int, int]:
-    """Trace id (that of the events' ``traceparent``) and root span id of a run."""
-    digest = hashlib.sha256(f"{run.tenant}/{run.run}".encode()).digest()
-    return int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:24], "big") or 1
+_ENDING = (Proposed, ModelFailedEvent, Compacted, Finished, ModelStarted, EffectStarted, Sealed)
+"""The events that can end an attempt, or the run."""
+
+
+def _ended(run: Run, event: AnyEvent) -> list[Attempt]:
+    """The attempts that the run's last event ended. One that was taken over ended then, whatever came later."""
+    if isinstance(event, Finished) and event.late:
+        return []
+    return [
+        attempt
+        for attempts in run.attempts.values()
+        for attempt in attempts
+        if (attempt.superseded_n or attempt.closed_n) == run.n or (isinstance(event, Sealed) and attempt.open)
+    ]
+
+
+def _asked(model: str) -> dict[str, str]:
+    """Whom a model's name stands for, as the conventions write it."""
+    provider, _, name = model.partition("/")
+    return {"gen_ai.provider.name": provider, "gen_ai.request.model": name}
+
+
+def _parent(run: Run, event: AnyEvent | None = None) -> Context | None:
+    """The context of the run's root span: that of its task's sender, if there was one."""
+    sender = task_trace(run, event)
+    return None if sender is None else _child_of(sender)
+
+
+def _child_of(trace: TraceContext) -> Context:
+    flags = TraceFlags(TraceFlags.SAMPLED if trace.sampled else TraceFlags.DEFAULT)
+    parent = SpanContext(trace.trace_id, trace.span_id, is_remote=True, trace_flags=flags)
+    # A context of its own: whatever span this process may be in has nothing to do with it.
+    return set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def spans_wanted() -> bool:
+    """Whether the environment names an OTLP endpoint for spans and does not switch them off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
+        return False
+    return any(os.environ.get(name) for name in ENDPOINTS)
 
 
 def spans_from_environment() -> Spans | None:
@@ -166,26 +242,20 @@ def spans_from_environment() -> Spans | None:
     Raises:
         ConfigError: the extra ``otlp`` is not installed.
     """
-    if not os.environ.get(ENDPOINT):
+    if not spans_wanted():
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError(f"{ENDPOINT} is set, but the exporter is missing: pip install 'linestop[otlp]'.") from error
+        named = next(name for name in ENDPOINTS if os.environ.get(name))
+        raise ConfigError(f"{named} is set, but the exporter is missing: pip install 'linestop[otlp]'.") from error
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - only with an exporter
 
     return Spans(BatchSpanProcessor(OTLPSpanExporter()))
-
-
-def _attempt(run: Run, call: str, turn: int, attempt: int) -> Attempt | None:
-    for entered in (a for attempts in run.attempts.values() for a in attempts):
-        if entered.call == call and entered.attempt == attempt and (call or entered.turn == turn):
-            return entered
-    return None
 
 
 def _nanoseconds(at: datetime) -> int:
     return int(at.timestamp() * 1_000_000) * 1_000
 
 
-__all__ = ["Spans", "spans_from_environment", "trace_ids"]
+__all__ = ["Spans", "spans_from_environment", "spans_wanted"]

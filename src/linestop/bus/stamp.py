@@ -1,21 +1,19 @@
 """Turns a decided event into the message that is appended: envelope, blobs, headers.
 
-Ids are UUIDv7 (time-ordered), the trace of a run is derived from its id, so that every process continues the
-same trace without asking anybody.
+Ids are UUIDv7 (time-ordered).
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache
 
 import anyio
 import msgspec
 import structlog
 
+from linestop.bus.cloud_events import event_headers
 from linestop.bus.ports import Append, Blobs
 from linestop.schemas.events import (
     NAMES,
@@ -34,9 +32,9 @@ from linestop.schemas.events import (
 from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName, TenantId
+from linestop.schemas.trace_context import event_traceparent
 from linestop.schemas.work import LongResult
 
-CE_TYPE = "io.linestop"
 LOG = structlog.get_logger("linestop.stamp")
 KEPT_WITHIN_S = 1.5
 """How long a result may wait for the whole of it to be stored: less than the 2 s after which others speak for it."""
@@ -56,42 +54,23 @@ def uuid7(now: datetime, random_bits: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def traceparent(tenant: str, run: str, event_id: str) -> str:
-    """The W3C trace context of an event: one trace a run, one span an event, always sampled."""
-    return f"00-{_trace(tenant, run)}-{hashlib.sha256(event_id.encode()).hexdigest()[:16]}-01"
-
-
-def headers(trace: str, *, ident: str, role: str, kind: str) -> dict[str, str]:
-    """The headers of what others read: the W3C trace context ``trace``, and CloudEvents' binary attributes."""
-    return {
-        "traceparent": trace,
-        "ce-specversion": "1.0",
-        "ce-id": ident,
-        "ce-source": f"/linestop/{role}",
-        "ce-type": f"{CE_TYPE}.{kind}",
-    }
-
-
-def letter_headers(role: RoleName, tenant: str, run: str, payload: bytes) -> dict[str, str]:
-    """The headers of a dead letter; the same letter again has the same message id."""
-    digest = hashlib.sha256(f"{role}.{tenant}.{run}".encode() + b"\0" + payload).hexdigest()
-    named = headers(traceparent(tenant, run, digest), ident=digest, role=role, kind="dead")
-    return {**named, "Nats-Msg-Id": digest}
-
-
-@lru_cache(maxsize=4_096)
-def _trace(tenant: str, run: str) -> str:
-    return hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()[:32]
-
-
 class Stamper:
-    """Stamps events for one process."""
+    """Stamps events for one process. ``sampled`` says whether the spans of a run are recorded, if they are here."""
 
-    def __init__(self, *, build: str, blobs: Blobs, chance: random.Random, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        build: str,
+        blobs: Blobs,
+        chance: random.Random,
+        now: Callable[[], datetime],
+        sampled: Callable[[Run, AnyEvent], bool] | None = None,
+    ) -> None:
         self._build = build
         self._blobs = blobs
         self._chance = chance
         self._now = now
+        self._sampled = sampled
 
     async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None) -> Append:
         """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first.
@@ -115,15 +94,18 @@ class Stamper:
         """The same for an event that is short, or whose long texts are stored already."""
         now = at or self._now()
         event_id = uuid7(now, self._chance.getrandbits(74))
-        trace = traceparent(run.tenant, run.run, event_id)
+        trace = event_traceparent(run, event, sampled=self._sampled(run, event) if self._sampled else None)
+        said_at = max(now, run.at)
         stamped = msgspec.structs.replace(
-            event, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
+            event, id=event_id, prev=run.head, at=said_at, cue=cue, build=self._build, trace=trace
         )
         name = NAMES[type(event)]
         return Append(
             tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1, event_id=event_id,
             head_seq=run.head_seq, payload=encode(stamped),
-            headers=headers(trace, ident=event_id, role=role, kind=f"run.{role}.{name}"),
+            headers=event_headers(
+                trace, ident=event_id, role=role, kind=f"run.{role}.{name}", subject=run.run, at=said_at
+            ),
         )  # fmt: skip
 
     async def kept(self, tenant: TenantId, said: LongResult) -> AnyEvent:

@@ -337,7 +337,7 @@ async def _beat(lock: WorkerLock) -> None:
 
 def _spans(stack: AsyncExitStack) -> Spans | None:
     """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only for that."""
-    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return None
     from linestop.bus.spans import spans_from_environment  # noqa: PLC0415 - see above
 

@@ -109,6 +109,7 @@ def _machine() -> Iterator[Finding]:
     yield _finding("python", _python)
     yield _finding("nats-server", lambda: f"{server_program()}")
     yield _finding("sandboxes", _sandboxes)
+    yield _finding("traces", _traces)
 
 
 def _project_findings(nats: str | None) -> Iterator[Finding]:
@@ -160,6 +161,18 @@ def _python() -> str:
 def _sandboxes() -> str:
     found = [name for name in SANDBOXES if shutil.which(name)]
     return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, and code that a model wrote is not run"
+
+
+def _traces() -> str:
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        return "no OTLP endpoint is set, so no spans are sent"
+    from linestop.bus.spans import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only where it is wanted
+
+    spans = spans_from_environment()
+    if spans is None:
+        return "the environment switches spans off"
+    spans.close()
+    return "spans are sent to the OTLP endpoint of the environment"
 
 
 def _environment() -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import random
 import secrets
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from linestop.bus.cloud_events import JSON_TYPE, timestamp
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
-from linestop.bus.stamp import traceparent, uuid7
+from linestop.bus.stamp import uuid7
 from linestop.client.identity import load_key, sign
 from linestop.client.views import Submitted
 from linestop.client.waiting import Answers, answer_within
@@ -26,6 +28,7 @@ from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
+from linestop.schemas.trace_context import TraceContext
 
 WAIT_S: Final = 10.0
 """How long to wait for a role's answer to a task or a word. What was said is kept in any case."""
@@ -52,7 +55,7 @@ class Mouth:
         named = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
         subject = subjects.task(tenant, agent)
         reply = await self._say(
-            subject, _encoded(named, "task"), _trace(tenant, run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
+            subject, _encoded(named, "task"), message_headers(run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
         )
         if reply is None:
             return Submitted(run=run, status="kept", sentence=_KEPT if wait_s > 0 else "")
@@ -72,7 +75,7 @@ class Mouth:
         if verb in SIGNED_VERBS and (key := load_key(self._people, control.by)) is not None:
             control = sign(control, key, tenant=tenant, run=run, verb=verb)
         reply = await self._say(
-            subject, _encoded(control, verb), _trace(tenant, run, CONTROL_TYPE), wait_s=WAIT_S, answered=True
+            subject, _encoded(control, verb), message_headers(run, CONTROL_TYPE), wait_s=WAIT_S, answered=True
         )
         if reply is None:
             raise TimedOut(
@@ -125,16 +128,30 @@ def _run_for(tenant: TenantId, task: Task) -> RunId:
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))
 
 
-def _trace(tenant: str, run: str, kind: str) -> dict[str, str]:
-    """Headers of a message: the run's trace, CloudEvents, and an id under which it is stored once."""
+def message_headers(run: str, kind: str) -> dict[str, str]:
+    """Headers of a message: CloudEvents, the caller's trace, and an id under which it is stored once."""
     own_id = secrets.token_hex(16)
     return {
         "Nats-Msg-Id": own_id,
-        "Content-Type": "application/json",
-        "traceparent": traceparent(tenant, run, own_id),
+        "Content-Type": JSON_TYPE,
+        **_callers_trace(),
         "ce-specversion": "1.0",
         "ce-id": own_id,
         "ce-source": SOURCE,
         "ce-type": kind,
         "ce-subject": run,
+        "ce-time": timestamp(datetime.now(UTC)),
+        "ce-datacontenttype": JSON_TYPE,
     }
+
+
+def _callers_trace() -> dict[str, str]:
+    """The ``traceparent`` of the span that the calling program is in, if it uses OpenTelemetry and is in one."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        # A program that has not imported it is in no span, and it is not loaded only to learn that.
+        return {}
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"traceparent": TraceContext(context.trace_id, context.span_id, context.trace_flags.sampled).traceparent()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
+from linestop.bus.cloud_events import dead_letter_headers
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
-from linestop.bus.stamp import letter_headers
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
 
@@ -33,7 +34,8 @@ class JetStreamPublisher:
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter. The same letter again within the stream's window is stored once."""
         subject = subjects.dead(TenantId(tenant), RunId(run), role=role)
-        await publish(self._wire, subject, payload, headers=header_block(letter_headers(role, tenant, run, payload)))
+        headers = dead_letter_headers(role, tenant, run, payload, at=datetime.now(UTC))
+        await publish(self._wire, subject, payload, headers=header_block(headers))
 
     async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
         """Send model tokens to watchers; lossy, never fails."""

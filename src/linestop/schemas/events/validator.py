@@ -13,7 +13,7 @@ from linestop.schemas.tools import Tier, ToolKind
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The task as it was accepted."""
+    """The task as it was accepted. ``trace`` is the sender's W3C ``traceparent``: the run continues that trace."""
 
     text: Text
     sha256: str
@@ -26,6 +26,7 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dry_run: bool = False
     scope: tuple[str, ...] | None = None
     text_bytes: int = 0
+    trace: str = ""
 
 
 class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -90,7 +90,7 @@ class MemoryBroker:
 
     def publisher(self) -> MemoryPublisher:
         """Everything else that goes out."""
-        return MemoryPublisher(self._say, self.faults)
+        return MemoryPublisher(self._say, self.faults, self._now)
 
     def stream(self, name: str) -> MemoryStream:
         """The stream itself, for looking behind the ports and for setting its space."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from datetime import datetime
 
-from linestop.bus.stamp import letter_headers
+from linestop.bus.cloud_events import dead_letter_headers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
@@ -19,8 +20,9 @@ Say = Callable[[str, bytes, dict[str, str]], None]
 class MemoryPublisher:
     """See ``ports.Publisher``."""
 
-    def __init__(self, say: Say, faults: Faults) -> None:
+    def __init__(self, say: Say, faults: Faults, now: Callable[[], datetime]) -> None:
         self._say = say
+        self._now = now
         self._faults = faults
 
     async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
@@ -38,7 +40,7 @@ class MemoryPublisher:
     async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter."""
         async with around(self._faults, "publisher.dead"):
-            headers = letter_headers(role, tenant, run, payload)
+            headers = dead_letter_headers(role, tenant, run, payload, at=self._now())
             self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, headers)
 
     async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:

@@ -1,0 +1,107 @@
+"""The W3C trace context of a run: which trace its events and spans belong to, and under which ids.
+
+Everything is derived from the log, so every process continues the same trace without asking another one. A task
+that brings a ``traceparent`` lends the run its trace: the run's root span is then a child of the sender's span.
+Without one the trace id is the digest of tenant and run.
+
+There is a span for the run, for each attempt of a model request and for each attempt of a tool call, and each event
+names the span that it belongs to. Source: https://www.w3.org/TR/trace-context (version 00).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+
+import msgspec
+
+from linestop.schemas.calls import Attempt
+from linestop.schemas.events import (
+    AnyEvent,
+    Compacted,
+    EffectStarted,
+    Finished,
+    ModelFailedEvent,
+    ModelStarted,
+    Opened,
+    Proposed,
+)
+from linestop.schemas.run import Run
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
+_INVALID_VERSION = "ff"
+
+
+class TraceContext(msgspec.Struct, frozen=True):
+    """A trace, the span in it that is the parent of what follows (0 for none), and whether it is recorded."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool = True
+
+    def traceparent(self, span_id: int = 0) -> str:
+        """The header for ``span_id`` of this trace, or for its own span."""
+        return f"00-{self.trace_id:032x}-{span_id or self.span_id:016x}-{int(self.sampled):02x}"
+
+
+def parse_traceparent(text: str) -> TraceContext | None:
+    """Read a ``traceparent`` header; None if it is not one, as the standard wants it to be ignored then."""
+    found = _TRACEPARENT.fullmatch(text.strip())
+    if found is None or found[1] == _INVALID_VERSION or (found[1] == "00" and found[5]):
+        return None
+    trace_id, span_id = int(found[2], 16), int(found[3], 16)
+    return TraceContext(trace_id, span_id, bool(int(found[4], 16) & 1)) if trace_id and span_id else None
+
+
+@lru_cache(maxsize=4_096)
+def own_trace(tenant: str, run: str) -> TraceContext:
+    """The context of a run whose task brought none: a trace of its own, and the id of its root span."""
+    digest = hashlib.sha256(f"{tenant}/{run}".encode()).digest()
+    return TraceContext(int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:24], "big") or 1)
+
+
+def task_trace(run: Run, event: AnyEvent | None = None) -> TraceContext | None:
+    """The context that the run's task brought along, if any.
+
+    ``event`` is the run's next event, where that is asked about: the one that opens a run brings its task's context.
+    """
+    opened = event if isinstance(event, Opened) else run.opened
+    return parse_traceparent(opened.task.trace) if opened and opened.task.trace else None
+
+
+def run_trace(run: Run, event: AnyEvent | None = None) -> TraceContext:
+    """The trace of a run and the id of its root span; ``event`` as in ``task_trace``."""
+    own, theirs = own_trace(run.tenant, run.run), task_trace(run, event)
+    return own if theirs is None else TraceContext(theirs.trace_id, own.span_id, theirs.sampled)
+
+
+def attempt_span(run: str, attempt: Attempt) -> int:
+    """The id of the span of one attempt, of a model request or of a tool call."""
+    if attempt.call:
+        return _span(f"{run}:tool:{attempt.call}:{attempt.attempt}")
+    return _span(f"{run}:model:{attempt.turn}:{attempt.attempt}")
+
+
+def event_traceparent(run: Run, event: AnyEvent, *, sampled: bool | None = None) -> str:
+    """The ``traceparent`` of the run's next event: that of the attempt it is about, else of the run's root span.
+
+    ``sampled`` says whether the spans of the run are recorded; None leaves that to the task's sender.
+    """
+    trace = run_trace(run, event)
+    if sampled is not None:
+        trace = msgspec.structs.replace(trace, sampled=sampled)
+    match event:
+        case ModelStarted() | Proposed() | ModelFailedEvent() | Compacted():
+            return trace.traceparent(_span(f"{run.run}:model:{event.turn}:{event.attempt}"))
+        case Finished() if event.attempt:
+            return trace.traceparent(_span(f"{run.run}:tool:{event.call}:{event.attempt}"))
+        case EffectStarted() if len(event.calls) == 1:
+            return trace.traceparent(_span(f"{run.run}:tool:{event.calls[0].call}:{event.calls[0].attempt}"))
+        case _:
+            return trace.traceparent()
+
+
+@lru_cache(maxsize=4_096)
+def _span(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") or 1
