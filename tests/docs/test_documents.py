@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import msgspec
 import pytest
-from tests.documents import PAGES, ROOT, anchors, commands, links, name_of, table, targets
+from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of, table, targets
 
 from linestop import errors
 from linestop.agent_files import AgentFile, PolicyTable
@@ -40,11 +41,31 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     """A link names a file that exists, and a heading or mark of it if it names one."""
     for link in links(page):
         where, _, anchor = link.partition("#")
-        if "://" in where or where.startswith("mailto:"):
+        if (ours := re.fullmatch(rf"{re.escape(HOME)}/(?:blob|tree)/main/(.+)", where)) is not None:
+            target = ROOT / ours[1]
+        elif "://" in where or where.startswith("mailto:"):
             continue
-        target = (page.parent / where).resolve() if where else page
+        else:
+            target = (page.parent / where).resolve() if where else page
         assert target.exists(), f"{name_of(page)} links to {link}, which is not there"
         assert not anchor or anchor in anchors(target), f"{name_of(page)} links to {link}: no such heading"
+
+
+def test_the_readme_can_be_read_on_a_package_page() -> None:
+    """There nothing lies beside it, so its links are whole."""
+    relative = [link for link in links(ROOT / "README.md") if "://" not in link and not link.startswith("#")]
+    assert relative == []
+
+
+def test_the_package_names_its_home_and_its_pages() -> None:
+    """Whoever finds the package finds the project, its documents and where to report."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Homepage"] == HOME
+    assert {"Documentation", "Changelog", "Issues"} <= set(project["urls"])
+    assert project["authors"]
+    assert project["keywords"]
+    for name in ("Documentation", "Changelog"):
+        assert (ROOT / project["urls"][name].removeprefix(f"{HOME}/blob/main/")).exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

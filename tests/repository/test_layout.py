@@ -111,6 +111,8 @@ def test_the_sdist_holds_every_module(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert not {f"src/linestop/{path.relative_to(SRC)}" for path in sources()} - names
+    beside = {"CHANGELOG.md", "SECURITY.md", "docs/README.md", "docs/events.md", "examples/support/linestop.toml"}
+    assert not beside - names
 
 
 def test_the_locks_name_hashes_and_no_index() -> None:
