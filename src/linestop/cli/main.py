@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from linestop.cli.plain import clean, fit_to
+from linestop.cli.plain import accept_any_text, clean, fit_to
 from linestop.errors import LinestopError
 
 
@@ -154,8 +154,9 @@ def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (DESIGN section 9)."""
     words = sys.argv[1:] if args is None else list(args)
     try:
+        accept_any_text(sys.stdout, sys.stderr)
         _require_text(words)
-        result: object = cli.main(args=words, standalone_mode=False)
+        result: object = cli.main(args=words, standalone_mode=False, color=_color())
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_USAGE
@@ -170,6 +171,12 @@ def run(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
         return _failed(error)
     return result if isinstance(result, int) else 0
+
+
+def _color() -> bool | None:
+    """Whether to write colours: never where the user or the terminal wants none, else as the stream is."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if plain else None
 
 
 def _require_text(words: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
-from linestop.cli.plain import clean, fit_to
+from linestop.cli.plain import clean, fit_to, writes_unicode
 from linestop.client import Client
 from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
@@ -66,6 +66,7 @@ FOLDED_WIDTH_MIN: Final = 16
 GAP_WIDTH: Final = 3
 """Columns that a folded cell needs to be read, and that lie between two cells."""
 
+_BEYOND_ASCII = re.compile("[^\x00-\x7e]")
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
@@ -89,7 +90,14 @@ def say_json(value: object) -> None:
     """Print one JSON document (or one line of a stream of them) on stdout."""
     text = msgspec.json.encode(value).decode()
     # JSON leaves some characters that terminals obey as they are; inside its strings an escape means the same.
-    click.echo(_UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    unsafe = _UNSAFE_IN_JSON if writes_unicode(sys.stdout) else _BEYOND_ASCII
+    click.echo(unsafe.sub(_json_escape, text))
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    """A character as JSON writes it: one escape, or two for what lies beyond the basic plane."""
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] = ()) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import re
 from typing import IO, Final
@@ -22,6 +24,31 @@ def clean(text: str, *, block: bool = False) -> str:
         return char.encode("unicode_escape", "surrogatepass").decode()
 
     return _UNSAFE.sub(escaped, text)
+
+
+_SPELLED: Final = {"…": "...", "·": "-", "✓": "ok", "—": "-", "→": "->", "“": '"', "”": '"'}
+"""What our own sentences use beyond ASCII, for terminals that cannot show it."""
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding does not have as something that it has: a codec's error handler."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text), error.end
+
+
+def accept_any_text(*streams: object) -> None:
+    """Let these streams write every character, whatever the terminal's encoding is."""
+    codecs.register_error("linestop-spell", _spell)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="linestop-spell")
+
+
+def writes_unicode(stream: IO[str]) -> bool:
+    """Whether the stream can write every character as it is."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 _COMMAND: Final = re.compile("`[^`\\n]*`")
