@@ -10,7 +10,6 @@ from datetime import datetime
 
 import anyio
 
-from linestop.schemas.events import NEVER
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -30,8 +29,9 @@ class CachedRun:
         self.loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
         self.timer: asyncio.TimerHandle | None = None
-        self.timer_at: datetime = NEVER
         self.durable: dict[str, datetime] = {}
+        self.overdue_n = 0
+        self.overdue_rings = 0
         self.users = 0
 
     @contextmanager

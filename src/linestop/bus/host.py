@@ -225,8 +225,7 @@ class Host:
                 spec = _role_spec(role)
                 pumps.start_soon(self._pump, role.name, spec, self._on_wake)
         pumps.start_soon(self._refresh_facts)
-        if self.config.sweeping:
-            pumps.start_soon(self._sweep, every)
+        pumps.start_soon(self._sweep, every)
 
     async def _pump(self, role: RoleName, spec: ConsumerSpec, handle: Callable[[Delivery], Awaitable[None]]) -> None:
         """Pull a queue for ever, handling a bounded number of messages at once."""
@@ -326,9 +325,10 @@ class Host:
             shell=self.shell, log=station.log, publisher=station.publisher, now=self.config.now,
             everyone=not every, every_s=self.config.sweep_every_s,
         )  # fmt: skip
-        if station.role.name == "recorder":
+        if station.role.name == "recorder" and self.config.sweeping:
             await sweep.run_for_ever()
         else:
+            # Also without sweeping: what this process has to do, and which alarms to set, stands in the open runs.
             await sweep.at_start()
 
 

@@ -31,18 +31,18 @@ from linestop.bus.ports import HeadMoved, Timers
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
-from linestop.errors import Defect, LinestopError
+from linestop.errors import Defect, LinestopError, RetryableError
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, StopMode, Stopped
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
-from linestop.schemas.turn import NEXT, whose_turn
+from linestop.schemas.turn import role_to_wake
 from linestop.schemas.work import LongResult
 
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64
-"""Appends of one look at a run; a run that wants more is looked at again by its next wake or the sweep."""
+"""Appends of one look at a run; a run that wants more is looked at again soon."""
 
 BACKOFF_S = 0.005
 AHEAD_S = 0.05
@@ -114,7 +114,7 @@ class Shell:
         try:
             await self.look(tenant, run, cue, fresh=fresh)
         except LinestopError as error:
-            # The sweep looks again: nothing is lost by giving up here.
+            # An alarm is set to look again: nothing is lost by giving up here.
             LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
         except Exception:
             LOG.exception("look_failed", tenant=tenant, run=run)
@@ -128,11 +128,13 @@ class Shell:
         entry = self.cache.get(tenant, run)
         with entry.used():
             async with entry.lock:
-                if not entry.loaded or fresh or cue.n > entry.run.n:
-                    await self._refresh(entry, cue.n)
-                await self._drive(Look(entry, cue, facts, set(self.names)))
-                await self._hand_over(entry)
-                await self._alarms.set(entry)
+                try:
+                    if not entry.loaded or fresh or cue.n > entry.run.n:
+                        await self._refresh(entry, cue.n)
+                    await self._advance(Look(entry, cue, facts, set(self.names)))
+                except RetryableError:
+                    self._alarms.again(entry)
+                    raise
         if entry.run.sealed and not entry.run.facts_after_seal:
             self.cache.drop(tenant, run)
         return entry
@@ -152,8 +154,8 @@ class Shell:
         entry.loaded = True
         self._react_to_stop(entry)
 
-    async def _drive(self, look: Look) -> None:
-        """Let the roles speak until none has anything to say.
+    async def _drive(self, look: Look) -> bool:
+        """Let the roles speak until none has anything to say; return whether it came to that.
 
         All roles are asked first, or after a result only those it wakes; then only those that the last event
         woke, and who spoke last. That is exactly what wakes roles that live in processes of their own.
@@ -163,17 +165,18 @@ class Shell:
             try:
                 draft = await self._next(look)
                 if draft is None:
-                    return
+                    return True
                 await self._say(look, draft)
                 conflicts = 0
             except HeadMoved as moved:
                 conflicts += 1
                 await self._refresh(look.entry, head_seq=moved.head_seq)
                 if conflicts > APPEND_TRIES_MAX and not look.urgent:
-                    return
+                    return False
                 look.asked |= self.names
                 if conflicts > 1 and not look.urgent:
                     await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
+        return False
 
     async def _next(self, look: Look) -> Draft | None:
         """What comes next: what was decided ahead, if that was just now, else what the roles decide."""
@@ -187,16 +190,16 @@ class Shell:
     def _now(self, run: Run) -> datetime:
         return max(self.config.now(), run.at)
 
-    async def _hand_over(self, entry: CachedRun) -> None:
-        """Hint to the role whose turn it is, if it lives elsewhere and the last event does not wake it anyway."""
+    async def _advance(self, look: Look) -> None:
+        """Let the roles speak, hint to the role whose turn it is then if it lives elsewhere, and set the alarms."""
+        entry = look.entry
+        quiet = await self._drive(look)
         run = entry.run
-        if self._whole or not run.entries:
-            return
-        turn = whose_turn(run, self.config.now())
-        last = run.entries[-1]
-        wake = last.name if last.name == "stopped" else f"{last.role}.{last.name}"
-        if turn is not None and turn not in self.names and turn not in NEXT.get(wake, ()):
-            await self.stations[0].publisher.wake(turn, run.tenant, run.run)
+        if not self._whole and (role := role_to_wake(run, look.cue, self.config.now(), here=self.names)):
+            await self.stations[0].publisher.wake(role, run.tenant, run.run)
+        await self._alarms.set(entry)
+        if not quiet:
+            self._alarms.again(entry)
 
     async def _say(self, look: Look, draft: Draft) -> None:
         """Append one event, fold it, and do what follows from it."""
@@ -389,9 +392,7 @@ class Shell:
                         continue
                     if ignored:
                         self.outgoing.bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
-                    await self._drive(look)
-                    await self._hand_over(entry)
-                    await self._alarms.set(entry)
+                    await self._advance(look)
                     return
             await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
         raise Defect(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")

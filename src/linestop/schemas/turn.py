@@ -8,9 +8,12 @@ hint that is lost is made good by the sweep.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from linestop.schemas.calls import Stage
+from linestop.schemas.deadlines import deadlines
+from linestop.schemas.events import Cue
 from linestop.schemas.next_start import Exhausted, NextStart, next_start, spend_question_due
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
@@ -61,6 +64,27 @@ def whose_turn(run: Run, now: datetime) -> RoleName | None:
     if start.cost_max_micros > run.available_micros:
         return "budget"
     return "planner" if start.kind == "model" else "executor"
+
+
+def whose_deadline(run: Run, now: datetime) -> RoleName | None:
+    """The role of the first deadline that has passed, if any."""
+    return next((deadline.role for deadline in deadlines(run, now) if deadline.at <= now), None)
+
+
+def role_to_wake(run: Run, cue: Cue, now: datetime, *, here: Collection[RoleName]) -> RoleName | None:
+    """The role that is not ``here`` and must be told to look at the run; None if there is none, or it knows.
+
+    ``cue`` is what this process looked for. When an alarm rings, those whom the last event woke have long looked.
+    """
+    turn, last = whose_turn(run, now), run.entries[-1] if run.entries else None
+    if last is None:
+        return None
+    woken: tuple[RoleName, ...] = ()
+    if cue.kind == "timer":
+        turn = turn or whose_deadline(run, now)
+    else:
+        woken = NEXT.get(last.name if last.name == "stopped" else f"{last.role}.{last.name}", ())
+    return turn if turn not in here and turn not in woken else None
 
 
 def _doubtful(run: Run) -> bool:

@@ -1,0 +1,266 @@
+"""When retries, fallbacks, expiries, waits and takeovers happen, to the millisecond, with the sweep switched off.
+
+Each row says: so long after this event, that event. It holds in one process and with one role a process, and also
+when the process whose role it is dies in between and is started again. Far ones are beyond ``TIMER_NEAR_S``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+from tests.clockwork import (
+    EACH,
+    HANGS,
+    LATE_MAX_S,
+    ONE,
+    SECOND,
+    Hands,
+    Model,
+    Processes,
+    agent,
+    busy,
+    calls,
+    down,
+    processes,
+)
+
+from linestop.schemas.events import Policy
+from linestop.schemas.fold_calls import retry_delay_s
+from linestop.schemas.model import ModelFailed, ModelReply
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import ToolResult
+from linestop.testing.virtual import run_virtual
+
+LAYOUTS = pytest.mark.parametrize("roles", [ONE, EACH], ids=["one process", "one role a process"])
+Layout = tuple[tuple[RoleName, ...], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """``after_s`` seconds after the last event ``since``, ``role`` says ``then``."""
+
+    role: RoleName
+    since: str
+    after_s: float
+    then: str
+    script: Sequence[ModelReply | ModelFailed] = ()
+    tools: dict[str, list[ToolResult]] = field(default_factory=dict[str, list[ToolResult]])
+    agent: dict[str, Any] = field(default_factory=dict[str, Any])
+    paused: bool = False
+
+
+def look(*results: ToolResult) -> dict[str, Any]:
+    """One call of ``look`` with these results."""
+    return {"script": [calls(("look", {"q": 1}))], "tools": {"look": list(results)}}
+
+
+def limits(**fields: int) -> dict[str, Any]:
+    """An agent with these limits."""
+    return {"limits": {"wall_s": 100_000, **fields}}
+
+
+def waiting(tool: str, **args: Any) -> dict[str, Any]:  # noqa: ANN401 - any argument
+    """One call of a tool that waits."""
+    return {"script": [calls((tool, args))], "agent": limits()}
+
+
+QUEUES = {"on_model_down": "queue", "limits": {"model_retries_max": 0}}
+SPENDING = {"policy": Policy(ask_on_spend=True), "limits": {"ask_from_micros": 0, "approval_expires_s": 50}}
+SPENDING_LONG = {"policy": Policy(ask_on_spend=True), "limits": {"ask_from_micros": 0, "approval_expires_s": 500}}
+PAY = [calls(("pay", {"q": 1}))]
+ROWS = {
+    "model retry 1": Row("planner", "planner.failed", retry_delay_s("r1:1", 1), "planner.started", [down()]),
+    "model retry 2": Row("planner", "planner.failed", retry_delay_s("r1:1", 2), "planner.started", [down()] * 2),
+    "model retry 3": Row("planner", "planner.failed", retry_delay_s("r1:1", 3), "planner.started", [down()] * 3),
+    "model retry-after": Row("planner", "planner.failed", 3, "planner.started", [down("rate_limit", 3)]),
+    "model queued near": Row("planner", "planner.failed", 60, "planner.started", [down()], agent=QUEUES),
+    "model queued again": Row("planner", "planner.failed", 240, "planner.started", [down()] * 3, agent=QUEUES),
+    "model queued far": Row("planner", "planner.failed", 480, "planner.started", [down()] * 4, agent=QUEUES),
+    "model queued an hour": Row("planner", "planner.failed", 3_600, "planner.started", [down()] * 8, agent=QUEUES),
+    "tool retry 1": Row(
+        "executor", "executor.finished", retry_delay_s("look-0", 1), "executor.started", **look(busy())
+    ),
+    "tool retry 2": Row(
+        "executor", "executor.finished", retry_delay_s("look-0", 2), "executor.started", **look(busy(), busy())
+    ),
+    "tool retry-after": Row("executor", "executor.finished", 3, "executor.started", **look(busy(3))),
+    "tool retry-after far": Row(
+        "executor", "executor.finished", 400, "executor.started", agent=limits(), **look(busy(400))
+    ),
+    "approval near": Row("approver", "approver.asked", 40, "approver.denied", PAY, agent=limits(approval_expires_s=40)),
+    "approval far": Row(
+        "approver", "approver.asked", 1_000, "approver.denied", PAY, agent=limits(approval_expires_s=1_000)
+    ),
+    "wait near": Row("executor", "planner.proposed", 2, "executor.finished", **waiting("wait.until", until=2)),
+    "wait far": Row("executor", "planner.proposed", 500, "executor.finished", **waiting("wait.until", until=500)),
+    "event near": Row(
+        "approver", "approver.asked", 30, "approver.denied", **waiting("wait.for_event", name="paid", timeout_s=30)
+    ),
+    "event far": Row(
+        "approver", "approver.asked", 700, "approver.denied", **waiting("wait.for_event", name="paid", timeout_s=700)
+    ),
+    "spending near": Row("approver", "approver.asked", 50, "approver.denied", agent=SPENDING),
+    "spending far": Row("approver", "approver.asked", 500, "approver.denied", agent=SPENDING_LONG),
+    "run-max near": Row(
+        "validator", "validator.opened", 200, "validator.stopped", agent=limits(run_max_s=200), paused=True
+    ),
+    "run-max far": Row(
+        "validator", "validator.opened", 3_000, "validator.stopped", agent=limits(run_max_s=3_000), paused=True
+    ),
+}
+
+
+def virtually(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test under virtual time."""
+    run_virtual(test, seed=1)
+
+
+def on_time(found_s: float, wanted_s: float) -> bool:
+    """Whether it happened at its moment: never sooner, and at most a few milliseconds later."""
+    return -1e-6 <= found_s - wanted_s <= LATE_MAX_S
+
+
+async def until_said(p: Processes, event: str, times: int) -> None:
+    """Wait until an event was said so often."""
+    with anyio.fail_after(10_000):
+        while len(await p.at(event)) < times:
+            await p.event()
+
+
+async def play(row: Row, p: Processes, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Let the row's run come to its ``since``, do something in the middle of the time, and see when ``then`` comes."""
+    if row.paused:
+        await p.say("pause")
+    failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
+    await until_said(p, row.since, max(failures, 1))
+    before = len(await p.at(row.then))
+    since_s = (await p.at(row.since))[-1]
+    if meanwhile is not None:
+        await anyio.sleep(row.after_s / 2)
+        await meanwhile()
+    await anyio.sleep(since_s + row.after_s + 0.5 - (anyio.current_time() - p.began_s))
+    found = await p.at(row.then)
+    assert len(found) == before + 1, (await p.run()).entries
+    assert on_time(found[-1], since_s + row.after_s), found[-1] - since_s
+
+
+@LAYOUTS
+@pytest.mark.parametrize("name", ROWS)
+def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
+    """Each deadline has its alarm, whatever else is set or being performed when it comes up."""
+    row = ROWS[name]
+
+    async def main() -> None:
+        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+            await play(row, p)
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("name", ROWS)
+def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, roles: Layout) -> None:
+    """The process that has the role is started again in between, and takes over the alarms of the one before."""
+    row = ROWS[name]
+
+    async def main() -> None:
+        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+
+            async def restart() -> None:
+                await p.start(await p.kill(row.role), f"{row.role}#2")
+
+            await play(row, p, restart)
+
+    virtually(main)
+
+
+@LAYOUTS
+def test_a_fallback_is_asked_as_soon_as_the_last_retry_has_failed(roles: Layout) -> None:
+    """No pause lies before another model."""
+
+    async def main() -> None:
+        model = Model([down()] * 4)
+        async with processes(roles, model, version=agent(fallbacks=(SECOND,), on_model_down="fall_back")) as p:
+            await anyio.sleep(60)
+            starts, failures = await p.at("planner.started"), await p.at("planner.failed")
+            assert on_time(starts[4], failures[3])
+            assert model.asked == ["playbook/first"] * 4 + ["playbook/second"]
+            assert len(await p.at("sealed")) == 1
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize(("tool", "then"), [("mail", "executor.started"), ("once", "executor.finished")])
+@pytest.mark.parametrize("far", [False, True])
+def test_a_lost_effect_is_taken_over_at_its_done_by(tool: str, then: str, far: bool, roles: Layout) -> None:
+    """By an executor of another name: repeated under its key where that is safe, called unknown where it is not."""
+    timeout_s = 600.0 if far else 20.0
+
+    async def main() -> None:
+        model, hands = Model([calls((tool, {"q": 1}))]), Hands(takes_s={tool: [HANGS]})
+        version = agent(timeout_s={tool: timeout_s}, **limits())
+        async with processes(roles, model, hands, version=version) as p:
+            await until_said(p, "executor.started", 1)
+            done_by = (await p.run()).open_attempts[0].done_by
+            await p.start(await p.kill("executor"), "spare#1")
+            await anyio.sleep(timeout_s + 60)
+            starts = await p.at(then)
+            found = starts[-1] if then == "executor.finished" else starts[1]
+            assert on_time(found, (done_by - p.began).total_seconds())
+
+    virtually(main)
+
+
+@LAYOUTS
+def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout) -> None:
+    """By a planner of another name."""
+
+    async def main() -> None:
+        model = Model([calls()], [HANGS])
+        async with processes(roles, model, version=agent(**limits())) as p:
+            await until_said(p, "planner.started", 1)
+            done_by = (await p.run()).open_attempts[0].done_by
+            await p.start(await p.kill("planner"), "spare#1")
+            await anyio.sleep(200)
+            assert on_time((await p.at("planner.started"))[1], (done_by - p.began).total_seconds())
+            assert len(await p.at("sealed")) == 1
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("tool", ["mail", "look"])
+def test_the_next_incarnation_takes_over_at_once_what_is_safe_to_repeat(tool: str, roles: Layout) -> None:
+    """It holds the name, so its predecessor is gone."""
+
+    async def main() -> None:
+        model, hands = Model([calls((tool, {"q": 1}))]), Hands(takes_s={tool: [HANGS]})
+        async with processes(roles, model, hands, version=agent(**limits())) as p:
+            await until_said(p, "executor.started", 1)
+            await p.start(await p.kill("executor"), f"{p.name_of(roles, 'executor')}#2")
+            again_s = anyio.current_time() - p.began_s
+            await anyio.sleep(1)
+            assert on_time((await p.at("executor.started"))[1], again_s - 0.001)
+
+    virtually(main)
+
+
+@LAYOUTS
+def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None:
+    """Two calls, one asked about, one retried: the retry comes at its moment, and so does the expiry."""
+
+    async def main() -> None:
+        model, hands = Model([calls(("pay", {"q": 1}), ("look", {"q": 1}))]), Hands({"look": [busy(), busy(39.5)]})
+        async with processes(roles, model, hands, version=agent(**limits(approval_expires_s=40))) as p:
+            await anyio.sleep(60)
+            starts, ends = await p.at("executor.started"), await p.at("executor.finished")
+            assert on_time(starts[1], ends[0] + retry_delay_s("look-1", 1))
+            assert on_time(starts[2], ends[1] + 39.5)
+            assert on_time((await p.at("approver.denied"))[0], (await p.at("approver.asked"))[0] + 40)
+
+    virtually(main)
