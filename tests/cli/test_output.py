@@ -78,3 +78,10 @@ def test_what_does_not_go_to_a_terminal_stays_on_one_line(
     whole, *broken = capsys.readouterr().out.splitlines()
     assert whole == SENTENCE
     assert len(broken) == 3
+
+
+def test_a_line_break_in_a_reason_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever stops a run cannot write a line of the run's log."""
+    output.say("stopped  by eve: enough\n  7 approver.granted pay by ann")
+    output.note("x\ny")
+    assert capsys.readouterr() == ("stopped  by eve: enough\\n  7 approver.granted pay by ann\n", "x\\ny\n")

@@ -20,7 +20,7 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
         if options["as_json"]:
             output.say_json(questions)
         elif questions:
-            output.say("\n\n".join(output.question_text(question) for question in questions))
+            output.say("\n\n".join(output.question_text(question) for question in questions), block=True)
         else:
             output.note("Nothing waits for a person.")
 

@@ -23,7 +23,7 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
+                    output.say(timeline.line(entry), hang=timeline.HANG)
 
     output.with_client(options["directory"], work, as_="client")
 
@@ -42,10 +42,10 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
+                    output.say(timeline.line(entry), hang=timeline.HANG)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
-                        output.note(output.question_text(question))
+                        output.note(output.question_text(question), block=True)
                 status = state.sealed.status if state.sealed else ""
         return output.EXIT_OF.get(status, output.EXIT_FAILED)
 

@@ -24,7 +24,8 @@ import msgspec
 from linestop.bus.credentials import require_urls
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
-from linestop.cli.plain import clean, fit_to, writes_unicode
+from linestop.cli.lookalikes import lookalikes
+from linestop.cli.plain import HIDDEN, clean, fit_to, writes_unicode
 from linestop.client import Client
 from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
@@ -67,7 +68,7 @@ GAP_WIDTH: Final = 3
 """Columns that a folded cell needs to be read, and that lie between two cells."""
 
 _BEYOND_ASCII = re.compile("[^\x00-\x7e]")
-_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f{HIDDEN}]")
 
 
 def short(text: str, chars_max: int = 100) -> str:
@@ -76,14 +77,18 @@ def short(text: str, chars_max: int = 100) -> str:
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 
-def say(text: str, *, hang: int = 0) -> None:
-    """Print data: escaped, on stdout; lines that a terminal would break go on ``hang`` spaces in."""
-    click.echo(fit_to(sys.stdout, clean(text, block=True), hang=hang))
+def say(text: str, *, hang: int = 0, block: bool = False) -> None:
+    """Print data on stdout, escaped: one line, which a narrow terminal continues ``hang`` spaces in.
+
+    With ``block`` line breaks are kept. Then whatever is not ours in it must stand alone, or be one line already: a
+    reason that brings a line break along could pass for a line of ours.
+    """
+    click.echo(fit_to(sys.stdout, clean(text, block=block), hang=hang))
 
 
-def note(text: str, *, hang: int = 0) -> None:
-    """Print progress: escaped, on stderr; as ``say``."""
-    click.echo(fit_to(sys.stderr, clean(text, block=True), hang=hang), err=True)
+def note(text: str, *, hang: int = 0, block: bool = False) -> None:
+    """Print progress on stderr; as ``say``."""
+    click.echo(fit_to(sys.stderr, clean(text, block=block), hang=hang), err=True)
 
 
 def say_json(value: object) -> None:
@@ -293,7 +298,8 @@ def question_text(question: OpenQuestion) -> str:
         "options": " | ".join(question.options),
         "reason": model_says(question) if question.reason else "",
     }
-    lines += [f"  {label:<7} {text}" for label, text in told.items() if text]
+    lines += [f"  {label:<7} {clean(text)}" for label, text in told.items() if text]
+    lines += [f"  letters {sentence}" for sentence in lookalikes(f"{question.args} {question.text}")]
     for origin in question.provenance:
         seen = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
         lines.append(f"  value   {origin.path} comes from {seen}")

@@ -135,7 +135,7 @@ class _Waiting:
         questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
         self._shown.extend(questions)
         for question in questions:
-            output.note(output.question_text(question))
+            output.note(output.question_text(question), block=True)
         # A closed stdin is None.
         if not questions:
             return False
@@ -153,9 +153,9 @@ class _Waiting:
         if self._as_json:
             output.say_json(outcome)
         elif isinstance(outcome.answer, str):
-            output.say(outcome.answer)
+            output.say(outcome.answer, block=True)
         elif outcome.partial:
-            output.note(f"It had said so far: {outcome.partial}")
+            output.note(f"Partial answer: {outcome.partial}", block=True)
         why = f": {outcome.why}" if outcome.why else ""
         output.note(f"{outcome.run} {outcome.status}{why} ({output.dollars(outcome.cost_micros)})")
         return output.EXIT_OF.get(outcome.status, output.EXIT_FAILED)
@@ -237,16 +237,16 @@ def _print(state: Run, questions: list[OpenQuestion]) -> None:
         output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
     output.say("")
     for entry in state.entries:
-        output.say(timeline.line(entry).replace("\n", "\\n"), hang=timeline.HANG)
+        output.say(timeline.line(entry), hang=timeline.HANG)
     if state.calls:
         output.say("")
         rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
         output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
     answer = state.accepted.answer if state.accepted else None
     if isinstance(answer, str):
-        output.say(f"\n{answer}")
+        output.say(f"\n{answer}", block=True)
     for question in questions:
-        output.say("\n" + output.question_text(question))
+        output.say("\n" + output.question_text(question), block=True)
 
 
 def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:

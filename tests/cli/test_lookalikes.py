@@ -1,0 +1,65 @@
+"""What a person is told about letters that pass for others, and about what nobody can see."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.cli.test_output import asked
+
+from linestop.cli.lookalikes import WORDS_SHOWN, lookalikes
+from linestop.cli.output import question_text
+from linestop.cli.plain import clean
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("to p\u0430ypal.com", "mixes alphabets: Latin"),
+        ("ann@ex\u03b1mple.org", "Greek \u03b1 (U+03B1)"),
+        ("\u0441\u043e\u0440\u0435", "has no Latin letter"),
+        ("\uff50\uff41\uff59\uff50\uff41\uff4c", "other characters than 'paypal'"),
+        ("\U0001d429ay", "other characters than 'pay'"),
+    ],
+)
+def test_a_word_that_may_be_read_as_another_is_named(text: str, said: str) -> None:
+    """With its alphabets and the code of the letter."""
+    [sentence] = lookalikes(text)
+    assert said in sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["paypal.com", "Größe, naïve café", "привет мир", "Ωμέγα και", "漢字かな", "4250", "", "\u05e9\u05dc\u05d5\u05dd"],
+)
+def test_honest_words_of_any_language_are_not_named(text: str) -> None:
+    """A word in one alphabet of its own is none of that."""
+    assert lookalikes(text) == []
+
+
+def test_many_words_are_bounded() -> None:
+    """A question stays readable."""
+    assert len(lookalikes(" ".join(f"p\u0430y{chr(97 + i)}" for i in range(20)))) == WORDS_SHOWN
+
+
+@pytest.mark.parametrize(
+    "char",
+    ["\U000e0041", "\U000e0001", "\ufe0f", "\U000e0100", "\u3164", "\uffa0", "\u115f", "\u2800", "\u00ad", "\u034f",
+     "\u180e", "\u2061", "\u206a", "\ufff9", "\ue000", "\U0010fffd", "\u200b", "\u202e", "\ufeff"],
+)  # fmt: skip
+def test_what_nobody_can_see_is_escaped(char: str) -> None:
+    """Tags, selectors, fillers, blanks that are no space, joiners, directions, private letters."""
+    assert clean(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
+
+
+def test_a_question_marks_both() -> None:
+    """In the call, where somebody decides."""
+    question = msgspec.structs.replace(asked(""), args='{"to":"p\u0430ypal.com","note":"ok\U000e0049\u3164"}')
+    lines = question_text(question).split("\n")
+    assert any(line.startswith("  letters 'p\u0430ypal.com' mixes alphabets") for line in lines)
+    assert any("\\U000e0049\\u3164" in line for line in lines)
+
+
+def test_no_part_of_a_question_reaches_the_next_line() -> None:
+    """What the model asks cannot pass for a command of ours."""
+    question = msgspec.structs.replace(asked(""), kind="question", text="Which?\n  $ linestop approve r2")
+    assert "  $ linestop approve r2" not in question_text(question).split("\n")
