@@ -165,10 +165,12 @@ RETURNS = msgspec.json.schema(Order)
     ("faulty", "rules"),
     [
         (contract(), []),
-        (contract(idempotent=False), ["error fate"]),
+        (contract(idempotent=False), ["error fate", "warning raising"]),
+        (contract(idempotent=False, raises_before_effect=True), ["error fate"]),
+        (contract(raises_before_effect=True), ["warning raising"]),
         (contract(idempotent=False, probe=True), []),
-        (contract(idempotent=False, tier="destructive"), ["error fate"]),
-        (contract(idempotent=False, tier="reversible"), ["warning reversible_fate"]),
+        (contract(idempotent=False, tier="destructive"), ["error fate", "warning raising"]),
+        (contract(idempotent=False, tier="reversible"), ["warning reversible_fate", "warning raising"]),
         (contract(repeatable=True, calls_max=2), ["warning repeatable"]),
         (
             contract(repeatable=True, calls_max=2, idempotent=False, probe=True),

@@ -19,7 +19,7 @@ from linestop.sandbox.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.registry import Registry, load_file
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool, tool
-from linestop.schemas.redact import DEPTH_MAX
+from linestop.schemas.redact import DEPTH_MAX, Redactor
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork
 
@@ -140,18 +140,18 @@ async def results(found: AsyncIterator[tuple[CallWork, ToolResult, float]]) -> d
 
 @pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 450, 950, 5_000])
 @pytest.mark.parametrize("name", ["deep", "thread", "process"])
-async def test_a_result_nested_too_deep_is_that_calls_own_failure(
+async def test_a_result_nested_too_deep_is_that_calls_own_finding(
     runner: RegistryRunner, name: str, levels: int
 ) -> None:
-    """It is one sentence with the limit; the calls beside it have their results."""
+    """It is one sentence with the limit, beside the beginning as text; the other calls have their results."""
     works = (work("ends", 1, how="well"), work(name, levels=levels), work("ends", 2, how="fine"))
     found = await results(runner.run(works))
     assert [found[f"ends-{n}"].value for n in (1, 2)] == ["well", "fine"]
-    failed = found[f"{name}-1"]
-    assert failed.error is not None
-    assert (failed.outcome, failed.error.type, failed.error.retry_safe) == ("failed", "permanent", False)
-    assert failed.error.message.endswith(f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one")
-    assert failed.cost_micros == TOOLS[name].contract.price_micros
+    done = found[f"{name}-1"]
+    assert (done.outcome, done.error, len(done.findings)) == ("succeeded", None, 1)
+    assert done.findings[0].endswith(f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one")
+    assert isinstance(done.value, str)
+    assert done.cost_micros == TOOLS[name].contract.price_micros
 
 
 async def test_a_result_as_deep_as_allowed_is_kept(runner: RegistryRunner) -> None:
@@ -168,22 +168,46 @@ async def test_brackets_in_a_text_are_no_nesting(tmp_path: Path, servers: Server
     assert found["forward-1"].value == texts
 
 
-async def test_a_nested_answer_of_a_host_is_text_or_a_failure(tmp_path: Path, servers: Servers) -> None:
-    """``http.get`` gives it as the text it is; a tool that hands it on fails alone."""
+async def test_a_nested_answer_of_a_host_is_text(tmp_path: Path, servers: Servers) -> None:
+    """``http.get`` gives it as the text it is; of a tool that hands it on it is a finding."""
     bomb = b"[" * 700 + b"]" * 700
     server = await servers.start({"/": servers.response(bomb, Content_Type="application/json")})
     works = (work("http.get", url=server.url()), work("forward", url=server.url()), work("ends", how="well"))
     found = await results(made(tmp_path, server.netloc).run(works))
     assert found["http.get-1"].value["text"] == bomb.decode()
     assert found["ends-1"].value == "well"
-    assert found["forward-1"].outcome == "failed"
+    assert (found["forward-1"].outcome, found["forward-1"].value) == ("succeeded", bomb.decode())
+    assert len(found["forward-1"].findings) == 1
 
 
-async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it(tmp_path: Path) -> None:
-    """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
+async def test_a_call_without_a_workspace_is_not_begun(tmp_path: Path) -> None:
+    """It did nothing, costs nothing and may be made again; of a probe that says nothing about its effect."""
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "run-2").write_text("a file where the workspace should be")
-    broken = [msgspec.structs.replace(work(name, how="well"), run="run-2") for name in ("safely", "probed")]
+    broken = [msgspec.structs.replace(work(name, how="well"), run="run-2") for name in ("ends", "probed")]
+    broken[1] = msgspec.structs.replace(broken[1], probe=True)
+    found = await results(made(tmp_path).run((*broken, work("ends", 2, how="fine"))))
+    assert found["ends-2"].value == "fine"
+    assert [found[f"{name}-1"].outcome for name in ("ends", "probed")] == ["failed", "unknown"]
+    error = found["ends-1"].error
+    assert error is not None
+    assert (error.type, error.retry_safe, error.known_by) == ("transient", True, "not_begun")
+    assert found["ends-1"].cost_micros == 0
+
+
+async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
+    inner = Redactor.value
+
+    def broken_for(redactor: Redactor, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if value == "well":
+            raise ZeroDivisionError
+        return inner(redactor, value)
+
+    monkeypatch.setattr(Redactor, "value", broken_for)
+    broken = [work(name, how="well") for name in ("safely", "probed")]
     found = await results(made(tmp_path).run((*broken, work("ends", how="fine"))))
     assert found["ends-1"].value == "fine"
     for name, outcome in (("safely-1", "failed"), ("probed-1", "unknown")):
@@ -212,7 +236,7 @@ async def test_what_had_ended_before_the_stop_is_told(runner: RegistryRunner) ->
     [
         ("ends", "well", "succeeded", PRICE),
         ("ends", "refused", "failed", PRICE),
-        ("ends", "refused host", "failed", PRICE),
+        ("ends", "refused host", "unknown", PRICE),
         ("ends", "unknown", "unknown", PRICE),
         ("safely", "unknown", "failed", PRICE),
         ("ends", "nothing done", "failed", 0),

@@ -12,7 +12,8 @@ import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -20,6 +21,8 @@ from tests.sim.faults import seconds
 from tests.sim.loop import PROCESS, Process, SimLoop
 from tests.sim.script import Act, Script
 
+from linestop.sandbox.invoke import Reply
+from linestop.sandbox.perform import PerformLimits, result_of
 from linestop.schemas.calls import ITEM_BYTES
 from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, Usage
 from linestop.schemas.tools import Contract, ToolError, ToolResult
@@ -147,7 +150,7 @@ class SimRunner:
             await anyio.sleep_forever()
         await anyio.sleep(act.answer_s)
         if act.fate == "fails after":
-            return self._interrupted(work)
+            return self._interrupted(work) if contract.safe_to_repeat else _raised(contract)
         return ToolResult(outcome="succeeded", value=act.value, cost_micros=work.cost_max_micros // 2)
 
     def _send(self, work: CallWork, contract: Contract, act: Act) -> asyncio.TimerHandle:
@@ -167,6 +170,13 @@ class SimRunner:
         if work.probe or not self._outside.contracts[work.tool].safe_to_repeat:
             return ToolResult(outcome="unknown", error=ToolError(type="transient", message="It did not end."))
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
+
+
+def _raised(contract: Contract) -> ToolResult:
+    """What production says of a tool that acted and then raised."""
+    error = ToolError(type="permanent", message=f"tool {contract.name} raised ValueError: half done")
+    nothing_seen: Any = SimpleNamespace(http=SimpleNamespace(requests=(), effect_sent=False))
+    return result_of(contract, Reply(error=error), nothing_seen, PerformLimits())
 
 
 class SimCaller:

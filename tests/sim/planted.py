@@ -30,6 +30,7 @@ from linestop.bus.outgoing import Outgoing
 from linestop.bus.shell import Shell
 from linestop.bus.sweep import Sweep
 from linestop.errors import Unreachable
+from linestop.sandbox import perform
 from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
 from linestop.schemas.run import Run
@@ -350,6 +351,14 @@ def _probe_never_began() -> None:
     _wrap(Executor, "cancelled", make)
 
 
+def _raised_is_failed() -> None:
+    def fate(contract: Any, reply: Any, error: ToolError, ctx: Any) -> Any:
+        del contract, reply, ctx
+        return msgspec.structs.replace(error, known_by="tool"), "failed"
+
+    cast("Any", perform)._fate = fate
+
+
 PLANTED: dict[str, Planted] = {
     "task acknowledged before its run is opened": Planted("P2: the task", _task_acknowledged_early),
     "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped),
@@ -361,6 +370,7 @@ PLANTED: dict[str, Planted] = {
     "event kept that was refused": Planted("chain: ", _refused_kept),
     "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
+    "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),

@@ -124,7 +124,7 @@ def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
         call=work.call, attempt=work.attempt, outcome=result.outcome, result=capped, result_bytes=size,
         result_sha256=hashlib.sha256(text.encode()).hexdigest() if result.outcome == "succeeded" else "",
         error=result.error, egress=result.egress, cost_micros=min(result.cost_micros, work.cost_max_micros),
-        duration_s=round(duration_s, 6), untrusted=work.untrusted,
+        duration_s=round(duration_s, 6), untrusted=work.untrusted, findings=result.findings,
     )  # fmt: skip
 
 

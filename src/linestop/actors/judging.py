@@ -15,7 +15,7 @@ from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, JudgedCall, ToolGrant
 from linestop.schemas.run import Run
-from linestop.schemas.tools import effect_key
+from linestop.schemas.tools import effect_key, unfounded
 
 WAIT_MAX_S = 2_592_000
 NAMES_SHOWN_MAX = 20
@@ -120,7 +120,8 @@ def _repeated(
             return "reject", (f"The same effect is under way already (call '{call.call}').",), 0
         if call.fate == "done" or any(attempt.outcome == "succeeded" for attempt in call.effects):
             return "reject", (f"The same effect was done already (call '{call.call}').",), 0
-        if call.stage is Stage.DOUBT or call.fate == "unknown":
+        unclear = not grant.safe_to_repeat and any(a.outcome == "failed" and unfounded(a.error) for a in call.effects)
+        if call.stage is Stage.DOUBT or call.fate == "unknown" or unclear:
             return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
     return "pass", (), 0
 

@@ -116,7 +116,7 @@ def grant(contract: Contract) -> ToolGrant:
         repeatable=contract.repeatable, idempotent=contract.idempotent, probe=contract.probe,
         checks=contract.checks, ordered=contract.ordered, calls_max=contract.calls_max,
         price_micros=contract.price_micros, owner=contract.owner, egress=contract.egress,
-        trusted=contract.trusted,
+        trusted=contract.trusted, raises_before_effect=contract.raises_before_effect,
     )  # fmt: skip
 
 

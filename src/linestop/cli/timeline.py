@@ -84,7 +84,8 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
         case Finished():
             what = event.error.message if event.error else event.result
             kept = f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
-            return f"{event.call} {event.outcome}: {_text(what)}{kept}"
+            but = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
+            return f"{event.call} {event.outcome}: {_text(what)}{kept}{but}"
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():

@@ -84,20 +84,19 @@ def _perform(encoded: bytes) -> Reply:
     # The imports are here because sys.path was set a moment ago; see the module's docstring.
     import msgspec  # noqa: PLC0415
 
-    from linestop.errors import LinestopError  # noqa: PLC0415
-    from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, with_egress  # noqa: PLC0415
+    from linestop.sandbox.failures import ToolFailed  # noqa: PLC0415
+    from linestop.sandbox.invoke import invoke_async, invoke_plain, message_of, not_begun, with_egress  # noqa: PLC0415
     from linestop.sandbox.process import CallFrame  # noqa: PLC0415
     from linestop.sandbox.registry import load_file, load_module  # noqa: PLC0415
-    from linestop.schemas.tools import ToolError  # noqa: PLC0415
 
     frame = msgspec.json.decode(encoded, type=CallFrame)
     try:
         found = load_file(Path(frame.file)) if frame.file else load_module(frame.module)
         tool = found[frame.tool]
         kwargs = tool.bind(bytes(frame.args))
-    except (LinestopError, KeyError) as error:
-        message = f"tool {frame.tool} cannot be loaded in its process: {error}"
-        return Reply(error=ToolError(type="permanent", message=message, retry_safe=True), meant=True)
+    except BaseException as error:  # noqa: BLE001 - the tool's module may raise anything; its function was not called
+        message = f"tool {frame.tool} cannot be loaded in its process: {message_of(error)}"
+        return not_begun(ToolFailed(message, retry_safe=True))
 
     async def in_loop() -> Reply:
         ctx = _context(frame.context)

@@ -108,7 +108,7 @@ class EgressClient:
         Raises:
             EgressDenied: if the guard refuses the request or one of its redirects.
             EgressFailed: if there was no complete answer in time, or it is over a limit.
-            StartedTooLate: if ``start_by`` passed before the first byte left.
+            EgressTooLate: if ``start_by`` passed before the first byte left.
         """
         seconds = min((self._deadline - datetime.now(UTC)).total_seconds(), self.policy.request_s_max)
         client = self._open()

@@ -1,6 +1,8 @@
 """How a tool says that it failed, in a way the runtime can act on.
 
-Anything else that a tool raises counts as ``permanent``: a bug is not repaired by repeating it.
+Anything else that a tool raises leaves open whether it took effect, unless its contract is safe to repeat or says
+``raises_before_effect``. So do the errors below that this library raises in a tool (``WorkspaceError``,
+``EgressFailed``): only the tool knows what it had done before.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class ToolUnknown(Exception):  # noqa: N818 - see ToolFailed
 
 
 class StartedTooLate(ToolFailed):
-    """Raised when ``start_by`` has passed before anything began: nothing took effect."""
+    """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed: the tool asked before it acted."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -57,6 +59,10 @@ class WorkspaceError(ToolFailed):
 
 class EgressFailed(ToolFailed):
     """Raised when an allowed request got no complete answer; not when it was refused (``EgressDenied``)."""
+
+
+class EgressTooLate(StartedTooLate, EgressFailed):
+    """Raised when ``start_by`` has passed before the first byte of a tool's first request left."""
 
 
 class EgressDenied(EgressFailed):

@@ -12,7 +12,7 @@ import httpx2
 import msgspec
 
 from linestop.sandbox.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
-from linestop.sandbox.failures import EgressDenied, EgressFailed, StartedTooLate
+from linestop.sandbox.failures import EgressDenied, EgressFailed, EgressTooLate
 from linestop.schemas.tools import Egress
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
@@ -101,7 +101,7 @@ class Guard:
         if self._begun:
             return
         if self._start_by is not None and datetime.now(UTC) >= self._start_by:
-            raise StartedTooLate
+            raise EgressTooLate
         self._begun = not check_only
 
     def record(self, request: Egress) -> int:

@@ -1,26 +1,30 @@
 """Call a tool's function once and turn whatever comes back into a ``Reply``.
 
 This runs wherever the function runs (event loop, thread, child process); what the reply means for the run is
-decided in ``perform``, in one place.
+decided in ``perform``, in one place. A value that came back is kept, whatever is wrong with it: the effect took
+place, and a result that nobody can read does not undo it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import json
+import math
 import re
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx2
 import msgspec
 
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
-from linestop.sandbox.failures import EgressFailed, ToolFailed, ToolUnknown
+from linestop.sandbox.failures import EgressFailed, ToolFailed, ToolUnknown, WorkspaceError
+from linestop.sandbox.guard import READS
 from linestop.sandbox.tool import AnyTool
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.redact import DEPTH_MAX
-from linestop.schemas.tools import Egress, ToolError
+from linestop.schemas.tools import Egress, ErrorType, ToolError
 
 _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429
@@ -34,51 +38,61 @@ _PEELED = 16
 
 _LONG = 1_000_000
 """A result of more bytes is checked in a thread: that takes tens of milliseconds."""
+_KEPT_BYTES_MAX = 65_536
+"""Of a result that is too long, too deep or not JSON, so much is kept as text."""
+_ERROR_TYPES = frozenset(get_args(ErrorType))
+_LIBRARYS_OWN = (EgressFailed, WorkspaceError)
+"""Kinds of ``ToolFailed`` that ``ctx`` raises in a tool: they do not say what the tool had done before."""
 _LONG_MESSAGE = 2_000
 """A message is cut here at once and to its final length after redaction, so that no half secret remains."""
 
 
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one invocation gave: ``value`` as JSON, or ``error``.
+    """What one invocation gave: ``value`` as JSON with ``findings`` about it, or ``error``.
 
-    ``meant``: the tool said so itself, so it is believed. ``unknown``: nobody can say what took effect.
-    ``egress`` and ``effect_sent`` are filled by a child process, which has an HTTP client of its own.
+    ``unknown``: the function was interrupted or said that it does not know what took effect. ``egress`` and
+    ``effect_sent`` are filled by a child process, which has an HTTP client of its own.
     """
 
     value: msgspec.Raw = msgspec.Raw(b"")
+    findings: tuple[str, ...] = ()
     error: ToolError | None = None
-    meant: bool = False
     unknown: bool = False
     egress: tuple[Egress, ...] = ()
     effect_sent: bool = False
 
 
-class _Unfit(Exception):  # noqa: N818 - carries one sentence to _failed
-    """Raised for a result that the contract does not allow; the call itself was made."""
+class _NotAValue(Exception):  # noqa: N818 - carries one sentence to _failed
+    """Raised for a result that is only the promise of one, so that nobody knows what took effect."""
+
+
+def not_begun(error: ToolFailed) -> Reply:
+    """The reply to a call whose function was never called."""
+    return Reply(error=_as_said(error, known_by="not_begun"))
 
 
 async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
-        encoded = _encoded(await tool.fn(ctx, **kwargs))
+        encoded, finding = _encoded(await tool.fn(ctx, **kwargs), ctx)
         if len(encoded) > _LONG:
-            return await asyncio.to_thread(_succeeded, tool, encoded)
-        return _succeeded(tool, encoded)
+            return await asyncio.to_thread(_returned, tool, encoded, finding)
+        return _returned(tool, encoded, finding)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Nobody cancelled this task: the tool awaited something that was cancelled.
         return _failed(tool, error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool may raise anything
+    except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
         return _failed(tool, error)
 
 
 def invoke_plain(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Call the function; whatever it raises becomes a reply."""
     try:
-        return _succeeded(tool, _encoded(tool.fn(ctx, **kwargs)))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool may raise anything
+        return _returned(tool, *_encoded(tool.fn(ctx, **kwargs), ctx))
+    except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
         return _failed(tool, error)
 
 
@@ -87,35 +101,64 @@ def with_egress(reply: Reply, http: EgressClient) -> Reply:
     return msgspec.structs.replace(reply, egress=http.requests, effect_sent=http.effect_sent)
 
 
-def _encoded(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
-    if inspect.isawaitable(value):
-        if inspect.iscoroutine(value):
+def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
+    """The value as JSON, whole or as much of it as can be kept, and what is wrong with it or nothing."""
+    if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+        if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()
-        raise _Unfit("it returned something to be awaited; declare it with async def")
+        hint = "declare it with async def" if inspect.isawaitable(value) else "return a list"
+        raise _NotAValue(f"it returned a {type(value).__name__}, which is not a result: {hint}")
     if isinstance(value, httpx2.Response):
-        encoded = _body(value)
+        encoded, finding = _body(value, ctx)
     else:
         try:
-            encoded = msgspec.json.encode(value)
+            encoded, finding = msgspec.json.encode(value), ""
         except RecursionError:
-            raise _Unfit(_TOO_DEEP) from None
-        except (TypeError, ValueError, OverflowError) as error:
-            raise _Unfit(f"its result cannot be written as JSON ({error})") from None
+            return _kept(value), _TOO_DEEP
+        except Exception as error:  # noqa: BLE001 - a value may have code of its own, which raises anything
+            return _kept(value), f"its result cannot be written as JSON ({message_of(error)})"
     if len(encoded) > BLOB_BYTES_MAX:
-        raise _Unfit(f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less")
-    return encoded
+        return _as_text(encoded), f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less"
+    return encoded, finding
 
 
-def _succeeded(tool: AnyTool, encoded: bytes) -> Reply:
-    try:
-        msgspec.json.decode(encoded, type=tool.returns)
-    except RecursionError:
-        raise _Unfit(_TOO_DEEP) from None
-    except msgspec.DecodeError as error:
-        raise _Unfit(f"its result does not fit the declared return type: {error}") from None
+def _returned(tool: AnyTool, encoded: bytes, finding: str) -> Reply:
+    """The reply for a value that came back; ``finding`` is empty if its JSON is the whole of it."""
+    if not finding:
+        try:
+            msgspec.json.decode(encoded, type=tool.returns)
+        except RecursionError:
+            finding = _TOO_DEEP
+        except Exception as error:  # noqa: BLE001 - a declared type may have code of its own, which raises anything
+            finding = f"its result does not fit the declared return type: {message_of(error)}"
     if too_deep(encoded):
-        raise _Unfit(_TOO_DEEP)
-    return Reply(value=msgspec.Raw(encoded))
+        encoded, finding = _as_text(encoded), _TOO_DEEP
+    return Reply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
+
+
+def _kept(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
+    """As much of a value as can be written as JSON: what cannot stands there as Python shows it."""
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_shown)
+        written = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=_shown).encode("utf-8", "replace")
+        # Read once more, as the log will be: what passes here can be stored.
+        encoded = msgspec.json.encode(msgspec.json.decode(written))
+    except Exception:  # noqa: BLE001 - whatever it was, the rest of the value is lost
+        encoded = msgspec.json.encode(_shown(value))
+    return encoded if len(encoded) <= BLOB_BYTES_MAX else _as_text(encoded)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide that the call took effect
+        text = f"a {type(value).__name__}"
+    return _sound(text[:_KEPT_BYTES_MAX])
+
+
+def _as_text(encoded: bytes) -> bytes:
+    """The beginning of some JSON, as a JSON string."""
+    return msgspec.json.encode(encoded[:_KEPT_BYTES_MAX].decode(errors="ignore"))
 
 
 def too_deep(encoded: bytes) -> bool:
@@ -135,47 +178,70 @@ def too_deep(encoded: bytes) -> bool:
     return False
 
 
-def _body(response: httpx2.Response) -> bytes:
+def _body(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
     """The JSON body of an answer that a tool returned as it came; the status decides whether it failed."""
     status = response.status_code
     message = f"{response.request.url.host} answered {status}"
+    effects = sum(1 for request in ctx.http.requests if request.method not in READS)
+    if status >= 500 or status == _REQUEST_TIMEOUT or (status >= 300 and effects > 1):
+        # It, or a request before it, may have taken effect, so the answer does not say that nothing did.
+        raise EgressFailed(message, type="transient")
     if status == _TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
         wait = float(after) if after.isdecimal() and len(after) < 7 else None
         raise ToolFailed(message, type="rate_limit", retry_safe=True, retry_after_s=wait)
-    if status >= 500 or status == _REQUEST_TIMEOUT:
-        # It may have taken effect before it broke, so the guard's record decides, not the tool's word.
-        raise EgressFailed(message, type="transient")
     if status >= 300:
         raise ToolFailed(message, type="permanent")
     if not response.content:
-        return b"null"
-    if "json" in response.headers.get("content-type", ""):
-        return response.content
-    return msgspec.json.encode(response.text)
+        return b"null", ""
+    if "json" not in response.headers.get("content-type", ""):
+        return msgspec.json.encode(response.text), ""
+    try:
+        msgspec.json.decode(response.content)
+    except RecursionError:
+        return _as_text(response.content), _TOO_DEEP
+    except (msgspec.DecodeError, ValueError) as error:
+        return _as_text(response.content), f"its result, the body of an answer, cannot be read as JSON ({error})"
+    return response.content, ""
 
 
 def _failed(tool: AnyTool, error: BaseException) -> Reply:
     if isinstance(error, ToolUnknown):
-        return Reply(error=ToolError(type="transient", message=_message(error)), unknown=True)
+        return Reply(error=ToolError(type="transient", message=message_of(error)), unknown=True)
     if isinstance(error, ToolFailed):
-        told = ToolError(
-            type=error.type,
-            message=_message(error),
-            retry_safe=error.retry_safe,
-            retry_after_s=error.retry_after_s,
-        )
-        return Reply(error=told, meant=not isinstance(error, EgressFailed))
-    if isinstance(error, _Unfit):
-        message = f"tool {tool.name}: {_message(error)}"
-    else:
-        message = f"tool {tool.name} raised {type(error).__name__}: {_message(error)}"
-    return Reply(error=ToolError(type="permanent", message=message))
+        return Reply(error=_as_said(error, known_by="" if isinstance(error, _LIBRARYS_OWN) else "tool"))
+    if isinstance(error, _NotAValue):
+        message = f"tool {tool.name}: {message_of(error)}"
+        return Reply(error=ToolError(type="permanent", message=message), unknown=True)
+    message = f"tool {tool.name} raised {type(error).__name__}: {message_of(error)}"
+    unknown = isinstance(error, asyncio.CancelledError)
+    return Reply(error=ToolError(type="permanent", message=message), unknown=unknown)
 
 
-def _message(error: BaseException) -> str:
+def _as_said(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -> ToolError:
+    """The error as its raiser meant it; whatever a subclass put into its fields must not break the log."""
+    given: Any = getattr(error, "type", "")
+    kind: ErrorType = given if given in _ERROR_TYPES else "permanent"
+    after: Any = getattr(error, "retry_after_s", None)
+    sound = isinstance(after, int | float) and math.isfinite(after) and after >= 0
+    return ToolError(
+        type=kind,
+        message=message_of(error),
+        retry_safe=getattr(error, "retry_safe", False) is True,
+        retry_after_s=float(after) if sound else None,
+        known_by=known_by,
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, cut, and fit for an event; a tool may raise one that has code of its own."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide that the tool failed
         text = "(no message)"
-    return text[:_LONG_MESSAGE]
+    return _sound(text[:_LONG_MESSAGE])
+
+
+def _sound(text: str) -> str:
+    """``text`` without unpaired surrogates, which no event can hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -75,6 +75,19 @@ def _reversible(contract: Contract) -> str | None:
     return "is reversible but neither idempotent nor with a probe: an interrupted call becomes unknown"
 
 
+def _raising(contract: Contract) -> str | None:
+    """What a tool raises leaves its effect open, unless the tool or its contract says otherwise."""
+    if contract.safe_to_repeat and contract.raises_before_effect:
+        why = "only reads" if contract.tier == "read" else "is idempotent"
+        return f"says raises_before_effect to no purpose: what {why} is simply done again"
+    if contract.safe_to_repeat or contract.raises_before_effect or contract.probe:
+        return None
+    return (
+        "becomes unknown, and a person is asked, whenever it raises anything but ToolFailed. Raise ToolFailed where "
+        "nothing happened, or say raises_before_effect=True if whatever it raises, it raises before it acts"
+    )
+
+
 def _repeatable(contract: Contract) -> str | None:
     if not contract.repeatable or contract.tier in {"read", "reversible"}:
         return None
@@ -200,6 +213,7 @@ _RULES: tuple[tuple[str, Literal["error", "warning"], Callable[[Contract], str |
     ("loose_arguments", "warning", _loose),
     ("fate", "error", _fate),
     ("reversible_fate", "warning", _reversible),
+    ("raising", "warning", _raising),
     ("repeatable", "warning", _repeatable),
     ("shared_key", "error", _shared_key),
     ("idle_probe", "warning", _idle_probe),

@@ -1,22 +1,24 @@
 """Perform one call of a tool, once, and say what became of it.
 
-The outcomes, in order of what is known:
+Once the tool's function has begun, only the tool itself can say that nothing happened. So the outcomes are:
 
-- ``succeeded``: a result that fits its declared type came back.
-- ``failed``: the tool said so, or it raised before it sent anything but reads through ``ctx.http``.
-- ``unknown``: it was interrupted, or broke after sending something, and its contract is not safe to repeat.
-  With one that is, the same is ``failed`` and ``retry_safe``: it is simply done again.
+- ``succeeded``: a value came back. What is wrong with it is a finding, for the effect took place; only of a
+  ``read``, which has none, an unusable result is a failure.
+- ``failed``: the function was not begun, or the tool raised ``ToolFailed``, or its contract is safe to repeat, or
+  it says ``raises_before_effect`` and the tool raised, having sent nothing but reads through ``ctx.http``.
+- ``unknown``: everything else. A probe or a person finds out.
 
-A call costs its contract's price unless it is known that it did nothing: it never began, or the tool itself
-says so (``retry_safe``). No tool reports what it used, and what is not reported is charged in full.
+A call costs its contract's price unless it is known that it did nothing (``retry_safe``). No tool reports what it
+used, and what is not reported is charged in full.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -24,7 +26,7 @@ import msgspec
 from linestop.errors import Defect
 from linestop.sandbox.context import Context
 from linestop.sandbox.failures import ToolFailed
-from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain
+from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, message_of, not_begun
 from linestop.sandbox.process import run_in_process
 from linestop.sandbox.threads import run_in_thread
 from linestop.sandbox.tool import AnyTool
@@ -62,7 +64,8 @@ async def perform(
         raise Defect(f"{contract.name} is an act of waiting; the log carries it out, not the sandbox")
     scope = scope or anyio.CancelScope()
     if scope.cancel_called:
-        return _told(contract, _never_begun("it was stopped before it began"), ctx, limits)
+        stopped = ToolFailed("it was stopped before it began", type="transient", retry_safe=True)
+        return result_of(contract, not_begun(stopped), ctx, limits)
     seconds = min(contract.timeout_s, (ctx.deadline - datetime.now(UTC)).total_seconds())
     scope.deadline = min(scope.deadline, anyio.current_time() + max(seconds, 0.0))
     reply: Reply | None = None
@@ -72,7 +75,7 @@ async def perform(
         late = anyio.current_time() >= scope.deadline
         why = f"did not end within {seconds:.1f} s" if late else "was stopped"
         reply = _interrupted(contract, why)
-    return _told(contract, reply, ctx, limits)
+    return result_of(contract, reply, ctx, limits)
 
 
 async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimits | None = None) -> ToolResult:
@@ -87,9 +90,20 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
     error: ToolError | None = None
     with anyio.move_on_after(tool.contract.timeout_s) as scope:
         try:
-            took_effect = await tool.probe(ctx, **tool.bind(args))
-        except Exception as raised:  # noqa: BLE001 - a probe may raise anything; then it cannot tell
-            error = ToolError(type="transient", message=f"the probe failed: {raised}", retry_safe=True)
+            said: object = await tool.probe(ctx, **tool.bind(args))
+            took_effect = said if isinstance(said, bool) else None
+            if took_effect is None and said is not None:
+                message = f"the probe returned {type(said).__name__}; it must return True, False or None"
+                error = ToolError(type="permanent", message=message)
+        except asyncio.CancelledError as raised:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = ToolError(
+                type="transient", message=f"the probe was cancelled: {message_of(raised)}", retry_safe=True
+            )
+        except BaseException as raised:  # noqa: BLE001 - a probe may raise anything; then it cannot tell
+            error = ToolError(type="transient", message=f"the probe failed: {message_of(raised)}", retry_safe=True)
     if scope.cancelled_caught:
         error = ToolError(type="transient", message="the probe did not answer in time", retry_safe=True)
     egress = ctx.http.requests
@@ -120,12 +134,7 @@ async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
         return await run_in_thread(lambda: invoke_plain(tool, ctx, kwargs))
     except ToolFailed as error:
         # Raised before the function was called; its own errors are in the reply.
-        told = ToolError(type=error.type, message=str(error), retry_safe=error.retry_safe)
-        return Reply(error=told, meant=True)
-
-
-def _never_begun(why: str) -> Reply:
-    return Reply(error=ToolError(type="transient", message=why, retry_safe=True), meant=True)
+        return not_begun(error)
 
 
 def _interrupted(contract: Contract, why: str) -> Reply:
@@ -134,24 +143,39 @@ def _interrupted(contract: Contract, why: str) -> Reply:
     return Reply(error=ToolError(type="transient", message=message), unknown=True)
 
 
-def _told(contract: Contract, reply: Reply, ctx: Context, limits: PerformLimits) -> ToolResult:
-    """Decide the outcome; the one place where ``unknown`` is."""
+def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLimits) -> ToolResult:
+    """Decide the outcome of a call by what its function gave; the one place where ``unknown`` is."""
     egress, price = ctx.http.requests + reply.egress, contract.price_micros
+    findings = tuple(_shortened(finding, limits) for finding in reply.findings)
+    if reply.error is None and findings and contract.tier == "read":
+        error = ToolError(type="permanent", message=findings[0])
+        return ToolResult(outcome="failed", error=error, egress=egress, cost_micros=price)
     if reply.error is None:
         value = limits.redactor.value(msgspec.json.decode(reply.value))
-        return ToolResult(outcome="succeeded", value=value, egress=egress, cost_micros=price)
-    error = _clean(reply.error, limits)
-    sent = (ctx.http.effect_sent or reply.effect_sent) and not reply.meant
-    if not reply.unknown and not sent:
-        nothing_done = reply.meant and error.retry_safe
-        return ToolResult(outcome="failed", error=error, egress=egress, cost_micros=0 if nothing_done else price)
-    safe = contract.safe_to_repeat
-    error = msgspec.structs.replace(error, retry_safe=safe)
-    return ToolResult(outcome="failed" if safe else "unknown", error=error, egress=egress, cost_micros=price)
+        return ToolResult(outcome="succeeded", value=value, findings=findings, egress=egress, cost_micros=price)
+    error, outcome = _fate(contract, reply, _clean(reply.error, limits), ctx)
+    cost = 0 if error.known_by and error.retry_safe else price
+    return ToolResult(outcome=outcome, error=error, egress=egress, cost_micros=cost)
+
+
+def _fate(
+    contract: Contract, reply: Reply, error: ToolError, ctx: Context
+) -> tuple[ToolError, Literal["failed", "unknown"]]:
+    """What became of a call from which no value came back."""
+    if error.known_by:
+        return error, "failed"
+    raised = not reply.unknown and not (ctx.http.effect_sent or reply.effect_sent)
+    if contract.safe_to_repeat:
+        return error if raised else msgspec.structs.replace(error, retry_safe=True), "failed"
+    if raised and contract.raises_before_effect:
+        return msgspec.structs.replace(error, retry_safe=True, known_by="contract"), "failed"
+    return msgspec.structs.replace(error, retry_safe=False), "unknown"
 
 
 def _clean(error: ToolError, limits: PerformLimits) -> ToolError:
-    message = limits.redactor.text(error.message)
-    if len(message) > limits.message_chars_max:
-        message = message[: limits.message_chars_max - 1] + "…"
-    return msgspec.structs.replace(error, message=message)
+    return msgspec.structs.replace(error, message=_shortened(error.message, limits))
+
+
+def _shortened(sentence: str, limits: PerformLimits) -> str:
+    sentence = limits.redactor.text(sentence)
+    return sentence if len(sentence) <= limits.message_chars_max else sentence[: limits.message_chars_max - 1] + "…"

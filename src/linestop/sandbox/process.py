@@ -23,6 +23,7 @@ import anyio.abc
 import msgspec
 
 from linestop.sandbox.context import Context
+from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.invoke import Reply
 from linestop.sandbox.tool import AnyTool
@@ -97,8 +98,7 @@ async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
 async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], None]:
     """Start the child and yield it with the descriptor its result comes from."""
     with contextlib.ExitStack() as descriptors:
-        results, result_end = os.pipe()
-        life_end, life = os.pipe()
+        (results, result_end), (life_end, life) = _pipes()
         for descriptor in (results, life):
             descriptors.callback(os.close, descriptor)
         os.set_blocking(results, False)
@@ -113,6 +113,8 @@ async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], 
                 start_new_session=True,
                 pass_fds=(result_end, life_end),
             )
+        except OSError as error:
+            raise _not_started(error) from None
         finally:
             os.close(result_end)
             os.close(life_end)
@@ -123,6 +125,24 @@ async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], 
             with anyio.CancelScope(shield=True):
                 await process.wait()
                 await process.aclose()
+
+
+def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:
+    try:
+        first = os.pipe()
+        try:
+            return first, os.pipe()
+        except OSError:
+            for descriptor in first:
+                os.close(descriptor)
+            raise
+    except OSError as error:
+        raise _not_started(error) from None
+
+
+def _not_started(error: OSError) -> ToolFailed:
+    message = f"the process of a tool could not be started ({error.strerror}); try again later"
+    return ToolFailed(message, type="transient", retry_safe=True)
 
 
 def _frame(tool: AnyTool, ctx: Context, args: bytes) -> CallFrame:

@@ -14,11 +14,12 @@ import anyio
 from linestop.errors import NotFound
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
+from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, perform, probe
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.workspace import Workspace
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tools import ErrorType, ToolError, ToolResult
 from linestop.schemas.work import CallWork
 
 Done = tuple[CallWork, ToolResult, float]
@@ -87,9 +88,13 @@ class RegistryRunner:
         if tool is None or tool.contract.digest() != work.contract_digest:
             here = "has another contract here than" if tool else "is not here: deploy"
             sentence = f"The tool '{work.tool}' {here} the one this run was opened with."
-            error = ToolError(type="permanent", message=sentence)
-            return ToolResult(outcome="unknown" if work.probe else "failed", error=error)
-        workspace = Workspace.create(self._workspaces, work.tenant, work.run)
+            return _not_begun(work, sentence, kind="permanent")
+        try:
+            workspace = Workspace.create(self._workspaces, work.tenant, work.run)
+        except (OSError, ToolFailed) as error:
+            _log.error("no workspace for call %s of run %s: %s", work.call, work.run, error)
+            sentence = "The call was not begun: its workspace cannot be made; an operator must look at the disk."
+            return _not_begun(work, sentence, kind="transient")
         deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
             context = Context(
@@ -99,6 +104,14 @@ class RegistryRunner:
             if work.probe:
                 return await probe(tool, context, work.args, limits=self._limits)
             return await perform(tool, context, work.args, limits=self._limits)
+
+
+def _not_begun(work: CallWork, why: str, *, kind: ErrorType) -> ToolResult:
+    """What to say of a call whose tool was not called; a probe that was not made says nothing about its effect."""
+    if work.probe:
+        return ToolResult(outcome="unknown", error=ToolError(type=kind, message=why))
+    error = ToolError(type=kind, message=why, retry_safe=kind == "transient", known_by="not_begun")
+    return ToolResult(outcome="failed", error=error)
 
 
 def _broke(work: CallWork, error: Exception) -> ToolResult:

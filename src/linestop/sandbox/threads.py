@@ -25,7 +25,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
     """Return what ``work`` returns. If the waiting is cancelled, ``work`` goes on and its result is dropped.
 
     Raises:
-        ToolFailed: ``transient``, if too many threads are busy; nothing was begun then.
+        ToolFailed: ``transient``, if too many threads are busy or none can be started; nothing was begun then.
     """
     if not _slots.acquire(blocking=False):
         message = f"all {THREADS_MAX} tool threads are busy; try again when one has returned"
@@ -54,5 +54,9 @@ async def run_in_thread(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=body, name="linestop tool", daemon=True).start()
+    try:
+        threading.Thread(target=body, name="linestop tool", daemon=True).start()
+    except RuntimeError as error:
+        _slots.release()
+        raise ToolFailed(f"no thread could be started ({error})", type="transient", retry_safe=True) from None
     return await done

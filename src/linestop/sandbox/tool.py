@@ -51,6 +51,7 @@ class ToolOptions(TypedDict, total=False):
     calls_max: int
     price_micros: int
     ordered: bool
+    raises_before_effect: bool
     probe: Probe
     check: Check
 
@@ -134,6 +135,8 @@ def declare(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
         )
     if not inspect.isfunction(fn):
         raise ConfigError(f"tool {name} is not a function; decorate a def or an async def")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise ConfigError(f"tool {name} is a generator, whose body would not run; return a list instead of yielding")
     _check_options(name, options)
     signature = read_signature(fn, name)
     contract = Contract(
@@ -165,6 +168,8 @@ def _check_options(name: str, options: ToolOptions) -> None:
     for option, count in counts.items():
         if not isinstance(count, int) or count < 0:
             raise ConfigError(f"tool {name}: {option} must be a whole number, not negative")
+    if not isinstance(options.get("raises_before_effect", False), bool):
+        raise ConfigError(f"tool {name}: raises_before_effect must be True or False")
     for option in ("scopes", "egress", "trusted"):
         if isinstance(options.get(option), str):
             raise ConfigError(f"tool {name}: {option} is a list of names; write ({options.get(option)!r},)")

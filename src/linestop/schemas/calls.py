@@ -20,6 +20,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.model import Usage
+from linestop.schemas.tools import ToolError
 
 ELIDED_BYTES = 512
 """What a blob costs in a prompt: it is named there (digest, size), never inlined."""
@@ -73,6 +74,7 @@ class Attempt:
     source: Literal["reported", "reserved"] = "reserved"
     usage: Usage | None = None
     failure: ModelFailedEvent | None = None
+    error: ToolError | None = None
 
     @property
     def open(self) -> bool:

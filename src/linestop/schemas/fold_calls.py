@@ -135,7 +135,7 @@ def checked(run: Run, n: int, event: Checked) -> str:
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
     if event.verdict == "pass":
-        answer(run, call, n, text=call.finished.result, error=False)
+        answer(run, call, n, text=_for_the_model(call.finished), error=False)
     else:
         answer(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), error=True)
     return ""
@@ -235,12 +235,15 @@ def finished(run: Run, n: int, event: Finished) -> str:
     if not 0 < event.attempt <= len(call.attempts):
         return f"attempt {event.attempt} of call '{event.call}' was not started"
     attempt = call.attempts[event.attempt - 1]
+    if reason := _unfounded(call, event):
+        return reason
     was_open = attempt.open and call.stage is Stage.OPEN
     learnt = attempt.outcome == "unknown" and event.outcome != "unknown"
     if attempt.closed_n and not learnt:
         return f"attempt {event.attempt} of call '{event.call}' has its result"
     unknown = event.outcome == "unknown"
     cost = attempt.cost_max_micros if unknown else event.cost_micros
+    attempt.error = event.error
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     in_doubt = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
     # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
@@ -250,6 +253,15 @@ def finished(run: Run, n: int, event: Finished) -> str:
     elif event.outcome == "succeeded" and call.stage in {Stage.OPEN, Stage.READY} and not run.done:
         _result(run, n, call, event)
     return ""
+
+
+def _unfounded(call: CallState, event: Finished) -> str:
+    """Why this failure is not one: whether the effect took place is open, and its grant does not say otherwise."""
+    if event.outcome != "failed" or event.error is None or event.error.known_by != "contract":
+        return ""
+    if call.grant is not None and call.grant.raises_before_effect:
+        return ""
+    return f"the contract of call '{call.call}' does not say that its tool raises before it acts"
 
 
 def _wait_over(run: Run, n: int, call: CallState, event: Finished) -> str:
@@ -307,4 +319,12 @@ def _result(run: Run, n: int, call: CallState, event: Finished) -> None:
     if call.grant is not None and call.grant.checks:
         call.stage = Stage.CHECK
     else:
-        answer(run, call, n, text=event.result, error=False)
+        answer(run, call, n, text=_for_the_model(event), error=False)
+
+
+def _for_the_model(event: Finished) -> str:
+    """A result with what is wrong with it, so that the model neither trusts it as it is nor makes the call again."""
+    if not event.findings:
+        return event.result
+    note = f"[The call took effect; do not make it again. But {'; '.join(event.findings)}]"
+    return f"{event.result}\n{note}" if event.result else note

@@ -7,6 +7,7 @@ case: ``destructive`` and not safe to repeat.
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from typing import Any, Literal, NewType
 
@@ -34,6 +35,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     search), so the model may ask again. ``probe``: the tool can be asked whether a key took effect.
     ``egress``: names of arguments whose value leaves the system. ``trusted``: dotted paths of the result
     whose values count as trusted sources. ``price_micros``: what one call costs at most.
+    ``raises_before_effect``: whatever the tool raises, it raises before it acts, so a call that raised did nothing.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls_max: int = 0
     price_micros: int = 0
     ordered: bool = False
+    raises_before_effect: bool = False
 
     @property
     def safe_to_repeat(self) -> bool:
@@ -67,12 +70,29 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a call failed. ``retry_safe``: trying again cannot repeat an effect."""
+    """Why a call failed. ``retry_safe``: trying again cannot repeat an effect.
+
+    ``known_by`` says how it is known that the call failed, once its tool is not safe to repeat: the ``tool`` said so
+    itself, its function was ``not_begun``, or its ``contract`` says that it raises before it acts. Empty in logs of
+    versions before 0.2, and where repeating is safe.
+    """
 
     type: ErrorType
     message: str
     retry_safe: bool = False
     retry_after_s: float | None = None
+    known_by: Literal["", "tool", "not_begun", "contract"] = ""
+
+
+_RUNTIMES_WORDS = re.compile(r"tool \S+(?: raised \S+: |: its result |: it returned )")
+
+
+def unfounded(error: ToolError | None) -> bool:
+    """Whether this "failure" of a call that is not safe to repeat may have taken effect after all.
+
+    Versions without ``known_by`` recorded whatever a function raised or returned as ``failed``, in these words.
+    """
+    return error is not None and not error.known_by and _RUNTIMES_WORDS.match(error.message) is not None
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,12 +107,14 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What performing a call gave: ``value`` (any JSON) or ``error``; ``unknown`` if nobody can say.
 
-    ``never_started`` is a probe's answer that the key took no effect.
+    ``never_started`` is a probe's answer that the key took no effect. ``findings``: what is wrong with a value that
+    came back from a call that took effect.
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
     value: Any = None
     error: ToolError | None = None
+    findings: tuple[str, ...] = ()
     egress: tuple[Egress, ...] = ()
     cost_micros: int = 0
 

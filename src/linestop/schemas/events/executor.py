@@ -39,6 +39,7 @@ class Finished(Event, frozen=True, kw_only=True):
 
     ``result_bytes`` is the size before the cap; ``result_ref`` where the whole of a result that was cut is
     kept, or none if it could not be stored. ``late``: it came after somebody had already spoken for this attempt.
+    ``findings``: what is wrong with the result of a call that took effect, a sentence each; the model is told.
     """
 
     call: str
@@ -54,3 +55,4 @@ class Finished(Event, frozen=True, kw_only=True):
     duration_s: float = 0.0
     late: bool = False
     untrusted: bool = True
+    findings: tuple[str, ...] = ()

@@ -67,6 +67,7 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner: str = ""
     egress: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
+    raises_before_effect: bool = False
 
     @property
     def safe_to_repeat(self) -> bool:

@@ -46,6 +46,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.limits import Limits
+from linestop.schemas.tools import ToolError
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class Start:
     probe: bool = False
     outcome: str = ""
     retry_safe: bool = False
+    error: ToolError | None = None
     charged_micros: int = 0
     superseded: bool = False
     closed_n: int = 0
@@ -313,6 +315,7 @@ class Ledger:
                 start.closed_n = n
                 unknown = event.outcome == "unknown"
                 start.outcome = event.outcome
+                start.error = event.error
                 start.retry_safe = event.error is not None and event.error.retry_safe
                 start.charged_micros = start.cost_max_micros if unknown else event.cost_micros
             return

@@ -18,6 +18,7 @@ from linestop.schemas.events import (
     StartedCall,
 )
 from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.tools import unfounded
 from linestop.schemas.verify.ledger import Call, Ledger, Start
 from linestop.schemas.verify.verdict import Rule
 
@@ -113,8 +114,15 @@ def _check_once(ledger: Ledger, call: Call, *, at: datetime, worker: str) -> Fou
         if other is call or other.judged is None or other.judged.effect_key != call.judged.effect_key:
             continue
         for before in other.effects:
-            if before.outcome != "failed" and not _undone(other, before):
+            if _may_have_acted(other, before):
                 yield "once", f"It repeats the effect of {before.label} under another call."
+
+
+def _may_have_acted(call: Call, before: Start) -> bool:
+    """Whether an attempt may have taken effect: nobody who could know says that it did not."""
+    if before.outcome != "failed":
+        return not _undone(call, before)
+    return unfounded(before.error) and not _undone(call, before)
 
 
 def _undone(call: Call, before: Start) -> bool:

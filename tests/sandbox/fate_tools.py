@@ -1,0 +1,156 @@
+"""Tools that act and then go wrong, each in a way that the caller chooses; also loaded by child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from linestop.sandbox.tool import AnyTool, Context, ToolFailed, ToolUnknown, tool
+from linestop.schemas.limits import BLOB_BYTES_MAX
+
+
+class Odd:
+    """An object that is not JSON and cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class OddError(Exception):
+    """An error whose text is not one."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class StrangeFailure(ToolFailed):
+    """A failure whose fields no event can hold."""
+
+    def __init__(self) -> None:
+        self.type = "bogus"  # type: ignore[assignment] # a tool without a type check may do this
+        self.retry_after_s = float("nan")
+
+
+def _raise(error: BaseException) -> Any:  # noqa: ANN401 - stands in for any result
+    raise error
+
+
+def _cycle() -> Any:  # noqa: ANN401 - any value
+    found: dict[str, Any] = {"a": 1}
+    found["me"] = found
+    return found
+
+
+def _tower() -> Any:  # noqa: ANN401 - any value
+    value: list[Any] = []
+    for _ in range(400):
+        value = [value]
+    return {"deep": value}
+
+
+def _lazily() -> Iterator[int]:
+    yield 1
+
+
+async def _later() -> int:
+    return 1
+
+
+VALUES: dict[str, Callable[[], Any]] = {
+    "wrong type": lambda: {"paid_cents": "4250"},
+    "null": lambda: None,
+    "nan": lambda: {"paid_cents": float("nan")},
+    "object": lambda: {"paid_cents": 4250, "order": object()},
+    "odd object": lambda: {"paid_cents": 4250, "order": Odd()},
+    "surrogate": lambda: {"paid_cents": 4250, "name": "half \ud83d"},
+    "surrogate key": lambda: {"\ud83d": 4250},
+    "odd keys": lambda: {("a", "b"): 1},
+    "cycle": _cycle,
+    "too deep": _tower,
+    "too large": lambda: {"a" * (BLOB_BYTES_MAX + 1): 1},
+}
+"""What comes back although the effect was made, none of it a ``dict[str, int]``."""
+
+ERRORS: dict[str, Callable[[], Any]] = {
+    "exception": lambda: _raise(ValueError("half done")),
+    "odd exception": lambda: _raise(OddError()),
+    "surrogate exception": lambda: _raise(ValueError("half \ud83d")),
+    "group": lambda: _raise(ExceptionGroup("several", [ToolFailed("one of two"), ValueError("two")])),
+    "base group": lambda: _raise(BaseExceptionGroup("several", [KeyboardInterrupt()])),
+    "base": lambda: _raise(BaseException("not an Exception")),
+    "interrupt": lambda: _raise(KeyboardInterrupt()),
+    "exit": lambda: _raise(SystemExit(0)),
+    "generator exit": lambda: _raise(GeneratorExit()),
+    "stop iteration": lambda: _raise(StopIteration(7)),
+    "memory": lambda: _raise(MemoryError()),
+    "recursion": lambda: _raise(RecursionError("too deep")),
+    "timeout error": lambda: _raise(TimeoutError()),
+}
+"""What a function raises after it acted."""
+
+OPEN: dict[str, Callable[[], Any]] = {
+    "unknown": lambda: _raise(ToolUnknown("the line went dead")),
+    "cancelled error": lambda: _raise(asyncio.CancelledError()),
+    "coroutine": _later,
+    "generator": _lazily,
+    "generator expression": lambda: (n for n in (1, 2)),
+}
+"""Ends that say themselves that nobody knows, whatever the contract says of what is raised."""
+
+SAID: dict[str, Callable[[], Any]] = {
+    "failed": lambda: _raise(ToolFailed("no such order")),
+    "failed safely": lambda: _raise(ToolFailed("busy", type="transient", retry_safe=True)),
+    "strange failure": lambda: _raise(StrangeFailure()),
+}
+"""What the tool itself says."""
+
+WAYS = VALUES | ERRORS | OPEN | SAID
+
+
+def _library(ctx: Context, how: str) -> None:
+    """Have ``ctx`` raise its own errors."""
+    if how == "workspace":
+        ctx.workspace.write("../outside", b"")
+    if how == "hang":
+        time.sleep(30)
+    if how == "killed":
+        os.kill(os.getpid(), 9)
+
+
+def _act(ctx: Context, how: str) -> dict[str, int]:
+    """Do the effect, then go wrong in a chosen way."""
+    ctx.workspace.write("done", b"x")
+    _library(ctx, how)
+    return WAYS[how]() if how in WAYS else {"paid_cents": 4250}
+
+
+async def _act_async(ctx: Context, how: str) -> dict[str, int]:
+    """Do the effect, then go wrong in a chosen way."""
+    ctx.workspace.write("done", b"x")
+    if how == "denied":
+        await ctx.http.post("http://10.0.0.1/")
+    if how == "hang":
+        await asyncio.Event().wait()
+    _library(ctx, how)
+    return WAYS[how]() if how in WAYS else {"paid_cents": 4250}
+
+
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "read": {"tier": "read"},
+    "reversible": {"tier": "reversible"},
+    "irreversible": {"tier": "irreversible"},
+    "destructive": {"tier": "destructive"},
+    "idempotent": {"tier": "irreversible", "idempotent": True},
+    "raises": {"tier": "reversible", "raises_before_effect": True},
+}
+
+_declare: Any = tool
+TOOLS: dict[str, AnyTool] = {
+    f"{kind}_{name}": _declare(name=f"{kind}_{name}", kind=kind, timeout_s=30, price_micros=7, **options)(fn)
+    for kind, fn in (("async", _act_async), ("thread", _act), ("process", _act))
+    for name, options in CONTRACTS.items()
+}
+globals().update(TOOLS)

@@ -1,0 +1,237 @@
+"""What becomes of a call that goes wrong after its tool's function has begun: only the tool says that nothing happened.
+
+The whole table: every way to go wrong, by every kind of tool, under every kind of contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import pytest
+from tests.sandbox.fate_tools import CONTRACTS, ERRORS, OPEN, SAID, VALUES
+
+from linestop.actors.executor import finished
+from linestop.errors import ConfigError
+from linestop.sandbox.context import Context
+from linestop.sandbox.perform import perform
+from linestop.sandbox.registry import load_file
+from linestop.sandbox.tool import tool
+from linestop.schemas.events import Finished
+from linestop.schemas.tools import ToolResult
+from linestop.schemas.work import CallWork
+
+if TYPE_CHECKING:
+    from tests.sandbox.conftest import MakeContext, Servers
+
+pytestmark = pytest.mark.anyio
+
+TOOLS = load_file(Path(__file__).with_name("fate_tools.py"))
+IN_A_PROCESS = ("wrong type", "surrogate", "surrogate exception", "interrupt", "base group", "coroutine", "failed")
+"""A process takes a quarter of a second to start, so it goes only through the ways that differ there."""
+
+
+async def act(name: str, how: str, ctx: Context, scope: anyio.CancelScope | None = None) -> ToolResult:
+    """Perform, and see that the result can be stored: as an event, read back."""
+    made = TOOLS[name]
+    async with ctx.http:
+        result = await perform(made, ctx, msgspec.json.encode({"how": how}), scope=scope)
+    work = CallWork(
+        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, contract_digest="", args=b"", key=ctx.key,
+        user="", tier=made.contract.tier, start_by=ctx.start_by, timeout_s=1, result_bytes_max=100_000,
+    )  # fmt: skip
+    event = finished(work, result, 0.0)
+    assert msgspec.json.decode(msgspec.json.encode(event), type=Finished) == event
+    assert ctx.workspace.read("done") == b"x"
+    return result
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+@pytest.mark.parametrize("how", VALUES)
+async def test_a_value_that_came_back_is_a_success_with_a_finding(
+    make_context: MakeContext, kind: str, contract: str, how: str
+) -> None:
+    """The effect took place; of a read, which has none, an unusable result is a failure."""
+    result = await act(f"{kind}_{contract}", how, make_context())
+    said = result.findings if contract != "read" else (result.error.message if result.error else "",)
+    assert result.outcome == ("succeeded" if contract != "read" else "failed")
+    assert len(said) == 1
+    assert said[0].startswith(f"tool {kind}_{contract}: its result ")
+    assert result.cost_micros == 7
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"),
+    [
+        ("wrong type", {"paid_cents": "4250"}),
+        ("nan", {"paid_cents": None}),
+        ("surrogate", {"paid_cents": 4250, "name": "half ?"}),
+        ("odd object", {"paid_cents": 4250, "order": "a Odd"}),
+        ("cycle", "{'a': 1, 'me': {...}}"),
+    ],
+)
+async def test_whatever_can_be_kept_of_a_value_is_kept(make_context: MakeContext, how: str, kept: object) -> None:
+    """A person who looks into it later finds what the tool said."""
+    assert (await act("thread_reversible", how, make_context())).value == kept
+
+
+async def test_of_a_value_that_is_too_much_the_beginning_is_kept(make_context: MakeContext) -> None:
+    """As text, within a bound."""
+    deep, large = [(await act("async_reversible", how, make_context())).value for how in ("too deep", "too large")]
+    assert deep.startswith('{"deep":[[[[')
+    assert large.startswith('{"aaaa')
+    assert len(large) == 65_536
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+@pytest.mark.parametrize("how", ERRORS)
+async def test_what_is_raised_after_the_effect_leaves_it_unknown(
+    make_context: MakeContext, kind: str, contract: str, how: str
+) -> None:
+    """Unless repeating is safe, or the contract says that it raises only before it acts."""
+    result = await act(f"{kind}_{contract}", how, make_context())
+    assert result.error is not None
+    failed = {"read": "", "idempotent": "", "raises": "contract"}
+    assert result.outcome == ("failed" if contract in failed else "unknown")
+    assert result.error.known_by == failed.get(contract, "")
+    assert result.error.retry_safe is (contract == "raises")
+    assert result.error.message.startswith(f"tool {kind}_{contract} raised ")
+    assert result.cost_micros == (0 if contract == "raises" else 7)
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+@pytest.mark.parametrize("how", OPEN)
+async def test_an_end_that_says_nothing_is_unknown(
+    make_context: MakeContext, kind: str, contract: str, how: str
+) -> None:
+    """Whatever the contract says of what is raised: a promise of a value is no value, and no error of the tool."""
+    result = await act(f"{kind}_{contract}", how, make_context())
+    safe = contract in {"read", "idempotent"}
+    assert (result.outcome, result.cost_micros) == ("failed" if safe else "unknown", 7)
+    assert result.error is not None
+    assert result.error.retry_safe is safe
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+@pytest.mark.parametrize("how", SAID)
+async def test_the_tools_own_word_is_believed(make_context: MakeContext, kind: str, contract: str, how: str) -> None:
+    """Under every contract; what cannot be stored of it is left out."""
+    result = await act(f"{kind}_{contract}", how, make_context())
+    assert result.error is not None
+    assert (result.outcome, result.error.known_by) == ("failed", "tool")
+    assert result.error.type == ("transient" if how == "failed safely" else "permanent")
+    assert result.error.retry_after_s is None
+    assert result.cost_micros == (0 if how == "failed safely" else 7)
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("how", ["workspace", "denied"])
+async def test_an_error_of_the_context_is_not_the_tools_word(
+    make_context: MakeContext, contract: str, how: str
+) -> None:
+    """The workspace and the guard say that they did nothing; what the tool had done before they do not know."""
+    result = await act(f"async_{contract}", how, make_context())
+    failed = {"read": "", "idempotent": "", "raises": "contract"}
+    assert result.error is not None
+    assert (result.outcome, result.error.known_by) == (
+        "failed" if contract in failed else "unknown",
+        failed.get(contract, ""),
+    )
+
+
+@pytest.mark.parametrize("contract", ["reversible", "raises", "idempotent", "read"])
+@pytest.mark.parametrize("how", [*IN_A_PROCESS, "killed"])
+async def test_a_process_decides_as_the_other_kinds_do(make_context: MakeContext, contract: str, how: str) -> None:
+    """A value comes back over its pipe; a death does not say what it did."""
+    result = await act(f"process_{contract}", how, make_context())
+    safe = contract in {"read", "idempotent"}
+    if how in SAID:
+        assert result.outcome == "failed"
+    elif how in VALUES:
+        assert result.outcome == ("failed" if contract == "read" else "succeeded")
+    elif how in ERRORS:
+        assert result.outcome == ("failed" if safe or contract == "raises" else "unknown")
+    else:
+        assert result.outcome == ("failed" if safe else "unknown")
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("way", ["timeout", "stop"])
+async def test_an_interrupted_call_is_unknown_whatever_it_says_of_raising(
+    make_context: MakeContext, contract: str, way: str
+) -> None:
+    """Being cancelled is not raising."""
+    scope = anyio.CancelScope()
+    ctx = make_context(deadline_in_s=0.02 if way == "timeout" else 30)
+    if way == "stop":
+        asyncio.get_running_loop().call_later(0.02, scope.cancel)
+    result = await act(f"async_{contract}", "hang", ctx, scope)
+    assert result.outcome == ("failed" if contract in {"read", "idempotent"} else "unknown")
+
+
+async def test_a_contract_that_raises_first_is_not_believed_after_an_effect_was_seen(
+    make_context: MakeContext, servers: Servers
+) -> None:
+    """The guard saw a POST leave, so the exception came after it."""
+    server = await servers.start({"/": servers.response(b"ok")})
+
+    @tool(tier="reversible", raises_before_effect=True)
+    async def pay(ctx: Context) -> None:
+        """Pay, then break."""
+        await ctx.http.post(server.url())
+        raise ValueError("too late")
+
+    ctx = make_context((server.netloc,))
+    async with ctx.http:
+        assert (await perform(pay, ctx, b"{}")).outcome == "unknown"
+
+
+async def test_a_refused_answer_does_not_hide_an_accepted_one(make_context: MakeContext, servers: Servers) -> None:
+    """A tool that hands on the second of two answers: the first may have been the effect."""
+    server = await servers.start({"/": servers.response(b"ok"), "/no": servers.response(b"", "403 Forbidden")})
+
+    @tool(tier="reversible")
+    async def pay(ctx: Context, twice: bool) -> Any:  # noqa: ANN401 - an answer
+        """Pay, then tell."""
+        if twice:
+            await ctx.http.post(server.url())
+        return await ctx.http.post(server.url("/no"))
+
+    for twice, outcome in ((b"true", "unknown"), (b"false", "failed")):
+        ctx = make_context((server.netloc,))
+        async with ctx.http:
+            assert (await perform(pay, ctx, b'{"twice":%s}' % twice)).outcome == outcome
+
+
+async def test_a_tool_that_asked_whether_it_may_begin_has_said_so(make_context: MakeContext) -> None:
+    """``require_fresh`` stands before the effect, so the call did nothing."""
+
+    @tool(tier="reversible")
+    async def pay(ctx: Context) -> None:
+        """Wait until it is too late, then ask."""
+        await anyio.sleep(0.03)
+        ctx.require_fresh()
+
+    ctx = make_context(start_in_s=0.02)
+    async with ctx.http:
+        result = await perform(pay, ctx, b"{}")
+    assert result.error is not None
+    assert (result.outcome, result.error.known_by, result.error.retry_safe) == ("failed", "tool", True)
+
+
+def test_a_generator_is_refused_as_a_tool() -> None:
+    """Its body would never run, and the call would seem to have been made."""
+
+    def lazily(ctx: Context) -> object:
+        """Text."""
+        yield ctx
+
+    with pytest.raises(ConfigError, match="tool lazily is a generator, whose body would not run"):
+        tool(tier="read")(lazily)
