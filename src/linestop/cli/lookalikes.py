@@ -20,7 +20,7 @@ _WORD: Final = re.compile(r"[^\W\d_]+(?:[\w.@:/-]*\w)?")
 _ALPHABETS: Final = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "GEORGIAN")
 """Alphabets with letters that look like another one's. Source: Unicode's confusables.txt (UTS 39), in large."""
 
-_LIKE_LATIN: Final = frozenset("асеорхуіјѕԁһԛԝАВСЕНІЈКМОРЅТХУαορνΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")
+_LIKE_LATIN: Final = frozenset("асеорхуіјѕԁһԛԝАВСЕНІЈКМОРЅТХУαορνΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")  # noqa: RUF001 - they are the point
 """Cyrillic and Greek letters that are drawn like Latin ones. Source: confusables.txt."""
 
 _STYLED: Final = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff\u2100-\u214f\u2460-\u24ff]")
