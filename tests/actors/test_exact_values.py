@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import TASK, Story, at_work, call, reply
 
-from linestop.actors.exact_values import PER_RESULT_MAX, VALUES_MAX, exact_values
+from linestop.actors.exact_values import PER_RESULT_MAX, VALUES_MAX, covered_answers, exact_values
 from linestop.schemas.tools import ToolError, ToolResult
 
 
@@ -21,7 +21,7 @@ def looked(*values: object) -> Story:
 
 def kept(story: Story) -> list[str]:
     """What would be kept if all of it were summarised."""
-    return [value.value for value in exact_values(story.run, story.run.proposals[-1].n)]
+    return [value.value for value in exact_values(covered_answers(story.run, story.run.proposals[-1].n))]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_value_is_kept_once_with_the_event_that_told_it() -> None:
     """And not at all where the task, which is never summarised, has it."""
     assert "4711" in TASK
     story = looked({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
-    values = exact_values(story.run, story.run.proposals[-1].n)
+    values = exact_values(covered_answers(story.run, story.run.proposals[-1].n))
     events = [story.run.calls[name].answer_n for name in ("c1", "c2")]
     assert [(value.value, value.n) for value in values] == [("R-100", events[0]), ("R-200", events[1])]
 
@@ -55,7 +55,7 @@ def test_a_value_is_kept_once_with_the_event_that_told_it() -> None:
 def test_what_stays_word_for_word_is_not_kept_twice() -> None:
     """Only results that the summary stands for are looked at."""
     story = looked("R-100", "R-200")
-    assert [value.value for value in exact_values(story.run, story.run.proposals[0].n)] == ["R-100"]
+    assert [value.value for value in exact_values(covered_answers(story.run, story.run.proposals[0].n))] == ["R-100"]
 
 
 def test_what_a_failure_says_is_no_value() -> None:
@@ -67,7 +67,7 @@ def test_what_a_failure_says_is_no_value() -> None:
 def test_the_values_are_bounded_and_the_newest_remain() -> None:
     """No table takes all places, and no conversation more than there are."""
     story = looked(*([f"R-{at}{row:03}" for row in range(50)] for at in range(6)))
-    values = exact_values(story.run, story.run.proposals[-1].n)
+    values = exact_values(covered_answers(story.run, story.run.proposals[-1].n))
     assert len(values) == VALUES_MAX
     assert [value.value for value in values[-PER_RESULT_MAX:]] == [f"R-5{row:03}" for row in range(PER_RESULT_MAX)]
     assert values[0].value == "R-2000"

@@ -34,3 +34,12 @@ def test_a_stream_over_its_bound_is_malformed(monkeypatch: pytest.MonkeyPatch) -
     list(decoder.feed(b"data: x\n\n" * 10))
     with pytest.raises(ModelFailed, match="answer is over 100 bytes"):
         list(decoder.feed(b"data: x\n\n" * 10))
+
+
+@pytest.mark.timeout(60)
+def test_a_long_line_in_small_pieces_is_no_work_without_end() -> None:
+    """Eight bytes at a time: searching all that is there again with each piece would outlast the limit."""
+    decoder = EventDecoder()
+    pieces = [b"data: ", *[b"x" * 8] * 250_000, b"\n\n"]
+    events = [event for piece in pieces for event in decoder.feed(piece)]
+    assert [len(event.data) for event in events] == [2_000_000]

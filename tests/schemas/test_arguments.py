@@ -19,7 +19,7 @@ from linestop.schemas.arguments import (
     decode_strict,
     schema_error,
 )
-from linestop.schemas.limits import BLOB_BYTES_MAX, JSON_DEPTH_MAX
+from linestop.schemas.limits import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
 from linestop.schemas.tools import Contract
 
 
@@ -110,11 +110,14 @@ def test_errors_are_bounded_in_number_and_length() -> None:
         (b'{"note":"\xff"}', "UTF-8"),
         ('{"note":"\ud800"}', "UTF-8"),
         ('{"a":' * (JSON_DEPTH_MAX + 1) + "1" + "}" * (JSON_DEPTH_MAX + 1), "nested too deeply"),
-        ("[" * 100_000, "nested too deeply"),
-        ('[{"":' * 50_000, "nested too deeply"),
-        (" " * (BLOB_BYTES_MAX + 1), "send less"),
+        ("[" * 9_000, "nested too deeply"),
+        ('[{"":' * 4_500, "nested too deeply"),
+        (" " * (ARGUMENTS_BYTES_MAX + 1), "send less"),
+        ('{"ids":[' + "1," * ARGUMENT_VALUES_MAX + "1]}", "send fewer at a time"),
+        ('{"ids":[' + '",",' * ARGUMENT_VALUES_MAX + "1]}", "send fewer at a time"),
+        ("[" + "{}," * ARGUMENT_VALUES_MAX + "{}]", "send fewer at a time"),
     ],
-    ids=range(24),
+    ids=range(27),
 )
 def test_what_is_not_strict_json_is_refused_in_one_sentence(raw: str | bytes, sentence: str) -> None:
     """Each of these means different things to different readers, or nothing at all."""
@@ -123,6 +126,12 @@ def test_what_is_not_strict_json_is_refused_in_one_sentence(raw: str | bytes, se
     assert len(checked.errors) == 1
     assert sentence in checked.errors[0]
     assert len(checked.errors[0]) <= SENTENCE_CHARS_MAX
+
+
+def test_commas_and_brackets_within_a_text_are_no_values() -> None:
+    """A long letter is one value, and the number of values itself is legal."""
+    assert check_arguments('{"a":"' + ",[{" * ARGUMENT_VALUES_MAX + '"}', ANYTHING).args is not None
+    assert check_arguments('{"a":[' + "1," * (ARGUMENT_VALUES_MAX - 3) + "1]}", ANYTHING).args is not None
 
 
 def test_nesting_up_to_the_limit_is_read() -> None:

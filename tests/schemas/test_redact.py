@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linestop.schemas import redact
 from linestop.schemas.redact import HELD_CHARS_MAX, SECRET_CHARS_MIN, Pieces, Redactor
 
 # Made up here, piece by piece, so that no scanner takes this file for a leak.
@@ -277,3 +278,21 @@ def test_hostile_pieces_are_no_work_without_end(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     redactor = Redactor(["s" * 10, "Q" * 4000])
     assert shown(redactor, [text[at : at + 8] for at in range(0, len(text), 8)])
+
+
+UNITS = (
+    "sk-", "sk-ant-", "a", "A1", "://", "u:p@", "bearer ", "Bearer:", "-----BEGIN PRIVATE KEY-----", "-", "eyJ", ".",
+    "-----END PRIVATE KEY-----", " ", "\n", "AKIA", "ASIA0123456789ABCDEF", "ghp_", "x" * 40, "9" * 70, "@", ":", "é",
+    "github_pat_", "aws_secret_access_key=", "hooks.slack.com/services/", "/", "authorization: basic ",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(UNITS), max_size=60), st.integers(1, 400))
+def test_a_long_text_is_redacted_in_windows_as_it_is_at_once(units: list[str], window: int) -> None:
+    """Wherever a window ends: in the middle of a credential, of what it is known by, or of what follows it."""
+    text = "".join(units)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redact, "_WINDOW_CHARS", len(text) + 1)
+        at_once = Redactor().text(text)
+        patch.setattr(redact, "_WINDOW_CHARS", window)
+        assert Redactor().text(text) == at_once

@@ -36,16 +36,28 @@ _VALUE = re.compile(
 )
 
 
-def exact_values(run: Run, covers_to: int) -> tuple[ExactValue, ...]:
-    """The values that the results up to proposal ``covers_to`` have, and the task, which stays, has not."""
+def covered_answers(run: Run, covers_to: int) -> tuple[tuple[int, str], ...]:
+    """The answers up to proposal ``covers_to``, newest first, each with its event; the task, which stays, is the last.
+
+    What is looked for in them takes time, so it is done where the model is called: see ``exact_values``.
+    """
     task = run.opened.task.text if run.opened else ""
-    seen = set(_found(task)) if isinstance(task, str) else set[str]()
+    proposals = reversed([p for p in run.proposals if p.n <= covers_to])
+    answers = [(c.answer_n, c.answer) for p in proposals for c in reversed(p.calls) if not c.answer_is_error]
+    return (*answers, (0, task if isinstance(task, str) else ""))
+
+
+def exact_values(covered: tuple[tuple[int, str], ...]) -> tuple[ExactValue, ...]:
+    """The values that these answers have (see ``covered_answers``), and the task has not."""
+    *answers, (_, task) = covered or ((0, ""),)
+    seen = set(_found(task))
     kept: list[ExactValue] = []
-    for proposal in reversed([p for p in run.proposals if p.n <= covers_to]):
-        for call in reversed([c for c in proposal.calls if not c.answer_is_error]):
-            values = [value for value in _found(call.answer) if value not in seen][:PER_RESULT_MAX]
-            seen.update(values)
-            kept.extend(ExactValue(value=value, n=call.answer_n) for value in values)
+    for n, answer in answers:
+        if len(kept) >= VALUES_MAX:
+            break
+        values = [value for value in _found(answer) if value not in seen][:PER_RESULT_MAX]
+        seen.update(values)
+        kept.extend(ExactValue(value=value, n=n) for value in values)
     return tuple(sorted(kept[:VALUES_MAX], key=lambda value: value.n))
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
 from linestop.actors.facts import Doors, Facts, Texts, Worker
+from linestop.actors.off_loop import off_loop
 from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.limits import START_WITHIN_S
@@ -81,12 +83,7 @@ class Executor:
         """Perform all calls at once and yield each result as it comes; one that had to be cut with the whole of it."""
         assert self._runner is not None
         async for work, result, duration_s in self._runner.run(view):
-            event = finished(work, result, duration_s)
-            if event.result_bytes <= work.result_bytes_max:
-                yield event
-            else:
-                kind = "text/plain" if isinstance(result.value, str) else "application/json"
-                yield LongResult(event=event, whole=_as_text(result.value), type=kind)
+            yield await off_loop(result.bytes, partial(_report, work, result, duration_s))
         del started
 
     def cancelled(self, view: tuple[CallWork, ...], done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
@@ -114,6 +111,15 @@ def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolE
         error = msgspec.structs.replace(error, retry_safe=True, retry_after_s=0.0)
     outcome: Literal["failed", "unknown"] = "failed" if read else "unknown"
     return Finished(call=call, attempt=attempt, outcome=outcome, error=error, cost_micros=cost_micros)
+
+
+def _report(work: CallWork, result: ToolResult, duration_s: float) -> Finished | LongResult:
+    """What is said of a result; one that had to be cut goes with the whole of it."""
+    event = finished(work, result, duration_s)
+    if event.result_bytes <= work.result_bytes_max:
+        return event
+    kind = "text/plain" if isinstance(result.value, str) else "application/json"
+    return LongResult(event=event, whole=_as_text(result.value), type=kind)
 
 
 def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:

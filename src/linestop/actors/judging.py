@@ -14,10 +14,14 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, JudgedCall, ToolGrant
+from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.tools import effect_key, unfounded
 
 WAIT_MAX_S = 2_592_000
+TRACED = frozenset({"irreversible", "destructive"})
+"""Tiers of calls whose values are traced to where they come from."""
+
 NAMES_SHOWN_MAX = 20
 
 
@@ -30,6 +34,17 @@ def judge(
         if call.stage is Stage.PENDING:
             verdicts.append(_judge(run, call, agent, texts, before=verdicts, now=now))
     return tuple(verdicts)
+
+
+def judging_bytes(run: Run) -> int:
+    """How much outside data a judgement of the present proposal goes through; 0 if there is none to judge."""
+    if run.phase is not Phase.JUDGING or run.proposal is None:
+        return 0
+    pending = [call for call in run.proposal.calls if call.stage is Stage.PENDING]
+    size = sum(c.raw_args.bytes if isinstance(c.raw_args, BlobRef) else len(c.raw_args) for c in pending)
+    if any(call.grant is not None and call.grant.tier in TRACED for call in pending):
+        size += sum(len(call.answer) for call in run.calls.values())
+    return size
 
 
 def _judge(  # noqa: PLR0913 - one verdict needs all of it
@@ -62,7 +77,7 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
     earlier = [c for c in run.calls.values() if c is not call and c.judged and c.judged.effect_key == key]
     verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
-    lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in {"irreversible", "destructive"} else ()
+    lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in TRACED else ()
     return JudgedCall(
         call=call.call, tool=call.tool, verdict=verdict, errors=errors, args=checked.args.decode(),
         args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,

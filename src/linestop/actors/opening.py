@@ -69,9 +69,9 @@ def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
         return f"A task has at most {LABELS_MAX} labels of at most {LABEL_CHARS_MAX} characters."
     if sentence := oversized(task):
         return sentence
-    missing = [name for name in task.scope or () if agent.tool(name) is None]
-    if missing:
-        return f"The task's scope names the tool '{missing[0][:80]}', which agent '{agent.name}' does not have."
+    has = {contract.name for contract in agent.tools}
+    if missing := next((name for name in task.scope or () if name not in has), ""):
+        return f"The task's scope names the tool '{missing[:80]}', which agent '{agent.name}' does not have."
     if len(task.scope or ()) > len(agent.tools):
         return f"The task's scope names {len(task.scope or ())} tools, more than the agent has; name each once."
     return ""

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from linestop.actors.context import Prompt, assemble, covered, request
-from linestop.actors.exact_values import exact_values
+from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker
+from linestop.actors.off_loop import off_loop
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -27,7 +29,7 @@ from linestop.schemas.events import (
     Proposed,
     ProposedCall,
 )
-from linestop.schemas.limits import INLINE_BYTES_MAX, START_WITHIN_S
+from linestop.schemas.limits import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.phases import Phase
@@ -134,7 +136,8 @@ class Planner:
             ),
             base_url=pinned.version.base_url, tool_mode=pinned.version.tool_mode,
             planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
-            used_ids=frozenset(run.calls), covers_to=covers_to, values=exact_values(run, covers_to) if compacts else (),
+            used_ids=frozenset(run.calls), covers_to=covers_to,
+            covered=covered_answers(run, covers_to) if compacts else (),
             redactor=Redactor(secrets.values), prompt_sha256=started.prompt_sha256, start_by=started.start_by,
         )  # fmt: skip
 
@@ -147,7 +150,11 @@ class Planner:
         except ModelFailed as failed:
             yield _failed(view, failed)
         else:
-            yield (_compacted(view, reply) if started.purpose == "compact" else _proposed(view, reply, duration_s))
+            size = len(reply.text) + sum(len(call.args) for call in reply.calls) + sum(len(t) for _, t in view.covered)
+            said = partial(_compacted, view, reply)
+            if started.purpose != "compact":
+                said = partial(_proposed, view, reply, duration_s)
+            yield await off_loop(size, said)
 
     def cancelled(self, view: ModelWork, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
         """What to say of a model call that was cancelled: once begun it may be billed, so it is charged in full."""
@@ -243,7 +250,7 @@ def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
     cost = _charge(view, reply.usage, reported=reply.usage_reported)
     return Compacted(
         turn=view.turn, attempt=view.attempt, covers_from=1, covers_to=view.covers_to, summary=summary,
-        values=view.values, usage=reply.usage, cost_micros=cost,
+        values=exact_values(view.covered), usage=reply.usage, cost_micros=cost,
     )  # fmt: skip
 
 
@@ -251,6 +258,8 @@ def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent
     if len(reply.calls) > CALLS_MAX:
         sentence = f"The answer makes {len(reply.calls)} calls; at most {CALLS_MAX} can be judged at once."
         return _unfit(view, reply, sentence)
+    if (size := sum(len(call.args.encode(errors="replace")) for call in reply.calls)) > ARGUMENTS_BYTES_MAX:
+        return _unfit(view, reply, f"Its calls have {size} bytes of arguments; at most {ARGUMENTS_BYTES_MAX} are read.")
     names = unique_ids([call.id for call in reply.calls], view)
     renamed = {call.id: name for call, name in zip(reply.calls, names, strict=True) if call.id != name}
     calls = tuple(

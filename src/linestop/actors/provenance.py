@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -73,9 +74,15 @@ def says(text: str, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
     A part of a longer word or number does not count: a task about order 19004 says nothing of 900.
     """
     if isinstance(value, int | float):
-        return any(float(number.replace(",", "")) == value for number in _NUMBER.findall(text))
+        return value in _numbers(text)
     wanted = str(value).strip().lower()
     return wanted in text and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
+
+
+@lru_cache(maxsize=256)
+def _numbers(text: str) -> frozenset[float]:
+    """The numbers of a text, found once: a call may have many values, and each is looked for in every text."""
+    return frozenset(float(number.replace(",", "")) for number in _NUMBER.findall(text))
 
 
 def _origin(run: Run, path: str, value: Any) -> Provenance | None:  # noqa: ANN401 - any JSON leaf

@@ -7,14 +7,18 @@ then is sent only when that event is stored; if it was not, the decision is forg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
 from linestop.actors.facts import Facts, Word
+from linestop.actors.judging import judging_bytes
+from linestop.actors.off_loop import off_loop
+from linestop.actors.role import Role
 from linestop.actors.words import said_stop, spoken, stop_asked
 from linestop.bus.cache import CachedRun
 from linestop.bus.facts import FactSource
@@ -23,11 +27,13 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.station import Station
 from linestop.errors import LinestopError
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
+from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")
+NOTHING_THOUGHT: Mapping[RoleName, AnyEvent | None] = {}
 
 
 @dataclass(slots=True)
@@ -97,9 +103,15 @@ class Deciding:
     async def next(self, look: Look, now: datetime) -> Draft | None:
         """What comes next, fetching the facts that it takes; None if no role has anything to say."""
         fetched: dict[RoleName, Facts] = {}
-        while isinstance(found := self.at_once(look, now, fetched), Station):
+        thought: dict[RoleName, AnyEvent | None] = {}
+        run = look.entry.run
+        while isinstance(found := self.at_once(look, now, fetched, thought), Station):
+            role = found.role
             try:
-                fetched[found.role.name] = await self._facts.gather(look.entry.run, found.role, now, look.extra)
+                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
+                if (size := _size(role, run)) > LONG_BYTES:
+                    # It is pure, and whoever changes the run needs its lock, which this look holds.
+                    thought[role.name] = await off_loop(size, partial(role.decide, run, look.cue, facts, now))
             except LinestopError:
                 raise
             except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
@@ -108,8 +120,14 @@ class Deciding:
                 look.asked.discard(found.role.name)
         return found
 
-    def at_once(self, look: Look, now: datetime, fetched: dict[RoleName, Facts]) -> Draft | Station | None:
-        """What comes next, or the station whose facts must be fetched before it can be said.
+    def at_once(
+        self,
+        look: Look,
+        now: datetime,
+        fetched: Mapping[RoleName, Facts],
+        thought: Mapping[RoleName, AnyEvent | None] = NOTHING_THOUGHT,
+    ) -> Draft | Station | None:
+        """What comes next, or the station whose facts must be fetched, or which must think, before it can be said.
 
         Roles that have nothing to say are taken out of ``look.asked``.
         """
@@ -126,7 +144,11 @@ class Deciding:
         for station in self._stations:
             if station.role.name not in look.asked:
                 continue
-            found = self._ask(station, look, fetched.get(station.role.name), now=now)
+            name = station.role.name
+            if name in thought:
+                found = self._draft(station, run, thought[name], fetched[name], now)
+            else:
+                found = self._ask(station, look, fetched.get(name), now=now)
             if isinstance(found, Station) or (found is not None and (self.starts or not found.is_start)):
                 return found
             look.asked.discard(station.role.name)
@@ -160,12 +182,17 @@ class Deciding:
             return None
         try:
             facts = facts or self._facts.at_hand(run, role, now, look.extra)
-            if facts is None:
+            if facts is None or _size(role, run) > LONG_BYTES:
                 return station
             event = role.decide(run, look.cue, facts, now)
         except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
             return self._failed(station, run, error, now)
-        return None if event is None else Draft(station, way_round(run, role.name, event), facts, at=now)
+        return self._draft(station, run, event, facts, now)
+
+    @staticmethod
+    def _draft(station: Station, run: Run, event: AnyEvent | None, facts: Facts, now: datetime) -> Draft | None:
+        name = station.role.name
+        return None if event is None else Draft(station, way_round(run, name, event), facts, at=now)
 
     @staticmethod
     def _failed(station: Station, run: Run, error: Exception, now: datetime) -> Draft | None:
@@ -186,6 +213,11 @@ class Deciding:
         last = run.breaks[-1]
         LOG.error("fold_broken", role=station.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
         return _defect(station, run, now, kind=last.kind, text=last.text)
+
+
+def _size(role: Role, run: Run) -> int:
+    """How many bytes of outside data a decision of this role goes through; only the validator goes through many."""
+    return judging_bytes(run) if role.name == "validator" else 0
 
 
 def _defect(station: Station, run: Run, now: datetime, *, kind: str, text: str) -> Draft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from linestop.actors.facts import (
     Texts,
     Worker,
 )
+from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.ports import Blobs, Log, Shared
@@ -83,7 +85,7 @@ class FactSource:
             facts.append(found)
         if Texts in needs and (texts := await self._texts(run)):
             facts.append(Texts(by_sha256=texts))
-        if Findings in needs and (findings := self._findings(run)):
+        if Findings in needs and (findings := await self._findings(run)):
             facts.append(Findings(by_event=findings))
         return base.with_(*facts) if facts else base
 
@@ -143,10 +145,12 @@ class FactSource:
     async def _texts(self, run: Run) -> dict[str, bytes]:
         return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in _long_texts(run)}
 
-    def _findings(self, run: Run) -> dict[int, tuple[str, ...]]:
+    async def _findings(self, run: Run) -> dict[int, tuple[str, ...]]:
         calls = run.proposal.calls if run.proposal else []
         return {
-            call.finished_n: self._checks[call.tool](call.finished.result)
+            call.finished_n: await off_loop(
+                len(call.finished.result), partial(self._checks[call.tool], call.finished.result)
+            )
             for call in calls
             if call.stage is Stage.CHECK and call.finished is not None and call.tool in self._checks
         }

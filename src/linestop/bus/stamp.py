@@ -13,6 +13,7 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.actors.off_loop import off_loop
 from linestop.bus.cloud_events import event_headers
 from linestop.bus.ports import Append, Blobs
 from linestop.schemas.events import (
@@ -113,7 +114,7 @@ class Stamper:
 
         A result matters more than the whole of it: where that cannot be stored, the event names none.
         """
-        data = said.whole.encode()
+        data = await off_loop(said.event.result_bytes, said.whole.encode)
         try:
             with anyio.fail_after(KEPT_WITHIN_S):
                 sha256 = await self._blobs.put(tenant, data)

@@ -46,11 +46,16 @@ class EventDecoder:
             # A mark that some servers begin with; left there, it would hide the first event.
             chunk = chunk.removeprefix(codecs.BOM_UTF8)
         self._read += len(chunk)
-        self._buffer += chunk
         if self._read > STREAM_BYTES_MAX:
             raise _too_large("The model's answer", STREAM_BYTES_MAX)
-        *lines, rest = bytes(self._buffer).split(b"\n")
-        self._buffer[:] = rest
+        # Only what is new is searched: a long line that comes in small pieces would take quadratic time.
+        first, *more = chunk.split(b"\n")
+        self._buffer += first
+        lines: list[bytes] = []
+        if more:
+            *whole, rest = more
+            lines = [bytes(self._buffer), *whole]
+            self._buffer[:] = rest
         for line in lines:
             event = self._line(line.removesuffix(b"\r"))
             if event is not None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+import anyio
 import msgspec
+from anyio.to_thread import run_sync
 
+from linestop.actors.off_loop import off_loop
 from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.tool import AnyTool, Context, tool
 from linestop.sandbox.workspace import Entry
@@ -56,7 +59,7 @@ async def files_read(ctx: Context, path: FilePath) -> str:
         path: Relative path of the file.
     """
     try:
-        return ctx.workspace.read(path).decode("utf-8")
+        return (await run_sync(ctx.workspace.read, path)).decode("utf-8")
     except UnicodeDecodeError:
         raise ToolFailed(f"{path!r} is not UTF-8 text and cannot be read as such", type="invalid") from None
 
@@ -72,7 +75,8 @@ async def files_write(ctx: Context, path: FilePath, text: str) -> Written:
     """
     data = text.encode("utf-8")
     ctx.require_fresh()
-    ctx.workspace.write(path, data)
+    with anyio.CancelScope(shield=True):
+        await run_sync(ctx.workspace.write, path, data)
     return Written(path=path, bytes=len(data))
 
 
@@ -84,7 +88,7 @@ async def files_list(ctx: Context, path: FilePath = ".") -> tuple[Entry, ...]:
         ctx: The attempt.
         path: Relative path of the directory; "." is the workspace itself.
     """
-    return ctx.workspace.list(path)
+    return await run_sync(ctx.workspace.list, path)
 
 
 @tool(name="http.get", tier="read", owner=_OWNER, repeatable=True, timeout_s=20, egress=("url",))
@@ -99,7 +103,7 @@ async def http_get(ctx: Context, url: Annotated[str, msgspec.Meta(min_length=1, 
     kind = response.headers.get("content-type", "text/plain").split(";", 1)[0].strip().lower()
     if not (kind.startswith("text/") or kind in _TEXT_TYPES or kind.endswith(("+json", "+xml"))):
         raise ToolFailed(f"the answer is {kind[:80]}, not text; only text can be read", type="invalid")
-    text = response.text
+    text = await off_loop(len(response.content), lambda: response.text)
     return Page(
         url=str(response.request.url),
         status=response.status_code,

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import httpx2
 import msgspec
 
+from linestop.actors.off_loop import off_loop
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.failures import EgressFailed, ToolFailed, ToolUnknown, WorkspaceError
@@ -36,8 +37,6 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _PEELED = 16
 """Innermost levels taken off at once, each over the whole text: what is left has few runs of brackets to count."""
 
-_LONG = 1_000_000
-"""A result of more bytes is checked in a thread: that takes tens of milliseconds."""
 _KEPT_BYTES_MAX = 65_536
 """Of a result that is too long, too deep or not JSON, so much is kept as text."""
 _ERROR_TYPES = frozenset(get_args(ErrorType))
@@ -75,9 +74,7 @@ async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> R
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
         encoded, finding = _encoded(await tool.fn(ctx, **kwargs), ctx)
-        if len(encoded) > _LONG:
-            return await asyncio.to_thread(_returned, tool, encoded, finding)
-        return _returned(tool, encoded, finding)
+        return await off_loop(len(encoded), lambda: _returned(tool, encoded, finding))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():

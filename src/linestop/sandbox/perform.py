@@ -23,6 +23,7 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
+from linestop.actors.off_loop import off_loop
 from linestop.errors import Defect
 from linestop.sandbox.context import Context
 from linestop.sandbox.failures import ToolFailed
@@ -30,6 +31,7 @@ from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, message_o
 from linestop.sandbox.process import run_in_process
 from linestop.sandbox.threads import run_in_thread
 from linestop.sandbox.tool import AnyTool
+from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Contract, ToolError, ToolResult
 
@@ -75,7 +77,8 @@ async def perform(
         late = anyio.current_time() >= scope.deadline
         why = f"did not end within {seconds:.1f} s" if late else "was stopped"
         reply = _interrupted(contract, why)
-    return result_of(contract, reply, ctx, limits)
+    told = reply
+    return await off_loop(len(bytes(told.value)), lambda: result_of(contract, told, ctx, limits))
 
 
 async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimits | None = None) -> ToolResult:
@@ -151,8 +154,11 @@ def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLim
         error = ToolError(type="permanent", message=findings[0])
         return ToolResult(outcome="failed", error=error, egress=egress, cost_micros=price)
     if reply.error is None:
-        value = limits.redactor.value(msgspec.json.decode(reply.value))
-        return ToolResult(outcome="succeeded", value=value, findings=findings, egress=egress, cost_micros=price)
+        value, size = _clean_value(reply.value, limits.redactor)
+        return ToolResult(
+            outcome="succeeded", value=value, bytes=size if size > LONG_BYTES else 0, findings=findings,
+            egress=egress, cost_micros=price,
+        )  # fmt: skip
     error, outcome = _fate(contract, reply, _clean(reply.error, limits), ctx)
     cost = 0 if error.known_by and error.retry_safe else price
     return ToolResult(outcome=outcome, error=error, egress=egress, cost_micros=cost)
@@ -170,6 +176,14 @@ def _fate(
     if raised and contract.raises_before_effect:
         return msgspec.structs.replace(error, retry_safe=True, known_by="contract"), "failed"
     return msgspec.structs.replace(error, retry_safe=False), "unknown"
+
+
+def _clean_value(raw: msgspec.Raw, redactor: Redactor) -> tuple[Any, int]:
+    """The value without secrets, and about how long it is. Most hold none, and are not gone through one by one."""
+    value = msgspec.json.decode(raw)
+    # Written again, so that nothing of it is hidden by an escape that JSON does not need.
+    text = msgspec.json.encode(value).decode()
+    return value if redactor.finds_nothing(text) else redactor.value(value), len(text)
 
 
 def _clean(error: ToolError, limits: PerformLimits) -> ToolError:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import ssl
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from email.message import Message
 from typing import Any, cast
 
+import anyio.lowlevel
 import httpcore2
 import httpx2
 
@@ -19,6 +23,11 @@ _CORE_ERRORS = (
     httpcore2.TimeoutException,
     httpcore2.UnsupportedProtocol,
 )
+_CHARSETS = re.compile(
+    r"ascii|utf-(?:8|16|32)\S*|iso8859-\d+|cp\d+|koi8-[ru]|mac-\w+|big5\w*|gb\w+|euc_\w+|shift_jis\w*"
+)
+"""Names, as Python has them, of the codecs in which text is written."""
+
 _INFLATE_BYTES = 64 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -41,6 +50,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         body = _Body(answer, headers, guard, index)
         for name in ("content-encoding", "content-length"):
             headers.pop(name, None)
+        if (kind := headers.get("content-type")) is not None:
+            headers["content-type"] = readable_type(kind)
         return httpx2.Response(answer.status, headers=headers, stream=body, request=request)
 
     async def aclose(self) -> None:
@@ -71,6 +82,21 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             raise guard.failed(f"{netloc_of(url)} gave no proper answer ({error})") from None
 
 
+def readable_type(content_type: str) -> str:
+    """The content type with no charset but those that text is written in: what has none is read as UTF-8.
+
+    A server may name any codec of Python, and some take quadratic time (``punycode``) or give no text (``zip``).
+    """
+    message = Message()
+    message["content-type"] = content_type
+    named = message.get_content_charset("utf-8")
+    try:
+        known = _CHARSETS.fullmatch(codecs.lookup(named).name) is not None
+    except (LookupError, ValueError):
+        known = False
+    return content_type if known else message.get_content_type()
+
+
 class _Body(httpx2.AsyncByteStream):
     """The answer's body, decompressed, at most ``response_bytes_max`` bytes before and after."""
 
@@ -94,6 +120,8 @@ class _Body(httpx2.AsyncByteStream):
                     if max(given, received) > most:
                         raise guard.too_large(most)
                     yield piece
+                    # A few bytes may unfold into megabytes, and nothing waits for the network meanwhile.
+                    await anyio.lowlevel.checkpoint()
         except _CORE_ERRORS as error:
             raise guard.failed(f"the answer broke off ({error})") from None
         inflate.finish()

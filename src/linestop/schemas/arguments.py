@@ -4,13 +4,15 @@ A model's arguments are text from outside. They become *canonical* bytes (sorted
 floats as integers), so that equal calls have equal digests and effect keys; or they are refused with every
 error at once, so that the model can mend them in one turn. Refused besides what the schema refuses: invalid
 JSON, keys given twice (readers disagree about which one counts), NaN and infinities, integers over 64 bits,
-lone surrogates, and nesting deeper than ``JSON_DEPTH_MAX``.
+lone surrogates, nesting deeper than ``JSON_DEPTH_MAX``, and more values than ``ARGUMENT_VALUES_MAX``: checking a
+value against a schema takes microseconds, so their number is what bounds the time.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, cast
@@ -18,7 +20,7 @@ from typing import Any, cast
 import jsonschema_rs
 import msgspec
 
-from linestop.schemas.limits import BLOB_BYTES_MAX, JSON_DEPTH_MAX
+from linestop.schemas.limits import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
 from linestop.schemas.tools import Contract, canonical
 
 ERRORS_MAX = 20
@@ -30,6 +32,7 @@ VALUE_CHARS_MAX = 60
 
 _SCHEMAS_CACHED_MAX = 512
 _MASK = "the value"
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 
 class ArgumentCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +82,11 @@ def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         ValueError: one short sentence; also for input that is too long or nested too deeply.
     """
-    if len(raw) > BLOB_BYTES_MAX:
-        raise _NotJsonError(f"the arguments are {len(raw)} long; at most {BLOB_BYTES_MAX} are read: send less")
+    if len(raw) > ARGUMENTS_BYTES_MAX:
+        raise _NotJsonError(f"the arguments are {len(raw)} long; at most {ARGUMENTS_BYTES_MAX} are read: send less")
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8")
-        text.encode("utf-8")
+        _require_few_values(text.encode("utf-8"))
         value = json.loads(
             text,
             object_pairs_hook=_unique,
@@ -101,6 +104,27 @@ def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
         raise _NotJsonError(f"nested too deeply; at most {JSON_DEPTH_MAX} levels are read") from None
     _check_tree(value)
     return value
+
+
+def _require_few_values(data: bytes) -> None:
+    """Refuse JSON text of more than ``ARGUMENT_VALUES_MAX`` values: each has a comma or a bracket before it.
+
+    They are counted before anything is decoded, and no further than that.
+    """
+    if _separators(data, 0, len(data)) < ARGUMENT_VALUES_MAX:
+        return
+    found = at = 0
+    for string in _STRING.finditer(data):
+        found += _separators(data, at, string.start())
+        at = string.end()
+        if found >= ARGUMENT_VALUES_MAX:
+            break
+    if found + _separators(data, at, len(data)) >= ARGUMENT_VALUES_MAX:
+        raise _NotJsonError(f"the arguments hold more than {ARGUMENT_VALUES_MAX} values; send fewer at a time")
+
+
+def _separators(data: bytes, start: int, end: int) -> int:
+    return sum(data.count(mark, start, end) for mark in (b",", b"[", b"{"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -131,3 +131,11 @@ TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""
 
 JSON_DEPTH_MAX = 64
+LONG_BYTES = 64 * 1024
+"""Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
+
+ARGUMENTS_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of the arguments of one call, and of all calls of one answer together."""
+
+ARGUMENT_VALUES_MAX = 10_000
+"""Values (keys of objects among them) of the arguments of one call."""

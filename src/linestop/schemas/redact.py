@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ HELD_CHARS_MAX = 8192
 No token in use is as long. Where one seems to be, nothing more of the text is shown: see ``Pieces``.
 """
 
+_PLAIN = frozenset({int, float, bool, type(None)})
 DEPTH_MAX = 200
 """How deep a value may be nested."""
 
@@ -37,7 +38,8 @@ _SHAPES = {
     "github_token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
     "slack_token": r"(?<![A-Za-z0-9])(?:xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,})",
     "slack_hook": r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}",
-    "jwt": r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
+    # The first two parts are bounded, so that how far a shape must be looked at to be known has a bound.
+    "jwt": r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_-]{8,8192}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]*",
     # The end line is optional: a key that was cut off is still a key.
     "private_key": _KEY_HEAD + r"(?:[^-]|-(?!----))*(?:-----END [A-Z0-9 ]{0,60}-----)?",
     "url_password": r"(?<=://)[^\s/:@?#\"']{0,128}:[^\s/@\"']{1,256}(?=@)",
@@ -101,6 +103,20 @@ _MAYBE = re.compile(
 )
 """Cheap look for the literals the shapes are anchored at: most texts hold none and are returned untouched."""
 
+_ANCHORS = ("sk-", "AKIA", "ASIA", "gh", "github_pat_", "xox", "xapp-", "hooks.slack", "eyJ", "-----BEGIN", "://")
+_ANCHORS_OF_ANY_CASE = ("bearer", "authorization", "aws_secret")
+"""The same one by one (or what they begin with): in a long text each of them is found many times faster so."""
+
+_SHORT_CHARS = 512
+_WINDOW_CHARS = 64 * 1024
+"""A long text is searched in windows: one search of all of it would keep every other thread waiting."""
+
+_AHEAD_CHARS = 2 * 8192 + 64
+"""More than any shape needs, from its first character on, to be known as one."""
+
+_DASHES = "-----"
+_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,60}-----")
+
 
 class Redactor:
     """Replaces secrets by ``[redacted:<kind>]``. Immutable, and safe to share between threads."""
@@ -124,9 +140,13 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return ``text`` without known secrets and without anything shaped like a credential."""
         text = self.known(text)
-        if _MAYBE.search(text) is None:
-            return text
-        return _ANY_SHAPE.sub(_marker, text)
+        if len(text) > _WINDOW_CHARS:
+            return "".join(_in_windows(text))
+        return _ANY_SHAPE.sub(_marker, text) if _is_anchored(text) else text
+
+    def finds_nothing(self, text: str) -> bool:
+        """Whether neither a known secret nor the anchor of any shape is in ``text``, which may be JSON."""
+        return not any(form in text for form in self._forms) and not _is_anchored(text)
 
     def known(self, text: str) -> str:
         """Return ``text`` without known secrets."""
@@ -171,7 +191,8 @@ class Redactor:
             fields = cast("dict[object, Any]", value)
             return {self.text(str(key)): self.value(item, depth + 1) for key, item in fields.items()}
         if isinstance(value, list | tuple):
-            return [self.value(item, depth + 1) for item in cast("list[Any]", value)]
+            items = cast("list[Any]", value)
+            return [item if type(item) in _PLAIN else self.value(item, depth + 1) for item in items]
         return value
 
 
@@ -228,6 +249,53 @@ class Pieces:
         return "".join(shown)
 
 
+def _is_anchored(text: str) -> bool:
+    """Whether ``text`` holds a literal at which a shape is anchored."""
+    if len(text) <= _SHORT_CHARS:
+        return _MAYBE.search(text) is not None
+    if any(anchor in text for anchor in _ANCHORS):
+        return True
+    small = text.casefold()
+    return any(anchor in small for anchor in _ANCHORS_OF_ANY_CASE)
+
+
+def _in_windows(text: str) -> Iterator[str]:
+    """The pieces of ``_ANY_SHAPE.sub(_marker, text)``, found with one bounded search after the other."""
+    at = 0
+    while at < len(text):
+        end = min(at + _WINDOW_CHARS, len(text))
+        seen = min(end + _AHEAD_CHARS, len(text))
+        # What a shape is anchored at may stand before the window: shapes look back.
+        if _is_anchored(text[max(at - _BEFORE_CHARS, 0) : min(end + _BEFORE_CHARS, len(text))]):
+            for found in _ANY_SHAPE.finditer(text, at, seen):
+                start, stop, kind = found.start(), found.end(), found.lastgroup
+                if start >= end:
+                    break
+                if stop >= seen and seen < len(text):
+                    # It was cut off: it may be longer, or, with what follows it, no shape at all.
+                    stop, kind = _whole(text, found)
+                    end = max(stop, start + 1)
+                yield text[at:start]
+                yield f"[redacted:{kind}]" if stop > start else text[start:end]
+                at = max(stop, start + 1)
+        yield text[at:end]
+        at = max(at, end)
+
+
+def _whole(text: str, found: re.Match[str]) -> tuple[int, str | None]:
+    """Where the shape ends that begins at ``found``, and its kind; 0 if, seen whole, it is none."""
+    if found.lastgroup == "private_key":
+        head = _OPEN_KEY.match(text, found.start())
+        assert head is not None
+        dashes = text.find(_DASHES, head.end())
+        if dashes < 0:
+            return len(text), found.lastgroup
+        last = _KEY_END.match(text, dashes)
+        return last.end() if last else dashes, found.lastgroup
+    whole = _ANY_SHAPE.match(text, found.start())
+    return (whole.end(), whole.lastgroup) if whole else (0, None)
+
+
 def _marker(found: re.Match[str]) -> str:
     return f"[redacted:{found.lastgroup}]"
 
@@ -245,6 +313,7 @@ def _forms(secret: str) -> set[str]:
     return {
         secret,
         json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
         quote(secret, safe=""),
         base64.b64encode(raw).decode().rstrip("="),
         base64.urlsafe_b64encode(raw).decode().rstrip("="),

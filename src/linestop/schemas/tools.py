@@ -108,11 +108,13 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What performing a call gave: ``value`` (any JSON) or ``error``; ``unknown`` if nobody can say.
 
     ``never_started`` is a probe's answer that the key took no effect. ``findings``: what is wrong with a value that
-    came back from a call that took effect.
+    came back from a call that took effect. ``bytes`` is how long ``value`` is as JSON, if it is so
+    long (``LONG_BYTES``) that it is not worked over on the event loop.
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
     value: Any = None
+    bytes: int = 0
     error: ToolError | None = None
     findings: tuple[str, ...] = ()
     egress: tuple[Egress, ...] = ()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from linestop.schemas.events import ExactValue, Finished
+from linestop.schemas.events import Finished
 from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Tier, ToolResult
@@ -58,8 +58,9 @@ class ToolRunner(Protocol):
 class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one model call.
 
-    ``used_ids`` are the call ids the run already knows. ``covers_to`` and ``values`` are what a summary replaces and
-    must not lose. ``redactor`` takes known secrets out of what the model says.
+    ``used_ids`` are the call ids the run already knows. ``covers_to`` is what a summary replaces, and ``covered`` the
+    answers, with their events, whose exact values it must not lose. ``redactor`` takes known secrets out of what the
+    model says.
     """
 
     tenant: str
@@ -75,7 +76,7 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     planner: str = "model"
     used_ids: frozenset[str] = frozenset()
     covers_to: int = 0
-    values: tuple[ExactValue, ...] = ()
+    covered: tuple[tuple[int, str], ...] = ()
     redactor: Redactor = Redactor()
     prompt_sha256: str = ""
 

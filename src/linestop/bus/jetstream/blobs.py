@@ -12,6 +12,7 @@ from typing import Final
 
 import anyio
 
+from linestop.actors.off_loop import off_loop
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import meaning
 from linestop.bus.jetstream.patience import publish
@@ -40,7 +41,7 @@ class JetStreamBlobs:
             raise TooLarge(
                 f"A blob of {len(data)} bytes is over the largest, {BLOB_BYTES_MAX}: store less, or in pieces."
             )
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = await _digest(data)
         total = max(1, -(-len(data) // BLOB_PART_BYTES))
 
         async def put_part(part: int) -> None:
@@ -70,7 +71,7 @@ class JetStreamBlobs:
         if len(found) < int(total):
             raise missing
         data = b"".join(part.payload for part in found)
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if await _digest(data) != sha256:
             raise NotFound(f"Blob {sha256} of tenant {tenant} is stored, but its bytes do not match its digest.")
         return data
 
@@ -90,6 +91,11 @@ class JetStreamBlobs:
     async def _part(self, subject: str) -> Found | None:
         # A replica may lag, and roles may not read BLOBS at the leader; the second read may ask another one.
         return await self._reader.direct_last(subject) or await self._reader.direct_last(subject)
+
+
+async def _digest(data: bytes) -> str:
+    """SHA-256 in hex. Of many megabytes it takes tens of milliseconds, in which the loop goes on."""
+    return await off_loop(len(data), lambda: hashlib.sha256(data).hexdigest())
 
 
 async def _each(parts: Sequence[int], work: Callable[[int], Coroutine[None, None, None]]) -> None:

@@ -1,0 +1,32 @@
+"""Where long computations over outside data run: in a thread, so that the event loop still hears a stop.
+
+Whoever writes a page, an argument or an answer decides how much there is to compute. What takes more than a few
+milliseconds must therefore not stand between the loop and a stop. The interpreter's lock is given up between two
+steps of Python, but not within one call of C: so nothing that is handed in here may be one long call, such as a
+regular expression over many megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from linestop.schemas.limits import LONG_BYTES
+
+T = TypeVar("T")
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; it runs in a thread if it is about more than ``LONG_BYTES`` bytes.
+
+    It is waited for even if the caller is cancelled meanwhile: what it works on has happened already.
+    """
+    if size <= LONG_BYTES:
+        return work()
+    done: list[T] = []
+    with anyio.CancelScope(shield=True):
+        done.append(await anyio.to_thread.run_sync(work))
+    return done[0]

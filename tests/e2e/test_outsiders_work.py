@@ -1,0 +1,146 @@
+"""Whoever writes a page or an argument decides how much there is to compute, but not whether a stop is heard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.loop_watch import watching_steps
+from tests.e2e.one_process import OneProcess, working
+from tests.e2e.scene import agent, described
+from tests.e2e.test_sizes import LARGE, book, until_done
+
+from linestop.models import open_model
+from linestop.sandbox.context import Context
+from linestop.sandbox.registry import Registry
+from linestop.sandbox.tool import tool
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import Policy
+from linestop.schemas.tools import canonical
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
+
+STEP_S_MAX = 0.5
+"""One step of the loop, at most; a stop takes some tens of them, nearly all of which are a thousand times shorter."""
+
+NUMBERS = " ".join(str(number) for number in range(3_400))
+HUGE_BYTES = 30_000_000
+LARGE_BYTES = 3_000_000
+HUGE: dict[str, Any] = {
+    "text": "a key is sk- or not; " * (LARGE_BYTES // 21),
+    "numbers": [1] * (HUGE_BYTES // 2),
+    "secrets": "-----BEGIN PRIVATE KEY-----" * (HUGE_BYTES // 27),
+    "texts": [":// and more of it"] * (LARGE_BYTES // 21),
+}
+
+
+@tool(tier="read", owner="e2e", timeout_s=60)
+async def page(ctx: Context) -> str:
+    """Return a page of numbers.
+
+    Args:
+        ctx: The attempt.
+    """
+    del ctx
+    return NUMBERS
+
+
+@tool(tier="read", owner="e2e", timeout_s=60)
+async def huge(ctx: Context, kind: str) -> Any:  # noqa: ANN401 - of several kinds
+    """Return thirty megabytes.
+
+    Args:
+        ctx: The attempt.
+        kind: Of what.
+    """
+    del ctx
+    return HUGE[kind]
+
+
+@tool(tier="irreversible", owner="e2e", timeout_s=60)
+async def pay(ctx: Context, amounts: list[int], notes: list[str] | None = None) -> int:
+    """Pay amounts.
+
+    Args:
+        ctx: The attempt.
+        amounts: Cents.
+        notes: What for.
+    """
+    del ctx, notes
+    return len(amounts)
+
+
+@asynccontextmanager
+async def serving(directory: Path, text: str) -> AsyncGenerator[OneProcess]:
+    """One process with the agent of this playbook."""
+    registry = Registry()
+    for each in (page, huge, pay):
+        registry.add(each, "e2e")
+    limits = LARGE
+    async with working(directory, (text,), registry) as one:
+        # A process imports its providers before it serves; so does this one.
+        await open_model("playbook/clerk", base_url=one.model_url).aclose()
+        version = agent(
+            one.model_url, name="clerk", model="playbook/clerk", tools=registry.contracts(), limits=limits,
+            policy=Policy(clear=("pay",)),
+        )  # fmt: skip
+        await one.scene.deploy(version)
+        yield one
+
+
+def asked(run: object) -> bool:
+    """Whether the run waits for a person about every call of its proposal."""
+    proposal = getattr(run, "proposal", None)
+    return proposal is not None and all(call.stage is Stage.ASKED for call in proposal.calls)
+
+
+async def test_a_page_of_numbers_and_calls_of_many_numbers_do_not_keep_a_stop_waiting(tmp_path: Path) -> None:
+    """Each value of each call is looked for in each page."""
+    pages = [("page", "{}")]
+    calls = [
+        ("pay", canonical({"amounts": [10_000 * n + i for i in range(190)], "notes": ["x y"] * 9}).decode())
+        for n in range(1, 17)
+    ]
+    text = book("clerk", *({"turn": n, "call": pages} for n in range(1, 9)), {"turn": 9, "call": calls})
+    async with serving(tmp_path, text) as one:
+        with watching_steps() as longest:
+            await one.scene.task("numbers", name="clerk")
+            await one.scene.until("numbers", asked, within_s=60)
+            reply = await one.ask("control.e2e.numbers.stop", b"{}")
+            state = await until_done(one, "numbers")
+    assert reply.status == "done"
+    assert state.stopped is not None, described(state)
+    assert longest.seconds < STEP_S_MAX, longest.what
+
+
+@pytest.mark.parametrize("kind", list(HUGE))
+async def test_a_result_of_thirty_megabytes_does_not_keep_a_stop_waiting(tmp_path: Path, kind: str) -> None:
+    """It is redacted, written, digested and kept beside the loop."""
+    text = book("clerk", {"turn": 1, "call": [("huge", f'{{"kind":"{kind}"}}')]}, {"turn": 2, "say": "done"})
+    async with serving(tmp_path, text) as one:
+        with watching_steps() as longest:
+            await one.scene.task("huge", name="clerk")
+            state = await until_done(one, "huge", within_s=90)
+    assert state.sealed is not None
+    assert state.sealed.status == "completed", described(state)
+    assert longest.seconds < STEP_S_MAX, longest.what
+
+
+async def test_many_calls_of_large_arguments_do_not_keep_a_stop_waiting(tmp_path: Path) -> None:
+    """Sixteen calls of some 25 KB each: some are right, some hold nothing that fits, some more values than are read."""
+    right = canonical({"amounts": list(range(2_000)), "notes": ["note " * 800] * 4}).decode()
+    wrong = canonical({"amounts": ["one"] * 2_000, "notes": ["note " * 800] * 4}).decode()
+    many = canonical({"amounts": [1] * 12_000}).decode()
+    calls = [("pay", each) for each in (right, wrong, many, many.replace("1", "2"))] * 4
+    text = book("clerk", {"turn": 1, "call": calls}, {"turn": 2, "say": "done"})
+    async with serving(tmp_path, text) as one:
+        with watching_steps() as longest:
+            await one.scene.task("large", name="clerk")
+            await one.scene.until("large", lambda run: run.proposal is not None and run.proposal.judged, within_s=60)
+            reply = await one.ask("control.e2e.large.stop", b"{}")
+            await until_done(one, "large")
+    assert reply.status == "done"
+    assert longest.seconds < STEP_S_MAX, longest.what

@@ -1,0 +1,26 @@
+"""Which charsets of a server's answer are believed."""
+
+from __future__ import annotations
+
+import pytest
+
+from linestop.sandbox.transport import readable_type
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("text/html; charset=ISO-8859-15", "text/html; charset=ISO-8859-15"),
+        ("text/html; charset=Shift_JIS", "text/html; charset=Shift_JIS"),
+        ("text/plain", "text/plain"),
+        ("text/plain; charset=punycode", "text/plain"),
+        ("text/plain; charset=idna", "text/plain"),
+        ("text/plain; charset=zip", "text/plain"),
+        ("text/plain; charset=unicode_escape", "text/plain"),
+        ("text/plain; charset=nonsense", "text/plain"),
+        ("application/json; charset=rot13", "application/json"),
+    ],
+)
+def test_only_charsets_of_text_are_believed(said: str, read: str) -> None:
+    """A codec that takes quadratic time, or gives no text, is never asked."""
+    assert readable_type(said) == read
