@@ -145,6 +145,7 @@ class Deciding:
             if station.role.name not in look.asked:
                 continue
             name = station.role.name
+            found: Draft | Station | None
             if name in thought:
                 found = self._draft(station, run, thought[name], fetched[name], now)
             else:
