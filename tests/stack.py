@@ -172,6 +172,12 @@ class Stack:
         """Where the broker listens."""
         return self.server.url
 
+    def read_facts(self) -> None:
+        """Let the actors of a background stack read kill switches and space now, as they do every other second."""
+        assert self.host is not None
+        assert self.portal is not None
+        assert self.portal.call(self.host.facts.refresh, self.host.shell.stations[0].log)
+
     async def deploy(self, *, limits: Limits | None = None, policy: Policy | None = None) -> str:
         """Deploy the test agent, perhaps with other limits or policy; return its digest."""
         limits = limits or Limits(approval_expires_s=600, wall_s=600)

@@ -19,10 +19,11 @@ from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.deciding import Deciding, Draft, Look
 from linestop.bus.facts import FactSource
-from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.host import FACTS_EVERY_S, Host, HostConfig, make_role
 from linestop.errors import TooLarge
 from linestop.schemas import fold
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
+from linestop.schemas.kill_switches import KEY
 from linestop.schemas.limits import FOLD_BREAKS_MAX
 from linestop.schemas.model import ModelReply
 from linestop.schemas.phases import Phase
@@ -336,15 +337,33 @@ def test_a_sweep_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatc
     run_virtual(main, seed=1)
 
 
-@pytest.mark.parametrize("value", [b"[" * 5_000, b'["\xff\xfe"]', b"no json"])
-def test_doors_that_cannot_be_read_end_no_process(value: bytes) -> None:
-    """Whatever stands in the key, what was known of doors stays, and runs go on."""
+@pytest.mark.parametrize("value", [b"[" * 5_000, b'["\xff\xfe"]', b"no json", b'{"all": false}'])
+def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None:
+    """No process ends over them, nothing starts, and what is refused says how to reset them."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await broker.shared().create("door.closed", value)
+        await broker.shared().create(KEY, value)
         async with serving(broker, run=OTHER):
-            await anyio.sleep(30)
-            assert (await log_of(broker, OTHER)).sealed is not None
+            await anyio.sleep(1)
+            refused = (await log_of(broker, OTHER)).refused
+            assert refused is not None
+            assert (refused.code, "linestop switch open all" in refused.sentence) == ("door_closed", True)
+
+    run_virtual(main, seed=1)
+
+
+def test_a_kill_switch_holds_two_seconds_after_it_was_closed() -> None:
+    """Every process reads them that often."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker):
+            await anyio.sleep(1)
+            await broker.shared().create(KEY, b'["agent:a"]')
+            await anyio.sleep(FACTS_EVERY_S)
+            await submit(broker, run=OTHER)
+            await anyio.sleep(1)
+            assert (await log_of(broker, OTHER)).refused is not None
 
     run_virtual(main, seed=1)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.actors.facts import Doors, Facts, Texts, Worker
+from linestop.actors.facts import Doors, Facts, Texts, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
@@ -62,10 +62,8 @@ class Executor:
         start = next_start(run, now, me)
         if isinstance(start, NextStart) and start.kind != "model" and start.at <= now:
             doors = facts.get(Doors) or Doors()
-            for name in start.calls:
-                if shut := doors.shut(f"tenant:{run.tenant}", f"tool:{run.calls[name].tool}"):
-                    why = f"The door '{shut}' was closed by an operator."
-                    return stopped(run, by="executor", why=why, code="policy")
+            if shut := doors.shut_for(run, *(run.calls[name].tool for name in start.calls)):
+                return stopped(run, by="executor", why=switch_closed(shut), code="policy")
             if start.cost_max_micros <= run.available_micros:
                 return _started(run, start, me, doors.revision, now=now)
         return _unknown(run, now, me)

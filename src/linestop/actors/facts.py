@@ -11,7 +11,9 @@ import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AccountLine
+from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 from linestop.schemas.messages import Control, Task, Verb
+from linestop.schemas.run import Run
 
 F = TypeVar("F")
 
@@ -76,14 +78,31 @@ class PinnedAgent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """What operators have closed: ``all``, ``tenant:<t>``, ``agent:<a>``, ``tool:<name>``."""
+    """The kill switches that operators have closed; see ``schemas.kill_switches`` for their names."""
 
     revision: int = 0
     closed: frozenset[str] = frozenset()
 
     def shut(self, *names: str) -> str:
-        """The first of ``names`` (or ``all``) that is closed, or an empty string."""
-        return next((name for name in ("all", *names) if name in self.closed), "")
+        """The first of ``names`` (or of those that close everything) that is closed, or an empty string."""
+        return next((name for name in (EVERYTHING, UNREADABLE, *names) if name in self.closed), "")
+
+    def shut_for(self, run: Run, *tools: str) -> str:
+        """The first that is closed of those that concern an open run and these tools of its, or an empty string."""
+        if run.opened is None:
+            return self.shut(f"tenant:{run.tenant}")
+        user = (f"user:{run.opened.task.user}",) if run.opened.task.user else ()
+        agent = run.opened.agent.name
+        return self.shut(f"tenant:{run.tenant}", f"agent:{agent}", *user, *(f"tool:{tool}" for tool in tools))
+
+
+def switch_closed(name: str) -> str:
+    """Why nothing starts: the sentence about a closed kill switch."""
+    if name == UNREADABLE:
+        return (
+            "The stored kill switches cannot be read, so all count as closed; reset them: `linestop switch open all`."
+        )
+    return f"The kill switch '{name}' was closed by an operator."
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):

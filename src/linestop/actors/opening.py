@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from linestop.actors.context import base_bytes
-from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space
+from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits, excess
@@ -43,8 +43,9 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
             "`linestop agents` lists them, and one that is new in files needs `linestop dev` (or `up`) started again."
         )
         return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
-    if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}"):
-        return refuse("door_closed", f"New runs are not let in: the door '{shut}' is closed by an operator.")
+    user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
+    if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
+        return refuse("door_closed", f"New runs are not let in. {switch_closed(shut)}")
     if space.used >= SPACE_FOR_NEW_WORK:
         return refuse("no_space", f"The run log is {space.used:.0%} full; new work is refused until it has room.")
     limits = lowered(agent.limits, incoming.task.limits)

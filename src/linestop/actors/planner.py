@@ -16,7 +16,7 @@ from typing import Any
 
 from linestop.actors.context import Prompt, assemble, covered, request
 from linestop.actors.exact_values import covered_answers, exact_values
-from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker
+from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.schemas.events import (
     AnyEvent,
@@ -105,8 +105,8 @@ class Planner:
         if start.cost_max_micros > run.available_micros:
             return _lost(run, now) if start.takeover else None
         doors = facts.get(Doors) or Doors()
-        if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{run.opened.agent.name}"):
-            return stopped(run, by="planner", why=f"The door '{shut}' was closed by an operator.", code="policy")
+        if shut := doors.shut_for(run):
+            return stopped(run, by="planner", why=switch_closed(shut), code="policy")
         pinned = facts.get(PinnedAgent)
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")

@@ -27,11 +27,12 @@ from linestop.actors.facts import (
 from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
-from linestop.bus.ports import Blobs, Log, Shared
+from linestop.bus.ports import Blobs, Log, Shared, SharedValue
 from linestop.bus.spending import Accounts
 from linestop.errors import LinestopError
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import BlobRef, Held, Settled, Text
+from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run import Run
 
 LOG = structlog.get_logger("linestop.facts")
@@ -117,18 +118,20 @@ class FactSource:
         }
         await self._accounts.settle(event, held)
 
-    async def refresh(self, log: Log) -> None:
-        """Read the slow facts again: doors and space. Called now and then; a failure keeps the old ones."""
+    async def refresh(self, log: Log) -> bool:
+        """Read the slow facts again: kill switches and space. Called now and then; a failure keeps the old ones.
+
+        Returns whether it succeeded. A stored value that is not a list of kill switches closes all of them.
+        """
         try:
-            found = await self._shared.get("door.closed")
-            if found is not None:
-                closed = msgspec.json.decode(found.value, type=frozenset[str])
-                self._doors = Doors(revision=found.revision, closed=closed)
+            found = await self._shared.get(KEY)
+            self._doors = Doors() if found is None else _doors(found)
             self._space = Space(used=await log.space_used())
-            self._renew()
-        except (LinestopError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            # Whoever may write the key may write anything there: that is no reason for a process to end.
+        except LinestopError as error:
             LOG.warning("facts_not_read", error=str(error))
+            return False
+        self._renew()
+        return True
 
     async def _current(self, name: str) -> CurrentAgent:
         digest = await self._agents.current_digest(name)
@@ -154,6 +157,15 @@ class FactSource:
             for call in calls
             if call.stage is Stage.CHECK and call.finished is not None and call.tool in self._checks
         }
+
+
+def _doors(found: SharedValue) -> Doors:
+    """The closed kill switches; all of them where nobody knows which ones were."""
+    try:
+        return Doors(revision=found.revision, closed=closed_switches(found.value))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        LOG.error("kill_switches_unreadable", key=KEY, revision=found.revision, error=str(error))  # noqa: TRY400 - one line says it
+        return Doors(revision=found.revision, closed=frozenset({UNREADABLE}))
 
 
 def _long_texts(run: Run) -> list[BlobRef]:

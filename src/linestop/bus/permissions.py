@@ -196,10 +196,16 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         _bucket(layout.SHARED_BUCKET),
         holders=(*ROLES, "watcher"),
-        why="read accounts and doors",
+        why="read accounts and kill switches",
     ),
     _row("publish", (_keys("account"),), holders=("budget",), why="account for spending"),
-    _row("publish", (_keys("door"),), holders=("operator",), why="open and close doors"),
+    _row("publish", (_keys("door"),), holders=("operator",), why="open and close kill switches"),
+    _row(
+        "publish",
+        (api.direct_get_last(layout.bucket_stream(layout.SHARED_BUCKET), _keys("door")),),
+        holders=("client",),
+        why="see which kill switches are closed",
+    ),
     _row(
         "publish",
         (*_bucket(layout.WORKERS_BUCKET), layout.bucket_key(layout.WORKERS_BUCKET, ">")),

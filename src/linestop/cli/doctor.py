@@ -24,12 +24,15 @@ from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import compare
+from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.cli.plain import fit_to
+from linestop.cli.stop import closed_sentence
+from linestop.client.kill_switches import KillSwitches
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
@@ -235,6 +238,7 @@ async def _broker(project: Project) -> list[Finding]:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}"))
             found.append(await _looked("streams", lambda: _streams(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
+        found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
         found.append(_failed("broker", error))
     return found
@@ -256,6 +260,18 @@ async def _streams(connection: Connection) -> str:
         more = f" (And {len(told) - DIFFERENCES_SHOWN} more.)" if len(told) > DIFFERENCES_SHOWN else ""
         raise LinestopError(" ".join(told[:DIFFERENCES_SHOWN]) + more)
     return "as linestop needs them"
+
+
+async def _switches(project: Project) -> str:
+    """Say which kill switches are closed: whoever wonders why nothing starts looks here."""
+    if not credential_path(project.directory, "operator").exists():
+        raise Warn("there is no operator's credential to read them with")
+    credential = stored_credentials(project, ["operator"])["operator"]
+    async with await connect(credential, name="linestop doctor") as connection:
+        closed = await KillSwitches((await JetStream.open(connection)).shared()).closed()
+    if closed:
+        raise Warn(closed_sentence(closed))
+    return "none is closed"
 
 
 async def _clock(connection: Connection) -> str:

@@ -13,10 +13,11 @@ import msgspec
 
 from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
+from linestop.cli.stop import closed_sentence
 from linestop.client import Client, Submitted
 from linestop.client.client import TaskOptions
 from linestop.client.views import OpenQuestion, RunLine, run_line
-from linestop.errors import InputError, TimedOut, TooLarge
+from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.run import Entry, Run
 
@@ -169,6 +170,10 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
         if as_json:
             output.say_json(lines)
             return
+        with contextlib.suppress(LinestopError):
+            # A courtesy: the list itself is there, whether or not the switches can be read.
+            if closed := await client.kill_switches.closed():
+                output.note(closed_sentence(closed))
         if not lines:
             output.note(_none(tenant, open_only=open_only, all_tenants=all_tenants))
             return
@@ -281,28 +286,6 @@ def entry_document(entry: Entry) -> dict[str, Any]:
     if entry.ignored:
         shown["ignored"] = entry.ignored
     return {**shown, "data": entry.event}
-
-
-def stop(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Stop RUN; when this returns, nothing of it can start any more."""
-
-    async def work(client: Client) -> None:
-        receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
-        if options["as_json"]:
-            output.say_json(receipt)
-            return
-        said = "was stopped before" if receipt.already else "is stopped"
-        if not receipt.existed:
-            tenant = options["tenant"]
-            output.say(f"There was no run '{run}' of tenant '{tenant}'; a task that comes for it is refused.")
-            said = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
-        output.say(f"{run} {said}: event {receipt.n}, by {receipt.by}, {receipt.why}")
-        if receipt.fenced_n:
-            output.say(f"  event {receipt.fenced_n} cancels what that stop let end")
-        for start in receipt.open:
-            output.say(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
-
-    output.with_client(options["directory"], work)
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them

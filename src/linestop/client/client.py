@@ -13,13 +13,16 @@ import anyio
 import msgspec
 
 from linestop.bus.stopping import fence_number, stop_number
+from linestop.client.kill_switches import KillSwitches
 from linestop.client.letters import Letters
 from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
+from linestop.client.stop_scope import stop_scope
 from linestop.client.stopping import DirectStop, is_of
-from linestop.client.views import Letter, Receipt, Submitted, pick
+from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick
 from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
 from linestop.schemas import events, subjects
+from linestop.schemas.kill_switches import switch_name
 from linestop.schemas.messages import Control, Reply, Task, Verb, shortened
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
@@ -185,6 +188,35 @@ class Client(Looking):
         if found is None:
             return Receipt(run=run, n=0, by=control.by, why=control.why)
         return _receipt(found, already=not is_of(found, control))
+
+    async def stop_all(self, scope: str = "all", *, mode: StopMode = "fence", **said: Unpack[Said]) -> StoppedRuns:
+        """Stop every open run that ``scope`` names; needs the operator's credential.
+
+        ``scope`` is written as a kill switch: ``all``, ``tenant:NAME``, ``agent:NAME``, ``user:NAME`` or ``tool:NAME``
+        (the runs that may use that tool); with ``tenant`` only that tenant's. Runs that are opened meanwhile are looked
+        for again; a closed kill switch keeps more from coming.
+
+        Raises:
+            InputError: there is no such scope or mode.
+            PermissionDenied: the credential is not the operator's.
+            Unreachable: the broker does not answer; stopping again is safe.
+        """
+        if not self.operator:
+            raise PermissionDenied("Only the operator's credential stops many runs; connect with as_='operator'.")
+        if mode not in MODES:
+            raise InputError(f"'{mode}' is not a stop mode: use {' or '.join(MODES)}.")
+        tenant = said.get("tenant", "")
+        control = shortened(
+            Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
+        )
+        return await stop_scope(self, switch_name(scope), control, tenant=tenant_id(tenant) if tenant else None)
+
+    # --- kill switches -----------------------------------------------------------------------------------
+
+    @property
+    def kill_switches(self) -> KillSwitches:
+        """Which kill switches are closed, and, with the operator's credential, closing and opening them."""
+        return KillSwitches(self.stream.shared())
 
     async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
         """The run with its stop, if this credential may read runs and a replica shows it in time."""

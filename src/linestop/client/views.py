@@ -19,6 +19,14 @@ TEXT_CHARS_MAX = 120
 """How much of a task's text a line of a list shows."""
 
 
+class StoppedRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of stopping many runs: those this stop ended, those over by then, those that it could not stop."""
+
+    stopped: tuple[str, ...] = ()
+    over: int = 0
+    failed: dict[str, str] = {}
+
+
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a task.
 

@@ -84,7 +84,7 @@ SHELL_STOPS = frozenset({"defect", "stuck", "squatted"})
 """Stops that the shell or the sweep says on its own; no role decided them."""
 
 
-_DOOR = re.compile(r"The door '([^']+)' was closed")
+_DOOR = re.compile(r"The (?:door|kill switch) '(.+)' was closed")
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,7 +90,11 @@ def watch() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", default="")
+@click.option("--all", "all_runs", is_flag=True, help="Every open run, of every tenant unless --tenant is given.")
+@click.option("--agent", default="", help="Every open run of this agent.")
+@click.option("--user", default="", help="Every open run on behalf of this user.")
+@click.option("--tool", default="", help="Every open run that may use this tool.")
 @click.option(
     "--mode",
     type=click.Choice(STOP_MODES),
@@ -100,11 +104,13 @@ def watch() -> None:
 )
 @person
 @common
-@does("runs:stop")
+@does("stop:stop")
 def stop() -> None:
     """Stop RUN; when this returns, nothing of it can start any more.
 
-    Works with no actor alive. The receipt lists what was started before and is not known to be over.
+    Works with no actor alive. The receipt lists what was started before and is not known to be over. Without RUN,
+    --all, --agent, --user, --tool or --tenant says which open runs are stopped; `linestop switch close` keeps new ones
+    from coming.
     """
 
 

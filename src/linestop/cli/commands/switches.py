@@ -1,0 +1,40 @@
+"""Commands about kill switches."""
+
+from __future__ import annotations
+
+import click
+
+from linestop.cli.declare import common, does
+
+
+@click.group()
+def switch() -> None:
+    """Close and open kill switches: what may start at all.
+
+    A SWITCH is `all`, `tenant:NAME`, `agent:NAME`, `user:NAME` or `tool:NAME`. While one is closed, every process
+    refuses new runs of what it names, and stops a run that is about to start something of it, within about 2 s. A
+    closed tool is not given to new runs.
+    """
+
+
+@switch.command()
+@click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
+@common
+@does("stop:close")
+def close() -> None:
+    """Close each SWITCH: nothing that it names starts any more, from about 2 s on."""
+
+
+@switch.command("open")
+@click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
+@common
+@does("stop:open_switches")
+def open_() -> None:
+    """Open each SWITCH again."""
+
+
+@switch.command("list")
+@common
+@does("stop:list_switches")
+def list_() -> None:
+    """List the closed kill switches."""

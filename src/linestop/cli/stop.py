@@ -1,0 +1,118 @@
+"""The commands that stop: one run, all runs of a scope, and what may start at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from linestop.actors.facts import switch_closed
+from linestop.cli import output
+from linestop.client import Client
+from linestop.errors import InputError
+from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
+
+FAILURES_SHOWN = 10
+
+
+def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Stop RUN, or the open runs that the options name."""
+    given = {kind: options.pop(kind) for kind in ("agent", "user", "tool")}
+    scopes = [f"{kind}:{name}" for kind, name in given.items() if name]
+    scopes += [EVERYTHING] if options.pop("all_runs") else []
+    named = click.get_current_context().get_parameter_source("tenant") is ParameterSource.COMMANDLINE
+    if run and scopes:
+        raise InputError("Name a RUN or say which runs (--all, --agent, --user, --tool), not both.")
+    if len(scopes) > 1:
+        raise InputError("Give one of --all, --agent, --user and --tool; --tenant may stand beside it.")
+    if run:
+        _stop_one(run, **options)
+    elif scopes or named:
+        _stop_many(scopes[0] if scopes else EVERYTHING, tenant_named=named, **options)
+    else:
+        raise InputError("Name the RUN to stop, or say which: --all, --tenant, --agent, --user or --tool.")
+
+
+def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    async def work(client: Client) -> None:
+        receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        if options["as_json"]:
+            output.say_json(receipt)
+            return
+        said = "was stopped before" if receipt.already else "is stopped"
+        if not receipt.existed:
+            tenant = options["tenant"]
+            output.say(f"There was no run '{run}' of tenant '{tenant}'; a task that comes for it is refused.")
+            said = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
+        output.say(f"{run} {said}: event {receipt.n}, by {receipt.by}, {receipt.why}")
+        if receipt.fenced_n:
+            output.say(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
+        for start in receipt.open:
+            output.say(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
+
+    output.with_client(options["directory"], work)
+
+
+def _stop_many(scope: str, *, tenant_named: bool, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    async def work(client: Client) -> int:
+        tenant = options["tenant"] if tenant_named else ""
+        found = await client.stop_all(scope, mode=mode, by=by, why=why or "stopped by hand", tenant=tenant)
+        if options["as_json"]:
+            output.say_json(found)
+            return 1 if found.failed else 0
+        over = f"; {output.counted(found.over, 'run')} had ended already" if found.over else ""
+        output.say(f"{output.counted(len(found.stopped), 'run')} stopped{over}.")
+        for run, sentence in list(found.failed.items())[:FAILURES_SHOWN]:
+            output.say(f"  {run} is not stopped: {sentence}")
+        if found.failed:
+            output.note(f"{output.counted(len(found.failed), 'run')} could not be stopped: repeat the command.")
+        closes = scope if scope != EVERYTHING or not tenant else f"tenant:{tenant}"
+        output.note(f"New runs may still come in; `linestop switch close {closes}` keeps them out.")
+        return 1 if found.failed else 0
+
+    if code := output.with_client(options["directory"], work):
+        output.finish(code)
+
+
+def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Close kill switches."""
+
+    async def work(client: Client) -> frozenset[str]:
+        return await client.kill_switches.close(*switches)
+
+    _say_closed(output.with_client(options["directory"], work), as_json=options["as_json"])
+
+
+def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Open kill switches."""
+
+    async def work(client: Client) -> frozenset[str]:
+        return await client.kill_switches.open(*switches)
+
+    _say_closed(output.with_client(options["directory"], work), as_json=options["as_json"])
+
+
+def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """List the closed kill switches."""
+
+    async def work(client: Client) -> frozenset[str]:
+        return await client.kill_switches.closed()
+
+    _say_closed(output.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
+
+
+def _say_closed(closed: frozenset[str], *, as_json: bool) -> None:
+    if as_json:
+        output.say_json({"closed": sorted(closed)})
+    elif closed:
+        output.say(closed_sentence(closed))
+    else:
+        output.say("No kill switch is closed.")
+
+
+def closed_sentence(closed: frozenset[str]) -> str:
+    """What is closed, in one sentence."""
+    if UNREADABLE in closed:
+        return switch_closed(UNREADABLE)
+    return f"Closed: {', '.join(sorted(closed))}. What a closed kill switch names starts nothing."

@@ -1,0 +1,85 @@
+"""Closing and opening kill switches, and reading which are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from linestop.bus.ports import Shared
+from linestop.errors import Conflict, InputError
+from linestop.schemas.kill_switches import CLOSED_MAX, KEY, UNREADABLE, closed_switches, switch_name
+
+TRIES_MAX: Final = 20
+
+
+class KillSwitches:
+    """The kill switches as one credential sees them; only the operator's may change them."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    async def closed(self) -> frozenset[str]:
+        """Those that are closed; ``unreadable`` alone if the stored value is not a list of names."""
+        found = await self._shared.get(KEY)
+        return frozenset() if found is None else _read(found.value)
+
+    async def close(self, *names: str) -> frozenset[str]:
+        """Close these; return all that are closed then.
+
+        Raises:
+            InputError: a name is not a kill switch's, too many are closed, or the stored value cannot be read.
+            PermissionDenied: the credential is not the operator's.
+        """
+        wanted = frozenset(switch_name(name) for name in names)
+        return await self._change(lambda closed: closed | wanted)
+
+    async def open(self, *names: str) -> frozenset[str]:
+        """Open these; return those that are still closed. A value that cannot be read is replaced: nothing is closed.
+
+        Raises:
+            InputError: a name is not a kill switch's, or is not closed.
+            PermissionDenied: the credential is not the operator's.
+        """
+        wanted = frozenset(switch_name(name) for name in names)
+
+        def opened(closed: frozenset[str]) -> frozenset[str]:
+            if missing := sorted(wanted - closed):
+                listed = ", ".join(sorted(closed)) or "none is"
+                raise InputError(f"The kill switch '{missing[0]}' is not closed; closed: {listed}.")
+            return closed - wanted
+
+        return await self._change(opened, repair=True)
+
+    async def _change(
+        self, change: Callable[[frozenset[str]], frozenset[str]], *, repair: bool = False
+    ) -> frozenset[str]:
+        for _ in range(TRIES_MAX):
+            found = await self._shared.get(KEY)
+            closed = frozenset[str]() if found is None else _read(found.value)
+            if closed == {UNREADABLE} and not repair:
+                raise InputError(
+                    "The stored kill switches cannot be read, so all count as closed: open them with "
+                    "`linestop switch open all`, then close those that must stay closed."
+                )
+            wanted = frozenset[str]() if closed == {UNREADABLE} else change(closed)
+            if len(wanted) > CLOSED_MAX:
+                raise InputError(f"At most {CLOSED_MAX} kill switches may be closed at once; open some of them.")
+            value = msgspec.json.encode(sorted(wanted))
+            try:
+                if found is None:
+                    await self._shared.create(KEY, value)
+                else:
+                    await self._shared.update(KEY, value, revision=found.revision)
+            except Conflict:
+                continue
+            return wanted
+        raise Conflict(f"The kill switches changed {TRIES_MAX} times meanwhile; try again.")
+
+
+def _read(value: bytes) -> frozenset[str]:
+    try:
+        return closed_switches(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return frozenset({UNREADABLE})

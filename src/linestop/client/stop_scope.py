@@ -1,0 +1,86 @@
+"""Stopping many runs at once: all that a scope names, whoever works on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from linestop.client.stopping import DirectStop
+from linestop.client.views import StoppedRuns
+from linestop.errors import LinestopError, PermissionDenied, Refused
+from linestop.schemas.kill_switches import EVERYTHING
+from linestop.schemas.messages import Control
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId
+
+if TYPE_CHECKING:
+    from linestop.client.looking import Looking
+
+AT_ONCE: Final = 32
+"""Runs that are stopped at a time."""
+
+PASSES_MAX: Final = 3
+"""How often the open runs are listed: a run that was being opened at the first time is found at the second."""
+
+Key = tuple[TenantId, RunId]
+
+
+async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: TenantId | None) -> StoppedRuns:
+    """Stop every open run of ``scope`` (see ``schemas.kill_switches``), of one tenant or of all."""
+    stop = DirectStop(client.stream)
+    stopped: list[str] = []
+    failed: dict[str, str] = {}
+    seen: set[Key] = set()
+    over = 0
+
+    async def one(key: Key, limiter: anyio.Semaphore) -> None:
+        nonlocal over
+        try:
+            state = await client.run(key[1], tenant=key[0])
+            if not _is_in(state, scope):
+                return
+            if state.stopped is None and not state.done:
+                await stop.stop(*key, control)
+                stopped.append(key[1])
+            else:
+                over += 1
+        except Refused:
+            over += 1
+        except PermissionDenied:
+            raise
+        except LinestopError as error:
+            failed[key[1]] = str(error)
+        finally:
+            limiter.release()
+
+    for _ in range(PASSES_MAX):
+        found = [key for key in await client.stream.log().open_runs() if tenant in {None, key[0]} and key not in seen]
+        if not found:
+            break
+        seen.update(found)
+        limiter = anyio.Semaphore(AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            for key in found:
+                await limiter.acquire()
+                tasks.start_soon(one, key, limiter)
+    return StoppedRuns(stopped=tuple(sorted(stopped)), over=over, failed=failed)
+
+
+def _is_in(state: Run, scope: str) -> bool:
+    """Whether the scope names this run. A run without its first event yet belongs to its tenant alone."""
+    kind, _, name = scope.partition(":")
+    if scope == EVERYTHING or (kind == "tenant" and name == state.tenant):
+        return True
+    opened = state.opened
+    if opened is None:
+        return False
+    match kind:
+        case "agent":
+            return opened.agent.name == name
+        case "user":
+            return opened.task.user == name
+        case "tool":
+            return any(tool.name == name for tool in opened.tools)
+        case _:
+            return False
