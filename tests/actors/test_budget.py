@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.builders import OK, Story, agent, at_work, call, contract, reply
+from tests.builders import OK, RUN, TENANT, Story, agent, at_work, call, contract, reply
 
 from linestop.actors.budget import wanted
 from linestop.actors.facts import Facts, Reservation
@@ -15,13 +15,16 @@ from linestop.schemas.events import (
     Held,
     ModelStarted,
     Proposed,
+    Queued,
     Sealed,
     Settled,
+    SettledHold,
     Stopped,
     Warned,
 )
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.next_start import HOLD_AHEAD, NextStart, next_start
+from linestop.schemas.verify import verify
 
 
 def start_of(story: Story) -> NextStart:
@@ -93,15 +96,84 @@ def test_without_an_answer_of_the_accounts_nothing_is_held() -> None:
     assert story.roles["budget"].decide(story.run, cue, other, story.now) is None
 
 
-def test_an_exhausted_account_stops_the_run_and_is_named() -> None:
-    """The person reads which account, and how much it had."""
+def refused(story: Story, *, waits: bool, spent: int = 4_999_999) -> Reservation:
+    """What the accounts say to the hold that the run wants: ann's has no room."""
+    hold, amount = wanted(story.run, story.now)
+    line = AccountLine(
+        account="user-acme-1", period="2026-01-01", before_micros=4_999_999, limit_micros=5_000_000, spent_micros=spent
+    )
+    return Reservation(hold=hold, amount_micros=amount, accounts=(line,), refused_account=line.account, waits=waits)
+
+
+def test_an_account_that_can_never_have_room_stops_the_run_and_is_named_by_its_owner() -> None:
+    """The person reads whose account it is, how much it had, and when there is more."""
+    story = Story().opened()
+    need = start_of(story).cost_max_micros
+    event = story.when("budget", refused(story, waits=False)).then(Stopped, code="budget")
+    assert event.limit is not None
+    assert (event.limit.name, event.limit.value) == ("user-acme-1", 4_999_999 + need)
+    assert "user ann may spend $5.00 a day, has spent $4.999999, resets at 2026-01-02 00:00 UTC" in event.why
+    assert "raise 'user_day_micros' under [accounts]" in event.why
+
+
+def test_what_other_runs_hold_for_now_is_waited_for_and_said_once() -> None:
+    """The run is queued: it does not work meanwhile, and gives back what it holds itself."""
+    story = Story().opened()
+    event = story.when("budget", refused(story, waits=True, spent=1_000)).then(Queued, owner="user ann", holds=())
+    assert "holds $4.998999 for runs at work" in event.why
+    story.when("budget", refused(story, waits=True, spent=2_000)).silent()
+    assert story.wait(500).run.worked_s(story.now) == 0
+    story.when("budget").then(Held)
+    assert story.run.queued is None
+    assert story.quiet().run.model_attempt is not None
+
+
+def test_a_run_that_waits_for_money_keeps_only_what_it_has_spent() -> None:
+    """So no two runs wait for each other's money; later holds come on top of what is spent."""
+    poor = Story(agent(tools=(contract("rent", price_micros=400_000),))).opened().quiet()
+    poor.given(*poor.heard(reply(call("rent")))).when("validator").said().when("approver").said()
+    spent = poor.run.spent_micros
+    held = sum(hold.amount_micros for hold in poor.run.holds.values())
+    event = poor.when("budget", refused(poor, waits=True, spent=0)).then(Queued)
+    assert [(line.spent_micros, line.released_micros) for line in event.holds] == [(spent, held - spent)]
+    assert (poor.run.held_micros, poor.run.available_micros, poor.run.holds) == (spent, 0, {})
+    again = poor.when("budget").then(Held)
+    assert again.amount_micros >= 400_000
+    poor.quiet().tools(rent=msgspec.structs.replace(OK, cost_micros=300_000))
+    poor.model(reply(text="done"))
+    assert poor.last(Sealed).status == "completed"
+    assert sum(line.spent_micros for line in poor.last(Settled).holds) == poor.run.spent_micros - spent
+    assert verify(TENANT, RUN, poor.messages).problems == ()
+
+
+def test_money_is_not_given_back_while_a_start_is_open() -> None:
+    """Its reservation is in it."""
+    story = Story().opened().quiet()
+    lines = tuple(
+        SettledHold(hold=hold, spent_micros=0, released_micros=held.amount_micros)
+        for hold, held in story.run.holds.items()
+    )
+    assert story.tell("budget", Queued(need_micros=1, why="x", holds=lines)).ignored == "a start is still open"
+
+
+def test_a_wait_for_money_that_charges_too_little_counts_for_nothing() -> None:
+    """A run could spend its limit twice."""
+    story = Story(agent(tools=(contract("rent", price_micros=400_000),))).opened().quiet()
+    story.given(*story.heard(reply(call("rent")))).when("validator").said().when("approver").said()
+    held = {hold: held.amount_micros for hold, held in story.run.holds.items()}
+    lines = tuple(SettledHold(hold=hold, spent_micros=0, released_micros=amount) for hold, amount in held.items())
+    assert "charge" in story.tell("budget", Queued(need_micros=1, why="x", holds=lines)).ignored
+    assert "open holds" in story.tell("budget", Queued(need_micros=1, why="x", holds=())).ignored
+
+
+def test_accounts_that_cannot_be_changed_are_waited_for_with_the_cause() -> None:
+    """The run says what keeps it, and asks again."""
     story = Story().opened()
     hold, amount = wanted(story.run, story.now)
-    line = AccountLine(account="user.ann", period="2026-01-01", before_micros=4_999_999, limit_micros=5_000_000)
-    refused = Reservation(hold=hold, amount_micros=amount, accounts=(line,), refused_account="user.ann")
-    event = story.when("budget", refused).then(Stopped, code="budget")
-    assert event.limit is not None
-    assert (event.limit.name, event.limit.value) == ("user.ann", 4_999_999 + amount)
+    broken = Reservation(hold=hold, amount_micros=amount, cause="The stream of shared has no room.")
+    event = story.when("budget", broken).then(Queued, account=None)
+    assert event.why.endswith("the accounts cannot be changed now: The stream of shared has no room.")
+    story.when("budget", broken).silent()
 
 
 def test_a_hold_names_its_accounts() -> None:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from tests.builders import NOW
 
 from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten
-from linestop.bus.spending import Accounts
+from linestop.bus.spending import Accounts, Wanted
 from linestop.schemas.limits import AccountLimits
 from linestop.testing.memory import MemoryBroker
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("account.aaa.2026-01-01", b"not json"),
-        ("account.aaa", b"{}"),
-        ("account.aaa.2026-01-01", b'{"holds":{"x":[1]}}'),
+        ("account.system.2026-01-01-00", b"not json"),
+        ("account.system.aaa", b"{}"),
+        ("account.system.2026-01-01-00", b'{"holds":{"x":[1]}}'),
     ],
 )
 async def test_an_account_that_cannot_be_read_keeps_no_other_hold(key: str, value: bytes) -> None:
@@ -30,9 +30,11 @@ async def test_an_account_that_cannot_be_read_keeps_no_other_hold(key: str, valu
     broker = MemoryBroker(lambda: at[0])
     shared = broker.shared("shared")
     accounts = Accounts(shared, AccountLimits(), now=lambda: at[0])
-    await accounts.reserve(hold="acme.r1.1", amount_micros=1_000, tenant="acme", user="ann")
+    await accounts.reserve(
+        Wanted(hold="acme.r1.1", least_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", since=0)
+    )
     await shared.create(key, value)
     at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
     with capture_logs() as logs:
-        assert await release_forgotten(accounts, broker.log()) == 3
+        assert await release_forgotten(accounts, broker.log()) == 1
     assert [(line["event"], line["key"]) for line in logs] == [("account_unreadable", key)]

@@ -39,6 +39,7 @@ from linestop.schemas.events import (
     Proposed,
     ProposedCall,
     Question,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -110,6 +111,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Paused(by="ann", why="lunch"), "by ann: lunch"),
     (Resumed(by="ann"), "by ann"),
     (Held(hold="r.1", amount_micros=95_000, release_after=AT), "may spend $0.0950 (r.1)"),
+    (Queued(need_micros=5, why="user ann may spend $0.02 a day."), "waits for money: user ann may spend $0.02 a day."),
     (Settled(holds=(SettledHold(hold="r.1", spent_micros=500, released_micros=0),)), "spent $0.0005"),
     (Warned(limit="cost_max_micros", value=3, max_value=4), "cost_max_micros: 3 of 4"),
     (

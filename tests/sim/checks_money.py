@@ -21,6 +21,8 @@ def budget(evidence: Evidence, run: RunEvidence) -> list[str]:
         if said.ignored:
             continue
         held += said.event["amount_micros"] if said.what == "budget.held" else 0
+        if said.what == "budget.queued":
+            held -= sum(line["released_micros"] for line in said.event.get("holds", []))
         for part, cost in starts(said):
             charged[part] = reserved[part] = cost
         for part, cost in results(said):
@@ -78,8 +80,8 @@ def accounts(evidence: Evidence) -> list[str]:
     spent: dict[str, int] = {}
     for run in evidence.runs:
         lines = {said.event["hold"]: said.event.get("accounts", []) for said in run.events("budget.held")}
-        for said in run.events("budget.settled"):
-            for hold in said.event["holds"]:
+        for said in run.events("budget.settled", "budget.queued"):
+            for hold in said.event.get("holds", []):
                 for account in lines.get(hold["hold"], []):
                     key = f"{account['account']}.{account['period']}"
                     spent[key] = spent.get(key, 0) + hold["spent_micros"]

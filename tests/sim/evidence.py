@@ -14,7 +14,7 @@ from tests.sim.people import Acknowledged, Mirror
 from tests.sim.workers import Diary
 
 from linestop.bus import layout
-from linestop.bus.spending import Account
+from linestop.bus.account import Account
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
@@ -60,8 +60,8 @@ class Ledger:
             self._in_log[held["hold"]] = held
             for line in held.get("accounts", []):
                 self._covers(held, f"{line['account']}.{line['period']}")
-        elif ".budget.settled." in stored.subject:
-            for line in msgspec.json.decode(stored.payload)["holds"]:
+        elif ".budget.settled." in stored.subject or ".budget.queued." in stored.subject:
+            for line in msgspec.json.decode(stored.payload).get("holds", []):
                 self._in_log.pop(line["hold"], None)
 
     def _covers(self, held: dict[str, Any], key: str) -> None:

@@ -23,6 +23,7 @@ from tests.sim.workers import Worker
 from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
 from linestop.bus import act, after, host, spending
+from linestop.bus.account import apply_change
 from linestop.bus.cache import CachedRun
 from linestop.bus.deciding import Draft
 from linestop.bus.intake import ControlIntake, TaskIntake
@@ -315,8 +316,9 @@ def _accounts_not_compared() -> None:
     writer = cast("Any", spending)._Writer
 
     async def commit(self: Any, changes: Any) -> Any:
-        account, revision = self._known or await self._read()
-        answers = [spending.apply_change(account, change) for change in changes]
+        account, revision = self._known or await spending.read_account(self._shared, self._key)
+        account = account.copy()
+        answers = [apply_change(account, change) for change in changes]
         value = msgspec.json.encode(account)
         found = await self._shared.get(self._key)
         if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,22 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
     done = _simulate("--seeds", f"{first}-{first + CHUNK - 1}")
     assert done.returncode == 0, f"{done.stdout[-6_000:]}\n{done.stderr[-2_000:]}"
     assert f"{CHUNK} seeds" in done.stdout
+
+
+def test_of_64_runs_on_one_account_exactly_those_complete_that_it_suffices_for() -> None:
+    """Twenty, with the workers of the budget killed at random; the account is never over, no run is stuck or lost."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sim.crowd", "1-6"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=280,
+    )  # fmt: skip
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(verdicts) == 6
+    for verdict in verdicts:
+        assert verdict["status"] == {"completed": 20, "over_budget": 44}, verdict
+        assert verdict["codes"] == {"budget": 44}
+        assert verdict["wrong"] == []
+        assert verdict["events_max"] <= 10
 
 
 def test_a_seed_gives_the_same_log_byte_for_byte() -> None:

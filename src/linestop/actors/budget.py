@@ -1,8 +1,9 @@
 """Budget: what may this run spend?
 
 It protects the accounts and the run's own cost limit. It reads what the run holds, has spent and has
-reserved, and the price of the next start. It says ``held`` before a start that is not covered, ``warned``
-once a limit, ``settled`` when nothing is open any more, and ``stopped`` when money is what ends the run.
+reserved, and the price of the next start. It says ``held`` before a start that is not covered, ``queued`` when
+that must wait for money which other runs hold for now, ``warned`` once a limit, ``settled`` when nothing is open
+any more, and ``stopped`` when money is what ends the run.
 
 A start is its own reservation (the fold ignores a start that does not fit), so a budget is a bound and not a
 measurement taken afterwards.
@@ -14,21 +15,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from linestop.actors.facts import Facts, Reservation
+from linestop.schemas.accounts import budget_sentence, dollars, owner_of, period_end, setting_of
 from linestop.schemas.events import (
     AnyEvent,
     CostLine,
     Cue,
     Held,
     LimitHit,
+    Queued,
     Settled,
     SettledHold,
     Stopped,
     Warned,
 )
-from linestop.schemas.next_start import NextStart, hold_wanted_micros, next_start
+from linestop.schemas.next_start import NextStart, hold_needed_micros, hold_wanted_micros, next_start
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
+
+NOT_CHANGED = "the accounts cannot be changed now: "
+"""Comes before the cause in why a run waits for money."""
 
 
 class Budget:
@@ -67,12 +73,18 @@ def wanted(run: Run, now: datetime) -> tuple[str, int]:
     return (_next_hold(run), amount) if amount > 0 else ("", 0)
 
 
+def needed_micros(run: Run, now: datetime) -> int:
+    """How much of the hold that this run wants its next start cannot do without, in micro-dollars."""
+    start = next_start(run, now)
+    return hold_needed_micros(run, start) if isinstance(start, NextStart) else 0
+
+
 def _next_hold(run: Run) -> str:
     """The id of the run's next hold; with the tenant, since all tenants' holds share the system's account."""
     return f"{run.tenant}.{run.run}.{run.holds_made + 1}"
 
 
-def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Stopped | None:
+def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Queued | Stopped | None:
     start = next_start(run, now)
     if not isinstance(start, NextStart):
         return None
@@ -80,23 +92,11 @@ def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | St
     if amount == 0:
         return None
     if amount < 0:
-        spent = run.spent_micros + run.reserved_micros
-        limit = LimitHit(
-            name="cost_max_micros", value=spent + start.cost_max_micros, max_value=run.limits.cost_max_micros
-        )
-        why = f"The next step may cost ${start.cost_max_micros / 1e6:.4f}, which no longer fits into the run's budget."
-        return stopped(run, by="budget", why=why, code="budget", limit=limit)
+        return _too_dear(run, start, now)
     if reservation is None or reservation.hold != _next_hold(run):
         return None
-    if reservation.refused_account:
-        line = next((a for a in reservation.accounts if a.account == reservation.refused_account), None)
-        hit = LimitHit(
-            name=reservation.refused_account,
-            value=line.before_micros + amount if line else 0,
-            max_value=line.limit_micros if line else 0,
-        )
-        why = f"The account '{reservation.refused_account}' has no room for ${amount / 1e6:.4f} more."
-        return stopped(run, by="budget", why=why, code="budget", limit=hit)
+    if reservation.refused_account or reservation.cause:
+        return _no_money(run, start, reservation)
     return Held(
         hold=reservation.hold,
         amount_micros=reservation.amount_micros,
@@ -104,6 +104,48 @@ def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | St
         price_table=start.model.price.table if start.model else "",
         release_after=now + timedelta(seconds=run.limits.run_max_s),
     )
+
+
+def _too_dear(run: Run, start: NextStart, now: datetime) -> Stopped | None:
+    """Stop a run whose next start does not fit into its own limit; one whose open starts may yet cost less waits."""
+    if any(not attempt.expired(now) for attempt in run.open_attempts):
+        return None
+    spent = run.spent_micros + run.reserved_micros
+    limit = LimitHit(name="cost_max_micros", value=spent + start.cost_max_micros, max_value=run.limits.cost_max_micros)
+    why = (
+        f"The next step may cost {dollars(start.cost_max_micros)}, but of the run's limit 'cost_max_micros' "
+        f"({dollars(run.limits.cost_max_micros)}) only {dollars(run.limits.cost_max_micros - spent)} is left."
+    )
+    return stopped(run, by="budget", why=why, code="budget", limit=limit)
+
+
+def _no_money(run: Run, start: NextStart, reservation: Reservation) -> Queued | Stopped | None:
+    """Let the run wait for what other runs hold, or stop it if the next start fits into nothing that can come."""
+    if run.queued and (reservation.waits or reservation.cause):
+        return None
+    if run.open_attempts:
+        # What is open may cost less than it reserves, and the run is asked again when it has ended.
+        return None
+    need = hold_needed_micros(run, start)
+    step = f"The next step may cost {dollars(start.cost_max_micros)}"
+    if reservation.cause:
+        why = f"{step}; {NOT_CHANGED}{reservation.cause}"
+        return Queued(need_micros=need, why=why, holds=_spent_of_holds(run))
+    assert run.opened is not None
+    line = next(a for a in reservation.accounts if a.account == reservation.refused_account)
+    owner = owner_of(line, run.tenant, run.opened.task.user)
+    why = f"{step}; {budget_sentence(line, owner)}."
+    if reservation.waits:
+        return Queued(
+            need_micros=need, why=why, owner=owner, account=line, resets_at=period_end(line.period),
+            holds=_spent_of_holds(run),
+        )  # fmt: skip
+    why += f" Submit the task again then, or raise '{setting_of(line)}' under [accounts]."
+    hit = LimitHit(
+        name=line.account, value=line.before_micros + need, max_value=line.limit_micros, period=line.period,
+        spent=line.spent_micros,
+    )  # fmt: skip
+    return stopped(run, by="budget", why=why, code="budget", limit=hit)
 
 
 def _warn(run: Run) -> Warned | None:
@@ -117,13 +159,18 @@ def _warn(run: Run) -> Warned | None:
     return None
 
 
-def _settle(run: Run) -> Settled:
-    left = run.spent_micros
+def _spent_of_holds(run: Run) -> tuple[SettledHold, ...]:
+    """What the run has spent of each open hold: the oldest first, as much as each has."""
+    left = run.unsettled_micros
     lines: list[SettledHold] = []
     for hold, held in run.holds.items():
         spent = min(left, held.amount_micros)
         left -= spent
         lines.append(SettledHold(hold=hold, spent_micros=spent, released_micros=held.amount_micros - spent))
+    return tuple(lines)
+
+
+def _settle(run: Run) -> Settled:
     by_event = tuple(
         CostLine(
             n=attempt.closed_n or attempt.n,
@@ -135,4 +182,4 @@ def _settle(run: Run) -> Settled:
         for attempt in attempts
         if attempt.charged_micros
     )
-    return Settled(holds=tuple(lines), by_event=by_event)
+    return Settled(holds=_spent_of_holds(run), by_event=by_event)

@@ -114,13 +114,16 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """What the accounts said to the hold this run wants now.
 
-    ``refused_account`` names the account that is exhausted; then nothing is reserved.
+    ``refused_account`` names the account without room; then nothing is reserved. ``waits``: there may be room once
+    other runs give back what they hold. ``cause``: the accounts could not be changed, and why.
     """
 
     hold: str
     amount_micros: int
     accounts: tuple[AccountLine, ...] = ()
     refused_account: str = ""
+    waits: bool = False
+    cause: str = ""
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from linestop.actors.budget import wanted
+from linestop.actors.budget import needed_micros, wanted
 from linestop.actors.facts import (
     CurrentAgent,
     Doors,
@@ -28,10 +28,10 @@ from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.ports import Blobs, Log, Shared, SharedValue
-from linestop.bus.spending import Accounts
+from linestop.bus.spending import Accounts, Wanted
 from linestop.errors import LinestopError
 from linestop.schemas.calls import Stage
-from linestop.schemas.events import BlobRef, Held, Settled, Text
+from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run import Run
 
@@ -71,7 +71,7 @@ class FactSource:
         base, needs = self._bases.get(run.opened.agent.digest), role.needs
         if base is None or (Texts in needs and _long_texts(run)):
             return None
-        if Reservation in needs and self._accounts is not None and wanted(run, now)[1]:
+        if Reservation in needs and self._accounts is not None and self._must_ask(run, now, self._accounts):
             return None
         return None if Findings in needs and self._checks and Stage.CHECK in run.stages() else base
 
@@ -107,16 +107,16 @@ class FactSource:
         self._plain = Facts(*self._fixed, self._doors, self._space)
         self._bases: dict[str, Facts] = {}
 
-    async def settled(self, run: Run, event: Settled) -> None:
-        """Tell the accounts what a run's ``settled`` event says."""
-        if self._accounts is None:
+    async def stored(self, run: Run, event: AnyEvent) -> None:
+        """Tell the accounts what a run has spent and gives back, if that is what the event says."""
+        if self._accounts is None or not isinstance(event, Settled | Queued):
             return
         held = {
             entry.event.hold: entry.event.accounts
             for entry in run.entries
             if isinstance(entry.event, Held) and not entry.ignored
         }
-        await self._accounts.settle(event, held)
+        await self._accounts.settle(event.holds, held)
 
     async def refresh(self, log: Log) -> bool:
         """Read the slow facts again: kill switches and space. Called now and then; a failure keeps the old ones.
@@ -139,11 +139,23 @@ class FactSource:
 
     async def _reservation(self, run: Run, now: datetime) -> Reservation | None:
         hold, amount = wanted(run, now)
-        if not amount or self._accounts is None or run.opened is None:
+        if self._accounts is None or run.opened is None:
+            return None
+        if run.done and self._accounts.waits(run.tenant, run.run):
+            await self._accounts.leave(run.tenant, run.run)
+        if not amount:
             return None
         return await self._accounts.reserve(
-            hold=hold, amount_micros=amount, tenant=run.tenant, user=run.opened.task.user
-        )
+            Wanted(
+                hold=hold, least_micros=needed_micros(run, now), amount_micros=amount, tenant=run.tenant,
+                user=run.opened.task.user, since=int(run.opened_at.timestamp() * 1_000),
+            )
+        )  # fmt: skip
+
+    @staticmethod
+    def _must_ask(run: Run, now: datetime, accounts: Accounts) -> bool:
+        """Whether the accounts are to be asked, or told that a run that waited for them is over."""
+        return accounts.waits(run.tenant, run.run) if run.done else bool(wanted(run, now)[1])
 
     async def _texts(self, run: Run) -> dict[str, bytes]:
         return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in _long_texts(run)}

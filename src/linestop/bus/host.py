@@ -159,6 +159,7 @@ class Host:
         if "budget" in names:
             shared = backend.shared("budget", layout.SHARED_BUCKET)
             self.accounts = Accounts(shared, config.accounts, config.now)
+            self.accounts.on_room = self._on_room
         self.facts = FactSource(
             agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
             accounts=self.accounts,
@@ -182,6 +183,7 @@ class Host:
             ),
         )  # fmt: skip
         self._names = names
+        self._pumps: anyio.abc.TaskGroup | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Host]:
@@ -192,6 +194,7 @@ class Host:
             # Nothing is decided before it is known which kill switches are closed.
             while not await self.facts.refresh(log):  # noqa: ASYNC110 - the broker is asked, nobody tells
                 await anyio.sleep(RESTART_S)
+            self._pumps = pumps
             self._start(pumps)
             try:
                 yield self
@@ -306,6 +309,12 @@ class Host:
             except Exception:
                 # A value of the accounts that nobody can read ends no process.
                 LOG.exception("release_failed")
+
+    def _on_room(self, tenant: str, run: str) -> None:
+        """A run that waited for money has room now: whichever worker of the budget is there looks at it."""
+        self.shell.look_soon(TenantId(tenant), RunId(run), Cue(kind="sweep"), fresh=True)
+        if self._pumps is not None:
+            self._pumps.start_soon(self.backend.publisher("budget").wake, "budget", TenantId(tenant), RunId(run))
 
     def _on_stop(self, subject: str) -> None:
         event = parse_run_event(stored(subject))

@@ -211,16 +211,16 @@ class Shared(Protocol):
         """The present value of ``key``, None if it has none."""
         ...
 
-    async def create(self, key: str, value: bytes) -> int:
-        """Store a new key and return its revision.
+    async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
+        """Store a new key and return its revision. With ``ttl_s`` the key ends after so many seconds.
 
         Raises:
             Conflict: the key exists.
         """
         ...
 
-    async def update(self, key: str, value: bytes, *, revision: int) -> int:
-        """Replace the value if its revision is still the given one; return the new revision.
+    async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
+        """Replace the value if its revision is still the given one; return the new revision. ``ttl_s`` as above.
 
         Raises:
             Conflict: somebody else was first.

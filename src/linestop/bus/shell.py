@@ -32,7 +32,7 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError, RetryableError
-from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, Settled, StopMode, Stopped
+from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -221,8 +221,8 @@ class Shell:
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
             await self.outgoing.outcome(run)
-        elif isinstance(event, Settled):
-            await self._facts.settled(run, event)
+        else:
+            await self._facts.stored(run, event)
 
     async def _append(self, look: Look, draft: Draft) -> tuple[str, Any]:
         """Send one event, and while it is on its way fold it and think ahead.

@@ -185,7 +185,8 @@ class Sweep:
         coming = deadlines(run, now)
         if any(deadline.at <= now for deadline in coming):
             return None
-        rests = run.phase in IDLE or run.paused or run.open_attempts or any(d.name == "retry" for d in coming)
+        waits = any(d.name in {"retry", "money"} for d in coming)
+        rests = run.phase in IDLE or run.paused or run.open_attempts or waits
         return min(deadline.at for deadline in coming) if rests and coming else None
 
     async def _hint(self, tenant: TenantId, run: RunId) -> None:

@@ -27,6 +27,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -65,6 +66,8 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
             return f"by {event.by}" + (f": {event.why}" if event.why else "")
         case Held():
             return f"may spend {_dollars(event.amount_micros)} ({event.hold})"
+        case Queued():
+            return f"waits for money: {event.why}"
         case Settled():
             return f"spent {_dollars(sum(hold.spent_micros for hold in event.holds))}"
         case Warned():

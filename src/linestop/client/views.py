@@ -124,7 +124,9 @@ def status_of(run: Run) -> str:
     """How the run ended, or where it stands."""
     if run.sealed:
         return run.sealed.status
-    return "paused" if run.paused and not run.done else str(run.phase)
+    if run.paused and not run.done:
+        return "paused"
+    return "queued" if run.queued and not run.done else str(run.phase)
 
 
 def run_line(run: Run) -> RunLine:
@@ -149,7 +151,9 @@ def _why(run: Run) -> str:
         return run.sealed.why
     if run.stopped:
         return run.stopped.why
-    return run.paused.why if run.paused else ""
+    if run.paused:
+        return run.paused.why
+    return run.queued.why if run.queued else ""
 
 
 def blobs_asked(run: Run) -> list[BlobRef]:

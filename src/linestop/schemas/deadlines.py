@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import floor
 
 import msgspec
 
 from linestop.schemas.calls import Stage
-from linestop.schemas.events import AskedCall, Question
+from linestop.schemas.events import AskedCall, Question, Queued
 from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName
+
+MONEY_AGAIN_S = 30.0
+"""How often a run that waits for money asks again, should the hint that it has room be lost."""
 
 
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +45,19 @@ def deadlines(run: Run, now: datetime) -> list[Deadline]:
         if run.waiting_since is None:
             left = run.limits.wall_s - run.worked_s(now)
             found.append(Deadline(at=now + timedelta(seconds=max(left, 0.0)), role="validator", name="wall"))
+        if run.queued:
+            found.append(Deadline(at=_money_at(run.queued, now), role="budget", name="money"))
         start = next_start(run, now)
         if isinstance(start, NextStart) and start.at > now:
             found.append(Deadline(at=start.at, role="planner" if start.kind == "model" else "executor", name="retry"))
     return sorted(found, key=lambda deadline: deadline.at)
+
+
+def _money_at(queued: Queued, now: datetime) -> datetime:
+    """When a run that waits for money asks again: now and then, and when its account begins anew."""
+    asked = max(floor((now - queued.at).total_seconds() / MONEY_AGAIN_S), 0)
+    again = queued.at + timedelta(seconds=(asked + 1) * MONEY_AGAIN_S)
+    return min(again, queued.resets_at) if queued.resets_at and queued.resets_at > now else again
 
 
 def _of_people(run: Run) -> list[Deadline]:

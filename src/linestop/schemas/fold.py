@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from linestop.schemas import fold_calls, fold_gates
-from linestop.schemas.bounds import NO_ROOM, bearable, escaping
+from linestop.schemas import fold_calls, fold_gates, fold_money
+from linestop.schemas.bounds import bearable, escaping
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
 from linestop.schemas.events import (
     Accepted,
@@ -36,6 +36,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -74,9 +75,11 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
         case Edited() | Answered() | Resolved():
             return fold_gates.word_of_a_person(run, n, event)
         case Held():
-            return _held(run, event)
+            return fold_money.held(run, event)
+        case Queued():
+            return fold_money.queued(run, event)
         case Settled():
-            return _settled(run, event)
+            return fold_money.settled(run, event)
         case Warned():
             run.warned.add(event.limit)
             return ""
@@ -236,28 +239,6 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
     proposal.returned = event
     run.returned_in_a_row += 1
     run.context_bytes += sum(text_bytes(error) for error in event.errors) + ITEM_BYTES
-    return ""
-
-
-def _held(run: Run, event: Held) -> str:
-    if event.hold in run.holds:
-        return f"the hold '{event.hold}' is there already"
-    if run.room < 0:
-        return NO_ROOM
-    if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
-        return "the run would hold more than its cost limit"
-    run.holds[event.hold] = event
-    run.holds_made += 1
-    run.held_micros += event.amount_micros
-    return ""
-
-
-def _settled(run: Run, event: Settled) -> str:
-    if run.open_attempts:
-        return "a start is still open"
-    if {hold.hold for hold in event.holds} != set(run.holds):
-        return "it does not name exactly the open holds"
-    run.holds.clear()
     return ""
 
 

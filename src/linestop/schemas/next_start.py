@@ -298,8 +298,13 @@ HOLD_AHEAD = 4
 """A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 
+def hold_needed_micros(run: Run, start: NextStart) -> int:
+    """How much more the run must hold at least for this start; 0 if it is covered."""
+    return max(start.cost_max_micros - run.available_micros, 0)
+
+
 def hold_wanted_micros(run: Run, start: NextStart) -> int:
-    """How much more the run must hold for this start; 0 if it is covered, -1 if its limit forbids it."""
+    """How much the run holds for this start where there is room; 0 if it is covered, -1 if its limit forbids it."""
     missing = start.cost_max_micros - run.available_micros
     if missing <= 0:
         return 0

@@ -31,7 +31,7 @@ LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed
 
 _ALWAYS = LATE_FACTS | {STOPPED}
 _ALIVE = _ALWAYS | {
-    "budget.held", "budget.warned", "approver.paused", "approver.resumed",
+    "budget.held", "budget.queued", "budget.warned", "approver.paused", "approver.resumed",
     "approver.asked", "approver.granted", "approver.denied",
 }  # fmt: skip
 _GATES = {"approver.cleared", "approver.edited", "approver.answered", "approver.resolved"}

@@ -25,6 +25,7 @@ from linestop.schemas.events import (
     Held,
     Opened,
     Paused,
+    Queued,
     Refused,
     Resolved,
     Sealed,
@@ -104,6 +105,8 @@ class Run:
         self.holds: dict[str, Held] = {}
         self.holds_made = 0
         self.held_micros = 0
+        self.settled_micros = 0
+        self.queued: Queued | None = None
         self.spent_micros = 0
         self.reserved_micros = 0
         self.tokens = 0
@@ -143,6 +146,12 @@ class Run:
         return self.held_micros - self.spent_micros - self.reserved_micros
 
     @property
+    def unsettled_micros(self) -> int:
+        """What the run has spent of the holds that are open."""
+        held = sum(hold.amount_micros for hold in self.holds.values())
+        return min(max(self.spent_micros - self.settled_micros, 0), held)
+
+    @property
     def done(self) -> bool:
         """Whether no new work may come: stopped, refused, accepted or sealed."""
         return self.phase in {Phase.DRAINING, Phase.SETTLING, Phase.SEALED}
@@ -166,7 +175,7 @@ class Run:
         return self.n >= self.limits.events_max
 
     def worked_s(self, now: datetime) -> float:
-        """Seconds since the run opened, without those it waited: for a person, an event, a date, a model in queue."""
+        """Seconds since the run opened, without those it waited: for people, events, dates, a model, money."""
         if not self.opened:
             return 0.0
         waiting = (now - self.waiting_since).total_seconds() if self.waiting_since else 0.0
@@ -262,7 +271,7 @@ class Run:
         self.phase = fold.phase_of(self)
         if self.waiting_since is not None:
             self.wait_s += (event.at - self.waiting_since).total_seconds()
-        waits = self.phase is Phase.WAITING or fold.waits_for_model(self)
+        waits = self.phase is Phase.WAITING or fold.waits_for_model(self) or self.queued is not None
         self.waiting_since = event.at if waits else None
         return ""
 

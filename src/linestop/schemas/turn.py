@@ -62,7 +62,7 @@ def whose_turn(run: Run, now: datetime) -> RoleName | None:
     if not isinstance(start, NextStart) or start.at > now:
         return None
     if start.cost_max_micros > run.available_micros:
-        return "budget"
+        return None if run.queued else "budget"
     return "planner" if start.kind == "model" else "executor"
 
 

@@ -17,7 +17,7 @@ from typing import Any, assert_never
 import msgspec
 
 from linestop.actors.approver import Approver
-from linestop.actors.budget import Budget, wanted
+from linestop.actors.budget import NOT_CHANGED, Budget, needed_micros, wanted
 from linestop.actors.executor import Executor
 from linestop.actors.facts import (
     CurrentAgent,
@@ -59,6 +59,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -198,8 +199,8 @@ def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:
     match event:
         case Opened():
             facts += [_incoming(event), Doors(revision=event.doors_revision, closed=_shut_tools(event, known))]
-        case Held():
-            facts.append(Reservation(hold=event.hold, amount_micros=event.amount_micros, accounts=event.accounts))
+        case Held() | Queued():
+            facts.append(_reservation(event, run))
         case ModelStarted():
             facts.append(Worker(event.worker))
         case EffectStarted():
@@ -238,10 +239,27 @@ def _reasons(event: Stopped, run: Run) -> list[Any]:
     limit = event.limit
     if event.code != "budget" or limit is None or limit.name in Limits.__struct_fields__:
         return []
-    hold, amount = wanted(run, event.at)
-    before = int(limit.value) - amount
-    line = AccountLine(account=limit.name, period="", before_micros=before, limit_micros=int(limit.max_value))
-    return [Reservation(hold=hold, amount_micros=amount, accounts=(line,), refused_account=limit.name)]
+    hold, _ = wanted(run, event.at)
+    need = needed_micros(run, event.at)
+    line = AccountLine(
+        account=limit.name, period=limit.period, before_micros=int(limit.value) - need,
+        limit_micros=int(limit.max_value), spent_micros=int(limit.spent),
+    )  # fmt: skip
+    return [Reservation(hold=hold, amount_micros=need, accounts=(line,), refused_account=limit.name)]
+
+
+def _reservation(event: Held | Queued, run: Run) -> Reservation:
+    """What the accounts said to a run that holds money since, or waits for it."""
+    if isinstance(event, Held):
+        return Reservation(hold=event.hold, amount_micros=event.amount_micros, accounts=event.accounts)
+    hold, _ = wanted(run, event.at)
+    if event.account is None:
+        cause = event.why.partition(NOT_CHANGED)[2]
+        return Reservation(hold=hold, amount_micros=event.need_micros, cause=cause)
+    line = event.account
+    return Reservation(
+        hold=hold, amount_micros=event.need_micros, accounts=(line,), refused_account=line.account, waits=True
+    )
 
 
 def _incoming(event: Opened) -> Incoming:

@@ -51,11 +51,11 @@ class JetStreamShared:
         found = await self._reader.direct_last(self._subject(key))
         return None if found is None or _is_deleted(found) else self._value(found)
 
-    async def create(self, key: str, value: bytes) -> int:
+    async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
         """Store a new key; see ``ports.Shared``."""
         expected = 0
         for _ in range(CREATE_TRIES_MAX):
-            done, there = await self._change(key, value, revision=expected)
+            done, there = await self._change(key, value, revision=expected, ttl_s=ttl_s)
             if done:
                 return done
             if there is not None and not _is_deleted(there):
@@ -64,9 +64,9 @@ class JetStreamShared:
             expected = there.seq if there else 0
         raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
 
-    async def update(self, key: str, value: bytes, *, revision: int) -> int:
+    async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
         """Replace the value if its revision is still this one; see ``ports.Shared``."""
-        done, _ = await self._change(key, value, revision=revision)
+        done, _ = await self._change(key, value, revision=revision, ttl_s=ttl_s)
         if not done:
             raise self._lost(key, revision)
         return done
@@ -82,13 +82,15 @@ class JetStreamShared:
         return [self._key(subject) for subject in await self._present(prefix)]
 
     async def _change(
-        self, key: str, value: bytes, *, revision: int | None, operation: str = ""
+        self, key: str, value: bytes, *, revision: int | None, operation: str = "", ttl_s: int | None = None
     ) -> tuple[int, Found | None]:
         """Try one change; return its revision, or 0 and what is there instead."""
         own_id = uuid.uuid4().hex
         headers = {_ID: own_id}
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
+        if ttl_s is not None and self._bucket in _EXPIRING:
+            headers["Nats-TTL"] = str(ttl_s)
         if operation:
             headers[_OPERATION] = operation
             if self._bucket in _EXPIRING:

@@ -34,6 +34,7 @@ from linestop.schemas.events.budget import (
     AccountLine,
     CostLine,
     Held,
+    Queued,
     Settled,
     SettledHold,
     Warned,
@@ -95,7 +96,7 @@ from linestop.schemas.subjects import RoleName
 AnyEvent = (
     Opened | Refused | Judged | Checked | Accepted | Returned
     | Cleared | Asked | Granted | Denied | Edited | Answered | Resolved | Paused | Resumed
-    | Held | Settled | Warned
+    | Held | Queued | Settled | Warned
     | ModelStarted | Proposed | ModelFailedEvent | Compacted
     | EffectStarted | Finished
     | Stopped | Sealed | Amended
@@ -119,6 +120,7 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
     ("approver", "paused"): Paused,
     ("approver", "resumed"): Resumed,
     ("budget", "held"): Held,
+    ("budget", "queued"): Queued,
     ("budget", "settled"): Settled,
     ("budget", "warned"): Warned,
     ("planner", "started"): ModelStarted,
@@ -232,6 +234,7 @@ __all__ = [
     "ProposedCall",
     "Provenance",
     "Question",
+    "Queued",
     "Refused",
     "Resolved",
     "Resumed",

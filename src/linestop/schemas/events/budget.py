@@ -17,6 +17,8 @@ class AccountLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     period: str
     before_micros: int
     limit_micros: int
+    spent_micros: int = 0
+    """What of ``before_micros`` is spent for good; the rest was held for runs at work."""
 
 
 class Held(Event, frozen=True, kw_only=True):
@@ -51,6 +53,21 @@ class Settled(Event, frozen=True, kw_only=True):
 
     holds: tuple[SettledHold, ...]
     by_event: tuple[CostLine, ...] = ()
+
+
+class Queued(Event, frozen=True, kw_only=True):
+    """The run waits for money: its next start needs ``need_micros`` more than its accounts have to give now.
+
+    ``holds`` says what the run has spent; the rest goes back to the accounts, so that no two runs wait for each
+    other's money. ``account`` refused it; without one, the accounts could not be changed and ``why`` says why.
+    """
+
+    need_micros: int
+    why: str
+    owner: str = ""
+    account: AccountLine | None = None
+    resets_at: Moment | None = None
+    holds: tuple[SettledHold, ...] = ()
 
 
 class Warned(Event, frozen=True, kw_only=True):

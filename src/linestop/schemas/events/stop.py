@@ -19,11 +19,13 @@ class OpenStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LimitHit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which limit, how much of it, and its maximum."""
+    """Which limit, how much of it, and its maximum. Of an account also its period, and what of it is spent."""
 
     name: str
     value: int
     max_value: int
+    period: str = ""
+    spent: int = 0
 
 
 StopCode = Literal[

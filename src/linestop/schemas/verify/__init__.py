@@ -49,6 +49,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -81,7 +82,7 @@ from linestop.schemas.verify.gates import (
 from linestop.schemas.verify.judgement import check_judged
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.links import Chain, Link, read_chain
-from linestop.schemas.verify.money import check_held, check_settled, check_warned
+from linestop.schemas.verify.money import check_held, check_queued, check_settled, check_warned
 from linestop.schemas.verify.opening import check_opened
 from linestop.schemas.verify.room import check_room
 from linestop.schemas.verify.signatures import check_signature
@@ -218,6 +219,8 @@ class _Audit:
                 yield from check_decider(ledger, event, f"call '{event.call}'")
             case Held():
                 yield from check_held(ledger, event)
+            case Queued():
+                yield from check_queued(ledger, event)
             case Settled():
                 yield from check_settled(ledger, event)
             case Stopped():

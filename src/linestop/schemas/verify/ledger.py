@@ -33,6 +33,7 @@ from linestop.schemas.events import (
     Opened,
     Paused,
     Proposed,
+    Queued,
     Refused,
     Resolved,
     Resumed,
@@ -135,7 +136,9 @@ class Ledger:
         self.calls: dict[str, Call] = {}
         self.starts: list[Start] = []
         self.holds: dict[str, Held] = {}
+        self.holds_made = 0
         self.held_micros = 0
+        self.settled_micros = 0
         self.finished: dict[int, Finished] = {}
         self.late_facts: list[int] = []
         self.signatures: dict[str, int] = {}
@@ -214,7 +217,12 @@ class Ledger:
                 self.returned_in_a_row += 1
             case Held():
                 self.holds[event.hold] = event
+                self.holds_made += 1
                 self.held_micros += event.amount_micros
+            case Queued():
+                self.holds.clear()
+                self.settled_micros += sum(line.spent_micros for line in event.holds)
+                self.held_micros = self.settled_micros
             case Settled():
                 self.holds.clear()
             case ModelStarted() | EffectStarted():

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
-from linestop.schemas.events import Held, Settled, Warned
+from linestop.schemas.accounts import period_end
+from linestop.schemas.events import Held, Queued, Settled, SettledHold, Warned
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 
@@ -30,7 +31,7 @@ def check_held(ledger: Ledger, event: Held) -> Found:
 
 def _check_accounts(ledger: Ledger, event: Held) -> Found:
     """Every hold is taken from the system's hour and the tenant's day, and from the user's if the task names one."""
-    hold = f"{ledger.tenant}.{ledger.run}.{len(ledger.holds) + 1}"
+    hold = f"{ledger.tenant}.{ledger.run}.{ledger.holds_made + 1}"
     if event.hold != hold:
         yield "budget", f"The hold is called '{event.hold}'; the run's next is '{hold}'."
     user = ledger.opened is not None and bool(ledger.opened.task.user)
@@ -50,22 +51,44 @@ def check_settled(ledger: Ledger, event: Settled) -> Found:
     """What is wrong with an account of the run's money."""
     if ledger.open_starts:
         yield "budget", f"It settles the run while {ledger.open_starts[0].label} is open."
-    amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
-    named = {line.hold: line for line in event.holds}
-    if set(named) != set(amounts) or len(named) != len(event.holds):
-        yield "budget", "It does not settle exactly the open holds."
-    for hold, line in named.items():
-        if line.spent_micros < 0 or line.spent_micros + line.released_micros != amounts.get(hold, -1):
-            yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
-    spent, sums = ledger.spent_micros, sum(line.spent_micros for line in event.holds)
-    if sums != min(spent, sum(amounts.values())):
-        yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
+    yield from _check_lines(ledger, event.holds)
+    spent = ledger.spent_micros
     lines = sum(line.cost_micros for line in event.by_event)
     due = Counter((start.closed_n or start.n, start.charged_micros) for start in ledger.starts if start.charged_micros)
     if lines != spent:
         yield "budget", f"Its lines add up to {lines} micro-dollars; by the log it is {spent}."
     elif Counter((line.n, line.cost_micros) for line in event.by_event) != due:
         yield "budget", "Its lines charge other events than those that cost something."
+
+
+def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Found:
+    """What is wrong with the account of the open holds: each is named once, with what was spent of it."""
+    amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
+    named = {line.hold: line for line in holds}
+    if set(named) != set(amounts) or len(named) != len(holds):
+        yield "budget", "It does not settle exactly the open holds."
+    for hold, line in named.items():
+        if line.spent_micros < 0 or line.spent_micros + line.released_micros != amounts.get(hold, -1):
+            yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
+    spent, sums = ledger.spent_micros - ledger.settled_micros, sum(line.spent_micros for line in holds)
+    if sums != min(max(spent, 0), sum(amounts.values())):
+        yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
+
+
+def check_queued(ledger: Ledger, event: Queued) -> Found:
+    """What is wrong with a wait for money: there was room, or it gives back something else than what is left."""
+    if ledger.open_starts:
+        yield "budget", f"It gives the run's money back while {ledger.open_starts[0].label} is open."
+    yield from _check_lines(ledger, event.holds)
+    if event.need_micros <= 0:
+        yield "budget", "It waits for money although the next start needs none."
+    line = event.account
+    if line is None:
+        return
+    if not 0 <= line.spent_micros <= line.before_micros or line.spent_micros + event.need_micros > line.limit_micros:
+        yield "budget", f"It waits for the account '{line.account}', which can never have room for the next start."
+    if event.resets_at != period_end(line.period):
+        yield "budget", f"The period {line.period} of the account '{line.account}' ends at another time than it says."
 
 
 def check_warned(ledger: Ledger, event: Warned) -> Found:

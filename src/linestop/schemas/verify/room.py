@@ -14,6 +14,7 @@ from linestop.schemas.events import (
     ModelFailedEvent,
     ModelStarted,
     Proposed,
+    Queued,
     Sealed,
     Settled,
     Stopped,
@@ -24,7 +25,7 @@ from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
 
-NEW_WORK = (ModelStarted, EffectStarted, Held)
+NEW_WORK = (ModelStarted, EffectStarted, Held, Queued)
 OF_THE_END = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled, Sealed, Amended)
 """What happened, and what ends a run: however many starts were open, their fates have room."""
 

@@ -6,9 +6,9 @@ from typing import Final
 
 from linestop.bus import layout
 from linestop.bus.ports import SharedValue
-from linestop.errors import Conflict
+from linestop.errors import Conflict, TooLarge
 from linestop.testing.memory.faults import Faults, around
-from linestop.testing.memory.stream import Expected, MemoryStream, Stored, Taken, WrongLast
+from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast
 
 _DELETED: Final = {"KV-Operation": "DEL"}
 
@@ -27,18 +27,18 @@ class MemoryShared:
             found = self._stream.last(self._subject(key))
             return None if found is None or found.headers else self._value(found)
 
-    async def create(self, key: str, value: bytes) -> int:
+    async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
         """Store a new key and return its revision."""
         async with around(self._faults, "shared.create"):
             found = self._stream.last(self._subject(key))
             if found is not None and not found.headers:
                 raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
-            return self._put(key, value, revision=found.seq if found else 0)
+            return self._put(key, value, revision=found.seq if found else 0, ttl_s=ttl_s)
 
-    async def update(self, key: str, value: bytes, *, revision: int) -> int:
+    async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
         """Replace the value if its revision is still this one; return the new revision."""
         async with around(self._faults, "shared.update"):
-            return self._put(key, value, revision=revision)
+            return self._put(key, value, revision=revision, ttl_s=ttl_s)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Delete the key, if ``revision`` is given only while it has that."""
@@ -53,15 +53,21 @@ class MemoryShared:
             found = self._stream.matching(self._subject(f"{prefix}>"))
             return [self._key(item.subject) for item in found if not item.headers]
 
-    def _put(self, key: str, value: bytes, *, revision: int, deleted: bool = False) -> int:
+    def _put(self, key: str, value: bytes, *, revision: int, deleted: bool = False, ttl_s: int | None = None) -> int:
         subject = self._subject(key)
         headers = dict(_DELETED) if deleted else {}
         try:
-            return self._stream.publish(subject, value, headers=headers, expected=Expected(subject, revision))
+            expected = Expected(subject, revision)
+            seq = self._stream.publish(subject, value, headers=headers, expected=expected)
         except (WrongLast, Taken):
             raise Conflict(
                 f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
             ) from None
+        except Full:
+            raise TooLarge(f"The stream of {subject} has no room: raise its max_bytes.") from None
+        if ttl_s is not None:
+            self._stream.end_after(seq, ttl_s)
+        return seq
 
     def _subject(self, key: str) -> str:
         return layout.bucket_key(self._bucket, key)

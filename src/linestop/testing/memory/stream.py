@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
@@ -68,6 +69,7 @@ class MemoryStream:
         self._groups: dict[str, dict[int, Stored]] = {}
         self._last_on: dict[str, int] = {}
         self._ids: dict[str, tuple[int, datetime]] = {}
+        self._ends: list[tuple[datetime, int]] = []
 
     def publish(
         self,
@@ -107,6 +109,7 @@ class MemoryStream:
 
     def last(self, filter_: str) -> Stored | None:
         """The last message on a subject or filter."""
+        self._end_due()
         if "*" not in filter_ and ">" not in filter_:
             seq = self._last_on.get(filter_)
             return self._messages.get(seq) if seq else None
@@ -114,6 +117,7 @@ class MemoryStream:
 
     def matching(self, filter_: str, *, after_seq: int = 0) -> list[Stored]:
         """All messages of a filter above a sequence, in order."""
+        self._end_due()
         found = (m for m in self._candidates(filter_) if m.seq > after_seq)
         return [m for m in found if matches(filter_, m.subject)]
 
@@ -126,6 +130,14 @@ class MemoryStream:
         self.bytes_used -= len(message.subject) + len(message.payload)
         if self._last_on.get(message.subject) == seq:
             del self._last_on[message.subject]
+
+    def end_after(self, seq: int, ttl_s: int) -> None:
+        """Forget a message after so many seconds, unless that happened before."""
+        heapq.heappush(self._ends, (self._now() + timedelta(seconds=ttl_s), seq))
+
+    def _end_due(self) -> None:
+        while self._ends and self._ends[0][0] <= self._now():
+            self.remove(heapq.heappop(self._ends)[1])
 
     def _store(self, subject: str, payload: bytes, *, headers: dict[str, str], message_id: str) -> int:
         if self._keeps == "last" and subject in self._last_on:

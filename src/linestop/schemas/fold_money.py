@@ -1,0 +1,56 @@
+"""The rules of the fold that concern money: what a run holds, gives back while it waits, and settles. See ``fold``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from linestop.schemas.bounds import NO_ROOM
+from linestop.schemas.events import Held, Queued, Settled
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+def held(run: Run, event: Held) -> str:
+    """``budget.held``: the run may spend more, within its own limit."""
+    if event.hold in run.holds:
+        return f"the hold '{event.hold}' is there already"
+    if run.room < 0:
+        return NO_ROOM
+    if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
+        return "the run would hold more than its cost limit"
+    run.holds[event.hold] = event
+    run.holds_made += 1
+    run.held_micros += event.amount_micros
+    run.queued = None
+    return ""
+
+
+def queued(run: Run, event: Queued) -> str:
+    """``budget.queued``: the run waits for money, and gives back what it has not spent."""
+    if run.open_attempts:
+        return "a start is still open"
+    if run.room < 0:
+        return NO_ROOM
+    if {line.hold: line.spent_micros + line.released_micros for line in event.holds} != {
+        hold: entry.amount_micros for hold, entry in run.holds.items()
+    }:
+        return "it does not give back exactly the open holds"
+    spent = sum(line.spent_micros for line in event.holds)
+    if any(line.spent_micros < 0 or line.released_micros < 0 for line in event.holds) or spent != run.unsettled_micros:
+        return "it does not charge what the run has spent"
+    run.holds.clear()
+    run.settled_micros += spent
+    run.held_micros = run.settled_micros
+    run.queued = event
+    return ""
+
+
+def settled(run: Run, event: Settled) -> str:
+    """``budget.settled``: the open holds are closed."""
+    if run.open_attempts:
+        return "a start is still open"
+    if {hold.hold for hold in event.holds} != set(run.holds):
+        return "it does not name exactly the open holds"
+    run.holds.clear()
+    return ""

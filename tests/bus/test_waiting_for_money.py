@@ -1,0 +1,286 @@
+"""Money that other runs hold for now is waited for; a run is refused only what can never fit."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import msgspec
+import pytest
+from tests.run_logs import AGENT, TENANT, InMemory, Tools
+
+from linestop.bus import layout
+from linestop.bus.account import Account
+from linestop.bus.agents import AgentStore
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.client.views import run_line
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import Held, Queued, Stopped
+from linestop.schemas.limits import AccountLimits
+from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import ACTORS, RunId
+from linestop.schemas.verify import verify
+from linestop.schemas.work import ModelWork
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+USAGE = Usage(fresh_in=400, out=20)
+COST = AGENT.model.price.cost_micros(USAGE)
+"""What one model call really costs, in micro-dollars."""
+
+TAKES_S = 1.0
+SOON = timedelta(milliseconds=20)
+
+
+class Model:
+    """A model that makes ``calls`` calls of the tool ``look`` one after the other, a second each, then answers."""
+
+    def __init__(self, calls: int = 0) -> None:
+        self._calls = calls
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        await anyio.sleep(TAKES_S)
+        more = work.turn <= self._calls
+        calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q":"{work.turn}"}}'),) if more else ()
+        return ModelReply(
+            text="" if more else "done", calls=calls, stop_reason="calls" if more else "end", usage=USAGE,
+            usage_reported=True, model="x",
+        ), TAKES_S  # fmt: skip
+
+
+class Crowd:
+    """Runs of one user in one process that does not sweep, and what their accounts ever held."""
+
+    def __init__(self, broker: MemoryBroker, limits: AccountLimits) -> None:
+        self.broker = broker
+        self.limits = limits
+        self.over: list[str] = []
+        broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
+
+    def _written(self, stored: object) -> None:
+        subject, payload = getattr(stored, "subject", ""), getattr(stored, "payload", b"")
+        if ".account.user-" in subject and payload:
+            taken = msgspec.json.decode(payload, type=Account).taken
+            if taken > self.limits.user_day_micros:
+                self.over.append(f"{subject}: {taken}")
+
+    async def submit(self, name: str) -> None:
+        """Hand a task in."""
+        task = {"text": "please", "run": name, "user": "ann"}
+        await self.broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode(task))
+
+    async def run(self, name: str) -> Run:
+        """The run as its log tells it."""
+        found = await self.broker.log().load(TENANT, RunId(name))
+        messages = [(m.subject, m.payload, m.seq) for m in found]
+        verdict = verify(TENANT, name, messages)
+        assert verdict.status == "consistent", verdict.problems
+        return fold_messages(TENANT, RunId(name), messages)
+
+
+def crowd(
+    act: Callable[[Crowd], Awaitable[None]],
+    *,
+    user_day_micros: int,
+    calls: int = 0,
+    agent: AgentVersion = AGENT,
+    start: datetime = datetime(2026, 5, 4, 10, 0, tzinfo=UTC),
+    sweeping: bool = False,
+) -> None:
+    """Let ``act`` happen beside one process that holds every role, under virtual time."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(agent)
+        limits = AccountLimits(user_day_micros=user_day_micros)
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=limits, sweeping=sweeping)
+        roles = [make_role(role, caller=Model(calls), runner=Tools({})) for role in ACTORS]
+        world = Crowd(broker, limits)
+        async with Host(InMemory(broker), roles, config).running():
+            await act(world)
+        assert not world.over
+
+    run_virtual(main, seed=1, start=start)
+
+
+def at_most(run: Run) -> int:
+    """What the run's first model call may cost at most."""
+    return next(iter(run.attempts.values()))[0].cost_max_micros
+
+
+def bound() -> int:
+    """What the first model call of such a run may cost at most, in micro-dollars."""
+    found: list[int] = []
+
+    async def act(world: Crowd) -> None:
+        await world.submit("one")
+        await anyio.sleep(5)
+        found.append(at_most(await world.run("one")))
+
+    crowd(act, user_day_micros=5_000_000)
+    return found[0]
+
+
+def events(run: Run, kind: type) -> list[object]:
+    """The run's events of that kind that count."""
+    return [entry.event for entry in run.entries if isinstance(entry.event, kind) and not entry.ignored]
+
+
+def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
+    """A hold ahead is taken only where there is room for it."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        await world.submit("one")
+        await anyio.sleep(5)
+        run = await world.run("one")
+        assert run.sealed is not None
+        assert run.sealed.status == "completed"
+        assert [held.amount_micros for held in events(run, Held) if isinstance(held, Held)] == [least]
+
+    crowd(act, user_day_micros=least)
+
+
+def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> None:
+    """The others wait while money is held and are refused when it is spent, oldest first, with few events."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        names = [f"r{index:02}" for index in range(64)]
+        for name in names:
+            await world.submit(name)
+            await anyio.sleep(0.001)
+        await anyio.sleep(60)
+        runs = [await world.run(name) for name in names]
+        assert Counter(run.sealed.status if run.sealed else "open" for run in runs) == {
+            "completed": 20, "over_budget": 44,
+        }  # fmt: skip
+        assert [run.run for run in runs if run.accepted] == names[:20]
+        assert max(run.n for run in runs) <= 10
+        stop = runs[-1].stopped
+        assert stop is not None
+        assert "user ann may spend" in stop.why
+        assert "resets at 2026-05-05 00:00 UTC" in stop.why
+
+    crowd(act, user_day_micros=19 * COST + least)
+
+
+def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
+    """Without the sweep: a hint, not a period. Meanwhile it is queued, and says for whose money it waits."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        await world.submit("one")
+        await anyio.sleep(0.5)
+        await world.submit("two")
+        await anyio.sleep(0.25)
+        waiting = run_line(await world.run("two"))
+        assert waiting.status == "queued"
+        assert waiting.why.startswith(f"The next step may cost ${least / 1e6:.6f}".rstrip("0"))
+        assert "user ann may spend" in waiting.why
+        assert "has spent $0.00 and holds" in waiting.why
+        await anyio.sleep(5)
+        one, two = await world.run("one"), await world.run("two")
+        assert one.sealed is not None
+        held = events(two, Held)[0]
+        assert isinstance(held, Held)
+        assert timedelta() <= held.at - one.sealed.at < SOON
+        assert len(events(two, Queued)) == 1
+        assert two.accepted is not None
+
+    crowd(act, user_day_micros=least + COST)
+
+
+def test_runs_that_wait_for_each_other_all_go_on() -> None:
+    """What a waiting run has not spent goes back: no two runs wait for each other's money."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        names = [f"r{index}" for index in range(3)]
+        for name in names:
+            await world.submit(name)
+        await anyio.sleep(60)
+        runs = [await world.run(name) for name in names]
+        assert [run.sealed.status if run.sealed else "" for run in runs] == ["completed"] * 3
+        assert any(events(run, Queued) for run in runs)
+
+    crowd(act, user_day_micros=3 * least + 10, calls=3)
+
+
+def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
+    """A held-up account is empty again at midnight; without the sweep the run's own alarm is its clock."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        shared = world.broker.shared(layout.SHARED_BUCKET)
+        key = f"account.user-{TENANT}-{__import__('hashlib').sha256(b'ann').hexdigest()[:24]}.2026-05-04"
+        held = Account(holds={"t.other.1": (least, int(virtual_now().timestamp()))})
+        await shared.create(key, msgspec.json.encode(held))
+        await world.submit("one")
+        await anyio.sleep(300)
+        run = await world.run("one")
+        held_at = events(run, Held)[0]
+        assert isinstance(held_at, Held)
+        midnight = datetime(2026, 5, 5, tzinfo=UTC)
+        assert timedelta() <= held_at.at - midnight < SOON
+        assert run.accepted is not None
+        assert run.worked_s(run.at) < 5
+        assert run.n < 12
+
+    crowd(act, user_day_micros=least, start=datetime(2026, 5, 4, 23, 56, 7, tzinfo=UTC))
+
+
+def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
+    """Nobody waits behind a run that is over."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        await world.submit("one")
+        await anyio.sleep(0.2)
+        await world.submit("two")
+        await anyio.sleep(0.2)
+        await world.submit("three")
+        await anyio.sleep(0.2)
+        stop = {"by": "ann", "why": "enough"}
+        await world.broker.publish(f"control.{TENANT}.two.stop", msgspec.json.encode(stop))
+        await anyio.sleep(5)
+        one, two, three = [await world.run(name) for name in ("one", "two", "three")]
+        assert one.sealed is not None
+        assert two.stopped is not None
+        held = events(three, Held)[0]
+        assert isinstance(held, Held)
+        assert held.at - one.sealed.at < SOON
+
+    crowd(act, user_day_micros=least + COST)
+
+
+@pytest.mark.parametrize("sweeping", [True, False])
+def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when_they_can(sweeping: bool) -> None:
+    """It waits, is not stopped as stuck, and asks again within half a minute."""
+    least = bound()
+
+    async def act(world: Crowd) -> None:
+        stream = world.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET))
+        stream.bytes_max = stream.bytes_used + 1
+        await world.submit("one")
+        await anyio.sleep(200)
+        run = await world.run("one")
+        assert run.queued is not None
+        assert "the accounts cannot be changed now" in run.queued.why
+        assert "no room" in run.queued.why
+        assert run.n == 2
+        stream.bytes_max = 0
+        began = virtual_now()
+        await anyio.sleep(60)
+        run = await world.run("one")
+        held = events(run, Held)[0]
+        assert isinstance(held, Held)
+        assert held.at - began <= timedelta(seconds=30)
+        assert not events(run, Stopped)
+        assert run.accepted is not None
+
+    crowd(act, user_day_micros=5 * least, sweeping=sweeping)

@@ -1,0 +1,169 @@
+"""Many runs on one account, with the workers of the budget killed at random: it lets through what fits, and no more.
+
+    python -m tests.sim.crowd 1-20      # seeds; prints one JSON verdict a line
+
+A world of its own, since the seeds of ``simulate`` are about everything at once: every call costs the same, so it
+is known how many runs the account suffices for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+from collections import Counter
+from typing import Any, cast
+
+import anyio
+import msgspec
+from tests.sim.__main__ import parse_seeds
+from tests.sim.faults import SeedFaults, seconds
+from tests.sim.loop import SimLoop
+from tests.sim.outside import Outside
+from tests.sim.people import Mirror
+from tests.sim.script import CONTRACTS, Script, Turn
+from tests.sim.simulate import KEPT
+from tests.sim.workers import Diary, Worker
+
+from linestop.bus import layout
+from linestop.bus.account import Account
+from linestop.bus.agents import AgentStore
+from linestop.bus.streams import consumers
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelChoice, Stopped
+from linestop.schemas.limits import AccountLimits, Limits
+from linestop.schemas.model import Price
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.verify import verify
+from linestop.schemas.work import ModelWork
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import START, virtual_now
+
+RUNS, PAID_FOR = 64, 20
+OUTPUT_TOKENS = 1_000
+COST, COST_MAX = 1_000, 2_000
+"""What a run's one model call costs, and may cost at most, in micro-dollars: input is free, half of the output used."""
+
+PATIENCE_S = 3_000.0
+TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
+    ("planner", "executor"), ("validator", "approver", "recorder"), ("budget",), ("budget",), ("budget",),
+)  # fmt: skip
+
+
+class Plain(Script):
+    """A script in which every model call takes half a second to three, costs the same and ends its run."""
+
+    def turn(self, work: ModelWork) -> Turn:
+        """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
+        draw = self.chance("turn", work.run, work.attempt)
+        return Turn(
+            draw=draw, takes_s=draw.uniform(0.5, 3.0), hangs=False, failure=None, billed=True, usage_reported=True,
+            retry_after_s=None, text="done", calls=(), out=OUTPUT_TOKENS // 2,
+        )  # fmt: skip
+
+
+AGENT = AgentVersion(
+    name="ann", prompt="Do it.", tools=(), limits=Limits(wall_s=100),
+    model=ModelChoice(
+        model="playbook/first", price=Price(input=0, output=2_000_000), output_tokens_max=OUTPUT_TOKENS
+    ),
+)  # fmt: skip
+LIMITS = AccountLimits(user_day_micros=(PAID_FOR - 1) * COST + COST_MAX)
+
+
+class Crowd:
+    """The world of one seed. Made and run inside a ``SimLoop``."""
+
+    def __init__(self, seed: int) -> None:
+        script = Plain(seed)
+        self.chance = script.chance("crowd")
+        self.broker = MemoryBroker(virtual_now, faults=SeedFaults(script.chance("faults")))
+        self.mirror = Mirror(self.broker)
+        self.over: list[str] = []
+        outside, diary = Outside(script, CONTRACTS), Diary()
+        self.workers = [
+            Worker(f"w{index}", roles, outside=outside, broker=self.broker, diary=diary)
+            for index, roles in enumerate(TOPOLOGY)
+        ]
+        self.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
+
+    def _written(self, stored: Any) -> None:  # noqa: ANN401 - a stored message
+        if ".account.user-" in stored.subject and stored.payload:
+            taken = msgspec.json.decode(stored.payload, type=Account).taken
+            if taken > LIMITS.user_day_micros:
+                self.over.append(f"{taken} of {LIMITS.user_day_micros} are taken")
+
+    async def run(self) -> dict[str, Any]:
+        """Submit all runs at once, kill budgets for a minute, and wait until all are over."""
+        await AgentStore(self.broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        for spec in consumers():
+            self.broker.queue(spec)
+        for worker in self.workers:
+            worker.accounts = LIMITS
+            worker.start()
+        for index in range(RUNS):
+            task = {"text": "please", "run": f"r{index:02}", "user": "ann"}
+            await self.broker.publish("tasks.t.ann", msgspec.json.encode(task))
+        loop = cast("SimLoop", asyncio.get_running_loop())
+        for worker in self.workers:
+            if worker.roles == ("budget",):
+                loop.spawn(self._torment(worker))
+        while seconds() < PATIENCE_S and not all(run.sealed for run in self._runs()):  # noqa: ASYNC110 - virtual time
+            await anyio.sleep(1.0)
+        return self._verdict()
+
+    def _runs(self) -> list[Any]:
+        runs = list(self.mirror.runs.values())
+        return runs if len(runs) == RUNS else [*runs, *[Missing()] * (RUNS - len(runs))]
+
+    async def _torment(self, worker: Worker) -> None:
+        for _ in range(self.chance.randint(2, 8)):
+            await anyio.sleep(self.chance.expovariate(0.25))
+            worker.kill(steps=self.chance.choice((0, 1, 3, 10, 40)))
+            await anyio.sleep(self.chance.choice((0.05, 1.0, 4.0)))
+            worker.kill()
+            worker.start()
+
+    def _verdict(self) -> dict[str, Any]:
+        wrong = list(self.over)
+        for run in self.mirror.runs.values():
+            messages = [
+                (m.subject, m.payload, m.seq)
+                for m in self.broker.stream(layout.RUNS).matching(f"runs.{run.tenant}.{run.run}.>")
+            ]
+            wrong += [f"{run.run}: {p.sentence}" for p in verify(run.tenant, run.run, messages).problems]
+        stops = [e.event for run in self.mirror.runs.values() for e in run.entries if isinstance(e.event, Stopped)]
+        return {
+            "ended_s": round(seconds(), 1),
+            "status": dict(Counter(run.sealed.status if run.sealed else "open" for run in self._runs())),
+            "codes": dict(Counter(stop.code for stop in stops)),
+            "events_max": max(run.n for run in self.mirror.runs.values()),
+            "wrong": wrong,
+        }
+
+
+class Missing:
+    """A run that was never opened."""
+
+    sealed = None
+
+
+def crowd(seed: int) -> dict[str, Any]:
+    """Run one seed in a loop of its own; see ``simulate``."""
+    loop = SimLoop(seed=seed, start=START)
+    KEPT.append(loop)
+    asyncio.set_event_loop(loop)
+
+    async def main() -> dict[str, Any]:
+        return await Crowd(seed).run()
+
+    return {"seed": seed, **loop.run_until_complete(main())}
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        for number in parse_seeds(sys.argv[1]):
+            random.seed(number)
+            sys.stdout.write(msgspec.json.encode(crowd(number)).decode() + "\n")
+            sys.stdout.flush()
