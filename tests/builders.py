@@ -338,7 +338,10 @@ def refusal(
     """Why this word of a person counts for nothing now; empty if it counts."""
     control = msgspec.convert({"by": by, **fields}, Control)
     return objection(
-        story.run, Word(verb=verb, control=control, signer=signer, signature_required=must_sign), story.now
+        story.run,
+        Word(verb=verb, control=control, signer=signer, signature_required=must_sign),
+        story.now,
+        story.version,
     )
 
 

@@ -294,7 +294,6 @@ async def _edit(bench: Bench) -> None:
     assert isinstance(call.asked, AskedCall)
     digests = {"args_sha256": call.asked.args_sha256, "contract_digest": call.asked.contract_digest}
     await bench.say("edit", call=call.call, args={"q": "b"}, **digests)
-    await bench.decide("approve")
 
 
 async def _answer(bench: Bench) -> None:

@@ -345,17 +345,15 @@ async def test_a_denied_call_is_not_done(line: Stack, client: Client, operator: 
     assert len(line.effects.paid) == before
 
 
-async def test_an_edited_call_is_asked_again_with_the_new_arguments(
-    line: Stack, client: Client, operator: Client
-) -> None:
-    """Other arguments are another question; the old answer does not cover them."""
+async def test_an_edit_is_the_approval_of_what_was_written(line: Stack, client: Client, operator: Client) -> None:
+    """One step; what cannot work is refused to the person, and the question stays open."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
+    before = await client.questions(submitted.run)
+    with pytest.raises(Refused, match=r"cannot be made with these arguments: \$\.amount: \"3\" is not of type"):
+        await operator.edit(submitted.run, {"amount": "3"}, by="ann")
+    assert await client.questions(submitted.run) == before
     await operator.edit(submitted.run, {"amount": 3}, by="ann")
-    await until(client, submitted.run, lambda run: waits(run) and any(c.edited for c in run.calls.values()))
-    question = (await client.questions(submitted.run))[0]
-    assert question.args == '{"amount":3}'
-    await operator.approve(submitted.run, by="ann")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     assert line.effects.paid[-1] == 3
 

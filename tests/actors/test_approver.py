@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import SPARE, TASK, Story, agent, at_gate, at_work, call, contract, refusal, reply
+from tests.builders import RUN, SPARE, TASK, TENANT, Story, agent, at_gate, at_work, call, contract, refusal, reply
 
 from linestop.schemas.events import (
     Asked,
@@ -26,6 +26,7 @@ from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Task
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.tools import ToolResult
+from linestop.schemas.verify import verify
 
 UNKNOWN = ToolResult(outcome="unknown")
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
@@ -126,11 +127,20 @@ def test_a_policy_may_ask_about_a_read() -> None:
     assert at_work(call("look"), version=agent(policy=Policy(ask=("lo*",)))).last(Asked).calls[0].rule == "policy:ask"
 
 
-def test_a_dry_run_needs_nobody_for_irreversible_calls() -> None:
-    """They are described, not done; only destructive ones are still asked about."""
+def test_a_dry_run_needs_nobody_whatever_the_tier() -> None:
+    """Calls are described, not done: there is nothing that a person could agree to."""
     story = at_work(call("pay", STRANGE), call("drop"), task=Task(text=TASK, dry_run=True))
-    assert [line.rule for line in story.last(Cleared).calls] == ["dry-run"]
-    assert [line.call for line in story.last(Asked).calls] == ["drop"]
+    assert [(line.call, line.rule) for line in story.last(Cleared).calls] == [("pay", "dry-run"), ("drop", "dry-run")]
+    assert story.stage("drop") == "open"
+    verdict = verify(TENANT, RUN, story.messages)
+    assert verdict.status != "broken", verdict.problems
+
+
+def test_a_dry_run_asks_about_what_its_policy_names() -> None:
+    """``policy.ask`` is the operator's own wish."""
+    version = agent(policy=Policy(ask=("drop",)))
+    story = at_work(call("drop"), version=version, task=Task(text=TASK, dry_run=True))
+    assert story.last(Asked).calls[0].rule == "policy:ask"
 
 
 def test_of_a_mixed_proposal_one_call_is_cleared_and_the_other_asked() -> None:

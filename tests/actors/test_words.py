@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import OK, Story, agent, at_work, call, refusal, reply
+from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, refusal, reply
 
+from linestop.actors.context import assemble
 from linestop.actors.facts import Word
 from linestop.actors.words import objection
 from linestop.schemas.events import (
     Answered,
     Asked,
+    Cleared,
     Denied,
     Edited,
     EffectStarted,
@@ -30,6 +33,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.tools import ToolResult
+from linestop.schemas.verify import verify
 
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
 KNOWN = '{"q":"ann@example.com","amount":25}'
@@ -158,17 +162,68 @@ def test_a_doubt_is_resolved_by_those_who_may_decide() -> None:
     assert not refusal(story, "resolve", **fields)
 
 
-def test_edited_arguments_are_judged_and_asked_about_again() -> None:
-    """What a person writes is no more trusted than what a model writes, and needs its own approval."""
-    story = at_work(call("pay", STRANGE), version=CLEAR)
-    story.word("edit", call="pay", args={"q": "ann@example.com"}).then(Edited)
-    assert story.stage("pay") == "pending"
+@pytest.mark.parametrize("tool", ["pay", "drop"])
+def test_an_edit_approves_what_the_person_wrote(tool: str) -> None:
+    """One step: judged like any arguments, let through on the edit, and nothing else is what runs."""
+    story = at_work(call(tool, STRANGE), version=CLEAR)
+    story.word("edit", call=tool, args={"q": "ann@example.com"}).then(Edited, approves=True)
+    assert story.stage(tool) == "pending"
     story.quiet()
     assert story.last(Judged).calls[0].args == '{"q":"ann@example.com"}'
-    assert story.last(Asked).calls[0].rule == "edited"
-    story.word("approve", call="pay").said().quiet()
+    assert [line.rule for line in story.last(Cleared).calls] == ["edited"]
     work = story.executor.view(story.run, story.last(EffectStarted), story.facts)[0]
     assert work.args == b'{"q":"ann@example.com"}'
+    assert verify(TENANT, RUN, story.messages).status != "broken"
+
+
+def test_the_model_is_told_that_a_person_changed_the_call_and_sees_it_as_it_was_made() -> None:
+    """Its own arguments were never used, so it must not go on as if they had been; its blocks are changed too."""
+    raw = [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "tool_use", "id": "pay", "name": "pay", "input": {"q": "order 4711"}},
+    ]
+    story = Story().opened().quiet().model(reply(call("pay"), blocks=tuple(raw)))
+    before = story.run.context_bytes
+    story.word("edit", call="pay", args={"q": "order 4712"}).said().quiet().tools(pay=OK)
+    prompt = assemble(story.run, story.version)
+    said, told = prompt.messages[-2:]
+    assert (said.calls[0].args, said.blocks) == (
+        '{"q":"order 4712"}',
+        (raw[0], raw[1] | {"input": {"q": "order 4712"}}),
+    )
+    assert told.text == '[A person (bob) changed the arguments of this call to those shown here.]\n{"ok":true}'
+    assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(told.text)
+
+
+def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> None:
+    """What a person writes is no more trusted than what a model writes, and two must have seen it."""
+    story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
+    story.word("edit", call="pay", args={"q": "x"}).then(Edited, approves=False)
+    story.quiet()
+    assert story.last(Asked).calls[0].rule == "edited"
+    story.word("approve", call="pay", by="ann").said().word("approve", call="pay", by="bob").said().quiet()
+    assert story.stage("pay") == "open"
+    assert verify(TENANT, RUN, story.messages).status != "broken"
+
+
+def test_an_edit_of_an_older_version_is_asked_about_again() -> None:
+    """It did not say that it approves; the model is told nothing, as when its log was written."""
+    story = at_work(call("pay"))
+    edited = story.word("edit", call="pay", args={"q": "x"}).decided
+    assert isinstance(edited, Edited)
+    story.given(msgspec.structs.replace(edited, approves=None)).quiet()
+    assert story.last(Asked).calls[0].rule == "edited"
+    story.word("approve", call="pay").said().quiet().tools(pay=OK)
+    assert story.run.calls["pay"].answer == '{"ok":true}'
+    assert assemble(story.run, story.version).messages[-2].calls[0].args == '{"q":"order 4711"}'
+
+
+def test_numbers_that_are_written_otherwise_are_the_same() -> None:
+    """4.0 becomes 4 when it is judged, and is what the person wrote all the same."""
+    story = at_work(call("pay"))
+    story.word("edit", call="pay", args={"amount": 4.0}).said().quiet()
+    assert story.last(Judged).calls[0].args == '{"amount":4}'
+    assert story.stage("pay") == "open"
 
 
 def test_an_approval_given_before_an_edit_does_not_cover_it() -> None:
@@ -176,14 +231,45 @@ def test_an_approval_given_before_an_edit_does_not_cover_it() -> None:
     story = at_work(call("pay"))
     granted = story.word("approve", call="pay").decided
     assert granted is not None
-    story.word("edit", call="pay", args={"q": "other"}).said().quiet()
+    edited = story.word("edit", call="pay", args={"q": "other"}).decided
+    assert isinstance(edited, Edited)
+    story.given(msgspec.structs.replace(edited, approves=False)).quiet()
     assert "other arguments" in story.tell("approver", granted).ignored
 
 
-def test_edited_arguments_that_do_not_fit_the_schema_go_back_to_the_model() -> None:
-    """The validator has the last word about form."""
-    story = at_work(call("pay")).word("edit", call="pay", args={"wrong": 1}).said().quiet()
-    assert story.run.calls["pay"].answer_is_error
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        ({"wrong": 1}, "Additional properties are not allowed ('wrong' was unexpected)"),
+        ({"amount": "4250"}, '$.amount: "4250" is not of type "number"'),
+    ],
+)
+def test_an_edit_that_cannot_work_is_refused_and_the_question_stays_open(args: dict[str, Any], why: str) -> None:
+    """Seen: answered ``done``, the question gone, and the model told of errors in what it had not written."""
+    story = at_work(call("pay"))
+    sentence = refusal(story, "edit", call="pay", args=args)
+    assert sentence.startswith("The call 'pay' cannot be made with these arguments: ")
+    assert why in sentence
+    assert story.word("edit", call="pay", args=args).decided is None
+    assert story.stage("pay") == "asked"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"by": "unknown"}, "needs a person's name"),
+        ({"contract_digest": "0" * 64}, "another contract"),
+        ({"shown_sha256": "0" * 64}, "other arguments"),
+        ({"expires_at": NOW - timedelta(days=1)}, "had expired"),
+    ],
+)
+def test_an_edit_is_no_approval_of_what_was_not_asked(changes: dict[str, Any], why: str) -> None:
+    """Whoever wrote the event: every reader ignores it, and the checker says so."""
+    story = at_work(call("pay"))
+    edited = story.word("edit", call="pay", args={"q": "x"}).decided
+    assert isinstance(edited, Edited)
+    assert why in story.tell("approver", msgspec.structs.replace(edited, **changes)).ignored
+    assert verify(TENANT, RUN, story.messages).status == "broken"
 
 
 def test_a_question_of_the_model_waits_for_an_answer() -> None:

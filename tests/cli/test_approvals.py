@@ -67,27 +67,29 @@ def test_approve_does_the_call_and_deny_does_not(line: Stack) -> None:
     assert line.effects.paid == [5]
 
 
-def test_approve_with_edit_changes_the_arguments_and_asks_again(line: Stack, tmp_path: Path) -> None:
-    """New arguments come as JSON or from a file; anything else is refused before it is sent."""
+def test_approve_with_edit_approves_other_arguments(line: Stack, tmp_path: Path) -> None:
+    """New arguments come as JSON or from a file; anything else is refused and the question stays open."""
     question = ask(line, "pay 5")
     run, call = question["run"], question["call"]
     file = tmp_path / "args.json"
     file.write_text('{"amount": 2}')
-    assert cli(line, "approve", run, call, "--edit", str(file), "--by", "ann").code == 0
-    again = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
-    assert again["args"] == '{"amount":2}'
-    assert cli(line, "approve", run, "--edit", '{"amount": 1}', "--by", "ann").code == 0
     (tmp_path / "huge.json").write_text("[" * 300_000)
     for wrong, said in (
-        ("[1]", "JSON object"), ("{", "is not JSON"), ("@/nowhere", "cannot be read"), ("[" * 90_000, "is not JSON"),
+        ("[1]", "JSON object"), ("{", "is not JSON"), ('{"amount": 1, "amount": 9}', 'the key "amount" is given twice'),
+        ("@/nowhere", "cannot be read"), ("[" * 90_000, "is not JSON"),
         (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
     ):  # fmt: skip
         ran = cli(line, "approve", run, call, "--edit", wrong)
         assert ran.code == 2
         assert said in ran.err
-    assert cli(line, "approve", run, "--by", "ann").code == 0
+    unfit = cli(line, "approve", run, call, "--edit", '{"amount": "2"}', "--by", "ann")
+    assert unfit.code == 1
+    assert 'cannot be made with these arguments: $.amount: "2" is not of type' in unfit.err
+    still = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
+    assert still["args"] == question["args"]
+    assert cli(line, "approve", run, call, "--edit", str(file), "--by", "ann").code == 0
     assert cli(line, "watch", run).code == 0
-    assert line.effects.paid[-1] == 1
+    assert line.effects.paid[-1] == 2
 
 
 def test_a_decision_about_nothing_says_what_there_is(line: Stack) -> None:

@@ -120,13 +120,14 @@ def probes(evidence: Evidence, run: RunEvidence) -> list[str]:
     ]
 
 
-def grants(evidence: Evidence, run: RunEvidence) -> list[str]:
+def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - one arm an event
     """P5: what starts is what was judged, and passed its gate: cleared, or granted by enough people in time."""
     wrong: list[str] = []
     judged: dict[str, dict[str, Any]] = {}
     asked: dict[str, dict[str, Any]] = {}
     gates: dict[int, dict[str, dict[str, Any]]] = {}
     votes: dict[str, set[str]] = {}
+    edits: dict[str, dict[str, Any]] = {}
     for said in run.said:
         if said.ignored:
             continue
@@ -135,7 +136,10 @@ def grants(evidence: Evidence, run: RunEvidence) -> list[str]:
             case "validator.judged":
                 judged |= {line["call"]: line for line in event["calls"]}
             case "approver.cleared":
-                gates[said.n] = {line["call"]: line for line in event["calls"]}
+                gates[said.n] = {line["call"]: _with_edit(line, edits) for line in event["calls"]}
+            case "approver.edited":
+                wrong += _in_time(run, said, asked[event["call"]], "shown_sha256") + _edit_as_meant(evidence, run, said)
+                edits[event["call"]] = event
             case "approver.asked":
                 asked |= {line["call"]: line for line in event.get("calls", [])}
                 votes |= {line["call"]: set() for line in event.get("calls", [])}
@@ -152,13 +156,30 @@ def grants(evidence: Evidence, run: RunEvidence) -> list[str]:
     return wrong
 
 
-def _in_time(run: RunEvidence, said: Said, question: dict[str, Any]) -> list[str]:
+def _in_time(run: RunEvidence, said: Said, question: dict[str, Any], shown: str = "args_sha256") -> list[str]:
     wrong: list[str] = []
     if datetime.fromisoformat(said.event["at"]) >= datetime.fromisoformat(question["expires_at"]):
         wrong.append(f"P5: {said} of {run.name} came after the question had expired")
-    if any(said.event[field] != question[field] for field in ("args_sha256", "contract_digest")):
+    if (said.event[shown], said.event["contract_digest"]) != (question["args_sha256"], question["contract_digest"]):
         wrong.append(f"P5: {said} of {run.name} is for something else than what was asked")
     return wrong
+
+
+def _with_edit(line: dict[str, Any], edits: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A cleared line; where a person wrote these arguments and approved them, with the contract that they saw."""
+    edit = edits.get(line["call"])
+    written = edit is not None and edit.get("approves") and edit["args_sha256"] == line["args_sha256"]
+    return line | {"contract_digest": edit["contract_digest"]} if edit is not None and written else line
+
+
+def _edit_as_meant(evidence: Evidence, run: RunEvidence, said: Said) -> list[str]:
+    """An edit is what the person's own message has."""
+    seq = int(str(said.event["cue"].get("id", "")).partition(":")[2] or 0)
+    stored = evidence.broker.stream("CONTROL").at(seq)
+    args = msgspec.json.decode(stored.payload).get("args") if stored is not None else None
+    if args != msgspec.json.decode(said.event["args"]):
+        return [f"P5: {said} of {run.name} is not what a person wrote"]
+    return []
 
 
 def _as_meant(evidence: Evidence, run: RunEvidence, said: Said) -> list[str]:

@@ -17,6 +17,7 @@ import msgspec
 
 from linestop.actors.facts import Facts, PinnedAgent, Word
 from linestop.actors.words import word
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import (
     AnyEvent,
@@ -57,11 +58,16 @@ class Approver:
         if run.blind:
             return None
         said = facts.get(Word)
-        if said is not None and (event := word(run, said, now)) is not None:
+        if said is not None and (event := word(run, said, now, _agent(facts))) is not None:
             return event
         if run.opened is None or run.done or run.full:
             return None
         return _ended(run) or _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
+
+
+def _agent(facts: Facts) -> AgentVersion | None:
+    pinned = facts.get(PinnedAgent)
+    return pinned.version if pinned else None
 
 
 def _ended(run: Run) -> Stopped | None:

@@ -121,13 +121,22 @@ def _exchange(proposal: ProposalState) -> list[Message]:
     event = proposal.event
     blocks: tuple[dict[str, Any], ...] = ()
     if isinstance(event.blocks, str) and event.blocks:
-        blocks = tuple(msgspec.json.decode(event.blocks))
-    calls = tuple(ToolCall(id=c.call, name=c.tool, args=_args(c.args)) for c in event.calls)
+        blocks = tuple(_as_made(block, proposal) for block in msgspec.json.decode(event.blocks))
+    told = {call.call: call.args_told for call in proposal.calls}
+    calls = tuple(ToolCall(id=c.call, name=c.tool, args=_args(told.get(c.call) or c.args)) for c in event.calls)
     said = Message(role="assistant", text=_text(event.text), calls=calls, blocks=blocks, blocks_of=event.blocks_of)
     if event.final:
         errors = "\n".join(proposal.returned.errors) if proposal.returned else ""
         return [said, Message(role="user", text=errors)] if errors else [said]
     return [said, *(_answer(call) for call in proposal.calls)]
+
+
+def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
+    """A provider's block of the answer, with the arguments that a person put in the place of the model's."""
+    for call in proposal.calls:
+        if block.get("id") == call.call and "input" in block and call.args_told:
+            return block | {"input": msgspec.json.decode(_args(call.args_told))}
+    return block
 
 
 def _answer(call: CallState) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,6 +48,19 @@ def judging_bytes(run: Run) -> int:
     return size
 
 
+def judge_edit(run: Run, call: CallState, args: bytes, agent: AgentVersion, *, now: datetime) -> tuple[str, ...]:
+    """Why a call would not pass with the arguments that a person wants to put in its place; nothing if it would."""
+    # Where the values come from decides nothing here, and costs time: only calls of a higher tier are traced.
+    grant = (
+        msgspec.structs.replace(call.grant, tier="reversible")
+        if call.grant and call.grant.tier in TRACED
+        else call.grant
+    )
+    edited = replace(call, raw_args=args.decode(), stage=Stage.PENDING, grant=grant)
+    verdict = _judge(run, edited, agent, {}, before=[], now=now)
+    return () if verdict.verdict == "pass" else verdict.errors
+
+
 def _judge(  # noqa: PLR0913 - one verdict needs all of it
     run: Run,
     call: CallState,
@@ -75,7 +89,7 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
         return reject(until)
     args_sha256 = hashlib.sha256(checked.args).hexdigest()
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
-    earlier = [c for c in run.calls.values() if c is not call and c.judged and c.judged.effect_key == key]
+    earlier = [c for c in run.calls.values() if c.call != call.call and c.judged and c.judged.effect_key == key]
     verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
     lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in TRACED else ()
     return JudgedCall(
@@ -102,7 +116,7 @@ def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCa
     limits = run.limits
     if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
         return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer."
-    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c is not call and c.passed)
+    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c.call != call.call and c.passed)
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
     most = grant.calls_max or limits.calls_per_tool_max
     if passed >= most:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from linestop.actors.facts import Word
+from linestop.actors.judging import judge_edit
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import (
     Answered,
@@ -30,13 +32,18 @@ from linestop.schemas.stops import stopped
 from linestop.schemas.tools import canonical
 
 
-def word(run: Run, said: Word, now: datetime) -> AnyEvent | None:
+def word(run: Run, said: Word, now: datetime, agent: AgentVersion | None = None) -> AnyEvent | None:
     """The event that this control message becomes in this run now, or None (see ``objection``)."""
-    return None if objection(run, said, now) else _event(run, said)
+    return None if objection(run, said, now, agent) else _event(run, said)
 
 
-def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a list of reasons, one a line
-    """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts."""
+def objection(  # noqa: C901 - a list of reasons, one a line
+    run: Run, said: Word, now: datetime, agent: AgentVersion | None = None
+) -> str:
+    """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts.
+
+    ``agent`` is the version the run was opened with: with it changed arguments are judged before they are taken.
+    """
     control = said.control
     if said.verb == "stop" and _ends_a_drain(run, said):
         return ""
@@ -63,7 +70,16 @@ def objection(run: Run, said: Word, now: datetime) -> str:  # noqa: C901 - a lis
     call = run.calls.get(control.call)
     if call is None:
         return f"There is no call '{control.call}' in run '{run.run}'."
-    return _objection_to_call(run, call, said, now)
+    return _objection_to_call(run, call, said, now) or _objection_to_edit(run, call, said, now=now, agent=agent)
+
+
+def _objection_to_edit(run: Run, call: CallState, said: Word, *, now: datetime, agent: AgentVersion | None) -> str:
+    """Why arguments that a person wrote would be rejected: they are told, and not the model, which wrote others."""
+    if said.verb != "edit" or agent is None:
+        return ""
+    args = canonical(said.control.args)
+    errors = judge_edit(run, call, args, agent, now=now)
+    return f"The call '{call.call}' cannot be made with these arguments: {'; '.join(errors)}" if errors else ""
 
 
 def _objection_to_any(run: Run) -> str:
@@ -154,7 +170,7 @@ def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: d
         return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
     if said.verb == "edit" and not isinstance(control.args, dict):
         return "Give the new arguments as a JSON object."
-    if said.verb == "approve" and not person:
+    if said.verb in {"approve", "edit"} and not person:
         return "Say who approves, in 'by'."
     if said.signature_required and not (control.args_sha256 and control.contract_digest):
         return "A signed decision names the arguments and the contract it is about; sign what was shown."
@@ -189,7 +205,7 @@ def _event(run: Run, said: Word) -> AnyEvent:
             args = canonical(control.args)
             return Edited(
                 call=control.call, args=args.decode(), args_sha256=hashlib.sha256(args).hexdigest(), by=by,
-                why=control.why, **_as_signed(control),
+                why=control.why, approves=run.opened is None or run.opened.policy.quorum <= 1, **_as_signed(control),
             )  # fmt: skip
         case "resolve":
             result = "" if control.result is None else canonical(control.result).decode()

@@ -30,6 +30,7 @@ from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.ports import Blobs, Log, Shared, SharedValue
 from linestop.bus.spending import Accounts, Wanted
 from linestop.errors import LinestopError
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
@@ -102,6 +103,11 @@ class FactSource:
             if version is not None and len(self._bases) < VERSIONS_MAX:
                 self._bases[digest] = base
         return base
+
+    async def pinned(self, run: Run) -> AgentVersion | None:
+        """The agent's version that this run was opened with, if the store has it."""
+        pinned = (await self._base(run)).get(PinnedAgent)
+        return pinned.version if pinned else None
 
     def _renew(self) -> None:
         self._plain = Facts(*self._fixed, self._doors, self._space)

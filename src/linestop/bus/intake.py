@@ -25,6 +25,8 @@ from linestop.bus.ports import Delivery, Publisher, Shared
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
 from linestop.errors import Conflict, InputError, LinestopError
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.arguments import decode_strict
 from linestop.schemas.events import Cue
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import (
@@ -154,9 +156,12 @@ class ControlIntake:
                 control = stop_said(delivery.payload)
             else:
                 control = msgspec.json.decode(delivery.payload or b"{}", type=Control)
+                if subject.verb == "edit":
+                    # A key given twice is read differently by different readers, and one of them approved it.
+                    decode_strict(delivery.payload)
                 require_size(control)
             signer = self._signer(subject.tenant, subject.run, subject.verb, control)
-        except (InputError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except (InputError, ValueError, RecursionError) as error:
             sentence = f"The control message cannot be read: {_shown(str(error))}."
             await _give_up(self._publisher, delivery, sentence, role=role)
             await _refuse(self._publisher, delivery, sentence)
@@ -173,14 +178,15 @@ class ControlIntake:
         except Exception as error:  # noqa: BLE001 - whatever it is, a stop must not be lost
             await _retry(self._publisher, delivery, error, role=role)
             return
-        reply = self._outcome(entry, word, cue)
+        agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
+        reply = self._outcome(entry, word, cue, agent)
         if reply is None:
             await delivery.nak(RETRY_S)
             return
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    def _outcome(self, entry: CachedRun, word: Word, cue: Cue) -> Reply | None:
+    def _outcome(self, entry: CachedRun, word: Word, cue: Cue, agent: AgentVersion | None) -> Reply | None:
         """What to answer; None if the word neither became an event nor has a reason why it cannot."""
         run = entry.run
         # What else the same look made the roles say carries its cue, too.
@@ -190,7 +196,7 @@ class ControlIntake:
         )
         if said is not None:
             return Reply(status="done", run=run.run, sentence=f"{said.role}.{said.name} is event {said.n}.")
-        sentence = objection(run, word, self._shell.config.now())
+        sentence = objection(run, word, self._shell.config.now(), agent)
         if word.verb == "stop" and run.stopped is not None:
             return Reply(status="done", run=run.run, sentence=sentence)
         return Reply(status="refused", run=run.run, sentence=sentence) if sentence else None

@@ -70,7 +70,7 @@ class Shell:
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
         self.outgoing = Outgoing(self.stations, config.signer)
-        self._facts = facts
+        self._facts, self.pinned = facts, facts.pinned
         self._stamper = stamper
         self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
         self._tasks: anyio.abc.TaskGroup | None = None

@@ -258,10 +258,13 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
             source = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what} cannot be read from {path}: {error}.") from None
+    # Imported here because it takes a schema compiler along, and few commands read JSON.
+    from linestop.schemas.arguments import decode_strict  # noqa: PLC0415
+
     try:
-        return msgspec.json.decode(source.encode())
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
-        raise InputError(f"{what} is not JSON: {error}.") from None
+        return decode_strict(source)
+    except ValueError as error:
+        raise InputError(f"{what} is not JSON that can be used: {error}.") from None
 
 
 def commands_for(question: OpenQuestion) -> list[str]:

@@ -116,7 +116,10 @@ class Client(Looking):
         return await self._decide("deny", run, Control(call=call), said)
 
     async def edit(self, run: str, args: dict[str, Any], *, call: str = "", **said: Unpack[Said]) -> Reply:
-        """Put other arguments in a call's place; it is judged and asked about again. Errors as ``approve``."""
+        """Put other arguments in a call's place, and approve these; asked again where the policy wants two people.
+
+        Errors as ``approve``; ``Refused`` too if the call could not be made with these arguments: it stays asked.
+        """
         return await self._decide("edit", run, Control(call=call, args=args), said)
 
     async def answer(self, run: str, answer: object, *, call: str = "", **said: Unpack[Said]) -> Reply:

@@ -10,6 +10,7 @@ from typing import Literal
 from linestop.schemas.events import (
     AskedCall,
     BlobRef,
+    Edited,
     Finished,
     JudgedCall,
     ModelFailedEvent,
@@ -119,6 +120,7 @@ class CallState:
     asked: AskedCall | Question | None = None
     asked_doubt: bool = False
     edited: bool = False
+    edit: Edited | None = None
     votes: set[str] = field(default_factory=set[str])
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     ready_at: datetime | None = None
@@ -143,6 +145,13 @@ class CallState:
     def args_sha256(self) -> str:
         """Digest of the canonical arguments, empty before judgement."""
         return self.judged.args_sha256 if self.judged else ""
+
+    @property
+    def args_told(self) -> Text | None:
+        """The arguments that a person put in the place of the model's, where the model is told of it."""
+        if self.edit is None or self.edit.approves is None:
+            return None
+        return self.judged.args if self.judged is not None and self.judged.args else self.edit.args
 
     @property
     def passed(self) -> bool:

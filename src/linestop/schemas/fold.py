@@ -360,7 +360,8 @@ def proposal_bytes(proposal: ProposalState) -> int:
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
     answers = sum(text_bytes(call.answer) + ITEM_BYTES for call in proposal.calls)
     returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
-    return max(said, text_bytes(event.blocks)) + answers + returned + 2 * ITEM_BYTES
+    edits = sum(text_bytes(call.edit.args) for call in proposal.calls if call.edit and call.edit.approves is not None)
+    return max(said, text_bytes(event.blocks)) + answers + returned + edits + 2 * ITEM_BYTES
 
 
 def _sealed(run: Run, n: int, event: Sealed) -> str:

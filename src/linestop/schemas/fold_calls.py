@@ -124,6 +124,8 @@ def _judge(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
 
 def answer(run: Run, call: CallState, n: int, *, text: str, error: bool) -> None:
     """Give the model its answer to ``call``; the call is over."""
+    if call.edit is not None and call.edit.approves is not None:
+        text = f"[A person ({call.edit.by}) changed the arguments of this call to those shown here.]\n{text}"
     call.stage = Stage.ANSWERED
     call.answer_n, call.answer, call.answer_is_error = n, text, error
     run.context_bytes += text_bytes(text) + ITEM_BYTES

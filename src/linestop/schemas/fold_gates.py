@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
 from linestop.schemas import fold_calls
-from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.calls import CallState, Stage, text_bytes
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -40,12 +40,12 @@ def cleared(run: Run, n: int, event: Cleared) -> str:
         call = run.calls.get(line.call)
         if call is None or call.stage is not Stage.GATE or call.args_sha256 != line.args_sha256:
             return f"call '{line.call}' is not waiting at the gate with these arguments"
-        if call.judged is not None and call.judged.tier == "destructive":
-            return f"call '{line.call}' is destructive: only a person lets it pass"
         if _is_question(call):
             return f"call '{line.call}' is a question: only an answer ends it"
         if run.opened is not None:
             name, person = rule(run.opened.policy, call, dry_run=run.opened.task.dry_run, fallback=fallback)
+            if person and name == "tier:destructive":
+                return f"call '{line.call}' is destructive: only a person lets it pass"
             if person:
                 return f"call '{line.call}' needs a person ({name})"
     for line in event.calls:
@@ -186,9 +186,12 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
         case Edited():
             if call.stage is not Stage.ASKED or call.asked_doubt or isinstance(call.asked, Question):
                 return f"call '{event.call}' does not wait for an approval"
-            if reason := _unfit_person(run, event.by):
+            if reason := _unfit_person(run, event.by) or _unfit_edit(call, event):
                 return reason
             call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
+            call.edit = event
+            if event.approves is not None:
+                run.context_bytes += text_bytes(event.args)
         case Answered():
             if call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
                 return f"call '{event.call}' is not a question"
@@ -198,6 +201,21 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
             return _resolved(run, n, call, event)
         case _:
             assert_never(event)
+    return ""
+
+
+def _unfit_edit(call: CallState, event: Edited) -> str:
+    """Why an edit is not the approval that it says it is: it is nobody's, too late, or about something else."""
+    asked = call.asked
+    if not event.approves or not isinstance(asked, AskedCall):
+        return ""
+    if event.by in {"", "timer", "unknown"}:
+        return "an edit that approves needs a person's name"
+    if event.at >= min(asked.expires_at, event.expires_at or asked.expires_at):
+        return "the approval had expired"
+    shown = (event.shown_sha256 or asked.args_sha256, event.contract_digest or asked.contract_digest)
+    if shown != (asked.args_sha256, asked.contract_digest):
+        return "it is about other arguments or another contract than those asked about"
     return ""
 
 

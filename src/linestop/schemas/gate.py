@@ -9,9 +9,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from linestop.schemas.arguments import decode_strict
 from linestop.schemas.calls import CallState
-from linestop.schemas.events import Policy
-from linestop.schemas.tools import Tier
+from linestop.schemas.events import BlobRef, Policy
+from linestop.schemas.tools import Tier, canonical
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -22,6 +23,19 @@ def by_fallback(run: Run) -> bool:
     return run.opened is not None and run.proposal is not None and run.proposal.model != run.opened.model.model
 
 
+def approved_by_edit(policy: Policy, call: CallState) -> bool:
+    """Whether a person wrote these very arguments and approved them by it; not where the policy asks for two people."""
+    edit = call.edit
+    if edit is None or not edit.approves or call.judged is None or policy.quorum > 1:
+        return False
+    if isinstance(edit.args, BlobRef) or isinstance(call.judged.args, BlobRef):
+        return edit.args_sha256 == call.judged.args_sha256
+    try:
+        return canonical(decode_strict(edit.args)) == call.judged.args.encode()
+    except ValueError:
+        return False
+
+
 def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
     """The rule that decides about a call, and whether it needs a person.
 
@@ -29,7 +43,9 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
     with does not hold.
     """
     tier: Tier = call.judged.tier if call.judged else "destructive"
-    if tier == "destructive":
+    if approved_by_edit(policy, call):
+        return "edited", False
+    if tier == "destructive" and not dry_run:
         return "tier:destructive", True
     if any(fnmatchcase(call.tool, pattern) for pattern in policy.ask):
         return "policy:ask", True
@@ -38,6 +54,7 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
     if tier in {"read", "reversible"}:
         return f"tier:{tier}", False
     if dry_run:
+        # Nothing is done, whatever the tier: there is nothing that a person could agree to.
         return "dry-run", False
     if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
         return "provenance", True

@@ -18,7 +18,7 @@ def approvals() -> None:
 @click.command()
 @click.argument("run")
 @click.argument("call", default="")
-@click.option("--edit", metavar="JSON|FILE", help="Put these arguments in the call's place; it is asked again.")
+@click.option("--edit", metavar="JSON|FILE", help="Approve the call with these arguments instead.")
 @person
 @common
 @does("approvals:approve")

@@ -102,6 +102,9 @@ class Denied(Event, frozen=True, kw_only=True):
 class Edited(Event, frozen=True, kw_only=True):
     """A person changed the arguments; the call is judged again with ``args`` (canonical JSON).
 
+    ``approves``: it is also the person's approval of what they wrote. None in logs of versions that asked again
+    after every edit and did not tell the model of it.
+
     ``shown_sha256``, ``contract_digest``, ``nonce`` and ``expires_at`` are the person's own, as they signed them
     (here and in ``Answered`` and ``Resolved``): without them nobody could check the signature from the log.
     """
@@ -117,6 +120,7 @@ class Edited(Event, frozen=True, kw_only=True):
     expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
+    approves: bool | None = None
 
 
 class Answered(Event, frozen=True, kw_only=True):

@@ -40,7 +40,9 @@ def _needs_person(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     assert ledger.opened is not None
     assert call.judged is not None
     policy, tier = ledger.opened.policy, call.judged.tier
-    if tier == "destructive":
+    if ledger.by_edit(call):
+        return ""
+    if tier == "destructive" and not ledger.opened.task.dry_run:
         return "it is destructive, which only a person may let pass"
     if any(fnmatchcase(call.tool, pattern) for pattern in policy.ask):
         return f"the policy asks a person about every '{call.tool}'"
@@ -139,8 +141,24 @@ def _check_grant(event: Granted, asked: AskedCall) -> Found:
         yield "approval", f"Nobody grants call '{event.call}': a grant needs a person's name."
 
 
+def _check_approving_edit(event: Edited, asked: AskedCall | None) -> Found:
+    if asked is None:
+        yield "approval", f"It edits and approves call '{event.call}', about which nobody was asked."
+        return
+    shown = (event.shown_sha256 or asked.args_sha256, event.contract_digest or asked.contract_digest)
+    if shown != (asked.args_sha256, asked.contract_digest):
+        yield "approval", f"It edits call '{event.call}' as it was with other arguments or under another contract."
+    if event.at >= min(asked.expires_at, event.expires_at or asked.expires_at):
+        yield "approval", f"It edits and approves call '{event.call}' after the question had expired."
+    if event.by in {"", "timer", "unknown"}:
+        yield "approval", f"Nobody approves the edit of call '{event.call}': it needs a person's name."
+
+
 def check_edited(ledger: Ledger, event: Edited) -> Found:
     """What is wrong with arguments that a person changed."""
     yield from check_decider(ledger, event, f"call '{event.call}'")
+    call = ledger.calls.get(event.call)
+    if event.approves:
+        yield from _check_approving_edit(event, call.asked if call else None)
     if isinstance(event.args, str) and hashlib.sha256(event.args.encode()).hexdigest() != event.args_sha256:
         yield "approval", f"The digest of the changed arguments of call '{event.call}' is false."

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from linestop.schemas.arguments import decode_strict
 from linestop.schemas.events import (
     Accepted,
     Answered,
@@ -47,7 +48,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.limits import Limits
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tools import ToolError, canonical
 
 
 @dataclass(slots=True)
@@ -101,6 +102,7 @@ class Call:
     by_fallback: bool = False
     judged: JudgedCall | None = None
     edited: bool = False
+    edit: Edited | None = None
     asked: AskedCall | None = None
     votes: set[str] = field(default_factory=set[str])
     gate_n: int = 0
@@ -196,6 +198,20 @@ class Ledger:
         found = self.texts.get(sha256)
         return found if found is not None and hashlib.sha256(found).hexdigest() == sha256 else None
 
+    def by_edit(self, call: Call) -> bool:
+        """Whether a person wrote the arguments that were judged, and by it approved them alone."""
+        if call.edit is None or not call.edit.approves or call.judged is None:
+            return False
+        if self.opened is None or self.opened.policy.quorum > 1:
+            return False
+        written, judged = self.bytes_of(call.edit.args), self.bytes_of(call.judged.args)
+        if written is None or judged is None:
+            return call.edit.args_sha256 == call.judged.args_sha256
+        try:
+            return canonical(decode_strict(written)) == judged
+        except ValueError:
+            return False
+
     # --- entering ----------------------------------------------------------------------------------------
 
     def enter(self, n: int, event: AnyEvent) -> None:  # noqa: C901 - one arm an event
@@ -269,7 +285,8 @@ class Ledger:
                     self.calls[line.call].asked, self.calls[line.call].votes = line, set()
             case Cleared():
                 for cleared in event.calls:
-                    self.calls[cleared.call].gate_n, self.calls[cleared.call].by_person = n, False
+                    call = self.calls[cleared.call]
+                    call.gate_n, call.by_person = n, self.by_edit(call)
             case Granted() if event.call:
                 call = self.calls[event.call]
                 call.votes.add(event.by)
@@ -280,6 +297,7 @@ class Ledger:
             case Edited():
                 call = self.calls[event.call]
                 call.raw_args, call.edited, call.asked, call.judged = event.args, True, None, None
+                call.edit = event
             case Resolved():
                 self.answers.add(n)
                 if event.action == "retry":

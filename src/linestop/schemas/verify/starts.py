@@ -86,7 +86,9 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
     if not call.gate_n or line.gate_n != call.gate_n:
         gate = f"event {call.gate_n}" if call.gate_n else "no event"
         yield "approval", f"It starts call '{line.call}' on event {line.gate_n}, but {gate} let it pass."
-    elif "destructive" in {call.judged.tier, call.grant.tier} and not call.by_person:
+    elif "destructive" in {call.judged.tier, call.grant.tier} and not (
+        call.by_person or (ledger.opened is not None and ledger.opened.task.dry_run)
+    ):
         yield "approval", f"It starts call '{line.call}', which is destructive, without a person's grant."
     if line.cost_max_micros < call.grant.price_micros:
         yield "budget", f"It reserves less for call '{line.call}' than the tool may cost."
