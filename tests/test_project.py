@@ -225,6 +225,7 @@ def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
         ("model = 'playbook/a'\n[policy]\nask = ['orders.loook']", "policy.ask: the agent has no tool 'orders.loook'"),
         ("model = 'playbook/a'\n[policy]\nclear = ['a*']", "policy.clear: the agent has no tool 'a*'"),
         ("model = 'playbook/a'\n[price]\ninput = -1\noutput = 1", "price.input: Expected `int` >= 0"),
+        ("model = 'playbook/a'\n[price]\ninput = 0.15\noutput = 1", "so $0.15 is 150000"),
         ("model = 'playbook/a'\nwindow_tokens = 0", "support.toml, window_tokens: Expected `int` >= 1"),
         ("model = 'playbook/a'\noutput_tokens_max = -4", "support.toml, output_tokens_max: Expected `int` >= 1"),
         (

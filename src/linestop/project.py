@@ -246,6 +246,8 @@ def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
         key = found.group(1) if found else ""
         known = _known(kind, key, of_keys="`key` in" in sentence)
         said = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
+        if "price" in key and "got `float`" in sentence:
+            said += "; a price is a whole number of micro-dollars per million tokens, so $0.15 is 150000"
         raise ConfigError(f"{source}, {key or 'the top level'}: {said}.") from None
 
 

@@ -208,19 +208,33 @@ def test_long_arguments_are_judged_from_their_blob() -> None:
 
 @pytest.mark.parametrize(
     ("until", "seconds"),
-    [("60", 60), ('"2026-01-01T13:00:00+00:00"', 3_600), ('"2026-01-01T13:00:00"', 3_600), ("2592000", 2_592_000)],
+    [
+        ("60", 60),
+        ('"2026-01-01T13:00:00+00:00"', 3_600),
+        ('"2026-01-01T13:00:00+01:00"', 0),
+        ("2592000", 2_592_000),
+        ('"2026-01-01T11:59:30Z"', -30),
+    ],
 )
 def test_a_wait_is_fixed_when_it_is_judged(until: str, seconds: int) -> None:
-    """Seconds from then, or a moment; UTC if it names no zone."""
+    """Seconds from then, or a moment; one that passed while the model was thinking is no mistake."""
     assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].wait_until == NOW + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
-    "until", ["2592001", '"2026-02-01T12:00:00"', '"soon"', "1e300", '"9999-12-31T23:59:59-14:00"']
+    "until", ["2592001", '"2026-02-01T12:00:00Z"', '"soon"', "1e300", '"9999-12-31T23:59:59-14:00"', "0", "-5"]
 )
 def test_a_wait_beyond_a_month_or_for_nothing_readable_is_rejected(until: str) -> None:
     """At most 30 days, whatever number the model writes."""
     assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].verdict == "reject"
+
+
+def test_a_wait_for_a_moment_without_a_zone_or_that_is_past_is_rejected_with_the_reason() -> None:
+    """The model learns what to write, and what time it is."""
+    naive = verdicts(call("wait.until", '{"until":"2026-01-01T13:00:00"}'))[0]
+    assert "names no time zone; write 2026-01-01T13:00:00+00:00" in naive.errors[0]
+    past = verdicts(call("wait.until", '{"until":"2025-12-31T12:00:00Z"}'))[0]
+    assert past.errors == ("'2025-12-31T12:00:00Z' is past: it is 2026-01-01T12:00:00+00:00 now.",)
 
 
 def test_a_judgement_of_other_calls_than_the_pending_ones_is_ignored() -> None:

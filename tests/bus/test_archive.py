@@ -30,7 +30,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Delivery, Queue, StoredMessage
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
-from linestop.errors import InputError, RetryableError
+from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -422,3 +422,9 @@ def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> N
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_with_a_backslash_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    """DuckDB would look for the file elsewhere."""
+    with pytest.raises(ConfigError, match="reads the backslash in that path as a slash"):
+        ArchiveFile(tmp_path / "a\\b" / "archive.duckdb")

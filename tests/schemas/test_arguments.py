@@ -212,3 +212,13 @@ def test_canonical_bytes_are_a_fixed_point(value: dict[str, Any]) -> None:
     if first.args is not None:
         assert check_arguments(first.args, ANYTHING).args == first.args
         assert isinstance(decode_strict(first.args), dict)
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(a"])
+def test_a_pattern_that_cannot_be_used_is_named_with_its_argument(pattern: str) -> None:
+    """Whoever writes the contract finds the place, and what a pattern may not have."""
+    schema = {"type": "object", "properties": {"iban": {"type": "string", "pattern": pattern}}}
+    problem = schema_error(schema)
+    assert problem is not None
+    assert problem.startswith("iban.pattern: ")
+    assert "no look-around" in problem

@@ -20,6 +20,9 @@ from linestop.schemas.run import Run
 from linestop.schemas.tools import effect_key, unfounded
 
 WAIT_MAX_S = 2_592_000
+WAIT_PAST_S = 60.0
+"""A moment that passed while the model was thinking is no mistake; the wait is then over at once."""
+
 TRACED = frozenset({"irreversible", "destructive"})
 """Tiers of calls whose values are traced to where they come from."""
 
@@ -162,14 +165,19 @@ def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
     given: Any = msgspec.json.decode(args)
     value: Any = given.get("until", given.get("seconds"))
     if isinstance(value, int | float):
+        if not value > 0:
+            return f"A wait of {value} s is over before it begins; name a number of seconds above 0."
         # A number may be beyond the calendar; what is clipped here is refused below.
-        until = now + timedelta(seconds=min(max(float(value), 0.0), WAIT_MAX_S + 1))
+        until = now + timedelta(seconds=min(float(value), WAIT_MAX_S + 1))
     else:
         try:
             until = datetime.fromisoformat(str(value))
         except ValueError:
-            return f"'{value}' is no ISO 8601 moment; write e.g. 2030-01-31T09:00:00+00:00, or seconds."
-        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+            return f"'{value}' is not an ISO 8601 moment; write e.g. 2030-01-31T09:00:00+00:00, or seconds."
+        if until.tzinfo is None:
+            return f"'{value}' names no time zone; write {value}+00:00 for UTC, or the offset that is meant."
+        if (now - until).total_seconds() > WAIT_PAST_S:
+            return f"'{value}' is past: it is {now.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00} now."
     if (until - now).total_seconds() > WAIT_MAX_S:
         return f"A wait may last at most {WAIT_MAX_S // 86_400} days; '{value}' is later than that."
     return until

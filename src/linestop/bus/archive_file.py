@@ -30,7 +30,7 @@ from linestop.bus.archive_rows import (
     touched,
 )
 from linestop.bus.ports import StoredMessage
-from linestop.errors import InputError, Refused
+from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
 
@@ -62,6 +62,19 @@ class ArchiveInUse(Refused):
     code = "archive_in_use"
 
 
+def _require_usable(path: Path) -> None:
+    """Refuse a path that DuckDB takes for another one: it reads a backslash as a slash, on every system.
+
+    Raises:
+        ConfigError: the path has one.
+    """
+    if "\\" in str(path.resolve()):
+        raise ConfigError(
+            f"The archive cannot be in {path.parent}: DuckDB reads the backslash in that path as a slash. Use a folder "
+            "without one, with LINESTOP_DIR or `dir` in linestop.toml."
+        )
+
+
 class ArchiveFile:
     """An open archive. Not for two threads at once."""
 
@@ -70,8 +83,10 @@ class ArchiveFile:
 
         Raises:
             ArchiveInUse: another process has it open.
+            ConfigError: DuckDB cannot open a file of that name.
         """
         self.path = path
+        _require_usable(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT, "threads": THREADS})
@@ -170,6 +185,7 @@ class ArchiveFile:
             InputError: that is the archive itself, or something else that a snapshot must not replace.
         """
         target = path.absolute()
+        _require_usable(target)
         if target.exists() and (target.samefile(self.path) or not _replaceable(target)):
             raise InputError(f"A snapshot cannot take the place of {path}, which is no snapshot: name another file.")
         unfinished = target.with_name(f".{target.name}.unfinished")

@@ -12,7 +12,14 @@ import click
 
 from linestop.bus.accounts import accounts
 from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_credential, write_private
+from linestop.bus.credentials import (
+    Credential,
+    credential_path,
+    ensure_credentials,
+    passwords_of,
+    write_credential,
+    write_private,
+)
 from linestop.bus.init import PORT_DEFAULT, BusLayout, InitResult, bus_init
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server import PORT_FILE
@@ -45,6 +52,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
             f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "
             "an outside broker, with LINESTOP_DIR or `dir` in linestop.toml."
         )
+    first = not credential_path(project.directory, "bootstrap").exists()
     credentials = ensure_credentials(project.directory, url)
     ensure_checkpoint_key(project.directory / "credentials")
     for name, folder in copies:
@@ -72,6 +80,10 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
         click.echo(f"{url} is ready.", err=True)
         return
     click.echo(f"Credential files are in {project.directory / 'credentials'}.", err=True)
+    if first and not result.reachable:
+        # The first of two steps: there is no server yet that could be set up, and nothing failed.
+        click.echo(f"Next: {result.next_step}", err=True)
+        return
     failure = ConfigError if result.reachable else Unreachable
     raise failure(f"The broker is not set up yet: {result.next_step}")
 

@@ -133,7 +133,7 @@ WAIT_UNTIL = Contract(
                     {"type": "string", "minLength": 10, "maxLength": 40},
                     {"type": "integer", "minimum": 1, "maximum": WAIT_S_MAX},
                 ],
-                "description": f"ISO 8601 moment, e.g. 2030-01-31T09:00:00+01:00 (UTC if it names no zone), "
+                "description": f"ISO 8601 moment, e.g. 2030-01-31T09:00:00+01:00, with its time zone and not past, "
                 f"or seconds from now, 1 to {WAIT_S_MAX}.",
             },
         },

@@ -197,7 +197,13 @@ def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
             pattern_options=jsonschema_rs.RegexOptions(),
             validate_formats=True,
         )
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+    except jsonschema_rs.ValidationError as error:
+        where = ".".join(str(step) for step in error.instance_path if step != "properties")
+        problem = str(error).split("\n", 1)[0]
+        if "regex" in problem:
+            problem += " that can be used (no look-around, no back-references; it must match in linear time)"
+        raise ValueError(f"{where}: {problem}" if where else problem) from None
+    except jsonschema_rs.ReferencingError as error:
         raise ValueError(str(error).split("\n", 1)[0]) from None
 
 
