@@ -27,6 +27,7 @@ RUN ["python", "folders.py", "/folders"]
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/linestop/ /opt/linestop/
 COPY --from=build --chown=10001:10001 /folders/ /
+COPY deploy/health.py /opt/linestop/
 ENV PATH=/opt/linestop/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/state \
     LINESTOP_DIR=/state \

@@ -56,7 +56,7 @@ def test_every_service_that_stays_is_watched_and_started_again(name: str) -> Non
     assert check["test"][0] == "CMD"
     assert {"interval", "timeout", "retries", "start_period"} <= set(check)
     if name in ACTORS:
-        assert check["test"][1:] == ["linestop", "health", "--role", name]
+        assert check["test"][1:] == ["python", "-I", "-S", "/opt/linestop/health.py", name]
     assert service["restart"] == "unless-stopped"
     needed = {other: how["condition"] for other, how in service["depends_on"].items()}
     first = {"setup": "service_completed_successfully"}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,36 @@ def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
         found = health()
     assert found.returncode == 8
     assert "alive" in found.stdout
+
+
+def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) -> None:
+    """It needs nothing of linestop: a held and marked name, and a broker that greets."""
+
+    def check(url: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-I", "-S", ROOT / "deploy" / "health.py", "planner"]
+        environ = {"LINESTOP_DIR": str(tmp_path), "LINESTOP_NATS": url}
+        return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        url = f"nats://127.0.0.1:{broker.getsockname()[1]}"
+        (tmp_path / "credentials").mkdir()
+        (tmp_path / "credentials" / "planner.json").write_text("{}")
+        assert (check(url).returncode, check(url).stdout) == (1, "No worker of the role planner runs here.\n")
+        with hold_name(tmp_path, f"{host_name()}-planner") as lock:
+            threading.Thread(target=_greet, args=(broker,), daemon=True).start()
+            assert check(url).returncode == 0, check(url).stdout
+            os.utime(lock.path, (0, 0))
+            assert "has not moved for" in check(url).stdout
+            lock.beat()
+            assert "does not answer" in check("nats://127.0.0.1:1").stdout
+
+
+def _greet(broker: socket.socket) -> None:
+    """Greet as a NATS server does."""
+    for _ in range(2):
+        connection, _ = broker.accept()
+        with connection:
+            connection.sendall(b"INFO {}\r\n")
 
 
 def test_the_image_has_a_folder_for_every_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

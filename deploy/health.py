@@ -1,0 +1,55 @@
+"""Say by the exit code whether the worker of a role is well: what a container's health check runs every few seconds.
+
+It imports next to nothing, because starting all of linestop for each look costs nearly a second of a core. A worker
+marks its file every 5 s as long as its event loop turns. ``linestop health`` says the same and more, for people.
+
+Usage: ``python -I -S health.py ROLE``, with the state folder in ``LINESTOP_DIR``.
+"""  # noqa: INP001 - a script, run in a container
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+
+LATE_S = 30.0
+CONNECT_S = 3.0
+
+
+def worker_is_alive(folder: str, role: str) -> str:
+    """Why the role's worker is not well, or nothing."""
+    names = [each.name for each in os.scandir(folder) if each.name.startswith("worker-")]
+    names = [name for name in names if name.endswith(f"-{role}.lock")]
+    for name in names:
+        with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123 - pathlib costs as much as all else
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                late_s = time.time() - os.fstat(file.fileno()).st_mtime
+                return f"The worker in {name} has not moved for {late_s:.0f} s." if late_s > LATE_S else ""
+    return f"No worker of the role {role} runs here."
+
+
+def broker_answers(folder: str, role: str) -> str:
+    """Why the broker is not well, or nothing: it greets whoever connects."""
+    with open(os.path.join(folder, "credentials", f"{role}.json"), "rb") as file:  # noqa: PTH118, PTH123 - as above
+        addresses = os.environ.get("LINESTOP_NATS") or json.load(file)["url"]
+    problem = "The credential names no broker."
+    for address in addresses.split(","):
+        host, _, port = address.strip().rpartition("//")[2].rpartition("@")[2].rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port or 4222)), CONNECT_S) as connection:
+                if connection.recv(5).startswith(b"INFO"):
+                    return ""
+            problem = f"What listens at {host}:{port} is not a NATS server."
+        except (OSError, ValueError) as error:
+            problem = f"The broker at {host}:{port} does not answer: {error}."
+    return problem
+
+
+if __name__ == "__main__":
+    state = os.environ.get("LINESTOP_DIR") or ".linestop"
+    wrong = worker_is_alive(state, sys.argv[1]) or broker_answers(state, sys.argv[1])
+    print(wrong or "well")
+    sys.exit(1 if wrong else 0)
