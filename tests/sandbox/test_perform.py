@@ -185,7 +185,9 @@ async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) 
 
     for options in ({}, {"idempotent": True}):
         result = await run(declared(note, **options), make_context(start_in_s=-0.001))
-        assert (result.outcome, message(result)[:31]) == ("failed", "the call was not begun by its s")
+        assert (result.outcome, result.begun, message(result)[:31]) == (
+            "never_started", False, "the call was not begun by its s"
+        )  # fmt: skip
         assert result.error is not None
         assert (result.error.type, result.error.retry_safe) == ("transient", True)
     assert calls == []
@@ -238,7 +240,7 @@ async def test_a_call_that_was_stopped_before_it_began_did_nothing(make_context:
     scope.cancel()
     ctx = make_context()
     result = await run(declared(_forever), ctx, scope=scope)
-    assert result.outcome == "failed"
+    assert (result.outcome, result.begun) == ("never_started", False)
     assert result.error is not None
     assert result.error.retry_safe is True
     assert ctx.workspace.list() == ()
@@ -293,7 +295,7 @@ async def test_hung_threads_cannot_pile_up(make_context: MakeContext) -> None:
     result = await run(made, make_context())
     assert f"all {THREADS_MAX} tool threads are busy" in message(result)
     assert result.error is not None
-    assert (result.outcome, result.error.type, result.error.retry_safe) == ("failed", "transient", True)
+    assert (result.outcome, result.begun, result.error.retry_safe) == ("never_started", False, True)
     release.set()
     assert {task.outcome for task in await asyncio.gather(*hung)} == {"succeeded"}
     assert (await run(made, make_context())).outcome == "succeeded"

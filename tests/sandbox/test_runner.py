@@ -258,4 +258,4 @@ async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runn
     probe = msgspec.structs.replace(work("probed", how="well"), probe=True, cost_max_micros=0)
     found = await results(runner.run((late, dry, probe)))
     outcomes = {call: (result.outcome, result.cost_micros) for call, result in found.items()}
-    assert outcomes == {"ends-1": ("failed", 0), "ends-2": ("succeeded", 0), "probed-1": ("succeeded", 0)}
+    assert outcomes == {"ends-1": ("never_started", 0), "ends-2": ("succeeded", 0), "probed-1": ("succeeded", 0)}

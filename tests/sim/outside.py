@@ -118,7 +118,9 @@ class SimRunner:
         try:
             await anyio.sleep(act.set_up_s)
             if self._now() >= work.start_by:
-                return ToolResult(outcome="failed", error=_SAFE_FAILURE)
+                if work.probe:
+                    return ToolResult(outcome="failed", error=_SAFE_FAILURE)
+                return ToolResult(outcome="never_started", begun=False)
             with anyio.move_on_after(work.timeout_s):
                 return await (self._probe(work, act) if work.probe else self._effect(work, act, request))
             return self._interrupted(work)
@@ -194,10 +196,17 @@ class SimCaller:
         turn = self._outside.script.turn(work)
         request = Request(
             kind="model", tenant=work.tenant, run=work.run, call=str(work.turn), attempt=work.attempt,
-            process=self._process.name, begun_s=seconds(), started_by=work.start_by, sent_s=seconds(),
-            sent_at=self._now(), proof=self._proof(work.tenant, work.run),
+            process=self._process.name, begun_s=seconds(), started_by=work.start_by,
+            proof=self._proof(work.tenant, work.run),
         )  # fmt: skip
         self._outside.requests.append(request)
+        try:
+            await anyio.sleep(turn.set_up_s)
+        finally:
+            request.ended_s = seconds()
+        if self._now() >= work.start_by:
+            raise ModelFailed("cancelled", "It was not begun.", begun=False)
+        request.sent_s, request.sent_at = seconds(), self._now()
         usage = Usage(fresh_in=tokens_of(work.request, turn.draw), out=min(turn.out, work.request.output_tokens_max))
         if turn.billed:
             request.billed_micros = work.price.cost_micros(usage)

@@ -67,6 +67,7 @@ class Turn:
     """What one model call gives."""
 
     draw: random.Random
+    set_up_s: float
     takes_s: float
     hangs: bool
     failure: FailureClass | None
@@ -111,13 +112,15 @@ class Script:
 
     def turn(self, work: ModelWork) -> Turn:
         """What this model call gives."""
-        draw = self.chance("turn", work.tenant, work.run, work.turn, work.attempt)
+        what = (work.tenant, work.run, work.turn, work.attempt)
+        draw = self.chance("turn", *what)
         failure = draw.choice(FAILURES) if draw.random() < self.trouble * 0.6 else None
         last = work.turn > self.turns or draw.random() < 0.1
         calls = () if last else self._calls(draw, work)
         text = f"thinking about {draw.choice(VALUES)}" if draw.random() < 0.9 else ""
         return Turn(
             draw=draw,
+            set_up_s=self.chance("set up", *what).choice((0.0, 0.0, 0.0, 0.0, 0.01, 0.4, 5.5)),
             takes_s=draw.uniform(0.001, 0.05) if draw.random() < 0.7 else draw.uniform(0.05, 6.0),
             hangs=draw.random() < self.trouble * 0.1,
             failure=failure,

@@ -90,17 +90,22 @@ class Executor:
 
 
 _CANCELLED = ToolError(type="transient", message="The call was cancelled before its result was known.")
+_NOT_BEGUN = ToolError(type="transient", message="The call was not begun; nothing was done.", retry_safe=True)
 _NOBODY = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
 
 
 def _cancelled(work: CallWork, *, begun: bool) -> Finished:
     # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
     if not begun and not work.probe:
-        return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_CANCELLED)
+        return _not_begun(work)
     return _lost(
         work.call, work.attempt, read=work.tier == "read" and not work.probe, cost_micros=work.cost_max_micros,
         error=_CANCELLED,
     )  # fmt: skip
+
+
+def _not_begun(work: CallWork) -> Finished:
+    return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_NOT_BEGUN, begun=False)
 
 
 def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
@@ -122,6 +127,8 @@ def _report(work: CallWork, result: ToolResult, duration_s: float) -> Finished |
 
 def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
     """The event that reports ``result`` of ``work``, capped for the model."""
+    if not result.begun:
+        return _not_begun(work)
     text = "" if result.outcome != "succeeded" else _as_text(result.value)
     capped, size = cap(text, work.result_bytes_max)
     return Finished(

@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from linestop.actors.context import Prompt, assemble, covered, request
 from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker, switch_closed
@@ -55,6 +57,8 @@ REASON_CHARS_MAX = 500
 
 LOOKED_AT_MAX = 4_000
 """Characters of a text, blanks included, in which its reason is looked for."""
+
+NOT_BEGUN = "The call was not begun; nothing was asked."
 
 GRACE_S = 5.0
 """Seconds a performer has, after the call's own deadline, to say what became of it."""
@@ -161,7 +165,8 @@ class Planner:
         if done:
             return []
         charged = view.cost_max_micros if begun else 0
-        return [_gone(view.turn, view.attempt, charged, kind="cancelled")]
+        gone = _gone(view.turn, view.attempt, charged, kind="cancelled")
+        return [gone if begun else msgspec.structs.replace(gone, message=NOT_BEGUN, begun=False)]
 
 
 def _gone(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEvent:
@@ -230,7 +235,7 @@ def _failed(view: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
     return ModelFailedEvent(
         turn=view.turn, attempt=view.attempt, kind=failed.kind, message=view.redactor.text(str(failed))[:1_000],
         status=failed.status, retry_after_s=failed.retry_after_s, usage=failed.usage,
-        possibly_billed=failed.possibly_billed and failed.usage is None, charged_micros=charged,
+        possibly_billed=failed.possibly_billed and failed.usage is None, charged_micros=charged, begun=failed.begun,
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def retold(failed: ModelFailed, sentence: str, kind: FailureClass | None = None)
     """The same failure in other words, perhaps of another class."""
     return ModelFailed(
         kind or failed.kind, sentence, status=failed.status, retry_after_s=failed.retry_after_s,
-        usage=failed.usage, possibly_billed=failed.possibly_billed,
+        usage=failed.usage, possibly_billed=failed.possibly_billed, begun=failed.begun,
     )  # fmt: skip
 
 

@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 from linestop.schemas.model import ModelFailed
 
+NOT_BEGUN = "The worker was too busy to begin the call by its start_by; nothing was asked."
+
 
 def require_fresh(start_by: datetime | None) -> None:
     """Let a call go on that may still begin.
 
     Raises:
-        ModelFailed: ``cancelled``, not billed, when ``start_by`` has passed.
+        ModelFailed: ``cancelled``, not begun and not billed, when ``start_by`` has passed.
     """
     if start_by is not None and datetime.now(UTC) >= start_by:
-        raise ModelFailed("cancelled", "The call was not begun by its start_by and may no longer begin.")
+        raise ModelFailed("cancelled", NOT_BEGUN, begun=False)

@@ -39,15 +39,18 @@ class ToolUnknown(Exception):  # noqa: N818 - see ToolFailed
     """
 
 
-class StartedTooLate(ToolFailed):
+class NotBegun(ToolFailed):
+    """Raised when this worker is too busy to begin a call: nothing took effect, and the attempt costs no try."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="transient", retry_safe=True)
+
+
+class StartedTooLate(NotBegun):
     """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed: the tool asked before it acted."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the call was not begun by its start_by and may no longer begin; it can be started anew",
-            type="transient",
-            retry_safe=True,
-        )
+        super().__init__("the call was not begun by its start_by and may no longer begin; it can be started again")
 
 
 class WorkspaceError(ToolFailed):

@@ -20,7 +20,7 @@ import msgspec
 from linestop.actors.off_loop import off_loop
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
-from linestop.sandbox.failures import EgressFailed, ToolFailed, ToolUnknown, WorkspaceError
+from linestop.sandbox.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
 from linestop.sandbox.guard import READS
 from linestop.sandbox.tool import AnyTool
 from linestop.schemas.limits import BLOB_BYTES_MAX
@@ -49,8 +49,9 @@ _LONG_MESSAGE = 2_000
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one invocation gave: ``value`` as JSON with ``findings`` about it, or ``error``.
 
-    ``unknown``: the function was interrupted or said that it does not know what took effect. ``egress`` and
-    ``effect_sent`` are filled by a child process, which has an HTTP client of its own.
+    ``unknown``: the function was interrupted or said that it does not know what took effect. ``begun`` is false if the
+    worker was too busy to call it. ``egress`` and ``effect_sent`` are filled by a child process, which has an HTTP
+    client of its own.
     """
 
     value: msgspec.Raw = msgspec.Raw(b"")
@@ -59,6 +60,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     unknown: bool = False
     egress: tuple[Egress, ...] = ()
     effect_sent: bool = False
+    begun: bool = True
 
 
 class _NotAValue(Exception):  # noqa: N818 - carries one sentence to _failed
@@ -67,7 +69,7 @@ class _NotAValue(Exception):  # noqa: N818 - carries one sentence to _failed
 
 def not_begun(error: ToolFailed) -> Reply:
     """The reply to a call whose function was never called."""
-    return Reply(error=_as_said(error, known_by="not_begun"))
+    return Reply(error=_as_said(error, known_by="not_begun"), begun=not isinstance(error, NotBegun))
 
 
 async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:

@@ -2,6 +2,7 @@
 
 Once the tool's function has begun, only the tool itself can say that nothing happened. So the outcomes are:
 
+- ``never_started``: the worker was too busy to begin, so the function was not called.
 - ``succeeded``: a value came back. What is wrong with it is a finding, for the effect took place; only of a
   ``read``, which has none, an unusable result is a failure.
 - ``failed``: the function was not begun, or the tool raised ``ToolFailed``, or its contract is safe to repeat, or
@@ -26,7 +27,7 @@ import msgspec
 from linestop.actors.off_loop import off_loop
 from linestop.errors import Defect
 from linestop.sandbox.context import Context
-from linestop.sandbox.failures import ToolFailed
+from linestop.sandbox.failures import NotBegun, ToolFailed
 from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, message_of, not_begun
 from linestop.sandbox.process import run_in_process
 from linestop.sandbox.threads import run_in_thread
@@ -66,7 +67,7 @@ async def perform(
         raise Defect(f"{contract.name} is an act of waiting; the log carries it out, not the sandbox")
     scope = scope or anyio.CancelScope()
     if scope.cancel_called:
-        stopped = ToolFailed("it was stopped before it began", type="transient", retry_safe=True)
+        stopped = NotBegun("it was stopped before it began")
         return result_of(contract, not_begun(stopped), ctx, limits)
     seconds = min(contract.timeout_s, (ctx.deadline - datetime.now(UTC)).total_seconds())
     scope.deadline = min(scope.deadline, anyio.current_time() + max(seconds, 0.0))
@@ -159,6 +160,8 @@ def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLim
             outcome="succeeded", value=value, bytes=size if size > LONG_BYTES else 0, findings=findings,
             egress=egress, cost_micros=price,
         )  # fmt: skip
+    if not reply.begun:
+        return ToolResult(outcome="never_started", error=_clean(reply.error, limits), begun=False)
     error, outcome = _fate(contract, reply, _clean(reply.error, limits), ctx)
     cost = 0 if error.known_by and error.retry_safe else price
     return ToolResult(outcome=outcome, error=error, egress=egress, cost_micros=cost)

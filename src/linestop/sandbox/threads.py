@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from linestop.sandbox.failures import ToolFailed
+from linestop.sandbox.failures import NotBegun
 
 T = TypeVar("T")
 THREADS_MAX = 32
@@ -25,11 +25,11 @@ async def run_in_thread(work: Callable[[], T]) -> T:
     """Return what ``work`` returns. If the waiting is cancelled, ``work`` goes on and its result is dropped.
 
     Raises:
-        ToolFailed: ``transient``, if too many threads are busy or none can be started; nothing was begun then.
+        NotBegun: if too many threads are busy or none can be started.
     """
     if not _slots.acquire(blocking=False):
         message = f"all {THREADS_MAX} tool threads are busy; try again when one has returned"
-        raise ToolFailed(message, type="transient", retry_safe=True)
+        raise NotBegun(message)
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -58,5 +58,5 @@ async def run_in_thread(work: Callable[[], T]) -> T:
         threading.Thread(target=body, name="linestop tool", daemon=True).start()
     except RuntimeError as error:
         _slots.release()
-        raise ToolFailed(f"no thread could be started ({error})", type="transient", retry_safe=True) from None
+        raise NotBegun(f"no thread could be started ({error})") from None
     return await done

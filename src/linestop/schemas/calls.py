@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import takewhile
 from typing import Literal
 
 from linestop.schemas.events import (
@@ -20,6 +22,7 @@ from linestop.schemas.events import (
     Text,
     ToolGrant,
 )
+from linestop.schemas.limits import NOT_BEGUN_MAX
 from linestop.schemas.model import Usage
 from linestop.schemas.tools import ToolError
 
@@ -76,6 +79,7 @@ class Attempt:
     usage: Usage | None = None
     failure: ModelFailedEvent | None = None
     error: ToolError | None = None
+    begun: bool = True
 
     @property
     def open(self) -> bool:
@@ -97,6 +101,17 @@ class Attempt:
         name, _, incarnation = self.worker.rpartition("#")
         own_name, _, own_incarnation = worker.rpartition("#")
         return bool(name) and name == own_name and _ordinal(incarnation) < _ordinal(own_incarnation)
+
+
+def counted(attempts: Sequence[Attempt]) -> int:
+    """How many of these attempts count as tries: those that began, and the rest beyond ``NOT_BEGUN_MAX``."""
+    begun = sum(1 for attempt in attempts if attempt.begun)
+    return begun + max(len(attempts) - begun - NOT_BEGUN_MAX, 0)
+
+
+def not_begun_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """How many of the last attempts did not begin, one after the other."""
+    return sum(1 for _ in takewhile(lambda attempt: not attempt.begun, reversed(attempts)))
 
 
 def _ordinal(incarnation: str) -> int:
@@ -140,6 +155,11 @@ class CallState:
     def effects(self) -> list[Attempt]:
         """Attempts at the effect itself, without probes."""
         return [attempt for attempt in self.attempts if attempt.purpose == "effect"]
+
+    @property
+    def tries(self) -> int:
+        """How many attempts at the effect count against its retries."""
+        return counted(self.effects)
 
     @property
     def args_sha256(self) -> str:

@@ -149,7 +149,7 @@ def waits_for_model(run: Run) -> bool:
     """
     if run.opened is None or run.opened.on_model_down != "queue" or run.phase not in {Phase.QUEUED, Phase.THINKING}:
         return False
-    ended = [attempt for attempt in run.turn_attempts if not attempt.open]
+    ended = [attempt for attempt in run.turn_attempts if not attempt.open and attempt.begun]
     if not ended or not ended[-1].down:
         return False
     tries = sum(1 for attempt in ended if attempt.model == ended[-1].model and attempt.outcome != "compacted")
@@ -330,6 +330,7 @@ def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     if event.usage:
         _use(run, attempt, event.usage)
     attempt.failure = event
+    attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
     reported = not event.possibly_billed
     close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
     return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from linestop.schemas import fold
 from linestop.schemas.bounds import NO_ROOM, open_too_long
-from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, Stage, text_bytes
+from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, Stage, not_begun_in_a_row, text_bytes
 from linestop.schemas.events import (
     BlobRef,
     Checked,
@@ -23,7 +23,7 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
-from linestop.schemas.limits import MODEL_RETRY_DELAYS_S, RETRY_JITTER
+from linestop.schemas.limits import MODEL_RETRY_DELAYS_S, NOT_BEGUN_DELAY_MAX_S, NOT_BEGUN_DELAY_S, RETRY_JITTER
 from linestop.schemas.tools import TIERS, effect_key
 
 if TYPE_CHECKING:
@@ -48,9 +48,18 @@ def retry_delay_s(seed: str, attempt: int, asked_s: float | None = None) -> floa
     """
     if asked_s is not None:
         return min(max(0.0, asked_s), RETRY_ASKED_S_MAX)
-    base = MODEL_RETRY_DELAYS_S[min(attempt, len(MODEL_RETRY_DELAYS_S)) - 1]
+    return MODEL_RETRY_DELAYS_S[min(attempt, len(MODEL_RETRY_DELAYS_S)) - 1] * _jitter(seed, attempt)
+
+
+def not_begun_delay_s(seed: str, attempt: int, in_a_row: int) -> float:
+    """Wait after an attempt that did not begin, the ``in_a_row``-th of them; jitter as in ``retry_delay_s``."""
+    base = min(NOT_BEGUN_DELAY_S * 2.0 ** min(in_a_row - 1, 10), NOT_BEGUN_DELAY_MAX_S)
+    return base * _jitter(f"{seed}:not-begun", attempt)
+
+
+def _jitter(seed: str, attempt: int) -> float:
     unit = int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:4], "big") / 0xFFFFFFFF
-    return base * (1 - RETRY_JITTER + 2 * RETRY_JITTER * unit)
+    return 1 - RETRY_JITTER + 2 * RETRY_JITTER * unit
 
 
 def judged(run: Run, n: int, event: Judged) -> str:
@@ -209,7 +218,7 @@ def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> st
         return f"call '{call.call}' may not start before {call.ready_at}" if early else ""
     before = call.open_attempt
     if before and before.purpose == "effect" and grant.safe_to_repeat and before.expired(event.at, event.worker):
-        often = len(call.effects) > grant.retries_max
+        often = call.tries > grant.retries_max
         return f"call '{call.call}' was tried as often as its tool allows" if often else ""
     return f"call '{call.call}' is {call.stage}, so it may not start"
 
@@ -246,6 +255,7 @@ def finished(run: Run, n: int, event: Finished) -> str:
     unknown = event.outcome == "unknown"
     cost = attempt.cost_max_micros if unknown else event.cost_micros
     attempt.error = event.error
+    attempt.begun = event.begun or event.outcome != "never_started" or event.cost_micros > 0
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     in_doubt = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
     # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
@@ -277,13 +287,13 @@ def _wait_over(run: Run, n: int, call: CallState, event: Finished) -> str:
 def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
     """Where a call goes from the fate of its attempt: to its answer, to another attempt, or into doubt."""
     retries = call.grant.retries_max if call.grant else 0
-    more = len(call.effects) <= retries
+    more = call.tries <= retries
     safe = call.grant is not None and call.grant.safe_to_repeat
     match event.outcome:
         case "succeeded":
             _result(run, n, call, event)
         case "never_started" if more:
-            call.stage, call.ready_at = Stage.READY, None
+            call.stage, call.ready_at = Stage.READY, _after_not_begun(event.at, call)
         case "never_started":
             answer(run, call, n, text="The call could not be started.", error=True)
         case "failed" if attempt.purpose == "probe":
@@ -313,7 +323,15 @@ def _may_retry(event: Finished, *, safe: bool) -> bool:
 
 def _retry_at(at: datetime, call: CallState, event: Finished) -> datetime:
     asked = event.error.retry_after_s if event.error else None
-    return at + timedelta(seconds=retry_delay_s(call.call, len(call.effects), asked))
+    return at + timedelta(seconds=retry_delay_s(call.call, max(call.tries, 1), asked))
+
+
+def _after_not_begun(at: datetime, call: CallState) -> datetime | None:
+    """When a call may be tried again whose attempts did not begin; None for at once."""
+    in_a_row = not_begun_in_a_row(call.effects)
+    if not in_a_row:
+        return None
+    return at + timedelta(seconds=not_begun_delay_s(call.call, len(call.effects), in_a_row))
 
 
 def _result(run: Run, n: int, call: CallState, event: Finished) -> None:

@@ -87,6 +87,13 @@ class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 MODEL_RETRY_DELAYS_S = (1.0, 2.0, 4.0)
 """Waits before the second, third and fourth attempt of a model call; jitter of a quarter either way."""
 
+NOT_BEGUN_DELAY_S = 0.5
+NOT_BEGUN_DELAY_MAX_S = 30.0
+"""Waits after an attempt that its busy worker did not begin: half a second, then twice as long each time."""
+
+NOT_BEGUN_MAX = 50
+"""Attempts of one model call or tool call that may fail to begin before the next ones count as tries."""
+
 RETRY_JITTER = 0.25
 EVENTS_RESERVED = 50
 """The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""

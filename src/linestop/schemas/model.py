@@ -143,7 +143,8 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
     """Raised by an adapter when there is no usable answer.
 
     ``possibly_billed``: the provider may charge for the call although we have no usage figure, so the whole
-    reservation counts as spent. ``retry_after_s`` is what the provider asked for, not capped.
+    reservation counts as spent. ``retry_after_s`` is what the provider asked for, not capped. ``begun`` is false if
+    nothing was asked because ``start_by`` had passed.
     """
 
     def __init__(  # noqa: PLR0913 - what is known of a failure
@@ -155,6 +156,7 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
         retry_after_s: float | None = None,
         usage: Usage | None = None,
         possibly_billed: bool = False,
+        begun: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind: FailureClass = kind
@@ -162,6 +164,7 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
         self.retry_after_s = retry_after_s
         self.usage = usage
         self.possibly_billed = possibly_billed
+        self.begun = begun
 
 
 OnDelta = Callable[[str], Awaitable[None]]

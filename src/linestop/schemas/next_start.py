@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas.calls import Attempt, CallState, Stage
+from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.fold_calls import retry_delay_s
+from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
 from linestop.schemas.limits import TOKEN_OVERHEAD
 from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.phases import Phase
@@ -136,7 +136,7 @@ def _startable(run: Run, call: CallState, now: datetime, worker: str) -> bool:
         attempt is not None
         and attempt.purpose == "effect"
         and call.grant.safe_to_repeat
-        and len(call.effects) <= call.grant.retries_max
+        and call.tries <= call.grant.retries_max
         and attempt.expired(now, worker)
     )
 
@@ -215,6 +215,10 @@ def _choose_model(run: Run, now: datetime) -> tuple[datetime, ModelChoice | None
         return Exhausted(code="model_down", why=last.failure.message if last.failure else "The model failed.")
     index = next((i for i, model in enumerate(models) if model.model == last.model), 0)
     tried = _tries(run.turn_attempts, last.model)
+    if last.failure and not last.begun and tried <= run.limits.model_retries_max:
+        in_a_row = not_begun_in_a_row(run.turn_attempts)
+        wait = not_begun_delay_s(f"{run.run}:{last.turn}", last.attempt, in_a_row)
+        return last.failure.at + timedelta(seconds=wait), models[index], last_fallback(models, index)
     if tried <= run.limits.model_retries_max:
         return _retry_at(run, last, tried, now), models[index], last_fallback(models, index)
     if last.down and index + 1 < len(models):
@@ -238,7 +242,7 @@ def last_fallback(models: list[ModelChoice], index: int) -> str:
 
 
 def _tries(attempts: list[Attempt], model: str) -> int:
-    return sum(1 for attempt in attempts if attempt.model == model and attempt.outcome != "compacted")
+    return counted([attempt for attempt in attempts if attempt.model == model and attempt.outcome != "compacted"])
 
 
 def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:

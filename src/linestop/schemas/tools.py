@@ -107,9 +107,9 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What performing a call gave: ``value`` (any JSON) or ``error``; ``unknown`` if nobody can say.
 
-    ``never_started`` is a probe's answer that the key took no effect. ``findings``: what is wrong with a value that
-    came back from a call that took effect. ``bytes`` is how long ``value`` is as JSON, if it is so
-    long (``LONG_BYTES``) that it is not worked over on the event loop.
+    ``never_started`` is a probe's answer that the key took no effect, and the outcome of a call that was not ``begun``.
+    ``findings``: what is wrong with a value that came back from a call that took effect. ``bytes`` is how long
+    ``value`` is as JSON, if it is so long (``LONG_BYTES``) that it is not worked over on the event loop.
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
@@ -119,6 +119,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     findings: tuple[str, ...] = ()
     egress: tuple[Egress, ...] = ()
     cost_micros: int = 0
+    begun: bool = True
 
 
 def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value

@@ -40,6 +40,8 @@ class Finished(Event, frozen=True, kw_only=True):
     ``result_bytes`` is the size before the cap; ``result_ref`` where the whole of a result that was cut is
     kept, or none if it could not be stored. ``late``: it came after somebody had already spoken for this attempt.
     ``findings``: what is wrong with the result of a call that took effect, a sentence each; the model is told.
+    ``begun`` is false with the outcome ``never_started`` if the worker was too busy to begin by ``start_by``: such an
+    attempt costs no try; one in a log from before this was told counts as begun.
     """
 
     call: str
@@ -56,3 +58,4 @@ class Finished(Event, frozen=True, kw_only=True):
     late: bool = False
     untrusted: bool = True
     findings: tuple[str, ...] = ()
+    begun: bool = True

@@ -65,7 +65,11 @@ class Proposed(Event, frozen=True, kw_only=True):
 
 
 class ModelFailedEvent(Event, frozen=True, kw_only=True):
-    """An attempt without a usable answer. ``charged_micros`` is what the run pays for it."""
+    """An attempt without a usable answer. ``charged_micros`` is what the run pays for it.
+
+    ``begun`` is false if nothing was asked: its worker was too busy to begin by ``start_by``. Such an attempt costs no
+    try; one in a log from before this was told counts as begun.
+    """
 
     turn: int
     attempt: int
@@ -76,6 +80,7 @@ class ModelFailedEvent(Event, frozen=True, kw_only=True):
     usage: Usage | None = None
     possibly_billed: bool = False
     charged_micros: int = 0
+    begun: bool = True
 
 
 class ExactValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -47,7 +47,7 @@ from linestop.schemas.events import (
     Text,
     ToolGrant,
 )
-from linestop.schemas.limits import Limits
+from linestop.schemas.limits import NOT_BEGUN_MAX, Limits
 from linestop.schemas.tools import ToolError, canonical
 
 
@@ -71,6 +71,7 @@ class Start:
     charged_micros: int = 0
     superseded: bool = False
     closed_n: int = 0
+    begun: bool = True
 
     @property
     def open(self) -> bool:
@@ -115,6 +116,16 @@ class Call:
     def effects(self) -> list[Start]:
         """Its starts without probes."""
         return [start for start in self.starts if not start.probe]
+
+    @property
+    def tries(self) -> int:
+        """How many of them count against the contract's retries."""
+        return _counted(self.effects)
+
+
+def _counted(starts: list[Start]) -> int:
+    begun = [start for start in starts if start.begun]
+    return len(begun) + max(len(starts) - len(begun) - NOT_BEGUN_MAX, 0)
 
 
 class Ledger:
@@ -179,7 +190,7 @@ class Ledger:
     def tries(self, turn: int, model: str) -> int:
         """How often this model was asked in this turn; a compaction that was made is none of it."""
         asked = [s for s in self.starts if not s.call and (s.turn, s.model) == (turn, model)]
-        return sum(1 for start in asked if start.purpose != "compact" or start.outcome != "succeeded")
+        return _counted([start for start in asked if start.purpose != "compact" or start.outcome != "succeeded"])
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
         """The start of a model call."""
@@ -342,6 +353,7 @@ class Ledger:
                 unknown = event.outcome == "unknown"
                 start.outcome = event.outcome
                 start.error = event.error
+                start.begun = event.begun or event.outcome != "never_started"
                 start.retry_safe = event.error is not None and event.error.retry_safe
                 start.charged_micros = start.cost_max_micros if unknown else event.cost_micros
             return
@@ -354,6 +366,7 @@ class Ledger:
         counts = counted and start.purpose == "turn"
         self.tokens += event.usage.total if event.usage else 0
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
+        start.begun = not isinstance(event, ModelFailedEvent) or event.begun
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros
         if isinstance(event, Proposed):
             self.proposals[n] = event

@@ -103,7 +103,7 @@ def _check_once(ledger: Ledger, call: Call, *, at: datetime, worker: str) -> Fou
     assert call.grant is not None
     assert call.judged is not None
     safe = call.grant.safe_to_repeat
-    if len(call.effects) > call.grant.retries_max + call.retries_said:
+    if call.tries > call.grant.retries_max + call.retries_said:
         yield "limit", f"It starts call '{call.name}' more often than its tool's {call.grant.retries_max} retries."
     for before in call.starts:
         if before.open and not (safe and before.over(at, worker)):
@@ -157,6 +157,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
             cost, allowed = event.cost_micros, {used} if event.usage_source == "reported" else {whole}
         case ModelFailedEvent():
             cost, allowed = event.charged_micros, {whole} if event.possibly_billed else {used}
+            yield from _check_begun(event)
         case Compacted():
             cost, allowed = event.cost_micros, {used, whole}
     if event.usage and min(msgspec.structs.astuple(event.usage)) < 0:
@@ -167,6 +168,11 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
         yield "budget", f"It cost {cost} micro-dollars; {start.label} reserved {whole}."
     elif cost not in allowed:
         yield "budget", f"It is charged {cost} micro-dollars; by its usage and price it is {min(allowed)}."
+
+
+def _check_begun(event: ModelFailedEvent) -> Found:
+    if not event.begun and (event.charged_micros or event.usage or event.possibly_billed):
+        yield "result", "It calls an attempt not begun that is charged or has used tokens."
 
 
 def _fields(result: str) -> dict[str, object]:
@@ -207,5 +213,7 @@ def _check_finished(ledger: Ledger, event: Finished) -> Found:
         yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which nobody started."
         return
     yield from _check_content(ledger, event)
+    if not event.begun and (event.outcome != "never_started" or event.cost_micros):
+        yield "result", "It calls an attempt not begun that has another outcome or a cost."
     if not 0 <= event.cost_micros <= start.cost_max_micros:
         yield "budget", f"It cost {event.cost_micros} micro-dollars; {start.label} reserved {start.cost_max_micros}."
