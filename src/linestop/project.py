@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, get_args
@@ -23,7 +23,8 @@ import msgspec
 from linestop.bus.credentials import require_urls
 from linestop.bus.files import read_regular
 from linestop.errors import ConfigError, InputError
-from linestop.schemas.limits import AccountLimits
+from linestop.known_values import known_values
+from linestop.schemas.limits import AccountLimits, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
@@ -33,6 +34,9 @@ PORT_MAX: Final = 65_535
 MICROS_MAX: Final = 10**15
 """A billion dollars: more is a mistake, and the accounts are kept in 64 bits."""
 
+PLACES_MAX: Final = 100_000
+DIGITS_MAX: Final = 9
+WORKER_VARIABLES: Final = {"runs_max": "LINESTOP_RUNS_MAX", "starts_max": "LINESTOP_STARTS_MAX"}
 AGENTS_FOLDER: Final = "agents"
 
 ProfileName = Literal["dev", "staging", "prod"]
@@ -47,12 +51,13 @@ ENVIRONMENT: Final = {
     "LINESTOP_NATS": "address of the broker; several separated by commas",
     "LINESTOP_TENANT": "the tenant that commands speak for",
     "LINESTOP_SYNC": "1s or always",
+    "LINESTOP_RUNS_MAX": "how many runs a process works on at once",
+    "LINESTOP_STARTS_MAX": "how many model and tool calls a process makes at once",
     "LINESTOP_LOG": "how much processes log: debug, info, warning or error",
 }
 """The variables that override configuration, and what each means."""
 
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
-_STEP = re.compile(r"[^.\[\]]+")
 T = TypeVar("T")
 
 
@@ -73,9 +78,9 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``linestop.toml``. ``secrets`` are ``env:NAME`` or ``file:path``, never values.
 
-    ``people`` gives each person's Ed25519 public key in hex: once there is one, decisions must be signed.
-    ``tools`` are ``python:package.module`` or paths of ``.py`` files; ``playbooks`` are paths, or patterns,
-    of scripted models.
+    ``worker`` bounds what one process works on at once. ``people`` gives each person's Ed25519 public key in hex: once
+    there is one, decisions must be signed. ``tools`` are ``python:package.module`` or paths of ``.py`` files;
+    ``playbooks`` are paths, or patterns, of scripted models.
     """
 
     profile: ProfileName = "dev"
@@ -83,6 +88,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tenant: str = "default"
     nats: Nats = Nats()
     accounts: AccountLimits = AccountLimits()
+    worker: WorkerLimits = WorkerLimits()
     people: dict[str, str] = {}
     egress: Egress = Egress()
     secrets: dict[str, str] = {}
@@ -244,42 +250,11 @@ def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
         sentence = str(error)
         found = _PATH.search(sentence)
         key = found.group(1) if found else ""
-        known = _known(kind, key, of_keys="`key` in" in sentence)
+        known = known_values(kind, key, of_keys="`key` in" in sentence)
         said = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
         if "price" in key and "got `float`" in sentence:
             said += "; a price is a whole number of micro-dollars per million tokens, so $0.15 is 150000"
         raise ConfigError(f"{source}, {key or 'the top level'}: {said}.") from None
-
-
-def _known(kind: type[Any], key: str, *, of_keys: bool) -> str:
-    """What may stand at ``key`` (as msgspec writes paths) where the choice is closed: its keys, or its values."""
-    # Imported here: it is needed only where something is wrong.
-    from msgspec import inspect  # noqa: PLC0415
-
-    here: tuple[inspect.Type, ...] = (inspect.type_info(kind),)
-    for step in _STEP.findall(key):
-        below: list[inspect.Type] = []
-        for each in here:
-            match each:
-                case inspect.StructType(fields=fields):
-                    below += [field.type for field in fields if field.encode_name == step]
-                case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner):
-                    below.append(inner)
-                case _:
-                    pass
-        here = tuple(one for each in below for one in (each.types if isinstance(each, inspect.UnionType) else (each,)))
-    found: list[str] = []
-    for each in here:
-        match each:
-            case inspect.LiteralType(values=values):
-                found += [str(value) for value in values]
-            case inspect.StructType(fields=fields):
-                found += [field.encode_name for field in fields]
-            case inspect.DictType(key_type=inspect.LiteralType(values=values)) if of_keys:
-                found += [str(value) for value in values]
-            case _:
-                pass
-    return ", ".join(found)
 
 
 def _profile(environ: Mapping[str, str], written: ProfileName) -> ProfileName:
@@ -319,12 +294,25 @@ def _overridden(config: Config, environ: Mapping[str, str]) -> Config:
     if sync not in get_args(Sync):
         raise ConfigError(f"LINESTOP_SYNC is {sync!r}: use one of {', '.join(get_args(Sync))}.")
     nats = msgspec.structs.replace(config.nats, url=environ.get("LINESTOP_NATS") or config.nats.url, sync=sync)
+    worker = {
+        name: _whole_number(variable, environ.get(variable), getattr(config.worker, name))
+        for name, variable in WORKER_VARIABLES.items()
+    }
     return msgspec.structs.replace(
         config,
         nats=nats,
+        worker=WorkerLimits(**worker),
         dir=environ.get("LINESTOP_DIR") or config.dir,
         tenant=environ.get("LINESTOP_TENANT") or config.tenant,
     )
+
+
+def _whole_number(variable: str, text: str | None, otherwise: int) -> int:
+    if not text:
+        return otherwise
+    if not text.isdecimal() or len(text) > DIGITS_MAX:
+        raise ConfigError(f"{variable} is {text!r}: give a whole number, 0 for the default.")
+    return int(text)
 
 
 def _check(config: Config, source: str, environ: Mapping[str, str]) -> None:
@@ -346,10 +334,17 @@ def _check(config: Config, source: str, environ: Mapping[str, str]) -> None:
         raise ConfigError(f"{source}, nats.port: {config.nats.port} is no port: use 0 (any free one) to {PORT_MAX}.")
     if config.nats.url:
         require_urls(config.nats.url, where("nats.url", "LINESTOP_NATS"))
+    _check_amounts(config, source, where)
+    _check_paths(config, source)
+
+
+def _check_amounts(config: Config, source: str, where: Callable[[str, str], str]) -> None:
     for name in config.accounts.__struct_fields__:
         if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
             raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")
-    _check_paths(config, source)
+    for name, variable in WORKER_VARIABLES.items():
+        if not 0 <= getattr(config.worker, name) <= PLACES_MAX:
+            raise ConfigError(f"{where(f'worker.{name}', variable)}: give 0 (by the cores) to {PLACES_MAX:,}.")
 
 
 def _check_paths(config: Config, source: str) -> None:

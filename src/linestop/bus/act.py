@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +31,12 @@ class Act:
         self.view = view
         self.scope = scope
         self.asked_at = asked_at
+        self.stored_at = asyncio.get_running_loop().time()
+
+    @property
+    def parts(self) -> int:
+        """How many results it will have."""
+        return len(self.started.calls) if isinstance(self.started, EffectStarted) else 1
 
     @property
     def start_by(self) -> datetime:

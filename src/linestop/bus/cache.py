@@ -20,7 +20,8 @@ class CachedRun:
     """One folded run with the lock under which this process works on it.
 
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
-    ``started`` event to the scope its performance runs in, so that a stop can cancel it.
+    ``started`` event to the scope its performance runs in, so that a stop can cancel it. ``ours`` says whether it
+    is this process that moves the run on: not if another one with all roles does.
     """
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
@@ -33,6 +34,12 @@ class CachedRun:
         self.overdue_n = 0
         self.overdue_rings = 0
         self.users = 0
+        self.ours = False
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return self.run.tenant, self.run.run
 
     @contextmanager
     def used(self) -> Generator[None]:

@@ -21,6 +21,7 @@ from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.actors.words import said_stop, spoken, stop_asked
 from linestop.bus.cache import CachedRun
+from linestop.bus.capacity import Capacity
 from linestop.bus.facts import FactSource
 from linestop.bus.ports import Append
 from linestop.bus.stamp import Stamper
@@ -81,9 +82,13 @@ class Look:
 
 
 class Deciding:
-    """The roles of one process, asked in their order. ``starts`` False means that nothing may be started."""
+    """The roles of one process, asked in their order.
 
-    def __init__(self, stations: Sequence[Station], facts: FactSource) -> None:
+    ``starts`` False means that nothing may be started; ``capacity`` says whether there is a place for a start.
+    """
+
+    def __init__(self, stations: Sequence[Station], facts: FactSource, capacity: Capacity) -> None:
+        self._capacity = capacity
         self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
         self.starts = True
         self._stations = stations
@@ -150,10 +155,13 @@ class Deciding:
                 found = self._draft(station, run, thought[name], fetched[name], now)
             else:
                 found = self._ask(station, look, fetched.get(name), now=now)
-            if isinstance(found, Station) or (found is not None and (self.starts or not found.is_start)):
+            if isinstance(found, Station) or (found is not None and self._may_say(run, found)):
                 return found
             look.asked.discard(station.role.name)
         return None
+
+    def _may_say(self, run: Run, draft: Draft) -> bool:
+        return not draft.is_start or (self.starts and self._capacity.reserve(run, draft.event))
 
     def ahead(self, look: Look, now: datetime, stamper: Stamper) -> Ahead | None:
         """Decide what comes next as if the event on its way were stored, and make it ready to be sent.

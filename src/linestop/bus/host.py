@@ -33,7 +33,7 @@ from linestop.bus.forgotten import release_forgotten
 from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.keeping import Keeping
-from linestop.bus.ports import Delivery
+from linestop.bus.ports import Delivery, Room
 from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
@@ -42,7 +42,7 @@ from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
 from linestop.errors import InputError, LinestopError
 from linestop.schemas.events import NEVER, Cue
-from linestop.schemas.limits import AccountLimits
+from linestop.schemas.limits import AccountLimits, WorkerLimits
 from linestop.schemas.subjects import (
     ACTORS,
     ROLES,
@@ -93,6 +93,7 @@ class HostConfig:
     worker: str
     build: str = ""
     accounts: AccountLimits = field(default_factory=AccountLimits)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     people: Mapping[str, Person] = field(default_factory=dict[str, Person])
     secrets: tuple[str, ...] = ()
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
@@ -179,7 +180,7 @@ class Host:
             timers=backend.timers(first),
             config=ShellConfig(
                 worker=config.worker, now=config.now, chance=config.chance,
-                drain_s=config.drain_s, spans=config.spans, signer=config.signer,
+                drain_s=config.drain_s, spans=config.spans, signer=config.signer, limits=config.limits,
             ),
         )  # fmt: skip
         self._names = names
@@ -220,7 +221,7 @@ class Host:
         if "validator" in self._names:
             ids = self.backend.shared("validator", layout.IDS_BUCKET)
             tasks = TaskIntake(self.shell, ids, self.backend.publisher("validator"))
-            pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle)
+            pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity)
         who: RoleName = "approver" if "approver" in self._names else first
         control = ControlIntake(self.shell, self.backend.publisher(who), self.config.people)
         pumps.start_soon(self._pump, who, _spec(layout.control_consumer(who)), control.handle)
@@ -234,8 +235,14 @@ class Host:
         pumps.start_soon(self._refresh_facts)
         pumps.start_soon(self._sweep, every)
 
-    async def _pump(self, role: RoleName, spec: ConsumerSpec, handle: Callable[[Delivery], Awaitable[None]]) -> None:
-        """Pull a queue for ever, handling a bounded number of messages at once."""
+    async def _pump(
+        self,
+        role: RoleName,
+        spec: ConsumerSpec,
+        handle: Callable[[Delivery], Awaitable[None]],
+        room: Room | None = None,
+    ) -> None:
+        """Pull a queue for ever, handling a bounded number of messages at once, and no more than there is room for."""
         limiter = anyio.Semaphore(IN_FLIGHT)
         keeping = Keeping(spec.config["ack_wait"] / SECOND_NS)
 
@@ -255,7 +262,8 @@ class Host:
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(keeping.run)
-                    async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT):
+                    queue = self.backend.queue(role, spec)
+                    async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT, room=room):
                         await limiter.acquire()
                         tasks.start_soon(one, delivery)
             except* LinestopError as group:

@@ -168,11 +168,26 @@ class Delivery(Protocol):
         ...
 
 
+class Room(Protocol):
+    """How many more messages may be asked for."""
+
+    def free(self) -> int:
+        """As many as this, now, those that are handled already included."""
+        ...
+
+    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+        """Call ``grown`` when it may be more; return what ends that."""
+        ...
+
+
 class Queue(Protocol):
     """One durable consumer, pulled in a loop of our own with heartbeats; survives reconnects."""
 
-    def deliveries(self, *, in_flight_max: int = 64) -> AsyncIterator[Delivery]:
-        """Yield messages as they come, for ever; at most ``in_flight_max`` un-acknowledged at once."""
+    def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncIterator[Delivery]:
+        """Yield messages as they come, for ever; at most ``in_flight_max`` un-acknowledged at once.
+
+        With ``room``, no more are asked for than it has free; the others stay where they are.
+        """
         ...
 
 

@@ -23,9 +23,11 @@ import structlog
 from linestop.actors.facts import Facts
 from linestop.bus.act import Act, late, part, told
 from linestop.bus.alarms import Alarms
-from linestop.bus.cache import CachedRun, RunCache
+from linestop.bus.cache import CachedRun, Key, RunCache
+from linestop.bus.capacity import Capacity
 from linestop.bus.deciding import Deciding, Draft, Look, way_round
 from linestop.bus.facts import FactSource
+from linestop.bus.head_watch import watch_heads
 from linestop.bus.outgoing import Outgoing
 from linestop.bus.ports import HeadMoved, Timers
 from linestop.bus.stamp import Stamper
@@ -64,7 +66,8 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
-        self._deciding = Deciding(self.stations, facts)
+        self.capacity = Capacity(config.limits, self._look_again)
+        self._deciding = Deciding(self.stations, facts, self.capacity)
         self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
@@ -77,7 +80,7 @@ class Shell:
 
     async def __aenter__(self) -> Self:
         self._tasks = self.outgoing.tasks = await anyio.create_task_group().__aenter__()
-        self._tasks.start_soon(self._watch_heads)
+        self._tasks.start_soon(watch_heads, self.cache, self.config.head_check_s, self._refresh)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -110,6 +113,9 @@ class Shell:
         if self._tasks is not None and self._deciding.starts:
             self._tasks.start_soon(self._look_safely, tenant, run, cue, fresh)
 
+    def _look_again(self, key: Key, *, fresh: bool) -> None:
+        self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
+
     async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
         try:
             await self.look(tenant, run, cue, fresh=fresh)
@@ -141,7 +147,7 @@ class Shell:
 
     async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
         """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
-        run, log = entry.run, self.stations[0].log
+        run, log, n_before = entry.run, self.stations[0].log, entry.run.n
         try:
             await catch_up(log, run, head_seq=head_seq, leader=leader)
             if run.n < n_least or run.head_seq < head_seq:
@@ -152,6 +158,7 @@ class Shell:
             LOG.exception("fold_failed", run=run.run)
             raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
         entry.loaded = True
+        entry.ours = entry.ours and (run.n == n_before or not self._whole)
         self._react_to_stop(entry)
 
     async def _drive(self, look: Look) -> bool:
@@ -193,13 +200,16 @@ class Shell:
     async def _advance(self, look: Look) -> None:
         """Let the roles speak, hint to the role whose turn it is then if it lives elsewhere, and set the alarms."""
         entry = look.entry
-        quiet = await self._drive(look)
-        run = entry.run
-        if not self._whole and (role := role_to_wake(run, look.cue, self.config.now(), here=self.names)):
-            await self.stations[0].publisher.wake(role, run.tenant, run.run)
-        await self._alarms.set(entry)
-        if not quiet:
-            self._alarms.again(entry)
+        try:
+            quiet = await self._drive(look)
+            run = entry.run
+            if not self._whole and (role := role_to_wake(run, look.cue, self.config.now(), here=self.names)):
+                await self.stations[0].publisher.wake(role, run.tenant, run.run)
+            await self._alarms.set(entry)
+            if not quiet:
+                self._alarms.again(entry)
+        finally:
+            self.capacity.looked(entry.run, self._now(entry.run), ours=entry.ours)
 
     async def _say(self, look: Look, draft: Draft) -> None:
         """Append one event, fold it, and do what follows from it."""
@@ -218,6 +228,7 @@ class Shell:
         if isinstance(event, ModelStarted | EffectStarted) and station.performer is not None:
             assert self._tasks is not None
             scope = entry.performing[run.n] = anyio.CancelScope()
+            self.capacity.begin(run, event)
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
             await self.outgoing.outcome(run)
@@ -254,6 +265,7 @@ class Shell:
             entry.reset()
             raise
         entry.run.stored(seq)
+        entry.ours = True
         if isinstance(event, Stopped):
             self._react_to_stop(entry)
         ignored, view = folded[0]
@@ -288,6 +300,7 @@ class Shell:
         assert station.performer is not None
         done: set[tuple[str, int]] = set()
         begun = False
+        self.capacity.lagged(asyncio.get_running_loop().time() - act.stored_at)
         try:
             with act.scope:
                 begun = await self._still_first(entry, act)
@@ -295,6 +308,7 @@ class Shell:
                     await self._perform_safely(entry, station, act, done)
         finally:
             entry.performing.pop(act.n, None)
+            self.capacity.end(entry.key, act.n)
         unsaid = station.performer.cancelled(act.view, frozenset(done), begun=begun)
         if unsaid:
             with anyio.CancelScope(shield=True):
@@ -307,6 +321,9 @@ class Shell:
         try:
             async for said in station.performer.perform(act.view, act.started):
                 done.add(part(said))
+                if len(done) == act.parts:
+                    # What follows from the last result may need the place that this start had.
+                    self.capacity.end(entry.key, act.n)
                 if isinstance(said, LongResult):
                     # Its call has ended, so nothing stops this; and no other result waits for it.
                     kept.append(asyncio.create_task(self._keep(entry, station, said, act.n)))
@@ -343,20 +360,6 @@ class Shell:
         if entry.run.done or entry.run.paused or self.config.now() >= act.start_by:
             return False
         return any(attempt.n == act.n for attempt in entry.run.open_attempts)
-
-    async def _watch_heads(self) -> None:
-        """Read the heads of runs that are being performed for, now and then; ``live`` only makes this faster."""
-        while True:
-            await anyio.sleep(self.config.head_check_s)
-            for entry in self.cache.entries():
-                if not entry.performing or entry.lock.locked():
-                    # Whoever holds the lock appends or reads, and so learns of the head himself.
-                    continue
-                try:
-                    async with entry.lock:
-                        await self._refresh(entry)
-                except LinestopError as error:
-                    LOG.warning("head_check_failed", run=entry.run.run, error=str(error))
 
     def _react_to_stop(self, entry: CachedRun) -> None:
         """Cancel what is being performed for a stopped run, unless the stop lets it run out (``drain``)."""

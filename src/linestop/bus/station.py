@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from linestop.actors.role import Performer, Role
 from linestop.bus.ports import Log, Publisher
-from linestop.schemas.limits import HEAD_CHECK_S
+from linestop.schemas.limits import HEAD_CHECK_S, WorkerLimits
 
 if TYPE_CHECKING:
     from linestop.bus.checkpoints import Signer
@@ -34,6 +34,7 @@ class ShellConfig:
     worker: str
     now: Callable[[], datetime]
     chance: random.Random = field(default_factory=random.SystemRandom)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     replicated: bool = False
     cache_runs_max: int = 2_048
     head_check_s: float = HEAD_CHECK_S

@@ -131,7 +131,8 @@ class Sweep:
             why = f"The run did not move although it was looked at {watched.tries} times."
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
         state = (await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)).run
-        moved = state.n != watched.n
+        # A run that waits for a place in a busy process is not stuck: it moves as soon as it is its turn.
+        moved = state.n != watched.n or self.shell.capacity.waits((tenant, run))
         watched.n = state.n
         watched.next_at = self.now() + LOST_AGAIN if state.lost else self._idle_until(state)
         watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1

@@ -200,6 +200,7 @@ async def serve(
             worker=await next_incarnation(workers, lock.name, older=older),
             build=project.build,
             accounts=project.config.accounts,
+            limits=project.config.worker,
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
             secrets=secrets,
             checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),

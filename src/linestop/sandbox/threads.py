@@ -17,7 +17,9 @@ from typing import TypeVar
 from linestop.sandbox.failures import NotBegun
 
 T = TypeVar("T")
-THREADS_MAX = 32
+THREADS_MAX = 512
+"""More than a process makes calls at once: only threads that hang are ever that many."""
+
 _slots = threading.BoundedSemaphore(THREADS_MAX)
 
 

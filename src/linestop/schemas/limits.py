@@ -8,6 +8,8 @@ Units are in the names: ``_s`` seconds, ``_micros`` millionths of a US dollar, `
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 
@@ -82,6 +84,30 @@ class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     user_day_micros: int = 5_000_000
     tenant_day_micros: int = 100_000_000
     system_hour_micros: int = 100_000_000
+
+
+RUNS_PER_CORE = 64
+STARTS_PER_CORE = 64
+CORES_COUNTED_MAX = 4
+"""How many runs and starts a process works on at once for each core. One process uses one core for itself and others
+for threads, child processes and the broker, so more than a few cores do not let it do more."""
+
+PROCESS_TOOL_WEIGHT = 16
+"""How many places a tool takes that is performed in a process of its own: starting one costs that much more."""
+
+
+class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one process works on at once: runs that do not wait, and model and tool calls. 0: by its cores."""
+
+    runs_max: int = 0
+    starts_max: int = 0
+
+    def resolved(self) -> WorkerLimits:
+        """The same with what counts where nothing is set."""
+        cores = min(os.cpu_count() or 1, CORES_COUNTED_MAX)
+        return WorkerLimits(
+            runs_max=self.runs_max or cores * RUNS_PER_CORE, starts_max=self.starts_max or cores * STARTS_PER_CORE
+        )
 
 
 MODEL_RETRY_DELAYS_S = (1.0, 2.0, 4.0)

@@ -27,6 +27,7 @@ from nats.aio.subscription import Subscription
 
 from linestop.bus import api
 from linestop.bus.jetstream.publish import Wire
+from linestop.bus.ports import Room
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import PermissionDenied
 
@@ -121,8 +122,9 @@ class _Waits(msgspec.Struct, frozen=True, kw_only=True):
 class _Pull:
     """The open pull requests of one loop, what they brought, and what is not settled yet."""
 
-    def __init__(self, wire: Wire, subject: str, *, in_flight_max: int, waits: _Waits) -> None:
+    def __init__(self, wire: Wire, subject: str, *, in_flight_max: int, room: Room | None, waits: _Waits) -> None:
         self._wire = wire
+        self._room = room
         self._subject = subject
         self._in_flight_max = in_flight_max
         self.waits = waits
@@ -166,6 +168,10 @@ class _Pull:
         self._changed.set()
         self._wire.send(reply, verdict)
 
+    def grown(self) -> None:
+        """There may be room for more."""
+        self._changed.set()
+
     def restart(self) -> None:
         """Ask again on a new inbox: the connection is a new one, and its server may know no pull of ours."""
         self._suspect = True
@@ -199,7 +205,8 @@ class _Pull:
         # What a dead handler holds is delivered again after ack_wait, so from then it no longer counts here.
         for seq in [s for s, since in self._unsettled.items() if now - since > self._forget_after_s]:
             del self._unsettled[seq]
-        free = self._in_flight_max - len(self._unsettled) - len(self._arrived) - self._asked
+        most = self._in_flight_max if self._room is None else min(self._in_flight_max, self._room.free())
+        free = most - len(self._unsettled) - len(self._arrived) - self._asked
         if free > 0 and (self._asked == 0 or free * 2 >= self._in_flight_max):
             self._ask(free)
 
@@ -253,10 +260,13 @@ class JetStreamQueue:
         backoff_ns: tuple[int, ...] = tuple(spec.config.get("backoff") or (ack_wait_ns,))
         self._waits = _Waits(ack_wait_ns=ack_wait_ns, backoff_ns=backoff_ns)
 
-    async def deliveries(self, *, in_flight_max: int = IN_FLIGHT_MAX) -> AsyncGenerator[JetStreamDelivery]:
+    async def deliveries(
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+    ) -> AsyncGenerator[JetStreamDelivery]:
         """Yield messages as they come, for ever; see ``ports.Queue``."""
-        pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, waits=self._waits)
+        pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, room=room, waits=self._waits)
         forget = self._wire.watch(restored=pull.restart, denied=pull.deny)
+        forget_room = room.watch(pull.grown) if room is not None else _nothing
         try:
             while True:
                 delivery = JetStreamDelivery(await pull.next(), pull)
@@ -264,8 +274,13 @@ class JetStreamQueue:
                 yield delivery
         finally:
             forget()
+            forget_room()
             with anyio.CancelScope(shield=True):
                 await pull.close()
+
+
+def _nothing() -> None:
+    """There is no room to forget."""
 
 
 def _now() -> float:

@@ -8,12 +8,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
+import anyio
+
+from linestop.bus.ports import Room
 from linestop.bus.streams import SECOND_NS, ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches
 
 IN_FLIGHT_MAX: Final = 64
+LOOK_EVERY_S: Final = 2.0
+"""How often a loop asks again whether there is room, as the one on the real server does."""
 
 
 class MemoryConsumer:
@@ -173,23 +178,32 @@ class MemoryQueue:
         self._consumer = consumer
         self._faults = faults
 
-    async def deliveries(self, *, in_flight_max: int = IN_FLIGHT_MAX) -> AsyncGenerator[MemoryDelivery]:
+    async def deliveries(
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+    ) -> AsyncGenerator[MemoryDelivery]:
         """Yield messages as they come, for ever."""
         arrived: collections.deque[MemoryDelivery] = collections.deque()
         mine: set[int] = set()
         consumer = self._consumer
-        while True:
-            changed = consumer.changed
-            mine = {seq for seq in mine if consumer.holds(seq)}
-            if arrived:
-                yield arrived.popleft()
-                continue
-            taken = consumer.take() if len(mine) < in_flight_max else None
-            if taken is None:
-                await changed.wait()
-                continue
-            mine.add(taken[0].seq)
-            self._post(taken, arrived)
+        forget = room.watch(consumer.notify) if room is not None else None
+        try:
+            while True:
+                changed = consumer.changed
+                mine = {seq for seq in mine if consumer.holds(seq)}
+                if arrived:
+                    yield arrived.popleft()
+                    continue
+                most = in_flight_max if room is None else min(in_flight_max, room.free())
+                taken = consumer.take() if len(mine) < most else None
+                if taken is None:
+                    with anyio.move_on_after(LOOK_EVERY_S if room is not None else None):
+                        await changed.wait()
+                    continue
+                mine.add(taken[0].seq)
+                self._post(taken, arrived)
+        finally:
+            if forget is not None:
+                forget()
 
     def _post(self, taken: tuple[Stored, int], arrived: collections.deque[MemoryDelivery]) -> None:
         """Put every copy of a delivery on its way."""
