@@ -56,6 +56,16 @@ def test_a_profile_wins_over_the_file_and_the_environment_over_both(tmp_path: Pa
     assert (over.directory, over.config.tenant) == (tmp_path / "state", "acme")
 
 
+def test_what_a_process_works_on_at_once_is_set_by_file_and_environment(tmp_path: Path) -> None:
+    """0, the default, means that the cores decide."""
+    assert project(tmp_path).config.worker.runs_max == 0
+    text = "[worker]\nruns_max = 7\nstarts_max = 9\n"
+    found = project(tmp_path, text, LINESTOP_STARTS_MAX="3").config.worker
+    assert (found.runs_max, found.starts_max) == (7, 3)
+    with pytest.raises(ConfigError, match=r"worker\.runs_max: -1 is not between 0"):
+        project(tmp_path, "[worker]\nruns_max = -1\n")
+
+
 def test_staging_is_dry_and_the_others_are_not(tmp_path: Path) -> None:
     """Only staging describes effects instead of doing them."""
     assert [project(tmp_path, LINESTOP_PROFILE=name).dry for name in ("dev", "staging", "prod")] == [False, True, False]
@@ -113,7 +123,15 @@ def test_bad_configuration_is_one_sentence_with_file_and_key(tmp_path: Path, tex
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("LINESTOP_PROFILE", "live"), ("LINESTOP_SYNC", "2s"), ("LINESTOP_TENANT", "A B"), ("LINESTOP_NATS", "garbage")],
+    [
+        ("LINESTOP_PROFILE", "live"),
+        ("LINESTOP_SYNC", "2s"),
+        ("LINESTOP_TENANT", "A B"),
+        ("LINESTOP_NATS", "garbage"),
+        ("LINESTOP_RUNS_MAX", "many"),
+        ("LINESTOP_STARTS_MAX", "-1"),
+        ("LINESTOP_STARTS_MAX", "100001"),
+    ],
 )
 def test_a_bad_variable_is_refused(tmp_path: Path, variable: str, value: str) -> None:
     """The environment is checked as strictly as the file, and is what the sentence names."""

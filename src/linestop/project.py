@@ -343,8 +343,10 @@ def _check_amounts(config: Config, source: str, where: Callable[[str, str], str]
         if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
             raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")
     for name, variable in WORKER_VARIABLES.items():
-        if not 0 <= getattr(config.worker, name) <= PLACES_MAX:
-            raise ConfigError(f"{where(f'worker.{name}', variable)}: give 0 (by the cores) to {PLACES_MAX:,}.")
+        value = getattr(config.worker, name)
+        if not 0 <= value <= PLACES_MAX:
+            sentence = f"{value} is not between 0 (by the cores) and {PLACES_MAX}"
+            raise ConfigError(f"{where(f'worker.{name}', variable)}: {sentence}.")
 
 
 def _check_paths(config: Config, source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 
 import anyio
@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from linestop.bus import layout
-from linestop.bus.ports import Append, Delivery, Queue
+from linestop.bus.ports import Append, Delivery, Queue, Room
 from linestop.bus.streams import ConsumerSpec, consumers, role_wakes
 from linestop.schemas import subjects
 from linestop.schemas.limits import ACK_SOON_S
@@ -31,9 +31,11 @@ PLANNER_WAKES = role_wakes("planner", [subjects.wakes_on("planner", "stopped")])
 
 
 @contextlib.asynccontextmanager
-async def pulling(queue: Queue, *, in_flight_max: int = 64) -> AsyncGenerator[AsyncIterator[Delivery]]:
+async def pulling(
+    queue: Queue, *, in_flight_max: int = 64, room: Room | None = None
+) -> AsyncGenerator[AsyncIterator[Delivery]]:
     """Pull, and end the pull with the block."""
-    deliveries = queue.deliveries(in_flight_max=in_flight_max)
+    deliveries = queue.deliveries(in_flight_max=in_flight_max, room=room)
     try:
         yield deliveries
     finally:
@@ -57,6 +59,29 @@ async def is_quiet(deliveries: AsyncIterator[Delivery], tenant: TenantId, *, for
         await next_of(deliveries, tenant)
         return False
     return True
+
+
+class Places:
+    """Room for as many messages as a test says."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self.watchers: list[Callable[[], None]] = []
+
+    def free(self) -> int:
+        """See ``Room``."""
+        return self._free
+
+    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+        """See ``Room``."""
+        self.watchers.append(grown)
+        return lambda: self.watchers.remove(grown)
+
+    def grow(self, free: int) -> None:
+        """Make room, and say so."""
+        self._free = free
+        for grown in self.watchers:
+            grown()
 
 
 def swallows(rig: Rig) -> bool:
@@ -111,6 +136,26 @@ async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) 
         assert second.attempt > first.attempt
         assert rig.now() - before > timedelta(seconds=ACK_SOON_S * 0.9)
         await second.ack()
+
+
+async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: TenantId) -> None:
+    """It is not asked for, so another loop gets it at once; and as soon as there is room, it comes."""
+    queue, places = await rig.queue(TASKS), Places(1)
+    async with pulling(queue, room=places) as deliveries:
+        for text in (b"one", b"two", b"three"):
+            await rig.say(subjects.task(tenant, AGENT), text)
+        first = await next_of(deliveries, tenant)
+        async with pulling(queue) as others:
+            two, three = [await next_of(others, tenant) for _ in range(2)]
+            assert (two.attempt, three.attempt) == (1, 1) or swallows(rig)
+            await three.ack()
+            await two.nak(0.1)
+        places.grow(2)
+        again = await next_of(deliveries, tenant)
+        assert again.payload == b"two"
+        await first.ack()
+        await again.ack()
+    assert places.watchers == []
 
 
 async def test_a_nak_comes_again_after_its_delay(rig: Rig, tenant: TenantId) -> None:
