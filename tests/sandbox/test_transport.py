@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from linestop.sandbox.egress import EgressClient, EgressPolicy
 from linestop.sandbox.failures import EgressDenied, EgressFailed, StartedTooLate
+from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST
 from linestop.schemas.tools import Egress
 
 if TYPE_CHECKING:
@@ -152,6 +153,29 @@ async def test_nothing_leaves_after_start_by(servers: Servers) -> None:
         with pytest.raises(StartedTooLate):
             await http.get(f"http://app.example:{server.port}/")
     assert server.heard == []
+
+
+async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
+    """Heard while the connection was made: not a byte is written. What has begun goes on."""
+    server = await servers.start({"/": servers.response(b"x")})
+    stops: list[bool] = []
+    IS_STOPPED.set(lambda: bool(stops))
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        stops.append(True)
+        return ["127.0.0.1"]
+
+    now = dt.datetime.now(dt.UTC)
+    policy = EgressPolicy(allow=(f"app.example:{server.port}",))
+    async with EgressClient(policy, deadline=now + SOON, start_by=now + SOON, resolve=resolve) as http:
+        with pytest.raises(StartedTooLate, match=STOPPED_FIRST):
+            await http.get(f"http://app.example:{server.port}/")
+    assert server.heard == []
+    stops.clear()
+    async with client(server.netloc) as http:
+        await http.get(server.url())
+        stops.append(True)
+        assert (await http.get(server.url())).status_code == 200
 
 
 async def test_what_has_begun_may_go_on_after_start_by(servers: Servers) -> None:

@@ -21,7 +21,8 @@ class CachedRun:
 
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
     ``started`` event to the scope its performance runs in, so that a stop can cancel it. ``ours`` says whether it
-    is this process that moves the run on: not if another one with all roles does.
+    is this process that moves the run on: not if another one with all roles does. ``stop_heard``: a stop is said to be
+    stored, and the log was not read since.
     """
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
@@ -35,11 +36,16 @@ class CachedRun:
         self.overdue_rings = 0
         self.users = 0
         self.ours = False
+        self.stop_heard = False
 
     @property
     def key(self) -> Key:
         """What it is found by."""
         return self.run.tenant, self.run.run
+
+    def may_not_begin(self) -> bool:
+        """Whether nothing more may begin in the run, as far as this process has heard."""
+        return self.stop_heard or self.run.done or self.run.paused is not None
 
     @contextmanager
     def used(self) -> Generator[None]:

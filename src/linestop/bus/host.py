@@ -329,6 +329,8 @@ class Host:
         entry = self.shell.cache.peek(event.tenant, event.run)
         # An event of ours that is on its way has this number, too, and the stop may be why it is never stored.
         if entry is not None and entry.run.n <= event.n:
+            # At once: reading the log has to wait for whoever appends just now, and the first byte must not leave.
+            entry.stop_heard = True
             self.shell.look_soon(event.tenant, event.run, Cue(kind="event", n=event.n))
 
     def _on_hint(self, subject: str) -> None:

@@ -23,7 +23,7 @@ import structlog
 from linestop.actors.facts import Facts
 from linestop.bus.act import Act, late, part, told
 from linestop.bus.alarms import Alarms
-from linestop.bus.cache import CachedRun, Key, RunCache
+from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.capacity import Capacity
 from linestop.bus.deciding import Deciding, Draft, Look, way_round
 from linestop.bus.facts import FactSource
@@ -35,6 +35,7 @@ from linestop.bus.station import ShellConfig, Station
 from linestop.bus.stopping import catch_up
 from linestop.errors import Defect, LinestopError, RetryableError
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
+from linestop.schemas.last_look import IS_STOPPED
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -49,7 +50,6 @@ STEPS_MAX = 64
 BACKOFF_S = 0.005
 AHEAD_S = 0.05
 """How long what was decided ahead may be sent; a broker that took longer is asked about a newer moment."""
-
 DRAIN_POLL_S = 0.05
 
 
@@ -66,7 +66,9 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
-        self.capacity = Capacity(config.limits, self._look_again)
+        self.capacity = Capacity(
+            config.limits, lambda key, *, fresh: self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
+        )
         self._deciding = Deciding(self.stations, facts, self.capacity)
         self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
@@ -113,9 +115,6 @@ class Shell:
         if self._tasks is not None and self._deciding.starts:
             self._tasks.start_soon(self._look_safely, tenant, run, cue, fresh)
 
-    def _look_again(self, key: Key, *, fresh: bool) -> None:
-        self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
-
     async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
         try:
             await self.look(tenant, run, cue, fresh=fresh)
@@ -157,7 +156,7 @@ class Shell:
         except Exception as error:
             LOG.exception("fold_failed", run=run.run)
             raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
-        entry.loaded = True
+        entry.loaded, entry.stop_heard = True, False
         entry.ours = entry.ours and (run.n == n_before or not self._whole)
         self._react_to_stop(entry)
 
@@ -303,6 +302,7 @@ class Shell:
         self.capacity.lagged(asyncio.get_running_loop().time() - act.stored_at)
         try:
             with act.scope:
+                IS_STOPPED.set(entry.may_not_begin)
                 begun = await self._still_first(entry, act)
                 if begun:
                     await self._perform_safely(entry, station, act, done)
@@ -322,7 +322,6 @@ class Shell:
             async for said in station.performer.perform(act.view, act.started):
                 done.add(part(said))
                 if len(done) == act.parts:
-                    # What follows from the last result may need the place that this start had.
                     self.capacity.end(entry.key, act.n)
                 if isinstance(said, LongResult):
                     # Its call has ended, so nothing stops this; and no other result waits for it.
@@ -357,7 +356,7 @@ class Shell:
                     await self._refresh(entry, leader=True)
             except LinestopError:
                 return False
-        if entry.run.done or entry.run.paused or self.config.now() >= act.start_by:
+        if entry.may_not_begin() or self.config.now() >= act.start_by:
             return False
         return any(attempt.n == act.n for attempt in entry.run.open_attempts)
 

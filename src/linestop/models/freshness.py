@@ -1,19 +1,18 @@
-"""Whether a call that was started may still begin; kept apart because it must cost no import."""
+"""Whether a model call that was started may still begin; kept apart because it must cost no import."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from linestop.schemas.last_look import reason_not_to_begin
 from linestop.schemas.model import ModelFailed
-
-NOT_BEGUN = "The worker was too busy to begin the call by its start_by; nothing was asked."
 
 
 def require_fresh(start_by: datetime | None) -> None:
     """Let a call go on that may still begin.
 
     Raises:
-        ModelFailed: ``cancelled``, not begun and not billed, when ``start_by`` has passed.
+        ModelFailed: ``cancelled``, not begun and not billed: ``start_by`` has passed, or the run was stopped.
     """
-    if start_by is not None and datetime.now(UTC) >= start_by:
-        raise ModelFailed("cancelled", NOT_BEGUN, begun=False)
+    if reason := reason_not_to_begin(start_by):
+        raise ModelFailed("cancelled", f"{reason[0].upper()}{reason[1:]}.", begun=False)

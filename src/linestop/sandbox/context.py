@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.failures import StartedTooLate
 from linestop.sandbox.workspace import Workspace
+from linestop.schemas.last_look import reason_not_to_begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Context:
         """Raise if the effect may not begin any more; for effects that ``http`` does not make.
 
         Raises:
-            StartedTooLate: if ``start_by`` has passed.
+            StartedTooLate: if ``start_by`` has passed, or the run was stopped.
         """
-        if datetime.now(UTC) >= self.start_by:
-            raise StartedTooLate
+        if reason := reason_not_to_begin(self.start_by):
+            raise StartedTooLate(reason)

@@ -7,6 +7,7 @@ Anything else that a tool raises leaves open whether it took effect, unless its 
 
 from __future__ import annotations
 
+from linestop.schemas.last_look import TOO_LATE
 from linestop.schemas.tools import ErrorType
 
 
@@ -47,10 +48,10 @@ class NotBegun(ToolFailed):
 
 
 class StartedTooLate(NotBegun):
-    """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed: the tool asked before it acted."""
+    """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed or the run was stopped: the tool asked first."""
 
-    def __init__(self) -> None:
-        super().__init__("the call was not begun by its start_by and may no longer begin; it can be started again")
+    def __init__(self, message: str = TOO_LATE) -> None:
+        super().__init__(message)
 
 
 class WorkspaceError(ToolFailed):
@@ -65,7 +66,7 @@ class EgressFailed(ToolFailed):
 
 
 class EgressTooLate(StartedTooLate, EgressFailed):
-    """Raised when ``start_by`` has passed before the first byte of a tool's first request left."""
+    """Raised when ``start_by`` had passed, or the run was stopped, before a tool's first request could leave."""
 
 
 class EgressDenied(EgressFailed):

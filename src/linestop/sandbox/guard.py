@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import anyio
 import httpcore2
@@ -13,6 +13,7 @@ import msgspec
 
 from linestop.sandbox.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
 from linestop.sandbox.failures import EgressDenied, EgressFailed, EgressTooLate
+from linestop.schemas.last_look import reason_not_to_begin
 from linestop.schemas.tools import Egress
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
@@ -97,11 +98,11 @@ class Guard:
         return texts[:_ADDRESSES_MAX]
 
     def leaving(self, *, check_only: bool = False) -> None:
-        """Stand before the first byte: it may only leave in time. Later ones belong to what has begun."""
+        """Stand before the first byte: may it leave? Later ones belong to what has begun."""
         if self._begun:
             return
-        if self._start_by is not None and datetime.now(UTC) >= self._start_by:
-            raise EgressTooLate
+        if reason := reason_not_to_begin(self._start_by):
+            raise EgressTooLate(reason)
         self._begun = not check_only
 
     def record(self, request: Egress) -> int:

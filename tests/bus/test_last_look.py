@@ -1,0 +1,86 @@
+"""A stop that is heard between a start and its first byte: nothing leaves, though the log cannot be read yet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import msgspec
+import pytest
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.host import Host, HostConfig, make_role
+from linestop.bus.stamp import Stamper
+from linestop.bus.stopping import catch_up, stop_run
+from linestop.models.freshness import require_fresh
+from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
+from linestop.schemas.model import ModelFailed
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import ACTORS
+from linestop.schemas.tools import ToolResult
+from linestop.schemas.work import CallWork
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+
+class Preparing:
+    """A tool that needs a moment before it sends anything, during which nothing can interrupt it."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
+        for work in works:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1.0)
+            self.reasons.append(reason_not_to_begin(None))
+            yield work, ToolResult(outcome="never_started", begun=False), 1.0
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_stop_that_was_heard_holds_back_what_has_not_begun(stops: bool) -> None:
+    """Also while somebody else works on the run, so that its log cannot be read."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        tools = Preparing()
+        roles = [make_role(role, caller=Scripted([[("look", "a")]]), runner=tools) for role in ACTORS]
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
+        async with Host(InMemory(broker), roles, config).running() as host:
+            await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "look a", "run": RUN}))
+            await anyio.sleep(0.5)
+            entry = host.shell.cache.peek(TENANT, RUN)
+            assert entry is not None
+            assert entry.performing
+            async with entry.lock:
+                if stops:
+                    run, log = Run(TENANT, RUN), broker.log(["operator"])
+                    await catch_up(log, run)
+                    stamper = Stamper(build="t", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
+                    await stop_run(log, stamper, run, lambda state: stopped(state, by="ann", why="enough"))
+                await anyio.sleep(1.0)
+                assert entry.run.stopped is None
+                assert tools.reasons == [STOPPED_FIRST if stops else ""]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_model_call_that_may_not_begin_says_why() -> None:
+    """Too late, or stopped first; neither was begun, and neither is billed."""
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    with pytest.raises(ModelFailed, match=TOO_LATE[1:]) as late:
+        require_fresh(past)
+    token = IS_STOPPED.set(lambda: True)
+    try:
+        with pytest.raises(ModelFailed, match=STOPPED_FIRST[1:]) as first:
+            require_fresh(None)
+    finally:
+        IS_STOPPED.reset(token)
+    assert [(failed.value.begun, failed.value.possibly_billed) for failed in (late, first)] == [(False, False)] * 2
+    require_fresh(None)
