@@ -16,7 +16,7 @@ from linestop.bus.archive import Archive
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Delivery, Queue
+from linestop.bus.ports import Delivery, Queue, Room
 from linestop.bus.streams import consumers
 
 
@@ -51,8 +51,8 @@ class Held:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
-    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncGenerator[Delivery]:
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max):
+    async def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncGenerator[Delivery]:
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, room=room):
             yield NeverAcknowledged(delivery)
 
 

@@ -27,7 +27,7 @@ from linestop.bus.connection import connect
 from linestop.bus.host import Host, HostConfig
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Delivery, Queue, StoredMessage
+from linestop.bus.ports import Delivery, Queue, Room, StoredMessage
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
@@ -188,9 +188,9 @@ class Rival:
         self._queue = queue
         self._last_seq = last_seq
 
-    async def deliveries(self, *, in_flight_max: int = 64) -> AsyncGenerator[Delivery]:
+    async def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncGenerator[Delivery]:
         """What is left over."""
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max):
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, room=room):
             if delivery.seq % 7 == 0 or delivery.seq == self._last_seq:
                 yield delivery
             else:

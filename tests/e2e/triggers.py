@@ -20,7 +20,7 @@ import msgspec
 
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.jetstream.queue import IN_FLIGHT_MAX
-from linestop.bus.ports import Append, Delivery, Log, Meanwhile, Queue
+from linestop.bus.ports import Append, Delivery, Log, Meanwhile, Queue, Room
 from linestop.bus.streams import ConsumerSpec
 from linestop.schemas.messages import Task
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
@@ -187,9 +187,11 @@ class TriggeredQueue:
         self._log = log
         self._directory = directory
 
-    async def deliveries(self, *, in_flight_max: int = IN_FLIGHT_MAX) -> AsyncGenerator[Delivery]:
+    async def deliveries(
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+    ) -> AsyncGenerator[Delivery]:
         """Yield what comes; a delivery that is the trigger's may be the last."""
-        coming = cast("AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max))
+        coming = cast("AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max, room=room))
         async with aclosing(coming):
             async for delivery in coming:
                 word = Word.of(delivery)

@@ -67,7 +67,7 @@ class Shell:
     ) -> None:
         self.stations = list(stations)
         self.capacity = Capacity(
-            config.limits, lambda key, *, fresh: self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
+            config.limits, lambda key, *, fresh: self.look_soon(key[0], key[1], Cue(kind="sweep"), fresh=fresh)
         )
         self._deciding = Deciding(self.stations, facts, self.capacity)
         self.names = self._deciding.names
