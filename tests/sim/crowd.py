@@ -58,8 +58,8 @@ class Plain(Script):
         """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
         draw = self.chance("turn", work.run, work.attempt)
         return Turn(
-            draw=draw, takes_s=draw.uniform(0.5, 3.0), hangs=False, failure=None, billed=True, usage_reported=True,
-            retry_after_s=None, text="done", calls=(), out=OUTPUT_TOKENS // 2,
+            draw=draw, set_up_s=0.0, takes_s=draw.uniform(0.5, 3.0), hangs=False, failure=None, billed=True,
+            usage_reported=True, retry_after_s=None, text="done", calls=(), out=OUTPUT_TOKENS // 2,
         )  # fmt: skip
 
 
