@@ -300,4 +300,10 @@ def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
+def seen(directory: Path, run: str) -> tuple[str, str]:
+    """The option that says what a person saw of the only question of ``run``, as ``approvals`` prints it."""
+    questions = command(directory, "approvals", "--json").json
+    return "--shown", next(str(question["shown"]) for question in questions if question["run"] == run)
+
+
 __all__ = ["AGENT", "Effects", "Ran", "Stack", "background_stack", "command", "stack"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack import Ran, Stack, background_stack, command
+from tests.stack import Ran, Stack, background_stack, command, seen
 
 from linestop.bus.intake import Person
 from linestop.client.identity import write_key
@@ -56,7 +56,7 @@ def test_approvals_lists_exact_arguments_and_says_when_there_are_none(tmp_path: 
 def test_approve_does_the_call_and_deny_does_not(line: Stack) -> None:
     """One word each, with its reason in the log for ever."""
     yes, no = ask(line, "pay 5"), ask(line, "pay 5")
-    approved = cli(line, "approve", yes["run"], yes["call"], "--by", "ann", "--why", "small")
+    approved = cli(line, "approve", yes["run"], yes["call"], "--shown", yes["shown"], "--by", "ann", "--why", "small")
     denied = cli(line, "deny", no["run"], no["call"], "--by", "bob", "--why", "too much", "--json")
     assert (approved.code, denied.code, denied.json["status"]) == (0, 0, "done")
     assert "approver.granted is event" in approved.out
@@ -79,15 +79,16 @@ def test_approve_with_edit_approves_other_arguments(line: Stack, tmp_path: Path)
         ("@/nowhere", "cannot be read"), ("[" * 90_000, "is not JSON"),
         (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
     ):  # fmt: skip
-        ran = cli(line, "approve", run, call, "--edit", wrong)
+        ran = cli(line, "approve", run, call, "--shown", question["shown"], "--edit", wrong)
         assert ran.code == 2
         assert said in ran.err
-    unfit = cli(line, "approve", run, call, "--edit", '{"amount": "2"}', "--by", "ann")
+    shown = ("--shown", question["shown"])
+    unfit = cli(line, "approve", run, call, *shown, "--edit", '{"amount": "2"}', "--by", "ann")
     assert unfit.code == 1
     assert 'cannot be made with these arguments: $.amount: "2" is not of type' in unfit.err
     still = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
     assert still["args"] == question["args"]
-    assert cli(line, "approve", run, call, "--edit", str(file), "--by", "ann").code == 0
+    assert cli(line, "approve", run, call, *shown, "--edit", str(file), "--by", "ann").code == 0
     assert cli(line, "watch", run).code == 0
     assert line.effects.paid[-1] == 2
 
@@ -95,12 +96,12 @@ def test_approve_with_edit_approves_other_arguments(line: Stack, tmp_path: Path)
 def test_a_decision_about_nothing_says_what_there_is(line: Stack) -> None:
     """An unknown call, and a run that waits for nobody: 1, and the way to find what waits."""
     run = ask(line, "pay 5")["run"]
-    wrong = cli(line, "approve", run, "c9")
+    wrong = cli(line, "approve", run, "c9", "--shown", "0" * 12)
     assert wrong.code == 1
     assert f"linestop show {run}" in wrong.err
     cli(line, "deny", run)
     assert cli(line, "watch", run).code == 0
-    nothing = cli(line, "approve", run)
+    nothing = cli(line, "approve", run, "--shown", "0" * 12)
     assert nothing.code == 1
     assert f"Run '{run}' is over and asks nobody anything now; `linestop approvals` lists" in nothing.err
 
@@ -122,9 +123,22 @@ def test_resolve_says_what_became_of_a_call(line: Stack) -> None:
     assert first["kind"] == "doubt"
     assert cli(line, "resolve", first["run"]).code == 2
     assert cli(line, "resolve", first["run"], "--retry", "--result", "1").code == 2
-    assert cli(line, "resolve", first["run"], first["call"], "--done", "--result", '{"seen": true}').code == 0
+    assert (
+        cli(
+            line,
+            "resolve",
+            first["run"],
+            first["call"],
+            "--shown",
+            first["shown"],
+            "--done",
+            "--result",
+            '{"seen": true}',
+        ).code
+        == 0
+    )
     assert "seen" in cli(line, "watch", first["run"]).out
-    assert cli(line, "resolve", second["run"], "--stop", "--why", "cannot know").code == 0
+    assert cli(line, "resolve", second["run"], "--shown", second["shown"], "--stop", "--why", "cannot know").code == 0
 
 
 def test_a_decision_is_signed_with_the_key_of_whoever_is_named(tmp_path: Path) -> None:
@@ -132,9 +146,33 @@ def test_a_decision_is_signed_with_the_key_of_whoever_is_named(tmp_path: Path) -
     people = {"ann": Person(name="ann", public_key=write_key(tmp_path / "people", "ann"))}
     with background_stack(tmp_path, people=people) as line:
         run = ask(line, "pay 5")["run"]
-        unsigned = cli(line, "approve", run, "--by", "bob")
+        shown = seen(line.directory, run)
+        unsigned = cli(line, "approve", run, *shown, "--by", "bob")
         assert unsigned.code == 1
         assert "must be signed" in unsigned.err
-        assert cli(line, "approve", run, "--by", "ann").code == 0
+        assert cli(line, "approve", run, *shown, "--by", "ann").code == 0
         assert cli(line, "watch", run).code == 0
         assert line.effects.paid == [5]
+
+
+def test_a_decision_names_what_was_shown(line: Stack) -> None:
+    """Seen: changed by somebody else between looking and typing, and approved as it then was."""
+    question = ask(line, "pay 5")
+    run, call = question["run"], question["call"]
+    printed = next(each for each in cli(line, "approvals").out.splitlines() if f"approve {run}" in each)
+    assert printed.strip() == f"$ linestop approve {run} {call} --shown {question['shown']}"
+    before = len(line.effects.paid)
+    for shown, code, said in (
+        ((), 2, "add `--shown DIGEST`, as the commands that `linestop approvals` prints have it"),
+        (("--shown", "3f9"), 2, "'3f9' is too short for a digest"),
+        (
+            ("--shown", "3f9c1a3f9c1a"),
+            1,
+            f"is not what was shown as 3f9c1a3f9c1a. It now asks about {question['tool']}(",
+        ),
+    ):
+        ran = cli(line, "approve", run, *shown, "--by", "ann")
+        assert (ran.code, said in ran.err) == (code, True), ran
+    assert f"--shown {question['shown']}" in ran.err
+    assert len(line.effects.paid) == before
+    assert cli(line, *printed.split()[2:], "--by", "ann").code == 0

@@ -11,7 +11,7 @@ import anyio
 import click
 import pytest
 from tests.cli.leaves import leaves
-from tests.stack import Stack, background_stack, command
+from tests.stack import Stack, background_stack, command, seen
 
 from linestop.cli.main import cli
 from linestop.client import Client
@@ -84,9 +84,11 @@ def _runs(ask: Asked, folder: Path) -> None:
 def _decisions(ask: Asked) -> None:
     yes, no, which = ask.waiting("pay 5"), ask.waiting("pay 5"), ask.waiting("ask")
     assert {each["run"] for each in ask("approvals")[0]} >= {yes, no, which}
-    for name, words in (("approve", (yes,)), ("deny", (no,)), ("answer", (which, "red"))):
+    approve = (yes, *seen(ask.line.directory, yes))
+    for name, words in (("approve", approve), ("deny", (no,)), ("answer", (which, "red"))):
         assert ask(name, *words)[0]["status"] == "done"
-    assert ask("resolve", ask.waiting("doubt"), "--done")[0]["status"] == "done"
+    doubt = ask.waiting("doubt")
+    assert ask("resolve", doubt, "--done", *seen(ask.line.directory, doubt))[0]["status"] == "done"
 
 
 def _agents(ask: Asked) -> None:

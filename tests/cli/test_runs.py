@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack import Ran, Stack, background_stack, command
+from tests.stack import Ran, Stack, background_stack, command, seen
 
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.intake import run_of_key
@@ -110,7 +110,7 @@ def test_run_under_a_key_whose_question_was_answered_does_not_ask_again(line: St
     """The log is replayed from its beginning, but only what is open now is a question."""
     assert cli(line, "run", "desk", "pay 5", "--key", "once").code == 6
     run = cli(line, "approvals", "--json").json[-1]["run"]
-    assert cli(line, "approve", run, "--by", "ann").code == 0
+    assert cli(line, "approve", run, *seen(line.directory, run), "--by", "ann").code == 0
     ran = cli(line, "run", "desk", "pay 5", "--key", "once")
     assert (ran.code, ran.out) == (0, 'Done: {"paid":5}\n')
 
@@ -236,7 +236,7 @@ def test_show_tells_a_run_from_beginning_to_end(line: Stack) -> None:
     assert document["calls"][0]["args"] == question["args"]
     assert document["questions"] == [question]
     assert [entry["n"] for entry in document["entries"]] == list(range(1, len(document["entries"]) + 1))
-    cli(line, "approve", question["run"], "--by", "ann")
+    cli(line, "approve", question["run"], "--shown", question["shown"], "--by", "ann")
     assert cli(line, "watch", question["run"]).code == 0
     done = cli(line, "show", question["run"])
     assert "status   completed" in done.out
@@ -320,7 +320,7 @@ def test_a_paused_run_goes_on_when_it_is_resumed(line: Stack) -> None:
     again = cli(line, "pause", run)
     assert (again.code, again.out) == (1, "")
     assert "paused already" in again.err
-    assert cli(line, "approve", run, "--by", "ann").code == 0
+    assert cli(line, "approve", run, *seen(line.directory, run), "--by", "ann").code == 0
     assert cli(line, "resume", run, "--json").json["status"] == "done"
     assert cli(line, "watch", run).code == 0
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.stack import Ran, Stack, background_stack, command
+from tests.stack import Ran, Stack, background_stack, command, seen
 
 from linestop.schemas.kill_switches import switch_name
 
@@ -92,7 +92,7 @@ def test_a_closed_switch_stops_an_open_run_before_its_next_start(line: Stack) ->
     assert cli(line, "switch", "close", "tool:pay").code == 0
     line.read_facts()
     before = len(line.effects.paid)
-    assert cli(line, "approve", run).code == 0
+    assert cli(line, "approve", run, *seen(line.directory, run)).code == 0
     assert cli(line, "watch", run).code == 4
     assert len(line.effects.paid) == before
 

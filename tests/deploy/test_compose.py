@@ -89,7 +89,8 @@ def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engin
     engine.docker("kill", planner)
     (budget,) = stack.containers("budget")
     os.kill(state(engine, budget)["Pid"], signal.SIGKILL)
-    stack.linestop("approve", given["run"], "--by", "alice")
+    (question,) = stack.linestop("approvals")
+    stack.linestop("approve", given["run"], "--by", "alice", "--shown", question["shown"])
     stack.wait_for_status(given["run"], "completed", within_s=WITHIN_S)
 
     assert engine.inspect(budget)["RestartCount"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -110,6 +111,11 @@ def test_the_commands_do_what_the_readme_shows(place: Place) -> None:
         elif "linestop approvals" in line:
             # A reader takes a moment to type; the run has asked by then.
             place.shell(f"{before}until [ \"$(linestop approvals --json)\" != '[]' ]; do :; done\n{line}")
+        elif "linestop approve" in line:
+            # There is no terminal to show the question on, so what was shown is named.
+            asked = json.loads(place.shell("linestop approvals --json"))
+            command, _, _ = line.partition("#")
+            place.shell(f"{before}{command.rstrip()} --shown {asked[0]['shown']}")
         else:
             log = place.shell(before + line) if "linestop watch" in line else log
             place.shell(before + line)

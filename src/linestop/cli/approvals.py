@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+
+import click
 
 from linestop.cli import output
 from linestop.client import Client
 from linestop.client.client import Resolution, Said
+from linestop.client.views import OpenQuestion, pick
 from linestop.errors import InputError
 from linestop.schemas.messages import Reply
 
@@ -29,10 +33,11 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
 
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
-    if edit is None:
+    args = None if edit is None else _new_args(edit)
+    options = _as_shown(options, run, call, "Approve this?" if args is None else f"Approve it with {edit} instead?")
+    if args is None:
         _decide(options, lambda client, said: client.approve(run, call, **said))
     else:
-        args = _new_args(edit)
         _decide(options, lambda client, said: client.edit(run, args, call=call, **said))
 
 
@@ -59,6 +64,7 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
         raise InputError("--result goes with --done.")
     value: object = None if result is None else output.json_argument(result, "The result")
     chosen = cast("Resolution", action)
+    options = _as_shown(options, run, call, f"Is it so ({action})?")
     _decide(options, lambda client, said: client.resolve(run, chosen, call=call, result=value, **said))
 
 
@@ -69,8 +75,32 @@ def _new_args(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", args)
 
 
+def _as_shown(options: dict[str, Any], run: str, call: str, ask: str) -> dict[str, Any]:
+    """The options with the digest of what the person has seen: named on the command line, or shown here and now.
+
+    Raises:
+        InputError: no digest is named and there is no terminal to show anything on.
+    """
+    if options["shown"]:
+        return options
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InputError(
+            "Say what was shown to you: add `--shown DIGEST`, as the commands that `linestop approvals` prints have it."
+        )
+
+    async def look(client: Client) -> OpenQuestion:
+        state = await client.run(run, tenant=options["tenant"])
+        return pick(state, await client.questions_of(state), call)
+
+    question = output.with_client(options["directory"], look)
+    output.note(output.question_text(question), block=True)
+    if not click.confirm(ask, err=True):
+        raise InputError("Nothing was decided; the question stays open.")
+    return options | {"shown": question.shown}
+
+
 def _decide(options: dict[str, Any], decide: Callable[[Client, Said], Awaitable[Reply]]) -> None:
-    said = Said(by=options["by"], why=options["why"], tenant=options["tenant"])
+    said = Said(by=options["by"], why=options["why"], tenant=options["tenant"], shown=options["shown"])
 
     async def work(client: Client) -> Reply:
         return await decide(client, said)

@@ -70,6 +70,16 @@ def common(command: Callable[P, T]) -> Callable[P, T]:
     )(command)
 
 
+def shown(command: Callable[P, T]) -> Callable[P, T]:
+    """Add what binds a decision to what was shown."""
+    return click.option(
+        "--shown",
+        default="",
+        metavar="DIGEST",
+        help="What was shown, as `approvals` prints it.",
+    )(command)
+
+
 def person(command: Callable[P, T]) -> Callable[P, T]:
     """Add what every decision takes: ``--by`` and ``--why``."""
     command = click.option("--why", default="", help="The reason; it is kept for ever.")(command)

@@ -269,7 +269,7 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
 
 def commands_for(question: OpenQuestion) -> list[str]:
     """The commands that answer a question, to be copied."""
-    target = f"{question.run} {question.call}".rstrip()
+    target = f"{question.run} {question.call}".rstrip() + f" --shown {question.shown}"
     tenant = for_tenant(question.tenant)
     match question.kind:
         case "approval" | "spend":

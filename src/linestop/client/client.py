@@ -19,7 +19,7 @@ from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
 from linestop.client.stop_scope import stop_scope
 from linestop.client.stopping import DirectStop, is_of
-from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick
+from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
 from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
@@ -51,11 +51,16 @@ class TaskOptions(TypedDict, total=False):
 
 
 class Said(TypedDict, total=False):
-    """Who says a word, why, and of which tenant's run. ``by`` is by default the client's ``person``."""
+    """Who says a word, why, and of which tenant's run. ``by`` is by default the client's ``person``.
+
+    ``shown`` is the digest of the question as it was shown (``OpenQuestion.shown``): if something else is asked by
+    now, the decision is refused. Without it, a decision is about what is asked at the moment it is made.
+    """
 
     by: str
     why: str
     tenant: str
+    shown: str
 
 
 class Client(Looking):
@@ -139,6 +144,8 @@ class Client(Looking):
         """Bind a word to what the run asks at this moment, and say it."""
         state = await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
         asked = pick(state, await self.questions_of(state), control.call)
+        if shown := said.get("shown", ""):
+            require_shown(asked, shown)
         bound = msgspec.structs.replace(
             control,
             call=asked.call,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from linestop.errors import InputError, NotFound, Refused
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
 from linestop.schemas.run import Run
-from linestop.schemas.tools import Tier
+from linestop.schemas.tools import Tier, canonical
 
 TEXT_CHARS_MAX = 120
 """How much of a task's text a line of a list shows."""
@@ -62,6 +63,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     ``kind`` says which word ends it: ``approval`` approve or deny; ``question`` and ``event`` answer;
     ``doubt`` resolve; ``spend`` approve or deny without a call. ``args`` are the exact canonical arguments.
+    ``shown`` is the digest of all that is decided about; a decision that names it counts for nothing else.
     """
 
     kind: Literal["approval", "question", "event", "doubt", "spend"]
@@ -86,6 +88,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     votes: tuple[str, ...] = ()
     text: str = ""
     options: tuple[str, ...] = ()
+    shown: str = ""
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -180,7 +183,40 @@ def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
                 text=f"The run has spent ${so_far:.4f}; beyond ${limit:.4f} it needs a person.",
             )
         )
-    return found
+    return [msgspec.structs.replace(question, shown=_digest(question)) for question in found]
+
+
+SHOWN_CHARS = 12
+SHOWN_CHARS_MIN = 6
+ASKED_CHARS_SHOWN = 400
+
+
+def _digest(question: OpenQuestion) -> str:
+    """The digest of what a person decides about: another call, tool, argument, contract or text has another one."""
+    decided = [
+        question.kind, question.tenant, question.run, question.call, question.tool, question.args_sha256,
+        question.contract_digest, question.text, question.options,
+    ]  # fmt: skip
+    return hashlib.sha256(canonical(decided)).hexdigest()[:SHOWN_CHARS]
+
+
+def require_shown(question: OpenQuestion, shown: str) -> None:
+    """Refuse a decision about something else than ``question``.
+
+    Raises:
+        InputError: it is too short to name anything.
+        Refused: something else is asked now.
+    """
+    if len(shown) < SHOWN_CHARS_MIN:
+        raise InputError(f"'{shown}' is too short for a digest: give the one that `linestop approvals` prints.")
+    if question.shown.startswith(shown) or question.args_sha256.startswith(shown):
+        return
+    what = f"{question.tool}({question.args})" if question.tool else question.text
+    what = what if len(what) <= ASKED_CHARS_SHOWN else what[:ASKED_CHARS_SHOWN] + "…"
+    raise Refused(
+        f"What run '{question.run}' asks is not what was shown as {shown}. It now asks about {what}: look at it with "
+        f"`linestop approvals`, and decide with `--shown {question.shown}`."
+    )
 
 
 def _asked(run: Run) -> list[CallState]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli.declare import common, does, person
+from linestop.cli.declare import common, does, person, shown
 
 
 @click.command()
@@ -19,6 +19,7 @@ def approvals() -> None:
 @click.argument("run")
 @click.argument("call", default="")
 @click.option("--edit", metavar="JSON|FILE", help="Approve the call with these arguments instead.")
+@shown
 @person
 @common
 @does("approvals:approve")
@@ -29,6 +30,7 @@ def approve() -> None:
 @click.command()
 @click.argument("run")
 @click.argument("call", default="")
+@shown
 @person
 @common
 @does("approvals:deny")
@@ -40,6 +42,7 @@ def deny() -> None:
 @click.argument("run")
 @click.argument("call_and_answer", nargs=-1, required=True, metavar="[CALL] ANSWER")
 @click.option("--json-answer", is_flag=True, help="ANSWER is JSON, or a file with JSON.")
+@shown
 @person
 @common
 @does("approvals:answer")
@@ -54,6 +57,7 @@ def answer() -> None:
 @click.option("--done", "action", flag_value="done", help="It happened: go on.")
 @click.option("--stop", "action", flag_value="stop", help="End the run over it.")
 @click.option("--result", metavar="JSON|FILE", help="With --done: what the model is told.")
+@shown
 @person
 @common
 @does("approvals:resolve")
