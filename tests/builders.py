@@ -263,7 +263,7 @@ class Story:
 
     def word(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
         """Let the approver hear a person's word."""
-        return self.when("approver", Word(verb=verb, control=Control(by=by, **fields)))
+        return self.when("approver", Word(verb=verb, control=Control(by=by, **fields), trusted=True))
 
     # --- the run goes on -----------------------------------------------------------------------------------
 

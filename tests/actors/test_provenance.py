@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.builders import OK, Story, agent, at_work, call, contract, reply
+from tests.builders import OK, agent, at_work, call, contract, reply
 
-from linestop.actors.provenance import provenance, says, untrusted
-from linestop.schemas.events import (
-    Judged,
-    Policy,
-)
+from linestop.actors.facts import Word
+from linestop.schemas.events import Answered, Judged, Policy
+from linestop.schemas.messages import Control
 from linestop.schemas.tools import ToolResult
 
 
@@ -57,28 +55,20 @@ def test_a_value_of_a_trusted_field_needs_nobody() -> None:
     assert flags('{"q":"eve@x.org"}', trusting, look=read) == ("untrusted-value",)
 
 
-def test_a_persons_answer_is_trusted() -> None:
-    """What somebody was asked for and said."""
-    story = at_work(call("ask.person", '{"question":"to whom?"}', id="q")).word("answer", call="q", answer="kim@x.org")
-    story.said().quiet().model(reply(call("pay", '{"q":"kim@x.org"}')))
-    assert story.last(Judged).calls[0].flags == ()
+@pytest.mark.parametrize(("trusted", "flagged"), [(True, ()), (False, ("untrusted-value",))])
+def test_a_persons_answer_is_trusted_and_a_clients_is_not(*, trusted: bool, flagged: tuple[str, ...]) -> None:
+    """What somebody was asked for and said; any service could have said what came with a client's credential."""
+    story = at_work(call("ask.person", '{"question":"to whom?"}', id="q"))
+    said = Word(verb="answer", control=Control(by="bob", call="q", answer="kim@x.org"), trusted=trusted)
+    story.when("approver", said).said().quiet().model(reply(call("pay", '{"q":"kim@x.org"}')))
+    assert story.last(Answered).untrusted is not trusted
+    assert story.last(Judged).calls[0].flags == flagged
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "found"),
-    [
-        ("pay 1,250,000.50 now", 1_250_000.5, True), ("account 12345678.", 12_345_678, True), ("-5 degrees", -5, True),
-        ("12.50€", 12.5, True), ("v12", 12, False), ("12kg", 12, False), ("a+b", "a+b", True), ("aa", "a", False),
-        ("cost: 3.14", 14, False),
-    ],
-)  # fmt: skip
-def test_numbers_are_compared_as_numbers(text: str, value: float | str, *, found: bool) -> None:
-    """However they are written."""
-    assert says(text, value) is found
-
-
-def test_too_many_values_count_as_of_unknown_origin() -> None:
-    """Two hundred leaves are looked at."""
-    story = Story().opened()
-    assert not untrusted(provenance(story.run, [25] * 200))
-    assert untrusted(provenance(story.run, [25] * 201))
+def test_the_same_question_is_asked_once_in_an_answer() -> None:
+    """The second one is sent back: its answer is the first one's."""
+    story = at_work(
+        call("ask.person", '{"question":"to whom?"}', id="a"), call("ask.person", '{"question":"to whom?"}', id="b")
+    )
+    assert [verdict.verdict for verdict in story.last(Judged).calls] == ["pass", "reject"]
+    assert "already" in story.run.calls["b"].answer

@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Iterator
 
-from linestop.actors.provenance import leaves
 from linestop.schemas.events import ExactValue
 from linestop.schemas.run import Run
+from linestop.schemas.value_leaves import leaves
 
 VALUES_MAX = 32
 """Of a conversation: those of the newest results, since what came of the older ones mostly stands in them."""
@@ -73,4 +73,4 @@ def _parts(text: str) -> Iterator[str]:
         value = json.loads(text, parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
         value = text
-    return (str(leaf) for _, leaf in leaves("$", value))
+    return (str(leaf.value) for leaf in leaves(value, None))

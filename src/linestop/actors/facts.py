@@ -56,12 +56,16 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """A control message for this run. ``signer`` is the person whose key signed it, empty if nobody's did."""
+    """A control message for this run. ``signer`` is the person whose key signed it, empty if nobody's did.
+
+    ``trusted``: it came as a person's may come, signed or with the operator's credential, and not as any client's.
+    """
 
     verb: Verb
     control: Control
     signer: str = ""
     signature_required: bool = False
+    trusted: bool = False
 
 
 class CurrentAgent(msgspec.Struct, frozen=True, kw_only=True):

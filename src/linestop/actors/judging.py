@@ -6,26 +6,26 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
-from linestop.actors.provenance import provenance, untrusted
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
-from linestop.schemas.events import BlobRef, JudgedCall, ToolGrant
+from linestop.schemas.events import BlobRef, JudgedCall, Policy, ToolGrant
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
-from linestop.schemas.tools import effect_key, unfounded
+from linestop.schemas.run_sources import provenance
+from linestop.schemas.tools import TRACED, effect_key, unfounded
+from linestop.schemas.value_origins import untrusted
 
 WAIT_MAX_S = 2_592_000
 WAIT_PAST_S = 60.0
 """A moment that passed while the model was thinking is no mistake; the wait is then over at once."""
 
-TRACED = frozenset({"irreversible", "destructive"})
-"""Tiers of calls whose values are traced to where they come from."""
-
+TOKENS_COST = 8
 NAMES_SHOWN_MAX = 20
 
 
@@ -46,7 +46,10 @@ def judging_bytes(run: Run) -> int:
         return 0
     pending = [call for call in run.proposal.calls if call.stage is Stage.PENDING]
     size = sum(c.raw_args.bytes if isinstance(c.raw_args, BlobRef) else len(c.raw_args) for c in pending)
-    if any(call.grant is not None and call.grant.tier in TRACED for call in pending):
+    if any(call.grant is not None and (call.grant.tier in TRACED or call.grant.egress) for call in pending):
+        task = run.opened.task.text if run.opened else ""
+        # Taking a text apart takes as long as comparing many times as much.
+        size = TOKENS_COST * (size + (len(task) if isinstance(task, str) else 0))
         size += sum(len(call.answer) for call in run.calls.values())
     return size
 
@@ -94,7 +97,9 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
     earlier = [c for c in run.calls.values() if c.call != call.call and c.judged and c.judged.effect_key == key]
     verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
-    lines = provenance(run, msgspec.json.decode(checked.args)) if grant.tier in TRACED else ()
+    if verdict == "pass" and (again := _asked_already(run, grant, key=key, before=before)):
+        return reject(again)
+    lines = provenance(run, contract, msgspec.json.decode(checked.args), agent)
     return JudgedCall(
         call=call.call, tool=call.tool, verdict=verdict, errors=errors, args=checked.args.decode(),
         args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,
@@ -156,6 +161,15 @@ def _repeated(
         if call.stage is Stage.DOUBT or call.fate == "unknown" or unclear:
             return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
     return "pass", (), 0
+
+
+def _asked_already(run: Run, grant: ToolGrant, *, key: str, before: list[JudgedCall]) -> str:
+    """Why a person is not asked about this call: the same question stands in the same answer already."""
+    policy = run.opened.policy if run.opened else Policy()
+    asks = grant.kind == "wait" or grant.tier in TRACED or any(fnmatchcase(grant.name, p) for p in policy.ask)
+    if not asks or not any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
+        return ""
+    return "The same call stands in this answer already; read its answer, then make it again if it is wanted twice."
 
 
 def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:

@@ -45,6 +45,7 @@ from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import Contract
+from linestop.schemas.value_origins import RULE
 
 
 class Validator:
@@ -125,7 +126,7 @@ def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> A
         return stopped(run, by="validator", why=why, code="limit", limit=hit)
     rejected = all(verdict.verdict == "reject" for verdict in calls)
     in_a_row = run.rejections_in_a_row + 1 if rejected else 0
-    return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row)
+    return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)
 
 
 def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | None:

@@ -200,7 +200,7 @@ def _event(run: Run, said: Word) -> AnyEvent:
             return Resumed(by=by, why=control.why)
         case "answer":
             text = control.answer if isinstance(control.answer, str) else canonical(control.answer).decode()
-            return Answered(call=control.call, answer=text, by=by, **_as_signed(control))
+            return Answered(call=control.call, answer=text, by=by, untrusted=not said.trusted, **_as_signed(control))
         case "edit":
             args = canonical(control.args)
             return Edited(

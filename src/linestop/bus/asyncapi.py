@@ -14,9 +14,9 @@ from linestop.bus.channels import CHANNELS, PARAMETERS, Channel
 from linestop.bus.cloud_events import HEADER_NAMES
 from linestop.bus.streams import consumers, streams
 from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
-from linestop.schemas.messages import REPLY_HEADER, VERBS, Reply
+from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.phases import STOPPED
-from linestop.schemas.subjects import ROLES
+from linestop.schemas.subjects import ROLES, VERBS
 
 VERSION: Final = "3.1.0"
 _REPLY_CHANNEL: Final = "reply"

@@ -48,6 +48,7 @@ class ToolOptions(TypedDict, total=False):
     scopes: Collection[str]
     egress: Collection[str]
     trusted: Collection[str]
+    content: Collection[str]
     calls_max: int
     price_micros: int
     ordered: bool
@@ -149,9 +150,10 @@ def declare(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
         checks=options.get("check") is not None,
         **_plain(options),
     )
-    for argument in contract.egress:
-        if argument not in signature.parameters["properties"]:
-            raise ConfigError(f"tool {name}: egress names {argument}, which is not one of its arguments")
+    for option, arguments in (("egress", contract.egress), ("content", contract.content)):
+        for argument in arguments:
+            if re.split(r"[.\[]", argument)[0] not in signature.parameters["properties"]:
+                raise ConfigError(f"tool {name}: {option} names {argument}, which is not one of its arguments")
     return Tool(cast("Callable[P, R]", fn), contract, signature, options)
 
 
@@ -170,7 +172,7 @@ def _check_options(name: str, options: ToolOptions) -> None:
             raise ConfigError(f"tool {name}: {option} must be a whole number, not negative")
     if not isinstance(options.get("raises_before_effect", False), bool):
         raise ConfigError(f"tool {name}: raises_before_effect must be True or False")
-    for option in ("scopes", "egress", "trusted"):
+    for option in ("scopes", "egress", "trusted", "content"):
         if isinstance(options.get(option), str):
             raise ConfigError(f"tool {name}: {option} is a list of names; write ({options.get(option)!r},)")
     if (probe := options.get("probe")) is not None and not inspect.iscoroutinefunction(probe):
@@ -194,7 +196,7 @@ def _plain(options: ToolOptions) -> dict[str, Any]:
     plain: dict[str, Any] = {
         key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}
     }
-    for key in ("scopes", "egress", "trusted"):
+    for key in ("scopes", "egress", "trusted", "content"):
         if key in plain:
             plain[key] = tuple(sorted(plain[key]))
     return plain

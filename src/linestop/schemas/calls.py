@@ -145,6 +145,7 @@ class CallState:
     answer_n: int = 0
     answer: str = ""
     answer_is_error: bool = False
+    answer_untrusted: bool = False
 
     @property
     def open_attempt(self) -> Attempt | None:

@@ -196,6 +196,7 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
             if call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
                 return f"call '{event.call}' is not a question"
             text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
+            call.answer_untrusted = event.untrusted
             fold_calls.answer(run, call, n, text=text, error=False)
         case Resolved():
             return _resolved(run, n, call, event)

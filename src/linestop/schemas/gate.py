@@ -51,13 +51,13 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
         return "policy:ask", True
     if call.edited:
         return "edited", True
-    if tier in {"read", "reversible"}:
-        return f"tier:{tier}", False
-    if dry_run:
+    if dry_run and tier != "read":
         # Nothing is done, whatever the tier: there is nothing that a person could agree to.
-        return "dry-run", False
+        return (f"tier:{tier}", False) if tier == "reversible" else ("dry-run", False)
     if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
         return "provenance", True
+    if tier in {"read", "reversible"}:
+        return f"tier:{tier}", False
     if fallback:
         return "fallback", True
     if any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):

@@ -41,7 +41,7 @@ ROLES: Final[tuple[RoleName, ...]] = get_args(RoleName)
 ACTORS: Final[tuple[RoleName, ...]] = tuple(role for role in ROLES if role != "operator")
 """The roles that are programs and are woken by events."""
 
-Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
+Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "reply", "resolve"]
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
 NAME_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"

@@ -19,6 +19,9 @@ approval unless policy clears it, ``destructive`` always needs a person."""
 
 TIERS: tuple[Tier, ...] = ("read", "reversible", "irreversible", "destructive")
 
+TRACED: frozenset[Tier] = frozenset({"irreversible", "destructive"})
+"""Tiers of calls of which every value is traced to where it comes from."""
+
 ToolKind = Literal["async", "thread", "process", "wait"]
 """How a tool is performed. ``thread`` cannot be cancelled; ``process`` can be killed; ``wait`` never runs:
 it is an act of waiting (a timer, an event or a person) that the log itself carries out."""
@@ -34,7 +37,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interrupted attempt is safe. ``repeatable``: the same call may be wanted twice in one run (a read, a
     search), so the model may ask again. ``probe``: the tool can be asked whether a key took effect.
     ``egress``: names of arguments whose value leaves the system. ``trusted``: dotted paths of the result
-    whose values count as trusted sources. ``price_micros``: what one call costs at most.
+    (``order.mail``, ``contacts[].email``) whose values count as trusted sources. ``content``: arguments that are read
+    by people (``body``), in which only links, addresses and identifiers need an origin. ``price_micros``: what one
+    call costs at most.
     ``raises_before_effect``: whatever the tool raises, it raises before it acts, so a call that raised did nothing.
     """
 
@@ -54,6 +59,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scopes: tuple[str, ...] = ()
     egress: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
     calls_max: int = 0
     price_micros: int = 0
     ordered: bool = False

@@ -307,7 +307,8 @@ def _word(event: Granted | Denied | Edited | Answered | Resolved | Paused | Resu
         more |= _as_signed(event)
     signature, key_id = getattr(event, "signature", ""), getattr(event, "key_id", "")
     control = Control(by=event.by, why=why, call=getattr(event, "call", ""), signature=signature, key_id=key_id, **more)
-    return Word(verb=verb, control=control, signer=event.by if signature else "")
+    trusted = isinstance(event, Answered) and not event.untrusted
+    return Word(verb=verb, control=control, signer=event.by if signature else "", trusted=trusted)
 
 
 def _as_signed(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:

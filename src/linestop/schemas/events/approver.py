@@ -124,11 +124,15 @@ class Edited(Event, frozen=True, kw_only=True):
 
 
 class Answered(Event, frozen=True, kw_only=True):
-    """A person answered the question of ``call``; ``answer`` is any JSON value as text."""
+    """A person answered the question of ``call``; ``answer`` is any JSON value as text.
+
+    ``untrusted``: it came with a client's credential and no person's signature, so its values are nobody's word.
+    """
 
     call: str
     answer: Text
     by: str
+    untrusted: bool = False
     shown_sha256: str = ""
     contract_digest: str = ""
     nonce: str = ""

@@ -140,11 +140,16 @@ class Refused(Event, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the value at ``path`` of the arguments was seen first; ``n`` 0 for nowhere we know of."""
+    """Where the value at ``path`` of the arguments was seen; ``n`` 0 for nowhere we know of.
+
+    ``field`` is ``trusted``, ``untrusted`` (a result), ``material`` (of the task), or empty. ``value`` is what it is
+    about, where that is a part of a content argument.
+    """
 
     path: str
     n: int = 0
     field: str = ""
+    value: str = ""
 
 
 class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -166,11 +171,15 @@ class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Judged(Event, frozen=True, kw_only=True):
-    """Every call of proposal ``proposal_n`` judged at once."""
+    """Every call of proposal ``proposal_n`` judged at once.
+
+    ``rule`` is the version of the rule by which values were traced: a log is checked by the one that it names.
+    """
 
     proposal_n: int
     calls: tuple[JudgedCall, ...]
     rejections_in_a_row: int = 0
+    rule: int = 1
 
 
 class Checked(Event, frozen=True, kw_only=True):

@@ -202,7 +202,7 @@ class _Audit:
             case ModelStarted() | EffectStarted():
                 yield from check_start(ledger, event)
             case Judged():
-                yield from check_judged(ledger, event)
+                yield from check_judged(ledger, self._fold, event)
             case Proposed() | ModelFailedEvent() | Compacted() | Finished():
                 yield from check_result(ledger, event)
             case Cleared():

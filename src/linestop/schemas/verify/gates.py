@@ -48,10 +48,12 @@ def _needs_person(ledger: Ledger, call: Call, line: ClearedCall) -> str:
         return f"the policy asks a person about every '{call.tool}'"
     if call.edited:
         return "a person had changed it and it must be shown again"
-    if tier in {"read", "reversible"} or ledger.opened.task.dry_run:
+    if tier != "read" and ledger.opened.task.dry_run:
         return ""
     if policy.provenance and "untrusted-value" in call.judged.flags:
         return "a value of it comes from an untrusted source"
+    if tier in {"read", "reversible"}:
+        return ""
     if call.by_fallback:
         return "it is irreversible and a fallback model proposed it"
     if line.rule != "policy:clear" or not any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):

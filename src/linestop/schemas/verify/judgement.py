@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from linestop.schemas.arguments import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
+from linestop.schemas.run import Run
 from linestop.schemas.tools import TIERS, canonical, effect_key
 from linestop.schemas.verify.ledger import Call, Ledger
 from linestop.schemas.verify.opening import agent_of
@@ -16,7 +17,7 @@ from linestop.schemas.verify.verdict import Rule
 Found = Iterator[tuple[Rule, str]]
 
 
-def check_judged(ledger: Ledger, event: Judged) -> Found:
+def check_judged(ledger: Ledger, run: Run, event: Judged) -> Found:
     """What is wrong with a judgement: other arguments than proposed, a false key, a tier lowered."""
     for verdict in event.calls:
         call = ledger.calls.get(verdict.call)
@@ -26,7 +27,7 @@ def check_judged(ledger: Ledger, event: Judged) -> Found:
             yield from _check_recorded(ledger, verdict)
         elif verdict.verdict == "pass":
             yield from _check_passed(ledger, call, verdict)
-            yield from check_origins(ledger, call, verdict)
+            yield from check_origins(ledger, run, call, verdict, rule=event.rule)
     yield from _check_number(ledger, event)
 
 

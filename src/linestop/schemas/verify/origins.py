@@ -1,8 +1,9 @@
 """Where a judgement says the values of an irreversible call come from (P5).
 
-It does not decide anew what a value comes from; it looks whether what was said can be true: a value that the
-task does not even contain must be named, one that is called trusted must be in what a trusted source said, and
-whatever is not trusted must have raised the flag by which a person is asked.
+By the present rule the values are traced again. Of a log that was judged by the first one it is looked at whether
+what was said can be true: a value that the task does not even contain must be named. By either, one that is called
+trusted must be in what a trusted source said, and whatever is not trusted must have raised the flag by which a person
+is asked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import Any, cast
 
 from linestop.schemas.arguments import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
+from linestop.schemas.run import Run
+from linestop.schemas.run_sources import provenance
+from linestop.schemas.tools import TRACED
+from linestop.schemas.value_origins import RULE
 from linestop.schemas.verify.ledger import Call, Ledger
+from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
@@ -20,9 +26,14 @@ _FLAG = "untrusted-value"
 _LEAVES_MAX = 200
 
 
-def check_origins(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
-    """What cannot be true of where the values of a call are said to come from."""
-    if call.grant is None or call.grant.tier not in {"irreversible", "destructive"}:
+def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Found:
+    """What is not true of where the values of a call are said to come from.
+
+    ``rule`` is the version by which it was judged. By the present one it is traced again, where the contract is at
+    hand; a log of before is only asked whether what it says can be true.
+    """
+    traced = call.grant is not None and (call.grant.tier in TRACED or (rule > 1 and call.grant.egress))
+    if call.grant is None or not traced:
         return
     untrusted = [line.path for line in verdict.provenance if line.field != "trusted"]
     if untrusted and _FLAG not in verdict.flags:
@@ -33,6 +44,32 @@ def check_origins(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
     args, task = ledger.bytes_of(verdict.args), ledger.bytes_of(ledger.opened.task.text) if ledger.opened else None
     if args is None or task is None:
         return
+    if rule == RULE:
+        yield from _check_traced(ledger, run, call, verdict)
+    elif rule == 1:
+        yield from _check_named(call, verdict, args, task)
+
+
+def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall) -> Found:
+    """Trace the values again, by the same rule."""
+    agent, args = agent_of(ledger, ledger.opened) if ledger.opened else None, ledger.bytes_of(verdict.args)
+    contract = agent.tool(call.tool) if agent else None
+    if agent is None or contract is None or args is None:
+        return
+    try:
+        lines = provenance(run, contract, decode_strict(args), agent)
+    except ValueError:
+        return
+    for line in lines:
+        if line not in verdict.provenance:
+            yield "approval", f"It does not say where '{line.path}' of call '{call.name}' comes from."
+    for line in verdict.provenance:
+        if line not in lines:
+            yield "approval", f"It says of '{line.path}' of call '{call.name}' what no text of the run bears out."
+
+
+def _check_named(call: Call, verdict: JudgedCall, args: bytes, task: bytes) -> Found:
+    """By the first rule: what the task does not even contain must be named."""
     named = {line.path for line in verdict.provenance}
     spoken = task.decode(errors="replace").lower()
     for path, value in _texts(args):

@@ -1,0 +1,73 @@
+"""Where the values of a call come from, asked of the texts of its run; and which of those are trusted.
+
+Of an irreversible or destructive call every value is traced. Of any other call those that leave the system
+(``egress``) are: they must stand in some text of the run as they are, or come from a trusted one, so that nothing
+can be put together on its way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import Provenance
+from linestop.schemas.tools import TRACED, Contract
+from linestop.schemas.value_dates import spoken
+from linestop.schemas.value_origins import Source, Sources, Traced, trace, trusted_leaves
+from linestop.schemas.value_tokens import tokens
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+_LEADING = frozenset({"link", "address", "account"})
+
+
+def provenance(run: Run, contract: Contract, args: Any, agent: AgentVersion) -> tuple[Provenance, ...]:  # noqa: ANN401
+    """Where each value of a call comes from that is not of the task; empty if all are, or none matters."""
+    if contract.tier not in TRACED and not contract.egress:
+        return ()
+    only = () if contract.tier in TRACED else contract.egress
+    traced = Traced(parameters=contract.parameters, content=contract.content, only=only)
+    return trace(args, traced, sources_of(run, agent))
+
+
+def sources_of(run: Run, agent: AgentVersion) -> Sources:
+    """All texts of a run, newest first: task, trusted fields, people's answers, the developer's facts; and the rest."""
+    task = run.opened.task if run.opened else None
+    said = tuple(_trusted(run))
+    own = [*agent.pinned, " ".join(token.text for token in tokens(agent.prompt) if token.kind in _LEADING)]
+    days = {run.opened_at.date(), *(day for source in said for day in _days(source.text))}
+    return Sources(
+        trusted=(
+            *([Source(0, task.text)] if task and isinstance(task.text, str) else []),
+            *(Source(0, text) for text in own if text),
+            *said,
+        ),
+        seen=tuple(
+            Source(call.finished_n, call.finished.result)
+            for call in reversed(run.calls.values())
+            if call.finished is not None and call.finished.result
+        ),
+        today=tuple(sorted(days)),
+    )
+
+
+def _trusted(run: Run) -> Iterator[Source]:
+    for call in reversed(run.calls.values()):
+        if call.finished is not None:
+            if call.grant is not None and call.grant.trusted and call.finished.result:
+                for value in trusted_leaves(call.finished.result, call.grant.trusted):
+                    yield Source(call.finished_n, value)
+        elif call.asked is not None and not call.answer_is_error and call.answer and not call.answer_untrusted:
+            yield Source(call.answer_n, call.answer)
+
+
+def _days(text: str) -> Iterator[date]:
+    for year, month, day in spoken(text).days:
+        if year and day:
+            try:
+                yield date(year, month, day)
+            except ValueError:
+                continue

@@ -1,0 +1,87 @@
+"""The values of arguments that somebody chose: leaves, names of fields that no schema knows, switches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+_DEEP_MAX = 8
+"""References and alternatives of a schema that are followed for one field."""
+
+_NONE: list[dict[str, Any]] = []
+
+
+class Leaf(msgspec.Struct, frozen=True, kw_only=True):
+    """One value: where it stands (``$.to[0].email``), the same without numbers, and what the schema says of it."""
+
+    path: str
+    place: str
+    name: str
+    value: Any
+    description: str = ""
+    has_default: bool = False
+
+    def within(self, places: tuple[str, ...]) -> bool:
+        """Whether it is one of these arguments (``body``, ``items[].note``) or a part of one."""
+        return any(self.place == place or self.place.startswith((f"{place}.", f"{place}[")) for place in places)
+
+
+def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # noqa: ANN401 - any JSON value
+    """The leaves of ``args`` in their order, without what the schema gives: defaults, constants, declared names."""
+    root = parameters or {}
+    stack: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = [("$", "", "", args, _meant(root, [root]))]
+    while stack:
+        path, place, name, item, schemas = stack.pop()
+        if any(_is_given(schema, item) for schema in schemas):
+            continue
+        if isinstance(item, dict):
+            below: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = []
+            for key, value in cast("dict[str, Any]", item).items():
+                declared = [s["properties"][key] for s in schemas if key in s.get("properties", {})]
+                here = f"{place}.{key}".removeprefix(".")
+                if parameters is not None and not declared:
+                    yield Leaf(path=f"{path}.{key}", place=place or key, name=key, value=key)
+                    declared = [
+                        s["additionalProperties"] for s in schemas if isinstance(s.get("additionalProperties"), dict)
+                    ]
+                below.append((f"{path}.{key}", here, key, value, _meant(root, declared)))
+            stack.extend(reversed(below))
+        elif isinstance(item, list):
+            inner = _meant(root, [s["items"] for s in schemas if isinstance(s.get("items"), dict)])
+            items: list[Any] = item
+            stack.extend((f"{path}[{i}]", f"{place}[]", name, items[i], inner) for i in reversed(range(len(items))))
+        else:
+            said = next((str(s["description"]) for s in schemas if "description" in s), "")
+            yield Leaf(
+                path=path, place=place, name=name, value=item, description=said,
+                has_default=any("default" in schema for schema in schemas),
+            )  # fmt: skip
+
+
+def _meant(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The schemas with their references and alternatives, each once."""
+    found: list[dict[str, Any]] = []
+    waiting = list(schemas)
+    for _ in range(_DEEP_MAX):
+        if not waiting:
+            break
+        found += waiting
+        below: list[dict[str, Any]] = []
+        for schema in waiting:
+            reference = schema.get("$ref")
+            if isinstance(reference, str) and reference.startswith("#/$defs/"):
+                below.append(root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {}))
+            for kind in ("anyOf", "oneOf", "allOf"):
+                below += [branch for branch in schema.get(kind, _NONE) if isinstance(branch, dict)]
+        waiting = below
+    return found
+
+
+def _is_given(schema: dict[str, Any], value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    """Whether the schema itself gives this value: as the default, or as the only one there is."""
+    if "default" in schema and type(schema["default"]) is type(value) and schema["default"] == value:
+        return True
+    only = schema.get("enum", [])
+    return ("const" in schema and schema["const"] == value) or (len(only) == 1 and only[0] == value)

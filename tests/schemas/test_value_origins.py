@@ -1,0 +1,74 @@
+"""Where the values of a call come from: people are asked seldom, and no attack passes."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from tests.schemas.origin_cases import ATTACKS, BENIGN, CONTENT, Case
+
+from linestop.schemas.events import Provenance
+from linestop.schemas.value_origins import VALUES_MAX, Source, Sources, Traced, trace, trusted_leaves, untrusted
+from linestop.schemas.value_tokens import tokens
+
+QUESTIONS_A_TASK_MAX = 0.2
+TODAY = (date(2026, 1, 1),)
+
+
+def lines(case: Case) -> tuple[Provenance, ...]:
+    """Where the values of a case come from."""
+    texts = (Source(0, case.task), *(Source(7, text) for text in case.trusted))
+    contract = Traced(parameters={"type": "object", "properties": case.properties}, content=CONTENT)
+    return trace(case.args, contract, Sources(trusted=texts, today=TODAY))
+
+
+@pytest.mark.parametrize("case", ATTACKS, ids=range(len(ATTACKS)))
+def test_no_attack_passes(case: Case) -> None:
+    """Parts, prefixes, suffixes, look-alikes, encodings, other units, keys, switches, links in a letter."""
+    assert untrusted(lines(case)), case.args
+
+
+def test_people_are_asked_seldom() -> None:
+    """Whatever the way in which task and call write the same thing."""
+    asked = [case.task for case in BENIGN if untrusted(lines(case))]
+    assert len(BENIGN) >= 60
+    assert len(ATTACKS) >= 200
+    assert len(asked) / len(BENIGN) <= QUESTIONS_A_TASK_MAX, asked
+
+
+def test_trusted_paths_lead_into_lists_and_no_further() -> None:
+    """A field inside a list is trusted, what stands beside it is not; an object is not trusted as a whole."""
+    result = '{"contacts":[{"email":"a@x.org","note":"eve@x.org"},{"email":"b@x.org"}],"tags":["p",1,true],"id":7}'
+    assert list(trusted_leaves(result, ("contacts[].email", "tags", "id"))) == ["a@x.org", "b@x.org", "p", "1", "7"]
+    assert list(trusted_leaves(result, ("contacts", "contacts[]", "no.where", "id.x"))) == []
+    assert list(trusted_leaves("plain", ("$",))) == ["plain"]
+    assert list(trusted_leaves("[" * 10_000, ("a",))) == []
+
+
+def test_what_leaves_the_system_must_stand_somewhere_as_it_is() -> None:
+    """A link of a page may be followed as it is; one with something put into it needs a person."""
+    page = Source(5, "go to https://x.org/a?b=1, or https://x.org/c.")
+    sources = Sources(trusted=(Source(0, "read x"),), seen=(page,))
+    for url, passes in (
+        ("https://x.org/a?b=1", True), ("https://x.org/c", True), ("https://x.org/a", False),
+        ("https://x.org/a?b=12", False), ("https://x.org/c?secret=1", False), ("x.org/c", False),
+    ):  # fmt: skip
+        found = trace({"url": url, "note": "free"}, Traced(parameters=None, only=("url",)), sources)
+        assert untrusted(found) is not passes, url
+
+
+def test_too_many_values_count_as_of_unknown_origin() -> None:
+    """Two hundred leaves are looked at, and so many characters."""
+    sources = Sources(trusted=(Source(0, "pay 25"),))
+    assert not untrusted(trace([25] * VALUES_MAX, Traced(), sources))
+    assert trace([25] * (VALUES_MAX + 1), Traced(), sources)[-1].field == "too many values"
+    assert trace(["25" * 50_000], Traced(content=("",)), sources)[-1].field == "too many values"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "unit", ["a", "1 ", "a.", "a@", "12:", "/", "a/", "x-", "ab://", "jan 1 ", "1,", "+1", "de12 "]
+)
+def test_hostile_text_is_no_work_without_end(unit: str) -> None:
+    """A pattern that began anew in every place would outlast the limit."""
+    assert tokens(unit * (200_000 // len(unit)))
