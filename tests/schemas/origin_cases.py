@@ -9,11 +9,18 @@ TEXT = {"type": "string"}
 NUMBER = {"type": "number"}
 WHOLE = {"type": "integer"}
 FLAG = {"type": "boolean", "default": False}
-TEXTS = {"type": "array", "items": TEXT, "default": []}
-MAIL = {"to": TEXTS, "cc": TEXTS, "subject": TEXT, "body": TEXT, "attachments": TEXTS}
+TEXTS: dict[str, Any] = {"type": "array", "items": TEXT, "default": []}
+MAIL: dict[str, Any] = {"to": TEXTS, "cc": TEXTS, "subject": TEXT, "body": TEXT, "attachments": TEXTS}
 PAY = {"recipient": TEXT, "amount": NUMBER, "subject": TEXT, "date": TEXT, "recurring": FLAG}
 CENTS = {"account": TEXT, "amount_cents": WHOLE, "currency": {"type": "string", "default": "EUR"}}
-EVENT = {"title": TEXT, "start": TEXT, "end": TEXT, "participants": TEXTS, "location": TEXT, "description": TEXT}
+EVENT: dict[str, Any] = {
+    "title": TEXT,
+    "start": TEXT,
+    "end": TEXT,
+    "participants": TEXTS,
+    "location": TEXT,
+    "description": TEXT,
+}
 SHARE = {"file_id": TEXT, "email": TEXT, "permission": {"enum": ["r", "rw"], "default": "r"}}
 POST = {"channel": TEXT, "text": TEXT}
 CONTENT = ("subject", "body", "title", "description", "text")

@@ -50,7 +50,7 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
             stack.extend(reversed(below))
         elif isinstance(item, list):
             inner = _meant(root, [s["items"] for s in schemas if isinstance(s.get("items"), dict)])
-            items: list[Any] = item
+            items = _items(item)
             stack.extend((f"{path}[{i}]", f"{place}[]", name, items[i], inner) for i in reversed(range(len(items))))
         else:
             said = next((str(s["description"]) for s in schemas if "description" in s), "")
@@ -58,6 +58,11 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
                 path=path, place=place, name=name, value=item, description=said,
                 has_default=any("default" in schema for schema in schemas),
             )  # fmt: skip
+
+
+def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
+    found: list[Any] = value
+    return found
 
 
 def _meant(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -125,7 +125,9 @@ def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
 
 def _listed(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
     """The items of a list, or the one value that there is."""
-    found: list[Any] = item if isinstance(item, list) else [item]
+    if not isinstance(item, list):
+        return [item]
+    found: list[Any] = item
     return found
 
 

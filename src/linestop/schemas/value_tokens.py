@@ -144,7 +144,7 @@ def readings(text: str) -> frozenset[Decimal]:
         forms = {plain.replace(marks[0], "")}
     elif marks:
         _, _, rest = plain.partition(marks[0])
-        forms = {plain.replace(marks[0], ".")} | ({plain.replace(marks[0], "")} if len(rest) == 3 else set())
+        forms = {plain.replace(marks[0], ".")} | ({plain.replace(marks[0], "")} if len(rest) == 3 else set[str]())
     found: set[Decimal] = set()
     for form in forms:
         try:
