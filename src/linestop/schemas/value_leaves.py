@@ -50,7 +50,7 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
             stack.extend(reversed(below))
         elif isinstance(item, list):
             inner = _meant(root, [s["items"] for s in schemas if isinstance(s.get("items"), dict)])
-            items = _items(item)
+            items = items_of(item)
             stack.extend((f"{path}[{i}]", f"{place}[]", name, items[i], inner) for i in reversed(range(len(items))))
         else:
             said = next((str(s["description"]) for s in schemas if "description" in s), "")
@@ -60,7 +60,8 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
             )  # fmt: skip
 
 
-def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
+def items_of(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
+    """The items of a JSON array."""
     found: list[Any] = value
     return found
 

@@ -21,7 +21,7 @@ import msgspec
 
 from linestop.schemas.events.validator import Provenance
 from linestop.schemas.value_dates import Spoken, is_moment, is_spoken_of, spoken
-from linestop.schemas.value_leaves import Leaf, leaves
+from linestop.schemas.value_leaves import Leaf, items_of, leaves
 from linestop.schemas.value_tokens import Amount, Token, amounts, compact, normalized, readings, tokens
 
 RULE = 2
@@ -125,10 +125,7 @@ def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
 
 def _listed(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
     """The items of a list, or the one value that there is."""
-    if not isinstance(item, list):
-        return [item]
-    found: list[Any] = item
-    return found
+    return items_of(item) if isinstance(item, list) else [item]
 
 
 def _below(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON value
