@@ -86,6 +86,10 @@ when = { turn = 1, contains = "ask" }
 call = [{ tool = "ask.person", args = { question = "Which colour?", options = ["red", "blue"] } }]
 
 [[step]]
+when = { turn = 1, contains = "await" }
+call = [{ tool = "wait.for_event", args = { name = "paid", timeout_s = 600 } }]
+
+[[step]]
 when = { tool_result = "ask.person" }
 say = "The person said {{last_result}}."
 
@@ -137,7 +141,7 @@ def desk_tools(effects: Effects) -> tuple[AnyTool, ...]:
 
 def desk_agent(registry: Registry, *, limits: Limits, policy: Policy, base_url: str) -> AgentVersion:
     """The test agent with all tools of ``registry`` that it needs."""
-    names = ("pay", "look", "hang", "doubtful", "ask.person")
+    names = ("pay", "look", "hang", "doubtful", "ask.person", "wait.for_event")
     return AgentVersion(
         name=AGENT,
         prompt="You do what you are told.",

@@ -176,3 +176,18 @@ def test_a_decision_names_what_was_shown(line: Stack) -> None:
     assert f"--shown {question['shown']}" in ran.err
     assert len(line.effects.paid) == before
     assert cli(line, *printed.split()[2:], "--by", "ann").code == 0
+
+
+def test_an_event_is_reported_by_its_name(line: Stack) -> None:
+    """Whoever reports it knows what happened, not which call waits; another event is refused with what is awaited."""
+    question = ask(line, "await the money")
+    run = question["run"]
+    printed = cli(line, "show", run).out
+    assert f"$ linestop event {run} paid --data JSON" in printed
+    assert "waits for an event: paid" in printed
+    wrong = cli(line, "event", run, "shipped")
+    assert wrong.code == 1
+    assert "does not wait for an event 'shipped' now; it waits for 'paid'" in wrong.err
+    assert cli(line, "event", run, "paid", "--data", '{"cents": 4250}').code == 0
+    assert "4250" in cli(line, "watch", run).out
+    assert cli(line, "event", run, "paid").code == 1

@@ -94,7 +94,7 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     """
     event = entry.event
     kind = KINDS.get(type(event))
-    if event is None or kind is None or entry.ignored:
+    if event is None or kind is None or entry.ignored or _asks_nobody(run, event):
         return None
     ident = f"{run.tenant}/{run.run}/{entry.n}"
     named = event_headers(
@@ -103,6 +103,12 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     )  # fmt: skip
     payload = _payload(run, entry.n, event=msgspec.to_builtins(event))
     return Alert(kind, payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
+
+
+def _asks_nobody(run: Run, event: AnyEvent) -> bool:
+    """Whether it is a wait for an event, which a service reports: no person is called for it."""
+    call = run.calls.get(event.question.call) if isinstance(event, Asked) and event.question else None
+    return call is not None and call.tool == "wait.for_event"
 
 
 def alerts(

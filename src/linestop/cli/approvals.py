@@ -56,6 +56,12 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
     _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
 
 
+def event(run: str, name: str, *, data: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Report the event NAME to RUN, which waits for it."""
+    value: object = None if data is None else output.json_argument(data, "--data")
+    _decide({"shown": "", **options}, lambda client, said: client.event(run, name, value, **said))
+
+
 def resolve(run: str, call: str, *, action: str | None, result: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""
     if action is None:

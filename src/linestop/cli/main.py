@@ -52,6 +52,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "approve": Entry("decisions:approve", "Agree to one call, exactly as shown."),
         "deny": Entry("decisions:deny", "Refuse one call."),
         "answer": Entry("decisions:answer", "Answer a question of a run."),
+        "event": Entry("decisions:event", "Report an event that a run waits for."),
         "resolve": Entry("decisions:resolve", "Say what became of a call whose fate is unknown."),
     },
     "Looking back": {

@@ -274,8 +274,10 @@ def commands_for(question: OpenQuestion) -> list[str]:
     match question.kind:
         case "approval" | "spend":
             words = [f"approve {target}", f"deny {target} --why REASON"]
-        case "question" | "event":
+        case "question":
             words = [f"answer {target} ANSWER"]
+        case "event":
+            words = [f"event {question.run} {question.text} --data JSON"]
         case "doubt":
             words = [f"resolve {target} --{action}" for action in ("retry", "done", "stop")]
     return [f"linestop {word}{tenant}" for word in words]
@@ -291,7 +293,8 @@ def question_text(question: OpenQuestion) -> str:
     kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
     left = until(question.expires_at)
     left += " left" if left[0].isdigit() else ""
-    lines = [f"Run {question.run} ({question.agent}) waits for a person: {kind}, {left}."]
+    what = f"an event: {question.text}" if question.kind == "event" else f"a person: {kind}"
+    lines = [f"Run {question.run} ({question.agent}) waits for {what}, {left}."]
     told = {
         "task": short(question.task),
         "call": f"{question.call}: {question.tool}({question.args})" if question.tool else "",

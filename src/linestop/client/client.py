@@ -19,7 +19,7 @@ from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
 from linestop.client.stop_scope import stop_scope
 from linestop.client.stopping import DirectStop, is_of
-from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
+from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, awaiting, pick, require_shown
 from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
@@ -130,6 +130,17 @@ class Client(Looking):
     async def answer(self, run: str, answer: object, *, call: str = "", **said: Unpack[Said]) -> Reply:
         """Answer a question of the model, or deliver the event it waits for. Errors as ``approve``."""
         return await self._decide("answer", run, Control(call=call, answer=answer), said)
+
+    async def event(self, run: str, name: str, data: object = None, **said: Unpack[Said]) -> Reply:
+        """Report an event to a run that waits for it (``wait.for_event``); ``data`` is what the model is told.
+
+        Raises:
+            Refused: the run does not wait for an event of that name now.
+            NotFound, TimedOut, PermissionDenied: as ``approve``.
+        """
+        state = await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
+        call = awaiting(run, await self.questions_of(state), name).call
+        return await self._decide("answer", run, Control(call=call, answer={} if data is None else data), said)
 
     async def resolve(
         self, run: str, action: Resolution, *, call: str = "", result: object = None, **said: Unpack[Said]

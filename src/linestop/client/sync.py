@@ -113,6 +113,7 @@ class SyncClient:
     deny = _blocking(Client.deny)
     edit = _blocking(Client.edit)
     answer = _blocking(Client.answer)
+    event = _blocking(Client.event)
     resolve = _blocking(Client.resolve)
     dead_letters = _blocking(Client.dead_letters)
     dead_letter = _blocking(Client.dead_letter)

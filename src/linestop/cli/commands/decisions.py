@@ -52,6 +52,17 @@ def answer() -> None:
 
 @click.command()
 @click.argument("run")
+@click.argument("name")
+@click.option("--data", metavar="JSON|FILE", help="What the model is told of it.")
+@person
+@common
+@does("approvals:event")
+def event() -> None:
+    """Report the event NAME to RUN, which waits for it."""
+
+
+@click.command()
+@click.argument("run")
 @click.argument("call", default="")
 @click.option("--retry", "action", flag_value="retry", help="It did not happen: do it again.")
 @click.option("--done", "action", flag_value="done", help="It happened: go on.")

@@ -1,0 +1,27 @@
+"""Whom an open question calls: people, unless a service answers it."""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import CONTRACTS, agent, at_work, call, contract
+
+from linestop.bus.after import alerts
+from linestop.schemas.events import NEVER, Asked
+
+NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}
+AGENT = agent(tools=(*CONTRACTS, contract("wait.for_event", kind="wait", parameters=NAMED)))
+
+
+@pytest.mark.parametrize(
+    ("tool", "args", "kinds"),
+    [
+        ("wait.for_event", '{"name":"paid"}', []),
+        ("ask.person", '{"question":"Which?"}', ["approval-asked"]),
+        ("pay", "{}", ["approval-asked"]),
+    ],
+)
+def test_nobody_is_called_for_an_event(tool: str, args: str, kinds: list[str]) -> None:
+    """A payment that is awaited is no reason to wake somebody up."""
+    story = at_work(call(tool, args), version=AGENT)
+    assert story.last(Asked)
+    assert [alert.kind for alert in alerts(story.run, since=NEVER)] == kinds
