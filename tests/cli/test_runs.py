@@ -290,7 +290,7 @@ def test_a_stop_that_cancels_what_a_first_one_let_end_says_so(tmp_path: Path) ->
         fenced = cli(line, "stop", run)
     assert "fenced_n" not in drained
     assert f"was stopped before: event {drained['n']}" in fenced.out
-    assert f"event {drained['n'] + 1} cancels what that stop let end" in fenced.out
+    assert f"event {drained['n'] + 1} cancelled the calls that the first stop had let finish" in fenced.out
 
 
 def test_run_of_what_was_stopped_before_it_began_exits_4(line: Stack) -> None:
@@ -469,3 +469,18 @@ def test_an_approval_that_expires_is_shown_as_such(line: Stack) -> None:
         assert "Nobody answered in time" in cli(line, "watch", run).out
     finally:
         line.portal.call(line.deploy)
+
+
+def test_a_run_is_named_by_the_beginning_of_its_id_or_as_the_last(line: Stack) -> None:
+    """Wherever RUN stands; a name that a client chose is never completed."""
+    run = cli(line, "run", "desk", "say hello", "--detach").out.strip()
+    assert cli(line, "watch", run[:-4]).code == 0
+    assert cli(line, "show", run[:-2], "--json").json["run"] == run
+    assert cli(line, "show", "last", "--json").json["run"] == run
+    assert cli(line, "verify", "last").code == 0
+    several = cli(line, "show", run[:4])
+    assert several.code in {0, 2}
+    assert "write more of the id" in several.err or several.code == 0
+    assert "There is no run 'ffffffff'" in cli(line, "show", "ffffffff").err
+    chosen = cli(line, "run", "desk", "say hello", "--json", "--key", "order-10").json["run"]
+    assert cli(line, "show", chosen[:12], "--json").json["run"] == chosen

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from tests.builders import at_work, call
 
 from linestop.cli import timeline
 from linestop.schemas.events import (
@@ -96,9 +97,9 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Accepted(proposal_n=4, answer="x" * 300), "x" * 199 + "…"),
     (Returned(proposal_n=4, errors=("$: empty",), returned_in_a_row=1), "$: empty"),
     (Cleared(calls=(ClearedCall(call="c1", rule="tier:read", args_sha256=""),)), "c1 (tier:read)"),
-    (Asked(calls=(ASKED,)), "may pay be done? (call c1, tier:irreversible)"),
-    (Asked(calls=(msgspec.structs.replace(ASKED, rule="unknown"),)), "what became of pay? (call c1, unknown)"),
-    (Asked(question=Question(call="c2", text="Which?", expires_at=AT)), "Which? (call c2)"),
+    (Asked(calls=(ASKED,)), "may pay be done? (tier:irreversible)"),
+    (Asked(calls=(msgspec.structs.replace(ASKED, rule="unknown"),)), "what became of pay? (unknown)"),
+    (Asked(question=Question(call="c2", text="Which?", expires_at=AT)), "Which? (c2)"),
     (
         Asked(spend=SpendQuestion(so_far_micros=1, limit_micros=250_000, expires_at=AT)),
         "may it spend more than $0.2500?",
@@ -120,12 +121,12 @@ WORDS: list[tuple[AnyEvent, str]] = [
     ),
     (
         Proposed(turn=1, attempt=1, text="Let me look.", calls=(ProposedCall(call="c1", tool="look", args="{}"),)),
-        "Let me look.; look({}) as c1",
+        "Let me look.; look({})",
     ),
     (ModelFailedEvent(turn=1, attempt=1, kind="availability", message="no answer"), "availability: no answer"),
     (Compacted(turn=1, attempt=1, covers_from=2, covers_to=9, summary="short"), "events 2 to 9 in 5 characters"),
-    (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 (attempt 2)"),
-    (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 succeeded: {"ok":1}'),
+    (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 #2 by w#1"),
+    (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 #1 succeeded: {"ok":1}'),
     (
         Finished(
             call="c1",
@@ -135,11 +136,11 @@ WORDS: list[tuple[AnyEvent, str]] = [
             result_bytes=20_000,
             result_ref=BlobRef(sha256="f00d", bytes=20_000),
         ),
-        "c1 succeeded: much (whole: 20000 bytes, blob f00d)",
+        "c1 #1 succeeded: much (whole: 20000 bytes, blob f00d)",
     ),
     (
         Finished(call="c1", attempt=1, outcome="failed", error=ToolError(type="permanent", message="no such order")),
-        "c1 failed: no such order",
+        "c1 #1 failed: no such order",
     ),
     (Stopped(by="ann", why="enough"), "by ann (person): enough; 0 open"),
     (Sealed(status="stopped", why="enough"), "stopped: enough"),
@@ -150,7 +151,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
 @pytest.mark.parametrize(("event", "words"), WORDS, ids=lambda value: type(value).__name__)
 def test_an_event_is_described_in_words(event: AnyEvent, words: str) -> None:
     """What happened, to whom and why, in one line."""
-    assert timeline.describe(event) == words
+    assert timeline.describe(event, timeline.CallNames()) == words
 
 
 def test_every_event_there_is_has_been_described() -> None:
@@ -168,3 +169,15 @@ def test_a_line_has_time_number_speaker_and_words() -> None:
     assert ignored.endswith("approver.paused      IGNORED: it is not legal")
     void = timeline.line(Entry(7, "", "operator", "stopped", 0, None, "its number is 99"))
     assert void.split() == ["void", "operator.stopped", "IGNORED:", "its", "number", "is", "99"]
+
+
+def test_calls_are_named_by_their_tool_and_the_second_of_a_tool_by_its_number() -> None:
+    """A provider's id says nothing to anybody."""
+    run = at_work(call("look", id="toolu_01"), call("look", '{"q":"b"}', id="toolu_02"), call("pay", id="toolu_03")).run
+    names = timeline.CallNames(run)
+    assert [names(f"toolu_0{i}") for i in (1, 2, 3)] == ["look", "look/2", "pay"]
+    started = next(entry for entry in run.entries if entry.name == "started" and entry.role == "executor")
+    assert timeline.line(started, run).endswith("look #1, look/2 #1 by w#1")
+    asked = next(entry for entry in run.entries if entry.name == "asked")
+    assert timeline.line(asked, run).endswith("may pay be done? (tier:irreversible)")
+    assert not any("toolu_" in timeline.line(entry, run) for entry in run.entries)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -17,6 +18,12 @@ import click
 CONFIG_FILE: Final = "linestop.toml"
 DIRECTORY_DEFAULT: Final = ".linestop"
 TENANT_DEFAULT: Final = "default"
+
+_SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
+"""``last``, or the beginning of an id that linestop gave: a UUID, or the digest of a key or of a refused task.
+
+A name that a client chose is never completed: `order-1` must not mean `order-10`.
+"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,12 +35,31 @@ def does(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
     def decorate(declared: Callable[[], None]) -> Callable[..., object]:
         @functools.wraps(declared)
         def call(**given: Any) -> object:  # noqa: ANN401 - as click gives them
+            if _SHORT_RUN.fullmatch(given.get("run", "")) and "directory" in given and not given.get("file"):
+                given["run"] = _find_run(given["run"], given)
             return body_of(target)(**given)
 
         call.__dict__["target"] = target
         return call
 
     return decorate
+
+
+def _find_run(text: str, given: dict[str, Any]) -> str:
+    """The whole id of the run that a person named by ``last`` or by the beginning of its id."""
+    # Imported here: a whole id needs no look at the log.
+    from linestop.cli import output  # noqa: PLC0415
+    from linestop.errors import NotFound  # noqa: PLC0415
+
+    try:
+        return output.with_client(
+            given["directory"], lambda client: client.find_run(text, tenant=given["tenant"]), as_="client"
+        )
+    except NotFound:
+        # Some commands take a run that is yet to come, under a name that a client chose.
+        if text == "last":
+            raise
+        return text
 
 
 def body_of(target: str) -> Callable[..., object]:

@@ -17,13 +17,13 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
     async def work(client: Client) -> None:
         if follow:
             await _tell_if_absent(client, run, options["tenant"])
-        source = client.events(run, after_n=after_n, follow=follow, tenant=options["tenant"])
-        async with output.telling_of_silence(client), contextlib.aclosing(source) as entries:
-            async for entry in entries:
+        source = client.watch(run, after_n=after_n, follow=follow, tenant=options["tenant"])
+        async with output.telling_of_silence(client), contextlib.aclosing(source) as states:
+            async for state, entry in states:
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry), hang=timeline.HANG)
+                    output.say(timeline.line(entry, state), hang=timeline.HANG)
 
     output.with_client(options["directory"], work, as_="client")
 
@@ -42,7 +42,7 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
                 if options["as_json"]:
                     output.say_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry), hang=timeline.HANG)
+                    output.say(timeline.line(entry, state), hang=timeline.HANG)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
                         output.note(output.question_text(question), block=True)

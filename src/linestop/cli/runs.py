@@ -125,7 +125,7 @@ class _Waiting:
         watched = self._client.watch(run, tenant=self._tenant)
         async with output.telling_of_silence(self._client), contextlib.aclosing(watched) as states:
             async for state, entry in states:
-                output.note(timeline.line(entry), hang=timeline.HANG)
+                output.note(timeline.line(entry, state), hang=timeline.HANG)
                 if entry.name == "asked" and not entry.ignored and await self._ask(state.run):
                     return output.EXIT_WAITING
         return None
@@ -242,7 +242,7 @@ def _print(state: Run, questions: list[OpenQuestion]) -> None:
         output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
     output.say("")
     for entry in state.entries:
-        output.say(timeline.line(entry), hang=timeline.HANG)
+        output.say(timeline.line(entry, state), hang=timeline.HANG)
     if state.calls:
         output.say("")
         rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]

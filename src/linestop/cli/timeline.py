@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import assert_never
 
 from linestop.schemas.events import (
@@ -38,30 +39,49 @@ from linestop.schemas.events import (
     Text,
     Warned,
 )
-from linestop.schemas.run import Entry
+from linestop.schemas.run import Entry, Run
 
 TEXT_CHARS_MAX = 200
 HANG = 17
 """How far in a line goes on that a terminal has no room for: below who says it."""
 
 
-def line(entry: Entry) -> str:
-    """One line for one entry: time, number, who says what, and what it means."""
+class CallNames:
+    """What people call the calls of a run: by their tool, the second of a tool ``<tool>/2``, and so on.
+
+    A provider's id says nothing to anybody; it stands alone only where the run does not have the call.
+    """
+
+    def __init__(self, run: Run | None = None) -> None:
+        counts: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
+        for call in run.calls.values() if run is not None else ():
+            counts[call.tool] += 1
+            again = counts[call.tool]
+            self._names[call.call] = call.tool if again == 1 else f"{call.tool}/{again}"
+
+    def __call__(self, call: str, tool: str = "") -> str:
+        """The name of the call with this id, and of this tool as far as is known without the run."""
+        return self._names.get(call) or tool or call
+
+
+def line(entry: Entry, run: Run | None = None) -> str:
+    """One line for one entry of ``run``: time, number, who says what, and what it means."""
     at = f"{entry.event.at:%H:%M:%S.%f}"[:-3] if entry.event else " " * 12
     number = f"#{entry.n}" if entry.n else "void"
     said = f"{entry.role}.{entry.name}"
     if entry.ignored:
         return f"{at} {number:>5} {said:<20} IGNORED: {entry.ignored}"
-    return f"{at} {number:>5} {said:<20} {describe(entry.event) if entry.event else ''}".rstrip()
+    return f"{at} {number:>5} {said:<20} {describe(entry.event, CallNames(run)) if entry.event else ''}".rstrip()
 
 
-def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
+def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 - one arm an event
     """What an event means, in a few words."""
     match event:
         case Opened() | Refused() | Judged() | Checked() | Accepted() | Returned():
-            return _of_validator(event)
+            return _of_validator(event, calls)
         case Cleared() | Asked() | Granted() | Denied() | Edited() | Answered() | Resolved():
-            return _of_approver(event)
+            return _of_approver(event, calls)
         case Paused() | Resumed():
             return f"by {event.by}" + (f": {event.why}" if event.why else "")
         case Held():
@@ -76,19 +96,21 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"asks {event.model} (turn {event.turn}{again}, {event.purpose})"
         case Proposed():
-            calls = ", ".join(f"{call.tool}({_text(call.args)}) as {call.call}" for call in event.calls)
-            return "; ".join(part for part in (_text(event.text), calls) if part)
+            wanted = ", ".join(f"{calls(call.call, call.tool)}({_text(call.args)})" for call in event.calls)
+            return "; ".join(part for part in (_text(event.text), wanted) if part)
         case ModelFailedEvent():
             return f"{event.kind}: {_text(event.message)}"
         case Compacted():
             return f"events {event.covers_from} to {event.covers_to} in {len(event.summary)} characters"
         case EffectStarted():
-            return ", ".join(f"{call.call} (attempt {call.attempt})" for call in event.calls)
+            probe = " (asks what became of it)" if event.purpose == "probe" else ""
+            return ", ".join(f"{calls(c.call)} #{c.attempt}" for c in event.calls) + f" by {event.worker}{probe}"
         case Finished():
             what = event.error.message if event.error else event.result
             kept = f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
             but = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
-            return f"{event.call} {event.outcome}: {_text(what)}{kept}{but}"
+            attempt = f" #{event.attempt}" if event.attempt else ""
+            return f"{calls(event.call)}{attempt} {event.outcome}: {_text(what)}{kept}{but}"
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
@@ -99,7 +121,7 @@ def describe(event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
             assert_never(event)
 
 
-def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Returned) -> str:
+def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Returned, calls: CallNames) -> str:
     match event:
         case Opened():
             return f"{event.agent.name} on {event.model.model}: {_text(event.task.text)}"
@@ -107,7 +129,8 @@ def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Return
             return f"{event.code}: {event.sentence}"
         case Judged():
             return ", ".join(
-                f"{call.tool or call.call} {call.verdict}" + (f" ({'; '.join(call.errors)})" if call.errors else "")
+                f"{calls(call.call, call.tool)} {call.verdict}"
+                + (f" ({'; '.join(call.errors)})" if call.errors else "")
                 for call in event.calls
             )
         case Checked():
@@ -120,31 +143,33 @@ def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Return
             assert_never(event)
 
 
-def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered | Resolved) -> str:
+def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered | Resolved, calls: CallNames) -> str:
     match event:
         case Cleared():
-            return ", ".join(f"{call.call} ({call.rule})" for call in event.calls)
+            return ", ".join(f"{calls(call.call)} ({call.rule})" for call in event.calls)
         case Asked():
-            parts = [f"{_asks(call)} (call {call.call}, {call.rule})" for call in event.calls]
+            parts = [f"{_asks(call, calls)} ({call.rule})" for call in event.calls]
             if event.question:
-                parts.append(f"{event.question.text} (call {event.question.call})")
+                parts.append(f"{event.question.text} ({calls(event.question.call)})")
             if event.spend:
                 parts.append(f"may it spend more than {_dollars(event.spend.limit_micros)}?")
             return ", ".join(parts)
         case Granted() | Denied():
-            return f"{event.call or 'spending'} by {event.by}" + (f": {event.why}" if event.why else "")
+            what = calls(event.call) if event.call else "spending"
+            return f"{what} by {event.by}" + (f": {event.why}" if event.why else "")
         case Edited():
-            return f"{event.call} by {event.by}: {_text(event.args)}"
+            return f"{calls(event.call)} by {event.by}: {_text(event.args)}"
         case Answered():
-            return f"{event.call} by {event.by}: {_text(event.answer)}"
+            return f"{calls(event.call)} by {event.by}: {_text(event.answer)}"
         case Resolved():
-            return f"{event.call} by {event.by}: {event.action}" + (f", {event.why}" if event.why else "")
+            return f"{calls(event.call)} by {event.by}: {event.action}" + (f", {event.why}" if event.why else "")
         case _:
             assert_never(event)
 
 
-def _asks(call: AskedCall) -> str:
-    return f"what became of {call.tool}?" if call.rule == "unknown" else f"may {call.tool} be done?"
+def _asks(call: AskedCall, calls: CallNames) -> str:
+    name = calls(call.call, call.tool)
+    return f"what became of {name}?" if call.rule == "unknown" else f"may {name} be done?"
 
 
 def _text(text: Text) -> str:

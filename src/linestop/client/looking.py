@@ -33,6 +33,10 @@ AT_ONCE: Final = 16
 """Runs that are read at a time."""
 
 RUNS_SHOWN: Final = 50
+CANDIDATES_SHOWN: Final = 5
+LAST: Final = "last"
+"""What stands for the run that was begun last, wherever a person names a run."""
+
 WINDOW_MESSAGES: Final = 5_000
 """How far back in the log the newest runs are looked for at first; four times as far at each further try."""
 
@@ -132,6 +136,28 @@ class Looking:
         if not state.entries:
             raise _unknown(state)
         return state
+
+    async def find_run(self, text: str, *, tenant: str = DEFAULT_TENANT) -> RunId:
+        """The run that a person means: ``last``, the one begun last, or the beginning of an id that linestop gave.
+
+        Raises:
+            NotFound: there is no such run.
+            InputError: several ids begin so.
+        """
+        if text == LAST:
+            found = await self._newest(1, _tenant(tenant))
+            if not found:
+                raise NotFound(f"There is no run of tenant '{tenant}' yet.")
+            return found[-1][1]
+        begun = sorted(run for run in await self.stream.log().runs_of(_tenant(tenant)) if run.startswith(text))
+        if text in begun:
+            return RunId(text)
+        if len(begun) > 1:
+            shown = ", ".join(begun[:CANDIDATES_SHOWN])
+            raise InputError(f"{len(begun)} runs begin with '{text}': {shown} …; write more of the id.")
+        if not begun:
+            raise NotFound(f"There is no run '{text}' of tenant '{tenant}'; `linestop runs` lists them.")
+        return begun[0]
 
     async def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
