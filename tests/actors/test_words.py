@@ -178,7 +178,7 @@ def test_an_edit_approves_what_the_person_wrote(tool: str) -> None:
 
 def test_the_model_is_told_that_a_person_changed_the_call_and_sees_it_as_it_was_made() -> None:
     """Its own arguments were never used, so it must not go on as if they had been; its blocks are changed too."""
-    raw = [
+    raw: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "hm", "signature": "s"},
         {"type": "tool_use", "id": "pay", "name": "pay", "input": {"q": "order 4711"}},
     ]
