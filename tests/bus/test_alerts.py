@@ -13,6 +13,7 @@ import anyio
 import msgspec
 import pytest
 from nats.aio.msg import Msg
+from tests.builders import Story
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
 from tests.stack import stack
 
@@ -31,7 +32,7 @@ from linestop.bus.stopping import catch_up, stop_run
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable
 from linestop.schemas import subjects
-from linestop.schemas.events import NEVER, decode
+from linestop.schemas.events import NEVER, Refused, decode
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import LATEST, Run
 from linestop.schemas.stops import stopped
@@ -388,3 +389,16 @@ async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_he
 
 def _dead(station: Station, run: Run) -> str:
     return subjects.dead(run.tenant, run.run, role=station.role.name)
+
+
+@pytest.mark.parametrize("stopped_first", [True, False])
+def test_the_outcome_of_a_run_that_never_opened_goes_to_one_place(stopped_first: bool) -> None:
+    """``none`` if it was stopped first, whether or not its task came in time; else to the agent that was asked for."""
+    story = Story()
+    stop = stopped(story.run, by="ann", why="enough")
+    refused = Refused(code="stopped" if stopped_first else "bad_task", sentence="No.", agent="desk")
+    if stopped_first:
+        story.given(stop, by="operator").given(refused)
+    else:
+        story.given(refused).given(stop, by="operator")
+    assert after.agent_of(story.run) == (subjects.NO_AGENT if stopped_first else "desk")

@@ -9,8 +9,8 @@ from datetime import timedelta
 import anyio
 import msgspec
 import pytest
+from tests.builders import Story, at_work, call, contract
 from tests.builders import agent as desk
-from tests.builders import at_work, call, contract
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import layout
@@ -277,5 +277,19 @@ def test_a_run_that_retries_later_does_not_count() -> None:
         assert capacity.load.runs == 1
         capacity.looked(story.run, story.now + timedelta(days=1), ours=False)
         assert capacity.load.runs == 0
+
+    run_virtual(main)
+
+
+def test_a_run_that_waits_for_money_does_not_count_where_the_accounts_are_asked() -> None:
+    """A process without budget cannot know: for it the run is on its way."""
+
+    async def main() -> None:
+        story = Story().opened()
+        for has_budget, runs in ((False, 1), (True, 0)):
+            capacity = Capacity(WorkerLimits(), Looks())
+            capacity.has_budget = has_budget
+            capacity.looked(story.run, story.now, ours=True)
+            assert capacity.load.runs == runs
 
     run_virtual(main)

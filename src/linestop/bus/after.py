@@ -55,10 +55,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def agent_of(run: Run) -> str:
-    """The agent an outcome goes to: the run's, else the one that was asked for, else ``none``."""
+    """The agent an outcome goes to: the run's, else the one that was asked for, else ``none``.
+
+    A run that was stopped before it was opened has none, also if its task came before it was sealed.
+    """
     if run.opened:
         return run.opened.agent.name
-    return run.refused.agent if run.refused and run.refused.agent else NO_AGENT
+    asked = run.refused.agent if run.refused and run.refused.code != "stopped" else ""
+    return asked or NO_AGENT
 
 
 def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:

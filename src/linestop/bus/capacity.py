@@ -1,7 +1,7 @@
 """How much one process works on at once, so that it is never too busy to hear a stop or to begin what it started.
 
 Two bounds (``WorkerLimits``). *Runs*: while a process works on as many as it may, it pulls no task; tasks stay in the
-stream, for itself later or for another process. A run that waits for a person or a date does not count. *Starts*: a
+stream, for itself later or for another process. A run that waits for a person, a date or money is none. *Starts*: a
 model or tool call takes a place from its ``started`` event to its result. A run that finds none waits here, first come
 first served, and is looked at again when a place is free; nothing is written for that, so waiting costs no event.
 
@@ -69,6 +69,8 @@ class Capacity:
     """The places of one process. ``look_soon`` looks at a run again."""
 
     def __init__(self, limits: WorkerLimits, look_soon: LookSoon) -> None:
+        self.has_budget = False
+        """Whether this process asks the accounts: then a run that is not covered after a look waits for money."""
         self._limits = limits.resolved()
         self._look_soon = look_soon
         self._runs: dict[Key, float] = {}
@@ -147,7 +149,7 @@ class Capacity:
         """
         key = (run.tenant, run.run)
         self.release(key)
-        if ours and not _rests(run, now):
+        if ours and not _rests(run, now, has_budget=self.has_budget):
             self._runs[key] = asyncio.get_running_loop().time()
             return
         if run.done or run.paused:
@@ -206,11 +208,14 @@ def _weight(run: Run, event: AnyEvent) -> int:
     return sum(PROCESS_TOOL_WEIGHT if grant is not None and grant.kind == "process" else 1 for grant in grants)
 
 
-def _rests(run: Run, now: datetime) -> bool:
-    """Whether nothing is to be done for this run soon: it is over, or waits for a person or a date."""
+def _rests(run: Run, now: datetime, *, has_budget: bool) -> bool:
+    """Whether nothing is to be done for this run soon: it is over, or waits for a person, a date or money."""
     if run.opened is None or run.breaks or run.done or run.paused or run.phase is Phase.WAITING:
         return True
     if run.open_attempts:
         return False
     start = next_start(run, now)
-    return isinstance(start, NextStart) and (start.at - now).total_seconds() > RESTS_FROM_S
+    if not isinstance(start, NextStart):
+        return False
+    uncovered = has_budget and start.cost_max_micros > run.available_micros
+    return uncovered or (start.at - now).total_seconds() > RESTS_FROM_S

@@ -183,6 +183,7 @@ class Host:
                 drain_s=config.drain_s, spans=config.spans, signer=config.signer, limits=config.limits,
             ),
         )  # fmt: skip
+        self.shell.capacity.has_budget = "budget" in names
         self._names = names
         self._pumps: anyio.abc.TaskGroup | None = None
 
