@@ -19,6 +19,7 @@ from linestop.sandbox.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.registry import Registry, load_file
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool, tool
+from linestop.sandbox.workspace import Workspace
 from linestop.schemas.redact import DEPTH_MAX, Redactor
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork
@@ -259,3 +260,23 @@ async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runn
     found = await results(runner.run((late, dry, probe)))
     outcomes = {call: (result.outcome, result.cost_micros) for call, result in found.items()}
     assert outcomes == {"ends-1": ("never_started", 0), "ends-2": ("succeeded", 0), "probed-1": ("succeeded", 0)}
+
+
+def folder_of_run(folder: Path) -> Path:
+    """Where the workspace of the run of ``work`` is made."""
+    one = work("ends", how="well")
+    return folder / one.tenant / one.run
+
+
+async def test_a_call_that_puts_nothing_into_its_workspace_leaves_no_folder(tmp_path: Path) -> None:
+    """Neither alone nor beside others; what was put there stays."""
+    runner = made(tmp_path)
+    await results(runner.run((work("ends", how="well"), work("ends", 2, how="fine"))))
+    assert folder_of_run(tmp_path).parent.exists()
+    assert not Workspace(folder_of_run(tmp_path)).root.exists()
+    first = Workspace.create(tmp_path, "t", "kept")
+    first.remove_if_empty()
+    assert not first.root.exists()
+    first.write("a", b"1")
+    first.remove_if_empty()
+    assert first.read("a") == b"1"

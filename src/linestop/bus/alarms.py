@@ -94,6 +94,8 @@ class Alarms:
                 far.append(deadline)
         for deadline in far:
             await self._set_durable(entry, f"{deadline.role}-{deadline.name}", deadline.at)
+        if entry.run.sealed is not None:
+            await self._cancel_durable(entry)
 
     def again(self, entry: CachedRun) -> None:
         """Look at the run again soon: a look at it failed, or did not come to its end."""
@@ -131,6 +133,13 @@ class Alarms:
         if before is None or abs((at - before).total_seconds()) > MOVED_S:
             await self._timers.set(entry.run.tenant, entry.run.run, name, at)
             entry.durable[name] = at
+
+    async def _cancel_durable(self, entry: CachedRun) -> None:
+        """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days."""
+        while entry.durable:
+            name, at = entry.durable.popitem()
+            if at > self._now():
+                await self._timers.cancel(entry.run.tenant, entry.run.run, name)
 
     def _alarm(self, entry: CachedRun, cue: Cue, overdue: bool) -> None:
         entry.timer = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, perform, probe
 from linestop.sandbox.registry import Registry
+from linestop.sandbox.tool import AnyTool
 from linestop.sandbox.workspace import Workspace
 from linestop.schemas.tools import ErrorType, ToolError, ToolResult
 from linestop.schemas.work import CallWork
@@ -41,6 +44,8 @@ class RegistryRunner:
         self._workspaces = workspaces
         self._egress = egress or EgressPolicy()
         self._limits = limits or PerformLimits()
+        self._calls: Counter[Path] = Counter()
+        """How many calls use each workspace now."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[Done]:
         """Perform all at once; yield each with its result and duration in seconds as it comes.
@@ -89,12 +94,29 @@ class RegistryRunner:
             here = "has another contract here than" if tool else "is not here: deploy"
             sentence = f"The tool '{work.tool}' {here} the one this run was opened with."
             return _not_begun(work, sentence, kind="permanent")
+        with contextlib.ExitStack() as held:
+            try:
+                workspace = held.enter_context(self._workspace(work))
+            except (OSError, ToolFailed) as error:
+                _log.error("no workspace for call %s of run %s: %s", work.call, work.run, error)
+                sentence = "The call was not begun: its workspace cannot be made; an operator must look at the disk."
+                return _not_begun(work, sentence, kind="transient")
+            return await self._in_workspace(tool, work, workspace)
+
+    @contextlib.contextmanager
+    def _workspace(self, work: CallWork) -> Generator[Workspace]:
+        """The workspace of the call's run; it is removed if no call of the run is left and nothing was put into it."""
+        workspace = Workspace.create(self._workspaces, work.tenant, work.run)
+        self._calls[workspace.root] += 1
         try:
-            workspace = Workspace.create(self._workspaces, work.tenant, work.run)
-        except (OSError, ToolFailed) as error:
-            _log.error("no workspace for call %s of run %s: %s", work.call, work.run, error)
-            sentence = "The call was not begun: its workspace cannot be made; an operator must look at the disk."
-            return _not_begun(work, sentence, kind="transient")
+            yield workspace
+        finally:
+            self._calls[workspace.root] -= 1
+            if not self._calls[workspace.root]:
+                del self._calls[workspace.root]
+                workspace.remove_if_empty()
+
+    async def _in_workspace(self, tool: AnyTool, work: CallWork, workspace: Workspace) -> ToolResult:
         deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
             context = Context(

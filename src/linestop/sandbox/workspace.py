@@ -7,6 +7,7 @@ a device that something left behind is refused. Writing replaces a whole file in
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -79,6 +80,11 @@ class Workspace:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(root, limits)
 
+    def remove_if_empty(self) -> None:
+        """Remove the directory if nothing is in it; the next call, or the next ``write``, makes it again."""
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
     def read(self, path: str) -> bytes:
         """Return the whole content of a regular file.
 
@@ -119,6 +125,7 @@ class Workspace:
             raise WorkspaceError(f"{_shown(path)} is the workspace itself, not a file in it")
         if len(data) > self.limits.file_bytes_max:
             raise WorkspaceError(_too_large(path, len(data), self.limits.file_bytes_max))
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _Root(self.root, path) as root:
             self._check_room(root, parts, len(data))
             parent = _make_parents(root, parts[:-1])
