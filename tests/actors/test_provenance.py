@@ -72,3 +72,17 @@ def test_the_same_question_is_asked_once_in_an_answer() -> None:
     )
     assert [verdict.verdict for verdict in story.last(Judged).calls] == ["pass", "reject"]
     assert "already" in story.run.calls["b"].answer
+
+
+@pytest.mark.parametrize(
+    ("url", "stage"),
+    [("https://x.org/a", "answered"), ("https://x.org/a?d=4711", "asked"), ("https://y.org/", "asked")],
+)
+def test_a_read_that_carries_something_out_needs_a_person_if_it_was_put_together(url: str, stage: str) -> None:
+    """A link that stands somewhere as it is may be followed; one that the model made may carry a secret."""
+    fetching = agent(tools=(contract("look"), contract("fetch", egress=("q",))))
+    read = ToolResult(outcome="succeeded", value={"link": "https://x.org/a"})
+    story = at_work(call("look"), version=fetching).tools(look=read).model(reply(call("fetch", f'{{"q":"{url}"}}')))
+    if stage == "answered":
+        story.tools(fetch=OK)
+    assert story.stage("fetch") == stage

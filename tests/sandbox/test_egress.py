@@ -203,3 +203,24 @@ async def test_a_host_header_of_ones_own_is_refused(servers: Servers) -> None:
         with pytest.raises(EgressDenied, match="method"):
             await http.request("CONNECT", server.url())
     assert server.heard == []
+
+
+@pytest.mark.parametrize(
+    "address", ["168.63.129.16", "169.254.169.254", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+)
+@pytest.mark.parametrize("allow", ["*", "named.example:80"])
+async def test_a_clouds_metadata_is_refused_whatever_the_operator_named(address: str, allow: str) -> None:
+    """One of them is a public address, others are in ranges that may be allowed; no connection is tried."""
+    async with client(allow, names={"named.example": [address]}) as http:
+        with pytest.raises(EgressDenied, match=r"metadata|not a public address"):
+            await http.get("http://named.example/metadata")
+    assert [request.status for request in http.requests] == [0]
+
+
+@pytest.mark.parametrize("given", ["9", "2", "x", "-1", ""])
+async def test_a_false_content_length_is_refused_before_anything_is_sent(given: str) -> None:
+    """In our sentence, not in the middle of the request with the library's error."""
+    async with client("127.0.0.1:9") as http:
+        with pytest.raises(EgressDenied, match="but the body has 3 bytes; leave the header out"):
+            await http.post("http://127.0.0.1:9/", content=b"abc", headers={"Content-Length": given})
+        assert not http.effect_sent

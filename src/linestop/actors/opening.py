@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.actors.context import base_bytes
-from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Space, switch_closed
+from linestop.actors.context import base_bytes, material_bytes
+from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK, Limits, excess
+from linestop.schemas.limits import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.messages import Task, lowered, oversized
+from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
 from linestop.schemas.trace_context import parse_traceparent
@@ -57,7 +58,16 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
         return refuse("bad_task", sentence)
     # What is pinned is what the store has it under: a newer build may write the same version differently.
     digest = current.digest if current and current.digest else agent.digest()
-    return _opened(incoming, agent, limits, digest=digest, doors=doors, now=now)
+    return _opened(_without_secrets(incoming, facts), agent, limits, digest=digest, doors=doors, now=now)
+
+
+def _without_secrets(incoming: Incoming, facts: Facts) -> Incoming:
+    """The task with its material redacted: that is outside data, as a tool's result is."""
+    task, secrets = incoming.task, facts.get(Secrets) or Secrets()
+    if task is None or not task.material:
+        return incoming
+    clean = msgspec.structs.replace(task, material=Redactor(secrets.values).text(task.material))
+    return msgspec.structs.replace(incoming, task=clean)
 
 
 def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
@@ -66,6 +76,8 @@ def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
         return "The task has no text; say in 'text' what is to be done."
     if len(task.text) > limits.input_chars_max:
         return f"The task's text has {len(task.text)} characters; at most {limits.input_chars_max} are allowed."
+    if (size := len(task.material.encode(errors="replace"))) > MATERIAL_BYTES_MAX:
+        return f"The task's material has {size} bytes; at most {MATERIAL_BYTES_MAX} are allowed: shorten it."
     if len(task.labels) > LABELS_MAX or any(len(k) + len(v) > LABEL_CHARS_MAX for k, v in task.labels.items()):
         return f"A task has at most {LABELS_MAX} labels of at most {LABEL_CHARS_MAX} characters."
     if sentence := oversized(task):
@@ -89,7 +101,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
         task=TaskFacts(
             text=task.text, sha256=incoming.sha256, user=task.user, submitter=task.submitter, labels=task.labels,
             thread=task.thread, key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
-            text_bytes=len(task.text.encode()),
+            text_bytes=len(task.text.encode()) + material_bytes(task.material), material=task.material,
             trace=incoming.trace if parse_traceparent(incoming.trace) else "",
         ),
         agent=AgentRef(

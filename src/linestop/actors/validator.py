@@ -140,7 +140,8 @@ def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | Non
     errors = _answer_errors(text, pinned.version.output_schema)
     if not errors:
         answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
-        derived = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
+        read = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
+        derived = read or (run.opened is not None and bool(run.opened.task.material))
         return Accepted(proposal_n=proposal.n, answer=answer, derived_from_untrusted=derived)
     if run.returned_in_a_row >= run.limits.returned_max:
         hit = LimitHit(name="returned_max", value=run.returned_in_a_row + 1, max_value=run.limits.returned_max)

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from linestop.actors.facts import Facts, Word
+from linestop.actors.facts import Facts, Incoming, Word
 from linestop.actors.judging import judging_bytes
 from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
@@ -114,7 +114,7 @@ class Deciding:
             role = found.role
             try:
                 facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
-                if (size := _size(role, run)) > LONG_BYTES:
+                if (size := _size(role, run, look.extra)) > LONG_BYTES:
                     # It is pure, and whoever changes the run needs its lock, which this look holds.
                     thought[role.name] = await off_loop(size, partial(role.decide, run, look.cue, facts, now))
             except LinestopError:
@@ -191,7 +191,7 @@ class Deciding:
             return None
         try:
             facts = facts or self._facts.at_hand(run, role, now, look.extra)
-            if facts is None or _size(role, run) > LONG_BYTES:
+            if facts is None or _size(role, run, look.extra) > LONG_BYTES:
                 return station
             event = role.decide(run, look.cue, facts, now)
         except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
@@ -224,9 +224,12 @@ class Deciding:
         return _defect(station, run, now, kind=last.kind, text=last.text)
 
 
-def _size(role: Role, run: Run) -> int:
+def _size(role: Role, run: Run, extra: tuple[Any, ...]) -> int:
     """How many bytes of outside data a decision of this role goes through; only the validator goes through many."""
-    return judging_bytes(run) if role.name == "validator" else 0
+    if role.name != "validator":
+        return 0
+    at_door = (fact.task for fact in extra if isinstance(fact, Incoming) and fact.task is not None)
+    return judging_bytes(run) + sum(len(task.material) for task in at_door)
 
 
 def _defect(station: Station, run: Run, now: datetime, *, kind: str, text: str) -> Draft:

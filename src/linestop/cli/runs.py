@@ -18,7 +18,7 @@ from linestop.client import Client, Submitted
 from linestop.client.client import TaskOptions
 from linestop.client.views import OpenQuestion, RunLine, run_line
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.limits import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.run import Entry, Run
 
 TASK_CHARS_SHOWN: Final = 60
@@ -33,6 +33,7 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
         dry_run=options["dry_run"],
         scope=tuple(options["scope"]) or None,
         limits=_limits(options["limits"]),
+        material=_material(options["material"]),
     )
     body = _stdin() if text == "-" else text
     going: list[str] = []
@@ -55,6 +56,29 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
             output.note(f"Run {name} goes on: `linestop watch {target}` follows it, `linestop stop {target}` ends it.")
         raise
     output.finish(code)
+
+
+def _material(path: str) -> str:
+    """What a file of material holds, bounded as the task is.
+
+    Raises:
+        InputError: there is no such file, or it is not UTF-8 text; ``TooLarge`` if it is over the limit.
+    """
+    if not path:
+        return ""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MATERIAL_BYTES_MAX + 1)
+        text = data.decode()
+    except OSError as error:
+        raise InputError(f"The material {path} cannot be read ({error.strerror}); name a text file.") from None
+    except UnicodeDecodeError as error:
+        if len(data) <= MATERIAL_BYTES_MAX:
+            raise InputError(f"The material {path} is not UTF-8 text (byte {error.start}); convert it first.") from None
+        text = ""
+    if len(data) > MATERIAL_BYTES_MAX:
+        raise TooLarge(f"The material {path} has more than {MATERIAL_BYTES_MAX} bytes, the most there may be.")
+    return text
 
 
 def _stdin() -> str:

@@ -38,6 +38,7 @@ SEEN_WITHIN_S: Final = 5.0
 class TaskOptions(TypedDict, total=False):
     """What else a task may say; see ``linestop.schemas.messages.Task``."""
 
+    material: str
     key: str
     run: str
     user: str

@@ -35,6 +35,26 @@ _V4_REFUSED = tuple(
         "240.0.0.0/4",
     )
 )
+_METADATA: dict[str, str] = {
+    "168.63.129.16": "Azure's host: metadata, DNS, extensions (learn.microsoft.com, What is IP address 168.63.129.16)",
+    "169.254.169.254": "AWS, Azure, Google Cloud, Oracle, DigitalOcean, Hetzner, OpenStack",
+    "169.254.170.2": "AWS ECS task credentials (docs.aws.amazon.com, Task IAM role)",
+    "169.254.170.23": "AWS EKS pod identity (docs.aws.amazon.com, EKS Pod Identity)",
+    "169.254.0.23": "Tencent Cloud (tencentcloud.com, Instance metadata)",
+    "169.254.42.42": "Scaleway (scaleway.com, Instances metadata API)",
+    "100.100.100.200": "Alibaba Cloud (alibabacloud.com, View instance metadata)",
+    "192.0.0.192": "Oracle Cloud, classic (docs.oracle.com, Retrieving instance metadata)",
+    "fd00:ec2::254": "AWS over IPv6 (docs.aws.amazon.com, Instance metadata service)",
+    "fd00:ec2::23": "AWS EKS pod identity over IPv6",
+    "fd20:ce::254": "Google Cloud over IPv6 (cloud.google.com, View VM metadata)",
+    "fd00:42::42": "Scaleway over IPv6",
+}
+"""Addresses from which a machine gets its cloud's secrets, by provider: refused even where the operator named them.
+
+One of them is public by its range, and some are in ranges that an operator may allow.
+"""
+
+_METADATA_ADDRESSES = frozenset(ipaddress.ip_address(address) for address in _METADATA)
 _V4_PRIVATE = tuple(
     ipaddress.IPv4Network(network)
     for network in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
@@ -109,6 +129,8 @@ def address_error(address: Address, *, private: bool = False) -> str | None:
     plain = _unwrap(address)
     if plain is None:
         return f"{address} carries another address inside"
+    if plain in _METADATA_ADDRESSES:
+        return f"{address} serves a cloud's metadata"
     if private and any(plain in network for network in (_V4_PRIVATE if plain.version == 4 else _V6_PRIVATE)):
         return None
     if isinstance(plain, ipaddress.IPv4Address):

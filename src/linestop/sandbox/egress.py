@@ -118,6 +118,8 @@ class EgressClient:
                     request = client.build_request(method.upper(), url, **options)
                 except httpx2.InvalidURL as error:
                     raise self._guard.denied("invalid", method, f"the URL is not valid ({error})") from None
+                if reason := _false_length(request):
+                    raise self._guard.denied(netloc_of(request.url), method, reason)
                 return await self._follow(client, request)
         except TimeoutError:
             raise self._guard.failed(f"no complete answer within {seconds:.1f} s") from None
@@ -165,6 +167,20 @@ class EgressClient:
         for name in [name for name in following.headers if name.lower() not in _KEPT_ACROSS_HOSTS]:
             del following.headers[name]
         return following
+
+
+def _false_length(request: httpx2.Request) -> str:
+    """What is wrong with a length that the caller gave: sent as it is, it would break in the middle of the request."""
+    given = request.headers.get("content-length")
+    if given is None:
+        return ""
+    try:
+        size = len(request.content)
+    except httpx2.RequestNotRead:
+        return "a Content-Length cannot be given for a body that is made on the way; leave it out"
+    if given.strip() == str(size):
+        return ""
+    return f"the Content-Length is {given[:20]!r}, but the body has {size} bytes; leave the header out"
 
 
 def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:

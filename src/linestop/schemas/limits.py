@@ -167,6 +167,9 @@ JSON_DEPTH_MAX = 64
 LONG_BYTES = 64 * 1024
 """Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
 
+MATERIAL_BYTES_MAX = 128 * 1024
+"""Bytes of a task's material: with text and tools it fits into the event that opens a run."""
+
 ARGUMENTS_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of the arguments of one call, and of all calls of one answer together."""
 

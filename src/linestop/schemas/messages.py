@@ -22,10 +22,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``key`` makes it idempotent for ever: the same key with the same task is the same run, with another task
     it is refused. ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
-    ``scope`` names the tools this task may use at most.
+    ``scope`` names the tools this task may use at most. ``material`` is what the task is about and somebody else
+    wrote (a customer's letter, a document): it is shown to the model as data and is no trusted origin of anything.
     """
 
     text: str
+    material: str = ""
     user: str = ""
     submitter: str = ""
     labels: dict[str, str] = {}
@@ -85,7 +87,7 @@ FIELD_CHARS_MAX = 2_000
 
 UNREADABLE = "The stop came without a reason that can be read."
 
-_CONTENT = frozenset({"text", "run", "args", "answer", "result"})
+_CONTENT = frozenset({"text", "material", "run", "args", "answer", "result"})
 
 
 def oversized(message: Task | Control) -> str:

@@ -50,6 +50,7 @@ def sources_of(run: Run, agent: AgentVersion) -> Sources:
             for call in reversed(run.calls.values())
             if call.finished is not None and call.finished.result
         ),
+        material=task.material if task else "",
         today=tuple(sorted(days)),
     )
 

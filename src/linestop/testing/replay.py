@@ -268,7 +268,8 @@ def _incoming(event: Opened) -> Incoming:
     return Incoming(
         agent=event.agent.name, sha256=task.sha256,
         task=Task(
-            text=text, user=task.user, submitter=task.submitter, labels=task.labels, thread=task.thread,
+            text=text, material=task.material, user=task.user, submitter=task.submitter, labels=task.labels,
+            thread=task.thread,
             key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
             limits={
                 name: value

@@ -30,6 +30,12 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.argument("text")
 @click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
 @click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
+@click.option(
+    "--material",
+    default="",
+    metavar="FILE",
+    help="A text file that the task is about: shown to the model as data, and never trusted.",
+)
 @click.option("--detach", is_flag=True, help="Print the run's id and leave as soon as the task is let in.")
 @click.option(
     "--wait",

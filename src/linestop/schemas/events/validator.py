@@ -13,10 +13,14 @@ from linestop.schemas.tools import Tier, ToolKind
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The task as it was accepted. ``trace`` is the sender's W3C ``traceparent``: the run continues that trace."""
+    """The task as it was accepted. ``trace`` is the sender's W3C ``traceparent``: the run continues that trace.
+
+    ``material`` is without secrets, as results are. ``text_bytes`` bounds what text and material take in a prompt.
+    """
 
     text: Text
     sha256: str
+    material: str = ""
     user: str = ""
     submitter: str = ""
     labels: dict[str, str] = {}

@@ -29,8 +29,9 @@ def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Found:
         yield "answer", f"It accepts event {event.proposal_n}, which is no final answer."
     elif event.answer != proposal.text and not _only_redacted(proposal.text, event.answer):
         yield "answer", "The accepted answer is not the one that the model gave."
+    material = ledger.opened.task.material if ledger.opened else ""
     untrusted = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
-    if untrusted and not event.derived_from_untrusted:
+    if (untrusted or material) and not event.derived_from_untrusted:
         yield "answer", "It is said to rest on nothing untrusted, but results of tools came before it."
 
 
