@@ -284,7 +284,21 @@ class Story:
         assert isinstance(started, ModelStarted)
         self.caller.answer = answer
         view = self.planner.view(self.run, started, self.facts)
-        return all_at_once(self.planner.perform(view, started))
+        return [self.timed(event, started.at) for event in all_at_once(self.planner.perform(view, started))]
+
+    def timed(self, event: AnyEvent, since: datetime) -> AnyEvent:
+        """A result that took as long as the story's clock says, if that moved."""
+        took_s = (self.now - since).total_seconds()
+        return msgspec.structs.replace(event, duration_s=took_s) if took_s else event
+
+    @property
+    def performing(self) -> tuple[int, ...]:
+        """All open starts, as a process that performs them sees them."""
+        return tuple(attempt.n for attempt in self.run.open_attempts)
+
+    def worked_s(self, later_s: float = 0.0) -> float:
+        """How long the run has worked, as who performs its starts counts it."""
+        return self.run.active_s(self.now + timedelta(seconds=later_s), self.performing)
 
     def tools(self, **results: ToolResult) -> Self:
         """Say what came of open calls, by call id, then let the roles go on."""
@@ -293,7 +307,7 @@ class Story:
             started = self.run.entries[n - 1].event
             assert isinstance(started, EffectStarted)
             view = self.executor.view(self.run, started, self.facts)
-            self.given(*performed(self.executor, view, started))
+            self.given(*(self.timed(event, started.at) for event in performed(self.executor, view, started)))
         return self.quiet()
 
     def open_model(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +162,8 @@ class Fates(NoFaults):
     def __init__(self) -> None:
         self.dead: set[str] = set()
         self.away = False
+        self.lose_answer_to = ""
+        self.last_subject: Callable[[], str] = str
 
     async def before(self, op: str) -> None:
         """Refuse the dead; nobody reaches a broker that is away."""
@@ -170,6 +172,12 @@ class Fates(NoFaults):
         if self.away and _PROCESS.get():
             await anyio.sleep(0.5)
             raise Unreachable(f"The broker did not answer to {op}.")
+
+    async def after(self, op: str) -> None:
+        """Lose the answer to one append."""
+        if op == "log.append" and self.lose_answer_to and f".{self.lose_answer_to}." in self.last_subject():
+            self.lose_answer_to = ""
+            raise Unreachable("The answer was lost.")
 
 
 @dataclass
@@ -187,6 +195,8 @@ class Processes:
         self.fates = Fates()
         self.broker = MemoryBroker(virtual_now, faults=self.fates)
         self.model, self.hands = model, hands
+        runs = self.broker.stream(layout.RUNS)
+        self.fates.last_subject = lambda: runs.matching(">")[-1].subject
         self.began, self.began_s = virtual_now(), anyio.current_time()
         self.config = config
         self._tasks = tasks

@@ -122,7 +122,7 @@ def test_what_other_runs_hold_for_now_is_waited_for_and_said_once() -> None:
     event = story.when("budget", refused(story, waits=True, spent=1_000)).then(Queued, owner="user ann", holds=())
     assert "holds $4.998999 for runs at work" in event.why
     story.when("budget", refused(story, waits=True, spent=2_000)).silent()
-    assert story.wait(500).run.worked_s(story.now) == 0
+    assert story.wait(500).worked_s() == 0
     story.when("budget").then(Held)
     assert story.run.queued is None
     assert story.quiet().run.model_attempt is not None

@@ -55,7 +55,7 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
     event = story.when("planner").then(ModelStarted, turn=1, attempt=1, worker=WORKER, model="playbook/large")
     assert event.cost_max_micros == start.cost_max_micros > 0
     assert event.start_by == story.now + timedelta(seconds=START_WITHIN_S)
-    assert event.done_by == story.now + timedelta(seconds=120)
+    assert event.done_by == story.now + timedelta(seconds=125)
     assert event.prompt_sha256 == story.planner.view(story.run, event, story.facts).prompt_sha256 != ""
 
 
@@ -232,44 +232,52 @@ def test_time_in_which_a_model_is_queued_for_is_no_work() -> None:
     """The wall time counts work: neither the pauses nor the attempts that find nobody are any."""
     story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).opened().quiet()
     story.wait(30).model(DOWN)
-    assert story.run.worked_s(story.now) == 30
+    assert story.worked_s() == 30
     story.wait(60).quiet().wait(100)
     assert story.run.phase == "thinking"
-    assert story.run.worked_s(story.now) == 30
+    assert story.worked_s() == 30
     assert "wall" not in {deadline.name for deadline in deadlines(story.run, story.now)}
     story.model(DOWN).wait(120).quiet().wait(50).model(reply(call("look")))
-    assert story.run.worked_s(story.now) == 30
+    assert story.worked_s() == 30
     story.wait(10)
-    assert story.run.worked_s(story.now) == 40
+    assert story.worked_s() == 40
 
 
 def test_the_retries_before_queueing_are_work() -> None:
     """Only what comes after them is a wait."""
     story = Story(agent(on_model_down="queue", limits={"model_retries_max": 1})).opened().quiet()
     story.wait(20).model(DOWN).wait(5).quiet().model(DOWN)
-    assert story.run.worked_s(story.now + timedelta(hours=1)) == 25
+    assert story.worked_s(3_600) == 21
 
 
 def test_no_call_outlives_the_time_of_its_run() -> None:
     """What a lost call leaves open is over with the run's wall time, and what it may take is what is left of it."""
-    story = at_work(call("look")).wait(100).tools(look=OK)
+    story = at_work(call("look")).wait(10).tools(look=OK)
     event = story.last(ModelStarted)
-    assert event.done_by == NOW + timedelta(seconds=120)
-    assert story.planner.view(story.run, event, story.facts).request.deadline_s == 20
+    assert event.done_by == NOW + timedelta(seconds=125)
+    assert story.planner.view(story.run, event, story.facts).request.deadline_s == 111
     short = Story(agent(limits={"wall_s": 3})).opened().quiet()
-    assert short.planner.view(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 5
+    assert short.planner.view(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 6
 
 
 def test_a_run_without_time_starts_no_model_and_says_so() -> None:
-    """A call that was lost is not repeated when the run's wall time is used up; the code says why."""
+    """A call that failed is not repeated when the run's wall time is used up; the code says why."""
     story = Story().opened().quiet().wait(120)
+    story.given(*story.heard(DOWN))
     found = next_start(story.run, story.now, "other#1")
     assert isinstance(found, Exhausted)
     assert (found.code, found.why) == ("deadline", worked_out(120))
     story.when("planner").then(Stopped, code="deadline", why=worked_out(120))
     sealed = story.quiet().last(Sealed)
     assert (sealed.status, sealed.cause) == ("failed", "timeout")
-    assert story.run.spent_micros == story.last(ModelStarted).cost_max_micros
+
+
+def test_a_lost_call_took_no_time_of_its_run() -> None:
+    """Nobody worked on it: whoever takes over has all the time that was left, however long that was."""
+    story = Story().opened().quiet().wait(200)
+    taken_over = story.when("planner").then(ModelStarted, attempt=2)
+    assert taken_over.done_by == story.now + timedelta(seconds=125)
+    assert story.run.active_s(story.now) == 1.0
 
 
 def test_a_restarted_worker_need_not_wait_for_the_dead_ones_end_though_its_retry_is_not_held_for() -> None:

@@ -8,6 +8,7 @@ from tests.builders import OK, Story, agent, at_work, call, reply
 from linestop.actors.facts import (
     Facts,
     Findings,
+    Performing,
     PinnedAgent,
     Secrets,
 )
@@ -134,20 +135,21 @@ def test_an_answer_to_another_proposal_is_ignored() -> None:
     assert "not the final answer" in story.tell("validator", Accepted(proposal_n=1, answer="x")).ignored
 
 
-def test_a_run_works_at_most_two_minutes() -> None:
+def test_a_run_works_for_its_wall_time_at_most() -> None:
     """``wall_s``."""
-    story = at_work(call("look")).wait(119)
-    story.when("validator").silent()
-    story.wait(1).when("validator").then(Stopped, code="deadline")
+    story = at_work(call("look"), version=agent(limits={"wall_s": 10})).wait(9)
+    story.when("validator", Performing(frozenset(story.performing))).silent()
+    story.wait(1).when("validator", Performing(frozenset(story.performing))).then(Stopped, code="deadline")
     assert story.last(Stopped).open[0].what == "look"
 
 
 def test_waiting_for_a_person_is_not_work() -> None:
     """``wall_s`` counts only when the run could do something."""
-    story = at_work(call("pay")).wait(3_000)
+    story = at_work(call("pay"), version=agent(limits={"wall_s": 5})).wait(3_000)
     story.when("validator").silent()
-    story.word("approve", call="pay").said().quiet().wait(119).when("validator").silent()
-    story.wait(1).when("validator").then(Stopped, code="deadline")
+    story.word("approve", call="pay").said().quiet().wait(4)
+    story.when("validator", Performing(frozenset(story.performing))).silent()
+    story.wait(1).when("validator", Performing(frozenset(story.performing))).then(Stopped, code="deadline")
 
 
 def test_a_run_ends_after_thirty_days_even_if_it_only_waits() -> None:

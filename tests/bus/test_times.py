@@ -16,6 +16,7 @@ from tests.clockwork import (
     EACH,
     HANGS,
     LATE_MAX_S,
+    OK,
     ONE,
     SECOND,
     Hands,
@@ -262,5 +263,139 @@ def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None
             assert on_time(starts[1], ends[0] + retry_delay_s("look-1", 1))
             assert on_time(starts[2], ends[1] + 39.5)
             assert on_time((await p.at("approver.denied"))[0], (await p.at("approver.asked"))[0] + 40)
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout) -> None:
+    """What the tool itself could not tell is asked about at once; what was cut off, when it must be over."""
+
+    async def main() -> None:
+        lost = ToolResult(outcome="unknown", ended=ended)
+        hands = Hands({"wire": [lost], "wire?": [OK]})
+        async with processes(roles, Model([calls(("wire", {"q": 1}))]), hands, version=agent(**limits())) as p:
+            await until_said(p, "executor.started", 1)
+            done_by = (await p.run()).calls["wire-0"].attempts[0].done_by
+            await anyio.sleep(60)
+            over_s = (await p.at("executor.finished"))[0] if ended else (done_by - p.began).total_seconds()
+            assert on_time((await p.at("executor.started"))[1], over_s)
+            assert hands.done == ["wire", "wire?"]
+
+    virtually(main)
+
+
+WALL = {"limits": {"wall_s": 20}}
+
+
+@LAYOUTS
+@pytest.mark.parametrize("when", ["thinking", "acting", "between"])
+@pytest.mark.parametrize("off_s", [12.0, 22.0, 33.0, 300.0])
+def test_a_run_does_not_work_while_a_process_is_off(when: str, off_s: float, roles: Layout) -> None:
+    """All of it, or the one of six that is needed: the run goes on when it is back, whatever was open."""
+    thinks, acts, judges = when == "thinking", when == "acting", when == "between"
+
+    async def main() -> None:
+        model = Model([calls(("look", {"q": 1}))], [0.01, HANGS] if thinks else [])
+        hands = Hands(takes_s={"look": [HANGS]} if acts else {})
+        async with processes(roles, model, hands, version=agent(**WALL)) as p:
+            role: RoleName = "planner" if thinks else "executor" if acts else "validator"
+            if judges:
+                killed = await p.kill(role)
+            else:
+                await until_said(p, f"{role}.started", 2 if thinks else 1)
+                await anyio.sleep(1)
+                killed = await p.kill(role)
+            await anyio.sleep(off_s)
+            await p.start(killed, f"{p.name_of(roles, role)}#2")
+            await anyio.sleep(40)
+            run = await p.run()
+            assert run.sealed is not None
+            assert run.sealed.status == "completed", run.sealed.why
+            assert run.active_s(run.at) < 6
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("when", ["thinking", "acting", "retrying"])
+@pytest.mark.parametrize("tool", ["look", "once"])
+def test_an_outage_of_the_broker_for_minutes_fails_nothing(when: str, tool: str, roles: Layout) -> None:
+    """What was done meanwhile is said when the broker is back: it is not done again, and its wait is no work."""
+
+    async def main() -> None:
+        model = Model([calls((tool, {"q": 1}))], [0.01, 3.0])
+        hands = Hands({tool: [busy()]} if when == "retrying" else {}, {tool: [3.0]})
+        async with processes(roles, model, hands, version=agent(**WALL)) as p:
+            await until_said(
+                p, "planner.started" if when == "thinking" else "executor.started", 2 - (when != "thinking")
+            )
+            await anyio.sleep(1)
+            if when == "retrying":
+                await until_said(p, "executor.finished", 1)
+            p.fates.away = True
+            await anyio.sleep(120)
+            p.fates.away = False
+            back_s = anyio.current_time() - p.began_s
+            await anyio.sleep(60)
+            run = await p.run()
+            assert run.sealed is not None
+            assert run.sealed.status == "completed", run.sealed.why
+            assert (await p.at("sealed"))[0] - back_s < 10
+            assert hands.done == [tool] * (2 if when == "retrying" else 1)
+            assert len(model.asked) == 2
+            assert run.active_s(run.at) < 12
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("wall_s", [20, 400])
+def test_the_wall_ends_a_run_that_works_on(wall_s: int, roles: Layout) -> None:
+    """A call that takes longer than the run may work is cut off there, near and far."""
+
+    async def main() -> None:
+        model, hands = Model([calls(("slow", {"q": 1}))]), Hands(takes_s={"slow": [HANGS]})
+        version = agent(limits={"wall_s": wall_s})
+        async with processes(roles, model, hands, version=version) as p:
+            await anyio.sleep(wall_s + 5)
+            run = await p.run()
+            assert run.stopped is not None
+            assert (run.stopped.code, run.stopped.open[0].what) == ("deadline", "slow-0")
+            assert on_time((await p.at("stopped"))[0], wall_s + (await p.at("opened"))[0])
+
+    virtually(main)
+
+
+@LAYOUTS
+def test_a_model_call_ends_with_its_runs_time(roles: Layout) -> None:
+    """Whoever makes it vouches for it until then; the run says that its time is up."""
+
+    async def main() -> None:
+        model = Model([calls()], [HANGS])
+        async with processes(roles, model, version=agent(**WALL)) as p:
+            await anyio.sleep(30)
+            run = await p.run()
+            assert run.sealed is not None
+            assert "worked for 20 s" in run.sealed.why
+            assert on_time((await p.at("stopped"))[0], 20.0 + (await p.at("opened"))[0])
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("tool", ["once", "look"])
+def test_a_start_whose_acknowledgement_is_lost_is_not_waited_for(tool: str, roles: Layout) -> None:
+    """Who made it knows that it never began, and says so as soon as it reaches the broker."""
+
+    async def main() -> None:
+        hands = Hands()
+        async with processes(roles, Model([calls((tool, {"q": 1}))]), hands, version=agent(**limits())) as p:
+            p.fates.lose_answer_to = "executor.started"
+            await anyio.sleep(5)
+            assert hands.done == [tool]
+            assert [a.outcome for a in (await p.run()).calls[f"{tool}-0"].attempts] == ["never_started", "succeeded"]
+            assert len(await p.at("sealed")) == 1
 
     virtually(main)

@@ -228,7 +228,7 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
         midnight = datetime(2026, 5, 5, tzinfo=UTC)
         assert timedelta() <= held_at.at - midnight < SOON
         assert run.accepted is not None
-        assert run.worked_s(run.at) < 5
+        assert run.active_s(run.at) < 5
         assert run.n < 12
 
     crowd(act, user_day_micros=least, start=datetime(2026, 5, 4, 23, 56, 7, tzinfo=UTC))

@@ -14,7 +14,7 @@ from linestop.schemas.next_start import NextStart, next_start
 
 def told(story: Story) -> list[tuple[float, str, str]]:
     """Seconds from the beginning, role and name of every deadline."""
-    return [((d.at - NOW).total_seconds(), d.role, d.name) for d in deadlines(story.run, story.now)]
+    return [((d.at - NOW).total_seconds(), d.role, d.name) for d in deadlines(story.run, story.now, story.performing)]
 
 
 def test_an_open_model_call_is_looked_at_when_it_should_be_done() -> None:
@@ -32,9 +32,19 @@ def test_an_open_effect_is_looked_at_when_it_should_be_done() -> None:
 
 
 def test_a_working_run_has_its_wall_and_its_last_day() -> None:
-    """Soonest first."""
-    found = told(Story().opened())
-    assert found == [(120.0, "validator", "wall"), (30 * 86_400.0, "validator", "run-max")]
+    """Its wall as long as something is performed, for the role that does; nobody else can know when it comes."""
+    story = Story().opened()
+    assert told(story) == [(30 * 86_400.0, "validator", "run-max")]
+    story.quiet()
+    assert (120.0, "planner", "wall") in told(story)
+    assert "wall" not in {deadline.name for deadline in deadlines(story.run, story.now)}
+    working = at_work(call("look"), version=agent(limits={"wall_s": 10}))
+    assert (10.0, "executor", "wall") in told(working)
+
+
+def test_a_call_that_must_be_over_before_the_wall_does_not_come_to_it() -> None:
+    """After its ``done_by`` nobody works on it."""
+    assert "wall" not in {name for _, _, name in told(at_work(call("look")))}
 
 
 def test_a_waiting_run_has_no_wall() -> None:
@@ -45,8 +55,15 @@ def test_a_waiting_run_has_no_wall() -> None:
 
 def test_time_that_was_waited_moves_the_wall() -> None:
     """Only work counts."""
-    story = at_work(call("pay")).wait(500).word("approve", call="pay").said().quiet().wait(1)
-    assert (620.0, "validator", "wall") in told(story)
+    story = (
+        at_work(call("pay"), version=agent(limits={"wall_s": 5}))
+        .wait(500)
+        .word("approve", call="pay")
+        .said()
+        .quiet()
+        .wait(1)
+    )
+    assert (505.0, "executor", "wall") in told(story)
 
 
 def test_a_question_about_spending_expires() -> None:

@@ -14,7 +14,7 @@ def test_an_empty_run_is_new() -> None:
     """With the default limits, and nothing done."""
     run = Run(TENANT, RUN)
     assert (run.phase, run.n, run.done, run.proposal, run.model_attempt) == (Phase.NEW, 0, False, None, None)
-    assert run.worked_s(NOW) == 0.0
+    assert run.active_s(NOW) == 0.0
     assert run.stages() == set()
 
 
@@ -87,9 +87,9 @@ def test_an_unheard_of_event_makes_the_reader_blind_and_the_chain_goes_on() -> N
 def test_waits_are_added_up_apart_from_work() -> None:
     """Each wait from the event that began it to the one that ended it."""
     story = at_work(call("pay")).wait(100)
-    assert story.run.worked_s(story.now) == 0.0
+    assert story.worked_s() == 0.0
     story.word("approve", call="pay").said().quiet().wait(7)
-    assert (story.run.wait_s, story.run.worked_s(story.now)) == (100.0, 7.0)
+    assert (story.run.wait_s, story.worked_s()) == (100.0, 7.0)
 
 
 def test_the_room_is_what_new_work_may_still_use() -> None:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.actors.facts import Doors, Facts, Texts, Worker, switch_closed
+from linestop.actors.facts import Doors, Facts, Performing, Texts, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
+from linestop.actors.own_starts import never_begun, out_of_time
 from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.limits import START_WITHIN_S
@@ -41,7 +42,7 @@ class Executor:
         "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
         "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, Doors, Texts)
+    needs: tuple[type[Any], ...] = (Worker, Doors, Texts, Performing)
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner
@@ -55,8 +56,12 @@ class Executor:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
+        if lost := never_begun(run, me, facts.get(Performing), effect=True):
+            return _never_performed(lost)
         if run.done:
             return _unknown(run, now, me)
+        if late := out_of_time(run, now, facts.get(Performing), by="executor"):
+            return late
         if over := _wait_over(run, now):
             return over
         start = next_start(run, now, me)
@@ -108,6 +113,13 @@ def _not_begun(work: CallWork) -> Finished:
     return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_NOT_BEGUN, begun=False)
 
 
+def _never_performed(attempt: Attempt) -> Finished:
+    """Say of a start of this process that it never began: its acknowledgement was lost, so nobody performs it."""
+    if attempt.purpose == "probe":
+        return _lost(attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED)
+    return Finished(call=attempt.call, attempt=attempt.attempt, outcome="never_started", error=_CANCELLED)
+
+
 def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
     """Say that nobody knows. Of a read that leaves nothing in doubt: it failed, and may be made again at once."""
     if read:
@@ -136,6 +148,7 @@ def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
         result_sha256=hashlib.sha256(text.encode()).hexdigest() if result.outcome == "succeeded" else "",
         error=result.error, egress=result.egress, cost_micros=min(result.cost_micros, work.cost_max_micros),
         duration_s=round(duration_s, 6), untrusted=work.untrusted, findings=result.findings,
+        ended=result.ended and result.outcome == "unknown",
     )  # fmt: skip
 
 

@@ -40,6 +40,19 @@ class Worker(msgspec.Struct, frozen=True):
     id: str
 
 
+class Performing(msgspec.Struct, frozen=True):
+    """The starts (event numbers) of this run that this process performs now, or is about to say the results of."""
+
+    starts: frozenset[int] = frozenset()
+    unsaid: frozenset[int] = frozenset()
+    """Those of them that have ended: what they gave is not stored yet, perhaps since the broker is away."""
+
+    @property
+    def live(self) -> frozenset[int]:
+        """Those that are worked on."""
+        return self.starts - self.unsaid
+
+
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 

@@ -18,8 +18,10 @@ import msgspec
 
 from linestop.actors.context import Prompt, assemble, covered, request
 from linestop.actors.exact_values import covered_answers, exact_values
-from linestop.actors.facts import Doors, Facts, PinnedAgent, Secrets, Worker, switch_closed
+from linestop.actors.facts import Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
+from linestop.actors.own_starts import never_begun, out_of_time
+from linestop.schemas.active import DECIDING_S
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -73,7 +75,7 @@ class Planner:
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
         "executor.finished", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors, Secrets)
+    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors, Secrets, Performing)
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller
@@ -98,8 +100,12 @@ class Planner:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
+        if over := never_begun(run, me, facts.get(Performing), effect=False):
+            return _gone(over.turn, over.attempt, 0, kind="cancelled")
         if run.done:
             return _abandoned(run, now, me)
+        if late := out_of_time(run, now, facts.get(Performing), by="planner"):
+            return late
         start = next_start(run, now, me)
         if isinstance(start, Exhausted):
             hit = LimitHit(name=start.limit, value=start.value, max_value=start.max_value) if start.limit else None
@@ -200,11 +206,11 @@ def _started(  # noqa: PLR0913 - one event's fields
     run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt: Prompt
 ) -> ModelStarted:
     start_by = now + timedelta(seconds=START_WITHIN_S)
-    # No call outlives the run's time: what is lost with its worker must not be waited for any longer than that.
-    left_s = max(run.limits.wall_s - run.worked_s(now) - START_WITHIN_S, 0.0)
+    # No call outlives the run's time: what is lost with its worker must not be waited for much longer than that.
+    left_s = max(run.limits.wall_s - run.active_s(now) - START_WITHIN_S, 0.0)
     return ModelStarted(
         turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
-        done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s + GRACE_S, left_s)), purpose=start.purpose,
+        done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + GRACE_S), purpose=start.purpose,
         prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
         fallback_of=start.fallback_of, params=prompt.params,
@@ -212,8 +218,11 @@ def _started(  # noqa: PLR0913 - one event's fields
 
 
 def _deadline_s(run: Run, started: ModelStarted) -> float:
-    """How long the call may take: its own limit, or what was left of the run's time when it started."""
-    left_s = (started.done_by - started.start_by).total_seconds() + START_WITHIN_S
+    """How long the call may take: its own limit, or a moment longer than what was left of the run's time.
+
+    So it is the end of that time that ends the call, and not a failure after which it would be made again.
+    """
+    left_s = (started.done_by - started.start_by).total_seconds() - GRACE_S + START_WITHIN_S + DECIDING_S
     return min(run.limits.model_deadline_s, left_s)
 
 

@@ -18,6 +18,7 @@ from linestop.actors.facts import (
     Facts,
     Findings,
     Incoming,
+    Performing,
     PinnedAgent,
     Secrets,
     Space,
@@ -56,7 +57,9 @@ class Validator:
         "planner.proposed", "planner.failed", "approver.edited", "approver.answered", "approver.denied",
         "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets)
+    needs: tuple[type[Any], ...] = (
+        Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets, Performing,
+    )  # fmt: skip
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Open, judge, check, accept or return; or stop the run at a limit."""
@@ -73,7 +76,7 @@ class Validator:
             return opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
-        if over := _limit(run, now):
+        if over := _limit(run, now, facts.get(Performing) or Performing()):
             return over
         proposal = run.proposal
         if proposal is None:
@@ -85,14 +88,14 @@ class Validator:
         return _checked(run, proposal, facts)
 
 
-def _limit(run: Run, now: datetime) -> Stopped | None:
+def _limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:
     """Stop a run that is over one of its limits or its time."""
     limits = run.limits
     assert run.opened is not None
     if now >= run.opened.deadline_at:
         why = f"The run did not end within {limits.run_max_s / 86_400:.0f} days."
         return stopped(run, by="validator", why=why, code="deadline")
-    if run.phase is not Phase.WAITING and run.worked_s(now) >= limits.wall_s:
+    if run.phase is not Phase.WAITING and run.active_s(now, performing.live) >= limits.wall_s:
         return stopped(run, by="validator", why=worked_out(limits.wall_s), code="deadline")
     for name, value, most in (
         ("events_max", limits.events_max - run.room, limits.events_max),

@@ -1,17 +1,32 @@
-"""One start being performed, and what the log already knows of its results."""
+"""One start being performed: what the log already knows of its results, and how they get there."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import anyio
 import msgspec
+import structlog
 
-from linestop.schemas.events import AnyEvent, EffectStarted, Finished, ModelStarted
+from linestop.errors import RetryableError
+from linestop.schemas.events import (
+    AnyEvent,
+    Compacted,
+    EffectStarted,
+    Finished,
+    ModelFailedEvent,
+    ModelStarted,
+    Proposed,
+)
 from linestop.schemas.run import Run
 from linestop.schemas.work import LongResult
+
+LOG = structlog.get_logger("linestop.shell")
+REPORT_AGAIN_S = 1.0
+"""How soon a result is reported again that the broker did not take."""
 
 
 class Act:
@@ -31,6 +46,7 @@ class Act:
         self.view = view
         self.scope = scope
         self.asked_at = asked_at
+        self.begun_s = 0.0
         self.stored_at = asyncio.get_running_loop().time()
 
     @property
@@ -46,6 +62,17 @@ class Act:
                 return self.started.start_by
             case EffectStarted():
                 return min(line.start_by for line in self.started.calls)
+
+    def timed(self, event: AnyEvent) -> AnyEvent:
+        """``event`` with how long it took, where its performer does not say it."""
+        if (
+            not isinstance(event, Finished | Proposed | ModelFailedEvent | Compacted)
+            or event.duration_s
+            or not self.begun_s
+        ):
+            return event
+        took_s = asyncio.get_running_loop().time() - self.begun_s
+        return msgspec.structs.replace(event, duration_s=round(took_s, 6))
 
 
 def part(said: AnyEvent | LongResult) -> tuple[str, int]:
@@ -70,3 +97,15 @@ def late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
         spoken_for = any(a.call == event.call and not a.open for a in run.attempts.get(n, []))
         return msgspec.structs.replace(event, late=True) if spoken_for else event
     return event
+
+
+async def until_reached(report: Callable[[], Awaitable[None]], *, going_on: Callable[[], bool]) -> None:
+    """Report for as long as the broker is away and this process goes on: a result is lost with it, and not before."""
+    while True:
+        try:
+            return await report()
+        except RetryableError as error:
+            LOG.warning("report_delayed", error=str(error))
+            if not going_on():
+                raise
+        await anyio.sleep(REPORT_AGAIN_S)

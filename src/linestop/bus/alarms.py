@@ -16,7 +16,8 @@ expiry              approver   asked                                       the s
 done-by             executor   performs                                    the next start takes over at once what is
                     planner                                                safe to repeat; else as above
 done-by             budget     (hinted by the two above when it comes)
-wall                validator  performs: only work makes it come           no work, no deadline
+wall                executor   performs: only its work makes it come       no work, no deadline
+                    planner
 run-max             validator  looked last, if the run rests until then    far as a rule: the broker has it
 ==================  =========  ==========================================  ====================================
 
@@ -47,8 +48,8 @@ OVERDUE_S = 1.0
 
 OVERDUE_MAX_S = 60.0
 
-MOVING = frozenset({"run-max", "wall"})
-"""Deadlines that other deadlines come before as a rule: durable only where none does, or every run would have one."""
+LAST = frozenset({"run-max"})
+"""Deadlines that others come before as a rule: durable only where none does, or every run would have such a timer."""
 
 MOVED_S = 0.001
 """By how little a durable timer may be off: what moves by rounding alone is not set again."""
@@ -88,9 +89,10 @@ class Alarms:
             if wait_s <= 0:
                 delay_s = min(OVERDUE_S * 2 ** min(entry.overdue_rings, 10), OVERDUE_MAX_S)
                 self._ring_in(entry, delay_s, deadline.name, overdue=True)
-            elif wait_s <= TIMER_NEAR_S:
+            elif wait_s <= TIMER_NEAR_S or deadline.name == "wall":
+                # Of the wall only this process knows, as long as it performs.
                 self._ring_in(entry, wait_s + 0.001, deadline.name)
-            elif deadline.name not in MOVING or deadline is found[0]:
+            elif deadline.name not in LAST or deadline is found[0]:
                 far.append(deadline)
         for deadline in far:
             await self._set_durable(entry, f"{deadline.role}-{deadline.name}", deadline.at)
@@ -108,7 +110,7 @@ class Alarms:
         """
         named: set[tuple[RoleName, str]] = set()
         rests = not self._whole and whose_turn(entry.run, now) is None
-        for deadline in deadlines(entry.run, now):
+        for deadline in deadlines(entry.run, now, entry.performs.live if entry.performing else ()):
             key = (deadline.role, deadline.name)
             if key in named or (deadline.role not in self._roles and (named or not rests)):
                 continue

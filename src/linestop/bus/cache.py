@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 
 import anyio
 
+from linestop.actors.facts import Performing
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 Key = tuple[TenantId, RunId]
+PERFORMED_POLL_S = 0.05
 
 
 class CachedRun:
@@ -22,7 +24,9 @@ class CachedRun:
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
     ``started`` event to the scope its performance runs in, so that a stop can cancel it. ``ours`` says whether it
     is this process that moves the run on: not if another one with all roles does. ``stop_heard``: a stop is said to be
-    stored, and the log was not read since.
+    stored, and the log was not read since. ``starting`` is the number of a start that is on its way to the log,
+    ``unsaid`` counts the results of each that are; ``deferred``: somebody wanted to look meanwhile. ``unreported`` are
+    those of which a result could not be said at all.
     """
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
@@ -30,6 +34,10 @@ class CachedRun:
         self.lock = asyncio.Lock()
         self.loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
+        self.starting = 0
+        self.unsaid: Counter[int] = Counter()
+        self.unreported: set[int] = set()
+        self.deferred = False
         self.timer: asyncio.TimerHandle | None = None
         self.durable: dict[str, datetime] = {}
         self.overdue_n = 0
@@ -57,9 +65,20 @@ class CachedRun:
             self.users -= 1
 
     @property
+    def performs(self) -> Performing:
+        """What this process performs for the run, for its roles."""
+        unsaid = frozenset(n for n, count in self.unsaid.items() if count)
+        return Performing(frozenset({*self.performing, *self.unreported, self.starting}), unsaid | self.unreported)
+
+    @property
+    def saying(self) -> bool:
+        """Whether a result is on its way to the log."""
+        return any(self.unsaid.values())
+
+    @property
     def busy(self) -> bool:
         """Whether somebody works on it, waits for its lock, performs for it, or has set an alarm."""
-        return self.users > 0 or bool(self.performing) or self.timer is not None
+        return self.users > 0 or bool(self.performing or self.unreported) or self.timer is not None
 
     def reset(self) -> None:
         """Forget the fold (not who is performing): the next look loads it whole."""
@@ -97,6 +116,12 @@ class RunCache:
         entry = self._runs.get((tenant, run))
         if entry is not None and not entry.busy:
             del self._runs[tenant, run]
+
+    async def performed(self, *, within_s: float) -> None:
+        """Wait until nothing is performed any more, at most ``within_s``."""
+        with anyio.move_on_after(within_s):
+            while any(entry.performing for entry in self._runs.values()):  # noqa: ASYNC110 - many entries, one wait
+                await anyio.sleep(PERFORMED_POLL_S)
 
     def entries(self) -> list[CachedRun]:
         """All entries, for the sweep and for drain."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from linestop.actors.facts import Facts, Incoming, Word
+from linestop.actors.facts import Facts, Incoming, Performing, Word
 from linestop.actors.judging import judging_bytes
 from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
@@ -193,6 +193,8 @@ class Deciding:
             facts = facts or self._facts.at_hand(run, role, now, look.extra)
             if facts is None or _size(role, run, look.extra) > LONG_BYTES:
                 return station
+            if run.open_attempts and Performing in role.needs:
+                facts = facts.with_(look.entry.performs)
             event = role.decide(run, look.cue, facts, now)
         except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
             return self._failed(station, run, error, now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import anyio
@@ -21,7 +22,7 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Facts
-from linestop.bus.act import Act, late, part, told
+from linestop.bus.act import Act, late, part, told, until_reached
 from linestop.bus.alarms import Alarms
 from linestop.bus.cache import CachedRun, RunCache
 from linestop.bus.capacity import Capacity
@@ -32,8 +33,8 @@ from linestop.bus.outgoing import Outgoing
 from linestop.bus.ports import HeadMoved, Timers
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
-from linestop.bus.stopping import catch_up
-from linestop.errors import Defect, LinestopError, RetryableError
+from linestop.bus.stopping import read_on
+from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
 from linestop.schemas.last_look import IS_STOPPED
 from linestop.schemas.limits import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
@@ -50,7 +51,6 @@ STEPS_MAX = 64
 BACKOFF_S = 0.005
 AHEAD_S = 0.05
 """How long what was decided ahead may be sent; a broker that took longer is asked about a newer moment."""
-DRAIN_POLL_S = 0.05
 
 
 class Shell:
@@ -96,17 +96,11 @@ class Shell:
     async def drain(self) -> None:
         """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
         self._deciding.starts = False
-        await self._performed()
+        await self.cache.performed(within_s=self.config.drain_s)
         for entry in self.cache.entries():
             for scope in entry.performing.values():
                 scope.cancel()
-        await self._performed()
-
-    async def _performed(self) -> None:
-        """Wait until nothing is performed any more, at most ``drain_s``."""
-        with anyio.move_on_after(self.config.drain_s):
-            while any(entry.performing for entry in self.cache.entries()):  # noqa: ASYNC110 - many entries, one wait
-                await anyio.sleep(DRAIN_POLL_S)
+        await self.cache.performed(within_s=self.config.drain_s)
 
     # --- looking at a run ------------------------------------------------------------------------------
 
@@ -136,6 +130,10 @@ class Shell:
                 try:
                     if not entry.loaded or fresh or cue.n > entry.run.n:
                         await self._refresh(entry, cue.n)
+                    if entry.saying and not facts:
+                        # What is done comes before what is next; who says it asks all roles then.
+                        entry.deferred = True
+                        return entry
                     await self._advance(Look(entry, cue, facts, set(self.names)))
                 except RetryableError:
                     self._alarms.again(entry)
@@ -146,16 +144,8 @@ class Shell:
 
     async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
         """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
-        run, log, n_before = entry.run, self.stations[0].log, entry.run.n
-        try:
-            await catch_up(log, run, head_seq=head_seq, leader=leader)
-            if run.n < n_least or run.head_seq < head_seq:
-                await catch_up(log, run, leader=True)
-        except LinestopError:
-            raise
-        except Exception as error:
-            LOG.exception("fold_failed", run=run.run)
-            raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
+        run, n_before = entry.run, entry.run.n
+        await read_on(self.stations[0].log, run, n_least=n_least, head_seq=head_seq, leader=leader)
         entry.loaded, entry.stop_heard = True, False
         entry.ours = entry.ours and (run.n == n_before or not self._whole)
         self._react_to_stop(entry)
@@ -226,7 +216,8 @@ class Shell:
             return
         if isinstance(event, ModelStarted | EffectStarted) and station.performer is not None:
             assert self._tasks is not None
-            scope = entry.performing[run.n] = anyio.CancelScope()
+            scope, entry.starting = anyio.CancelScope(), 0
+            entry.performing[run.n] = scope
             self.capacity.begin(run, event)
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
@@ -254,13 +245,14 @@ class Shell:
                 return
             if draft.is_start and station.performer is not None:
                 folded[0] = ("", station.performer.view(entry.run, event, draft.facts))
+            entry.starting = entry.run.n if draft.is_start else 0
             look.asked |= self._deciding.woken_by(append.role, event)
             look.ahead = self._deciding.ahead(look, self._now(entry.run), self._stamper)
 
         try:
             seq = await station.log.append(append, meanwhile=meanwhile)
         except BaseException:
-            look.ahead = None
+            look.ahead, entry.starting = None, 0
             entry.reset()
             raise
         entry.run.stored(seq)
@@ -306,19 +298,19 @@ class Shell:
                 begun = await self._still_first(entry, act)
                 if begun:
                     await self._perform_safely(entry, station, act, done)
+            with anyio.CancelScope(shield=True):
+                for event in station.performer.cancelled(act.view, frozenset(done), begun=begun):
+                    await self._report_safely(entry, station, act.timed(event) if begun else event, act.n)
         finally:
+            # Not before its last result is said: what this process does not perform, its roles call never begun.
             entry.performing.pop(act.n, None)
             self.capacity.end(entry.key, act.n)
-        unsaid = station.performer.cancelled(act.view, frozenset(done), begun=begun)
-        if unsaid:
-            with anyio.CancelScope(shield=True):
-                for event in unsaid:
-                    await self._report_safely(entry, station, event, act.n)
 
     async def _perform_safely(self, entry: CachedRun, station: Station, act: Act, done: set[tuple[str, int]]) -> None:
         assert station.performer is not None
         kept: list[asyncio.Task[None]] = []
         try:
+            act.begun_s = asyncio.get_running_loop().time()
             async for said in station.performer.perform(act.view, act.started):
                 done.add(part(said))
                 if len(done) == act.parts:
@@ -328,7 +320,7 @@ class Shell:
                     kept.append(asyncio.create_task(self._keep(entry, station, said, act.n)))
                     continue
                 with anyio.CancelScope(shield=True):
-                    await self._report_safely(entry, station, said, act.n)
+                    await self._report_safely(entry, station, act.timed(said), act.n)
         except Exception as error:
             LOG.exception("perform_failed", run=entry.run.run, n=act.n)
             self.outgoing.bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
@@ -367,22 +359,30 @@ class Shell:
                 scope.cancel()
 
     async def _report_safely(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
+        """Report a result for as long as the broker is away: it is lost with this process, and not before."""
+        entry.unsaid[n] += 1
         try:
-            await self._report(entry, station, event, n)
-        except LinestopError as error:
-            LOG.warning("report_failed", run=entry.run.run, n=n, error=str(error))
-        except Exception:
-            LOG.exception("report_failed", run=entry.run.run, n=n)
+            await until_reached(partial(self._report, entry, station, event, n), going_on=lambda: self._deciding.starts)
+        except Exception as error:
+            LOG.exception("report_failed", run=entry.run.run, n=n, error=str(error))
+            entry.unreported.add(n)
+            self._alarms.again(entry)
+        finally:
+            entry.unsaid[n] -= 1
 
     async def _report(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
-        """Append a result at whatever head the run has now, unless the log already tells its fate."""
+        """Append a result at whatever head the run has now, unless the log already tells its fate; then go on."""
         look = Look(entry, Cue(kind="event", n=n))
         for tries in range(APPEND_TRIES_MAX):
             async with entry.lock:
                 if not entry.loaded:
                     await self._refresh(entry)
+                if entry.deferred:
+                    look.asked, entry.deferred = set(self.names), False
                 if told(entry.run, event, n):
-                    return
+                    # Perhaps by us, at an earlier try whose answer was lost: then nobody has gone on from there.
+                    look.asked |= self.names
+                    return await self._advance(look)
                 said = way_round(entry.run, station.role.name, late(entry.run, event, n))
                 try:
                     ignored, _ = await self._append(look, Draft(station, said, Facts()))
@@ -394,7 +394,6 @@ class Shell:
                         continue
                     if ignored:
                         self.outgoing.bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
-                    await self._advance(look)
-                    return
+                    return await self._advance(look)
             await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
-        raise Defect(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")
+        raise Conflict(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")

@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 import msgspec
+import structlog
 
 from linestop.bus.ports import HeadMoved, Log, StoredMessage
 from linestop.bus.stamp import Stamper
@@ -23,6 +24,7 @@ from linestop.schemas.events import Cue, Stopped, decode_envelope
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import run_event
 
+LOG = structlog.get_logger("linestop.shell")
 STOP_WITHIN_S: Final = 10.0
 """How long a stop is tried, against a run that moves all the time."""
 
@@ -41,6 +43,23 @@ async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = Fals
             return
     for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
         run.apply(message.subject, message.payload, message.seq)
+
+
+async def read_on(log: Log, run: Run, *, n_least: int, head_seq: int, leader: bool) -> None:
+    """Fold what the log has beyond ``run``; one that then is not at event ``n_least``, or this head, asks the leader.
+
+    Raises:
+        Defect: an event cannot be folded.
+    """
+    try:
+        await catch_up(log, run, head_seq=head_seq, leader=leader)
+        if run.n < n_least or run.head_seq < head_seq:
+            await catch_up(log, run, leader=True)
+    except LinestopError:
+        raise
+    except Exception as error:
+        LOG.exception("fold_failed", run=run.run)
+        raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
 
 
 def _follows(run: Run, message: StoredMessage) -> bool:

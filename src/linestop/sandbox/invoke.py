@@ -50,14 +50,15 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one invocation gave: ``value`` as JSON with ``findings`` about it, or ``error``.
 
     ``unknown``: the function was interrupted or said that it does not know what took effect. ``begun`` is false if the
-    worker was too busy to call it. ``egress`` and ``effect_sent`` are filled by a child process, which has an HTTP
-    client of its own.
+    worker was too busy to call it. ``cut_off``: it did not come to its end. ``egress`` and ``effect_sent`` are filled
+    by a child process, which has an HTTP client of its own.
     """
 
     value: msgspec.Raw = msgspec.Raw(b"")
     findings: tuple[str, ...] = ()
     error: ToolError | None = None
     unknown: bool = False
+    cut_off: bool = False
     egress: tuple[Egress, ...] = ()
     effect_sent: bool = False
     begun: bool = True

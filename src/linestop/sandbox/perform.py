@@ -79,7 +79,8 @@ async def perform(
         why = f"did not end within {seconds:.1f} s" if late else "was stopped"
         reply = _interrupted(contract, why)
     told = reply
-    return await off_loop(len(bytes(told.value)), lambda: result_of(contract, told, ctx, limits))
+    result = await off_loop(len(bytes(told.value)), lambda: result_of(contract, told, ctx, limits))
+    return msgspec.structs.replace(result, ended=result.outcome == "unknown" and not told.cut_off)
 
 
 async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimits | None = None) -> ToolResult:
@@ -144,7 +145,7 @@ async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
 def _interrupted(contract: Contract, why: str) -> Reply:
     left = " and its thread cannot be cancelled" if contract.kind == "thread" else ""
     message = f"tool {contract.name} {why}{left}"
-    return Reply(error=ToolError(type="transient", message=message), unknown=True)
+    return Reply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
 
 
 def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLimits) -> ToolResult:

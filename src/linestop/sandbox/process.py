@@ -91,7 +91,7 @@ async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
     except msgspec.DecodeError:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
         message = f"the process of tool {tool.name} {how} without a result"
-        return Reply(error=ToolError(type="transient", message=message), unknown=True)
+        return Reply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
 
 
 @contextlib.asynccontextmanager

@@ -58,7 +58,10 @@ class Stage(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One start and what came of it. ``charged_micros`` counts as spent once it is no longer open."""
+    """One start and what came of it. ``charged_micros`` counts as spent once it is no longer open.
+
+    ``active``: whether its time is work; asking a model again that the run queues for is not.
+    """
 
     n: int
     attempt: int
@@ -74,6 +77,8 @@ class Attempt:
     closed_n: int = 0
     superseded_n: int = 0
     outcome: str = ""
+    ended: bool = False
+    active: bool = True
     charged_micros: int = 0
     source: Literal["reported", "reserved"] = "reserved"
     usage: Usage | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from math import floor
 
@@ -30,8 +31,11 @@ _RECOVERERS: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), F
 """Who looks when an effect (True) or a model call is past its end: a takeover is charged, so budget must cover it."""
 
 
-def deadlines(run: Run, now: datetime) -> list[Deadline]:
-    """All moments at which the run needs somebody, soonest first."""
+def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list[Deadline]:
+    """All moments at which the run needs somebody, soonest first.
+
+    ``performing`` are the starts that the asking process performs: of a run's work it alone knows (``schemas.active``).
+    """
     found = [
         Deadline(at=attempt.done_by, role=role, name="done-by")
         for attempt in run.open_attempts
@@ -42,11 +46,9 @@ def deadlines(run: Run, now: datetime) -> list[Deadline]:
     if not run.done:
         found.extend(_of_people(run))
         found.append(Deadline(at=run.opened.deadline_at, role="validator", name="run-max"))
-        if run.waiting_since is None:
-            left = run.limits.wall_s - run.worked_s(now)
-            found.append(Deadline(at=now + timedelta(seconds=max(left, 0.0)), role="validator", name="wall"))
         if run.queued:
             found.append(Deadline(at=_money_at(run.queued, now), role="budget", name="money"))
+        found.extend(_wall(run, now, performing))
         start = next_start(run, now)
         if isinstance(start, NextStart) and start.at > now:
             found.append(Deadline(at=start.at, role="planner" if start.kind == "model" else "executor", name="retry"))
@@ -58,6 +60,14 @@ def _money_at(queued: Queued, now: datetime) -> datetime:
     asked = max(floor((now - queued.at).total_seconds() / MONEY_AGAIN_S), 0)
     again = queued.at + timedelta(seconds=(asked + 1) * MONEY_AGAIN_S)
     return min(again, queued.resets_at) if queued.resets_at and queued.resets_at > now else again
+
+
+def _wall(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline]:
+    """When the run's time is over if what this process performs goes on until then."""
+    live = [attempt for attempt in run.open_attempts if attempt.n in performing and attempt.active]
+    at = now + timedelta(seconds=max(run.limits.wall_s - run.active_s(now, performing), 0.0))
+    role: RoleName = "executor" if any(attempt.call for attempt in live) else "planner"
+    return [Deadline(at=at, role=role, name="wall")] if any(at <= a.done_by for a in live) else []
 
 
 def _of_people(run: Run) -> list[Deadline]:

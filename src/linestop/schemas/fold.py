@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from linestop.schemas import fold_calls, fold_gates, fold_money
+from linestop.schemas.active import count_start
 from linestop.schemas.bounds import bearable, escaping
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
 from linestop.schemas.events import (
@@ -269,7 +270,7 @@ def _model_started(run: Run, n: int, event: ModelStarted) -> str:
     entered = Attempt(
         n=n, attempt=attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
         start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
-        model=event.model, turn=turn,
+        model=event.model, turn=turn, active=not waits_for_model(run),
     )  # fmt: skip
     run.turn_attempts.append(entered)
     open_attempt(run, entered)
@@ -297,6 +298,7 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
     if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
         return "two of its calls have the same id, or an id is used before"
     _use(run, attempt, event.usage)
+    count_start(run, attempt, event)
     close_attempt(
         run,
         attempt,
@@ -331,6 +333,7 @@ def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
         _use(run, attempt, event.usage)
     attempt.failure = event
     attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
+    count_start(run, attempt, event)
     reported = not event.possibly_billed
     close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
     return ""
@@ -344,6 +347,7 @@ def _compacted(run: Run, n: int, event: Compacted) -> str:
         return "it covers events that are not there yet"
     counts = attempt.open and not run.done
     _use(run, attempt, event.usage)
+    count_start(run, attempt, event)
     close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
     if not counts:
         return ""

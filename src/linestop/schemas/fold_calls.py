@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from linestop.schemas import fold
+from linestop.schemas.active import count_start
 from linestop.schemas.bounds import NO_ROOM, open_too_long
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, Stage, not_begun_in_a_row, text_bytes
 from linestop.schemas.events import (
@@ -253,12 +254,14 @@ def finished(run: Run, n: int, event: Finished) -> str:
     if attempt.closed_n and not learnt:
         return f"attempt {event.attempt} of call '{event.call}' has its result"
     unknown = event.outcome == "unknown"
+    count_start(run, attempt, event)
     cost = attempt.cost_max_micros if unknown else event.cost_micros
     attempt.error = event.error
     attempt.begun = event.begun or event.outcome != "never_started" or event.cost_micros > 0
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     in_doubt = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
     # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
+    attempt.ended = event.ended
     last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
     if was_open or (in_doubt and learnt and (last_effect or event.outcome == "succeeded")):
         _settle(run, n, call, attempt, event)

@@ -117,8 +117,8 @@ def _wants_probe(call: CallState) -> bool:
 
 
 def _probe(call: CallState, now: datetime) -> NextStart:
-    """The probe of a call in doubt: not before its attempt must be over, or it would look too early."""
-    over = max((attempt.done_by for attempt in call.effects), default=now)
+    """The probe of a call in doubt: not before its attempts are over or must be, or it would look too early."""
+    over = max((attempt.done_by for attempt in call.effects if not attempt.ended), default=now)
     return _calls_start("probe", [call], max(now, over))
 
 
@@ -160,7 +160,7 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
         # The validator is about to end the run; another model call would only cost.
         return None
-    if run.worked_s(now) >= run.limits.wall_s:
+    if run.active_s(now) >= run.limits.wall_s:
         return Exhausted(code="deadline", why=worked_out(run.limits.wall_s))
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     if not same_turn and run.turn >= run.limits.turns_max:

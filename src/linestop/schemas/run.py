@@ -8,12 +8,14 @@ clock, no configuration and no guess: two programs that saw the same messages ho
 from __future__ import annotations
 
 import traceback
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from linestop.errors import InputError
 from linestop.schemas import chain, fold
+from linestop.schemas.active import DECIDING_S, ActiveTime
 from linestop.schemas.calls import Attempt, CallState, ProposalState, Stage
 from linestop.schemas.events import (
     NEVER,
@@ -121,6 +123,7 @@ class Run:
         self.context_bytes = 0
         self.wait_s = 0.0
         self.waiting_since: datetime | None = None
+        self.active = ActiveTime()
         self.facts_after_seal: list[int] = []
 
     # --- reading ---------------------------------------------------------------------------------------
@@ -174,12 +177,19 @@ class Run:
         """Whether it has all of its events: beyond them there are only facts, stop, settling and seal."""
         return self.n >= self.limits.events_max
 
-    def worked_s(self, now: datetime) -> float:
-        """Seconds since the run opened, without those it waited: for people, events, dates, a model, money."""
-        if not self.opened:
-            return 0.0
-        waiting = (now - self.waiting_since).total_seconds() if self.waiting_since else 0.0
-        return (now - self.opened_at).total_seconds() - self.wait_s - max(waiting, 0.0)
+    def active_s(self, now: datetime, performing: Collection[int] = ()) -> float:
+        """Seconds that the run has worked (``schemas.active``).
+
+        ``performing`` are the starts that the asking process performs now: it alone can count them before they end.
+        """
+        live = [a for a in self.open_attempts if a.n in performing and a.active]
+        if not live:
+            return self.active.total_s
+        begin, end = min(a.started_at for a in live), max(min(now, a.done_by) for a in live)
+        return self.active.with_span(self._since_opened_s(begin), self._since_opened_s(end))
+
+    def _since_opened_s(self, moment: datetime) -> float:
+        return (moment - self.opened_at).total_seconds()
 
     def stages(self) -> set[Stage]:
         """The stages in which the calls of the present proposal stand."""
@@ -267,7 +277,10 @@ class Run:
         reason = fold.apply(self, role, self.n, event)
         if reason:
             return reason
-        self.at = event.at
+        before, self.at = self.at, event.at
+        if self.opened is not None and self.waiting_since is None and before >= self.opened_at:
+            decided = min(event.at, before + timedelta(seconds=DECIDING_S))
+            self.active.add(self._since_opened_s(before), self._since_opened_s(decided))
         self.phase = fold.phase_of(self)
         if self.waiting_since is not None:
             self.wait_s += (event.at - self.waiting_since).total_seconds()

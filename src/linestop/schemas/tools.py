@@ -116,6 +116,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``never_started`` is a probe's answer that the key took no effect, and the outcome of a call that was not ``begun``.
     ``findings``: what is wrong with a value that came back from a call that took effect. ``bytes`` is how long
     ``value`` is as JSON, if it is so long (``LONG_BYTES``) that it is not worked over on the event loop.
+    ``ended``: the function came to its end, though it cannot tell what took effect; one cut off may still do so.
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
@@ -126,6 +127,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     egress: tuple[Egress, ...] = ()
     cost_micros: int = 0
     begun: bool = True
+    ended: bool = False
 
 
 def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value

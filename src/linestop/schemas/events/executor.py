@@ -42,6 +42,7 @@ class Finished(Event, frozen=True, kw_only=True):
     ``findings``: what is wrong with the result of a call that took effect, a sentence each; the model is told.
     ``begun`` is false with the outcome ``never_started`` if the worker was too busy to begin by ``start_by``: such an
     attempt costs no try; one in a log from before this was told counts as begun.
+    ``ended``: of an ``unknown`` one, that the tool's function itself came to its end: a probe need not wait for it.
     """
 
     call: str
@@ -59,3 +60,4 @@ class Finished(Event, frozen=True, kw_only=True):
     untrusted: bool = True
     findings: tuple[str, ...] = ()
     begun: bool = True
+    ended: bool = False

@@ -81,6 +81,7 @@ class ModelFailedEvent(Event, frozen=True, kw_only=True):
     possibly_billed: bool = False
     charged_micros: int = 0
     begun: bool = True
+    duration_s: float = 0.0
 
 
 class ExactValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,3 +102,4 @@ class Compacted(Event, frozen=True, kw_only=True):
     values: tuple[ExactValue, ...] = ()
     usage: Usage = Usage()
     cost_micros: int = 0
+    duration_s: float = 0.0

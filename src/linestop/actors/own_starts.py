@@ -1,0 +1,31 @@
+"""What only the process that made a start can say of it: that it never began, and that it is worked on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from linestop.actors.facts import Performing
+from linestop.schemas.calls import Attempt
+from linestop.schemas.events import Stopped
+from linestop.schemas.next_start import worked_out
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import RoleName
+
+
+def never_begun(run: Run, worker: str, performing: Performing | None, *, effect: bool) -> Attempt | None:
+    """An open start (of an effect, or of a model call) that ``worker`` itself made and does not perform.
+
+    Its acknowledgement was lost, so it did not begin and never will; nobody need wait for its ``done_by``.
+    """
+    if performing is None or not worker:
+        return None
+    own = (a for a in run.open_attempts if a.worker == worker and bool(a.call) == effect)
+    return next((attempt for attempt in own if attempt.n not in performing.starts), None)
+
+
+def out_of_time(run: Run, now: datetime, performing: Performing | None, *, by: RoleName) -> Stopped | None:
+    """The stop of a run whose time is used up by what this process performs, which nobody else can know."""
+    if performing is None or not performing.live or run.active_s(now, performing.live) < run.limits.wall_s:
+        return None
+    return stopped(run, by=by, why=worked_out(run.limits.wall_s), code="deadline")

@@ -1,0 +1,73 @@
+"""How long a run has worked, from its log alone: what ``limits.wall_s`` bounds.
+
+Work is time in which a start was open or a role was deciding. Waiting, queueing and the pause before a retry are none;
+nor is the time in which whoever had to go on was down, or could not reach the broker. So:
+
+- A start counts once its result is in the log: from its event on, as long as the result says that it took, at most
+  until the result and until ``done_by``. One that its own worker never reported counts nothing: that worker was lost.
+- After each event ``DECIDING_S`` count at most, until the next: that is how long the next role may take.
+- While a start is open, only the process that performs it can vouch that it is worked on. It counts that start up to
+  now, and stops the run when its time is over (``out_of_time`` with ``Performing``); for all others it is not there.
+
+What overlaps counts once. Any two readers of the same log agree.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from linestop.schemas.limits import DAY_S
+
+if TYPE_CHECKING:
+    from linestop.schemas.calls import Attempt
+    from linestop.schemas.events import Compacted, Finished, ModelFailedEvent, Proposed
+    from linestop.schemas.run import Run
+
+DECIDING_S = 1.0
+"""What is taken for deciding after an event; a longer silence is a role or a broker that was not there."""
+
+
+class ActiveTime:
+    """A set of spans of time, in seconds since the run opened, that are counted once each."""
+
+    __slots__ = ("_spans", "total_s")
+
+    def __init__(self) -> None:
+        self.total_s = 0.0
+        self._spans: list[tuple[float, float]] = []
+
+    def add(self, begin_s: float, end_s: float) -> None:
+        """Count the time between these moments, where it is not counted yet."""
+        if end_s <= begin_s:
+            return
+        later: list[tuple[float, float]] = []
+        spans = self._spans
+        # Spans come in order but for starts that ran beside each other, so the place is near the end.
+        while spans and spans[-1][1] >= begin_s:
+            span = spans.pop()
+            if span[0] > end_s:
+                later.append(span)
+                continue
+            begin_s, end_s = min(begin_s, span[0]), max(end_s, span[1])
+            self.total_s -= span[1] - span[0]
+        spans.append((begin_s, end_s))
+        self.total_s += end_s - begin_s
+        spans.extend(reversed(later))
+
+    def with_span(self, begin_s: float, end_s: float) -> float:
+        """How much it would be with this span, which ends after all others."""
+        counted = 0.0
+        for span in reversed(self._spans):
+            if span[1] <= begin_s:
+                break
+            counted += min(span[1], end_s) - max(span[0], begin_s)
+        return self.total_s + max(end_s - begin_s, 0.0) - counted
+
+
+def count_start(run: Run, attempt: Attempt, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
+    """Count the time of a start whose result is there."""
+    if not attempt.active or attempt.closed_n or not 0 < event.duration_s <= DAY_S:
+        return
+    end = min(event.at, attempt.done_by, attempt.started_at + timedelta(seconds=event.duration_s))
+    run.active.add((attempt.started_at - run.opened_at).total_seconds(), (end - run.opened_at).total_seconds())
