@@ -69,16 +69,14 @@ def _material(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             data = file.read(MATERIAL_BYTES_MAX + 1)
-        text = data.decode()
     except OSError as error:
         raise InputError(f"The material {path} cannot be read ({error.strerror}); name a text file.") from None
-    except UnicodeDecodeError as error:
-        if len(data) <= MATERIAL_BYTES_MAX:
-            raise InputError(f"The material {path} is not UTF-8 text (byte {error.start}); convert it first.") from None
-        text = ""
     if len(data) > MATERIAL_BYTES_MAX:
         raise TooLarge(f"The material {path} has more than {MATERIAL_BYTES_MAX} bytes, the most there may be.")
-    return text
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"The material {path} is not UTF-8 text (byte {error.start}); convert it first.") from None
 
 
 def _stdin() -> str:

@@ -127,19 +127,33 @@ def _trusted(contract: Contract) -> str | None:
     """A trusted path that leads nowhere trusts nothing, and every value of it needs a person."""
     if contract.returns is None:
         return None
-    strange = [path for path in contract.trusted if not _leads_somewhere(contract.returns, path.split("."))]
+    paths = {path: [] if path == "$" else path.replace("[]", ".[]").split(".") for path in contract.trusted}
+    strange = [path for path, steps in paths.items() if not _leads_somewhere(contract.returns, steps)]
     return f"trusts {strange[0]} of its result, which its return type does not have" if strange else None
 
 
 def _leads_somewhere(returns: dict[str, Any], path: list[str]) -> bool:
-    """Whether a value of the declared type may have something at ``path``, which goes through objects only."""
+    """Whether a value of the declared type may have something at ``path``; ``[]`` is every item of a list."""
     places: list[dict[str, Any]] = [returns]
     for key in path:
+        if key == "[]":
+            places = [found for place in places for found in _items_of(returns, place)]
+            continue
         steps = [step for place in places for step in _objects(returns, place)]
         places = [step["properties"][key] for step in steps if key in step.get("properties", {})]
         more = [step.get("additionalProperties", "properties" not in step) for step in steps]
         places += [found if isinstance(found, dict) else {} for found in more if found is not False]
     return bool(places)
+
+
+def _items_of(returns: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas of a list's items, through references and alternatives."""
+    below = [returns.get("$defs", {}).get(str(place["$ref"]).rsplit("/", 1)[-1], {})] if "$ref" in place else []
+    below += place.get("anyOf", [])
+    found: list[dict[str, Any]] = (
+        [place.get("items", {})] if place.get("type", "array") == "array" and not below else []
+    )
+    return found + [item for branch in below if "$ref" not in branch for item in _items_of(returns, branch)]
 
 
 def _objects(returns: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ def is_spoken_of(value: str, said: Iterable[Spoken], today: Iterable[date]) -> b
     excepted, which is how a day alone is written as a moment.
     """
     found = _VALUE.fullmatch(value.strip())
-    if found is None or not (found["date"] or found["time"]):
+    if found is None or not (found["date"] or found["time"]) or (found["zone"] or "Z").strip("+-:0") not in {"", "Z"}:
         return False
     all_said, known = list(said), list(today)
     if found["time"]:

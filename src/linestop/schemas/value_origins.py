@@ -44,11 +44,18 @@ _FILES = frozenset({
 """Endings of files that are no domain's."""
 
 _HOST = re.compile(r"(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})")
+_ENDINGS = r"(?:com|org|net|io|co|de|info|xyz|dev|app|me|ru|cn|uk|eu|site|online|shop)(?!\w)"
+_SPELLED_HOST = re.compile(
+    rf"\w{{1,63}}(?:\s{{1,3}}\.\s{{0,3}}{_ENDINGS}|\s{{1,3}}(?:dot|punkt)\s{{1,3}}{_ENDINGS}|,{_ENDINGS}"
+    r"|\s{0,3}[\[({]\s{0,3}(?:dot|punkt|at|\.|@)\s{0,3}[\])}]\s{0,3}\w)",
+    re.IGNORECASE,
+)
 _NO = frozenset({"no", "not", "without", "don't", "never", "nicht", "ohne", "kein", "keine", "nie"})
 _YES = frozenset({"true", "yes", "on", "ja"})
 _MINOR_NAME = re.compile(
     r"(?:^|_)(?:cents?|minor|pence|ct|rappen)(?:_|$)|in (?:euro )?cents?\b|minor units?", re.IGNORECASE
 )
+_SHARE_NAME = re.compile(r"percent|prozent|pct|rate|share|discount|ratio|fraction|interest|tax", re.IGNORECASE)
 _MICROS_NAME = re.compile(r"(?:^|_)micros?(?:_|$)", re.IGNORECASE)
 
 
@@ -222,7 +229,8 @@ class _Rule:
 
     def _of_text(self, value: str, leaf: Leaf) -> int | None:
         wanted = tokens(value.strip().rstrip(".!?") or value)
-        if not wanted:
+        if all(token.kind == "sign" for token in wanted):
+            # A full stop of the task is no folder of it.
             return None
         for text in self._texts:
             if text.holds(wanted) or self._holds_single(text, value, wanted, leaf):
@@ -281,6 +289,8 @@ def _alike(word: str, part: str) -> bool:
 def _as_named(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
     """A number of a text in the unit that the argument is in: euros where it says nothing, cents where it says so."""
     factor = Decimal(1)
+    if amount.unit == "percent":
+        return amount.values if _SHARE_NAME.search(f"{leaf.name} {leaf.description}") else frozenset()
     if _MICROS_NAME.search(leaf.name):
         factor = {"major": Decimal(1_000_000), "minor": Decimal(10_000)}.get(amount.unit, factor)
     elif _MINOR_NAME.search(leaf.name) or _MINOR_NAME.search(leaf.description):
@@ -291,7 +301,9 @@ def _as_named(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
 
 
 def _leading(value: str) -> Iterator[Token]:
-    """The tokens of a content that could lead somebody somewhere."""
+    """The tokens of a content that could lead somebody somewhere, also where they are spelled out ("evil dot com")."""
+    if spelled := _SPELLED_HOST.search(value):
+        yield Token("link", " ".join(spelled[0].casefold().split()))
     for char in value:
         if char not in "\n\r\t" and unicodedata.category(char) in {"Cf", "Cc", "Co", "Cn"}:
             yield Token("sign", char)

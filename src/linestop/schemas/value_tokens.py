@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Kind = Literal["link", "address", "account", "date", "time", "number", "path", "identifier", "word", "sign"]
-Unit = Literal["", "major", "minor"]
+Unit = Literal["", "major", "minor", "percent"]
 
 _MONTH = (
     r"(?:jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|märz?|mrz|apr(?:il)?|may|mai|june?|juni|july?|juli|"
@@ -59,6 +59,7 @@ CURRENCIES = {
     "dollars": "usd", "£": "gbp", "gbp": "gbp", "pound": "gbp", "pounds": "gbp", "chf": "chf", "franken": "chf",
 }  # fmt: skip
 _CODES = frozenset(CURRENCIES.values())
+_PERCENT = frozenset({"%", "percent", "prozent"})
 _MINOR = frozenset({"cent", "cents", "ct", "pence", "penny", "pennies", "rappen"})
 _SPELLED = {
     name: number
@@ -78,7 +79,7 @@ class Token(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """A number that a text names: how it can be read, and ``major`` (euros), ``minor`` (cents) or no unit."""
+    """A number that a text names: how it can be read, and in which unit: ``major`` are euros, ``minor`` cents."""
 
     values: frozenset[Decimal]
     unit: Unit
@@ -135,6 +136,8 @@ def readings(text: str) -> frozenset[Decimal]:
     """The numbers that a written number may mean: ``1.000`` is a thousand to some and one to others."""
     plain = text.replace("\u2212", "-").lstrip("+")
     plain = re.sub(r"['\u2019\u00a0\u202f]", "", plain)
+    if not plain.isascii():
+        return frozenset()
     marks = [mark for mark in plain if mark in ".,"]
     forms = {plain}
     if len(set(marks)) == 2:
@@ -162,7 +165,10 @@ def amounts(text: str) -> tuple[Amount, ...]:
     for at, token in enumerate(line):
         if token.kind == "number":
             beside = {near.text for near in (*line[max(at - 1, 0) : at], *line[at + 1 : at + 2])}
-            unit: Unit = "major" if beside & _CODES else "minor" if beside & _MINOR else ""
+            after = line[at + 1].text if at + 1 < len(line) else ""
+            unit: Unit = (
+                "percent" if after in _PERCENT else "major" if beside & _CODES else "minor" if beside & _MINOR else ""
+            )
             found.append(Amount(readings(token.text), unit, re.search(r"[.,]\d\d$", token.text) is not None))
         elif token.kind == "word" and token.text in _SPELLED:
             found.append(Amount(frozenset({Decimal(_SPELLED[token.text])}), "", decimals=False))
