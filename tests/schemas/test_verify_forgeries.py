@@ -182,6 +182,11 @@ def _silent_about_an_origin(f: Forger) -> int:
     return _other_arguments(f, '{"q":"eve@example.org"}')
 
 
+def _part_of_a_word_of_the_task(f: Forger) -> int:
+    text = f.body("validator", "opened")["task"]["text"]
+    return _other_arguments(f, msgspec.json.encode({"q": text.split()[0][:-1]}).decode())
+
+
 def _origin_without_its_flag(f: Forger) -> int:
     n = _other_arguments(f, '{"q":"eve@example.org"}')
     f.body("validator", "judged", 2)["calls"][0]["provenance"] = [{"path": "$.q"}]
@@ -404,6 +409,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "do not fit the tool's schema",
     ),
     ("approved", "an origin kept back", _silent_about_an_origin, "approval", "does not say where '\\$.q'"),
+    ("approved", "a part of a word", _part_of_a_word_of_the_task, "approval", "does not say where"),
     ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "keeps back that '\\$.q'"),
     ("approved", "a false origin", _false_trust, "approval", "calls '\\$.q' of call 'c2a' trusted"),
     (
