@@ -214,8 +214,8 @@ def test_an_agent_has_the_scopes_that_its_file_grants(tmp_path: Path) -> None:
 def test_an_agent_file_says_how_its_server_is_offered_tools(tmp_path: Path) -> None:
     """By default the first answer shows it."""
     text = "model = 'openai/m'\nbase_url = 'http://127.0.0.1:1/v1'\nprice = {input = 1, output = 1}\n"
-    assert load_agent(agent_file(tmp_path, text), []).tool_mode == "auto"
-    assert load_agent(agent_file(tmp_path, text + 'tool_mode = "json_schema"'), []).tool_mode == "json_schema"
+    assert load_agent(agent_file(tmp_path, text), []).model.tool_mode == "auto"
+    assert load_agent(agent_file(tmp_path, text + 'tool_mode = "json_schema"'), []).model.tool_mode == "json_schema"
 
 
 def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "support.toml, model: name one"),
-        ("model = 'gpt-4o'", 'support.toml, model: "gpt-4o" is no model'),
+        ("model = 'gpt-4o'", 'support.toml, model: "gpt-4o" is not a model'),
         ("model = 'openai/no-such-model'", 'support.toml, model: No price of "openai/no-such-model"'),
-        ("model = 'playbook/a'\nfallbacks = ['b']", 'support.toml, fallbacks: "b" is no model'),
+        ("model = 'playbook/a'\nfallbacks = ['b']", 'support.toml, fallbacks 1, model: "b" is not a model'),
         ("model = 'playbook/a'\ntools = ['orders.loook']", "support.toml, tools: no tool is called 'orders.loook'"),
         ("model = 'playbook/a'\nprompt = 'no.md'", "support.toml, prompt: "),
         ("model = 'playbook/a'\nplanner = 'flows'", "support.toml, planner: write"),

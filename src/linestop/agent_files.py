@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from linestop.errors import ConfigError, InputError, Refused
-from linestop.models import check_base_url
+from linestop.models import check_api_key_env, check_base_url
 from linestop.project import Project, convert, read_text, read_toml
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import schema_error
@@ -52,10 +52,14 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return Price(**msgspec.structs.asdict(self), table="agent file")
 
 
-class Fallback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model to fall back on that needs more than its name."""
+class ModelTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model and all that may be set for it: the keys of the file itself, or of one of its ``[[fallbacks]]``."""
 
-    model: str
+    model: str = ""
+    base_url: str = ""
+    api_key_env: str = ""
+    tool_mode: ToolMode = "auto"
+    params: dict[str, Any] = {}
     price: PriceTable | None = None
     window_tokens: Tokens = 128_000
     output_tokens_max: Tokens = 4_096
@@ -76,27 +80,20 @@ class LimitsTable(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """``[limits]``: a name that is none is a mistake here, while a log may hold limits of a later version."""
 
 
-class AgentFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``agents/<name>.toml``.
+class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``agents/<name>.toml``; the keys of a model in it are those of the main one, and of no other.
 
     ``prompt`` is a file beside it, ``<name>.md`` if left out. ``tools`` are names or patterns (``orders.*``),
     ``scopes`` likewise what these tools may need.
     ``output_schema`` is a JSON Schema as a table, or the name of a JSON file beside it.
     """
 
-    model: str = ""
     prompt: str = ""
     version: str = "1"
     description: str = ""
     planner: str = "model"
-    base_url: str = ""
-    tool_mode: ToolMode = "auto"
-    fallbacks: tuple[str | Fallback, ...] = ()
+    fallbacks: tuple[str | ModelTable, ...] = ()
     on_model_down: Literal["queue", "fall_back", "fail", "hand_off"] = "fall_back"
-    window_tokens: Tokens = 128_000
-    output_tokens_max: Tokens = 4_096
-    price: PriceTable | None = None
-    params: dict[str, Any] = {}
     tools: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
@@ -126,16 +123,15 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     except InputError as error:
         raise ConfigError(f"{path}: {error}") from None
     _check(path, file)
+    models = _models(path, file)
     prompt = path.parent / (file.prompt or f"{name}.md")
     agent = AgentVersion(
         name=name,
         prompt=read_text(prompt, f"{path}, prompt"),
-        model=_main_model(path, file),
+        model=models[0],
         version=file.version,
         description=file.description,
-        base_url=file.base_url,
-        tool_mode=file.tool_mode,
-        fallbacks=tuple(_fallback(path, entry) for entry in file.fallbacks),
+        fallbacks=models[1:],
         on_model_down=file.on_model_down,
         tools=_tools(path, file.tools, contracts),
         limits=Limits(**msgspec.structs.asdict(file.limits)),
@@ -143,7 +139,6 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
         output_schema=_schema(path, file.output_schema),
         planner=file.planner,
         pinned=file.pinned,
-        params=file.params,
         scopes=file.scopes,
     )
     _check_scopes(path, agent)
@@ -156,13 +151,6 @@ def _check(path: Path, file: AgentFile) -> None:
         raise ConfigError(f'{path}, planner: write "model" or "python:<module>.<function>", not "{file.planner}".')
     if file.planner == "model" and not file.model:
         raise ConfigError(f'{path}, model: name one, such as "anthropic/<name>", "openai/<name>" or "playbook/<name>".')
-    if file.base_url:
-        try:
-            check_base_url(file.model, file.base_url)
-        except ConfigError as error:
-            raise ConfigError(f"{path}, base_url: {error}") from None
-    if file.tool_mode == "json_schema" and file.model.startswith("anthropic/"):
-        raise ConfigError(f'{path}, tool_mode: "json_schema" is for OpenAI-compatible servers; remove it.')
     for limit in file.limits.__struct_fields__:
         if getattr(file.limits, limit) < 0:
             raise ConfigError(f"{path}, limits.{limit}: no limit may be negative.")
@@ -194,28 +182,47 @@ def _check_scopes(path: Path, agent: AgentVersion) -> None:
             )
 
 
-def _main_model(path: Path, file: AgentFile) -> ModelChoice:
+def _models(path: Path, file: AgentFile) -> tuple[ModelChoice, ...]:
+    """The main model, then the fallbacks, each with its own settings only."""
+    tables = [entry if isinstance(entry, ModelTable) else ModelTable(model=entry) for entry in file.fallbacks]
+    spare = [_model(f"{path}, fallbacks {place}", table) for place, table in enumerate(tables, 1)]
     if file.planner.startswith(FUNCTION):
-        return ModelChoice(model=FUNCTION_MODELS + file.planner.removeprefix(FUNCTION), price=FREE)
-    return ModelChoice(
-        model=file.model, price=_price(path, "model", file.model, file.price),
-        window_tokens=file.window_tokens, output_tokens_max=file.output_tokens_max,
-    )  # fmt: skip
+        main = ModelChoice(model=FUNCTION_MODELS + file.planner.removeprefix(FUNCTION), price=FREE)
+    else:
+        main = _model(str(path), file)
+    for place, choice in enumerate(spare):
+        if any(choice.asked_by(earlier) for earlier in (main, *spare[:place])):
+            raise ConfigError(
+                f"{path}, fallbacks {place + 1}: {choice.model} is named twice for one server; leave one out, "
+                "or give it a base_url of its own."
+            )
+    return (main, *spare)
 
 
-def _fallback(path: Path, entry: str | Fallback) -> ModelChoice:
-    choice = Fallback(model=entry) if isinstance(entry, str) else entry
-    return ModelChoice(
-        model=choice.model, price=_price(path, "fallbacks", choice.model, choice.price),
-        window_tokens=choice.window_tokens, output_tokens_max=choice.output_tokens_max,
-    )  # fmt: skip
-
-
-def _price(path: Path, key: str, model: str, table: PriceTable | None) -> Price:
-    """The price in the file, else that of the table that ships with linestop."""
+def _model(where: str, table: ModelTable) -> ModelChoice:
+    model = table.model
     provider, _, name = model.partition("/")
     if provider not in {"anthropic", "openai", "playbook"} or not name:
-        raise ConfigError(f'{path}, {key}: "{model}" is no model; write anthropic/…, openai/… or playbook/….')
+        raise ConfigError(f'{where}, model: "{model}" is not a model; write anthropic/…, openai/… or playbook/….')
+    for key, value, check in (
+        ("base_url", table.base_url, check_base_url), ("api_key_env", table.api_key_env, check_api_key_env),
+    ):  # fmt: skip
+        try:
+            if value:
+                check(model, value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}, {key}: {error}") from None
+    if table.tool_mode == "json_schema" and provider == "anthropic":
+        raise ConfigError(f'{where}, tool_mode: "json_schema" is for OpenAI-compatible servers; remove it.')
+    return ModelChoice(
+        model=model, price=_price(where, model, table.price), window_tokens=table.window_tokens,
+        output_tokens_max=table.output_tokens_max, base_url=table.base_url, api_key_env=table.api_key_env,
+        tool_mode=table.tool_mode, params=table.params,
+    )  # fmt: skip
+
+
+def _price(where: str, model: str, table: PriceTable | None) -> Price:
+    """The price in the file, else that of the table that ships with linestop."""
     if table is not None:
         return table.price()
     if model.startswith(PLAYBOOK):
@@ -226,7 +233,7 @@ def _price(path: Path, key: str, model: str, table: PriceTable | None) -> Price:
     try:
         return price_of(model)
     except Refused as error:
-        raise ConfigError(f"{path}, {key}: {error}") from None
+        raise ConfigError(f"{where}, model: {error}") from None
 
 
 def _tools(path: Path, wanted: Iterable[str], contracts: Sequence[Contract]) -> tuple[Contract, ...]:

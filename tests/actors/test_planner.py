@@ -179,10 +179,11 @@ def test_a_retry_waits_as_long_as_the_provider_asked() -> None:
 
 def test_a_pause_of_a_million_years_is_bounded() -> None:
     """A provider's header cannot move a run beyond the calendar."""
-    story = thinking().model(ModelFailed("rate_limit", "slow down", retry_after_s=1e300))
+    story = thinking(model_wait_max_s=30 * 86_400, wall_s=30 * 86_400, run_max_s=30 * 86_400)
+    story.wait(1).given(*story.heard(ModelFailed("rate_limit", "slow down", retry_after_s=1e300)))
     start = next_start(story.run, story.now)
-    assert isinstance(start, NextStart)
-    assert start.at == story.now + timedelta(days=30)
+    assert isinstance(start, Exhausted)
+    assert "asks to wait 2.592e+06 s, and the run has less time left" in start.why
 
 
 @pytest.mark.parametrize("kind", ["availability", "rate_limit"])

@@ -167,13 +167,6 @@ async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
     assert (reply.text, ASKED) == ("done", [1])
 
 
-async def test_the_mode_of_an_agent_does_not_reach_a_fallback_that_has_none() -> None:
-    """JSON-schema mode belongs to OpenAI-compatible servers; a fallback elsewhere must still answer."""
-    async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
-        reply, _ = await caller.call(_work("anthropic/m", base_url=server.url, tool_mode="json_schema"))
-    assert reply.text == "x"
-
-
 @pytest.mark.parametrize("provider", ["anthropic", "playbook"])
 async def test_watchers_are_told_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
     """Tokens are shown as they come, and a server breaks them where it likes."""

@@ -77,7 +77,7 @@ def test_json_schema_mode_is_for_compatible_servers() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("provider", "url"), [("anthropic", None), ("openai", None), ("openai", "https://llm.example")]
+    ("provider", "url"), [("anthropic", None), ("openai", None), ("openai", "https://eu.api.openai.com/v1")]
 )
 async def test_a_key_from_the_environment_opens_a_remote_model(
     provider: str, url: str | None, monkeypatch: pytest.MonkeyPatch
@@ -127,21 +127,6 @@ async def test_the_environment_does_not_act_behind_our_back(
     assert headers.get("x-api-key", headers.get("authorization", "")).removeprefix("Bearer ") == "mine"
     assert "smuggled" not in str(headers)
     assert "x-smuggled" not in headers
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("provider", ["anthropic", "openai"])
-async def test_a_key_from_the_environment_is_not_sent_to_loopback(
-    serve: Serve, provider: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A local or scripted server needs no key, so it gets none."""
-    monkeypatch.setenv(f"{provider.upper()}_API_KEY", "secret")
-    async with serve([(500, {}, b"")]) as (url, received):
-        client = open_model(f"{provider}/m", base_url=url)
-        with pytest.raises(ModelFailed):
-            await client.complete(ModelRequest(model=f"{provider}/m", system="", messages=()))
-        await client.aclose()
-    assert "secret" not in str(received)
 
 
 @pytest.mark.anyio

@@ -150,15 +150,18 @@ async def test_an_answer_that_did_not_end_well_fails_with_its_usage(
 
 @pytest.mark.parametrize(
     ("provider", "stop"),
-    [("anthropic", "end_turn"), ("anthropic", "pause_turn"), ("anthropic", "max_tokens"), ("openai", "stop")],
-)
+    [
+        ("anthropic", "stop_sequence"), ("anthropic", "pause_turn"), ("anthropic", "max_tokens"),
+        ("openai", "length"), ("openai", "stop_sequence"),
+    ],
+)  # fmt: skip
 async def test_a_call_is_only_a_call_when_the_stop_reason_says_so(provider: str, stop: str) -> None:
     """A plausible call in an answer that ended for another reason is never acted on."""
     step = f'call = [{{tool = "orders.lookup", args = {{order = "A1"}}}}]\nstop = "{stop}"'
     async with _server(step) as server:
         with pytest.raises(ModelFailed) as failed:
             await _ask(server, _request(provider))
-    assert failed.value.kind == ("truncated" if stop in {"max_tokens", "pause_turn"} else "malformed")
+    assert failed.value.kind == ("malformed" if stop == "stop_sequence" else "truncated")
 
 
 @pytest.mark.parametrize(("provider", "stop"), [("anthropic", "tool_use"), ("openai", "tool_calls")])

@@ -20,7 +20,8 @@ from linestop.schemas.events import (
     Question,
     Resolved,
 )
-from linestop.schemas.fold_calls import RETRY_ASKED_S_MAX, retry_delay_s
+from linestop.schemas.fold_calls import retry_delay_s
+from linestop.schemas.limits import RETRY_ASKED_S_MAX
 from linestop.schemas.tools import ToolResult
 
 UNKNOWN = ToolResult(outcome="unknown")

@@ -560,7 +560,6 @@ RULES: list[tuple[str, Break, str, str]] = [
     ("destroyed", _destructive_cleared, "approval", "destructive, which only a person may let pass"),
     ("approved", _irreversible_cleared, "approval", "irreversible and no policy clears it"),
     ("approved", _untrusted_cleared, "approval", "comes from an untrusted source"),
-    ("approved", _fallback_cleared, "approval", "a fallback model proposed it"),
     ("edited", _edited_cleared, "approval", "a person had changed it"),
     ("approved", _asked_for_cleared, "approval", "the policy asks a person about every 'look'"),
     ("approved", _cleared_other_arguments, "approval", "other arguments than those that were judged"),
@@ -605,6 +604,15 @@ def test_a_broken_rule_is_found_although_every_hash_is_right(
     assert verdict.sentence == f"broken at {n}", verdict.problems
     found = [(p.n, p.rule) for p in verdict.problems if re.search(sentence, p.sentence)]
     assert (n, rule) in found, verdict.problems
+
+
+def test_a_call_of_a_fallback_that_policy_alone_cleared_is_found(log_of: LogOf) -> None:
+    """As is that nothing had led to the fallback."""
+    forger = Forger(log_of("approved"))
+    n = _fallback_cleared(forger)
+    verdict = check(forger.messages())
+    assert any(p.n == n and "a fallback model proposed it" in p.sentence for p in verdict.problems)
+    assert any(p.n < n and "although no model was known to be down" in p.sentence for p in verdict.problems)
 
 
 GRANT = {"call": "c1a", "by": "ann"}

@@ -14,7 +14,7 @@ import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState
-from linestop.schemas.events import BlobRef, Compacted, Text
+from linestop.schemas.events import BlobRef, Compacted, ModelChoice, Text
 from linestop.schemas.fold import proposal_bytes
 from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
 from linestop.schemas.next_start import COMPACT_FACTOR_MIN
@@ -91,9 +91,10 @@ def material_bytes(material: str) -> int:
     return len(material_text(material).encode()) + ITEM_BYTES if material else 0
 
 
-def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn") -> Prompt:
-    """Build the prompt of the run's next model call (``purpose`` ``turn`` or ``compact``)."""
+def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn", model: ModelChoice | None = None) -> Prompt:
+    """Build the prompt of the run's next call of ``model`` (``purpose`` ``turn`` or ``compact``)."""
     assert run.opened is not None
+    params = agent.settings(model or run.opened.model).params
     messages = [Message(role="user", text=_text(run.opened.task.text))]
     if run.opened.task.material:
         messages.append(Message(role="user", text=material_text(run.opened.task.material)))
@@ -111,10 +112,10 @@ def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn") -> Prompt:
     system = system_text(agent, form=bool(tools))
     schema = agent.output_schema if purpose == "turn" and not tools else None
     # What an agent does not set is no part of the digest, which is then the one that earlier versions wrote.
-    more = [agent.params, schema] if agent.params or schema else []
+    more = [params, schema] if params or schema else []
     digest = hashlib.sha256(canonical([system, messages, tools, *more])).hexdigest()
     return Prompt(
-        system=system, messages=tuple(messages), tools=tools, params=agent.params, output_schema=schema, sha256=digest
+        system=system, messages=tuple(messages), tools=tools, params=params, output_schema=schema, sha256=digest
     )
 
 

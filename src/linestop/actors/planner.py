@@ -120,7 +120,7 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
-        prompt = self._keep(assemble(run, pinned.version, purpose=start.purpose))
+        prompt = self._keep(assemble(run, pinned.version, purpose=start.purpose, model=start.model))
         return _started(run, start, start.model, me, now=now, prompt=prompt)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -133,8 +133,9 @@ class Planner:
         assert pinned is not None
         assert pinned.version is not None
         prompt = self._prompts.pop(started.prompt_sha256, None)
-        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose)
-        choice = _choice(run, started.model)
+        choice = _choice(run, started)
+        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice)
+        settings = pinned.version.settings(choice)
         compacts = started.purpose == "compact"
         covers_to = covered(run) if compacts else 0
         secrets = facts.get(Secrets) or Secrets()
@@ -144,7 +145,7 @@ class Planner:
                 prompt, model=started.model, output_tokens_max=started.output_tokens_max,
                 deadline_s=_deadline_s(run, started),
             ),
-            base_url=pinned.version.base_url, tool_mode=pinned.version.tool_mode,
+            base_url=settings.base_url, api_key_env=settings.api_key_env, tool_mode=settings.tool_mode,
             planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
             used_ids=frozenset(run.calls), covers_to=covers_to,
             covered=covered_answers(run, covers_to) if compacts else (),
@@ -213,7 +214,7 @@ def _started(  # noqa: PLR0913 - one event's fields
         done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + GRACE_S), purpose=start.purpose,
         prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
-        fallback_of=start.fallback_of, params=prompt.params,
+        fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params,
     )  # fmt: skip
 
 
@@ -226,9 +227,9 @@ def _deadline_s(run: Run, started: ModelStarted) -> float:
     return min(run.limits.model_deadline_s, left_s)
 
 
-def _choice(run: Run, model: str) -> ModelChoice:
+def _choice(run: Run, started: ModelStarted) -> ModelChoice:
     assert run.opened is not None
-    return next(c for c in (run.opened.model, *run.opened.fallbacks) if c.model == model)
+    return next(choice for choice in (run.opened.model, *run.opened.fallbacks) if choice.asked_by(started))
 
 
 def _charge(view: ModelWork, usage: Usage | None, *, reported: bool) -> int:

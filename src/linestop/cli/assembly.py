@@ -34,6 +34,7 @@ from linestop.bus.permissions import CredentialName
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
+from linestop.models import key_variable
 from linestop.models.caller import PREFIX, Caller, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
@@ -42,6 +43,7 @@ from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelChoice
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.redact import Redactor
 from linestop.schemas.subjects import RoleName, RunId, TenantId
@@ -62,9 +64,6 @@ PROVIDERS: Final = {
     "openai": "linestop.models.openai",
     "anthropic": "linestop.models.anthropic",
 }
-KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-"""The variable that holds each provider's key."""
-
 Credentials = Mapping[CredentialName, Credential]
 
 
@@ -188,7 +187,7 @@ async def serve(
     Raises:
         ConfigError: if the project cannot be used; ``Unreachable`` if the broker does not answer.
     """
-    secrets = tuple(project.secret_values().values())
+    secrets = (*project.secret_values().values(), *_model_keys(project))
     tools = registry if registry is not None or "executor" not in roles else load_tools(project)
     async with AsyncExitStack() as stack:
         own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
@@ -256,25 +255,26 @@ def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple
     known = {f"{PLAYBOOK}/{load_playbook(file).name}" for file in project.playbook_files()}
     return tuple(
         f"The agent {agent.name} is on {model}, and no playbook is called so; there is {', '.join(sorted(known))}."
-        for agent, model in _models(agents)
-        if model.startswith(f"{PLAYBOOK}/") and model not in known
+        for agent, choice in _models(agents)
+        if (model := choice.model).startswith(f"{PLAYBOOK}/") and not choice.base_url and model not in known
     )
 
 
 def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
-    """A sentence for each agent's model whose provider wants a key that the environment does not have."""
+    """A sentence for each agent's model that wants a key which the environment does not have."""
     return tuple(
-        f"The agent {agent.name} is on {model}: {model} needs {variable}, which is not set."
-        for agent, model in _models(agents)
-        if (variable := KEYS.get(model.partition("/")[0])) and not os.environ.get(variable)
+        f"The agent {agent.name} is on {choice.model}: {choice.model} needs {variable}, which is not set."
+        for agent, choice in _models(agents)
+        if (variable := key_variable(choice.model, choice.base_url, choice.api_key_env))
+        and not os.environ.get(variable)
     )
 
 
-def _models(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, str]]:
-    """What each agent may ask, except of a server that the agent names itself."""
+def _models(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, ModelChoice]]:
+    """What each agent may ask."""
     for agent in agents:
-        if agent.planner == "model" and not agent.base_url:
-            yield from ((agent, choice.model) for choice in (agent.model, *agent.fallbacks))
+        if agent.planner == "model":
+            yield from ((agent, agent.settings(choice)) for choice in (agent.model, *agent.fallbacks))
 
 
 def workspaces(project: Project) -> Path:
@@ -324,10 +324,26 @@ def _check(tool: AnyTool) -> Check:
 
 def _import_providers(project: Project) -> None:
     """Import the SDKs of the folder's agents now: in the middle of a run that would hold up all others."""
-    named = {str(read_toml(file).get("model", "")).partition("/")[0] for file in project.agent_files()}
+    named = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
     for provider, module in PROVIDERS.items():
         if provider in named:
             importlib.import_module(module)
+
+
+def _model_keys(project: Project) -> Iterator[str]:
+    """The keys that the folder's agents name themselves: secrets like the others."""
+    for table in _model_tables(project):
+        if key := os.environ.get(str(table.get("api_key_env", "")), "").strip():
+            yield key
+
+
+def _model_tables(project: Project) -> Iterator[dict[str, Any]]:
+    """What the folder's agents say of each of their models, as it is written."""
+    for file in project.agent_files():
+        table = read_toml(file)
+        yield table
+        for entry in table.get("fallbacks", ()):
+            yield entry if isinstance(entry, dict) else {"model": entry}
 
 
 async def _beat(lock: WorkerLock) -> None:

@@ -7,29 +7,40 @@ CPU and 40 to 70 MB.
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
+import re
 from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model import ModelClient, ToolMode
+from linestop.schemas.model import NO_KEY, ModelClient, ToolMode
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-_NO_KEY = "none"
+_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
+"""Each provider's own host, the only one that its variable in ``_KEYS`` is for."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY = re.compile(r"[!-~]+")
 _ENDPOINTS = ("/completions", "/messages", "/responses")
 
-__all__ = ["ToolMode", "check_base_url", "open_model"]
+__all__ = ["ToolMode", "check_api_key_env", "check_base_url", "is_own_host", "key_variable", "open_model"]
 
 
 def open_model(
-    model: str, *, base_url: str | None = None, api_key: str | None = None, tool_mode: ToolMode = "auto"
+    model: str,
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    api_key_env: str = "",
+    tool_mode: ToolMode = "auto",
 ) -> ModelClient:
     """Open a client for ``anthropic/<name>``, ``openai/<name>`` or ``playbook/<name>``.
 
     Args:
         model: Provider and name. ``playbook`` is a scripted model and needs the ``base_url`` of its server.
         base_url: Of a compatible server; the provider's own by default.
-        api_key: By default from ANTHROPIC_API_KEY or OPENAI_API_KEY, which are never sent to a loopback
-            server: none needs them there.
+        api_key: By default from ``api_key_env``.
+        api_key_env: The variable that holds the key of this server. By default ANTHROPIC_API_KEY or
+            OPENAI_API_KEY at the provider's own host, and no key at all elsewhere: what is configured for one
+            host is sent to no other.
         tool_mode: See ``docs/models.md``. ``auto`` is ``native`` but for ``openai/`` with a ``base_url``, where
             the first answer decides.
 
@@ -45,7 +56,7 @@ def open_model(
         check_base_url(model, base_url)
     if provider == "playbook":
         return _open_playbook(model, base_url, tool_mode)
-    key = api_key or _key(model, provider, base_url)
+    key = api_key or _key(model, base_url, api_key_env)
     if provider == "anthropic":
         if tool_mode == "json_schema":
             raise ConfigError(f'tool_mode "json_schema" of {model} is for OpenAI-compatible servers; remove it.')
@@ -63,16 +74,51 @@ def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode) -> Mod
     from linestop.models.openai import OpenAIClient  # noqa: PLC0415 - imported only when it is used
 
     root = base_url.rstrip("/").removesuffix("/v1")
-    return OpenAIClient(_NO_KEY, f"{root}/v1", tool_mode="native" if tool_mode == "auto" else tool_mode)
+    return OpenAIClient(NO_KEY, f"{root}/v1", tool_mode="native" if tool_mode == "auto" else tool_mode)
 
 
-def _key(model: str, provider: str, base_url: str | None) -> str:
-    if base_url is not None and _is_loopback(base_url):
-        return _NO_KEY
-    key = os.environ.get(_KEYS[provider], "").strip()
+def key_variable(model: str, base_url: str | None = None, api_key_env: str = "") -> str:
+    """The variable whose value is the key that is sent with ``model``; empty where none is sent."""
+    provider = model.partition("/")[0]
+    if api_key_env or provider not in _KEYS:
+        return api_key_env
+    return _KEYS[provider] if is_own_host(provider, base_url) else ""
+
+
+def is_own_host(provider: str, base_url: str | None) -> bool:
+    """Whether an address is the provider's own, regional ones included; None and "" stand for that."""
+    if not base_url:
+        return True
+    parts, own = urlsplit(base_url), _HOSTS.get(provider)
+    host = parts.hostname or ""
+    return own is not None and parts.scheme == "https" and (host == own or host.endswith(f".{own}"))
+
+
+def _key(model: str, base_url: str | None, api_key_env: str) -> str:
+    variable = key_variable(model, base_url, api_key_env)
+    if not variable:
+        return NO_KEY
+    key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f'The model "{model}" needs a key: set {_KEYS[provider]}, or use playbook/<name>.')
+        remedy = "" if api_key_env else ", or use playbook/<name>"
+        raise ConfigError(f'The model "{model}" needs a key: set {variable}{remedy}.')
+    if not _KEY.fullmatch(key):
+        raise ConfigError(f"{variable} does not hold a key: it contains a blank, a line break or an accent.")
     return key
+
+
+def check_api_key_env(model: str, api_key_env: str) -> None:
+    """Refuse what is not the name of a variable, without repeating it: it may be the key itself.
+
+    Raises:
+        ConfigError: in one sentence.
+    """
+    if model.startswith("playbook/"):
+        raise ConfigError(f"{model} needs no key; remove api_key_env.")
+    if not _VARIABLE.fullmatch(api_key_env):
+        raise ConfigError(
+            f"api_key_env of {model} is not the name of an environment variable; write the name, never the key itself."
+        )
 
 
 def check_base_url(model: str, base_url: str) -> None:
@@ -92,11 +138,3 @@ def check_base_url(model: str, base_url: str) -> None:
         raise ConfigError(f"base_url of {model} holds a user name; keys come from the environment only.")
     if parts.path.rstrip("/").endswith(_ENDPOINTS) or parts.query or parts.fragment:
         raise ConfigError(f'base_url "{base_url}" of {model} names an endpoint; end it before that, e.g. with /v1.')
-
-
-def _is_loopback(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

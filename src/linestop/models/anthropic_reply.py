@@ -1,22 +1,31 @@
 """Anthropic's answer, event by event, into ``ModelReply`` or ``ModelFailed``.
 
 Pure. Content blocks are rebuilt as plain dictionaries, unknown fields included, because thinking blocks must
-go back exactly as they came. What is not understood is not guessed at: an unknown delta or stop reason means
-that the answer is not whole in our hands.
+go back exactly as they came. A side part that cannot be read (usage, ids, indexes) spoils nothing. What carries the
+answer is not guessed at: an unknown delta or stop reason means that the answer is not whole in our hands.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Never, cast
+from typing import Any, Never, cast
 
 import msgspec
 
 from linestop.models.failures import of_body
-from linestop.models.names import from_wire
+from linestop.models.names import from_wire, unique_id, wire_id
 from linestop.models.sse import ServerEvent
-from linestop.schemas.model import TOKENS_MAX, FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+from linestop.models.wire_values import (
+    TokenCounts,
+    fields_of,
+    is_object,
+    joined,
+    position,
+    read_object,
+    short_text,
+    showable,
+    written_args,
+)
+from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",
@@ -36,45 +45,23 @@ _PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta"
 _PLAIN = frozenset({"text", "tool_use"})
 
 
-class _Thinking(msgspec.Struct):
-    thinking_tokens: Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    cache_read_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-    output_tokens_details: _Thinking | None = None
-
-
-class _Message(msgspec.Struct):
-    id: str
-    model: str
-    content: list[dict[str, Any]]
-    usage: _Usage | None = None
-    stop_reason: str | None = None
-
-
-class _Stop(msgspec.Struct):
-    stop_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str
-    message: _Message | None = None
-    index: int | None = None
-    content_block: dict[str, Any] | None = None
-    delta: dict[str, Any] | None = None
-    usage: _Usage | None = None
-    error: dict[str, Any] | None = None
+_COUNTERS = {
+    "input": ("input_tokens",),
+    "output": ("output_tokens",),
+    "read": ("cache_read_input_tokens",),
+    "written": ("cache_creation_input_tokens",),
+    "thinking": ("output_tokens_details", "thinking_tokens"),
+}
+_BEGUN_BY = {"text_delta": "text", "thinking_delta": "thinking", "citations_delta": "text"}
+"""What a block is whose beginning does not say it, by its first piece."""
 
 
 class _Block:
     """One content block under construction."""
 
-    def __init__(self, start: dict[str, Any]) -> None:
+    def __init__(self, start: dict[str, Any], index: int) -> None:
         self.fields = start
+        self.index = index
         self.open = True
         self.args = ""
         self._pieces: dict[str, list[str]] = {}
@@ -82,25 +69,33 @@ class _Block:
     def add(self, delta: dict[str, Any]) -> str:
         """Take a delta; return its text for watchers."""
         kind = delta.get("type")
+        if not self.fields.get("type") and kind in _BEGUN_BY:
+            self.fields["type"] = _BEGUN_BY[kind]
         if kind == "citations_delta":
             self.fields["citations"] = [*(self.fields.get("citations") or ()), delta.get("citation")]
             return ""
         field = "partial_json" if kind == "input_json_delta" else _PIECES.get(str(kind))
         piece = delta.get(field) if field else None
-        if field is None or not isinstance(piece, str):
+        if field == "partial_json":
+            piece = written_args(piece)
+        if field is None or not isinstance(piece, str | None):
             raise ValueError(f"unknown content delta {kind!r}")
-        self._pieces.setdefault(field, []).append(piece)
-        return piece if field == "text" else ""
+        self._pieces.setdefault(field, []).append(piece or "")
+        return showable(piece or "") if field == "text" else ""
 
     def close(self) -> None:
         """Join what came in pieces."""
+        if not self.open:
+            return
         self.open = False
         for field, pieces in self._pieces.items():
             if field != "partial_json":
-                self.fields[field] = str(self.fields.get(field) or "") + "".join(pieces)
-        if "input" in self.fields:
-            written = "".join(self._pieces.get("partial_json", []))
-            self.args = written or msgspec.json.encode(self.fields["input"]).decode()
+                self.fields[field] = joined([str(self.fields.get(field) or ""), *pieces])
+        if isinstance(self.fields.get("text"), str):
+            self.fields["text"] = joined([self.fields["text"]])
+        if self.fields.get("type") == "tool_use" or "input" in self.fields:
+            given = self.fields.get("input")
+            self.args = joined(self._pieces.get("partial_json", [])) or joined([written_args(given)]) or "{}"
             self.fields["input"] = as_input(self.args)
 
 
@@ -119,30 +114,34 @@ class AnthropicReply:
     def __init__(self, who: str) -> None:
         self.finished = False
         self._who = who
-        self._message: _Message | None = None
+        self._begun = False
+        self._id = ""
+        self._model = ""
         self._blocks: list[_Block] = []
-        self._stop_reason: str | None = None
-        self._usage = _Usage()
-        self._counted = False
+        self._stop_reason = ""
+        self._counts = TokenCounts(_COUNTERS)
+        self._last_output: int | None = None
 
     def event(self, event: ServerEvent) -> str:
         """Take one event; return the text it adds."""
-        data = msgspec.json.decode(event.data, type=_Event)
-        match data.type:
+        data = read_object(event.data)
+        if data is None:
+            return ""
+        match data.get("type") or event.name:
             case "message_start":
-                self._begin(data)
+                self._begin(fields_of(data.get("message")))
             case "content_block_start":
                 self._open_block(data)
             case "content_block_delta":
-                return self._block(data.index).add(data.delta or {})
+                return self._add(data)
             case "content_block_stop":
-                self._block(data.index).close()
+                self._close_block(position(data.get("index")))
             case "message_delta":
-                self._end(msgspec.convert(data.delta or {}, _Stop).stop_reason, data.usage)
+                self._end(fields_of(data.get("delta")).get("stop_reason"), data.get("usage"))
             case "message_stop":
                 self._finish()
             case "error":
-                raise of_body(data.error, self._who)
+                raise of_body(data.get("error") or data, self._who)
             case _:
                 # `ping`, and kinds that the provider announced it may add between the others.
                 pass
@@ -150,17 +149,23 @@ class AnthropicReply:
 
     def whole(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
-        if msgspec.json.decode(body, type=_Event).type == "error":
-            raise of_body(msgspec.json.decode(body, type=_Event).error, self._who)
-        message = msgspec.json.decode(body, type=_Message)
-        self._message = message
-        for fields in message.content:
-            block = _Block(fields)
-            block.close()
-            self._blocks.append(block)
-        self._end(message.stop_reason, message.usage)
+        message = read_object(body) or {}
+        if message.get("type") == "error" or (message.get("error") and "content" not in message):
+            raise of_body(message.get("error") or message, self._who)
+        if "content" not in message:
+            raise ValueError("an answer without content")
+        self._begin(message)
+        content = message["content"]
+        if content is not None and not isinstance(content, list):
+            raise ValueError("content that is not a list of blocks")
+        for place, row in enumerate(cast("list[object]", content or [])):
+            if row is not None:
+                block = _Block(fields_of(row), place)
+                block.close()
+                self._blocks.append(block)
+        self._end(message.get("stop_reason"), message.get("usage"))
         self._finish()
-        return self._text()
+        return showable(self._text())
 
     def reply(self) -> ModelReply:
         """Return the answer.
@@ -168,103 +173,125 @@ class AnthropicReply:
         Raises:
             ModelFailed: when it is cut short, refused, or contradicts itself.
         """
-        if not self.finished or self._message is None:
+        if not self.finished:
             self._fail("availability", "ended its stream without message_stop")
-        reason = self._stop_reason or "none"
+        calls, reason = self._calls(), self._stop_reason
+        whole = bool(calls) and all(is_object(call.args) for call in calls)
         if reason in _FAILURES:
             kind, what = _FAILURES[reason]
             self._fail(kind, what)
-        stop = _STOPS.get(reason)
+        # Some servers say nothing, or end_turn, after calls; those that are whole are meant all the same.
+        stop = "calls" if whole and reason in ("", "end_turn") else _STOPS.get(reason)
         if stop is None:
-            self._fail("malformed", f'stopped for the unknown reason "{reason}"')
-        calls = self._calls()
+            self._fail("malformed", f'stopped for the unknown reason "{reason[:100] or "none"}"')
         if bool(calls) != (stop == "calls"):
             self._fail("malformed", f"made {len(calls)} tool calls but stopped with {reason}")
         kept = any(block.fields.get("type") not in _PLAIN or block.fields.get("citations") for block in self._blocks)
+        usage = self.reported()
         return ModelReply(
             text=self._text(),
             calls=calls,
             stop_reason=stop,
-            usage=self._totals(),
-            usage_reported=self._counted,
-            model=self._message.model,
-            request_id=self._message.id,
+            usage=usage or Usage(),
+            usage_reported=usage is not None,
+            model=self._model or self._who.partition("/")[2],
+            request_id=self._id,
             blocks=tuple(block.fields for block in self._blocks) if kept else (),
         )
 
-    def _begin(self, data: _Event) -> None:
-        if data.message is None or self._message is not None:
-            raise ValueError("message_start without a message, or twice")
-        self._message = data.message
-        if data.message.usage is not None:
-            self._add_usage(data.message.usage)
+    def reported(self) -> Usage | None:
+        """What the provider said the answer took; None where it did not, or where that cannot be true.
 
-    def _open_block(self, data: _Event) -> None:
-        if self._message is None or data.content_block is None or data.index != len(self._blocks):
+        The output of message_start is a placeholder: only what is said at the end counts as reported.
+        ``input_tokens`` excludes both cache figures here, so nothing is subtracted.
+        """
+        counts = self._counts
+        read = counts["input"] + counts["read"] + counts["written"]
+        made = any(_says(block) for block in self._blocks)
+        if not counts.readable or "input" not in counts or not read:
+            return None
+        if self._last_output is None or (made and not self._last_output):
+            return None
+        return Usage(
+            fresh_in=counts["input"], cache_read=counts["read"], cache_write=counts["written"], out=counts["output"],
+            reasoning=counts["thinking"],
+        )  # fmt: skip
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        message_id = short_text(message.get("id"))
+        if self._blocks and message_id != self._id:
+            raise ValueError("a second message_start in the middle of an answer")
+        self._begun = True
+        self._id, self._model = self._id or message_id, self._model or short_text(message.get("model"))
+        self._counts.take(message.get("usage"))
+
+    def _open_block(self, data: dict[str, Any]) -> None:
+        index = position(data.get("index"))
+        if not self._begun or any(block.open and block.index == index for block in self._blocks):
             raise ValueError("content_block_start out of order")
-        self._blocks.append(_Block(data.content_block))
+        self._blocks.append(_Block(fields_of(data.get("content_block")), len(self._blocks) if index is None else index))
 
-    def _block(self, index: int | None) -> _Block:
-        if index is None or not 0 <= index < len(self._blocks) or not self._blocks[index].open:
+    def _add(self, data: dict[str, Any]) -> str:
+        delta, index = fields_of(data.get("delta")), position(data.get("index"))
+        if not delta:
+            return ""
+        block = self._open(index)
+        if block is None:
             raise ValueError("a content block that is not open")
-        return self._blocks[index]
+        return block.add(delta)
 
-    def _end(self, stop_reason: str | None, usage: _Usage | None) -> None:
+    def _close_block(self, index: int | None) -> None:
+        # One that ends twice is whole all the same.
+        if block := self._open(index):
+            block.close()
+
+    def _open(self, index: int | None) -> _Block | None:
+        """The open block of that index; without an index the only one."""
+        found = [block for block in self._blocks if block.open and index in (None, block.index)]
+        return found[0] if len(found) == 1 else None
+
+    def _end(self, stop_reason: object, usage: object) -> None:
+        if stop_reason is not None and not isinstance(stop_reason, str):
+            raise ValueError("a stop reason that is not a text")
         if self._stop_reason not in _FAILURES:
             # Nothing said later makes a cut answer whole.
             self._stop_reason = stop_reason or self._stop_reason
-        if usage is not None:
-            self._add_usage(usage)
-            # The figure of message_start is a placeholder; only the final one counts as reported.
-            self._counted = usage.output_tokens is not None and self._usage.input_tokens is not None
+        said = self._counts.take(usage)
+        self._last_output = said.get("output", self._last_output)
 
     def _finish(self) -> None:
-        if self._message is None or any(block.open for block in self._blocks):
-            raise ValueError("message_stop with an open content block")
+        if not self._begun or any(block.open for block in self._blocks):
+            raise ValueError("message_stop with an open content block, or without a message")
         self.finished = True
 
-    def _add_usage(self, usage: _Usage) -> None:
-        """Later figures are totals, not increments: each replaces what it names."""
-        for field in usage.__struct_fields__:
-            value = getattr(usage, field)
-            if value is not None:
-                setattr(self._usage, field, value)
-
-    def _totals(self) -> Usage:
-        """``input_tokens`` excludes both cache figures here, so nothing is subtracted."""
-        usage, details = self._usage, self._usage.output_tokens_details
-        return Usage(
-            fresh_in=usage.input_tokens or 0,
-            cache_read=usage.cache_read_input_tokens or 0,
-            cache_write=usage.cache_creation_input_tokens or 0,
-            out=usage.output_tokens or 0,
-            reasoning=(details.thinking_tokens or 0) if details else 0,
-        )
-
     def _text(self) -> str:
-        return "".join(str(block.fields.get("text", "")) for block in self._blocks if _is(block, "text"))
+        return "".join(str(block.fields.get("text") or "") for block in self._blocks if _is(block, "text"))
 
     def _calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []
-        for block in self._blocks:
+        taken: set[str] = set()
+        for place, block in enumerate(self._blocks):
             if not _is(block, "tool_use"):
                 continue
-            name, call_id = block.fields.get("name"), block.fields.get("id")
-            if not isinstance(name, str) or not name or not isinstance(call_id, str) or not block.args:
-                raise ValueError("a tool_use block without id, name or input")
+            name, call_id = block.fields.get("name"), short_text(block.fields.get("id"))
+            if not isinstance(name, str) or not name:
+                raise ValueError("a tool_use block without a name")
+            if not call_id or call_id in taken:
+                call_id = unique_id("", f"{self._id}:{place}")
+            taken.add(call_id)
+            block.fields["id"] = wire_id(call_id)
             calls.append(ToolCall(id=call_id, name=from_wire(name), args=block.args))
-        if len({call.id for call in calls}) != len(calls):
-            raise ValueError("two tool_use blocks of one id")
         return tuple(calls)
 
     def _fail(self, kind: FailureClass, what: str) -> Never:
-        raise ModelFailed(
-            kind,
-            f"{self._who} {what}.",
-            usage=self._totals() if self._counted else None,
-            possibly_billed=not self._counted,
-        )
+        usage = self.reported()
+        raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=usage is None)
 
 
 def _is(block: _Block, kind: str) -> bool:
     return block.fields.get("type") == kind
+
+
+def _says(block: _Block) -> bool:
+    """Whether a block holds anything, so that tokens were spent on it."""
+    return not _is(block, "text") or bool(block.fields.get("text"))

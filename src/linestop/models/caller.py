@@ -20,6 +20,7 @@ from linestop.schemas.model import (
     ModelReply,
     ModelRequest,
     ToolCall,
+    ToolMode,
     Usage,
 )
 from linestop.schemas.redact import Pieces
@@ -48,7 +49,7 @@ class Caller:
     def __init__(self, *, on_delta: Delta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta
         self._base_urls = base_urls or {}
-        self._clients: dict[tuple[str, str, str], ModelClient] = {}
+        self._clients: dict[tuple[str, str, str, ToolMode], ModelClient] = {}
         self._functions: dict[str, PlannerFunction] = {}
 
     async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
@@ -90,12 +91,12 @@ class Caller:
         model = work.request.model
         provider = model.split("/", 1)[0]
         url = work.base_url or self._base_urls.get(provider, "")
-        # A fallback may be of another provider than the model that the agent's mode is about.
-        mode = "native" if provider == "anthropic" else work.tool_mode
-        key = (model, url, mode)
+        key = (model, url, work.api_key_env, work.tool_mode)
         if key not in self._clients:
             try:
-                self._clients[key] = open_model(model, base_url=url or None, tool_mode=mode)
+                self._clients[key] = open_model(
+                    model, base_url=url or None, api_key_env=work.api_key_env, tool_mode=work.tool_mode
+                )
             except Exception as error:
                 raise ModelFailed("permanent", str(error)) from error
         return self._clients[key]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
+from linestop.models import is_own_host
 from linestop.models.failures import retold
 from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.openai_reply import OpenAIReply
@@ -26,6 +26,7 @@ from linestop.schemas.model import (
     ToolSpec,
 )
 
+PROVIDER = "openai"
 BASE_URL = "https://api.openai.com/v1"
 
 PARAMS = frozenset(
@@ -87,7 +88,7 @@ class OpenAIClient:
     def __init__(self, api_key: str, base_url: str = BASE_URL, *, tool_mode: ToolMode = "auto") -> None:
         self._api_key = api_key
         self._sdk = _Sdk(api_key, base_url)
-        self._official = is_official(base_url)
+        self._official = is_own_host(PROVIDER, base_url)
         self._base_url = base_url
         self._tool_mode: ToolMode = "native" if tool_mode == "auto" and self._official else tool_mode
         self._found: dict[str, ToolMode] = {}
@@ -187,12 +188,6 @@ class OpenAIClient:
             timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
         ) as answer:
             yield cast("HttpAnswer", answer)
-
-
-def is_official(base_url: str) -> bool:
-    """Whether a base URL is OpenAI's own, regional ones included."""
-    host = urlsplit(base_url).hostname or ""
-    return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
 def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:

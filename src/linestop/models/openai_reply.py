@@ -1,104 +1,70 @@
 """A Chat Completions answer, chunk by chunk, into ``ModelReply`` or ``ModelFailed``.
 
 Pure. Many servers speak this protocol, each with its accent: whole answers instead of streams, call ids that
-begin at "0" every time, content in parts, and proxies that never say why the model stopped. Accents are
-understood; anything that could hide half an answer is not.
+begin at "0" every time, content in parts, arguments as objects, and proxies that never say why the model stopped.
+Accents are understood, and a side part that cannot be read (usage, ids, indexes) spoils nothing; anything that could
+hide half an answer is not understood.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Never, cast
+from typing import Any, Never, cast
 
 import msgspec
 
 from linestop.models.failures import of_body
 from linestop.models.names import from_wire, unique_id
 from linestop.models.sse import ServerEvent
-from linestop.schemas.model import TOKENS_MAX, FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
+from linestop.models.wire_values import (
+    TokenCounts,
+    fields_of,
+    is_object,
+    joined,
+    position,
+    read_object,
+    short_text,
+    showable,
+    written_args,
+)
+from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
-
-_STOPS: dict[str, StopReason] = {"stop": "end", "tool_calls": "calls"}
+_STOPS: dict[str, StopReason] = {
+    "stop": "end", "end_turn": "end", "eos": "end", "eos_token": "end",
+    "tool_calls": "calls", "tool_use": "calls", "stop_sequence": "stop_sequence",
+}  # fmt: skip
+_CUT: tuple[FailureClass, str] = ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it")
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
-    "length": ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it"),
+    "length": _CUT,
+    "max_tokens": _CUT,
+    "model_length": _CUT,
     "content_filter": ("refusal", "had its answer withheld by the provider's content filter"),
     "function_call": (
         "malformed",
         'made a legacy function_call; use a server that speaks tool_calls, or tool_mode "json_schema"',
     ),
 }
+_COUNTERS = {
+    "prompt": ("prompt_tokens",),
+    "completion": ("completion_tokens",),
+    "total": ("total_tokens",),
+    "read": ("prompt_tokens_details", "cached_tokens"),
+    "written": ("prompt_tokens_details", "cache_write_tokens"),
+    "reasoning": ("completion_tokens_details", "reasoning_tokens"),
+}
+_TEXT_PARTS = frozenset({None, "text", "output_text"})
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: Count | None = None
-    cache_write_tokens: Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: Count
-    completion_tokens: Count = 0
-    total_tokens: Count = 0
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | list[dict[str, Any]] | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Named(msgspec.Struct):
-    object: str | None = None
-    type: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    error: dict[str, Any] | str | None = None
-
-
-class _PartialCall:
+class _PartialCall(msgspec.Struct):
     """A tool call under construction."""
 
-    def __init__(self) -> None:
-        self.id = ""
-        self.name = ""
-        self.args: list[str] = []
+    index: int
+    id: str = ""
+    name: str = ""
+    args: list[str] = []
 
-    def add(self, call: _Call) -> None:
-        """Take one fragment. Some proxies repeat id and name in each; a different one is another call's."""
-        function = call.function or _Function()
-        if (call.id or self.id) != (self.id or call.id) or (function.name or self.name) != (self.name or function.name):
-            raise ValueError("two tool calls under one index")
-        self.id = self.id or call.id or ""
-        self.name = self.name or function.name or ""
-        self.args.append(function.arguments or "")
+    def whole(self) -> bool:
+        """Whether its arguments are a whole object already."""
+        return is_object("".join(self.args))
 
 
 class OpenAIReply:
@@ -109,27 +75,34 @@ class OpenAIReply:
         self._who = who
         self._id = ""
         self._model = ""
+        self._choice: int | None = None
+        self._strange = False
         self._text: list[str] = []
         self._refusal: list[str] = []
-        self._calls: dict[int, _PartialCall] = {}
-        self._finish_reason: str | None = None
-        self._usage: _Usage | None = None
+        self._calls: list[_PartialCall] = []
+        self._finish_reason = ""
+        self._counts = TokenCounts(_COUNTERS)
 
     def event(self, event: ServerEvent) -> str:
         """Take one event; return the text it adds."""
         if event.data.strip() == b"[DONE]":
             self.finished = True
             return ""
-        return self._take(_chunk(event.data))
+        chunk = read_object(event.data)
+        if chunk is None:
+            return ""
+        if event.name == "error" and not chunk.get("error"):
+            raise of_body(chunk, self._who)
+        return showable(self._take(chunk))
 
     def whole(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
-        chunk = _chunk(body)
+        chunk = read_object(body) or {}
         text = self._take(chunk)
-        if not chunk.choices:
+        if not chunk.get("choices"):
             raise ValueError("an answer without choices")
         self.finished = True
-        return text
+        return showable(text)
 
     def reply(self) -> ModelReply:
         """Return the answer.
@@ -138,74 +111,135 @@ class OpenAIReply:
             ModelFailed: when it is cut short, refused, or contradicts itself.
         """
         reason = self._finish_reason
+        if self._choice is None and self._strange:
+            raise ValueError("an answer without choices")
         calls = self._made_calls()
-        if reason is None:
+        if not reason:
             stop = self._unsaid(calls)
         elif reason in _FAILURES:
             self._fail(*_FAILURES[reason])
         elif reason not in _STOPS:
-            self._fail("malformed", f'stopped for the unknown reason "{reason}"')
+            self._fail("malformed", f'stopped for the unknown reason "{reason[:100]}"')
         else:
             stop = _STOPS[reason]
         if self._refusal:
-            self._fail("refusal", f"refused to answer: {''.join(self._refusal)[:500]}")
+            self._fail("refusal", f"refused to answer: {joined(self._refusal)[:500]}")
+        if stop == "end" and calls and all(is_object(call.args) for call in calls):
+            # Some servers say "stop" after calls; those that are whole are meant all the same.
+            stop = "calls"
         if bool(calls) != (stop == "calls"):
             self._fail("malformed", f"made {len(calls)} tool calls but stopped with {reason}")
+        usage = self.reported()
         return ModelReply(
-            text="".join(self._text),
+            text=joined(self._text),
             calls=calls,
             stop_reason=stop,
-            usage=self._totals(),
-            usage_reported=self._usage is not None,
+            usage=usage or Usage(),
+            usage_reported=usage is not None,
             model=self._model or self._who.partition("/")[2],
             request_id=self._id,
         )
 
-    def _take(self, chunk: _Chunk) -> str:
-        if chunk.error is not None:
-            raise of_body(chunk.error, self._who)
-        if chunk.choices is None and chunk.usage is None:
-            raise ValueError("a chunk without choices, usage or error")
-        self._id = self._id or chunk.id or ""
-        self._model = self._model or chunk.model or ""
-        self._usage = chunk.usage or self._usage
-        text = ""
-        for choice in chunk.choices or []:
-            if choice.index != 0:
-                raise ValueError("a second choice, although one was asked for")
-            if self._finish_reason not in _FAILURES:
-                # Nothing said later makes a cut answer whole.
-                self._finish_reason = choice.finish_reason or self._finish_reason
-            text += self._take_delta(choice.delta or choice.message or _Delta())
-        return text
+    def reported(self) -> Usage | None:
+        """What the server said the answer took; None where it did not, or where that cannot be true.
 
-    def _take_delta(self, delta: _Delta) -> str:
-        if delta.refusal:
-            self._refusal.append(delta.refusal)
-        for position, call in enumerate(delta.tool_calls or []):
-            index = call.index if call.index is not None else self._index_of(call, position)
-            self._calls.setdefault(index, _PartialCall()).add(call)
-        text = delta.content or ""
-        if not isinstance(text, str):
-            text = "".join(str(part.get("text", "")) for part in text if part.get("type") == "text")
+        ``prompt_tokens`` includes both cache figures; some servers leave reasoning out of the output.
+        """
+        counts = self._counts
+        prompt = counts["prompt"]
+        out = max(counts["completion"], counts["total"] - prompt)
+        made = any(self._text) or self._calls
+        if not counts.readable or "prompt" not in counts or not prompt or (made and not out):
+            return None
+        read = min(counts["read"], prompt)
+        written = min(counts["written"], prompt - read)
+        return Usage(
+            fresh_in=prompt - read - written, cache_read=read, cache_write=written, out=out,
+            reasoning=counts["reasoning"],
+        )  # fmt: skip
+
+    def _take(self, chunk: dict[str, Any]) -> str:
+        kind = short_text(chunk.get("object")) or short_text(chunk.get("type"))
+        if kind.startswith("response"):
+            raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
+        if chunk.get("error") or kind == "error":
+            raise of_body(chunk.get("error") or chunk, self._who)
+        self._id = self._id or short_text(chunk.get("id"))
+        self._model = self._model or short_text(chunk.get("model"))
+        self._counts.take(chunk.get("usage"))
+        self._strange = self._strange or not chunk.keys() & {"choices", "usage"}
+        choices = chunk.get("choices")
+        if choices is not None and not isinstance(choices, list):
+            raise ValueError("choices that are not a list")
+        rows = (fields_of(row) for row in cast("list[object]", choices or []) if row is not None)
+        return "".join([self._take_choice(row) for row in rows])
+
+    def _take_choice(self, choice: dict[str, Any]) -> str:
+        index = position(choice.get("index")) or 0
+        if self._choice not in (None, index):
+            raise ValueError("a second choice, although one was asked for")
+        self._choice = index
+        reason = choice.get("finish_reason")
+        if reason is not None and not isinstance(reason, str):
+            raise ValueError("a finish reason that is not a text")
+        if self._finish_reason not in _FAILURES:
+            # Nothing said later makes a cut answer whole.
+            self._finish_reason = (reason or "").lower() or self._finish_reason
+        return self._take_delta(fields_of(choice.get("delta") or choice.get("message")))
+
+    def _take_delta(self, delta: dict[str, Any]) -> str:
+        if refusal := delta.get("refusal"):
+            self._refusal.append(str(refusal))
+        calls = delta.get("tool_calls")
+        rows = cast("list[object]", calls if isinstance(calls, list) else [calls])
+        here = len(self._calls)
+        for place, row in enumerate(row for row in rows if row is not None):
+            self._take_call(fields_of(row), place, here)
+        text = _text_of(delta.get("content"))
         self._text.append(text)
         return text
 
-    def _index_of(self, call: _Call, position: int) -> int:
-        """Without an index a fragment with an id begins a call, one without continues the last."""
-        if call.id or not self._calls:
-            return max(self._calls, default=-1) + 1
-        return max(self._calls) if position == 0 else position
+    def _take_call(self, row: dict[str, Any], place: int, here: int) -> None:
+        """Enter one fragment; ``here`` is how many calls there were before this chunk."""
+        function = fields_of(row.get("function")) or row
+        call_id, name = short_text(row.get("id")), short_text(function.get("name"))
+        call = self._call_of(position(row.get("index")), place, call_id=call_id, name=name, here=here)
+        call.id, call.name = call.id or call_id, call.name or name
+        call.args.append(written_args(function.get("arguments")))
+
+    def _call_of(self, index: int | None, place: int, *, call_id: str, name: str, here: int) -> _PartialCall:
+        """The call that a fragment belongs to: by its id, else the last of its index; a new one if it is none's."""
+        known = next((call for call in self._calls if call_id and call.id == call_id), None)
+        if index is None:
+            # Without an index a fragment with an id begins a call, one without continues the last.
+            last = self._calls[-1] if self._calls and not call_id and (place == 0 or not name) else None
+            return known or last or self._new(len(self._calls))
+        present = next((call for call in reversed(self._calls) if call.index == index), None)
+        if present is None or (known is not None and known.index == index):
+            return known if known is not None and known.index == index else self._new(index)
+        other_id = bool(name) and bool(call_id) and bool(present.id) and call_id != present.id
+        if not other_id and (not name or not present.name or name == present.name):
+            # Some proxies repeat name and id in each fragment, or make up an id for each.
+            return present
+        if present.whole() or self._calls.index(present) >= here:
+            return self._new(index)
+        raise ValueError("two tool calls under one index")
+
+    def _new(self, index: int) -> _PartialCall:
+        call = _PartialCall(index)
+        self._calls.append(call)
+        return call
 
     def _made_calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []
-        for index, call in sorted(self._calls.items()):
+        taken: set[str] = set()
+        for place, call in enumerate(sorted(self._calls, key=lambda call: call.index)):
             if not call.name:
                 raise ValueError("a tool call without a name")
-            call_id = unique_id(call.id, f"{self._id}:{index}")
-            calls.append(ToolCall(id=call_id, name=from_wire(call.name), args="".join(call.args) or "{}"))
-        if len({call.id for call in calls}) != len(calls):
-            raise ValueError("two tool calls of one id")
+            usable = "" if call.id in taken else call.id
+            taken.add(call.id)
+            call_id = unique_id(usable, f"{self._id}:{place}")
+            calls.append(ToolCall(id=call_id, name=from_wire(call.name), args=joined(call.args) or "{}"))
         return tuple(calls)
 
     def _unsaid(self, calls: tuple[ToolCall, ...]) -> StopReason:
@@ -214,51 +248,28 @@ class OpenAIReply:
         That is, the stream ended properly and all there is are calls whose arguments are complete. Text may
         stop anywhere and still look whole, so text alone is not usable.
         """
-        if not self.finished and self._usage is None:
+        if not self.finished and "prompt" not in self._counts:
             self._fail("availability", "ended its stream without a finish reason")
-        if calls and all(_is_object(call.args) for call in calls):
+        if calls and all(is_object(call.args) for call in calls):
             return "calls"
         return self._fail("malformed", "ended its answer without saying why it stopped")
 
-    def _totals(self) -> Usage:
-        """``prompt_tokens`` includes both cache figures; some servers leave reasoning out of the output."""
-        usage = self._usage
-        if usage is None:
-            return Usage()
-        details = usage.prompt_tokens_details or _PromptDetails()
-        outputs = usage.completion_tokens_details or _OutputDetails()
-        read = min(details.cached_tokens or 0, usage.prompt_tokens)
-        written = min(details.cache_write_tokens or 0, usage.prompt_tokens - read)
-        return Usage(
-            fresh_in=usage.prompt_tokens - read - written,
-            cache_read=read,
-            cache_write=written,
-            out=max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens),
-            reasoning=outputs.reasoning_tokens or 0,
-        )
-
     def _fail(self, kind: FailureClass, what: str) -> Never:
-        counted = self._usage is not None
-        usage = self._totals() if counted else None
-        raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=not counted)
+        usage = self.reported()
+        raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=usage is None)
 
 
-def _chunk(data: bytes) -> _Chunk:
-    if _kind(data).startswith("response"):
-        raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
-    return msgspec.json.decode(data, type=_Chunk)
-
-
-def _kind(data: bytes) -> str:
-    try:
-        named = msgspec.json.decode(data, type=_Named)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return ""
-    return named.object or named.type or ""
-
-
-def _is_object(args: str) -> bool:
-    try:
-        return isinstance(cast("object", msgspec.json.decode(args)), dict)
-    except (msgspec.DecodeError, RecursionError):
-        return False
+def _text_of(content: object) -> str:
+    """A text, or the texts among its parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise ValueError("content that is neither a text nor a list of parts")  # noqa: TRY004 - of the answer
+    texts: list[str] = []
+    for part in cast("list[object]", content):
+        fields = {"text": part} if isinstance(part, str) else fields_of(part)
+        text = fields.get("text") if fields.get("type") in _TEXT_PARTS else None
+        if text is not None and not isinstance(text, str):
+            raise ValueError("a part whose text is not one")
+        texts.append(text or "")
+    return "".join(texts)

@@ -6,7 +6,7 @@ never reaches the caller, and a stream that ends early raises nothing in either.
 
 from __future__ import annotations
 
-import codecs
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -16,6 +16,7 @@ from linestop.schemas.model import ModelFailed
 STREAM_BYTES_MAX = 32 * 1024 * 1024
 """The most bytes of one answer that are read; far above any output limit of a provider."""
 
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -42,26 +43,30 @@ class EventDecoder:
         Raises:
             ModelFailed: ``malformed`` when an event or the whole stream is over its bound.
         """
-        if not self._read:
-            # A mark that some servers begin with; left there, it would hide the first event.
-            chunk = chunk.removeprefix(codecs.BOM_UTF8)
         self._read += len(chunk)
         if self._read > STREAM_BYTES_MAX:
             raise _too_large("The model's answer", STREAM_BYTES_MAX)
-        # Only what is new is searched: a long line that comes in small pieces would take quadratic time.
-        first, *more = chunk.split(b"\n")
-        self._buffer += first
+        self._buffer += chunk
         lines: list[bytes] = []
-        if more:
-            *whole, rest = more
-            lines = [bytes(self._buffer), *whole]
+        # Only what is new is searched: a long line that comes in small pieces would take quadratic time.
+        if b"\n" in chunk or b"\r" in chunk:
+            # A carriage return alone ends a line too; at the end of a chunk its line feed may still come.
+            *lines, rest = _LINE_END.split(bytes(self._buffer))
             self._buffer[:] = rest
         for line in lines:
-            event = self._line(line.removesuffix(b"\r"))
+            event = self._line(line)
             if event is not None:
                 yield event
         if len(self._buffer) + self._pending > EVENT_BYTES_MAX:
             raise _too_large("One event of the model's answer", EVENT_BYTES_MAX)
+
+    def rest(self) -> ServerEvent | None:
+        """The event that the end of the stream left without its blank line, if any."""
+        event = None
+        for line in (*bytes(self._buffer).splitlines(), b""):
+            event = self._line(line) or event
+        self._buffer.clear()
+        return event
 
     def _line(self, line: bytes) -> ServerEvent | None:
         if not line:

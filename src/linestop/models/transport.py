@@ -6,6 +6,8 @@ because they accept anything: an object without a single expected field becomes 
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
@@ -19,7 +21,11 @@ import httpx2
 from linestop.models.failures import CAUGHT, of_error, retold
 from linestop.models.freshness import require_fresh
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, ServerEvent
-from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, OnDelta
+from linestop.schemas.model import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
+
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_HEAD_BYTES = 6
+"""So many bytes tell how a body begins."""
 
 DRAIN_S = 1.0
 """How long the rest of a finished stream is waited for, so that its connection can be used again."""
@@ -31,6 +37,8 @@ SECRET_CHARS_MIN = 8
 ERROR_BYTES_MAX = 64 * 1024
 """How much of an error's body is read, as it comes over the wire."""
 
+_KEY_WANTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_NO_KEY_SENT = "No key was sent; name the variable that holds this server's key in api_key_env."
 _FIRST_BYTE = ".send_request_headers.started"
 _START_BY: ContextVar[datetime | None] = ContextVar("start_by", default=None)
 
@@ -66,6 +74,10 @@ class Reader(Protocol):
 
     def reply(self) -> ModelReply:
         """Return the answer, or raise ``ModelFailed`` if it is not one."""
+        ...
+
+    def reported(self) -> Usage | None:
+        """What the provider has said so far the answer took; None where it did not."""
         ...
 
 
@@ -122,6 +134,8 @@ async def within(request: ModelRequest, secret: str, call: Callable[[], Awaitabl
         with anyio.move_on_after(request.deadline_s):
             return await call()
     except ModelFailed as failed:
+        if secret == NO_KEY and failed.status in _KEY_WANTED:
+            raise retold(failed, f"{failed} {_NO_KEY_SENT}") from None
         # Some proxies quote the request that they refuse, and what is said here is kept for ever.
         if len(secret) < SECRET_CHARS_MIN or secret not in str(failed):
             raise
@@ -154,19 +168,24 @@ async def exchange(
             answering = True
             await _read(answer, reader, who=who, on_delta=_harmless(on_delta))
             return reader.reply()
-    except (sdk_error, *CAUGHT) as error:
-        raise of_error(error, who, answering=answering) from error
+    except (ModelFailed, sdk_error, *CAUGHT) as error:
+        failed, usage = of_error(error, who, answering=answering), reader.reported()
+        if usage is not None and failed.usage is None and failed.possibly_billed:
+            failed.usage, failed.possibly_billed = usage, False
+        raise failed from (None if failed is error else error)
 
 
 async def _read(answer: HttpAnswer, reader: Reader, *, who: str, on_delta: OnDelta) -> None:
     media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    chunks = answer.iter_bytes()
-    if media == "application/json":
+    head, chunks = await _beginning(answer.iter_bytes())
+    looks = head.lstrip()
+    # Servers and proxies mislabel both forms, so what is there decides before its label does.
+    if looks.startswith(b"{") or (media == "application/json" and not looks.startswith(_EVENT_FIELDS)):
         # A server that ignores `stream` answers whole: the same answer in another wrapping.
         text = reader.whole(await _joined(chunks, who))
         if text:
             await on_delta(text)
-    elif media in ("text/event-stream", ""):
+    elif media in ("text/event-stream", "") or looks.startswith(_EVENT_FIELDS):
         await _read_events(chunks, reader, on_delta)
     else:
         raise ModelFailed(
@@ -174,6 +193,24 @@ async def _read(answer: HttpAnswer, reader: Reader, *, who: str, on_delta: OnDel
             f"{who} answered with {media} instead of an event stream; check base_url and proxies.",
             possibly_billed=True,
         )
+
+
+async def _beginning(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """The first bytes of a body, without a byte order mark, and all of its chunks."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if len(head.removeprefix(codecs.BOM_UTF8).lstrip()) >= _HEAD_BYTES or len(head) > ERROR_BYTES_MAX:
+            break
+    head = head.removeprefix(codecs.BOM_UTF8)
+
+    async def whole() -> AsyncIterator[bytes]:
+        if head:
+            yield head
+        async for chunk in chunks:
+            yield chunk
+
+    return head, whole()
 
 
 async def _read_events(chunks: AsyncIterator[bytes], reader: Reader, on_delta: OnDelta) -> None:
@@ -188,6 +225,10 @@ async def _read_events(chunks: AsyncIterator[bytes], reader: Reader, on_delta: O
         if reader.finished:
             break
     else:
+        # The last event of some servers lacks its blank line; half of one is no JSON and says nothing.
+        with contextlib.suppress(ValueError):
+            if last := decoder.rest():
+                await on_delta(reader.event(last))
         return
     with anyio.move_on_after(DRAIN_S):
         async for _ in chunks:

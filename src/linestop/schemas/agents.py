@@ -21,9 +21,10 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One version of one agent.
 
     ``planner`` is ``model`` or ``python:<module>.<function>`` for a plain function. ``output_schema`` is the
-    JSON Schema of the final answer; without one the answer is any non-empty text. ``base_url`` points the
-    model's SDK at another server, ``tool_mode`` says how that one is offered tools. ``scopes``
+    JSON Schema of the final answer; without one the answer is any non-empty text. ``scopes``
     are what its tools may need, patterns included; None in a version from before they were asked for.
+    ``base_url``, ``tool_mode`` and ``params`` belong to ``model``: versions from before each model had its own
+    have them here (see ``settings``).
     """
 
     name: str
@@ -43,6 +44,15 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     pinned: tuple[str, ...] = ()
     scopes: tuple[str, ...] | None = None
     params: dict[str, Any] = {}
+
+    def settings(self, choice: ModelChoice) -> ModelChoice:
+        """``choice``, one of this version's models, with all that is configured for it and nothing else."""
+        if choice != self.model:
+            return choice
+        return msgspec.structs.replace(
+            choice, base_url=choice.base_url or self.base_url, params=choice.params or self.params,
+            tool_mode=self.tool_mode if choice.tool_mode == "auto" else choice.tool_mode,
+        )  # fmt: skip
 
     def stored(self) -> bytes:
         """The version as it is stored: canonical JSON of every field, so that no later default changes it."""

@@ -33,9 +33,10 @@ def escaping(run: Run, event: ModelStarted) -> str:
     if opened is None or run.room < 0:
         return NO_ROOM
     spare = opened.fallbacks if opened.on_model_down == "fall_back" else ()
-    choice = next((c for c in (opened.model, *spare) if c.model == event.model), None)
+    choice = next((c for c in (opened.model, *spare) if c.asked_by(event)), None)
     if choice is None:
-        return f"the run was not opened with the model '{event.model}'"
+        where = f" at {event.base_url}" if event.base_url else ""
+        return f"the run was not opened with the model '{event.model}'{where}"
     tokens = (event.input_tokens_max, event.output_tokens_max)
     if min(tokens) < 0 or event.cost_max_micros < choice.price.cost_max_micros(*tokens):
         return "it reserves less than a call of this size may cost"

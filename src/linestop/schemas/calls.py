@@ -72,6 +72,7 @@ class Attempt:
     done_by: datetime
     cost_max_micros: int = 0
     model: str = ""
+    base_url: str = ""
     turn: int = 0
     call: str = ""
     closed_n: int = 0
@@ -205,6 +206,7 @@ class ProposalState:
     event: Proposed
     calls: list[CallState]
     model: str = ""
+    base_url: str = ""
     judged: bool = False
     returned: Returned | None = None
     accepted: bool = False

@@ -48,6 +48,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.model import Usage
+from linestop.schemas.model_order import down_until, used_up
 from linestop.schemas.phases import Phase
 
 if TYPE_CHECKING:
@@ -153,8 +154,7 @@ def waits_for_model(run: Run) -> bool:
     ended = [attempt for attempt in run.turn_attempts if not attempt.open and attempt.begun]
     if not ended or not ended[-1].down:
         return False
-    tries = sum(1 for attempt in ended if attempt.model == ended[-1].model and attempt.outcome != "compacted")
-    return tries > run.limits.model_retries_max
+    return used_up(run, ended)
 
 
 def behind_another(proposal: ProposalState | None, call: CallState) -> bool:
@@ -270,7 +270,7 @@ def _model_started(run: Run, n: int, event: ModelStarted) -> str:
     entered = Attempt(
         n=n, attempt=attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
         start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
-        model=event.model, turn=turn, active=not waits_for_model(run),
+        model=event.model, base_url=event.base_url, turn=turn, active=not waits_for_model(run),
     )  # fmt: skip
     run.turn_attempts.append(entered)
     open_attempt(run, entered)
@@ -315,10 +315,11 @@ def _proposed(run: Run, n: int, event: Proposed) -> str:
         )
         for i, c in enumerate(event.calls)
     ]  # fmt: skip
+    run.down_until.pop((attempt.model, attempt.base_url), None)
     run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)
     if not event.final:
         run.returned_in_a_row = 0
-    run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model))
+    run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model, base_url=attempt.base_url))
     run.calls.update((call.call, call) for call in calls)
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
     run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES
@@ -334,6 +335,8 @@ def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     attempt.failure = event
     attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
     count_start(run, attempt, event)
+    if attempt.down:
+        run.down_until[attempt.model, attempt.base_url] = down_until(event.at, event)
     reported = not event.possibly_billed
     close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
     return ""

@@ -24,14 +24,19 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
-from linestop.schemas.limits import MODEL_RETRY_DELAYS_S, NOT_BEGUN_DELAY_MAX_S, NOT_BEGUN_DELAY_S, RETRY_JITTER
+from linestop.schemas.limits import (
+    MODEL_RETRY_DELAYS_S,
+    NOT_BEGUN_DELAY_MAX_S,
+    NOT_BEGUN_DELAY_S,
+    RETRY_ASKED_S_MAX,
+    RETRY_JITTER,
+)
 from linestop.schemas.tools import TIERS, effect_key
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
 
 
-RETRY_ASKED_S_MAX = 30 * 86_400.0
 """No server's wish for a pause counts for more than the longest run: a date beyond the calendar breaks a fold."""
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def by_fallback(run: Run) -> bool:
     """Whether the calls at the gate come from another model than the one the run was opened with."""
-    return run.opened is not None and run.proposal is not None and run.proposal.model != run.opened.model.model
+    return run.opened is not None and run.proposal is not None and not run.opened.model.asked_by(run.proposal)
 
 
 def approved_by_edit(policy: Policy, call: CallState) -> bool:

@@ -36,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tool_retries_max: int = 2
     model_deadline_s: float = 120.0
     model_retries_max: int = 3
+    model_wait_max_s: float = 30.0
     model_output_tokens_max: int = 4_096
     approval_expires_s: int = 3_600
     result_bytes_max: int = 16 * 1024
@@ -56,6 +57,7 @@ LIMITS_MOST: dict[str, int] = {
     "approval_expires_s": LOG_DAYS * DAY_S,
     "tool_timeout_s": DAY_S,
     "model_deadline_s": DAY_S,
+    "model_wait_max_s": RUN_DAYS_MAX * DAY_S,
     "events_max": 2_000,
 }
 """How large each limit may be. A run ends within 30 days, since its log is kept for 90; no call lasts a day; what
@@ -121,6 +123,12 @@ NOT_BEGUN_MAX = 50
 """Attempts of one model call or tool call that may fail to begin before the next ones count as tries."""
 
 RETRY_JITTER = 0.25
+RETRY_ASKED_S_MAX = 30 * 86_400.0
+"""No wait that a provider or a tool asks for counts for more than this; no run lasts longer."""
+
+FALLBACK_KEPT_S = 60.0
+"""For how long after its failure a model is not tried first in a new turn, if a fallback has answered."""
+
 EVENTS_RESERVED = 50
 """The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
 

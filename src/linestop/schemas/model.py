@@ -29,6 +29,10 @@ ToolMode = Literal["native", "json_schema", "auto"]
 """How a model is offered tools: as tools, as one JSON object a turn, or as its server turns out to be able to."""
 
 
+NO_KEY = "none"
+"""What is sent in the place of a key to a server for which no key was configured."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of one model call. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
 

@@ -11,11 +11,21 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
+from linestop.schemas.calls import Attempt, CallState, Stage, not_begun_in_a_row
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
 from linestop.schemas.limits import TOKEN_OVERHEAD
 from linestop.schemas.model import FUNCTION_MODELS
+from linestop.schemas.model_order import (
+    NextModel,
+    asked_to_wait_s,
+    first_model,
+    models_of,
+    next_in_turn,
+    tries,
+    used_up,
+    wait_sentence,
+)
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 
@@ -165,18 +175,16 @@ def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted |
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     if not same_turn and run.turn >= run.limits.turns_max:
         return _limit("turns_max", run.turn, run.limits.turns_max)
-    chosen = _choose_model(run, now) if same_turn else (now, run.opened.model if run.opened else None, "")
-    if isinstance(chosen, Exhausted):
+    chosen = _choose_model(run, now) if same_turn else first_model(run, now)
+    if chosen is None or isinstance(chosen, Exhausted):
         return chosen
-    at, model, fallback_of = chosen
-    if model is None:
-        return None
+    model = chosen.model
     tokens = _tokens_max(run, model)
     if isinstance(tokens, Exhausted):
         return tokens
     input_max, output_max = tokens
     return NextStart(
-        kind="model", at=at, model=model, fallback_of=fallback_of,
+        kind="model", at=chosen.at, model=model, fallback_of=chosen.fallback_of,
         purpose="compact" if _compaction_due(run, model) else "turn",
         cost_max_micros=model.price.cost_max_micros(input_max, output_max),
         turn=run.turn if same_turn else run.turn + 1,
@@ -200,49 +208,45 @@ def _tokens_max(run: Run, model: ModelChoice) -> tuple[int, int] | Exhausted:
     return input_max, output_max
 
 
-def _choose_model(run: Run, now: datetime) -> tuple[datetime, ModelChoice | None, str] | Exhausted:
+def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
     """The model for another attempt of the same turn, and when: retry, fall back, queue, or give up."""
     if run.opened is None:
-        return now, None, ""
-    models = [run.opened.model, *(run.opened.fallbacks if run.opened.on_model_down == "fall_back" else ())]
+        return None
+    models = models_of(run.opened)
     last = run.turn_attempts[-1]
+    index = next((i for i, model in enumerate(models) if model.asked_by(last)), 0)
+    stands_for = models[index - 1].model if index else ""
     if last.outcome == "compacted":
-        return now, next((m for m in models if m.model == last.model), models[0]), ""
+        return NextModel(at=now, model=models[index], fallback_of=stands_for)
     kind = last.failure.kind if last.failure else "unknown"
     if kind == "refusal":
         return Exhausted(code="refusal", why=last.failure.message if last.failure else "The model refused.")
     if kind not in RETRIED:
         return Exhausted(code="model_down", why=last.failure.message if last.failure else "The model failed.")
-    index = next((i for i, model in enumerate(models) if model.model == last.model), 0)
-    tried = _tries(run.turn_attempts, last.model)
+    tried = tries(run.turn_attempts, last)
     if last.failure and not last.begun and tried <= run.limits.model_retries_max:
         in_a_row = not_begun_in_a_row(run.turn_attempts)
-        wait = not_begun_delay_s(f"{run.run}:{last.turn}", last.attempt, in_a_row)
-        return last.failure.at + timedelta(seconds=wait), models[index], last_fallback(models, index)
-    if tried <= run.limits.model_retries_max:
-        return _retry_at(run, last, tried, now), models[index], last_fallback(models, index)
-    if last.down and index + 1 < len(models):
-        return now, models[index + 1], models[index].model
+        wait_s = not_begun_delay_s(f"{run.run}:{last.turn}", last.attempt, in_a_row)
+        return NextModel(at=last.failure.at + timedelta(seconds=wait_s), model=models[index], fallback_of=stands_for)
+    if not used_up(run, run.turn_attempts):
+        return NextModel(at=_retry_at(run, last, tried, now), model=models[index], fallback_of=stands_for)
+    if last.down and (spare := next_in_turn(run, run.turn_attempts)):
+        return NextModel(at=now, model=spare, fallback_of=last.model)
     if last.failure and last.down and run.opened.on_model_down == "queue":
-        return last.failure.at + _queued_for(tried - run.limits.model_retries_max), models[index], ""
+        wait_s = max(_queued_for_s(tried - run.limits.model_retries_max), asked_to_wait_s(last))
+        at = last.failure.at + timedelta(seconds=wait_s)
+        if at < run.opened.deadline_at:
+            return NextModel(at=at, model=models[index])
     code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
     why = last.failure.message if last.failure else "no answer in time"
-    return Exhausted(code=code, why=f"No model answered after {tried} attempts; the last one: {why}")
+    waits = wait_sentence(run, last)
+    return Exhausted(code=code, why=f"{waits}No model answered after {tried} attempts; the last one: {why}")
 
 
-def _queued_for(times: int) -> timedelta:
+def _queued_for_s(times: int) -> float:
     """How long to wait after having asked ``times`` times beyond the usual retries."""
     doublings = min(max(times - 1, 0), 10)
-    return timedelta(seconds=min(QUEUE_RETRY_S * 2**doublings, QUEUE_RETRY_MOST_S))
-
-
-def last_fallback(models: list[ModelChoice], index: int) -> str:
-    """The model that ``models[index]`` stands in for, or nothing for the first."""
-    return models[index - 1].model if index else ""
-
-
-def _tries(attempts: list[Attempt], model: str) -> int:
-    return counted([attempt for attempt in attempts if attempt.model == model and attempt.outcome != "compacted"])
+    return min(QUEUE_RETRY_S * float(2**doublings), QUEUE_RETRY_MOST_S)
 
 
 def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:

@@ -112,6 +112,7 @@ class Run:
         self.spent_micros = 0
         self.reserved_micros = 0
         self.tokens = 0
+        self.down_until: dict[tuple[str, str], datetime] = {}
         self.last_usage: tuple[int, int] | None = None
         self.warned: set[str] = set()
         self.rejections_in_a_row = 0

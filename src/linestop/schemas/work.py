@@ -72,6 +72,7 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     cost_max_micros: int
     start_by: datetime
     base_url: str = ""
+    api_key_env: str = ""
     tool_mode: ToolMode = "auto"
     planner: str = "model"
     used_ids: frozenset[str] = frozenset()

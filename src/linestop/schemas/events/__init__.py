@@ -77,6 +77,7 @@ from linestop.schemas.events.stop import (
 from linestop.schemas.events.validator import (
     Accepted,
     AgentRef,
+    AsksModel,
     Checked,
     ForkPoint,
     Judged,
@@ -200,6 +201,7 @@ __all__ = [
     "AnyEvent",
     "Asked",
     "AskedCall",
+    "AsksModel",
     "BlobRef",
     "Checked",
     "Cleared",

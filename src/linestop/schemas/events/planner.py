@@ -13,7 +13,8 @@ from linestop.schemas.model import FailureClass, Usage
 class ModelStarted(Event, frozen=True, kw_only=True):
     """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn.
 
-    ``prompt_sha256`` covers the prompt, ``params`` and the answer's schema.
+    ``base_url`` is the server that is asked, empty for the provider's own. ``prompt_sha256`` covers the prompt,
+    ``params`` and the answer's schema.
     """
 
     turn: int
@@ -28,6 +29,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     output_tokens_max: int = 0
     cost_max_micros: int = 0
     fallback_of: str = ""
+    base_url: str = ""
     params: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
 from linestop.schemas.limits import Limits
-from linestop.schemas.model import Price
+from linestop.schemas.model import Price, ToolMode
 from linestop.schemas.tools import Tier, ToolKind
 
 
@@ -43,12 +43,38 @@ class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model and what it may cost, pinned when the run opens. ``window_tokens`` is its context window."""
+    """A model with everything that is configured for it, pinned when the run opens, and used for no other model.
+
+    ``base_url`` is the server that is asked, empty for the provider's own; ``api_key_env`` names the variable that
+    holds its key, ``tool_mode`` says how it is offered tools, ``window_tokens`` is its context window.
+    """
 
     model: str
     price: Price
     window_tokens: int = 128_000
     output_tokens_max: int = 4_096
+    base_url: str = ""
+    api_key_env: str = ""
+    tool_mode: ToolMode = "auto"
+    params: dict[str, Any] = {}
+
+    def asked_by(self, start: AsksModel) -> bool:
+        """Whether ``start`` asks this model: the same name at the same server."""
+        return (self.model, self.base_url) == (start.model, start.base_url)
+
+
+class AsksModel(Protocol):
+    """A start of a model call, as an event or as what was entered of it."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """The server that is asked, empty for the provider's own."""
+        ...
 
 
 class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from linestop.schemas.arguments import decode_strict
+from linestop.schemas.calls import DOWN
 from linestop.schemas.events import (
     Accepted,
     Answered,
     AnyEvent,
     Asked,
     AskedCall,
+    AsksModel,
     BlobRef,
     Cleared,
     Compacted,
@@ -48,6 +50,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.limits import NOT_BEGUN_MAX, Limits
+from linestop.schemas.model_order import down_until
 from linestop.schemas.tools import ToolError, canonical
 
 
@@ -63,6 +66,7 @@ class Start:
     call: str = ""
     turn: int = 0
     model: str = ""
+    base_url: str = ""
     purpose: str = "turn"
     probe: bool = False
     outcome: str = ""
@@ -72,6 +76,7 @@ class Start:
     superseded: bool = False
     closed_n: int = 0
     begun: bool = True
+    down_until: datetime | None = None
 
     @property
     def open(self) -> bool:
@@ -181,15 +186,16 @@ class Ledger:
         """What the run holds and has neither spent nor reserved."""
         return self.held_micros - self.spent_micros - sum(start.cost_max_micros for start in self.open_starts)
 
-    def choice(self, model: str) -> ModelChoice | None:
-        """The pinned model of that name; fallbacks count where the run may fall back."""
+    def choice(self, start: AsksModel) -> ModelChoice | None:
+        """The pinned model that ``start`` asks; fallbacks count where the run may fall back."""
         spare = self.opened.fallbacks if self.opened and self.opened.on_model_down == "fall_back" else ()
         models = (self.opened.model, *spare) if self.opened else ()
-        return next((choice for choice in models if choice.model == model), None)
+        return next((choice for choice in models if choice.asked_by(start)), None)
 
-    def tries(self, turn: int, model: str) -> int:
+    def tries(self, event: ModelStarted) -> int:
         """How often this model was asked in this turn; a compaction that was made is none of it."""
-        asked = [s for s in self.starts if not s.call and (s.turn, s.model) == (turn, model)]
+        same = (event.turn, event.model, event.base_url)
+        asked = [s for s in self.starts if not s.call and (s.turn, s.model, s.base_url) == same]
         return _counted([start for start in asked if start.purpose != "compact" or start.outcome != "succeeded"])
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
@@ -321,7 +327,7 @@ class Ledger:
             self.turn = event.turn
             entered = Start(
                 n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
-                cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model,
+                cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model, base_url=event.base_url,
                 purpose=event.purpose,
             )  # fmt: skip
             self._enter(entered, before)
@@ -368,6 +374,8 @@ class Ledger:
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.begun = not isinstance(event, ModelFailedEvent) or event.begun
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros
+        if isinstance(event, ModelFailedEvent) and event.kind in DOWN:
+            start.down_until = down_until(event.at, event)
         if isinstance(event, Proposed):
             self.proposals[n] = event
             self.returned_in_a_row = 0 if counts and not event.final else self.returned_in_a_row
@@ -380,7 +388,7 @@ class Ledger:
 
     def _propose(self, event: Proposed, start: Start) -> None:
         tools = self.opened.tools if self.opened else ()
-        by_fallback = self.opened is not None and start.model != self.opened.model.model
+        by_fallback = self.opened is not None and not self.opened.model.asked_by(start)
         for proposed in event.calls:
             grant = next((grant for grant in tools if grant.name == proposed.tool), None)
             self.calls[proposed.call] = Call(

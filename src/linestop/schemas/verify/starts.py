@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -48,13 +48,15 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     if event.turn > ledger.limits.turns_max:
         yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
-    if ledger.tries(event.turn, event.model) > ledger.limits.model_retries_max and not queues:
+    if ledger.tries(event) > ledger.limits.model_retries_max and not queues:
         yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
     if event.purpose == "compact" and ledger.compactions >= ledger.limits.compactions_max:
         yield "limit", f"It begins compaction {ledger.compactions + 1} of at most {ledger.limits.compactions_max}."
     if _too_long(event.done_by, event.at, bounded(ledger.limits).model_deadline_s):
         yield "once", "It would be open for longer than a model call may take."
-    choice = ledger.choice(event.model)
+    if ledger.opened is not None and not ledger.opened.model.asked_by(event) and not _may_fall_back(ledger, event):
+        yield "limit", f"It asks the fallback '{event.model}' although no model was known to be down."
+    choice = ledger.choice(event)
     if choice is None:
         yield "budget", f"It starts the model '{event.model}', which the run was not opened with."
     elif event.cost_max_micros < choice.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max):
@@ -62,6 +64,16 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     for before in ledger.open_starts:
         if not before.call and not before.over(event.at, event.worker):
             yield "once", f"It starts a model call while {before.label} is open."
+
+
+def _may_fall_back(ledger: Ledger, event: ModelStarted) -> bool:
+    """Whether another model was down in this turn, or so shortly before that a fallback is tried first."""
+    slack = timedelta(seconds=CLOCK_SLACK_S)
+    return any(
+        start.down_until is not None and (start.turn == event.turn or event.at < start.down_until + slack)
+        for start in ledger.starts
+        if (start.model, start.base_url) != (event.model, event.base_url)
+    )
 
 
 def _too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:
@@ -149,7 +161,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
     if start is None:
         yield "result", f"It is the result of attempt {event.attempt} of turn {event.turn}, which nobody started."
         return
-    choice = ledger.choice(start.model)
+    choice = ledger.choice(start)
     used = choice.price.cost_micros(event.usage) if choice and event.usage else 0
     whole = start.cost_max_micros
     match event:

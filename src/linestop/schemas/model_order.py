@@ -1,0 +1,94 @@
+"""Which model is asked next, and when: retry, fall back, queue, or give up. From the log alone.
+
+A turn begins with the run's own model, or with the fallback that answered last while a model before it is known to be
+down. From there each model is asked with its retries, in the agent's order and around, so that none is left out. A
+model that asks to wait for longer than ``model_wait_max_s``, or than the run has, is not waited for.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from linestop.schemas.calls import Attempt, counted
+from linestop.schemas.events import ModelChoice, ModelFailedEvent, Opened
+from linestop.schemas.limits import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+class NextModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The model to ask, from when on, and which one it stands in for."""
+
+    at: datetime
+    model: ModelChoice
+    fallback_of: str = ""
+
+
+def models_of(opened: Opened) -> tuple[ModelChoice, ...]:
+    """The models that the run may ask: its own, then those it may fall back on."""
+    return (opened.model, *(opened.fallbacks if opened.on_model_down == "fall_back" else ()))
+
+
+def down_until(at: datetime, failure: ModelFailedEvent) -> datetime:
+    """Until when a model that failed at that moment is not tried first."""
+    asked_s = min(max(failure.retry_after_s or 0.0, 0.0), RETRY_ASKED_S_MAX)
+    return at + timedelta(seconds=max(FALLBACK_KEPT_S, asked_s))
+
+
+def first_model(run: Run, now: datetime) -> NextModel | None:
+    """The model that a new turn begins with."""
+    if run.opened is None:
+        return None
+    models = models_of(run.opened)
+    last = next((i for i, model in enumerate(models) if run.proposal and model.asked_by(run.proposal)), 0)
+    down = any(now < run.down_until.get((model.model, model.base_url), now) for model in models[:last])
+    place = last if down else 0
+    return NextModel(at=now, model=models[place], fallback_of=models[place - 1].model if place else "")
+
+
+def tries(attempts: list[Attempt], last: Attempt) -> int:
+    """How many of a turn's attempts asked the same model as ``last``, without summaries that were made."""
+    same = [attempt for attempt in attempts if (attempt.model, attempt.base_url) == (last.model, last.base_url)]
+    return counted([attempt for attempt in same if attempt.outcome != "compacted"])
+
+
+def used_up(run: Run, attempts: list[Attempt]) -> bool:
+    """Whether the model that has just failed is not tried again: no retry is left, or it asks to wait too long."""
+    return tries(attempts, attempts[-1]) > run.limits.model_retries_max or _too_long(run, attempts[-1])
+
+
+def asked_to_wait_s(attempt: Attempt) -> float:
+    """What the provider asked to wait, 0 if nothing."""
+    asked = attempt.failure.retry_after_s if attempt.failure else None
+    return min(max(asked or 0.0, 0.0), RETRY_ASKED_S_MAX)
+
+
+def next_in_turn(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
+    """The next model, around to the first, that was not asked in this turn; None if all were."""
+    assert run.opened is not None
+    models, last = models_of(run.opened), attempts[-1]
+    place = next((i for i, model in enumerate(models) if model.asked_by(last)), 0)
+    around = (*models[place + 1 :], *models[:place])
+    return next((model for model in around if not any(model.asked_by(attempt) for attempt in attempts)), None)
+
+
+def wait_sentence(run: Run, last: Attempt) -> str:
+    """Why the run does not wait for its model, if that is what ends it; names what the provider asked for."""
+    if not _too_long(run, last):
+        return ""
+    wait_s, bound_s = asked_to_wait_s(last), run.limits.model_wait_max_s
+    reason = f"a run waits at most {bound_s:g} s" if wait_s > bound_s else "the run has less time left"
+    return f"{last.model} asks to wait {wait_s:g} s, and {reason} (model_wait_max_s). Name a fallback, or queue. "
+
+
+def _too_long(run: Run, last: Attempt) -> bool:
+    """Whether the provider asks to wait for longer than the run may, or has; a wait is not counted as work."""
+    wait_s = asked_to_wait_s(last)
+    if last.failure is None or run.opened is None or not last.down or not wait_s:
+        return False
+    at = last.failure.at + timedelta(seconds=wait_s)
+    return wait_s > run.limits.model_wait_max_s or at >= run.opened.deadline_at
