@@ -98,7 +98,8 @@ def test_what_the_first_model_proposes_after_a_fallback_is_cleared_by_policy() -
     """Only the answer that the fallback gave is concerned, not the rest of the run."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
     story = Story(version).opened().quiet().model(ModelFailed("availability", "down")).model(reply(call("look")))
-    story.tools(look=ToolResult(outcome="succeeded", value=1)).model(reply(call("pay", KNOWN)))
+    # For a minute the fallback is tried first.
+    story.wait(60).tools(look=ToolResult(outcome="succeeded", value=1)).model(reply(call("pay", KNOWN)))
     assert story.last(Cleared).calls[0].rule == "policy:clear"
 
 
