@@ -83,7 +83,7 @@ def test_a_run_that_queues_waits_as_long_as_the_provider_says_and_none_of_it_is_
     assert isinstance(start, NextStart)
     assert start.at == story.now + timedelta(seconds=3_600)
     story.wait(3_600)
-    assert story.run.worked_s(story.now) == 0
+    assert story.run.active_s(story.now) == 0
     assert story.quiet().last(ModelStarted).at == story.now
     assert _asked(story) == [MAIN, MAIN]
 
