@@ -87,8 +87,15 @@ def _decisions(ask: Asked) -> None:
     approve = (yes, *seen(ask.line.directory, yes))
     for name, words in (("approve", approve), ("deny", (no,)), ("answer", (which, "red"))):
         assert ask(name, *words)[0]["status"] == "done"
+    assert ask("event", ask.waiting("await"), "paid", "--data", "1")[0]["status"] == "done"
     doubt = ask.waiting("doubt")
     assert ask("resolve", doubt, "--done", *seen(ask.line.directory, doubt))[0]["status"] == "done"
+
+
+def _switches(ask: Asked) -> None:
+    assert ask("switch close", "tool:no.such") == [{"closed": ["tool:no.such"]}]
+    assert ask("switch list") == [{"closed": ["tool:no.such"]}]
+    assert ask("switch open", "tool:no.such") == [{"closed": []}]
 
 
 def _agents(ask: Asked) -> None:
@@ -126,6 +133,7 @@ def test_whatever_any_command_prints_with_json_parses_line_by_line(
     ask = Asked(line)
     _runs(ask, tmp_path)
     _decisions(ask)
+    _switches(ask)
     _agents(ask)
     _keeping(ask, tmp_path)
     assert ask.names == {name for name, _ in leaves(cli)} - ELSEWHERE

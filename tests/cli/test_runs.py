@@ -197,6 +197,33 @@ def test_run_at_a_terminal_keeps_waiting_until_somebody_decides(line: Stack) -> 
     assert (process.returncode, out) == (0, 'Done: {"paid":5}\n')
 
 
+@pytest.mark.parametrize(
+    ("task", "typed", "answer"),
+    [("pay 5", "approve", 'Done: {"paid":5}\n'), ("ask", "red", "The person said red.\n")],
+)
+def test_run_at_a_terminal_asks_on_the_spot(line: Stack, task: str, typed: str, answer: str) -> None:
+    """Whoever sits there decides where the question stands; no digest has to be copied."""
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "LINESTOP_DIR": str(line.directory), "COLUMNS": "200"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "linestop.cli.main", "run", "desk", task],
+        stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True, env=environment,
+    )  # fmt: skip
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    os.close(terminal)
+    shown = b""
+    try:
+        while b"later" not in shown.rpartition(b"waits for a person")[2]:
+            shown += os.read(controller, 4_096)
+        os.write(controller, typed.encode() + b"\n")
+        out, _ = process.communicate()
+    finally:
+        killer.cancel()
+        os.close(controller)
+    assert (process.returncode, out) == (0, answer)
+
+
 # --- runs and show ---------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) ->
     """It needs nothing of linestop: a held and marked name, and a broker that greets."""
 
     def check(url: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-I", "-S", ROOT / "deploy" / "health.py", "planner"]
+        words = [sys.executable, "-I", "-S", str(ROOT / "deploy" / "health.py"), "planner"]
         environ = {"LINESTOP_DIR": str(tmp_path), "LINESTOP_NATS": url}
         return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
 

@@ -197,8 +197,8 @@ def finish(code: int) -> NoReturn:
     click.get_current_context().exit(code)
 
 
-def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_: CredentialName = "operator") -> T:
-    """Connect with the credential ``as_`` of the state directory, do ``work``, and return what it returns.
+def client_of(directory: Path, *, as_: CredentialName) -> Client:
+    """A client, not yet connected, with the credential ``as_`` of the state directory.
 
     The broker is where the environment says, else ``linestop.toml`` if the directory is that project's own, else
     the credential: the password of one installation is not for the broker of another.
@@ -210,13 +210,18 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
         project = load_project()
         if state_directory(directory).resolve() == project.directory.resolve():
             elsewhere = project.config.nats.url
+    identity = identify(directory, as_=as_)
+    if elsewhere:
+        credential = msgspec.structs.replace(identity.credential, url=elsewhere)
+        identity = msgspec.structs.replace(identity, credential=credential)
+    return Client(identity, name="cli")
+
+
+def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_: CredentialName = "operator") -> T:
+    """Connect as ``client_of`` says, do ``work``, and return what it returns."""
 
     async def main() -> T:
-        identity = identify(directory, as_=as_)
-        if elsewhere:
-            credential = msgspec.structs.replace(identity.credential, url=elsewhere)
-            identity = msgspec.structs.replace(identity, credential=credential)
-        async with Client(identity, name="cli") as client:
+        async with client_of(directory, as_=as_) as client:
             return await work(client)
 
     return anyio.run(main)

@@ -19,6 +19,7 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.host import Host
 from linestop.bus.permissions import CREDENTIALS
@@ -36,6 +37,7 @@ from linestop.cli.assembly import (
     serve,
     stored_credentials,
 )
+from linestop.cli.dev_lines import RunLines, tell_of_changed_files
 from linestop.errors import ConfigError, Unreachable
 from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
@@ -168,7 +170,14 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                 _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
                 if as_json:
                     output.say_json(_ready(project, host, server.url, agents=agents, broker_pid=server.pid))
-                await told.wait()
+                async with (
+                    await connect(server.credential("watcher"), name="linestop dev") as connection,
+                    anyio.create_task_group() as watching,
+                ):
+                    await RunLines(say).listen(connection)
+                    watching.start_soon(tell_of_changed_files, project, say)
+                    await told.wait()
+                    watching.cancel_scope.cancel()
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")

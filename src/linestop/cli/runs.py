@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import click
 import msgspec
 
 from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.cli.stop import closed_sentence
 from linestop.client import Client, Submitted
-from linestop.client.client import TaskOptions
+from linestop.client.client import Said, TaskOptions
 from linestop.client.views import OpenQuestion, RunLine, run_line
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.limits import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -45,7 +46,7 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
             output.note(submitted.sentence)
         if options["detach"]:
             return _detached(submitted, as_json=options["as_json"])
-        waited = _Waiting(client, tenant=options["tenant"], as_json=options["as_json"])
+        waited = _Waiting(client, options["directory"], tenant=options["tenant"], as_json=options["as_json"])
         return await waited.run(submitted.run, options["wait_s"])
 
     try:
@@ -121,11 +122,48 @@ def _detached(submitted: Submitted, *, as_json: bool) -> int:
     return output.EXIT_FAILED if submitted.status == "refused" else output.EXIT_DONE
 
 
+ANSWERS: Final[dict[str, tuple[str, ...]]] = {
+    "approval": ("approve", "deny"),
+    "spend": ("approve", "deny"),
+    "question": ("answer",),
+}
+"""What can be decided on the spot, by the kind of the question."""
+
+LATER: Final = "later"
+DECIDE_ELSEWHERE: Final = (
+    "Waiting for a person: decide in another terminal, with one of the commands above; "
+    "Ctrl-C here leaves the run waiting."
+)
+
+
+TYPED_TRIES_MAX: Final = 5
+
+
+async def _typed(verbs: tuple[str, ...]) -> str:
+    """What the person at the terminal types: one of ``verbs``, the text of an answer, or ``later``."""
+    wants_text = verbs == ("answer",)
+    prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
+    for _ in range(TYPED_TRIES_MAX):
+        click.echo(prompt, nl=False, err=True)
+        # Not in a thread: one that waits for a line would keep the command from ending.
+        await anyio.wait_readable(sys.stdin)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return LATER
+        if wants_text:
+            return line
+        found = [verb for verb in (*verbs, LATER) if verb.startswith(line.lower())]
+        if found:
+            return found[0]
+    return LATER
+
+
 class _Waiting:
     """Waits for a run: shows what happens, and leaves when it is over, asks a person, or takes too long."""
 
-    def __init__(self, client: Client, *, tenant: str, as_json: bool) -> None:
+    def __init__(self, client: Client, directory: Path, *, tenant: str, as_json: bool) -> None:
         self._client = client
+        self._directory = directory
         self._tenant = tenant
         self._as_json = as_json
         self._shown: list[OpenQuestion] = []
@@ -163,14 +201,36 @@ class _Waiting:
         if not questions:
             return False
         if sys.stdin and sys.stdin.isatty():
-            output.note(
-                "Waiting for a person: decide in another terminal, with one of the commands above; "
-                "Ctrl-C here leaves the run waiting."
-            )
+            if not sys.stderr.isatty():
+                output.note(DECIDE_ELSEWHERE)
+                return False
+            for question in questions:
+                await self._decide_here(question)
             return False
         if self._as_json:
             output.say_json({"run": run, "status": "waiting", "questions": questions})
         return True
+
+    async def _decide_here(self, question: OpenQuestion) -> None:
+        """Ask whoever sits at the terminal; what is left for later is decided elsewhere."""
+        verbs = ANSWERS.get(question.kind, ())
+        reply = await _typed(verbs) if verbs else LATER
+        if reply == LATER:
+            output.note(DECIDE_ELSEWHERE)
+            return
+        said = Said(tenant=self._tenant, shown=question.shown)
+        try:
+            async with output.client_of(self._directory, as_="operator") as client:
+                if verbs == ("answer",):
+                    done = await client.answer(question.run, reply, call=question.call, tenant=self._tenant)
+                elif reply == "approve":
+                    done = await client.approve(question.run, question.call, **said)
+                else:
+                    done = await client.deny(question.run, question.call, **said)
+        except LinestopError as error:
+            output.note(str(error))
+        else:
+            output.note(f"{done.run}: {done.sentence}")
 
     def _end(self, outcome: Outcome) -> int:
         if self._as_json:

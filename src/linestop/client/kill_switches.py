@@ -58,12 +58,12 @@ class KillSwitches:
         for _ in range(TRIES_MAX):
             found = await self._shared.get(KEY)
             closed = frozenset[str]() if found is None else _read(found.value)
-            if closed == {UNREADABLE} and not repair:
+            if UNREADABLE in closed and not repair:
                 raise InputError(
                     "The stored kill switches cannot be read, so all count as closed: open them with "
                     "`linestop switch open all`, then close those that must stay closed."
                 )
-            wanted = frozenset[str]() if closed == {UNREADABLE} else change(closed)
+            wanted = frozenset[str]() if UNREADABLE in closed else change(closed)
             if len(wanted) > CLOSED_MAX:
                 raise InputError(f"At most {CLOSED_MAX} kill switches may be closed at once; open some of them.")
             value = msgspec.json.encode(sorted(wanted))

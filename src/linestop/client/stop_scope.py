@@ -45,10 +45,10 @@ async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: T
                 stopped.append(key[1])
             else:
                 over += 1
-        except Refused:
-            over += 1
         except PermissionDenied:
             raise
+        except Refused:
+            over += 1
         except LinestopError as error:
             failed[key[1]] = str(error)
         finally:

@@ -1,0 +1,126 @@
+"""What ``dev`` says while it runs: where a run begins, waits for somebody or ends, and where a file has changed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+from nats.aio.msg import Msg
+
+from linestop.bus.connection import Connection
+from linestop.cli import output
+from linestop.project import AGENTS_FOLDER, Project
+from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
+from linestop.schemas.subjects import parse_run_event, stored
+
+LOG = structlog.get_logger("linestop.dev")
+SHOWN: Final = ("validator.opened", "validator.refused", "approver.asked", "budget.queued", "recorder.sealed")
+"""The events that have a line; a stop has it where the run is sealed."""
+
+RUNS_KNOWN_MAX: Final = 1_000
+"""Runs whose agent is remembered for their later lines."""
+
+LOOK_EVERY_S: Final = 2.0
+FILES_MAX: Final = 5_000
+TEXT_CHARS_SHOWN: Final = 60
+
+
+class RunLines:
+    """Says what becomes of each run, from the events as the server republishes them."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._agents: OrderedDict[str, str] = OrderedDict()
+
+    async def listen(self, connection: Connection) -> None:
+        """Say it from now on, as long as the connection is open."""
+        for name in SHOWN:
+            role, _, event = name.partition(".")
+            await connection.subscribe(f"live.runs.*.*.{role}.{event}.*", self._heard)
+
+    async def _heard(self, message: Msg) -> None:
+        try:
+            where = parse_run_event(stored(message.subject))
+            event = decode(where.role, where.event, message.data)
+        except Exception:
+            # A courtesy to whoever watches: it ends nothing.
+            LOG.exception("event_not_shown", subject=message.subject)
+            return
+        if isinstance(event, Opened):
+            self._agents[where.run] = event.agent.name
+            if len(self._agents) > RUNS_KNOWN_MAX:
+                self._agents.popitem(last=False)
+        said = describe(event)
+        if said:
+            agent = self._agents.get(where.run, "")
+            self._say(f"{event.at:%H:%M:%S}  {where.run}  {agent:<12} {said}")
+
+
+def describe(event: AnyEvent) -> str:
+    """What the event means for somebody who watches a terminal; empty where nothing is said."""
+    match event:
+        case Opened():
+            text = event.task.text if isinstance(event.task.text, str) else ""
+            return f"opened: {output.short(text, TEXT_CHARS_SHOWN)}"
+        case Refused():
+            return f"refused: {output.short(event.sentence, 2 * TEXT_CHARS_SHOWN)}"
+        case Asked():
+            about = [call.tool for call in event.calls]
+            about += [output.short(event.question.text, TEXT_CHARS_SHOWN)] if event.question else []
+            about += ["spending"] if event.spend else []
+            return f"waits for a person: {', '.join(about)} (`linestop approvals`)"
+        case Queued():
+            return f"waits for money: {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
+        case Sealed():
+            why = f": {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}" if event.why else ""
+            cost = output.dollars(event.totals.cost_micros)
+            return f"{event.status}{why} ({output.counted(event.totals.turns, 'turn')}, {cost})"
+        case _:
+            return ""
+
+
+async def tell_of_changed_files(project: Project, say: Callable[[str], None]) -> None:
+    """Say once of each file of the project that it changed since it was loaded; looks every other second."""
+    before = dict(_stamps(project))
+    while True:
+        await anyio.sleep(LOOK_EVERY_S)
+        now = await anyio.to_thread.run_sync(lambda: dict(_stamps(project)))
+        changed = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            say(f"{changed[0]}{more} changed since it was loaded: end this with Ctrl-C and start it again to use it.")
+        before = now
+
+
+def _stamps(project: Project) -> Iterator[tuple[str, int]]:
+    """The files that an agent is made of, with when each was written."""
+    for path in _files(project):
+        try:
+            yield str(path.relative_to(project.root)), path.stat().st_mtime_ns
+        except (OSError, ValueError):
+            continue
+
+
+def _files(project: Project) -> Iterator[Path]:
+    if project.file is not None:
+        yield project.file
+    yield from _some((project.root / AGENTS_FOLDER).rglob("*"))
+    for pattern in project.config.playbooks:
+        yield from _some(project.root.glob(pattern))
+    for tools in project.config.tools:
+        if tools.endswith(".py"):
+            yield project.root / tools
+        elif (folder := project.root / tools).is_dir():
+            yield from _some(folder.rglob("*.py"))
+
+
+def _some(paths: Iterator[Path]) -> Iterator[Path]:
+    for number, path in enumerate(paths):
+        if number >= FILES_MAX:
+            return
+        if path.is_file():
+            yield path
