@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.builders import at_work, call, reply
 
-from linestop.cli import dev_lines
 from linestop.cli.dev_lines import describe, tell_of_changed_files
 from linestop.project import load_project
 from linestop.testing.virtual import run_virtual
@@ -28,7 +28,7 @@ def test_a_run_has_a_line_where_it_begins_waits_and_ends() -> None:
 def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits an agent or a tool learns that it is not used yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dev_lines.anyio.to_thread, "run_sync", _at_once)
+    monkeypatch.setattr("anyio.to_thread.run_sync", _at_once)
     (tmp_path / "agents").mkdir()
     (tmp_path / "linestop.toml").write_text('tools = ["tools.py"]\n')
     (tmp_path / "tools.py").write_text("")
@@ -37,15 +37,15 @@ def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.Monkey
     said: list[str] = []
 
     async def main() -> None:
-        async with dev_lines.anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(tell_of_changed_files, load_project(), said.append)
-            await dev_lines.anyio.sleep(3)
+            await anyio.sleep(3)
             assert said == []
             prompt.write_text("Be better.")
             os.utime(prompt, (1, 1))
-            await dev_lines.anyio.sleep(4)
+            await anyio.sleep(4)
             (tmp_path / "tools.py").unlink()
-            await dev_lines.anyio.sleep(4)
+            await anyio.sleep(4)
             tasks.cancel_scope.cancel()
 
     run_virtual(main, seed=1)
