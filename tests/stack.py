@@ -35,10 +35,11 @@ from linestop.bus.checkpoints import load_signer
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.host import Host, HostConfig, make_role, utc_now
-from linestop.bus.init import set_up
+from linestop.bus.init import BusLayout, set_up
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.models.caller import Caller
 from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
@@ -219,6 +220,7 @@ async def stack(
     people: Mapping[str, Person] | None = None,
     tools: Sequence[AnyTool] = (),
     playbook: str = PLAYBOOK,
+    space: Space = DEFAULT_SPACE,
 ) -> AsyncGenerator[Stack]:
     """Start everything below ``directory``, the state directory a client is given.
 
@@ -228,15 +230,16 @@ async def stack(
         people: Who may decide; if given, decisions must be signed.
         tools: More tools, for an agent of the test's own.
         playbook: The scripted model.
+        space: How large the streams are.
     """
     effects = Effects()
     registry = load_registry()
     for each in (*desk_tools(effects), *tools):
         registry.add(each, "tests")
     async with AsyncExitStack() as cleanup:
-        server = await cleanup.enter_async_context(EmbeddedServer(directory))
+        server = await cleanup.enter_async_context(EmbeddedServer(directory, ServerOptions(space=space)))
         async with await connect(server.credential("bootstrap"), name="stack") as connection:
-            (await set_up(connection)).require_no_differences()
+            (await set_up(connection, BusLayout(space=space))).require_no_differences()
         script = await cleanup.enter_async_context(PlaybookServer(parse_playbook(playbook)))
         made = Stack(
             directory=directory,

@@ -218,3 +218,53 @@ async def test_an_outside_server_is_set_up_the_same_way(
     after = await bus_init(server.url, server.directory)
     assert after.set_up is not None
     assert after.set_up.created == after.set_up.differences == ()
+
+
+OLD: dict[str, dict[str, Any]] = {
+    **{key: {"compression": "s2"} for key in (layout.RUNS, layout.FORKS, layout.BLOBS)},
+    layout.CONTROL: {"retention": "limits", "max_msg_size": 256 * 1024 + 8 * 1024},
+    layout.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
+    layout.bucket_stream(layout.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
+}
+OLD_DURABLES = ("control_planner", "control_validator", "control_approver")
+
+
+async def test_streams_of_an_older_linestop_are_brought_up_to_date_by_the_embedded_server(tmp_path: Path) -> None:
+    """What they hold stays, what was acknowledged goes, durables that nobody pulls go, and nobody else may do it."""
+    async with (
+        EmbeddedServer(tmp_path) as server,
+        await connect(server.credential("bootstrap"), name="test") as bootstrap,
+        await connect(server.credential("operator"), name="test") as person,
+        await connect(server.credential("validator"), name="test") as validator,
+    ):
+        for spec in streams():
+            if spec.name in OLD:
+                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, **OLD[spec.name]})
+        async with server.administrator() as admin:
+            for name in OLD_DURABLES:
+                filters = ["control.>"] if name == "control_approver" else ["control.*.*.stop"]
+                config = {**consumers()[0].config, "durable_name": name, "name": name, "filter_subjects": filters}
+                body = {"stream_name": layout.CONTROL, "config": config, "action": "create"}
+                await admin.ask(api.at_server(api.consumer_create(layout.CONTROL, name)), body)
+        await person.ask("runs.acme.x.operator.stopped.1", {})
+        await person.ask("control.acme.x.stop", {})
+        await person.ask("control.acme.x.approve", {})
+        await validator.ask(layout.bucket_key(layout.IDS_BUCKET, "acme.k"), ["r", "d"])
+        told = (await set_up(bootstrap)).outdated
+        assert len(told) == len(OLD)
+        assert all(
+            line.startswith(f"stream {name} is as an older linestop made it")
+            for name, line in zip(OLD, told, strict=True)
+        )
+        assert "`nats stream edit RUNS -f --compression=none`" in told[0]
+        assert set(told) <= set(await compare(bootstrap))
+        done = await set_up(bootstrap, administrator=server.administrator)
+        assert (done.outdated, done.differences) == ((), ())
+        assert "stream RUNS (compression)" in done.updated
+        assert await compare(bootstrap) == ()
+        states = {name: (await bootstrap.ask(api.stream_info(name)))["state"] for name in OLD}
+        kept: dict[str, Any] = {name: state["messages"] for name, state in states.items()}  # type: ignore[index]
+        assert kept == {**dict.fromkeys(OLD, 0), "RUNS": 1, "CONTROL": 2, "KV_ids": 1}
+        assert states["CONTROL"]["consumer_count"] == 2  # type: ignore[index]
+        with pytest.raises(PermissionDenied):
+            await bootstrap.ask(api.stream_update(layout.RUNS), {})

@@ -16,7 +16,7 @@ from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 
-CONTROL = next(spec for spec in consumers() if spec.name == layout.control_consumer("approver"))
+CONTROL = next(spec for spec in consumers() if spec.name == layout.REQUESTS_CONSUMERS[0][1])
 
 
 @pytest.mark.parametrize(

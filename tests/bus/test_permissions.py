@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -127,22 +128,23 @@ async def test_a_credential_hears_only_its_own_inbox(everybody: Everybody, name:
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: Everybody, name: CredentialName) -> None:
-    """Wakes and control messages of a role are delivered to nobody else."""
-    for role in ACTORS:
-        for stream, consumer in (
-            (layout.RUNS, layout.role_consumer(role)),
-            (layout.CONTROL, layout.control_consumer(role)),
-        ):
-            pull = api.consumer_next(stream, consumer)
-            ack = api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
-            body = msgspec.json.encode({"batch": 1, "no_wait": True})
-            if name == role:
-                await everybody[name].publish_checked(pull, body)
-                await everybody[name].publish_checked(ack, b"+WPI")
-            else:
-                for subject in (pull, ack):
-                    with pytest.raises(PermissionDenied):
-                        await everybody[name].publish_checked(subject, body)
+    """Wakes of a role and people's decisions are delivered to nobody else; stops to any role."""
+    pulls: list[tuple[str, str, Collection[str]]] = [
+        *((layout.RUNS, layout.role_consumer(role), {role}) for role in ACTORS),
+        *((stream, consumer, {"approver"}) for stream, consumer in layout.REQUESTS_CONSUMERS),
+        *((stream, consumer, ACTORS) for stream, consumer in layout.STOPS_CONSUMERS),
+    ]
+    for stream, consumer, holders in pulls:
+        pull = api.consumer_next(stream, consumer)
+        ack = api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
+        body = msgspec.json.encode({"batch": 1, "no_wait": True})
+        if name in holders:
+            await everybody[name].publish_checked(pull, body)
+            await everybody[name].publish_checked(ack, b"+WPI")
+        else:
+            for subject in (pull, ack):
+                with pytest.raises(PermissionDenied):
+                    await everybody[name].publish_checked(subject, body)
 
 
 SAY: dict[str, set[str]] = {

@@ -51,7 +51,7 @@ async def fill(log: Log) -> None:
     with pytest.raises(TooLarge, match=r"no room.*max_bytes"):
         await append_for_ever()
     assert stored > 5
-    assert await log.space_used() > 0.8
+    assert (await log.fullest()).used > 0.8
     assert len(await log.load(TENANT, RUN)) == stored
 
 
@@ -80,10 +80,10 @@ async def test_long_texts_without_room_count_as_a_full_log(tmp_path: Path, anyio
             await set_up(bootstrap, BusLayout(space=space))
         async with await connect(server.credential("planner"), name="test") as connection:
             bus = await JetStream.open(connection)
-            assert await bus.log().space_used() < 0.1
+            assert (await bus.log().fullest()).used < 0.1
             for _ in range(9):
                 await bus.blobs().put(TENANT, os.urandom(200_000))
-            assert await bus.log().space_used() > 0.8
+            assert (await bus.log().fullest()).used > 0.8
 
 
 def test_a_full_memory_refuses_and_keeps_what_it_has() -> None:

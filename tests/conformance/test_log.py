@@ -285,7 +285,7 @@ async def test_open_runs_are_those_begun_and_not_sealed(rig: Rig, tenant: Tenant
 
 async def test_space_used_is_a_share(rig: Rig) -> None:
     """It is between empty and full."""
-    assert 0.0 <= await (await rig.log()).space_used() < 1.0
+    assert 0.0 <= (await (await rig.log()).fullest()).used < 1.0
 
 
 async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: Rig, tenant: TenantId, run: RunId) -> None:

@@ -26,7 +26,7 @@ OLD_VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "ed
 def as_it_was(spec: ConsumerSpec) -> Config:
     """A consumer as it was before words, timers and seals were to come again soon."""
     old = {**spec.config, "ack_wait": 30 * SECOND_NS}
-    if spec.name == layout.control_consumer("approver"):
+    if spec.name == layout.REQUESTS_CONSUMERS[0][1]:
         old["filter_subjects"] = [subjects.control_filter(verb) for verb in OLD_VERBS]
     return old
 

@@ -17,7 +17,7 @@ from tests.sim.outside import Outside, SimCaller, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 
 from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.ports import Append, Blobs, Log, Meanwhile, Publisher, Queue, Shared, StoredMessage, Timers
+from linestop.bus.ports import Append, Blobs, Fill, Log, Meanwhile, Publisher, Queue, Shared, StoredMessage, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.schemas.limits import AccountLimits
@@ -105,9 +105,9 @@ class WatchedLog:
         """See ``Log``."""
         return await self._log.replicated()
 
-    async def space_used(self) -> float:
+    async def fullest(self) -> Fill:
         """See ``Log``."""
-        return await self._log.space_used()
+        return await self._log.fullest()
 
     def _sight(self, tenant: str, run: str) -> Sight:
         return self._diary.sights.setdefault((self._process.name, tenant, run), Sight())

@@ -123,9 +123,10 @@ def switch_closed(name: str) -> str:
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """How full the run log is, 0.0 to 1.0."""
+    """How full the fullest of the streams is that a run needs, 0.0 to 1.0, and which it is."""
 
     used: float = 0.0
+    stream: str = "RUNS"
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,15 +30,14 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
 
     def refuse(code: str, sentence: str) -> Refused:
         return Refused(
-            code=code, sentence=sentence, task_sha256=incoming.sha256,
+            code=code, sentence=f"{sentence}{of_key(incoming)}", task_sha256=incoming.sha256,
             existing_run=incoming.existing_run, agent=incoming.agent,
         )  # fmt: skip
 
     if incoming.task is None:
         return refuse("malformed", incoming.problem or "The task cannot be read.")
     if incoming.existing_run:
-        sentence = f"The key or run id is taken: run '{incoming.existing_run}' has another task under it."
-        return refuse("key_taken", sentence)
+        return refuse("key_taken", key_taken(incoming.existing_run))
     if agent is None:
         hint = (
             "`linestop agents` lists them, and one that is new in files needs `linestop dev` (or `up`) started again."
@@ -47,8 +46,8 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
     if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
         return refuse("door_closed", f"New runs are not let in. {switch_closed(shut)}")
-    if space.used >= SPACE_FOR_NEW_WORK:
-        return refuse("no_space", f"The run log is {space.used:.0%} full; new work is refused until it has room.")
+    if no_room := full(space):
+        return refuse("no_space", no_room)
     limits = lowered(agent.limits, incoming.task.limits)
     if isinstance(limits, str):
         return refuse("bad_limits", limits)
@@ -68,6 +67,34 @@ def _without_secrets(incoming: Incoming, facts: Facts) -> Incoming:
         return incoming
     clean = msgspec.structs.replace(task, material=Redactor(secrets.values).text(task.material))
     return msgspec.structs.replace(incoming, task=clean)
+
+
+def full(space: Space) -> str:
+    """Why no run may begin for lack of room, in one sentence; empty if there is room."""
+    if space.used < SPACE_FOR_NEW_WORK:
+        return ""
+    return (
+        f"The stream {space.stream} is {space.used:.0%} full: no run can begin until it has room (`linestop doctor`)."
+    )
+
+
+def of_key(incoming: Incoming) -> str:
+    """What a refusal says of the task's key: the run of another task keeps it, no other refusal takes it."""
+    if incoming.task is None or not incoming.task.key or incoming.existing_run:
+        return ""
+    return f" The key '{incoming.task.key[:80]}' was not taken and can be used again."
+
+
+def key_taken(run: str) -> str:
+    """Why a task cannot have a key or a run id, in one sentence."""
+    return f"The key or run id is taken: run '{run}' has another task under it."
+
+
+def kept_key(incoming: Incoming) -> str:
+    """What a refusal says of the key of a run that was stopped before its task came: it stays taken."""
+    if incoming.task is None or not incoming.task.key:
+        return ""
+    return f" Its key '{incoming.task.key[:80]}' stays taken: use another one for a new run."
 
 
 def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:

@@ -39,6 +39,7 @@ from linestop.schemas.events import (
     Returned,
     Stopped,
 )
+from linestop.schemas.limits import SPACE_FOR_STARTS
 from linestop.schemas.next_start import worked_out
 from linestop.schemas.phases import Phase
 from linestop.schemas.redact import Redactor
@@ -71,7 +72,7 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = f"The run was stopped before it began: {run.stopped.why}"
+                sentence = f"The run was stopped before it began: {run.stopped.why}{opening.kept_key(incoming)}"
                 return Refused(code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent)
             return opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
@@ -82,10 +83,22 @@ class Validator:
         if proposal is None:
             return None
         if run.phase is Phase.JUDGING:
-            return _judged(run, proposal, facts, now)
+            return _no_room(run, facts.get(Space) or Space()) or _judged(run, proposal, facts, now)
         if run.phase is Phase.ANSWERING:
             return _answered(run, proposal, facts)
         return _checked(run, proposal, facts)
+
+
+def _no_room(run: Run, space: Space) -> Stopped | None:
+    """Stop a run that wants to do more when what is left of a stream is for the ends of runs.
+
+    What was judged before goes on, and so does what a person decides about it.
+    """
+    if space.used < SPACE_FOR_STARTS:
+        return None
+    hit = LimitHit(name="space_percent", value=int(space.used * 100), max_value=int(SPACE_FOR_STARTS * 100))
+    why = f"The stream {space.stream} is {space.used:.0%} full; the rest is kept for the ends of open runs."
+    return stopped(run, by="validator", why=why, code="limit", limit=hit)
 
 
 def _limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:

@@ -8,6 +8,9 @@ Why so many, see ``permissions``. How a right crosses from one account to anothe
 - what is only heard (hints, tokens, answers to a person): the speaker's account exports it as a stream to
   the hearers' accounts. It cannot pass through the streams' account, since the server does not hand on to a
   stream what has come through a service.
+
+A client's control messages cross under another name (``clients.``): the streams' account thereby knows who sent
+them, and stores them apart from people's.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from linestop.bus.permissions import (
     covers,
     grants,
 )
+from linestop.schemas import subjects
 
 STREAMS_ACCOUNT: Final = "LINESTOP"
 READ_REPLIES_KEPT: Final = "15s"
@@ -72,7 +76,7 @@ def _exports_of_streams(everybody: Mapping[CredentialName, Grants]) -> list[Sect
     for name, mine in everybody.items():
         for subject in mine.publish:
             if not _only_heard(subject):
-                services.setdefault(api.at_server(subject), []).append(account_of(name))
+                services.setdefault(_there(name, subject), []).append(account_of(name))
         for subject in mine.subscribe:
             if not _only_heard(subject):
                 republished.setdefault(subject, []).append(account_of(name))
@@ -84,7 +88,7 @@ def _exports_of_streams(everybody: Mapping[CredentialName, Grants]) -> list[Sect
 
 def _imports(name: CredentialName, everybody: Mapping[CredentialName, Grants]) -> list[Section]:
     mine = everybody[name]
-    result: list[Section] = [_service(subject) for subject in mine.publish if not _only_heard(subject)]
+    result: list[Section] = [_service(name, subject) for subject in mine.publish if not _only_heard(subject)]
     for subject in mine.subscribe:
         if not _only_heard(subject):
             result.append(_stream(STREAMS_ACCOUNT, subject))
@@ -106,8 +110,15 @@ def _stream(account: str, subject: str) -> Section:
     return {"stream": {"account": account, "subject": subject}}
 
 
-def _service(subject: str) -> Section:
-    there = api.at_server(subject)
+def _there(name: CredentialName, subject: str) -> str:
+    """Return a subject of a credential as the streams' account knows it."""
+    if name == "client" and subject.startswith("control."):
+        return subjects.by_client(subject)
+    return api.at_server(subject)
+
+
+def _service(name: CredentialName, subject: str) -> Section:
+    there = _there(name, subject)
     renamed = {} if there == subject else {"to": subject}
     return {"service": {"account": STREAMS_ACCOUNT, "subject": there}, **renamed}
 

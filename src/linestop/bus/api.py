@@ -67,6 +67,11 @@ def stream_info(stream: str) -> str:
     return f"{PREFIX}.STREAM.INFO.{stream}"
 
 
+def stream_update(stream: str) -> str:
+    """Build the subject that changes a stream."""
+    return f"{PREFIX}.STREAM.UPDATE.{stream}"
+
+
 def stream_purge(stream: str) -> str:
     """Build the subject that empties a stream, where the stream allows it."""
     return f"{PREFIX}.STREAM.PURGE.{stream}"
@@ -105,6 +110,11 @@ def consumer_create(stream: str, consumer: str) -> str:
 def consumer_info(stream: str, consumer: str) -> str:
     """Build the subject that tells a consumer's configuration and state."""
     return f"{PREFIX}.CONSUMER.INFO.{stream}.{consumer}"
+
+
+def consumer_delete(stream: str, consumer: str) -> str:
+    """Build the subject that deletes a consumer."""
+    return f"{PREFIX}.CONSUMER.DELETE.{stream}.{consumer}"
 
 
 def consumer_next(stream: str, consumer: str) -> str:

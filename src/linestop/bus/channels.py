@@ -39,7 +39,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     ),
     Channel(
         key="control", address="control.{tenant}.{run}.{verb}", way="in", payload=Control, stream=layout.CONTROL,
-        says="What people and services want of a run.",
+        says="What people and services want of a run. What the credential `client` sends is stored in CLIENTS.",
     ),
     Channel(
         key="forks", address="forks.{tenant}.{run}.{role}.{event}.{n}", way="inside", payload="json",

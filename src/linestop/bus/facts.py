@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -62,6 +64,7 @@ class FactSource:
         self._checks = checks or {}
         self._doors = Doors()
         self._space = Space()
+        self._space_at = -math.inf
         self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
         self._renew()
 
@@ -132,12 +135,30 @@ class FactSource:
         try:
             found = await self._shared.get(KEY)
             self._doors = Doors() if found is None else _doors(found)
-            self._space = Space(used=await log.space_used())
+            await self.room(log)
         except LinestopError as error:
             LOG.warning("facts_not_read", error=str(error))
             return False
         self._renew()
         return True
+
+    async def room(self, log: Log) -> Space:
+        """Read how much room there is; the facts have it from now on."""
+        fill = await log.fullest()
+        self._space = Space(used=fill.used, stream=fill.stream)
+        self._space_at = asyncio.get_running_loop().time()
+        self._renew()
+        return self._space
+
+    @property
+    def space(self) -> Space:
+        """How much room there was when it was read last."""
+        return self._space
+
+    @property
+    def space_age_s(self) -> float:
+        """How long ago that was."""
+        return asyncio.get_running_loop().time() - self._space_at
 
     async def _current(self, name: str) -> CurrentAgent:
         digest = await self._agents.current_digest(name)

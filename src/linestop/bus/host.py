@@ -33,6 +33,7 @@ from linestop.bus.forgotten import release_forgotten
 from linestop.bus.given_up import GivenUp
 from linestop.bus.intake import ControlIntake, Person, TaskIntake
 from linestop.bus.keeping import Keeping
+from linestop.bus.keys import Keys
 from linestop.bus.ports import Delivery, Room
 from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
@@ -40,9 +41,9 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
-from linestop.errors import InputError, LinestopError
+from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.events import NEVER, Cue
-from linestop.schemas.limits import AccountLimits, WorkerLimits
+from linestop.schemas.limits import SPACE_AT_EASE, AccountLimits, WorkerLimits
 from linestop.schemas.subjects import (
     ACTORS,
     ROLES,
@@ -71,6 +72,9 @@ FACTS_EVERY_S = 2.0
 """How soon a closed kill switch holds in every process."""
 
 RESTART_S = 0.5
+OUTCOME_RETRY_S = 60.0
+"""How long an outcome that found no room waits until it is tried again."""
+
 RELEASE_EVERY_S = 60.0
 IN_FLIGHT = 64
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
@@ -220,12 +224,16 @@ class Host:
         if "budget" in self._names:
             pumps.start_soon(self._release)
         if "validator" in self._names:
-            ids = self.backend.shared("validator", layout.IDS_BUCKET)
-            tasks = TaskIntake(self.shell, ids, self.backend.publisher("validator"))
+            keys = Keys(self.backend.shared("validator", layout.IDS_BUCKET))
+            publisher = self.backend.publisher("validator")
+            tasks = TaskIntake(self.shell, self.facts, keys=keys, publisher=publisher)
             pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity)
         who: RoleName = "approver" if "approver" in self._names else first
-        control = ControlIntake(self.shell, self.backend.publisher(who), self.config.people)
-        pumps.start_soon(self._pump, who, _spec(layout.control_consumer(who)), control.handle)
+        publisher = self.backend.publisher(who)
+        control = ControlIntake(self.shell, self.facts, publisher=publisher, people=self.config.people)
+        requests = layout.REQUESTS_CONSUMERS if who == "approver" else ()
+        for _, durable in (*layout.STOPS_CONSUMERS, *requests):
+            pumps.start_soon(self._pump, who, _spec(durable), control.handle)
         pumps.start_soon(self._pump, first, _spec(layout.TIMERS_CONSUMER), self._timer)
         pumps.start_soon(self._listen, first, LIVE_STOPS, self._on_stop)
         for role in self.roles:
@@ -301,7 +309,13 @@ class Host:
         subject = parse_run_event(delivery.subject)
         entry = await self.shell.look(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
         if entry.run.sealed is not None:
-            await self.shell.outgoing.outcome(entry.run)
+            try:
+                await self.shell.outgoing.outcome(entry.run)
+            except TooLarge as error:
+                # OUTCOMES is full: the outcome waits where it is, in the log, and does not hold up the next.
+                LOG.warning("outcome_waits", run=entry.run.run, error=str(error))
+                await delivery.nak(OUTCOME_RETRY_S)
+                return
             # Also those of an operator's stop, for which no actor was needed.
             await self.shell.outgoing.alerts(entry.run, after.alerts(entry.run, since=NEVER, kinds=STOPS))
         await delivery.ack()
@@ -340,7 +354,8 @@ class Host:
 
     async def _refresh_facts(self) -> None:
         while True:
-            await anyio.sleep(FACTS_EVERY_S)
+            short = self.facts.space.used >= SPACE_AT_EASE
+            await anyio.sleep(FACTS_EVERY_S / 10 if short else FACTS_EVERY_S)
             await self.facts.refresh(self.shell.stations[0].log)
 
     async def _sweep(self, every: bool) -> None:

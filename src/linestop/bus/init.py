@@ -1,7 +1,8 @@
 """Setting a bus up: streams and consumers, created if missing, checked if there.
 
 A stream that exists with other settings is somebody's decision, or an attack on the rules that the log
-stands on. Either way a person must look: it is reported in a sentence and left as it is. A durable consumer is
+stands on. Either way a person must look: it is reported in a sentence and left as it is. A stream that is exactly as an
+older linestop made it is brought up to date by the broker's administrator (see ``migrate``). A durable consumer is
 linestop's own tool: an older linestop made it as that needed it, so what the server lets be changed is brought
 up to date. Nothing is lost by that: what was delivered and acknowledged stays so.
 """
@@ -23,6 +24,7 @@ from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of
 from linestop.bus.layout import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
+from linestop.bus.migrate import Administrator, how_to_update, is_older, update
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE, Config, Space, consumers, streams
@@ -34,7 +36,7 @@ PORT_DEFAULT: Final = 4222
 STORE_DIR: Final = Path("jetstream")
 """Where an outside server stores unless its administrator says otherwise: below where it is started."""
 
-_LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas", "compression"})
+_LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas"})
 """How much space and how many copies: a matter of the installation, not of correctness."""
 
 _OLDER_BUCKETS: Final = frozenset({bucket_stream(AGENTS_BUCKET), bucket_stream(SHARED_BUCKET)})
@@ -70,11 +72,15 @@ class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetUp(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done: names created, consumers brought up to date, and a sentence for each difference left."""
+    """What was done: names created and brought up to date, and a sentence for each difference left.
+
+    ``outdated`` says of each stream that is as an older linestop made it what the broker's administrator has to do.
+    """
 
     created: tuple[str, ...]
     updated: tuple[str, ...]
     differences: tuple[str, ...]
+    outdated: tuple[str, ...] = ()
 
     def require_no_differences(self) -> None:
         """Raise ``ConfigError`` with all sentences if there are differences."""
@@ -110,8 +116,12 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
     updatable: frozenset[str] = frozenset()
 
 
-async def set_up(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> SetUp:
+async def set_up(
+    connection: Connection, layout: BusLayout = DEFAULT_LAYOUT, *, administrator: Administrator | None = None
+) -> SetUp:
     """Create what is missing, bring consumers up to date, compare the rest. Needs the credential ``bootstrap``.
+
+    With an ``administrator`` it also brings up to date what streams an older linestop made.
 
     Raises:
         ConfigError: if something cannot be created or updated, for instance for lack of space.
@@ -121,16 +131,26 @@ async def set_up(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> 
     created: list[str] = []
     updated: list[str] = []
     differences: list[str] = []
+    outdated: dict[str, tuple[_Wanted, dict[str, Any], list[str]]] = {}
     for wanted in _all(layout):
         found = await _ensure(connection, wanted)
         if found is None:
             created.append(wanted.what)
+        elif fields := _older(wanted, found):
+            outdated[wanted.config["name"]] = wanted, found, fields
         elif fields := _outdated(wanted, found):
             await _request(connection, wanted, "updated", {**wanted.body, "action": "update"})
             updated.append(f"{wanted.what} ({', '.join(fields)})")
         else:
             differences += _compare(wanted, found)
-    return SetUp(created=tuple(created), updated=tuple(updated), differences=tuple(differences))
+    if outdated and administrator is not None:
+        async with administrator() as admin:
+            for wanted, found, fields in outdated.values():
+                await _update(admin, wanted, found)
+                updated.append(f"{wanted.what} ({', '.join(fields)})")
+        outdated = {}
+    left = tuple(how_to_update(name, fields, wanted.config) for name, (wanted, _, fields) in outdated.items())
+    return SetUp(created=tuple(created), updated=tuple(updated), differences=tuple(differences), outdated=left)
 
 
 async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> tuple[str, ...]:
@@ -144,6 +164,8 @@ async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) ->
         found = await _found(connection, wanted)
         if found is None:
             told.append(f"{wanted.what} is missing: `linestop dev` or `linestop bus init` makes it.")
+        elif fields := _older(wanted, found):
+            told.append(how_to_update(wanted.config["name"], fields, wanted.config))
         elif fields := _outdated(wanted, found):
             told.append(
                 f"{wanted.what} is as an older linestop made it ({', '.join(fields)}): `linestop dev` or "
@@ -187,7 +209,7 @@ async def bus_init(
     except Unreachable as error:
         step = f"{error} Then start a server with this configuration, and run this again."
         return InitResult(server_config=text, set_up=None, reachable=False, next_step=step)
-    return InitResult(server_config=text, set_up=done, next_step=" ".join(done.differences))
+    return InitResult(server_config=text, set_up=done, next_step=" ".join((*done.differences, *done.outdated)))
 
 
 def server_text(
@@ -289,6 +311,19 @@ def _outdated(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
     return fields if wanted.updatable.issuperset(fields) and not _forbidden(wanted, found) else []
 
 
+def _older(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+    """Name the fields of a stream that are as an older linestop made them, if nothing else differs."""
+    fields = _differing(wanted, found)
+    return fields if is_older(str(wanted.config["name"]), fields, found) and not _forbidden(wanted, found) else []
+
+
+async def _update(admin: Connection, wanted: _Wanted, found: Mapping[str, Any]) -> None:
+    try:
+        await update(admin, wanted.config, found)
+    except ApiError as error:
+        raise ConfigError(f"{wanted.what} cannot be brought up to date: {error}") from None
+
+
 def _compare(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
     """Say in a sentence each what differs."""
     differences = [
@@ -329,6 +364,8 @@ def _normal(field: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value
         return value.get("src"), value.get("dest"), value.get("headers_only") or False
     if field in {"subjects", "filter_subjects"}:
         return sorted(value or ())
+    if field == "compression" and value == "none":
+        return None
     # Zero, false, an empty list and a missing field are the same on the wire.
     return value or None
 

@@ -7,28 +7,32 @@ place in the stream, a control message by the cue its event carries.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from linestop.actors.facts import Incoming, Word
-from linestop.actors.opening import task_sha256
+from linestop.actors.facts import Incoming, Space, Word
+from linestop.actors.opening import full, kept_key, key_taken, of_key, task_sha256
 from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
 from linestop.bus.cloud_events import received
-from linestop.bus.ports import Delivery, Publisher, Shared
+from linestop.bus.facts import FactSource
+from linestop.bus.keys import KeyOwner, Keys, run_of_key
+from linestop.bus.ports import Delivery, Log, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
-from linestop.errors import Conflict, InputError, LinestopError
+from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import decode_strict
-from linestop.schemas.events import Cue
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.events import Cue, Opened
+from linestop.schemas.limits import MESSAGE_BYTES_MAX, SPACE_AT_EASE, SPACE_FOR_NEW_WORK
 from linestop.schemas.messages import (
     REPLY_HEADER,
     SIGNED_VERBS,
@@ -41,13 +45,27 @@ from linestop.schemas.messages import (
     stop_said,
 )
 from linestop.schemas.run import Run
-from linestop.schemas.subjects import RunId, TenantId, check_name, parse_control, parse_task, run_id
+from linestop.schemas.subjects import (
+    ControlSubject,
+    RunId,
+    TenantId,
+    check_name,
+    parse_control,
+    parse_task,
+    run_id,
+)
 from linestop.schemas.tools import canonical
 
 LOG = structlog.get_logger("linestop.intake")
 ATTEMPTS_MAX = 5
 RETRY_S = 1.0
 REASON_CHARS_MAX = 400
+UNREADABLE = "unreadable"
+"""Whose dead letters are those of messages that no role can read."""
+
+SPACE_AGE_MAX_S = 0.25
+"""How old the figure of the space may be while there is plenty."""
+
 PAYLOAD_GROWS_MAX = 8
 """How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
 
@@ -59,91 +77,102 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
 
 
-def run_of_key(tenant: str, key: str) -> RunId:
-    """The run that a key stands for: any client can compute it."""
-    return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
-
-
 class TaskIntake:
     """Turns tasks into runs. Belongs to the validator."""
 
-    def __init__(self, shell: Shell, ids: Shared, publisher: Publisher) -> None:
+    def __init__(self, shell: Shell, facts: FactSource, *, keys: Keys, publisher: Publisher) -> None:
         self._shell = shell
-        self._ids = ids
+        self._facts = facts
+        self._keys = keys
         self._publisher = publisher
+        self._validator = next(s for s in shell.stations if s.role.name == "validator")
+        self._in_turn = anyio.Lock()
 
     async def handle(self, delivery: Delivery) -> None:
         """Open (or refuse) the run of one task, then acknowledge it."""
         try:
             subject = parse_task(delivery.subject)
         except InputError as error:
-            await _give_up(self._publisher, delivery, str(error), role="validator")
+            await _give_up(self._publisher, delivery, str(error), role="validator", run=UNREADABLE)
             await _refuse(self._publisher, delivery, str(error))
             return
+        incoming, fresh = _read(subject.agent, delivery)
+        task = _Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
-            run, incoming = await self._identify(subject.tenant, subject.agent, delivery)
-            cue = Cue(kind="task", id=f"task:{delivery.seq}")
-            entry = await self._shell.look(subject.tenant, run, cue, incoming)
-            taken = _taken_by_another(entry.run, incoming)
-            if taken:
-                run = RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
-                incoming = msgspec.structs.replace(incoming, existing_run=entry.run.run)
-                entry = await self._shell.look(subject.tenant, run, cue, incoming)
+            space = await room(self._facts, self._validator.log)
+            # Where room gets short, what one task takes must be known before the next is let in.
+            async with self._in_turn if space.used >= SPACE_AT_EASE else contextlib.nullcontext():
+                reply = await self._open(task)
+        except TooLarge as error:
+            reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be lost
             await _retry(self._publisher, delivery, error, role="validator")
             return
-        if entry.run.opened is None and not entry.run.done:
+        if reply is None:
             await delivery.nak(RETRY_S)
             return
-        # Before anything is waited for: without its lock, the entry is read only in the turn its look ended in.
-        verdict = _verdict(entry.run)
         await delivery.ack()
-        await _reply(self._publisher, delivery, verdict)
+        await _reply(self._publisher, delivery, reply)
 
-    async def _identify(self, tenant: TenantId, agent: str, delivery: Delivery) -> tuple[RunId, Incoming]:
-        """Which run this task is, and the task as far as it can be read."""
-        bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
-        fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
-        try:
-            body, trace = received(delivery.headers, delivery.payload)
-            task = msgspec.json.decode(body, type=Task)
-            if task.run:
-                run_id(task.run)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
-            why = _shown(str(error))
-            problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
-            sha256 = hashlib.sha256(delivery.payload).hexdigest()
-            return fresh, Incoming(agent=agent, sha256=sha256, problem=problem)
-        sha256 = task_sha256(task, agent)
-        incoming = Incoming(agent=agent, sha256=sha256, task=task, trace=trace)
-        if not task.key:
-            return RunId(task.run) if task.run else fresh, incoming
-        run = RunId(task.run) if task.run else run_of_key(tenant, task.key)
-        existing, theirs = await self._claim(tenant, task.key, run, sha256)
-        if theirs == sha256:
-            return existing, incoming
-        refused = RunId(f"r-{hashlib.sha256(f'{existing}:{sha256}'.encode()).hexdigest()[:40]}")
-        return refused, msgspec.structs.replace(incoming, existing_run=existing)
+    async def _open(self, task: _Arrived) -> Reply | None:
+        """Find the task's run and let the validator decide; None if that has to be tried again."""
+        tenant, incoming = task.tenant, task.incoming
+        key = incoming.task.key if incoming.task else ""
+        owner = await self._keys.owner(tenant, key) if key else None
+        run = _first_choice(task, owner)
+        entry = await self._shell.look(tenant, run, task.cue)
+        if entry.run.gave_key_back and key and (owner is None or owner.run == run):
+            # The run that had the key is over; its name is taken for ever.
+            run = task.fresh
+            entry = await self._shell.look(tenant, run, task.cue)
+        elif owner is not None and owner.sha256 != incoming.sha256:
+            return await self._refuse_taken(task, run)
+        if entry.run.n == 0:
+            if no_room := full(await room(self._facts, self._validator.log)):
+                # Nothing may be written to a run that does not exist: the room belongs to those that do.
+                LOG.info("task_refused", tenant=tenant, agent=incoming.agent, reason="no_space")
+                return Reply(status="refused", run=run, sentence=f"{no_room}{of_key(incoming)}")
+            takes = key and (owner is None or owner.run != run) and await self._would_open(entry.run, incoming)
+            if takes and not await self._keys.take(tenant, key, run=run, sha256=incoming.sha256, before=owner):
+                return await self._lost_key(task, owner)
+        entry = await self._shell.look(tenant, run, task.cue, incoming)
+        if _taken_by_another(entry.run, incoming):
+            return await self._refuse_taken(task, run)
+        return _verdict(entry.run, incoming)
 
-    async def _claim(self, tenant: str, key: str, run: RunId, sha256: str) -> tuple[RunId, str]:
-        """Give ``key`` this run unless it has one, for ever; return whose it is: run and task digest."""
-        name = f"{tenant}.{hashlib.sha256(key.encode()).hexdigest()}"
-        try:
-            await self._ids.create(name, msgspec.json.encode([run, sha256]))
-        except Conflict:
-            found = await self._ids.get(name)
-            if found is None:
-                raise
-            owner, digest = msgspec.json.decode(found.value, type=tuple[str, str])
-            return RunId(owner), digest
-        return run, sha256
+    async def _would_open(self, run: Run, incoming: Incoming) -> bool:
+        """Whether the validator would let the task in at this moment: only then it takes its key."""
+        role, now = self._validator.role, self._shell.config.now()
+        facts = await self._facts.gather(run, role, now, (incoming,))
+        return isinstance(role.decide(run, Cue(kind="task"), facts, now), Opened)
+
+    async def _lost_key(self, task: _Arrived, before: KeyOwner | None) -> Reply | None:
+        """Another task took the key first: look again, unless the bucket cannot move keys at all."""
+        assert task.incoming.task is not None
+        now = await self._keys.owner(task.tenant, task.incoming.task.key)
+        if before is None or now is None or now.revision != before.revision:
+            return None
+        sentence = "The key's run is over and gave it back, but the bucket 'ids' of an older linestop moves no key"
+        return Reply(
+            status="refused", run=before.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
+        )
+
+    async def _refuse_taken(self, task: _Arrived, run: RunId) -> Reply:
+        """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
+        incoming = msgspec.structs.replace(task.incoming, existing_run=run)
+        refusal = RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
+        entry = await self._shell.look(task.tenant, refusal, task.cue)
+        if entry.run.n > 0 or not full(await room(self._facts, self._validator.log)):
+            await self._shell.look(task.tenant, refusal, task.cue, incoming)
+        return Reply(status="refused", run=refusal, sentence=key_taken(run))
 
 
 class ControlIntake:
     """Turns people's and services' words into events. Belongs to the approver; stops belong to everybody."""
 
-    def __init__(self, shell: Shell, publisher: Publisher, people: Mapping[str, Person]) -> None:
+    def __init__(self, shell: Shell, facts: FactSource, *, publisher: Publisher, people: Mapping[str, Person]) -> None:
         self._shell = shell
+        self._facts = facts
         self._publisher = publisher
         self._people = people
 
@@ -166,10 +195,12 @@ class ControlIntake:
             signer = self._signer(subject.tenant, subject.run, verb, control)
         except (InputError, ValueError, RecursionError) as error:
             sentence = f"The control message cannot be read: {_shown(str(error))}."
-            await _give_up(self._publisher, delivery, sentence, role=role)
+            await _give_up(self._publisher, delivery, sentence, role=role, run=UNREADABLE)
             await _refuse(self._publisher, delivery, sentence)
             return
-        cue = Cue(kind="control", id=f"control:{delivery.seq}")
+        kind = "client" if subject.by_client else "control"
+        # The two streams count apart, and a word is known by its place.
+        cue = Cue(kind="control", id=f"{kind}:{delivery.seq}")
         word = Word(
             verb=verb,
             control=control,
@@ -178,17 +209,29 @@ class ControlIntake:
             trusted=subject.verb == "reply" or bool(signer),
         )
         try:
-            entry = await self._shell.look(subject.tenant, subject.run, cue, word, fresh=True)
+            reply = await self._refused_for_room(subject)
+            if reply is None:
+                entry = await self._shell.look(subject.tenant, subject.run, cue, word, fresh=True)
+                agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
+                reply = self._outcome(entry, word, cue, agent)
         except Exception as error:  # noqa: BLE001 - whatever it is, a stop must not be lost
             await _retry(self._publisher, delivery, error, role=role)
             return
-        agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
-        reply = self._outcome(entry, word, cue, agent)
         if reply is None:
             await delivery.nak(RETRY_S)
             return
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
+
+    async def _refused_for_room(self, subject: ControlSubject) -> Reply | None:
+        """The refusal of a stop of a run that does not exist, where room is short: without room it cannot begin."""
+        log = self._shell.stations[0].log
+        if subject.verb != "stop" or (await room(self._facts, log)).used < SPACE_FOR_NEW_WORK:
+            return None
+        if await log.head(subject.tenant, subject.run) is not None:
+            return None
+        sentence = f"There is no run '{subject.run}', so there is nothing to stop. {full(self._facts.space)}"
+        return Reply(status="refused", run=subject.run, sentence=sentence)
 
     def _outcome(self, entry: CachedRun, word: Word, cue: Cue, agent: AgentVersion | None) -> Reply | None:
         """What to answer; None if the word neither became an event nor has a reason why it cannot."""
@@ -218,17 +261,68 @@ class ControlIntake:
         return person.name
 
 
+class _Arrived(msgspec.Struct, frozen=True):
+    """A task at the door: whose, what, which run it is where nothing else names one, and what its events cite."""
+
+    tenant: TenantId
+    incoming: Incoming
+    fresh: RunId
+    cue: Cue
+
+
+def _read(agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
+    """Read the task as far as it can be read, and name a run after its place in the stream."""
+    bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
+    fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
+    try:
+        body, trace = received(delivery.headers, delivery.payload)
+        task = msgspec.json.decode(body, type=Task)
+        if task.run:
+            run_id(task.run)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
+        why = _shown(str(error))
+        problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
+        sha256 = hashlib.sha256(delivery.payload).hexdigest()
+        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
+    return Incoming(agent=agent, sha256=task_sha256(task, agent), task=task, trace=trace), fresh
+
+
+def _first_choice(task: _Arrived, owner: KeyOwner | None) -> RunId:
+    """The run that a task is: that of its key, else the one it names, else one of its own."""
+    said = task.incoming.task
+    if owner is not None:
+        return owner.run
+    if said is not None and said.run:
+        return RunId(said.run)
+    return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
+
+
+async def room(facts: FactSource, log: Log) -> Space:
+    """How much room there is: read now, unless there was plenty a moment ago."""
+    if facts.space.used < SPACE_AT_EASE and facts.space_age_s < SPACE_AGE_MAX_S:
+        return facts.space
+    try:
+        return await facts.room(log)
+    except LinestopError as error:
+        # A figure that cannot be had holds nothing up, least of all a stop.
+        LOG.warning("space_not_read", error=str(error))
+        return facts.space
+
+
 def _taken_by_another(run: Run, incoming: Incoming) -> bool:
     """Whether the run was opened for another task than this one."""
     return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256
 
 
-def _verdict(run: Run) -> Reply:
+def _verdict(run: Run, incoming: Incoming) -> Reply | None:
+    """What became of the task of a run; None if that is not known yet."""
+    if run.opened is None and not run.done:
+        return None
     if run.opened is not None:
         return Reply(status="opened", run=run.run)
     if run.refused is not None:
         return Reply(status="refused", run=run.run, sentence=run.refused.sentence)
-    return Reply(status="refused", run=run.run, sentence="The run was stopped before it began.")
+    return Reply(status="refused", run=run.run, sentence=f"The run was stopped before it began.{kept_key(incoming)}")
 
 
 def require_size(control: Control) -> None:
@@ -268,15 +362,17 @@ async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, 
     await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {_shown(str(error))}.")
 
 
-async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any) -> None:  # noqa: ANN401
-    """Keep what cannot be handled as a dead letter, then never see it again."""
+async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any, run: str = "") -> None:  # noqa: ANN401
+    """Keep what cannot be handled as a dead letter, then never see it again.
+
+    What was sent wrong goes to one subject for all, of which the stream keeps a bounded number.
+    """
     tokens = delivery.subject.split(".")
-    run = f"seq-{delivery.seq}"
-    try:
-        tenant = check_name("tenant", tokens[1])
-    except (InputError, IndexError):
-        # A sender may write any subject; a letter that cannot be addressed would come back for ever.
-        tenant = "unknown"
+    tenant = "unknown"
+    if not run:
+        run = f"seq-{delivery.seq}"
+        with contextlib.suppress(InputError, IndexError):
+            tenant = check_name("tenant", tokens[1])
     payload = delivery.payload.decode(errors="replace")
     fields = {"reason": _shown(reason), "subject": delivery.subject, "attempt": delivery.attempt}
     letter = canonical({**fields, "payload": payload})

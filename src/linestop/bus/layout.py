@@ -8,6 +8,9 @@ RUNS: Final = "RUNS"
 FORKS: Final = "FORKS"
 TASKS: Final = "TASKS"
 CONTROL: Final = "CONTROL"
+CLIENTS: Final = "CLIENTS"
+"""Control messages from the credential ``client``: a limit of their own, so that no service can keep people out."""
+
 OUTCOMES: Final = "OUTCOMES"
 ALERTS: Final = "ALERTS"
 TIMERS: Final = "TIMERS"
@@ -36,9 +39,11 @@ def role_consumer(role: str) -> str:
     return f"role_{role}"
 
 
-def control_consumer(role: str) -> str:
-    """Name the durable on CONTROL through which a role sees what people want."""
-    return f"control_{role}"
+STOPS_CONSUMERS: Final = ((CONTROL, "control_stops"), (CLIENTS, "client_stops"))
+"""The stops of people, roles and clients. Every process pulls them, so that any one of them carries a stop out."""
+
+REQUESTS_CONSUMERS: Final = ((CONTROL, "control_approver"), (CLIENTS, "client_requests"))
+"""All other control messages: the approver's, as (stream, consumer)."""
 
 
 def bucket_stream(bucket: str) -> str:

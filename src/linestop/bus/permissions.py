@@ -21,13 +21,15 @@ import msgspec
 
 from linestop.bus import api, layout
 from linestop.bus.streams import consumers, streams
-from linestop.schemas.subjects import ACTORS, ROLES, RoleName
+from linestop.schemas import subjects
+from linestop.schemas.subjects import ACTORS, ROLES, RoleName, Verb
 
 CredentialName = Literal[RoleName, "client", "watcher", "fork", "bootstrap"]
 CREDENTIALS: Final[tuple[CredentialName, ...]] = (*ROLES, "client", "watcher", "fork", "bootstrap")
 
 Act = Literal["publish", "subscribe"]
 SELF: Final = "{self}"
+CLIENT_VERBS: Final[tuple[Verb, ...]] = ("stop", "pause", "resume", "answer")
 
 
 class Right(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +80,7 @@ def _keys(kind: str) -> str:
 
 
 _EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
-_ROLE_FEED, _ROLE_CONTROL = layout.role_consumer(SELF), layout.control_consumer(SELF)
+_ROLE_FEED = layout.role_consumer(SELF)
 
 
 def _row(act: Act, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
@@ -89,6 +91,7 @@ TABLE: Final[tuple[Right, ...]] = (
     # The run log.
     _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
     _row("publish", _reads(layout.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
+    _row("publish", (api.stream_info(layout.OUTCOMES),), holders=ROLES, why="see whether runs have room to end"),
     _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),
     _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
     _row("publish", _pulls(layout.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
@@ -116,22 +119,28 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        ("control.>",),
+        tuple(subjects.control_filter(verb) for verb in subjects.VERBS),
         holders=("operator",),
         why="decide as a person: approve, deny, edit, resolve and all below",
     ),
     _row(
         "publish",
-        ("control.*.*.stop", "control.*.*.pause", "control.*.*.resume", "control.*.*.answer"),
+        tuple(subjects.control_filter(verb) for verb in CLIENT_VERBS),
         holders=("client",),
-        why="stop, pause, resume and answer",
+        why="stop, pause, resume and answer (stored under `clients.`, with a limit of its own)",
     ),
     _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
     _row(
         "publish",
-        _pulls(layout.CONTROL, _ROLE_CONTROL),
+        tuple(subject for durable in layout.STOPS_CONSUMERS for subject in _pulls(*durable)),
         holders=ACTORS,
-        why="see stops, and for the approver what people decide",
+        why="carry out stops",
+    ),
+    _row(
+        "publish",
+        tuple(subject for durable in layout.REQUESTS_CONSUMERS for subject in _pulls(*durable)),
+        holders=("approver",),
+        why="see what people decide and clients ask",
     ),
     _row(
         "publish",
@@ -190,7 +199,7 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         (layout.bucket_key(layout.IDS_BUCKET, ">"),),
         holders=("validator",),
-        why="give a key its run, for ever",
+        why="give a key its run",
     ),
     _row(
         "publish",

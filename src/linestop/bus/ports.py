@@ -63,6 +63,13 @@ Meanwhile = Callable[[], None]
 """What to do in the time that an append takes; what it raises, the append raises."""
 
 
+class Fill(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a stream is, 0.0 to 1.0 (0.0 where no limit is set)."""
+
+    stream: str
+    used: float
+
+
 class Log(Protocol):
     """The run log as one credential sees it."""
 
@@ -113,8 +120,8 @@ class Log(Protocol):
         """Whether the log has more than one replica: then an acknowledgement does not prove the head."""
         ...
 
-    async def space_used(self) -> float:
-        """How full the log is, its long texts included: 0.0 to 1.0 (0.0 where no limit is set)."""
+    async def fullest(self) -> Fill:
+        """Which of the streams that a run needs has the least room: the log, or its long texts, outcomes, timers."""
         ...
 
 

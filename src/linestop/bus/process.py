@@ -139,6 +139,11 @@ class NatsProcess:
             self._signal(signal.SIGKILL)
             await self.wait()
 
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        if self.pid:
+            self._signal(signal.SIGHUP)
+
     def last_words(self) -> str:
         """Return the reason the server logged last, for a message to a person."""
         try:

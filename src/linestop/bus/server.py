@@ -17,23 +17,25 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, cast
 
 import msgspec
 
-from linestop.bus.accounts import accounts
+from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.checkpoints import ensure_checkpoint_key
+from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server_config import Listen, SyncInterval, server_config
 from linestop.bus.streams import DEFAULT_SPACE, Space
-from linestop.errors import ConfigError, Unreachable
+from linestop.errors import ConfigError, PermissionDenied, Unreachable
 
 CRASHES_MAX: Final = 5
 CRASH_WINDOW_S: Final = 60.0
@@ -43,6 +45,8 @@ LOCK_WAIT_S: Final = 2.0
 """A server outlives a killed parent by a moment; that is no reason to refuse a new start."""
 
 PORT_TRIES_MAX: Final = 5
+ADMIN: Final = "administrator"
+ADMIN_WITHIN_S: Final = 10.0
 PORT_FILE: Final = "port"
 """It shows whose a directory is, too: no other broker's has one."""
 
@@ -114,6 +118,24 @@ class EmbeddedServer:
         self._running()
         return self._credentials[name]
 
+    @contextlib.asynccontextmanager
+    async def administrator(self) -> AsyncGenerator[Connection]:
+        """Connect as a user who may do anything to the streams; the server knows him only while the block runs.
+
+        Raises:
+            Unreachable: if the server does not take him in time.
+        """
+        process = self._running()
+        who = Credential(url=self.url, user=cast("CredentialName", ADMIN), password=secrets.token_urlsafe(32))
+        self._write_config(process.port, administrator=who)
+        process.reload()
+        try:
+            async with await _accepted(who) as connection:
+                yield connection
+        finally:
+            self._write_config(process.port)
+            process.reload()
+
     async def start(self) -> None:
         """Start the server, return when it is ready, and keep it running until ``stop``.
 
@@ -183,19 +205,30 @@ class EmbeddedServer:
         assert self._lock is not None, "the lock is taken before anything is written"
         self._credentials = ensure_credentials(self.directory, f"nats://127.0.0.1:{port}")
         ensure_checkpoint_key(self.directory / "credentials")
-        config_file, log_file = self.directory / "nats.conf", self.directory / "nats.log"
+        self._write_config(port)
+        # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
+        return NatsProcess(self._config_file, self._log_file, port=port, inherit=(self._lock,))
+
+    def _write_config(self, port: int, *, administrator: Credential | None = None) -> None:
         listen = Listen(
             port=port,
             store_dir=self.directory / "jetstream",
             file_store_bytes_max=self.options.space.total,
             sync_interval=self.options.sync_interval,
-            log_file=log_file,
+            log_file=self._log_file,
         )
-        write_private(
-            config_file, server_config(listen, accounts(passwords_of(self._credentials), self.options.access))
-        )
-        # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
-        return NatsProcess(config_file, log_file, port=port, inherit=(self._lock,))
+        section = accounts(passwords_of(self._credentials), self.options.access)
+        if administrator is not None:
+            section[STREAMS_ACCOUNT]["users"] = [{"user": administrator.user, "password": administrator.password}]
+        write_private(self._config_file, server_config(listen, section))
+
+    @property
+    def _config_file(self) -> Path:
+        return self.directory / "nats.conf"
+
+    @property
+    def _log_file(self) -> Path:
+        return self.directory / "nats.log"
 
     async def _supervise(self) -> None:
         """Start the server again whenever it ends by itself, at most ``CRASHES_MAX`` times a minute."""
@@ -234,6 +267,18 @@ class EmbeddedServer:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+async def _accepted(who: Credential) -> Connection:
+    """Connect as soon as the server has read who that is."""
+    deadline = time.monotonic() + ADMIN_WITHIN_S
+    while True:
+        try:
+            return await connect(who, name="linestop administrator")
+        except PermissionDenied:
+            if time.monotonic() > deadline:
+                raise Unreachable(f"nats-server did not read its new configuration in {ADMIN_WITHIN_S:g} s.") from None
+        await asyncio.sleep(0.05)
 
 
 async def _take_lock(directory: Path) -> int:

@@ -12,8 +12,13 @@ Why what is as it is:
 - TASKS and RUNS's ``feed`` are delivered without limit: a task or the archive is not given up because a
   process was killed five times. A wake of a role is only a hint, so it is given up after five deliveries,
   recorded in ADVISORIES, and the sweep looks at the run instead.
-- Each role has its own durable on CONTROL, so that a stop is seen by every role that is alive and becomes
-  ``stopped`` through whichever appends first. The other verbs go to the approver alone, the door for people.
+- CONTROL and CLIENTS keep a message only until it is acknowledged (``interest``), so what was handled takes no
+  space. The broker stores under ``clients.`` what the credential ``client`` sends on ``control.``: a service that
+  floods its stream keeps no person from theirs. Stops have a durable of their own in each, which every process
+  pulls; the other verbs go to the approver alone, the door for people. No two durables share a message, so none
+  keeps one that another has handled.
+- DEAD drops the oldest letters when full, and one subject has a bounded number: whoever sends nonsense pushes out
+  nonsense only.
 - The server republishes what RUNS, OUTCOMES and ALERTS have stored under ``live.>``: watching needs no consumer, and
   nobody may create one.
 """
@@ -27,8 +32,14 @@ import msgspec
 
 from linestop.bus import layout
 from linestop.schemas import subjects
-from linestop.schemas.limits import ACK_SOON_S, BLOB_PART_BYTES, MESSAGE_BYTES_MAX
-from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.schemas.limits import (
+    ACK_SOON_S,
+    BLOB_PART_BYTES,
+    CONTROL_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    STOP_ACK_S,
+)
+from linestop.schemas.subjects import VERBS, RoleName
 
 SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
@@ -36,6 +47,9 @@ MIB: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8 * 1024
 RUNS_KEPT_NS: Final = 90 * DAY_NS
 """Longer than the longest run (30 days), so that no open run ever loses its beginning."""
+
+DEAD_A_SUBJECT_MAX: Final = 64
+"""Dead letters of one run and role, or of all that a role could not address."""
 
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
@@ -74,7 +88,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """What a single server must be allowed to store, with some room for its own bookkeeping."""
-        return self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 12 * self.small
+        return self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
 
 
 DEFAULT_SPACE: Final = Space()
@@ -84,7 +98,11 @@ def streams(space: Space = DEFAULT_SPACE, *, replicas: int = 1) -> tuple[StreamS
     """Return all streams and buckets, for one server or for a cluster."""
     specs = (*_log_streams(space), *_queue_streams(space), *_buckets(space))
     return tuple(
-        StreamSpec(name=spec.name, config={**spec.config, "name": spec.name, "num_replicas": replicas})
+        # Not compressed: a replica that is killed would lose messages of a compressed stream (nats-server 2.15.1).
+        StreamSpec(
+            name=spec.name,
+            config={**spec.config, "name": spec.name, "num_replicas": replicas, "compression": "none"},
+        )
         for spec in specs
     )
 
@@ -105,7 +123,7 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
     timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=soon)
     given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
     own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
-    return (feed, sealed, tasks, timers, given_up, *(_control(role) for role in ACTORS), *own)
+    return (feed, sealed, tasks, timers, given_up, *_control(), *own)
 
 
 def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
@@ -152,7 +170,6 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
             **_WRITE_ONCE,
             max_bytes=space.runs,
             max_msg_size=message,
-            compression="s2",
             republish={"src": "runs.>", "dest": "live.runs.>"},
         ),
         _spec(
@@ -161,7 +178,6 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
             **_WRITE_ONCE,
             max_bytes=space.forks,
             max_msg_size=message,
-            compression="s2",
         ),
         _spec(
             layout.OUTCOMES,
@@ -177,7 +193,6 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
             **_WRITE_ONCE,
             max_bytes=space.blobs,
             max_msg_size=BLOB_PART_BYTES + HEADER_BYTES_MAX,
-            compression="s2",
         ),
     )
 
@@ -186,6 +201,13 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
     common: Config = {"storage": "file", "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": True}
     message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
     small: Config = {**common, "max_bytes": space.small, "max_msg_size": message, "retention": "limits"}
+    control: Config = {
+        **small,
+        "retention": "interest",
+        "discard": "new",
+        "max_age": 7 * DAY_NS,
+        "max_msg_size": CONTROL_BYTES_MAX + HEADER_BYTES_MAX,
+    }
     return (
         _spec(
             layout.TASKS,
@@ -197,7 +219,8 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             max_bytes=space.tasks,
             max_msg_size=message,
         ),
-        _spec(layout.CONTROL, ["control.>"], **small, discard="new", max_age=7 * DAY_NS),
+        _spec(layout.CONTROL, ["control.>"], **control),
+        _spec(layout.CLIENTS, ["clients.>"], **control),
         _spec(
             layout.ALERTS,
             ["alerts.>"],
@@ -206,7 +229,14 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             max_age=30 * DAY_NS,
             republish={"src": "alerts.>", "dest": "live.alerts.>"},
         ),
-        _spec(layout.DEAD, ["dead.>"], **small, discard="new", max_age=90 * DAY_NS),
+        _spec(
+            layout.DEAD,
+            ["dead.>"],
+            **small,
+            discard="old",
+            max_age=90 * DAY_NS,
+            max_msgs_per_subject=DEAD_A_SUBJECT_MAX,
+        ),
         _spec(
             layout.TIMERS,
             ["timers.set.>", "timers.fire.>"],
@@ -224,8 +254,8 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
     """Return the key-value buckets, laid out as every NATS client expects them."""
     return (
         _bucket(layout.AGENTS_BUCKET, space, history=64),
-        # A key is given its run once and for ever: not even the validator may move it.
-        _bucket(layout.IDS_BUCKET, space, history=1, discard_new_per_subject=True),
+        # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
+        _bucket(layout.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS),
         _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
         _bucket(layout.WORKERS_BUCKET, space, history=1),
@@ -253,14 +283,17 @@ def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec
     return _spec(layout.bucket_stream(name), [layout.bucket_key(name, ">")], **{**config, **more})
 
 
-def _control(role: RoleName) -> ConsumerSpec:
-    """Return the durable through which ``role`` sees what people want; stops only, but for the approver.
-
-    The approver gets whatever is said on ``control.>``, so that somebody answers a verb that does not exist.
-    """
-    filters = ["control.>"] if role == "approver" else [subjects.control_filter("stop")]
-    soon = int(ACK_SOON_S * SECOND_NS)
-    return _pull(layout.CONTROL, layout.control_consumer(role), filters, ack_wait=soon)
+def _control() -> Iterable[ConsumerSpec]:
+    """Return the durables through which stops, and everything else that people and clients want, are seen."""
+    stops = subjects.control_filter("stop")
+    others = [subjects.control_filter(verb) for verb in VERBS if verb != "stop"]
+    for filters, ack_wait_s, durables in (
+        ([stops], STOP_ACK_S, layout.STOPS_CONSUMERS),
+        (others, ACK_SOON_S, layout.REQUESTS_CONSUMERS),
+    ):
+        for stream, name in durables:
+            mine = filters if stream == layout.CONTROL else [subjects.by_client(each) for each in filters]
+            yield _pull(stream, name, mine, ack_wait=int(ack_wait_s * SECOND_NS))
 
 
 def _spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 import msgspec
+import structlog
 
 from linestop.agent_files import load_agents
 from linestop.bus import layout
@@ -30,6 +31,7 @@ from linestop.bus.host import Host, HostConfig, make_role, role_filters, utc_now
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
+from linestop.bus.migrate import Administrator
 from linestop.bus.permissions import CredentialName
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from linestop.bus.archive import Archive
     from linestop.bus.spans import Spans
 
+LOG = structlog.get_logger("linestop.setup")
 BEAT_EVERY_S: Final = 5.0
 READY_WITHIN_S: Final = 30.0
 RETRY_S: Final = 0.25
@@ -121,10 +124,12 @@ async def prepare(
     *,
     space: Space = DEFAULT_SPACE,
     on_wait: Callable[[str], None] | None = None,
+    administrator: Administrator | None = None,
 ) -> tuple[str, ...]:
     """Create streams and consumers; ``roles`` are those that run in processes of their own.
 
-    Returns the consumers that an older linestop made, and that were brought up to date.
+    Returns the consumers that an older linestop made, and that were brought up to date; with an ``administrator`` its
+    streams, too. Without one, a warning is logged that says what the broker's administrator has to do.
 
     ``on_wait`` is told once why it takes longer, if the broker does not answer at first.
 
@@ -137,7 +142,8 @@ async def prepare(
         while True:
             try:
                 async with await connect(bootstrap, name="linestop set-up") as connection:
-                    done = await set_up(connection, BusLayout(space=space, wakes=wakes))
+                    bus = BusLayout(space=space, wakes=wakes)
+                    done = await set_up(connection, bus, administrator=administrator)
             except Unreachable as error:
                 if on_wait is not None:
                     on_wait(f"{error} Trying for {READY_WITHIN_S:g} s …")
@@ -145,6 +151,8 @@ async def prepare(
                 await anyio.sleep(RETRY_S)
             else:
                 done.require_no_differences()
+                for sentence in done.outdated:
+                    LOG.warning("stream_outdated", sentence=f"warning: {sentence}")
                 return done.updated
     raise Unreachable(f"The broker at {bootstrap.url} was not ready within {READY_WITHIN_S:g} s.")
 

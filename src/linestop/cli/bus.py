@@ -76,6 +76,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
     if result.set_up is not None:
         created, updated = len(result.set_up.created), ", ".join(result.set_up.updated) or "none"
         click.echo(f"{created} streams and consumers created; brought up to date: {updated}.", err=True)
+        click.echo("".join(f"warning: {sentence}\n" for sentence in result.set_up.outdated), err=True, nl=False)
         result.set_up.require_no_differences()
         click.echo(f"{url} is ready.", err=True)
         return

@@ -26,7 +26,9 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import compare
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.ports import Fill
 from linestop.bus.process import server_program
+from linestop.bus.streams import streams
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
@@ -37,11 +39,13 @@ from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK
 
 PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
+SPACE_TO_WARN: Final = 0.75
 BEAT_LATE_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 LEVEL_WIDTH: Final = 9
@@ -56,6 +60,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     level: Level
     sentence: str
     code: str = ""
+
+
+class _Limit(msgspec.Struct, frozen=True):
+    max_bytes: int = -1
+
+
+class _State(msgspec.Struct, frozen=True):
+    bytes: int = 0
+
+
+class _StreamInfo(msgspec.Struct, frozen=True):
+    config: _Limit
+    state: _State
 
 
 class Warn(Exception):  # noqa: N818 - a finding, not a failure
@@ -237,6 +254,7 @@ async def _broker(project: Project) -> list[Finding]:
         async with await connect(credential, name="linestop doctor") as connection:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}"))
             found.append(await _looked("streams", lambda: _streams(connection)))
+            found.append(await _looked("space", lambda: space(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
         found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
@@ -272,6 +290,28 @@ async def _switches(project: Project) -> str:
     if closed:
         raise Warn(closed_sentence(closed))
     return "none is closed"
+
+
+async def space(connection: Connection) -> str:
+    """Say how full each stream is, the fullest first.
+
+    Raises:
+        LinestopError: one is so full that new work is refused, or so will something else be.
+        Warn: one is fuller than three quarters.
+    """
+    fills = sorted([await _fill(connection, spec.name) for spec in streams()], key=lambda fill: -fill.used)
+    said = ", ".join(f"{fill.stream} {fill.used:.0%}" for fill in fills)
+    if fills[0].used >= SPACE_FOR_NEW_WORK:
+        raise LinestopError(f"{said}; what a full stream means and how to make room: docs/operations.md")
+    if fills[0].used >= SPACE_TO_WARN:
+        raise Warn(f"{said}; make room before {fills[0].stream} is at {SPACE_FOR_NEW_WORK:.0%}: docs/operations.md")
+    return said
+
+
+async def _fill(connection: Connection, stream: str) -> Fill:
+    reply = msgspec.convert(await connection.ask(api.stream_info(stream)), _StreamInfo)
+    limit = reply.config.max_bytes
+    return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
 
 
 async def _clock(connection: Connection) -> str:

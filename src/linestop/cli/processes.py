@@ -163,7 +163,7 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
     async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
         with hold_name(project.directory, name) as lock:
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
-            _say_updated(await prepare(credentials["bootstrap"], ()))
+            _say_updated(await prepare(credentials["bootstrap"], (), administrator=server.administrator))
             await deploy(credentials["operator"], agents)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
                 where = f"{server.url}, log and streams in {project.directory}"

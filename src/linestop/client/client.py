@@ -85,7 +85,7 @@ class Client(Looking):
     ) -> Submitted:
         """Give an agent a task. On return the broker has it: it will be done or refused, whatever crashes.
 
-        ``key`` makes it idempotent for ever: the same key with the same task is the same run. With
+        ``key`` makes it idempotent: the same key with the same task is the same run. With
         ``wait_opened`` the answer says whether the task was let in; without, or if nobody answers within 10
         seconds, it is ``kept``. ``scope`` and ``limits`` only take away from what the agent may do.
 

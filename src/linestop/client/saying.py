@@ -125,7 +125,7 @@ def _run_for(tenant: TenantId, task: Task) -> RunId:
     """The run a task will be: its key's, else a fresh one."""
     if task.key:
         # Imported here because it takes half of the actors along, and few tasks have keys.
-        from linestop.bus.intake import run_of_key  # noqa: PLC0415
+        from linestop.bus.keys import run_of_key  # noqa: PLC0415
 
         return run_of_key(tenant, task.key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))

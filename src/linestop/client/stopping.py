@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from linestop.actors.facts import Space
+from linestop.actors.opening import full
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import header_block
@@ -41,13 +43,15 @@ class DirectStop:
         """Stop the run as ``control`` says; return it with its stop, and whether somebody else had stopped it before.
 
         Raises:
-            Refused: the run is over by other means.
+            Refused: the run is over by other means, or does not exist and cannot begin for lack of room.
             TimedOut: the run moved all the time, and nobody who works on it answered either.
             Unreachable: the broker does not answer; whether the stop is stored is not known.
         """
         state = Run(tenant, run)
         # Nothing read here is proof: a replica's old answer only costs a refusal that names the real head.
         await catch_up(self._log, state)
+        if state.n == 0 and await self._log.head(tenant, run) is None:
+            await self._require_room(run)
         before = state.stopped is not None
 
         def stop(at: Run) -> Stopped:
@@ -63,6 +67,12 @@ class DirectStop:
             raise Refused(f"Run '{run}' is over ({status}); there is nothing to stop.")
         self._hint(tenant, run)
         return state, before or not is_of(state, control)
+
+    async def _require_room(self, run: RunId) -> None:
+        """Refuse to write to a run that does not exist where the room is for those that do."""
+        fill = await self._log.fullest()
+        if no_room := full(Space(used=fill.used, stream=fill.stream)):
+            raise Refused(f"There is no run '{run}', so there is nothing to stop. {no_room}")
 
     def _hint(self, tenant: TenantId, run: RunId) -> None:
         """Let the actors settle and seal it now and not at the next sweep."""

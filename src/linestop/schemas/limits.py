@@ -133,6 +133,9 @@ EVENTS_RESERVED = 50
 """The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
 
 MESSAGE_BYTES_MAX = 256 * 1024
+CONTROL_BYTES_MAX = 64 * 1024
+"""The largest control message: an approval has 1 KB, edited arguments and reported events may be longer."""
+
 INLINE_BYTES_MAX = 32 * 1024
 """A text longer than this is stored as a blob and named in the event by its digest."""
 
@@ -150,6 +153,9 @@ EFFECT_AFTER_ACK_S = 0.1
 HEAD_CHECK_S = 5.0
 """How often a performer reads the head again while it performs."""
 
+STOP_ACK_S = 1.0
+"""How soon a stop comes to another process when the one that had it hangs."""
+
 ACK_SOON_S = 2.0
 """How soon a task, a person's word or a timer comes to another process when the one that had it was killed."""
 
@@ -166,7 +172,14 @@ BREAKER_FAILURES = 5
 BREAKER_WINDOW_S = 60.0
 BREAKER_OPEN_S = 60.0
 SPACE_FOR_NEW_WORK = 0.9
-"""New work is refused when the run log is this full; the rest belongs to stops, facts and seals."""
+"""Nothing is written to a run that does not exist yet when a stream it needs is this full: no task is let in, and no
+refusal or stop of an absent run takes the room that open runs need."""
+
+SPACE_FOR_STARTS = 0.95
+"""Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
+
+SPACE_AT_EASE = 0.5
+"""Below this much the space is looked at now and then; above it before each task is let in, one at a time."""
 
 TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""

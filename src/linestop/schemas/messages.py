@@ -20,8 +20,9 @@ REPLY_HEADER = "Linestop-Reply"
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task for an agent, published on ``tasks.<tenant>.<agent>``.
 
-    ``key`` makes it idempotent for ever: the same key with the same task is the same run, with another task
-    it is refused. ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
+    ``key`` makes it idempotent: the same key with the same task is the same run, with another task it is refused, for
+    as long as the run's log is kept. A run that was refused, or ended before anything of it started, gives its key
+    back. ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
     ``scope`` names the tools this task may use at most. ``material`` is what the task is about and somebody else
     wrote (a customer's letter, a document): it is shown to the model as data and is no trusted origin of anything.
     """

@@ -24,9 +24,12 @@ from linestop.schemas.events import (
     AnyEvent,
     Compacted,
     Denied,
+    EffectStarted,
     Held,
+    ModelStarted,
     Opened,
     Paused,
+    Proposed,
     Queued,
     Refused,
     Resolved,
@@ -177,6 +180,17 @@ class Run:
     def full(self) -> bool:
         """Whether it has all of its events: beyond them there are only facts, stop, settling and seal."""
         return self.n >= self.limits.events_max
+
+    @property
+    def gave_key_back(self) -> bool:
+        """Whether the key of its task may stand for another run: refused, or over before anything of it started.
+
+        Not if a person stopped it before its task came: that task must not run under another name.
+        """
+        if self.opened is None:
+            return self.refused is not None and self.stopped is None
+        begun = (ModelStarted, EffectStarted, Proposed)
+        return self.done and not any(isinstance(entry.event, begun) for entry in self.entries)
 
     def active_s(self, now: datetime, performing: Collection[int] = ()) -> float:
         """Seconds that the run has worked (``schemas.active``).

@@ -3,7 +3,7 @@
 ::
 
     tasks.<tenant>.<agent>                     a task from any service
-    control.<tenant>.<run>.<verb>              what people and services want of a run
+    control.<tenant>.<run>.<verb>              what people and services want of a run (stored as clients.… from clients)
     runs.<tenant>.<run>.<role>.<event>.<n>     the run log
     forks.<tenant>.<run>.<role>.<event>.<n>    the log of a fork
     outcomes.<tenant>.<agent>.<run>            one message a run, when it is sealed
@@ -69,7 +69,7 @@ _LOG = (_TENANT, _RUN, f"role={_ROLE}", f"event={NAME_PATTERN}", f"n={_N}")
 _RUN_EVENT = _grammar("runs", *_LOG)
 _FORK_EVENT = _grammar("forks", *_LOG)
 _TASK = _grammar("tasks", _TENANT, _AGENT)
-_CONTROL = _grammar("control", _TENANT, _RUN, f"verb={NAME_PATTERN}")
+_CONTROL = _grammar("from=control|clients", _TENANT, _RUN, f"verb={NAME_PATTERN}")
 _OUTCOME = _grammar("outcomes", _TENANT, _AGENT, _RUN)
 _DELTA = _grammar("deltas", _TENANT, _RUN, f"turn={_N}", f"attempt={_N}")
 _ALERT = _grammar("alerts", _TENANT, f"kind={NAME_PATTERN}")
@@ -97,11 +97,12 @@ class TaskSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControlSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted of which run."""
+    """What is wanted of which run. ``by_client``: the broker knows it from the credential ``client``."""
 
     tenant: TenantId
     run: RunId
     verb: Verb
+    by_client: bool = False
 
 
 class OutcomeSubject(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +226,11 @@ def control_filter(verb: Verb) -> str:
     return f"control.*.*.{verb}"
 
 
+def by_client(subject: str) -> str:
+    """Build the subject or filter under which the broker stores a control message of the credential ``client``."""
+    return f"clients.{subject.removeprefix('control.')}"
+
+
 def outcome(tenant: TenantId, agent: AgentName, *, run: RunId) -> str:
     """Build the subject of a run's outcome; ``NO_AGENT`` if the run was never opened."""
     return f"outcomes.{check_name('tenant', tenant)}.{check_name('agent', agent)}.{check_name('run', run)}"
@@ -311,7 +317,8 @@ def parse_task(subject: str) -> TaskSubject:
 def parse_control(subject: str) -> ControlSubject:
     """Read what is wanted of which run, or raise ``InputError``."""
     found = _parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>")
-    return msgspec.convert({**found, "verb": _verb(found["verb"])}, ControlSubject)
+    said = {**found, "verb": _verb(found["verb"]), "by_client": found["from"] == "clients"}
+    return msgspec.convert(said, ControlSubject)
 
 
 def parse_outcome(subject: str) -> OutcomeSubject:
@@ -376,9 +383,8 @@ def _timer(tenant: TenantId, run: RunId, name: str) -> str:
 
 def role_named(value: str) -> RoleName:
     """Return the role of that name, or raise ``InputError`` listing them all."""
-    for role in ROLES:
-        if role == value:
-            return role
+    if found := next((role for role in ROLES if role == value), None):
+        return found
     raise InputError(f"{value!r} is not a role: use one of {', '.join(ROLES)}.")
 
 

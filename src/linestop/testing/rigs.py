@@ -262,6 +262,8 @@ async def _is_whole(wire: Wire, stream: str) -> bool:
 def _puller(spec: ConsumerSpec) -> CredentialName:
     """Name who may pull from a consumer: a role's own are named after it."""
     for role in ACTORS:
-        if spec.name in {layout.role_consumer(role), layout.control_consumer(role)}:
+        if spec.name == layout.role_consumer(role):
             return role
+    if spec.stream in {layout.CONTROL, layout.CLIENTS}:
+        return "approver"
     return "validator" if spec.name == layout.TASKS_CONSUMER else "recorder"

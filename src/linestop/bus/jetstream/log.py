@@ -11,6 +11,7 @@ on replicas "duplicate". So every such no is looked up under the event's own sub
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from linestop.bus import layout
@@ -18,11 +19,14 @@ from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
-from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
+from linestop.bus.ports import Append, Fill, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
+
+NEEDED: Final = (layout.RUNS, layout.BLOBS, layout.OUTCOMES, layout.bucket_stream(layout.SHARED_BUCKET))
+"""The streams without whose room a run cannot be worked on or ended."""
 
 _FIRST_EVENTS: Final = "runs.*.*.*.*.1"
 """The first event of any run, whoever said it: a run may begin with a stop."""
@@ -107,10 +111,11 @@ class JetStreamLog:
         info = await self._reader.info()
         return info.config is not None and info.config.num_replicas > 1
 
-    async def space_used(self) -> float:
-        """How full the log is, or the store of its long texts, whichever has less room; see ``ports.Log``."""
-        infos = [await self._reader.info(), await Reader(self._wire, layout.BLOBS).info()]
-        return max(_share(info) for info in infos)
+    async def fullest(self) -> Fill:
+        """Which of the streams that a run needs has the least room; see ``ports.Log``."""
+        infos = await asyncio.gather(*(Reader(self._wire, stream).info() for stream in NEEDED))
+        fills = [Fill(stream=name, used=_share(info)) for name, info in zip(NEEDED, infos, strict=True)]
+        return max(fills, key=lambda fill: fill.used)
 
     async def _whose(self, append: Append, subject: str, ack: PubAck) -> int:
         """Return the sequence of our own event if it is stored, else raise what came first."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
-from linestop.bus.ports import Append, HeadMoved, Meanwhile, StoredMessage
+from linestop.bus.ports import Append, Fill, HeadMoved, Meanwhile, StoredMessage
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -79,11 +79,12 @@ class MemoryLog:
         """Memory has one copy."""
         return False
 
-    async def space_used(self) -> float:
-        """How full the log is, 0.0 to 1.0."""
-        async with around(self._faults, "log.space_used"):
+    async def fullest(self) -> Fill:
+        """How full the log is; nothing else is bounded in memory."""
+        async with around(self._faults, "log.fullest"):
             limit = self._stream.bytes_max
-            return min(1.0, self._stream.bytes_used / limit) if limit else 0.0
+            used = min(1.0, self._stream.bytes_used / limit) if limit else 0.0
+            return Fill(stream=self._stream.name, used=used)
 
     def _store(self, append: Append, subject: str) -> int:
         own = self._stream.last(subject)

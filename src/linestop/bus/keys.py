@@ -1,0 +1,68 @@
+"""The bucket ``ids``: which run an idempotency key stands for.
+
+A key is taken when its task is about to open a run, so what is refused at the door takes none. It is moved on, by
+compare-and-set, only when its run gave it back: refused after all, or over before anything of it had started
+(``Run.gave_key_back``). The bucket keeps a key as long as RUNS keeps the run (decision 019).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from linestop.bus.ports import Shared
+from linestop.errors import Conflict
+from linestop.schemas.subjects import RunId
+
+MOVES_MAX: Final = 3
+"""Rivals that a key is lost to before its task is tried again later."""
+
+
+class KeyOwner(msgspec.Struct, frozen=True):
+    """The run of a key, the digest of its task, and the revision to name when the key is moved on."""
+
+    run: RunId
+    sha256: str
+    revision: int
+
+
+def run_of_key(tenant: str, key: str) -> RunId:
+    """The run that a key stands for at first: any client can compute it."""
+    return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
+
+
+class Keys:
+    """The keys of all tenants. Belongs to the validator."""
+
+    def __init__(self, ids: Shared) -> None:
+        self._ids = ids
+
+    async def owner(self, tenant: str, key: str) -> KeyOwner | None:
+        """Whose the key is, None if no run has it."""
+        found = await self._ids.get(_name(tenant, key))
+        if found is None:
+            return None
+        run, sha256 = msgspec.json.decode(found.value, type=tuple[str, str])
+        return KeyOwner(RunId(run), sha256, found.revision)
+
+    async def take(self, tenant: str, key: str, *, run: RunId, sha256: str, before: KeyOwner | None) -> bool:
+        """Give the key to ``run``, in place of ``before``; return False if another run was faster.
+
+        Raises:
+            TooLarge: the bucket has no room for another key.
+        """
+        value = msgspec.json.encode([run, sha256])
+        try:
+            if before is None:
+                await self._ids.create(_name(tenant, key), value)
+            else:
+                await self._ids.update(_name(tenant, key), value, revision=before.revision)
+        except Conflict:
+            return False
+        return True
+
+
+def _name(tenant: str, key: str) -> str:
+    return f"{tenant}.{hashlib.sha256(key.encode()).hexdigest()}"

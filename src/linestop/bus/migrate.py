@@ -1,0 +1,82 @@
+"""Streams as an older linestop made them, and how they are brought up to date.
+
+No credential may change a stream, ``bootstrap`` included: it takes the broker's administrator. The embedded server
+makes itself one for as long as that takes (``EmbeddedServer.administrator``). For an outside broker the sentence says
+what its administrator has to do; meanwhile everything works as it did before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from linestop.bus import api, layout
+from linestop.bus.api import ApiError
+from linestop.bus.connection import Connection
+from linestop.bus.streams import HEADER_BYTES_MAX, Config
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.subjects import ACTORS
+
+Administrator = Callable[[], AbstractAsyncContextManager[Connection]]
+"""Connects as a user who may change streams."""
+
+_COMPRESSED: Final[Config] = {"compression": "s2"}
+_OLDER: Final[Mapping[str, Config]] = {
+    # A replica that is killed loses compressed messages for good (nats-server 2.15.1).
+    layout.RUNS: _COMPRESSED,
+    layout.FORKS: _COMPRESSED,
+    layout.BLOBS: _COMPRESSED,
+    layout.CONTROL: {"retention": "limits", "max_msg_size": MESSAGE_BYTES_MAX + HEADER_BYTES_MAX},
+    layout.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
+    layout.bucket_stream(layout.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
+}
+"""The settings that an older linestop gave its streams, where they were others."""
+
+_FLAGS: Final = {
+    "compression": "--compression=none",
+    "retention": "--retention=interest",
+    "max_msg_size": "--max-msg-size={}",
+    "discard": "--discard=old",
+    "max_msgs_per_subject": "--max-msgs-per-subject={}",
+    "discard_new_per_subject": "--no-discard-per-subject",
+    "max_age": "--max-age={}s",
+}
+_STALE: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver")
+"""Durables on CONTROL that nobody pulls any more: they would keep every stop."""
+
+
+def is_older(stream: str, fields: list[str], found: Mapping[str, Any]) -> bool:
+    """Whether an older linestop made the stream so: ``fields`` are those that differ, each as it was then."""
+    older = _OLDER.get(stream, {})
+    return bool(fields) and all(
+        field in older and (found.get(field) or None) == (older[field] or None) for field in fields
+    )
+
+
+def how_to_update(stream: str, fields: list[str], config: Config) -> str:
+    """Say what the administrator of an outside broker has to do, in one sentence."""
+    values = {field: config[field] // 1_000_000_000 if field == "max_age" else config[field] for field in fields}
+    flags = " ".join(_FLAGS[field].format(values[field]) for field in fields)
+    stale = "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE) if stream == layout.CONTROL else ""
+    return (
+        f"stream {stream} is as an older linestop made it ({', '.join(fields)}); it takes the broker's administrator: "
+        f"`nats stream edit {stream} -f {flags}{stale}` (docs/operations.md)."
+    )
+
+
+async def update(admin: Connection, config: Config, found: Mapping[str, Any]) -> None:
+    """Bring one stream up to date; its size and its copies stay as they are.
+
+    Raises:
+        ApiError: the server refuses; the stream is as it was.
+    """
+    stream = config["name"]
+    kept = {field: found[field] for field in ("max_bytes", "num_replicas") if field in found}
+    await admin.ask(api.at_server(api.stream_update(stream)), {**found, **config, **kept})
+    for name in _STALE if stream == layout.CONTROL else ():
+        try:
+            await admin.ask(api.at_server(api.consumer_delete(stream, name)))
+        except ApiError as error:
+            if error.err_code != api.CONSUMER_NOT_FOUND:
+                raise

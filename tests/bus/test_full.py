@@ -1,0 +1,200 @@
+"""Full streams: whatever a client sends, and whichever stream is full, runs can be stopped, decided about and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from tests.stack import Stack, stack
+
+from linestop.bus import api, layout
+from linestop.bus.connection import Connection, connect
+from linestop.bus.permissions import CredentialName
+from linestop.bus.streams import MIB, Space
+from linestop.cli.doctor import space
+from linestop.client import Client
+from linestop.client.views import Submitted
+from linestop.errors import LinestopError, Refused
+from linestop.schemas import subjects
+from linestop.schemas.limits import CONTROL_BYTES_MAX, SPACE_FOR_NEW_WORK
+from linestop.schemas.subjects import AgentName, RunId, TenantId
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+TENANT = TenantId("default")
+SMALL = Space(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
+AT_ONCE = 64
+WITHIN_S = 20.0
+
+Said = tuple[str, bytes]
+
+
+async def _fill(connection: Connection, messages: Iterator[Said], *, most: int) -> int:
+    """Publish until the stream refuses or ``most`` are stored; return how many were."""
+    stored, full = 0, False
+
+    async def one() -> None:
+        nonlocal stored, full
+        while not full and stored < most:
+            subject, payload = next(messages)
+            reply = msgspec.json.decode((await connection.request(subject, payload, timeout_s=WITHIN_S)).data)
+            full = full or "error" in reply
+            stored += "error" not in reply
+
+    await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+    return stored
+
+
+async def _state(connection: Connection, stream: str) -> dict[str, Any]:
+    reply = await connection.ask(api.stream_info(stream))
+    return msgspec.convert(reply["state"], dict[str, Any])
+
+
+async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+    with anyio.fail_after(WITHIN_S):
+        while not await condition():  # noqa: ASYNC110 - a server tells nobody that a stream is empty
+            await anyio.sleep(0.02)
+
+
+def _task(agent: str = "desk", **fields: object) -> Said:
+    return subjects.task(TENANT, AgentName(agent)), msgspec.json.encode(fields)
+
+
+def _kinds() -> dict[str, Iterator[Said]]:
+    """Everything that a client can send without end and that costs it nothing."""
+    return {
+        "tasks for no agent": (_task("nobody", text=f"{n}") for n in count()),
+        "tasks that cannot be read": (_task(text=n) for n in count()),
+        "keys that are taken": (_task(text=f"{n}", key="k") for n in count()),
+        "run ids that are taken": (_task(text=f"{n}", run="mine") for n in count()),
+        "stops of absent runs": ((subjects.control(TENANT, RunId(f"a-{n}"), verb="stop"), b"{}") for n in count()),
+        "pauses of absent runs": ((subjects.control(TENANT, RunId(f"p-{n}"), verb="pause"), b"{}") for n in count()),
+    }
+
+
+async def _begun(client: Client, line: Stack, text: str) -> Submitted:
+    submitted = await client.submit("desk", text)
+    with anyio.fail_after(WITHIN_S):
+        async for entry in client.events(submitted.run, follow=True):
+            if entry.name == "asked" or (entry.role, entry.name) == ("executor", "started"):
+                break
+    assert line.effects.paid == []
+    return submitted
+
+
+async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Path) -> None:
+    """Above the mark a refusal and a stop of an absent run are answered and not written, so live runs have room."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        Client.connect(tmp_path, as_="operator") as operator,
+        Client.connect(tmp_path) as client,
+        await connect(line.server.credential("client"), name="flood") as flood,
+        await connect(line.server.credential("bootstrap"), name="look") as look,
+    ):
+        first, second, third, fourth = [await _begun(client, line, t) for t in ("hang", "hang", "pay 5", "pay 5")]
+        mine = await client.submit("desk", "say hello", run="mine", key="k")
+        await client.outcome(mine.run, timeout_s=WITHIN_S)
+
+        async def handled() -> bool:
+            states = [await _state(look, stream) for stream in (layout.TASKS, layout.CLIENTS)]
+            return not any(state["messages"] for state in states)
+
+        for messages in _kinds().values():
+            await _fill(flood, messages, most=300)
+            await _until(handled)
+        used = (await _state(look, layout.RUNS))["bytes"] / SMALL.runs
+        assert SPACE_FOR_NEW_WORK <= used < 0.96
+
+        refused = await client.submit("desk", "say hello", key="later")
+        assert (refused.status, refused.sentence[-52:]) == (
+            "refused",
+            "The key 'later' was not taken and can be used again.",
+        )
+        with pytest.raises(Refused, match="There is no run 'absent', so there is nothing to stop"):
+            await operator.stop("absent")
+        assert (await operator.stop(first.run)).n > 0
+        assert (await client.stop(second.run)).n > 0
+        assert (await operator.approve(third.run)).status == "done"
+        assert (await operator.deny(fourth.run, why="no")).status == "done"
+        ends = [(await client.outcome(each.run, timeout_s=WITHIN_S)).status for each in (first, second, third, fourth)]
+        assert ends == ["stopped", "stopped", "completed", "completed"]
+        assert line.effects.paid == [5]
+
+
+async def test_a_client_that_floods_its_stream_keeps_no_person_out(tmp_path: Path) -> None:
+    """With no actor alive a client fills its own stream only; what people said meanwhile is done when one is."""
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        Client.connect(tmp_path, as_="operator") as operator,
+        await connect(line.server.credential("client"), name="flood") as flood,
+        await connect(line.server.credential("operator"), name="person") as person,
+        await connect(line.server.credential("bootstrap"), name="look") as look,
+    ):
+        async with line.actors():
+            async with Client.connect(tmp_path) as client:
+                run = (await _begun(client, line, "pay 5")).run
+            (asked,) = await operator.approvals()
+        long = b'{"why":"%s"}' % (b"x" * (CONTROL_BYTES_MAX - 20))
+        pauses = ((subjects.control(TENANT, RunId(f"p-{n}"), verb="pause"), long) for n in count())
+        assert await _fill(flood, pauses, most=1_000) < 20
+        body = {"by": "ada", "call": asked.call, "args_sha256": asked.args_sha256}
+        said = {**body, "contract_digest": asked.contract_digest}
+        await person.ask(subjects.control(TENANT, RunId(run), verb="approve"), said)
+        async with line.actors():
+            assert (await operator.outcome(run, timeout_s=WITHIN_S)).status == "completed"
+
+            async def empty() -> bool:
+                states = [await _state(look, stream) for stream in (layout.CONTROL, layout.CLIENTS)]
+                return all(state["bytes"] == 0 for state in states)
+
+            await _until(empty)
+
+
+FULL: dict[str, tuple[CredentialName, Callable[[int], Said]]] = {
+    layout.FORKS: ("fork", lambda n: (f"forks.default.f-{n}.planner.proposed.1", os.urandom(20_000))),
+    layout.BLOBS: ("executor", lambda n: (f"blobs.default.{n:064x}.0", os.urandom(50_000))),
+    layout.OUTCOMES: ("recorder", lambda n: (f"outcomes.default.desk.o-{n}", os.urandom(20_000))),
+    layout.ALERTS: ("planner", lambda _: ("alerts.default.noise", os.urandom(20_000))),
+    layout.DEAD: ("planner", lambda n: (f"dead.planner.default.d-{n}", os.urandom(20_000))),
+    layout.TIMERS: ("planner", lambda n: (f"timers.set.default.t-{n}.noise", os.urandom(20_000))),
+    layout.bucket_stream(layout.IDS_BUCKET): ("validator", lambda n: (f"$KV.ids.default.{n}", os.urandom(20_000))),
+    layout.bucket_stream(layout.AGENTS_BUCKET): ("operator", lambda n: (f"$KV.agents.a-{n}", os.urandom(20_000))),
+    layout.bucket_stream(layout.WORKERS_BUCKET): ("planner", lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000))),
+}
+"""Who may fill each stream, and with what. CONTROL, CLIENTS, TASKS and RUNS have tests of their own."""
+
+
+async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_ended(tmp_path: Path) -> None:
+    """An outcome that finds no room waits in the log; a text that finds none is left out; nothing else is needed."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        Client.connect(tmp_path, as_="operator") as operator,
+        Client.connect(tmp_path) as client,
+    ):
+        runs = [(await _begun(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
+        for name, message in FULL.values():
+            async with await connect(line.server.credential(name), name="fill") as connection:
+                await _fill(connection, (message(n) for n in count()), most=100)
+        async with await connect(line.server.credential("bootstrap"), name="look") as look:
+            with pytest.raises(LinestopError) as found:
+                await space(look)
+        shares = dict(part.split() for part in str(found.value).partition(";")[0].split(", "))
+        assert {stream for stream in FULL if int(shares[stream].rstrip("%")) < 90} == set()
+        assert (await operator.stop(runs[0])).n > 0
+        assert (await client.stop(runs[1])).n > 0
+        assert (await operator.approve(runs[2])).status == "done"
+        assert (await operator.deny(runs[3], why="no")).status == "done"
+        for run in runs:
+            with anyio.fail_after(WITHIN_S):
+                async for _ in operator.events(run, follow=True):
+                    pass
+        assert [(await operator.run(run)).sealed is not None for run in runs] == [True] * 4
+        refused = await client.submit("desk", "say hello", key="new")
+        assert refused.status == "refused"
+        assert "full: no run can begin until it has room" in refused.sentence

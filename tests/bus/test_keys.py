@@ -1,0 +1,86 @@
+"""Idempotency keys: what takes one, what gives it back, and what happens without room for another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.stack import stack
+
+from linestop.bus import api, layout
+from linestop.bus.connection import Connection, connect
+from linestop.bus.keys import run_of_key
+from linestop.bus.streams import MIB, Space
+from linestop.client import Client
+from linestop.schemas.limits import Limits
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+WITHIN_S = 20.0
+
+
+async def _keys(connection: Connection) -> int:
+    reply = await connection.ask(api.stream_info(layout.bucket_stream(layout.IDS_BUCKET)))
+    state = msgspec.convert(reply["state"], dict[str, object])
+    return msgspec.convert(state["messages"], int)
+
+
+async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_path: Path) -> None:
+    """The refusal says so; sent again, the key is one run, however often."""
+    async with (
+        stack(tmp_path) as line,
+        Client.connect(tmp_path) as client,
+        await connect(line.server.credential("bootstrap"), name="look") as look,
+    ):
+        refused = [await client.submit("desc", "say hello", key="order 7") for _ in range(2)]
+        assert [each.status for each in refused] == ["refused", "refused"]
+        assert refused[0].sentence.endswith("The key 'order 7' was not taken and can be used again.")
+        assert refused[0].run == run_of_key("default", "order 7") != refused[1].run
+        assert await _keys(look) == 0
+        opened = [await client.submit("desk", "say hello", key="order 7") for _ in range(3)]
+        assert [each.status for each in opened] == ["opened"] * 3
+        assert len({each.run for each in opened} - {each.run for each in refused}) == 1
+        other = await client.submit("desk", "say goodbye", key="order 7")
+        assert other.status == "refused"
+        assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
+        assert await _keys(look) == 1
+
+
+async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_path: Path) -> None:
+    """One that has started something keeps it for good; one that was stopped before its task came, too."""
+    async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
+        await line.deploy(limits=Limits(cost_max_micros=1))
+        poor = await client.submit("desk", "say hello", key="k", run="mine")
+        assert (await client.outcome(poor.run, timeout_s=WITHIN_S)).status == "over_budget"
+        await line.deploy()
+        again = await client.submit("desk", "say hello", key="k", run="mine")
+        assert (again.status, again.run != "mine") == ("opened", True)
+        assert (await client.outcome(again.run, timeout_s=WITHIN_S)).status == "completed"
+        assert (await client.submit("desk", "say hello", key="k", run="mine")).run == again.run
+
+        stopped = run_of_key("default", "never")
+        await client.stop(stopped)
+        for _ in range(2):
+            late = await client.submit("desk", "say hello", key="never")
+            assert (late.status, late.run) == ("refused", stopped)
+            assert late.sentence.endswith("Its key 'never' stays taken: use another one for a new run.")
+
+
+async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
+    """It is an answer and no dead letter, and it blocks neither tasks without a key nor those whose key is known."""
+    space = Space(small=MIB)
+    async with (
+        stack(tmp_path, space=space) as line,
+        Client.connect(tmp_path, as_="operator") as client,
+        await connect(line.server.credential("validator"), name="fill") as fill,
+    ):
+        known = await client.submit("desk", "say hello", key="known")
+        for n, size in enumerate((*[20_000] * 100, *[100] * 200)):
+            await fill.request(layout.bucket_key(layout.IDS_BUCKET, f"default.{n}"), os.urandom(size))
+        refused = await client.submit("desk", "say hello", key="new")
+        assert refused.status == "refused"
+        assert refused.sentence.startswith("There is no room for the task: The stream of $KV.ids.default.")
+        assert (await client.submit("desk", "say hello", key="known")).run == known.run
+        assert (await client.submit("desk", "say hello")).status == "opened"
+        assert await client.dead_letters() == []
