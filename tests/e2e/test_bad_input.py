@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import TENANT, agent, described
 
-from linestop.errors import TooLarge
+from linestop.errors import PermissionDenied, TooLarge
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import tool
@@ -283,7 +283,7 @@ async def test_a_control_message_about_what_is_no_run_becomes_a_dead_letter(one:
         pytest.param(b'{"args": ' + b"[" * BOMB, UNREADABLE, id="bomb-in-a-field"),
         pytest.param(b'{"by": 5, "why": "now"}', "now", id="wrong-type"),
         pytest.param(b'{"mode": "nuke"}', "", id="no-such-mode"),
-        pytest.param(b'{"why": "' + b"w" * 200_000 + b'"}', "w" * FIELD_CHARS_MAX, id="long"),
+        pytest.param(b'{"why": "' + b"w" * 60_000 + b'"}', "w" * FIELD_CHARS_MAX, id="long"),
     ],
 )
 async def test_a_stop_whose_body_cannot_be_read_stops_all_the_same(one: OneProcess, payload: bytes, why: str) -> None:
@@ -298,13 +298,12 @@ async def test_a_stop_whose_body_cannot_be_read_stops_all_the_same(one: OneProce
     assert (state.stopped.by, state.stopped.why) == ("unknown", why)
 
 
-async def test_a_verb_that_does_not_exist_is_answered_by_those_that_do(one: OneProcess) -> None:
-    """It is not left to lie in the stream; what it was is kept as a dead letter."""
+async def test_a_verb_that_does_not_exist_is_refused_by_the_broker(one: OneProcess) -> None:
+    """At once, and with the subject: it is not left to lie in the stream, where no role would pull it."""
     for verb in ("halt", "stop.now"):
         subject = f"control.{TENANT}.any.{verb}"
-        is_a_sentence(await one.ask(subject, b'{"by": "ann"}'), containing="control")
-        assert [letter for letter in await one.dead_letters() if letter["subject"] == subject]
-    is_a_sentence(await one.ask(f"control.{TENANT}.any.halt", b""), containing="use one of stop, pause, resume")
+        with pytest.raises(PermissionDenied, match=f"may not publish to '{subject}'"):
+            await one.ask(subject, b'{"by": "ann"}')
 
 
 async def test_a_stop_with_an_endless_reason_stops_all_the_same(one: OneProcess) -> None:

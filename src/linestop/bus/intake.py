@@ -374,7 +374,12 @@ async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, rol
         with contextlib.suppress(InputError, IndexError):
             tenant = check_name("tenant", tokens[1])
     payload = delivery.payload.decode(errors="replace")
-    fields = {"reason": _shown(reason), "subject": delivery.subject, "attempt": delivery.attempt}
+    fields = {
+        "reason": _shown(reason),
+        "subject": delivery.subject,
+        "attempt": delivery.attempt,
+        "seq": delivery.seq,
+    }
     letter = canonical({**fields, "payload": payload})
     if len(letter) > MESSAGE_BYTES_MAX:
         # Bytes and quotes grow when they are written as JSON text; a letter too long would come back for ever.

@@ -13,21 +13,23 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Final
 
 from linestop.bus import die_with_parent
+from linestop.bus.recovery import MEMORY_VARIABLE, MIB, Progress, machine_bytes, memory_limit, stored_bytes
 from linestop.errors import ConfigError, Unreachable
-
-GO_MEMORY_LIMIT: Final = "200MiB"
-"""Without it the server's garbage grows to a gigabyte under load; what it needs is about 0.4 KB an event."""
 
 GO_CORES: Final = str(max(1, (os.cpu_count() or 1) // 2))
 """Half of the cores belong to the actors, who live on the same machine: on two cores this saves a fifth of the
 server's CPU (docs/performance.md). ``GOMAXPROCS`` in the environment says otherwise."""
 
-READY_TIMEOUT_S: Final = 30.0
+STILL_MAX_S: Final = 30.0
+"""How long a server that starts may make no progress: recovery takes as long as it takes."""
+
+SAY_EVERY_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
 _LOG_TAIL_BYTES: Final = 8192
@@ -77,13 +79,23 @@ class NatsProcess:
         config_file: What it is started with.
         log_file: Where that configuration makes it log; its last words explain a failed start.
         port: Where that configuration makes it listen.
+        store: Where it keeps its streams: the more there is, the more memory it gets.
         inherit: File descriptors it keeps open, such as a lock.
     """
 
-    def __init__(self, config_file: Path, log_file: Path, *, port: int, inherit: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        config_file: Path,
+        log_file: Path,
+        *,
+        port: int,
+        store: Path | None = None,
+        inherit: tuple[int, ...] = (),
+    ) -> None:
         self.config_file = config_file
         self.log_file = log_file
         self.port = port
+        self._store = store or config_file.parent / "jetstream"
         self._inherit = inherit
         self._process: asyncio.subprocess.Process | None = None
 
@@ -92,14 +104,18 @@ class NatsProcess:
         """The process id, 0 if it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
-    async def start(self, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+    async def start(self, *, still_max_s: float = STILL_MAX_S, say: Callable[[str], None] | None = None) -> None:
         """Start it and return as soon as it accepts connections with JetStream recovered.
+
+        That takes as long as it makes progress; ``say`` is told now and then how far it is.
 
         Raises:
             ConfigError: if it ends before that; with the server's own reason.
-            Unreachable: if it is not ready in time; it is killed then.
+            Unreachable: if it makes no progress for ``still_max_s``; it is killed then.
         """
         assert not self.pid, "a server must be stopped before it is started again"
+        stored = stored_bytes(self._store)
+        limit = memory_limit(stored, machine=machine_bytes())
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-I", "-S", die_with_parent.__file__, str(os.getpid())),
@@ -110,10 +126,10 @@ class NatsProcess:
             pass_fds=self._inherit,
             # Ctrl-C in a terminal goes to the whole process group; the server must outlive our own drain.
             start_new_session=True,
-            env={"GOMAXPROCS": GO_CORES, **os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
+            env={"GOMAXPROCS": GO_CORES, MEMORY_VARIABLE: limit, **os.environ},
         )
         try:
-            await self._ready(time.monotonic() + timeout_s, timeout_s)
+            await self._ready(still_max_s, say=say, stored=stored)
         except BaseException:
             await self.kill()
             raise
@@ -160,8 +176,16 @@ class NatsProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def _ready(self, deadline: float, timeout_s: float) -> None:
-        while time.monotonic() < deadline:
+    async def _ready(self, still_max_s: float, *, say: Callable[[str], None] | None, stored: int) -> None:
+        began = said_at = time.monotonic()
+        progress = Progress(self.pid, self.log_file, now=began)
+        while progress.still_s(time.monotonic()) < still_max_s:
+            if say is not None and time.monotonic() - said_at >= SAY_EVERY_S:
+                said_at = time.monotonic()
+                say(
+                    f"nats-server is still reading its streams ({stored / MIB:,.0f} MiB) after "
+                    f"{said_at - began:.0f} s; its log is {self.log_file}."
+                )
             if not self.pid:
                 raise ConfigError(
                     f"nats-server with {self.config_file} did not start: {self.last_words()}; see {self.log_file}."
@@ -170,7 +194,7 @@ class NatsProcess:
                 return
             await asyncio.sleep(_POLL_S)
         raise Unreachable(
-            f"nats-server with {self.config_file} was not ready within {timeout_s:g} s; see {self.log_file}."
+            f"nats-server with {self.config_file} has made no progress for {still_max_s:g} s; see {self.log_file}."
         )
 
 

@@ -54,7 +54,7 @@ PORT_FILE: Final = "port"
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the server; ``sentence`` is for people."""
 
-    kind: Literal["started", "crashed", "restarted", "gave_up", "stopped"]
+    kind: Literal["started", "recovering", "crashed", "restarted", "gave_up", "stopped"]
     sentence: str
     exit_code: int = 0
 
@@ -135,6 +135,8 @@ class EmbeddedServer:
         finally:
             self._write_config(process.port)
             process.reload()
+            # While the server reads it, requests of others find nobody: until then nothing goes on.
+            await _refused(who)
 
     async def start(self) -> None:
         """Start the server, return when it is ready, and keep it running until ``stop``.
@@ -192,7 +194,7 @@ class EmbeddedServer:
                 chosen = 0
             process = self._configure(chosen or free_port())
             try:
-                await process.start()
+                await process.start(say=self._say_recovering)
             except ConfigError as error:
                 if self.options.port or "address already in use" not in str(error):
                     raise
@@ -252,12 +254,15 @@ class EmbeddedServer:
             await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 1)))
             # A start that fails leaves an ended process behind: the next turn counts it as a crash.
             with contextlib.suppress(ConfigError, Unreachable):
-                await process.start()
+                await process.start(say=self._say_recovering)
                 self._tell("restarted", f"nats-server listens on {self.url} again.")
+
+    def _say_recovering(self, sentence: str) -> None:
+        self._tell("recovering", sentence)
 
     def _tell(
         self,
-        kind: Literal["started", "crashed", "restarted", "gave_up", "stopped"],
+        kind: Literal["started", "recovering", "crashed", "restarted", "gave_up", "stopped"],
         sentence: str,
         code: int = 0,
     ) -> None:
@@ -279,6 +284,18 @@ async def _accepted(who: Credential) -> Connection:
             if time.monotonic() > deadline:
                 raise Unreachable(f"nats-server did not read its new configuration in {ADMIN_WITHIN_S:g} s.") from None
         await asyncio.sleep(0.05)
+
+
+async def _refused(who: Credential) -> None:
+    """Wait until the server has forgotten who that is."""
+    deadline = time.monotonic() + ADMIN_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            await (await connect(who, name="linestop administrator")).close()
+        except PermissionDenied:
+            return
+        await asyncio.sleep(0.05)
+    raise Unreachable(f"nats-server did not read its new configuration in {ADMIN_WITHIN_S:g} s.")
 
 
 async def _take_lock(directory: Path) -> int:

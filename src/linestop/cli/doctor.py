@@ -45,6 +45,9 @@ PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
+REPLICA_LAG_MAX: Final = 1_000
+"""Operations that a copy may be behind for a moment under load."""
+
 SPACE_TO_WARN: Final = 0.75
 BEAT_LATE_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
@@ -64,6 +67,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Limit(msgspec.Struct, frozen=True):
     max_bytes: int = -1
+    num_replicas: int = 1
+
+
+class _Peer(msgspec.Struct, frozen=True):
+    name: str
+    current: bool = False
+    offline: bool = False
+    lag: int = 0
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    leader: str = ""
+    replicas: tuple[_Peer, ...] = ()
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -73,6 +89,7 @@ class _State(msgspec.Struct, frozen=True):
 class _StreamInfo(msgspec.Struct, frozen=True):
     config: _Limit
     state: _State
+    cluster: _Cluster | None = None
 
 
 class Warn(Exception):  # noqa: N818 - a finding, not a failure
@@ -255,6 +272,7 @@ async def _broker(project: Project) -> list[Finding]:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}"))
             found.append(await _looked("streams", lambda: _streams(connection)))
             found.append(await _looked("space", lambda: space(connection)))
+            found.append(await _looked("replicas", lambda: replicas(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
         found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
@@ -312,6 +330,35 @@ async def _fill(connection: Connection, stream: str) -> Fill:
     reply = msgspec.convert(await connection.ask(api.stream_info(stream)), _StreamInfo)
     limit = reply.config.max_bytes
     return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
+
+
+async def replicas(connection: Connection) -> str:
+    """Say whether every copy of every stream has all that its leader has.
+
+    Raises:
+        LinestopError: one is away, behind, or has no leader: the next fault may lose what was acknowledged.
+    """
+    told: list[str] = []
+    copies = 1
+    for spec in streams():
+        reply = msgspec.convert(await connection.ask(api.stream_info(spec.name)), _StreamInfo)
+        copies = max(copies, reply.config.num_replicas)
+        cluster = reply.cluster or _Cluster()
+        if reply.config.num_replicas > 1 and not cluster.leader:
+            told.append(f"{spec.name} has no leader")
+        if len(cluster.replicas) < reply.config.num_replicas - 1:
+            told.append(f"{spec.name} has {len(cluster.replicas) + 1} of {reply.config.num_replicas} copies")
+        told += [
+            f"{spec.name} on {peer.name} is {'away' if peer.offline else f'{peer.lag} operations behind'}"
+            for peer in cluster.replicas
+            if peer.offline or not peer.current or peer.lag > REPLICA_LAG_MAX
+        ]
+    if told:
+        more = f" (and {len(told) - DIFFERENCES_SHOWN} more)" if len(told) > DIFFERENCES_SHOWN else ""
+        raise LinestopError(
+            f"{', '.join(told[:DIFFERENCES_SHOWN])}{more}: stop no node until all are current (docs/operations.md)"
+        )
+    return "one copy of each stream" if copies == 1 else f"{copies} copies of each stream, all current"
 
 
 async def _clock(connection: Connection) -> str:

@@ -47,9 +47,12 @@ class Cluster:
         """The process ids of the nodes, 0 for one that does not run."""
         return tuple(node.pid for node in self._nodes)
 
-    def credential(self, name: CredentialName) -> Credential:
-        """Return a credential that knows all nodes."""
-        return self._credentials[name]
+    def credential(self, name: CredentialName, *, node: int | None = None) -> Credential:
+        """Return a credential that knows all nodes, or only the one with this index."""
+        known = self._credentials[name]
+        if node is None:
+            return known
+        return Credential(url=known.url.split(",")[node], user=known.user, password=known.password)
 
     async def start(self) -> None:
         """Start all nodes and return when a stream with three replicas can be created.

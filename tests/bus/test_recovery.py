@@ -1,0 +1,73 @@
+"""A server that reads its streams is waited for, and gets the memory that takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from linestop.bus.recovery import MEMORY_VARIABLE, MIB, Progress, memory_limit, stored_bytes
+from linestop.bus.server import EmbeddedServer
+
+
+def _work(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+def test_a_process_that_works_makes_progress_and_one_that_idles_does_not(tmp_path: Path) -> None:
+    """Processor time counts, also without a word in the log; so does a word in the log."""
+    log = tmp_path / "nats.log"
+    progress = Progress(os.getpid(), log, now=0.0)
+    _work(0.15)
+    assert progress.still_s(25.0) == 0.0
+    assert progress.still_s(54.0) == 29.0
+    log.write_text("recovered")
+    assert progress.still_s(60.0) == 0.0
+    assert progress.still_s(95.0) == 35.0
+
+
+def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
+    """A slow disk takes no processor time."""
+    (tmp_path / "1.blk").write_bytes(bytes(MIB))
+    progress = Progress(os.getpid(), tmp_path / "nats.log", now=0.0)
+    assert len((tmp_path / "1.blk").read_bytes()) == MIB
+    assert progress.still_s(40.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("stored", "machine", "limit"),
+    [
+        (0, 0, "200MiB"),
+        (1600 * MIB, 0, "600MiB"),
+        (1600 * MIB, 1024 * MIB, "512MiB"),
+        (1600 * MIB, 256 * MIB, "200MiB"),
+    ],
+)
+def test_the_memory_limit_grows_with_what_is_stored_up_to_half_of_the_machine(
+    stored: int, machine: int, limit: str
+) -> None:
+    """Too little makes recovery slow; too much takes the memory that the actors need."""
+    assert memory_limit(stored, machine=machine) == limit
+
+
+def test_what_is_stored_is_counted_with_all_folders(tmp_path: Path) -> None:
+    """Also where there is nothing yet."""
+    assert stored_bytes(tmp_path / "none") == 0
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "1.blk").write_bytes(bytes(10))
+    (tmp_path / "a" / "b" / "2.blk").write_bytes(bytes(5))
+    assert stored_bytes(tmp_path) == 15
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_who_sets_the_memory_limit_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment wins over what is derived."""
+    monkeypatch.setenv(MEMORY_VARIABLE, "333MiB")
+    async with EmbeddedServer(tmp_path) as server:
+        assert psutil.Process(server.pid).environ()[MEMORY_VARIABLE] == "333MiB"
