@@ -18,7 +18,7 @@ from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
 from linestop.bus.permissions import CredentialName
 from linestop.bus.streams import MIB, Space
-from linestop.cli.doctor import space
+from linestop.cli.doctor_streams import space
 from linestop.client import Client
 from linestop.client.views import Submitted
 from linestop.errors import LinestopError, Refused

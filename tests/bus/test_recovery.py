@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
 import pytest
 
 from linestop.bus.recovery import MEMORY_VARIABLE, MIB, Progress, memory_limit, stored_bytes

@@ -26,12 +26,11 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import compare
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
-from linestop.bus.ports import Fill
 from linestop.bus.process import server_program
-from linestop.bus.streams import streams
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
+from linestop.cli.doctor_streams import Warn, replicas, space
 from linestop.cli.plain import fit_to
 from linestop.cli.stop import closed_sentence
 from linestop.client.kill_switches import KillSwitches
@@ -39,16 +38,11 @@ from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
 
 PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
-REPLICA_LAG_MAX: Final = 1_000
-"""Operations that a copy may be behind for a moment under load."""
-
-SPACE_TO_WARN: Final = 0.75
 BEAT_LATE_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 LEVEL_WIDTH: Final = 9
@@ -63,37 +57,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     level: Level
     sentence: str
     code: str = ""
-
-
-class _Limit(msgspec.Struct, frozen=True):
-    max_bytes: int = -1
-    num_replicas: int = 1
-
-
-class _Peer(msgspec.Struct, frozen=True):
-    name: str
-    current: bool = False
-    offline: bool = False
-    lag: int = 0
-
-
-class _Cluster(msgspec.Struct, frozen=True):
-    leader: str = ""
-    replicas: tuple[_Peer, ...] = ()
-
-
-class _State(msgspec.Struct, frozen=True):
-    bytes: int = 0
-
-
-class _StreamInfo(msgspec.Struct, frozen=True):
-    config: _Limit
-    state: _State
-    cluster: _Cluster | None = None
-
-
-class Warn(Exception):  # noqa: N818 - a finding, not a failure
-    """Raised by a check for something to know about that stops nothing."""
 
 
 def doctor(nats: str | None, as_json: bool) -> None:
@@ -308,57 +271,6 @@ async def _switches(project: Project) -> str:
     if closed:
         raise Warn(closed_sentence(closed))
     return "none is closed"
-
-
-async def space(connection: Connection) -> str:
-    """Say how full each stream is, the fullest first.
-
-    Raises:
-        LinestopError: one is so full that new work is refused, or so will something else be.
-        Warn: one is fuller than three quarters.
-    """
-    fills = sorted([await _fill(connection, spec.name) for spec in streams()], key=lambda fill: -fill.used)
-    said = ", ".join(f"{fill.stream} {fill.used:.0%}" for fill in fills)
-    if fills[0].used >= SPACE_FOR_NEW_WORK:
-        raise LinestopError(f"{said}; what a full stream means and how to make room: docs/operations.md")
-    if fills[0].used >= SPACE_TO_WARN:
-        raise Warn(f"{said}; make room before {fills[0].stream} is at {SPACE_FOR_NEW_WORK:.0%}: docs/operations.md")
-    return said
-
-
-async def _fill(connection: Connection, stream: str) -> Fill:
-    reply = msgspec.convert(await connection.ask(api.stream_info(stream)), _StreamInfo)
-    limit = reply.config.max_bytes
-    return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
-
-
-async def replicas(connection: Connection) -> str:
-    """Say whether every copy of every stream has all that its leader has.
-
-    Raises:
-        LinestopError: one is away, behind, or has no leader: the next fault may lose what was acknowledged.
-    """
-    told: list[str] = []
-    copies = 1
-    for spec in streams():
-        reply = msgspec.convert(await connection.ask(api.stream_info(spec.name)), _StreamInfo)
-        copies = max(copies, reply.config.num_replicas)
-        cluster = reply.cluster or _Cluster()
-        if reply.config.num_replicas > 1 and not cluster.leader:
-            told.append(f"{spec.name} has no leader")
-        if len(cluster.replicas) < reply.config.num_replicas - 1:
-            told.append(f"{spec.name} has {len(cluster.replicas) + 1} of {reply.config.num_replicas} copies")
-        told += [
-            f"{spec.name} on {peer.name} is {'away' if peer.offline else f'{peer.lag} operations behind'}"
-            for peer in cluster.replicas
-            if peer.offline or not peer.current or peer.lag > REPLICA_LAG_MAX
-        ]
-    if told:
-        more = f" (and {len(told) - DIFFERENCES_SHOWN} more)" if len(told) > DIFFERENCES_SHOWN else ""
-        raise LinestopError(
-            f"{', '.join(told[:DIFFERENCES_SHOWN])}{more}: stop no node until all are current (docs/operations.md)"
-        )
-    return "one copy of each stream" if copies == 1 else f"{copies} copies of each stream, all current"
 
 
 async def _clock(connection: Connection) -> str:
