@@ -143,7 +143,7 @@ class Shell:
         return entry
 
     async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
-        """Fold what the log has beyond the cache; a load without the event that woke us asks the leader."""
+        """Fold what the log has beyond the cache; of several replicas, only what the leader has is decided on."""
         run, n_before = entry.run, entry.run.n
         await read_on(
             self.stations[0].log, run, n_least=n_least, head_seq=head_seq, leader=leader or self.config.replicated
