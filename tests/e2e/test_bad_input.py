@@ -242,14 +242,14 @@ async def test_a_bad_control_message_is_refused_in_one_sentence(one: OneProcess,
     ("verb", "fields", "containing"),
     [
         ("approve", {"by": "ann", "call": "no-such-call"}, "no-such-call"),
-        ("approve", {"by": "ann", "call": "c" * 200_000}, "call"),
+        ("approve", {"by": "ann", "call": "c" * 60_000}, "call"),
         ("deny", {"by": "ann"}, "call"),
         ("edit", {"by": "ann", "call": "?", "args": [1]}, "arguments"),
         ("answer", {"by": "ann", "call": "?", "answer": {"a": 1}}, "approve"),
         ("resolve", {"by": "ann", "call": "?", "action": "done"}, "doubt"),
         ("resume", {}, "not paused"),
         ("approve", {"by": "ann", "call": "?", "args_sha256": "0"}, "arguments"),
-        ("approve", {"by": "ann", "call": "?", "nonce": "n" * 250_000}, "nonce"),
+        ("approve", {"by": "ann", "call": "?", "nonce": "n" * 60_000}, "nonce"),
     ],
 )
 async def test_a_word_that_does_not_fit_the_run_is_refused(

@@ -28,6 +28,7 @@ from linestop.bus.keys import KeyOwner, Keys, run_of_key
 from linestop.bus.ports import Delivery, Log, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
+from linestop.bus.stopping import catch_up
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import decode_strict
@@ -120,25 +121,34 @@ class TaskIntake:
         key = incoming.task.key if incoming.task else ""
         owner = await self._keys.owner(tenant, key) if key else None
         run = _first_choice(task, owner)
-        entry = await self._shell.look(tenant, run, task.cue)
-        if entry.run.gave_key_back and key and (owner is None or owner.run == run):
+        known = await self._read(tenant, run)
+        if known.gave_key_back and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
             run = task.fresh
-            entry = await self._shell.look(tenant, run, task.cue)
+            known = await self._read(tenant, run)
         elif owner is not None and owner.sha256 != incoming.sha256:
             return await self._refuse_taken(task, run)
-        if entry.run.n == 0:
+        if known.n == 0:
             if no_room := full(await room(self._facts, self._validator.log)):
                 # Nothing may be written to a run that does not exist: the room belongs to those that do.
                 LOG.info("task_refused", tenant=tenant, agent=incoming.agent, reason="no_space")
                 return Reply(status="refused", run=run, sentence=f"{no_room}{of_key(incoming)}")
-            takes = key and (owner is None or owner.run != run) and await self._would_open(entry.run, incoming)
+            takes = key and (owner is None or owner.run != run) and await self._would_open(known, incoming)
             if takes and not await self._keys.take(tenant, key, run=run, sha256=incoming.sha256, before=owner):
                 return await self._lost_key(task, owner)
         entry = await self._shell.look(tenant, run, task.cue, incoming)
         if _taken_by_another(entry.run, incoming):
             return await self._refuse_taken(task, run)
         return _verdict(entry.run, incoming)
+
+    async def _read(self, tenant: TenantId, run: RunId) -> Run:
+        """The run as the log has it, without asking a role about it."""
+        entry = self._shell.cache.peek(tenant, run)
+        if entry is not None and entry.loaded:
+            return entry.run
+        state = Run(tenant, run)
+        await catch_up(self._validator.log, state, leader=self._shell.config.replicated)
+        return state
 
     async def _would_open(self, run: Run, incoming: Incoming) -> bool:
         """Whether the validator would let the task in at this moment: only then it takes its key."""
@@ -161,8 +171,7 @@ class TaskIntake:
         """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
         incoming = msgspec.structs.replace(task.incoming, existing_run=run)
         refusal = RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
-        entry = await self._shell.look(task.tenant, refusal, task.cue)
-        if entry.run.n > 0 or not full(await room(self._facts, self._validator.log)):
+        if (await self._read(task.tenant, refusal)).n > 0 or not full(await room(self._facts, self._validator.log)):
             await self._shell.look(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken(run))
 

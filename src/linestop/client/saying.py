@@ -25,7 +25,7 @@ from linestop.client.views import Submitted
 from linestop.client.waiting import Answers, answer_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.limits import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.trace_context import TraceContext
@@ -113,9 +113,10 @@ def _encoded(said: Task | Control, what: str) -> bytes:
         payload = msgspec.json.encode(said)
     except UnicodeEncodeError as error:
         raise InputError(f"The {what} holds half a character ({error.reason}), which is no text: remove it.") from None
-    if len(payload) > MESSAGE_BYTES_MAX:
+    bytes_max = MESSAGE_BYTES_MAX if isinstance(said, Task) else CONTROL_BYTES_MAX
+    if len(payload) > bytes_max:
         raise TooLarge(
-            f"The {what} has {len(payload)} bytes and a message at most {MESSAGE_BYTES_MAX}: shorten it, or put "
+            f"The {what} has {len(payload)} bytes and a message of its kind at most {bytes_max}: shorten it, or put "
             "what is long where a tool can read it."
         )
     return payload
