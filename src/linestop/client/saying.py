@@ -116,7 +116,7 @@ def _encoded(said: Task | Control, what: str) -> bytes:
     bytes_max = MESSAGE_BYTES_MAX if isinstance(said, Task) else CONTROL_BYTES_MAX
     if len(payload) > bytes_max:
         raise TooLarge(
-            f"The {what} has {len(payload)} bytes and a message of its kind at most {bytes_max}: shorten it, or put "
+            f"The {what} has {len(payload)} bytes and a message at most {bytes_max}: shorten it, or put "
             "what is long where a tool can read it."
         )
     return payload
