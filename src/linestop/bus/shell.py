@@ -144,10 +144,8 @@ class Shell:
 
     async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
         """Fold what the log has beyond the cache; of several replicas, only what the leader has is decided on."""
-        run, n_before = entry.run, entry.run.n
-        await read_on(
-            self.stations[0].log, run, n_least=n_least, head_seq=head_seq, leader=leader or self.config.replicated
-        )
+        run, n_before, leader = entry.run, entry.run.n, leader or self.config.replicated
+        await read_on(self.stations[0].log, run, n_least=n_least, head_seq=head_seq, leader=leader)
         entry.loaded, entry.stop_heard = True, False
         entry.ours = entry.ours and (run.n == n_before or not self._whole)
         self._react_to_stop(entry)
