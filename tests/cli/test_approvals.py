@@ -63,7 +63,7 @@ def test_approve_does_the_call_and_deny_does_not(line: Stack) -> None:
     assert "succeeded" in cli(line, "watch", yes["run"]).out
     ended = cli(line, "watch", no["run"])
     assert ended.code == 0
-    assert f"{no['call']} by bob: too much" in ended.out
+    assert "pay by bob: too much" in ended.out
     assert line.effects.paid == [5]
 
 
