@@ -129,11 +129,11 @@ def _no_compare() -> None:
 
 def _no_reading_after_conflict() -> None:
     def make(original: Any) -> Any:
-        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0) -> None:
+        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
             if head_seq:
                 entry.run.head_seq = head_seq
             else:
-                await original(self, entry, n_least)
+                await original(self, entry, n_least, leader=leader)
 
         return refresh
 
@@ -211,8 +211,8 @@ def _stop_ignored() -> None:
 
 
 def _no_sweep() -> None:
-    async def once(self: Sweep) -> int:
-        del self
+    async def once(self: Sweep, *, every: bool = False) -> int:
+        del self, every
         return 0
 
     cast("Any", Sweep).once = once

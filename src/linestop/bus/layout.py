@@ -22,6 +22,8 @@ AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
 SHARED_BUCKET: Final = "shared"
 WORKERS_BUCKET: Final = "workers"
+BEATS_BUCKET: Final = "beats"
+"""What every worker says of itself every two seconds, a key a role and name: see ``bus.beats``."""
 
 FEED: Final = "feed"
 """All of RUNS, for the recorder's archive and nobody else."""

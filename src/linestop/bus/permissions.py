@@ -221,6 +221,18 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=ACTORS,
         why="number the holders of a worker's name",
     ),
+    _row(
+        "publish",
+        (layout.bucket_key(layout.BEATS_BUCKET, f"{SELF}.>"),),
+        holders=ACTORS,
+        why="show that a worker of its own role lives",
+    ),
+    _row(
+        "publish",
+        _bucket(layout.BEATS_BUCKET),
+        holders=(*ROLES, "client", "watcher", "bootstrap"),
+        why="see which workers live, and when one does no more",
+    ),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",

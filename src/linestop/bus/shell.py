@@ -69,7 +69,7 @@ class Shell:
         self.capacity = Capacity(
             config.limits, lambda key, *, fresh: self.look_soon(key[0], key[1], Cue(kind="sweep"), fresh=fresh)
         )
-        self._deciding = Deciding(self.stations, facts, self.capacity)
+        self._deciding = Deciding(self.stations, facts, self.capacity, config.may_decide)
         self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)

@@ -250,7 +250,7 @@ def _model_started(run: Run, n: int, event: ModelStarted) -> str:
         return reason
     before = run.model_attempt
     proposal = run.proposal
-    if before and not before.expired(event.at, event.worker):
+    if before and not before.expired(event.at, event.worker, event.dead_workers):
         return f"attempt {before.attempt} of turn {run.turn} is still open"
     same_turn = before is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
     turn = run.turn if same_turn else run.turn + 1

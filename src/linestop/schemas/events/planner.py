@@ -14,7 +14,8 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn.
 
     ``base_url`` is the server that is asked, empty for the provider's own. ``prompt_sha256`` covers the prompt,
-    ``params`` and the answer's schema.
+    ``params`` and the answer's schema. ``dead_workers`` were known to be dead, so that what they had left
+    open counted as past its end.
     """
 
     turn: int
@@ -31,6 +32,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     fallback_of: str = ""
     base_url: str = ""
     params: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+    dead_workers: tuple[str, ...] = ()
 
 
 class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,6 +86,7 @@ class ModelFailedEvent(Event, frozen=True, kw_only=True):
     charged_micros: int = 0
     begun: bool = True
     duration_s: float = 0.0
+    dead_workers: tuple[str, ...] = ()
 
 
 class ExactValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
