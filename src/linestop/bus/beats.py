@@ -1,6 +1,6 @@
 """How a worker shows that it lives: a beat every two seconds, one a role, and a goodbye when it ends in good order.
 
-A beat is one key of a bucket in the broker's memory, ``<role>.<name>``, which only that role's credential may write.
+A beat is one key of a bucket, ``<role>.<name>``, which only that role's credential may write.
 Others count the rounds in which a key did not change while their own beats were stored. So neither an outage of the
 broker nor anybody's clock makes a living worker look dead; three beats missed in a row do, and that is no proof: a
 worker that only lost its connection may still perform. What follows from it is therefore limited to what is safe to

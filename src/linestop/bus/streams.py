@@ -57,7 +57,7 @@ WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
 ACK_WAIT_NS: Final = 30 * SECOND_NS
 BEAT_BYTES_MAX: Final = 16 * 1024
 BEATS_BYTES: Final = 8 * MIB
-"""Memory for what workers say of themselves: about 10,000 names."""
+"""Space for what workers say of themselves: about 10,000 names."""
 
 Config = Mapping[str, Any]
 """A configuration as the server's JSON API takes it: an open format."""
@@ -262,12 +262,11 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
         _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
         _bucket(layout.WORKERS_BUCKET, space, history=1),
-        # A beat is worth nothing after a restart, and no beat may wait for a disk; the oldest give way.
+        # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.
         _bucket(
             layout.BEATS_BUCKET,
             space,
             history=1,
-            storage="memory",
             discard="old",
             max_bytes=BEATS_BYTES,
             max_age=DAY_NS,
