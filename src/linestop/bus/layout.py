@@ -17,6 +17,9 @@ TIMERS: Final = "TIMERS"
 DEAD: Final = "DEAD"
 BLOBS: Final = "BLOBS"
 ADVISORIES: Final = "ADVISORIES"
+PROBES: Final = "PROBES"
+"""Where `health` and `doctor` see that the broker stores: one message of each credential, replaced by its next."""
+
 
 AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
@@ -46,6 +49,11 @@ STOPS_CONSUMERS: Final = ((CONTROL, "control_stops"), (CLIENTS, "client_stops"))
 
 REQUESTS_CONSUMERS: Final = ((CONTROL, "control_approver"), (CLIENTS, "client_requests"))
 """All other control messages: the approver's, as (stream, consumer)."""
+
+
+def probe(credential: str) -> str:
+    """Build the subject of a credential's probes."""
+    return f"probes.{credential}"
 
 
 def bucket_stream(bucket: str) -> str:

@@ -270,6 +270,9 @@ TABLE: Final[tuple[Right, ...]] = (
         why="compare what is there with what must be",
     ),
     _row(
+        "publish", (layout.probe(SELF),), holders=CREDENTIALS, why="see whether the broker stores (`health`, `doctor`)"
+    ),
+    _row(
         "subscribe",
         (layout.answer_inbox(SELF, ">"),),
         holders=("operator", "client"),

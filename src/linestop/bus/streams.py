@@ -19,6 +19,8 @@ Why what is as it is:
   keeps one that another has handled.
 - DEAD drops the oldest letters when full, and one subject has a bounded number: whoever sends nonsense pushes out
   nonsense only.
+- PROBES is for nothing but seeing whether the broker stores: a probe that a full disk refuses breaks its stream until
+  the broker starts again, and must break no other.
 - The server republishes what RUNS, OUTCOMES and ALERTS have stored under ``live.>``: watching needs no consumer, and
   nobody may create one.
 """
@@ -50,6 +52,11 @@ RUNS_KEPT_NS: Final = 90 * DAY_NS
 
 DEAD_A_SUBJECT_MAX: Final = 64
 """Dead letters of one run and role, or of all that a role could not address."""
+
+PROBE_BYTES: Final = 8 * 1024
+"""More than fits into what a file system has left of a block that is in use: a full disk cannot take it."""
+
+PROBES_BYTES: Final = 1024 * 1024
 
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
@@ -250,6 +257,15 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             allow_msg_ttl=True,
         ),
         _spec(layout.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
+        _spec(
+            layout.PROBES,
+            [layout.probe("*")],
+            **{**common, "max_bytes": PROBES_BYTES, "max_msg_size": PROBE_BYTES + HEADER_BYTES_MAX},
+            retention="limits",
+            discard="old",
+            max_age=DAY_NS,
+            max_msgs_per_subject=1,
+        ),
     )
 
 

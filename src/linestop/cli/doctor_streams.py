@@ -1,17 +1,22 @@
-"""What ``doctor`` says of the streams: how full each is, and whether every copy is current."""
+"""What ``doctor`` says of the streams and their disk: do they store, how full is each, is every copy current."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from linestop.bus import api
 from linestop.bus.connection import Connection
+from linestop.bus.disk import LOG_FILE, broker_disk_is_full, free_bytes, full_sentence, holds_broker, is_full, size
+from linestop.bus.jetstream.patience import NotStored
+from linestop.bus.jetstream.probe import round_trip
+from linestop.bus.jetstream.publish import Wire
 from linestop.bus.ports import Fill
 from linestop.bus.streams import streams
-from linestop.errors import LinestopError
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.errors import LinestopError, PermissionDenied
+from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK
 
 NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000
@@ -49,6 +54,50 @@ class _StreamInfo(msgspec.Struct, frozen=True):
     config: _Limit
     state: _State
     cluster: _Cluster | None = None
+
+
+def where_it_logs(directory: Path) -> str:
+    """Name the broker's log, if the broker is our own; the log of another one is its administrator's."""
+    return f"; its log is {directory / LOG_FILE}" if holds_broker(directory) else ""
+
+
+def disk(directory: Path) -> str:
+    """Say how much is free on the disk of the state folder.
+
+    Raises:
+        NotStored: so little that a broker there cannot store.
+        Warn: little.
+    """
+    if broker_disk_is_full(directory):
+        raise NotStored(full_sentence(directory))
+    free = f"{size(free_bytes(directory))} free where {directory} is"
+    if is_full(directory):
+        raise LinestopError(f"{free}: the disk is full, and workers cannot keep there what they have to; make room")
+    if free_bytes(directory) < DISK_TO_WARN_BYTES:
+        raise Warn(f"{free}: make room before it is full, because a full disk stops everything")
+    return free
+
+
+async def log(connection: Connection, directory: Path) -> str:
+    """Say that the broker stores, having seen it.
+
+    Raises:
+        NotStored: it answers and does not store; because the disk of the state folder is full, where it is.
+        Unreachable: it does not answer.
+        Warn: it was set up for an older linestop and does not take the probe.
+    """
+    try:
+        await round_trip(await Wire.open(connection), connection.credential)
+    except PermissionDenied:
+        raise Warn(
+            "may store or not: it has no permission for probes yet; give it the configuration of `linestop bus init`"
+        ) from None
+    except NotStored:
+        if broker_disk_is_full(directory):
+            raise NotStored(full_sentence(directory)) from None
+        raise
+    free = f", with {size(free_bytes(directory))} free on its disk" if holds_broker(directory) else ""
+    return f"stores what it is given{free}"
 
 
 async def space(connection: Connection) -> str:
