@@ -81,6 +81,10 @@ class Told:
                 await self._new.wait()
 
 
+async def look_away(_watch: StoreWatch) -> None:
+    """Stand for a supervisor that there is not."""
+
+
 @asynccontextmanager
 async def planner_on(server: EmbeddedServer) -> AsyncGenerator[Wire]:
     """A planner's connection to a server that is set up and holds one event."""
@@ -137,7 +141,7 @@ async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
 ) -> None:
     """With a broker that nobody starts again, ``health`` fails though there is room; and it leaves no event behind."""
     monkeypatch.chdir(small_disk)
-    monkeypatch.setattr(StoreWatch, "run", lambda _self: anyio.sleep_forever())
+    monkeypatch.setattr(StoreWatch, "run", look_away)
     async with EmbeddedServer(small_disk / ".linestop") as server, planner_on(server) as wire:
         await break_runs(wire, small_disk / "other-data")
         (small_disk / "other-data").unlink()
