@@ -20,7 +20,6 @@ ADVISORIES: Final = "ADVISORIES"
 PROBES: Final = "PROBES"
 """Where `health` and `doctor` see that the broker stores: one message of each credential, replaced by its next."""
 
-
 AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
 SHARED_BUCKET: Final = "shared"
