@@ -295,6 +295,12 @@ _CLIENT_READS: Final[tuple[Right, ...]] = (
         why="follow runs from any point (`client_reads_runs`)",
     ),
     _row(
+        "publish",
+        (api.message_get(layout.RUNS),),
+        holders=("client",),
+        why="verify an open run against what the leader has (`client_reads_runs`)",
+    ),
+    _row(
         "subscribe",
         ("live.runs.>",),
         holders=("client",),
