@@ -240,7 +240,8 @@ async def _broker(project: Project) -> list[Finding]:
             found.append(await _looked("space", lambda: space(connection)))
             found.append(await _looked("replicas", lambda: replicas(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
-        found.append(await _looked("kill switches", lambda: _switches(project)))
+        if all(each.level != "error" for each in found if each.check == "streams"):
+            found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
         found.append(_failed("broker", error))
     return found

@@ -24,7 +24,7 @@ there is one spelling of everything, without wildcards, leading zeros or capital
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NewType, cast, get_args
+from typing import Final, Literal, NewType, get_args
 
 import msgspec
 
@@ -384,7 +384,7 @@ def _timer(tenant: TenantId, run: RunId, name: str) -> str:
 def role_named(value: str) -> RoleName:
     """Return the role of that name, or raise ``InputError`` listing them all."""
     if value in ROLES:
-        return cast("RoleName", value)
+        return value
     raise InputError(f"{value!r} is not a role: use one of {', '.join(ROLES)}.")
 
 
