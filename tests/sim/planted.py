@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -185,8 +185,8 @@ def _unknown_is_failed() -> None:
 
 
 def _early_takeover() -> None:
-    def expired(self: Attempt, now: datetime, worker: str = "") -> bool:
-        del worker
+    def expired(self: Attempt, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
+        del worker, dead
         return now >= self.started_at + timedelta(seconds=0.5)
 
     cast("Any", Attempt).expired = expired
