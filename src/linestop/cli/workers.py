@@ -33,7 +33,7 @@ def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
 def row(worker: Worker) -> tuple[str, ...]:
     """What a person reads of one worker."""
     beat = worker.beat
-    state = beat.state if worker.alive or beat.state == "ended" else "dead"
+    state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
     if beat.why and worker.alive:
         state += f": {output.short(beat.why)}"
     holds = f"{output.counted(beat.runs, 'run')}, {output.counted(beat.starts, 'start')}"
