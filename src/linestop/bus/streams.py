@@ -98,7 +98,8 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """What a single server must be allowed to store, with some room for its own bookkeeping."""
-        return self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
+        kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
+        return kinds + BEATS_BYTES + PROBES_BYTES
 
 
 DEFAULT_SPACE: Final = Space()
