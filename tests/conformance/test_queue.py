@@ -152,6 +152,9 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: Ten
             await two.nak(0.1)
         places.grow(2)
         again = await next_of(deliveries, tenant)
+        while again.payload == b"one":
+            # Three nodes may take longer than the time in which it was to be acknowledged: then it comes again.
+            first, again = again, await next_of(deliveries, tenant)
         assert again.payload == b"two"
         await first.ack()
         await again.ack()
