@@ -140,6 +140,8 @@ async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) 
 
 async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: TenantId) -> None:
     """It is not asked for, so another loop gets it at once; and as soon as there is room, it comes."""
+    if swallows(rig):
+        pytest.skip("in a cluster a pull that was given up may take the message for some seconds")
     queue, places = await rig.queue(TASKS), Places(1)
     async with pulling(queue, room=places) as deliveries:
         for text in (b"one", b"two", b"three"):
