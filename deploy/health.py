@@ -32,7 +32,7 @@ def worker_is_alive(folder: str, role: str) -> str:
 
 
 def broker_answers(folder: str, role: str) -> str:
-    """Why the broker is not well, or nothing: it greets whoever connects."""
+    """Why the broker is not well, or nothing: it greets every client."""
     with open(os.path.join(folder, "credentials", f"{role}.json"), "rb") as file:  # noqa: PTH118, PTH123 - as above
         addresses = os.environ.get("LINESTOP_NATS") or json.load(file)["url"]
     problem = "The credential names no broker."

@@ -154,7 +154,7 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: Ten
             await two.nak(0.1)
         places.grow(2)
         again = await next_of(deliveries, tenant)
-        while again.payload != b"two":
+        while swallows(rig) and again.payload != b"two":
             # Three nodes may take longer than the time in which it was to be acknowledged: then another comes again.
             await again.ack()
             again = await next_of(deliveries, tenant)

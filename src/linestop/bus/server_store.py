@@ -1,7 +1,7 @@
 """Whether the embedded server can store: it goes on without, and one of its streams may stay broken.
 
 A stream that once failed to write ("no space left on device") refuses every later message in silence, also when there
-is room again, until the server is started anew (nats-server 2.15.1). Its health check names that stream. It is asked
+is room again, until the server is restarted (nats-server 2.15.1). Its health check names that stream. It is asked
 over the server's system account, so no port is opened for it.
 """
 
