@@ -124,6 +124,9 @@ RETRY_JITTER = 0.25
 EVENTS_RESERVED = 50
 """The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
 
+CLOSING_EVENTS = 10
+"""Of these, how many a run's closing turn may use: its hold, its start."""
+
 MESSAGE_BYTES_MAX = 256 * 1024
 INLINE_BYTES_MAX = 32 * 1024
 """A text longer than this is stored as a blob and named in the event by its digest."""

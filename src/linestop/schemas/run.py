@@ -27,6 +27,7 @@ from linestop.schemas.events import (
     Held,
     Opened,
     Paused,
+    Proposed,
     Queued,
     Refused,
     Resolved,
@@ -40,6 +41,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.phases import Phase, legal
+from linestop.schemas.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 
 DEFAULT_LIMITS = Limits()
@@ -112,7 +114,8 @@ class Run:
         self.spent_micros = 0
         self.reserved_micros = 0
         self.tokens = 0
-        self.last_usage: tuple[int, int] | None = None
+        self.prompt = PromptState()
+        self.closing: Proposed | None = None
         self.warned: set[str] = set()
         self.rejections_in_a_row = 0
         self.returned_in_a_row = 0

@@ -49,6 +49,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import NOT_BEGUN_MAX, Limits
 from linestop.schemas.tools import ToolError, canonical
+from linestop.schemas.verify.tokens import unreported
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ class Start:
     superseded: bool = False
     closed_n: int = 0
     begun: bool = True
+    tokens_max: int = 0
+    tokens: int = 0
 
     @property
     def open(self) -> bool:
@@ -159,6 +162,7 @@ class Ledger:
         self.returned_in_a_row = 0
         self.rejections_in_a_row = 0
         self.compactions = 0
+        self.closed = False
         self.answers: set[int] = set()
 
     @property
@@ -319,10 +323,12 @@ class Ledger:
         if isinstance(event, ModelStarted):
             before = [start for start in self.open_starts if not start.call]
             self.turn = event.turn
+            self.closed = event.purpose == "close"
             entered = Start(
                 n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
                 cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model,
                 purpose=event.purpose,
+                tokens_max=(event.input_tokens_max + event.output_tokens_max) * event.charges_tokens,
             )  # fmt: skip
             self._enter(entered, before)
             return
@@ -341,6 +347,8 @@ class Ledger:
     def _enter(self, entered: Start, before: list[Start]) -> None:
         for start in before:
             start.superseded, start.charged_micros = True, start.cost_max_micros
+            self.tokens += start.tokens_max
+            start.tokens = start.tokens_max
         self.starts.append(entered)
 
     def _result(self, n: int, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
@@ -364,7 +372,9 @@ class Ledger:
         counted = start.open and not self.over_n
         self.compactions += isinstance(event, Compacted) and counted
         counts = counted and start.purpose == "turn"
-        self.tokens += event.usage.total if event.usage else 0
+        used = start.tokens_max if unreported(event) and start.tokens_max else event.usage.total if event.usage else 0
+        self.tokens += used - start.tokens
+        start.tokens = used
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.begun = not isinstance(event, ModelFailedEvent) or event.begun
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros

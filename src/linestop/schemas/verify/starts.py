@@ -45,8 +45,7 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
 
 
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
-    if event.turn > ledger.limits.turns_max:
-        yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    yield from _check_turn(ledger, event)
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
     if ledger.tries(event.turn, event.model) > ledger.limits.model_retries_max and not queues:
         yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
@@ -62,6 +61,16 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     for before in ledger.open_starts:
         if not before.call and not before.over(event.at, event.worker):
             yield "once", f"It starts a model call while {before.label} is open."
+
+
+def _check_turn(ledger: Ledger, event: ModelStarted) -> Found:
+    """What is wrong with the turn it begins: one too many, one after the last, or one without tokens for it."""
+    if ledger.closed:
+        yield "limit", "It starts a model call after the run's closing turn."
+    if event.turn > ledger.limits.turns_max + (event.purpose == "close"):
+        yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    if ledger.tokens + event.input_tokens_max + event.output_tokens_max > ledger.limits.tokens_max:
+        yield "budget", f"It may use more tokens than the run has left of its {ledger.limits.tokens_max}."
 
 
 def _too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:
