@@ -200,14 +200,14 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
-    inner = Redactor.value
+    inner = Redactor.finds_nothing
 
-    def broken_for(redactor: Redactor, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        if value == "well":
+    def broken_for(redactor: Redactor, text: str) -> bool:
+        if text == '"well"':
             raise ZeroDivisionError
-        return inner(redactor, value)
+        return inner(redactor, text)
 
-    monkeypatch.setattr(Redactor, "value", broken_for)
+    monkeypatch.setattr(Redactor, "finds_nothing", broken_for)
     broken = [work(name, how="well") for name in ("safely", "probed")]
     found = await results(made(tmp_path).run((*broken, work("ends", how="fine"))))
     assert found["ends-1"].value == "fine"

@@ -16,7 +16,7 @@ PROMISED = {
     "run_max_s": 30 * 86_400, "input_chars_max": 20_000, "tool_timeout_s": 5.0, "tool_retries_max": 2,
     "model_deadline_s": 120.0, "model_retries_max": 3, "approval_expires_s": 3_600, "result_bytes_max": 16_384,
     "proposal_calls_max": 16, "child_depth_max": 3, "events_max": 2_000, "returned_max": 3, "compactions_max": 3,
-    "model_output_tokens_max": 4_096,
+    "model_output_tokens_max": 4_096, "model_wait_max_s": 30.0,
 }  # fmt: skip
 
 
