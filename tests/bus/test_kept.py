@@ -13,6 +13,7 @@ from tests.builders import NOW
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.executor import Executor
+from linestop.actors.opening import grant
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.host import Host, HostConfig, make_role
@@ -56,7 +57,7 @@ async def test_what_is_kept_of_a_result_has_no_known_secret(tmp_path: Path) -> N
     registry.add(leak, "tests")
     runner = RegistryRunner(registry, tmp_path, limits=PerformLimits(redactor=Redactor([SECRET])))
     work = CallWork(
-        tenant=ACME, run="r1", call="c1", attempt=1, tool="leak", contract_digest=leak.contract.digest(), args=b"{}",
+        tenant=ACME, run="r1", call="c1", attempt=1, tool="leak", grant=grant(leak.contract), args=b"{}",
         key="k" * 64, user="ann", tier="read", start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=5.0,
         result_bytes_max=1_000,
     )  # fmt: skip

@@ -51,7 +51,6 @@ class Row:
     script: Sequence[ModelReply | ModelFailed] = ()
     tools: dict[str, list[ToolResult]] = field(default_factory=dict[str, list[ToolResult]])
     agent: dict[str, Any] = field(default_factory=dict[str, Any])
-    paused: bool = False
 
 
 def look(*results: ToolResult) -> dict[str, Any]:
@@ -106,12 +105,8 @@ ROWS = {
     ),
     "spending near": Row("approver", "approver.asked", 50, "approver.denied", agent=SPENDING),
     "spending far": Row("approver", "approver.asked", 500, "approver.denied", agent=SPENDING_LONG),
-    "run-max near": Row(
-        "validator", "validator.opened", 200, "validator.stopped", agent=limits(run_max_s=200), paused=True
-    ),
-    "run-max far": Row(
-        "validator", "validator.opened", 3_000, "validator.stopped", agent=limits(run_max_s=3_000), paused=True
-    ),
+    "run-max near": Row("validator", "validator.opened", 200, "validator.stopped", PAY, agent=limits(run_max_s=200)),
+    "run-max far": Row("validator", "validator.opened", 3_000, "validator.stopped", PAY, agent=limits(run_max_s=3_000)),
 }
 
 
@@ -134,8 +129,6 @@ async def until_said(p: Processes, event: str, times: int) -> None:
 
 async def play(row: Row, p: Processes, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
     """Let the row's run come to its ``since``, do something in the middle of the time, and see when ``then`` comes."""
-    if row.paused:
-        await p.say("pause")
     failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
     await until_said(p, row.since, max(failures, 1))
     before = len(await p.at(row.then))

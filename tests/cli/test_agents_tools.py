@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.builders import Story, agent
 
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.init import set_up
+from linestop.bus.jetstream import JetStream
 from linestop.bus.server import EmbeddedServer
-from linestop.cli.agents_tools import AgentLine
+from linestop.cli.agents_tools import AgentLine, touched
+from linestop.cli.assembly import agents_of, deploy_at_start, load_tools
 from linestop.cli.main import run
+from linestop.project import load_project
+from linestop.schemas.agents import AgentVersion
 
 TOOLS = """
 from linestop import Context, tool
@@ -96,6 +104,24 @@ def test_without_a_broker_agents_shows_the_files(capsys: pytest.CaptureFixture[s
     assert "deployed agents are not shown" in said.err
 
 
+def _changed(text: Path) -> AgentVersion:
+    text.write_text(f"{text.read_text()} Changed.")
+    (found,) = agents_of(load_project(), load_tools(load_project()))
+    return found
+
+
+async def _a_start_leaves_it_as_it_is(server: EmbeddedServer, text: Path, mark: str) -> None:
+    """What `dev` and `up` find in files is not what a person decided, and only a person undoes that."""
+    changed = _changed(text)
+    async with await connect(server.credential("operator"), name="test") as connection:
+        store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+        before = await store.current_digest("clerk")
+        assert await deploy_at_start(server.credential("operator"), [changed]) == [
+            f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys what is in files."
+        ]
+        assert await store.current_digest("clerk") == before
+
+
 @pytest.mark.anyio
 @pytest.mark.broker
 async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +136,7 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
         assert await run_sync(run, ["agents", "--json"]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["state"] == "changed since it was deployed"
         assert await run_sync(run, ["agents"]) == 0
-        assert "Starting `linestop dev` or `up` again deploys what is in files" in capsys.readouterr().err
+        assert "`linestop deploy` deploys what is in files" in capsys.readouterr().err
         assert await run_sync(run, ["deploy", "clerk"]) == 0
         second, hint = capsys.readouterr()
         assert "processes load tools and playbooks when they start: restart them" in hint
@@ -124,4 +150,40 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
             assert "is not a name" in capsys.readouterr().err
         assert await run_sync(run, ["rollback", "clerk", "--to", second.split()[1]]) == 0
         assert capsys.readouterr().out == second
+        await _a_start_leaves_it_as_it_is(server, folder / "agents" / "clerk.md", "rolled back")
+        assert await run_sync(run, ["agents", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["mark"] == "rolled back"
+        assert await run_sync(run, ["undeploy", "clerk"]) == 0
+        await _a_start_leaves_it_as_it_is(server, folder / "agents" / "clerk.md", "undeployed")
+        capsys.readouterr()
+        assert await run_sync(run, ["agents"]) == 0
+        assert "undeployed" in capsys.readouterr().out
+        assert await run_sync(run, ["undeploy", "clerk"]) == 1
+        assert "There is no agent 'clerk' deployed" in capsys.readouterr().err
+        assert await run_sync(run, ["deploy", "clerk"]) == 0
+        changed = _changed(folder / "agents" / "clerk.md")
+        assert await deploy_at_start(server.credential("operator"), [changed]) == []
         assert await run_sync(run, ["deploy", "nobody"]) == 1
+
+
+def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
+    """By tool, with what becomes of its calls; runs that are over and other agents' are not named."""
+    version_1, story = agent(), Story().opened()
+    was = story.run.opened
+    assert was is not None
+    name = was.tools[0].name
+    before = version_1.tool(name)
+    assert before is not None
+
+    def version(**fields: object) -> list[str]:
+        now = msgspec.structs.replace(before, **fields)
+        return touched([story.run], [msgspec.structs.replace(version_1, tools=(now, *version_1.tools[1:]))])
+
+    assert touched([story.run], [version_1]) == []
+    assert version(description="Mended.") == [
+        f"1 open run ({story.run.run}) began with another contract of '{name}', and what they began with counts."
+    ]
+    (sentence,) = version(scopes=("all",))
+    assert "which is not called in them as it is now: its scopes have 'all' in addition" in sentence
+    story.word("stop").said()
+    assert version(description="Mended.") == []

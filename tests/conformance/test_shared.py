@@ -118,12 +118,14 @@ async def test_rivals_lose_no_update(rig: Rig, tenant: TenantId) -> None:
     await until(is_forty)
 
 
-async def test_a_write_once_bucket_keeps_its_first_value(rig: Rig, tenant: TenantId) -> None:
-    """What a key of ``ids`` was given, it has for ever."""
+async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: Rig, tenant: TenantId) -> None:
+    """Of two who take it one has it, until it gives it back."""
     ids = await rig.shared(layout.IDS_BUCKET)
     revision = await ids.create(f"{tenant}.key", b"run-1")
     with pytest.raises(Conflict):
-        await ids.update(f"{tenant}.key", b"run-2", revision=revision)
+        await ids.create(f"{tenant}.key", b"run-2")
     found = await until(lambda: ids.get(f"{tenant}.key"))
     assert found is not None
     assert found.value == b"run-1"
+    await ids.delete(f"{tenant}.key", revision=revision)
+    assert await ids.create(f"{tenant}.key", b"run-2") > revision

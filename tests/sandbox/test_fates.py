@@ -15,6 +15,7 @@ import pytest
 from tests.sandbox.fate_tools import CONTRACTS, ERRORS, OPEN, SAID, VALUES
 
 from linestop.actors.executor import finished
+from linestop.actors.opening import grant
 from linestop.errors import ConfigError
 from linestop.sandbox.context import Context
 from linestop.sandbox.perform import perform
@@ -40,8 +41,8 @@ async def act(name: str, how: str, ctx: Context, scope: anyio.CancelScope | None
     async with ctx.http:
         result = await perform(made, ctx, msgspec.json.encode({"how": how}), scope=scope)
     work = CallWork(
-        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, contract_digest="", args=b"", key=ctx.key,
-        user="", tier=made.contract.tier, start_by=ctx.start_by, timeout_s=1, result_bytes_max=100_000,
+        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, grant=grant(made.contract), args=b"",
+        key=ctx.key, user="", tier=made.contract.tier, start_by=ctx.start_by, timeout_s=1, result_bytes_max=100_000,
     )  # fmt: skip
     event = finished(work, result, 0.0)
     assert msgspec.json.decode(msgspec.json.encode(event), type=Finished) == event

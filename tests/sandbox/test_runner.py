@@ -12,6 +12,7 @@ import anyio
 import msgspec
 import pytest
 
+from linestop.actors.opening import grant
 from linestop.sandbox.builtin import http_get
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressPolicy
@@ -114,7 +115,7 @@ def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 -
     contract, given = TOOLS[name].contract, msgspec.json.encode(args)
     return CallWork(
         tenant="acme", run="run-1", call=f"{name}-{number}", attempt=1, tool=contract.name,
-        contract_digest=contract.digest(), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
+        grant=grant(contract), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
         tier=contract.tier, start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=contract.timeout_s,
         result_bytes_max=16_384, cost_max_micros=contract.price_micros,
     )  # fmt: skip

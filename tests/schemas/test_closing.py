@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.builders import OK, RUN, TENANT, Story, agent, at_work, call, contract, copied, reply
+from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
 
 from linestop.bus.after import outcome
-from linestop.schemas.events import Accepted, LimitHit, ModelStarted, Proposed, Sealed, Stopped, Warned
+from linestop.schemas.events import Accepted, LimitHit, ModelChoice, ModelStarted, Proposed, Sealed, Stopped, Warned
+from linestop.schemas.limits import FALLBACK_KEPT_S
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.next_start import out_of_time
 from linestop.schemas.verify import verify
@@ -57,6 +58,34 @@ def test_out_of_money_the_model_sums_up() -> None:
     view = story.planner.view(story.run, story.last(ModelStarted), story.facts)
     assert view.request.messages[-2].text.startswith("(not made")
     assert closed(story).status == "over_budget"
+
+
+@pytest.mark.parametrize("there", [SPARE, msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")])
+def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
+    """A fallback too, however long after the first model was down: its count of the prompt is known."""
+    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits={"turns_max": 1, "wall_s": 1_000}))
+    story.opened().quiet()
+    for _ in range(4):
+        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+    story.given(*story.heard(reply(call("look")))).quiet().wait(2 * FALLBACK_KEPT_S).tools(look=OK)
+    start = story.last(ModelStarted)
+    assert (start.model, start.base_url) == (there.model, there.base_url)
+    closed(story)
+
+
+def test_a_model_without_another_try_is_not_asked_to_sum_up() -> None:
+    """Where the next model has no window for the conversation, the results are listed."""
+    narrow = msgspec.structs.replace(SPARE, window_tokens=1_000)
+    version = agent(prompt="x" * 4_000, fallbacks=(narrow,), on_model_down="fall_back", limits={"wall_s": 1_000})
+    story = at_work(call("look"), version=version).tools(look=OK)
+    for _ in range(4):
+        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+    assert not [e for e in story.run.entries if isinstance(e.event, ModelStarted) and e.event.purpose == "close"]
+    limit = story.last(Stopped).limit
+    assert limit is not None
+    assert (limit.name, limit.max_value) == ("window_tokens", 1_000)
+    assert story.last(Sealed).partial_is == "results"
+    assert verify(TENANT, RUN, story.messages).problems == ()
 
 
 def test_a_tools_own_limit_is_named_and_not_the_rejections_it_led_to() -> None:

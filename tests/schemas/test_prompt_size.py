@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.builders import OK, RUN, SPARE, TENANT, Story, agent, at_work, call, reply
+from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, reply
 
 from linestop.actors.context import assemble
 from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
@@ -69,6 +69,19 @@ def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
         story.model(ModelFailed("availability", "down")).wait(10).quiet()
     start = story.last(ModelStarted)
     assert start.model == SPARE.model
+    assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
+
+
+def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
+    """Another server may count another way."""
+    there = msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")
+    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits=ROOMY)).opened().quiet()
+    turn(story, 1, result="y" * 500)
+    assert story.last(ModelStarted).input_tokens_max < story.run.context_bytes + TOKEN_OVERHEAD
+    for _ in range(4):
+        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+    start = story.last(ModelStarted)
+    assert (start.model, start.base_url) == (there.model, there.base_url)
     assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
 
 

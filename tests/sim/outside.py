@@ -112,7 +112,7 @@ class SimRunner:
             kind="probe" if work.probe else "effect", tenant=work.tenant, run=work.run, call=work.call,
             attempt=work.attempt, process=self._process.name, begun_s=seconds(), started_by=work.start_by,
             key=work.key, tool=work.tool, args_sha256=hashlib.sha256(work.args).hexdigest(),
-            contract_digest=work.contract_digest, proof=self._proof(work.tenant, work.run),
+            contract_digest=work.grant.contract_digest, proof=self._proof(work.tenant, work.run),
         )  # fmt: skip
         self._outside.requests.append(request)
         try:

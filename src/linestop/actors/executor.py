@@ -218,7 +218,7 @@ def _work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> 
     tier: Tier = call.grant.tier
     return CallWork(
         tenant=run.tenant, run=run.run, call=line.call, attempt=line.attempt, tool=call.tool,
-        contract_digest=call.grant.contract_digest, args=data, key=line.effect_key, user=run.opened.task.user,
+        grant=call.grant, args=data, key=line.effect_key, user=run.opened.task.user,
         probe=started.purpose == "probe", dry_run=run.opened.task.dry_run and tier != "read",
         tier=tier, start_by=line.start_by, timeout_s=call.grant.timeout_s,
         result_bytes_max=run.limits.result_bytes_max, cost_max_micros=line.cost_max_micros,

@@ -39,9 +39,7 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     if incoming.existing_run:
         return refuse("key_taken", key_taken(incoming.existing_run))
     if agent is None:
-        hint = (
-            "`linestop agents` lists them, and one that is new in files needs `linestop dev` (or `up`) started again."
-        )
+        hint = "`linestop agents` lists them, and `linestop deploy` deploys one that is in files."
         return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
     user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
     if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
@@ -156,7 +154,7 @@ def grant(contract: Contract) -> ToolGrant:
         repeatable=contract.repeatable, idempotent=contract.idempotent, probe=contract.probe,
         checks=contract.checks, ordered=contract.ordered, calls_max=contract.calls_max,
         price_micros=contract.price_micros, owner=contract.owner, egress=contract.egress,
-        trusted=contract.trusted, raises_before_effect=contract.raises_before_effect,
+        trusted=contract.trusted, raises_before_effect=contract.raises_before_effect, scopes=contract.scopes,
     )  # fmt: skip
 
 

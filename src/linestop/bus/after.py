@@ -11,15 +11,30 @@ import msgspec
 
 from linestop.bus.cloud_events import event_headers
 from linestop.schemas.calls import Stage
-from linestop.schemas.events import AnyEvent, Asked, Sealed, Stopped, Text, Warned
+from linestop.schemas.events import AnyEvent, Asked, Finished, Sealed, Stopped, Text, Warned
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName
 from linestop.schemas.tools import canonical
 from linestop.schemas.trace_context import run_trace
 from linestop.schemas.verify.checkpoint import Checkpoint
 
-KINDS: Final[dict[type, str]] = {Asked: "approval-asked", Stopped: "stopped", Warned: "threshold"}
-"""The events that call a person, and the kind of the alert."""
+KINDS: Final[tuple[str, ...]] = ("approval-asked", "stopped", "threshold", "wider-contract")
+"""The kinds of alerts that an event of a run gives rise to."""
+
+
+def kind_of(event: AnyEvent | None) -> str:
+    """The kind of the alert that calls a person because of this event, or nothing."""
+    match event:
+        case Asked():
+            return "approval-asked"
+        case Stopped():
+            return "stopped"
+        case Warned():
+            return "threshold"
+        case Finished() if event.error and event.error.widened:
+            return "wider-contract"
+        case _:
+            return ""
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -100,8 +115,8 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     can take the id before the event is known.
     """
     event = entry.event
-    kind = KINDS.get(type(event))
-    if event is None or kind is None or entry.ignored or _asks_nobody(run, event):
+    kind = kind_of(event)
+    if event is None or not kind or entry.ignored or _asks_nobody(run, event):
         return None
     ident = f"{run.tenant}/{run.run}/{entry.n}"
     named = event_headers(
@@ -122,7 +137,7 @@ def alerts(
     run: Run,
     *,
     since: datetime,
-    kinds: frozenset[str] = frozenset(KINDS.values()),
+    kinds: frozenset[str] = frozenset(KINDS),
     asked_after: int | None = None,
 ) -> Iterator[Alert]:
     """The alerts of all of a run's events since then, and of questions after event ``asked_after`` that are open."""

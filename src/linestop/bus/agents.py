@@ -1,19 +1,30 @@
-"""The store of agent versions: written once under their digest, with a pointer to the present one a name."""
+"""The store of agent versions: written once under their digest, with a pointer to the present one a name.
+
+A person who rolls an agent back or undeploys it leaves a mark, so that a process that starts with other files does not
+undo it. The mark is written before the pointer moves and read after the pointer was, and the pointer is moved by its
+revision: whoever starts in between finds the mark, or has the pointer moved again after it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Final, Literal
 
 import msgspec
 
 from linestop.bus.ports import Shared
-from linestop.errors import Conflict, Defect, InputError, LinestopError
+from linestop.errors import Conflict, Defect, InputError, LinestopError, NotFound
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import check_name
 
 VERSIONS_MAX = 256
 TRIES_MAX = 10
+
+Mark = Literal["", "rolled back", "undeployed"]
+"""What a person did to an agent that only a person undoes."""
+
+_MARKS: Final[dict[bytes, Mark]] = {b"rolled back": "rolled back", b"undeployed": "undeployed"}
 
 
 class AgentStore:
@@ -57,12 +68,53 @@ class AgentStore:
         """All deployed agents, sorted."""
         return sorted(key.removeprefix("current.") for key in await self._shared.keys("current."))
 
+    async def mark(self, name: str) -> Mark:
+        """What a person did to the agent last, if only `linestop deploy` undoes it."""
+        found = await self._shared.get(f"mark.{name}")
+        return _MARKS.get(found.value, "rolled back") if found else ""
+
     async def deploy(self, agent: AgentVersion) -> str:
         """Store ``agent`` and let new runs use it; return its digest. Runs under way keep theirs.
 
         Raises:
             InputError: one of its limits is beyond what any may be.
         """
+        digest = await self._store(agent)
+        await self._point(agent.name, digest)
+        if await self.mark(agent.name):
+            await self._shared.delete(f"mark.{agent.name}")
+        return digest
+
+    async def deploy_at_start(self, agent: AgentVersion) -> Mark:
+        """Deploy what a process finds in its files, unless a person decided otherwise: then return what they did."""
+        digest = await self._store(agent)
+        return await self._point(agent.name, digest, unless_marked=True)
+
+    async def roll_back(self, version: AgentVersion) -> None:
+        """Let new runs use this version of its agent until a person deploys another."""
+        digest = await self._store(version)
+        await self._set_mark(version.name, "rolled back")
+        await self._point(version.name, digest)
+
+    async def undeploy(self, name: str) -> None:
+        """Let the agent have no new runs until a person deploys it. Runs under way keep their version.
+
+        Raises:
+            NotFound: it is not deployed.
+        """
+        for _ in range(TRIES_MAX):
+            present = await self._shared.get(f"current.{check_name('agent', name)}")
+            if present is None:
+                raise NotFound(f"There is no agent {name!r} deployed; `linestop agents` lists them.")
+            await self._set_mark(name, "undeployed")
+            try:
+                await self._shared.delete(f"current.{name}", revision=present.revision)
+            except Conflict:
+                continue
+            return
+        raise _contended(name)
+
+    async def _store(self, agent: AgentVersion) -> str:
         if reason := agent.excess():
             raise InputError(f"The agent '{agent.name}' is not deployed: {reason}.")
         digest = agent.digest()
@@ -71,15 +123,39 @@ class AgentStore:
         except Conflict:
             if await self.version(digest) is None:
                 raise
+        return digest
+
+    async def _point(self, name: str, digest: str, *, unless_marked: bool = False) -> Mark:
+        key = f"current.{name}"
         for _ in range(TRIES_MAX):
-            key = f"current.{agent.name}"
             present = await self._shared.get(key)
+            if present is not None and present.value.decode() == digest:
+                return ""
+            if unless_marked and (mark := await self.mark(name)):
+                return mark
             try:
                 if present is None:
                     await self._shared.create(key, digest.encode())
-                elif present.value.decode() != digest:
+                else:
                     await self._shared.update(key, digest.encode(), revision=present.revision)
             except Conflict:
                 continue
-            return digest
-        raise LinestopError(f"The agent '{agent.name}' is being deployed by somebody else; try again.")
+            return ""
+        raise _contended(name)
+
+    async def _set_mark(self, name: str, mark: Mark) -> None:
+        for _ in range(TRIES_MAX):
+            present = await self._shared.get(f"mark.{name}")
+            try:
+                if present is None:
+                    await self._shared.create(f"mark.{name}", mark.encode())
+                else:
+                    await self._shared.update(f"mark.{name}", mark.encode(), revision=present.revision)
+            except Conflict:
+                continue
+            return
+        raise _contended(name)
+
+
+def _contended(name: str) -> LinestopError:
+    return LinestopError(f"The agent '{name}' is being deployed by somebody else; try again.")

@@ -93,7 +93,8 @@ PARAMETERS: Final[dict[str, str]] = {
     "event": "What happened.",
     "n": "The event's number in its run: 1, 2, 3 … without gaps.",
     "verb": "What is wanted.",
-    "kind": "What kind of alert it is: `approval-asked`, `stopped`, `threshold`, `no-worker` or `lost`.",
+    "kind": "What kind of alert it is: `approval-asked`, `stopped`, `threshold`, `wider-contract`, `no-worker` or "
+    "`lost`.",
     "turn": "Which turn of the model, from 1.",
     "attempt": "Which attempt of that turn, from 1.",
     "name": "The timer's name.",

@@ -1,8 +1,8 @@
-"""``agents``, ``deploy``, ``rollback`` and ``tools``: what may run, and with which contracts."""
+"""``agents``, ``deploy``, ``undeploy``, ``rollback`` and ``tools``: what may run, and with which contracts."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus.agents import AgentStore, Mark
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Shared
@@ -20,8 +20,10 @@ from linestop.errors import LinestopError, NotFound
 from linestop.project import Project, load_project
 from linestop.sandbox.lint import lint as lint_contracts
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.run import Run
 
 DIGEST_SHOWN: Final = 12
+NAMED_MAX: Final = 5
 RESTART: Final = "processes load tools and playbooks when they start: restart them (`linestop dev`, `up`, `actor`)"
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
     in_files: str = ""
     deployed: str = ""
     asked: bool = True
+    mark: Mark = ""
 
     @property
     def stale(self) -> bool:
@@ -47,9 +50,11 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
         if not self.asked:
             return "in files"
         if not self.deployed:
-            return "not deployed"
+            return self.mark or "not deployed"
         if not self.in_files:
             return "deployed, not in files"
+        if self.mark and self.in_files != self.deployed:
+            return f"{self.mark}, other in files"
         return "deployed" if self.in_files == self.deployed else "changed since it was deployed"
 
 
@@ -58,14 +63,23 @@ def agents(nats: str | None, as_json: bool) -> None:
     project = load_project().at(nats)
     in_files = {agent.name: agent for agent in agents_of(project, load_tools(project))}
     deployed: dict[str, AgentVersion] = {}
+    marks: dict[str, Mark] = {}
     asked = True
+
+    async def look(shared: Shared) -> tuple[dict[str, AgentVersion], dict[str, Mark]]:
+        present = await _deployed(shared)
+        return present, {name: await AgentStore(shared).mark(name) for name in {*in_files, *present}}
+
     try:
-        deployed = with_store(project, _deployed)
+        deployed, marks = with_store(project, look)
     except LinestopError as error:
         click.echo(f"The deployed agents are not shown: {error}", err=True)
         asked = False
     lines = [
-        _line(name, in_files.get(name), deployed.get(name), asked=asked) for name in sorted({*in_files, *deployed})
+        msgspec.structs.replace(
+            _line(name, in_files.get(name), deployed.get(name), asked=asked), mark=marks.get(name, "")
+        )
+        for name in sorted({*in_files, *deployed})
     ]
     if as_json:
         output.say_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
@@ -74,7 +88,7 @@ def agents(nats: str | None, as_json: bool) -> None:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
     if any(line.stale for line in lines):
-        output.note(f"Starting `linestop dev` or `up` again deploys what is in files; {RESTART}.")
+        output.note(f"`linestop deploy` deploys what is in files; {RESTART}.")
 
 
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
@@ -86,17 +100,68 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
         raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(found) or 'none'}.")
     wanted = [agent for name, agent in found.items() if not names or name in names]
 
-    async def work(shared: Shared) -> dict[str, str]:
-        store = AgentStore(shared)
-        return {agent.name: await store.deploy(agent) for agent in wanted}
+    async def work(stream: JetStream) -> tuple[dict[str, str], list[Run]]:
+        store = AgentStore(stream.shared(layout.AGENTS_BUCKET))
+        done = {agent.name: await store.deploy(agent) for agent in wanted}
+        return done, await _open_runs(stream)
 
-    digests = with_store(project, work)
+    digests, runs = _with_stream(project, work)
     if as_json:
         output.say_json(digests)
+    else:
+        for name, digest in digests.items():
+            click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
+        output.note(f"New runs get these; {RESTART}.")
+    for sentence in touched(runs, wanted):
+        output.note(sentence)
+
+
+async def _open_runs(stream: JetStream) -> list[Run]:
+    found: list[Run] = []
+    for tenant, name in await stream.log().open_runs():
+        run = Run(tenant, name)
+        for message in await stream.log().load(tenant, name):
+            run.apply(message.subject, message.payload, message.seq)
+        found.append(run)
+    return found
+
+
+def touched(runs: Sequence[Run], agents: Sequence[AgentVersion]) -> list[str]:
+    """Which open runs of these agents have another contract of a tool than the version has now, a sentence a tool."""
+    found: dict[tuple[str, str], list[str]] = {}
+    now = {agent.name: agent for agent in agents}
+    for run in runs:
+        agent = now.get(run.opened.agent.name) if run.opened and not run.done else None
+        for grant in run.opened.tools if run.opened and agent else ():
+            contract = agent.tool(grant.name) if agent else None
+            if contract is None or contract.digest() == grant.contract_digest:
+                continue
+            wider = "; ".join(grant.widened_by(contract))
+            what = f"which is not called in them as it is now: {wider}" if wider else "and what they began with counts"
+            found.setdefault((grant.name, what), []).append(run.run)
+    return [_touched(tool, what, of) for (tool, what), of in sorted(found.items())]
+
+
+def _touched(tool: str, what: str, runs: list[str]) -> str:
+    names = ", ".join(runs[:NAMED_MAX]) + (", …" if len(runs) > NAMED_MAX else "")
+    return f"{output.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {what}."
+
+
+def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
+    """Let AGENT have no new runs."""
+    project = load_project().at(nats)
+
+    async def work(shared: Shared) -> None:
+        await AgentStore(shared).undeploy(name)
+
+    with_store(project, work)
+    if as_json:
+        output.say_json({name: ""})
         return
-    for name, digest in digests.items():
-        click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
-    output.note(f"New runs get these; {RESTART}.")
+    click.echo(f"{name}  undeployed")
+    output.note(
+        f"New runs of it are refused as 'no_agent'; open ones go on. `linestop deploy {name}` deploys it again."
+    )
 
 
 def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
@@ -112,7 +177,7 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
         if version is None:
             wanted = f"version {digest}" if digest else "earlier version"
             raise NotFound(f"The agent {name!r} has no {wanted} to go back to.")
-        await store.deploy(version)
+        await store.roll_back(version)
         return version
 
     version = with_store(project, work)
@@ -120,6 +185,7 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
         output.say_json({name: version.digest()})
         return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
+    output.note(f"It stays so when processes start again; `linestop deploy {name}` deploys what is in files.")
 
 
 def tools_ls(as_json: bool) -> None:
@@ -170,11 +236,15 @@ def tools_lint(as_json: bool) -> None:
 
 def with_store(project: Project, work: Callable[[Shared], Awaitable[T]]) -> T:
     """Run ``work`` on the bucket of agents, as the operator."""
+    return _with_stream(project, lambda stream: work(stream.shared(layout.AGENTS_BUCKET)))
+
+
+def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) -> T:
     credential = stored_credentials(project, ["operator"])["operator"]
 
     async def connected() -> T:
         async with await connect(credential, name="linestop agents") as connection:
-            return await work((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+            return await work(await JetStream.open(connection))
 
     return anyio.run(connected)
 

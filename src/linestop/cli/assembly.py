@@ -162,11 +162,16 @@ def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
     return {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in roles}
 
 
-async def deploy(operator: Credential, agents: Sequence[AgentVersion]) -> dict[str, str]:
-    """Let new runs use these versions; return the digests by agent."""
+async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:
+    """Let new runs use these versions; return a sentence for each that a person rolled back or undeployed."""
     async with await connect(operator, name="linestop deploy") as connection:
         store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
-        return {agent.name: await store.deploy(agent) for agent in agents}
+        marks = [(agent.name, await store.deploy_at_start(agent)) for agent in agents]
+        return [
+            f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys what is in files."
+            for name, mark in marks
+            if mark
+        ]
 
 
 @asynccontextmanager

@@ -62,6 +62,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Agents and tools": {
         "agents": Entry("agents:agents", "List agents: in files, and deployed."),
         "deploy": Entry("agents:deploy", "Let new runs use the agents in files."),
+        "undeploy": Entry("agents:undeploy", "Let an agent have no new runs."),
         "rollback": Entry("agents:rollback", "Let new runs use an earlier version again."),
         "tools": Entry("agents:tools", "List, inspect and lint tools."),
     },

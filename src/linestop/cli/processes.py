@@ -29,7 +29,7 @@ from linestop.cli import output
 from linestop.cli.assembly import (
     Credentials,
     agents_of,
-    deploy,
+    deploy_at_start,
     load_tools,
     missing_keys,
     missing_playbooks,
@@ -164,7 +164,8 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
         with hold_name(project.directory, name) as lock:
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
             _say_updated(await prepare(credentials["bootstrap"], (), administrator=server.administrator))
-            await deploy(credentials["operator"], agents)
+            for sentence in await deploy_at_start(credentials["operator"], agents):
+                say(sentence)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
                 where = f"{server.url}, log and streams in {project.directory}"
                 _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
@@ -198,7 +199,9 @@ async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, de
         if not await _prepare_if_able(project, (), told):
             return
         if deploying:
-            await deploy(stored_credentials(project, ["operator"])["operator"], agents)
+            operator = stored_credentials(project, ["operator"])["operator"]
+            for sentence in await deploy_at_start(operator, agents):
+                say(sentence)
         async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
             url = credentials["planner"].url
             where = f"{url}, credentials in {project.directory}"

@@ -22,7 +22,8 @@ from linestop.sandbox.perform import PerformLimits, perform, probe
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import AnyTool
 from linestop.sandbox.workspace import Workspace
-from linestop.schemas.tools import ErrorType, ToolError, ToolResult
+from linestop.schemas.arguments import check_arguments
+from linestop.schemas.tools import Contract, ErrorType, ToolError, ToolResult
 from linestop.schemas.work import CallWork
 
 Done = tuple[CallWork, ToolResult, float]
@@ -90,10 +91,11 @@ class RegistryRunner:
             tool = self._registry.tool(work.tool)
         except NotFound:
             tool = None
-        if tool is None or tool.contract.digest() != work.contract_digest:
-            here = "has another contract here than" if tool else "is not here: deploy"
-            sentence = f"The tool '{work.tool}' {here} the one this run was opened with."
+        if tool is None:
+            sentence = f"The tool '{work.tool}' is not here: deploy the one this run was opened with."
             return _not_begun(work, sentence, kind="permanent")
+        if refused := _unlike_its_grant(work, tool.contract):
+            return refused
         with contextlib.ExitStack() as held:
             try:
                 workspace = held.enter_context(self._workspace(work))
@@ -101,7 +103,7 @@ class RegistryRunner:
                 _log.error("no workspace for call %s of run %s: %s", work.call, work.run, error)
                 sentence = "The call was not begun: its workspace cannot be made; an operator must look at the disk."
                 return _not_begun(work, sentence, kind="transient")
-            return await self._in_workspace(tool, work, workspace)
+            return await self._in_workspace(tool.under(work.grant.applied_to(tool.contract)), work, workspace)
 
     @contextlib.contextmanager
     def _workspace(self, work: CallWork) -> Generator[Workspace]:
@@ -128,11 +130,35 @@ class RegistryRunner:
             return await perform(tool, context, work.args, limits=self._limits)
 
 
-def _not_begun(work: CallWork, why: str, *, kind: ErrorType) -> ToolResult:
+def _unlike_its_grant(work: CallWork, now: Contract) -> ToolResult | None:
+    """Why the tool as it is ``now`` must not perform a call of a run that was opened with another contract of it.
+
+    A probe changes nothing, and a result that is never asked for would leave its call in doubt: it may be made, if
+    the tool still has one.
+    """
+    if now.digest() == work.grant.contract_digest:
+        return None
+    if work.probe:
+        gone = f"The tool '{work.tool}' has no probe any more."
+        return None if now.probe else _not_begun(work, gone, kind="permanent")
+    if wider := work.grant.widened_by(now):
+        sentence = (
+            f"The tool '{work.tool}' was not called: since this run was opened it may do more ({'; '.join(wider)}), "
+            "and nobody agreed to that for this run."
+        )
+        return _not_begun(work, sentence, kind="permanent", widened=True)
+    if errors := check_arguments(work.args, now).errors:
+        sentence = f"The tool '{work.tool}' was changed since this run was opened and does not take these arguments: "
+        return _not_begun(work, sentence + "; ".join(errors), kind="invalid")
+    return None
+
+
+def _not_begun(work: CallWork, why: str, *, kind: ErrorType, widened: bool = False) -> ToolResult:
     """What to say of a call whose tool was not called; a probe that was not made says nothing about its effect."""
     if work.probe:
         return ToolResult(outcome="unknown", error=ToolError(type=kind, message=why))
-    error = ToolError(type=kind, message=why, retry_safe=kind == "transient", known_by="not_begun")
+    safe = kind in {"transient", "invalid"}
+    error = ToolError(type=kind, message=why, retry_safe=safe, known_by="not_begun", widened=widened)
     return ToolResult(outcome="failed", error=error)
 
 

@@ -6,6 +6,7 @@ in the middle of a run. The function stays an ordinary function: call it in a un
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -84,6 +85,12 @@ class Tool(Generic[P, R]):
     def name(self) -> str:
         """The name by which agents and models know it."""
         return self.contract.name
+
+    def under(self, contract: Contract) -> AnyTool:
+        """The same function under another contract."""
+        other = copy.copy(self)
+        other.contract = contract
+        return cast("AnyTool", other)
 
     def bind(self, args: bytes) -> dict[str, Any]:
         """Decode canonical JSON arguments into the values the function takes.

@@ -80,7 +80,8 @@ class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``known_by`` says how it is known that the call failed, once its tool is not safe to repeat: the ``tool`` said so
     itself, its function was ``not_begun``, or its ``contract`` says that it raises before it acts. Empty in logs of
-    versions before 0.2, and where repeating is safe.
+    versions before 0.2, and where repeating is safe. ``widened``: the tool was not called, for its contract here
+    allows more than the one that the run was opened with; a person is told.
     """
 
     type: ErrorType
@@ -88,6 +89,7 @@ class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_safe: bool = False
     retry_after_s: float | None = None
     known_by: Literal["", "tool", "not_begun", "contract"] = ""
+    widened: bool = False
 
 
 _RUNTIMES_WORDS = re.compile(r"tool \S+(?: raised \S+: |: its result |: it returned )")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from linestop.schemas.events import Finished
+from linestop.schemas.events import Finished, ToolGrant
 from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Tier, ToolResult
@@ -17,7 +17,8 @@ from linestop.schemas.tools import Tier, ToolResult
 class CallWork(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one call, frozen when its start was appended.
 
-    ``args`` is canonical JSON. ``key`` is the effect key. ``dry_run`` describes instead of doing.
+    ``grant`` is what the run was given of the tool when it was opened. ``args`` is canonical JSON. ``key`` is the
+    effect key. ``dry_run`` describes instead of doing.
     """
 
     tenant: str
@@ -25,7 +26,7 @@ class CallWork(msgspec.Struct, frozen=True, kw_only=True):
     call: str
     attempt: int
     tool: str
-    contract_digest: str
+    grant: ToolGrant
     args: bytes
     key: str
     user: str

@@ -21,7 +21,10 @@ def agents() -> None:
 @as_json
 @does("agents_tools:deploy")
 def deploy() -> None:
-    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
+    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version.
+
+    It says which open runs began with another contract of a tool than the agent has now.
+    """
 
 
 @click.command()
@@ -31,7 +34,16 @@ def deploy() -> None:
 @as_json
 @does("agents_tools:rollback")
 def rollback() -> None:
-    """Let new runs of AGENT use an earlier version again."""
+    """Let new runs of AGENT use an earlier version again, also after a restart, until it is deployed by hand."""
+
+
+@click.command()
+@click.argument("name", metavar="AGENT")
+@nats
+@as_json
+@does("agents_tools:undeploy")
+def undeploy() -> None:
+    """Let AGENT have no new runs, also after a restart. Runs under way keep their version and go on."""
 
 
 @click.group()

@@ -25,7 +25,7 @@ from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.streams import MIB, Space
 from linestop.bus.worker import hold_name
-from linestop.cli.assembly import Credentials, agents_of, deploy, load_tools, prepare, serve
+from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client
 from linestop.errors import LinestopError, Unreachable
@@ -119,7 +119,7 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
         async with EmbeddedServer(project.directory, options) as server:
             credentials: Credentials = {name: server.credential(name) for name in CREDENTIALS}
             await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
-            await deploy(credentials["operator"], agents_of(project, registry))
+            await deploy_at_start(credentials["operator"], agents_of(project, registry))
             executor = ExecutorProcess(project, shop)
             with hold_name(project.directory, WORKER) as lock:
                 async with serve(project, OTHERS, credentials, lock=lock, registry=registry):

@@ -10,7 +10,7 @@ from linestop.schemas.events.envelope import Event, Moment, Text
 from linestop.schemas.events.stop import LimitHit
 from linestop.schemas.limits import Limits
 from linestop.schemas.model import Price, ToolMode
-from linestop.schemas.tools import Tier, ToolKind
+from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,7 +79,10 @@ class AsksModel(Protocol):
 
 
 class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A tool this run may use, with the part of its contract that decisions need. The rest is in the agent."""
+    """A tool this run may use, with the part of its contract that decisions need. The rest is in the agent.
+
+    ``scopes`` is what the tool needed when the run was opened; None in a log from before they were pinned.
+    """
 
     name: str
     contract_digest: str
@@ -99,11 +102,37 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     egress: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
     raises_before_effect: bool = False
+    scopes: tuple[str, ...] | None = None
 
     @property
     def safe_to_repeat(self) -> bool:
         """Whether an interrupted attempt may be made again without asking anybody."""
         return self.tier == "read" or self.idempotent
+
+    def widened_by(self, now: Contract) -> tuple[str, ...]:
+        """In what the tool under ``now``, its contract as it is, may do more than was pinned; empty if in nothing.
+
+        A promise that was taken back counts: whoever pinned it repeats a call because of it.
+        """
+        if now.digest() == self.contract_digest:
+            return ()
+        found: list[str] = []
+        if TIERS.index(now.tier) > TIERS.index(self.tier):
+            found.append(f"its tier is '{now.tier}', no longer '{self.tier}'")
+        for field, pinned in (("scopes", self.scopes or ()), ("egress", self.egress)):
+            if more := [name for name in getattr(now, field) if name not in pinned]:
+                found.append(f"its {field} have '{more[0]}' in addition")
+        if self.safe_to_repeat and not now.safe_to_repeat:
+            found.append("it is no longer safe to repeat")
+        return tuple(found)
+
+    def applied_to(self, now: Contract) -> Contract:
+        """The contract under which a run performs the tool as it is ``now``: what was pinned, and no promise of one."""
+        return msgspec.structs.replace(
+            now, tier=self.tier, timeout_s=self.timeout_s, price_micros=self.price_micros,
+            idempotent=self.idempotent and now.idempotent,
+            raises_before_effect=self.raises_before_effect and now.raises_before_effect,
+        )  # fmt: skip
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -87,6 +87,8 @@ def _differs(granted: ToolGrant, contract: Contract) -> str:
     for field in _AS_IN_CONTRACT:
         if getattr(granted, field) != getattr(contract, field):
             return field
+    if granted.scopes is not None and granted.scopes != contract.scopes:
+        return "scopes"
     if granted.timeout_s > contract.timeout_s:
         return "timeout_s"
     return "retries_max" if granted.retries_max > contract.retries_max else ""
