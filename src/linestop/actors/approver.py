@@ -20,6 +20,7 @@ from linestop.actors.words import word
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import (
+    Answered,
     AnyEvent,
     Asked,
     AskedCall,
@@ -31,7 +32,7 @@ from linestop.schemas.events import (
     SpendQuestion,
     Stopped,
 )
-from linestop.schemas.gate import by_fallback, rule
+from linestop.schemas.gate import awaited, by_fallback, rule
 from linestop.schemas.next_start import spend_question_due
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
@@ -115,7 +116,7 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
         return None
     waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
     if question := next((call for call in waiting if call.tool in QUESTIONS), None):
-        return Asked(question=_question(run, question, now))
+        return _reported(run, question) or Asked(question=_question(run, question, now))
     dry_run, fallback = run.opened.task.dry_run, by_fallback(run)
     rules = [(call, *rule(run.opened.policy, call, dry_run=dry_run, fallback=fallback)) for call in waiting]
     cleared = tuple(
@@ -126,6 +127,18 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
     if cleared:
         return Cleared(calls=cleared)
     return Asked(calls=tuple(_asked(run, call, name, now) for call, name, _ in rules))
+
+
+def _reported(run: Run, call: CallState) -> Answered | None:
+    """The answer to a wait for an event that was reported before: the oldest of its name, each once."""
+    name = awaited(call)
+    found = next(((n, kept) for n, kept in run.reported.items() if name and kept.event == name), None)
+    if found is None:
+        return None
+    n, kept = found
+    return Answered(
+        call=call.call, event=name, answer=kept.answer, by=kept.by, untrusted=kept.untrusted, reported_n=n
+    )  # fmt: skip
 
 
 def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:

@@ -26,6 +26,8 @@ from linestop.schemas.events import (
     Resumed,
     Stopped,
 )
+from linestop.schemas.gate import waiting_for
+from linestop.schemas.limits import REPORTED_MAX
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -67,10 +69,18 @@ def objection(  # noqa: C901 - a list of reasons, one a line
         return "" if run.paused else "The run is not paused."
     if said.verb in {"approve", "deny"} and not control.call:
         return _objection_to_spending(run, said, now)
-    call = run.calls.get(control.call)
+    event = control.event if said.verb == "answer" else ""
+    call = waiting_for(run, event) if event else run.calls.get(control.call)
     if call is None:
-        return f"There is no call '{control.call}' in run '{run.run}'."
+        return _objection_to_report(run) if event else f"There is no call '{control.call}' in run '{run.run}'."
     return _objection_to_call(run, call, said, now) or _objection_to_edit(run, call, said, now=now, agent=agent)
+
+
+def _objection_to_report(run: Run) -> str:
+    """Why an event that no call waits for is not kept."""
+    if len(run.reported) < REPORTED_MAX:
+        return ""
+    return f"Run '{run.run}' keeps {REPORTED_MAX} events that it has not waited for yet; report it when it waits."
 
 
 def _objection_to_edit(run: Run, call: CallState, said: Word, *, now: datetime, agent: AgentVersion | None) -> str:
@@ -200,6 +210,8 @@ def _event(run: Run, said: Word) -> AnyEvent:
             return Resumed(by=by, why=control.why)
         case "answer":
             text = control.answer if isinstance(control.answer, str) else canonical(control.answer).decode()
+            if control.event:
+                return _report(run, said, text, by)
             return Answered(call=control.call, answer=text, by=by, untrusted=not said.trusted, **_as_signed(control))
         case "edit":
             args = canonical(control.args)
@@ -215,6 +227,17 @@ def _event(run: Run, said: Word) -> AnyEvent:
             )  # fmt: skip
         case "approve" | "deny":
             return _decision(run, said.verb == "approve", control, by)
+
+
+def _report(run: Run, said: Word, text: str, by: str) -> Answered:
+    """What is said of an event: the answer to the call that waits for it, or kept until one does.
+
+    A signature covers a call, which whoever reports an event does not name: one adds nothing to it.
+    """
+    call, trusted = waiting_for(run, said.control.event), said.trusted and not said.signer
+    return Answered(
+        call=call.call if call else "", event=said.control.event, answer=text, by=by, untrusted=not trusted
+    )  # fmt: skip
 
 
 def _as_signed(control: Control) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from linestop.client.looking import DEFAULT_TENANT, Looking
 from linestop.client.saying import WAIT_S, Mouth
 from linestop.client.stop_scope import stop_scope
 from linestop.client.stopping import DirectStop, is_of
-from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, awaiting, pick, require_shown
+from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
 from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
@@ -133,15 +133,18 @@ class Client(Looking):
         return await self._decide("answer", run, Control(call=call, answer=answer), said)
 
     async def event(self, run: str, name: str, data: object = None, **said: Unpack[Said]) -> Reply:
-        """Report an event to a run that waits for it (``wait.for_event``); ``data`` is what the model is told.
+        """Report an event to a run: to the call that waits for it (``wait.for_event``), or to the first that will.
+
+        ``data`` is what the model is told. A run keeps a few reports that it has not waited for yet.
 
         Raises:
-            Refused: the run does not wait for an event of that name now.
+            Refused: the run is over, or keeps as many as it may.
             NotFound, TimedOut, PermissionDenied: as ``approve``.
         """
-        state = await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
-        call = awaiting(run, await self.questions_of(state), name).call
-        return await self._decide("answer", run, Control(call=call, answer={} if data is None else data), said)
+        if not name:
+            raise InputError("Give the name of the event.")
+        await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
+        return await self._word("answer", run, Control(event=name, answer={} if data is None else data), said)
 
     async def resolve(
         self, run: str, action: Resolution, *, call: str = "", result: object = None, **said: Unpack[Said]

@@ -249,13 +249,13 @@ class Looking:
         return lines[:limit]
 
     async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
-        """What all open runs wait for a person to say, the most urgent first."""
+        """What all open runs wait for a person to say, so not events; the most urgent first."""
         keys = [key for key in await self.stream.log().open_runs() if not tenant or key[0] == tenant]
 
         async def of(key: Key) -> list[OpenQuestion]:
             return await self.questions_of(await self._fold(*key))
 
-        found = [question for questions in await _each(keys, of) for question in questions]
+        found = [question for questions in await _each(keys, of) for question in questions if question.kind != "event"]
         return sorted(found, key=lambda question: question.expires_at)
 
     async def _newest(self, limit: int, tenant: str) -> list[Key]:

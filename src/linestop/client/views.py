@@ -219,20 +219,6 @@ def require_shown(question: OpenQuestion, shown: str) -> None:
     )
 
 
-def awaiting(run: str, asked: list[OpenQuestion], name: str) -> OpenQuestion:
-    """The first wait of the run for the event of that name.
-
-    Raises:
-        Refused: it waits for none of that name; with those that it waits for.
-    """
-    waits = [question for question in asked if question.kind == "event"]
-    found = next((question for question in waits if question.text == name), None)
-    if found is None:
-        others = ", ".join(f"'{question.text}'" for question in waits) or "no event"
-        raise Refused(f"Run '{run}' does not wait for an event '{name}' now; it waits for {others}.")
-    return found
-
-
 def _asked(run: Run) -> list[CallState]:
     return [call for call in run.calls.values() if call.stage is Stage.ASKED and call.asked is not None]
 

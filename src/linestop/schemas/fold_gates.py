@@ -26,8 +26,8 @@ from linestop.schemas.events import (
     Resolved,
     SpendQuestion,
 )
-from linestop.schemas.gate import by_fallback, rule
-from linestop.schemas.limits import CLOCK_SLACK_S
+from linestop.schemas.gate import awaited, by_fallback, rule
+from linestop.schemas.limits import CLOCK_SLACK_S, REPORTED_MAX
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -180,6 +180,8 @@ def _undeniable(run: Run, event: Denied, asked: AskedCall | Question | SpendQues
 def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
     """``approver.edited``, ``answered`` and ``resolved``: what a person put in the model's or the tool's place."""
     call = run.calls.get(event.call)
+    if isinstance(event, Answered):
+        return _answered(run, n, call, event)
     if call is None:
         return f"there is no call '{event.call}'"
     match event:
@@ -192,17 +194,43 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
             call.edit = event
             if event.approves is not None:
                 run.context_bytes += text_bytes(event.args)
-        case Answered():
-            if call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
-                return f"call '{event.call}' is not a question"
-            text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
-            call.answer_untrusted = event.untrusted
-            fold_calls.answer(run, call, n, text=text, error=False)
         case Resolved():
             return _resolved(run, n, call, event)
         case _:
             assert_never(event)
     return ""
+
+
+def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
+    """A person answered a question, or an event was reported: to the call that waits for it, or for one that will."""
+    if event.event and not event.call:
+        if len(run.reported) >= REPORTED_MAX:
+            return f"{REPORTED_MAX} events are kept already"
+        run.reported[n] = event
+        return ""
+    if call is None:
+        return f"there is no call '{event.call}'"
+    if event.reported_n:
+        if reason := _unfit_report(run, call, event):
+            return reason
+        del run.reported[event.reported_n]
+    elif call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
+        return f"call '{event.call}' is not a question"
+    text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
+    call.answer_untrusted = event.untrusted
+    fold_calls.answer(run, call, n, text=text, error=False)
+    return ""
+
+
+def _unfit_report(run: Run, call: CallState, event: Answered) -> str:
+    """Why a wait is not answered by what was reported before it."""
+    kept = run.reported.get(event.reported_n)
+    if kept is None:
+        return f"event {event.reported_n} is no report that is kept"
+    if call.stage is not Stage.GATE or awaited(call) != kept.event:
+        return f"call '{event.call}' does not wait for the event '{kept.event}'"
+    same = (event.event, event.answer, event.by, event.untrusted) == (kept.event, kept.answer, kept.by, kept.untrusted)
+    return "" if same else f"it says something else than event {event.reported_n} reported"
 
 
 def _unfit_edit(call: CallState, event: Edited) -> str:

@@ -7,15 +7,36 @@ alone lets nothing irreversible pass.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from linestop.schemas.arguments import decode_strict
-from linestop.schemas.calls import CallState
+from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import BlobRef, Policy
 from linestop.schemas.tools import Tier, canonical
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
+
+
+EVENT_WAIT = "wait.for_event"
+
+
+def awaited(call: CallState) -> str:
+    """The name of the event that a call waits for, or nothing."""
+    if call.tool != EVENT_WAIT or call.judged is None or isinstance(call.judged.args, BlobRef):
+        return ""
+    try:
+        return str(msgspec.json.decode(call.judged.args, type=dict[str, Any]).get("name") or "")
+    except msgspec.DecodeError:
+        return ""
+
+
+def waiting_for(run: Run, event: str) -> CallState | None:
+    """The first call that waits for the event of that name now."""
+    calls = run.proposal.calls if run.proposal else ()
+    return next((call for call in calls if call.stage is Stage.ASKED and awaited(call) == event), None)
 
 
 def by_fallback(run: Run) -> bool:

@@ -191,6 +191,9 @@ JSON_DEPTH_MAX = 64
 LONG_BYTES = 64 * 1024
 """Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
 
+REPORTED_MAX = 16
+"""Events that a run keeps which were reported before it waits for them."""
+
 MATERIAL_BYTES_MAX = 128 * 1024
 """Bytes of a task's material: with text and tools it fits into the event that opens a run."""
 

@@ -45,7 +45,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A person's or service's word about a run, published on ``control.<tenant>.<run>.<verb>``.
 
     ``approve``, ``deny`` and ``edit`` name ``call`` and the ``args_sha256`` and ``contract_digest`` that were
-    shown; ``answer`` carries ``answer``; ``resolve`` carries ``action`` and, for ``done``, ``result``.
+    shown; ``answer`` carries ``answer``, and instead of ``call`` the name of an ``event`` if it reports
+    one; ``resolve`` carries ``action`` and, for ``done``, ``result``.
     ``signature`` is Ed25519 over ``signed_bytes``, in hex, made with the key named ``key_id``.
     """
 
@@ -57,6 +58,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     contract_digest: str = ""
     args: Any = None
     answer: Any = None
+    event: str = ""
     action: Literal["", "retry", "done", "stop"] = ""
     result: Any = None
     mode: StopMode = StopMode.FENCE

@@ -32,9 +32,9 @@ LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed
 _ALWAYS = LATE_FACTS | {STOPPED}
 _ALIVE = _ALWAYS | {
     "budget.held", "budget.queued", "budget.warned", "approver.paused", "approver.resumed",
-    "approver.asked", "approver.granted", "approver.denied",
+    "approver.asked", "approver.granted", "approver.denied", "approver.answered",
 }  # fmt: skip
-_GATES = {"approver.cleared", "approver.edited", "approver.answered", "approver.resolved"}
+_GATES = {"approver.cleared", "approver.edited", "approver.resolved"}
 _ACTS = {"executor.started", "validator.checked"}
 
 LEGAL: dict[Phase, frozenset[str]] = {
@@ -80,6 +80,7 @@ MOVES: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.CLEARING, "approver.cleared", Phase.WAITING),
     (Phase.CLEARING, "approver.asked", Phase.WAITING),
     (Phase.CLEARING, "approver.asked", Phase.ACTING),
+    (Phase.CLEARING, "approver.answered", Phase.QUEUED),
     (Phase.WAITING, "approver.granted", Phase.ACTING),
     (Phase.WAITING, "approver.granted", Phase.QUEUED),
     (Phase.WAITING, "approver.denied", Phase.QUEUED),

@@ -21,6 +21,7 @@ from linestop.schemas.events import (
     NEVER,
     Accepted,
     Amended,
+    Answered,
     AnyEvent,
     Compacted,
     Denied,
@@ -119,12 +120,12 @@ class Run:
         self.down_until: dict[tuple[str, str], datetime] = {}
         self.prompt = PromptState()
         self.warned: set[str] = set()
-        self.rejections_in_a_row = 0
-        self.returned_in_a_row = 0
+        self.rejections_in_a_row = self.returned_in_a_row = 0
         self.spend_asked: SpendQuestion | None = None
         self.spend_granted = False
         self.spend_denied: Denied | None = None
         self.stop_over: Resolved | None = None
+        self.reported: dict[int, Answered] = {}
         self.context_bytes = 0
         self.wait_s = 0.0
         self.waiting_since: datetime | None = None

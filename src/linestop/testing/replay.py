@@ -293,7 +293,7 @@ def _word(event: Granted | Denied | Edited | Answered | Resolved | Paused | Resu
         case Edited():
             verb, more = "edit", {"args": _json(event.args)}
         case Answered():
-            verb, more = "answer", {"answer": event.answer}
+            verb, more = "answer", {"answer": event.answer, "event": "" if event.reported_n else event.event}
         case Resolved():
             verb, more = "resolve", {"action": event.action, "result": _json(event.result) if event.result else None}
         case Paused():

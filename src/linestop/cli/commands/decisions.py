@@ -58,7 +58,7 @@ def answer() -> None:
 @common
 @does("approvals:event")
 def event() -> None:
-    """Report the event NAME to RUN, which waits for it."""
+    """Report the event NAME to RUN, which waits for it or will."""
 
 
 @click.command()

@@ -126,7 +126,9 @@ class Edited(Event, frozen=True, kw_only=True):
 class Answered(Event, frozen=True, kw_only=True):
     """A person answered the question of ``call``; ``answer`` is any JSON value as text.
 
-    ``untrusted``: it came with a client's credential and no person's signature, so its values are nobody's word.
+    ``event`` is its name if it reports one (`wait.for_event`). Without a ``call`` the report is kept until a call waits
+    for it; that one is answered from it, and ``reported_n`` is its number. ``untrusted``: it came with a client's
+    credential and no person's signature, so its values are nobody's word.
     """
 
     call: str
@@ -139,6 +141,8 @@ class Answered(Event, frozen=True, kw_only=True):
     expires_at: Moment | None = None
     signature: str = ""
     key_id: str = ""
+    event: str = ""
+    reported_n: int = 0
 
 
 class Resolved(Event, frozen=True, kw_only=True):

@@ -1,0 +1,76 @@
+"""Events that are reported to a run before it waits for them, or while it does."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, call, contract, refusal, reply
+
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import Answered
+from linestop.schemas.limits import REPORTED_MAX
+from linestop.schemas.model import ToolCall
+from linestop.schemas.verify import verify
+
+NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}
+AGENT = agent(tools=(*CONTRACTS, contract("wait.for_event", kind="wait", parameters=NAMED)))
+
+
+def wait(name: str, place: str) -> ToolCall:
+    """A call that waits for the event."""
+    return call("wait.for_event", f'{{"name":"{name}"}}', id=place)
+
+
+def started() -> Story:
+    """A run that has not waited yet: its model thinks."""
+    return Story(AGENT).opened().quiet()
+
+
+def test_an_event_that_came_before_its_wait_ends_it_and_nobody_is_asked() -> None:
+    """The payment may be faster than the model; its report is used once, the oldest of its name first."""
+    story = started()
+    for cents in (1, 2):
+        story.word("answer", event="paid", answer={"cents": cents}).then(Answered, call="", event="paid")
+    story.model(reply(wait("paid", "w1")))
+    assert (story.stage("w1"), story.run.calls["w1"].answer) == (Stage.ANSWERED, '{"cents":1}')
+    assert "approver.asked" not in story.names()
+    story.model(reply(wait("paid", "w2"))).model(reply(wait("paid", "w3")))
+    assert (story.run.calls["w2"].answer, story.stage("w3")) == ('{"cents":2}', Stage.ASKED)
+    story.word("answer", event="paid", answer="now").then(Answered, call="w3", reported_n=0)
+    assert story.stage("w3") == Stage.ANSWERED
+    assert not story.run.reported
+    assert not [each for each in verify(TENANT, RUN, story.messages).problems if each.level == "broken"]
+
+
+def test_an_event_of_another_name_ends_no_wait() -> None:
+    """It is kept for its own."""
+    story = started()
+    story.word("answer", event="shipped", answer={}).said()
+    story.model(reply(wait("paid", "w1")))
+    assert story.stage("w1") == Stage.ASKED
+    assert len(story.run.reported) == 1
+
+
+def test_a_run_keeps_a_bounded_number_of_events() -> None:
+    """One more is refused with the number, whatever its name."""
+    story = started()
+    for number in range(REPORTED_MAX):
+        story.word("answer", event=f"e{number}", answer={}).said()
+    assert f"keeps {REPORTED_MAX} events that it has not waited for yet" in refusal(
+        story, "answer", event="one-more", answer={}
+    )
+    assert story.tell("approver", Answered(call="", event="forged", answer="", by="x")).ignored
+    assert len(story.run.reported) == REPORTED_MAX
+
+
+def test_a_wait_is_answered_only_by_what_was_reported() -> None:
+    """Whoever writes the event: another name, other words, a used report or none count for nothing."""
+    story = started()
+    story.word("answer", event="paid", answer="yes").said()
+    n = story.run.n
+    story.given(*story.heard(reply(wait("paid", "w1"), wait("other", "w2")))).when("validator").said()
+    real = story.when("approver").decided
+    assert isinstance(real, Answered)
+    for field, value in (("answer", "no"), ("by", "eve"), ("call", "w2"), ("untrusted", True), ("reported_n", n - 1)):
+        assert story.tell("approver", replace(real, **{field: value})).ignored, field
+    assert not story.tell("approver", real).ignored
+    assert story.tell("approver", real).ignored
