@@ -45,12 +45,16 @@ SOON_S = 20.0
 
 @asynccontextmanager
 async def serving(
-    broker: MemoryBroker, turns: Sequence[Sequence[tuple[str, str]]], roles: Sequence[RoleName] = ACTORS
+    broker: MemoryBroker,
+    turns: Sequence[Sequence[tuple[str, str]]],
+    roles: Sequence[RoleName] = ACTORS,
+    *,
+    name: str = "w#1",
 ) -> AsyncGenerator[Host]:
     """One process with these roles, on a scripted model."""
     await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
     made = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in roles]
-    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
+    config = HostConfig(worker=name, now=virtual_now, chance=random.Random(1))
     async with Host(InMemory(broker), made, config).running() as host:
         yield host
 
@@ -278,17 +282,19 @@ def test_a_sweep_that_has_seen_the_run_before_tells_what_its_asker_did_not(monke
             async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.names]):
                 await anyio.sleep(3)
             await anyio.sleep(10)
-        assert [kind for kind, _ in alerts(broker)] == ["approval-asked"]
+        # The first one is about the time in which there was no planner.
+        assert [kind for kind, _ in alerts(broker)] == ["no-worker", "approval-asked"]
 
     run_virtual(main, seed=1)
 
 
-def test_a_stuck_run_calls_for_a_worker_and_then_for_its_stop() -> None:
-    """Nobody is there who plans: that is said once before the run is given up, and its stop once."""
+def test_a_run_that_a_worker_does_not_move_is_stopped_once_a_person_was_called() -> None:
+    """For all the recorder knows somebody plans, as with workers of an older linestop: the run counts as stuck."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        async with serving(broker, [], [role for role in ACTORS if role != "planner"]):
+        async with serving(broker, [], [role for role in ACTORS if role != "planner"]) as host:
+            host.sweep.is_missing = lambda role: role != "planner"
             await submit(broker)
             await anyio.sleep(60)
             assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
@@ -297,6 +303,45 @@ def test_a_stuck_run_calls_for_a_worker_and_then_for_its_stop() -> None:
         assert alerts(broker)[1][1]["event"]["code"] == "stuck"
 
     run_virtual(main, seed=1)
+
+
+def test_a_run_whose_role_no_worker_does_calls_for_one_within_ten_seconds_and_is_not_stuck() -> None:
+    """The call comes once, and as long as there is no planner the run is not given up as one that does not move."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [], [role for role in ACTORS if role != "planner"]):
+            await anyio.sleep(20)
+            await submit(broker)
+            await anyio.sleep(10)
+            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+            await anyio.sleep(100)
+            assert [kind for kind, _ in alerts(broker)] == ["no-worker"]
+            assert (await log_of(broker)).stopped is None
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_call_for_a_worker_comes_within_ten_seconds_of_the_death_of_the_last_one(killed: bool) -> None:
+    """Said goodbye or not: the run waits from the moment in which its planner was last there."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        async with serving(broker, [], [role for role in ACTORS if role != "planner"]):
+            async with serving(broker, [], ["planner"], name="p#1") as planner:
+                await anyio.sleep(20)
+                if killed:
+                    planner.presence.round = planner.presence._beat = _silent  # type: ignore[method-assign,assignment] # pyright: ignore[reportPrivateUsage]
+            await submit(broker)
+            await anyio.sleep(10)
+            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+
+    run_virtual(main, seed=1)
+
+
+async def _silent(*_: object) -> None:
+    """Show nothing, as a process that was killed."""
 
 
 def test_no_worker_is_called_for_while_a_person_is_asked() -> None:

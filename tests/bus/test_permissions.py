@@ -177,7 +177,7 @@ SAY: dict[str, set[str]] = {
     api.direct_get(layout.FORKS): {"fork"},
     api.direct_get(layout.DEAD): {"operator"},
     api.direct_get(layout.CONTROL): set(),
-    api.message_get(layout.RUNS): set(ROLES),
+    api.message_get(layout.RUNS): {*ROLES, "client"},
     **{
         api.stream_create(stream): {"bootstrap"} for stream in (layout.RUNS, layout.bucket_stream(layout.SHARED_BUCKET))
     },

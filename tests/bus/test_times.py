@@ -28,12 +28,16 @@ from tests.clockwork import (
     down,
     processes,
 )
+from tests.run_logs import RUN, TENANT
 
-from linestop.schemas.events import Policy
+from linestop.bus.presence import Presence
+from linestop.schemas.events import EffectStarted, ModelStarted, Policy
 from linestop.schemas.fold_calls import retry_delay_s
 from linestop.schemas.model import ModelFailed, ModelReply
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import ToolResult
+from linestop.schemas.verify import verify
+from linestop.testing.replay import replay
 from linestop.testing.virtual import run_virtual
 
 LAYOUTS = pytest.mark.parametrize("roles", [ONE, EACH], ids=["one process", "one role a process"])
@@ -189,15 +193,26 @@ def test_a_fallback_is_asked_as_soon_as_the_last_retry_has_failed(roles: Layout)
 
 
 @LAYOUTS
-@pytest.mark.parametrize(("tool", "then"), [("mail", "executor.started"), ("once", "executor.finished")])
+@pytest.mark.parametrize(
+    ("tool", "then", "shown"),
+    [("mail", "executor.started", False), ("once", "executor.finished", True), ("once", "executor.finished", False)],
+)
 @pytest.mark.parametrize("far", [False, True])
-def test_a_lost_effect_is_taken_over_at_its_done_by(tool: str, then: str, far: bool, roles: Layout) -> None:
-    """By an executor of another name: repeated under its key where that is safe, called unknown where it is not."""
+def test_a_lost_effect_is_taken_over_at_its_done_by(  # noqa: PLR0917 - a table
+    tool: str, then: str, shown: bool, far: bool, roles: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an executor of another name: repeated under its key where that is safe, called unknown where it is not.
+
+    Of what is not safe to repeat nobody speaks sooner, also if its worker is known to be dead because it had shown
+    that it lives; of what is safe only if it had not, as an older linestop does not.
+    """
     timeout_s = 600.0 if far else 20.0
 
     async def main() -> None:
         model, hands = Model([calls((tool, {"q": 1}))]), Hands(takes_s={tool: [HANGS]})
         version = agent(timeout_s={tool: timeout_s}, **limits())
+        if not shown:
+            monkeypatch.setattr(Presence, "_beat", _nothing_shown)
         async with processes(roles, model, hands, version=version) as p:
             await until_said(p, "executor.started", 1)
             done_by = (await p.run()).open_attempts[0].done_by
@@ -210,9 +225,43 @@ def test_a_lost_effect_is_taken_over_at_its_done_by(tool: str, then: str, far: b
     virtually(main)
 
 
+async def _nothing_shown(_self: Presence, _role: RoleName) -> None:
+    """Show nothing, as a worker of an older linestop."""
+
+
 @LAYOUTS
-def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout) -> None:
-    """By a planner of another name."""
+@pytest.mark.parametrize(("role", "tool"), [("executor", "mail"), ("executor", "slow"), ("planner", "")])
+def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName, tool: str, roles: Layout) -> None:
+    """By a worker of another name, long before its end: the tool had 900 s. The log says why, and verifies."""
+
+    async def main() -> None:
+        model = Model([calls((tool, {"q": 1}))] if tool else [calls()], [] if tool else [HANGS])
+        version = agent(timeout_s={tool: 900.0}, **limits())
+        async with processes(roles, model, Hands(takes_s={tool: [HANGS]}), version=version) as p:
+            await until_said(p, f"{role}.started", 1)
+            await anyio.sleep(20)
+            started_by = (await p.run()).open_attempts[0].worker
+            dead_s = anyio.current_time() - p.began_s
+            await p.start(await p.kill(role), "spare#1")
+            await anyio.sleep(30)
+            again_s = (await p.at(f"{role}.started"))[1]
+            assert dead_s <= again_s <= dead_s + 10, again_s - dead_s
+            run = await p.run()
+            starts = [e.event for e in run.entries if isinstance(e.event, EffectStarted if tool else ModelStarted)]
+            assert (starts[1].worker, starts[1].dead_workers) == ("spare#1", (started_by,))
+            assert run.sealed is not None
+            assert run.sealed.status == "completed"
+            log = [(m.subject, m.payload, m.seq) for m in await p.broker.log().load(TENANT, RUN)]
+            assert verify(TENANT, RUN, log).problems == ()
+            assert replay(log, version) == []
+
+    virtually(main)
+
+
+@LAYOUTS
+def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a planner of another name, if the one before never showed that it lived."""
+    monkeypatch.setattr(Presence, "_beat", _nothing_shown)
 
     async def main() -> None:
         model = Model([calls()], [HANGS])

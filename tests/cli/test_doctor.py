@@ -6,19 +6,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from anyio.to_thread import run_sync
 
-from linestop.bus.connection import connect
+from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import ensure_credentials
 from linestop.bus.init import set_up
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.worker import hold_name
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
+from linestop.cli.doctor_streams import replicas
 from linestop.cli.main import run
-from linestop.errors import NotFound, RetryableError
+from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -179,3 +180,41 @@ def test_a_missing_exporter_for_traces_is_a_finding(
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert run(["doctor", "--json"]) == 1
     assert "linestop[otlp]" in findings(capsys)["traces"]["sentence"]
+
+
+class _Broker:
+    """Answers for every stream with the same replicas, or not at all."""
+
+    def __init__(self, *peers: dict[str, object], silent: str = "") -> None:
+        self._peers, self._silent = peers, silent
+
+    async def ask(self, subject: str, *, timeout_s: float) -> dict[str, object]:
+        assert timeout_s > 0
+        if self._silent and subject.endswith(f".{self._silent}"):
+            raise Unreachable("no answer")
+        return {"config": {"num_replicas": 3}, "state": {}, "cluster": {"leader": "a", "replicas": self._peers}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("broker", "says"),
+    [
+        (
+            _Broker({"name": "b", "current": True, "active": 9_000_000_000}, {"name": "c", "current": True}),
+            "RUNS on b has not been heard of for 9 s",
+        ),
+        (
+            _Broker({"name": "b", "current": False, "lag": 7}, {"name": "c", "current": True}),
+            "RUNS on b is 7 operations",
+        ),
+        (_Broker({"name": "b", "current": True}), "RUNS has 2 of 3 copies"),
+        (
+            _Broker({"name": "b", "current": True}, {"name": "c", "current": True}, silent="RUNS"),
+            "RUNS gives no answer",
+        ),
+    ],
+)
+async def test_a_copy_that_the_next_fault_cannot_spare_is_named(broker: _Broker, says: str) -> None:
+    """A dead node's copy, which the server still calls current; one behind; one missing; a stream without a leader."""
+    with pytest.raises(LinestopError, match=f"^{says}.*stop no node until all are current"):
+        await replicas(cast("Connection", broker))

@@ -103,6 +103,7 @@ def _agents(ask: Asked) -> None:
     (agents,) = ask("agents")
     digest = next(each["deployed"] for each in agents if each["name"] == "hello")
     assert ask("rollback", "hello", "--to", digest) == [{"hello": digest}]
+    assert ask("undeploy", "hello")[0]
     for name in ("tools ls", "tools lint"):
         assert isinstance(ask(name)[0], list)
     assert ask("tools inspect", "clock.now")[0]["name"] == "clock.now"

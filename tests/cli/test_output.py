@@ -47,11 +47,11 @@ def test_what_leaves_the_system_is_named_before_anybody_decides() -> None:
 
 def test_a_question_about_an_unknown_fate_says_so_and_names_its_command() -> None:
     """It must not look like a call that waits to be agreed to."""
-    doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.")
+    doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.", shown="3f9c1a")
     lines = question_text(doubt).split("\n")
     assert "what became of a call whose fate is unknown" in lines[0]
     assert "  task    Pay the bill." in lines
-    assert "  $ linestop resolve r1 c1 --done" in lines
+    assert "  $ linestop resolve r1 c1 --shown 3f9c1a --done" in lines
 
 
 SENTENCE = "The run 0123456789abcdef is over: `linestop approvals --all-tenants` lists what else waits for people."

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -112,7 +111,7 @@ class SweepingHost(Host):
         if self.doors:
             super()._start(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         else:
-            pumps.start_soon(partial(self._sweep, every=True))
+            pumps.start_soon(self._sweep)
         self.shell._alarms.set = _no_alarms  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
 
 

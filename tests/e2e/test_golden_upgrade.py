@@ -8,9 +8,9 @@ incarnation of the worker of that time. A person is played only where the log wa
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,17 @@ from tests.e2e.scene import Scene, described, operating
 from tests.golden_logs.make import HERE
 from tests.golden_logs.test_golden_logs import Message, log_of
 
+from linestop import clock
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.host import Host, HostConfig, make_role, utc_now
+from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server import EmbeddedServer
-from linestop.models import freshness
 from linestop.models.caller import Caller
-from linestop.sandbox import context, egress, guard, perform, runner
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner
@@ -116,24 +115,10 @@ def tools_of(log: Sequence[Message]) -> Registry:
     return registry
 
 
-class Then(datetime):
-    """The clock of those who perform: ``behind`` the real one, as the clock of the roles is."""
-
-    behind = timedelta()
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-        """The moment it is for the golden logs."""
-        return datetime.now(tz) - cls.behind
-
-
 @pytest.fixture
-def at_that_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Performers go by ``Then``; only a test has two clocks."""
-    for module in (context, egress, freshness, guard, perform, runner):
-        monkeypatch.setattr(module, "datetime", Then)
-    yield
-    Then.behind = timedelta()
+def at_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has a clock that may be set to the time of the golden logs."""
+    monkeypatch.setattr(clock, "PROCESS", clock.Clock())
 
 
 async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None:
@@ -182,8 +167,7 @@ async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Re
         stack.push_async_callback(caller.aclose)
         hands = RegistryRunner(tools, directory / "workspaces")
         roles = [make_role(role, caller=caller, runner=hands) for role in ACTORS]
-        behind = Then.behind
-        config = HostConfig(worker="w#2", now=lambda: utc_now() - behind, sweep_every_s=0.5, drain_s=0.1)
+        config = HostConfig(worker="w#2", compares_clock=False, sweep_every_s=0.5, drain_s=0.1)
         scene = await stack.enter_async_context(operating(server.credential("operator")))
         await stack.enter_async_context(Host(backend, roles, config).running())
         yield scene
@@ -272,7 +256,7 @@ async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp
     whole = log_of(name)
     for length in CUTS[name]:
         log = whole[:length]
-        Then.behind = utc_now() - moment(log) - UPGRADE_TOOK
+        clock.PROCESS.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
         async with upgraded(tmp_path / str(length), name, log, tools_of(whole)) as scene:
             run = await ended(scene)
             await check(scene, run, log)
@@ -292,7 +276,7 @@ async def test_a_run_whose_tools_are_gone_ends_and_says_so(
 ) -> None:
     """Today's process has none of the tools: each call ends with a sentence about it, a doubt goes to a person."""
     log = log_of(name)[:length]
-    Then.behind = utc_now() - moment(log) - UPGRADE_TOOK
+    clock.PROCESS.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
     async with upgraded(tmp_path, name, log, Registry()) as scene:
         run = await ended(scene)
         await check(scene, run, log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -367,7 +367,9 @@ async def test_usage_of_anthropic_that_cannot_be_read_is_unreported(serve: Serve
     start, end = ANTHROPIC_UNREADABLE[case]
     body, media = _stream(_block(), usage=start, end={"usage": end}), "text/event-stream"
     if not streamed:
-        usage: Raw | None = start | end if isinstance(start, dict) and isinstance(end, dict) else None
+        usage: Raw | None = None
+        if isinstance(start, dict) and isinstance(end, dict):
+            usage = {**cast("Raw", start), **cast("Raw", end)}
         whole: Raw = MESSAGE | {
             "content": [{"type": "text", "text": "Noon."}],
             "stop_reason": "end_turn",

@@ -79,6 +79,11 @@ class Outside:
 _SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.", retry_safe=True)
 
 
+def too_late(now: datetime, start_by: datetime) -> bool:
+    """The last look before the first byte leaves; see ``linestop.schemas.last_look``."""
+    return now >= start_by
+
+
 Proof = Callable[[str, str], tuple[float, float]]
 
 
@@ -117,7 +122,7 @@ class SimRunner:
         self._outside.requests.append(request)
         try:
             await anyio.sleep(act.set_up_s)
-            if self._now() >= work.start_by:
+            if too_late(self._now(), work.start_by):
                 if work.probe:
                     return ToolResult(outcome="failed", error=_SAFE_FAILURE)
                 return ToolResult(outcome="never_started", begun=False)
@@ -204,7 +209,7 @@ class SimCaller:
             await anyio.sleep(turn.set_up_s)
         finally:
             request.ended_s = seconds()
-        if self._now() >= work.start_by:
+        if too_late(self._now(), work.start_by):
             raise ModelFailed("cancelled", "It was not begun.", begun=False)
         request.sent_s, request.sent_at = seconds(), self._now()
         # A provider counts the same prompt the same way each time: what it counted bounds what it will count.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import anyio
 import msgspec
+from tests.sim import outside
 from tests.sim.loop import PROCESS, SimLoop
 from tests.sim.workers import Worker
 
@@ -43,10 +44,11 @@ DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One bug: a part of the sentence by which the checks find it, and how to plant it."""
+    """One bug: a part of the sentence by which the checks find it, how to plant it, and the thousand seeds it has."""
 
     found_by: str
     plant: Callable[[], None]
+    seeds: str = "1-1000"
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -98,6 +100,12 @@ def _never(act: object) -> datetime:
 
 def _no_start_by() -> None:
     cast("Any", act.Act).start_by = property(_never)
+    cast("Any", outside).too_late = _in_time
+
+
+def _in_time(now: datetime, start_by: datetime) -> bool:
+    del now, start_by
+    return False
 
 
 def _said_again() -> None:
@@ -129,11 +137,11 @@ def _no_compare() -> None:
 
 def _no_reading_after_conflict() -> None:
     def make(original: Any) -> Any:
-        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0) -> None:
+        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
             if head_seq:
                 entry.run.head_seq = head_seq
             else:
-                await original(self, entry, n_least)
+                await original(self, entry, n_least, leader=leader)
 
         return refresh
 
@@ -151,11 +159,12 @@ def _prompt_kept_by_turn() -> None:
     kept: dict[tuple[Any, ...], Any] = {}
 
     def make(original: Any) -> Any:
-        def assemble(run: Run, agent: Any, *, purpose: str = "turn") -> Any:
+        def assemble(run: Run, agent: Any, *, purpose: str = "turn", model: Any = None, **more: Any) -> Any:
             process, opened = PROCESS.get(), run.opened.id if run.opened else ""
             last = run.proposals[-1].n if run.proposals else 0
-            key = (process.name if process else "", opened, last, len(run.compactions), purpose)
-            return kept.setdefault(key, original(run, agent, purpose=purpose))
+            about = (purpose, repr(model), repr(sorted(more.items())))
+            key = (process.name if process else "", opened, last, len(run.compactions), *about)
+            return kept.setdefault(key, original(run, agent, purpose=purpose, model=model, **more))
 
         return assemble
 
@@ -177,8 +186,8 @@ def _unknown_is_failed() -> None:
 
 
 def _early_takeover() -> None:
-    def expired(self: Attempt, now: datetime, worker: str = "") -> bool:
-        del worker
+    def expired(self: Attempt, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
+        del worker, dead
         return now >= self.started_at + timedelta(seconds=0.5)
 
     cast("Any", Attempt).expired = expired
@@ -211,8 +220,8 @@ def _stop_ignored() -> None:
 
 
 def _no_sweep() -> None:
-    async def once(self: Sweep) -> int:
-        del self
+    async def once(self: Sweep, *, every: bool = False) -> int:
+        del self, every
         return 0
 
     cast("Any", Sweep).once = once
@@ -356,7 +365,7 @@ def _probe_never_began() -> None:
 def _raised_is_failed() -> None:
     def fate(contract: Any, reply: Any, error: ToolError, ctx: Any) -> Any:
         del contract, reply, ctx
-        return msgspec.structs.replace(error, known_by="tool"), "failed"
+        return msgspec.structs.replace(error, type="transient", retry_safe=True, known_by="tool"), "failed"
 
     cast("Any", perform)._fate = fate
 
@@ -370,15 +379,15 @@ PLANTED: dict[str, Planted] = {
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "event kept that was refused": Planted("chain: ", _refused_kept),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn),
-    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "151-1150"),
+    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, "151-1150"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
-    "acknowledged before anything is done": Planted("never became an event", _acknowledged_first),
+    "acknowledged before anything is done": Planted("never became an event", _acknowledged_first, "201-1200"),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),

@@ -157,6 +157,11 @@ class WorkerBackend:
             yield hint.subject
 
 
+def _time_of(hosts: list[Host]) -> datetime:
+    """The time of those who perform: their host's, which corrects the clock of its machine."""
+    return hosts[0].clock.now()
+
+
 class Worker:
     """One worker name with its incarnations: at most one of them lives at a time."""
 
@@ -223,8 +228,9 @@ class Worker:
     async def _live(self, process: Process, ends: asyncio.Event) -> None:
         chance = random.Random(f"{self._outside.script.seed}:{process.name}")
         proof = partial(self._diary.proof, process.name)
-        caller = SimCaller(self._outside, process, self.now, proof)
-        runner = SimRunner(self._outside, process, self.now, proof)
+        now = partial(_time_of, hosts := list[Host]())
+        caller = SimCaller(self._outside, process, now, proof)
+        runner = SimRunner(self._outside, process, now, proof)
         config = HostConfig(
             worker=process.name, build="sim", accounts=self.accounts, checks={CHECKED_TOOL: check_result},
             now=self.now, chance=chance, drain_s=chance.choice((0.5, 6.0)),
@@ -233,6 +239,7 @@ class Worker:
         is_up = False
         try:
             host = Host(backend, [make_role(role, caller=caller, runner=runner) for role in self.roles], config)
+            hosts.append(host)
             async with host.running():
                 is_up = True
                 await ends.wait()

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.actors.facts import Doors, Facts, Performing, Texts, Worker, switch_closed
+from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import never_begun, out_of_time
-from linestop.schemas.calls import Attempt, CallState, Stage
+from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.next_start import NextStart, next_start
@@ -42,7 +42,7 @@ class Executor:
         "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
         "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, Doors, Texts, Performing)
+    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, Doors, Texts, Performing)
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner
@@ -56,22 +56,24 @@ class Executor:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
+        dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
         if lost := never_begun(run, me, facts.get(Performing), effect=True):
             return _never_performed(lost)
         if run.done:
-            return _unknown(run, now, me)
+            return _unknown(run, now, me, dead)
         if late := out_of_time(run, now, facts.get(Performing), by="executor"):
             return late
         if over := _wait_over(run, now):
             return over
-        start = next_start(run, now, me)
+        start = next_start(run, now, me, dead)
         if isinstance(start, NextStart) and start.kind != "model" and start.at <= now:
             doors = facts.get(Doors) or Doors()
             if shut := doors.shut_for(run, *(run.calls[name].tool for name in start.calls)):
                 return stopped(run, by="executor", why=switch_closed(shut), code="policy")
             if start.cost_max_micros <= run.available_micros:
-                return _started(run, start, me, doors.revision, now=now)
-        return _unknown(run, now, me)
+                started = _started(run, start, me, doors.revision, now=now)
+                return msgspec.structs.replace(started, dead_workers=_taken_from(run, start, me, dead, now=now))
+        return _unknown(run, now, me, dead)
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -173,27 +175,33 @@ def _wait_over(run: Run, now: datetime) -> Finished | None:
     return None
 
 
-def _unknown(run: Run, now: datetime, worker: str) -> Finished | None:
+def _unknown(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> Finished | None:
     """Speak for an attempt that is past its end and that nobody may repeat."""
     for attempt in run.open_attempts:
-        if attempt.call and _given_up(run, attempt, now, worker):
+        if attempt.call and _given_up(run, attempt, now, worker=worker, dead=dead):
             grant = run.calls[attempt.call].grant
             # In a run that goes on, the fold tells the model that a read was tried often enough.
             read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
-            return _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
+            lost = _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
+            return msgspec.structs.replace(lost, dead_workers=relied_on([attempt], now, worker=worker, dead=dead))
     return None
 
 
-def _given_up(run: Run, attempt: Attempt, now: datetime, worker: str) -> bool:
+def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
     call = run.calls[attempt.call]
     safe = attempt.purpose == "probe" or (call.grant is not None and call.grant.safe_to_repeat)
-    return attempt.expired(now, worker if safe else "")
+    return attempt.expired(now, worker, dead) if safe else attempt.expired(now)
 
 
 def _started(run: Run, start: NextStart, worker: str, doors_revision: int, *, now: datetime) -> EffectStarted:
     lines = tuple(_line(run.calls[name], start, now) for name in start.calls)
     purpose: Literal["effect", "probe"] = "probe" if start.kind == "probe" else "effect"
     return EffectStarted(calls=lines, worker=worker, purpose=purpose, doors_revision=doors_revision)
+
+
+def _taken_from(run: Run, start: NextStart, worker: str, dead: frozenset[str], *, now: datetime) -> tuple[str, ...]:
+    before = [attempt for name in start.calls if (attempt := run.calls[name].open_attempt) is not None]
+    return relied_on(before, now, worker=worker, dead=dead)
 
 
 def _line(call: CallState, start: NextStart, now: datetime) -> StartedCall:

@@ -53,6 +53,15 @@ class Performing(msgspec.Struct, frozen=True):
         return self.starts - self.unsaid
 
 
+class DeadWorkers(msgspec.Struct, frozen=True):
+    """Workers of open starts that are known to be dead: they said goodbye, lost their name, or are silent.
+
+    The last is a presumption, so nothing follows from it but for what is safe to repeat.
+    """
+
+    workers: frozenset[str] = frozenset()
+
+
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 

@@ -18,10 +18,11 @@ import msgspec
 
 from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.exact_values import covered_answers, exact_values
-from linestop.actors.facts import Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
+from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import never_begun, out_of_time
 from linestop.schemas.active import DECIDING_S
+from linestop.schemas.calls import Attempt, relied_on
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -32,6 +33,7 @@ from linestop.schemas.events import (
     ModelStarted,
     Proposed,
     ProposedCall,
+    Stopped,
 )
 from linestop.schemas.limits import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
@@ -76,7 +78,7 @@ class Planner:
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
         "executor.finished", "planner.proposed", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, PinnedAgent, Doors, Secrets, Performing)
+    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, PinnedAgent, Doors, Secrets, Performing)
 
     def __init__(self, caller: ModelCaller | None = None) -> None:
         self._caller = caller
@@ -101,20 +103,20 @@ class Planner:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""
+        dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
         if over := never_begun(run, me, facts.get(Performing), effect=False):
             return _gone(over.turn, over.attempt, 0, kind="cancelled")
         if run.done:
-            return _abandoned(run, now, me)
+            return _abandoned(run, now, me, dead)
         if late := out_of_time(run, now, facts.get(Performing), by="planner"):
             return late
-        start = next_start(run, now, me)
-        if isinstance(start, Exhausted):
-            hit = LimitHit(name=start.limit, value=start.value, max_value=start.max_value) if start.limit else None
-            return stopped(run, by="planner", why=start.why, code=start.code, limit=hit)
-        if start is None or start.kind != "model" or start.at > now or start.model is None:
+        start = next_start(run, now, me, dead)
+        if not isinstance(start, NextStart):
+            return _orphaned(run, now, me, dead) or (_exhausted(run, start) if start is not None else None)
+        if start.kind != "model" or start.at > now or start.model is None:
             return None
         if start.cost_max_micros > run.available_micros:
-            return _lost(run, now) if start.takeover else None
+            return _lost(run, now, me, dead) if start.takeover else None
         doors = facts.get(Doors) or Doors()
         if shut := doors.shut_for(run):
             return stopped(run, by="planner", why=switch_closed(shut), code="policy")
@@ -127,7 +129,7 @@ class Planner:
                 limit=start.limit,
             )
         )  # fmt: skip
-        return _started(run, start, start.model, me, now=now, prompt=prompt)
+        return _started(run, start, start.model, me, dead=dead, now=now, prompt=prompt)
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -194,28 +196,53 @@ def _gone(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEve
     )  # fmt: skip
 
 
-def _lost(run: Run, now: datetime) -> ModelFailedEvent | None:
-    """Speak for a call that died with the last incarnation of this worker, where its takeover is not covered.
+def _exhausted(run: Run, reason: Exhausted) -> Stopped:
+    """The stop of a run in which no model can be asked any more."""
+    hit = LimitHit(name=reason.limit, value=reason.value, max_value=reason.max_value) if reason.limit else None
+    return stopped(run, by="planner", why=reason.why, code=reason.code, limit=hit)
+
+
+def _lost(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
+    """Speak for a call that died with its worker, where its takeover is not covered.
 
     Budget cannot know that the worker was killed, and would hold for another attempt only after ``done_by``.
     """
     attempt = run.model_attempt
-    if attempt is None or attempt.expired(now):
+    return None if attempt is None or attempt.expired(now) else _speak_for(attempt, now, worker, dead)
+
+
+def _orphaned(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
+    """Speak for a call of a dead worker that is not made again: what follows then follows from the log alone."""
+    attempt = run.model_attempt
+    if attempt is None or not relied_on([attempt], now, worker=worker, dead=dead):
         return None
-    return _gone(attempt.turn, attempt.attempt, attempt.cost_max_micros, kind="unknown")
+    return _speak_for(attempt, now, worker, dead)
 
 
-def _abandoned(run: Run, now: datetime, worker: str) -> ModelFailedEvent | None:
+def _abandoned(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
     """Speak for a model call of a run that is over and whose maker is gone."""
     for attempt in run.open_attempts:
-        if not attempt.call and attempt.expired(now, worker):
-            return _gone(attempt.turn, attempt.attempt, attempt.cost_max_micros, kind="unknown")
+        if not attempt.call and attempt.expired(now, worker, dead):
+            return _speak_for(attempt, now, worker, dead)
     return None
 
 
+def _speak_for(attempt: Attempt, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent:
+    gone = _gone(attempt.turn, attempt.attempt, attempt.cost_max_micros, kind="unknown")
+    return msgspec.structs.replace(gone, dead_workers=relied_on([attempt], now, worker=worker, dead=dead))
+
+
 def _started(  # noqa: PLR0913 - one event's fields
-    run: Run, start: NextStart, model: ModelChoice, worker: str, *, now: datetime, prompt: Prompt
+    run: Run,
+    start: NextStart,
+    model: ModelChoice,
+    worker: str,
+    *,
+    dead: frozenset[str],
+    now: datetime,
+    prompt: Prompt,
 ) -> ModelStarted:
+    before = [run.model_attempt] if run.model_attempt is not None else []
     start_by = now + timedelta(seconds=START_WITHIN_S)
     # No call outlives the run's time: what is lost with its worker must not be waited for much longer than that.
     left_s = max(run.limits.wall_s - run.active_s(now) - START_WITHIN_S, 0.0)
@@ -226,6 +253,7 @@ def _started(  # noqa: PLR0913 - one event's fields
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
         fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params, dropped_to=start.dropped_to,
         limit=start.limit, charges_tokens=True,
+        dead_workers=relied_on(before, now, worker=worker, dead=dead),
     )  # fmt: skip
 
 

@@ -50,8 +50,9 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change: hold ``amount`` within ``limit``; or end the hold with ``spent`` charged.
 
-    ``undo`` ends it only if no other worker asked for it. ``since`` is the run's age; a run without room is
-    entered as waiting if ``waits``. ``leave`` only gives up its place in the line.
+    ``undo`` ends it only if no other worker asked for it, ``given_at`` only if nobody has asked for it since that
+    second. ``since`` is the run's age; a run without room is entered as waiting if ``waits``. ``leave`` only gives up
+    its place in the line.
     """
 
     hold: str
@@ -61,6 +62,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     waits: bool = False
     spent: int | None = None
     undo: bool = False
+    given_at: int | None = None
     leave: bool = False
     at: int = 0
 
@@ -91,7 +93,9 @@ def apply_change(account: Account, change: Change) -> Answer:
         return Answer(fits=True, taken=account.taken, spent=account.spent)
     if change.spent is not None:
         before = Answer(fits=True, taken=account.taken, spent=account.spent)
+        present = account.holds.get(change.hold)
         kept = change.undo and change.hold in account.contested
+        kept = kept or (change.given_at is not None and present is not None and present[1] != change.given_at)
         if not kept and account.holds.pop(change.hold, None) is not None:
             account.contested.discard(change.hold)
             account.spent += change.spent

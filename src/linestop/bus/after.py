@@ -13,10 +13,13 @@ from linestop.bus.cloud_events import event_headers
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, Asked, Finished, Sealed, Stopped, Text, Warned
 from linestop.schemas.run import Entry, Run
-from linestop.schemas.subjects import NO_AGENT, RoleName
+from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
 from linestop.schemas.tools import canonical
-from linestop.schemas.trace_context import run_trace
+from linestop.schemas.trace_context import own_trace, run_trace
 from linestop.schemas.verify.checkpoint import Checkpoint
+
+SYSTEM: Final = TenantId("system")
+"""The tenant in the subject of what belongs to no run."""
 
 KINDS: Final[tuple[str, ...]] = ("approval-asked", "stopped", "threshold", "wider-contract")
 """The kinds of alerts that an event of a run gives rise to."""
@@ -169,6 +172,15 @@ def no_worker(run: Run, role: RoleName, *, nonce: str) -> Alert:
     ident = f"no-worker/{run.tenant}/{role}"
     named = _headers(run, ident=ident, kind="no-worker")
     return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": _digest(ident, nonce.encode())})
+
+
+def clock_off(worker: str, role: RoleName, why: str, *, at: datetime) -> Alert:
+    """The alert that a worker decides nothing because its clock is wrong; it belongs to no run."""
+    ident = f"clock-off/{worker}/{at.isoformat()}"
+    trace = own_trace(SYSTEM, worker).traceparent()
+    named = event_headers(trace, ident=ident, role=role, kind="alert.clock-off", subject=worker, at=at)
+    payload = canonical({"tenant": SYSTEM, "worker": worker, "role": role, "why": why})
+    return Alert("clock-off", payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
 
 
 def lost(run: Run) -> Alert:

@@ -7,7 +7,7 @@ then is sent only when that event is stored; if it was not, the decision is forg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -84,15 +84,19 @@ class Look:
 class Deciding:
     """The roles of one process, asked in their order.
 
-    ``starts`` False means that nothing may be started; ``capacity`` says whether there is a place for a start.
+    ``starts`` False means that nothing may be started; ``capacity`` says whether there is a place for a start. Where
+    ``may_decide`` says no, the process's clock is wrong: then only a stop is said, which no clock decides.
     """
 
-    def __init__(self, stations: Sequence[Station], facts: FactSource, capacity: Capacity) -> None:
+    def __init__(
+        self, stations: Sequence[Station], facts: FactSource, capacity: Capacity, may_decide: Callable[[], bool]
+    ) -> None:
         self._capacity = capacity
         self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
         self.starts = True
         self._stations = stations
         self._facts = facts
+        self._may_decide = may_decide
         self._woken: dict[str, frozenset[RoleName]] = {}
 
     def woken_by(self, role: RoleName, event: AnyEvent) -> frozenset[RoleName]:
@@ -142,7 +146,7 @@ class Deciding:
                 return Draft(self._stations[0], stop, Facts(), at=now)
             if spoken(run, look.cue):
                 look.extra = extra = tuple(fact for fact in extra if not isinstance(fact, Word))
-        if run.lost:
+        if run.lost or not self._may_decide():
             return None
         if run.breaks and not run.done:
             return self._broken(self._stations[0], run, now)

@@ -15,6 +15,7 @@ import structlog
 from linestop.actors.budget import needed_micros, wanted
 from linestop.actors.facts import (
     CurrentAgent,
+    DeadWorkers,
     Doors,
     Facts,
     Findings,
@@ -29,6 +30,7 @@ from linestop.actors.facts import (
 from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
+from linestop.bus.beats import Roster
 from linestop.bus.ports import Blobs, Log, Shared, SharedValue
 from linestop.bus.spending import Accounts, Wanted
 from linestop.errors import LinestopError
@@ -54,6 +56,7 @@ class FactSource:
         blobs: Blobs,
         shared: Shared,
         worker: str,
+        roster: Roster | None = None,
         secrets: tuple[str, ...] = (),
         checks: Mapping[str, Check] | None = None,
     ) -> None:
@@ -62,6 +65,8 @@ class FactSource:
         self._blobs = blobs
         self._shared = shared
         self._checks = checks or {}
+        self._worker = worker
+        self._roster = roster or Roster()
         self._doors = Doors()
         self._space = Space()
         self._space_at = -math.inf
@@ -70,7 +75,7 @@ class FactSource:
 
     def at_hand(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
         """The facts for a decision if nothing must be fetched for it, which is the rule."""
-        if extra or run.opened is None:
+        if extra or run.opened is None or self._dead(run, role):
             return None
         base, needs = self._bases.get(run.opened.agent.digest), role.needs
         if base is None or (Texts in needs and _long_texts(run)):
@@ -84,6 +89,8 @@ class FactSource:
         needs = role.needs
         base = await self._base(run)
         facts: list[Any] = list(extra)
+        if dead := self._dead(run, role):
+            facts.append(DeadWorkers(dead))
         if extra and CurrentAgent in needs and run.opened is None:
             facts.extend([await self._current(fact.agent) for fact in extra if isinstance(fact, Incoming)])
         if Reservation in needs and self._accounts is not None and (found := await self._reservation(run, now)):
@@ -93,6 +100,12 @@ class FactSource:
         if Findings in needs and (findings := await self._findings(run)):
             facts.append(Findings(by_event=findings))
         return base.with_(*facts) if facts else base
+
+    def _dead(self, run: Run, role: Role) -> frozenset[str]:
+        """The workers of this run's open starts that are known to be dead, where the role asks for that."""
+        if DeadWorkers not in role.needs or not run.open_attempts:
+            return frozenset()
+        return self._roster.dead_among(run.open_attempts) - {self._worker}
 
     async def _base(self, run: Run) -> Facts:
         """What is the same for every decision about runs of one agent version, until a door or the space changes."""

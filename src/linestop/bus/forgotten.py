@@ -1,14 +1,14 @@
 """Forgotten holds: what the accounts still hold although no run needs it any more.
 
 A worker may die after it reserved a hold and before its ``held`` event, or after ``settled`` and before the
-accounts knew. The run's log says which: what it does not hold is given back, what it settled is charged.
+accounts knew. The run's log says which: what it does not hold is given back, what it settled is charged. And a worker
+may be overtaken while it reserves: what it reserved after the hold had ended is given back as well.
 """
 
 from __future__ import annotations
 
 from linestop.bus.ports import Log
 from linestop.bus.spending import Accounts
-from linestop.schemas.accounts import SYSTEM
 from linestop.schemas.events import Held, Queued, Settled
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
@@ -19,7 +19,7 @@ FORGOTTEN_AFTER_S = 120.0
 
 async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float = FORGOTTEN_AFTER_S) -> int:
     """End every forgotten hold, in all its accounts; return how many there were."""
-    ended = 0
+    ended: set[str] = set()
     runs: dict[tuple[str, str], Run] = {}
     for hold in await accounts.held(older_than_s):
         tenant, name, ordinal = hold.hold.split(".")
@@ -35,8 +35,11 @@ async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float
             spent = spent_of(run, hold.hold, (account, period), ordinal=int(ordinal))
             if spent is not None:
                 await accounts.end(hold.hold, account, period, spent_micros=spent)
-                ended += account == SYSTEM
-    return ended
+                ended.add(hold.hold)
+    for stray in await accounts.strays(older_than_s):
+        await accounts.give_back(stray)
+        ended.add(stray.hold)
+    return len(ended)
 
 
 def spent_of(run: Run, hold: str, account: tuple[str, str], *, ordinal: int) -> int | None:

@@ -7,65 +7,56 @@ consumer on the run log. Whatever is lost on these ways, the sweep finds.
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 import structlog
 
-from linestop.actors.approver import Approver
-from linestop.actors.budget import Budget
+from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
-from linestop.actors.recorder import Recorder
 from linestop.actors.role import Performer, Role
-from linestop.actors.validator import Validator
 from linestop.bus import after, layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
-from linestop.bus.facts import Check, FactSource
+from linestop.bus.beats import Beat
+from linestop.bus.facts import FactSource
 from linestop.bus.forgotten import release_forgotten
 from linestop.bus.given_up import GivenUp
-from linestop.bus.intake import ControlIntake, Person, TaskIntake
+from linestop.bus.host_config import HostConfig, utc_now
+from linestop.bus.intake import ControlIntake, TaskIntake
 from linestop.bus.keeping import Keeping
 from linestop.bus.keys import Keys
 from linestop.bus.ports import Delivery, Room
+from linestop.bus.presence import Presence, Watchers, load_of
+from linestop.bus.role_factory import make_role, role_filters
 from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
-from linestop.errors import InputError, LinestopError, TooLarge
+from linestop.errors import LinestopError, TooLarge
 from linestop.schemas.events import NEVER, Cue
-from linestop.schemas.limits import SPACE_AT_EASE, AccountLimits, WorkerLimits
+from linestop.schemas.limits import SPACE_AT_EASE
 from linestop.schemas.subjects import (
     ACTORS,
-    ROLES,
     RoleName,
     RunId,
     TenantId,
     parse_run_event,
     parse_timer,
     parse_wake,
-    role_named,
     stored,
     wakes_of,
-    wakes_on,
 )
-from linestop.schemas.turn import NEXT
-from linestop.schemas.work import ModelCaller, ToolRunner
 
 if TYPE_CHECKING:
     # Only a recorder has an archive; nobody else shall load a database.
     from linestop.bus.archive import Archive
-    from linestop.bus.checkpoints import Signer
-    from linestop.bus.spans import Spans
 
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 2.0
@@ -77,66 +68,15 @@ OUTCOME_RETRY_S = 60.0
 
 RELEASE_EVERY_S = 60.0
 IN_FLIGHT = 64
+REFUSED_AGAIN_S = 2.0
+"""When what a person said comes again to a process whose clock was wrong."""
+
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
 STOPS = frozenset({"stopped"})
 
 
 ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
 """In which order the roles of a process are asked: limits and gates before starts, the rare ones last."""
-
-
-def utc_now() -> datetime:
-    """The present moment, aware."""
-    return datetime.now(UTC)
-
-
-@dataclass(slots=True)
-class HostConfig:
-    """What a process is told: who it is, what it may spend, who may decide, what must stay secret."""
-
-    worker: str
-    build: str = ""
-    accounts: AccountLimits = field(default_factory=AccountLimits)
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
-    people: Mapping[str, Person] = field(default_factory=dict[str, Person])
-    secrets: tuple[str, ...] = ()
-    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
-    now: Callable[[], datetime] = utc_now
-    chance: random.Random = field(default_factory=random.SystemRandom)
-    drain_s: float = 10.0
-    sweep_every_s: float = 5.0
-    sweeping: bool = True
-    spans: Spans | None = None
-    signer: Signer | None = None
-
-
-def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
-    """The role of that name; planner and executor get what they perform with."""
-    match name:
-        case "validator":
-            return Validator()
-        case "approver":
-            return Approver()
-        case "budget":
-            return Budget()
-        case "executor":
-            return Executor(runner)
-        case "planner":
-            return Planner(caller)
-        case "recorder":
-            return Recorder()
-        case "operator":
-            raise InputError("The operator is a person; there is no such actor to run.")
-
-
-def role_filters(role: Role) -> list[str]:
-    """The subjects of the run log that wake a role in a process of its own (see ``schemas.turn``)."""
-    found: list[str] = []
-    for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
-        speaker, _, event = wake.rpartition(".")
-        speakers: list[RoleName] = [role_named(speaker)] if speaker else list(ROLES)
-        found.extend(wakes_on(name, event) for name in speakers)
-    return found
 
 
 class Host:
@@ -160,10 +100,15 @@ class Host:
             for role in self.roles
         ]
         names = {role.name for role in self.roles}
+        self.clock = clock.PROCESS if config.now is utc_now else clock.Clock(config.now, clock.loop_s)
+        self.presence = Presence(
+            {role.name: backend.shared(role.name, layout.BEATS_BUCKET) for role in self.roles},
+            self.clock, worker=config.worker, load=self._load, compares=config.compares_clock,
+        )  # fmt: skip
         self.accounts = None
         if "budget" in names:
             shared = backend.shared("budget", layout.SHARED_BUCKET)
-            self.accounts = Accounts(shared, config.accounts, config.now)
+            self.accounts = Accounts(shared, config.accounts, self.clock.now)
             self.accounts.on_room = self._on_room
         self.facts = FactSource(
             agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
@@ -171,6 +116,7 @@ class Host:
             blobs=backend.blobs(first),
             shared=backend.shared(first, layout.SHARED_BUCKET),
             worker=config.worker,
+            roster=self.presence.roster,
             secrets=config.secrets,
             checks=config.checks,
         )
@@ -178,18 +124,19 @@ class Host:
             stations,
             facts=self.facts,
             stamper=Stamper(
-                build=config.build, blobs=backend.blobs(first), chance=config.chance, now=config.now,
+                build=config.build, blobs=backend.blobs(first), chance=config.chance, now=self.clock.now,
                 sampled=config.spans.sampled if config.spans else None,
             ),
             timers=backend.timers(first),
             config=ShellConfig(
-                worker=config.worker, now=config.now, chance=config.chance,
+                worker=config.worker, now=self.clock.now, may_decide=self._may_decide, chance=config.chance,
                 drain_s=config.drain_s, spans=config.spans, signer=config.signer, limits=config.limits,
             ),
         )  # fmt: skip
         self.shell.capacity.has_budget = "budget" in names
         self._names = names
         self._pumps: anyio.abc.TaskGroup | None = None
+        self.sweep = self._make_sweep()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Host]:
@@ -201,17 +148,48 @@ class Host:
             while not await self.facts.refresh(log):  # noqa: ASYNC110 - the broker is asked, nobody tells
                 await anyio.sleep(RESTART_S)
             self._pumps = pumps
-            self._start(pumps)
-            try:
-                yield self
-            finally:
-                with anyio.CancelScope(shield=True):
-                    pumps.cancel_scope.cancel()
-                    await self.shell.drain()
+            self.presence.watchers = Watchers(died=self._on_deaths, clock=self._on_clock)
+            async with self.presence.shown():
+                self._start(pumps)
+                try:
+                    yield self
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        pumps.cancel_scope.cancel()
+                        self.presence.state = "ending"
+                        await self.shell.drain()
+
+    def _load(self, role: RoleName) -> tuple[int, int]:
+        return load_of(self.shell.cache.entries(), role)
+
+    def _may_decide(self) -> bool:
+        return not self.clock.refusal
+
+    async def _on_clock(self, refusal: str) -> None:
+        """Call a person for a clock that is wrong; when it is right again, look at what was left lying."""
+        if refusal:
+            station = self.shell.stations[0]
+            alert = after.clock_off(self.config.worker, station.role.name, refusal, at=self.clock.now())
+            await station.publisher.alert(after.SYSTEM, alert.kind, alert.payload, alert.headers)
+        else:
+            await self.sweep.at_start()
+
+    def _on_deaths(self, died: list[Beat]) -> None:
+        """Look at what these workers left, if their role is done here; a recorder looks who waits for them."""
+        ours = any(beat.role in self._names for beat in died)
+        if self._pumps is not None and (ours or "recorder" in self._names):
+            self._pumps.start_soon(self._after_deaths, ours)
+
+    async def _after_deaths(self, every: bool) -> None:
+        try:
+            await self.sweep.once(every=every)
+        except LinestopError as error:
+            LOG.warning("sweep_failed", error=str(error))
 
     # --- pumps -------------------------------------------------------------------------------------------
 
     def _start(self, pumps: anyio.abc.TaskGroup) -> None:
+        self._pumps = pumps
         first = self.roles[0].name
         every = self._names >= set(ACTORS)
         if "recorder" in self._names:
@@ -242,7 +220,7 @@ class Host:
                 spec = _role_spec(role)
                 pumps.start_soon(self._pump, role.name, spec, self._on_wake)
         pumps.start_soon(self._refresh_facts)
-        pumps.start_soon(self._sweep, every)
+        pumps.start_soon(self._sweep)
 
     async def _pump(
         self,
@@ -271,13 +249,27 @@ class Host:
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(keeping.run)
-                    queue = self.backend.queue(role, spec)
-                    async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT, room=room):
+                    async for delivery in self._deliveries(role, spec, room):
                         await limiter.acquire()
                         tasks.start_soon(one, delivery)
+                    tasks.cancel_scope.cancel()
             except* LinestopError as group:
                 LOG.warning("pump_failed", consumer=spec.name, error=str(group.exceptions[0]))
             await anyio.sleep(RESTART_S)
+
+    async def _deliveries(self, role: RoleName, spec: ConsumerSpec, room: Room | None) -> AsyncGenerator[Delivery]:
+        """What is delivered, as long as this process may decide; stops always, for no clock decides them."""
+        is_control = spec.stream == layout.CONTROL
+        while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
+            await anyio.sleep(RESTART_S)
+        async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT, room=room):
+            if self._may_decide() or (is_control and delivery.subject.endswith(".stop")):
+                yield delivery
+                continue
+            await delivery.nak(REFUSED_AGAIN_S)
+            if not is_control:
+                # Nothing more is pulled, so that it goes to a process whose clock is right.
+                return
 
     async def _listen(self, role: RoleName, subject: str, handle: Callable[[str], None]) -> None:
         while True:
@@ -325,6 +317,8 @@ class Host:
         station = next(s for s in self.shell.stations if s.role.name == "budget")
         while self.accounts is not None:
             await anyio.sleep(RELEASE_EVERY_S)
+            if not self._may_decide():
+                continue
             try:
                 await release_forgotten(self.accounts, station.log)
             except LinestopError as error:
@@ -358,17 +352,20 @@ class Host:
             await anyio.sleep(FACTS_EVERY_S / 10 if short else FACTS_EVERY_S)
             await self.facts.refresh(self.shell.stations[0].log)
 
-    async def _sweep(self, every: bool) -> None:
+    def _make_sweep(self) -> Sweep:
         station = next((s for s in self.shell.stations if s.role.name == "recorder"), self.shell.stations[0])
-        sweep = Sweep(
-            shell=self.shell, log=station.log, publisher=station.publisher, now=self.config.now,
-            everyone=not every, every_s=self.config.sweep_every_s,
+        return Sweep(
+            shell=self.shell, log=station.log, publisher=station.publisher, now=self.clock.now,
+            everyone=not self._names >= set(ACTORS), every_s=self.config.sweep_every_s,
+            is_missing=self.presence.roster.is_missing,
         )  # fmt: skip
-        if station.role.name == "recorder" and self.config.sweeping:
-            await sweep.run_for_ever()
+
+    async def _sweep(self) -> None:
+        if "recorder" in self._names and self.config.sweeping:
+            await self.sweep.run_for_ever()
         else:
             # Also without sweeping: what this process has to do, and which alarms to set, stands in the open runs.
-            await sweep.at_start()
+            await self.sweep.at_start()
 
 
 def _spec(name: str) -> ConsumerSpec:

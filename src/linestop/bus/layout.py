@@ -17,11 +17,15 @@ TIMERS: Final = "TIMERS"
 DEAD: Final = "DEAD"
 BLOBS: Final = "BLOBS"
 ADVISORIES: Final = "ADVISORIES"
+PROBES: Final = "PROBES"
+"""Where `health` and `doctor` see that the broker stores: one message of each credential, replaced by its next."""
 
 AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
 SHARED_BUCKET: Final = "shared"
 WORKERS_BUCKET: Final = "workers"
+BEATS_BUCKET: Final = "beats"
+"""What every worker says of itself every two seconds, a key a role and name: see ``bus.beats``."""
 
 FEED: Final = "feed"
 """All of RUNS, for the recorder's archive and nobody else."""
@@ -44,6 +48,11 @@ STOPS_CONSUMERS: Final = ((CONTROL, "control_stops"), (CLIENTS, "client_stops"))
 
 REQUESTS_CONSUMERS: Final = ((CONTROL, "control_approver"), (CLIENTS, "client_requests"))
 """All other control messages: the approver's, as (stream, consumer)."""
+
+
+def probe(credential: str) -> str:
+    """Build the subject of a credential's probes."""
+    return f"probes.{credential}"
 
 
 def bucket_stream(bucket: str) -> str:

@@ -221,6 +221,18 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=ACTORS,
         why="number the holders of a worker's name",
     ),
+    _row(
+        "publish",
+        (layout.bucket_key(layout.BEATS_BUCKET, f"{SELF}.>"),),
+        holders=ACTORS,
+        why="show that a worker of its own role lives",
+    ),
+    _row(
+        "publish",
+        _bucket(layout.BEATS_BUCKET),
+        holders=(*ROLES, "client", "watcher", "bootstrap"),
+        why="see which workers live, and when one does no more",
+    ),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",
@@ -258,6 +270,9 @@ TABLE: Final[tuple[Right, ...]] = (
         why="compare what is there with what must be",
     ),
     _row(
+        "publish", (layout.probe(SELF),), holders=CREDENTIALS, why="see whether the broker stores (`health`, `doctor`)"
+    ),
+    _row(
         "subscribe",
         (layout.answer_inbox(SELF, ">"),),
         holders=("operator", "client"),
@@ -278,6 +293,12 @@ _CLIENT_READS: Final[tuple[Right, ...]] = (
         (*_reads(layout.RUNS), *_reads(layout.BLOBS)),
         holders=("client",),
         why="follow runs from any point (`client_reads_runs`)",
+    ),
+    _row(
+        "publish",
+        (api.message_get(layout.RUNS),),
+        holders=("client",),
+        why="verify an open run against what the leader has (`client_reads_runs`)",
     ),
     _row(
         "subscribe",

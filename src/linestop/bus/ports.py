@@ -224,6 +224,8 @@ class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     value: bytes
     revision: int
+    stored_at: datetime | None = None
+    """By the broker's clock; told by ``values`` alone."""
 
 
 class Shared(Protocol):
@@ -251,6 +253,10 @@ class Shared(Protocol):
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Remove ``key``, if its revision is still the given one."""
+        ...
+
+    async def values(self, prefix: str) -> list[SharedValue]:
+        """All keys that begin with ``prefix`` (whole tokens, e.g. ``account.``) with their values, unordered."""
         ...
 
     async def keys(self, prefix: str) -> list[str]:

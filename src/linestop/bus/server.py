@@ -31,9 +31,11 @@ from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.disk import LOG_FILE, PORT_FILE
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server_config import Listen, SyncInterval, server_config
+from linestop.bus.server_store import SYSTEM_ACCOUNT, StoreWatch, new_supervisor
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
 
@@ -47,14 +49,16 @@ LOCK_WAIT_S: Final = 2.0
 PORT_TRIES_MAX: Final = 5
 ADMIN: Final = "administrator"
 ADMIN_WITHIN_S: Final = 10.0
-PORT_FILE: Final = "port"
-"""It shows whose a directory is, too: no other broker's has one."""
+
+
+ServerEventKind = Literal["started", "recovering", "crashed", "stuck", "restarted", "gave_up", "stopped"]
+"""``stuck``: the server runs and cannot store; the disk is full, or a stream stays broken and it is started again."""
 
 
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the server; ``sentence`` is for people."""
 
-    kind: Literal["started", "recovering", "crashed", "restarted", "gave_up", "stopped"]
+    kind: ServerEventKind
     sentence: str
     exit_code: int = 0
 
@@ -100,8 +104,10 @@ class EmbeddedServer:
         self._on_event = on_event
         self._lock: int | None = None
         self._process: NatsProcess | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._renewing = False
         self._credentials: Mapping[CredentialName, Credential] = {}
+        self._watcher = new_supervisor("")
 
     @property
     def url(self) -> str:
@@ -154,15 +160,18 @@ class EmbeddedServer:
             self._release()
             raise
         self._tell("started", f"nats-server listens on {self.url}.")
-        self._supervisor = asyncio.create_task(self._supervise(), name="nats-server supervisor")
+        watch = StoreWatch(self._watcher, self.directory, say=self._say_stuck, restart=self._renew)
+        self._tasks = (
+            asyncio.create_task(self._supervise(), name="nats-server supervisor"),
+            asyncio.create_task(watch.run(), name="nats-server store watch"),
+        )
 
     async def stop(self) -> None:
         """End the server and let go of the directory; harmless if it is not running."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
-            self._supervisor = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = ()
         if self._process is not None:
             await self._process.stop()
             self._process = None
@@ -205,7 +214,9 @@ class EmbeddedServer:
 
     def _configure(self, port: int) -> NatsProcess:
         assert self._lock is not None, "the lock is taken before anything is written"
-        self._credentials = ensure_credentials(self.directory, f"nats://127.0.0.1:{port}")
+        url = f"nats://127.0.0.1:{port}"
+        self._credentials = ensure_credentials(self.directory, url)
+        self._watcher = new_supervisor(url)
         ensure_checkpoint_key(self.directory / "credentials")
         self._write_config(port)
         # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
@@ -220,6 +231,7 @@ class EmbeddedServer:
             log_file=self._log_file,
         )
         section = accounts(passwords_of(self._credentials), self.options.access)
+        section[SYSTEM_ACCOUNT] = {"users": [{"user": self._watcher.user, "password": self._watcher.password}]}
         if administrator is not None:
             section[STREAMS_ACCOUNT]["users"] = [{"user": administrator.user, "password": administrator.password}]
         write_private(self._config_file, server_config(listen, section))
@@ -230,7 +242,7 @@ class EmbeddedServer:
 
     @property
     def _log_file(self) -> Path:
-        return self.directory / "nats.log"
+        return self.directory / LOG_FILE
 
     async def _supervise(self) -> None:
         """Start the server again whenever it ends by itself, at most ``CRASHES_MAX`` times a minute."""
@@ -239,6 +251,10 @@ class EmbeddedServer:
         while True:
             code = await process.wait()
             now = time.monotonic()
+            if self._renewing:
+                self._renewing = False
+                await self._start_again(process)
+                continue
             crashes.append(now)
             self._tell("crashed", f"nats-server ended by itself (exit code {code}).", code)
             if len(crashes) == CRASHES_MAX and now - crashes[0] < CRASH_WINDOW_S:
@@ -252,17 +268,28 @@ class EmbeddedServer:
                 return
             recent = sum(1 for at in crashes if now - at < CRASH_WINDOW_S)
             await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 1)))
-            # A start that fails leaves an ended process behind: the next turn counts it as a crash.
-            with contextlib.suppress(ConfigError, Unreachable):
-                await process.start(say=self._say_recovering)
-                self._tell("restarted", f"nats-server listens on {self.url} again.")
+            await self._start_again(process)
+
+    async def _start_again(self, process: NatsProcess) -> None:
+        # A start that fails leaves an ended process behind: the next turn counts it as a crash.
+        with contextlib.suppress(ConfigError, Unreachable):
+            await process.start(say=self._say_recovering)
+            self._tell("restarted", f"nats-server listens on {self.url} again.")
+
+    async def _renew(self) -> None:
+        """End the server on purpose: it is started again, and that counts as no crash."""
+        self._renewing = True
+        await self._running().stop()
+
+    def _say_stuck(self, sentence: str) -> None:
+        self._tell("stuck", sentence)
 
     def _say_recovering(self, sentence: str) -> None:
         self._tell("recovering", sentence)
 
     def _tell(
         self,
-        kind: Literal["started", "recovering", "crashed", "restarted", "gave_up", "stopped"],
+        kind: ServerEventKind,
         sentence: str,
         code: int = 0,
     ) -> None:

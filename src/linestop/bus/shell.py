@@ -66,10 +66,8 @@ class Shell:
         config: ShellConfig,
     ) -> None:
         self.stations = list(stations)
-        self.capacity = Capacity(
-            config.limits, lambda key, *, fresh: self.look_soon(key[0], key[1], Cue(kind="sweep"), fresh=fresh)
-        )
-        self._deciding = Deciding(self.stations, facts, self.capacity)
+        self.capacity = Capacity(config.limits, self._look_again)
+        self._deciding = Deciding(self.stations, facts, self.capacity, config.may_decide)
         self.names = self._deciding.names
         self._whole = self.names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
@@ -108,6 +106,9 @@ class Shell:
         """Look at a run in the background; ``fresh`` as in ``look``."""
         if self._tasks is not None and self._deciding.starts:
             self._tasks.start_soon(self._look_safely, tenant, run, cue, fresh)
+
+    def _look_again(self, key: tuple[TenantId, RunId], *, fresh: bool) -> None:
+        self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
 
     async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
         try:

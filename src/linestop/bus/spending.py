@@ -6,7 +6,8 @@ harm. In one process the changes to an account are combined into one write (grou
 account of the whole system is no bottleneck.
 
 Every hold is in the system's account first and leaves it last. So an orphaned hold, whose event never came or
-whose end the accounts never heard of, is found there, by reading the few keys of the last hours.
+whose end the accounts never heard of, is found there, by reading the few keys of the last hours. Only a worker that was
+overtaken while it reserved leaves a hold elsewhere alone: such a stray is found by looking at a few accounts at a time.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ PLACES_MAX: Final = 10_000
 AHEAD_PERCENT: Final = 50
 """How full an account may be for a hold to cover more than the next start: above that, room is left to other runs."""
 
+LOOKED_AT: Final = 50
+"""How many accounts of tenants and users are looked at for strays each time: all get their turn."""
+
 KEPT: Final = timedelta(days=2)
 """How long an account is kept after its period: a run may end, and be charged, after the day it began in."""
 
@@ -44,6 +48,15 @@ class OpenHold(msgspec.Struct, frozen=True, kw_only=True):
 
     hold: str
     hour: str
+
+
+class Stray(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold in a tenant's or a user's account that the system's does not have; ``given_at`` in unix seconds."""
+
+    hold: str
+    account: str
+    period: str
+    given_at: int
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +86,9 @@ class Accounts:
 
         self._over: set[str] = set()
         """Accounts of past hours without a hold: they never change again."""
+
+        self._unseen: list[str] = []
+        """Keys of accounts that are still to be looked at for strays."""
 
         self.on_room: Callable[[str, str], None] | None = None
         """Called with tenant and run of each run that waited and has room now."""
@@ -192,6 +208,41 @@ class Accounts:
             if over and not account.holds:
                 self._over.add(key)
         return found
+
+    async def strays(self, older_than_s: float) -> list[Stray]:
+        """Strays among the next few accounts that were given longer ago than that.
+
+        A worker leaves one whose last writes came after another had reserved, settled and ended the same hold. What
+        was spent is charged then.
+        """
+        if not self._unseen:
+            self._unseen = [k for k in await self._shared.keys("account.") if not k.startswith(f"account.{SYSTEM}.")]
+        keys, self._unseen = self._unseen[:LOOKED_AT], self._unseen[LOOKED_AT:]
+        found: list[Stray] = []
+        for key in keys:
+            _, name, period = key.split(".")
+            for hold, (_, at) in (await self._holds(key) or {}).items():
+                if self._now().timestamp() - at >= older_than_s:
+                    found.append(Stray(hold=hold, account=name, period=period, given_at=at))
+        # The system's accounts are read after the others: what has left them had left the others before.
+        for key in await self._shared.keys(f"account.{SYSTEM}.") if found else ():
+            holds = {} if key in self._over else await self._holds(key)
+            found = [stray for stray in found if holds is not None and stray.hold not in holds]
+        return found
+
+    async def give_back(self, stray: Stray) -> None:
+        """Release a stray, unless somebody has asked for its hold again."""
+        change = Change(hold=stray.hold, spent=0, given_at=stray.given_at, at=int(self._now().timestamp()))
+        await self._writer(stray.account, stray.period).submit(change)
+
+    async def _holds(self, key: str) -> dict[str, tuple[int, int]] | None:
+        """The holds of an account, or None if nobody can tell; of the system's, ``held`` has said it already."""
+        try:
+            return (await read_account(self._shared, key))[0].holds
+        except Refused as error:
+            if not key.startswith(f"account.{SYSTEM}."):
+                LOG.warning("account_unreadable", key=key, error=str(error))
+            return None
 
     def _writer(self, name: str, period: str) -> _Writer:
         key = f"account.{name}.{period}"

@@ -27,12 +27,17 @@ class Station:
     performer: Performer | None = None
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class ShellConfig:
     """What a shell is told about its surroundings."""
 
     worker: str
     now: Callable[[], datetime]
+    may_decide: Callable[[], bool] = _always
     chance: random.Random = field(default_factory=random.SystemRandom)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     replicated: bool = False

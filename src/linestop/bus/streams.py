@@ -19,6 +19,8 @@ Why what is as it is:
   keeps one that another has handled.
 - DEAD drops the oldest letters when full, and one subject has a bounded number: whoever sends nonsense pushes out
   nonsense only.
+- PROBES is for nothing but seeing whether the broker stores: a probe that a full disk refuses breaks its stream until
+  the broker starts again, and must break no other.
 - The server republishes what RUNS, OUTCOMES and ALERTS have stored under ``live.>``: watching needs no consumer, and
   nobody may create one.
 """
@@ -51,10 +53,18 @@ RUNS_KEPT_NS: Final = 90 * DAY_NS
 DEAD_A_SUBJECT_MAX: Final = 64
 """Dead letters of one run and role, or of all that a role could not address."""
 
+PROBE_BYTES: Final = 8 * 1024
+"""More than fits into what a file system has left of a block that is in use: a full disk cannot take it."""
+
+PROBES_BYTES: Final = 1024 * 1024
+
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
 WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
 ACK_WAIT_NS: Final = 30 * SECOND_NS
+BEAT_BYTES_MAX: Final = 16 * 1024
+BEATS_BYTES: Final = 8 * MIB
+"""Space for what workers say of themselves: about 10,000 names."""
 
 Config = Mapping[str, Any]
 """A configuration as the server's JSON API takes it: an open format."""
@@ -247,6 +257,15 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             allow_msg_ttl=True,
         ),
         _spec(layout.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
+        _spec(
+            layout.PROBES,
+            [layout.probe("*")],
+            **{**common, "max_bytes": PROBES_BYTES, "max_msg_size": PROBE_BYTES + HEADER_BYTES_MAX},
+            retention="limits",
+            discard="old",
+            max_age=DAY_NS,
+            max_msgs_per_subject=1,
+        ),
     )
 
 
@@ -259,6 +278,16 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
         _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
         _bucket(layout.WORKERS_BUCKET, space, history=1),
+        # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.
+        _bucket(
+            layout.BEATS_BUCKET,
+            space,
+            history=1,
+            discard="old",
+            max_bytes=BEATS_BYTES,
+            max_age=DAY_NS,
+            max_msg_size=BEAT_BYTES_MAX,
+        ),
     )
 
 

@@ -26,7 +26,7 @@ from linestop.schemas.events import Cue
 from linestop.schemas.limits import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import LATEST, Run
-from linestop.schemas.subjects import ACTORS, RunId, TenantId
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.turn import whose_turn
 
 LOG = structlog.get_logger("linestop.sweep")
@@ -44,11 +44,16 @@ IDLE = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""
 
 
+def _never(_role: RoleName) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class _Watched:
     """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at.
 
-    ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that.
+    ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that;
+    ``lacks`` the role that it waits for and that no worker does.
     """
 
     n: int = -1
@@ -56,11 +61,15 @@ class _Watched:
     next_at: datetime | None = None
     told: int = -1
     lost: bool = False
+    lacks: RoleName | None = None
 
 
 @dataclass(slots=True)
 class Sweep:
-    """Sweeps open runs for one shell. ``everyone`` also hints to roles that live in other processes."""
+    """Sweeps open runs for one shell. ``everyone`` also hints to roles that live in other processes.
+
+    ``is_missing`` says of a role that surely no worker does it now: a run that waits for one is not stuck.
+    """
 
     shell: Shell
     log: Log
@@ -69,8 +78,10 @@ class Sweep:
     everyone: bool = False
     every_s: float = SWEEP_EVERY_S
     tries_max: int = SWEEP_TRIES_MAX
+    is_missing: Callable[[RoleName], bool] = _never
     nonce: str = field(default_factory=partial(secrets.token_hex, 16))
     watched: dict[tuple[TenantId, RunId], _Watched] = field(default_factory=dict[tuple[TenantId, RunId], _Watched])
+    _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def run_for_ever(self) -> None:
         """Sweep now, then again and again."""
@@ -92,17 +103,20 @@ class Sweep:
             else:
                 return
 
-    async def once(self) -> int:
-        """Go through all open runs; return how many were looked at."""
-        open_runs = await self.log.open_runs()
-        self.watched = {key: self.watched.get(key, _Watched()) for key in open_runs}
-        due = [key for key in open_runs if self._due(key)]
-        limiter = anyio.Semaphore(AT_ONCE)
-        async with anyio.create_task_group() as tasks:
-            for tenant, run in due:
-                await limiter.acquire()
-                tasks.start_soon(self._look, tenant, run, limiter)
-        return len(due)
+    async def once(self, *, every: bool = False) -> int:
+        """Go through all open runs; return how many were looked at: those that are due, or ``every`` one."""
+        if not self.shell.config.may_decide():
+            return 0
+        async with self._lock:
+            open_runs = await self.log.open_runs()
+            self.watched = {key: self.watched.get(key, _Watched()) for key in open_runs}
+            due = [key for key in open_runs if every or self._due(key)]
+            limiter = anyio.Semaphore(AT_ONCE)
+            async with anyio.create_task_group() as tasks:
+                for tenant, run in due:
+                    await limiter.acquire()
+                    tasks.start_soon(self._look, tenant, run, limiter)
+            return len(due)
 
     def _due(self, key: tuple[TenantId, RunId]) -> bool:
         """Whether a run must be looked at: never seen, moved by its own means too long ago, or past a deadline."""
@@ -135,15 +149,22 @@ class Sweep:
         moved = state.n != watched.n or self.shell.capacity.waits((tenant, run))
         watched.n = state.n
         watched.next_at = self.now() + LOST_AGAIN if state.lost else self._idle_until(state)
-        watched.tries = 0 if moved or watched.next_at is not None else watched.tries + 1
+        lacked, watched.lacks = watched.lacks, self._lacks(state)
+        rests = watched.next_at is not None or watched.lacks is not None
+        watched.tries = 0 if moved or rests else watched.tries + 1
         if state.sealed is not None:
             if "recorder" in self.shell.names:
                 await self.shell.outgoing.outcome(state)
         elif self.everyone and watched.tries:
             await self._hint(tenant, run)
-        await self._call(state, watched)
+        await self._call(state, watched, lacked=lacked)
 
-    async def _call(self, run: Run, watched: _Watched) -> None:
+    def _lacks(self, run: Run) -> RoleName | None:
+        """The role whose turn it is, if surely no worker does it."""
+        turn = whose_turn(run, self.now())
+        return turn if turn and turn not in self.shell.names and self.is_missing(turn) else None
+
+    async def _call(self, run: Run, watched: _Watched, *, lacked: RoleName | None) -> None:
         """Call a person where that is due. One who cannot be called says nothing of the run: it goes on as it is."""
         try:
             if run.n != watched.told:
@@ -153,7 +174,9 @@ class Sweep:
                 await self._call_for_lost(run)
                 watched.lost = True
             turn = whose_turn(run, self.now())
-            if self.everyone and watched.tries == NO_WORKER_TRIES and turn and turn not in self.shell.names:
+            # Workers of an older linestop do not show that they live: of them only the standing run tells.
+            stands = watched.tries == NO_WORKER_TRIES or (watched.lacks is not None and watched.lacks != lacked)
+            if self.everyone and stands and turn and turn not in self.shell.names:
                 await self.shell.outgoing.alerts(run, [after.no_worker(run, turn, nonce=self.nonce)])
         except LinestopError as error:
             LOG.warning("alert_failed", tenant=run.tenant, run=run.run, error=str(error))

@@ -20,9 +20,9 @@ from linestop.bus.credentials import (
     write_credential,
     write_private,
 )
+from linestop.bus.disk import holds_broker
 from linestop.bus.init import PORT_DEFAULT, BusLayout, InitResult, bus_init
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server import PORT_FILE
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE
 from linestop.cli import output
@@ -46,7 +46,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
     """Write the credential files, print the server's configuration, create streams and consumers."""
     project = load_project().at(nats)
     url = project.config.nats.url or URL_DEFAULT
-    if (project.directory / PORT_FILE).exists():
+    if holds_broker(project.directory):
         # Its credentials would name the other broker from then on, and whoever uses them would lose it.
         raise ConfigError(
             f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "

@@ -30,7 +30,7 @@ from linestop.bus.process import server_program
 from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
-from linestop.cli.doctor_streams import Warn, replicas, space
+from linestop.cli.doctor_streams import Warn, disk, log, replicas, space, where_it_logs
 from linestop.cli.plain import fit_to
 from linestop.cli.stop import closed_sentence
 from linestop.client.kill_switches import KillSwitches
@@ -130,6 +130,7 @@ def _project_findings(nats: str | None) -> Iterator[Finding]:
         yield _finding("playbooks", lambda: _playbooks(project, registry[0]))
         yield _finding("model keys", lambda: _keys(project, registry[0]))
     yield _finding("credentials", lambda: _credentials(project))
+    yield _finding("disk", lambda: disk(project.directory))
     yield from anyio.run(_broker, project)
 
 
@@ -229,15 +230,18 @@ async def _broker(project: Project) -> list[Finding]:
     if not credential_path(project.directory, "bootstrap").exists():
         return []
     found: list[Finding] = []
+    logs = where_it_logs(project.directory)
     try:
         credential = stored_credentials(project, ["bootstrap"])["bootstrap"]
         async with await connect(credential, name="linestop doctor") as connection:
-            found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}"))
+            found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
             found.append(await _looked("streams", lambda: _streams(connection)))
+            found.append(await _looked("log", lambda: _log(project)))
             found.append(await _looked("space", lambda: space(connection)))
             found.append(await _looked("replicas", lambda: replicas(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
-        found.append(await _looked("kill switches", lambda: _switches(project)))
+        if all(each.level != "error" for each in found if each.check == "streams"):
+            found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
         found.append(_failed("broker", error))
     return found
@@ -285,11 +289,23 @@ async def _clock(connection: Connection) -> str:
     return "agrees with the broker's"
 
 
+async def _log(project: Project) -> str:
+    """Write and read back, as a role where there is one's credential: it can look at RUNS, too."""
+    name = _any_credential(project)
+    credential = stored_credentials(project, [name])[name]
+    async with await connect(credential, name="linestop doctor") as connection:
+        return await log(connection, project.directory)
+
+
 async def _reach(project: Project) -> str:
-    credential = stored_credentials(project, [_any_credential(project)])
-    (one,) = credential.values()
-    async with await connect(one, name="linestop health"):
-        return f"The broker at {one.url} answers."
+    name = _any_credential(project)
+    credential = stored_credentials(project, [name])[name]
+    async with await connect(credential, name="linestop health") as connection:
+        try:
+            stores = await log(connection, project.directory)
+        except Warn as warning:
+            stores = str(warning)
+        return f"The broker at {credential.url} answers: it {stores}."
 
 
 def _any_credential(project: Project) -> CredentialName:

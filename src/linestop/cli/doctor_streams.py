@@ -1,21 +1,32 @@
-"""What ``doctor`` says of the streams: how full each is, and whether every copy is current."""
+"""What ``doctor`` says of the streams and their disk: do they store, how full is each, is every copy current."""
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from linestop.bus import api
 from linestop.bus.connection import Connection
+from linestop.bus.disk import LOG_FILE, broker_disk_is_full, free_bytes, full_sentence, holds_broker, is_full, size
+from linestop.bus.jetstream.patience import NotStored
+from linestop.bus.jetstream.probe import round_trip
+from linestop.bus.jetstream.publish import Wire
 from linestop.bus.ports import Fill
 from linestop.bus.streams import streams
-from linestop.errors import LinestopError
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.errors import LinestopError, PermissionDenied, Unreachable
+from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK
 
 NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000
 """Operations that a copy may be behind for a moment under load."""
+
+ANSWER_S: Final = 2.5
+SILENT_MAX_S: Final = 3.0
+"""A node that lives answers its leaders every second."""
 
 SPACE_TO_WARN: Final = 0.75
 
@@ -34,6 +45,8 @@ class _Peer(msgspec.Struct, frozen=True):
     current: bool = False
     offline: bool = False
     lag: int = 0
+    active: int = 0
+    """Nanoseconds since the leader heard of it."""
 
 
 class _Cluster(msgspec.Struct, frozen=True):
@@ -49,6 +62,50 @@ class _StreamInfo(msgspec.Struct, frozen=True):
     config: _Limit
     state: _State
     cluster: _Cluster | None = None
+
+
+def where_it_logs(directory: Path) -> str:
+    """Name the broker's log, if the broker is our own; the log of another one is its administrator's."""
+    return f"; its log is {directory / LOG_FILE}" if holds_broker(directory) else ""
+
+
+def disk(directory: Path) -> str:
+    """Say how much is free on the disk of the state folder.
+
+    Raises:
+        NotStored: so little that a broker there cannot store.
+        Warn: little.
+    """
+    if broker_disk_is_full(directory):
+        raise NotStored(full_sentence(directory))
+    free = f"{size(free_bytes(directory))} free where {directory} is"
+    if is_full(directory):
+        raise LinestopError(f"{free}: the disk is full, and workers cannot keep there what they have to; make room")
+    if free_bytes(directory) < DISK_TO_WARN_BYTES:
+        raise Warn(f"{free}: make room before it is full, because a full disk stops everything")
+    return free
+
+
+async def log(connection: Connection, directory: Path) -> str:
+    """Say that the broker stores, having seen it.
+
+    Raises:
+        NotStored: it answers and does not store; because the disk of the state folder is full, where it is.
+        Unreachable: it does not answer.
+        Warn: it was set up for an older linestop and does not take the probe.
+    """
+    try:
+        await round_trip(await Wire.open(connection), connection.credential)
+    except PermissionDenied:
+        raise Warn(
+            "may store or not: it has no permission for probes yet; give it the configuration of `linestop bus init`"
+        ) from None
+    except NotStored:
+        if broker_disk_is_full(directory):
+            raise NotStored(full_sentence(directory)) from None
+        raise
+    free = f", with {size(free_bytes(directory))} free on its disk" if holds_broker(directory) else ""
+    return f"stores what it is given{free}"
 
 
 async def space(connection: Connection) -> str:
@@ -79,24 +136,47 @@ async def replicas(connection: Connection) -> str:
     Raises:
         LinestopError: one is away, behind, or has no leader: the next fault may lose what was acknowledged.
     """
-    told: list[str] = []
-    copies = 1
-    for spec in streams():
-        reply = msgspec.convert(await connection.ask(api.stream_info(spec.name)), _StreamInfo)
-        copies = max(copies, reply.config.num_replicas)
-        cluster = reply.cluster or _Cluster()
-        if reply.config.num_replicas > 1 and not cluster.leader:
-            told.append(f"{spec.name} has no leader")
-        if len(cluster.replicas) < reply.config.num_replicas - 1:
-            told.append(f"{spec.name} has {len(cluster.replicas) + 1} of {reply.config.num_replicas} copies")
-        told += [
-            f"{spec.name} on {peer.name} is {'away' if peer.offline else f'{peer.lag} operations behind'}"
-            for peer in cluster.replicas
-            if peer.offline or not peer.current or peer.lag > REPLICA_LAG_MAX
-        ]
+    looked = await asyncio.gather(*(_copies(connection, spec.name) for spec in streams()))
+    copies = max(count for count, _ in looked)
+    told = [lack for _, lacks in looked for lack in lacks]
     if told:
         more = f" (and {len(told) - NAMED_MAX} more)" if len(told) > NAMED_MAX else ""
         raise LinestopError(
             f"{', '.join(told[:NAMED_MAX])}{more}: stop no node until all are current (docs/operations.md)"
         )
     return "one copy of each stream" if copies == 1 else f"{copies} copies of each stream, all current"
+
+
+async def _copies(connection: Connection, stream: str) -> tuple[int, list[str]]:
+    """How many copies a stream is to have, and what each lacks."""
+    try:
+        reply = await _info(connection, stream)
+    except Unreachable:
+        return 1, [f"{stream} gives no answer"]
+    wanted, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
+    told = [f"{stream} has no leader"] if wanted > 1 and not cluster.leader else []
+    if len(cluster.replicas) < wanted - 1:
+        told.append(f"{stream} has {len(cluster.replicas) + 1} of {wanted} copies")
+    told += [f"{stream} on {peer.name} {lack}" for peer in cluster.replicas if (lack := _lack(peer))]
+    return wanted, told
+
+
+async def _info(connection: Connection, stream: str) -> _StreamInfo:
+    # While a leader is being elected nobody answers, not even afterwards: so it is asked again.
+    request = partial(connection.ask, api.stream_info(stream), timeout_s=ANSWER_S)
+    try:
+        reply = await request()
+    except Unreachable:
+        reply = await request()
+    return msgspec.convert(reply, _StreamInfo)
+
+
+def _lack(peer: _Peer) -> str:
+    """What keeps a copy from being as good as the leader's; nothing if it is."""
+    silent_s = peer.active / 1e9
+    # The server calls a copy current for some seconds after its node died, and calls no node offline that it knew.
+    if peer.offline or silent_s > SILENT_MAX_S:
+        return f"has not been heard of for {silent_s:.0f} s"
+    if not peer.current or peer.lag > REPLICA_LAG_MAX:
+        return f"is {peer.lag} operations behind" if peer.lag else "is not current"
+    return ""

@@ -22,6 +22,8 @@ import click
 import msgspec
 
 from linestop.bus.credentials import require_urls
+from linestop.bus.disk import broker_disk_is_full, full_sentence
+from linestop.bus.jetstream.patience import NotStored
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.cli.lookalikes import lookalikes
@@ -224,7 +226,12 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
         async with client_of(directory, as_=as_) as client:
             return await work(client)
 
-    return anyio.run(main)
+    try:
+        return anyio.run(main)
+    except NotStored:
+        if broker_disk_is_full(state := state_directory(directory)):
+            raise NotStored(full_sentence(state)) from None
+        raise
 
 
 @asynccontextmanager

@@ -152,7 +152,7 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
     gave_up = anyio.Event()
 
     def on_event(event: ServerEvent) -> None:
-        if event.kind in {"recovering", "crashed", "restarted", "gave_up"}:
+        if event.kind in {"recovering", "crashed", "stuck", "restarted", "gave_up"}:
             say(event.sentence)
         if event.kind == "gave_up":
             gave_up.set()

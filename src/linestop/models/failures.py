@@ -7,7 +7,6 @@ have begun (no connection, a client error, an explicit overload) does the reserv
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -15,6 +14,7 @@ from typing import Any, cast
 import httpx2
 import msgspec
 
+from linestop import clock
 from linestop.schemas.model import FailureClass, ModelFailed
 
 MESSAGE_CHARS_MAX = 500
@@ -135,7 +135,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _until(date: str) -> float:
     try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(date).timestamp() - clock.now().timestamp())
     except (ValueError, TypeError, OverflowError):
         return math.nan
 

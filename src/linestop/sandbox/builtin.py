@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import anyio
 import msgspec
 from anyio.to_thread import run_sync
 
+from linestop import clock
 from linestop.actors.off_loop import off_loop
 from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.tool import AnyTool, Context, tool
@@ -116,7 +116,7 @@ async def http_get(ctx: Context, url: Annotated[str, msgspec.Meta(min_length=1, 
 @tool(name="clock.now", tier="read", owner=_OWNER, repeatable=True)
 async def clock_now(ctx: Context) -> Now:  # noqa: ARG001 - every tool takes a context
     """Tell the present date and time in UTC."""
-    now = datetime.now(UTC)
+    now = clock.now()
     return Now(utc=now.isoformat(timespec="seconds"), unix_s=int(now.timestamp()))
 
 

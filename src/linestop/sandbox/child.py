@@ -109,10 +109,13 @@ def _perform(encoded: bytes) -> Reply:
 
 
 def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose module is imported late
+    from linestop import clock  # noqa: PLC0415
     from linestop.sandbox.context import Context  # noqa: PLC0415
     from linestop.sandbox.egress import EgressClient  # noqa: PLC0415
     from linestop.sandbox.workspace import Workspace  # noqa: PLC0415
 
+    # The worker's clock may not be the machine's; the steady clock is the same in both processes.
+    clock.PROCESS.follow(datetime.fromisoformat(frame.now), frame.steady_s)
     start_by, deadline = (datetime.fromisoformat(text) for text in (frame.start_by, frame.deadline))
     return Context(
         tenant=frame.tenant,

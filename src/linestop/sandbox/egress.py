@@ -10,7 +10,7 @@ that was refused (status 0).
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -18,6 +18,7 @@ from typing import Any, Self, TypedDict, Unpack
 import anyio
 import httpx2
 
+from linestop import clock
 from linestop.sandbox.guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
 from linestop.sandbox.transport import GuardedTransport
 from linestop.schemas.tools import Egress
@@ -110,7 +111,7 @@ class EgressClient:
             EgressFailed: if there was no complete answer in time, or it is over a limit.
             EgressTooLate: if ``start_by`` passed before the first byte left.
         """
-        seconds = min((self._deadline - datetime.now(UTC)).total_seconds(), self.policy.request_s_max)
+        seconds = min((self._deadline - clock.now()).total_seconds(), self.policy.request_s_max)
         client = self._open()
         try:
             with anyio.fail_after(max(seconds, 0.0)):

@@ -18,12 +18,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
 import msgspec
 
+from linestop import clock
 from linestop.actors.off_loop import off_loop
 from linestop.errors import Defect
 from linestop.sandbox.context import Context
@@ -69,7 +69,7 @@ async def perform(
     if scope.cancel_called:
         stopped = NotBegun("it was stopped before it began")
         return result_of(contract, not_begun(stopped), ctx, limits)
-    seconds = min(contract.timeout_s, (ctx.deadline - datetime.now(UTC)).total_seconds())
+    seconds = min(contract.timeout_s, (ctx.deadline - clock.now()).total_seconds())
     scope.deadline = min(scope.deadline, anyio.current_time() + max(seconds, 0.0))
     reply: Reply | None = None
     with scope:

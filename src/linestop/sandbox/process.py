@@ -22,6 +22,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from linestop import clock
 from linestop.sandbox.context import Context
 from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.guard import EgressPolicy
@@ -53,6 +54,8 @@ class ContextFrame(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     start_by: str
     deadline: str
+    now: str = ""
+    steady_s: float = 0.0
     workspace: str
     workspace_limits: WorkspaceLimits
     egress: EgressPolicy
@@ -148,6 +151,7 @@ def _not_started(error: OSError) -> ToolFailed:
 def _frame(tool: AnyTool, ctx: Context, args: bytes) -> CallFrame:
     module = tool.fn.__module__
     by_file = module == "__main__" or module.startswith(FILE_MODULE_PREFIX)
+    now, steady_s = clock.PROCESS.reading()
     return CallFrame(
         sys_path=[str(Path(path).absolute()) for path in sys.path],
         module="" if by_file else module,
@@ -163,6 +167,8 @@ def _frame(tool: AnyTool, ctx: Context, args: bytes) -> CallFrame:
             user=ctx.user,
             start_by=ctx.start_by.isoformat(),
             deadline=ctx.deadline.isoformat(),
+            now=now.isoformat(),
+            steady_s=steady_s,
             workspace=str(ctx.workspace.root),
             workspace_limits=ctx.workspace.limits,
             egress=ctx.http.policy,

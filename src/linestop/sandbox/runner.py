@@ -8,11 +8,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Generator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
 
+from linestop import clock
 from linestop.errors import NotFound
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
@@ -119,7 +120,7 @@ class RegistryRunner:
                 workspace.remove_if_empty()
 
     async def _in_workspace(self, tool: AnyTool, work: CallWork, workspace: Workspace) -> ToolResult:
-        deadline = datetime.now(UTC) + timedelta(seconds=work.timeout_s)
+        deadline = clock.now() + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
             context = Context(
                 tenant=work.tenant, run=work.run, call=work.call, attempt=work.attempt, key=work.key,

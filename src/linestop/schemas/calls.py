@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -104,16 +104,16 @@ class Attempt:
         """Whether it ended because its model was not there, which says nothing about what was asked of it."""
         return self.failure is not None and self.failure.kind in DOWN
 
-    def expired(self, now: datetime, worker: str = "") -> bool:
+    def expired(self, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
         """Whether somebody else may speak for it: past ``done_by``, or its worker lives in a later incarnation.
 
-        ``worker`` is the asking worker, ``<name>#<incarnation>``; a name is held by one process at a time.
+        ``worker`` is the asking worker, ``<name>#<incarnation>``; a name is held by one process at a time. ``dead``
+        are workers that are known to be dead; nobody knows that of itself.
         """
-        if now >= self.done_by:
+        if now >= self.done_by or (self.worker in dead and self.worker != worker):
             return True
-        name, _, incarnation = self.worker.rpartition("#")
-        own_name, _, own_incarnation = worker.rpartition("#")
-        return bool(name) and name == own_name and _ordinal(incarnation) < _ordinal(own_incarnation)
+        name, own_name = self.worker.rpartition("#")[0], worker.rpartition("#")[0]
+        return bool(name) and name == own_name and incarnation_of(self.worker) < incarnation_of(worker)
 
 
 def counted(attempts: Sequence[Attempt]) -> int:
@@ -127,9 +127,15 @@ def not_begun_in_a_row(attempts: Sequence[Attempt]) -> int:
     return sum(1 for _ in takewhile(lambda attempt: not attempt.begun, reversed(attempts)))
 
 
-def _ordinal(incarnation: str) -> int:
-    """The number of an incarnation; what is none is the oldest, for no event may break a reader."""
-    return int(incarnation) if incarnation.isdecimal() and len(incarnation) <= INCARNATION_DIGITS_MAX else 0
+def relied_on(attempts: Iterable[Attempt], now: datetime, *, worker: str, dead: Collection[str]) -> tuple[str, ...]:
+    """Whose death it takes to speak for these attempts now: what the event that does so must tell."""
+    return tuple(sorted({a.worker for a in attempts if not a.expired(now, worker) and a.expired(now, worker, dead)}))
+
+
+def incarnation_of(worker: str) -> int:
+    """The number in ``<name>#<incarnation>``; what is not a number is the oldest, for no event may break a reader."""
+    number = worker.rpartition("#")[2]
+    return int(number) if number.isdecimal() and len(number) <= INCARNATION_DIGITS_MAX else 0
 
 
 @dataclass(slots=True)

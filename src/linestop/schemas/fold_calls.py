@@ -223,7 +223,8 @@ def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> st
         early = call.ready_at is not None and event.at < call.ready_at
         return f"call '{call.call}' may not start before {call.ready_at}" if early else ""
     before = call.open_attempt
-    if before and before.purpose == "effect" and grant.safe_to_repeat and before.expired(event.at, event.worker):
+    over = before is not None and before.expired(event.at, event.worker, event.dead_workers)
+    if before and before.purpose == "effect" and grant.safe_to_repeat and over:
         often = call.tries > grant.retries_max
         return f"call '{call.call}' was tried as often as its tool allows" if often else ""
     return f"call '{call.call}' is {call.stage}, so it may not start"

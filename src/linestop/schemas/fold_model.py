@@ -57,7 +57,7 @@ def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
     if reason := escaping(run, event):
         return reason
     before, proposal = run.model_attempt, run.proposal
-    if before and not before.expired(event.at, event.worker):
+    if before and not before.expired(event.at, event.worker, event.dead_workers):
         return f"attempt {before.attempt} of turn {run.turn} is still open"
     if any(attempt.purpose == "close" for attempt in run.turn_attempts):
         return "the run has had its closing turn"

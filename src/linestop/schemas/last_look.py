@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import datetime
+
+from linestop import clock
 
 IS_STOPPED: ContextVar[Callable[[], bool]] = ContextVar("is_stopped", default=bool)
 """Whether the run of the call that is being performed was stopped, as far as this process has heard."""
@@ -22,4 +24,4 @@ def reason_not_to_begin(start_by: datetime | None) -> str:
     """Why the call that is being performed may not begin any more, in the middle of a sentence; empty if it may."""
     if IS_STOPPED.get()():
         return STOPPED_FIRST
-    return TOO_LATE if start_by is not None and datetime.now(UTC) >= start_by else ""
+    return TOO_LATE if start_by is not None and clock.now() >= start_by else ""

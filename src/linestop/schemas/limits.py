@@ -178,6 +178,12 @@ SPACE_FOR_NEW_WORK = 0.9
 """Nothing is written to a run that does not exist yet when a stream it needs is this full: no task is let in, and no
 refusal or stop of an absent run takes the room that open runs need."""
 
+DISK_FULL_BYTES = 4 * 1024 * 1024
+"""With less than this free on its disk a broker may be unable to store anything at all."""
+
+DISK_TO_WARN_BYTES = 512 * 1024 * 1024
+"""With less than this free, whoever looks after the disk should make room."""
+
 SPACE_FOR_STARTS = 0.95
 """Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
 

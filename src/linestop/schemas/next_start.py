@@ -6,6 +6,7 @@ get the same answer from the same log, so nobody starts what nobody holds for.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -80,28 +81,28 @@ class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
     max_value: int = 0
 
 
-def next_start(run: Run, now: datetime, worker: str = "") -> NextStart | Exhausted | None:
+def next_start(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> NextStart | Exhausted | None:
     """Say what may start next (perhaps later: see ``NextStart.at``), or that nothing can, or None.
 
     ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
-    may be taken over at once, if repeating it is safe.
+    may be taken over at once, if repeating it is safe; so may what one of the ``dead`` left open.
     """
-    if run.spend_asked or run.spend_denied or run.stop_over or spend_question_due(run, now, worker):
+    if run.spend_asked or run.spend_denied or run.stop_over or spend_question_due(run, now, worker, dead):
         return None
-    return _unasked(run, now, worker)
+    return _unasked(run, now, worker, dead)
 
 
-def spend_question_due(run: Run, now: datetime, worker: str = "") -> bool:
+def spend_question_due(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
     """Whether a person must be asked before the run spends more (``policy.ask_on_spend``)."""
     if run.opened is None or not run.opened.policy.ask_on_spend or run.spend_granted:
         return False
-    start = _unasked(run, now, worker)
+    start = _unasked(run, now, worker, dead)
     if not isinstance(start, NextStart):
         return False
     return run.spent_micros + run.reserved_micros + start.cost_max_micros > run.limits.ask_from_micros
 
 
-def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | None:
+def _unasked(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
     """The next start if nobody had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
@@ -110,10 +111,10 @@ def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | No
         return None
     asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.answered)
     if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
-        return _next_model(run, now, worker)
+        return _next_model(run, now, worker, dead)
     if run.room <= 0:
         return None if run.open_attempts else _limit("events_max", run.n, run.limits.events_max)
-    start = _next_calls(run, now, worker)
+    start = _next_calls(run, now, worker, dead)
     if start is not None and start.cost_max_micros > cost_left_micros(run):
         needed = run.limits.cost_max_micros - cost_left_micros(run) + start.cost_max_micros
         hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
@@ -124,11 +125,11 @@ def _unasked(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | No
 # --- effects -----------------------------------------------------------------------------------------------
 
 
-def _next_calls(run: Run, now: datetime, worker: str) -> NextStart | None:
+def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | None:
     if run.proposal is None:
         return None
     starts = [_probe(call, now) for call in run.proposal.calls if _wants_probe(call)]
-    able = [call for call in run.proposal.calls if _startable(run, call, now, worker)]
+    able = [call for call in run.proposal.calls if _startable(run, call, now, worker=worker, dead=dead)]
     due = [call for call in able if call.ready_at is None or call.ready_at <= now]
     if due:
         starts.append(_calls_start("effect", due, now, takeover=any(call.open_attempt for call in due)))
@@ -148,7 +149,7 @@ def _probe(call: CallState, now: datetime) -> NextStart:
     return _calls_start("probe", [call], max(now, over))
 
 
-def _startable(run: Run, call: CallState, now: datetime, worker: str) -> bool:
+def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: Collection[str]) -> bool:
     if call.grant is None or call.judged is None:
         return False
     if call.grant.ordered and run.proposal is not None:
@@ -163,7 +164,7 @@ def _startable(run: Run, call: CallState, now: datetime, worker: str) -> bool:
         and attempt.purpose == "effect"
         and call.grant.safe_to_repeat
         and call.tries <= call.grant.retries_max
-        and attempt.expired(now, worker)
+        and attempt.expired(now, worker, dead)
     )
 
 
@@ -179,9 +180,9 @@ def _calls_start(
 # --- model calls -------------------------------------------------------------------------------------------
 
 
-def _next_model(run: Run, now: datetime, worker: str) -> NextStart | Exhausted | None:
+def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
     open_attempt = run.model_attempt
-    if open_attempt and not open_attempt.expired(now, worker):
+    if open_attempt and not open_attempt.expired(now, worker, dead):
         return None
     if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
         # The validator is about to end the run; another model call would only cost.

@@ -383,8 +383,8 @@ def _timer(tenant: TenantId, run: RunId, name: str) -> str:
 
 def role_named(value: str) -> RoleName:
     """Return the role of that name, or raise ``InputError`` listing them all."""
-    if found := next((role for role in ROLES if role == value), None):
-        return found
+    if value in ROLES:
+        return value
     raise InputError(f"{value!r} is not a role: use one of {', '.join(ROLES)}.")
 
 

@@ -21,6 +21,7 @@ from linestop.actors.budget import NOT_CHANGED, Budget, needed_micros, wanted
 from linestop.actors.executor import Executor
 from linestop.actors.facts import (
     CurrentAgent,
+    DeadWorkers,
     Doors,
     Facts,
     Findings,
@@ -202,9 +203,10 @@ def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:
         case Held() | Queued():
             facts.append(_reservation(event, run))
         case ModelStarted():
-            facts.append(Worker(event.worker))
+            facts += [Worker(event.worker), DeadWorkers(frozenset(event.dead_workers))]
         case EffectStarted():
-            facts += [Worker(event.worker), Doors(revision=event.doors_revision)]
+            facts += [Worker(event.worker), DeadWorkers(frozenset(event.dead_workers))]
+            facts.append(Doors(revision=event.doors_revision))
         case Checked():
             facts.append(Findings(by_event={event.finished_n: event.findings}))
         case Granted() | Denied() | Edited() | Answered() | Resolved() | Paused() | Resumed() | Stopped():

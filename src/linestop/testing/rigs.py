@@ -39,7 +39,7 @@ _POLL_S: Final = 0.01
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = _POLL_S) -> T:
     """Look again and again until what is seen is true, and return it; for what has no signal of its own.
 
     Raises:
@@ -50,7 +50,7 @@ async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0) -> 
             found = await look()
             if found:
                 return found
-            await anyio.sleep(_POLL_S)
+            await anyio.sleep(every_s)
 
 
 class Rig(Protocol):

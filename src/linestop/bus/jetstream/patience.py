@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import anyio
 
 from linestop.bus.jetstream.answers import PubAck, meaning, read_ack
-from linestop.bus.jetstream.publish import Wire
+from linestop.bus.jetstream.publish import NoAnswer, Wire
 from linestop.errors import TooLarge, Unreachable
 from linestop.schemas.limits import APPEND_TRIES_MAX
 
@@ -24,6 +24,10 @@ PAUSE_MAX_S: Final = 0.5
 IN_FLIGHT_PAUSE_MIN_S: Final = 0.002
 IN_FLIGHT_PAUSE_MAX_S: Final = 0.020
 """How long to wait while replicas store a rival's append of the same run."""
+
+
+class NotStored(Unreachable):
+    """Raised when the broker is there, but a stream does not say that it stored: as a rule its disk is full."""
 
 
 class Patience:
@@ -70,7 +74,7 @@ async def publish(
     ``meanwhile`` is called each time the message has left, before its answer is waited for.
 
     Raises:
-        Unreachable: no answer came; whether the message is stored is not known.
+        Unreachable: no answer came; whether the message is stored is not known. ``NotStored`` if the broker answers.
         TooLarge: over the stream's largest message, or the stream is full.
         PermissionDenied: this credential may not publish there.
     """
@@ -103,7 +107,18 @@ async def publish(
                     return ack
         patience = patience or Patience()
         if not await patience.pause(wire):
-            raise failure
+            raise await _named(wire, subject, failure)
+
+
+async def _named(wire: Wire, subject: str, failure: Unreachable) -> Unreachable:
+    """Name the cause: a stream that cannot write says nothing at all, while the broker answers."""
+    if isinstance(failure, NoAnswer) and await wire.answers():
+        return NotStored(
+            f"The broker is there, but its stream does not store {subject}: as a rule the disk with its data is full, "
+            "or was when the stream last wrote. Make room there; `linestop dev` then goes on by itself, another broker "
+            "must be started again. Whether this message was stored is not known; `linestop doctor` says more."
+        )
+    return failure
 
 
 def _reason(ack: PubAck) -> str:

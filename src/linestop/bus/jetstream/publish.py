@@ -47,6 +47,10 @@ class NoResponders(Unreachable):
     """Raised when nobody listens on the subject: the stream has no leader at the moment, or does not exist."""
 
 
+class NoAnswer(Unreachable):
+    """Raised when no answer came in time, although the connection stands as far as is known."""
+
+
 class NotSent(Unreachable):
     """Raised when there is no connection to write to, so that nothing has left; not when an answer is lost."""
 
@@ -126,6 +130,14 @@ class Wire:
             self._hooks.remove(hooks)
 
         return forget
+
+    async def answers(self, *, within_s: float = ANSWER_WITHIN_S) -> bool:
+        """Whether the broker itself answers, whatever its streams do."""
+        try:
+            await self._nc.flush(timeout=within_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        except nats_errors.Error:
+            return False
+        return True
 
     async def subscribe(self, subject: str, receive: Callable[[Msg], None]) -> Subscription:
         """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise."""
@@ -285,5 +297,5 @@ def header_block(headers: dict[str, str]) -> bytes:
 def _expire(request: _Request, timeout_s: float) -> None:
     if not request.future.done():
         request.future.set_exception(
-            Unreachable(f"The broker did not answer on {request.subject} within {timeout_s:g} s.")
+            NoAnswer(f"The broker did not answer on {request.subject} within {timeout_s:g} s.")
         )

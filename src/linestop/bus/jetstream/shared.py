@@ -10,9 +10,11 @@ Reads come from any replica and may lag: the revision then loses the compare-and
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Final
 
 import anyio
+import msgspec
 
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
@@ -77,6 +79,11 @@ class JetStreamShared:
         if not done and not (there is None or _is_deleted(there)):
             raise self._lost(key, revision)
 
+    async def values(self, prefix: str) -> list[SharedValue]:
+        """All keys that begin with ``prefix``, with their values; see ``ports.Shared``."""
+        present = (await self._present(prefix)).values()
+        return [msgspec.structs.replace(self._value(found), stored_at=_stored_at(found)) for found in present]
+
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix``, unordered; see ``ports.Shared``."""
         return [self._key(subject) for subject in await self._present(prefix)]
@@ -136,6 +143,12 @@ class JetStreamShared:
     def _value(self, found: Found) -> SharedValue:
         value = b"" if _is_deleted(found) else found.payload
         return SharedValue(key=self._key(found.subject), value=value, revision=found.seq)
+
+
+def _stored_at(found: Found) -> datetime | None:
+    """When the broker stored it, in microseconds."""
+    stamp = found.headers.get("Nats-Time-Stamp", "")
+    return msgspec.convert(stamp, datetime) if stamp else None
 
 
 def _is_deleted(found: Found) -> bool:

@@ -26,12 +26,16 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class EffectStarted(Event, frozen=True, kw_only=True):
-    """Effects begin. ``purpose`` ``probe`` only asks whether an earlier attempt took effect."""
+    """Effects begin. ``purpose`` ``probe`` only asks whether an earlier attempt took effect.
+
+    ``dead_workers`` were known to be dead, so that what they had left open counted as past its end.
+    """
 
     calls: tuple[StartedCall, ...]
     worker: str
     purpose: Literal["effect", "probe"] = "effect"
     doors_revision: int = 0
+    dead_workers: tuple[str, ...] = ()
 
 
 class Finished(Event, frozen=True, kw_only=True):
@@ -43,6 +47,7 @@ class Finished(Event, frozen=True, kw_only=True):
     ``begun`` is false with the outcome ``never_started`` if the worker was too busy to begin by ``start_by``: such an
     attempt costs no try; one in a log from before this was told counts as begun.
     ``ended``: of an ``unknown`` one, that the tool's function itself came to its end: a probe need not wait for it.
+    ``dead_workers``: see ``EffectStarted``; for an attempt that somebody else speaks for.
     """
 
     call: str
@@ -61,3 +66,4 @@ class Finished(Event, frozen=True, kw_only=True):
     findings: tuple[str, ...] = ()
     begun: bool = True
     ended: bool = False
+    dead_workers: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     ``params`` and the answer's schema. The prompt leaves out the results of calls that were answered up to event
     ``dropped_to``. ``close`` is the run's last turn: without tools, it sums up what is there; ``limit`` is what the
     run has reached. ``charges_tokens``: without reported usage the answer counts at its reservation in tokens too.
+    ``dead_workers`` were known to be dead, so that what they had left open counted as past its end.
     """
 
     turn: int
@@ -37,6 +38,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     dropped_to: int = 0
     limit: LimitHit | None = None
     charges_tokens: bool = False
+    dead_workers: tuple[str, ...] = ()
 
 
 class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +92,7 @@ class ModelFailedEvent(Event, frozen=True, kw_only=True):
     charged_micros: int = 0
     begun: bool = True
     duration_s: float = 0.0
+    dead_workers: tuple[str, ...] = ()
 
 
 class ExactValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -47,12 +47,13 @@ class Start:
         what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
         return f"attempt {self.attempt} of {what} (event {self.n})"
 
-    def over(self, at: datetime, worker: str) -> bool:
-        """Whether another may take over: past ``done_by``, or begun by an older incarnation of ``worker``."""
+    def over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
+        """Whether another may take over: past ``done_by``, or begun by one ``dead`` or an older one of ``worker``."""
         name, _, incarnation = self.worker.rpartition("#")
         own, _, newer = worker.rpartition("#")
         older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
-        return at >= self.done_by or (bool(name) and name == own and older)
+        gone = self.worker in dead and self.worker != worker
+        return at >= self.done_by or gone or (bool(name) and name == own and older)
 
 
 @dataclass(slots=True)

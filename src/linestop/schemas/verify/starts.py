@@ -34,6 +34,7 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
         yield "stop", f"It starts something although the run was {ledger.over_by} in event {ledger.over_n}."
     if ledger.paused_n:
         yield "stop", f"It starts something although the run was paused in event {ledger.paused_n}."
+    yield from _check_dead(ledger, event.dead_workers, by=event.worker)
     lines = [event] if isinstance(event, ModelStarted) else list(event.calls)
     cost = sum(line.cost_max_micros for line in lines)
     if any(line.cost_max_micros < 0 for line in lines) or cost > ledger.available_micros:
@@ -43,6 +44,15 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
     else:
         for line in event.calls:
             yield from _check_call(ledger, line, event)
+
+
+def _check_dead(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Found:
+    """A worker that is called dead must have left something open, and nobody is dead that speaks."""
+    for worker in dead:
+        if worker == by:
+            yield "once", f"It calls its own worker {worker} dead."
+        elif all(start.worker != worker for start in ledger.open_starts):
+            yield "once", f"It calls {worker} dead, which has left nothing open."
 
 
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
@@ -62,7 +72,7 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     elif event.cost_max_micros < choice.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max):
         yield "budget", "It reserves less than a call of this size may cost."
     for before in ledger.open_starts:
-        if not before.call and not before.over(event.at, event.worker):
+        if not before.call and not before.over(event.at, event.worker, event.dead_workers):
             yield "once", f"It starts a model call while {before.label} is open."
 
 
@@ -123,10 +133,10 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
         yield "approval", f"It starts call '{line.call}', which is destructive, without a person's grant."
     if line.cost_max_micros < call.grant.price_micros:
         yield "budget", f"It reserves less for call '{line.call}' than the tool may cost."
-    yield from _check_once(ledger, call, at=event.at, worker=event.worker)
+    yield from _check_once(ledger, call, event)
 
 
-def _check_once(ledger: Ledger, call: Call, *, at: datetime, worker: str) -> Found:
+def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Found:
     """P3: no second attempt while one is open; none of what is not safe, unless the first did nothing; never too many.
 
     A person's word for another attempt counts beyond the contract's retries.
@@ -137,7 +147,7 @@ def _check_once(ledger: Ledger, call: Call, *, at: datetime, worker: str) -> Fou
     if call.tries > call.grant.retries_max + call.retries_said:
         yield "limit", f"It starts call '{call.name}' more often than its tool's {call.grant.retries_max} retries."
     for before in call.starts:
-        if before.open and not (safe and before.over(at, worker)):
+        if before.open and not (safe and before.over(event.at, event.worker, event.dead_workers)):
             yield "once", f"It starts call '{call.name}' again while {before.label} is open."
         elif not safe and not before.probe and not before.open and not _undone(call, before):
             yield "once", f"It repeats {before.label}, which is not safe to repeat and may have taken effect."

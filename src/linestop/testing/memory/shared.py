@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from linestop.bus import layout
 from linestop.bus.ports import SharedValue
 from linestop.errors import Conflict, TooLarge
@@ -46,6 +48,13 @@ class MemoryShared:
             found = self._stream.last(self._subject(key))
             if found is not None and not found.headers:
                 self._put(key, b"", revision=found.seq if revision is None else revision, deleted=True)
+
+    async def values(self, prefix: str) -> list[SharedValue]:
+        """All keys that begin with ``prefix``, with their values."""
+        async with around(self._faults, "shared.values"):
+            found = self._stream.matching(self._subject(f"{prefix}>"))
+            present = [item for item in found if not item.headers]
+            return [msgspec.structs.replace(self._value(item), stored_at=item.stored_at) for item in present]
 
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix``."""

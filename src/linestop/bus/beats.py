@@ -1,0 +1,165 @@
+"""How a worker shows that it lives: a beat every two seconds, one a role, and a goodbye when it ends in good order.
+
+A beat is one key of a bucket, ``<role>.<name>``, which only that role's credential may write.
+Others count the rounds in which a key did not change while their own beats were stored. So neither an outage of the
+broker nor anybody's clock makes a living worker look dead; three beats missed in a row do, and that is no proof: a
+worker that only lost its connection may still perform. What follows from it is therefore limited to what is safe to
+repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from linestop.bus.ports import SharedValue
+from linestop.schemas.calls import Attempt, incarnation_of
+from linestop.schemas.subjects import RoleName
+
+LOG = structlog.get_logger("linestop.workers")
+BEAT_EVERY_S: Final = 2.0
+MISSED_MAX: Final = 3
+"""Beats missed in a row after which a worker is presumed dead."""
+
+FORGOTTEN_ROUNDS: Final = 1_800
+"""Rounds after which a worker is forgotten whose key is gone: an hour."""
+
+State = Literal["working", "refusing", "ending", "ended"]
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker says of itself. ``worker`` is ``<name>#<incarnation>``, ``why`` the reason of a refusal.
+
+    ``runs`` are those it has in memory and that are not over, ``starts`` what it performs for this role.
+    ``clock_offset_s`` is how far its machine's clock is ahead of the broker's.
+    """
+
+    role: RoleName
+    worker: str
+    host: str = ""
+    version: str = ""
+    started_at: datetime
+    state: State = "working"
+    why: str = ""
+    clock_offset_s: float = 0.0
+    runs: int = 0
+    starts: int = 0
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A beat with when the broker stored it, and whether its worker lives, as far as one can tell from it."""
+
+    beat: Beat
+    last_beat: datetime
+    alive: bool
+
+
+def beat_key(role: RoleName, worker: str) -> str:
+    """Build the key of a worker's beats for one role."""
+    return f"{role}.{worker.partition('#')[0]}"
+
+
+def read_beat(found: SharedValue) -> Beat | None:
+    """Read a beat; None for what is none, or stands under another's key."""
+    try:
+        beat = msgspec.json.decode(found.value, type=Beat)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return beat if beat_key(beat.role, beat.worker) == found.key else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    beat: Beat
+    mark: tuple[int, datetime | None]
+    missed: int = 0
+
+    @property
+    def dead(self) -> bool:
+        return self.beat.state == "ended" or self.missed >= MISSED_MAX
+
+
+class Roster:
+    """The workers that one process knows of, judged by its own rounds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._rounds = 0
+
+    def look(self, found: Iterable[SharedValue]) -> list[Beat]:
+        """Take note of all beats as they are stored now, after one's own; return whose worker has died since.
+
+        A worker that was replaced by a later one of its name is among them.
+        """
+        self._rounds += 1
+        died: list[Beat] = []
+        present = {value.key: value for value in found}
+        for key, seen in list(self._seen.items()):
+            if key in present:
+                continue
+            seen.missed += 1
+            if seen.missed == MISSED_MAX and seen.beat.state != "ended":
+                died.append(seen.beat)
+            elif seen.missed > FORGOTTEN_ROUNDS:
+                del self._seen[key]
+        for key, value in present.items():
+            if (dead := self._note(key, value)) is not None:
+                died.append(dead)
+        return died
+
+    def _note(self, key: str, value: SharedValue) -> Beat | None:
+        seen, mark = self._seen.get(key), (value.revision, value.stored_at)
+        if seen is not None and seen.mark == mark:
+            seen.missed += 1
+            return seen.beat if seen.missed == MISSED_MAX and seen.beat.state != "ended" else None
+        beat = read_beat(value)
+        if beat is None:
+            return None
+        self._seen[key] = _Seen(beat, mark)
+        if seen is None:
+            return beat if beat.state == "ended" else None
+        if seen.beat.worker != beat.worker and not seen.dead:
+            return seen.beat
+        return beat if beat.state == "ended" and not seen.dead else None
+
+    def dead_among(self, attempts: Iterable[Attempt]) -> frozenset[str]:
+        """The workers of these open attempts that are known to be dead: by goodbye, by name or by silence."""
+        return frozenset(a.worker for a in attempts if self.is_dead("executor" if a.call else "planner", a.worker))
+
+    def is_dead(self, role: RoleName, worker: str) -> bool:
+        """Whether this very worker is known to be dead; one that never showed itself is not."""
+        seen = self._seen.get(beat_key(role, worker))
+        if seen is None:
+            return False
+        if seen.beat.worker == worker:
+            return seen.dead
+        return incarnation_of(worker) < incarnation_of(seen.beat.worker)
+
+    def is_missing(self, role: RoleName) -> bool:
+        """Whether surely no worker does this role now; False until this process has looked often enough to know."""
+        return self._rounds > MISSED_MAX and not any(
+            seen.beat.role == role and seen.beat.state == "working" and seen.missed < MISSED_MAX
+            for seen in self._seen.values()
+        )
+
+
+def workers(found: Iterable[SharedValue], now: datetime) -> list[Worker]:
+    """All workers from their last beats; ``now`` is the broker's time, that of its newest message at least."""
+    stored = [(beat, v.stored_at) for v in found if (beat := read_beat(v)) is not None and v.stored_at is not None]
+    now = max([now, *(at for _, at in stored)])
+    silent_s = BEAT_EVERY_S * (MISSED_MAX + 1)
+    return sorted(
+        (
+            Worker(
+                beat=beat, last_beat=at,
+                alive=beat.state != "ended" and (now - at).total_seconds() <= silent_s,
+            )
+            for beat, at in stored
+        ),
+        key=lambda worker: (worker.beat.role, worker.beat.worker),
+    )  # fmt: skip

@@ -1,0 +1,53 @@
+"""The disk that holds the state folder: how much is free there, and from where on nothing can be stored."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from linestop.schemas.limits import DISK_FULL_BYTES
+
+MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
+LOG_FILE: Final = "nats.log"
+"""The log of a broker of one's own, in the state folder."""
+
+PORT_FILE: Final = "port"
+"""It shows whose a directory is, too: no other broker's has one."""
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that are free for us on the disk of ``directory``, or of the folder where it would be made."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    found = os.statvfs(there)
+    return found.f_bavail * found.f_frsize
+
+
+def is_full(directory: Path) -> bool:
+    """Whether so little is free there that the broker may be unable to store anything."""
+    return free_bytes(directory) < DISK_FULL_BYTES
+
+
+def size(count: int) -> str:
+    """Say a number of bytes in words: ``3.2 GiB``."""
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / MIB:,.1f} MiB"
+
+
+def holds_broker(directory: Path) -> bool:
+    """Whether this is the state folder of a broker of one's own, that of ``linestop dev``."""
+    return (directory / PORT_FILE).exists()
+
+
+def broker_disk_is_full(directory: Path) -> bool:
+    """Whether a full disk here explains that the broker does not store."""
+    return holds_broker(directory) and is_full(directory)
+
+
+def full_sentence(directory: Path) -> str:
+    """What is wrong, and what to do about it."""
+    return (
+        f"The disk with the state folder {directory} is full ({size(free_bytes(directory))} free), so the broker can "
+        f"store nothing, not even a stop: free at least {size(DISK_FULL_BYTES)} there. `linestop dev` then goes on by "
+        f"itself within seconds; the broker's log is {directory / LOG_FILE}."
+    )

@@ -1,0 +1,68 @@
+"""Whether the log can be written to, seen by writing, at no lasting cost.
+
+Two looks, because a full disk breaks each stream for itself, when it writes:
+
+- *store*: a message in PROBES, which replaces the credential's former one. The broker answers when it is written.
+- *append*: a role's newest event once more, under its own subject, which RUNS takes once. The store of a stream that
+  can be written to refuses it as taken; that of a broken stream says nothing. It names the event as the last one there,
+  so that it is not even stored in the moment in which the old one expires.
+"""
+
+from __future__ import annotations
+
+import os
+
+from linestop.bus import layout
+from linestop.bus.credentials import Credential
+from linestop.bus.jetstream.answers import PubAck, meaning, read_ack
+from linestop.bus.jetstream.patience import NotStored
+from linestop.bus.jetstream.publish import NO_HEADERS, NoAnswer, NoResponders, Wire, header_block
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.streams import PROBE_BYTES
+from linestop.errors import Unreachable
+from linestop.schemas.subjects import ROLES
+
+
+async def round_trip(wire: Wire, credential: Credential) -> None:
+    """See that the broker stores, as this credential.
+
+    Raises:
+        NotStored: it answers, but does not store.
+        Unreachable: it does not answer, or the stream for probes is missing or has no leader.
+        PermissionDenied: an outside broker has not been given the new permissions yet.
+    """
+    ack = await _stored(wire, layout.PROBES, layout.probe(credential.user), os.urandom(PROBE_BYTES))
+    if meaning(ack) not in {"stored", "duplicate"}:
+        raise NotStored(f"The broker does not store a probe: {ack.error.description if ack.error else 'no reason'}.")
+    if credential.user in ROLES:
+        await _append_again(wire, credential.user)
+
+
+async def _append_again(wire: Wire, role: str) -> None:
+    event = await Reader(wire, layout.RUNS).last(f"runs.*.*.{role}.>")
+    if event is None:
+        return
+    headers = header_block(
+        {
+            "Nats-Expected-Last-Subject-Sequence": str(event.seq),
+            "Nats-Expected-Last-Subject-Sequence-Subject": event.subject,
+        }
+    )
+    await _stored(wire, layout.RUNS, event.subject, event.payload, headers=headers)
+
+
+async def _stored(wire: Wire, stream: str, subject: str, payload: bytes, *, headers: bytes = NO_HEADERS) -> PubAck:
+    try:
+        return read_ack((await wire.ask(subject, payload, headers=headers)).data)
+    except NoResponders:
+        raise Unreachable(
+            f"The stream {stream} is missing or has no leader: `linestop dev` or `linestop bus init` makes it."
+        ) from None
+    except NoAnswer:
+        if not await wire.answers():
+            raise
+        raise NotStored(
+            f"The broker is there, but {stream} does not store: as a rule the disk with its data is full, or was when "
+            f"{stream} last wrote. Make room there; `linestop dev` then goes on by itself, another broker must be "
+            "started again."
+        ) from None

@@ -1,0 +1,44 @@
+"""Makes the roles by name, and says what wakes each in a process of its own."""
+
+from __future__ import annotations
+
+from linestop.actors.approver import Approver
+from linestop.actors.budget import Budget
+from linestop.actors.executor import Executor
+from linestop.actors.planner import Planner
+from linestop.actors.recorder import Recorder
+from linestop.actors.role import Role
+from linestop.actors.validator import Validator
+from linestop.errors import InputError
+from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
+from linestop.schemas.turn import NEXT
+from linestop.schemas.work import ModelCaller, ToolRunner
+
+
+def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
+    """The role of that name; planner and executor get what they perform with."""
+    match name:
+        case "validator":
+            return Validator()
+        case "approver":
+            return Approver()
+        case "budget":
+            return Budget()
+        case "executor":
+            return Executor(runner)
+        case "planner":
+            return Planner(caller)
+        case "recorder":
+            return Recorder()
+        case "operator":
+            raise InputError("The operator is a person; there is no such actor to run.")
+
+
+def role_filters(role: Role) -> list[str]:
+    """The subjects of the run log that wake a role in a process of its own (see ``schemas.turn``)."""
+    found: list[str] = []
+    for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
+        speaker, _, event = wake.rpartition(".")
+        speakers: list[RoleName] = [role_named(speaker)] if speaker else list(ROLES)
+        found.extend(wakes_on(name, event) for name in speakers)
+    return found

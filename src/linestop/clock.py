@@ -1,0 +1,135 @@
+"""The time in a process: counted from its start by a clock that nobody can set, and kept at the broker's.
+
+The wall clock is read once. From then on time passes as the machine's steady clock says, so a wall clock that is set
+an hour forward or back in the middle of a retry's pause changes nothing. What the broker says about its own time
+corrects a small difference. A difference of more than ``CLOCK_OFF_MAX_S`` is not corrected: the deadlines that
+processes read in one log would mean different things to them, so the process refuses to decide until it is gone.
+
+If the machine's clock and the broker's agree and only this process differs, the machine was asleep, or its clock was
+set and the broker's with it. Then the process takes their time as soon as nothing depends on its own: forward when
+it performs nothing, back when it works on no run, because a run's time never goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+CLOCK_OFF_MAX_S: Final = 30.0
+"""How far a process may be from the broker's time before it refuses to decide."""
+
+_SLEEPS_TOO: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The steady clock that goes on while a machine is suspended: deadlines outside of it do so, too."""
+
+
+def wall_now() -> datetime:
+    """What the machine's clock shows, aware."""
+    return datetime.now(UTC)
+
+
+def machine_s() -> float:
+    """Seconds of the machine's steady clock."""
+    return time.clock_gettime(_SLEEPS_TOO)
+
+
+def loop_s() -> float:
+    """Seconds of the running event loop's clock, which a virtual loop makes; of the machine's where none runs.
+
+    uvloop reads its clock once a turn, which is too old after a turn that took long, so that is not asked.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return machine_s()
+    virtual = isinstance(loop, asyncio.BaseEventLoop) and type(loop).time is not asyncio.BaseEventLoop.time
+    return loop.time() if virtual else machine_s()
+
+
+class Clock:
+    """The time of one process. ``refusal`` says why it must not decide now; empty while it may.
+
+    ``offset_s`` is how far the machine's clock was ahead of the broker's when they were compared last.
+    """
+
+    def __init__(self, wall: Callable[[], datetime] = wall_now, steady_s: Callable[[], float] = machine_s) -> None:
+        self._wall = wall
+        self._steady_s = steady_s
+        self._base: datetime | None = None
+        self._base_s = 0.0
+        self.refusal = ""
+        self.offset_s = 0.0
+
+    def now(self) -> datetime:
+        """The present moment, aware."""
+        steady_s = self._steady_s()
+        if self._base is None:
+            self._base, self._base_s = self._wall(), steady_s
+        return self._base + timedelta(seconds=steady_s - self._base_s)
+
+    def reading(self) -> tuple[datetime, float]:
+        """The present moment, and what the steady clock shows in it: for a process that is to have the same time."""
+        now = self.now()
+        assert self._base is not None
+        return now, self._base_s + (now - self._base).total_seconds()
+
+    def follow(self, now: datetime, steady_s: float) -> None:
+        """Have the time of another process of this machine from now on; see ``reading``."""
+        self._base, self._base_s = now, steady_s
+
+    def compare(self, before: datetime, there: datetime, after: datetime, *, performing: bool, runs: bool) -> None:
+        """Take note of the broker's time ``there``, read between ``before`` and ``after`` of this clock.
+
+        Args:
+            before: When the broker was asked.
+            there: What its clock showed.
+            after: When its answer came.
+            performing: Whether something is performed whose deadlines are this clock's.
+            runs: Whether open runs are worked on.
+        """
+        ahead_s = _ahead_s(before, there, after)
+        self.offset_s = round((self._wall() - self.now()).total_seconds() + ahead_s, 3)
+        if abs(ahead_s) <= CLOCK_OFF_MAX_S:
+            self._shift(-ahead_s)
+            self.refusal = ""
+        elif abs(self.offset_s) > CLOCK_OFF_MAX_S:
+            side = "ahead of" if ahead_s > 0 else "behind"
+            self.refusal = (
+                f"Its clock is {abs(ahead_s):.0f} s {side} the broker's, and at most {CLOCK_OFF_MAX_S:.0f} s are "
+                "corrected: it decides nothing until the clock is right. Synchronise the machine's clock (NTP)."
+            )
+        elif not (self.refusal or ahead_s < 0):
+            if not runs:
+                self._shift(-ahead_s)
+        elif performing:
+            self.refusal = self.refusal or _ENDS_FIRST
+        else:
+            self._shift(-ahead_s)
+            self.refusal = ""
+
+    def _shift(self, seconds: float) -> None:
+        if seconds:
+            self._base = self.now() + timedelta(seconds=seconds)
+            self._base_s = self._steady_s()
+
+
+_ENDS_FIRST: Final = (
+    "The machine's clock and the broker's were set forward: it starts nothing until what it performs has ended, and "
+    "then takes their time."
+)
+
+
+def _ahead_s(before: datetime, there: datetime, after: datetime) -> float:
+    """How far this clock is surely ahead of the broker's: what the time that the question took does not explain."""
+    return max((before - there).total_seconds(), 0.0) - max((there - after).total_seconds(), 0.0)
+
+
+PROCESS: Final = Clock()
+"""The clock of this process, for all that runs in it outside a simulation."""
+
+
+def now() -> datetime:
+    """The present moment in this process, aware."""
+    return PROCESS.now()

@@ -1,0 +1,83 @@
+"""A hold that a worker reserved after another had ended it is given back, and no other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import pytest
+from tests.builders import NOW
+
+from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten
+from linestop.bus.ports import Shared
+from linestop.bus.spending import Accounts, Wanted, read_account
+from linestop.schemas.events import SettledHold
+from linestop.schemas.limits import AccountLimits
+from linestop.testing.memory import MemoryBroker
+
+pytestmark = pytest.mark.anyio
+HOLD = "acme.r1.1"
+WANTED = Wanted(hold=HOLD, least_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", since=0)
+
+
+class Delayed:
+    """Shared values, of which those of a tenant and a user are first read late."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.at_tenant = anyio.Event()
+        self.goes_on = anyio.Event()
+
+    async def get(self, key: str) -> object:
+        if "tenant-" in key:
+            self.at_tenant.set()
+            await self.goes_on.wait()
+        return await self._shared.get(key)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._shared, name)
+
+
+async def test_what_an_overtaken_worker_reserved_is_given_back() -> None:
+    """One of two workers is slow between two accounts; meanwhile the other reserves, settles and ends the hold."""
+    at = [NOW]
+    broker = MemoryBroker(lambda: at[0])
+    shared, limits = broker.shared("shared"), AccountLimits()
+    quick = Accounts(shared, limits, now=lambda: at[0])
+    delayed = Delayed(shared)
+    slow = Accounts(delayed, limits, now=lambda: at[0])  # type: ignore[arg-type]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slow.reserve, WANTED)
+        await delayed.at_tenant.wait()
+        reserved = await quick.reserve(WANTED)
+        line = SettledHold(hold=HOLD, spent_micros=400, released_micros=600)
+        await quick.settle((line,), {HOLD: reserved.accounts})
+        delayed.goes_on.set()
+    assert await _state(shared) == {"system": (400, 0), "tenant": (400, 1), "user": (400, 1)}
+    assert await release_forgotten(quick, broker.log()) == 0
+    at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
+    assert await release_forgotten(quick, broker.log()) == 1
+    assert await _state(shared) == {"system": (400, 0), "tenant": (400, 0), "user": (400, 0)}
+
+
+async def test_a_hold_that_was_asked_for_again_is_no_stray() -> None:
+    """Between the look at the accounts and the change a worker may reserve the same hold anew."""
+    at = [NOW]
+    broker = MemoryBroker(lambda: at[0])
+    shared = broker.shared("shared")
+    accounts = Accounts(shared, AccountLimits(), now=lambda: at[0])
+    reserved = await accounts.reserve(WANTED)
+    await accounts.end(HOLD, "system", reserved.accounts[0].period, spent_micros=0)
+    at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
+    strays = await accounts.strays(FORGOTTEN_AFTER_S)
+    assert len(strays) == 2
+    await accounts.reserve(WANTED)
+    for stray in strays:
+        await accounts.give_back(stray)
+    assert await _state(shared) == {"system": (0, 1), "tenant": (0, 1), "user": (0, 1)}
+
+
+async def _state(shared: Shared) -> dict[str, tuple[int, int]]:
+    """Spent and the number of holds of each account."""
+    found = {key: (await read_account(shared, key))[0] for key in await shared.keys("account.")}
+    return {key.split(".")[1].partition("-")[0]: (a.spent, len(a.holds)) for key, a in found.items()}

@@ -1,0 +1,163 @@
+"""A full disk under the state folder: every command names it, and once there is room all goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+from anyio.to_thread import run_sync
+
+from linestop.bus import api, layout
+from linestop.bus.connection import connect
+from linestop.bus.init import set_up
+from linestop.bus.jetstream import JetStream, patience
+from linestop.bus.jetstream.patience import NotStored
+from linestop.bus.jetstream.probe import round_trip
+from linestop.bus.jetstream.publish import Wire
+from linestop.bus.server import EmbeddedServer, ServerEvent
+from linestop.bus.server_store import StoreWatch, Stuck, stuck_in
+from linestop.cli.main import run
+from linestop.errors import Unreachable
+
+WITHIN_S = 20.0
+SUBJECT = "runs.acme.run-1.planner.proposed.{}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """A disk of its own, of 24 MiB. Whoever may not mount one learns so: in CI that is a failure."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must be able to mount a tmpfs: {mounted.stderr}")
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Take all that is left of the disk."""
+    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        while True:
+            os.write(descriptor, b"x" * 4096)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+class Told:
+    """What the server told, and waiting for it."""
+
+    def __init__(self) -> None:
+        self.events: list[ServerEvent] = []
+        self._new = anyio.Event()
+
+    def __call__(self, event: ServerEvent) -> None:
+        self.events.append(event)
+        self._new.set()
+        self._new = anyio.Event()
+
+    async def of(self, kind: str) -> ServerEvent:
+        """The first of that kind, when it is there."""
+        with anyio.fail_after(WITHIN_S):
+            while True:
+                for event in self.events:
+                    if event.kind == kind:
+                        return event
+                await self._new.wait()
+
+
+async def look_away(_watch: StoreWatch) -> None:
+    """Stand for a supervisor that there is not."""
+
+
+@asynccontextmanager
+async def planner_on(server: EmbeddedServer) -> AsyncGenerator[Wire]:
+    """A planner's connection to a server that is set up and holds one event."""
+    async with await connect(server.credential("bootstrap"), name="test") as connection:
+        await set_up(connection)
+    async with await connect(server.credential("planner"), name="test") as planner:
+        wire = (await JetStream.open(planner)).wire
+        await wire.ask(SUBJECT.format(1), b"{}")
+        yield wire
+
+
+async def break_runs(wire: Wire, file: Path) -> None:
+    """Fill the disk and have RUNS notice it."""
+    fill(file)
+    with pytest.raises(Unreachable):
+        await wire.ask(SUBJECT.format(2), b"x" * 8192, timeout_s=0.3)
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_a_full_disk_is_named_and_does_not_stick(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``doctor``, ``health`` and ``stop`` say what to do; when it is done, the log takes events again."""
+    monkeypatch.chdir(small_disk)
+    # How long a request is repeated is not what is looked at.
+    monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+    state, told = small_disk / ".linestop", Told()
+    async with EmbeddedServer(state, on_event=told) as server, planner_on(server) as wire:
+        assert await run_sync(run, ["health"]) == 0
+        assert "stores what it is given, with" in capsys.readouterr().out
+
+        await break_runs(wire, small_disk / "other-data")
+        for command in (["health"], ["stop", "run-1"], ["doctor"]):
+            assert await run_sync(run, command) == 8, command
+            said = " ".join("".join(capsys.readouterr()).split())
+            assert f"The disk with the state folder {state} is full (0.0 MiB free)" in said, command
+            assert str(state / "nats.log") in said, command
+        assert "is full" in (await told.of("stuck")).sentence
+
+        (small_disk / "other-data").unlink()
+        await told.of("restarted")
+        assert await wire.connected(within_s=WITHIN_S)
+        await wire.ask(SUBJECT.format(2), b"x" * 8192)
+        assert await run_sync(run, ["health"]) == 0
+    assert [event.kind for event in told.events] == ["started", "stuck", "stuck", "restarted", "stopped"]
+    assert "could not be written to" in told.events[2].sentence
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a broker that nobody starts again, ``health`` fails though there is room; and it leaves no event behind."""
+    monkeypatch.chdir(small_disk)
+    monkeypatch.setattr(StoreWatch, "run", look_away)
+    async with EmbeddedServer(small_disk / ".linestop") as server, planner_on(server) as wire:
+        await break_runs(wire, small_disk / "other-data")
+        (small_disk / "other-data").unlink()
+        async with await connect(server.credential("client"), name="test") as client:
+            await round_trip((await JetStream.open(client)).wire, client.credential)
+        with pytest.raises(NotStored, match="RUNS does not store: as a rule the disk"):
+            await round_trip(wire, server.credential("planner"))
+        assert capsys.readouterr().err == ""
+        info = msgspec.json.decode((await wire.ask(api.stream_info(layout.RUNS))).data)
+        assert info["state"]["messages"] == 1
+
+
+def test_only_a_failed_write_is_stuck() -> None:
+    """A server that is unwell for another reason is not started again for it."""
+    answer = b'{"server":{},"data":{"status":"unavailable","error":"%s"}}'
+    stuck = answer % rb"JetStream stream 'LINESTOP \u003e RUNS' write error: write 1.blk: no space left on device"
+    assert stuck_in(stuck) == Stuck("RUNS", "write 1.blk: no space left on device")
+    assert stuck_in(answer % rb"JetStream stream 'LINESTOP \u003e RUNS' is not current") is None
+    assert stuck_in(b'{"data":{"status":"ok"}}') is None
