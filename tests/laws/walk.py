@@ -39,7 +39,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import NextStart, next_start
-from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_bytes, tokens_bound
+from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_bytes, tokens_bound, tokens_left
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tools import ToolError, ToolResult, canonical
@@ -179,7 +179,7 @@ class Walk(Story):
                 choice = next(c for c in (self.version.model, *self.version.fallbacks) if c.model == event.model)
                 if event.dropped_to == self.run.prompt.dropped_to:
                     assert event.input_tokens_max >= tokens_bound(self.run, choice, context)
-                assert self.run.tokens + event.input_tokens_max + event.output_tokens_max <= self.run.limits.tokens_max
+                assert event.input_tokens_max + event.output_tokens_max <= tokens_left(self.run)
             case EffectStarted():
                 assert isinstance(start, NextStart)
                 assert sum(line.cost_max_micros for line in event.calls) == start.cost_max_micros

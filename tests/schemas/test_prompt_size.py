@@ -98,6 +98,25 @@ def test_unreported_tokens_count_as_they_were_reserved() -> None:
     assert verify(TENANT, RUN, story.messages).problems == ()
 
 
+def test_a_takeover_leaves_the_tokens_that_the_lost_attempt_may_be_charged() -> None:
+    """Both count, so both must fit; where they do not, the run ends instead."""
+    roomy = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).opened().quiet()
+    first = roomy.last(ModelStarted)
+    each = first.input_tokens_max + first.output_tokens_max
+    roomy.wait(200).quiet()
+    assert roomy.last(ModelStarted).attempt == 2
+    assert roomy.run.tokens == each
+
+    tight = Story(agent(limits={**ROOMY, "tokens_max": each + first.input_tokens_max})).opened().quiet()
+    assert tight.last(ModelStarted).attempt == 1
+    end = tight.wait(200).quiet().last(Stopped)
+    assert end.limit is not None
+    assert (end.limit.name, end.code) == ("tokens_max", "limit")
+    assert tight.run.tokens <= tight.run.limits.tokens_max
+    for story in (roomy, tight):
+        assert verify(TENANT, RUN, story.messages).problems == ()
+
+
 def test_a_run_uses_nearly_all_of_its_tokens_and_never_more() -> None:
     """Real usage comes close to the budget, which a bound by bytes alone stopped at three quarters."""
     version = agent(prompt="Be good. " * 300, limits={**ROOMY, "tokens_max": 50_000, "compactions_max": 0})

@@ -9,6 +9,7 @@ import msgspec
 
 from linestop.schemas.events import ModelStarted, Opened
 from linestop.schemas.limits import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.prompt_size import tokens_left
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -39,7 +40,7 @@ def escaping(run: Run, event: ModelStarted) -> str:
         where = f" at {event.base_url}" if event.base_url else ""
         return f"the run was not opened with the model '{event.model}'{where}"
     tokens = (event.input_tokens_max, event.output_tokens_max)
-    if run.tokens + sum(tokens) > run.limits.tokens_max:
+    if sum(tokens) > tokens_left(run):
         return "it may use more tokens than the run has left"
     if min(tokens) < 0 or event.cost_max_micros < choice.price.cost_max_micros(*tokens):
         return "it reserves less than a call of this size may cost"

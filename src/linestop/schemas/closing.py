@@ -17,7 +17,7 @@ from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.limits import CLOSING_EVENTS, TOKEN_OVERHEAD
 from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.model_order import models_of, tries
-from linestop.schemas.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate
+from linestop.schemas.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate, tokens_left
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -50,7 +50,7 @@ def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
     model = closing_model(run)
     if model is None or run.open_attempts or run.room + CLOSING_EVENTS < CLOSING_EVENTS_LEAST or not any(results(run)):
         return None
-    left = run.limits.tokens_max - run.tokens
+    left = tokens_left(run)
     size = run.context_bytes + INSTRUCTION_BYTES + _unanswered(run)
     found = fit(run, model, size=size, tokens_max=left - OUTPUT_TOKENS_LEAST)
     if found is None:

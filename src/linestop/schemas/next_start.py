@@ -38,6 +38,7 @@ from linestop.schemas.prompt_size import (
     output_room,
     summarised_bytes,
     tokens_estimate,
+    tokens_left,
 )
 from linestop.schemas.run import Run
 
@@ -260,12 +261,13 @@ def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, in
         return _no_window(run, model)
     # After a summary the conversation is shorter, and with it the closing turn.
     kept = 0 if compact else closing.tokens_reserved(run, model)
-    left = run.limits.tokens_max - run.tokens - found.bound - kept
+    left = tokens_left(run) - found.bound - kept
     most = min(
         model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens - found.estimate, max(left, 0)
     )
     if most < OUTPUT_TOKENS_LEAST:
-        return _limit("tokens_max", run.tokens + found.bound + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
+        used = run.limits.tokens_max - tokens_left(run)
+        return _limit("tokens_max", used + found.bound + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
     return found.dropped_to, found.bound, most
 
 

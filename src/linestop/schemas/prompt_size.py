@@ -104,6 +104,12 @@ def _density(run: Run) -> float:
     return min(max(learned * DENSITY_MARGIN, DENSITY_MIN), 1.0) if learned else DENSITY_UNKNOWN
 
 
+def tokens_left(run: Run) -> int:
+    """What a new start may use of the run's tokens: what an open attempt may still be charged is not free."""
+    reserved = sum(a.input_tokens_max + a.output_tokens_max for a in run.open_attempts if a.charges_tokens)
+    return run.limits.tokens_max - run.tokens - reserved
+
+
 def output_room(run: Run, model: ModelChoice) -> int:
     """How many tokens of the window belong to the answer."""
     return min(model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens // OUTPUT_SHARE)

@@ -101,7 +101,8 @@ def _check_turn(ledger: Ledger, event: ModelStarted) -> Found:
         yield "limit", "It starts a model call after the run's closing turn."
     if event.turn > ledger.limits.turns_max + (event.purpose == "close"):
         yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
-    if ledger.tokens + event.input_tokens_max + event.output_tokens_max > ledger.limits.tokens_max:
+    reserved = sum(start.tokens_max for start in ledger.open_starts)
+    if ledger.tokens + reserved + event.input_tokens_max + event.output_tokens_max > ledger.limits.tokens_max:
         yield "budget", f"It may use more tokens than the run has left of its {ledger.limits.tokens_max}."
 
 
