@@ -218,3 +218,17 @@ async def test_a_copy_that_the_next_fault_cannot_spare_is_named(broker: _Broker,
     """A dead node's copy, which the server still calls current; one behind; one missing; a stream without a leader."""
     with pytest.raises(LinestopError, match=f"^{says}.*stop no node until all are current"):
         await replicas(cast("Connection", broker))
+
+
+def test_a_folder_that_is_not_trusted_can_be_looked_at_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--no-code` none of its Python is imported, and what needs it is left out."""
+    monkeypatch.chdir(tmp_path)
+    Path("linestop.toml").write_text('tools = ["tools.py"]\n')
+    Path("tools.py").write_text('open("was-run", "w").close()\n')
+    run(["doctor", "--json", "--no-code"])
+    assert not Path("was-run").exists()
+    assert not {"tools", "agents", "model keys"} & set(findings(capsys))
+    run(["doctor", "--json"])
+    assert Path("was-run").exists()

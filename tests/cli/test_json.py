@@ -15,6 +15,7 @@ from tests.stack import Stack, background_stack, command, seen
 
 from linestop.cli.main import cli
 from linestop.client import Client
+from linestop.schemas.subjects import ACTORS
 
 ELSEWHERE = {"demo", "dev", "up", "actor"}
 """Commands that run until told to end: their output is looked at where their processes are started."""
@@ -92,6 +93,11 @@ def _decisions(ask: Asked) -> None:
     assert ask("resolve", doubt, "--done", *seen(ask.line.directory, doubt))[0]["status"] == "done"
 
 
+def _workers(ask: Asked) -> None:
+    (found,) = ask("workers")
+    assert {worker["beat"]["role"] for worker in found if worker["alive"]} == set(ACTORS)
+
+
 def _switches(ask: Asked) -> None:
     assert ask("switch close", "tool:no.such") == [{"closed": ["tool:no.such"]}]
     assert ask("switch list") == [{"closed": ["tool:no.such"]}]
@@ -134,6 +140,7 @@ def test_whatever_any_command_prints_with_json_parses_line_by_line(
     ask = Asked(line)
     _runs(ask, tmp_path)
     _decisions(ask)
+    _workers(ask)
     _switches(ask)
     _agents(ask)
     _keeping(ask, tmp_path)

@@ -85,3 +85,12 @@ def test_a_line_break_in_a_reason_stays_in_its_line(capsys: pytest.CaptureFixtur
     output.say("stopped  by eve: enough\n  7 approver.granted pay by ann")
     output.note("x\ny")
     assert capsys.readouterr() == ("stopped  by eve: enough\\n  7 approver.granted pay by ann\n", "x\\ny\n")
+
+
+def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
+    """Nobody scrolls through 300 kB to find the commands."""
+    question = msgspec.structs.replace(asked(""), args='{"text":"' + "x" * 300_000 + '","to":"ann"}')
+    text = question_text(question)
+    assert len(text) < 10_000
+    assert "characters more: `linestop show r1 --json`" in text
+    assert text.count('"to":"ann"}') == 1

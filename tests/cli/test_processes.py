@@ -91,6 +91,34 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         assert "Traceback" not in dev.said, dev.said
 
 
+PRINTING = """
+import os
+
+from linestop import Context, tool
+
+print("loaded", flush=True)
+os.system("echo loaded too")
+
+
+@tool(tier="read", owner="test")
+async def look(ctx: Context) -> str:
+    \"\"\"Look.\"\"\"
+    return ctx.run
+"""
+
+
+async def test_what_a_tool_prints_does_not_stand_in_the_way_of_data(tmp_path: Path) -> None:
+    """It goes to stderr, from the import of its module on: stdout has the one line for programs."""
+    (tmp_path / "linestop.toml").write_text('tools = ["tools.py"]\n')
+    (tmp_path / "tools.py").write_text(PRINTING)
+    async with started(tmp_path, "dev", "--json") as dev:
+        await dev.says("Ctrl-C ends it")
+        assert await dev.ends() == 0
+    assert [json.loads(line)["ready"] for line in dev.out.splitlines()] == [True]
+    assert "loaded" in dev.said
+    assert "loaded too" in dev.said
+
+
 async def test_a_program_reads_in_one_line_what_has_begun_to_serve(tmp_path: Path) -> None:
     """With ``--json``: where the broker is, which roles there are, and whom to tell to end. People read stderr."""
     state = str(tmp_path / ".linestop")

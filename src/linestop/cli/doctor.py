@@ -59,9 +59,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
 
 
-def doctor(nats: str | None, as_json: bool) -> None:
+def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
     """Check this machine and this project: one line a check."""
-    findings = [*_machine(), *_project_findings(nats)]
+    findings = [*_machine(), *_project_findings(nats, code=not no_code)]
     if as_json:
         output.say_json(findings)
     else:
@@ -112,8 +112,8 @@ def _machine() -> Iterator[Finding]:
     yield _finding("traces", _traces)
 
 
-def _project_findings(nats: str | None) -> Iterator[Finding]:
-    """Check the project, as far as one finding lets the next be looked at."""
+def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
+    """Check the project, as far as one finding lets the next be looked at; without ``code`` none of it is imported."""
     try:
         project = load_project().at(nats)
     except LinestopError as error:
@@ -124,7 +124,8 @@ def _project_findings(nats: str | None) -> Iterator[Finding]:
     yield _finding("environment", _environment)
     yield _finding("secrets", lambda: _secrets(project))
     registry: list[Registry] = []
-    yield _finding("tools", lambda: _tools(project, registry))
+    if code:
+        yield _finding("tools", lambda: _tools(project, registry))
     if registry:
         yield _finding("agents", lambda: _agents(project, registry[0]))
         yield _finding("playbooks", lambda: _playbooks(project, registry[0]))

@@ -71,6 +71,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "actor": Entry("processes:actor", "Run one role; as many processes as you like."),
         "recorder": Entry("processes:recorder", "Look after the archive of all runs."),
         "bus": Entry("processes:bus", "Set up an outside broker."),
+        "workers": Entry("workers:workers", "List the workers: who does which role, and what each one holds."),
         "health": Entry("processes:health", "Say whether this worker and its broker are well."),
         "dead": Entry("processes:dead", "Look at what could not be handled, and send it again."),
         "schema": Entry("checking:schema", "Print the schemas of everything on the bus."),

@@ -11,11 +11,11 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TextIO, TypeVar
 
 import anyio
 import click
@@ -60,6 +60,12 @@ WIDTH_PIPED: Final = 160
 REASON_CHARS_SHOWN: Final = 600
 """More than is kept of a reason, so that none is cut twice."""
 
+STDOUT: Final = 1
+STDERR: Final = 2
+ARGS_HEAD_CHARS: Final = 4_000
+ARGS_TAIL_CHARS: Final = 500
+"""What a question shows of long arguments: a screenful or two, and their end."""
+
 LOOK_EVERY_S: Final = 1.0
 LOOKS_UNTIL_TOLD: Final = 3
 """A broker that is restarted is back by then."""
@@ -93,12 +99,27 @@ def note(text: str, *, hang: int = 0, block: bool = False) -> None:
     click.echo(fit_to(sys.stderr, clean(text, block=block), hang=hang), err=True)
 
 
-def say_json(value: object) -> None:
-    """Print one JSON document (or one line of a stream of them) on stdout."""
+@contextmanager
+def stdout_for_data_alone() -> Generator[TextIO]:
+    """Send to stderr what others print meanwhile (a tool, a library), and yield what was stdout: the way for data."""
+    sys.stdout.flush()
+    saved = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)
+    try:
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as data:
+            yield data
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, STDOUT)
+        os.close(saved)
+
+
+def say_json(value: object, *, file: TextIO | None = None) -> None:
+    """Print one JSON document (or one line of a stream of them) on stdout, or into ``file``."""
     text = msgspec.json.encode(value).decode()
     # JSON leaves some characters that terminals obey as they are; inside its strings an escape means the same.
     unsafe = _UNSAFE_IN_JSON if writes_unicode(sys.stdout) else _BEYOND_ASCII
-    click.echo(unsafe.sub(_json_escape, text))
+    click.echo(unsafe.sub(_json_escape, text), file=file)
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -300,6 +321,15 @@ def model_says(question: OpenQuestion) -> str:
     return f"the model says: {short(question.reason, REASON_CHARS_SHOWN)}"
 
 
+def _ends_of(question: OpenQuestion) -> str:
+    """The arguments whole, or the beginning and the end of long ones with where the rest is to be read."""
+    left = len(question.args) - ARGS_HEAD_CHARS - ARGS_TAIL_CHARS
+    if left <= 0:
+        return question.args
+    rest = f"[{left:,} characters more: `linestop show {question.run} --json{for_tenant(question.tenant)}`]"
+    return f"{question.args[:ARGS_HEAD_CHARS]} … {rest} … {question.args[-ARGS_TAIL_CHARS:]}"
+
+
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
     kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
@@ -309,7 +339,7 @@ def question_text(question: OpenQuestion) -> str:
     lines = [f"Run {question.run} ({question.agent}) waits for {what}, {left}."]
     told = {
         "task": short(question.task),
-        "call": f"{question.call}: {question.tool}({question.args})" if question.tool else "",
+        "call": f"{question.call}: {question.tool}({_ends_of(question)})" if question.tool else "",
         "tier": f"{question.tier} (rule {question.rule})" if question.tier else "",
         "cost": f"{dollars(question.cost_max_micros)} at most" if question.cost_max_micros else "",
         "asks": question.text,

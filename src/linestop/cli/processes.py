@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, TextIO
 
 import anyio
 import msgspec
@@ -136,10 +136,12 @@ def dev(port: int | None, name: str, *, as_json: bool) -> None:
     """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents."""
     project = load_project()
     chosen = project.config.nats.port if port is None else port
-    run_loop(lambda told: _serve_dev(project, told, port=chosen, name=name, as_json=as_json))
+    with output.stdout_for_data_alone() as out:
+        data = out if as_json else None
+        run_loop(lambda told: _serve_dev(project, told, port=chosen, name=name, data=data))
 
 
-async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: str, as_json: bool) -> None:
+async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: str, data: TextIO | None) -> None:
     """Serve everything from one process until ``told``.
 
     Raises:
@@ -169,8 +171,9 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
                 where = f"{server.url}, log and streams in {project.directory}"
                 _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
-                if as_json:
-                    output.say_json(_ready(project, host, server.url, agents=agents, broker_pid=server.pid))
+                if data is not None:
+                    ready = _ready(project, host, server.url, agents=agents, broker_pid=server.pid)
+                    output.say_json(ready, file=data)
                 async with (
                     await connect(server.credential("watcher"), name="linestop dev") as connection,
                     anyio.create_task_group() as watching,
@@ -187,10 +190,14 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
 def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder."""
     project = load_project().at(nats)
-    run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy, as_json=as_json))
+    with output.stdout_for_data_alone() as out:
+        data = out if as_json else None
+        run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy, data=data))
 
 
-async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, deploying: bool, as_json: bool) -> None:
+async def _serve_up(
+    project: Project, told: anyio.Event, name: str | None, *, deploying: bool, data: TextIO | None
+) -> None:
     began = time.monotonic()
     registry = load_tools(project)
     agents = agents_of(project, registry)
@@ -206,26 +213,30 @@ async def _serve_up(project: Project, told: anyio.Event, name: str | None, *, de
             url = credentials["planner"].url
             where = f"{url}, credentials in {project.directory}"
             _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
-            if as_json:
-                output.say_json(_ready(project, host, url, agents=agents))
+            if data is not None:
+                output.say_json(_ready(project, host, url, agents=agents), file=data)
             await told.wait()
 
 
 def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
     """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
     project = load_project().at(nats)
-    run_loop(lambda told: _serve_actor(project, told, role, name=name, as_json=as_json))
+    with output.stdout_for_data_alone() as out:
+        data = out if as_json else None
+        run_loop(lambda told: _serve_actor(project, told, role, name=name, data=data))
 
 
-async def _serve_actor(project: Project, told: anyio.Event, role: RoleName, *, name: str | None, as_json: bool) -> None:
+async def _serve_actor(
+    project: Project, told: anyio.Event, role: RoleName, *, name: str | None, data: TextIO | None
+) -> None:
     with _held(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
         if not await _prepare_if_able(project, [role], told):
             return
         async with serve(project, [role], credentials, lock=lock) as host:
             say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
-            if as_json:
-                output.say_json(_ready(project, host, credentials[role].url))
+            if data is not None:
+                output.say_json(_ready(project, host, credentials[role].url), file=data)
             await told.wait()
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from linestop.bus import api, layout
 from linestop.bus.after import Outcome
+from linestop.bus.beats import Worker, workers
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
@@ -257,6 +258,15 @@ class Looking:
 
         found = [question for questions in await _each(keys, of) for question in questions if question.kind != "event"]
         return sorted(found, key=lambda question: question.expires_at)
+
+    async def workers(self) -> list[Worker]:
+        """The workers that have shown themselves, by role and name, each with whether it lives.
+
+        A worker that missed three of its beats, one every 2 s by the broker's clock, is presumed dead.
+        """
+        stored = await self.stream.shared(layout.BEATS_BUCKET).values("")
+        info = await self.stream.wire.connection.ask(api.stream_info(layout.bucket_stream(layout.BEATS_BUCKET)))
+        return workers(stored, msgspec.convert(info["ts"], datetime))
 
     async def _newest(self, limit: int, tenant: str) -> list[Key]:
         reader = Reader(self.stream.wire, layout.RUNS)

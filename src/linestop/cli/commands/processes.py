@@ -68,9 +68,14 @@ def actor() -> None:
 @click.command()
 @nats
 @as_json
+@click.option("--no-code", is_flag=True, help="Run none of the folder's Python: leave out tools and agents.")
 @does("doctor:doctor")
 def doctor() -> None:
-    """Check this machine and this project: one line a check; exit code 1 if one fails, 8 if only the broker is away."""
+    """Check this machine and this project: one line a check; exit code 1 if one fails, 8 if only the broker is away.
+
+    To look at tools and agents it imports the folder's Python, as `agents`, `tools` and `deploy` do: use --no-code in a
+    folder that you do not trust.
+    """
 
 
 @click.command()
