@@ -67,7 +67,9 @@ def test_the_default_cost_limit_ends_a_dear_run() -> None:
     dear = agent(tools=(contract("rent", price_micros=400_000),))
     story = at_work(call("rent"), version=dear).tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
     story.model(reply(call("rent", '{"q":"b"}', id="more")))
+    story.model(reply(text="One was rented."))
     assert story.last(Stopped).code == "budget"
+    assert (story.last(Sealed).partial, story.last(Sealed).partial_is) == ("One was rented.", "summary")
     assert story.run.spent_micros <= 500_000
 
 

@@ -15,6 +15,7 @@ from linestop.schemas.events import (
     ModelStarted,
 )
 from linestop.schemas.model import Price, Usage
+from linestop.schemas.prompt_size import compaction_due
 from linestop.schemas.tools import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="y" * 15_000)
@@ -108,10 +109,19 @@ def test_a_last_turn_that_is_half_of_the_context_is_summarised_too() -> None:
     assert len(assemble(story.run, story.version).messages) == 2
 
 
-def test_a_run_at_eighty_percent_of_its_tokens_is_compacted() -> None:
-    """A long conversation is shortened before the token budget ends it."""
+def test_a_run_at_eighty_percent_of_its_tokens_is_compacted_if_that_pays() -> None:
+    """A long conversation is shortened before the token budget ends it, but not with the last tokens there are."""
     story = Story(agent(limits={**ROOMY, "tokens_max": 50_000})).opened().quiet()
-    assert grown(story, 2).last(ModelStarted).purpose == "compact"
+    for turn in range(2):
+        usage = Usage(fresh_in=story.run.context_bytes // 4)
+        story.model(reply(call("look", f'{{"q":"{turn}"}}', id=f"c{turn}"), usage=usage))
+        story.tools(**{f"c{turn}": msgspec.structs.replace(OK, value="y" * 6_000)})
+    run, model = story.run, story.version.model
+    due: dict[int, bool] = {}
+    for tokens in (20_000, 40_000, 46_000):
+        run.tokens = tokens
+        due[tokens] = compaction_due(run, model)
+    assert due == {20_000: False, 40_000: True, 46_000: False}
 
 
 def test_a_short_context_is_not_compacted() -> None:

@@ -19,6 +19,7 @@ from linestop.schemas.events import (
     Finished,
     Judged,
     JudgedCall,
+    ModelStarted,
     Proposed,
     ProposedCall,
     Stopped,
@@ -108,7 +109,7 @@ def test_a_contract_may_allow_fewer_calls() -> None:
 
 
 def test_a_run_makes_at_most_twenty_calls() -> None:
-    """``calls_max``: a proposal that would go beyond ends the run."""
+    """``calls_max``: a call beyond is rejected, the model sums up, and the run ends."""
     tools = tuple(contract(f"t{i}") for i in range(3))
     version = agent(tools=tools)
     story = at_work(*[call(f"t{i % 2}", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(16)], version=version)
@@ -116,6 +117,8 @@ def test_a_run_makes_at_most_twenty_calls() -> None:
     more = [call("t2", f'{{"q":"{i}"}}', id=f"d{i}") for i in range(5)]
     assert story.model(reply(*more[:4])).run.stopped is None
     story.tools(**{f"d{i}": OK for i in range(4)}).model(reply(more[4]))
+    assert story.last(ModelStarted).purpose == "close"
+    story.model(reply(text="Twenty calls were made."))
     assert stop(story) == ("limit", "calls_max", 21, 20)
 
 

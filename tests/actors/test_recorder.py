@@ -85,11 +85,13 @@ def test_a_run_that_goes_on_is_not_sealed() -> None:
 
 
 def test_a_stopped_run_keeps_what_the_model_said_last() -> None:
-    """``partial``, shortened."""
+    """``partial``, shortened, and the results by name."""
     story = Story().opened().quiet().model(reply(call("look"), text="x" * 3_000)).tools(look=OK)
     story.given(Stopped(by="bob", why="x"), by="operator").model(reply())
     sealed = story.last(Sealed)
-    assert sealed.partial == "x" * 2_000
+    listed = f"Results so far: look (event {story.run.calls['look'].finished_n})."
+    assert sealed.partial == "x" * (2_000 - len(listed) - 1) + "\n" + listed
+    assert sealed.partial_is == "results"
     assert sealed.answer is None
 
 

@@ -18,6 +18,8 @@ from linestop.schemas.events import (
     Checked,
     Cue,
     Denied,
+    Judged,
+    LimitHit,
     ModelStarted,
     Proposed,
     Returned,
@@ -177,7 +179,9 @@ def test_no_start_uses_the_room_that_belongs_to_the_end() -> None:
     """Also where the validator has not looked yet."""
     story = Story(agent(limits={"events_max": 54})).opened().quiet()
     story.given(*story.heard(reply(call("look")))).when("validator")
-    story.then(Stopped, code="limit")
+    (verdict,) = story.then(Judged).calls
+    assert (verdict.verdict, verdict.limit) == ("reject", LimitHit(name="events_max", value=4, max_value=54))
+    assert stop(story.quiet())[:2] == ("limit", "events_max")
     early = Story(agent(limits={"events_max": 52})).opened().when("budget").said()
     assert early.run.room == 0
     early.when("planner").then(Stopped, code="limit")

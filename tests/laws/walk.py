@@ -39,6 +39,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_bytes, tokens_bound, tokens_left
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tools import ToolError, ToolResult, canonical
@@ -86,14 +87,21 @@ FAILURES = (
 PAUSES_S = (0.5, 2.0, 6.0, 13.0, 61.0, 131.0, 3_601.0)
 
 
-def size(run: Run, version: AgentVersion, purpose: str) -> int:
+def size(run: Run, version: AgentVersion, event: ModelStarted) -> int:
     """Bytes of everything in the next prompt that a provider turns into tokens."""
-    prompt = assemble(run, version, purpose=purpose)
+    prompt = assemble(run, version, purpose=event.purpose, dropped_to=event.dropped_to, limit=event.limit)
     said = sum(
         len(m.text.encode()) + len(m.call_id) + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
         for m in prompt.messages
     )
     return len(prompt.system.encode()) + said + len(canonical(prompt.tools))
+
+
+def closing_bytes(run: Run, event: ModelStarted) -> int:
+    """What a closing prompt has beside the conversation: instructions, and a note for each call not made."""
+    if event.purpose != "close" or run.proposal is None:
+        return 0
+    return INSTRUCTION_BYTES + sum(256 for call in run.proposal.calls if call.stage is not Stage.ANSWERED)
 
 
 class Walk(Story):
@@ -166,8 +174,12 @@ class Walk(Story):
             case ModelStarted():
                 assert isinstance(start, NextStart)
                 assert event.cost_max_micros == start.cost_max_micros <= self.run.available_micros
-                assert size(self.run, self.version, event.purpose) <= self.run.context_bytes
-                assert event.input_tokens_max >= self.run.context_bytes
+                context = self.run.context_bytes - dropped_bytes(self.run, event.dropped_to)
+                assert size(self.run, self.version, event) <= context + closing_bytes(self.run, event)
+                choice = next(c for c in (self.version.model, *self.version.fallbacks) if c.model == event.model)
+                if event.dropped_to == self.run.prompt.dropped_to:
+                    assert event.input_tokens_max >= tokens_bound(self.run, choice, context)
+                assert event.input_tokens_max + event.output_tokens_max <= tokens_left(self.run)
             case EffectStarted():
                 assert isinstance(start, NextStart)
                 assert sum(line.cost_max_micros for line in event.calls) == start.cost_max_micros

@@ -28,7 +28,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.limits import LIMITS_MOST, Limits, bounded, excess
+from linestop.schemas.limits import CLOSING_EVENTS, LIMITS_MOST, Limits, bounded, excess
 from linestop.schemas.verify import verify
 from linestop.testing.memory.broker import MemoryBroker
 
@@ -155,6 +155,9 @@ def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
     for value in range(more):
         story.tell("approver", Paused(by="eve") if value % 2 == 0 else Resumed(by="eve"))
     story.tools(look=OK)
+    if not more:
+        assert story.last(ModelStarted).purpose == "close"
+        story.model(reply(text="I looked."))
     assert story.last(Stopped).limit is not None
     sealed = story.quiet().last(Sealed)
     assert sealed.status == "failed"
@@ -178,7 +181,7 @@ def test_beyond_the_last_event_nobody_says_what_is_no_fact_and_no_end() -> None:
     assert story.when("approver").decided is None
     assert story.when("budget").decided is None
     assert refusal(story, "resume") == "Run 'r1' has all of its 2000 events, so it can only be stopped."
-    assert isinstance(story.when("validator").decided, Stopped)
+    assert isinstance(story.when("planner").decided, Stopped)
 
 
 def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
@@ -189,6 +192,9 @@ def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
         story.given(Warned(limit=f"x{value}", value=1, max_value=1))
     assert story.run.room == 0
     assert "belongs to stop, facts and seal" in story.tell("planner", honest).ignored
+    for value in range(CLOSING_EVENTS + 1):
+        # A closing turn may still need money.
+        story.given(Warned(limit=f"y{value}", value=1, max_value=1))
     held = Held(hold="acme.r1.2", amount_micros=1, release_after=NOW)
     assert "belongs to stop, facts and seal" in story.tell("budget", held).ignored
     assert story.quiet().last(Sealed).status == "failed"

@@ -524,7 +524,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     (
         "spending",
         "a hold in the reserve",
-        _limited(("budget", "held", 1), events_max=53),
+        _limited(("budget", "held", 1), events_max=43),
         "limit",
         "new work in event 4",
     ),
@@ -570,7 +570,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ),
     ("stopped", "a late fact left out", _fact_left_out, "seal", "leaves out event 13, which came after the seal"),
     ("stopped", "another reason", field("recorder", "sealed", why="it was done"), "seal", "another reason"),
-    ("stopped", "other last words", field("recorder", "sealed", partial="I give up."), "seal", "last words"),
+    ("stopped", "other last words", field("recorder", "sealed", partial="I give up."), "seal", "is not in the log"),
     ("approved", "another wait", line("recorder", "sealed", "totals", wait_s=9.0), "seal", "waits, events"),
 ]
 

@@ -14,6 +14,7 @@ from tests.sim.evidence import Evidence, RunEvidence
 from linestop.actors.context import assemble
 from linestop.actors.opening import task_sha256
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import LimitHit
 from linestop.schemas.messages import Task
 from linestop.schemas.run import Run
 from linestop.schemas.verify import verify
@@ -100,7 +101,13 @@ def prompts(evidence: Evidence, run: RunEvidence) -> list[str]:
     for said, message in zip(run.said, _messages(evidence, run), strict=True):
         if said.what == "planner.started" and not said.ignored and before.opened is not None:
             agent = msgspec.json.decode(versions[before.opened.agent.digest], type=AgentVersion)
-            prompt = assemble(before, agent, purpose=said.event.get("purpose", "turn"))
+            prompt = assemble(
+                before,
+                agent,
+                purpose=said.event.get("purpose", "turn"),
+                dropped_to=said.event.get("dropped_to", 0),
+                limit=msgspec.convert(said.event.get("limit"), LimitHit | None),
+            )
             if prompt.sha256 != said.event["prompt_sha256"]:
                 wrong.append(f"P8: {said} of {run.name} asks a model what its log does not say")
         before.apply(*message)

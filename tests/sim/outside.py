@@ -212,7 +212,9 @@ class SimCaller:
         if too_late(self._now(), work.start_by):
             raise ModelFailed("cancelled", "It was not begun.", begun=False)
         request.sent_s, request.sent_at = seconds(), self._now()
-        usage = Usage(fresh_in=tokens_of(work.request, turn.draw), out=min(turn.out, work.request.output_tokens_max))
+        # A provider counts the same prompt the same way each time: what it counted bounds what it will count.
+        tokens = self._outside.script.chance("tokens", work.tenant, work.run, work.request.model)
+        usage = Usage(fresh_in=tokens_of(work.request, tokens), out=min(turn.out, work.request.output_tokens_max))
         if turn.billed:
             request.billed_micros = work.price.cost_micros(usage)
         try:

@@ -159,11 +159,12 @@ def _prompt_kept_by_turn() -> None:
     kept: dict[tuple[Any, ...], Any] = {}
 
     def make(original: Any) -> Any:
-        def assemble(run: Run, agent: Any, *, purpose: str = "turn", model: Any = None) -> Any:
+        def assemble(run: Run, agent: Any, *, purpose: str = "turn", model: Any = None, **more: Any) -> Any:
             process, opened = PROCESS.get(), run.opened.id if run.opened else ""
             last = run.proposals[-1].n if run.proposals else 0
-            key = (process.name if process else "", opened, last, len(run.compactions), purpose, repr(model))
-            return kept.setdefault(key, original(run, agent, purpose=purpose, model=model))
+            about = (purpose, repr(model), repr(sorted(more.items())))
+            key = (process.name if process else "", opened, last, len(run.compactions), *about)
+            return kept.setdefault(key, original(run, agent, purpose=purpose, model=model, **more))
 
         return assemble
 

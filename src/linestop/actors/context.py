@@ -13,11 +13,10 @@ from typing import Any
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState
-from linestop.schemas.events import BlobRef, Compacted, ModelChoice, Text
-from linestop.schemas.fold import proposal_bytes
+from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState, Stage
+from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
 from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
-from linestop.schemas.next_start import COMPACT_FACTOR_MIN
+from linestop.schemas.prompt_size import covered
 from linestop.schemas.run import Run
 from linestop.schemas.tools import canonical
 
@@ -30,6 +29,14 @@ COMPACT_RULES = """\
 Summarise the work so far for somebody who must finish it and sees nothing else: what was asked, what was
 done and with what result, what failed, what remains. Keep identifiers, amounts and dates exactly.
 """
+
+CLOSE_RULES = """\
+The run has reached its limit '{limit}' and ends with this answer. You cannot call tools any more. Sum up for the
+person who gave the task what was done and found so far, with identifiers, amounts and dates exactly, and what
+remains to be done. Do not claim anything that the results above do not say.
+"""
+
+NOT_MADE = "(not made: the run's limits allow no further call)"
 
 SUMMARY_HEAD = "What was done so far, summarised:\n"
 
@@ -91,24 +98,34 @@ def material_bytes(material: str) -> int:
     return len(material_text(material).encode()) + ITEM_BYTES if material else 0
 
 
-def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn", model: ModelChoice | None = None) -> Prompt:
-    """Build the prompt of the run's next call of ``model`` (``purpose`` ``turn`` or ``compact``)."""
+def assemble(  # noqa: PLR0913 - what a start says of its prompt
+    run: Run, agent: AgentVersion, *, purpose: str = "turn", model: ModelChoice | None = None, dropped_to: int = 0,
+    limit: LimitHit | None = None,
+) -> Prompt:  # fmt: skip
+    """Build the prompt of the run's next call of ``model`` (``purpose`` ``turn``, ``compact`` or ``close``).
+
+    It leaves out the results of calls that were answered up to event ``dropped_to``. ``limit`` is what a run that
+    closes has reached.
+    """
     assert run.opened is not None
     params = agent.settings(model or run.opened.model).params
+    dropped_to = max(dropped_to, run.prompt.dropped_to)
     messages = [Message(role="user", text=_text(run.opened.task.text))]
     if run.opened.task.material:
         messages.append(Message(role="user", text=material_text(run.opened.task.material)))
-    covered = 0
+    since, until = 0, covered(run) if purpose == "compact" and run.proposals else run.n
     if run.compactions:
         last = run.compactions[-1]
-        covered = last.covers_to
+        since = last.covers_to
         messages.append(Message(role="user", text=_summary(last)))
     for proposal in run.proposals:
-        if proposal.n > covered:
-            messages.extend(_exchange(proposal))
+        if since < proposal.n <= until:
+            messages.extend(_exchange(proposal, dropped_to))
     if purpose == "compact":
         messages.append(Message(role="user", text=COMPACT_RULES))
-    tools = () if purpose == "compact" else tool_specs(agent, tuple(grant.name for grant in run.opened.tools))
+    if purpose == "close":
+        messages.append(Message(role="user", text=CLOSE_RULES.format(limit=limit.name if limit else "events_max")))
+    tools = () if purpose != "turn" else tool_specs(agent, tuple(grant.name for grant in run.opened.tools))
     system = system_text(agent, form=bool(tools))
     schema = agent.output_schema if purpose == "turn" and not tools else None
     # What an agent does not set is no part of the digest, which is then the one that earlier versions wrote.
@@ -117,17 +134,6 @@ def assemble(run: Run, agent: AgentVersion, *, purpose: str = "turn", model: Mod
     return Prompt(
         system=system, messages=tuple(messages), tools=tools, params=params, output_schema=schema, sha256=digest
     )
-
-
-def covered(run: Run) -> int:
-    """The last event that a summary made now stands for: all but the last turn, which is to stay word for word.
-
-    Where that turn alone is half of the conversation, it is summarised too: the next summary would be due at once.
-    """
-    assert run.opened is not None
-    *before, last = run.proposals
-    said = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
-    return before[-1].n if before and COMPACT_FACTOR_MIN * proposal_bytes(last) < said else last.n
 
 
 def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: float) -> ModelRequest:
@@ -139,7 +145,7 @@ def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: f
     )  # fmt: skip
 
 
-def _exchange(proposal: ProposalState) -> list[Message]:
+def _exchange(proposal: ProposalState, dropped_to: int) -> list[Message]:
     """One answer of the model and what it got back."""
     event = proposal.event
     blocks: tuple[dict[str, Any], ...] = ()
@@ -151,7 +157,7 @@ def _exchange(proposal: ProposalState) -> list[Message]:
     if event.final:
         errors = "\n".join(proposal.returned.errors) if proposal.returned else ""
         return [said, Message(role="user", text=errors)] if errors else [said]
-    return [said, *(_answer(call) for call in proposal.calls)]
+    return [said, *(_answer(call, dropped_to) for call in proposal.calls)]
 
 
 def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
@@ -162,8 +168,11 @@ def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
     return block
 
 
-def _answer(call: CallState) -> Message:
-    return Message(role="tool", call_id=call.call, text=call.answer or "(nothing)", is_error=call.answer_is_error)
+def _answer(call: CallState, dropped_to: int) -> Message:
+    if call.stage is not Stage.ANSWERED:
+        return Message(role="tool", call_id=call.call, text=NOT_MADE, is_error=True)
+    text = call.shown(dropped_to) or "(nothing)"
+    return Message(role="tool", call_id=call.call, text=text, is_error=call.answer_is_error)
 
 
 def _summary(event: Compacted) -> str:

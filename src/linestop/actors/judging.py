@@ -14,7 +14,7 @@ import msgspec
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
-from linestop.schemas.events import BlobRef, JudgedCall, Policy, ToolGrant
+from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.run_sources import provenance
@@ -86,7 +86,8 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     if grant is None or contract is None:
         return reject(_no_such_tool(run, call.tool))
     if excess := _too_many(run, call, grant, before):
-        return reject(excess)
+        sentence, limit = excess
+        return msgspec.structs.replace(reject(sentence), limit=limit)
     checked = check_arguments(raw, contract)
     if checked.args is None:
         return reject(*checked.errors)
@@ -119,22 +120,29 @@ def _no_such_tool(run: Run, name: str) -> str:
     return f"There is no tool '{name[:80]}' in this run; the tools are: {listed}."
 
 
-def _too_many(run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCall]) -> str:
-    """Why this tool may not be called once more, or nothing."""
+def _too_many(
+    run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCall]
+) -> tuple[str, LimitHit | None] | None:
+    """Why this tool may not be called once more, and which limit says so; None if it may."""
     limits = run.limits
     if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
-        return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer."
+        return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer.", None
+    if run.room <= 0:
+        hit = LimitHit(name="events_max", value=run.n, max_value=limits.events_max)
+        return "The run has used up its events; no further call can be made.", hit
+    made = sum(1 for c in run.calls.values() if c.call != call.call and c.passed)
+    made += sum(1 for verdict in before if verdict.verdict == "pass")
+    if made >= limits.calls_max:
+        hit = LimitHit(name="calls_max", value=made + 1, max_value=limits.calls_max)
+        return f"The run may make {limits.calls_max} calls, and has made them.", hit
     passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c.call != call.call and c.passed)
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
     most = grant.calls_max or limits.calls_per_tool_max
     if passed >= most:
-        return f"The tool '{call.tool}' may be called {most} times in a run, and has been."
-    return ""
-
-
-def passed_calls(run: Run) -> int:
-    """How many calls of the run were let through so far."""
-    return sum(1 for call in run.calls.values() if call.passed)
+        name = f"calls_max of {call.tool}" if grant.calls_max else "calls_per_tool_max"
+        hit = LimitHit(name=name, value=passed + 1, max_value=most)
+        return f"The tool '{call.tool}' may be called {most} times in a run, and has been.", hit
+    return None
 
 
 def _repeated(

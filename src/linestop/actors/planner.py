@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from linestop.actors.context import Prompt, assemble, covered, request
+from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
@@ -39,6 +39,7 @@ from linestop.schemas.limits import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.phases import Phase
+from linestop.schemas.prompt_size import covered
 from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
@@ -75,7 +76,7 @@ class Planner:
     wakes: frozenset[str] = frozenset({
         "validator.opened", "validator.judged", "validator.checked", "validator.returned", "budget.held",
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
-        "executor.finished", "planner.failed", "planner.compacted", "stopped",
+        "executor.finished", "planner.proposed", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (Worker, DeadWorkers, PinnedAgent, Doors, Secrets, Performing)
 
@@ -122,7 +123,12 @@ class Planner:
         pinned = facts.get(PinnedAgent)
         if pinned is None or pinned.version is None:
             return stopped(run, by="planner", why="The agent's version is not in the store.", code="defect")
-        prompt = self._keep(assemble(run, pinned.version, purpose=start.purpose, model=start.model))
+        prompt = self._keep(
+            assemble(
+                run, pinned.version, purpose=start.purpose, model=start.model, dropped_to=start.dropped_to,
+                limit=start.limit,
+            )
+        )  # fmt: skip
         return _started(run, start, start.model, me, dead=dead, now=now, prompt=prompt)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ class Planner:
         assert pinned.version is not None
         prompt = self._prompts.pop(started.prompt_sha256, None)
         choice = _choice(run, started)
-        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice)
+        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice, limit=started.limit)
         settings = pinned.version.settings(choice)
         compacts = started.purpose == "compact"
         covers_to = covered(run) if compacts else 0
@@ -164,9 +170,13 @@ class Planner:
             yield _failed(view, failed)
         else:
             size = len(reply.text) + sum(len(call.args) for call in reply.calls) + sum(len(t) for _, t in view.covered)
-            said = partial(_compacted, view, reply)
-            if started.purpose != "compact":
-                said = partial(_proposed, view, reply, duration_s)
+            match started.purpose:
+                case "compact":
+                    said = partial(_compacted, view, reply)
+                case "close":
+                    said = partial(_closed, view, reply, duration_s)
+                case _:
+                    said = partial(_proposed, view, reply, duration_s)
             yield await off_loop(size, said)
 
     def cancelled(self, view: ModelWork, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
@@ -241,7 +251,8 @@ def _started(  # noqa: PLR0913 - one event's fields
         done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + GRACE_S), purpose=start.purpose,
         prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
-        fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params,
+        fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params, dropped_to=start.dropped_to,
+        limit=start.limit, charges_tokens=True,
         dead_workers=relied_on(before, now, worker=worker, dead=dead),
     )  # fmt: skip
 
@@ -319,6 +330,13 @@ def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent
         cost_micros=_charge(view, reply.usage, reported=reply.usage_reported), model=reply.model[:NAME_CHARS_MAX],
         request_id=reply.request_id[:NAME_CHARS_MAX], duration_s=round(duration_s, 6),
     )  # fmt: skip
+
+
+def _closed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
+    """The closing answer: its text alone. It was offered no tool, so a call in it is none."""
+    if not reply.text.strip():
+        return _unfit(view, reply, "The closing answer was empty.")
+    return _proposed(view, msgspec.structs.replace(reply, calls=(), blocks=()), duration_s)
 
 
 def _without_secrets(blocks: tuple[dict[str, Any], ...], redactor: Redactor) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from linestop.actors.facts import Facts
+from linestop.schemas.closing import NOTHING, partial
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
@@ -51,10 +52,11 @@ def sealed(run: Run) -> Sealed:
     """The last word about a run that is over."""
     status, cause, why = ending(run)
     answer = run.accepted.answer if run.accepted and status == "completed" else None
+    said, kind = partial(run) if answer is None else NOTHING
     fates = receipt(run)
     listed = fitting(fates)
     return Sealed(
-        status=status, cause=cause, why=why, answer=answer, partial="" if answer is not None else partial(run),
+        status=status, cause=cause, why=why, answer=answer, partial=said, partial_is=kind,
         receipt=listed, receipt_omits=len(fates) - len(listed), totals=totals(run), head_sha256=run.head,
     )  # fmt: skip
 
@@ -66,12 +68,6 @@ def ending(run: Run) -> tuple[SealStatus, str, str]:
     if run.refused:
         return "refused", "validation", run.refused.sentence
     return "completed", "", ""
-
-
-def partial(run: Run) -> str:
-    """The last text of the model in a run that did not complete, shortened."""
-    texts = [p.event.text for p in run.proposals if isinstance(p.event.text, str) and p.event.text]
-    return texts[-1][:2_000] if texts else ""
 
 
 def receipt(run: Run) -> tuple[Fate, ...]:

@@ -24,7 +24,7 @@ from linestop.actors.facts import (
     Space,
     Texts,
 )
-from linestop.actors.judging import judge, passed_calls
+from linestop.actors.judging import judge
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import ProposalState, Stage
 from linestop.schemas.events import (
@@ -40,7 +40,7 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.limits import SPACE_FOR_STARTS
-from linestop.schemas.next_start import worked_out
+from linestop.schemas.next_start import out_of_time
 from linestop.schemas.phases import Phase
 from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
@@ -107,18 +107,12 @@ def _limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:
     assert run.opened is not None
     if now >= run.opened.deadline_at:
         why = f"The run did not end within {limits.run_max_s / 86_400:.0f} days."
+        if run.queued:
+            return stopped(run, by="validator", why=f"{why} It waited for money: {run.queued.why}", code="budget")
         return stopped(run, by="validator", why=why, code="deadline")
     if run.phase is not Phase.WAITING and run.active_s(now, performing.live) >= limits.wall_s:
-        return stopped(run, by="validator", why=worked_out(limits.wall_s), code="deadline")
-    for name, value, most in (
-        ("events_max", limits.events_max - run.room, limits.events_max),
-        ("rejections_max", run.rejections_in_a_row, limits.rejections_max),
-        ("calls_max", passed_calls(run), limits.calls_max + 1),
-    ):
-        if value >= most:
-            hit = LimitHit(name=name, value=value, max_value=getattr(limits, name))
-            why = f"The run reached its limit '{name}' ({getattr(limits, name)})."
-            return stopped(run, by="validator", why=why, code="limit", limit=hit)
+        over = out_of_time(run)
+        return stopped(run, by="validator", why=over.why, code=over.code)
     looped = [c for c in run.proposal.calls if c.judged and c.judged.verdict == "loop"] if run.proposal else []
     if looped:
         hit = LimitHit(name="equal_calls_max", value=limits.equal_calls_max + 1, max_value=limits.equal_calls_max)
@@ -135,11 +129,6 @@ def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> A
         return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
     texts = facts.get(Texts) or Texts()
     calls = judge(run, proposal, pinned.version, texts.by_sha256, now=now)
-    passing = sum(1 for verdict in calls if verdict.verdict == "pass")
-    if passed_calls(run) + passing > run.limits.calls_max:
-        hit = LimitHit(name="calls_max", value=passed_calls(run) + passing, max_value=run.limits.calls_max)
-        why = f"The run would make more than {run.limits.calls_max} calls."
-        return stopped(run, by="validator", why=why, code="limit", limit=hit)
     rejected = all(verdict.verdict == "reject" for verdict in calls)
     in_a_row = run.rejections_in_a_row + 1 if rejected else 0
     return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)

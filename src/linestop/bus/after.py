@@ -59,6 +59,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: str = ""
     answer: Text | None = None
     partial: str = ""
+    partial_is: str = ""
+    """``summary`` (of the run's closing turn), ``results`` (they are listed) or ``words`` (the model's last)."""
+
     key: str = ""
     turns: int = 0
     calls: int = 0
@@ -89,7 +92,7 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
     return msgspec.json.encode(
         Outcome(
             run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
-            why=sealed.why, answer=sealed.answer, partial=sealed.partial,
+            why=sealed.why, answer=sealed.answer, partial=sealed.partial, partial_is=sealed.partial_is,
             key=run.opened.task.key if run.opened else "", turns=totals.turns, calls=totals.calls,
             tokens=totals.tokens, cost_micros=totals.cost_micros,
             receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from linestop.schemas.events import ModelStarted, Opened
-from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.limits import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.prompt_size import tokens_left
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -30,7 +31,8 @@ def bearable(event: Opened) -> Opened:
 def escaping(run: Run, event: ModelStarted) -> str:
     """How a model call would escape what was fixed when the run opened, or nothing."""
     opened = run.opened
-    if opened is None or run.room < 0:
+    room = run.room + (CLOSING_EVENTS if event.purpose == "close" else 0)
+    if opened is None or room < 0:
         return NO_ROOM
     spare = opened.fallbacks if opened.on_model_down == "fall_back" else ()
     choice = next((c for c in (opened.model, *spare) if c.asked_by(event)), None)
@@ -38,6 +40,8 @@ def escaping(run: Run, event: ModelStarted) -> str:
         where = f" at {event.base_url}" if event.base_url else ""
         return f"the run was not opened with the model '{event.model}'{where}"
     tokens = (event.input_tokens_max, event.output_tokens_max)
+    if sum(tokens) > tokens_left(run):
+        return "it may use more tokens than the run has left"
     if min(tokens) < 0 or event.cost_max_micros < choice.price.cost_max_micros(*tokens):
         return "it reserves less than a call of this size may cost"
     if event.purpose == "compact" and len(run.compactions) >= run.limits.compactions_max:

@@ -32,6 +32,9 @@ ELIDED_BYTES = 512
 ITEM_BYTES = 96
 """Bytes of framing a prompt adds to each message at most, as tokens; part of every size bound."""
 
+DROPPED_BYTES = 256
+"""What a result that was left out still takes in a prompt: the note that it was."""
+
 INCARNATION_DIGITS_MAX = 18
 DOWN = frozenset({"availability", "rate_limit"})
 """Failures of a model that another model, or a later hour, may not have."""
@@ -65,7 +68,7 @@ class Attempt:
 
     n: int
     attempt: int
-    purpose: Literal["turn", "compact", "judge", "effect", "probe"]
+    purpose: Literal["turn", "compact", "judge", "close", "effect", "probe"]
     worker: str
     started_at: datetime
     start_by: datetime
@@ -86,6 +89,10 @@ class Attempt:
     failure: ModelFailedEvent | None = None
     error: ToolError | None = None
     begun: bool = True
+    input_tokens_max: int = 0
+    output_tokens_max: int = 0
+    charges_tokens: bool = False
+    tokens: int = 0
 
     @property
     def open(self) -> bool:
@@ -178,6 +185,13 @@ class CallState:
     def args_sha256(self) -> str:
         """Digest of the canonical arguments, empty before judgement."""
         return self.judged.args_sha256 if self.judged else ""
+
+    def shown(self, dropped_to: int) -> str:
+        """The answer as it stands in a prompt that leaves out results up to event ``dropped_to``."""
+        size = len(self.answer.encode())
+        if self.answer_n > dropped_to or size <= DROPPED_BYTES:
+            return self.answer
+        return f"[Left out to fit the model's window: {size} bytes. Call '{self.tool[:80]}' again if it is needed.]"
 
     @property
     def args_told(self) -> Text | None:

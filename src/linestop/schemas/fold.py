@@ -7,14 +7,12 @@ arguments than those asked about, is ignored by everybody who reads the log, who
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from linestop.schemas import fold_calls, fold_gates, fold_money
-from linestop.schemas.active import count_start
-from linestop.schemas.bounds import bearable, escaping
+from linestop.schemas import fold_calls, fold_gates, fold_model, fold_money
+from linestop.schemas.bounds import bearable
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
 from linestop.schemas.events import (
     Accepted,
@@ -47,8 +45,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.model import Usage
-from linestop.schemas.model_order import down_until, used_up
+from linestop.schemas.model_order import used_up
 from linestop.schemas.phases import Phase
 
 if TYPE_CHECKING:
@@ -86,13 +83,13 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
             run.warned.add(event.limit)
             return ""
         case ModelStarted():
-            return _model_started(run, n, event)
+            return fold_model.model_started(run, n, event)
         case Proposed():
-            return _proposed(run, n, event)
+            return fold_model.proposed(run, n, event)
         case ModelFailedEvent():
-            return _failed(run, n, event)
+            return fold_model.failed(run, n, event)
         case Compacted():
-            return _compacted(run, n, event)
+            return fold_model.compacted(run, n, event)
         case EffectStarted():
             return fold_calls.started(run, n, event)
         case Finished():
@@ -196,6 +193,9 @@ def supersede(run: Run, attempt: Attempt, n: int) -> None:
     run.spent_micros += attempt.cost_max_micros
     attempt.charged_micros = attempt.cost_max_micros
     attempt.superseded_n = n
+    if attempt.charges_tokens:
+        attempt.tokens = attempt.input_tokens_max + attempt.output_tokens_max
+        run.tokens += attempt.tokens
 
 
 def fits(run: Run, cost_max_micros: int) -> bool:
@@ -241,135 +241,6 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
     run.returned_in_a_row += 1
     run.context_bytes += sum(text_bytes(error) for error in event.errors) + ITEM_BYTES
     return ""
-
-
-def _model_started(run: Run, n: int, event: ModelStarted) -> str:
-    if run.paused:
-        return "the run is paused"
-    if reason := escaping(run, event):
-        return reason
-    before = run.model_attempt
-    proposal = run.proposal
-    if before and not before.expired(event.at, event.worker, event.dead_workers):
-        return f"attempt {before.attempt} of turn {run.turn} is still open"
-    same_turn = before is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
-    turn = run.turn if same_turn else run.turn + 1
-    attempt = run.turn_attempts[-1].attempt + 1 if same_turn else 1
-    if turn > run.limits.turns_max:
-        return f"the run has had its {run.limits.turns_max} turns"
-    if (event.turn, event.attempt) != (turn, attempt):
-        return f"the next model call is attempt {attempt} of turn {turn}"
-    if proposal is not None and not proposal.answered:
-        return "the calls of the last proposal are not all answered"
-    if not fits(run, event.cost_max_micros):
-        return "its cost does not fit into what the run holds"
-    if before:
-        supersede(run, before, n)
-    if not same_turn:
-        run.turn, run.turn_attempts = turn, []
-    entered = Attempt(
-        n=n, attempt=attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
-        start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
-        model=event.model, base_url=event.base_url, turn=turn, active=not waits_for_model(run),
-    )  # fmt: skip
-    run.turn_attempts.append(entered)
-    open_attempt(run, entered)
-    return ""
-
-
-def _use(run: Run, attempt: Attempt, usage: Usage) -> None:
-    """Enter the tokens of an attempt; a report below zero gives none back."""
-    attempt.usage = usage
-    run.tokens += max(usage.total, 0)
-
-
-def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
-    """The model attempt of that turn: one of the present turn, or an older one that speaks late."""
-    older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
-    return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
-
-
-def _proposed(run: Run, n: int, event: Proposed) -> str:
-    attempt = _find(run, event.turn, event.attempt)
-    if attempt is None or attempt.closed_n:
-        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
-    counts = attempt.open and not run.done and attempt.purpose == "turn"
-    ids = [call.call for call in event.calls]
-    if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
-        return "two of its calls have the same id, or an id is used before"
-    _use(run, attempt, event.usage)
-    count_start(run, attempt, event)
-    close_attempt(
-        run,
-        attempt,
-        n,
-        outcome="proposed",
-        cost_micros=event.cost_micros,
-        reported=event.usage_source == "reported",
-    )
-    if not counts:
-        return ""
-    calls = [
-        CallState(
-            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool)
-        )
-        for i, c in enumerate(event.calls)
-    ]  # fmt: skip
-    run.down_until.pop((attempt.model, attempt.base_url), None)
-    run.last_usage = (event.usage.total - event.usage.out, run.context_bytes)
-    if not event.final:
-        run.returned_in_a_row = 0
-    run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model, base_url=attempt.base_url))
-    run.calls.update((call.call, call) for call in calls)
-    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
-    run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES
-    return ""
-
-
-def _failed(run: Run, n: int, event: ModelFailedEvent) -> str:
-    attempt = _find(run, event.turn, event.attempt)
-    if attempt is None or attempt.closed_n:
-        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
-    if event.usage:
-        _use(run, attempt, event.usage)
-    attempt.failure = event
-    attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
-    count_start(run, attempt, event)
-    if attempt.down:
-        run.down_until[attempt.model, attempt.base_url] = down_until(event.at, event)
-    reported = not event.possibly_billed
-    close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
-    return ""
-
-
-def _compacted(run: Run, n: int, event: Compacted) -> str:
-    attempt = _find(run, event.turn, event.attempt)
-    if attempt is None or attempt.closed_n or attempt.purpose != "compact":
-        return "no compaction was under way"
-    if event.covers_to >= n:
-        return "it covers events that are not there yet"
-    counts = attempt.open and not run.done
-    _use(run, attempt, event.usage)
-    count_start(run, attempt, event)
-    close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
-    if not counts:
-        return ""
-    run.compactions.append(event)
-    kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
-    base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0
-    after = sum(proposal_bytes(p) for p in run.proposals if p.n > event.covers_to)
-    run.context_bytes = base + kept + after + 3 * ITEM_BYTES
-    return ""
-
-
-def proposal_bytes(proposal: ProposalState) -> int:
-    """What one proposal and the answers to it take in a prompt, at most."""
-    event = proposal.event
-    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
-    answers = sum(text_bytes(call.answer) + ITEM_BYTES for call in proposal.calls)
-    returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
-    edits = sum(text_bytes(call.edit.args) for call in proposal.calls if call.edit and call.edit.approves is not None)
-    return max(said, text_bytes(event.blocks)) + answers + returned + edits + 2 * ITEM_BYTES
 
 
 def _sealed(run: Run, n: int, event: Sealed) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from linestop.schemas.bounds import NO_ROOM
 from linestop.schemas.events import Held, Queued, Settled
+from linestop.schemas.limits import CLOSING_EVENTS
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -15,7 +16,7 @@ def held(run: Run, event: Held) -> str:
     """``budget.held``: the run may spend more, within its own limit."""
     if event.hold in run.holds:
         return f"the hold '{event.hold}' is there already"
-    if run.room < 0:
+    if run.room + CLOSING_EVENTS < 0:
         return NO_ROOM
     if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
         return "the run would hold more than its cost limit"
@@ -30,7 +31,7 @@ def queued(run: Run, event: Queued) -> str:
     """``budget.queued``: the run waits for money, and gives back what it has not spent."""
     if run.open_attempts:
         return "a start is still open"
-    if run.room < 0:
+    if run.room + CLOSING_EVENTS < 0:
         return NO_ROOM
     if {line.hold: line.spent_micros + line.released_micros for line in event.holds} != {
         hold: entry.amount_micros for hold, entry in run.holds.items()

@@ -132,6 +132,9 @@ FALLBACK_KEPT_S = 60.0
 EVENTS_RESERVED = 50
 """The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
 
+CLOSING_EVENTS = 10
+"""Of these, how many a run's closing turn may use: its hold, its start."""
+
 MESSAGE_BYTES_MAX = 256 * 1024
 CONTROL_BYTES_MAX = 64 * 1024
 """The largest control message: an approval has 1 KB, edited arguments and reported events may be longer."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from linestop.schemas.calls import Attempt, counted
-from linestop.schemas.events import ModelChoice, ModelFailedEvent, Opened
+from linestop.schemas.events import AsksModel, ModelChoice, ModelFailedEvent, Opened
 from linestop.schemas.limits import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def first_model(run: Run, now: datetime) -> NextModel | None:
     return NextModel(at=now, model=models[place], fallback_of=models[place - 1].model if place else "")
 
 
-def tries(attempts: list[Attempt], last: Attempt) -> int:
-    """How many of a turn's attempts asked the same model as ``last``, without summaries that were made."""
-    same = [attempt for attempt in attempts if (attempt.model, attempt.base_url) == (last.model, last.base_url)]
+def tries(attempts: list[Attempt], model: AsksModel) -> int:
+    """How many of a turn's attempts asked the same model as ``model``, without summaries that were made."""
+    same = [attempt for attempt in attempts if (attempt.model, attempt.base_url) == (model.model, model.base_url)]
     return counted([attempt for attempt in same if attempt.outcome != "compacted"])
 
 

@@ -12,10 +12,13 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas.calls import Attempt, CallState, Stage, not_begun_in_a_row
-from linestop.schemas.events import ModelChoice
+from linestop.schemas import closing
+from linestop.schemas.accounts import dollars
+from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
+from linestop.schemas.closing import cost_left_micros
+from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
-from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.limits import COUNT_MOST
 from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.model_order import (
     NextModel,
@@ -28,6 +31,15 @@ from linestop.schemas.model_order import (
     wait_sentence,
 )
 from linestop.schemas.phases import Phase
+from linestop.schemas.prompt_size import (
+    compaction_due,
+    dropped_bytes,
+    fit,
+    output_room,
+    summarised_bytes,
+    tokens_estimate,
+    tokens_left,
+)
 from linestop.schemas.run import Run
 
 OUTPUT_TOKENS_LEAST = 256
@@ -37,11 +49,6 @@ QUEUE_RETRY_S = 60.0
 QUEUE_RETRY_MOST_S = 3_600.0
 """When a run whose agent says ``queue`` asks again while no model answers: after a minute, then after twice as
 long each time, at most an hour, so that its events last for the 30 days that a run may take."""
-
-COMPACT_AT_WINDOW = 0.6
-COMPACT_AT_TOKENS = 0.8
-COMPACT_FACTOR_MIN = 2
-"""A compaction must be able to halve the context, or it is not worth its call."""
 
 RETRIED = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
 
@@ -55,18 +62,20 @@ class NextStart(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[str, ...] = ()
     model: ModelChoice | None = None
     fallback_of: str = ""
-    purpose: Literal["turn", "compact"] = "turn"
+    purpose: Literal["turn", "compact", "close"] = "turn"
     turn: int = 0
     attempt: int = 1
     input_tokens_max: int = 0
     output_tokens_max: int = 0
     takeover: bool = False
+    dropped_to: int = 0
+    limit: LimitHit | None = None
 
 
 class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing may start any more, and why: the run must be stopped with this code."""
 
-    code: Literal["model_down", "refusal", "handed_off", "limit", "deadline"]
+    code: Literal["model_down", "refusal", "handed_off", "limit", "budget", "deadline"]
     why: str
     limit: str = ""
     value: int = 0
@@ -98,12 +107,20 @@ def _unasked(run: Run, now: datetime, worker: str, dead: Collection[str]) -> Nex
     """The next start if nobody had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
-    if run.room <= 0:
-        return _limit("events_max", run.limits.events_max - run.room, run.limits.events_max)
+    if run.phase in {Phase.JUDGING, Phase.ANSWERING}:
+        # What is there is judged first: a final answer is accepted whatever the run has used up for it.
+        return None
     asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.answered)
-    if run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
+    if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
         return _next_model(run, now, worker, dead)
-    return _next_calls(run, now, worker, dead)
+    if run.room <= 0:
+        return None if run.open_attempts else _limit("events_max", run.n, run.limits.events_max)
+    start = _next_calls(run, now, worker, dead)
+    if start is not None and start.cost_max_micros > cost_left_micros(run):
+        needed = run.limits.cost_max_micros - cost_left_micros(run) + start.cost_max_micros
+        hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
+        return _closing(run, hit, now) or start
+    return start
 
 
 # --- effects -----------------------------------------------------------------------------------------------
@@ -171,42 +188,100 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
     if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
         # The validator is about to end the run; another model call would only cost.
         return None
+    if run.prompt.closing_limit is not None:
+        return _over(run.prompt.closing_limit)
     if run.active_s(now) >= run.limits.wall_s:
-        return Exhausted(code="deadline", why=worked_out(run.limits.wall_s))
+        return out_of_time(run)
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
-    if not same_turn and run.turn >= run.limits.turns_max:
-        return _limit("turns_max", run.turn, run.limits.turns_max)
+    if (hit := reached(run, same_turn=same_turn)) is not None:
+        return _closing(run, hit, now) or _over(hit)
     chosen = _choose_model(run, now) if same_turn else first_model(run, now)
     if chosen is None or isinstance(chosen, Exhausted):
         return chosen
     model = chosen.model
-    tokens = _tokens_max(run, model)
-    if isinstance(tokens, Exhausted):
-        return tokens
-    input_max, output_max = tokens
-    return NextStart(
+    compact = compaction_due(run, model)
+    sized = _sized(run, model, compact=compact)
+    if isinstance(sized, Exhausted):
+        hit = LimitHit(name=sized.limit, value=sized.value, max_value=sized.max_value)
+        return _closing(run, hit, now) or sized
+    dropped_to, input_max, output_max = sized
+    start = NextStart(
         kind="model", at=chosen.at, model=model, fallback_of=chosen.fallback_of,
-        purpose="compact" if _compaction_due(run, model) else "turn",
+        purpose="compact" if compact else "turn",
         cost_max_micros=model.price.cost_max_micros(input_max, output_max),
         turn=run.turn if same_turn else run.turn + 1,
         attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
         input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
+        dropped_to=dropped_to,
+    )  # fmt: skip
+    if start.cost_max_micros > cost_left_micros(run):
+        needed = run.limits.cost_max_micros - cost_left_micros(run) + start.cost_max_micros
+        hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
+        return _closing(run, hit, now) or start
+    return start
+
+
+def reached(run: Run, *, same_turn: bool) -> LimitHit | None:
+    """The limit that lets no other turn begin: the first that the run came up against, not the last."""
+    limits = run.limits
+    refused = [call.judged.limit for call in run.proposal.calls if call.judged] if run.proposal else []
+    if run.rejections_in_a_row >= limits.rejections_max or any(hit and hit.name == "calls_max" for hit in refused):
+        in_a_row = max(run.rejections_in_a_row, 1)
+        found = [call.judged.limit for proposal in run.proposals[-in_a_row:] for call in proposal.calls if call.judged]
+        own = next((hit for hit in found if hit is not None), None)
+        return own or LimitHit(name="rejections_max", value=run.rejections_in_a_row, max_value=limits.rejections_max)
+    if run.room <= 0:
+        return LimitHit(name="events_max", value=run.n, max_value=limits.events_max)
+    if not same_turn and run.turn >= limits.turns_max:
+        return LimitHit(name="turns_max", value=run.turn, max_value=limits.turns_max)
+    return None
+
+
+def _closing(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
+    """The closing turn, if it may come and fits."""
+    found = closing.closing_turn(run, hit)
+    if found is None:
+        return None
+    same_turn = bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed"
+    return NextStart(
+        kind="model", at=now, model=found.model, purpose="close", cost_max_micros=found.cost_max_micros,
+        turn=run.turn if same_turn else run.turn + 1,
+        attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
+        input_tokens_max=found.fit.bound, output_tokens_max=found.output_tokens_max,
+        dropped_to=found.fit.dropped_to, limit=hit,
     )  # fmt: skip
 
 
-def _tokens_max(run: Run, model: ModelChoice) -> tuple[int, int] | Exhausted:
-    """What a call may read and write at most; a function does neither, however long the conversation is."""
+def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
+    """What the prompt leaves out, and what a call may read and write at most; a function does neither."""
     if model.model.startswith(FUNCTION_MODELS):
-        return 0, 0
-    input_max = run.context_bytes + TOKEN_OVERHEAD
-    output_max = min(
-        model.output_tokens_max,
-        run.limits.model_output_tokens_max,
-        run.limits.tokens_max - run.tokens - input_max,
+        return 0, 0, 0
+    found = fit(run, model, size=summarised_bytes(run) if compact else run.context_bytes, tokens_max=COUNT_MOST)
+    if found is None:
+        return _no_window(run, model)
+    # After a summary the conversation is shorter, and with it the closing turn.
+    kept = 0 if compact else closing.tokens_reserved(run, model)
+    left = tokens_left(run) - found.bound - kept
+    most = min(
+        model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens - found.estimate, max(left, 0)
     )
-    if output_max < OUTPUT_TOKENS_LEAST:
-        return _limit("tokens_max", run.tokens + input_max + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
-    return input_max, output_max
+    if most < OUTPUT_TOKENS_LEAST:
+        used = run.limits.tokens_max - tokens_left(run)
+        return _limit("tokens_max", used + found.bound + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
+    return found.dropped_to, found.bound, most
+
+
+def _no_window(run: Run, model: ModelChoice) -> Exhausted:
+    """The end of a run whose conversation fits into no prompt, whatever is left out."""
+    least = tokens_estimate(run, model, run.context_bytes - dropped_bytes(run, run.n))
+    return Exhausted(
+        code="limit", limit="window_tokens", value=least + output_room(run, model), max_value=model.window_tokens,
+        why=(
+            f"The conversation needs about {least} tokens even without the results of tools, and "
+            f"{output_room(run, model)} for the answer; '{model.model}' has a window of {model.window_tokens}: "
+            "use a model with a larger one (window_tokens), or shorten the prompt, the task or the list of tools."
+        ),
+    )  # fmt: skip
 
 
 def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
@@ -240,8 +315,8 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
             return NextModel(at=at, model=models[index])
     code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
     why = last.failure.message if last.failure else "no answer in time"
-    waits = wait_sentence(run, last)
-    return Exhausted(code=code, why=f"{waits}No model answered after {tried} attempts; the last one: {why}")
+    waits, asked = wait_sentence(run, last), _asked(run)
+    return Exhausted(code=code, why=f"{waits}No model answered after {asked} attempts; the last one: {why}")
 
 
 def _queued_for_s(times: int) -> float:
@@ -258,35 +333,19 @@ def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
     return last.failure.at + timedelta(seconds=wait)
 
 
-def context_tokens(run: Run) -> int:
-    """Tokens the next prompt will probably have, scaled from what the last one really had."""
-    if run.last_usage is None or run.last_usage[1] == 0:
-        return run.context_bytes // 3
-    tokens, size = run.last_usage
-    return run.context_bytes * max(tokens, 1) // size
+def _asked(run: Run) -> int:
+    """How many attempts this turn had, of whichever model; a summary that was made is none of them."""
+    return counted([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
 
 
-def _compaction_due(run: Run, model: ModelChoice) -> bool:
-    if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
-        return False
-    if model.model.startswith(FUNCTION_MODELS):
-        # It plans from the whole conversation; a summary is nothing that it could write or read.
-        return False
-    last = run.compactions[-1].covers_to if run.compactions else 0
-    if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
-        return False
-    if (
-        run.turn_attempts
-        and run.turn_attempts[-1].purpose == "compact"
-        and run.turn_attempts[-1].outcome == "compacted"
-    ):
-        return False
-    base = run.opened.base_bytes + run.opened.task.text_bytes
-    if run.context_bytes < COMPACT_FACTOR_MIN * base:
-        return False
-    ahead = run.tokens + run.context_bytes + TOKEN_OVERHEAD
-    full = context_tokens(run) > COMPACT_AT_WINDOW * model.window_tokens
-    return full or ahead > COMPACT_AT_TOKENS * run.limits.tokens_max
+def out_of_time(run: Run) -> Exhausted:
+    """The end of a run that has used up its time; where a model was down meanwhile, that is why."""
+    wall_s, last = run.limits.wall_s, run.turn_attempts[-1] if run.turn_attempts else None
+    if last is not None and last.down and last.failure is not None:
+        within = f"within the {wall_s} s that the run may work (its limit 'wall_s')"
+        why = f"No model answered in {_asked(run)} attempts {within}"
+        return Exhausted(code="model_down", why=f"{why}; the last one: {last.failure.message}")
+    return Exhausted(code="deadline", why=worked_out(wall_s))
 
 
 def worked_out(wall_s: int) -> str:
@@ -295,10 +354,23 @@ def worked_out(wall_s: int) -> str:
 
 
 def _limit(name: str, value: int, max_value: int) -> Exhausted:
+    return _over(LimitHit(name=name, value=value, max_value=max_value))
+
+
+def _over(hit: LimitHit) -> Exhausted:
+    """The end of a run that has reached this limit."""
     return Exhausted(
-        code="limit", limit=name, value=value, max_value=max_value,
-        why=f"The run reached its limit '{name}': {value} of at most {max_value}.",
+        code="budget" if hit.name == "cost_max_micros" else "limit", limit=hit.name, value=hit.value,
+        max_value=hit.max_value, why=limit_sentence(hit),
     )  # fmt: skip
+
+
+def limit_sentence(hit: LimitHit) -> str:
+    """Why a run is over that has reached this limit."""
+    if hit.name == "cost_max_micros":
+        limit = f"its limit 'cost_max_micros' ({dollars(hit.max_value)})"
+        return f"The next step would bring the run to {dollars(hit.value)} of {limit}."
+    return f"The run reached its limit '{hit.name}': {hit.value} of at most {hit.max_value}."
 
 
 # --- what budget must hold for it ----------------------------------------------------------------------------

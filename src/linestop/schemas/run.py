@@ -44,6 +44,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.phases import Phase, legal
+from linestop.schemas.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 
 DEFAULT_LIMITS = Limits()
@@ -117,7 +118,7 @@ class Run:
         self.reserved_micros = 0
         self.tokens = 0
         self.down_until: dict[tuple[str, str], datetime] = {}
-        self.last_usage: tuple[int, int] | None = None
+        self.prompt = PromptState()
         self.warned: set[str] = set()
         self.rejections_in_a_row = self.returned_in_a_row = 0
         self.spend_asked: SpendQuestion | None = None

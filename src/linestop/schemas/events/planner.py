@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
+from linestop.schemas.events.stop import LimitHit
 from linestop.schemas.model import FailureClass, Usage
 
 
@@ -14,8 +15,10 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn.
 
     ``base_url`` is the server that is asked, empty for the provider's own. ``prompt_sha256`` covers the prompt,
-    ``params`` and the answer's schema. ``dead_workers`` were known to be dead, so that what they had left
-    open counted as past its end.
+    ``params`` and the answer's schema. The prompt leaves out the results of calls that were answered up to event
+    ``dropped_to``. ``close`` is the run's last turn: without tools, it sums up what is there; ``limit`` is what the
+    run has reached. ``charges_tokens``: without reported usage the answer counts at its reservation in tokens too.
+    ``dead_workers`` were known to be dead, so that what they had left open counted as past its end.
     """
 
     turn: int
@@ -24,7 +27,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     worker: str
     start_by: Moment
     done_by: Moment
-    purpose: Literal["turn", "compact", "judge"] = "turn"
+    purpose: Literal["turn", "compact", "judge", "close"] = "turn"
     prompt_sha256: str = ""
     input_tokens_max: int = 0
     output_tokens_max: int = 0
@@ -32,6 +35,9 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     fallback_of: str = ""
     base_url: str = ""
     params: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+    dropped_to: int = 0
+    limit: LimitHit | None = None
+    charges_tokens: bool = False
     dead_workers: tuple[str, ...] = ()
 
 

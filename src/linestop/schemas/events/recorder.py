@@ -40,6 +40,11 @@ class Sealed(Event, frozen=True, kw_only=True):
     why: str = ""
     answer: Text | None = None
     partial: str = ""
+    """What there is of a run that did not complete: what ``partial_is`` says."""
+
+    partial_is: Literal["", "summary", "results", "words"] = ""
+    """``summary``: the closing turn's. ``results``: they are listed by name. ``words``: the model's last ones."""
+
     receipt: tuple[Fate, ...] = ()
     receipt_omits: int = 0
     """Calls that the receipt has no room for; the log has them all."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
+from linestop.schemas.events.stop import LimitHit
 from linestop.schemas.limits import Limits
 from linestop.schemas.model import Price, ToolMode
 from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
@@ -226,6 +227,9 @@ class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     provenance: tuple[Provenance, ...] = ()
     flags: tuple[str, ...] = ()
     recorded_n: int = 0
+    limit: LimitHit | None = None
+    """The limit that the call was rejected by, if it was one."""
+
     wait_until: Moment | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from linestop.schemas.closing import partial
 from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, Stopped
 from linestop.schemas.run import Run
 from linestop.schemas.stops import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
@@ -81,12 +82,19 @@ def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Found
     why = ledger.stopped.why if ledger.stopped else ledger.refused.sentence if ledger.refused else ""
     if event.why != why:
         yield "seal", "It gives another reason than the event that ended the run."
-    said = [said.text for said in ledger.proposals.values() if isinstance(said.text, str)]
-    if event.partial and not any(text.startswith(event.partial) for text in said):
-        yield "seal", "What it calls the model's last words are none of its."
+    yield from _check_partial(ledger, run, event)
     if event.head_sha256 != prev:
         yield "seal", "It names another head than the event before it."
     yield from _check_record(ledger, run, event)
+
+
+def _check_partial(ledger: Ledger, run: Run, event: Sealed) -> Found:
+    """What is wrong with what it says there is of a run that did not complete."""
+    if event.partial_is and (event.partial, event.partial_is) != partial(run):
+        yield "seal", f"What it gives as the run's {event.partial_is} is not in the log."
+    said = [said.text for said in ledger.proposals.values() if isinstance(said.text, str)]
+    if event.partial and not event.partial_is and not any(text.startswith(event.partial) for text in said):
+        yield "seal", "What it calls the model's last words are none of its."
 
 
 def check_amended(ledger: Ledger, run: Run, event: Amended) -> Found:

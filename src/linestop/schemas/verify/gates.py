@@ -17,7 +17,8 @@ from linestop.schemas.events import (
     Resolved,
 )
 from linestop.schemas.limits import CLOCK_SLACK_S, bounded
-from linestop.schemas.verify.ledger import Call, Ledger
+from linestop.schemas.verify.entries import Call
+from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]

@@ -9,7 +9,8 @@ from linestop.schemas.arguments import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
 from linestop.schemas.run import Run
 from linestop.schemas.tools import TIERS, canonical, effect_key
-from linestop.schemas.verify.ledger import Call, Ledger
+from linestop.schemas.verify.entries import Call
+from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.origins import check_origins
 from linestop.schemas.verify.verdict import Rule

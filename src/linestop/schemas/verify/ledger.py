@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 
 from linestop.schemas.arguments import decode_strict
 from linestop.schemas.calls import DOWN
@@ -18,7 +16,6 @@ from linestop.schemas.events import (
     Answered,
     AnyEvent,
     Asked,
-    AskedCall,
     AsksModel,
     BlobRef,
     Cleared,
@@ -29,7 +26,6 @@ from linestop.schemas.events import (
     Granted,
     Held,
     Judged,
-    JudgedCall,
     ModelChoice,
     ModelFailedEvent,
     ModelStarted,
@@ -47,91 +43,12 @@ from linestop.schemas.events import (
     StartedCall,
     Stopped,
     Text,
-    ToolGrant,
 )
-from linestop.schemas.limits import NOT_BEGUN_MAX, Limits
+from linestop.schemas.limits import Limits
 from linestop.schemas.model_order import down_until
-from linestop.schemas.tools import ToolError, canonical
-
-
-@dataclass(slots=True)
-class Start:
-    """A start and what came of it. A model call has no ``call``, an effect no ``turn``."""
-
-    n: int
-    attempt: int
-    worker: str
-    done_by: datetime
-    cost_max_micros: int
-    call: str = ""
-    turn: int = 0
-    model: str = ""
-    base_url: str = ""
-    purpose: str = "turn"
-    probe: bool = False
-    outcome: str = ""
-    retry_safe: bool = False
-    error: ToolError | None = None
-    charged_micros: int = 0
-    superseded: bool = False
-    closed_n: int = 0
-    begun: bool = True
-    down_until: datetime | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether its fate is unknown and nobody has taken over."""
-        return not self.outcome and not self.superseded
-
-    @property
-    def label(self) -> str:
-        """How a sentence names it."""
-        what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
-        return f"attempt {self.attempt} of {what} (event {self.n})"
-
-    def over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
-        """Whether another may take over: past ``done_by``, or begun by one ``dead`` or an older one of ``worker``."""
-        name, _, incarnation = self.worker.rpartition("#")
-        own, _, newer = worker.rpartition("#")
-        older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
-        gone = self.worker in dead and self.worker != worker
-        return at >= self.done_by or gone or (bool(name) and name == own and older)
-
-
-@dataclass(slots=True)
-class Call:
-    """A call, from proposal to fate."""
-
-    name: str
-    tool: str
-    raw_args: Text
-    grant: ToolGrant | None
-    by_fallback: bool = False
-    judged: JudgedCall | None = None
-    edited: bool = False
-    edit: Edited | None = None
-    asked: AskedCall | None = None
-    votes: set[str] = field(default_factory=set[str])
-    gate_n: int = 0
-    by_person: bool = False
-    starts: list[Start] = field(default_factory=list[Start])
-    retry_said_n: int = 0
-    retries_said: int = 0
-
-    @property
-    def effects(self) -> list[Start]:
-        """Its starts without probes."""
-        return [start for start in self.starts if not start.probe]
-
-    @property
-    def tries(self) -> int:
-        """How many of them count against the contract's retries."""
-        return _counted(self.effects)
-
-
-def _counted(starts: list[Start]) -> int:
-    begun = [start for start in starts if start.begun]
-    return len(begun) + max(len(starts) - len(begun) - NOT_BEGUN_MAX, 0)
+from linestop.schemas.tools import canonical
+from linestop.schemas.verify.entries import Call, Start, counted
+from linestop.schemas.verify.tokens import unreported
 
 
 class Ledger:
@@ -165,6 +82,7 @@ class Ledger:
         self.returned_in_a_row = 0
         self.rejections_in_a_row = 0
         self.compactions = 0
+        self.closed = False
         self.answers: set[int] = set()
 
     @property
@@ -197,7 +115,7 @@ class Ledger:
         """How often this model was asked in this turn; a compaction that was made is none of it."""
         same = (event.turn, event.model, event.base_url)
         asked = [s for s in self.starts if not s.call and (s.turn, s.model, s.base_url) == same]
-        return _counted([start for start in asked if start.purpose != "compact" or start.outcome != "succeeded"])
+        return counted([start for start in asked if start.purpose != "compact" or start.outcome != "succeeded"])
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
         """The start of a model call."""
@@ -326,10 +244,12 @@ class Ledger:
         if isinstance(event, ModelStarted):
             before = [start for start in self.open_starts if not start.call]
             self.turn = event.turn
+            self.closed = event.purpose == "close"
             entered = Start(
                 n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
                 cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model, base_url=event.base_url,
                 purpose=event.purpose,
+                tokens_max=(event.input_tokens_max + event.output_tokens_max) * event.charges_tokens,
             )  # fmt: skip
             self._enter(entered, before)
             return
@@ -348,6 +268,8 @@ class Ledger:
     def _enter(self, entered: Start, before: list[Start]) -> None:
         for start in before:
             start.superseded, start.charged_micros = True, start.cost_max_micros
+            self.tokens += start.tokens_max
+            start.tokens = start.tokens_max
         self.starts.append(entered)
 
     def _result(self, n: int, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
@@ -371,7 +293,9 @@ class Ledger:
         counted = start.open and not self.over_n
         self.compactions += isinstance(event, Compacted) and counted
         counts = counted and start.purpose == "turn"
-        self.tokens += event.usage.total if event.usage else 0
+        used = start.tokens_max if unreported(event) and start.tokens_max else event.usage.total if event.usage else 0
+        self.tokens += used - start.tokens
+        start.tokens = used
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.begun = not isinstance(event, ModelFailedEvent) or event.begun
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros

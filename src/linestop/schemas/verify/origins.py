@@ -17,7 +17,8 @@ from linestop.schemas.run import Run
 from linestop.schemas.run_sources import provenance
 from linestop.schemas.tools import TRACED
 from linestop.schemas.value_origins import RULE
-from linestop.schemas.verify.ledger import Call, Ledger
+from linestop.schemas.verify.entries import Call
+from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.verdict import Rule
 

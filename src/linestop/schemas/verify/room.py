@@ -19,13 +19,14 @@ from linestop.schemas.events import (
     Settled,
     Stopped,
 )
-from linestop.schemas.limits import EVENTS_RESERVED, bounded
+from linestop.schemas.limits import CLOSING_EVENTS, EVENTS_RESERVED, bounded
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
 
 NEW_WORK = (ModelStarted, EffectStarted, Held, Queued)
+OF_CLOSING = (Held, Queued)
 OF_THE_END = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled, Sealed, Amended)
 """What happened, and what ends a run: however many starts were open, their fates have room."""
 
@@ -33,7 +34,9 @@ OF_THE_END = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled,
 def check_room(ledger: Ledger, n: int, event: AnyEvent) -> Found:
     """What is wrong with an event so late in its run: work in the reserve, or anything but its end beyond the last."""
     most = bounded(ledger.limits).events_max
-    if isinstance(event, NEW_WORK) and n > most - EVENTS_RESERVED:
-        yield "limit", f"It is new work in event {n}; from {most - EVENTS_RESERVED + 1} on a run of {most} only ends."
+    closes = isinstance(event, OF_CLOSING) or (isinstance(event, ModelStarted) and event.purpose == "close")
+    last = most - EVENTS_RESERVED + (CLOSING_EVENTS if closes else 0)
+    if isinstance(event, NEW_WORK) and n > last:
+        yield "limit", f"It is new work in event {n}; from {last + 1} on a run of {most} only ends."
     elif n > most and not isinstance(event, (*NEW_WORK, *OF_THE_END)):
         yield "limit", f"It is event {n} of at most {most}, and neither a fact nor what ends the run."

@@ -19,7 +19,8 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.tools import unfounded
-from linestop.schemas.verify.ledger import Call, Ledger, Start
+from linestop.schemas.verify.entries import Call, Start
+from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
@@ -55,8 +56,7 @@ def _check_dead(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Found:
 
 
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
-    if event.turn > ledger.limits.turns_max:
-        yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    yield from _check_turn(ledger, event)
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
     if ledger.tries(event) > ledger.limits.model_retries_max and not queues:
         yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
@@ -77,13 +77,33 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
 
 
 def _may_fall_back(ledger: Ledger, event: ModelStarted) -> bool:
-    """Whether another model was down in this turn, or so shortly before that a fallback is tried first."""
+    """Whether another model was down in this turn, or so shortly before that a fallback is tried first.
+
+    A closing turn may ask whichever model has answered.
+    """
+    if event.purpose == "close":
+        return any(s.outcome == "succeeded" and s.purpose == "turn" and _same_model(s, event) for s in ledger.starts)
     slack = timedelta(seconds=CLOCK_SLACK_S)
     return any(
         start.down_until is not None and (start.turn == event.turn or event.at < start.down_until + slack)
         for start in ledger.starts
-        if (start.model, start.base_url) != (event.model, event.base_url)
+        if not _same_model(start, event)
     )
+
+
+def _same_model(start: Start, event: ModelStarted) -> bool:
+    return (start.model, start.base_url) == (event.model, event.base_url)
+
+
+def _check_turn(ledger: Ledger, event: ModelStarted) -> Found:
+    """What is wrong with the turn it begins: one too many, one after the last, or one without tokens for it."""
+    if ledger.closed:
+        yield "limit", "It starts a model call after the run's closing turn."
+    if event.turn > ledger.limits.turns_max + (event.purpose == "close"):
+        yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
+    reserved = sum(start.tokens_max for start in ledger.open_starts)
+    if ledger.tokens + reserved + event.input_tokens_max + event.output_tokens_max > ledger.limits.tokens_max:
+        yield "budget", f"It may use more tokens than the run has left of its {ledger.limits.tokens_max}."
 
 
 def _too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:

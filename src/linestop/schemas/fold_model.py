@@ -1,0 +1,166 @@
+"""The rules of the fold that concern model calls: starts, answers, failures, summaries. See ``fold``."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from linestop.schemas import fold, fold_calls
+from linestop.schemas.active import count_start
+from linestop.schemas.bounds import escaping
+from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, text_bytes
+from linestop.schemas.events import Compacted, ModelFailedEvent, ModelStarted, Proposed
+from linestop.schemas.model import Usage
+from linestop.schemas.model_order import down_until
+from linestop.schemas.prompt_size import KnownPrompt, dropped_bytes, proposal_bytes
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+def model_started(run: Run, n: int, event: ModelStarted) -> str:
+    """``planner.started``: it is the planner's turn, and what the call may cost and read fits."""
+    before, same_turn = run.model_attempt, _same_turn(run)
+    if reason := _may_not_start(run, event, same_turn=same_turn):
+        return reason
+    if before:
+        fold.supersede(run, before, n)
+    if not same_turn:
+        run.turn, run.turn_attempts = event.turn, []
+    entered = Attempt(
+        n=n, attempt=event.attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
+        start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
+        model=event.model, base_url=event.base_url, turn=event.turn, input_tokens_max=event.input_tokens_max,
+        output_tokens_max=event.output_tokens_max, charges_tokens=event.charges_tokens,
+        active=not fold.waits_for_model(run),
+    )  # fmt: skip
+    if event.dropped_to > run.prompt.dropped_to:
+        run.context_bytes -= dropped_bytes(run, event.dropped_to)
+        run.prompt.dropped_to = event.dropped_to
+        run.prompt.known.clear()
+    if event.purpose == "close":
+        run.prompt.closing_limit = event.limit
+    run.turn_attempts.append(entered)
+    fold.open_attempt(run, entered)
+    return ""
+
+
+def _same_turn(run: Run) -> bool:
+    """Whether the next model call is another attempt of the present turn."""
+    return run.model_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
+
+
+def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
+    """Why a model call may not start now, or nothing."""
+    if run.paused:
+        return "the run is paused"
+    if reason := escaping(run, event):
+        return reason
+    before, proposal = run.model_attempt, run.proposal
+    if before and not before.expired(event.at, event.worker, event.dead_workers):
+        return f"attempt {before.attempt} of turn {run.turn} is still open"
+    if any(attempt.purpose == "close" for attempt in run.turn_attempts):
+        return "the run has had its closing turn"
+    turn = run.turn if same_turn else run.turn + 1
+    attempt = run.turn_attempts[-1].attempt + 1 if same_turn else 1
+    if (event.turn, event.attempt) != (turn, attempt):
+        return f"the next model call is attempt {attempt} of turn {turn}"
+    closes = event.purpose == "close" and not run.open_attempts
+    if turn > run.limits.turns_max + closes:
+        return f"the run has had its {run.limits.turns_max} turns"
+    if proposal is not None and not proposal.answered and not closes:
+        return "the calls of the last proposal are not all answered"
+    return "" if fold.fits(run, event.cost_max_micros) else "its cost does not fit into what the run holds"
+
+
+def _use(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
+    """Enter the tokens of an attempt, unreported ones at its reservation; a report below zero gives none back."""
+    attempt.usage = usage
+    read = usage.total - usage.out
+    run.prompt.doubted = run.prompt.doubted or (reported and attempt.charges_tokens and read > attempt.input_tokens_max)
+    unknown = attempt.charges_tokens and not reported
+    used = attempt.input_tokens_max + attempt.output_tokens_max if unknown else max(usage.total, 0)
+    run.tokens += used - attempt.tokens
+    attempt.tokens = used
+
+
+def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
+    """The model attempt of that turn: one of the present turn, or an older one that speaks late."""
+    older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
+    return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
+
+
+def proposed(run: Run, n: int, event: Proposed) -> str:
+    """``planner.proposed``: a whole answer of the model."""
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n:
+        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
+    alive = attempt.open and not run.done
+    counts = alive and attempt.purpose == "turn"
+    ids = [call.call for call in event.calls]
+    if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
+        return "two of its calls have the same id, or an id is used before"
+    reported = event.usage_source == "reported"
+    _use(run, attempt, event.usage, reported=reported)
+    count_start(run, attempt, event)
+    fold.close_attempt(run, attempt, n, outcome="proposed", cost_micros=event.cost_micros, reported=reported)
+    if alive and attempt.purpose == "close":
+        run.prompt.closing = event
+    if not counts:
+        return ""
+    calls = [
+        CallState(
+            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool)
+        )
+        for i, c in enumerate(event.calls)
+    ]  # fmt: skip
+    run.down_until.pop((attempt.model, attempt.base_url), None)
+    if reported and (read := event.usage.total - event.usage.out) > 0:
+        run.prompt.known[attempt.model, attempt.base_url] = KnownPrompt(read, run.context_bytes)
+        run.prompt.density = read / max(run.context_bytes, 1)
+    if not event.final:
+        run.returned_in_a_row = 0
+    run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model, base_url=attempt.base_url))
+    run.calls.update((call.call, call) for call in calls)
+    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
+    run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES
+    return ""
+
+
+def failed(run: Run, n: int, event: ModelFailedEvent) -> str:
+    """``planner.failed``: no usable answer."""
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n:
+        return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
+    reported = not event.possibly_billed
+    _use(run, attempt, event.usage or Usage(), reported=reported or event.usage is not None)
+    attempt.usage = event.usage
+    attempt.failure = event
+    attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
+    count_start(run, attempt, event)
+    if attempt.down:
+        run.down_until[attempt.model, attempt.base_url] = down_until(event.at, event)
+    fold.close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
+    return ""
+
+
+def compacted(run: Run, n: int, event: Compacted) -> str:
+    """``planner.compacted``: a summary stands for the conversation up to some event."""
+    attempt = _find(run, event.turn, event.attempt)
+    if attempt is None or attempt.closed_n or attempt.purpose != "compact":
+        return "no compaction was under way"
+    if event.covers_to >= n:
+        return "it covers events that are not there yet"
+    counts = attempt.open and not run.done
+    _use(run, attempt, event.usage, reported=event.usage.total > 0)
+    count_start(run, attempt, event)
+    fold.close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
+    if not counts:
+        return ""
+    run.compactions.append(event)
+    run.prompt.known.clear()
+    kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
+    base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0
+    after = sum(proposal_bytes(p, run.prompt.dropped_to) for p in run.proposals if p.n > event.covers_to)
+    run.context_bytes = base + kept + after + 3 * ITEM_BYTES
+    return ""

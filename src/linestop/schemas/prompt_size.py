@@ -1,0 +1,205 @@
+"""How many tokens the next prompt has: a bound for the budget, an estimate for the model's window. Pure.
+
+A token is at least one byte, so a prompt's bytes bound its tokens. What a model has answered to is known better: the
+provider has counted it. So the bound is the known count of that part, and a token a byte for what is new since. A
+count is believed only where it is plausible, of the same model, and while no later count was over its bound.
+
+For the window a bound would be far too careful: there the new part is estimated from what earlier prompts really
+had, with a margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from linestop.schemas.calls import DROPPED_BYTES, ITEM_BYTES, CallState, ProposalState, text_bytes
+from linestop.schemas.events import LimitHit, ModelChoice, Proposed
+from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.model import FUNCTION_MODELS
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+TOKEN_BYTES_MAX: Final = 6
+"""No prompt has more bytes a token than this; a provider that counts fewer tokens is not believed."""
+
+INSTRUCTION_BYTES: Final = 768
+"""What a closing turn's own instructions add to a prompt."""
+
+DENSITY_UNKNOWN: Final = 0.5
+DENSITY_MIN: Final = 1 / 3
+DENSITY_MARGIN: Final = 1.25
+"""Tokens a byte of what is new, for the window: what the last prompt had with this margin, but at least so much; and
+before any was counted, half a token a byte."""
+
+COMPACT_AT_WINDOW: Final = 0.6
+COMPACT_AT_TOKENS: Final = 0.8
+COMPACT_PAYS: Final = 2
+"""A summary to save tokens must leave enough of them: it reads the whole conversation once."""
+
+COMPACT_FACTOR_MIN: Final = 2
+"""A compaction must be able to halve the context, or it is not worth its call."""
+
+OUTPUT_SHARE: Final = 8
+"""A prompt leaves this part of the window, or all that the answer may have, for the answer."""
+
+
+class KnownPrompt(msgspec.Struct, frozen=True):
+    """What a provider counted for a prompt, and the prompt's bytes as the fold counts them."""
+
+    tokens: int
+    bytes: int
+
+
+class PromptState(msgspec.Struct):
+    """What the fold knows of the prompts: ``known`` by model and server, tokens a byte of the last, what is left out.
+
+    ``closing_limit`` is what a run that closes has reached, ``closing`` the answer of its closing turn.
+
+    ``doubted``: a provider has counted more tokens than were possible, so its counts bound nothing.
+    """
+
+    known: dict[tuple[str, str], KnownPrompt] = {}
+    density: float = 0.0
+    doubted: bool = False
+    dropped_to: int = 0
+    closing_limit: LimitHit | None = None
+    closing: Proposed | None = None
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that fits: results of calls answered up to event ``dropped_to`` are left out of it.
+
+    ``bound`` is how many tokens it has at most, ``estimate`` how many it probably has.
+    """
+
+    dropped_to: int
+    bound: int
+    estimate: int
+
+
+def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
+    """How many tokens a prompt of ``context_bytes`` has at most, that goes on from the last one or is a part of it."""
+    known = run.prompt.known.get((model.model, model.base_url))
+    by_bytes = context_bytes + TOKEN_OVERHEAD
+    if known is None or run.prompt.doubted:
+        return by_bytes
+    counted = max(known.tokens, known.bytes // TOKEN_BYTES_MAX)
+    return min(counted + max(context_bytes - known.bytes, 0) + TOKEN_OVERHEAD, by_bytes)
+
+
+def tokens_estimate(run: Run, model: ModelChoice, context_bytes: int) -> int:
+    """How many tokens such a prompt has, carefully estimated."""
+    known = run.prompt.known.get((model.model, model.base_url))
+    if known is None:
+        return int(context_bytes * _density(run)) + 1
+    return known.tokens + int(max(context_bytes - known.bytes, 0) * _density(run)) + 1
+
+
+def _density(run: Run) -> float:
+    learned = run.prompt.density
+    return min(max(learned * DENSITY_MARGIN, DENSITY_MIN), 1.0) if learned else DENSITY_UNKNOWN
+
+
+def tokens_left(run: Run) -> int:
+    """What a new start may use of the run's tokens: what an open attempt may still be charged is not free."""
+    reserved = sum(a.input_tokens_max + a.output_tokens_max for a in run.open_attempts if a.charges_tokens)
+    return run.limits.tokens_max - run.tokens - reserved
+
+
+def output_room(run: Run, model: ModelChoice) -> int:
+    """How many tokens of the window belong to the answer."""
+    return min(model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens // OUTPUT_SHARE)
+
+
+def fit(run: Run, model: ModelChoice, *, size: int, tokens_max: int) -> Fit | None:
+    """The prompt of ``size`` bytes with as few results left out as need be; None if none fits.
+
+    It fits into the window by its estimate and into ``tokens_max`` by its bound. The oldest results go first.
+    """
+    window = model.window_tokens - output_room(run, model)
+    whole = tokens_bound(run, model, size)
+    for at in (run.prompt.dropped_to, *sorted({call.answer_n for call in droppable(run)})):
+        smaller = size - dropped_bytes(run, at)
+        bound = min(whole - dropped_bytes(run, at, of_last_turn=True), smaller + TOKEN_OVERHEAD)
+        estimate = tokens_estimate(run, model, size)
+        if at != run.prompt.dropped_to:
+            # What is left out was counted with the rest: of the others only the density is known.
+            estimate = min(estimate, int(smaller * max(run.prompt.density, _density(run))) + 1)
+        if estimate <= window and bound <= tokens_max:
+            return Fit(dropped_to=at, bound=bound, estimate=estimate)
+    return None
+
+
+def compaction_due(run: Run, model: ModelChoice) -> bool:
+    """Whether the next call is to summarise the conversation instead of going on with it."""
+    if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
+        return False
+    if model.model.startswith(FUNCTION_MODELS):
+        # It plans from the whole conversation; a summary is nothing that it could write or read.
+        return False
+    last = run.compactions[-1].covers_to if run.compactions else 0
+    if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
+        return False
+    if (
+        run.turn_attempts
+        and run.turn_attempts[-1].purpose == "compact"
+        and run.turn_attempts[-1].outcome == "compacted"
+    ):
+        return False
+    base = run.opened.base_bytes + run.opened.task.text_bytes
+    if run.context_bytes < COMPACT_FACTOR_MIN * base:
+        return False
+    ahead, left = tokens_estimate(run, model, run.context_bytes), run.limits.tokens_max - run.tokens
+    full = ahead > COMPACT_AT_WINDOW * model.window_tokens
+    scarce = left - ahead < (1 - COMPACT_AT_TOKENS) * run.limits.tokens_max
+    return full or (scarce and left >= COMPACT_PAYS * ahead)
+
+
+def covered(run: Run) -> int:
+    """The last event that a summary made now stands for: all but the last turn, which is to stay word for word.
+
+    Where that turn alone is half of the conversation, it is summarised too: the next summary would be due at once.
+    """
+    assert run.opened is not None
+    *before, last = run.proposals
+    said = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
+    size = proposal_bytes(last, run.prompt.dropped_to)
+    return before[-1].n if before and COMPACT_FACTOR_MIN * size < said else last.n
+
+
+def summarised_bytes(run: Run) -> int:
+    """What the prompt of a summary made now has: no more than the summary stands for."""
+    kept = (p for p in run.proposals if p.n > covered(run))
+    return run.context_bytes - sum(proposal_bytes(p, run.prompt.dropped_to) - ITEM_BYTES for p in kept)
+
+
+def proposal_bytes(proposal: ProposalState, dropped_to: int) -> int:
+    """What one proposal and the answers to it take in a prompt, at most."""
+    event = proposal.event
+    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
+    answers = sum(text_bytes(call.shown(dropped_to)) + ITEM_BYTES for call in proposal.calls)
+    returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
+    edits = sum(text_bytes(call.edit.args) for call in proposal.calls if call.edit and call.edit.approves is not None)
+    return max(said, text_bytes(event.blocks)) + answers + returned + edits + 2 * ITEM_BYTES
+
+
+def droppable(run: Run) -> Iterator[CallState]:
+    """The calls whose results stand in the next prompt and could be left out of it."""
+    covered = run.compactions[-1].covers_to if run.compactions else 0
+    for proposal in run.proposals:
+        if proposal.n > covered:
+            yield from (call for call in proposal.calls if call.answer_n > run.prompt.dropped_to)
+
+
+def dropped_bytes(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> int:
+    """How much smaller the prompt is without the results up to that event; or what of that the last turn brought."""
+    since = run.proposals[-1].n if of_last_turn and run.proposals else 0
+    return sum(
+        max(text_bytes(call.answer) - DROPPED_BYTES, 0)
+        for call in droppable(run)
+        if call.answer_n <= dropped_to and call.proposal_n >= since
+    )

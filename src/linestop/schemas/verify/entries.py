@@ -1,0 +1,93 @@
+"""What a check remembers of one start and of one call. See ``ledger``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from linestop.schemas.events import AskedCall, Edited, JudgedCall, Text, ToolGrant
+from linestop.schemas.limits import NOT_BEGUN_MAX
+from linestop.schemas.tools import ToolError
+
+
+@dataclass(slots=True)
+class Start:
+    """A start and what came of it. A model call has no ``call``, an effect no ``turn``."""
+
+    n: int
+    attempt: int
+    worker: str
+    done_by: datetime
+    cost_max_micros: int
+    call: str = ""
+    turn: int = 0
+    model: str = ""
+    base_url: str = ""
+    purpose: str = "turn"
+    probe: bool = False
+    outcome: str = ""
+    retry_safe: bool = False
+    error: ToolError | None = None
+    charged_micros: int = 0
+    superseded: bool = False
+    closed_n: int = 0
+    begun: bool = True
+    down_until: datetime | None = None
+    tokens_max: int = 0
+    tokens: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether its fate is unknown and nobody has taken over."""
+        return not self.outcome and not self.superseded
+
+    @property
+    def label(self) -> str:
+        """How a sentence names it."""
+        what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
+        return f"attempt {self.attempt} of {what} (event {self.n})"
+
+    def over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
+        """Whether another may take over: past ``done_by``, or begun by one ``dead`` or an older one of ``worker``."""
+        name, _, incarnation = self.worker.rpartition("#")
+        own, _, newer = worker.rpartition("#")
+        older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
+        gone = self.worker in dead and self.worker != worker
+        return at >= self.done_by or gone or (bool(name) and name == own and older)
+
+
+@dataclass(slots=True)
+class Call:
+    """A call, from proposal to fate."""
+
+    name: str
+    tool: str
+    raw_args: Text
+    grant: ToolGrant | None
+    by_fallback: bool = False
+    judged: JudgedCall | None = None
+    edited: bool = False
+    edit: Edited | None = None
+    asked: AskedCall | None = None
+    votes: set[str] = field(default_factory=set[str])
+    gate_n: int = 0
+    by_person: bool = False
+    starts: list[Start] = field(default_factory=list[Start])
+    retry_said_n: int = 0
+    retries_said: int = 0
+
+    @property
+    def effects(self) -> list[Start]:
+        """Its starts without probes."""
+        return [start for start in self.starts if not start.probe]
+
+    @property
+    def tries(self) -> int:
+        """How many of them count against the contract's retries."""
+        return counted(self.effects)
+
+
+def counted(starts: list[Start]) -> int:
+    """How many starts count as tries."""
+    begun = [start for start in starts if start.begun]
+    return len(begun) + max(len(starts) - len(begun) - NOT_BEGUN_MAX, 0)

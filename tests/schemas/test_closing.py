@@ -1,0 +1,172 @@
+"""A run that reaches a limit does not end without a word."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
+
+from linestop.bus.after import outcome
+from linestop.schemas.events import Accepted, LimitHit, ModelChoice, ModelStarted, Proposed, Sealed, Stopped, Warned
+from linestop.schemas.limits import FALLBACK_KEPT_S
+from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.next_start import out_of_time
+from linestop.schemas.verify import verify
+
+
+def closed(story: Story, text: str = "So far: one look, and it was fine.") -> Sealed:
+    """The seal of a run that is in its closing turn, after the model has summed up."""
+    start = story.last(ModelStarted)
+    assert start.purpose == "close"
+    assert start.limit is not None
+    sealed = story.model(reply(text=text)).last(Sealed)
+    assert verify(TENANT, RUN, story.messages).problems == ()
+    assert (sealed.partial, sealed.partial_is) == (text, "summary")
+    assert story.last(Stopped).limit == start.limit
+    assert len([e for e in story.run.entries if isinstance(e.event, Stopped)]) == 1
+    return sealed
+
+
+def test_out_of_turns_the_model_sums_up_without_tools() -> None:
+    """One turn beyond ``turns_max``; the outcome says that this is not the answer."""
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
+    view = story.planner.view(story.run, story.last(ModelStarted), story.facts)
+    assert view.request.tools == ()
+    assert "limit 'turns_max'" in view.request.messages[-1].text
+    sealed = closed(story)
+    assert sealed.status == "failed"
+    assert story.run.tokens == copied(story).tokens
+    told = msgspec.json.decode(outcome(story.run, sealed))
+    assert (told["partial"], told["partial_is"]) == (sealed.partial, "summary")
+
+
+def test_out_of_tokens_the_model_sums_up() -> None:
+    """Where the next turn no longer fits, a shorter one does."""
+    version = agent(limits={"tokens_max": 16_000})
+    story = at_work(call("look"), version=version).tools(look=msgspec.structs.replace(OK, value="y" * 5_000))
+    story.given(*story.heard(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=1_800, out=200))))
+    story.quiet().tools(b=msgspec.structs.replace(OK, value="z" * 9_000))
+    closed(story)
+    assert story.run.tokens <= 16_000
+
+
+def test_out_of_money_the_model_sums_up() -> None:
+    """A tool that is too dear is not made; the model is told and has the last word."""
+    version = agent(tools=(contract("rent", price_micros=400_000),))
+    story = at_work(call("rent"), version=version).tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
+    story.model(reply(call("rent", '{"q":"b"}', id="more")))
+    view = story.planner.view(story.run, story.last(ModelStarted), story.facts)
+    assert view.request.messages[-2].text.startswith("(not made")
+    assert closed(story).status == "over_budget"
+
+
+@pytest.mark.parametrize("there", [SPARE, msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")])
+def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
+    """A fallback too, however long after the first model was down: its count of the prompt is known."""
+    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits={"turns_max": 1, "wall_s": 1_000}))
+    story.opened().quiet()
+    for _ in range(4):
+        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+    story.given(*story.heard(reply(call("look")))).quiet().wait(2 * FALLBACK_KEPT_S).tools(look=OK)
+    start = story.last(ModelStarted)
+    assert (start.model, start.base_url) == (there.model, there.base_url)
+    closed(story)
+
+
+def test_a_model_without_another_try_is_not_asked_to_sum_up() -> None:
+    """Where the next model has no window for the conversation, the results are listed."""
+    narrow = msgspec.structs.replace(SPARE, window_tokens=1_000)
+    version = agent(prompt="x" * 4_000, fallbacks=(narrow,), on_model_down="fall_back", limits={"wall_s": 1_000})
+    story = at_work(call("look"), version=version).tools(look=OK)
+    for _ in range(4):
+        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+    assert not [e for e in story.run.entries if isinstance(e.event, ModelStarted) and e.event.purpose == "close"]
+    limit = story.last(Stopped).limit
+    assert limit is not None
+    assert (limit.name, limit.max_value) == ("window_tokens", 1_000)
+    assert story.last(Sealed).partial_is == "results"
+    assert verify(TENANT, RUN, story.messages).problems == ()
+
+
+def test_a_tools_own_limit_is_named_and_not_the_rejections_it_led_to() -> None:
+    """The first reason, not the last."""
+    version = agent(tools=(contract("look", calls_max=1),), limits={"rejections_max": 2})
+    story = at_work(call("look"), version=version).tools(look=OK)
+    for n in range(2):
+        story.model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}")))
+    closed(story)
+    assert story.last(Stopped).limit == LimitHit(name="calls_max of look", value=2, max_value=1)
+
+
+def test_rejections_without_a_limit_are_named_as_such() -> None:
+    """A model that keeps to no schema ran into ``rejections_max`` alone."""
+    story = Story(agent(limits={"rejections_max": 2})).opened().quiet()
+    for n in range(2):
+        story.model(reply(call("nothing", id=f"c{n}")))
+    limit = story.last(Stopped).limit
+    assert limit == LimitHit(name="rejections_max", value=2, max_value=2)
+
+
+def test_without_a_result_there_is_no_closing_turn() -> None:
+    """There is nothing to sum up: the model's own words are kept."""
+    story = Story(agent(limits={"turns_max": 1})).opened().quiet()
+    story.model(reply(call("nothing"), text="I shall look."))
+    sealed = story.last(Sealed)
+    assert (sealed.partial, sealed.partial_is) == ("I shall look.", "words")
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_where_no_closing_turn_fits_or_it_fails_the_results_are_listed_by_name(failed: bool) -> None:
+    """The outcome says what there is and where."""
+    limits = {"turns_max": 1} if failed else {"tokens_max": 12_000}
+    story = at_work(call("look"), call("note"), version=agent(limits=limits)).tools(look=OK, note=OK)
+    if failed:
+        story.model(ModelFailed("availability", "HTTP 503"))
+    else:
+        story.model(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=11_000, out=900)))
+        story.tools(b=OK)
+    sealed, calls = story.last(Sealed), story.run.calls
+    assert sealed.partial_is == "results"
+    named = ", ".join(f"{c.tool} (event {c.finished_n})" for c in calls.values() if c.finished_n)
+    assert sealed.partial == f"Results so far: {named}."
+
+
+def test_after_the_closing_turn_nothing_starts() -> None:
+    """Whoever says it, the fold passes over it."""
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
+    start = story.last(ModelStarted)
+    story.given(*story.heard(reply(text="So far.")))
+    again = msgspec.structs.replace(start, turn=3, purpose="turn")
+    assert story.tell("planner", again).ignored == "the run has had its closing turn"
+
+
+def test_a_call_in_the_closing_answer_is_none() -> None:
+    """It was offered no tool."""
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
+    story.model(reply(call("look", '{"q":"c"}', id="c"), text="So far."))
+    assert story.last(Proposed).calls == ()
+    assert "c" not in story.run.calls
+    assert story.last(Sealed).partial == "So far."
+
+
+def test_the_final_answer_in_the_last_event_for_new_work_is_accepted() -> None:
+    """Event 1,950 is the last that new work may use, and an answer is no new work."""
+    story = Story().opened().quiet()
+    for value in range(story.run.n, 1_949):
+        story.tell("budget", Warned(limit=f"x{value}", value=value, max_value=1))
+    story.given(*story.heard(reply(text="done")))
+    assert story.run.n == 1_950
+    for role in ("planner", "budget", "approver", "executor"):
+        story.when(role).silent()
+    story.when("validator").then(Accepted)
+    assert story.quiet().last(Sealed).status == "completed"
+
+
+def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
+    """A run that waited for a 503 until its time was up says so."""
+    story = Story(agent(limits={"wall_s": 20, "model_retries_max": 9})).opened().quiet()
+    story.model(ModelFailed("availability", "HTTP 503: overloaded", status=503))
+    over = out_of_time(story.run)
+    assert over.code == "model_down"
+    assert "1 attempts within the 20 s" in over.why
+    assert "HTTP 503: overloaded" in over.why
