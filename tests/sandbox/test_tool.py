@@ -291,6 +291,18 @@ def test_a_wrong_declaration_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_two_types_that_a_schema_cannot_tell_apart_are_refused() -> None:
+    """In a schema's names everything but ASCII letters, digits and dots becomes the same sign."""
+    first, second = (msgspec.defstruct(name, [("a", int)], module="m") for name in ("Grün", "Grön"))
+
+    def place(ctx: Context, a: Any, b: Any) -> None:  # noqa: ANN401 - their types are set below
+        """Place it."""
+
+    place.__annotations__.update(a=first, b=second)
+    with pytest.raises(ConfigError, match="tool place: two of its types have names that differ in no ASCII letter"):
+        tool(tier="read")(place)
+
+
 def test_a_process_tool_must_be_findable() -> None:
     """A function inside another one cannot be found by a fresh interpreter."""
     with pytest.raises(ConfigError, match="define it at module level"):

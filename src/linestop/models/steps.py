@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
+from linestop.models.embedded_schemas import Pointer, embedded, rebuilt
 from linestop.models.names import from_wire, to_wire, unique_id
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
@@ -113,22 +114,18 @@ def step_reply(reply: ModelReply, who: str) -> ModelReply:
     return msgspec.structs.replace(reply, text="", calls=(call,), stop_reason="calls")
 
 
-def bounded(schema: object) -> object:
+def bounded(schema: dict[str, Any]) -> dict[str, Any]:
     """Copy a JSON Schema with every free string bounded."""
-    if isinstance(schema, list):
-        return [bounded(item) for item in cast("list[object]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    fields = {key: bounded(value) for key, value in cast("dict[str, object]", schema).items()}
-    if fields.get("type") == "string" and not fields.keys() & {
-        "maxLength",
-        "enum",
-        "const",
-        "pattern",
-        "format",
-    }:
-        fields["maxLength"] = STRING_CHARS_MAX
-    return fields
+
+    def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
+        del at
+        kinds = fields.get("type")
+        is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
+        if not is_text or fields.keys() & {"maxLength", "enum", "const", "pattern", "format"}:
+            return fields
+        return fields | {"maxLength": max(STRING_CHARS_MAX, fields.get("minLength", 0))}
+
+    return rebuilt(schema, visit)
 
 
 def _answer(args: bytes) -> str:
@@ -153,19 +150,22 @@ def _final(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> dict[str, Any]:
-    final = _final(output_schema or {"type": "string"})
-    turns = [(to_wire(tool.name), tool.parameters) for tool in tools] + [(FINAL, final)]
-    return {
+    definitions: dict[str, Any] = {}
+    named = ((to_wire(tool.name), tool.parameters) for tool in tools)
+    turns = [(name, embedded(parameters, name, definitions)) for name, parameters in named]
+    turns.append((FINAL, _final(embedded(output_schema or {"type": "string"}, FINAL, definitions))))
+    schema: dict[str, Any] = {
         "anyOf": [
             {
                 "type": "object",
-                "properties": {"tool": {"const": name}, "args": bounded(parameters)},
+                "properties": {"tool": {"const": name}, "args": args},
                 "required": ["tool", "args"],
                 "additionalProperties": False,
             }
-            for name, parameters in turns
+            for name, args in turns
         ]
     }
+    return bounded(schema | ({"$defs": definitions} if definitions else {}))
 
 
 def _message(message: Message) -> Message:

@@ -133,6 +133,11 @@ def _arguments_schema(name: str, struct: type[msgspec.Struct], notes: dict[str, 
 def _schema(name: str, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
     try:
         return msgspec.json.schema(kind)
+    except KeyError:
+        # Of each type it takes the letters, digits and dots of the name, without asking whether another has these.
+        raise ConfigError(
+            f"tool {name}: two of its types have names that differ in no ASCII letter; rename one"
+        ) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"tool {name}: a type cannot be expressed in JSON ({_line(error)}); use another") from None
 

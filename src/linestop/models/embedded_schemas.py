@@ -1,0 +1,183 @@
+"""JSON Schemas inside another document, with every reference leading where it led before. Pure.
+
+A reference such as ``#/$defs/Address`` counts from the root of its document, so a schema that becomes a part of
+another document loses what it refers to. Here its definitions move to the root of that document, each under a name
+of its own: the definitions of two schemas may have one name. A schema that refers to itself, or to a part of itself
+that is no definition, becomes a definition as a whole. Identifiers and anchors are resolved and left out: servers
+read nothing but ``#/$defs/…``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
+from urllib.parse import quote, unquote, urljoin
+
+Pointer = tuple[str, ...]
+"""The keys and indexes that lead from a schema's root to a part of it."""
+
+Visit = Callable[[dict[str, Any], Pointer], dict[str, Any]]
+
+DATA: Final = frozenset({"const", "default", "enum", "examples"})
+"""Keywords whose values are data, in which nothing means a schema."""
+
+NAMED: Final = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+"""Keywords whose values are schemas by a name, which may be any text."""
+
+DEFINITIONS: Final = ("$defs", "definitions")
+_IDENTITY: Final = ("$id", "$schema", "$anchor", "$dynamicAnchor")
+_UNSAFE = re.compile(r"[^a-zA-Z0-9_-]+")
+
+
+def rebuilt(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> dict[str, Any]:
+    """Copy a schema with ``visit`` applied to it and to every schema in it, the inner ones first."""
+    fields = dict(schema)
+    for key, value in cast("dict[str, object]", schema).items():
+        if key in DATA:
+            continue
+        if key in NAMED and isinstance(value, dict):
+            named = cast("dict[str, object]", value)
+            fields[key] = {name: _rebuilt(part, visit, (*at, key, name)) for name, part in named.items()}
+        elif isinstance(value, list):
+            parts = cast("list[object]", value)
+            fields[key] = [_rebuilt(part, visit, (*at, key, str(index))) for index, part in enumerate(parts)]
+        else:
+            fields[key] = _rebuilt(value, visit, (*at, key))
+    return visit(fields, at)
+
+
+def _rebuilt(part: object, visit: Visit, at: Pointer) -> object:
+    return rebuilt(cast("dict[str, Any]", part), visit, at) if isinstance(part, dict) else part
+
+
+def embedded(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The part to put into a document for ``schema``; what it refers to is added to the document's ``definitions``.
+
+    ``name`` is where its definitions get their names from; no two schemas of a document may have the same.
+    """
+    targets = _Targets(schema)
+    new_names: dict[Pointer, str] = {
+        (key, each): _free(f"{name}.{_UNSAFE.sub('_', each)}", definitions)
+        for key in DEFINITIONS
+        for each in cast("dict[str, Any]", schema.get(key) or {})
+    }
+    whole = any(target[:2] not in new_names for target in targets.all())
+
+    def moved(reference: str, at: Pointer) -> str:
+        target = targets.of(reference, at)
+        if target is None:
+            return reference
+        known = new_names.get(target[:2])
+        return _reference(("$defs", known, *target[2:]) if known else ("$defs", name, *target))
+
+    def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
+        return _moved(fields, lambda reference: moved(reference, at))
+
+    body = rebuilt(schema, visit)
+    for (key, each), new_name in new_names.items():
+        definitions[new_name] = body[key].pop(each)
+    for key in DEFINITIONS:
+        if not body.get(key, True):
+            del body[key]
+    if not whole:
+        return body
+    definitions[name] = body
+    return {"$ref": _reference(("$defs", name))}
+
+
+class _Targets:
+    """Where the references of a schema lead, as pointers from its root."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._bases: dict[Pointer, str] = {}
+        self._roots: dict[str, Pointer] = {"": ()}
+        self._anchors: dict[tuple[str, str], Pointer] = {}
+        self._references: list[tuple[str, Pointer]] = []
+        self._enter(schema, (), "")
+
+    def all(self) -> Iterator[Pointer]:
+        """The targets of all references that can be resolved."""
+        found = (self.of(reference, at) for reference, at in self._references)
+        return (target for target in found if target is not None)
+
+    def of(self, reference: str, at: Pointer) -> Pointer | None:
+        """Where a reference in the schema at ``at`` leads; None for one that leads out of the document."""
+        base = self._bases[at]
+        uri, _, fragment = (base + reference if reference.startswith("#") else urljoin(base, reference)).partition("#")
+        fragment = unquote(fragment)
+        root = self._roots.get(uri)
+        if root is None or (fragment and not fragment.startswith("/")):
+            return self._anchors.get((uri, fragment))
+        tokens = fragment.split("/")[1:]
+        return (*root, *(token.replace("~1", "/").replace("~0", "~") for token in tokens))
+
+    def _enter(self, schema: dict[str, Any], at: Pointer, base: str) -> None:
+        identity = schema.get("$id")
+        if isinstance(identity, str):
+            base = urljoin(base, identity).partition("#")[0]
+            self._roots.setdefault(base, at)
+        self._bases[at] = base
+        for key in ("$anchor", "$dynamicAnchor"):
+            if isinstance(anchor := schema.get(key), str):
+                # The outermost is entered first, and it is the one that a dynamic reference means.
+                self._anchors.setdefault((base, anchor), at)
+        self._references.extend((reference, at) for reference in _references(schema))
+        for step, part in _parts(schema):
+            self._enter(part, (*at, *step), base)
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any]]]:
+    """The schemas directly inside a schema, each with its pointer from there."""
+    for key, value in cast("dict[str, object]", schema).items():
+        if key in DATA:
+            continue
+        inner: Iterator[tuple[Pointer, object]]
+        if key in NAMED and isinstance(value, dict):
+            inner = (((key, name), part) for name, part in cast("dict[str, object]", value).items())
+        elif isinstance(value, list):
+            inner = (((key, str(index)), part) for index, part in enumerate(cast("list[object]", value)))
+        else:
+            inner = iter([((key,), value)])
+        yield from ((step, cast("dict[str, Any]", part)) for step, part in inner if isinstance(part, dict))
+
+
+def _references(fields: dict[str, Any]) -> Iterator[str]:
+    """Every reference that a schema itself makes, those of a union's discriminator too."""
+    yield from (value for key in ("$ref", "$dynamicRef") if isinstance(value := fields.get(key), str))
+    yield from (value for value in _mapping(fields).values() if value.startswith("#"))
+
+
+def _mapping(fields: dict[str, Any]) -> dict[str, str]:
+    discriminator = fields.get("discriminator")
+    mapping = cast("dict[str, Any]", discriminator).get("mapping") if isinstance(discriminator, dict) else None
+    named = cast("dict[str, Any]", mapping) if isinstance(mapping, dict) else {}
+    return {key: value for key, value in named.items() if isinstance(value, str)}
+
+
+def _moved(fields: dict[str, Any], moved: Callable[[str], str]) -> dict[str, Any]:
+    """A schema with its own references moved, and without what identifies it."""
+    written = {key: value for key, value in fields.items() if key not in _IDENTITY or not isinstance(value, str)}
+    if isinstance(reference := written.get("$ref"), str):
+        written["$ref"] = moved(reference)
+    if isinstance(dynamic := written.pop("$dynamicRef", None), str):
+        wanted = {"$ref": moved(dynamic)}
+        written = {**written, "allOf": [*written.get("allOf", []), wanted]} if "$ref" in written else written | wanted
+    if mapping := _mapping(fields):
+        mapped = {key: moved(value) if value.startswith("#") else value for key, value in mapping.items()}
+        written["discriminator"] = fields["discriminator"] | {"mapping": mapped}
+    return written
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """``name``, or with a number where it is taken."""
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken[found] = {}
+    return found
+
+
+def _reference(pointer: Pointer) -> str:
+    return "#/" + "/".join(quote(token.replace("~", "~0").replace("/", "~1"), safe="$~") for token in pointer)
