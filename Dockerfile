@@ -36,6 +36,6 @@ ENV PATH=/opt/linestop/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /project
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["linestop", "health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-I", "-S", "/opt/linestop/health.py"]
 ENTRYPOINT ["linestop"]
 CMD ["--help"]

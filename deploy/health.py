@@ -3,7 +3,8 @@
 It imports next to nothing, because starting all of linestop for each look costs nearly a second of a core. A worker
 marks its file every 5 s as long as its event loop turns. ``linestop health`` says the same and more, for people.
 
-Usage: ``python -I -S health.py ROLE``, with the state folder in ``LINESTOP_DIR``.
+Usage: ``python -I -S health.py [ROLE]``, with the state folder in ``LINESTOP_DIR``. Without ROLE any worker will do:
+that another role has no worker is no reason to call this container ill.
 """  # noqa: INP001 - a script, run in a container
 
 import fcntl
@@ -18,9 +19,9 @@ CONNECT_S = 3.0
 
 
 def worker_is_alive(folder: str, role: str) -> str:
-    """Why the role's worker is not well, or nothing."""
+    """Why the worker of the role, or of any role, is not well, or nothing."""
     names = [each.name for each in os.scandir(folder) if each.name.startswith("worker-")]
-    names = [name for name in names if name.endswith(f"-{role}.lock")]
+    names = [name for name in names if name.endswith(f"-{role}.lock" if role else ".lock")]
     for name in names:
         with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123 - pathlib costs as much as all else
             try:
@@ -28,12 +29,14 @@ def worker_is_alive(folder: str, role: str) -> str:
             except OSError:
                 late_s = time.time() - os.fstat(file.fileno()).st_mtime
                 return f"The worker in {name} has not moved for {late_s:.0f} s." if late_s > LATE_S else ""
-    return f"No worker of the role {role} runs here."
+    return f"No worker of the role {role} runs here." if role else "No worker runs here."
 
 
 def broker_answers(folder: str, role: str) -> str:
     """Why the broker is not well, or nothing: it greets every client."""
-    with open(os.path.join(folder, "credentials", f"{role}.json"), "rb") as file:  # noqa: PTH118, PTH123 - as above
+    credentials = os.path.join(folder, "credentials")  # noqa: PTH118 - as above
+    name = f"{role}.json" if role else next(name for name in os.listdir(credentials) if name.endswith(".json"))  # noqa: PTH208 - as above
+    with open(os.path.join(credentials, name), "rb") as file:  # noqa: PTH118, PTH123 - as above
         addresses = os.environ.get("LINESTOP_NATS") or json.load(file)["url"]
     problem = "The credential names no broker."
     for address in addresses.split(","):
@@ -50,6 +53,7 @@ def broker_answers(folder: str, role: str) -> str:
 
 if __name__ == "__main__":
     state = os.environ.get("LINESTOP_DIR") or ".linestop"
-    wrong = worker_is_alive(state, sys.argv[1]) or broker_answers(state, sys.argv[1])
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    wrong = worker_is_alive(state, wanted) or broker_answers(state, wanted)
     print(wrong or "well")
     sys.exit(1 if wrong else 0)

@@ -249,8 +249,8 @@ class Processes:
     async def _live(self, process: _Process, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         _PROCESS.set(process.name)
         roles = [make_role(role, caller=self.model, runner=self.hands) for role in process.roles]
-        options: dict[str, Any] = {"sweeping": False, "drain_s": 0.0, **self.config}
-        config = HostConfig(worker=process.name, now=virtual_now, chance=random.Random(1), **options)
+        options: dict[str, Any] = {"sweeping": False, "drain_s": 0.0, "now": virtual_now, **self.config}
+        config = HostConfig(worker=process.name, chance=random.Random(1), **options)
         with process.scope:
             try:
                 async with Host(InMemory(self.broker), roles, config).running():

@@ -15,6 +15,7 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
+from linestop.bus.beats import BEAT_EVERY_S, read_beat
 from linestop.bus.cache import Key
 from linestop.bus.capacity import LAG_COUNTS_S, RECHECK_AFTER_S, Capacity
 from linestop.bus.host import Host, HostConfig, make_role
@@ -138,6 +139,26 @@ def test_starts_wait_their_turn_without_an_event() -> None:
         assert process.host.shell.capacity.load.full is False
 
     with_process(act, starts_max=2)
+
+
+def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_more() -> None:
+    """Within one beat: so `workers`, `doctor` and `show` can name it."""
+
+    async def act(process: Process) -> None:
+        async def shown() -> list[tuple[bool, int]]:
+            found = await process.broker.shared(layout.BEATS_BUCKET).values("")
+            beats = [beat for value in found if (beat := read_beat(value)) is not None]
+            assert len(beats) == len(ACTORS)
+            return sorted({(beat.overloaded, beat.load.waiting) for beat in beats if beat.load is not None})
+
+        assert await shown() == [(False, 0)]
+        await process.tasks(*["work"] * 6)
+        await anyio.sleep(BEAT_EVERY_S + 0.5)
+        assert await shown() == [(True, 4)]
+        await anyio.sleep(20 + BEAT_EVERY_S)
+        assert await shown() == [(False, 0)]
+
+    with_process(act, starts_max=2, takes_s=5.0)
 
 
 def test_a_run_that_waits_for_a_place_for_minutes_is_not_stuck() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.clockwork import (
     EACH,
@@ -38,7 +40,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.verify import verify
 from linestop.testing.replay import replay
-from linestop.testing.virtual import run_virtual
+from linestop.testing.virtual import run_virtual, virtual_now
 
 LAYOUTS = pytest.mark.parametrize("roles", [ONE, EACH], ids=["one process", "one role a process"])
 Layout = tuple[tuple[RoleName, ...], ...]
@@ -172,6 +174,29 @@ def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, rol
                 await p.start(await p.kill(row.role), f"{row.role}#2")
 
             await play(row, p, restart)
+
+    virtually(main)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("step_s", [3_600.0, -3_600.0])
+@pytest.mark.parametrize("name", [name for name in ROWS if "retry" in name or "near" in name])
+def test_it_happens_at_its_moment_although_the_wall_clock_was_set(name: str, step_s: float, roles: Layout) -> None:
+    """By an hour, in the middle of the pause: what passes in a process passes by its steady clock."""
+    row, wrong_s = ROWS[name], [0.0]
+
+    def wall() -> datetime:
+        return virtual_now() + timedelta(seconds=wrong_s[0])
+
+    async def main() -> None:
+        version = agent(**row.agent)
+        async with processes(roles, Model(row.script), Hands(row.tools), version=version, now=wall) as p:
+
+            async def step() -> None:
+                await anyio.lowlevel.checkpoint()
+                wrong_s[0] = step_s
+
+            await play(row, p, step)
 
     virtually(main)
 

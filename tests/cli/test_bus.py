@@ -55,10 +55,10 @@ async def test_a_server_with_the_printed_configuration_carries_a_task_to_its_out
         said = capsys.readouterr()
         assert (said.out, f"{url} is ready." in said.err) == ("", True)
         assert (tmp_path / "jetstream").is_dir()
-        assert await run_sync(run, ["doctor"]) == 0
         async with started(tmp_path, "up") as up, started(tmp_path, "actor", "validator") as actor:
             await up.says("Ctrl-C ends it")
             await actor.says("Ctrl-C ends it")
+            assert await run_sync(run, ["doctor"]) == 0
             async with Client.connect(tmp_path / ".linestop") as client:
                 submitted = await client.submit("hello", "Hello?")
                 outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)

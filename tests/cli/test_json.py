@@ -126,7 +126,7 @@ def _keeping(ask: Asked, folder: Path) -> None:
     for what in ("events", "asyncapi", "tasks", "control"):
         assert isinstance(ask("schema", what)[0], dict)
     assert {found["check"] for found in ask("doctor")[0]} >= {"python", "broker", "streams"}
-    assert [found["check"] for found in ask("health")] == ["broker"]
+    assert [found["check"] for found in ask("health")] == ["broker", "roles"]
     # The first time: the running server does not know these credentials, so the section for it is printed.
     assert "server_config" in ask("bus init", "--nats", ask.line.server.url, where=folder / "outside", code=2)[0]
 

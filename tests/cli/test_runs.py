@@ -252,6 +252,7 @@ def test_show_tells_a_run_from_beginning_to_end(line: Stack) -> None:
     for part in (
         "agent    desk",
         "status   waiting",
+        "waits for a person to approve pay; since ",
         "cost     $",
         "hold     ",
         "#6 approver.asked",
@@ -262,6 +263,7 @@ def test_show_tells_a_run_from_beginning_to_end(line: Stack) -> None:
     document = cli(line, "show", question["run"], "--json").json
     assert document["calls"][0]["args"] == question["args"]
     assert document["questions"] == [question]
+    assert [(wait["kind"], wait["until"]) for wait in document["waits"]] == [("person", question["expires_at"])]
     assert [entry["n"] for entry in document["entries"]] == list(range(1, len(document["entries"]) + 1))
     cli(line, "approve", question["run"], "--shown", question["shown"], "--by", "ann")
     assert cli(line, "watch", question["run"]).code == 0

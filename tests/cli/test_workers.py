@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.stack import background_stack, command
 
 from linestop.bus.beats import Beat, Worker
+from linestop.bus.capacity import Load
+from linestop.bus.worker import hold_name
+from linestop.cli.doctor_streams import Warn
+from linestop.cli.doctor_workers import judge
 from linestop.cli.workers import row
-from linestop.schemas.subjects import ACTORS
+from linestop.errors import LinestopError
+from linestop.schemas.subjects import ACTORS, RoleName
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,6 +39,75 @@ def test_a_role_that_no_worker_does_is_named(tmp_path: Path) -> None:
         ran = command(line.directory, "workers")
         assert (ran.code, ran.out) == (0, "")
         assert all(role in ran.err for role in ACTORS)
+
+
+@pytest.mark.broker
+def test_doctor_and_health_fail_while_a_role_has_no_worker(tmp_path: Path) -> None:
+    """They name every such role; a check of one worker is about that one only."""
+    with background_stack(tmp_path / "line", actors=False) as line:
+        for words in (["doctor", "--json"], ["health"]):
+            ran = command(line.directory, *words)
+            assert ran.code == 1, words
+            assert f"no worker does these roles: {', '.join(ACTORS)}" in ran.out + ran.err, words
+        with hold_name(line.directory, "here"):
+            assert command(line.directory, "health", "--worker", "here").code == 0
+
+
+@pytest.mark.broker
+def test_doctor_and_health_are_content_when_every_role_is_done(tmp_path: Path) -> None:
+    """By one process, which they name."""
+    with background_stack(tmp_path / "line") as line:
+        found = {each["check"]: each for each in command(line.directory, "doctor", "--json").json}
+        assert found["workers"]["level"] == "ok"
+        assert found["workers"]["sentence"].startswith("every role is done (stack#")
+        ran = command(line.directory, "health")
+        assert (ran.code, "Workers: every role is done" in ran.out) == (0, True)
+
+
+def living(role: RoleName, **said: Any) -> Worker:  # noqa: ANN401 - any field of a beat
+    """A worker that lives."""
+    given: dict[str, Any] = {"worker": f"{role}#1", "host": "h", "version": "1", "started_at": AT, **said}
+    beat = Beat(role=role, **given)
+    return Worker(beat=beat, last_beat=AT, alive=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"state": "refusing", "why": "Its clock is 40 s off."}, "executor#1 decides nothing: Its clock is 40 s off"),
+        ({"state": "ending"}, "no worker does this role: executor; start `linestop actor executor`, `up` or `dev`"),
+    ],
+)
+def test_a_worker_that_does_nothing_is_none_for_doctor(said: dict[str, Any], says: str) -> None:
+    """One whose clock is wrong, or that is ending, does not do its role."""
+    found = [living(role, **(said if role == "executor" else {})) for role in ACTORS]
+    with pytest.raises(LinestopError, match="no worker does this role: executor") as raised:
+        judge(found)
+    assert says in str(raised.value)
+    # A second executor is enough; that the first one refuses is still said.
+    found.append(living("executor", worker="other#1"))
+    if "why" in said:
+        with pytest.raises(Warn, match="executor#1 decides nothing"):
+            judge(found)
+    else:
+        assert judge(found).startswith("every role is done")
+
+
+def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers() -> None:
+    """Each process once, however many roles it has."""
+    load = Load(runs=9, runs_max=64, starts=64, starts_max=64, waiting=7, lag_s=0.4)
+    busy = "64 of 64 starts, 7 waiting for a place, steps begin 0.40 s late"
+    found = [living(role, worker="w#1", clock_offset_s=-2.5, load=load) for role in ACTORS]
+    with pytest.raises(Warn) as raised:
+        judge(found)
+    said = str(raised.value)
+    assert said.count("the clock of w#1 is -2.5 s from the broker's") == 1
+    assert said.count(f"w#1 is overloaded: 9 of 64 runs, {busy}") == 1
+    assert row(found[0])[2] == f"working, overloaded: 9 of 64 runs, {busy}"
+    free = Load(runs=1, runs_max=64, starts=1, starts_max=64, waiting=0, lag_s=0)
+    well = [living(role, clock_offset_s=0.5, load=free) for role in ACTORS]
+    assert judge(well).startswith("every role is done")
+    assert row(well[0])[2] == "working"
 
 
 def test_a_worker_that_refuses_or_fell_silent_says_so() -> None:

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
+from linestop.bus.capacity import Load
 from linestop.bus.ports import SharedValue
 from linestop.schemas.calls import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
@@ -36,7 +37,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says of itself. ``worker`` is ``<name>#<incarnation>``, ``why`` the reason of a refusal.
 
     ``runs`` are those it has in memory and that are not over, ``starts`` what it performs for this role.
-    ``clock_offset_s`` is how far its machine's clock is ahead of the broker's.
+    ``clock_offset_s`` is how far its machine's clock is ahead of the broker's. ``load`` is how busy its process is;
+    workers of an older linestop do not say.
     """
 
     role: RoleName
@@ -49,6 +51,12 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock_offset_s: float = 0.0
     runs: int = 0
     starts: int = 0
+    load: Load | None = None
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether something waits for its process to get less busy."""
+        return self.load is not None and self.load.full
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,6 +65,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     beat: Beat
     last_beat: datetime
     alive: bool
+
+    @property
+    def works(self) -> bool:
+        """Whether it does its role now: it lives, is not ending, and its clock lets it decide."""
+        return self.alive and self.beat.state == "working"
 
 
 def beat_key(role: RoleName, worker: str) -> str:

@@ -64,6 +64,16 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         """Whether something waits for this process to get less busy."""
         return self.waiting > 0 or self.runs >= self.runs_max or self.lag_s > LAG_MAX_S
 
+    @property
+    def sentence(self) -> str:
+        """The part of a sentence that says how busy the process is."""
+        parts = [f"{self.runs} of {self.runs_max} runs", f"{self.starts} of {self.starts_max} starts"]
+        if self.waiting:
+            parts.append(f"{self.waiting} waiting for a place")
+        if self.lag_s > LAG_MAX_S:
+            parts.append(f"steps begin {self.lag_s:.2f} s late")
+        return ", ".join(parts)
+
 
 class Capacity:
     """The places of one process. ``look_soon`` looks at a run again."""

@@ -31,7 +31,7 @@ from linestop.bus.intake import ControlIntake, TaskIntake
 from linestop.bus.keeping import Keeping
 from linestop.bus.keys import Keys
 from linestop.bus.ports import Delivery, Room
-from linestop.bus.presence import Presence, Watchers, load_of
+from linestop.bus.presence import Presence, RoleLoad, Watchers, load_of
 from linestop.bus.role_factory import make_role, role_filters
 from linestop.bus.shell import Shell
 from linestop.bus.spending import Accounts
@@ -159,8 +159,9 @@ class Host:
                         self.presence.state = "ending"
                         await self.shell.drain()
 
-    def _load(self, role: RoleName) -> tuple[int, int]:
-        return load_of(self.shell.cache.entries(), role)
+    def _load(self, role: RoleName) -> RoleLoad:
+        runs, starts = load_of(self.shell.cache.entries(), role)
+        return RoleLoad(runs=runs, starts=starts, process=self.shell.capacity.load)
 
     def _may_decide(self) -> bool:
         return not self.clock.refusal

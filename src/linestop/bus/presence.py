@@ -20,6 +20,7 @@ import structlog
 
 from linestop.bus.beats import BEAT_EVERY_S, Beat, Roster, State, beat_key, read_beat
 from linestop.bus.cache import CachedRun
+from linestop.bus.capacity import Load
 from linestop.bus.ports import Shared, SharedValue
 from linestop.bus.worker import host_name
 from linestop.clock import Clock
@@ -32,11 +33,19 @@ COMPARE_EVERY: Final = timedelta(seconds=60)
 GOODBYE_WITHIN_S: Final = 2.0
 
 
-class Load(Protocol):
+class RoleLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs a process works on, how many starts it performs for one role, and how busy it is altogether."""
+
+    runs: int
+    starts: int
+    process: Load
+
+
+class LoadOf(Protocol):
     """How much a process has to do: asked once a role and round."""
 
-    def __call__(self, role: RoleName) -> tuple[int, int]:
-        """Runs that it works on, and starts that it performs for this role."""
+    def __call__(self, role: RoleName) -> RoleLoad:
+        """Its load as this role."""
         ...
 
 
@@ -52,7 +61,7 @@ class Presence:
     """Beats for the roles of one process. ``compares`` False leaves its clock as it is."""
 
     def __init__(
-        self, buckets: Mapping[RoleName, Shared], clock: Clock, *, worker: str, load: Load, compares: bool = True
+        self, buckets: Mapping[RoleName, Shared], clock: Clock, *, worker: str, load: LoadOf, compares: bool = True
     ) -> None:
         self.roster = Roster()
         self.state: State = "working"
@@ -132,7 +141,7 @@ class Presence:
         loads = [self._load(role) for role in self._buckets]
         clock.compare(
             before, there, after,
-            performing=any(starts for _, starts in loads), runs=any(runs for runs, _ in loads),
+            performing=any(load.starts for load in loads), runs=any(load.runs for load in loads),
         )  # fmt: skip
         self._compare_at = clock.now() + COMPARE_EVERY
         if clock.refusal != self._told:
@@ -171,12 +180,12 @@ class Presence:
 
     def _of(self, role: RoleName) -> Beat:
         self._started_at = self._started_at or self._clock.now()
-        runs, starts = self._load(role)
+        load = self._load(role)
         refuses = bool(self._clock.refusal) and self.state == "working"
         return Beat(
             role=role, worker=self._worker, host=host_name(), version=self._version, started_at=self._started_at,
             state="refusing" if refuses else self.state, why=self._clock.refusal if refuses else "",
-            clock_offset_s=self._clock.offset_s, runs=runs, starts=starts,
+            clock_offset_s=self._clock.offset_s, runs=load.runs, starts=load.starts, load=load.process,
         )  # fmt: skip
 
 

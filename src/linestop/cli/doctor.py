@@ -31,6 +31,7 @@ from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.cli.doctor_streams import Warn, disk, log, replicas, space, where_it_logs
+from linestop.cli.doctor_workers import roles
 from linestop.cli.plain import fit_to
 from linestop.cli.stop import closed_sentence
 from linestop.client.kill_switches import KillSwitches
@@ -75,12 +76,15 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
 
 
 def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
-    """Say in one line whether the broker answers and the worker works; for health checks of containers."""
+    """Say whether the broker answers and the worker works, or with no worker named, whether every role is done."""
     project = load_project().at(nats)
     names = [name for name in (worker, f"{host_name()}-{role}" if role else None) if name is not None]
+    everybody = () if names else (("roles", lambda: anyio.run(_roles, project)),)
     looks: list[tuple[str, Callable[[], str]]] = [
         *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
         ("broker", lambda: anyio.run(_reach, project)),
+        # Whoever looks after one worker must not end it because another is missing.
+        *everybody,
     ]
     for check, look in looks:
         sentence = look()
@@ -241,6 +245,9 @@ async def _broker(project: Project) -> list[Finding]:
             found.append(await _looked("space", lambda: space(connection)))
             found.append(await _looked("replicas", lambda: replicas(connection)))
             found.append(await _looked("clock", lambda: _clock(connection)))
+            # Without the streams, or with a broker that does not store, no worker can show that it lives.
+            if all(each.level != "error" for each in found if each.check in {"streams", "log"}):
+                found.append(await _looked("workers", lambda: roles(connection)))
         if all(each.level != "error" for each in found if each.check == "streams"):
             found.append(await _looked("kill switches", lambda: _switches(project)))
     except LinestopError as error:
@@ -307,6 +314,17 @@ async def _reach(project: Project) -> str:
         except Warn as warning:
             stores = str(warning)
         return f"The broker at {credential.url} answers: it {stores}."
+
+
+async def _roles(project: Project) -> str:
+    name = _any_credential(project)
+    credential = stored_credentials(project, [name])[name]
+    async with await connect(credential, name="linestop health") as connection:
+        try:
+            sentence = await roles(connection)
+        except Warn as warning:
+            sentence = str(warning)
+    return f"Workers: {sentence}."
 
 
 def _any_credential(project: Project) -> CredentialName:

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from linestop.cli import output, timeline
-from linestop.cli.runs import entry_document
+from linestop.cli.show import entry_document
 from linestop.client import Client
 from linestop.errors import NotFound
 

@@ -10,17 +10,15 @@ from typing import Any, Final
 
 import anyio
 import click
-import msgspec
 
 from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.cli.stop import closed_sentence
 from linestop.client import Client, Submitted
 from linestop.client.client import Said, TaskOptions
-from linestop.client.views import OpenQuestion, RunLine, run_line
+from linestop.client.views import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.limits import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
-from linestop.schemas.run import Entry, Run
 
 TASK_CHARS_SHOWN: Final = 60
 
@@ -285,89 +283,6 @@ def _task(line: RunLine) -> str:
     """The task, and below it why the run stands or ended as it did; a refused one has only that."""
     reason = f"{line.status}: {line.why}" if line.why else ""
     return "\n".join(output.short(part, TASK_CHARS_SHOWN) for part in (line.text, reason) if part)
-
-
-def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
-    """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
-
-    async def work(client: Client) -> None:
-        state = await client.run(run, tenant=tenant)
-        questions = await client.questions_of(state)
-        if as_json:
-            output.say_json(_document(state, questions))
-        else:
-            _print(state, questions)
-
-    output.with_client(directory, work, as_="client")
-
-
-def _print(state: Run, questions: list[OpenQuestion]) -> None:
-    summary = run_line(state)
-    opened = state.opened
-    output.say(f"run      {summary.run} (tenant {summary.tenant})")
-    output.say(
-        f"agent    {summary.agent}" + (f", version {opened.agent.digest[:12]}, {opened.model.model}" if opened else "")
-    )
-    output.say(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
-    if opened:
-        output.say(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
-        output.say(f"begun    {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
-    output.say(
-        f"cost     {output.dollars(state.spent_micros)} spent, {output.dollars(state.reserved_micros)} reserved, "
-        f"{output.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
-    )
-    for hold in state.holds.values():
-        output.say(
-            f"hold     {hold.hold} {output.dollars(hold.amount_micros)}, until {hold.release_after:%Y-%m-%d %H:%M} UTC"
-        )
-    if state.stopped:
-        output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
-    output.say("")
-    for entry in state.entries:
-        output.say(timeline.line(entry, state), hang=timeline.HANG)
-    if state.calls:
-        output.say("")
-        rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
-        output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
-    answer = state.accepted.answer if state.accepted else None
-    if isinstance(answer, str):
-        output.say(f"\n{answer}", block=True)
-    for question in questions:
-        output.say("\n" + output.question_text(question), block=True)
-
-
-def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
-    """The run as one JSON document."""
-    calls = [
-        {
-            "call": call.call, "tool": call.tool, "stage": call.stage, "fate": call.fate,
-            "args": call.judged.args if call.judged else call.raw_args, "args_sha256": call.args_sha256,
-            "effect_key": call.judged.effect_key if call.judged else "", "attempts": len(call.effects),
-            "answer": call.answer, "error": call.answer_is_error,
-        }
-        for call in state.calls.values()
-    ]  # fmt: skip
-    return {
-        **msgspec.to_builtins(run_line(state)),
-        "head_sha256": state.head,
-        "reserved_micros": state.reserved_micros,
-        "held_micros": state.held_micros,
-        "holds": list(state.holds.values()),
-        "tokens": state.tokens,
-        "stopped": state.stopped,
-        "sealed": state.sealed,
-        "calls": calls,
-        "questions": questions,
-        "entries": [entry_document(entry) for entry in state.entries],
-    }
-
-
-def entry_document(entry: Entry) -> dict[str, Any]:
-    """One entry as JSON; ``ignored`` only where it is."""
-    shown: dict[str, Any] = {"n": entry.n, "role": entry.role, "event": entry.name, "seq": entry.seq}
-    if entry.ignored:
-        shown["ignored"] = entry.ignored
-    return {**shown, "data": entry.event}
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from linestop.bus.beats import Worker
 from linestop.cli import output
+from linestop.cli.doctor_workers import clock, overload
 from linestop.client import Client
 from linestop.schemas.subjects import ACTORS
-
-CLOCK_SHOWN_FROM_S: Final = 0.05
 
 
 def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -25,7 +24,7 @@ def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     if found:
         columns = ("role", "worker", "state", "host", "version", "last beat", "clock", "holds")
         output.say_table(columns, [row(worker) for worker in found], fold=("state",))
-    alive = {worker.beat.role for worker in found if worker.alive}
+    alive = {worker.beat.role for worker in found if worker.works}
     if missing := [role for role in ACTORS if role not in alive]:
         output.note(f"No worker does this: {', '.join(missing)}. Start one with `linestop actor ROLE`, `up` or `dev`.")
 
@@ -36,6 +35,8 @@ def row(worker: Worker) -> tuple[str, ...]:
     state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
     if beat.why and worker.alive:
         state += f": {output.short(beat.why)}"
+    if busy := overload(worker):
+        state += f", {busy}"
     holds = f"{output.counted(beat.runs, 'run')}, {output.counted(beat.starts, 'start')}"
-    clock = f"{beat.clock_offset_s:+.1f} s" if abs(beat.clock_offset_s) >= CLOCK_SHOWN_FROM_S else "right"
-    return (beat.role, beat.worker, state, beat.host, beat.version, f"{output.ago(worker.last_beat)} ago", clock, holds)
+    last = f"{output.ago(worker.last_beat)} ago"
+    return (beat.role, beat.worker, state, beat.host, beat.version, last, clock(worker) or "right", holds)

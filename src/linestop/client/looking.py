@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 import msgspec
 
+from linestop import clock
 from linestop.bus import api, layout
 from linestop.bus.after import Outcome
 from linestop.bus.beats import Worker, workers
@@ -23,7 +24,8 @@ from linestop.client.identity import Identity, default_person, identify
 from linestop.client.saying import Mouth
 from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
 from linestop.client.waiting import hints
-from linestop.errors import InputError, NotFound, TimedOut
+from linestop.client.waits import Wait, waits
+from linestop.errors import InputError, LinestopError, NotFound, TimedOut
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
 from linestop.schemas.run import Entry, Run
@@ -264,9 +266,15 @@ class Looking:
 
         A worker that missed three of its beats, one every 2 s by the broker's clock, is presumed dead.
         """
-        stored = await self.stream.shared(layout.BEATS_BUCKET).values("")
-        info = await self.stream.wire.connection.ask(api.stream_info(layout.bucket_stream(layout.BEATS_BUCKET)))
-        return workers(stored, msgspec.convert(info["ts"], datetime))
+        return await read_workers(self.stream)
+
+    async def waits_of(self, state: Run) -> list[Wait]:
+        """What a folded run waits for now. Without the right to see the workers, it does not say which are missing."""
+        try:
+            shown = await self.workers()
+        except LinestopError:
+            shown = None
+        return waits(state, clock.now(), shown)
 
     async def _newest(self, limit: int, tenant: str) -> list[Key]:
         reader = Reader(self.stream.wire, layout.RUNS)
@@ -294,6 +302,17 @@ class Looking:
             with contextlib.suppress(NotFound):
                 texts[ref.sha256] = await self.text(ref, tenant=state.tenant)
         return open_questions(state, texts)
+
+
+async def read_workers(stream: JetStream) -> list[Worker]:
+    """The workers that have shown themselves to this broker.
+
+    Raises:
+        PermissionDenied: the credential may not see them; ``ApiError`` if their bucket is missing.
+    """
+    stored = await stream.shared(layout.BEATS_BUCKET).values("")
+    info = await stream.wire.connection.ask(api.stream_info(layout.bucket_stream(layout.BEATS_BUCKET)))
+    return workers(stored, msgspec.convert(info["ts"], datetime))
 
 
 async def _each(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> list[T]:

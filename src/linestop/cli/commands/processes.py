@@ -85,7 +85,10 @@ def doctor() -> None:
 @as_json
 @does("doctor:health")
 def health() -> None:
-    """Say in one line whether the broker answers and the worker works; for health checks of containers."""
+    """Say whether the broker answers and stores, and whether every role has a worker; for health checks.
+
+    With --worker or --role it says whether that worker of this state folder works, whatever others do.
+    """
 
 
 @click.group()

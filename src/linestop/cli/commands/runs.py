@@ -72,7 +72,7 @@ def runs() -> None:
 @click.command()
 @click.argument("run")
 @common
-@does("runs:show")
+@does("show:show")
 def show() -> None:
     """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from linestop.cli import output
 from linestop.cli.demo.lines import cost_micros, detail, money
-from linestop.cli.runs import entry_document
+from linestop.cli.show import entry_document
 from linestop.schemas.run import Entry, Run
 
 PLAIN_WIDTH: Final = 100

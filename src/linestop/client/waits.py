@@ -1,0 +1,199 @@
+"""What a run waits for at this moment: for whom or what, since when, and until when at most. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+
+from linestop.bus.beats import Worker, beat_key
+from linestop.schemas.accounts import owner_of
+from linestop.schemas.calls import Attempt, CallState, Stage, incarnation_of
+from linestop.schemas.events import Asked, AskedCall
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.turn import whose_turn
+
+Kind = Literal["person", "resume", "time", "event", "account", "model", "tool", "retry", "worker"]
+_ONE_OF: Final[Mapping[RoleName, str]] = {
+    "validator": "a validator",
+    "approver": "an approver",
+    "budget": "a budget worker",
+    "executor": "an executor",
+    "planner": "a planner",
+    "recorder": "a recorder",
+    "operator": "an operator",
+}
+_RESULTS: Final = frozenset({"finished", "failed"})
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that a run waits for. ``sentence`` continues "The run …".
+
+    ``kind`` is ``worker`` where it is the turn of a role, named by ``role``; ``missing`` says that no worker does that
+    role now, ``overloaded`` that all who do are busy with as much as they may.
+    """
+
+    kind: Kind
+    sentence: str
+    since: datetime
+    until: datetime | None = None
+    role: RoleName | None = None
+    missing: bool = False
+    overloaded: bool = False
+
+
+def waits(run: Run, now: datetime, workers: Sequence[Worker] | None = None) -> list[Wait]:
+    """All that an open run waits for now; nothing if it is over.
+
+    Args:
+        run: The run as its log tells it.
+        now: The present moment.
+        workers: Those that have shown themselves, if that is known.
+    """
+    if run.sealed is not None or not run.entries:
+        return []
+    found = [] if run.done else _people(run)
+    if run.paused is None or run.done:
+        found += [_attempt(run, attempt, now, workers or ()) for attempt in run.open_attempts]
+    if not run.done and run.paused is None:
+        found += [*_moments(run), *_account(run, now), *_retry(run, now)]
+    if (turn := whose_turn(run, now)) is not None:
+        # A pause before a retry is not the role's: its turn began when that was over.
+        start = next_start(run, run.at)
+        since = start.at if isinstance(start, NextStart) and start.at <= now else run.at
+        found.append(_turn(run, turn, since, workers))
+    elif (left := next((a for a in run.open_attempts if _is_dead(a, workers or ())), None)) is not None:
+        found.append(_turn(run, _performer(left), left.started_at, workers))
+    return found
+
+
+def _people(run: Run) -> list[Wait]:
+    if run.paused is not None:
+        why = f": {run.paused.why}" if run.paused.why else ""
+        sentence = f"waits for a person to resume it; {run.paused.by} paused it{why}"
+        return [Wait(kind="resume", sentence=sentence, since=run.paused.at, until=_over_at(run))]
+    found: list[Wait] = []
+    if run.spend_asked is not None:
+        sentence = "waits for a person to say whether it may spend more"
+        until = run.spend_asked.expires_at
+        found.append(Wait(kind="person", sentence=sentence, since=_asked_at(run, ""), until=until))
+    for call in run.calls.values():
+        if call.stage is Stage.ASKED and call.asked is not None:
+            kind: Kind = "event" if call.tool == "wait.for_event" else "person"
+            since, until = _asked_at(run, call.call), call.asked.expires_at
+            found.append(Wait(kind=kind, sentence=_question(call), since=since, until=until))
+    return found
+
+
+def _question(call: CallState) -> str:
+    """What is asked about this call, and of whom."""
+    asked = call.asked
+    if not isinstance(asked, AskedCall):
+        text = asked.text if asked else ""
+        return f"waits for the event '{text}'" if call.tool == "wait.for_event" else "waits for a person to answer it"
+    if call.asked_doubt:
+        return f"waits for a person to say what became of {call.tool}"
+    who = f"one of {', '.join(asked.deciders)}" if asked.deciders else "a person"
+    votes = f" ({len(call.votes)} of {asked.quorum} have)" if asked.quorum > 1 else ""
+    return f"waits for {who} to approve {call.tool}{votes}"
+
+
+def _asked_at(run: Run, call: str) -> datetime:
+    """When the question about this call was asked; about spending without one."""
+    for entry in reversed(run.entries):
+        event = entry.event
+        if isinstance(event, Asked) and not entry.ignored:
+            named = [*(line.call for line in event.calls), *([event.question.call] if event.question else [])]
+            if call in named or (not call and event.spend is not None):
+                return event.at
+    return run.at
+
+
+def _attempt(run: Run, attempt: Attempt, now: datetime, workers: Sequence[Worker]) -> Wait:
+    """A start whose result is not in the log yet."""
+    what = f"tool {run.calls[attempt.call].tool}" if attempt.call else f"model {attempt.model}"
+    sentence = f"waits for {what} (attempt {attempt.attempt}, by {attempt.worker})"
+    if attempt.done_by <= now:
+        sentence += ", which did not end in time"
+    elif _is_dead(attempt, workers):
+        sentence += ", but that worker has ended or fallen silent"
+    return Wait(
+        kind="tool" if attempt.call else "model", sentence=sentence, since=attempt.started_at, until=attempt.done_by
+    )
+
+
+def _performer(attempt: Attempt) -> RoleName:
+    return "executor" if attempt.call else "planner"
+
+
+def _is_dead(attempt: Attempt, workers: Sequence[Worker]) -> bool:
+    """Whether the worker of this attempt is known to be gone; another may hold its name now."""
+    key = beat_key(_performer(attempt), attempt.worker)
+    shown = next((w for w in workers if beat_key(w.beat.role, w.beat.worker) == key), None)
+    if shown is None:
+        return False
+    if shown.beat.worker == attempt.worker:
+        return not shown.alive
+    return incarnation_of(attempt.worker) < incarnation_of(shown.beat.worker)
+
+
+def _moments(run: Run) -> list[Wait]:
+    """What ``wait.until`` was cleared for and waits for now."""
+    calls = [call for call in (run.proposal.calls if run.proposal else ()) if call.stage is Stage.WAITING]
+    sentence = "waits until the time it asked for"
+    return [Wait(kind="time", sentence=sentence, since=_at(run, call.gate_n), until=call.ready_at) for call in calls]
+
+
+def _account(run: Run, now: datetime) -> list[Wait]:
+    queued = run.queued
+    if queued is None:
+        return []
+    user = run.opened.task.user if run.opened else ""
+    owner = queued.owner or (owner_of(queued.account, run.tenant, user) if queued.account else "")
+    sentence = f"waits for money of {owner}: {queued.why}" if owner else f"waits for money: {queued.why}"
+    until = queued.resets_at if queued.resets_at is None or queued.resets_at > now else None
+    return [Wait(kind="account", sentence=sentence.rstrip("."), since=queued.at, until=until or _over_at(run))]
+
+
+def _retry(run: Run, now: datetime) -> list[Wait]:
+    start = next_start(run, now)
+    if not isinstance(start, NextStart) or start.at <= now or start.takeover:
+        return []
+    tools = ", ".join(run.calls[call].tool for call in start.calls if call in run.calls)
+    what = f"model {start.model.model}" if start.model else f"tool {tools}"
+    last = next((e.event.at for e in reversed(run.entries) if e.event is not None and e.name in _RESULTS), run.at)
+    return [Wait(kind="retry", sentence=f"waits to ask {what} again", since=last, until=start.at)]
+
+
+def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[Worker] | None) -> Wait:
+    """It is the turn of a role: whether any worker does it, and has the time."""
+    sentence = f"waits for {_ONE_OF[role]}"
+    mine = [worker for worker in workers or () if worker.beat.role == role]
+    working = [worker for worker in mine if worker.works]
+    missing = workers is not None and not working
+    overloaded = bool(working) and all(worker.beat.overloaded for worker in working)
+    if missing:
+        refusing = next((worker.beat.why for worker in mine if worker.alive and worker.beat.why), "")
+        sentence += f", and no worker does that role: start one with `linestop actor {role}`, `up` or `dev`"
+        sentence += f" ({refusing.rstrip('.')})" if refusing else ""
+    elif overloaded:
+        busy = "; ".join(f"{w.beat.worker} has {w.beat.load.sentence}" for w in working if w.beat.load)
+        sentence += f", and each one is overloaded: {busy}"
+    return Wait(
+        kind="worker", sentence=sentence, since=since, until=_over_at(run), role=role,
+        missing=missing, overloaded=overloaded,
+    )  # fmt: skip
+
+
+def _at(run: Run, n: int) -> datetime:
+    """When event ``n`` was said."""
+    return next((e.event.at for e in reversed(run.entries) if e.n == n and e.event is not None), run.at)
+
+
+def _over_at(run: Run) -> datetime | None:
+    """When a run that does not move is ended in any case."""
+    return run.opened.deadline_at if run.opened is not None and not run.done else None
