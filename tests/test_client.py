@@ -686,7 +686,7 @@ async def test_a_client_connects_by_file_by_directory_and_by_address(line: Stack
     ways = (
         Client.connect(line.directory / "credentials" / "client.json"),
         Client.connect(str(line.directory)),
-        Client.connect(url=credential.url, user="client", password=credential.password),
+        Client.connect(url=credential.url, user="client", seed=credential.seed),
     )
     for way in ways:
         async with way as client:
@@ -694,10 +694,10 @@ async def test_a_client_connects_by_file_by_directory_and_by_address(line: Stack
 
 
 async def test_what_cannot_be_connected_to_says_why(line: Stack, tmp_path: Path) -> None:
-    """No state, no broker, a wrong password, half an address: one sentence each."""
+    """No state, no broker, a wrong key, half an address: one sentence each."""
     with pytest.raises(ConfigError, match="no linestop state"):
         Client.connect(tmp_path / "nothing")
-    with pytest.raises(InputError, match="needs a password and a user"):
+    with pytest.raises(InputError, match="needs a seed and a user"):
         Client.connect(url="nats://127.0.0.1:1", user="nobody")
     write_credential(
         tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")

@@ -104,6 +104,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     file: Path | None = None
     digest: str = ""
+    broker_in_file: bool = False
+    """Whether ``nats.url`` is what the file says, and not the environment or an option."""
 
     @property
     def directory(self) -> Path:
@@ -130,7 +132,24 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
             return self
         require_urls(url, "--nats")
         nats = msgspec.structs.replace(self.config.nats, url=url)
-        return msgspec.structs.replace(self, config=msgspec.structs.replace(self.config, nats=nats))
+        config = msgspec.structs.replace(self.config, nats=nats)
+        return msgspec.structs.replace(self, config=config, broker_in_file=False)
+
+    def broker_url(self, credential: Path) -> str:
+        """Where the broker is for this credential file, or nothing if the project does not say.
+
+        A folder from somewhere else could name this user's state folder, and its author's broker.
+
+        Raises:
+            ConfigError: the address stands in a file whose folder does not hold the credential.
+        """
+        url = self.config.nats.url
+        if self.broker_in_file and url and not credential.resolve().is_relative_to(self.root.resolve()):
+            raise ConfigError(
+                f"{self._where('nats.url')}: the broker {url} is not used with {credential}, which is not in that "
+                "file's folder: if it is that state folder's broker, name it with LINESTOP_NATS or --nats."
+            )
+        return url
 
     def agent_files(self) -> tuple[Path, ...]:
         """The agents' files, by name; those of the built-in project if this one has none."""
@@ -209,7 +228,13 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
     config = _overridden(config, surroundings)
     _check(config, source, surroundings)
     digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
-    return Project(root=folder, config=config, file=file if file.exists() else None, digest=digest)
+    return Project(
+        root=folder,
+        config=config,
+        file=file if file.exists() else None,
+        digest=digest,
+        broker_in_file=not surroundings.get("LINESTOP_NATS"),
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import msgspec
 from linestop.bus import api
 from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.permissions import CredentialName
 from linestop.bus.process import NatsProcess, free_port
 from linestop.bus.server_config import Listen, server_config
@@ -37,7 +37,7 @@ async def administered(directory: Path) -> AsyncGenerator[Administered]:
     """Run a server below ``directory``, with nothing set up yet."""
     port = free_port()
     credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
-    section = accounts(passwords_of(credentials))
+    section = accounts(logins_of(credentials))
     section[STREAMS_ACCOUNT]["users"] = [{"user": ADMIN, "password": "secret"}]
     listen = Listen(
         port=port,

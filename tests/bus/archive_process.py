@@ -56,9 +56,9 @@ class Held:
             yield NeverAcknowledged(delivery)
 
 
-async def main(url: str, password: str, file: str) -> None:
+async def main(url: str, seed: str, file: str) -> None:
     """Archive until killed."""
-    credential = Credential(url=url, user="recorder", password=password)
+    credential = Credential(url=url, user="recorder", seed=seed)
     async with await connect(credential, name="archive to be killed") as connection:
         stream = await JetStream.open(connection)
         feed = next(spec for spec in consumers() if spec.name == layout.FEED)

@@ -162,7 +162,7 @@ async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
     half = len(everything) // 2
     await expect_acknowledgements_within(bus, seconds=1)
     credential = bus.credential("recorder")
-    command = [sys.executable, str(PROCESS), credential.url, credential.password, str(path)]
+    command = [sys.executable, str(PROCESS), credential.url, credential.seed, str(path)]
     async with await anyio.open_process(command, stdin=None, stderr=None) as process:
         assert process.stdout is not None
         await say(bus, everything[:half])

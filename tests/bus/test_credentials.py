@@ -22,6 +22,7 @@ from linestop.bus.credentials import (
     load_credential,
     write_credential,
 )
+from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.process import free_port
 from linestop.bus.server import EmbeddedServer
@@ -29,7 +30,8 @@ from linestop.errors import ConfigError, PermissionDenied, TooLarge, Unreachable
 
 pytestmark = [pytest.mark.anyio]
 
-GOOD = Credential(url="nats://127.0.0.1:4222", user="planner", password="secret-word")
+GOOD = Credential(url="nats://127.0.0.1:4222", user="planner", seed=new_seed())
+OLD = Credential(url="nats://127.0.0.1:4222", user="planner", password="secret-word")
 
 
 def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
@@ -42,9 +44,11 @@ def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["planner.json"]
 
 
-def test_a_password_is_not_shown_in_logs() -> None:
+@pytest.mark.parametrize("credential", [GOOD, OLD])
+def test_no_secret_is_shown_in_logs(credential: Credential) -> None:
     """A representation names server and user only."""
-    assert "secret-word" not in f"{GOOD} {GOOD!r} {[GOOD]}"
+    shown = f"{credential} {credential!r} {[credential]}"
+    assert not any(secret in shown for secret in ("secret-word", GOOD.seed))
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
@@ -103,6 +107,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         '{"url":"nats://x","user":"planner","password":"p","more":1}',
         '{"url":"","user":"planner","password":"p"}',
         '{"url":"nats://x","user":"planner","password":""}',
+        '{"url":"nats://x","user":"planner","seed":"SUAAA"}',
         '{"url":"caf\udce9","user":"planner","password":"p"}',
         "[" * 50_000,
     ],
@@ -116,12 +121,13 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
         load_credential(path)
 
 
-def test_a_new_address_keeps_every_password(tmp_path: Path) -> None:
-    """Passwords are random, one each, and survive a move of the server."""
+def test_a_new_address_keeps_every_key(tmp_path: Path) -> None:
+    """Keys are random, one each, and survive a move of the server."""
     first = ensure_credentials(tmp_path, "nats://127.0.0.1:1")
     second = ensure_credentials(tmp_path, "nats://127.0.0.1:2,nats://127.0.0.1:3")
-    assert len({credential.password for credential in first.values()}) == len(CREDENTIALS)
-    assert {name: c.password for name, c in first.items()} == {name: c.password for name, c in second.items()}
+    assert len({credential.seed for credential in first.values()}) == len(CREDENTIALS)
+    assert {name: c.seed for name, c in first.items()} == {name: c.seed for name, c in second.items()}
+    assert not any(credential.password for credential in second.values())
     assert load_credential(credential_path(tmp_path, "client")).servers == [
         "nats://127.0.0.1:2",
         "nats://127.0.0.1:3",
@@ -136,11 +142,12 @@ def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
-async def test_a_wrong_password_is_told_at_once(server: EmbeddedServer) -> None:
-    """Trying again would not help, so nobody waits."""
-    wrong = Credential(url=server.url, user="planner", password="wrong")
+@pytest.mark.parametrize("secrets", [{"seed": GOOD.seed}, {"password": "wrong"}])
+async def test_a_credential_of_another_server_is_told_at_once(server: EmbeddedServer, secrets: dict[str, str]) -> None:
+    """Trying again would not help, so the connection attempt ends."""
+    wrong = Credential(url=server.url, user="planner", **secrets)
     before = time.monotonic()
-    with pytest.raises(PermissionDenied, match="refuses credential 'planner': its password is not"):
+    with pytest.raises(PermissionDenied, match="refuses credential 'planner': the server does not know its key"):
         await connect(wrong, name="test", timeout_s=30)
     assert time.monotonic() - before < 5
 

@@ -13,7 +13,8 @@ from linestop.bus import api, layout
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import ensure_credentials
-from linestop.bus.init import BusLayout, bus_init, compare, server_text, set_up
+from linestop.bus.init import BusLayout, compare, set_up
+from linestop.bus.outside_broker import bus_init, server_text
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams

@@ -296,7 +296,7 @@ def test_no_two_rights_of_a_credential_overlap(name: CredentialName) -> None:
 
 def test_nobody_lives_with_the_streams() -> None:
     """Isolation is the rule the rest stands on: one account a credential, and none in that of the streams."""
-    section = accounts(dict.fromkeys(CREDENTIALS, "x"))
+    section = accounts({name: [{"user": name}] for name in CREDENTIALS})
     users = {name: [user["user"] for user in account.get("users", ())] for name, account in section.items()}
     assert users.pop("LINESTOP") == []
     assert sorted(users.values()) == sorted([name] for name in CREDENTIALS)

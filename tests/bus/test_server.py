@@ -78,7 +78,7 @@ async def test_a_killed_server_comes_back_with_its_port_and_data(tmp_path: Path)
     assert events.all[1].exit_code == -signal.SIGKILL
 
 
-async def test_the_next_start_keeps_port_passwords_and_data(tmp_path: Path) -> None:
+async def test_the_next_start_keeps_port_keys_and_data(tmp_path: Path) -> None:
     """Credential files handed out yesterday are good today."""
     async with EmbeddedServer(tmp_path) as server:
         first = server.credential("client")
@@ -106,7 +106,7 @@ async def test_a_remembered_port_that_is_taken_is_replaced(tmp_path: Path) -> No
 
 
 async def test_its_files_are_private_and_it_listens_on_loopback_only(tmp_path: Path) -> None:
-    """The configuration holds passwords; nobody outside the machine can reach it."""
+    """Nobody outside the machine can reach it."""
     async with EmbeddedServer(tmp_path) as server:
         assert stat.S_IMODE((tmp_path / "nats.conf").stat().st_mode) == 0o600
         running = psutil.Process(server.pid)

@@ -13,6 +13,7 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
+from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.process import free_port, server_program
 from linestop.cli.main import run
 from linestop.client import Client
@@ -76,7 +77,7 @@ async def test_a_server_that_does_not_know_the_credentials_is_told_apart_from_no
     text = capsys.readouterr().out
     config = json.loads(text)
     assert config["jetstream"]["sync_interval"] == "always"
-    config["accounts"]["LINESTOP_BOOTSTRAP"]["users"][0]["password"] = "another"
+    config["accounts"]["LINESTOP_BOOTSTRAP"]["users"][0]["nkey"] = public_key(new_seed())
     (tmp_path / "nats.conf").write_text(json.dumps(config))
     async with nats_server(tmp_path):
         assert await run_sync(run, ["bus", "init", "--nats", url, "--json"]) == 2

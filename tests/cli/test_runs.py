@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import threading
@@ -382,19 +383,20 @@ def test_another_broker_may_be_named_in_the_project(
 ) -> None:
     """``nats.url`` counts for commands as it does for processes; the environment wins over it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "linestop.toml").write_text('[nats]\nurl = "nats://127.0.0.1:1"')
+    shutil.copytree(line.directory / "credentials", tmp_path / "state" / "credentials")
+    (tmp_path / "linestop.toml").write_text('dir = "state"\n[nats]\nurl = "nats://127.0.0.1:1"')
     for words in (("runs",), ("stop", "any"), ("verify", "any")):
-        away = command(line.directory, *words)
+        away = command(tmp_path / "state", *words)
         assert (away.code, away.out) == (8, "")
         assert "127.0.0.1:1" in away.err
     monkeypatch.setenv("LINESTOP_NATS", line.server.url)
-    assert command(line.directory, "runs", "--json").code == 0
+    assert command(tmp_path / "state", "runs", "--json").code == 0
 
 
 def test_a_directory_that_is_not_the_projects_names_its_own_broker(
     line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The password of one installation is not sent to the broker of another."""
+    """The credential of one installation is not used to the broker of another."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linestop.toml").write_text('[nats]\nurl = "nats://127.0.0.1:1"')
     own = tmp_path / ".linestop"

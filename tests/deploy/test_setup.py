@@ -53,7 +53,7 @@ def test_a_whole_configuration_is_written_before_there_is_a_server(tmp_path: Pat
 
 
 def test_a_copied_credential_is_alone_in_its_folder(tmp_path: Path) -> None:
-    """Whoever gets the folder gets no other password, and nobody else may read the file."""
+    """The folder holds no other credential, and nobody else may read the file."""
     assert set_up("--copy", "planner", "for/planner", "--copy", "client", "for/people") == 0
     assert [path.name for path in (tmp_path / "for" / "planner").iterdir()] == ["planner.json"]
     assert load_credential(tmp_path / "for/planner/planner.json") == load_credential(
@@ -62,7 +62,7 @@ def test_a_copied_credential_is_alone_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_setting_up_again_changes_nothing(tmp_path: Path) -> None:
-    """Passwords that exist are kept, so that a running server still knows them."""
+    """Keys that exist are kept, so that a running server still knows them."""
     assert set_up("--copy", "planner", "for/planner") == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert set_up("--copy", "planner", "for/planner") == 0

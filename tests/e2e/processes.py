@@ -22,7 +22,7 @@ from tests.e2e.role_process import Setup
 
 from linestop.bus.accounts import accounts
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.host import make_role, role_filters
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.permissions import CredentialName
@@ -47,7 +47,7 @@ class Broker:
             log_file=directory / "nats.log",
         )  # fmt: skip
         config = directory / "nats.conf"
-        write_private(config, server_config(listen, accounts(passwords_of(self.credentials))))
+        write_private(config, server_config(listen, accounts(logins_of(self.credentials))))
         self._process = NatsProcess(config, directory / "nats.log", port=port)
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()

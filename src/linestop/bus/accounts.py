@@ -15,7 +15,7 @@ them, and stores them apart from people's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from linestop.bus import api, layout
@@ -46,11 +46,13 @@ def account_of(name: CredentialName) -> str:
     return f"{STREAMS_ACCOUNT}_{name.upper()}"
 
 
-def accounts(passwords: Mapping[CredentialName, str], options: AccessOptions = DEFAULT_ACCESS) -> Section:
+def accounts(
+    logins: Mapping[CredentialName, Sequence[Mapping[str, str]]], options: AccessOptions = DEFAULT_ACCESS
+) -> Section:
     """Return the ``accounts`` section of a configuration.
 
     Args:
-        passwords: One for each of ``CREDENTIALS``.
+        logins: How each of ``CREDENTIALS`` may log in (``credentials.logins_of``).
         options: Choices of whoever runs the bus.
     """
     everybody: dict[CredentialName, Grants] = {name: grants(name, options) for name in CREDENTIALS}
@@ -58,7 +60,7 @@ def accounts(passwords: Mapping[CredentialName, str], options: AccessOptions = D
     for name, mine in everybody.items():
         permissions = {"publish": list(mine.publish), "subscribe": list(mine.subscribe)}
         result[account_of(name)] = {
-            "users": [{"user": name, "password": passwords[name], "permissions": permissions}],
+            "users": [{**login, "permissions": permissions} for login in logins[name]],
             "exports": [
                 {"stream": subject, "accounts": [account_of(other) for other in CREDENTIALS if other != name]}
                 for subject in mine.publish

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 from collections import deque
@@ -24,6 +25,7 @@ from nats.aio.subscription import Subscription
 from linestop.bus.api import read_reply
 from linestop.bus.credentials import Credential
 from linestop.bus.layout import inbox_prefix
+from linestop.bus.nkeys import public_key, sign
 from linestop.errors import LinestopError, PermissionDenied, TooLarge, Unreachable
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -47,6 +49,16 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
     act: str
     subject: str
+
+
+class SigningClient(Client):
+    """The library's client, which signs with the package ``nkeys``, signing with what is installed here."""
+
+    def _setup_nkeys_seed_connect(self) -> None:
+        """Take the seed of ``nkeys_seed_str``; the library calls this while it prepares to connect."""
+        seed = self._nkeys_seed_str or ""
+        self._public_nkey = public_key(seed)
+        self._signature_cb = functools.partial(sign, seed)
 
 
 class Connection:
@@ -228,8 +240,10 @@ class Connection:
         attempt = asyncio.ensure_future(
             self.nc.connect(
                 servers=self.credential.servers,
-                user=self.credential.user,
-                password=self.credential.password,
+                # Never both: a server that offers nothing to sign would be told the password.
+                nkeys_seed_str=self.credential.seed or None,
+                user=self.credential.user if not self.credential.seed else None,
+                password=self.credential.password if not self.credential.seed else None,
                 name=name,
                 inbox_prefix=inbox_prefix(self.credential.user),
                 # The library's default closes a client for good after two minutes without a server.
@@ -248,7 +262,8 @@ class Connection:
             if self._refused.is_set():
                 raise PermissionDenied(
                     f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
-                    "its password is not the server's; take the file from the server's own directory."
+                    "the server does not know its key; take the file from the server's own directory, or give an "
+                    "outside server the configuration that `linestop bus init` prints."
                 )
             if not attempt.done():
                 raise Unreachable(
@@ -341,7 +356,16 @@ async def connect(credential: Credential, *, name: str, timeout_s: float = CONNE
         Unreachable: if no server answers in time.
         PermissionDenied: if the server refuses the credential; at once.
     """
-    connection = Connection(credential, Client())
+    if credential.seed and credential.password:
+        # An older linestop made it, and the server may not know its new key yet.
+        with contextlib.suppress(PermissionDenied):
+            return await _connect(msgspec.structs.replace(credential, password=""), name=name, timeout_s=timeout_s)
+        return await _connect(msgspec.structs.replace(credential, seed=""), name=name, timeout_s=timeout_s)
+    return await _connect(credential, name=name, timeout_s=timeout_s)
+
+
+async def _connect(credential: Credential, *, name: str, timeout_s: float) -> Connection:
+    connection = Connection(credential, SigningClient())
     try:
         await connection.open(name=name, timeout_s=timeout_s)
     except BaseException:

@@ -13,25 +13,30 @@ from urllib.parse import urlsplit
 import msgspec
 
 from linestop.bus.files import read_regular
+from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 64 * 1024
 SCHEMES: Final = frozenset({"nats", "tls", "ws", "wss"})
 URL_CHARS_SHOWN: Final = 200
-_PASSWORD_BYTES: Final = 32
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A name and its password at one bus. ``url`` may list several servers, separated by commas."""
+class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A name and its key at one bus. ``url`` may list several servers, separated by commas.
+
+    ``seed`` signs what the server makes up; it never leaves this machine. ``password`` is how an older linestop did it:
+    with both, the server is offered the key first, and gets the password only if it does not know the key yet.
+    """
 
     url: str
     user: CredentialName
-    password: str
+    password: str = ""
+    seed: str = ""
 
     def __repr__(self) -> str:
-        """Leave the password out: representations end up in logs and tracebacks."""
+        """Leave the secrets out: representations end up in logs and tracebacks."""
         return f"Credential(url={self.url!r}, user={self.user!r})"
 
     @property
@@ -74,12 +79,29 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         credential = msgspec.json.decode(text, type=Credential)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"credential file {path} is not a credential ({error}): it needs url, user and password."
+            f"credential file {path} is not a credential ({error}): it needs url, user and seed."
         ) from None
-    if not credential.servers or not credential.password:
-        raise ConfigError(f"credential file {path} has an empty url or password: write it anew.")
+    if not credential.servers or not (credential.seed or credential.password):
+        raise ConfigError(
+            f"credential file {path} has an empty url or no seed: delete it, and `linestop dev` or `linestop bus init` "
+            "makes another."
+        )
+    if credential.seed:
+        require_seed(credential.seed, f"credential file {path} is not a credential: seed")
     require_urls(credential.url, f"credential file {path}, url")
     return credential
+
+
+def require_seed(seed: str, where: str) -> None:
+    """Require the seed of a user's key.
+
+    Raises:
+        ConfigError: it is none; ``where`` says in which file and key.
+    """
+    try:
+        public_key(seed)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}.") from None
 
 
 def require_urls(text: str, where: str) -> None:
@@ -126,8 +148,11 @@ def write_private(path: Path, content: bytes) -> None:
         raise
 
 
-def ensure_credentials(directory: Path, url: str) -> dict[CredentialName, Credential]:
-    """Return every credential of a bus, making what is missing and keeping every password that exists.
+def ensure_credentials(directory: Path, url: str, *, keep_passwords: bool = False) -> dict[CredentialName, Credential]:
+    """Return every credential of a bus, making what is missing and keeping every seed that exists.
+
+    A credential of an older linestop, which has a password only, gets a seed. With ``keep_passwords`` it keeps the
+    password until ``forget_passwords``: the server does not know the new key yet.
 
     Raises:
         ConfigError: if a file that exists is damaged or may be read by others.
@@ -138,13 +163,38 @@ def ensure_credentials(directory: Path, url: str) -> dict[CredentialName, Creden
         old = load_credential(path) if path.exists() else None
         if old is not None and old.user != name:
             raise ConfigError(f"credential file {path} belongs to {old.user!r}: move it to {old.user}.json.")
-        password = old.password if old is not None else secrets.token_urlsafe(_PASSWORD_BYTES)
-        result[name] = Credential(url=url, user=name, password=password)
+        seed = (old.seed if old is not None else "") or new_seed()
+        password = old.password if old is not None and keep_passwords else ""
+        result[name] = Credential(url=url, user=name, password=password, seed=seed)
         if result[name] != old:
             write_credential(path, result[name])
     return result
 
 
-def passwords_of(credentials: Mapping[CredentialName, Credential]) -> dict[CredentialName, str]:
-    """Return the passwords by name, as a server's configuration needs them."""
-    return {name: credential.password for name, credential in credentials.items()}
+def forget_passwords(directory: Path, credentials: Mapping[CredentialName, Credential]) -> None:
+    """Write these credentials without their passwords: the server knows their keys.
+
+    Raises:
+        ConfigError: if a file cannot be written.
+    """
+    for name, credential in credentials.items():
+        path = credential_path(directory, name)
+        try:
+            write_credential(path, msgspec.structs.replace(credential, password=""))
+        except OSError as error:
+            raise ConfigError(f"credential file {path} cannot be written ({error.strerror}).") from None
+
+
+def logins_of(credentials: Mapping[CredentialName, Credential]) -> dict[CredentialName, list[dict[str, str]]]:
+    """Return how a server's configuration names each user: by public key, and by password as long as there is one."""
+    return {name: logins(credential) for name, credential in credentials.items()}
+
+
+def logins(credential: Credential) -> list[dict[str, str]]:
+    """Return how a server's configuration names one user."""
+    found: list[dict[str, str]] = []
+    if credential.seed:
+        found.append({"nkey": public_key(credential.seed)})
+    if credential.password:
+        found.append({"user": credential.user, "password": credential.password})
+    return found

@@ -9,33 +9,21 @@ up to date. Nothing is lost by that: what was delivered and acknowledged stays s
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from linestop.bus import api
-from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
-from linestop.bus.checkpoints import ensure_checkpoint_key
-from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of
+from linestop.bus.connection import Connection
 from linestop.bus.layout import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.bus.migrate import Administrator, how_to_update, is_older, update
-from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
-from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE, Config, Space, consumers, streams
-from linestop.errors import ConfigError, PermissionDenied, Unreachable
+from linestop.errors import ConfigError
 from linestop.schemas.subjects import RoleName
 
 CREATE_TIMEOUT_S: Final = 10.0
-PORT_DEFAULT: Final = 4222
-STORE_DIR: Final = Path("jetstream")
-"""Where an outside server stores unless its administrator says otherwise: below where it is started."""
-
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas"})
 """How much space and how many copies: a matter of the installation, not of correctness."""
 
@@ -86,19 +74,6 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ``ConfigError`` with all sentences if there are differences."""
         if self.differences:
             raise ConfigError(" ".join(self.differences))
-
-
-class InitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``bus_init`` leaves for a person: the configuration the server needs, and how far it came.
-
-    ``set_up`` is None while the server cannot be used yet; ``next_step`` says what to do, and ``reachable``
-    whether any server answered.
-    """
-
-    server_config: str
-    set_up: SetUp | None
-    reachable: bool = True
-    next_step: str
 
 
 DEFAULT_LAYOUT: Final = BusLayout()
@@ -174,75 +149,6 @@ async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) ->
         else:
             told += _compare(wanted, found)
     return tuple(told)
-
-
-async def bus_init(
-    url: str,
-    directory: Path,
-    *,
-    layout: BusLayout = DEFAULT_LAYOUT,
-    access: AccessOptions = DEFAULT_ACCESS,
-) -> InitResult:
-    """Set up a server of somebody else's the way the embedded one is; may be repeated.
-
-    Writes the credential files below ``directory`` (keeping those that exist) and returns the whole
-    configuration the server needs. Once the server has it, another call creates streams and consumers.
-
-    Args:
-        url: Where the server listens; several separated by commas.
-        directory: Where the credential files go.
-        layout: What to create.
-        access: Choices about what clients may read.
-
-    Raises:
-        ConfigError: for a damaged credential file, or if something cannot be created.
-    """
-    credentials = ensure_credentials(directory, url)
-    ensure_checkpoint_key(directory / "credentials")
-    text = server_text(credentials, url, layout=layout, access=access)
-    try:
-        async with await connect(credentials["bootstrap"], name="linestop bus init") as connection:
-            done = await set_up(connection, layout)
-    except PermissionDenied:
-        step = f"give the server at {url} this configuration, or put its `jetstream` and `accounts` into the one it has"
-        return InitResult(server_config=text, set_up=None, next_step=f"{step}; restart it, and run this again.")
-    except Unreachable as error:
-        step = f"{error} Then start a server with this configuration, and run this again."
-        return InitResult(server_config=text, set_up=None, reachable=False, next_step=step)
-    return InitResult(server_config=text, set_up=done, next_step=" ".join((*done.differences, *done.outdated)))
-
-
-def server_text(
-    credentials: Mapping[CredentialName, Credential],
-    url: str,
-    *,
-    layout: BusLayout = DEFAULT_LAYOUT,
-    access: AccessOptions = DEFAULT_ACCESS,
-) -> str:
-    """Return a configuration that a server can be started with as it is, listening where ``url`` says."""
-    first = urlsplit(url.partition(",")[0].strip())
-    listen = Listen(
-        host=_listen_host(first.hostname or ""),
-        port=first.port or PORT_DEFAULT,
-        store_dir=STORE_DIR,
-        file_store_bytes_max=layout.space.total,
-        sync_interval="always",
-    )
-    return server_config(listen, accounts(passwords_of(credentials), access)).decode()
-
-
-def _listen_host(name: str) -> str:
-    """Where a server listens that is reached as ``name``, with the brackets that an IPv6 address needs."""
-    if name == "localhost":
-        return name
-    try:
-        loopback = ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        # This is how others reach it; which of the machine's addresses that is, who knows.
-        return "0.0.0.0"  # noqa: S104 - a server for others listens to others
-    return f"[{name}]" if ":" in name else name
 
 
 def _all(layout: BusLayout) -> list[_Wanted]:

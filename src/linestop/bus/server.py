@@ -4,7 +4,7 @@
 
     lock           held by that process and by its server
     port           the port it got the first time, kept so that credential files stay valid
-    nats.conf      mode 0600: it holds the passwords
+    nats.conf      mode 0600
     nats.log
     credentials/   who may connect (see ``credentials``)
     jetstream/     the streams
@@ -17,7 +17,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -30,8 +29,9 @@ import msgspec
 from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins, logins_of, write_private
 from linestop.bus.disk import LOG_FILE, PORT_FILE
+from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server_config import Listen, SyncInterval, server_config
@@ -132,7 +132,7 @@ class EmbeddedServer:
             Unreachable: if the server does not take him in time.
         """
         process = self._running()
-        who = Credential(url=self.url, user=cast("CredentialName", ADMIN), password=secrets.token_urlsafe(32))
+        who = Credential(url=self.url, user=cast("CredentialName", ADMIN), seed=new_seed())
         self._write_config(process.port, administrator=who)
         process.reload()
         try:
@@ -230,10 +230,10 @@ class EmbeddedServer:
             sync_interval=self.options.sync_interval,
             log_file=self._log_file,
         )
-        section = accounts(passwords_of(self._credentials), self.options.access)
-        section[SYSTEM_ACCOUNT] = {"users": [{"user": self._watcher.user, "password": self._watcher.password}]}
+        section = accounts(logins_of(self._credentials), self.options.access)
+        section[SYSTEM_ACCOUNT] = {"users": logins(self._watcher)}
         if administrator is not None:
-            section[STREAMS_ACCOUNT]["users"] = [{"user": administrator.user, "password": administrator.password}]
+            section[STREAMS_ACCOUNT]["users"] = logins(administrator)
         write_private(self._config_file, server_config(listen, section))
 
     @property

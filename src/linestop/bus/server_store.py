@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import structlog
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
 from linestop.bus.disk import full_sentence, is_full
+from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CredentialName
 from linestop.errors import LinestopError
 
@@ -55,7 +55,7 @@ class Stuck(msgspec.Struct, frozen=True):
 
 def new_supervisor(url: str) -> Credential:
     """Make a user of the system account, for this start of the server only."""
-    return Credential(url=url, user=cast("CredentialName", SUPERVISOR), password=secrets.token_urlsafe(32))
+    return Credential(url=url, user=cast("CredentialName", SUPERVISOR), seed=new_seed())
 
 
 def stuck_in(payload: bytes) -> Stuck | None:

@@ -87,13 +87,14 @@ def stored_credentials(project: Project, names: Sequence[CredentialName]) -> dic
     """The credential files of ``names`` in the state folder, at ``nats.url`` if that is set.
 
     Raises:
-        ConfigError: if one is missing or damaged.
+        ConfigError: if one is missing or damaged, or not for the broker that the project's file names.
     """
     found: dict[CredentialName, Credential] = {}
     for name in names:
-        credential = load_credential(credential_path(project.directory, name))
-        url = project.config.nats.url or credential.url
-        found[name] = Credential(url=url, user=credential.user, password=credential.password)
+        path = credential_path(project.directory, name)
+        credential = load_credential(path)
+        url = project.broker_url(path) or credential.url
+        found[name] = msgspec.structs.replace(credential, url=url)
     return found
 
 

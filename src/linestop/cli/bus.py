@@ -16,12 +16,13 @@ from linestop.bus.credentials import (
     Credential,
     credential_path,
     ensure_credentials,
-    passwords_of,
+    logins_of,
     write_credential,
     write_private,
 )
 from linestop.bus.disk import holds_broker
-from linestop.bus.init import PORT_DEFAULT, BusLayout, InitResult, bus_init
+from linestop.bus.init import BusLayout
+from linestop.bus.outside_broker import PORT_DEFAULT, InitResult, bus_init
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server_config import Listen, server_config
 from linestop.bus.streams import DEFAULT_SPACE
@@ -45,7 +46,7 @@ Copies = tuple[tuple[CredentialName, Path], ...]
 def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, as_json: bool) -> None:
     """Write the credential files, print the server's configuration, create streams and consumers."""
     project = load_project().at(nats)
-    url = project.config.nats.url or URL_DEFAULT
+    url = project.broker_url(credential_path(project.directory, "bootstrap")) or URL_DEFAULT
     if holds_broker(project.directory):
         # Its credentials would name the other broker from then on, and whoever uses them would lose it.
         raise ConfigError(
@@ -53,7 +54,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
             "an outside broker, with LINESTOP_DIR or `dir` in linestop.toml."
         )
     first = not credential_path(project.directory, "bootstrap").exists()
-    credentials = ensure_credentials(project.directory, url)
+    credentials = ensure_credentials(project.directory, url, keep_passwords=True)
     ensure_checkpoint_key(project.directory / "credentials")
     for name, folder in copies:
         write_credential(folder / f"{name}.json", credentials[name])
@@ -71,7 +72,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
     result = anyio.run(work)
     if as_json:
         output.say_json(result)
-    elif result.set_up is None:
+    elif result.set_up is None or result.passwords:
         click.echo(result.server_config, nl=False)
     if result.set_up is not None:
         created, updated = len(result.set_up.created), ", ".join(result.set_up.updated) or "none"
@@ -92,7 +93,7 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
 def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential]) -> None:
     """Write what a server needs that has a network of its own around it, with every append synced to disk.
 
-    It holds every password, so that only its owner may read it.
+    It holds the passwords of an older linestop as long as there are some, so that only its owner may read it.
     """
     listen = Listen(
         host="0.0.0.0",  # noqa: S104 - a container's own address; what is published is the operator's choice
@@ -103,4 +104,4 @@ def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Cre
         sync_interval="always",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, server_config(listen, accounts(passwords_of(credentials))))
+    write_private(path, server_config(listen, accounts(logins_of(credentials))))

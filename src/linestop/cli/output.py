@@ -21,7 +21,7 @@ import anyio
 import click
 import msgspec
 
-from linestop.bus.credentials import require_urls
+from linestop.bus.credentials import credential_path, require_urls
 from linestop.bus.disk import broker_disk_is_full, full_sentence
 from linestop.bus.jetstream.patience import NotStored
 from linestop.bus.permissions import CredentialName
@@ -224,7 +224,10 @@ def client_of(directory: Path, *, as_: CredentialName) -> Client:
     """A client, not yet connected, with the credential ``as_`` of the state directory.
 
     The broker is where the environment says, else ``linestop.toml`` if the directory is that project's own, else
-    the credential: the password of one installation is not for the broker of another.
+    the credential: the credential of one installation is not for the broker of another.
+
+    Raises:
+        ConfigError: ``linestop.toml`` names a broker, and the directory is not in its folder.
     """
     elsewhere = os.environ.get("LINESTOP_NATS", "")
     if elsewhere:
@@ -232,7 +235,7 @@ def client_of(directory: Path, *, as_: CredentialName) -> Client:
     elif Path(CONFIG_FILE).exists():
         project = load_project()
         if state_directory(directory).resolve() == project.directory.resolve():
-            elsewhere = project.config.nats.url
+            elsewhere = project.broker_url(directory if directory.is_file() else credential_path(directory, as_))
     identity = identify(directory, as_=as_)
     if elsewhere:
         credential = msgspec.structs.replace(identity.credential, url=elsewhere)

@@ -13,7 +13,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from linestop.bus.credentials import Credential, credential_path, load_credential, require_urls, write_private
+from linestop.bus.credentials import (
+    Credential,
+    credential_path,
+    load_credential,
+    require_seed,
+    require_urls,
+    write_private,
+)
 from linestop.bus.files import read_regular
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.errors import ConfigError, InputError
@@ -33,35 +40,39 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     people: Path | None = None
 
 
-def identify(
+def identify(  # noqa: PLR0913 - three ways to say who one is
     where: str | Path | None = None,
     *,
     as_: CredentialName = "client",
     url: str = "",
     user: str = "",
     password: str = "",
+    seed: str = "",
 ) -> Identity:
-    """Find out who to be: by ``url`` with user and password, by a credential file, or by a state directory.
+    """Find out who to be: by ``url`` with user and seed, by a credential file, or by a state directory.
 
     Args:
         where: A credential file, or a state directory; by default ``LINESTOP_DIR``, else ``.linestop``.
         as_: Which credential of a state directory.
-        url: Where the broker listens; then ``user`` and ``password`` are needed and ``where`` is only
-            looked at for people's keys.
+        url: Where the broker listens; then ``user`` and ``seed`` are needed and ``where`` is only looked at for
+            people's keys.
         user: A credential's name.
-        password: Its password.
+        password: Its password, where the broker was set up by an older linestop. It is sent in clear.
+        seed: The seed of its key, which is not sent.
 
     Raises:
         ConfigError: no such file or directory, or it is not a credential.
-        InputError: ``url`` without a known user and a password.
+        InputError: ``url`` without a known user and a seed.
     """
     if url:
         name: CredentialName | None = next((known for known in CREDENTIALS if known == user), None)
-        if name is None or not password:
-            raise InputError(f"A connection by url needs a password and a user, one of {', '.join(CREDENTIALS)}.")
+        if name is None or not (seed or password):
+            raise InputError(f"A connection by url needs a seed and a user, one of {', '.join(CREDENTIALS)}.")
         require_urls(url, "url")
+        if seed:
+            require_seed(seed, "seed")
         people = Path(where) / "people" if where is not None else None
-        return Identity(credential=Credential(url=url, user=name, password=password), people=people)
+        return Identity(credential=Credential(url=url, user=name, password=password, seed=seed), people=people)
     path = Path(where if where is not None else os.environ.get(DIRECTORY_VARIABLE) or DIRECTORY_DEFAULT)
     if path.is_file():
         return Identity(credential=load_credential(path), people=state_directory(path) / "people")

@@ -61,7 +61,7 @@ class Looking:
         self._mouth: Mouth | None = None
 
     @classmethod
-    def connect(
+    def connect(  # noqa: PLR0913 - three ways to say who one is
         cls,
         where: str | Path | None = None,
         *,
@@ -69,6 +69,7 @@ class Looking:
         url: str = "",
         user: str = "",
         password: str = "",
+        seed: str = "",
     ) -> Self:
         """Say who to be; the connection is made on entering.
 
@@ -76,15 +77,16 @@ class Looking:
             where: A state directory or a credential file; by default ``LINESTOP_DIR``, else ``.linestop``.
             as_: Which credential of a state directory: ``client`` submits, watches and stops; ``operator``
                 also decides, and stops when no actor is alive.
-            url: Address of the broker, with ``user`` and ``password``, instead of a file.
+            url: Address of the broker, with ``user`` and ``seed``, instead of a file.
             user: Name of the credential.
-            password: Its password.
+            password: Its password, where the broker was set up by an older linestop. It is sent in clear.
+            seed: The seed of its key, which is not sent.
 
         Raises:
             ConfigError: no such directory or file, or it is damaged.
-            InputError: ``url`` without a known user and a password.
+            InputError: ``url`` without a known user and a seed.
         """
-        return cls(identify(where, as_=as_, url=url, user=user, password=password))
+        return cls(identify(where, as_=as_, url=url, user=user, password=password, seed=seed))
 
     async def open(self) -> None:
         """Connect.

@@ -57,7 +57,7 @@ class SyncClient:
         self._client: Client | None = None
 
     @classmethod
-    def connect(
+    def connect(  # noqa: PLR0913 - three ways to say who one is
         cls,
         where: str | Path | None = None,
         *,
@@ -65,9 +65,10 @@ class SyncClient:
         url: str = "",
         user: str = "",
         password: str = "",
+        seed: str = "",
     ) -> Self:
         """Say who to be; the connection is made on entering. Arguments and errors as ``Client.connect``."""
-        return cls(identify(where, as_=as_, url=url, user=user, password=password))
+        return cls(identify(where, as_=as_, url=url, user=user, password=password, seed=seed))
 
     @property
     def portal(self) -> BlockingPortal:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import msgspec
+
 from linestop.bus import api, layout
 from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, passwords_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.permissions import CredentialName
 from linestop.bus.process import NatsProcess, free_port
 from linestop.bus.server_config import Listen, SyncInterval, server_config
@@ -52,7 +54,7 @@ class Cluster:
         known = self._credentials[name]
         if node is None:
             return known
-        return Credential(url=known.url.split(",")[node], user=known.user, password=known.password)
+        return msgspec.structs.replace(known, url=known.url.split(",")[node])
 
     async def start(self) -> None:
         """Start all nodes and return when a stream with three replicas can be created.
@@ -122,7 +124,7 @@ class Cluster:
             routes=tuple(f"127.0.0.1:{other}" for other in routes if other != routes[index]),
         )
         config_file = home / "nats.conf"
-        write_private(config_file, server_config(listen, accounts(passwords_of(self._credentials))))
+        write_private(config_file, server_config(listen, accounts(logins_of(self._credentials))))
         return NatsProcess(config_file, home / "nats.log", port=port)
 
     async def _formed(self) -> None:

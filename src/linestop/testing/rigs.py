@@ -18,7 +18,6 @@ import msgspec
 
 from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.patience import publish
@@ -162,7 +161,7 @@ class ServerRig:
         """Make a connection of its own, to ``url`` if given; in a cluster, to any node."""
         credential = self.server.credential(name)
         if url:
-            credential = Credential(url=url, user=credential.user, password=credential.password)
+            credential = msgspec.structs.replace(credential, url=url)
         connection = await connect(credential, name=f"rig {name}", timeout_s=READY_TIMEOUT_S)
         self._connections.append(connection)
         return await JetStream.open(connection)

@@ -1,0 +1,36 @@
+"""Keys as NATS writes them, against a pair that NATS's own tool made."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from linestop.bus.nkeys import new_seed, public_key, sign
+
+SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
+PUBLIC = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
+"""From the documentation of NATS."""
+
+
+def test_a_pair_of_natss_own_is_read() -> None:
+    """The public half of a known seed is the one that NATS says."""
+    assert public_key(SEED) == PUBLIC
+
+
+def test_a_signature_proves_the_key() -> None:
+    """What is signed is what the server sent; the raw key lies behind one byte of the public half."""
+    seed = new_seed()
+    raw = base64.b32decode(public_key(seed))[1:33]
+    Ed25519PublicKey.from_public_bytes(raw).verify(base64.b64decode(sign(seed, "nonce")), b"nonce")
+
+
+@pytest.mark.parametrize(
+    "seed", ["", "SU", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", PUBLIC, SEED[:-1] + "A", SEED.lower(), SEED + "=" * 8]
+)
+def test_what_is_not_a_seed_is_refused_and_not_repeated(seed: str) -> None:
+    """A wrong checksum, another kind of key, another alphabet."""
+    with pytest.raises(ValueError, match="not the nkey seed of a user") as caught:
+        public_key(seed)
+    assert len(seed) < 8 or seed not in str(caught.value)
