@@ -164,7 +164,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         """
         found: list[Path] = []
         for pattern in self.config.playbooks:
-            matches = sorted(self.root.glob(pattern)) if _relative(pattern) else [Path(pattern)]
+            matches = [Path(pattern)] if Path(pattern).is_absolute() else sorted(self.root.glob(pattern))
             if not matches and "*" not in pattern:
                 raise ConfigError(f"{self._where('playbooks')}: there is no file {pattern} in {self.root}.")
             found.extend(matches)
@@ -398,7 +398,3 @@ def _is_key(key: str) -> bool:
         return len(bytes.fromhex(key)) == ED25519_KEY_BYTES
     except ValueError:
         return False
-
-
-def _relative(pattern: str) -> bool:
-    return not Path(pattern).is_absolute()
