@@ -40,6 +40,7 @@ from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller
 from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
@@ -196,7 +197,7 @@ class Stack:
         """Run all six roles, each with its own credential, until the block ends."""
         credentials: dict[RoleName, Credential] = {role: self.server.credential(role) for role in ACTORS}
         backend = await JetStreamBackend.open(credentials, name="stack")
-        caller = Caller()
+        caller = Caller(on_delta=show_words(backend.publisher("planner")))
         runner = RegistryRunner(self.registry, self.directory / "workspaces")
         roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
         signer = load_signer(self.directory / "credentials", utc_now)

@@ -207,7 +207,7 @@ async def test_a_forged_event_is_shown_as_ignored(client: Client, operator: Clie
     submitted = await client.submit("desk", "say hello")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     subject = f"runs.default.{submitted.run}.operator.stopped.99"
-    await operator.stream.wire.ask(subject, b'{"id":"x","prev":"y","by":"eve","why":"fun"}')
+    await operator.bus.wire.ask(subject, b'{"id":"x","prev":"y","by":"eve","why":"fun"}')
     entries = [entry async for entry in client.events(submitted.run)]
     assert (entries[-1].n, entries[-1].role) == (0, "operator")
     assert "number is 99" in entries[-1].ignored
@@ -269,7 +269,7 @@ async def test_whoever_waits_looks_again_after_each_reconnect(tmp_path: Path, mo
     async with (
         stack(tmp_path, actors=False) as idle,
         Client.connect(tmp_path) as client,
-        waiting.hints(client.stream.wire, "live.runs.nobody.>") as news,
+        waiting.hints(client.bus.wire, "live.runs.nobody.>") as news,
     ):
         os.kill(idle.server.pid, signal.SIGKILL)
         with anyio.fail_after(SOON_S):
@@ -664,7 +664,7 @@ async def letters(operator: Client, count: int) -> list[Letter]:
 
 async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator: Client) -> None:
     """What could not be handled is kept whole; sending it again makes it handled again."""
-    await operator.stream.wire.ask("tasks.Default.desk", b'{"text":"say hello"}')
+    await operator.bus.wire.ask("tasks.Default.desk", b'{"text":"say hello"}')
     letter = (await letters(operator, 1))[0]
     assert (letter.role, letter.subject) == ("validator", "tasks.Default.desk")
     assert "does not have the form" in letter.reason

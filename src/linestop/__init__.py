@@ -6,6 +6,8 @@ The public API. Everything is imported on first use, so that ``import linestop``
 
     async with Client.connect(".linestop") as client:
         submitted = await client.submit("support", "Refund order A-17.", key="ticket-4711")
+        async for token in client.stream(submitted.run):
+            print(token, end="")
         outcome = await client.outcome(submitted.run)
 """
 
@@ -16,21 +18,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from linestop import errors
-    from linestop.client import Client, SyncClient
+    from linestop.client import Alert, Client, Outcome, SyncClient, Token
     from linestop.errors import (
         InputError,
         LinestopError,
         NotFound,
         PermissionDenied,
         Refused,
+        RunFailed,
         TimedOut,
         Unreachable,
     )
     from linestop.sandbox.tool import Context, ToolFailed, ToolUnknown, tool
 
 _HOMES = {
+    "Alert": "linestop.client",
     "Client": "linestop.client",
+    "Outcome": "linestop.client",
     "SyncClient": "linestop.client",
+    "Token": "linestop.client",
     "Context": "linestop.sandbox.tool",
     "ToolFailed": "linestop.sandbox.tool",
     "ToolUnknown": "linestop.sandbox.tool",
@@ -40,21 +46,26 @@ _HOMES = {
     "NotFound": "linestop.errors",
     "PermissionDenied": "linestop.errors",
     "Refused": "linestop.errors",
+    "RunFailed": "linestop.errors",
     "TimedOut": "linestop.errors",
     "Unreachable": "linestop.errors",
 }
 """Where each public name lives."""
 
 __all__ = [
+    "Alert",
     "Client",
     "Context",
     "InputError",
     "LinestopError",
     "NotFound",
+    "Outcome",
     "PermissionDenied",
     "Refused",
+    "RunFailed",
     "SyncClient",
     "TimedOut",
+    "Token",
     "ToolFailed",
     "ToolUnknown",
     "Unreachable",

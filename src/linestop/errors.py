@@ -13,6 +13,7 @@
     │   └── TooLarge           over a documented size
     ├── Refused            ask a person: somebody must grant, raise or open something
     │   └── PermissionDenied   the credential may not do this
+    ├── RunFailed          look at the run: it ended without the answer you asked for
     └── Defect             report it: linestop broke its own rule
 
 What is expected in a run (a refusal, a stop, an expired approval) is an event, never an exception.
@@ -93,6 +94,13 @@ class PermissionDenied(Refused):
     """Raised when the broker refuses a credential; names the subject and the credential."""
 
     code: ClassVar[str] = "permission"
+
+
+class RunFailed(LinestopError):  # noqa: N818 - see Unreachable
+    """Raised where an answer is required of a run that ended without one; not while the run is still open."""
+
+    code: ClassVar[str] = "run_failed"
+    exit_code: ClassVar[int] = 3
 
 
 class Defect(LinestopError):  # noqa: N818 - see Unreachable

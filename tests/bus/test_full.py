@@ -165,6 +165,10 @@ FULL: dict[str, tuple[CredentialName, Callable[[int], Said]]] = {
     layout.TIMERS: ("planner", lambda n: (f"timers.set.default.t-{n}.noise", os.urandom(20_000))),
     layout.bucket_stream(layout.IDS_BUCKET): ("validator", lambda n: (f"$KV.ids.default.{n}", os.urandom(20_000))),
     layout.bucket_stream(layout.AGENTS_BUCKET): ("operator", lambda n: (f"$KV.agents.a-{n}", os.urandom(20_000))),
+    layout.bucket_stream(layout.POSITIONS_BUCKET): (
+        "client",
+        lambda n: (f"$KV.positions.client.outcomes.{n}-{'x' * 800}", os.urandom(900)),
+    ),
     layout.bucket_stream(layout.WORKERS_BUCKET): ("planner", lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000))),
 }
 """Who may fill each stream, and with what. CONTROL, CLIENTS, TASKS and RUNS have tests of their own."""
@@ -178,9 +182,11 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         Client.connect(tmp_path) as client,
     ):
         runs = [(await _begun(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
-        for name, message in FULL.values():
+        for stream, (name, message) in FULL.items():
+            # A position is small.
+            most = 2_000 if stream == layout.bucket_stream(layout.POSITIONS_BUCKET) else 100
             async with await connect(line.server.credential(name), name="fill") as connection:
-                await _fill(connection, (message(n) for n in count()), most=100)
+                await _fill(connection, (message(n) for n in count()), most=most)
         async with await connect(line.server.credential("bootstrap"), name="look") as look:
             with pytest.raises(LinestopError) as found:
                 await space(look)

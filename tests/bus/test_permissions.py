@@ -171,6 +171,8 @@ SAY: dict[str, set[str]] = {
     layout.bucket_key(layout.SHARED_BUCKET, "breaker.model"): set(),
     layout.bucket_key(layout.SHARED_BUCKET, "worker.w1"): set(),
     layout.bucket_key(layout.WORKERS_BUCKET, "w1"): set(ACTORS),
+    layout.bucket_key(layout.POSITIONS_BUCKET, "client.outcomes.billing"): {"client"},
+    layout.bucket_key(layout.POSITIONS_BUCKET, "watcher.alerts.pager"): {"watcher"},
     layout.answer_inbox("client", "abc"): set(ACTORS),
     "_INBOX.client.abcdefghijklmnopqrstuv.1": set(),
     api.direct_get(layout.RUNS): {*ROLES, "client", "watcher", "fork"},

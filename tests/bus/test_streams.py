@@ -140,6 +140,7 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
         ("budget", layout.SHARED_BUCKET, "account.tenant-acme.today"),
         ("operator", layout.SHARED_BUCKET, "door.closed"),
         ("operator", layout.AGENTS_BUCKET, "desk"),
+        ("client", layout.POSITIONS_BUCKET, "client.outcomes.billing"),
     ],
 )
 async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(

@@ -33,7 +33,7 @@ def letters(line: Stack, *, send: bool, count: int) -> list[Letter]:
     async def work() -> list[Letter]:
         async with Client.connect(line.directory, as_="operator") as operator:
             if send:
-                await operator.stream.wire.ask("tasks.Not_A_Name.desk", b'{"text":"\x1b[31m"}')
+                await operator.bus.wire.ask("tasks.Not_A_Name.desk", b'{"text":"\x1b[31m"}')
             with anyio.fail_after(SOON_S):
                 while len(found := await operator.dead_letters()) < count:  # noqa: ASYNC110
                     await anyio.sleep(0.02)

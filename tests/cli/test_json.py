@@ -57,7 +57,7 @@ class Asked:
 def _dead_letter(line: Stack) -> str:
     async def work() -> int:
         async with Client.connect(line.directory, as_="operator") as operator:
-            await operator.stream.wire.ask("tasks.Not_A_Name.desk", b'{"text":"x"}')
+            await operator.bus.wire.ask("tasks.Not_A_Name.desk", b'{"text":"x"}')
             with anyio.fail_after(20):
                 while not (found := await operator.dead_letters()):  # noqa: ASYNC110
                     await anyio.sleep(0.02)

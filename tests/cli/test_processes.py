@@ -315,7 +315,7 @@ async def test_model_tokens_are_heard_under_their_attempt(tmp_path: Path) -> Non
     async with started(tmp_path, "dev") as dev:
         await dev.says("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="client") as client:
-            await client.stream.wire.connection.subscribe("deltas.>", hear)
+            await client.bus.wire.connection.subscribe("deltas.>", hear)
             submitted = await client.submit("teller", "Tell me.")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert outcome.answer == said

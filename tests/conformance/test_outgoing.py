@@ -17,7 +17,7 @@ from linestop.bus.streams import consumers
 from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
-from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.schemas.subjects import AgentName, DeltaSubject, RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import Rig, ServerRig, until
 
@@ -122,7 +122,7 @@ async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId)
     """Hints, tokens and answers go out or are lost; an inbox that is none is ignored."""
     publisher = await rig.publisher()
     await publisher.wake("planner", tenant, run)
-    await publisher.delta(tenant, run, 1, 1, "tok")
+    await publisher.delta(DeltaSubject(tenant=tenant, run=run, turn=1, attempt=1), "tok", offset=0)
     for inbox in ("_INBOX.client.answers.x", "", "a b\r\nPUB runs.x 0\r\n\r\n", "*", "x" * 10_000):
         with contextlib.suppress(AssertionError):
             await publisher.reply(inbox, b"done")

@@ -171,9 +171,11 @@ async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
 async def test_watchers_are_told_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
     """Tokens are shown as they come, and a server breaks them where it likes."""
     told: list[str] = []
+    at: list[int] = []
 
-    async def watch(_: ModelWork, text: str) -> None:
+    async def watch(_: ModelWork, text: str, offset: int) -> None:
         told.append(text)
+        at.append(offset)
 
     before = "." * (PIECE_CHARS - 7)
     say = f"{before}hunter2hunter2, so it is."
@@ -185,12 +187,13 @@ async def test_watchers_are_told_a_known_secret_neither_whole_nor_in_pieces(prov
         reply, _ = await caller.call(work)
     assert reply.text == say
     assert told == [before, "[redacted:secret], so it is."]
+    assert at == [0, len(before)]
 
 
 async def test_a_watcher_that_fails_costs_no_answer() -> None:
     """Also at the very last piece."""
 
-    async def watch(_: ModelWork, text: str) -> None:
+    async def watch(_: ModelWork, text: str, __: int) -> None:
         raise OSError(text)
 
     async with (

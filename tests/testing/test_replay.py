@@ -77,10 +77,10 @@ async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
                 await client.approve("paid", by="ann")
         await client.outcome("cut")
         for run in ("paid", "cut"):
-            stored = await client.stream.log().load(TENANT, RunId(run))
+            stored = await client.bus.log().load(TENANT, RunId(run))
             opened = (await client.run(run)).opened
             assert opened is not None
-            version = await client.stream.shared(layout.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
+            version = await client.bus.shared(layout.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
             assert version is not None
             log = [(message.subject, message.payload, message.seq) for message in stored]
             found = replay(log, blobs={opened.agent.digest: version.value})

@@ -5,6 +5,7 @@ Every event stores what of them it used, so that a replay can hand the same fact
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -66,7 +67,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 
     ``problem`` is set where it cannot even be read; ``existing_run`` where its key or run id is taken by
-    another task. ``trace`` is the W3C ``traceparent`` that it was sent with, as it came.
+    another task. ``trace`` is the W3C ``traceparent`` that it was sent with, as it came. ``asked_at`` is when the
+    broker stored it.
     """
 
     agent: str
@@ -75,6 +77,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
     existing_run: str = ""
     trace: str = ""
+    asked_at: datetime | None = None
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,6 +128,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
             thread=task.thread, key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
             text_bytes=len(task.text.encode()) + material_bytes(task.material), material=task.material,
             trace=incoming.trace if parse_traceparent(incoming.trace) else "",
+            asked_at=min(incoming.asked_at, now) if incoming.asked_at else None,
         ),
         agent=AgentRef(
             name=agent.name, version=agent.version, digest=digest, prompt_digest=_sha256(agent.prompt),

@@ -49,7 +49,11 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client gets when a run is over, published once on ``outcomes.<tenant>.<agent>.<run>``."""
+    """What a client gets when a run is over, published once on ``outcomes.<tenant>.<agent>.<run>``.
+
+    ``user``, ``submitter`` and ``labels`` are the task's. ``model`` gave the last answer. ``answer_is`` is ``json``
+    where the agent has an output schema, else ``text``; empty, as the times are None, in one from before this was told.
+    """
 
     run: str
     tenant: str
@@ -57,12 +61,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: str
     cause: str = ""
     why: str = ""
-    answer: Text | None = None
+    text: Text | None = msgspec.field(default=None, name="answer")
     partial: str = ""
     partial_is: str = ""
     """``summary`` (of the run's closing turn), ``results`` (they are listed) or ``words`` (the model's last)."""
 
+    answer_is: str = ""
     key: str = ""
+    user: str = ""
+    submitter: str = ""
+    labels: dict[str, str] = {}
+    model: str = ""
+    asked_at: datetime | None = None
+    opened_at: datetime | None = None
+    ended_at: datetime | None = None
     turns: int = 0
     calls: int = 0
     tokens: int = 0
@@ -88,12 +100,17 @@ def agent_of(run: Run) -> str:
 
 def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
     """The outcome of a sealed run as JSON."""
-    totals = sealed.totals
+    totals, opened = sealed.totals, run.opened
+    task = opened.task if opened else None
+    answer_is = "" if sealed.answer is None else "json" if opened and opened.output_schema_digest else "text"
     return msgspec.json.encode(
         Outcome(
             run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
-            why=sealed.why, answer=sealed.answer, partial=sealed.partial, partial_is=sealed.partial_is,
-            key=run.opened.task.key if run.opened else "", turns=totals.turns, calls=totals.calls,
+            why=sealed.why, text=sealed.answer, answer_is=answer_is, partial=sealed.partial,
+            partial_is=sealed.partial_is, key=task.key if task else "", user=task.user if task else "",
+            submitter=task.submitter if task else "", labels=task.labels if task else {},
+            model=run.proposal.model if run.proposal else "", asked_at=task.asked_at if task else None,
+            opened_at=run.opened_at if opened else None, ended_at=sealed.at, turns=totals.turns, calls=totals.calls,
             tokens=totals.tokens, cost_micros=totals.cost_micros,
             receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt),
             receipt_omits=sealed.receipt_omits, n=run.sealed_n, head_sha256=sealed.head_sha256,

@@ -293,7 +293,8 @@ def _read(agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
         problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
         sha256 = hashlib.sha256(delivery.payload).hexdigest()
         return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
-    return Incoming(agent=agent, sha256=task_sha256(task, agent), task=task, trace=trace), fresh
+    sha256 = task_sha256(task, agent)
+    return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
 
 
 def _first_choice(task: _Arrived, owner: KeyOwner | None) -> RunId:

@@ -27,6 +27,9 @@ WORKERS_BUCKET: Final = "workers"
 BEATS_BUCKET: Final = "beats"
 """What every worker says of itself every two seconds, a key a role and name: see ``bus.beats``."""
 
+POSITIONS_BUCKET: Final = "positions"
+"""How far each listener that has a name has come in OUTCOMES or ALERTS: a key a credential, stream and name."""
+
 FEED: Final = "feed"
 """All of RUNS, for the recorder's archive and nobody else."""
 

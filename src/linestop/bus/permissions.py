@@ -233,6 +233,12 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=(*ROLES, "client", "watcher", "bootstrap"),
         why="see which workers live, and when one does no more",
     ),
+    _row(
+        "publish",
+        (*_bucket(layout.POSITIONS_BUCKET), layout.bucket_key(layout.POSITIONS_BUCKET, f"{SELF}.>")),
+        holders=_EYES,
+        why="keep how far its named listeners have come",
+    ),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",

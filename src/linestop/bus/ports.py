@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from linestop.errors import Conflict
-from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
+from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId, run_event
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,8 +291,8 @@ class Publisher(Protocol):
         """Store a dead letter: what could not be handled, and why."""
         ...
 
-    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
-        """Send model tokens to watchers; lossy, never fails."""
+    async def delta(self, place: DeltaSubject, text: str, *, offset: int) -> None:
+        """Send the next piece of an attempt's text, ``offset`` characters into it; lossy, never fails."""
         ...
 
     async def reply(self, inbox: str, payload: bytes) -> None:

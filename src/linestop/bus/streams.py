@@ -66,6 +66,11 @@ BEAT_BYTES_MAX: Final = 16 * 1024
 BEATS_BYTES: Final = 8 * MIB
 """Space for what workers say of themselves: about 10,000 names."""
 
+POSITIONS_BYTES: Final = 8 * MIB
+"""Space for how far named listeners have come: some 30,000 names."""
+
+POSITION_BYTES_MAX: Final = 1024
+
 Config = Mapping[str, Any]
 """A configuration as the server's JSON API takes it: an open format."""
 
@@ -99,7 +104,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """What a single server must be allowed to store, with some room for its own bookkeeping."""
         kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
-        return kinds + BEATS_BYTES + PROBES_BYTES
+        return kinds + BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES
 
 
 DEFAULT_SPACE: Final = Space()
@@ -288,6 +293,15 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
             max_bytes=BEATS_BYTES,
             max_age=DAY_NS,
             max_msg_size=BEAT_BYTES_MAX,
+        ),
+        # A position that nobody has moved for so long is before the oldest outcome that is kept.
+        _bucket(
+            layout.POSITIONS_BUCKET,
+            space,
+            history=1,
+            max_bytes=min(POSITIONS_BYTES, space.small),
+            max_age=RUNS_KEPT_NS,
+            max_msg_size=POSITION_BYTES_MAX,
         ),
     )
 

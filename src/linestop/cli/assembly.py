@@ -33,11 +33,12 @@ from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
 from linestop.bus.migrate import Administrator
 from linestop.bus.permissions import CredentialName
+from linestop.bus.ports import Publisher
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
-from linestop.models.caller import PREFIX, Caller, load_planner
+from linestop.models.caller import PREFIX, Caller, Delta, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check
@@ -48,7 +49,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.redact import Redactor
-from linestop.schemas.subjects import RoleName, RunId, TenantId
+from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork, ModelWork, ToolRunner
 from linestop.testing.playbook import PlaybookServer, load_playbook
@@ -224,7 +225,7 @@ async def serve(
             make_importable(project)
             url = await stack.enter_async_context(playbook_server(project))
             await anyio.to_thread.run_sync(_import_providers, project)
-            caller = Caller(on_delta=_deltas(backend), base_urls={PLAYBOOK: url})
+            caller = Caller(on_delta=show_words(backend.publisher("planner")), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
         runner = _runner(project, tools, secrets) if tools is not None and "executor" in roles else None
         archive = _archive(project) if "recorder" in roles else None
@@ -308,11 +309,12 @@ def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> T
     return DryRunner(runner) if project.dry else runner
 
 
-def _deltas(backend: JetStreamBackend) -> Callable[[ModelWork, str], Any]:
-    publisher = backend.publisher("planner")
+def show_words(publisher: Publisher) -> Delta:
+    """Sends what models write to whoever listens, as it comes."""
 
-    async def on_delta(work: ModelWork, text: str) -> None:
-        await publisher.delta(TenantId(work.tenant), RunId(work.run), work.turn, work.attempt, text)
+    async def on_delta(work: ModelWork, text: str, offset: int) -> None:
+        place = DeltaSubject(tenant=TenantId(work.tenant), run=RunId(work.run), turn=work.turn, attempt=work.attempt)
+        await publisher.delta(place, text, offset=offset)
 
     return on_delta
 

@@ -46,7 +46,7 @@ def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     directory: Path = options["directory"]
 
     async def work(client: Client) -> ArchiveStatus:
-        return await Archive(directory / ARCHIVE_FILE).rebuild(client.stream.log())
+        return await Archive(directory / ARCHIVE_FILE).rebuild(client.bus.log())
 
     _print(output.with_client(directory, work), as_json=options["as_json"])
 

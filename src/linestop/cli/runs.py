@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import anyio
 import click
+import msgspec
 
-from linestop.bus.after import Outcome
 from linestop.cli import output, timeline
 from linestop.cli.stop import closed_sentence
-from linestop.client import Client, Submitted
+from linestop.client import Client, Outcome, Submitted
 from linestop.client.client import Said, TaskOptions
 from linestop.client.views import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
@@ -230,11 +230,11 @@ class _Waiting:
         else:
             output.note(f"{done.run}: {done.sentence}")
 
-    def _end(self, outcome: Outcome) -> int:
+    def _end(self, outcome: Outcome[Any]) -> int:
         if self._as_json:
-            output.say_json(outcome)
-        elif isinstance(outcome.answer, str):
-            output.say(outcome.answer, block=True)
+            output.say_json(msgspec.structs.replace(outcome, position=0))
+        elif isinstance(outcome.text, str):
+            output.say(outcome.text, block=True)
         elif outcome.partial:
             output.note(f"Partial answer: {outcome.partial}", block=True)
         why = f": {outcome.why}" if outcome.why else ""

@@ -101,11 +101,11 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     Raises:
         NotFound: the run has no event.
     """
-    stored = await client.stream.log().load(tenant, run, leader=True)
+    stored = await client.bus.log().load(tenant, run, leader=True)
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]
-    outcomes = await Reader(client.stream.wire, layout.OUTCOMES).direct(outcome_of(tenant, run))
+    outcomes = await Reader(client.bus.wire, layout.OUTCOMES).direct(outcome_of(tenant, run))
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:
@@ -114,7 +114,7 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     texts: dict[str, bytes] = await _version(client, state)
     for sha256 in wanted[:TEXTS_MAX]:
         try:
-            texts[sha256] = await client.stream.blobs().get(tenant, sha256)
+            texts[sha256] = await client.bus.blobs().get(tenant, sha256)
         except NotFound:
             output.note(f"The text {sha256} is not stored any more, so what is in it is not checked.")
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
@@ -125,7 +125,7 @@ async def _version(client: Client, state: Run) -> dict[str, bytes]:
     if state.opened is None:
         return {}
     digest = state.opened.agent.digest
-    found = await client.stream.shared(layout.AGENTS_BUCKET).get(f"version.{digest}")
+    found = await client.bus.shared(layout.AGENTS_BUCKET).get(f"version.{digest}")
     if found is None:
         output.note(f"The agent's version {digest} is not stored, so what the run was opened with is not checked.")
     return {digest: found.value} if found is not None else {}

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from linestop.client.client import Client, TaskOptions
+from linestop.client.listening import Alert, Listener
+from linestop.client.outcome import Outcome
 from linestop.client.sync import SyncClient
 from linestop.client.views import Letter, OpenQuestion, Receipt, RunLine, Submitted
+from linestop.client.words import Token
 
 __all__ = [
+    "Alert",
     "Client",
     "Letter",
+    "Listener",
     "OpenQuestion",
+    "Outcome",
     "Receipt",
     "RunLine",
     "Submitted",
     "SyncClient",
     "TaskOptions",
+    "Token",
 ]

@@ -7,26 +7,29 @@ it wants it says on subjects that any NATS client may use (``docs/any-client.md`
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 import msgspec
 
 from linestop.bus.stopping import fence_number, stop_number
+from linestop.client.following import Following
 from linestop.client.kill_switches import KillSwitches
 from linestop.client.letters import Letters
-from linestop.client.looking import DEFAULT_TENANT, Looking
+from linestop.client.looking import DEFAULT_TENANT
+from linestop.client.outcome import Outcome
 from linestop.client.saying import WAIT_S, Mouth
 from linestop.client.stop_scope import stop_scope
 from linestop.client.stopping import DirectStop, is_of
 from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
-from linestop.errors import InputError, NotFound, PermissionDenied, TimedOut
+from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
 from linestop.schemas.messages import Control, Reply, Task, Verb, shortened
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
 
+T = TypeVar("T")
 Resolution = Literal["retry", "done", "stop"]
 StopMode = Literal["fence", "drain"]
 MODES: Final[dict[StopMode, events.StopMode]] = {"fence": events.StopMode.FENCE, "drain": events.StopMode.DRAIN}
@@ -64,7 +67,7 @@ class Said(TypedDict, total=False):
     shown: str
 
 
-class Client(Looking):
+class Client(Following):
     """One connection to linestop. Use ``async with Client.connect(...) as client``."""
 
     @property
@@ -100,6 +103,36 @@ class Client(Looking):
             raise InputError(f"The task is not one: {error}.") from None
         wait_s = WAIT_S if wait_opened else 0.0
         return await self._says.task(TenantId(tenant), AgentName(agent), task, wait_s=wait_s)
+
+    @overload
+    async def execute(
+        self, agent: str, text: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[T]: ...  # fmt: skip
+
+    @overload
+    async def execute(
+        self, agent: str, text: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]: ...  # fmt: skip
+
+    async def execute(
+        self, agent: str, text: str, *, output: Any = None, timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT, **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]:  # fmt: skip
+        """Give an agent a task and wait until its run is over: ``submit`` and ``outcome`` in one.
+
+        ``output`` is the type of ``outcome.answer``. With ``key`` it may be called again after any error.
+
+        Raises:
+            Refused: the task was not let in.
+            TimedOut: the run is not over after ``timeout_s``; it goes on.
+            InputError, Unreachable, PermissionDenied: as ``submit`` and ``outcome``.
+        """
+        submitted = await self.submit(agent, text, tenant=tenant, **options)
+        if submitted.status == "refused":
+            raise Refused(submitted.sentence)
+        return await self.outcome(submitted.run, output=output, timeout_s=timeout_s, tenant=tenant)
 
     # --- decisions ---------------------------------------------------------------------------------------
 
@@ -199,7 +232,7 @@ class Client(Looking):
             Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
         )
         if self.operator:
-            state, already = await DirectStop(self.stream).stop(tenant, run_id, control)
+            state, already = await DirectStop(self.bus).stop(tenant, run_id, control)
             return _receipt(state, already=already)
         try:
             await self._says.word(tenant, run_id, "stop", control)
@@ -241,7 +274,7 @@ class Client(Looking):
     @property
     def kill_switches(self) -> KillSwitches:
         """Which kill switches are closed, and, with the operator's credential, closing and opening them."""
-        return KillSwitches(self.stream.shared())
+        return KillSwitches(self.bus.shared())
 
     async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
         """The run with its stop, if this credential may read runs and a replica shows it in time."""
@@ -273,7 +306,7 @@ class Client(Looking):
 
     async def dead_letters(self) -> list[Letter]:
         """What could not be handled, oldest first. Needs the operator's credential."""
-        return await Letters(self.stream.wire).all()
+        return await Letters(self.bus.wire).all()
 
     async def dead_letter(self, seq: int) -> Letter:
         """One dead letter by its number.
@@ -281,7 +314,7 @@ class Client(Looking):
         Raises:
             NotFound: there is none.
         """
-        return await Letters(self.stream.wire).one(seq)
+        return await Letters(self.bus.wire).one(seq)
 
     async def requeue(self, seq: int) -> Letter:
         """Send a dead letter's message again, or wake the role that gave up; the letter stays.
@@ -290,7 +323,7 @@ class Client(Looking):
             NotFound: there is no such letter.
             InputError: it holds nothing that can be sent again.
         """
-        return await Letters(self.stream.wire).requeue(seq)
+        return await Letters(self.bus.wire).requeue(seq)
 
     @property
     def _says(self) -> Mouth:

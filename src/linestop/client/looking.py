@@ -14,7 +14,6 @@ import msgspec
 
 from linestop import clock
 from linestop.bus import api, layout
-from linestop.bus.after import Outcome
 from linestop.bus.beats import Worker, workers
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
@@ -25,7 +24,7 @@ from linestop.client.saying import Mouth
 from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
 from linestop.client.waiting import hints
 from linestop.client.waits import Wait, waits
-from linestop.errors import InputError, LinestopError, NotFound, TimedOut
+from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
 from linestop.schemas.run import Entry, Run
@@ -114,7 +113,7 @@ class Looking:
         await self.close()
 
     @property
-    def stream(self) -> JetStream:
+    def bus(self) -> JetStream:
         """The bus as this credential sees it.
 
         Raises:
@@ -137,7 +136,7 @@ class Looking:
         Raises:
             NotFound: it has no event.
         """
-        state = await self._fold(_tenant(tenant), _run(run))
+        state = await self._fold(as_tenant(tenant), as_run(run))
         if not state.entries:
             raise _unknown(state)
         return state
@@ -150,11 +149,11 @@ class Looking:
             InputError: several ids begin so.
         """
         if text == LAST:
-            found = await self._newest(1, _tenant(tenant))
+            found = await self._newest(1, as_tenant(tenant))
             if not found:
                 raise NotFound(f"There is no run of tenant '{tenant}' yet.")
             return found[-1][1]
-        begun = sorted(run for run in await self.stream.log().runs_of(_tenant(tenant)) if run.startswith(text))
+        begun = sorted(run for run in await self.bus.log().runs_of(as_tenant(tenant)) if run.startswith(text))
         if text in begun:
             return RunId(text)
         if len(begun) > 1:
@@ -188,9 +187,9 @@ class Looking:
         Raises:
             NotFound: as ``events``.
         """
-        state = Run(_tenant(tenant), _run(run))
-        log = self.stream.log()
-        async with hints(self.stream.wire, subjects.live(subjects.run_filter(state.tenant, state.run))) as news:
+        state = Run(as_tenant(tenant), as_run(run))
+        log = self.bus.log()
+        async with hints(self.bus.wire, subjects.live(subjects.run_filter(state.tenant, state.run))) as news:
             while True:
                 for message in await log.load(state.tenant, state.run, after_seq=state.head_seq):
                     shown = state.n >= after_n
@@ -203,23 +202,6 @@ class Looking:
         if not state.entries:
             raise _unknown(state)
 
-    async def outcome(self, run: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT) -> Outcome:
-        """Wait until the run is over and return its outcome; at once if it is over already.
-
-        Raises:
-            TimedOut: not over after ``timeout_s``; the run goes on.
-        """
-        wanted = subjects.outcome_of(_tenant(tenant), _run(run))
-        reader = Reader(self.stream.wire, layout.OUTCOMES)
-        with anyio.move_on_after(timeout_s):
-            async with hints(self.stream.wire, subjects.live(wanted)) as news:
-                while not (found := await reader.direct(wanted)):
-                    await news.wait()
-                outcome = msgspec.json.decode(found[-1].payload, type=Outcome)
-                answer = None if outcome.answer is None else await self.text(outcome.answer, tenant=tenant)
-                return msgspec.structs.replace(outcome, answer=answer)
-        raise TimedOut(f"Run '{run}' is not over after {timeout_s:g} s; it goes on. Wait again, or stop it.")
-
     async def text(self, text: Text, *, tenant: str = DEFAULT_TENANT) -> str:
         """The text itself, fetched if it is stored as a blob.
 
@@ -228,7 +210,7 @@ class Looking:
         """
         if isinstance(text, str):
             return text
-        return (await self.stream.blobs().get(_tenant(tenant), text.sha256)).decode(errors="replace")
+        return (await self.bus.blobs().get(as_tenant(tenant), text.sha256)).decode(errors="replace")
 
     async def questions(self, run: str, *, tenant: str = DEFAULT_TENANT) -> list[OpenQuestion]:
         """What this run waits for a person to say.
@@ -244,7 +226,7 @@ class Looking:
         """The runs begun last, newest first; of all tenants unless one is named."""
         if tenant:
             check_name("tenant", tenant)
-        keys = await self.stream.log().open_runs() if open_only else await self._newest(limit, tenant)
+        keys = await self.bus.log().open_runs() if open_only else await self._newest(limit, tenant)
 
         async def line(key: Key) -> RunLine:
             return run_line(await self._fold(*key))
@@ -255,7 +237,7 @@ class Looking:
 
     async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
         """What all open runs wait for a person to say, so not events; the most urgent first."""
-        keys = [key for key in await self.stream.log().open_runs() if not tenant or key[0] == tenant]
+        keys = [key for key in await self.bus.log().open_runs() if not tenant or key[0] == tenant]
 
         async def of(key: Key) -> list[OpenQuestion]:
             return await self.questions_of(await self._fold(*key))
@@ -268,7 +250,7 @@ class Looking:
 
         A worker that missed three of its beats, one every 2 s by the broker's clock, is presumed dead.
         """
-        return await read_workers(self.stream)
+        return await read_workers(self.bus)
 
     async def waits_of(self, state: Run) -> list[Wait]:
         """What a folded run waits for now. Without the right to see the workers, it does not say which are missing."""
@@ -279,8 +261,8 @@ class Looking:
         return waits(state, clock.now(), shown)
 
     async def _newest(self, limit: int, tenant: str) -> list[Key]:
-        reader = Reader(self.stream.wire, layout.RUNS)
-        info = await self.stream.wire.connection.ask(api.stream_info(layout.RUNS))
+        reader = Reader(self.bus.wire, layout.RUNS)
+        info = await self.bus.wire.connection.ask(api.stream_info(layout.RUNS))
         last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
         window = WINDOW_MESSAGES
         while True:
@@ -293,7 +275,7 @@ class Looking:
 
     async def _fold(self, tenant: TenantId, run: RunId) -> Run:
         state = Run(tenant, run)
-        for message in await self.stream.log().load(tenant, run):
+        for message in await self.bus.log().load(tenant, run):
             state.apply(message.subject, message.payload, message.seq)
         return state
 
@@ -340,11 +322,13 @@ def _key(subject: str) -> Key:
     return where.tenant, where.run
 
 
-def _tenant(tenant: str) -> TenantId:
+def as_tenant(tenant: str) -> TenantId:
+    """The tenant of that name, or ``InputError``."""
     return TenantId(check_name("tenant", tenant))
 
 
-def _run(run: str) -> RunId:
+def as_run(run: str) -> RunId:
+    """The run of that id, or ``InputError``."""
     return RunId(check_name("run", run))
 
 

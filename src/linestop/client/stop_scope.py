@@ -28,7 +28,7 @@ Key = tuple[TenantId, RunId]
 
 async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: TenantId | None) -> StoppedRuns:
     """Stop every open run of ``scope`` (see ``schemas.kill_switches``), of one tenant or of all."""
-    stop = DirectStop(client.stream)
+    stop = DirectStop(client.bus)
     stopped: list[str] = []
     failed: dict[str, str] = {}
     seen: set[Key] = set()
@@ -55,7 +55,7 @@ async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: T
             limiter.release()
 
     for _ in range(PASSES_MAX):
-        found = [key for key in await client.stream.log().open_runs() if tenant in {None, key[0]} and key not in seen]
+        found = [key for key in await client.bus.log().open_runs() if tenant in {None, key[0]} and key not in seen]
         if not found:
             break
         seen.update(found)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from linestop.bus.permissions import CredentialName
-from linestop.client.client import Client
+from linestop.client.client import Client, TaskOptions
 from linestop.client.identity import Identity, identify
+from linestop.client.listening import Alert, Listener
 from linestop.client.looking import DEFAULT_TENANT
+from linestop.client.outcome import Outcome
+from linestop.client.words import Token
 from linestop.errors import InputError
 from linestop.schemas.run import Entry, Run
 
@@ -22,6 +25,7 @@ _NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.c
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def _blocking(
@@ -39,7 +43,7 @@ def _blocking(
     return call
 
 
-async def _next(source: AsyncGenerator[R]) -> R | None:
+async def _next(source: AsyncIterator[R]) -> R | None:
     return await anext(source, None)
 
 
@@ -101,7 +105,6 @@ class SyncClient:
         self._portal = self._client = None
 
     submit = _blocking(Client.submit)
-    outcome = _blocking(Client.outcome)
     run = _blocking(Client.run)
     runs = _blocking(Client.runs)
     text = _blocking(Client.text)
@@ -120,6 +123,72 @@ class SyncClient:
     dead_letter = _blocking(Client.dead_letter)
     requeue = _blocking(Client.requeue)
 
+    @overload
+    def execute(
+        self, agent: str, text: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[T]: ...  # fmt: skip
+
+    @overload
+    def execute(
+        self, agent: str, text: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]: ...  # fmt: skip
+
+    def execute(
+        self, agent: str, text: str, *, output: Any = None, timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT, **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]:  # fmt: skip
+        """Give an agent a task and wait until its run is over, as ``Client.execute`` does."""
+
+        async def work() -> Outcome[Any]:
+            return await self.client.execute(agent, text, output=output, timeout_s=timeout_s, tenant=tenant, **options)
+
+        return self.portal.call(work)
+
+    @overload
+    def outcome(
+        self, run: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT
+    ) -> Outcome[T]: ...
+
+    @overload
+    def outcome(self, run: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT) -> Outcome[Any]: ...
+
+    def outcome(
+        self, run: str, *, output: Any = None, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT
+    ) -> Outcome[Any]:
+        """Wait until the run is over and return its outcome, as ``Client.outcome`` does."""
+
+        async def work() -> Outcome[Any]:
+            return await self.client.outcome(run, output=output, timeout_s=timeout_s, tenant=tenant)
+
+        return self.portal.call(work)
+
+    def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Generator[Token]:
+        """The words of the run's model, as ``Client.stream`` gives them. Closing the generator ends the listening."""
+        return self._each(self.client.stream(run, tenant=tenant))
+
+    @overload
+    def outcomes(
+        self, *, output: type[T], agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Generator[Outcome[T]]: ...
+
+    @overload
+    def outcomes(
+        self, *, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Generator[Outcome[Any]]: ...
+
+    def outcomes(
+        self, *, output: Any = None, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Generator[Outcome[Any]]:
+        """The outcomes of runs, as ``Client.outcomes`` gives them. Closing the generator ends the listening."""
+        source = self.client.outcomes(output=output, agent=agent, tenant=tenant, position=position, after=after)
+        return self._each(source)
+
+    def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Generator[Alert]:
+        """What calls a person, as ``Client.alerts`` gives it. Closing the generator ends the listening."""
+        return self._each(self.client.alerts(tenant=tenant, position=position, after=after))
+
     def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
     ) -> Generator[Entry]:
@@ -132,7 +201,7 @@ class SyncClient:
         """The run folded up to each entry, as ``Client.watch`` gives it. Closing the generator ends the watching."""
         return self._each(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
 
-    def _each(self, source: AsyncGenerator[R]) -> Generator[R]:
+    def _each(self, source: AsyncGenerator[R] | Listener[Any]) -> Generator[R]:
         portal = self.portal
         try:
             while (item := portal.call(_next, source)) is not None:

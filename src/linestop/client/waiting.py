@@ -7,9 +7,10 @@ reconnect), so a read is repeated after each reconnect and every ``POLL_S`` besi
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Final
 
 import anyio
@@ -19,10 +20,16 @@ from nats.aio.msg import Msg
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.publish import Wire
 from linestop.bus.layout import answer_inbox
-from linestop.schemas.messages import Reply
+from linestop.client.words import Piece
+from linestop.schemas.messages import OFFSET_HEADER, Reply
+from linestop.schemas.subject_filters import words_of
+from linestop.schemas.subjects import RunId, TenantId, live, parse_delta, run_filter
 
 POLL_S: Final = 2.0
 """How long a change may go unnoticed when its hint is lost."""
+
+PIECES_MAX: Final = 4_096
+"""Pieces of a run's words that are kept for a slow listener; what is dropped it gets from the log."""
 
 LAG_S: Final = 0.05
 """How long to leave a replica that has not got what was announced."""
@@ -51,21 +58,77 @@ class Hints:
 
 
 @contextlib.asynccontextmanager
-async def hints(wire: Wire, subject: str) -> AsyncGenerator[Hints]:
-    """Listen on ``subject`` and to reconnects. The subscription reaches the server before any later read."""
-    made = Hints()
+async def listening(wire: Wire, subject: str, receive: Callable[[Msg], None]) -> AsyncGenerator[None]:
+    """Call ``receive`` with each message on ``subject``. The subscription reaches the server before any later read."""
+    subscription = await wire.subscribe(subject, receive)
+    try:
+        yield
+    finally:
+        await wire.unsubscribe(subscription)
+
+
+@contextlib.asynccontextmanager
+async def hints(wire: Wire, subject: str, made: Hints | None = None) -> AsyncGenerator[Hints]:
+    """Listen on ``subject`` and to reconnects, and tell ``made`` or a new ``Hints``."""
+    told = made or Hints()
 
     def heard(msg: Msg) -> None:
         seq = (msg.headers or {}).get("Nats-Sequence", "")
-        made.tell(int(seq) if seq.isdecimal() else 0)
+        told.tell(int(seq) if seq.isdecimal() else 0)
 
-    subscription = await wire.subscribe(subject, heard)
-    forget = wire.watch(restored=made.tell)
+    forget = wire.watch(restored=told.tell)
     try:
-        yield made
+        async with listening(wire, subject, heard):
+            yield told
     finally:
         forget()
-        await wire.unsubscribe(subscription)
+
+
+class Heard(Hints):
+    """The pieces of a run's words that were heard, and hints that its log has more. What is too much is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: collections.deque[Piece] = collections.deque(maxlen=PIECES_MAX)
+        self._read_at = 0.0
+
+    def hear(self, msg: Msg) -> None:
+        """Keep a piece until it is taken."""
+        place = parse_delta(msg.subject)
+        offset = (msg.headers or {}).get(OFFSET_HEADER, "")
+        self._pieces.append(
+            Piece(
+                (place.turn, place.attempt),
+                int(offset) if offset.isdecimal() else -1,
+                msg.data.decode(errors="replace"),
+            )
+        )
+        self.tell()
+
+    def take(self) -> list[Piece]:
+        """What was heard since the last time."""
+        taken = list(self._pieces)
+        self._pieces.clear()
+        return taken
+
+    def log_is_due(self, read_to: int, *, now: bool) -> bool:
+        """Whether to read the log: it has more, it is to be read ``now``, or its hint may be lost."""
+        at = asyncio.get_running_loop().time()
+        if not now and self.seq <= read_to and at - self._read_at < POLL_S:
+            return False
+        self._read_at = at
+        return True
+
+
+@contextlib.asynccontextmanager
+async def pieces(wire: Wire, tenant: TenantId, run: RunId) -> AsyncGenerator[Heard]:
+    """Listen to the run's words and events, and to reconnects."""
+    heard = Heard()
+    async with (
+        listening(wire, words_of(tenant, run), heard.hear),
+        hints(wire, live(run_filter(tenant, run)), heard),
+    ):
+        yield heard
 
 
 class Answers:

@@ -26,7 +26,9 @@ from linestop.schemas.model import (
 from linestop.schemas.redact import Pieces
 from linestop.schemas.work import ModelWork
 
-Delta = Callable[[ModelWork, str], Awaitable[None]]
+Delta = Callable[[ModelWork, str, int], Awaitable[None]]
+"""Takes the next piece of an attempt's text, and how many characters of it came before."""
+
 PREFIX = "python:"
 REST_S = 1.0
 """How long an answer waits at most until its last piece is on its way to watchers."""
@@ -69,17 +71,21 @@ class Caller:
         if on_delta is None:
             reply = await client.complete(request)
         else:
-            pieces = Pieces(work.redactor)
+            pieces, offset = Pieces(work.redactor), 0
+
+            async def show(text: str) -> None:
+                nonlocal offset
+                if text:
+                    offset, before = offset + len(text), offset
+                    await on_delta(work, text, before)
 
             async def delta(text: str) -> None:
-                if shown := pieces.add(text):
-                    await on_delta(work, shown)
+                await show(pieces.add(text))
 
             reply = await client.complete(request, delta)
             # Watchers are told the rest if they can be: no answer waits for them or fails with them.
             with anyio.move_on_after(REST_S), contextlib.suppress(Exception):
-                if rest := pieces.rest():
-                    await on_delta(work, rest)
+                await show(pieces.rest())
         return reply, time.perf_counter() - began
 
     async def aclose(self) -> None:

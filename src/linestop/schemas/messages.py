@@ -16,6 +16,9 @@ SIGNED_VERBS: frozenset[str] = frozenset({"approve", "deny", "edit", "resolve"})
 REPLY_HEADER = "Linestop-Reply"
 """Header that names the inbox an answer goes to."""
 
+OFFSET_HEADER = "Linestop-Offset"
+"""Header of a model's words as they come: how many characters of the attempt's text came before these."""
+
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task for an agent, published on ``tasks.<tenant>.<agent>``.

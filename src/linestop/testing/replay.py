@@ -268,7 +268,7 @@ def _incoming(event: Opened) -> Incoming:
     task = event.task
     text = task.text if isinstance(task.text, str) else ""
     return Incoming(
-        agent=event.agent.name, sha256=task.sha256,
+        agent=event.agent.name, sha256=task.sha256, trace=task.trace, asked_at=task.asked_at,
         task=Task(
             text=text, material=task.material, user=task.user, submitter=task.submitter, labels=task.labels,
             thread=task.thread,

@@ -10,7 +10,8 @@ from linestop.bus.cloud_events import dead_letter_headers
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.schemas import subjects
-from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
+from linestop.schemas.messages import OFFSET_HEADER
+from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId
 
 _INBOX: Final = re.compile(r"[!-~]{1,200}")
 
@@ -37,9 +38,10 @@ class JetStreamPublisher:
         headers = dead_letter_headers(role, tenant, run, payload, at=datetime.now(UTC))
         await publish(self._wire, subject, payload, headers=header_block(headers))
 
-    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
-        """Send model tokens to watchers; lossy, never fails."""
-        self._wire.send(subjects.delta(tenant, run, turn=turn, attempt=attempt), text.encode())
+    async def delta(self, place: DeltaSubject, text: str, *, offset: int) -> None:
+        """Send the next piece of an attempt's text, ``offset`` characters into it; lossy, never fails."""
+        subject = subjects.delta(place.tenant, place.run, turn=place.turn, attempt=place.attempt)
+        self._wire.send(subject, text.encode(errors="replace"), headers=header_block({OFFSET_HEADER: str(offset)}))
 
     async def reply(self, inbox: str, payload: bytes) -> None:
         """Answer to the inbox a message named; lossy, never fails."""

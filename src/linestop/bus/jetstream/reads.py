@@ -68,6 +68,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 class _State(msgspec.Struct, frozen=True):
     bytes: int = 0
+    last_seq: int = 0
     subjects: dict[str, int] = {}
 
 

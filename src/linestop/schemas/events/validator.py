@@ -17,6 +17,7 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The task as it was accepted. ``trace`` is the sender's W3C ``traceparent``: the run continues that trace.
 
     ``material`` is without secrets, as results are. ``text_bytes`` bounds what text and material take in a prompt.
+    ``asked_at`` is when the broker stored it, by the broker's clock; None in a log from before it was kept.
     """
 
     text: Text
@@ -32,6 +33,7 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scope: tuple[str, ...] | None = None
     text_bytes: int = 0
     trace: str = ""
+    asked_at: Moment | None = None
 
 
 class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

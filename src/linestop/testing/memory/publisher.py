@@ -9,7 +9,8 @@ from datetime import datetime
 from linestop.bus.cloud_events import dead_letter_headers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
-from linestop.schemas.subjects import AgentName, RoleName, RunId, TenantId
+from linestop.schemas.messages import OFFSET_HEADER
+from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId
 from linestop.testing.memory.faults import Faults, around
 from linestop.testing.memory.stream import Taken
 
@@ -43,9 +44,10 @@ class MemoryPublisher:
             headers = dead_letter_headers(role, tenant, run, payload, at=self._now())
             self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, headers)
 
-    async def delta(self, tenant: TenantId, run: RunId, turn: int, attempt: int, text: str) -> None:
-        """Send model tokens to watchers; lossy, never fails."""
-        await self._lossy("delta", subjects.delta(tenant, run, turn=turn, attempt=attempt), text.encode())
+    async def delta(self, place: DeltaSubject, text: str, *, offset: int) -> None:
+        """Send the next piece of an attempt's text, ``offset`` characters into it; lossy, never fails."""
+        subject = subjects.delta(place.tenant, place.run, turn=place.turn, attempt=place.attempt)
+        await self._lossy("delta", subject, text.encode(errors="replace"), {OFFSET_HEADER: str(offset)})
 
     async def reply(self, inbox: str, payload: bytes) -> None:
         """Answer to the inbox a message named; lossy, never fails."""
@@ -55,7 +57,7 @@ class MemoryPublisher:
         """Send a hint to look at a run; lossy."""
         await self._lossy("wake", subjects.wake(tenant, run, role=role), b"")
 
-    async def _lossy(self, what: str, subject: str, payload: bytes) -> None:
+    async def _lossy(self, what: str, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         with contextlib.suppress(Unreachable):
             async with around(self._faults, f"publisher.{what}"):
-                self._say(subject, payload, {})
+                self._say(subject, payload, headers or {})

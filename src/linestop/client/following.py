@@ -1,0 +1,124 @@
+"""Following what runs come to: the words of one as they come, its outcome, and the outcomes and alerts of all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar, overload
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.jetstream.reads import Reader
+from linestop.client.listening import Alert, Listener, Listening, alert_of
+from linestop.client.looking import DEFAULT_TENANT, Looking, as_run, as_tenant
+from linestop.client.outcome import Outcome, outcome_as, with_text
+from linestop.client.waiting import hints, pieces
+from linestop.client.words import Token, Words
+from linestop.errors import TimedOut
+from linestop.schemas import subjects
+from linestop.schemas.events import BlobRef, Proposed
+from linestop.schemas.run import Entry, Run
+from linestop.schemas.subject_filters import alerts_of, outcomes_of
+
+T = TypeVar("T")
+
+
+class Following(Looking):
+    """A connection that can follow. ``Client`` is one that can also speak."""
+
+    async def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> AsyncGenerator[Token]:
+        """The words of the run's model as it writes them, until the run is over; of every turn, without a gap.
+
+        What was written before comes first, at once. A piece that was lost on the way, or came before this began, comes
+        with the rest of its attempt when that ends. The run may begin later than this.
+
+        Raises:
+            Unreachable: the broker does not answer; what was given stands. Begin again.
+            PermissionDenied: this credential may not read runs.
+        """
+        state, words = Run(as_tenant(tenant), as_run(run)), Words()
+        log = self.bus.log()
+        async with pieces(self.bus.wire, state.tenant, state.run) as heard:
+            while True:
+                if heard.log_is_due(state.head_seq, now=words.unknown):
+                    for message in await log.load(state.tenant, state.run, after_seq=state.head_seq):
+                        entry = state.apply(message.subject, message.payload, message.seq)
+                        for token in words.read(entry, await _said(self, entry, tenant)):
+                            yield token
+                for token in (token for piece in heard.take() for token in words.hear(piece)):
+                    yield token
+                if state.sealed:
+                    return
+                await heard.wait(state.head_seq)
+
+    @overload
+    async def outcome(
+        self, run: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT
+    ) -> Outcome[T]: ...
+
+    @overload
+    async def outcome(
+        self, run: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT
+    ) -> Outcome[Any]: ...
+
+    async def outcome(
+        self, run: str, *, output: Any = None, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT
+    ) -> Outcome[Any]:
+        """Wait until the run is over and return its outcome; at once if it is over already.
+
+        ``output`` is the type of ``outcome.answer``: a dataclass, a TypedDict, a pydantic model, ``str`` …
+
+        Raises:
+            TimedOut: not over after ``timeout_s``; the run goes on.
+            InputError: the answer is not an ``output``.
+        """
+        wanted = subjects.outcome_of(as_tenant(tenant), as_run(run))
+        reader = Reader(self.bus.wire, layout.OUTCOMES)
+        with anyio.move_on_after(timeout_s):
+            async with hints(self.bus.wire, subjects.live(wanted)) as news:
+                while not (found := await reader.direct(wanted)):
+                    await news.wait()
+                outcome = outcome_as(found[-1].payload, output, position=found[-1].seq)
+                if isinstance(outcome.text, BlobRef):
+                    outcome = with_text(outcome, await self.text(outcome.text, tenant=tenant))
+                if output is not None:
+                    # Read now: an answer of another type is told here, and not where it is used.
+                    _ = outcome.answer
+                return outcome
+        raise TimedOut(f"Run '{run}' is not over after {timeout_s:g} s; it goes on. Wait again, or stop it.")
+
+    @overload
+    def outcomes(
+        self, *, output: type[T], agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Listener[Outcome[T]]: ...
+
+    @overload
+    def outcomes(
+        self, *, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Listener[Outcome[Any]]: ...
+
+    def outcomes(
+        self, *, output: Any = None, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
+    ) -> Listener[Outcome[Any]]:
+        """The outcomes of all runs, or of an agent's or tenant's, in order: ``async for outcome in client.outcomes()``.
+
+        With ``position``, a name, the broker keeps how far this listener has come: it begins with the oldest outcome
+        that is stored, and later where it was (see ``Listener``). With ``after`` it begins behind a position, ``0``
+        for the oldest. With neither it begins now. ``output`` is the type of ``outcome.answer``.
+
+        Raises:
+            InputError: agent, tenant or position is not a name, or both ``position`` and ``after`` are given.
+        """
+        wanted = Listening(stream=layout.OUTCOMES, subject=outcomes_of(tenant, agent), after=after, name=position)
+        return Listener(lambda: self.bus, wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
+
+    def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Listener[Alert]:
+        """What calls a person, as ``outcomes``: needs the credential ``operator`` or ``watcher``."""
+        wanted = Listening(stream=layout.ALERTS, subject=alerts_of(tenant), after=after, name=position)
+        return Listener(lambda: self.bus, wanted, alert_of)
+
+
+async def _said(looking: Looking, entry: Entry, tenant: str) -> str:
+    """The whole text of a proposal, nothing of another event."""
+    event = entry.event
+    return await looking.text(event.text, tenant=tenant) if isinstance(event, Proposed) else ""

@@ -1,0 +1,94 @@
+"""What a run came to, as a program gets it: the stored outcome, with the answer as a value of the caller's own type."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from linestop.bus import after
+from linestop.errors import InputError, RunFailed
+from linestop.schemas.events import BlobRef
+
+T = TypeVar("T")
+REASON_CHARS_MAX: Final = 300
+
+
+class Outcome(after.Outcome, Generic[T], frozen=True, kw_only=True, omit_defaults=True, dict=True):
+    """What became of a run.
+
+    ``status`` says how it ended, ``text`` is the answer as the model wrote it, ``answer`` the same as a value.
+    ``asked_at`` is when the broker had the task, ``opened_at`` and ``ended_at`` are the run's; ``model`` is the one
+    that answered. All of these are empty in an outcome from before they were kept. ``position`` is where it stands
+    in the stream: a later ``client.outcomes(after=position)`` begins behind it.
+    """
+
+    position: int = 0
+
+    @cached_property
+    def answer(self) -> T | None:
+        """The answer, None if there is none; read as the type that was asked for with ``output``.
+
+        Without ``output`` it is the parsed JSON where the agent has an output schema, else the text.
+
+        Raises:
+            InputError: the answer is not of the type that was asked for.
+        """
+        if self.text is None or isinstance(self.text, BlobRef):
+            return None
+        output = vars(self).get("output")
+        if output is None and self.answer_is == "json":
+            output = Any
+        if output is None or output is str:
+            plain: Any = self.text
+            return plain  # type: ignore[no-any-return] # a text is what was asked for
+        return read_answer(self.text, output, self.run)  # type: ignore[no-any-return] # as `output` says
+
+    def require(self) -> T:
+        """The answer of a completed run.
+
+        Raises:
+            RunFailed: the run ended otherwise; with its status and its reason.
+            InputError: as ``answer``.
+        """
+        if self.answer is None:
+            why = f": {self.why}" if self.why else ""
+            raise RunFailed(f"Run '{self.run}' gave no answer; it is {self.status}{why}")
+        return self.answer
+
+
+def outcome_as(stored: bytes, output: Any = None, *, position: int = 0) -> Outcome[Any]:  # noqa: ANN401 - any type
+    """Read a stored outcome; its answer is to be read as ``output``."""
+    found = msgspec.structs.replace(msgspec.json.decode(stored, type=Outcome[Any]), position=position)
+    # Of the object alone: it is how the answer is read, and no part of what is stored.
+    vars(found)["output"] = output
+    return found
+
+
+def with_text(outcome: Outcome[T], text: str) -> Outcome[T]:
+    """The outcome with a long answer fetched."""
+    fetched = msgspec.structs.replace(outcome, text=text)
+    vars(fetched)["output"] = vars(outcome).get("output")
+    return fetched
+
+
+def read_answer(text: str, output: Any, run: str) -> Any:  # noqa: ANN401 - any type, and a value of it
+    """The answer as a value of ``output``: what msgspec reads (dataclass, TypedDict, Struct …), or a pydantic model.
+
+    Raises:
+        InputError: it is not one.
+    """
+    # What pydantic gives each of its models and dataclasses; msgspec would read these without their validators.
+    validator: Any = getattr(output, "__pydantic_validator__", None)
+    try:
+        if validator is not None:
+            return validator.validate_json(text)
+        return msgspec.json.decode(text, type=output)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        name = getattr(output, "__name__", str(output))
+        reason = " ".join(str(error).split())[:REASON_CHARS_MAX]
+        raise InputError(
+            f"The answer of run '{run}' cannot be read as {name} ({reason}): give the type that the agent's "
+            "output_schema describes, or read `text`."
+        ) from None

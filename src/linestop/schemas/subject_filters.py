@@ -1,0 +1,26 @@
+"""Filters that watchers listen with, beside those that the roles need (``subjects``)."""
+
+from __future__ import annotations
+
+from linestop.schemas.subjects import RunId, TenantId, check_name
+
+ANY = "*"
+
+
+def words_of(tenant: TenantId, run: RunId) -> str:
+    """The words of a run's model, of every turn and attempt."""
+    return f"deltas.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}"
+
+
+def outcomes_of(tenant: str, agent: str) -> str:
+    """The outcomes of a tenant's and an agent's runs; an empty name stands for any."""
+    return f"outcomes.{_name('tenant', tenant)}.{_name('agent', agent)}.{ANY}"
+
+
+def alerts_of(tenant: str) -> str:
+    """The alerts about a tenant's runs, or about any."""
+    return f"alerts.{_name('tenant', tenant)}.{ANY}"
+
+
+def _name(kind: str, name: str) -> str:
+    return check_name(kind, name) if name else ANY
