@@ -299,6 +299,7 @@ async def test_listening_goes_on_behind_a_position_of_the_programs_own(client: C
     for n in range(2):
         await _say(client, f"own-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
+        position = 0
         async for outcome in client.outcomes(agent="quoter", after=0):
             if outcome.run == "own-0":
                 position = outcome.position
