@@ -22,6 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from linestop.bus import closing
 from linestop.bus.api import read_reply
 from linestop.bus.credentials import Credential
 from linestop.bus.layout import inbox_prefix
@@ -31,7 +32,6 @@ from linestop.errors import LinestopError, PermissionDenied, TooLarge, Unreachab
 CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.25
-CANCEL_AGAIN_S: Final = 0.05
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 """Outgoing bytes kept while the server is away; more is refused."""
 
@@ -39,6 +39,9 @@ VIOLATIONS_KEPT: Final = 64
 PING_INTERVAL_S: Final = 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]+)"', re.IGNORECASE)
+
+FAILURES: Final = (nats_errors.Error, OSError)
+"""What the library raises when it cannot do what it was asked to."""
 
 Hook = Callable[[], None]
 """Called inside the connection's own loop: it must be quick and must not raise."""
@@ -81,6 +84,11 @@ class Connection:
         return self.nc.is_closed
 
     @property
+    def absence(self) -> str:
+        """Why the server cannot be reached, in a sentence."""
+        return f"The broker at {self.credential.url} cannot be reached ({self._last_error}); try again later."
+
+    @property
     def connected(self) -> bool:
         """Whether the server can be reached at this moment."""
         return self.nc.is_connected
@@ -120,8 +128,11 @@ class Connection:
                 await asyncio.wait((reply, refused), return_when=asyncio.FIRST_COMPLETED)
                 if refused.done():
                     raise self.denied("publish to", subject)
+                if reply.cancelled():
+                    # Not by the caller: the library gave up what was under way.
+                    raise Unreachable(f"the connection was lost before {subject!r} was answered.")
                 return reply.result()
-            except nats_errors.Error as error:
+            except FAILURES as error:
                 raise self._explain(error, subject, timeout_s) from None
             finally:
                 reply.cancel()
@@ -137,7 +148,7 @@ class Connection:
         """
         try:
             await self.nc.publish(subject, payload, reply=reply, headers=dict(headers or {}) or None)
-        except nats_errors.Error as error:
+        except FAILURES as error:
             raise self._explain(error, subject, 0) from None
 
     async def publish_checked(
@@ -175,12 +186,15 @@ class Connection:
             Unreachable: if the server does not answer in time.
         """
         with self.refusal(subject, act="subscription") as refused:
-            subscription = await self.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
-                subject, queue=queue, cb=callback
-            )
+            try:
+                subscription = await self.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                    subject, queue=queue, cb=callback
+                )
+            except FAILURES as error:
+                raise self._explain(error, subject, timeout_s) from None
             await self._flush(subject, timeout_s)
             if refused.done():
-                with contextlib.suppress(nats_errors.Error):
+                with contextlib.suppress(*FAILURES):
                     await subscription.unsubscribe()
                 raise self.denied("subscribe to", subject)
         return subscription
@@ -221,11 +235,8 @@ class Connection:
         )
 
     async def close(self) -> None:
-        """Send what is waiting, if the server is there, and close for good."""
-        if not self.nc.is_closed:
-            # A client that was never told where to go has nothing to close, and fails over it.
-            with contextlib.suppress(AssertionError):
-                await self.nc.close()
+        """Send what is waiting, if the server is there, and close for good; it fails with nothing."""
+        await closing.close(self.nc)
 
     async def __aenter__(self) -> Self:
         return self
@@ -259,33 +270,40 @@ class Connection:
         refused = asyncio.ensure_future(self._refused.wait())
         try:
             await asyncio.wait((attempt, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if self._refused.is_set():
-                raise PermissionDenied(
-                    f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
-                    "the server does not know its key; take the file from the server's own directory, or give an "
-                    "outside server the configuration that `linestop bus init` prints."
-                )
-            if not attempt.done():
-                raise Unreachable(
-                    f"no broker answers at {self.credential.url} within {timeout_s:g} s "
-                    f"({self._last_error}): start it (here: `linestop dev`), or correct the address."
-                )
-            attempt.result()
-        except (nats_errors.Error, OSError, ValueError) as error:
-            raise Unreachable(f"the broker at {self.credential.url} cannot be used: {error}.") from None
+            if failure := self._not_opened(attempt, timeout_s):
+                raise failure
         finally:
             refused.cancel()
-            await _end(attempt)
+            await closing.end(attempt)
+
+    def _not_opened(self, attempt: asyncio.Task[None], timeout_s: float) -> LinestopError | None:
+        """Why there is no connection after the first attempt."""
+        if self._refused.is_set():
+            return PermissionDenied(
+                f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
+                "the server does not know its key; take the file from the server's own directory, or give an "
+                "outside server the configuration that `linestop bus init` prints."
+            )
+        if not attempt.done():
+            return Unreachable(
+                f"no broker answers at {self.credential.url} within {timeout_s:g} s "
+                f"({self._last_error}): start it (here: `linestop dev`), or correct the address."
+            )
+        # Whatever answers there may be no broker at all, and the library fails over that in many ways.
+        error = asyncio.CancelledError("closed") if attempt.cancelled() else attempt.exception()
+        if error is None or isinstance(error, LinestopError):
+            return error
+        return Unreachable(f"the broker at {self.credential.url} cannot be used: {_reason(error)}.")
 
     async def _flush(self, subject: str, timeout_s: float) -> None:
         try:
             # The library's ping overtakes what it has not written yet; a second one cannot.
             for _ in range(2):
                 await self.nc.flush(timeout=timeout_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        except nats_errors.Error as error:
+        except FAILURES as error:
             raise self._explain(error, subject, timeout_s) from None
 
-    def _explain(self, error: nats_errors.Error, subject: str, timeout_s: float) -> LinestopError:
+    def _explain(self, error: Exception, subject: str, timeout_s: float) -> LinestopError:
         match error:
             case nats_errors.MaxPayloadError():
                 return TooLarge(f"message to {subject!r} is over the {self.nc.max_payload} bytes the broker takes.")
@@ -324,22 +342,12 @@ class Connection:
             hook()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Why a try failed, in words: the event loop adds numbers and addresses to what the system says."""
     if isinstance(error, OSError) and error.errno:
         # A failed look-up of a name has numbers of its own, below zero.
         return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
-
-
-async def _end(attempt: asyncio.Task[None]) -> None:
-    """Cancel until it has ended: ``asyncio.wait_for`` of Python 3.11, in the client, may swallow a cancellation."""
-    while not attempt.done():
-        attempt.cancel()
-        await asyncio.wait((attempt,), timeout=CANCEL_AGAIN_S)
-    if not attempt.cancelled():
-        # Looked at, so that nobody is told of an exception that was never retrieved.
-        attempt.exception()
 
 
 async def connect(credential: Credential, *, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:

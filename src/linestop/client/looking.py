@@ -95,7 +95,11 @@ class Looking:
             PermissionDenied: the broker does not take the credential.
         """
         self._connection = await connect(self.identity.credential, name=self.name)
-        self._stream = await JetStream.open(self._connection)
+        try:
+            self._stream = await JetStream.open(self._connection)
+        except BaseException:
+            await self._connection.close()
+            raise
         self._mouth = Mouth(self._connection, self._stream.wire, self.identity.people)
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@
 and a ``wait_for`` for each message, and passes every answer through a queue and a task. Here one inbox serves
 all requests of a connection, answers are handed over inside the read loop, and what is sent is bytes.
 
-This is the only module that touches the inside of ``nats.aio.client.Client`` (2.16):
+This module and ``bus/closing.py`` are the only ones that touch the inside of ``nats.aio.client.Client`` (2.16):
 
 - ``_pending``, ``_pending_data_size`` and ``_transport``: the buffer that the client's flusher writes to the
   socket, handed over here without the flusher's queue and task;
@@ -27,12 +27,11 @@ from typing import Final, cast
 
 import anyio
 import msgspec
-from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from linestop.bus.connection import Connection
+from linestop.bus.connection import FAILURES, Connection
 from linestop.errors import InputError, TooLarge, Unreachable
 
 ANSWER_WITHIN_S: Final = 2.0
@@ -114,7 +113,7 @@ class Wire:
 
     async def connected(self, *, within_s: float) -> bool:
         """Wait for the connection; return whether it is there."""
-        if not self._nc.is_connected:
+        if not (self._nc.is_connected or self._nc.is_closed):
             with anyio.move_on_after(within_s):
                 await self._restored.wait()
         return self._nc.is_connected
@@ -135,20 +134,23 @@ class Wire:
         """Whether the broker itself answers, whatever its streams do."""
         try:
             await self._nc.flush(timeout=within_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        except nats_errors.Error:
+        except FAILURES:
             return False
         return True
 
     async def subscribe(self, subject: str, receive: Callable[[Msg], None]) -> Subscription:
         """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise."""
         sink = cast("asyncio.Future[Msg]", _Sink(receive))
-        return await self._nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            subject, future=sink
-        )
+        try:
+            return await self._nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                subject, future=sink
+            )
+        except FAILURES as error:
+            raise NotSent(f"{self.connection.absence} ({error})") from None
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; harmless if the connection is gone."""
-        with contextlib.suppress(nats_errors.Error):
+        with contextlib.suppress(*FAILURES):
             await subscription.unsubscribe()
 
     async def ask(
@@ -198,7 +200,7 @@ class Wire:
     ) -> Msg:
         nc = self._nc
         if not nc.is_connected:
-            raise NotSent("The broker is not connected; try again when the connection is back.")
+            raise NotSent(self.connection.absence)
         size = len(headers) + len(payload)
         if size > nc.max_payload:
             raise TooLarge(
