@@ -20,10 +20,12 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.deciding import Deciding, Draft, Look
 from linestop.bus.facts import FactSource
 from linestop.bus.host import FACTS_EVERY_S, Host, HostConfig, make_role
+from linestop.bus.switch_store import SwitchStore
+from linestop.client.kill_switches import KillSwitches
 from linestop.errors import TooLarge
 from linestop.schemas import fold
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
-from linestop.schemas.kill_switches import KEY
+from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.limits import FOLD_BREAKS_MAX
 from linestop.schemas.model import ModelReply
 from linestop.schemas.phases import Phase
@@ -343,12 +345,34 @@ def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await broker.shared().create(KEY, value)
+        await broker.shared(layout.SWITCHES_BUCKET).create(KEY, value)
         async with serving(broker, run=OTHER):
             await anyio.sleep(1)
             refused = (await log_of(broker, OTHER)).refused
             assert refused is not None
             assert (refused.code, "linestop switch open all" in refused.sentence) == ("door_closed", True)
+
+    run_virtual(main, seed=1)
+
+
+def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_opened() -> None:
+    """It was kept in another bucket."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        shared, switches = broker.shared(), broker.shared(layout.SWITCHES_BUCKET)
+        await shared.create(OLDER_KEY, b'["agent:a"]')
+        stored = KillSwitches(SwitchStore(switches, shared))
+        async with serving(broker, run=OTHER):
+            await anyio.sleep(1)
+            assert (await log_of(broker, OTHER)).refused is not None
+            assert await stored.closed() == {"agent:a"}
+            assert await stored.open("agent:a") == set()
+            assert await stored.closed() == set()
+            await anyio.sleep(FACTS_EVERY_S)
+            await submit(broker, run=RunId("third"))
+            await anyio.sleep(1)
+            assert (await log_of(broker, RunId("third"))).refused is None
 
     run_virtual(main, seed=1)
 
@@ -360,7 +384,7 @@ def test_a_kill_switch_holds_two_seconds_after_it_was_closed() -> None:
         broker = MemoryBroker(virtual_now)
         async with serving(broker):
             await anyio.sleep(1)
-            await broker.shared().create(KEY, b'["agent:a"]')
+            await broker.shared(layout.SWITCHES_BUCKET).create(KEY, b'["agent:a"]')
             await anyio.sleep(FACTS_EVERY_S)
             await submit(broker, run=OTHER)
             await anyio.sleep(1)

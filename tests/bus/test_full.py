@@ -169,6 +169,7 @@ FULL: dict[str, tuple[CredentialName, Callable[[int], Said]]] = {
         "client",
         lambda n: (f"$KV.positions.client.outcomes.{n}-{'x' * 800}", os.urandom(900)),
     ),
+    layout.bucket_stream(layout.SHARED_BUCKET): ("budget", lambda n: (f"$KV.shared.account.a.{n}", os.urandom(20_000))),
     layout.bucket_stream(layout.WORKERS_BUCKET): ("planner", lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000))),
 }
 """Who may fill each stream, and with what. CONTROL, CLIENTS, TASKS and RUNS have tests of their own."""
@@ -182,6 +183,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         Client.connect(tmp_path) as client,
     ):
         runs = [(await _begun(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
+        await operator.kill_switches.close("agent:another")
         for stream, (name, message) in FULL.items():
             # A position is small.
             most = 2_000 if stream == layout.bucket_stream(layout.POSITIONS_BUCKET) else 100
@@ -204,3 +206,29 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         refused = await client.submit("desk", "say hello", key="new")
         assert refused.status == "refused"
         assert "full: no run can begin until it has room" in refused.sentence
+        assert await operator.kill_switches.close("all") == {"agent:another", "all"}
+        assert await client.kill_switches.closed() == {"agent:another", "all"}
+        assert await operator.kill_switches.open("all", "agent:another") == set()
+
+
+async def test_a_client_that_fills_the_tasks_keeps_nobody_from_stopping_and_deciding(tmp_path: Path) -> None:
+    """A task without room is refused to its sender, in a sentence; the next one after some were done is not."""
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        Client.connect(tmp_path, as_="operator") as operator,
+        await connect(line.server.credential("client"), name="flood") as flood,
+    ):
+        async with line.actors(), Client.connect(tmp_path) as client:
+            waits, goes = [(await _begun(client, line, "pay 5")).run for _ in range(2)]
+        assert await _fill(flood, (_task("nobody", text="x" * 50_000) for _ in count()), most=1_000) < 30
+        with pytest.raises(LinestopError, match="wait until some are taken"):
+            await operator.submit("desk", "y" * 50_000, key="mine", wait_opened=False)
+        assert (await operator.stop(waits)).n > 0
+        async with line.actors():
+            assert (await operator.approve(goes)).status == "done"
+            assert (await operator.outcome(goes, timeout_s=WITHIN_S)).status == "completed"
+
+            async def taken() -> bool:
+                return (await operator.submit("desk", "say hello", key="mine")).status == "opened"
+
+            await _until(taken)

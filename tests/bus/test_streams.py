@@ -138,7 +138,7 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
     [
         *((role, layout.WORKERS_BUCKET, f"of-{role}") for role in ACTORS),
         ("budget", layout.SHARED_BUCKET, "account.tenant-acme.today"),
-        ("operator", layout.SHARED_BUCKET, "door.closed"),
+        ("operator", layout.SWITCHES_BUCKET, "closed"),
         ("operator", layout.AGENTS_BUCKET, "desk"),
         ("client", layout.POSITIONS_BUCKET, "client.outcomes.billing"),
     ],

@@ -31,8 +31,9 @@ from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.beats import Roster
-from linestop.bus.ports import Blobs, Log, Shared, SharedValue
+from linestop.bus.ports import Blobs, Log, SharedValue
 from linestop.bus.spending import Accounts, Wanted
+from linestop.bus.switch_store import SwitchStore
 from linestop.errors import LinestopError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
@@ -54,7 +55,7 @@ class FactSource:
         agents: AgentStore,
         accounts: Accounts | None,
         blobs: Blobs,
-        shared: Shared,
+        switches: SwitchStore,
         worker: str,
         roster: Roster | None = None,
         secrets: tuple[str, ...] = (),
@@ -63,7 +64,7 @@ class FactSource:
         self._agents = agents
         self._accounts = accounts
         self._blobs = blobs
-        self._shared = shared
+        self._switches = switches
         self._checks = checks or {}
         self._worker = worker
         self._roster = roster or Roster()
@@ -146,7 +147,7 @@ class FactSource:
         Returns whether it succeeded. A stored value that is not a list of kill switches closes all of them.
         """
         try:
-            found = await self._shared.get(KEY)
+            found = await self._switches.get()
             self._doors = Doors() if found is None else _doors(found)
             await self.room(log)
         except LinestopError as error:

@@ -39,6 +39,7 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
 from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
 from linestop.bus.sweep import Sweep
+from linestop.bus.switch_store import SwitchStore
 from linestop.errors import LinestopError, TooLarge
 from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.limits import SPACE_AT_EASE
@@ -114,7 +115,9 @@ class Host:
             agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
             accounts=self.accounts,
             blobs=backend.blobs(first),
-            shared=backend.shared(first, layout.SHARED_BUCKET),
+            switches=SwitchStore(
+                backend.shared(first, layout.SWITCHES_BUCKET), backend.shared(first, layout.SHARED_BUCKET)
+            ),
             worker=config.worker,
             roster=self.presence.roster,
             secrets=config.secrets,

@@ -22,6 +22,7 @@ import msgspec
 from linestop.bus import api, layout
 from linestop.bus.streams import consumers, streams
 from linestop.schemas import subjects
+from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import ACTORS, ROLES, RoleName, Verb
 
 CredentialName = Literal[RoleName, "client", "watcher", "fork", "bootstrap"]
@@ -79,6 +80,7 @@ def _keys(kind: str) -> str:
     return layout.bucket_key(layout.SHARED_BUCKET, f"{kind}.>")
 
 
+_SWITCHES: Final = layout.bucket_key(layout.SWITCHES_BUCKET, KEY)
 _EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
 _ROLE_FEED = layout.role_consumer(SELF)
 
@@ -205,13 +207,23 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         _bucket(layout.SHARED_BUCKET),
         holders=(*ROLES, "watcher"),
-        why="read accounts and kill switches",
+        why="read accounts",
     ),
     _row("publish", (_keys("account"),), holders=("budget",), why="account for spending"),
-    _row("publish", (_keys("door"),), holders=("operator",), why="open and close kill switches"),
     _row(
         "publish",
-        (api.direct_get_last(layout.bucket_stream(layout.SHARED_BUCKET), _keys("door")),),
+        _bucket(layout.SWITCHES_BUCKET),
+        holders=(*ROLES, "watcher"),
+        why="read kill switches",
+    ),
+    _row("publish", (_SWITCHES,), holders=("operator",), why="open and close kill switches"),
+    _row(
+        "publish",
+        (
+            api.direct_get_last(layout.bucket_stream(layout.SWITCHES_BUCKET), _SWITCHES),
+            # Where an older linestop kept them.
+            api.direct_get_last(layout.bucket_stream(layout.SHARED_BUCKET), _keys("door")),
+        ),
         holders=("client",),
         why="see which kill switches are closed",
     ),

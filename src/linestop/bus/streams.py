@@ -58,6 +58,9 @@ PROBE_BYTES: Final = 8 * 1024
 
 PROBES_BYTES: Final = 1024 * 1024
 
+SWITCHES_BYTES: Final = 2 * MIB
+"""Space for the longest list of closed kill switches, twice: the next value is stored before the last one goes."""
+
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
 WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
@@ -104,7 +107,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """What a single server must be allowed to store, with some room for its own bookkeeping."""
         kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
-        return kinds + BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES
+        return kinds + BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
 
 
 DEFAULT_SPACE: Final = Space()
@@ -282,6 +285,8 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
         # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
         _bucket(layout.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS),
         _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
+        # Whatever it holds is replaced by the next value, so a switch can be closed while there is disk.
+        _bucket(layout.SWITCHES_BUCKET, space, history=1, discard="old", max_bytes=SWITCHES_BYTES),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
         _bucket(layout.WORKERS_BUCKET, space, history=1),
         # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.

@@ -279,7 +279,7 @@ async def _switches(project: Project) -> str:
         raise Warn("there is no operator's credential to read them with")
     credential = stored_credentials(project, ["operator"])["operator"]
     async with await connect(credential, name="linestop doctor") as connection:
-        closed = await KillSwitches((await JetStream.open(connection)).shared()).closed()
+        closed = await KillSwitches((await JetStream.open(connection)).switches()).closed()
     if closed:
         raise Warn(closed_sentence(closed))
     return "none is closed"

@@ -274,7 +274,7 @@ class Client(Following):
     @property
     def kill_switches(self) -> KillSwitches:
         """Which kill switches are closed, and, with the operator's credential, closing and opening them."""
-        return KillSwitches(self.bus.shared())
+        return KillSwitches(self.bus.switches())
 
     async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
         """The run with its stop, if this credential may read runs and a replica shows it in time."""

@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.ports import Shared
+from linestop.bus.switch_store import SwitchStore
 from linestop.errors import Conflict, InputError
-from linestop.schemas.kill_switches import CLOSED_MAX, KEY, UNREADABLE, closed_switches, switch_name
+from linestop.schemas.kill_switches import CLOSED_MAX, UNREADABLE, closed_switches, switch_name
 
 TRIES_MAX: Final = 20
 
@@ -17,12 +17,12 @@ TRIES_MAX: Final = 20
 class KillSwitches:
     """The kill switches as one credential sees them; only the operator's may change them."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+    def __init__(self, stored: SwitchStore) -> None:
+        self._stored = stored
 
     async def closed(self) -> frozenset[str]:
         """Those that are closed; ``unreadable`` alone if the stored value is not a list of names."""
-        found = await self._shared.get(KEY)
+        found = await self._stored.get()
         return frozenset() if found is None else _read(found.value)
 
     async def close(self, *names: str) -> frozenset[str]:
@@ -56,7 +56,7 @@ class KillSwitches:
         self, change: Callable[[frozenset[str]], frozenset[str]], *, repair: bool = False
     ) -> frozenset[str]:
         for _ in range(TRIES_MAX):
-            found = await self._shared.get(KEY)
+            found = await self._stored.get()
             closed = frozenset[str]() if found is None else _read(found.value)
             if UNREADABLE in closed and not repair:
                 raise InputError(
@@ -68,10 +68,7 @@ class KillSwitches:
                 raise InputError(f"At most {CLOSED_MAX} kill switches may be closed at once; open some of them.")
             value = msgspec.json.encode(sorted(wanted))
             try:
-                if found is None:
-                    await self._shared.create(KEY, value)
-                else:
-                    await self._shared.update(KEY, value, revision=found.revision)
+                await self._stored.replace(found, value)
             except Conflict:
                 continue
             return wanted

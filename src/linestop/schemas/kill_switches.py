@@ -11,8 +11,11 @@ from linestop.schemas.subjects import check_name
 
 Kind = Literal["all", "tenant", "agent", "user", "tool"]
 KINDS: Final[tuple[Kind, ...]] = ("all", "tenant", "agent", "user", "tool")
-KEY: Final = "door.closed"
-"""The key of the bucket `shared` that holds the closed ones, as a JSON list of names."""
+KEY: Final = "closed"
+"""The key of the bucket `switches` that holds the closed ones, as a JSON list of names."""
+
+OLDER_KEY: Final = "door.closed"
+"""Where an older linestop kept them, in the bucket `shared`."""
 
 EVERYTHING: Final = "all"
 UNREADABLE: Final = "unreadable"

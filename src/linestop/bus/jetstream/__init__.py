@@ -14,6 +14,7 @@ from linestop.bus.jetstream.queue import JetStreamQueue
 from linestop.bus.jetstream.shared import JetStreamShared
 from linestop.bus.jetstream.timers import JetStreamTimers
 from linestop.bus.streams import ConsumerSpec
+from linestop.bus.switch_store import SwitchStore
 
 
 class JetStream:
@@ -42,6 +43,10 @@ class JetStream:
     def shared(self, bucket: str = layout.SHARED_BUCKET) -> JetStreamShared:
         """A key-value bucket."""
         return JetStreamShared(self.wire, bucket)
+
+    def switches(self) -> SwitchStore:
+        """The kill switches."""
+        return SwitchStore(self.shared(layout.SWITCHES_BUCKET), self.shared(layout.SHARED_BUCKET))
 
     def timers(self) -> JetStreamTimers:
         """Durable timers."""

@@ -99,15 +99,19 @@ async def publish(
                         "store long texts as blobs and keep headers short."
                     )
                 case "full":
-                    raise TooLarge(
-                        f"The stream of {subject} has no room ({_reason(ack)}): raise its max_bytes, "
-                        "or export and remove what is old."
-                    )
+                    raise TooLarge(_no_room(subject, _reason(ack)))
                 case _:
                     return ack
         patience = patience or Patience()
         if not await patience.pause(wire):
             raise await _named(wire, subject, failure)
+
+
+def _no_room(subject: str, reason: str) -> str:
+    # Tasks and control messages go when they are taken; everything else stays for its time.
+    passing = subject.startswith(("tasks.", "control."))
+    remedy = "wait until some are taken" if passing else "export and remove what is old"
+    return f"The stream of {subject} has no room ({reason}): raise its max_bytes, or {remedy}."
 
 
 async def _named(wire: Wire, subject: str, failure: Unreachable) -> Unreachable:
