@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -179,6 +180,31 @@ def test_the_conventions_attributes_are_there() -> None:
     assert chat.attributes["gen_ai.response.finish_reasons"] == ("calls",)
     assert chat.instrumentation_scope
     assert chat.instrumentation_scope.version
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url", "server"),
+    [
+        ("anthropic/large", "", ("api.anthropic.com", 443)),
+        ("openai/large", "", ("api.openai.com", 443)),
+        ("openai/large", "http://10.1.2.3:8080/v1", ("10.1.2.3", 8080)),
+        ("openai/large", "https://[2001:db8::1]/v1", ("2001:db8::1", 443)),
+        ("openai/large", "http://models.example", ("models.example", 80)),
+        ("openai/large", "http://models.example:port", (None, None)),
+        ("playbook/large", "", (None, None)),
+    ],
+)
+def test_a_model_request_names_the_server_that_was_asked(
+    model: str, base_url: str, server: tuple[str | None, int | None]
+) -> None:
+    """Its own provider's, or the one that is configured; nothing where the log does not tell."""
+    version = agent()
+    choice = msgspec.structs.replace(version.model, model=model, base_url=base_url)
+    story = Story(msgspec.structs.replace(version, model=choice)).opened().quiet().model(reply(text="done")).quiet()
+    [chat] = [span for span in of_story(story) if span.name.startswith("chat")]
+    assert chat.attributes
+    assert (chat.attributes.get("server.address"), chat.attributes.get("server.port")) == server
+    assert chat.attributes["gen_ai.request.max_tokens"] == choice.output_tokens_max
 
 
 def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

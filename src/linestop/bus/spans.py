@@ -12,6 +12,7 @@ import os
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -40,6 +41,7 @@ from linestop.schemas.events import (
     Proposed,
     Sealed,
 )
+from linestop.schemas.model import OWN_HOSTS
 from linestop.schemas.run import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 
@@ -50,6 +52,7 @@ SUPERSEDED = "superseded"
 """The ``error.type`` of an attempt that nobody reported and another one took over."""
 
 NAME = "linestop"
+PORTS = {"https": 443, "http": 80}
 
 
 class _Ids(IdGenerator):
@@ -110,6 +113,9 @@ class Spans:
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
             **_asked(attempt.model),
+            **_server(attempt.model, attempt.base_url),
+            **_conversation(run),
+            "gen_ai.request.max_tokens": attempt.output_tokens_max,
             "linestop.turn": attempt.turn,
             "linestop.attempt": attempt.attempt,
             "linestop.cost_micros": attempt.charged_micros,
@@ -121,6 +127,7 @@ class Spans:
                 "gen_ai.response.id": event.request_id,
                 "gen_ai.response.finish_reasons": [event.stop_reason] if event.stop_reason else (),
             }
+            attributes = {name: value for name, value in attributes.items() if value or value == 0}
         elif isinstance(event, ModelFailedEvent):
             failed, attributes["error.type"] = event.message, event.kind
         elif not isinstance(event, Compacted):
@@ -138,6 +145,7 @@ class Spans:
         attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": tool,
+            "gen_ai.tool.type": "function",
             "gen_ai.tool.call.id": attempt.call,
             "linestop.attempt": attempt.attempt,
             "linestop.outcome": outcome,
@@ -155,6 +163,7 @@ class Spans:
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": agent,
+            **_conversation(run),
             **(_asked(run.opened.model.model) if run.opened else {}),
             "linestop.run": run.run,
             "linestop.tenant": run.tenant,
@@ -212,6 +221,26 @@ def _asked(model: str) -> dict[str, str]:
     """Whom a model's name stands for, as the conventions write it."""
     provider, _, name = model.partition("/")
     return {"gen_ai.provider.name": provider, "gen_ai.request.model": name}
+
+
+def _server(model: str, base_url: str) -> dict[str, Any]:
+    """Where the model was asked, as far as the log tells: a playbook's own server is not in it."""
+    if not base_url:
+        own = OWN_HOSTS.get(model.partition("/")[0])
+        return {"server.address": own, "server.port": PORTS["https"]} if own else {}
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
+    except ValueError:
+        # The log's own words may be no address.
+        return {}
+    return {"server.address": host, **({"server.port": port} if port else {})} if host else {}
+
+
+def _conversation(run: Run) -> dict[str, str]:
+    """The thread that the task named, if it did."""
+    thread = run.opened.task.thread if run.opened else ""
+    return {"gen_ai.conversation.id": thread} if thread else {}
 
 
 def _parent(run: Run, event: AnyEvent | None = None) -> Context | None:

@@ -11,12 +11,9 @@ import re
 from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model import NO_KEY, ModelClient, ToolMode
+from linestop.schemas.model import NO_KEY, OWN_HOSTS, ModelClient, ToolMode
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
-"""Each provider's own host, the only one that its variable in ``_KEYS`` is for."""
-
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(r"[!-~]+")
 _ENDPOINTS = ("/completions", "/messages", "/responses")
@@ -89,7 +86,7 @@ def is_own_host(provider: str, base_url: str | None) -> bool:
     """Whether an address is the provider's own, regional ones included; None and "" stand for that."""
     if not base_url:
         return True
-    parts, own = urlsplit(base_url), _HOSTS.get(provider)
+    parts, own = urlsplit(base_url), OWN_HOSTS.get(provider)
     host = parts.hostname or ""
     return own is not None and parts.scheme == "https" and (host == own or host.endswith(f".{own}"))
 

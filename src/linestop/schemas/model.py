@@ -33,6 +33,10 @@ NO_KEY = "none"
 """What is sent in the place of a key to a server for which no key was configured."""
 
 
+OWN_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
+"""Each provider's own host: the one that is asked without a ``base_url``, and the only one that its own key is for."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of one model call. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
 
