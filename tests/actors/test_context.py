@@ -19,7 +19,9 @@ def size(run: Run, story: Story, purpose: str = "turn") -> int:
     """Bytes of everything in the next prompt that a provider turns into tokens."""
     prompt = assemble(run, story.version, purpose=purpose)
     said = sum(
-        len(m.text.encode()) + len(m.call_id) + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
+        len(m.result_text.encode())
+        + len(m.call_id)
+        + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
         for m in prompt.messages
     )
     return len(prompt.system.encode()) + said + len(canonical(prompt.tools))

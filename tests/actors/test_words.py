@@ -191,8 +191,11 @@ def test_the_model_is_told_that_a_person_changed_the_call_and_sees_it_as_it_was_
         '{"q":"order 4712"}',
         (raw[0], raw[1] | {"input": {"q": "order 4712"}}),
     )
-    assert told.text == '[A person (bob) changed the arguments of this call to those shown here.]\n{"ok":true}'
-    assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(told.text)
+    assert msgspec.json.decode(told.result_text) == {
+        "status": "succeeded", "edited_by": "bob", "untrusted": True, "result": {"ok": True},
+        "note": "A person changed the arguments of this call to those shown.",
+    }  # fmt: skip
+    assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(told.result_text)
 
 
 def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> None:

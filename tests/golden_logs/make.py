@@ -21,7 +21,7 @@ from linestop.schemas.events import Finished, Policy, Stopped
 from linestop.schemas.messages import Task
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.run import Run
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tools import ToolError, ToolResult
 
 HERE = Path(__file__).parent
 UNKNOWN = ToolResult(outcome="unknown")
@@ -110,10 +110,24 @@ def stopped_first() -> Story:
     return Story(task=Task(text=TASK)).given(Stopped(by="ann", why="not today"), by="operator").quiet()
 
 
+def told_in_one_form() -> Story:
+    """Everything that may become of a call, as the model is told it in one form; and a result too long to be kept."""
+    version = agent(limits={**ROOMY, "result_bytes_max": 200})
+    story = Story(version).opened().quiet()
+    story.model(reply(call("look"), call("note"), call("pay"), call("nothing"), call("look", '{"x":1}', id="odd")))
+    error = ToolError(type="invalid", message='no "order"', retry_safe=True)
+    story.tools(look=ToolResult(outcome="succeeded", value="y" * 999), note=ToolResult(outcome="failed", error=error))
+    story.wait(2).word("deny", call="pay", why="too much").said().quiet()
+    story.model(reply(call("pay", id="again"), call("note", '{"q":"b"}', id="note2")))
+    story.wait(1).word("edit", call="again", args={"q": "ann@example.com"}).said().quiet()
+    story.tools(again=msgspec.structs.replace(OK, findings=("odd",)), note2=OK)
+    return story.model(reply(text="All was told."))
+
+
 STORIES: dict[str, Callable[[], Story]] = {
     "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_facts,
     "unknown-resolved": unknown_resolved, "compacted": compacted, "refused": refused, "fallen-back": fallen_back,
-    "denied-spending": denied_spending, "stopped-first": stopped_first,
+    "denied-spending": denied_spending, "stopped-first": stopped_first, "told-in-one-form": told_in_one_form,
 }  # fmt: skip
 
 
@@ -138,26 +152,26 @@ def told(run: Run) -> dict[str, Any]:
     }
 
 
-def files() -> dict[str, bytes]:
-    """All files by name, as this version would write them."""
-    made: dict[str, bytes] = {}
-    for name, tell in STORIES.items():
-        story = tell()
-        lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
-        made[f"{name}.jsonl"] = b"\n".join(lines) + b"\n"
-        if story.run.opened is not None:
-            made[f"{name}.agent.json"] = story.version.stored()
-        expected = {"agent": msgspec.to_builtins(story.version), **told(story.run)}
-        made[f"{name}.expect.json"] = msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n"
-    return made
+def files(name: str) -> dict[str, bytes]:
+    """The files of one story, as this version would write them."""
+    story = STORIES[name]()
+    lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
+    expected = {"agent": msgspec.to_builtins(story.version), **told(story.run)}
+    version = {f"{name}.agent.json": story.version.stored()} if story.run.opened is not None else {}
+    return {
+        f"{name}.jsonl": b"\n".join(lines) + b"\n",
+        f"{name}.expect.json": msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n",
+        **version,
+    }
 
 
 def main() -> None:
-    """Write those that are not there yet."""
-    for name, data in files().items():
-        if not (HERE / name).exists():
-            (HERE / name).write_bytes(data)
-            sys.stdout.write(f"{name}\n")
+    """Write those that are not there yet; of the others this version may tell the story in other words."""
+    for name in STORIES:
+        if not (HERE / f"{name}.jsonl").exists():
+            for file, data in files(name).items():
+                (HERE / file).write_bytes(data)
+                sys.stdout.write(f"{file}\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from tests.builders import RUN, TENANT
 from tests.golden_logs.make import HERE, STORIES, told
 from tests.laws.walk import Walk
 
+from linestop.actors.context import assemble
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.events import ModelStarted
+from linestop.schemas.model_order import models_of
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
@@ -77,6 +80,23 @@ def test_every_beginning_of_a_golden_log_is_ended_by_todays_roles(name: str) -> 
         assert not [entry.ignored for entry in run.entries if entry.ignored], length
         assert not run.open_attempts
         assert not run.holds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_of_a_golden_log_is_shown_to_have_been_asked_what_its_log_says(name: str) -> None:
+    """The digest of each prompt is that of the prompt made today from what was stored before it."""
+    log = log_of(name)
+    run, version = Run(TENANT, RUN), msgspec.convert(expected(name)["agent"], AgentVersion)
+    events = [entry.event for entry in fold_messages(TENANT, RUN, log).entries]
+    for event, message in zip(events, log, strict=True):
+        if isinstance(event, ModelStarted):
+            assert run.opened is not None
+            model = next(choice for choice in models_of(run.opened) if choice.asked_by(event))
+            prompt = assemble(
+                run, version, purpose=event.purpose, model=model, dropped_to=event.dropped_to, limit=event.limit
+            )
+            assert prompt.sha256 == event.prompt_sha256 != ""
+        run.apply(*message)
 
 
 @pytest.mark.parametrize("name", NAMES)

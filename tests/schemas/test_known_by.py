@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, at_work, call, contract, reply
 
+from linestop.actors.context import assemble
 from linestop.schemas.events import EffectStarted, Finished, Judged, JudgedCall, StartedCall
 from linestop.schemas.tools import ToolError, ToolResult
 from linestop.schemas.verify import verify
@@ -36,9 +37,10 @@ def problems(story: Story) -> list[str]:
 def test_the_model_sees_a_result_with_what_is_wrong_with_it() -> None:
     """It neither takes it for what was declared nor makes the call again; the event keeps the two apart."""
     story = at_work(call("move"), version=AGENT).tools(move=ODD)
-    assert story.run.calls["move"].answer == (
-        f'{{"paid":"4250"}}\n[The call took effect; do not make it again. But {FINDING}]'
-    )
+    assert msgspec.json.decode(assemble(story.run, story.version).messages[-1].result_text) == {
+        "status": "succeeded", "note": "The call took effect; do not make it again.", "findings": [FINDING],
+        "untrusted": True, "result": {"paid": "4250"},
+    }  # fmt: skip
     assert story.run.calls["move"].fate == "done"
     assert story.last(Finished).result == '{"paid":"4250"}'
     assert story.last(Finished).findings == (FINDING,)

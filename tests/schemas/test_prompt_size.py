@@ -148,7 +148,7 @@ def test_the_window_is_never_exceeded_after_the_last_summary() -> None:
     prompt = assemble(story.run, story.version)
     notes = [m.text for m in prompt.messages if m.text.startswith("[Left out")]
     assert notes
-    assert "5000 bytes. Call 'look' again" in notes[0]
+    assert "5000 bytes. Make the call again" in notes[0]
     assert not prompt.messages[-1].text.startswith("[Left out")
     assert verify(TENANT, RUN, story.messages).problems == ()
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
+from linestop.schemas import call_outcome
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.call_outcome import STRUCTURED
 from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
 from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
@@ -120,7 +122,7 @@ def assemble(  # noqa: PLR0913 - what a start says of its prompt
         messages.append(Message(role="user", text=_summary(last)))
     for proposal in run.proposals:
         if since < proposal.n <= until:
-            messages.extend(_exchange(proposal, dropped_to))
+            messages.extend(_exchange(proposal, dropped_to, structured=run.opened.result_form >= STRUCTURED))
     if purpose == "compact":
         messages.append(Message(role="user", text=COMPACT_RULES))
     if purpose == "close":
@@ -145,7 +147,7 @@ def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: f
     )  # fmt: skip
 
 
-def _exchange(proposal: ProposalState, dropped_to: int) -> list[Message]:
+def _exchange(proposal: ProposalState, dropped_to: int, *, structured: bool) -> list[Message]:
     """One answer of the model and what it got back."""
     event = proposal.event
     blocks: tuple[dict[str, Any], ...] = ()
@@ -157,7 +159,7 @@ def _exchange(proposal: ProposalState, dropped_to: int) -> list[Message]:
     if event.final:
         errors = "\n".join(proposal.returned.errors) if proposal.returned else ""
         return [said, Message(role="user", text=errors)] if errors else [said]
-    return [said, *(_answer(call, dropped_to) for call in proposal.calls)]
+    return [said, *(_answer(call, dropped_to, structured=structured) for call in proposal.calls)]
 
 
 def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
@@ -168,11 +170,14 @@ def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
     return block
 
 
-def _answer(call: CallState, dropped_to: int) -> Message:
+def _answer(call: CallState, dropped_to: int, *, structured: bool) -> Message:
     if call.stage is not Stage.ANSWERED:
-        return Message(role="tool", call_id=call.call, text=NOT_MADE, is_error=True)
-    text = call.shown(dropped_to) or "(nothing)"
-    return Message(role="tool", call_id=call.call, text=text, is_error=call.answer_is_error)
+        outcome = call_outcome.NOT_MADE if structured else None
+        return Message(role="tool", call_id=call.call, text=NOT_MADE, is_error=True, outcome=outcome)
+    text, outcome = call.shown(dropped_to)
+    return Message(
+        role="tool", call_id=call.call, text=text or "(nothing)", is_error=call.answer_is_error, outcome=outcome
+    )
 
 
 def _summary(event: Compacted) -> str:

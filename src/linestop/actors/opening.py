@@ -10,6 +10,7 @@ import msgspec
 from linestop.actors.context import base_bytes, material_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.call_outcome import STRUCTURED
 from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.limits import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.messages import Task, lowered, oversized
@@ -144,6 +145,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
         base_bytes=base_bytes(agent, tuple(c.name for c in tools)),
         deadline_at=now + timedelta(seconds=limits.run_max_s),
         doors_revision=doors.revision,
+        result_form=STRUCTURED,
     )  # fmt: skip
 
 

@@ -154,8 +154,8 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
 def _content(message: Message) -> list[dict[str, Any]]:
     if message.role == "tool":
         result: dict[str, Any] = {"type": "tool_result", "tool_use_id": wire_id(message.call_id)}
-        if message.text:
-            result["content"] = message.text
+        if message.result_text:
+            result["content"] = message.result_text
         return [result | ({"is_error": True} if message.is_error else {})]
     if message.blocks and message.blocks_of == PROVIDER:
         return list(message.blocks)

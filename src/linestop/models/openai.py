@@ -237,7 +237,7 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
 
 def _message(message: Message) -> dict[str, Any]:
     if message.role == "tool":
-        return {"role": "tool", "tool_call_id": wire_id(message.call_id), "content": message.text}
+        return {"role": "tool", "tool_call_id": wire_id(message.call_id), "content": message.result_text}
     if not message.calls:
         return {"role": message.role, "content": message.text}
     calls = [

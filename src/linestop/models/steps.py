@@ -170,8 +170,8 @@ def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> 
 
 def _message(message: Message) -> Message:
     if message.role == "tool":
-        head = "The tool failed:" if message.is_error else "Result of the tool:"
-        return Message(role="user", text=f"{head}\n{message.text}")
+        head = "The tool failed:" if message.is_error and message.outcome is None else "Result of the tool:"
+        return Message(role="user", text=f"{head}\n{message.result_text}")
     if message.role == "assistant":
         turns = [f'{{"tool": "{to_wire(call.name)}", "args": {call.args}}}' for call in message.calls]
         said = turns or [_json({"tool": FINAL, "args": {"answer": message.text}})]

@@ -9,6 +9,7 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import Literal
 
+from linestop.schemas.call_outcome import CallOutcome, left_out
 from linestop.schemas.events import (
     AskedCall,
     BlobRef,
@@ -163,8 +164,10 @@ class CallState:
     finished_n: int = 0
     answer_n: int = 0
     answer: str = ""
-    answer_is_error: bool = False
     answer_untrusted: bool = False
+    outcome: CallOutcome | None = None
+    structured: bool = False
+    answer_bytes: int = 0
 
     @property
     def open_attempt(self) -> Attempt | None:
@@ -186,12 +189,31 @@ class CallState:
         """Digest of the canonical arguments, empty before judgement."""
         return self.judged.args_sha256 if self.judged else ""
 
-    def shown(self, dropped_to: int) -> str:
-        """The answer as it stands in a prompt that leaves out results up to event ``dropped_to``."""
+    @property
+    def answer_is_error(self) -> bool:
+        """Whether the model has to do without a result."""
+        return self.outcome is not None and self.outcome.is_error
+
+    def shown(self, dropped_to: int) -> tuple[str, CallOutcome | None]:
+        """The answer as it stands in a prompt that leaves out results up to event ``dropped_to``.
+
+        Without an outcome its text is all that the model is told: so it was in older runs.
+        """
+        if self.answer_n > dropped_to or self.answer_bytes <= DROPPED_BYTES:
+            return self.answer, self.outcome if self.structured else None
         size = len(self.answer.encode())
-        if self.answer_n > dropped_to or size <= DROPPED_BYTES:
-            return self.answer
-        return f"[Left out to fit the model's window: {size} bytes. Call '{self.tool[:80]}' again if it is needed.]"
+        if self.structured and self.outcome is not None:
+            return left_out(self.outcome, size)
+        return (
+            f"[Left out to fit the model's window: {size} bytes. Call '{self.tool[:80]}' again if it is needed.]",
+            None,
+        )
+
+    def shown_bytes(self, dropped_to: int) -> int:
+        """How many bytes that takes, without its framing."""
+        if self.answer_n > dropped_to or self.answer_bytes <= DROPPED_BYTES:
+            return self.answer_bytes
+        return DROPPED_BYTES if self.structured else text_bytes(self.shown(dropped_to)[0])
 
     @property
     def args_told(self) -> Text | None:

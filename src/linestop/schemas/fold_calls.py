@@ -10,10 +10,11 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold
+from linestop.schemas import fold, fold_answers
 from linestop.schemas.active import count_start
 from linestop.schemas.bounds import NO_ROOM, open_too_long
-from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, Stage, not_begun_in_a_row, text_bytes
+from linestop.schemas.call_outcome import CallOutcome
+from linestop.schemas.calls import Attempt, CallState, Stage, not_begun_in_a_row
 from linestop.schemas.events import (
     BlobRef,
     Checked,
@@ -132,18 +133,9 @@ def _judge(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
     elif verdict.verdict == "recorded" and recorded is not None:
-        answer(run, call, n, text=recorded.answer, error=recorded.answer_is_error)
+        fold_answers.repeat(run, n, call, recorded)
     else:
-        answer(run, call, n, text="\n".join(verdict.errors) or "The call was rejected.", error=True)
-
-
-def answer(run: Run, call: CallState, n: int, *, text: str, error: bool) -> None:
-    """Give the model its answer to ``call``; the call is over."""
-    if call.edit is not None and call.edit.approves is not None:
-        text = f"[A person ({call.edit.by}) changed the arguments of this call to those shown here.]\n{text}"
-    call.stage = Stage.ANSWERED
-    call.answer_n, call.answer, call.answer_is_error = n, text, error
-    run.context_bytes += text_bytes(text) + ITEM_BYTES
+        fold_answers.reject(run, n, call, verdict)
 
 
 def checked(run: Run, n: int, event: Checked) -> str:
@@ -152,9 +144,9 @@ def checked(run: Run, n: int, event: Checked) -> str:
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
     if event.verdict == "pass":
-        answer(run, call, n, text=_for_the_model(call.finished), error=False)
+        fold_answers.give(run, n, call, call.finished)
     else:
-        answer(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), error=True)
+        fold_answers.fail_checks(run, n, call, event)
     return ""
 
 
@@ -289,7 +281,7 @@ def _wait_over(run: Run, n: int, call: CallState, event: Finished) -> str:
     if call.stage is not Stage.WAITING or (call.ready_at is not None and event.at < call.ready_at):
         return f"call '{event.call}' does not wait, or its moment has not come"
     call.finished, call.finished_n = event, n
-    answer(run, call, n, text=event.result, error=False)
+    fold_answers.give(run, n, call, event)
     return ""
 
 
@@ -304,7 +296,8 @@ def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished
         case "never_started" if more:
             call.stage, call.ready_at = Stage.READY, _after_not_begun(event.at, call)
         case "never_started":
-            answer(run, call, n, text="The call could not be started.", error=True)
+            outcome = CallOutcome(status="failed", error_type="not_started", retry_safe=True)
+            fold_answers.answer(run, call, n, text="The call could not be started.", outcome=outcome)
         case "failed" if attempt.purpose == "probe":
             call.stage = Stage.DOUBT
         case "failed":
@@ -312,12 +305,13 @@ def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished
                 call.stage = Stage.READY
                 call.ready_at = _retry_at(event.at, call, event)
             else:
-                text = event.error.message if event.error else "The call failed."
-                answer(run, call, n, text=text, error=True)
+                fold_answers.fail(run, n, call, event)
         case "unknown" if safe and more and attempt.purpose == "effect":
             call.stage, call.ready_at = Stage.READY, None
         case "unknown" if safe and attempt.purpose == "effect":
-            answer(run, call, n, text="The call did not answer in time, and was tried often enough.", error=True)
+            outcome = CallOutcome(status="unknown", error_type="timeout", retry_safe=True)
+            text = "The call did not answer in time, and was tried often enough."
+            fold_answers.answer(run, call, n, text=text, outcome=outcome)
         case "unknown":
             call.stage = Stage.DOUBT
         case _:
@@ -348,12 +342,4 @@ def _result(run: Run, n: int, call: CallState, event: Finished) -> None:
     if call.grant is not None and call.grant.checks:
         call.stage = Stage.CHECK
     else:
-        answer(run, call, n, text=_for_the_model(event), error=False)
-
-
-def _for_the_model(event: Finished) -> str:
-    """A result with what is wrong with it, so that the model neither trusts it as it is nor makes the call again."""
-    if not event.findings:
-        return event.result
-    note = f"[The call took effect; do not make it again. But {'; '.join(event.findings)}]"
-    return f"{event.result}\n{note}" if event.result else note
+        fold_answers.give(run, n, call, event)

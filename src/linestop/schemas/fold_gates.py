@@ -10,7 +10,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold_calls
+from linestop.schemas import fold_answers
+from linestop.schemas.call_outcome import CallOutcome
 from linestop.schemas.calls import CallState, Stage, text_bytes
 from linestop.schemas.events import (
     Answered,
@@ -163,10 +164,10 @@ def denied(run: Run, n: int, event: Denied) -> str:
         return reason
     why = f": {event.why}" if event.why else "."
     if event.by == "timer":
-        text = "Nobody answered in time, so this was not done."
+        text, error_type = "Nobody answered in time, so this was not done.", "expired"
     else:
-        text = f"A person ({event.by}) denied this call{why}"
-    fold_calls.answer(run, call, n, text=text, error=True)
+        text, error_type = f"A person ({event.by}) denied this call{why}", "denied"
+    fold_answers.answer(run, call, n, text=text, outcome=CallOutcome(status="denied", error_type=error_type))
     return ""
 
 
@@ -218,7 +219,8 @@ def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
         return f"call '{event.call}' is not a question"
     text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
     call.answer_untrusted = event.untrusted
-    fold_calls.answer(run, call, n, text=text, error=False)
+    outcome = CallOutcome(status="succeeded", untrusted=event.untrusted)
+    fold_answers.answer(run, call, n, text=text, outcome=outcome)
     return ""
 
 
@@ -258,9 +260,11 @@ def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
         call.stage, call.ready_at = Stage.READY, None
     elif event.action == "done":
         text = event.result if isinstance(event.result, str) else _elided(event.result)
-        fold_calls.answer(run, call, n, text=text or f"Done, as {event.by} found out.", error=False)
+        outcome = CallOutcome(status="succeeded", notes=(f"A person ({event.by}) found that the call took effect.",))
+        fold_answers.answer(run, call, n, text=text or f"Done, as {event.by} found out.", outcome=outcome)
     else:
-        fold_calls.answer(run, call, n, text="A person stopped the run over this call.", error=True)
+        outcome = CallOutcome(status="unknown", error_type="stopped")
+        fold_answers.answer(run, call, n, text="A person stopped the run over this call.", outcome=outcome)
         run.stop_over = event
     return ""
 

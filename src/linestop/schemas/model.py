@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from linestop.schemas.call_outcome import CallOutcome, told
+
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
 ]
@@ -102,9 +104,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a prompt.
 
     ``role``: ``user`` and ``assistant`` carry ``text`` (an assistant also ``calls``); ``tool`` carries the
-    result of ``call_id`` in ``text``, with ``is_error`` for a failed one. ``blocks`` are the provider's own
-    content blocks of an assistant message, re-sent unmodified when ``blocks_of`` is the provider that is
-    asked again, and ignored otherwise.
+    result of ``call_id`` in ``text``, with ``is_error`` for a failed one and its ``outcome``, without which the text is
+    all that a model is told. ``blocks`` are the provider's own content blocks of an assistant message, re-sent
+    unmodified when ``blocks_of`` is the provider that is asked again, and ignored otherwise.
     """
 
     role: Literal["user", "assistant", "tool"]
@@ -112,8 +114,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
     is_error: bool = False
+    outcome: CallOutcome | None = None
     blocks: tuple[dict[str, Any], ...] = ()
     blocks_of: str = ""
+
+    @property
+    def result_text(self) -> str:
+        """What a model is sent as the result of the call, on every wire."""
+        return self.text if self.outcome is None else told(self.outcome, self.text)
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

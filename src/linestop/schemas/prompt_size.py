@@ -181,7 +181,7 @@ def proposal_bytes(proposal: ProposalState, dropped_to: int) -> int:
     """What one proposal and the answers to it take in a prompt, at most."""
     event = proposal.event
     said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
-    answers = sum(text_bytes(call.shown(dropped_to)) + ITEM_BYTES for call in proposal.calls)
+    answers = sum(call.shown_bytes(dropped_to) + ITEM_BYTES for call in proposal.calls)
     returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
     edits = sum(text_bytes(call.edit.args) for call in proposal.calls if call.edit and call.edit.approves is not None)
     return max(said, text_bytes(event.blocks)) + answers + returned + edits + 2 * ITEM_BYTES
@@ -199,7 +199,7 @@ def dropped_bytes(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> i
     """How much smaller the prompt is without the results up to that event; or what of that the last turn brought."""
     since = run.proposals[-1].n if of_last_turn and run.proposals else 0
     return sum(
-        max(text_bytes(call.answer) - DROPPED_BYTES, 0)
+        max(call.answer_bytes - DROPPED_BYTES, 0)
         for call in droppable(run)
         if call.answer_n <= dropped_to and call.proposal_n >= since
     )

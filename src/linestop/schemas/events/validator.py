@@ -171,7 +171,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opened(Event, frozen=True, kw_only=True):
-    """A run begins, with everything it may do fixed. ``base_bytes`` bounds prompt and tools, in bytes."""
+    """A run begins, with everything it may do fixed. ``base_bytes`` bounds prompt and tools, in bytes.
+
+    ``result_form`` says how results reach its model: 1 in the structured form, 0 (in older logs) as bare text.
+    """
 
     task: TaskFacts
     agent: AgentRef
@@ -189,6 +192,7 @@ class Opened(Event, frozen=True, kw_only=True):
     parent: Parent | None = None
     forked_from: ForkPoint | None = None
     flags: tuple[str, ...] = ()
+    result_form: int = 0
 
 
 class Refused(Event, frozen=True, kw_only=True):

@@ -21,6 +21,15 @@ class _Request(msgspec.Struct):
     response_format: dict[str, Any] | None = None
 
 
+class _Told(msgspec.Struct):
+    """The form of a result: see ``linestop.schemas.call_outcome``."""
+
+    status: str
+    result: msgspec.Raw = msgspec.Raw()
+    message: str = ""
+    left_out: str = ""
+
+
 class Turn(msgspec.Struct, frozen=True):
     """What came before one answer of the model: the texts since its last one, and the tools they answer."""
 
@@ -95,12 +104,12 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
             turns.append(Turn(tuple(texts), tuple(results)))
             texts, results = [], []
         elif role == "tool":
-            results.append((called.get(str(message.get("tool_call_id")), ""), _text(message.get("content"))))
+            results.append((called.get(str(message.get("tool_call_id")), ""), _result(message.get("content"))))
         elif role == "user":
             for block in _blocks(message.get("content")):
                 if block.get("type") == "tool_result":
                     tool = called.get(str(block.get("tool_use_id")), "")
-                    results.append((tool, _text(block.get("content"))))
+                    results.append((tool, _result(block.get("content"))))
                 else:
                     texts.append(str(block.get("text", "")))
     turns.append(Turn(tuple(texts), tuple(results)))
@@ -129,3 +138,16 @@ def _blocks(content: object) -> list[dict[str, Any]]:
 
 def _text(content: object) -> str:
     return "".join(str(block.get("text", "")) for block in _blocks(content))
+
+
+def _result(content: object) -> str:
+    """What a tool returned, or why it did not, out of the form in which linestop tells its models."""
+    text = _text(content)
+    try:
+        form = msgspec.json.decode(text, type=_Told)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+    result = bytes(form.result)
+    if not result:
+        return form.message or form.left_out
+    return msgspec.json.decode(result, type=str) if result.startswith(b'"') else result.decode()

@@ -1,0 +1,110 @@
+"""What a call's model is told in the end, from the event that ended the call. See ``fold_calls``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from linestop.schemas.call_outcome import (
+    DRY_RUN,
+    EDITED,
+    FROM_RECORD,
+    STRUCTURED,
+    TOOK_EFFECT,
+    CallOutcome,
+    bare_text,
+    structured,
+    told,
+)
+from linestop.schemas.calls import ITEM_BYTES, CallState, Stage, text_bytes
+from linestop.schemas.events import Checked, Finished, JudgedCall
+from linestop.schemas.tools import ToolError
+
+if TYPE_CHECKING:
+    from linestop.schemas.run import Run
+
+
+def answer(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
+    """Give the model its answer to ``call``; the call is over."""
+    edited_by = call.edit.by if call.edit is not None and call.edit.approves is not None else ""
+    call.structured = _is_structured(run)
+    if call.structured:
+        outcome = structured(outcome, text, edited_by=edited_by)
+        call.answer_bytes = len(told(outcome, text).encode())
+    else:
+        text = bare_text(outcome, text, edited_by=edited_by)
+        call.answer_bytes = text_bytes(text)
+    call.stage = Stage.ANSWERED
+    call.answer_n, call.answer, call.outcome = n, text, outcome
+    run.context_bytes += call.answer_bytes + ITEM_BYTES
+
+
+def _is_structured(run: Run) -> bool:
+    return run.opened is not None and run.opened.result_form >= STRUCTURED
+
+
+def give(run: Run, n: int, call: CallState, event: Finished) -> None:
+    """Give the model a result, with all that it must know to neither trust it blindly nor make the call again."""
+    cut = event.result_bytes if event.result_bytes > len(event.result.encode()) else 0
+    dry = _is_dry(run, call)
+    notes = (*((TOOK_EFFECT,) if event.findings else ()), *((DRY_RUN,) if dry else ()))
+    outcome = CallOutcome(
+        status="succeeded", untrusted=event.untrusted, result_bytes=cut, dry_run=dry, findings=event.findings,
+        notes=notes,
+    )  # fmt: skip
+    answer(run, call, n, text=event.result, outcome=outcome)
+
+
+def repeat(run: Run, n: int, call: CallState, recorded: CallState) -> None:
+    """Give the model the answer that the same call had before."""
+    before = recorded.outcome or CallOutcome(status="succeeded")
+    if _is_structured(run):
+        notes = tuple(note for note in before.notes if note != EDITED)
+        outcome = msgspec.structs.replace(before, notes=(*notes, FROM_RECORD))
+    else:
+        # Its text has the findings in it already.
+        outcome = msgspec.structs.replace(before, findings=())
+    answer(run, call, n, text=recorded.answer, outcome=outcome)
+
+
+def reject(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
+    """Tell the model why its call was not let through."""
+    text = "\n".join(verdict.errors) or "The call was rejected."
+    answer(run, call, n, text=text, outcome=_rejected(call, verdict))
+
+
+def _rejected(call: CallState, verdict: JudgedCall) -> CallOutcome:
+    """The outcome of a call that was not let through: one that is mended may be."""
+    if verdict.verdict == "loop":
+        return CallOutcome(status="rejected", error_type="loop")
+    if call.grant is None:
+        return CallOutcome(status="rejected", error_type="unknown_tool", retry_safe=True)
+    if verdict.limit is not None:
+        return CallOutcome(status="rejected", error_type="limit")
+    if verdict.effect_key:
+        return CallOutcome(status="rejected", error_type="repeated")
+    return CallOutcome(status="rejected", error_type="invalid", retry_safe=True)
+
+
+def fail_checks(run: Run, n: int, call: CallState, event: Checked) -> None:
+    """Tell the model that a result may not be built on; what it came from may have taken effect all the same."""
+    again = call.grant is not None and call.grant.safe_to_repeat
+    notes = () if again or _is_dry(run, call) else (TOOK_EFFECT,)
+    outcome = CallOutcome(status="failed", error_type="checks_failed", retry_safe=again, notes=notes)
+    answer(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), outcome=outcome)
+
+
+def fail(run: Run, n: int, call: CallState, event: Finished) -> None:
+    """Tell the model why its call failed."""
+    error = event.error or ToolError(type="permanent", message="The call failed.")
+    outcome = CallOutcome(
+        status="failed", error_type=error.type, retry_safe=error.retry_safe, untrusted=event.untrusted
+    )
+    answer(run, call, n, text=error.message, outcome=outcome)
+
+
+def _is_dry(run: Run, call: CallState) -> bool:
+    """Whether the call was only described, and not made."""
+    dry = run.opened is not None and run.opened.task.dry_run
+    return dry and call.grant is not None and call.grant.tier != "read" and call.grant.kind != "wait"
