@@ -150,6 +150,8 @@ async def test_what_cannot_be_a_task_is_refused_before_it_is_sent(client: Client
         await client.submit("desk", "say hello", labels={"case": 1})  # type: ignore[dict-item] # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="run 'A B'"):
         await client.submit("desk", "say hello", run="A B")
+    with pytest.raises(InputError, match="the field 'materal' is not known; perhaps 'material' is meant"):
+        await client.submit("desk", "say hello", materal="a letter")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
 async def test_a_task_that_nobody_opens_is_kept_and_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,8 @@ def test_run_gives_up_waiting_with_exit_code_10(line: Stack) -> None:
         (("run", "nobody", "say hello"), 3, "There is no agent 'nobody'"),
         (("run", "desk", "say hello", "--limit", "cost_max_micros=1"), 5, "over_budget"),
         (("run", "desk", "say hello", "--limit", "nonsense=1"), 3, "no limit named 'nonsense'"),
+        (("run", "desk", "say hello", "--limit", "turn_max=1"), 3, "'turn_max'; perhaps 'turns_max' is meant"),
+        (("run", "desk", "say hello", "--materal", "letter.txt"), 2, "--material"),
         (("run", "desk", "say hello", "--limit", "cost"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=nan"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=1e999"), 2, "NAME=VALUE"),

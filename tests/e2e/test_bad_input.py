@@ -117,6 +117,8 @@ def is_a_sentence(reply: Reply, *, containing: str) -> None:
         pytest.param(b'{"text": "go", "limits": {"turns_max": -1}}', "turns_max", id="below-zero"),
         pytest.param(b'{"text": "go", "limits": {"turnz_max": 1}}', "turnz_max", id="no-such-limit"),
         pytest.param(b'{"text": "go", "limits": {"' + b"x" * 200_000 + b'": 1}}', "limit", id="a-long-limit"),
+        pytest.param(b'{"text": "go", "limts": {}}', "'limts' is not known; perhaps 'limits' is", id="misspelt"),
+        pytest.param(b'{"text": "go", "' + b"x" * 200_000 + b'": 1}', "not known", id="a-long-field"),
         pytest.param(b'{"text": "go", "run": "No Good"}', "run", id="bad-run"),
         pytest.param(b'{"text": "go", "run": "' + b"r" * 200_000 + b'"}', "run", id="long-run"),
         pytest.param(b'{"text": "go", "scope": ["fly"]}', "fly", id="no-such-tool"),

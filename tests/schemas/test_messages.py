@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.events import StopMode
 from linestop.schemas.limits import Limits
@@ -17,6 +18,7 @@ from linestop.schemas.messages import (
     Control,
     Task,
     lowered,
+    read_message,
     signed_bytes,
     stop_said,
 )
@@ -86,3 +88,37 @@ def test_a_stop_means_stop_whatever_its_body_says(payload: bytes, said: Control)
     """What can be read of who and why is kept; a mode that nobody knows cancels."""
     assert stop_said(payload) == said
     assert type(stop_said(payload).mode) is StopMode
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("limts", "the field 'limts' is not known; perhaps 'limits' is meant"),
+        ("materal", "the field 'materal' is not known; perhaps 'material' is meant"),
+        ("dryRun", "the field 'dryRun' is not known; perhaps 'dry_run' is meant"),
+        ("Text", "the field 'Text' is not known; perhaps 'text' is meant"),
+        ("", "the field '' is not known; there are: text, material, user"),
+        ("colour", "the field 'colour' is not known; there are: text, material, user"),
+        ("x" * 9_000, f"the field '{'x' * 80}' is not known"),
+    ],
+)
+def test_a_field_that_is_not_known_is_refused_by_its_name(name: str, sentence: str) -> None:
+    """A wish that nobody reads would be passed over: a limit, or what is only material."""
+    with pytest.raises(InputError) as refused:
+        read_message(msgspec.json.encode({"text": "go", name: {}}), Task)
+    assert str(refused.value).startswith(sentence)
+    assert read_message(b'{"text":"go","limits":{"turns_max":3}}', Task).limits == {"turns_max": 3}
+
+
+def test_a_decision_with_a_field_that_is_not_known_is_refused_and_a_stop_is_not() -> None:
+    """An approval whose digest is misspelt would be bound to nothing; a stop counts whatever is said with it."""
+    body = b'{"by":"ann","call":"pay","arg_sha256":"3f9c"}'
+    with pytest.raises(InputError, match="the field 'arg_sha256' is not known; perhaps 'args_sha256'"):
+        read_message(body, Control)
+    assert stop_said(body).by == "ann"
+
+
+def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
+    """The list of all limits is for a name that is like none."""
+    assert lowered(Limits(), {"turn_max": 3}) == "There is no limit named 'turn_max'; perhaps 'turns_max' is meant."
+    assert str(lowered(Limits(), {"speed": 3})).startswith("There is no limit named 'speed'; there are: turns_max, ")

@@ -18,6 +18,7 @@ from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.tools import Contract, canonical
 from linestop.schemas.trace_context import parse_traceparent
+from linestop.schemas.visible import is_blank
 
 DEFAULTS = Limits()
 LABELS_MAX = 32
@@ -98,7 +99,7 @@ def kept_key(incoming: Incoming) -> str:
 
 def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
     """What is wrong with the task itself, in one sentence, or nothing."""
-    if not task.text.strip():
+    if is_blank(task.text):
         return "The task has no text; say in 'text' what is to be done."
     if len(task.text) > limits.input_chars_max:
         return f"The task's text has {len(task.text)} characters; at most {limits.input_chars_max} are allowed."

@@ -45,6 +45,7 @@ from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import canonical
+from linestop.schemas.visible import is_blank
 from linestop.schemas.work import ModelCaller, ModelWork
 
 PROMPTS_KEPT = 64
@@ -297,7 +298,7 @@ def _unfit(view: ModelWork, reply: ModelReply, sentence: str) -> ModelFailedEven
 def _compacted(view: ModelWork, reply: ModelReply) -> AnyEvent:
     summary = view.redactor.text(reply.text)
     size = len(summary.encode())
-    if not summary.strip():
+    if is_blank(summary):
         return _unfit(view, reply, "The summary was empty.")
     if size > INLINE_BYTES_MAX:
         return _unfit(view, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be kept.")
@@ -334,7 +335,7 @@ def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent
 
 def _closed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
     """The closing answer: its text alone. It was offered no tool, so a call in it is none."""
-    if not reply.text.strip():
+    if is_blank(reply.text):
         return _unfit(view, reply, "The closing answer was empty.")
     return _proposed(view, msgspec.structs.replace(reply, calls=(), blocks=()), duration_s)
 

@@ -25,6 +25,7 @@ from linestop.actors.facts import (
     Texts,
 )
 from linestop.actors.judging import judge
+from linestop.actors.narrated_calls import untold_call
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.calls import ProposalState, Stage
 from linestop.schemas.events import (
@@ -48,6 +49,7 @@ from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import Contract
 from linestop.schemas.value_origins import RULE
+from linestop.schemas.visible import is_blank
 
 
 class Validator:
@@ -85,7 +87,7 @@ class Validator:
         if run.phase is Phase.JUDGING:
             return _no_room(run, facts.get(Space) or Space()) or _judged(run, proposal, facts, now)
         if run.phase is Phase.ANSWERING:
-            return _answered(run, proposal, facts)
+            return _answered(run, proposal, facts, now)
         return _checked(run, proposal, facts)
 
 
@@ -134,7 +136,7 @@ def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> A
     return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)
 
 
-def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | None:
+def _answered(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
     pinned = facts.get(PinnedAgent)
     if pinned is None:
         return None
@@ -142,7 +144,7 @@ def _answered(run: Run, proposal: ProposalState, facts: Facts) -> AnyEvent | Non
         return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
     text = proposal.event.text
     secrets = facts.get(Secrets) or Secrets()
-    errors = _answer_errors(text, pinned.version.output_schema)
+    errors = _answer_errors(text, pinned.version.output_schema) or untold_call(run, proposal, pinned.version, now)
     if not errors:
         answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
         read = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
@@ -159,7 +161,7 @@ def _answer_errors(text: str | BlobRef, schema: dict[str, object] | None) -> tup
     """What is wrong with a final answer; nothing if it stands."""
     if isinstance(text, BlobRef):
         return (f"The answer has {text.bytes} bytes; give a shorter one.",)
-    if not text.strip():
+    if is_blank(text):
         return ("The answer is empty; give one, or say what is missing.",)
     if schema is None:
         return ()

@@ -42,6 +42,7 @@ from linestop.schemas.messages import (
     Task,
     Verb,
     oversized,
+    read_message,
     signed_bytes,
     stop_said,
 )
@@ -194,7 +195,7 @@ class ControlIntake:
             if subject.verb == "stop":
                 control = stop_said(delivery.payload)
             else:
-                control = msgspec.json.decode(delivery.payload or b"{}", type=Control)
+                control = read_message(delivery.payload or b"{}", Control)
                 if subject.verb == "edit":
                     # A key given twice is read differently by different readers, and one of them approved it.
                     decode_strict(delivery.payload)
@@ -285,7 +286,7 @@ def _read(agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
     fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
     try:
         body, trace = received(delivery.headers, delivery.payload)
-        task = msgspec.json.decode(body, type=Task)
+        task = read_message(body, Task)
         if task.run:
             run_id(task.run)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:

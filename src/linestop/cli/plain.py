@@ -8,13 +8,10 @@ import os
 import re
 from typing import IO, Final
 
-# What is drawn as nothing or reorders what is drawn: Unicode's Default_Ignorable_Code_Point (tags, variation selectors,
-# fillers, joiners, directions), the blank of Braille, unassigned fillers and private use, for which fonts differ.
-HIDDEN: Final = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
-    "\ue000-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
-)
+from linestop.schemas.visible import INVISIBLE
+
+# What shows nothing, and private use, for which fonts differ.
+HIDDEN: Final = f"{INVISIBLE}\ue000-\uf8ff\U000f0000-\U0010ffff"
 
 # C0 and C1 controls, DEL and lone surrogates: what a terminal obeys, or cannot write.
 _UNSAFE: Final = re.compile(f"[\x00-\x1f\x7f-\x9f{HIDDEN}\ud800-\udfff]")

@@ -25,7 +25,7 @@ from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick,
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
-from linestop.schemas.messages import Control, Reply, Task, Verb, shortened
+from linestop.schemas.messages import Control, Reply, Task, Verb, shortened, unknown_field
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
 
@@ -97,6 +97,8 @@ class Client(Following):
             Unreachable: the broker does not answer; submitting again with the same key is safe.
             PermissionDenied: this credential may not submit.
         """
+        if misspelt := unknown_field(options, Task):
+            raise InputError(f"The task cannot be sent: {misspelt}.")
         try:
             task = msgspec.convert({**options, "text": text}, Task)
         except msgspec.ValidationError as error:

@@ -13,6 +13,7 @@ from linestop.models.anthropic_reply import AnthropicReply, as_input
 from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
+from linestop.schemas.visible import is_blank
 
 PROVIDER = "anthropic"
 BASE_URL = "https://api.anthropic.com"
@@ -159,7 +160,7 @@ def _content(message: Message) -> list[dict[str, Any]]:
         return [result | ({"is_error": True} if message.is_error else {})]
     if message.blocks and message.blocks_of == PROVIDER:
         return list(message.blocks)
-    content: list[dict[str, Any]] = [{"type": "text", "text": message.text}] if message.text.strip() else []
+    content: list[dict[str, Any]] = [] if is_blank(message.text) else [{"type": "text", "text": message.text}]
     calls = [
         {"type": "tool_use", "id": wire_id(call.id), "name": to_wire(call.name), "input": as_input(call.args)}
         for call in message.calls

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from linestop.errors import InputError
 from linestop.schemas.events import Moment, StopMode
 from linestop.schemas.limits import Limits
 from linestop.schemas.tools import canonical
@@ -79,6 +82,40 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sentence: str = ""
 
 
+M = TypeVar("M", Task, Control)
+
+
+def unknown_field(fields: Iterable[str], kind: type[Task | Control]) -> str:
+    """Which of these fields a message of that kind does not have, and what may be meant; empty if it has them all.
+
+    A field that nobody reads is a wish that nobody fulfils: a limit, or the digest of what was approved.
+    """
+    known = kind.__struct_fields__
+    name = next((name for name in fields if name not in known), None)
+    if name is None:
+        return ""
+    return f"the field '{name[:NAME_CHARS_SHOWN]}' is not known; {nearest(name, known)}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What may be meant by a name that is not one of ``known``, or which there are."""
+    found = get_close_matches(name[:NAME_CHARS_SHOWN].lower(), known, n=1)
+    return f"perhaps '{found[0]}' is meant" if found else f"there are: {', '.join(known)}"
+
+
+def read_message(body: bytes, kind: type[M]) -> M:
+    """Read a message from outside.
+
+    Raises:
+        InputError: it has a field that is not known.
+        msgspec.DecodeError: it is not such a message.
+    """
+    message = msgspec.json.decode(body, type=kind)
+    if sentence := unknown_field(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), kind):
+        raise InputError(sentence)
+    return message
+
+
 def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     """What a decision's signature covers: everything that makes it this decision and no other."""
     expires = control.expires_at.isoformat() if control.expires_at else ""
@@ -87,6 +124,9 @@ def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     said = [] if control.answer is None else [control.answer]
     return canonical([*bound, control.by, control.args, control.action, control.result, *said])
 
+
+NAME_CHARS_SHOWN = 80
+"""How much of a name that somebody sent is repeated, and compared."""
 
 FIELD_CHARS_MAX = 2_000
 """Characters of a name, a key or a reason in a message. Only the content of a message may be longer."""
@@ -137,7 +177,7 @@ def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:
     changes: dict[str, Any] = {}
     for name, value in wanted.items():
         if name not in Limits.__struct_fields__:
-            return f"There is no limit named '{name[:80]}'; the limits are: {', '.join(Limits.__struct_fields__)}."
+            return f"There is no limit named '{name[:NAME_CHARS_SHOWN]}'; {nearest(name, Limits.__struct_fields__)}."
         present = getattr(limits, name)
         if value < 0:
             return f"The limit '{name}' is {value}, but no limit may be negative."

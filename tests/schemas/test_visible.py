@@ -1,0 +1,56 @@
+"""Which texts show nothing."""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import Story, reply
+
+from linestop.actors.facts import CurrentAgent, Incoming
+from linestop.schemas.events import Accepted, Refused, Returned
+from linestop.schemas.messages import Task
+from linestop.schemas.visible import is_blank
+
+BLANK = [
+    "", " \n\t", "\u00a0\u2003\u3000", "\u200b\u200d\ufeff", "\u00ad", "\u2800\u2800", "\u3164", "\uffa0\u115f\u1160",
+    "\U000e0041\U000e0042\U000e007f", "\ufe0f", "\U000e0100", "\x00\x07\x9f", "\u202e\u2066", "\u180e\u17b4", "\u0301",
+    "\u061c", "\u2028\u2029", "\ufff9\ufffb", "\U0001d159", "\U0001d173",
+]  # fmt: skip
+VISIBLE = [
+    "a",
+    "0",
+    "…",
+    "-",
+    "é",
+    "e\u0301",
+    "👍",
+    "👨\u200d👩\u200d👧",
+    "か",
+    "क",
+    "\ufffd",
+    "؟",
+    "\u200b.\u200b",
+    "🫨",
+]
+
+
+@pytest.mark.parametrize("text", BLANK, ids=ascii)
+def test_what_shows_nothing_is_blank(text: str) -> None:
+    """White space, controls, and all that is drawn as nothing."""
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", VISIBLE, ids=ascii)
+def test_one_sign_is_enough_to_show_something(text: str) -> None:
+    """Whatever stands around it, and in any script."""
+    assert not is_blank(text)
+
+
+@pytest.mark.parametrize("text", [text for text in BLANK if text], ids=ascii)
+def test_an_answer_that_shows_nothing_is_empty(text: str) -> None:
+    """It is returned as an empty one is, and no task is one either."""
+    story = Story().opened().quiet().model(reply(text=text))
+    assert story.last(Returned).errors == ("The answer is empty; give one, or say what is missing.",)
+    assert story.model(reply(text="done")).last(Accepted).answer == "done"
+    incoming = Incoming(agent="desk", sha256="0" * 64, task=Task(text=text))
+    refused = Story().when("validator", incoming, CurrentAgent(version=story.version)).then(Refused)
+    assert refused.sentence.startswith("The task has no text")
