@@ -84,13 +84,13 @@ def common(command: Callable[P, T]) -> Callable[P, T]:
     """Add what every command about runs takes: ``--dir``, ``--tenant``, ``--json``."""
     command = as_json(command)
     command = click.option(
-        "--tenant", default=_tenant, help="Whose runs [LINESTOP_TENANT, else linestop.toml, else `default`]."
+        "--tenant", default=tenant_default, help="Whose runs [LINESTOP_TENANT, else linestop.toml, else `default`]."
     )(command)
     return click.option(
         "--dir",
         "directory",
         type=click.Path(path_type=Path),
-        default=_directory,
+        default=directory_default,
         help="The state directory, or a credential file [LINESTOP_DIR, else linestop.toml, else .linestop]. Another "
         "than the project's is asked at the broker that its credential names.",
     )(command)
@@ -112,7 +112,8 @@ def person(command: Callable[P, T]) -> Callable[P, T]:
     return click.option("--by", default="", help="Who says so; by default your user name.")(command)
 
 
-def _tenant() -> str:
+def tenant_default() -> str:
+    """The tenant that commands speak for where they are not told."""
     if not Path(CONFIG_FILE).exists() and not os.environ.get("LINESTOP_TENANT"):
         return TENANT_DEFAULT
     # Imported here: without a project there is nothing to read, and the help reads nothing.
@@ -121,7 +122,8 @@ def _tenant() -> str:
     return load_project().config.tenant
 
 
-def _directory() -> str:
+def directory_default() -> str:
+    """The state directory where commands are not told."""
     if not Path(CONFIG_FILE).exists():
         return os.environ.get("LINESTOP_DIR") or DIRECTORY_DEFAULT
     # Imported here: as above.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -21,6 +22,9 @@ import click
 
 from linestop.cli.plain import accept_any_text, clean, fit_to
 from linestop.errors import LinestopError
+
+COMPLETING: Final = "_LINESTOP_COMPLETE"
+"""Set where the shell asks what could follow."""
 
 
 class Entry(NamedTuple):
@@ -157,6 +161,11 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (DESIGN section 9)."""
     words = sys.argv[1:] if args is None else list(args)
+    if COMPLETING in os.environ:
+        # Nothing is said at a prompt: a project that cannot be read has nothing to complete.
+        with contextlib.suppress(Exception):
+            cli.main(args=words)
+        return 1
     try:
         accept_any_text(sys.stdout, sys.stderr)
         _require_text(words)

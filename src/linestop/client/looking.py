@@ -239,6 +239,10 @@ class Looking:
         lines.sort(key=lambda line: line.opened_at or line.last_at or _LONG_AGO, reverse=True)
         return lines[:limit]
 
+    async def newest(self, limit: int, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
+        """The ids of the tenant's runs begun last, newest first."""
+        return [run for _, run in reversed(await self._newest(limit, as_tenant(tenant)))]
+
     async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
         """What all open runs wait for a person to say, so not events; the most urgent first."""
         keys = [key for key in await self.bus.log().open_runs() if not tenant or key[0] == tenant]

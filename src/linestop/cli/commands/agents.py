@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from linestop.cli import completing
 from linestop.cli.declare import as_json, does, nats
 
 
@@ -16,7 +17,7 @@ def agents() -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=completing.agent_files)
 @nats
 @as_json
 @does("agents_tools:deploy")
@@ -28,7 +29,7 @@ def deploy() -> None:
 
 
 @click.command()
-@click.argument("name", metavar="AGENT")
+@click.argument("name", metavar="AGENT", shell_complete=completing.agents)
 @click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
 @nats
 @as_json
@@ -38,7 +39,7 @@ def rollback() -> None:
 
 
 @click.command()
-@click.argument("name", metavar="AGENT")
+@click.argument("name", metavar="AGENT", shell_complete=completing.agents)
 @nats
 @as_json
 @does("agents_tools:undeploy")

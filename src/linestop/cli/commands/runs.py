@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from linestop.cli import completing
 from linestop.cli.declare import common, does, person
 
 STOP_MODES: Final = ("fence", "drain")
@@ -26,7 +27,7 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command()
-@click.argument("agent")
+@click.argument("agent", shell_complete=completing.agents)
 @click.argument("text")
 @click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
 @click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
@@ -70,7 +71,7 @@ def runs() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @common
 @does("show:show")
 def show() -> None:
@@ -78,7 +79,7 @@ def show() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @click.option("--after", "after_n", type=click.IntRange(min=0), default=0, help="Only what comes after this event.")
 @click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
 @common
@@ -88,7 +89,7 @@ def events() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @common
 @does("logs:watch")
 def watch() -> None:
@@ -96,9 +97,9 @@ def watch() -> None:
 
 
 @click.command()
-@click.argument("run", default="")
+@click.argument("run", default="", shell_complete=completing.runs)
 @click.option("--all", "all_runs", is_flag=True, help="Every open run, of every tenant unless --tenant is given.")
-@click.option("--agent", default="", help="Every open run of this agent.")
+@click.option("--agent", default="", shell_complete=completing.agents, help="Every open run of this agent.")
 @click.option("--user", default="", help="Every open run on behalf of this user.")
 @click.option("--tool", default="", help="Every open run that may use this tool.")
 @click.option(
@@ -121,7 +122,7 @@ def stop() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @person
 @common
 @does("runs:pause")
@@ -130,7 +131,7 @@ def pause() -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @person
 @common
 @does("runs:resume")

@@ -1,0 +1,103 @@
+"""What the shell completes besides commands and options: runs and agents, quickly and quietly, or nothing.
+
+Whoever presses Tab waits at the prompt: whatever is wrong (no broker, no project, a file that cannot be read), there is
+nothing to complete and nothing is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from linestop.client import Client
+
+WITHIN_S: Final = 0.7
+"""How long to look, imports included: with the start of Python it is less than a second."""
+
+RUNS_MAX: Final = 200
+LAST: Final = "last"
+
+
+def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The tenant's newest runs that begin so, newest first, and ``last``."""
+
+    async def work(client: Client, tenant: str) -> Sequence[str]:
+        return [*await client.newest(RUNS_MAX, tenant=tenant), LAST]
+
+    return _items(_from_broker(ctx, work), incomplete)
+
+
+def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The agents that are deployed."""
+
+    async def work(client: Client, _tenant: str) -> Sequence[str]:
+        # Imported here, as in all of the command line: pressing Tab must not wait for what it does not need.
+        from linestop.bus import layout  # noqa: PLC0415
+        from linestop.bus.agents import AgentStore  # noqa: PLC0415
+
+        return sorted(await AgentStore(client.bus.shared(layout.AGENTS_BUCKET)).names())
+
+    return _items(_from_broker(ctx, work), incomplete)
+
+
+def agent_files(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The agents that the project has in files."""
+
+    def look() -> Sequence[str]:
+        from linestop.project import load_project  # noqa: PLC0415 - as above
+
+        _enter_project(ctx)
+        return [file.stem for file in load_project().agent_files()]
+
+    return _items(_in_time(look), incomplete)
+
+
+def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[str]:
+    """What ``work`` finds with a client of the command's own state folder, for its tenant."""
+
+    def look() -> Sequence[str]:
+        from linestop.cli import declare, output  # noqa: PLC0415 - as above
+
+        _enter_project(ctx)
+        directory = Path(ctx.params.get("directory") or declare.directory_default())
+        tenant = ctx.params.get("tenant") or declare.tenant_default()
+        return output.with_client(directory, lambda client: work(client, tenant), as_="client")  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # it is a coroutine function
+
+    return _in_time(look)
+
+
+def _enter_project(ctx: click.Context) -> None:
+    """Go where ``--project`` or its variable says; the command itself is not run for a completion."""
+    folder = ctx.find_root().params.get("project") or os.environ.get("LINESTOP_PROJECT")
+    if folder:
+        os.chdir(folder)
+
+
+def _in_time(look: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """What ``look`` finds in time. It is given up in the middle: a resolver of host names cannot be called back."""
+    found: list[str] = []
+
+    def work() -> None:
+        with contextlib.suppress(Exception, SystemExit):
+            found.extend(look())
+
+    # A thread that ends with the process; what it says on the way is nobody's business.
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123 - a device
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(WITHIN_S)
+        if thread.is_alive():
+            os._exit(0)
+    return found
+
+
+def _items(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -1,0 +1,84 @@
+"""What the shell completes: runs, agents and roles; quickly, quietly, and nothing where no broker answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.stack import Stack, background_stack
+
+from linestop import SyncClient
+from linestop.bus.credentials import Credential, write_credential
+
+pytestmark = pytest.mark.broker
+WITHIN_S = 60.0
+PATIENT = """
+import sys
+from linestop.cli import completing, main
+sys.argv, completing.WITHIN_S = ["linestop"], {}
+main.main()
+"""
+"""The command line as the shell asks it, with time enough on a busy machine."""
+
+
+def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.0) -> list[str]:
+    """What bash gets for the last of ``words``."""
+    environ = {
+        **os.environ, "_LINESTOP_COMPLETE": "bash_complete", "COMP_WORDS": words, "LINESTOP_DIR": str(directory),
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PATIENT.format(within_s)], cwd=folder, env=environ, capture_output=True, text=True,
+        timeout=WITHIN_S, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """Everything, running beside the tests."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
+
+
+def test_runs_and_agents_are_completed(line: Stack, tmp_path: Path) -> None:
+    """Newest first, and of what begins as it was typed; wherever a command takes one."""
+    with SyncClient.connect(line.directory) as client:
+        for name in ("order-1", "order-2", "ticket-1"):
+            client.execute("desk", "say hello", run=name, timeout_s=WITHIN_S)
+    assert complete(tmp_path, line.directory, "linestop show order") == ["order-2", "order-1"]
+    assert complete(tmp_path, line.directory, "linestop stop ") == ["ticket-1", "order-2", "order-1", "last"]
+    assert complete(tmp_path, line.directory, "linestop run d") == ["desk"]
+    assert complete(tmp_path, line.directory, "linestop stop --agent ") == ["desk"]
+    assert complete(tmp_path, line.directory, "linestop show --tenant nobody order") == []
+
+
+def test_what_needs_no_broker_is_completed_without_one(tmp_path: Path) -> None:
+    """Roles, and the agents that a project has in files."""
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "support.toml").write_text('model = "playbook/x"')
+    assert complete(tmp_path, tmp_path / "none", "linestop actor v") == ["validator"]
+    assert complete(tmp_path, tmp_path / "none", "linestop deploy ") == ["support"]
+
+
+@pytest.mark.parametrize("what", ["no state folder", "nobody listens", "nobody answers", "no project file"])
+def test_nothing_is_completed_and_nothing_said_where_no_broker_answers(what: str, tmp_path: Path) -> None:
+    """No traceback reaches the prompt, and whoever pressed Tab does not wait for a broker."""
+    directory = tmp_path / "state"
+    if what == "no project file":
+        (tmp_path / "linestop.toml").write_text("this is [no TOML")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if what.startswith("nobody"):
+            port = silent.getsockname()[1]
+            (directory / "credentials").mkdir(parents=True)
+            credential = Credential(url=f"nats://127.0.0.1:{port}", user="client", password="x")
+            write_credential(directory / "credentials" / "client.json", credential)
+        if what == "nobody listens":
+            silent.close()
+        assert complete(tmp_path, directory, "linestop show order", within_s=0.7) == []
