@@ -22,6 +22,7 @@ from linestop.bus.jetstream.probe import round_trip
 from linestop.bus.jetstream.publish import Wire
 from linestop.bus.server import EmbeddedServer, ServerEvent
 from linestop.bus.server_store import StoreWatch, Stuck, stuck_in
+from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable
 
@@ -112,6 +113,7 @@ async def test_a_full_disk_is_named_and_does_not_stick(
     monkeypatch.chdir(small_disk)
     # How long a request is repeated is not what is looked at.
     monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+    monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
     state, told = small_disk / ".linestop", Told()
     async with EmbeddedServer(state, on_event=told) as server, planner_on(server) as wire:
         # No worker is there, which is not what is looked at.
@@ -124,6 +126,8 @@ async def test_a_full_disk_is_named_and_does_not_stick(
             said = " ".join("".join(capsys.readouterr()).split())
             assert f"The disk with the state folder {state} is full (0.0 MiB free)" in said, command
             assert str(state / "nats.log") in said, command
+            # A person who stops a run is told what holds, before the last try is over.
+            assert (f"{stop.NOT_CERTAIN} linestop:" in said) == (command[0] == "stop"), said
         assert "is full" in (await told.of("stuck")).sentence
 
         (small_disk / "other-data").unlink()
@@ -151,6 +155,12 @@ async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
         with pytest.raises(NotStored, match="RUNS does not store: as a rule the disk"):
             await round_trip(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
+        monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
+        monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+        assert await run_sync(run, ["stop", "run-1"]) == 8
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.startswith("The broker answers, but does not say that the stop is stored")
+        assert stop.NOT_CERTAIN in said
         info = msgspec.json.decode((await wire.ask(api.stream_info(layout.RUNS))).data)
         assert info["state"]["messages"] == 1
 

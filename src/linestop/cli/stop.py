@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
 
+import anyio
 import click
 from click.core import ParameterSource
 
 from linestop.actors.facts import switch_closed
+from linestop.bus.disk import broker_disk_is_full, full_sentence
 from linestop.cli import output
 from linestop.client import Client
+from linestop.client.identity import state_directory
 from linestop.errors import InputError
 from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 
 FAILURES_SHOWN = 10
+TOLD_AFTER_S: Final = 2.0
+ANSWER_WITHIN_S: Final = 0.5
+NOT_CERTAIN: Final = (
+    "The run is stopped only once the stop is stored: until then its roles are not told, and it may go on. Trying "
+    "again for some seconds; to end it at once, stop its processes."
+)
 
 
 def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -36,7 +49,8 @@ def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives the
 
 def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> None:
-        receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        async with telling_of_delay(client, options["directory"]):
+            receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
         if options["as_json"]:
             output.say_json(receipt)
             return
@@ -57,7 +71,8 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
 def _stop_many(scope: str, *, tenant_named: bool, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> int:
         tenant = options["tenant"] if tenant_named else ""
-        found = await client.stop_all(scope, mode=mode, by=by, why=why or "stopped by hand", tenant=tenant)
+        async with telling_of_delay(client, options["directory"]):
+            found = await client.stop_all(scope, mode=mode, by=by, why=why or "stopped by hand", tenant=tenant)
         if options["as_json"]:
             output.say_json(found)
             return 1 if found.failed else 0
@@ -73,6 +88,29 @@ def _stop_many(scope: str, *, tenant_named: bool, mode: Any, by: str, why: str, 
 
     if code := output.with_client(options["directory"], work):
         output.finish(code)
+
+
+@asynccontextmanager
+async def telling_of_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
+    """Say after two seconds what holds a stop up and what that means for the run, while it is tried again."""
+
+    async def look() -> None:
+        await anyio.sleep(TOLD_AFTER_S)
+        if not client.connected or not await client.bus.wire.answers(within_s=ANSWER_WITHIN_S):
+            cause = "The broker does not answer"
+        elif broker_disk_is_full(state_directory(directory)):
+            cause = full_sentence(state_directory(directory)).rstrip(".")
+        else:
+            cause = (
+                "The broker answers, but does not say that the stop is stored (`linestop doctor` looks for the cause)"
+            )
+        output.note(f"{cause}. {NOT_CERTAIN}")
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
 
 
 def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
