@@ -67,6 +67,23 @@ async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_p
             assert late.sentence.endswith("Its key 'never' stays taken: use another one for a new run.")
 
 
+async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> None:
+    """Whoever knows how run ids are computed can neither open the run of another's key nor have a refusal there."""
+    theirs = run_of_key("default", "order 7")
+    taken = "r-" + "0" * 40
+    async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
+        for run, key in ((theirs, ""), (theirs, "order 8"), (run_of_key("other", "order 7"), "order 7"), (taken, "")):
+            squatter = await client.submit("desk", "say hello", run=run, key=key)
+            assert (squatter.status, squatter.run != run) == ("refused", True)
+            assert squatter.sentence.startswith(f"The task may not have the run id '{run}', which stands for another")
+        owner = await client.submit("desk", "say hello", key="order 7", run=theirs)
+        assert (owner.status, owner.run) == ("opened", theirs)
+        assert (await client.outcome(theirs, timeout_s=WITHIN_S)).status == "completed"
+        assert (await client.submit("desk", "say hello", key="order 7")).run == theirs
+        assert (await client.submit("desk", "say hello", run="k-of-mine")).status == "opened"
+        del line
+
+
 async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
     """It is an answer and no dead letter, and it blocks neither tasks without a key nor those whose key is known."""
     space = Space(small=MIB)

@@ -21,6 +21,7 @@ from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import never_begun, out_of_time
+from linestop.actors.unusable_calls import cleaned
 from linestop.schemas.active import DECIDING_S
 from linestop.schemas.calls import Attempt, relied_on
 from linestop.schemas.events import (
@@ -145,6 +146,7 @@ class Planner:
         choice = _choice(run, started)
         prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice, limit=started.limit)
         settings = pinned.version.settings(choice)
+        granted = {tool.name for tool in run.opened.tools}
         compacts = started.purpose == "compact"
         covers_to = covered(run) if compacts else 0
         secrets = facts.get(Secrets) or Secrets()
@@ -158,7 +160,8 @@ class Planner:
             planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
             used_ids=frozenset(run.calls), covers_to=covers_to,
             covered=covered_answers(run, covers_to) if compacts else (),
-            redactor=Redactor(secrets.values), prompt_sha256=started.prompt_sha256, start_by=started.start_by,
+            contracts=tuple(c for c in pinned.version.tools if c.name in granted),
+            calls_max=run.limits.proposal_calls_max, redactor=Redactor(secrets.values), prompt_sha256=started.prompt_sha256, start_by=started.start_by,
         )  # fmt: skip
 
     async def perform(self, view: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
@@ -317,12 +320,16 @@ def _proposed(view: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent
         return _unfit(view, reply, f"Its calls have {size} bytes of arguments; at most {ARGUMENTS_BYTES_MAX} are read.")
     names = unique_ids([call.id for call in reply.calls], view)
     renamed = {call.id: name for call, name in zip(reply.calls, names, strict=True) if call.id != name}
+    usable = view.contracts if len(reply.calls) <= view.calls_max else ()
+    kept = tuple(cleaned(call, usable, view.redactor) for call in reply.calls)
     calls = tuple(
         ProposedCall(call=name, tool=call.name[:NAME_CHARS_MAX], args=call.args)
-        for name, call in zip(names, reply.calls, strict=True)
+        for name, call in zip(names, kept, strict=True)
     )
     text = view.redactor.text(reply.text)
-    blocks = "" if renamed or not reply.blocks else canonical(_without_secrets(reply.blocks, view.redactor)).decode()
+    # A provider's blocks hold its calls, too, and as it wrote them.
+    own = bool(reply.blocks) and not renamed and kept == reply.calls
+    blocks = "" if not own else canonical(_without_secrets(reply.blocks, view.redactor)).decode()
     return Proposed(
         turn=view.turn, attempt=view.attempt, text=text, calls=calls, final=not calls,
         reason=_reason(text) if calls else "", stop_reason=reply.stop_reason, blocks=blocks,

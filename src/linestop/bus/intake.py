@@ -24,7 +24,7 @@ from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
 from linestop.bus.cloud_events import received
 from linestop.bus.facts import FactSource
-from linestop.bus.keys import KeyOwner, Keys, run_of_key
+from linestop.bus.keys import KeyOwner, Keys, names_another_key, run_of_key
 from linestop.bus.ports import Delivery, Log, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
@@ -98,7 +98,7 @@ class TaskIntake:
             await _give_up(self._publisher, delivery, str(error), role="validator", run=UNREADABLE)
             await _refuse(self._publisher, delivery, str(error))
             return
-        incoming, fresh = _read(subject.agent, delivery)
+        incoming, fresh = _read(subject.tenant, subject.agent, delivery)
         task = _Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
             space = await room(self._facts, self._validator.log)
@@ -280,7 +280,7 @@ class _Arrived(msgspec.Struct, frozen=True):
     cue: Cue
 
 
-def _read(agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
+def _read(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
     """Read the task as far as it can be read, and name a run after its place in the stream."""
     bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
     fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
@@ -295,6 +295,10 @@ def _read(agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
         sha256 = hashlib.sha256(delivery.payload).hexdigest()
         return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
     sha256 = task_sha256(task, agent)
+    if names_another_key(tenant, task.run, task.key):
+        # Not even its refusal may be written there: the run belongs to the task with that key.
+        problem = f"The task may not have the run id '{task.run}', which stands for another key: choose another run id."
+        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
     return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
 
 

@@ -8,6 +8,7 @@ compare-and-set, only when its run gave it back: refused after all, or over befo
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 import msgspec
@@ -18,6 +19,10 @@ from linestop.schemas.subjects import RunId
 
 MOVES_MAX: Final = 3
 """Rivals that a key is lost to before its task is tried again later."""
+
+
+_BOUND: Final = re.compile(r"[kr]-[0-9a-f]{40}")
+"""The run ids that are computed: of a key, and of the refusal of a task whose key or run another task has."""
 
 
 class KeyOwner(msgspec.Struct, frozen=True):
@@ -31,6 +36,14 @@ class KeyOwner(msgspec.Struct, frozen=True):
 def run_of_key(tenant: str, key: str) -> RunId:
     """The run that a key stands for at first: any client can compute it."""
     return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
+
+
+def names_another_key(tenant: str, run: str, key: str) -> bool:
+    """Whether a task with this key must not choose this run id: it stands for another key, or for a refusal.
+
+    A run id of such a form is bound to one key of one tenant, so that no other task can take it first.
+    """
+    return _BOUND.fullmatch(run) is not None and not (key and run == run_of_key(tenant, key))
 
 
 class Keys:

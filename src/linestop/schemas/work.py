@@ -11,7 +11,7 @@ import msgspec
 from linestop.schemas.events import Finished, ToolGrant
 from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
 from linestop.schemas.redact import Redactor
-from linestop.schemas.tools import Tier, ToolResult
+from linestop.schemas.tools import Contract, Tier, ToolResult
 
 
 class CallWork(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,8 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
 
     ``used_ids`` are the call ids the run already knows. ``covers_to`` is what a summary replaces, and ``covered`` the
     answers, with their events, whose exact values it must not lose. ``redactor`` takes known secrets out of what the
-    model says.
+    model says, and out of arguments that fit none of ``contracts``, the tools that the run may use. Of an answer with
+    more than ``calls_max`` calls the validator takes none.
     """
 
     tenant: str
@@ -80,6 +81,8 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     covers_to: int = 0
     covered: tuple[tuple[int, str], ...] = ()
     redactor: Redactor = Redactor()
+    contracts: tuple[Contract, ...] = ()
+    calls_max: int = 0
     prompt_sha256: str = ""
 
 

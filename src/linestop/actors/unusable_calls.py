@@ -1,0 +1,59 @@
+"""Calls that cannot be made whatever else is true of the run: their arguments are kept without secrets.
+
+The arguments of a call that is made must stay exactly as the model wrote them. Those of a call of an unknown tool, or
+that do not fit the tool's schema, are needed by nothing; but the log, prompts, alerts and exports would repeat them. The
+validator judges the redacted form, and it must reject that one, too: a value that was too long with a secret in it may
+fit without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from linestop.schemas.arguments import check_arguments, decode_strict
+from linestop.schemas.model import ToolCall
+from linestop.schemas.redact import Redactor
+from linestop.schemas.tools import Contract, canonical
+
+REMOVED: Final = '"[redacted arguments]"'
+"""What stands for arguments that would be valid without their secrets: a text is never an object of arguments."""
+
+_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
+
+
+def cleaned(call: ToolCall, tools: Sequence[Contract], redactor: Redactor) -> ToolCall:
+    """Return the call as it is if it can be made or holds no secret, else with its secrets replaced.
+
+    Args:
+        call: The call as the model wrote it.
+        tools: The tools of the run.
+        redactor: What knows the secrets.
+    """
+    contract = next((contract for contract in tools if contract.name == call.name), None)
+    name = call.name if contract is not None else redactor.text(call.name)
+    args = _unescaped(call.args)
+    if (redactor.finds_nothing(call.args) and redactor.finds_nothing(args)) or _fits(call.args, contract):
+        return call if name == call.name else msgspec.structs.replace(call, name=name)
+    try:
+        value = decode_strict(call.args)
+        clean = redactor.value(value)
+        text = call.args if clean == value else canonical(clean).decode()
+    except ValueError:
+        clean = redactor.text(args)
+        text = call.args if clean == args else clean
+    if _fits(text, contract):
+        text = REMOVED
+    return msgspec.structs.replace(call, name=name, args=text)
+
+
+def _fits(args: str, contract: Contract | None) -> bool:
+    return contract is not None and check_arguments(args, contract).args is not None
+
+
+def _unescaped(text: str) -> str:
+    """JSON text with its characters written out, as far as that is possible without reading it as JSON."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)

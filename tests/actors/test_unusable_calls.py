@@ -1,0 +1,92 @@
+"""Planner: the arguments of calls that cannot be made are kept without their secrets."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from tests.builders import Story, agent, call, contract, reply
+
+from linestop.actors.facts import Secrets
+from linestop.actors.unusable_calls import REMOVED, cleaned
+from linestop.schemas.events import Judged, Proposed
+from linestop.schemas.redact import Redactor
+from linestop.schemas.verify import verify
+
+SECRET = "hunter2hunter2"
+KEY = "sk-ant-" + "a1B2" * 10
+ESCAPED = "".join(f"\\u{ord(char):04x}" for char in SECRET)
+
+
+def secretive() -> Story:
+    """A run whose first model call is under way, in a process that knows a secret."""
+    return Story(agent(), facts=(Secrets(values=(SECRET,)),)).opened().quiet()
+
+
+def leaks(story: Story) -> list[str]:
+    """Events of the run that say a secret, written plainly or escaped."""
+    said = [(subject, payload.decode()) for subject, payload, _ in story.messages]
+    return [subject for subject, text in said if any(secret in text for secret in (SECRET, KEY, ESCAPED))]
+
+
+@pytest.mark.parametrize(
+    ("tool", "args"),
+    [
+        ("pay", f'{{"q": "{SECRET}"'),
+        ("pay", f"please pay with {KEY}"),
+        ("pay", f'{{"q": ["{SECRET}"]}}'),
+        ("pay", f'{{"{SECRET}": 1}}'),
+        ("pay", f'{{"q": "a", "q": "{SECRET}"}}'),
+        ("pay", f'"{SECRET}"'),
+        ("pay", f'{{"q": "{ESCAPED}"'),
+        ("pay", f'{{"{ESCAPED}": 1}}'),
+        ("nothing.such", f'{{"q": "{SECRET}"}}'),
+        (SECRET, "{}"),
+    ],
+)
+def test_a_secret_in_a_call_that_is_rejected_is_in_no_event(tool: str, args: str) -> None:
+    """Not as it was written and not in the reason, nor among the provider's own blocks; and the log verifies."""
+    story = secretive()
+    blocks: tuple[dict[str, object], ...] = ({"type": "tool_use", "id": "x", "name": tool, "input": args},)
+    story.model(reply(call(tool, args, id="x"), blocks=blocks))
+    assert story.last(Judged).calls[0].verdict == "reject"
+    assert story.last(Proposed).blocks == ""
+    assert leaks(story) == []
+    assert verify(story.run.tenant, story.run.run, story.messages).problems == ()
+
+
+def test_what_would_be_valid_without_its_secret_is_still_rejected() -> None:
+    """A limit that the secret broke must not let its marker through as an argument."""
+    short = contract("pay", parameters={"type": "object", "properties": {"q": {"type": "string", "maxLength": 30}}})
+    wanted = call("pay", json.dumps({"q": KEY}))
+    assert cleaned(wanted, [short], Redactor()).args == REMOVED
+    twice = call("pay", f'{{"q": "{KEY}", "q": "b"}}')
+    assert KEY not in cleaned(twice, [short], Redactor()).args
+
+
+def test_a_call_that_can_be_made_is_kept_as_it_was_written() -> None:
+    """What runs is what was written, secrets included; an answer without secrets is not touched."""
+    story = secretive()
+    story.model(reply(call("look", f'{{ "q": "{SECRET}" }}')))
+    assert story.last(Proposed).calls[0].args == f'{{ "q": "{SECRET}" }}'
+    for args in ('{"q": "http://a/b', '{"no": "\\u0041"}', "not JSON", ""):
+        wanted = call("look", args)
+        assert cleaned(wanted, [contract("look")], Redactor((SECRET,))) == wanted
+
+
+def test_too_many_calls_at_once_are_kept_without_secrets() -> None:
+    """All of them are rejected, whatever they say."""
+    story = secretive()
+    most = story.run.limits.proposal_calls_max
+    story.model(reply(*(call("look", json.dumps({"q": f"{SECRET} {n}"}), id=f"c{n}") for n in range(most + 1))))
+    assert {verdict.verdict for verdict in story.last(Judged).calls} == {"reject"}
+    assert leaks(story) == []
+
+
+def test_a_call_changes_in_its_name_and_arguments_alone() -> None:
+    """Its id is how provider and log speak of it."""
+    wanted = call("x", f'{{"q": "{SECRET}"}}', id="c1")
+    assert cleaned(wanted, {}.get, Redactor((SECRET,))) == msgspec.structs.replace(
+        wanted, args='{"q":"[redacted:secret]"}'
+    )
