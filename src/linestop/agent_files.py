@@ -6,7 +6,7 @@ prices of its models. A name that fits no tool is an error, because an agent tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,7 +19,7 @@ from linestop.project import Project, convert, read_text, read_toml
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import schema_error
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import Limits, excess
+from linestop.schemas.limits import MESSAGE_BYTES_MAX, Limits, excess
 from linestop.schemas.model import FUNCTION_MODELS, Price, ToolMode
 from linestop.schemas.subjects import check_name
 from linestop.schemas.tools import Contract
@@ -37,6 +37,18 @@ Micros = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 """A price: one below zero would give money back, and no budget would hold."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
+AGENT_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 4_096
+"""What an agent may have as it is stored: one message, with room for what goes around it."""
+
+
+class AgentTooLargeError(ConfigError):
+    """An agent that cannot be deployed for its size; the others of its folder can."""
+
+    def __init__(self, sentence: str, *, agent: str) -> None:
+        super().__init__(sentence)
+        self.agent = agent
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,13 +114,25 @@ class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_schema: str | dict[str, Any] | None = None
 
 
-def load_agents(project: Project, contracts: Sequence[Contract]) -> tuple[AgentVersion, ...]:
+def load_agents(
+    project: Project, contracts: Sequence[Contract], *, left_out: Callable[[AgentTooLargeError], None] | None = None
+) -> tuple[AgentVersion, ...]:
     """All agents of ``project``, by name; ``contracts`` are the tools that exist.
+
+    ``left_out`` is told of each agent that is too large; without it that is an error.
 
     Raises:
         ConfigError: in one sentence with file and key.
     """
-    return tuple(load_agent(path, contracts) for path in project.agent_files())
+    found: list[AgentVersion] = []
+    for path in project.agent_files():
+        try:
+            found.append(load_agent(path, contracts))
+        except AgentTooLargeError as error:
+            if left_out is None:
+                raise
+            left_out(error)
+    return tuple(found)
 
 
 def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
@@ -125,6 +149,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     _check(path, file)
     models = _models(path, file)
     prompt = path.parent / (file.prompt or f"{name}.md")
+    _check_prompt_size(path, prompt, name)
     agent = AgentVersion(
         name=name,
         prompt=read_text(prompt, f"{path}, prompt"),
@@ -143,7 +168,26 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     )
     _check_scopes(path, agent)
     _check_policy(path, agent)
+    if (size := len(agent.stored())) > AGENT_BYTES_MAX:
+        sentence = f"{path}: with its prompt and the contracts of its tools the agent has {size:,} bytes; at most "
+        raise AgentTooLargeError(
+            f"{sentence}{AGENT_BYTES_MAX:,} can be stored: shorten {prompt}, or give the agent fewer tools.", agent=name
+        )
     return agent
+
+
+def _check_prompt_size(path: Path, prompt: Path, name: str) -> None:
+    """Refuse a prompt that is too long before it is read, in a sentence that names the file."""
+    try:
+        size = prompt.stat().st_size
+    except OSError:
+        return
+    if size > AGENT_BYTES_MAX:
+        raise AgentTooLargeError(
+            f"{path}, prompt: {prompt} has {size:,} bytes; at most {AGENT_BYTES_MAX:,} can be stored: shorten it, or "
+            "let a tool look the rest up.",
+            agent=name,
+        )
 
 
 def _check(path: Path, file: AgentFile) -> None:

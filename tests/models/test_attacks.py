@@ -16,7 +16,8 @@ import pytest
 
 from linestop.actors.planner import Planner
 from linestop.models import open_model
-from linestop.models.caller import Caller, Plan, load_planner
+from linestop.models.caller import Caller
+from linestop.models.planner_function import Plan, load_planner
 from linestop.models.transport import ERROR_BYTES_MAX
 from linestop.schemas.events import AnyEvent, Compacted, ModelFailedEvent, ModelStarted, Proposed, encode
 from linestop.schemas.limits import MESSAGE_BYTES_MAX

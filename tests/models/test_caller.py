@@ -14,7 +14,8 @@ import pytest
 from tests.builders import CONTRACTS, OK, Story, agent
 
 from linestop.actors.planner import Planner
-from linestop.models.caller import Caller, Plan
+from linestop.models.caller import Caller
+from linestop.models.planner_function import Plan
 from linestop.schemas.events import ModelChoice, ModelStarted
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolMode
 from linestop.schemas.redact import Redactor

@@ -161,7 +161,8 @@ class Planner:
             used_ids=frozenset(run.calls), covers_to=covers_to,
             covered=covered_answers(run, covers_to) if compacts else (),
             contracts=tuple(c for c in pinned.version.tools if c.name in granted),
-            calls_max=run.limits.proposal_calls_max, redactor=Redactor(secrets.values), prompt_sha256=started.prompt_sha256, start_by=started.start_by,
+            calls_max=run.limits.proposal_calls_max, redactor=Redactor(secrets.values),
+            prompt_sha256=started.prompt_sha256, start_by=started.start_by,
         )  # fmt: skip
 
     async def perform(self, view: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:

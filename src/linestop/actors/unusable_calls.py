@@ -1,9 +1,9 @@
 """Calls that cannot be made whatever else is true of the run: their arguments are kept without secrets.
 
-The arguments of a call that is made must stay exactly as the model wrote them. Those of a call of an unknown tool, or
-that do not fit the tool's schema, are needed by nothing; but the log, prompts, alerts and exports would repeat them. The
-validator judges the redacted form, and it must reject that one, too: a value that was too long with a secret in it may
-fit without.
+The arguments of a call that is made must stay exactly as the model wrote them. Nothing needs those of a call of an
+unknown tool, or those that do not fit the tool's schema; but the log, prompts, alerts and exports would repeat them.
+The validator judges the redacted form, and it must reject that one, too: a value that was too long with a secret in it
+may fit without.
 """
 
 from __future__ import annotations

@@ -61,12 +61,14 @@ class JetStreamBackend:
         """Connect every role.
 
         Raises:
+            ConfigError: the broker takes no message as large as a role may have to send.
             Unreachable: the broker does not answer.
         """
         connections: dict[RoleName, Connection] = {}
         streams: dict[RoleName, JetStream] = {}
         for role, credential in credentials.items():
             connections[role] = await connect(credential, name=f"{name}-{role}")
+            connections[role].require_payload()
             streams[role] = await JetStream.open(connections[role])
         return cls(streams, connections)
 

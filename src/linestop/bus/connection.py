@@ -27,13 +27,18 @@ from linestop.bus.api import read_reply
 from linestop.bus.credentials import Credential
 from linestop.bus.layout import inbox_prefix
 from linestop.bus.nkeys import public_key, sign
-from linestop.errors import LinestopError, PermissionDenied, TooLarge, Unreachable
+from linestop.bus.streams import HEADER_BYTES_MAX
+from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
 
 CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.25
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 """Outgoing bytes kept while the server is away; more is refused."""
+
+PAYLOAD_BYTES_MIN: Final = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
+"""The largest message that linestop sends, with its headers."""
 
 VIOLATIONS_KEPT: Final = 64
 PING_INTERVAL_S: Final = 20
@@ -104,6 +109,18 @@ class Connection:
     def on_denied(self, hook: Callable[[str], None]) -> None:
         """Call ``hook`` with each subject (in small letters) that the broker refused a publish to."""
         self._on_denied.append(hook)
+
+    def require_payload(self) -> None:
+        """Refuse to work with a broker that does not take the largest message that a role may have to send.
+
+        Raises:
+            ConfigError: its ``max_payload`` is too small. A result could be lost.
+        """
+        if self.nc.max_payload < PAYLOAD_BYTES_MIN:
+            raise ConfigError(
+                f"the broker at {self.credential.url} takes messages of at most {self.nc.max_payload:,} bytes, and "
+                f"linestop needs {PAYLOAD_BYTES_MIN:,}: set `max_payload: 1MB` in its configuration and restart it."
+            )
 
     async def request(
         self,

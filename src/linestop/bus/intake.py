@@ -295,9 +295,7 @@ def _read(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, R
         sha256 = hashlib.sha256(delivery.payload).hexdigest()
         return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
     sha256 = task_sha256(task, agent)
-    if names_another_key(tenant, task.run, task.key):
-        # Not even its refusal may be written there: the run belongs to the task with that key.
-        problem = f"The task may not have the run id '{task.run}', which stands for another key: choose another run id."
+    if problem := names_another_key(tenant, task.run, task.key):
         return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
     return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
 

@@ -38,12 +38,15 @@ def run_of_key(tenant: str, key: str) -> RunId:
     return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
 
 
-def names_another_key(tenant: str, run: str, key: str) -> bool:
-    """Whether a task with this key must not choose this run id: it stands for another key, or for a refusal.
+def names_another_key(tenant: str, run: str, key: str) -> str:
+    """Why a task with this key may not choose this run id: it stands for another key, or for a refusal; or nothing.
 
-    A run id of such a form is bound to one key of one tenant, so that no other task can take it first.
+    A run id of such a form is bound to one key of one tenant, so that no other task can take it first. Not even the
+    refusal may be written there.
     """
-    return _BOUND.fullmatch(run) is not None and not (key and run == run_of_key(tenant, key))
+    if _BOUND.fullmatch(run) is None or (key and run == run_of_key(tenant, key)):
+        return ""
+    return f"The task may not have the run id '{run}', which stands for another key: choose another run id."
 
 
 class Keys:

@@ -67,6 +67,7 @@ async def bus_init(
     text = server_text(credentials, url, layout=layout, access=access)
     try:
         async with await connect(credentials["bootstrap"], name="linestop bus init") as connection:
+            connection.require_payload()
             done = await set_up(connection, layout)
         if passwords:
             credentials, step = await _end_passwords(directory, credentials)

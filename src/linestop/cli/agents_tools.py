@@ -9,6 +9,7 @@ import anyio
 import click
 import msgspec
 
+from linestop.agent_files import AgentTooLargeError
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore, Mark
 from linestop.bus.connection import connect
@@ -61,7 +62,10 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
 def agents(nats: str | None, as_json: bool) -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
     project = load_project().at(nats)
-    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project))}
+    large: list[AgentTooLargeError] = []
+    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project), left_out=large.append)}
+    for error in large:
+        output.note(str(error))
     deployed: dict[str, AgentVersion] = {}
     marks: dict[str, Mark] = {}
     asked = True
@@ -94,7 +98,10 @@ def agents(nats: str | None, as_json: bool) -> None:
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
     project = load_project().at(nats)
-    found = {agent.name: agent for agent in agents_of(project, load_tools(project))}
+    large: list[AgentTooLargeError] = []
+    found = {agent.name: agent for agent in agents_of(project, load_tools(project), left_out=large.append)}
+    if named := next((error for error in large if error.agent in names), None):
+        raise named
     unknown = [name for name in names if name not in found]
     if unknown:
         raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(found) or 'none'}.")
@@ -114,6 +121,8 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
         output.note(f"New runs get these; {RESTART}.")
     for sentence in touched(runs, wanted):
         output.note(sentence)
+    if large and not names:
+        raise large[0]
 
 
 async def _open_runs(stream: JetStream) -> list[Run]:

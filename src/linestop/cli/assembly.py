@@ -19,7 +19,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from linestop.agent_files import load_agents
+from linestop.agent_files import AgentTooLargeError, load_agents
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import JetStreamBackend
@@ -38,7 +38,8 @@ from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
-from linestop.models.caller import PREFIX, Caller, Delta, load_planner
+from linestop.models.caller import Caller, Delta
+from linestop.models.planner_function import PREFIX, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check
@@ -144,6 +145,7 @@ async def prepare(
         while True:
             try:
                 async with await connect(bootstrap, name="linestop set-up") as connection:
+                    connection.require_payload()
                     bus = BusLayout(space=space, wakes=wakes)
                     done = await set_up(connection, bus, administrator=administrator)
             except Unreachable as error:
@@ -244,14 +246,16 @@ def _archive(project: Project) -> Archive:
     return Archive(project.directory / ARCHIVE_FILE)
 
 
-def agents_of(project: Project, registry: Registry) -> tuple[AgentVersion, ...]:
-    """The project's agents with the contracts of its tools.
+def agents_of(
+    project: Project, registry: Registry, *, left_out: Callable[[AgentTooLargeError], None] | None = None
+) -> tuple[AgentVersion, ...]:
+    """The project's agents with the contracts of its tools; ``left_out`` is told of those that are too large.
 
     Raises:
         ConfigError: one is none, or names a planner function that is not there.
     """
     make_importable(project)
-    agents = load_agents(project, registry.contracts())
+    agents = load_agents(project, registry.contracts(), left_out=left_out)
     for agent in agents:
         if agent.planner.startswith(PREFIX):
             try:

@@ -240,6 +240,7 @@ async def _broker(project: Project) -> list[Finding]:
         credential = stored_credentials(project, ["bootstrap"])["bootstrap"]
         async with await connect(credential, name="linestop doctor") as connection:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
+            found.append(_finding("messages", lambda: _messages(connection)))
             found.append(await _looked("streams", lambda: _streams(connection)))
             found.append(await _looked("log", lambda: _log(project)))
             found.append(await _looked("space", lambda: space(connection)))
@@ -262,6 +263,11 @@ async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
         return _failed(check, error)
+
+
+def _messages(connection: Connection) -> str:
+    connection.require_payload()
+    return f"of up to {connection.nc.max_payload:,} bytes are taken"
 
 
 async def _streams(connection: Connection) -> str:

@@ -19,6 +19,7 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.agent_files import AgentTooLargeError
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.host import Host
@@ -150,7 +151,7 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
     """
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry)
+    agents = agents_of(project, registry, left_out=_say_left_out)
     gave_up = anyio.Event()
 
     def on_event(event: ServerEvent) -> None:
@@ -200,7 +201,7 @@ async def _serve_up(
 ) -> None:
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry)
+    agents = agents_of(project, registry, left_out=_say_left_out)
     with _held(project, name, host_name()) as lock:
         credentials = stored_credentials(project, ACTORS)
         if not await _prepare_if_able(project, (), told):
@@ -258,6 +259,10 @@ async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleN
         _say_updated(await prepare(bootstrap, roles, on_wait=say))
         tasks.cancel_scope.cancel()
     return not told.is_set()
+
+
+def _say_left_out(error: AgentTooLargeError) -> None:
+    say(f"  warning  The agent '{error.agent}' is left out: {error}")
 
 
 def _say_updated(updated: Sequence[str]) -> None:

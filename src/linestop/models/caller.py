@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import msgspec
 
 from linestop.models import open_model
 from linestop.models.freshness import require_fresh
-from linestop.schemas.model import (
-    Message,
-    ModelClient,
-    ModelFailed,
-    ModelReply,
-    ModelRequest,
-    ToolCall,
-    ToolMode,
-    Usage,
-)
+from linestop.models.planner_function import PREFIX, PlannerFunction, call_function, load_planner
+from linestop.schemas.model import ModelClient, ModelFailed, ModelReply, ToolMode
 from linestop.schemas.redact import Pieces
 from linestop.schemas.work import ModelWork
 
 Delta = Callable[[ModelWork, str, int], Awaitable[None]]
 """Takes the next piece of an attempt's text, and how many characters of it came before."""
-
-PREFIX = "python:"
 REST_S = 1.0
 """How long an answer waits at most until its last piece is on its way to watchers."""
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a planner function returns: an answer, or calls as (tool, arguments)."""
-
-    answer: str = ""
-    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
-
-
-PlannerFunction = Callable[[tuple[Message, ...]], Plan]
-"""A pure function of the conversation so far: the same messages must give the same plan."""
 
 
 class Caller:
@@ -62,9 +39,10 @@ class Caller:
         """
         began = time.perf_counter()
         if work.planner.startswith(PREFIX):
-            function = self._function(work.planner)
+            function = self._functions.get(work.planner) or load_planner(work.planner)
+            self._functions[work.planner] = function
             require_fresh(work.start_by)
-            return function(work.request), time.perf_counter() - began
+            return await call_function(work.planner, function, work.request), time.perf_counter() - began
         client = self._client(work)
         request = msgspec.structs.replace(work.request, start_by=work.start_by)
         on_delta = self._on_delta
@@ -106,45 +84,3 @@ class Caller:
             except Exception as error:
                 raise ModelFailed("permanent", str(error)) from error
         return self._clients[key]
-
-    def _function(self, name: str) -> Callable[[ModelRequest], ModelReply]:
-        function = self._functions.get(name)
-        if function is None:
-            function = self._functions[name] = load_planner(name)
-
-        def reply(request: ModelRequest) -> ModelReply:
-            try:
-                plan = msgspec.convert(msgspec.to_builtins(function(request.messages)), Plan)
-                calls = tuple(
-                    ToolCall(
-                        id=f"plan-{len(request.messages)}-{index}", name=tool, args=msgspec.json.encode(args).decode()
-                    )
-                    for index, (tool, args) in enumerate(plan.calls)
-                )
-            except (Exception, SystemExit) as error:
-                # An exit is the function's mistake, and must not end the process with all its runs.
-                raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
-            return ModelReply(
-                text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(),
-                usage_reported=True, model=name,
-            )  # fmt: skip
-
-        return reply
-
-
-def load_planner(name: str) -> PlannerFunction:
-    """Import ``python:<module>.<function>``.
-
-    Raises:
-        ModelFailed: there is no such module or function.
-    """
-    module, _, function = name.removeprefix(PREFIX).rpartition(".")
-    try:
-        found: PlannerFunction = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:
-        # A module may raise anything while it is imported.
-        sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
-        raise ModelFailed("permanent", sentence) from error
-    if not callable(found):
-        raise ModelFailed("permanent", f"The planner '{name}' is no function.")
-    return found

@@ -12,7 +12,8 @@ import structlog
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.host import Host, HostConfig, make_role
-from linestop.models.caller import Caller, Plan
+from linestop.models.caller import Caller
+from linestop.models.planner_function import Plan
 from linestop.sandbox.context import Context
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.registry import Registry

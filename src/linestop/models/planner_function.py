@@ -1,0 +1,129 @@
+"""A planner that is a function, called in a thread: neither a slow one nor a long plan holds the event loop up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from linestop.schemas.limits import ARGUMENTS_BYTES_MAX
+from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
+
+PREFIX: Final = "python:"
+PLAN_BYTES_MAX: Final = ARGUMENTS_BYTES_MAX
+"""What a plan may have, as JSON: as much as the arguments of one answer of a model."""
+
+CALLS_AT_ONCE_MAX: Final = 64
+"""Threads that call planner functions. One that never returns keeps its thread until the process ends."""
+
+_slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a planner function returns: an answer, or calls as (tool, arguments)."""
+
+    answer: str = ""
+    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+PlannerFunction = Callable[[tuple[Message, ...]], Plan]
+"""A pure function of the conversation so far: the same messages must give the same plan."""
+
+
+async def call_function(name: str, function: PlannerFunction, request: ModelRequest) -> ModelReply:
+    """Return the function's plan as a model's answer.
+
+    Raises:
+        ModelFailed: it fails, gives no plan or one that is too large, or takes longer than the request may.
+    """
+    try:
+        with anyio.fail_after(request.deadline_s):
+            return await _in_thread(lambda: _reply(name, function, request))
+    except TimeoutError:
+        sentence = f"The planner function has not returned within {request.deadline_s:g} s; a plan is computed quickly."
+        raise ModelFailed("permanent", sentence) from None
+
+
+def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> ModelReply:
+    try:
+        plan = msgspec.convert(msgspec.to_builtins(function(request.messages)), Plan)
+        calls = tuple(
+            ToolCall(id=f"plan-{len(request.messages)}-{index}", name=tool, args=msgspec.json.encode(args).decode())
+            for index, (tool, args) in enumerate(plan.calls)
+        )
+        size = len(plan.answer.encode()) + sum(len(call.name) + len(call.args.encode()) for call in calls)
+    except (Exception, SystemExit) as error:
+        # An exit is the function's mistake, and must not end the process with all its runs.
+        raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
+    if size > PLAN_BYTES_MAX:
+        raise ModelFailed(
+            "permanent",
+            f"The planner function returned {size:,} bytes; at most {PLAN_BYTES_MAX:,} are taken: return less, for "
+            "instance the name of a file that a tool has written.",
+        )
+    return ModelReply(
+        text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(), usage_reported=True,
+        model=name,
+    )  # fmt: skip
+
+
+async def _in_thread(work: Callable[[], ModelReply]) -> ModelReply:
+    """Return what ``work`` returns; if the waiting is cancelled, it goes on and its plan is dropped.
+
+    The thread is a daemon: a function that never returns does not keep the process from ending.
+    """
+    if not _slots.acquire(blocking=False):
+        raise ModelFailed("permanent", f"{CALLS_AT_ONCE_MAX} planner functions have not returned: restart the planner.")
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[ModelReply] = loop.create_future()
+
+    def settle(reply: ModelReply | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None or reply is None:
+            done.set_exception(error or RuntimeError("a plan or an error"))
+        else:
+            done.set_result(reply)
+
+    def body() -> None:
+        reply: ModelReply | None = None
+        failure: BaseException | None = None
+        try:
+            reply = work()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            failure = error
+        finally:
+            _slots.release()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, reply, failure)
+
+    try:
+        threading.Thread(target=body, name="linestop planner function", daemon=True).start()
+    except RuntimeError as error:
+        _slots.release()
+        raise ModelFailed("availability", f"No thread could be started ({error}).") from None
+    return await done
+
+
+def load_planner(name: str) -> PlannerFunction:
+    """Import ``python:<module>.<function>``.
+
+    Raises:
+        ModelFailed: there is no such module or function.
+    """
+    module, _, function = name.removeprefix(PREFIX).rpartition(".")
+    try:
+        found: PlannerFunction = getattr(importlib.import_module(module), function)
+    except (Exception, SystemExit) as error:
+        # A module may raise anything while it is imported.
+        sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
+        raise ModelFailed("permanent", sentence) from error
+    if not callable(found):
+        raise ModelFailed("permanent", f"The planner '{name}' is no function.")
+    return found

@@ -1,0 +1,42 @@
+"""A planner function that returns too much: its run ends at once and says why, and other runs go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.stack import AGENT, stack
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.connection import connect
+from linestop.bus.jetstream import JetStream
+from linestop.client import Client
+from linestop.models.planner_function import PLAN_BYTES_MAX, Plan
+from linestop.schemas.model import Message
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
+
+
+def plan(messages: tuple[Message, ...]) -> Plan:
+    """Answer with as many bytes as the task says."""
+    return Plan(answer="x" * int(messages[0].text))
+
+
+async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_path: Path) -> None:
+    """Nothing of it is stored; an answer that could be stored and is too long for one is refused as any other."""
+    async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
+        async with await connect(line.server.credential("operator"), name="deploy") as connection:
+            store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+            desk = await store.current(AGENT)
+            assert desk is not None
+            await store.deploy(msgspec.structs.replace(desk, planner=f"python:{__name__}.plan"))
+        run = (await client.submit(AGENT, str(40 * 1024 * 1024))).run
+        outcome = await client.outcome(run, timeout_s=20)
+        assert outcome.status == "failed"
+        assert "returned 41,943,040 bytes; at most 8,388,608 are taken" in outcome.why
+        for size, status, why in ((100, "completed", ""), (PLAN_BYTES_MAX, "failed", "give a shorter one")):
+            run = (await client.submit(AGENT, str(size))).run
+            outcome = await client.outcome(run, timeout_s=20)
+            assert (outcome.status, why in outcome.why) == (status, True)

@@ -1,0 +1,87 @@
+"""A planner that is a function: long plans, slow functions, and what the event loop hears meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+
+from linestop.models.caller import Caller
+from linestop.models.planner_function import CALLS_AT_ONCE_MAX, PLAN_BYTES_MAX, Plan
+from linestop.schemas.model import Message, ModelFailed, ModelRequest, Price
+from linestop.schemas.work import ModelWork
+
+pytestmark = pytest.mark.anyio
+
+LET_GO = threading.Event()
+THREADS: list[int] = []
+
+
+def work(function: Callable[..., object], *, deadline_s: float = 30.0) -> ModelWork:
+    """One call of a planner function of this module."""
+    return ModelWork(
+        tenant="acme", run="r1", turn=1, attempt=1, cost_max_micros=0,
+        request=ModelRequest(model="function/f", system="", messages=(), deadline_s=deadline_s),
+        price=Price(input=0, output=0, table="test"), planner=f"python:{__name__}.{function.__name__}",
+        start_by=datetime.now(UTC) + timedelta(seconds=60),
+    )  # fmt: skip
+
+
+def answering(messages: tuple[Message, ...]) -> Plan:
+    """Answer with 40 MB."""
+    return Plan(answer="x" * (40 * 1024 * 1024 + len(messages)))
+
+
+def calling(messages: tuple[Message, ...]) -> Plan:
+    """Call with 40 MB."""
+    return Plan(calls=(("clock", {"text": "\u00e9" * (20 * 1024 * 1024 + len(messages))}),))
+
+
+def fitting(messages: tuple[Message, ...]) -> Plan:
+    """Answer with what just fits."""
+    THREADS.append(threading.get_ident())
+    return Plan(answer="x" * (PLAN_BYTES_MAX + len(messages)))
+
+
+def hanging(messages: tuple[Message, ...]) -> Plan:
+    """Return once the test lets go."""
+    LET_GO.wait()
+    return Plan(answer=str(len(messages)))
+
+
+@pytest.mark.parametrize("function", [answering, calling])
+async def test_a_plan_that_is_too_large_is_a_failure_that_says_so(function: Callable[..., object]) -> None:
+    """With its size, the limit and what to do; not retried, as the same conversation gives the same plan."""
+    said = r"returned 41,943,0\d\d bytes; at most 8,388,608 are taken: return less"
+    with pytest.raises(ModelFailed, match=said) as failed:
+        await Caller().call(work(function))
+    assert failed.value.kind == "permanent"
+
+
+async def test_a_plan_that_fits_is_made_beside_the_loop() -> None:
+    """Whatever the function computes, other runs go on."""
+    reply, _ = await Caller().call(work(fitting))
+    assert len(reply.text) == PLAN_BYTES_MAX
+    assert THREADS[-1] != threading.get_ident()
+
+
+async def test_a_function_that_does_not_return_fails_in_time_and_holds_nothing_up() -> None:
+    """Its run ends with a sentence; a stop is heard at once; and hung functions do not pile up."""
+    LET_GO.clear()
+    caller = Caller()
+    try:
+        with pytest.raises(ModelFailed, match=r"has not returned within 0\.01 s"):
+            await caller.call(work(hanging, deadline_s=0.01))
+        with anyio.move_on_after(0.01) as stop:
+            await caller.call(work(hanging))
+        assert stop.cancelled_caught
+        for _ in range(CALLS_AT_ONCE_MAX - 2):
+            with anyio.move_on_after(0):
+                await caller.call(work(hanging))
+        with pytest.raises(ModelFailed, match="64 planner functions have not returned: restart"):
+            await caller.call(work(answering))
+    finally:
+        LET_GO.set()
