@@ -292,8 +292,7 @@ def _read(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, R
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
         why = _shown(str(error))
         problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
-        sha256 = hashlib.sha256(delivery.payload).hexdigest()
-        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
+        return Incoming(agent=agent, sha256=hashlib.sha256(delivery.payload).hexdigest(), problem=problem), fresh
     sha256 = task_sha256(task, agent)
     if problem := names_another_key(tenant, task.run, task.key):
         return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
