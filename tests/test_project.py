@@ -224,6 +224,19 @@ def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
     assert (agent.planner, agent.model.price.input, agent.model.price.output) == ("python:flows.refund", 0, 0)
 
 
+def test_a_planner_function_needs_no_prompt_file(tmp_path: Path) -> None:
+    """It reads none; one that is named must be there, and a model needs one."""
+    path = agent_file(tmp_path, 'planner = "python:flows.refund"')
+    path.with_suffix(".md").unlink()
+    assert load_agent(path, []).prompt == ""
+    path.write_text('planner = "python:flows.refund"\nprompt = "other.md"')
+    with pytest.raises(ConfigError, match=r"other\.md cannot be read"):
+        load_agent(path, [])
+    path.write_text('model = "playbook/a"')
+    with pytest.raises(ConfigError, match=r"support\.md cannot be read"):
+        load_agent(path, [])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -152,7 +152,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     _check_prompt_size(path, prompt, name)
     agent = AgentVersion(
         name=name,
-        prompt=read_text(prompt, f"{path}, prompt"),
+        prompt=_prompt(path, file, prompt),
         model=models[0],
         version=file.version,
         description=file.description,
@@ -174,6 +174,13 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
             f"{sentence}{AGENT_BYTES_MAX:,} can be stored: shorten {prompt}, or give the agent fewer tools.", agent=name
         )
     return agent
+
+
+def _prompt(path: Path, file: AgentFile, prompt: Path) -> str:
+    """The prompt; a planner function reads none, so it needs none unless one is named or there."""
+    if file.planner.startswith(FUNCTION) and not file.prompt and not prompt.exists():
+        return ""
+    return read_text(prompt, f"{path}, prompt")
 
 
 def _check_prompt_size(path: Path, prompt: Path, name: str) -> None:

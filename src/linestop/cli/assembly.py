@@ -39,6 +39,7 @@ from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
+from linestop.models.planner_code import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.sandbox.guard import EgressPolicy
@@ -256,13 +257,15 @@ def agents_of(
     """
     make_importable(project)
     agents = load_agents(project, registry.contracts(), left_out=left_out)
-    for agent in agents:
-        if agent.planner.startswith(PREFIX):
-            try:
-                load_planner(agent.planner)
-            except ModelFailed as failed:
-                raise ConfigError(f"The agent '{agent.name}', planner: {failed}") from None
-    return agents
+    return tuple(_with_constants(agent) if agent.planner.startswith(PREFIX) else agent for agent in agents)
+
+
+def _with_constants(agent: AgentVersion) -> AgentVersion:
+    """The agent with what stands in the code of its planner function."""
+    try:
+        return msgspec.structs.replace(agent, constants=constants_of(load_planner(agent.planner)))
+    except ModelFailed as failed:
+        raise ConfigError(f"The agent '{agent.name}', planner: {failed}") from None
 
 
 def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple[str, ...]:

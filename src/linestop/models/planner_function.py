@@ -107,7 +107,7 @@ async def _in_thread(work: Callable[[], ModelReply]) -> ModelReply:
         threading.Thread(target=body, name="linestop planner function", daemon=True).start()
     except RuntimeError as error:
         _slots.release()
-        raise ModelFailed("availability", f"No thread could be started ({error}).") from None
+        raise ModelFailed("unknown", f"No thread could be started ({error}).") from None
     return await done
 
 

@@ -23,6 +23,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     ``planner`` is ``model`` or ``python:<module>.<function>`` for a plain function. ``output_schema`` is the
     JSON Schema of the final answer; without one the answer is any non-empty text. ``scopes``
     are what its tools may need, patterns included; None in a version from before they were asked for.
+    ``constants`` are the values, as JSON, that stand in the code of a planner function.
     ``base_url``, ``tool_mode`` and ``params`` belong to ``model``: versions from before each model had its own
     have them here (see ``settings``).
     """
@@ -44,6 +45,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     pinned: tuple[str, ...] = ()
     scopes: tuple[str, ...] | None = None
     params: dict[str, Any] = {}
+    constants: tuple[str, ...] = ()
 
     def settings(self, choice: ModelChoice) -> ModelChoice:
         """``choice``, one of this version's models, with all that is configured for it and nothing else."""

@@ -12,10 +12,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events import Provenance
+from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.tools import TRACED, Contract
 from linestop.schemas.value_dates import spoken
-from linestop.schemas.value_origins import Source, Sources, Traced, trace, trusted_leaves
+from linestop.schemas.value_origins import NO_CODE, Source, Sources, Traced, trace, trusted_leaves
 from linestop.schemas.value_tokens import tokens
 
 if TYPE_CHECKING:
@@ -51,8 +53,27 @@ def sources_of(run: Run, agent: AgentVersion) -> Sources:
             if call.finished is not None and call.finished.result
         ),
         material=task.material if task else "",
+        code=CodeConstants(agent.constants, _outside(run)) if _by_function(run) else NO_CODE,
         today=tuple(sorted(days)),
     )
+
+
+def _by_function(run: Run) -> bool:
+    """Whether a planner function made the calls in question, and not a model that it falls back to."""
+    return run.proposal is not None and run.proposal.model.startswith(FUNCTION_MODELS)
+
+
+def _outside(run: Run) -> Iterator[str]:
+    """All that a planner function was told and that somebody else than the operator or the task's sender may have said.
+
+    What its agent declares trusted is not told apart here: it is trusted by itself.
+    """
+    if run.opened is not None:
+        yield run.opened.task.material
+    for call in run.calls.values():
+        yield call.answer
+        if call.finished is not None:
+            yield call.finished.result
 
 
 def _trusted(run: Run) -> Iterator[Source]:

@@ -1,8 +1,9 @@
 """The rule about where the values of a call come from: one function, for the validator and for the checker.
 
 A value is trusted if a trusted text says it, whole and as what it is (see ``value_tokens``): the task, a field that
-a tool's contract declares trusted, a person's answer. An argument that the contract calls content (a letter's body)
-needs an origin only for what could lead somebody somewhere: links, addresses, accounts and identifiers in it.
+a tool's contract declares trusted, a person's answer. So is a constant of the planner function that made the call
+(see ``code_constants``). An argument that the contract calls content (a letter's body) needs an origin only for what
+could lead somebody somewhere: links, addresses, accounts and identifiers in it.
 What equals the argument's default is the developer's own.
 
 Rule detectors for prompt injection miss most attacks; where a value came from does not depend on wording.
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 import msgspec
 
+from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events.validator import Provenance
 from linestop.schemas.value_dates import Spoken, is_moment, is_spoken_of, spoken
 from linestop.schemas.value_leaves import Leaf, items_of, leaves
@@ -34,6 +36,7 @@ CHARS_MAX = 50_000
 """Characters of all leaves together that are looked through."""
 
 SHOWN_CHARS_MAX = 80
+NO_CODE = CodeConstants((), ())
 _BETWEEN = "\x1f"
 _HUNDRED = Decimal(100)
 _PARTS = re.compile(r"\s*[,;\n]\s*|\s+(?:and|und|&)\s+")
@@ -69,12 +72,14 @@ class Source(msgspec.Struct, frozen=True):
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """All texts of a run, newest first: the trusted ones, and those that only show where a value was seen.
 
+    ``code`` are the constants of the function that made the call, if one did.
     ``today`` are the days that words like "tomorrow" are about.
     """
 
     trusted: tuple[Source, ...]
     seen: tuple[Source, ...] = ()
     material: str = ""
+    code: CodeConstants = NO_CODE
     today: tuple[date, ...] = ()
 
 
@@ -182,7 +187,7 @@ class _Rule:
         else:
             n = self._of_number(Decimal(repr(value)).normalize(), leaf)
         if n is None:
-            return self._seen(leaf.path, value)
+            return None if self._sources.code.holds(value) else self._seen(leaf.path, value)
         return Provenance(path=leaf.path, n=n, field="trusted") if n else None
 
     def content(self, leaf: Leaf) -> Provenance | None:

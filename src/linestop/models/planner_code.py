@@ -1,0 +1,76 @@
+"""The constants of a planner function: what the operator wrote down in its code, as JSON.
+
+The function's own code counts, that of functions of its module that it uses, and the simple values of its module that
+it names. What it computes is no constant, and neither is its documentation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any, Final, cast
+
+from linestop.schemas.tools import canonical
+
+CONSTANTS_MAX: Final = 500
+CONSTANT_BYTES_MAX: Final = 4_096
+FUNCTIONS_MAX: Final = 100
+DEPTH_MAX: Final = 8
+
+
+def constants_of(function: object) -> tuple[str, ...]:
+    """Return every constant of a planner function once, sorted; of very many the first ``CONSTANTS_MAX``."""
+    found: set[str] = set()
+    waiting, known = [inspect.unwrap(cast("Any", function))], set[int]()
+    while waiting and len(known) < FUNCTIONS_MAX:
+        each = waiting.pop()
+        if not isinstance(each, FunctionType) or id(each) in known:
+            continue
+        known.add(id(each))
+        values: list[Any] = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+        for code in _codes(each.__code__):
+            # The first constant of a function with a documentation is that.
+            values += code.co_consts[1:] if code.co_consts[:1] == (each.__doc__,) else code.co_consts
+            for name in code.co_names:
+                used = each.__globals__.get(name)
+                if isinstance(used, FunctionType) and used.__module__ == each.__module__:
+                    waiting.append(used)
+                else:
+                    values.append(used)
+        values += [cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell)]
+        waiting += [value for value in values if isinstance(value, FunctionType)]
+        found.update(text for value in values for text in _texts(value, 0))
+    return tuple(sorted(found)[:CONSTANTS_MAX])
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _is_filled(cell: Any) -> bool:  # noqa: ANN401 - the type of a closure's cell
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _texts(value: object, depth: int) -> Iterator[str]:
+    """The simple values in a value, each as JSON."""
+    if isinstance(value, str | int | float | bool):
+        try:
+            text = canonical(value).decode()
+        except (ValueError, TypeError, OverflowError):
+            return
+        if len(text) <= CONSTANT_BYTES_MAX:
+            yield text
+    elif depth < DEPTH_MAX and isinstance(value, dict):
+        for each in cast("dict[object, object]", value).values():
+            yield from _texts(each, depth + 1)
+    elif depth < DEPTH_MAX and isinstance(value, list | tuple | set | frozenset):
+        for each in cast("list[object]", value):
+            yield from _texts(each, depth + 1)
