@@ -290,8 +290,7 @@ def _read(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, R
         if task.run:
             run_id(task.run)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
-        why = _shown(str(error))
-        problem = f"The task cannot be read: {why}. Send a JSON object with at least 'text'."
+        problem = f"The task cannot be read: {_shown(str(error))}. Send a JSON object with at least 'text'."
         return Incoming(agent=agent, sha256=hashlib.sha256(delivery.payload).hexdigest(), problem=problem), fresh
     sha256 = task_sha256(task, agent)
     if problem := names_another_key(tenant, task.run, task.key):
