@@ -237,6 +237,9 @@ def test_a_prompt_counts_all_that_is_told(name: str) -> None:
     prompt = assemble(story.run, story.version)
     said = sum(len(m.result_text.encode()) for m in prompt.messages)
     assert len(prompt.system.encode()) + len(msgspec.json.encode(prompt.tools)) + said <= story.run.context_bytes
+    for message in (m for m in prompt.messages if m.role == "tool"):
+        call_state = story.run.calls[message.call_id]
+        assert call_state.answer_bytes == len(message.result_text.encode()) or call_state.stage != "answered"
 
 
 def test_a_call_that_the_run_has_no_room_for_is_told_as_not_made() -> None:
@@ -277,6 +280,8 @@ def test_a_run_of_an_older_log_is_told_results_as_it_was() -> None:
     assert older.run.context_bytes == before + len('{"q":"order 4712"}') + len(note) + ITEM_BYTES
     older.model(reply(call("note", id="note2")))
     assert assemble(older.run, older.version).messages[-1].text == first.text
+    older.given(*older.heard(reply(call("look"))))
+    assert assemble(older.run, older.version, purpose="close").messages[-2].outcome is None
 
 
 @pytest.mark.parametrize("name", CASES)
