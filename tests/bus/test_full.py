@@ -16,8 +16,9 @@ from tests.stack import Stack, stack
 
 from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
+from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CredentialName
-from linestop.bus.streams import MIB, Space
+from linestop.bus.streams import MIB, Space, streams
 from linestop.cli.doctor_streams import space
 from linestop.client import Client
 from linestop.client.views import Submitted
@@ -28,7 +29,7 @@ from linestop.schemas.subjects import AgentName, RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
-SMALL = Space(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
+SMALL = Space(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, ids=MIB, small=MIB)
 AT_ONCE = 64
 WITHIN_S = 20.0
 
@@ -192,6 +193,11 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         async with await connect(line.server.credential("bootstrap"), name="look") as look:
             with pytest.raises(LinestopError) as found:
                 await space(look)
+        async with await connect(line.server.credential("recorder"), name="look") as recorder:
+            # The recorder sees the same, and calls a person for it.
+            fills = {fill.stream: fill.used for fill in await (await JetStream.open(recorder)).log().fills()}
+        assert set(fills) == {spec.name for spec in streams()}
+        assert {stream for stream in FULL if fills[stream] < SPACE_FOR_NEW_WORK} == set()
         shares = dict(part.split() for part in str(found.value).partition(";")[0].split(", "))
         assert {stream for stream in FULL if int(shares[stream].rstrip("%")) < 90} == set()
         assert (await operator.stop(runs[0])).n > 0

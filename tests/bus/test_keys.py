@@ -86,7 +86,7 @@ async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> N
 
 async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
     """It is an answer and no dead letter, and it blocks neither tasks without a key nor those whose key is known."""
-    space = Space(small=MIB)
+    space = Space(ids=MIB, small=MIB)
     async with (
         stack(tmp_path, space=space) as line,
         Client.connect(tmp_path, as_="operator") as client,

@@ -216,7 +216,7 @@ async def test_another_process_cannot_use_the_directory(tmp_path: Path, monkeypa
 @pytest.mark.cluster
 async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_path: Path) -> None:
     """What was acknowledged is there, more can be written, and the killed node comes back."""
-    space = Space(runs=2**26, forks=2**24, blobs=2**24, tasks=2**24, outcomes=2**24, small=2**22)
+    space = Space(runs=2**26, forks=2**24, blobs=2**24, tasks=2**24, outcomes=2**24, ids=2**22, small=2**22)
     async with Cluster(tmp_path, space=space) as cluster:
         async with await connect(cluster.credential("bootstrap"), name="test") as bootstrap:
             (await set_up(bootstrap, BusLayout(space=space, replicas=3))).require_no_differences()

@@ -13,8 +13,13 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
+from linestop.bus import sizing
+from linestop.bus.disk import GIB
 from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.process import free_port, server_program
+from linestop.bus.sizing import space_for, store_space
+from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.cli import bus as cli_bus
 from linestop.cli.main import run
 from linestop.client import Client
 
@@ -84,3 +89,59 @@ async def test_a_server_that_does_not_know_the_credentials_is_told_apart_from_no
     said = capsys.readouterr()
     assert "put its `jetstream` and `accounts` into the one it has; restart it, and run this again" in said.err
     assert json.loads(said.out)["server_config"] == text
+
+
+def test_a_plan_says_what_is_needed_and_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For the sizes that were chosen, or those of a named disk; it asks no broker."""
+    monkeypatch.chdir(tmp_path)
+    store_space(tmp_path / ".linestop", Space())
+    words = ["bus", "plan", "--runs-per-day", "5000", "--turns", "6"]
+    assert run(words) == 0
+    said = capsys.readouterr().out
+    runs = next(line.split() for line in said.splitlines() if line.startswith("RUNS"))
+    assert (runs[-1], runs[-2]) == ("no", "6")
+    assert f"the sizes that were chosen for {tmp_path / '.linestop'}" in said
+    disk = said.partition("bus init --disk ")[2].partition("`")[0]
+    assert run([*words, "--disk", disk]) == 0
+    said = capsys.readouterr().out
+    assert {line.split()[-1] for line in said.splitlines() if line.startswith(("RUNS", "OUTCOMES", "KV_ids"))} == {
+        "yes"
+    }
+    assert "remedy" not in said
+    assert run([*words, "--disk", "a lot"]) == 2
+    assert "'a lot' is not a size: write it as 200GiB" in capsys.readouterr().err
+
+
+def test_sizes_come_from_the_named_disk_or_from_this_one_if_the_broker_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And stay so; of a broker elsewhere nothing is assumed."""
+    monkeypatch.chdir(tmp_path)
+    free = [20 * GIB]
+
+    def free_bytes(_folder: Path) -> int:
+        return free[0]
+
+    def no_broker_here(_url: str) -> bool:
+        return False
+
+    monkeypatch.setattr(sizing, "free_bytes", free_bytes)
+    monkeypatch.setattr(sizing, "machine_bytes", lambda: 0)
+
+    def allowed(*words: str, folder: str, nats: str) -> int:
+        monkeypatch.setenv("LINESTOP_DIR", str(tmp_path / folder))
+        file = tmp_path / f"{folder}.conf"
+        assert run(["bus", "init", "--nats", nats, *words]) in {0, 8}
+        file.write_text(capsys.readouterr().out)
+        return int(json.loads(file.read_text())["jetstream"]["max_file_store"])
+
+    here = f"nats://127.0.0.1:{free_port()}"
+    chosen = allowed(folder="here", nats=here)
+    assert chosen == space_for(20 * GIB).total
+    free[0] = GIB
+    assert allowed(folder="here", nats=here) == chosen
+    monkeypatch.setattr(cli_bus, "is_loopback", no_broker_here)
+    assert allowed(folder="there", nats=here) == DEFAULT_SPACE.total
+    assert allowed("--disk", "300GB", folder="far", nats=here) == space_for(300 * 1000**3).total

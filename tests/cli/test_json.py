@@ -127,6 +127,7 @@ def _keeping(ask: Asked, folder: Path) -> None:
         assert isinstance(ask("schema", what)[0], dict)
     assert {found["check"] for found in ask("doctor")[0]} >= {"python", "broker", "streams"}
     assert [found["check"] for found in ask("health")] == ["broker", "roles"]
+    assert ask("bus plan", "--runs-per-day", "9", "--turns", "2")[0]["runs_per_day_max"] > 9
     # The first time: the running server does not know these credentials, so the section for it is printed.
     assert "server_config" in ask("bus init", "--nats", ask.line.server.url, where=folder / "outside", code=2)[0]
 

@@ -12,13 +12,18 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from linestop.bus.credentials import ensure_credentials
+from linestop.bus import api
+from linestop.bus.connection import connect
+from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server import EmbeddedServer
+from linestop.bus.sizing import stored_space
 from linestop.bus.worker import hold_name
 from linestop.client import Client
 from linestop.schemas.events import EffectStarted, Finished
@@ -81,6 +86,12 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         seconds = float(dev.said.split("ready after ")[1].split(" s")[0])
         assert seconds < DEV_READY_S
         assert 'linestop run hello "What time is it?"' in dev.said
+        chosen = stored_space(tmp_path / ".linestop")
+        assert chosen is not None
+        credential = load_credential(credential_path(tmp_path / ".linestop", "bootstrap"))
+        async with await connect(credential, name="look") as look:
+            runs = msgspec.convert((await look.ask(api.stream_info("RUNS")))["config"], dict[str, Any])
+        assert runs["max_bytes"] == chosen.runs
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("hello", "What time is it?")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)

@@ -105,6 +105,10 @@ class WatchedLog:
         """See ``Log``."""
         return await self._log.replicated()
 
+    async def fills(self) -> list[Fill]:
+        """See ``Log``."""
+        return await self._log.fills()
+
     async def fullest(self) -> Fill:
         """See ``Log``."""
         return await self._log.fullest()

@@ -200,6 +200,15 @@ def clock_off(worker: str, role: RoleName, why: str, *, at: datetime) -> Alert:
     return Alert("clock-off", payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
 
 
+def space_short(what: str, used_percent: int, why: str, *, at: datetime) -> Alert:
+    """The alert that a stream or a disk is nearly full; it belongs to no run. All recorders say it with one id."""
+    ident = f"space/{what}/{used_percent}"
+    trace = own_trace(SYSTEM, what).traceparent()
+    named = event_headers(trace, ident=ident, role="recorder", kind="alert.space", subject=what, at=at)
+    payload = canonical({"tenant": SYSTEM, "what": what, "used_percent": used_percent, "why": why})
+    return Alert("space", payload, {**named, "Nats-Msg-Id": _digest(ident, b"")})
+
+
 def lost(run: Run) -> Alert:
     """The alert that a run is lost: so many of its events broke the fold that nothing more is said in it."""
     payload = _payload(run, run.n, why=f"{len(run.breaks)} of its events cannot be folded: {run.breaks[-1].kind}")

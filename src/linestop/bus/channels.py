@@ -60,7 +60,8 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(
         key="alerts", address="alerts.{tenant}.{kind}", way="out", payload="json", stream=layout.ALERTS,
         says="Something a person should look at: tenant, run, agent, the event and its number `n`; in `no-worker`, the "
-        "role that nobody does, and in `lost`, why. `clock-off` is of the tenant `system` and names a worker instead.",
+        "role that nobody does, and in `lost`, why. `clock-off` and `space` are of the tenant "
+        "`system` and name a worker, or what is nearly full.",
     ),
     Channel(
         key="timersSet", address="timers.set.{tenant}.{run}.{name}", way="inside", payload="none",
@@ -94,7 +95,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "n": "The event's number in its run: 1, 2, 3 … without gaps.",
     "verb": "What is wanted.",
     "kind": "What kind of alert it is: `approval-asked`, `stopped`, `threshold`, `wider-contract`, `no-worker`, "
-    "`clock-off` or `lost`.",
+    "`clock-off`, `space` or `lost`.",
     "turn": "Which turn of the model, from 1.",
     "attempt": "Which attempt of that turn, from 1.",
     "name": "The timer's name.",

@@ -24,6 +24,14 @@ def free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def used_share(directory: Path) -> float:
+    """How full the disk of ``directory`` is for us, 0.0 to 1.0."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    found = os.statvfs(there)
+    ours = found.f_blocks - found.f_bfree + found.f_bavail
+    return 1.0 - found.f_bavail / ours if ours else 0.0
+
+
 def is_full(directory: Path) -> bool:
     """Whether so little is free there that the broker may be unable to store anything."""
     return free_bytes(directory) < DISK_FULL_BYTES

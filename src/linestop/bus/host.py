@@ -34,6 +34,7 @@ from linestop.bus.ports import Delivery, Room
 from linestop.bus.presence import Presence, RoleLoad, Watchers, load_of
 from linestop.bus.role_factory import make_role, role_filters
 from linestop.bus.shell import Shell
+from linestop.bus.space_watch import SpaceWatch
 from linestop.bus.spending import Accounts
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import ShellConfig, Station
@@ -198,11 +199,13 @@ class Host:
         every = self._names >= set(ACTORS)
         if "recorder" in self._names:
             pumps.start_soon(self._pump, "recorder", _spec(layout.SEALED_CONSUMER), self._on_seal)
-            given_up = GivenUp(self.backend.log("recorder"), self.backend.publisher("recorder"))
+            log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
+            pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
+            given_up = GivenUp(log, publisher)
             pumps.start_soon(self._pump, "recorder", _spec(layout.ADVISORIES_CONSUMER), given_up.handle)
             if self.archive is not None:
                 feed = self.backend.queue("recorder", _spec(layout.FEED))
-                pumps.start_soon(self.archive.run, self.backend.log("recorder"), feed)
+                pumps.start_soon(self.archive.run, log, feed)
         if "budget" in self._names:
             pumps.start_soon(self._release)
         if "validator" in self._names:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linestop import clock
@@ -46,3 +47,5 @@ class HostConfig:
     sweeping: bool = True
     spans: Spans | None = None
     signer: Signer | None = None
+    directory: Path | None = None
+    """The state folder: a recorder says when its disk is nearly full."""

@@ -128,11 +128,20 @@ def _listen_host(name: str) -> str:
     """Where a server listens that is reached as ``name``, with the brackets that an IPv6 address needs."""
     if name == "localhost":
         return name
-    try:
-        loopback = ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not _is_loopback(name):
         # This is how others reach it; which of the machine's addresses that is, who knows.
         return "0.0.0.0"  # noqa: S104 - a server for others listens to others
     return f"[{name}]" if ":" in name else name
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a broker at this address is on this machine."""
+    name = urlsplit(url.partition(",")[0].strip()).hostname or ""
+    return name == "localhost" or _is_loopback(name)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

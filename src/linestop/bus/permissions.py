@@ -94,6 +94,7 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
     _row("publish", _reads(layout.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
     _row("publish", (api.stream_info(layout.OUTCOMES),), holders=ROLES, why="see whether runs have room to end"),
+    _row("publish", (api.stream_info("*"),), holders=("recorder",), why="see which stream is nearly full, and say so"),
     _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),
     _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
     _row("publish", _pulls(layout.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),

@@ -120,6 +120,10 @@ class Log(Protocol):
         """Whether the log has more than one replica: then an acknowledgement does not prove the head."""
         ...
 
+    async def fills(self) -> list[Fill]:
+        """How full each stream is that this credential may look at."""
+        ...
+
     async def fullest(self) -> Fill:
         """Which of the streams that a run needs has the least room: the log, or its long texts, outcomes, timers."""
         ...

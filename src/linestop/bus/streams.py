@@ -78,6 +78,11 @@ Config = Mapping[str, Any]
 """A configuration as the server's JSON API takes it: an open format."""
 
 
+FIXED_BYTES: Final = BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
+SMALL_STREAMS: Final = 12
+"""Streams and buckets of the size ``Space.small``, and some to spare."""
+
+
 class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A stream and what it must look like."""
 
@@ -101,13 +106,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int = 1024 * MIB
     tasks: int = 256 * MIB
     outcomes: int = 256 * MIB
+    ids: int = 64 * MIB
     small: int = 64 * MIB
 
     @property
     def total(self) -> int:
         """What a single server must be allowed to store, with some room for its own bookkeeping."""
-        kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + 13 * self.small
-        return kinds + BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
+        kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + self.ids
+        return kinds + SMALL_STREAMS * self.small + FIXED_BYTES
 
 
 DEFAULT_SPACE: Final = Space()
@@ -283,7 +289,7 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
     return (
         _bucket(layout.AGENTS_BUCKET, space, history=64),
         # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
-        _bucket(layout.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS),
+        _bucket(layout.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS, max_bytes=space.ids),
         _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
         # Whatever it holds is replaced by the next value, so a switch can be closed while there is disk.
         _bucket(layout.SWITCHES_BUCKET, space, history=1, discard="old", max_bytes=SWITCHES_BYTES),

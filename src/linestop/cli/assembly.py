@@ -222,6 +222,7 @@ async def serve(
             secrets=secrets,
             checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
             signer=load_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
+            directory=project.directory,
         )
         caller = None
         if "planner" in roles:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 import click
 
+from linestop.bus import sizing
 from linestop.bus.accounts import accounts
 from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.credentials import (
@@ -20,12 +21,13 @@ from linestop.bus.credentials import (
     write_credential,
     write_private,
 )
-from linestop.bus.disk import holds_broker
+from linestop.bus.disk import GIB, free_bytes, holds_broker, size
 from linestop.bus.init import BusLayout
-from linestop.bus.outside_broker import PORT_DEFAULT, InitResult, bus_init
+from linestop.bus.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server_config import Listen, server_config
-from linestop.bus.streams import DEFAULT_SPACE
+from linestop.bus.sizing import Load, local_space, space_for, store_space, stored_space
+from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli import output
 from linestop.cli.assembly import wakes_of
 from linestop.errors import ConfigError, Unreachable
@@ -43,7 +45,7 @@ CHECKERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
 Copies = tuple[tuple[CredentialName, Path], ...]
 
 
-def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path | None, as_json: bool) -> None:
+def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Write the credential files, print the server's configuration, create streams and consumers."""
     project = load_project().at(nats)
     url = project.broker_url(credential_path(project.directory, "bootstrap")) or URL_DEFAULT
@@ -53,7 +55,9 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
             f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "
             "an outside broker, with LINESTOP_DIR or `dir` in linestop.toml."
         )
+    config_file: Path | None = options["config_file"]
     first = not credential_path(project.directory, "bootstrap").exists()
+    space = _space(project.directory, url, options["disk"], first=first, container=config_file is not None)
     credentials = ensure_credentials(project.directory, url, keep_passwords=True)
     ensure_checkpoint_key(project.directory / "credentials")
     for name, folder in copies:
@@ -61,16 +65,16 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
         if name in CHECKERS or name == "recorder":
             copy_checkpoint_key(project.directory / "credentials", folder, signs=name == "recorder")
     if config_file is not None:
-        _write_config(config_file, url, credentials)
+        _write_config(config_file, url, credentials, space)
         click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)
         return
-    layout = BusLayout(replicas=int(replicas), wakes=wakes_of(ACTORS))
+    layout = BusLayout(space=space, replicas=int(replicas), wakes=wakes_of(ACTORS))
 
     async def work() -> InitResult:
         return await bus_init(url, project.directory, layout=layout)
 
     result = anyio.run(work)
-    if as_json:
+    if options["as_json"]:
         output.say_json(result)
     elif result.set_up is None or result.passwords:
         click.echo(result.server_config, nl=False)
@@ -90,7 +94,67 @@ def init(nats: str | None, replicas: str, copies: Copies, *, config_file: Path |
     raise failure(f"The broker is not set up yet: {result.next_step}")
 
 
-def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential]) -> None:
+def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Print what a number of runs a day needs, stream by stream, and what of it fits."""
+    directory = load_project().directory
+    space = stored_space(directory)
+    if disk is not None:
+        space, has = space_for(disk), f"what `bus init --disk` would take of {size(disk)}"
+    elif space is not None:
+        has = f"the sizes that were chosen for {directory}"
+    elif holds_broker(directory) or credential_path(directory, "bootstrap").exists():
+        space, has = DEFAULT_SPACE, f"the sizes of {directory}, made by an older linestop"
+    else:
+        space, has = local_space(directory), f"what set-up would take of {size(free_bytes(directory))} free here"
+    load = Load(**{name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")})
+    found = sizing.plan(load, space)
+    if options["as_json"]:
+        output.say_json(found)
+        return
+    rows = [
+        (
+            line.stream, f"{line.run_bytes / 1024:,.1f} KiB", size(line.day_bytes), size(line.needed_bytes),
+            size(line.space_bytes), f"{line.days:,.0f}", "yes" if line.fits else "no",
+        )
+        for line in found.streams
+    ]  # fmt: skip
+    output.say_table(("stream", "a run", "a day", f"{load.days} days need", "has", "full after days", "fits"), rows)
+    day, memory = size(found.archive_day_bytes), size(found.memory_bytes)
+    output.say(f"has      {has}")
+    output.say(f"bears    {found.runs_per_day_max:,} such runs a day for {load.days} days")
+    output.say(
+        f"streams  {size(found.needed_bytes)} needed in all, and {memory} of the broker's memory for their index"
+    )
+    output.say(
+        f"archive  {day} a day on the recorder's disk, {size(365 * found.archive_day_bytes)} a year; not trimmed"
+    )
+    if not found.fits:
+        disk_gib = -(-found.disk_bytes // GIB)
+        output.say(f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:")
+        output.say("         docs/operations.md, Changing what nobody may")
+
+
+def _space(directory: Path, url: str, disk: int | None, *, first: bool, container: bool) -> Space:
+    """The sizes of new streams: from a named disk, chosen before, from this machine's disk, or the default."""
+    if disk is not None:
+        chosen = space_for(disk)
+    elif (stored := stored_space(directory)) is not None:
+        return stored
+    elif not first:
+        return DEFAULT_SPACE
+    elif container or is_loopback(url):
+        chosen = local_space(directory)
+    else:
+        chosen = DEFAULT_SPACE
+        click.echo(
+            f"The broker's disk is not here, so its streams get {size(chosen.total)} in all: name what is free there "
+            "with --disk, and see `linestop bus plan`.", err=True,
+        )  # fmt: skip
+    store_space(directory, chosen)
+    return chosen
+
+
+def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential], space: Space) -> None:
     """Write what a server needs that has a network of its own around it, with every append synced to disk.
 
     It holds the passwords of an older linestop as long as there are some, so that only its owner may read it.
@@ -100,7 +164,7 @@ def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Cre
         port=urlsplit(url.partition(",")[0].strip()).port or PORT_DEFAULT,
         monitor_port=MONITOR_PORT,
         store_dir=STORE_DIR,
-        file_store_bytes_max=DEFAULT_SPACE.total,
+        file_store_bytes_max=space.total,
         sync_interval="always",
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,27 @@ _SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]
 A name that a client chose is never completed: `order-1` must not mean `order-10`.
 """
 
+
+class Bytes(click.ParamType[int]):
+    """A number of bytes, with a unit or without: ``200GiB``, ``1.5TB``, ``1073741824``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
+        """Read it; click says what is wrong with it."""
+        found = _BYTES.fullmatch(str(value).strip())
+        unit = found["unit"].upper() if found else ""
+        if found is None or unit not in _UNITS:
+            self.fail(f"'{value}' is not a size: write it as 200GiB, 1.5TB or a number of bytes.", param, ctx)
+        return int(float(found["number"]) * _UNITS[unit])
+
+
+_BYTES: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
+_UNITS: Final = {
+    "": 1, "B": 1, **{f"{prefix}IB": 1024 ** (n + 1) for n, prefix in enumerate("KMGT")},
+    **{f"{prefix}B": 1000 ** (n + 1) for n, prefix in enumerate("KMGT")},
+}  # fmt: skip
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

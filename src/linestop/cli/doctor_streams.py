@@ -11,14 +11,23 @@ import msgspec
 
 from linestop.bus import api
 from linestop.bus.connection import Connection
-from linestop.bus.disk import LOG_FILE, broker_disk_is_full, free_bytes, full_sentence, holds_broker, is_full, size
+from linestop.bus.disk import (
+    LOG_FILE,
+    broker_disk_is_full,
+    free_bytes,
+    full_sentence,
+    holds_broker,
+    is_full,
+    size,
+    used_share,
+)
 from linestop.bus.jetstream.patience import NotStored
 from linestop.bus.jetstream.probe import round_trip
 from linestop.bus.jetstream.publish import Wire
 from linestop.bus.ports import Fill
 from linestop.bus.streams import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
-from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK
+from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
 NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000
@@ -27,8 +36,6 @@ REPLICA_LAG_MAX: Final = 1_000
 ANSWER_S: Final = 2.5
 SILENT_MAX_S: Final = 3.0
 """A node that lives answers its leaders every second."""
-
-SPACE_TO_WARN: Final = 0.75
 
 
 class Warn(Exception):  # noqa: N818 - a finding, not a failure
@@ -78,10 +85,11 @@ def disk(directory: Path) -> str:
     """
     if broker_disk_is_full(directory):
         raise NotStored(full_sentence(directory))
-    free = f"{size(free_bytes(directory))} free where {directory} is"
+    used = used_share(directory)
+    free = f"{size(free_bytes(directory))} free where {directory} is ({used:.0%} full)"
     if is_full(directory):
         raise LinestopError(f"{free}: the disk is full, and workers cannot keep there what they have to; make room")
-    if free_bytes(directory) < DISK_TO_WARN_BYTES:
+    if free_bytes(directory) < DISK_TO_WARN_BYTES or used >= SPACE_TO_WARN:
         raise Warn(f"{free}: make room before it is full, because a full disk stops everything")
     return free
 

@@ -25,6 +25,8 @@ from linestop.bus.credentials import credential_path
 from linestop.bus.host import Host
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
+from linestop.bus.sizing import embedded_space, store_space, stored_space
+from linestop.bus.streams import DEFAULT_SPACE
 from linestop.bus.worker import WorkerLock, hold_free_name, hold_name, host_name
 from linestop.cli import output
 from linestop.cli.assembly import (
@@ -161,12 +163,15 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
             gave_up.set()
             told.set()
 
-    options = ServerOptions(port=port, sync_interval=project.config.nats.sync)
+    space, is_new = embedded_space(project.directory)
+    options = ServerOptions(port=port, sync_interval=project.config.nats.sync, space=space)
     # The broker first: a second `dev` in one folder is told so, whatever name it is given.
     async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
         with hold_name(project.directory, name) as lock:
+            if is_new:
+                store_space(project.directory, space)
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
-            _say_updated(await prepare(credentials["bootstrap"], (), administrator=server.administrator))
+            _say_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
             for sentence in await deploy_at_start(credentials["operator"], agents):
                 say(sentence)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
@@ -256,7 +261,8 @@ async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleN
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
-        _say_updated(await prepare(bootstrap, roles, on_wait=say))
+        space = stored_space(project.directory) or DEFAULT_SPACE
+        _say_updated(await prepare(bootstrap, roles, space=space, on_wait=say))
         tasks.cancel_scope.cancel()
     return not told.is_set()
 

@@ -184,6 +184,13 @@ DISK_FULL_BYTES = 4 * 1024 * 1024
 DISK_TO_WARN_BYTES = 512 * 1024 * 1024
 """With less than this free, whoever looks after the disk should make room."""
 
+SPACE_TO_WARN = 0.75
+"""A person is called when a stream, or the disk of the state folder, is this full, and once more at
+``SPACE_FOR_NEW_WORK``."""
+
+SPACE_CLEARS = 0.05
+"""A person is called again only after so much had become free below the mark."""
+
 SPACE_FOR_STARTS = 0.95
 """Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
 

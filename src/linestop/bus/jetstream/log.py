@@ -20,7 +20,8 @@ from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
 from linestop.bus.ports import Append, Fill, HeadMoved, Meanwhile, StoredMessage
-from linestop.errors import TooLarge
+from linestop.bus.streams import streams
+from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
@@ -113,6 +114,18 @@ class JetStreamLog:
         """Whether the stream has more than one replica."""
         info = await self._reader.info()
         return info.config is not None and info.config.num_replicas > 1
+
+    async def fills(self) -> list[Fill]:
+        """How full each stream is; see ``ports.Log``."""
+        found = await asyncio.gather(*(self._fill(spec.name) for spec in streams()))
+        return [fill for fill in found if fill is not None]
+
+    async def _fill(self, stream: str) -> Fill | None:
+        try:
+            return Fill(stream=stream, used=_share(await Reader(self._wire, stream).info()))
+        except (PermissionDenied, Refused):
+            # The broker was set up for an older linestop, or has not got the stream: `doctor` says so.
+            return None
 
     async def fullest(self) -> Fill:
         """Which of the streams that a run needs has the least room; see ``ports.Log``."""

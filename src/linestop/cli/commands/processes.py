@@ -7,11 +7,14 @@ from typing import Final
 
 import click
 
-from linestop.cli.declare import as_json, common, does, nats
+from linestop.cli.declare import Bytes, as_json, common, does, nats
 
 ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recorder")
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
 DEV_WORKER: Final = "dev"
+KEPT_DAYS: Final = 90
+"""How long the log keeps a run."""
+
 _NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
 
 
@@ -114,6 +117,12 @@ def bus() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a whole configuration for a server in a container there, connect to nobody, and end.",
 )
+@click.option(
+    "--disk",
+    type=Bytes(),
+    metavar="SIZE",
+    help="What is free on the broker's disk, such as 200GiB; half of it is used.",
+)
 @as_json
 @does("bus:init")
 def init() -> None:
@@ -121,6 +130,29 @@ def init() -> None:
 
     The first time, the server does not know the credentials yet: start it with the configuration that is
     printed, and run this again. May be repeated: consumers are brought up to date, streams only compared.
+    """
+
+
+@bus.command("plan")
+@click.option("--runs-per-day", type=click.IntRange(min=1), required=True, help="Runs a day.")
+@click.option("--turns", type=click.IntRange(min=1), required=True, help="Turns of a run, each with one tool call.")
+@click.option("--days", type=click.IntRange(min=1), default=KEPT_DAYS, show_default=True, help="Days they are kept.")
+@click.option(
+    "--text-bytes", type=click.IntRange(min=0), default=1_000, show_default=True,
+    help="Bytes of a call's arguments, of its result, and of a run's answer, each.",
+)  # fmt: skip
+@click.option(
+    "--long-bytes", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Bytes a run in texts of more than 16 KiB.",
+)  # fmt: skip
+@click.option("--disk", type=Bytes(), metavar="SIZE", help="Plan for a disk with so much free, such as 200GiB.")
+@as_json
+@does("bus:plan")
+def plan() -> None:
+    """Print what so many runs a day need: each stream, the archive, memory, and for how many days it is enough.
+
+    The figures are measured (docs/performance.md). It asks no broker: it takes the sizes that were chosen for the state
+    folder, or those that set-up would choose from the disk.
     """
 
 

@@ -36,7 +36,9 @@ PROJECT: Final = Path(__file__).parent / "project"
 OTHERS: Final[tuple[RoleName, ...]] = tuple(role for role in ACTORS if role != "executor")
 WORKER: Final = "demo"
 EXECUTOR: Final = "executor"
-SPACE: Final = Space(runs=64 * MIB, forks=8 * MIB, blobs=32 * MIB, tasks=8 * MIB, outcomes=8 * MIB, small=8 * MIB)
+SPACE: Final = Space(
+    runs=64 * MIB, forks=8 * MIB, blobs=32 * MIB, tasks=8 * MIB, outcomes=8 * MIB, ids=8 * MIB, small=8 * MIB
+)
 STARTED_WITHIN_S: Final = 20.0
 ENDED_WITHIN_S: Final = 10.0
 

@@ -79,6 +79,10 @@ class MemoryLog:
         """Memory has one copy."""
         return False
 
+    async def fills(self) -> list[Fill]:
+        """How full the log is, alone: nothing else is bounded in memory."""
+        return [await self.fullest()]
+
     async def fullest(self) -> Fill:
         """How full the log is; nothing else is bounded in memory."""
         async with around(self._faults, "log.fullest"):

@@ -1,0 +1,217 @@
+"""How large the streams are: from the disk at set-up, and what a number of runs a day needs.
+
+The figures of a run were measured with ``bench/sizes.py`` (nats-server 2.15.1, 2026-12-01): 150 runs of 1, 3, 10 and 20
+turns, one tool call a turn, with arguments and results of 100 and of 900 bytes. No run needed more than they say, and
+those of three turns and more at most a tenth less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from linestop.bus import layout
+from linestop.bus.credentials import write_private
+from linestop.bus.disk import free_bytes
+from linestop.bus.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
+from linestop.bus.streams import (
+    DAY_NS,
+    DEFAULT_SPACE,
+    FIXED_BYTES,
+    MIB,
+    RUNS_KEPT_NS,
+    SMALL_STREAMS,
+    Space,
+)
+from linestop.errors import ConfigError
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+
+SPACE_FILE: Final = Path("credentials") / "space.json"
+"""The sizes that were chosen at set-up, below the state folder: with the credentials, because whoever creates the
+streams has those."""
+
+DISK_SHARE: Final = 0.5
+"""Of what is free, for the streams: the archive, workspaces and whatever else lives there need the rest."""
+
+TOTAL_MIN_BYTES: Final = 192 * MIB
+SMALL_MIN_BYTES: Final = 4 * MIB
+_SHARES: Final[Mapping[str, float]] = {
+    "runs": 0.58, "blobs": 0.20, "outcomes": 0.09, "tasks": 0.05, "forks": 0.04, "ids": 0.04,
+}  # fmt: skip
+"""How the streams that grow with the number of runs share the space."""
+
+KEPT_DAYS: Final = RUNS_KEPT_NS // DAY_NS
+RUN_BYTES: Final = 1_700
+"""Of a run in RUNS, whatever it does: opened, held, settled, sealed."""
+
+TURN_BYTES: Final = 6_900
+"""Of a turn with one call in RUNS, without its texts."""
+
+TEXT_COPIES: Final = 3
+"""How often RUNS stores each byte of arguments and results: proposed, judged, finished."""
+
+OUTCOME_BYTES: Final = 530
+OUTCOME_TURN_BYTES: Final = 140
+KEY_BYTES: Final = 326
+ARCHIVE_SHARE: Final = 0.8
+"""Bytes in the archive for each byte in RUNS; half of that once DuckDB has compressed them."""
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What an installation is to bear.
+
+    ``text_bytes`` have the arguments of a call, its result, and the answer of a run, each. ``long_bytes`` a run are in
+    texts of more than 16 KiB, which BLOBS holds.
+    """
+
+    runs_per_day: int
+    turns: int
+    text_bytes: int = 1_000
+    long_bytes: int = 0
+    days: int = KEPT_DAYS
+
+
+class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stream needs for a load, what it has, and for how many days that suffices."""
+
+    stream: str
+    run_bytes: int
+    day_bytes: int
+    needed_bytes: int
+    space_bytes: int
+    days: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has what it needs."""
+        return self.needed_bytes <= self.space_bytes
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a load needs.
+
+    ``runs_per_day_max`` is what the sizes bear for as long; ``memory_bytes`` is that of the broker, ``disk_bytes`` what
+    must be free at set-up for the streams to be large enough.
+    """
+
+    load: Load
+    streams: tuple[StreamPlan, ...]
+    archive_day_bytes: int
+    needed_bytes: int
+    disk_bytes: int
+    memory_bytes: int
+    runs_per_day_max: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stream has what it needs."""
+        return all(stream.fits for stream in self.streams)
+
+
+def space_for(free: int, *, memory: int = 0) -> Space:
+    """Choose the sizes of new streams.
+
+    Args:
+        free: Bytes that are free on the disk which is to hold them.
+        memory: Bytes of memory of the machine that stores them, 0 if that is not known. A broker keeps an index in
+            memory, so with little of it a large disk is of no use.
+    """
+    total = int(free * DISK_SHARE)
+    if memory:
+        total = min(total, int(memory * MACHINE_SHARE / INDEX_SHARE))
+    total = max(total, TOTAL_MIN_BYTES)
+    small = min(max(total // 128, SMALL_MIN_BYTES), DEFAULT_SPACE.small) // MIB * MIB
+    rest = total - SMALL_STREAMS * small - FIXED_BYTES
+    return Space(small=small, **{name: int(rest * share) // MIB * MIB for name, share in _SHARES.items()})
+
+
+def stored_space(directory: Path) -> Space | None:
+    """The sizes that were chosen for this state folder; None if none were.
+
+    Raises:
+        ConfigError: the file that says so cannot be read.
+    """
+    path = directory / SPACE_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Space)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path} does not hold the sizes of streams ({error}): restore it from a backup.") from None
+
+
+def store_space(directory: Path, space: Space) -> None:
+    """Keep the chosen sizes, so that every later start takes the same."""
+    (directory / SPACE_FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(directory / SPACE_FILE, msgspec.json.format(msgspec.json.encode(space)))
+
+
+def local_space(directory: Path) -> Space:
+    """The sizes for a broker that is to store on this machine, on the disk of ``directory``."""
+    return space_for(free_bytes(directory), memory=machine_bytes())
+
+
+def embedded_space(directory: Path) -> tuple[Space, bool]:
+    """The sizes of the streams of a broker of one's own, and whether they are chosen only now.
+
+    A state folder that has streams and no sizes was made by an older linestop, which had one size for all.
+    """
+    if (found := stored_space(directory)) is not None:
+        return found, False
+    if (directory / "jetstream").exists():
+        return DEFAULT_SPACE, False
+    return local_space(directory), True
+
+
+def plan(load: Load, space: Space) -> Plan:
+    """Say what a load needs in streams of these sizes. New work is refused at 90 %, so a tenth is added."""
+    of_run = {
+        layout.RUNS: RUN_BYTES + load.turns * TURN_BYTES + TEXT_COPIES * load.turns * load.text_bytes,
+        layout.OUTCOMES: OUTCOME_BYTES + load.turns * OUTCOME_TURN_BYTES + load.text_bytes,
+        layout.BLOBS: load.long_bytes,
+        layout.bucket_stream(layout.IDS_BUCKET): KEY_BYTES,
+    }
+    has = {
+        layout.RUNS: space.runs,
+        layout.OUTCOMES: space.outcomes,
+        layout.BLOBS: space.blobs,
+        layout.bucket_stream(layout.IDS_BUCKET): space.ids,
+    }
+    lines = tuple(_of_stream(name, size, has[name], load) for name, size in of_run.items() if size)
+    growing = sum(line.needed_bytes for line in lines)
+    bears = min(int(has[name] * SPACE_FOR_NEW_WORK / (size * load.days)) for name, size in of_run.items() if size)
+    # Tasks, control messages, alerts and the like do not grow with the days that runs are kept.
+    fixed = DEFAULT_SPACE.total - DEFAULT_SPACE.runs - DEFAULT_SPACE.outcomes - DEFAULT_SPACE.blobs - DEFAULT_SPACE.ids
+    return Plan(
+        load=load,
+        streams=lines,
+        archive_day_bytes=int(of_run[layout.RUNS] * ARCHIVE_SHARE) * load.runs_per_day,
+        needed_bytes=growing + fixed,
+        disk_bytes=_disk_for({line.stream: line.needed_bytes for line in lines}),
+        memory_bytes=int(growing * INDEX_SHARE),
+        runs_per_day_max=bears,
+    )
+
+
+def _disk_for(needed: Mapping[str, int]) -> int:
+    """The smallest disk from which ``space_for`` takes as much for each of these streams."""
+    shares = {
+        layout.RUNS: "runs",
+        layout.OUTCOMES: "outcomes",
+        layout.BLOBS: "blobs",
+        layout.bucket_stream(layout.IDS_BUCKET): "ids",
+    }
+    # Sizes are whole mebibytes.
+    rest = max((size + MIB) / _SHARES[shares[name]] for name, size in needed.items())
+    return int((rest + SMALL_STREAMS * DEFAULT_SPACE.small + FIXED_BYTES) / DISK_SHARE) + MIB
+
+
+def _of_stream(name: str, size: int, has: int, load: Load) -> StreamPlan:
+    day = size * load.runs_per_day
+    return StreamPlan(
+        stream=name, run_bytes=size, day_bytes=day, needed_bytes=int(day * load.days / SPACE_FOR_NEW_WORK),
+        space_bytes=has, days=round(has * SPACE_FOR_NEW_WORK / day, 1),
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""How large streams are: from the disk at set-up, and what a number of runs a day needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.recovery import INDEX_SHARE, MACHINE_SHARE
+from linestop.bus.sizing import (
+    DISK_SHARE,
+    SPACE_FILE,
+    TOTAL_MIN_BYTES,
+    Load,
+    embedded_space,
+    plan,
+    space_for,
+    store_space,
+    stored_space,
+)
+from linestop.bus.streams import DEFAULT_SPACE, MIB, Space, streams
+from linestop.cli.commands.processes import KEPT_DAYS
+from linestop.errors import ConfigError
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+
+GIB = 1024 * MIB
+MEASURED = {
+    (1, 100): (8_844, 657, 5_993), (3, 100): (23_215, 953, 15_432), (10, 100): (73_354, 1_899, 48_169),
+    (20, 100): (145_208, 3_263, 95_352), (1, 900): (8_844, 657, 5_995), (3, 900): (28_015, 953, 21_848),
+    (10, 900): (94_953, 1_899, 77_140), (20, 900): (190_807, 3_263, 97_348),
+}  # fmt: skip
+"""Bytes a run in RUNS, in OUTCOMES and in the archive, by turns and text: what ``bench/sizes.py`` printed."""
+
+
+@pytest.mark.parametrize("free", [0, GIB, 10 * GIB, 500 * GIB, 20_000 * GIB])
+def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
+    """Hardly less, and never more unless there is next to nothing; each has some."""
+    space = space_for(free)
+    wanted = max(int(free * DISK_SHARE), TOTAL_MIN_BYTES)
+    assert 0.9 * wanted < space.total <= wanted
+    specs = streams(space)
+    assert sum(spec.config["max_bytes"] for spec in specs) <= space.total
+    assert all(spec.config["max_bytes"] >= spec.config["max_msg_size"] for spec in specs)
+
+
+def test_a_large_disk_is_of_no_use_to_a_broker_with_little_memory() -> None:
+    """It keeps an index of what it stores in memory."""
+    memory = 8 * GIB
+    space = space_for(500 * GIB, memory=memory)
+    assert space.total <= memory * MACHINE_SHARE / INDEX_SHARE
+    assert space_for(10 * GIB, memory=memory) == space_for(10 * GIB)
+
+
+def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
+    """A later start takes the same, however the disk has changed; an older folder keeps the sizes that it has."""
+    space, is_new = embedded_space(tmp_path)
+    assert (is_new, stored_space(tmp_path)) == (True, None)
+    store_space(tmp_path, Space(runs=7 * MIB))
+    assert embedded_space(tmp_path) == (Space(runs=7 * MIB), False)
+    (tmp_path / "older" / "jetstream").mkdir(parents=True)
+    assert embedded_space(tmp_path / "older") == (DEFAULT_SPACE, False)
+    assert space.total >= TOTAL_MIN_BYTES
+    (tmp_path / SPACE_FILE).write_text("{")
+    with pytest.raises(ConfigError, match="does not hold the sizes of streams"):
+        stored_space(tmp_path)
+
+
+@pytest.mark.parametrize(("turns", "text"), MEASURED)
+def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
+    """Never less than that; for runs of three turns and more hardly more in the stream that matters."""
+    found = plan(Load(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SPACE)
+    runs, outcomes, archive = MEASURED[turns, text]
+    by_name = {line.stream: line for line in found.streams}
+    assert runs <= by_name[layout.RUNS].run_bytes <= runs * (1.1 if turns >= 3 else 1.3)
+    assert outcomes <= by_name[layout.OUTCOMES].run_bytes
+    assert archive <= found.archive_day_bytes
+
+
+@pytest.mark.parametrize(
+    "load", [Load(runs_per_day=5_000, turns=6), Load(runs_per_day=100_000, turns=1, long_bytes=9_000)]
+)
+def test_a_plan_names_a_disk_on_which_it_fits(load: Load) -> None:
+    """And what it says that sizes bear is what fits in them, neither more nor less."""
+    small = space_for(10 * GIB)
+    found = plan(load, small)
+    assert not found.fits
+    assert plan(load, space_for(found.disk_bytes)).fits
+    assert not plan(load, space_for(int(found.disk_bytes * 0.95))).fits
+
+    def bears(runs_per_day: int) -> bool:
+        return plan(Load(runs_per_day=runs_per_day, turns=load.turns, long_bytes=load.long_bytes), small).fits
+
+    assert bears(found.runs_per_day_max)
+    assert not bears(found.runs_per_day_max + 2)
+
+
+def test_a_plan_counts_the_tenth_in_which_no_new_work_is_let_in() -> None:
+    """A stream that is full after 90 days refuses new work before."""
+    (runs, *_) = plan(Load(runs_per_day=1_000, turns=3), DEFAULT_SPACE).streams
+    assert runs.needed_bytes == int(runs.run_bytes * 1_000 * KEPT_DAYS / SPACE_FOR_NEW_WORK)
+    assert runs.days == pytest.approx(DEFAULT_SPACE.runs * SPACE_FOR_NEW_WORK / runs.day_bytes, abs=0.1)
+    assert Load(runs_per_day=1, turns=1).days == KEPT_DAYS
