@@ -11,8 +11,9 @@ setup: $(VENV)/.done
 
 # What a user needs: the package and what it imports.
 $(VENV)/.runtime: requirements.lock pyproject.toml
+	@echo "The first time only: installing what linestop needs into $(VENV): some 50 packages; pip says how far it is."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

@@ -129,3 +129,24 @@ async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: Rig, ten
     assert found.value == b"run-1"
     await ids.delete(f"{tenant}.key", revision=revision)
     assert await ids.create(f"{tenant}.key", b"run-2") > revision
+
+
+async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one(rig: Rig, tenant: TenantId) -> None:
+    """Accounts end by this. A key that was made without one (by an older linestop) ends once it is changed with one."""
+    shared = await rig.shared()
+    short, renewed, lasting = (f"account.{tenant}.{name}" for name in ("short", "renewed", "lasting"))
+    await shared.create(short, b"1", ttl_s=1)
+    first = await shared.create(renewed, b"1", ttl_s=1)
+    await shared.update(renewed, b"2", revision=first, ttl_s=3_600)
+    older = await shared.create(lasting, b"1")
+    converted = await shared.create(f"account.{tenant}.converted", b"1")
+    await shared.update(f"account.{tenant}.converted", b"2", revision=converted, ttl_s=1)
+
+    async def ended() -> bool:
+        keys = set(await shared.keys(f"account.{tenant}."))
+        return keys == {renewed, lasting}
+
+    await until(ended)
+    assert await shared.get(short) is None
+    assert (await present(rig, renewed, revision=first)).value == b"2"
+    assert (await present(rig, lasting, revision=older)).value == b"1"

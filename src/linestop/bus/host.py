@@ -24,7 +24,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.beats import Beat
 from linestop.bus.facts import FactSource
-from linestop.bus.forgotten import release_forgotten
+from linestop.bus.forgotten import release_forgotten, remove_ended_accounts
 from linestop.bus.given_up import GivenUp
 from linestop.bus.host_config import HostConfig, utc_now
 from linestop.bus.intake import ControlIntake, TaskIntake
@@ -322,12 +322,15 @@ class Host:
     async def _release(self) -> None:
         """Now and then give back what forgotten holds hold."""
         station = next(s for s in self.shell.stations if s.role.name == "budget")
+        cleaned = False
         while self.accounts is not None:
             await anyio.sleep(RELEASE_EVERY_S)
             if not self._may_decide():
                 continue
             try:
                 await release_forgotten(self.accounts, station.log)
+                shared = self.backend.shared("budget", layout.SHARED_BUCKET)
+                cleaned = cleaned or await remove_ended_accounts(shared, self.clock.now())
             except LinestopError as error:
                 LOG.warning("release_failed", error=str(error))
             except Exception:

@@ -98,12 +98,7 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),
     _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
     _row("publish", _pulls(layout.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
-    _row(
-        "publish",
-        _pulls(layout.RUNS, layout.FEED),
-        holders=("recorder",),
-        why="archive every event",
-    ),
+    _row("publish", _pulls(layout.RUNS, layout.FEED), holders=("recorder",), why="archive every event"),
     _row("publish", _pulls(layout.RUNS, layout.SEALED_CONSUMER), holders=("recorder",), why="publish outcomes"),
     _row("publish", ("wake.>",), holders=ROLES, why="hint to a role to look at a run"),
     _row("subscribe", ("wake.{self}.>",), holders=ACTORS, why="be woken by a hint"),

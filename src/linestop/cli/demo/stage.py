@@ -23,6 +23,7 @@ import anyio.to_thread
 from linestop.bus import die_with_parent
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.sizing import store_space
 from linestop.bus.streams import MIB, Space
 from linestop.bus.worker import hold_name
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
@@ -120,18 +121,24 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
         options = ServerOptions(space=SPACE)
         async with EmbeddedServer(project.directory, options) as server:
             credentials: Credentials = {name: server.credential(name) for name in CREDENTIALS}
-            await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
-            await deploy_at_start(credentials["operator"], agents_of(project, registry))
+            # The executor, too, may be the first that creates the streams.
+            store_space(project.directory, SPACE)
             executor = ExecutorProcess(project, shop)
+            # A second of Python's start, in which this process sets up everything else.
+            starting = asyncio.create_task(executor.start(), name="the executor's start")
             with hold_name(project.directory, WORKER) as lock:
-                async with serve(project, OTHERS, credentials, lock=lock, registry=registry):
-                    try:
-                        await executor.start()
+                try:
+                    await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
+                    await deploy_at_start(credentials["operator"], agents_of(project, registry))
+                    async with serve(project, OTHERS, credentials, lock=lock, registry=registry):
+                        await starting
                         async with Client.connect(project.directory, as_="operator") as client:
                             yield Stage(client, executor, shop)
-                    finally:
-                        with anyio.CancelScope(shield=True):
-                            await executor.stop()
+                finally:
+                    starting.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await asyncio.gather(starting, return_exceptions=True)
+                        await executor.stop()
 
 
 async def arrived(event: threading.Event, what: str) -> None:
