@@ -165,6 +165,11 @@ class Fates(NoFaults):
         self.lose_answer_to = ""
         self.last_subject: Callable[[], str] = str
 
+    @staticmethod
+    def at_work() -> str:
+        """The process whose step this is."""
+        return _PROCESS.get()
+
     async def before(self, op: str) -> None:
         """Refuse the dead; nobody reaches a broker that is away."""
         if _PROCESS.get() in self.dead:
@@ -212,11 +217,16 @@ class Processes:
     async def kill(self, role: RoleName) -> tuple[RoleName, ...]:
         """End the process that has this role, as SIGKILL does; return all of its roles."""
         process = next(p for p in self.alive if role in p.roles)
+        await self.end(process.name)
+        return process.roles
+
+    async def end(self, name: str) -> None:
+        """End the process of this name, as SIGKILL does."""
+        process = next(p for p in self.alive if p.name == name)
         self.alive.remove(process)
-        self.fates.dead.add(process.name)
+        self.fates.dead.add(name)
         process.scope.cancel()
         await process.ended.wait()
-        return process.roles
 
     async def event(self) -> None:
         """Wait until another event is stored."""

@@ -11,31 +11,71 @@ from tests.builders import NOW
 from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten
 from linestop.bus.ports import Shared
 from linestop.bus.spending import Accounts, Wanted, read_account
-from linestop.schemas.events import SettledHold
+from linestop.schemas.events import Cue, Held, SettledHold
 from linestop.schemas.limits import AccountLimits
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 
 pytestmark = pytest.mark.anyio
 HOLD = "acme.r1.1"
+HELD = Held(id="e", at=NOW, cue=Cue(kind="sweep"), hold=HOLD, amount_micros=1_000, accounts=(), release_after=NOW)
 WANTED = Wanted(hold=HOLD, least_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", since=0)
 
 
 class Delayed:
-    """Shared values, of which those of a tenant and a user are first read late."""
+    """Shared values, of which those of one kind of account and what comes after are first read late."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, kind: str = "tenant-") -> None:
         self._shared = shared
+        self._kind = kind
         self.at_tenant = anyio.Event()
         self.goes_on = anyio.Event()
 
     async def get(self, key: str) -> object:
-        if "tenant-" in key:
+        if self._kind in key:
             self.at_tenant.set()
             await self.goes_on.wait()
         return await self._shared.get(key)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._shared, name)
+
+
+async def test_a_hold_that_was_made_again_after_its_end_is_given_back_and_not_charged_twice() -> None:
+    """Whoever made it sees in the log that the run has settled it, and undoes it at once, in all accounts."""
+    broker = MemoryBroker(lambda: NOW)
+    shared, limits = broker.shared("shared"), AccountLimits()
+    quick = Accounts(shared, limits, now=lambda: NOW)
+    delayed = Delayed(shared, "system")
+    slow = Accounts(delayed, limits, now=lambda: NOW)  # type: ignore[arg-type]
+    run = Run(TenantId("acme"), RunId("r1"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slow.reserve, WANTED)
+        await delayed.at_tenant.wait()
+        reserved = await quick.reserve(WANTED)
+        line = SettledHold(hold=HOLD, spent_micros=400, released_micros=600)
+        await quick.settle((line,), {HOLD: reserved.accounts})
+        delayed.goes_on.set()
+    assert await _state(shared) == {"system": (400, 1), "tenant": (400, 1), "user": (400, 1)}
+    assert not slow.own.of_no_use(run)
+    run.holds_made = 1
+    assert slow.own.of_no_use(run)
+    await slow.give_up(run)
+    assert not slow.own.of_no_use(run)
+    assert await _state(shared) == {"system": (400, 0), "tenant": (400, 0), "user": (400, 0)}
+
+
+async def test_a_hold_that_the_log_shows_open_is_kept() -> None:
+    """Its run needs it, whoever made it."""
+    broker = MemoryBroker(lambda: NOW)
+    accounts = Accounts(broker.shared("shared"), AccountLimits(), now=lambda: NOW)
+    run = Run(TenantId("acme"), RunId("r1"))
+    await accounts.reserve(WANTED)
+    run.holds_made, run.holds[HOLD] = 1, HELD
+    assert not accounts.own.of_no_use(run)
+    run.holds.clear()
+    assert not accounts.own.of_no_use(run)
 
 
 async def test_what_an_overtaken_worker_reserved_is_given_back() -> None:

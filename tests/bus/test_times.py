@@ -353,6 +353,28 @@ def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout)
     virtually(main)
 
 
+@LAYOUTS
+@pytest.mark.parametrize(
+    "name", [name for name in ROWS if "far" in name or name in {"model queued far", "model queued an hour"}]
+)
+def test_a_run_that_is_over_leaves_no_timer(name: str, roles: Layout) -> None:
+    """Whichever process has set it: stopped before its moment, the broker has nothing to keep and to fire."""
+    row = ROWS[name]
+
+    async def main() -> None:
+        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+            failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
+            await until_said(p, row.since, max(failures, 1))
+            await anyio.sleep(1)
+            assert p.broker.schedules.pending
+            await p.say("stop")
+            await until_said(p, "sealed", 1)
+            await anyio.sleep(1)
+            assert p.broker.schedules.pending == []
+
+    virtually(main)
+
+
 WALL = {"limits": {"wall_s": 20}}
 
 

@@ -323,6 +323,13 @@ def _one_turn_more(f: Forger) -> int:
 
 
 ANOTHER = {"model": "playbook/x", "price": {"input": 1, "output": 1}}
+
+
+def _own_death(f: Forger) -> int:
+    body = f.body("planner", "started")
+    return field("planner", "started", dead_workers=[body["worker"]])(f)
+
+
 LIES: list[tuple[str, str, Lie, str, str]] = [
     # The approver: what people are said to have said.
     ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants"),
@@ -480,6 +487,29 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ("approved", "tokens below zero", _tokens_below_zero, "budget", "fewer tokens than none"),
     # The executor.
     ("approved", "an unjudged call", line("executor", "started", "calls", call="x"), "approval", "'x', which no"),
+    # Deaths: who claims one to take over, or to speak for another, names who left something there.
+    (
+        "approved",
+        "an effect begun for the death of nobody",
+        field("executor", "started", dead_workers=["ghost#1"]),
+        "once",
+        "It calls ghost#1 dead, which has left nothing open",
+    ),
+    (
+        "approved",
+        "a model asked for the death of nobody",
+        field("planner", "started", dead_workers=["ghost#1"]),
+        "once",
+        "It calls ghost#1 dead, which has left nothing open",
+    ),
+    ("approved", "a model asked for one's own death", _own_death, "once", "It calls its own worker"),
+    (
+        "approved",
+        "an effect ended for the death of somebody else",
+        field("executor", "finished", outcome="unknown", dead_workers=["ghost#1"]),
+        "once",
+        "It calls ghost#1 dead, which did not make attempt 1",
+    ),
     ("approved", "a probe of no probe", field("executor", "started", purpose="probe"), "approval", "has no probe"),
     ("retried", "one attempt of a tool more", _tool_tried_once_more, "limit", "more often than its tool's 1 retries"),
     (

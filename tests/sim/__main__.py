@@ -8,7 +8,7 @@ import sys
 import time
 
 import structlog
-from tests.sim import planted
+from tests.sim import hardships, planted
 from tests.sim.fleet import run_seeds
 from tests.sim.loop import order_cancellations
 from tests.sim.show import show
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="run the first seed here and print its log and story")
     parser.add_argument("--digest", action="store_true", help="print the digest of each seed's log")
     parser.add_argument("--plant", default="", choices=["", *planted.PLANTED], help="run with this bug planted")
+    parser.add_argument("--hardship", default="", choices=["", *hardships.KINDS], help="what is hard in each seed")
     parser.add_argument("--until-red", action="store_true", help="end at the first red seed")
     options = parser.parse_args()
     level = logging.WARNING if options.show else logging.CRITICAL
@@ -33,6 +34,8 @@ def main() -> int:
     order_cancellations()
     if options.plant:
         planted.PLANTED[options.plant].plant()
+    if options.hardship:
+        hardships.ONLY.append(options.hardship)
     seeds = [options.seed] if options.seed is not None else options.seeds
     if options.show:
         verdict, evidence, simulation = simulate(seeds[0])
@@ -54,6 +57,7 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
             red.append(verdict.seed)
             print(f"seed {verdict.seed} is red:", *verdict.wrong[:8], sep="\n  ")
             plant = f" --plant '{options.plant}'" if options.plant else ""
+            plant += f" --hardship '{options.hardship}'" if options.hardship else ""
             print(f"  replay: {sys.executable} -m tests.sim --seed {verdict.seed}{plant} --show", flush=True)
             if options.until_red:
                 break

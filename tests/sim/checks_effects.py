@@ -137,6 +137,7 @@ def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - o
                 judged |= {line["call"]: line for line in event["calls"]}
             case "approver.cleared":
                 gates[said.n] = {line["call"]: _with_edit(line, edits) for line in event["calls"]}
+                wrong += _agreed_by_one(run, said)
             case "approver.edited":
                 wrong += _in_time(run, said, asked[event["call"]], "shown_sha256") + _edit_as_meant(evidence, run, said)
                 edits[event["call"]] = event
@@ -163,6 +164,13 @@ def _in_time(run: RunEvidence, said: Said, question: dict[str, Any], shown: str 
     if (said.event[shown], said.event["contract_digest"]) != (question["args_sha256"], question["contract_digest"]):
         wrong.append(f"P5: {said} of {run.name} is for something else than what was asked")
     return wrong
+
+
+def _agreed_by_one(run: RunEvidence, said: Said) -> list[str]:
+    """An edit is one person's word, so it clears nothing where two must agree."""
+    quorum = run.opened["policy"].get("quorum", 1) if run.opened else 1
+    by_edit = any(line["rule"] == "edited" for line in said.event["calls"])
+    return [f"P5: {said} of {run.name} lets one person agree; {quorum} must"] if by_edit and quorum > 1 else []
 
 
 def _with_edit(line: dict[str, Any], edits: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -257,6 +265,8 @@ def _as_started(what: str, request: Request, start: Said, run: RunEvidence) -> l
         wrong.append(f"P5: {what} was made with other arguments than started")
     if run.tool(request.tool)["contract_digest"] != request.contract_digest:
         wrong.append(f"P5: {what} was made under another contract than opened")
+    if request.sent_at is not None and request.wider and request.kind == "effect":
+        wrong.append(f"P5: {what} was made by a tool that may do more than opened: {request.wider[0]}")
     return wrong
 
 

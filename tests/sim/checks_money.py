@@ -75,7 +75,7 @@ def _bills(evidence: Evidence, run: RunEvidence, charged: dict[Part, int]) -> li
 
 
 def accounts(evidence: Evidence) -> list[str]:
-    """At the end nothing is held, and the accounts know at least what the logs say was spent."""
+    """At the end nothing is held, and the accounts know what the logs say was spent: never less, and no more either."""
     wrong = [f"P4: account {key} still holds {holds}" for key, holds in evidence.ledger.open_holds().items()]
     spent: dict[str, int] = {}
     for run in evidence.runs:
@@ -89,5 +89,5 @@ def accounts(evidence: Evidence) -> list[str]:
     return wrong + [
         f"P4: account {key} says {known.get(key, 0)} were spent, the logs say {micros}"
         for key, micros in spent.items()
-        if known.get(key, 0) < micros
+        if known.get(key, 0) < micros or (known.get(key, 0) > micros and not evidence.ledger.remade.get(key))
     ]

@@ -24,7 +24,8 @@ from tests.sim.outside import Outside
 from tests.sim.people import Mirror
 from tests.sim.script import CONTRACTS, Script, Turn
 from tests.sim.simulate import KEPT
-from tests.sim.workers import Diary, Worker
+from tests.sim.watched import Diary
+from tests.sim.workers import Worker
 
 from linestop.bus import layout
 from linestop.bus.account import Account

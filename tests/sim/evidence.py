@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 from tests.sim.faults import Weather
+from tests.sim.hardships import Hardship
 from tests.sim.outside import Outside
 from tests.sim.people import Acknowledged, Mirror
-from tests.sim.workers import Diary
+from tests.sim.watched import Diary
 
 from linestop.bus import layout
 from linestop.bus.account import Account
@@ -20,6 +21,9 @@ from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored
+
+SETTLED_S = 12.0
+"""How long after the last fault an answer may still be on its way, and a process wait for it."""
 
 ACCOUNTS = layout.bucket_key(layout.SHARED_BUCKET, "account.")
 
@@ -32,6 +36,10 @@ class Ledger:
         self._limits = limits
         self._last: dict[str, Account] = {}
         self._in_log: dict[str, dict[str, Any]] = {}
+        self._settled: set[str] = set()
+        self.remade: dict[str, set[str]] = {}
+        """Account → holds that an overtaken worker made once more after they were settled: charged again if it dies."""
+
         broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
         broker.stream(layout.RUNS).listeners.append(self._said)
 
@@ -47,7 +55,9 @@ class Ledger:
         if not stored.subject.startswith(ACCOUNTS):
             return
         key = stored.subject.removeprefix(ACCOUNTS)
-        account = self._last[key] = msgspec.json.decode(stored.payload, type=Account)
+        before, account = self._last.get(key, Account()), msgspec.json.decode(stored.payload, type=Account)
+        self._last[key] = account
+        self.remade.setdefault(key, set()).update((account.holds.keys() - before.holds.keys()) & self._settled)
         if account.taken > self._limit(key):
             self.wrong.append(f"P4: account {key} has {account.taken} taken of at most {self._limit(key)}")
         for held in self._in_log.values():
@@ -63,6 +73,7 @@ class Ledger:
         elif ".budget.settled." in stored.subject or ".budget.queued." in stored.subject:
             for line in msgspec.json.decode(stored.payload).get("holds", []):
                 self._in_log.pop(line["hold"], None)
+                self._settled.add(line["hold"])
 
     def _covers(self, held: dict[str, Any], key: str) -> None:
         if all(f"{line['account']}.{line['period']}" != key for line in held.get("accounts", [])):
@@ -147,6 +158,7 @@ class Evidence:
     ledger: Ledger
     weather: Weather
     calm_s: float
+    hardship: Hardship
     began: datetime
     runs: list[RunEvidence] = field(default_factory=list[RunEvidence])
 
@@ -165,10 +177,22 @@ class Evidence:
         cuts += [(begin, end) for who, begin, end in self.diary.out if who == process]
         return all(end <= from_s or begin >= to_s for begin, end in cuts)
 
+    @property
+    def well_s(self) -> float:
+        """From when on no answer is late any more, and nothing of what went wrong is left."""
+        return 0.0 if self.hardship.kind == "provider away" else self.calm_s + SETTLED_S
+
+    def all_well(self, from_s: float, to_s: float) -> bool:
+        """Whether every process lived, ran and reached the broker all that time, and no fault was to be feared."""
+        times = [*self.weather.outages, *((begin, end) for _, begin, end in self.diary.out if end != float("inf"))]
+        return from_s >= self.well_s and all(end <= from_s or begin >= to_s for begin, end in times)
+
     def _run(self, fold: Run) -> RunEvidence:
         stream = self.broker.stream(layout.RUNS)
         said: list[Said] = []
         for entry in fold.entries:
+            if entry.seq in self.diary.squatted:
+                continue
             stored = stream.at(entry.seq)
             assert stored is not None
             body: dict[str, Any] = msgspec.json.decode(stored.payload)

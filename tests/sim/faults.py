@@ -69,6 +69,9 @@ class SeedFaults:
     async def before(self, op: str) -> None:
         """Let the request travel, or lose it."""
         if not self.raging:
+            if self._outage():
+                await anyio.sleep(ANSWER_S / 2)
+                raise Unreachable(f"The broker did not answer to {op}.")
             return
         if self._cut() or self._chance.random() < self.weather.unreachable:
             await anyio.sleep(self._chance.uniform(0.0, ANSWER_S))
@@ -96,7 +99,7 @@ class SeedFaults:
         """Deliver once, or not, twice, late; whatever it is."""
         del subject
         if not self.raging:
-            return (0.0,)
+            return () if self._outage() else (0.0,)
         drawn = self._chance.random()
         weather = self.weather
         if self._outage() or drawn < weather.dropped:

@@ -18,9 +18,11 @@ from typing import Any, cast
 import anyio
 import msgspec
 from tests.sim.faults import seconds
+from tests.sim.hardships import Hardship
 from tests.sim.loop import PROCESS, Process, SimLoop
 from tests.sim.script import Act, Script
 
+from linestop.sandbox import runner
 from linestop.sandbox.invoke import Reply
 from linestop.sandbox.perform import PerformLimits, result_of
 from linestop.schemas.calls import ITEM_BYTES
@@ -48,6 +50,9 @@ class Request:
     tool: str = ""
     args_sha256: str = ""
     contract_digest: str = ""
+    wider: tuple[str, ...] = ()
+    """In what its tool may do more by now than its run was opened with."""
+
     sent_s: float | None = None
     sent_at: datetime | None = None
     ended_s: float | None = None
@@ -62,6 +67,7 @@ class Outside:
 
     script: Script
     contracts: dict[str, Contract]
+    hardship: Hardship = field(default_factory=Hardship)
     requests: list[Request] = field(default_factory=list[Request])
     effects: dict[Identity, int] = field(default_factory=dict[Identity, int])
     keys: set[str] = field(default_factory=set[str])
@@ -122,6 +128,9 @@ class SimRunner:
         self._outside.requests.append(request)
         try:
             await anyio.sleep(act.set_up_s)
+            request.wider = work.grant.widened_by(self._outside.contracts[work.tool])
+            if changed := unlike_its_grant(work, self._outside.contracts[work.tool]):
+                return changed
             if too_late(self._now(), work.start_by):
                 if work.probe:
                     return ToolResult(outcome="failed", error=_SAFE_FAILURE)
@@ -179,6 +188,11 @@ class SimRunner:
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
 
 
+def unlike_its_grant(work: CallWork, now: Contract) -> ToolResult | None:
+    """What production says of a tool that may do more than the run was opened with."""
+    return runner._unlike_its_grant(work, now)  # pyright: ignore[reportPrivateUsage]
+
+
 def _raised(contract: Contract) -> ToolResult:
     """What production says of a tool that acted and then raised."""
     error = ToolError(type="permanent", message=f"tool {contract.name} raised ValueError: half done")
@@ -211,6 +225,8 @@ class SimCaller:
             request.ended_s = seconds()
         if too_late(self._now(), work.start_by):
             raise ModelFailed("cancelled", "It was not begun.", begun=False)
+        if self._outside.hardship.at_work("provider away") and work.request.model.endswith("first"):
+            raise ModelFailed("availability", "The provider is away.", possibly_billed=False)
         request.sent_s, request.sent_at = seconds(), self._now()
         # A provider counts the same prompt the same way each time: what it counted bounds what it will count.
         tokens = self._outside.script.chance("tokens", work.tenant, work.run, work.request.model)

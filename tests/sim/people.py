@@ -10,6 +10,7 @@ from typing import Any, cast
 import anyio
 import msgspec
 from tests.sim.faults import SeedFaults, seconds
+from tests.sim.hardships import EVENTS
 from tests.sim.loop import SimLoop
 from tests.sim.outside import Outside
 
@@ -52,8 +53,11 @@ class Mirror:
 
     def _stored(self, stored: Stored) -> None:
         parts = subjects.parse_run_event(stored.subject)
-        run = self.runs.setdefault((parts.tenant, parts.run), Run(parts.tenant, parts.run))
+        run = self.runs.get((parts.tenant, parts.run)) or Run(parts.tenant, parts.run)
         run.apply(stored.subject, stored.payload, stored.seq)
+        if run.n:
+            # Of what only a squatter wrote to, nobody knows.
+            self.runs[parts.tenant, parts.run] = run
 
 
 class People:
@@ -146,6 +150,8 @@ class People:
             await self.say(tenant, run, "pause", Control(by="pia"))
         elif mood < 0.45:
             await self.say(tenant, run, "resume", Control(by="pia"))
+        if self._outside.hardship.at_work("events") and chance.random() < 0.5:
+            await self.say(tenant, run, "answer", Control(by="pia", event=chance.choice(EVENTS), answer="it is"))
         for call in state.proposal.calls if state.proposal else ():
             if call.stage is Stage.ASKED and chance.random() < 0.7:
                 await self._decide(state, call, chance.choice(("pia", "per")), yes=chance.random() < 0.75)
@@ -168,7 +174,7 @@ class People:
             if not self.at_last and self._chance.random() < 0.1:
                 # A screen that shows an older question: such an approval must not count.
                 shown = msgspec.structs.replace(shown, args_sha256="0" * 64)
-            elif not self.at_last and self._chance.random() < 0.1:
+            elif not self.at_last and self._chance.random() < (0.7 if self._outside.hardship.kind == "edits" else 0.1):
                 await self.say(tenant, run, "edit", msgspec.structs.replace(shown, args={"q": "green"}))
                 return
             await self.say(tenant, run, "approve" if yes else "deny", shown)

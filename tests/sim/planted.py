@@ -13,11 +13,13 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import anyio
 import msgspec
 from tests.sim import outside
+from tests.sim import planted_recovery as more
+from tests.sim.hardships import Kind
 from tests.sim.loop import PROCESS, SimLoop
 from tests.sim.workers import Worker
 
@@ -44,11 +46,15 @@ DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One bug: a part of the sentence by which the checks find it, how to plant it, and the thousand seeds it has."""
+    """One bug: a part of the sentence by which the checks find it, how to plant it, and the thousand seeds it has.
+
+    ``hardship`` is what is hard in each of them, where the bug shows only then.
+    """
 
     found_by: str
     plant: Callable[[], None]
     seeds: str = "1-1000"
+    hardship: Kind | Literal[""] = ""
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -314,8 +320,8 @@ def _late_acknowledgement_trusted() -> None:
 
 
 def _holds_forgotten() -> None:
-    async def nothing(accounts: Any, log: Any) -> int:
-        del accounts, log
+    async def nothing(accounts: Any, log: Any, *, older_than_s: float) -> int:
+        del accounts, log, older_than_s
         return 0
 
     cast("Any", host).release_forgotten = nothing
@@ -372,15 +378,15 @@ def _raised_is_failed() -> None:
 
 PLANTED: dict[str, Planted] = {
     "task acknowledged before its run is opened": Planted("P2: the task", _task_acknowledged_early),
-    "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped),
+    "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped, "131-1130"),
     "tool tried again without a new start": Planted("on one start", _retry_without_start),
     "start_by not checked": Planted("after its start_by", _no_start_by),
     "event said again after a time-out": Planted("ignored: ", _said_again),
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "event kept that was refused": Planted("chain: ", _refused_kept),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "151-1150"),
-    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, "151-1150"),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "301-1300"),
+    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
@@ -394,9 +400,28 @@ PLANTED: dict[str, Planted] = {
     "outcome never published": Planted("outcome: ", _outcome_never),
     "outcome published twice": Planted("outcome: ", _outcome_twice),
     "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
-    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted),
+    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-1214"),
     "forgotten holds stay": Planted("P4: ", _holds_forgotten),
     "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
     "cost over its reservation": Planted("P4: ", _cost_over_reservation),
+    "last try not taken over": Planted(
+        "which is safe to repeat and has a try left", more.last_try_not_taken_over, hardship="workers cut"
+    ),
+    "unopened task acknowledged": Planted("P2: the task", more.unopened_acknowledged, hardship="squatter"),
+    "outcome dropped without room": Planted("outcome: ", more.outcome_dropped_without_room, hardship="outcomes full"),
+    "older incarnation spoken for": Planted("speaks for a dead worker's", more.older_incarnation_spoken_for),
+    "hold settled twice": Planted("P4: account", more.hold_settled_twice, hardship="broker away"),
+    "superseded success thrown away": Planted(
+        "as if nobody had", more.superseded_success_thrown_away, "30-1029", hardship="workers cut"
+    ),
+    "no alarm while performing": Planted("late: ", more.no_alarm_while_performing),
+    "no durable timer": Planted("late: ", more.no_durable_timer),
+    "nobody is dead": Planted("was not taken over", more.nobody_is_dead, hardship="worker lost"),
+    "opened without room": Planted("room: ", more.opened_without_room, hardship="runs full"),
+    "changed contract performed": Planted("P5: ", more.changed_contract_performed, hardship="contracts change"),
+    "report forgotten": Planted("events: ", more.report_forgotten, hardship="events"),
+    "downtime is work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),
+    "not begun is a try": Planted("begun: ", more.not_begun_is_a_try),
+    "primary asked first": Planted("fallback: ", more.primary_asked_first, hardship="provider away"),
 }
 """What is wrong → how the checks name it, and how it is planted."""

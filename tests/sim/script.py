@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import msgspec
+from tests.sim.hardships import EVENTS
 
-from linestop.sandbox.builtin import ASK_PERSON, WAIT_UNTIL
+from linestop.sandbox.builtin import ASK_PERSON, WAIT_FOR_EVENT, WAIT_UNTIL
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import AccountLimits, Limits
@@ -45,7 +46,7 @@ TOOLS: tuple[Contract, ...] = (
     msgspec.structs.replace(WAIT_UNTIL),
     msgspec.structs.replace(ASK_PERSON),
 )
-CONTRACTS = {tool.name: tool for tool in TOOLS}
+CONTRACTS = {tool.name: tool for tool in (*TOOLS, WAIT_FOR_EVENT)}
 Fate = Literal["works", "fails before", "fails after", "hangs", "answer lost"]
 FAILURES: tuple[FailureClass, ...] = get_args(FailureClass)
 
@@ -145,6 +146,9 @@ class Script:
             return draw.choice(("{", "[]", '{"q":1}', '{"q":"x","q":"y"}', '{"q":"x","w":1}'))
         if name == "wait.until":
             return msgspec.json.encode({"until": draw.choice((1, 5, 20, 400))}).decode()
+        if name == "wait.for_event":
+            waits_s = draw.choice((2, 20, 400))
+            return msgspec.json.encode({"name": draw.choice(EVENTS), "timeout_s": waits_s}).decode()
         if name == "ask.person":
             return msgspec.json.encode({"question": "Which colour?"}).decode()
         args: dict[str, Any] = {"q": draw.choice(VALUES)}
@@ -184,7 +188,7 @@ def _agent(script: Script, name: str) -> AgentVersion:
         name=name, prompt="Do what is asked. " * draw.choice((1, 20)), model=models[0],
         fallbacks=tuple(models[1:]) if draw.random() < 0.6 else (),
         on_model_down=draw.choice(("queue", "fall_back", "fail", "hand_off")),
-        tools=tuple(tool for tool in TOOLS if tool in script.tools), limits=limits, policy=policy,
+        tools=tuple(tool for tool in (*TOOLS, WAIT_FOR_EVENT) if tool in script.tools), limits=limits, policy=policy,
         output_schema={"type": "object"} if draw.random() < 0.05 else None,
     )  # fmt: skip
 

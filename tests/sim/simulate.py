@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import cast
@@ -12,16 +13,20 @@ from typing import cast
 import anyio
 from tests.sim import checks
 from tests.sim.evidence import Evidence, Ledger
-from tests.sim.faults import SeedFaults, draw_weather, seconds
+from tests.sim.faults import SeedFaults, Weather, draw_weather, seconds
+from tests.sim.hardships import TWINS, Trouble, cuts, draw_hardship
 from tests.sim.loop import SimLoop
 from tests.sim.outside import Outside
 from tests.sim.people import Mirror, People
 from tests.sim.script import CONTRACTS, Script, draw_accounts, draw_agents
-from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Diary, Worker
+from tests.sim.watched import Diary
+from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Worker
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.streams import consumers
+from linestop.sandbox.builtin import WAIT_FOR_EVENT
+from linestop.schemas.subjects import RoleName
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import START, virtual_now
 
@@ -51,10 +56,13 @@ class Simulation:
 
     def __init__(self, seed: int) -> None:
         self.script = Script(seed)
+        self.hardship = draw_hardship(self.script.chance("hardship"))
+        if self.hardship.kind == "events":
+            self.script.tools.append(WAIT_FOR_EVENT)
         self.faults = SeedFaults(self.script.chance("faults"))
         self.broker = MemoryBroker(virtual_now, faults=self.faults)
-        self.outside = Outside(self.script, CONTRACTS)
-        self.diary = Diary()
+        self.outside = Outside(self.script, dict(CONTRACTS), self.hardship)
+        self.diary = Diary(self.hardship)
         self.agents = draw_agents(self.script)
         self.accounts = draw_accounts(self.script)
         self.ledger = Ledger(self.broker, self.accounts)
@@ -64,9 +72,12 @@ class Simulation:
         self.story: list[str] = []
         self.workers = [
             Worker(f"w{index}", roles, outside=self.outside, broker=self.broker, diary=self.diary)
-            for index, roles in enumerate(self.script.chance("topology").choice(TOPOLOGIES))
+            for index, roles in enumerate(self._topology())
         ]
-        self.faults.weather = draw_weather(self.script.chance("weather"), [w.name for w in self.workers], RAGE_S)
+        self.faults.weather = self._weather()
+        self.calm_s = max(RAGE_S, self.hardship.over_s)
+        trouble = self.script.chance("trouble")
+        self.trouble = Trouble(self.hardship, trouble, broker=self.broker, outside=self.outside)
 
     async def run(self) -> Verdict:
         """Live through it, then look at the evidence."""
@@ -85,12 +96,29 @@ class Simulation:
         loop.spawn(self.people.send_tasks(RAGE_S))
         loop.spawn(self.people.live())
         loop.spawn(self.people.stop_races(RAGE_S))
-        for worker in self.workers:
+        loop.spawn(self.trouble.live(self.workers, self.agents, self.diary))
+        for worker in self.workers if not self.hardship.alone else ():
             loop.spawn(self._torment(worker))
         await anyio.sleep(RAGE_S)
         self._calm()
+        await anyio.sleep(self.calm_s - RAGE_S)
         await self._until_over()
         return self._verdict()
+
+    def _topology(self) -> Sequence[tuple[RoleName, ...]]:
+        drawn = self.script.chance("topology").choice(TOPOLOGIES)
+        return TWINS if self.hardship.kind in {"worker lost", "workers cut"} else drawn
+
+    def _weather(self) -> Weather:
+        weather = draw_weather(self.script.chance("weather"), [worker.name for worker in self.workers], RAGE_S)
+        if self.hardship.alone:
+            return Weather()
+        if self.hardship.kind == "workers cut":
+            chance = self.script.chance("cuts")
+            return Weather(partitions={worker.name: cuts(chance, RAGE_S) for worker in self.workers})
+        if self.hardship.kind == "broker away":
+            weather.outages.append((self.hardship.from_s, self.hardship.until_s))
+        return weather
 
     # --- chaos -------------------------------------------------------------------------------------------------
 
@@ -162,7 +190,8 @@ class Simulation:
         """What the checks look at."""
         return Evidence(
             broker=self.broker, mirror=self.mirror, outside=self.outside, diary=self.diary,
-            acknowledged=self.people.acknowledged, ledger=self.ledger, weather=self.faults.weather, calm_s=RAGE_S,
+            acknowledged=self.people.acknowledged, ledger=self.ledger, weather=self.faults.weather, calm_s=self.calm_s,
+            hardship=self.hardship,
             began=virtual_now() - timedelta(seconds=seconds()),
         )  # fmt: skip
 

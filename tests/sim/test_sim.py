@@ -62,7 +62,8 @@ def test_a_seed_gives_the_same_log_byte_for_byte() -> None:
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_turns_some_seed_red(name: str) -> None:
     """The simulator sees this bug within a thousand seeds, and says which promise it breaks."""
-    done = _simulate("--seeds", PLANTED[name].seeds, "--until-red", "--plant", name)
+    planted = PLANTED[name]
+    done = _simulate("--seeds", planted.seeds, "--until-red", "--plant", name, "--hardship", planted.hardship)
     assert done.returncode == 1, done.stderr[-2_000:]
     assert PLANTED[name].found_by in done.stdout
 

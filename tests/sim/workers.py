@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
@@ -15,15 +14,15 @@ from tests.sim.faults import seconds
 from tests.sim.loop import Process, SimLoop
 from tests.sim.outside import Outside, SimCaller, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
+from tests.sim.watched import Diary, WatchedLog
 
 from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.ports import Append, Blobs, Fill, Log, Meanwhile, Publisher, Queue, Shared, StoredMessage, Timers
+from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.schemas.limits import AccountLimits
-from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.memory.log import MemoryLog
 from linestop.testing.virtual import virtual_now
 
 SKEW_MAX_S = 0.9
@@ -40,83 +39,6 @@ TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
 )
 
 
-@dataclass(slots=True)
-class Sight:
-    """When a worker last asked the log about a run, and when it sent its last start there. True seconds."""
-
-    asked_s: float = -1.0
-    sent_s: float = -1.0
-
-
-@dataclass(slots=True)
-class Diary:
-    """What was seen on the wire, for the checks: (process, tenant, run) → sight; and when processes were out."""
-
-    sights: dict[tuple[str, str, str], Sight] = field(default_factory=dict[tuple[str, str, str], Sight])
-    out: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
-    troubles: list[str] = field(default_factory=list[str])
-
-    def proof(self, process: str, tenant: str, run: str) -> tuple[float, float]:
-        """When this process last sent a start of this run, and when it last asked for its log."""
-        sight = self.sights.get((process, tenant, run), Sight())
-        return sight.sent_s, sight.asked_s
-
-
-class WatchedLog:
-    """The log as a worker sees it, noting when it asked and when it started something."""
-
-    def __init__(self, log: MemoryLog, process: Process, diary: Diary) -> None:
-        self._log = log
-        self._process = process
-        self._diary = diary
-
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
-        """Append, noting when a start was sent."""
-        if append.event == "started":
-            self._sight(append.tenant, append.run).sent_s = seconds()
-        return await self._log.append(append, meanwhile=meanwhile)
-
-    async def load(
-        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
-    ) -> list[StoredMessage]:
-        """Load, noting when it was asked."""
-        asked_s = seconds()
-        found = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
-        sight = self._sight(tenant, run)
-        sight.asked_s = max(sight.asked_s, asked_s)
-        return found
-
-    async def message_at(self, seq: int) -> StoredMessage | None:
-        """See ``Log``."""
-        return await self._log.message_at(seq)
-
-    async def page(self, *, after_seq: int) -> list[StoredMessage]:
-        return await self._log.page(after_seq=after_seq)
-
-    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
-        """See ``Log``."""
-        return await self._log.head(tenant, run)
-
-    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
-        """See ``Log``."""
-        return await self._log.open_runs()
-
-    async def replicated(self) -> bool:
-        """See ``Log``."""
-        return await self._log.replicated()
-
-    async def fills(self) -> list[Fill]:
-        """See ``Log``."""
-        return await self._log.fills()
-
-    async def fullest(self) -> Fill:
-        """See ``Log``."""
-        return await self._log.fullest()
-
-    def _sight(self, tenant: str, run: str) -> Sight:
-        return self._diary.sights.setdefault((self._process.name, tenant, run), Sight())
-
-
 class WorkerBackend:
     """The ports of one process; see ``linestop.bus.backend.Backend``."""
 
@@ -127,7 +49,7 @@ class WorkerBackend:
 
     def log(self, role: RoleName) -> Log:
         """The run log as ``role`` sees it."""
-        return WatchedLog(self._broker.log([role]), self._process, self._diary)
+        return WatchedLog(self._broker, role, self._process, self._diary)
 
     def publisher(self, role: RoleName) -> Publisher:
         """What ``role`` may send."""
@@ -197,7 +119,7 @@ class Worker:
         self.process = process = Process(f"{self.name}#{self._incarnation}")
         self._ends = asyncio.Event()
         self._over = asyncio.Event()
-        process.at_death.append(self._over.set)
+        process.at_death += [self._over.set, partial(self._diary.dies, process.name)]
         cast("SimLoop", asyncio.get_running_loop()).spawn(self._live(process, self._ends), process)
 
     def kill(self, steps: int = 0) -> None:

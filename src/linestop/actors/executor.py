@@ -189,8 +189,13 @@ def _unknown(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> Fini
 
 def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
     call = run.calls[attempt.call]
-    safe = attempt.purpose == "probe" or (call.grant is not None and call.grant.safe_to_repeat)
-    return attempt.expired(now, worker, dead) if safe else attempt.expired(now)
+    if attempt.purpose == "probe":
+        return attempt.expired(now, worker, dead)
+    if call.grant is None or not call.grant.safe_to_repeat:
+        return attempt.expired(now)
+    # Whoever seems dead may yet say that it succeeded; with no try left, that would come after the model's answer.
+    last = call.tries > call.grant.retries_max
+    return attempt.expired(now, worker) if last else attempt.expired(now, worker, dead)
 
 
 def _started(run: Run, start: NextStart, worker: str, doors_revision: int, *, now: datetime) -> EffectStarted:

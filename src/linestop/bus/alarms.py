@@ -36,6 +36,7 @@ from datetime import datetime
 from typing import Protocol
 
 from linestop.bus.cache import CachedRun
+from linestop.bus.left_timers import left_timers
 from linestop.bus.ports import Timers
 from linestop.schemas.deadlines import Deadline, deadlines
 from linestop.schemas.events import Cue
@@ -83,8 +84,7 @@ class Alarms:
         if entry.overdue_n != entry.run.n:
             entry.overdue_n, entry.overdue_rings = entry.run.n, 0
         far: list[Deadline] = []
-        found = list(self._ours(entry, now))
-        for deadline in found:
+        for deadline in self._ours(entry, now):
             wait_s = (deadline.at - now).total_seconds()
             if wait_s <= 0:
                 delay_s = min(OVERDUE_S * 2 ** min(entry.overdue_rings, 10), OVERDUE_MAX_S)
@@ -92,7 +92,7 @@ class Alarms:
             elif wait_s <= TIMER_NEAR_S or deadline.name == "wall":
                 # Of the wall only this process knows, as long as it performs.
                 self._ring_in(entry, wait_s + 0.001, deadline.name)
-            elif deadline.name not in LAST or deadline is found[0]:
+            else:
                 far.append(deadline)
         for deadline in far:
             await self._set_durable(entry, f"{deadline.role}-{deadline.name}", deadline.at)
@@ -109,10 +109,13 @@ class Alarms:
         A timer has one moment, after which the run is looked at again. Of the roles elsewhere only what comes first.
         """
         named: set[tuple[RoleName, str]] = set()
-        rests = not self._whole and whose_turn(entry.run, now) is None
-        for deadline in deadlines(entry.run, now, entry.performs.live if entry.performing else ()):
+        rests = whose_turn(entry.run, now) is None
+        found = deadlines(entry.run, now, entry.performs.live if entry.performing else ())
+        for deadline in found:
             key = (deadline.role, deadline.name)
             if key in named or (deadline.role not in self._roles and (named or not rests)):
+                continue
+            if deadline.name in LAST and not (rests and deadline is found[0]):
                 continue
             named.add(key)
             yield deadline
@@ -137,11 +140,17 @@ class Alarms:
             entry.durable[name] = at
 
     async def _cancel_durable(self, entry: CachedRun) -> None:
-        """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days."""
-        while entry.durable:
-            name, at = entry.durable.popitem()
-            if at > self._now():
-                await self._timers.cancel(entry.run.tenant, entry.run.run, name)
+        """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days.
+
+        The recorder, which is there when a run is sealed, cancels what processes of other roles have set, too.
+        """
+        now = self._now()
+        names = {name for name, at in entry.durable.items() if at > now}
+        if "recorder" in self._roles:
+            names |= left_timers(entry.run, now)
+        entry.durable.clear()
+        for name in sorted(names):
+            await self._timers.cancel(entry.run.tenant, entry.run.run, name)
 
     def _alarm(self, entry: CachedRun, cue: Cue, overdue: bool) -> None:
         entry.timer = None

@@ -182,6 +182,8 @@ class FactSource:
         hold, amount = wanted(run, now)
         if self._accounts is None or run.opened is None:
             return None
+        if self._accounts.own.of_no_use(run):
+            await self._accounts.give_up(run)
         if run.done and self._accounts.waits(run.tenant, run.run):
             await self._accounts.leave(run.tenant, run.run)
         if not amount:
@@ -190,12 +192,15 @@ class FactSource:
             Wanted(
                 hold=hold, least_micros=needed_micros(run, now), amount_micros=amount, tenant=run.tenant,
                 user=run.opened.task.user, since=int(run.opened_at.timestamp() * 1_000),
-            )
+            ),
+            now,
         )  # fmt: skip
 
     @staticmethod
     def _must_ask(run: Run, now: datetime, accounts: Accounts) -> bool:
-        """Whether the accounts are to be asked, or told that a run that waited for them is over."""
+        """Whether the accounts are to be asked, or told of a hold or a place in the line that is of no use any more."""
+        if accounts.own.of_no_use(run):
+            return True
         return accounts.waits(run.tenant, run.run) if run.done else bool(wanted(run, now)[1])
 
     async def _texts(self, run: Run) -> dict[str, bytes]:

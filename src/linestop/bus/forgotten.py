@@ -36,7 +36,8 @@ async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float
     for hold in await accounts.held(older_than_s):
         tenant, name, ordinal = hold.hold.split(".")
         if (tenant, name) not in runs:
-            messages = await log.load(TenantId(tenant), RunId(name))
+            # A replica that lags might not have the run yet that a young hold is for.
+            messages = await log.load(TenantId(tenant), RunId(name), leader=True)
             found = [(m.subject, m.payload, m.seq) for m in messages]
             runs[tenant, name] = fold_messages(TenantId(tenant), RunId(name), found)
         run = runs[tenant, name]
@@ -48,7 +49,8 @@ async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float
             if spent is not None:
                 await accounts.end(hold.hold, account, period, spent_micros=spent)
                 ended.add(hold.hold)
-    for stray in await accounts.strays(older_than_s):
+    # A stray may be a hold that is just being made or ended: who is near its end is left alone.
+    for stray in await accounts.strays(max(older_than_s, FORGOTTEN_AFTER_S)):
         await accounts.give_back(stray)
         ended.add(stray.hold)
     return len(ended)

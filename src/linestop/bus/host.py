@@ -24,7 +24,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
 from linestop.bus.beats import Beat
 from linestop.bus.facts import FactSource
-from linestop.bus.forgotten import release_forgotten, remove_ended_accounts
+from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten, remove_ended_accounts
 from linestop.bus.given_up import GivenUp
 from linestop.bus.host_config import HostConfig, utc_now
 from linestop.bus.intake import ControlIntake, TaskIntake
@@ -69,6 +69,9 @@ OUTCOME_RETRY_S = 60.0
 """How long an outcome that found no room waits until it is tried again."""
 
 RELEASE_EVERY_S = 60.0
+LEFT_AFTER_S = 0.0
+"""How old a hold is that a dead worker may have left. A living one loses nothing: its run's log says what it needs."""
+
 IN_FLIGHT = 64
 REFUSED_AGAIN_S = 2.0
 """When what a person said comes again to a process whose clock was wrong."""
@@ -140,6 +143,7 @@ class Host:
         self.shell.capacity.has_budget = "budget" in names
         self._names = names
         self._pumps: anyio.abc.TaskGroup | None = None
+        self._budget_died = anyio.Event()
         self.sweep = self._make_sweep()
 
     @asynccontextmanager
@@ -184,6 +188,8 @@ class Host:
         ours = any(beat.role in self._names for beat in died)
         if self._pumps is not None and (ours or "recorder" in self._names):
             self._pumps.start_soon(self._after_deaths, ours)
+        if any(beat.role == "budget" for beat in died):
+            self._budget_died.set()
 
     async def _after_deaths(self, every: bool) -> None:
         try:
@@ -320,22 +326,24 @@ class Host:
         await delivery.ack()
 
     async def _release(self) -> None:
-        """Now and then give back what forgotten holds hold."""
+        """Give back what forgotten holds hold: now and then, at the start, and when a worker of the budget has died."""
         station = next(s for s in self.shell.stations if s.role.name == "budget")
-        cleaned = False
+        cleaned, older_than_s = False, LEFT_AFTER_S
         while self.accounts is not None:
-            await anyio.sleep(RELEASE_EVERY_S)
-            if not self._may_decide():
-                continue
             try:
-                await release_forgotten(self.accounts, station.log)
-                shared = self.backend.shared("budget", layout.SHARED_BUCKET)
-                cleaned = cleaned or await remove_ended_accounts(shared, self.clock.now())
+                if self._may_decide():
+                    await release_forgotten(self.accounts, station.log, older_than_s=older_than_s)
+                    shared = self.backend.shared("budget", layout.SHARED_BUCKET)
+                    cleaned = cleaned or await remove_ended_accounts(shared, self.clock.now())
             except LinestopError as error:
                 LOG.warning("release_failed", error=str(error))
             except Exception:
                 # A value of the accounts that nobody can read ends no process.
                 LOG.exception("release_failed")
+            self._budget_died, older_than_s = anyio.Event(), FORGOTTEN_AFTER_S
+            with anyio.move_on_after(RELEASE_EVERY_S):
+                await self._budget_died.wait()
+                older_than_s = LEFT_AFTER_S
 
     def _on_room(self, tenant: str, run: str) -> None:
         """A run that waited for money has room now: whichever worker of the budget is there looks at it."""

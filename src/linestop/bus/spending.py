@@ -23,11 +23,13 @@ import structlog
 
 from linestop.actors.facts import Reservation
 from linestop.bus.account import Account, Answer, Change, apply_change, next_in_line, run_of
+from linestop.bus.own_holds import OwnHolds
 from linestop.bus.ports import Shared
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
 from linestop.schemas.accounts import SYSTEM, day_of, hour_of, period_end
 from linestop.schemas.events import AccountLine, SettledHold
 from linestop.schemas.limits import AccountLimits
+from linestop.schemas.run import Run
 
 LOG = structlog.get_logger("linestop.spending")
 TRIES_MAX: Final = 50
@@ -84,6 +86,7 @@ class Accounts:
         self._places: dict[str, tuple[str, str]] = {}
         """Where runs wait that asked in this process: ``<tenant>.<run>`` → account and period."""
 
+        self.own = OwnHolds()
         self._over: set[str] = set()
         """Accounts of past hours without a hold: they never change again."""
 
@@ -103,13 +106,15 @@ class Accounts:
         ]
         return [*found, (f"user-{tenant}-{who}", day, self._limits.user_day_micros)] if user else found
 
-    async def reserve(self, wanted: Wanted) -> Reservation:
-        """Reserve in every account or in none. Asking again for the same hold is answered as before.
+    async def reserve(self, wanted: Wanted, at: datetime | None = None) -> Reservation:
+        """Reserve in every account or in none, in the periods of ``at``: the moment that the ``held`` event will have.
+
+        Asking again for the same hold is answered as before.
 
         More than the next start needs is reserved only where there is plenty of room. Without room for the next
         start the run gets a place in the line of the account that refused, and ``on_room`` tells when it has come.
         """
-        hour = hour_of(self._now())
+        hour = hour_of(at or self._now())
         try:
             if wanted.amount_micros > wanted.least_micros and await self._plenty(wanted, hour):
                 ahead = await self._reserve(wanted, hour, amount=wanted.amount_micros, percent=AHEAD_PERCENT)
@@ -153,8 +158,16 @@ class Accounts:
                     waits=not answer.never,
                 )  # fmt: skip
             made += [line] if answer.made else []
+        self.own.note(wanted.hold, made)
         await self._place(wanted.hold, None)
         return Reservation(hold=wanted.hold, amount_micros=amount, accounts=tuple(got))
+
+    async def give_up(self, run: Run) -> None:
+        """Give back what this process made for the run and can use no more; see ``OwnHolds``."""
+        hold, made = self.own.take(run)
+        for line in reversed(made):
+            undo = Change(hold=hold, spent=0, undo=True, at=int(self._now().timestamp()))
+            await self._writer(line.account, line.period).submit(undo)
 
     async def settle(self, lines: tuple[SettledHold, ...], held: dict[str, tuple[AccountLine, ...]]) -> None:
         """Charge and release holds of a run, as its event says; repeating it is harmless."""

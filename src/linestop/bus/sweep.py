@@ -40,6 +40,9 @@ RECENT = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
 LOST_AGAIN = timedelta(hours=1)
 """How often a lost run is looked at once a person was called: only a stop that a person says may still end it."""
 
+OPEN_RESTS = timedelta(seconds=30)
+"""How long a run with something open is left alone at most: its result may be in the log, and whoever said it dead."""
+
 IDLE = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""
 
@@ -122,7 +125,8 @@ class Sweep:
         """Whether a run must be looked at: never seen, moved by its own means too long ago, or past a deadline."""
         watched, entry = self.watched[key], self.shell.cache.peek(*key)
         newly_lost = entry is not None and entry.run.lost and not watched.lost
-        if watched.next_at is not None and self.now() < watched.next_at and not newly_lost:
+        moved = entry is not None and entry.run.n > watched.n
+        if watched.next_at is not None and self.now() < watched.next_at and not (newly_lost or moved):
             return False
         return entry is None or not entry.performing
 
@@ -152,10 +156,7 @@ class Sweep:
         lacked, watched.lacks = watched.lacks, self._lacks(state)
         rests = watched.next_at is not None or watched.lacks is not None
         watched.tries = 0 if moved or rests else watched.tries + 1
-        if state.sealed is not None:
-            if "recorder" in self.shell.names:
-                await self.shell.outgoing.outcome(state)
-        elif self.everyone and watched.tries:
+        if self.everyone and watched.tries and state.sealed is None:
             await self._hint(tenant, run)
         await self._call(state, watched, lacked=lacked)
 
@@ -211,7 +212,8 @@ class Sweep:
             return None
         waits = any(d.name in {"retry", "money"} for d in coming)
         rests = run.phase in IDLE or run.paused or run.open_attempts or waits
-        return min(deadline.at for deadline in coming) if rests and coming else None
+        until = min(deadline.at for deadline in coming) if rests and coming else None
+        return min(until, now + OPEN_RESTS) if until and run.open_attempts else until
 
     async def _hint(self, tenant: TenantId, run: RunId) -> None:
         ours = {station.role.name for station in self.shell.stations}

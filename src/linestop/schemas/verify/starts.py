@@ -55,6 +55,13 @@ def _check_dead(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Found:
             yield "once", f"It calls {worker} dead, which has left nothing open."
 
 
+def _check_spoken_for(start: Start, dead: tuple[str, ...]) -> Found:
+    """Who ends a start because of a death names the worker that made it."""
+    for worker in dead:
+        if worker != start.worker:
+            yield "once", f"It calls {worker} dead, which did not make {start.label}."
+
+
 def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
     yield from _check_turn(ledger, event)
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
@@ -200,6 +207,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
         case ModelFailedEvent():
             cost, allowed = event.charged_micros, {whole} if event.possibly_billed else {used}
             yield from _check_begun(event)
+            yield from _check_spoken_for(start, event.dead_workers)
         case Compacted():
             cost, allowed = event.cost_micros, {used, whole}
     if event.usage and min(msgspec.structs.astuple(event.usage)) < 0:
@@ -255,6 +263,7 @@ def _check_finished(ledger: Ledger, event: Finished) -> Found:
         yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which nobody started."
         return
     yield from _check_content(ledger, event)
+    yield from _check_spoken_for(start, event.dead_workers)
     if not event.begun and (event.outcome != "never_started" or event.cost_micros):
         yield "result", "It calls an attempt not begun that has another outcome or a cost."
     if not 0 <= event.cost_micros <= start.cost_max_micros:

@@ -62,7 +62,7 @@ class MemoryBroker:
         self._blobs: dict[str, bytes] = {}
         for spec in streams():
             self._add(spec)
-        self._schedules = Schedules(self._streams[layout.TIMERS], now)
+        self.schedules = Schedules(self._streams[layout.TIMERS], now)
 
     def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
         """The run log, or that of forks, as a credential that may speak for ``roles`` sees it."""
@@ -86,7 +86,7 @@ class MemoryBroker:
 
     def timers(self) -> MemoryTimers:
         """Durable timers."""
-        return MemoryTimers(self._schedules, self.faults)
+        return MemoryTimers(self.schedules, self.faults)
 
     def publisher(self) -> MemoryPublisher:
         """Everything else that goes out."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from datetime import datetime
 
 from linestop.bus.cloud_events import dead_letter_headers
-from linestop.errors import Unreachable
+from linestop.errors import TooLarge, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.messages import OFFSET_HEADER
 from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId
 from linestop.testing.memory.faults import Faults, around
-from linestop.testing.memory.stream import Taken
+from linestop.testing.memory.stream import Full, Taken
 
 Say = Callable[[str, bytes, dict[str, str]], None]
 """Publish on a subject: whatever stream has it stores it, whoever listens hears it."""
@@ -31,7 +31,10 @@ class MemoryPublisher:
         subject = subjects.outcome(tenant, AgentName(agent), run=run)
         async with around(self._faults, "publisher.outcome"):
             with contextlib.suppress(Taken):
-                self._say(subject, payload, headers)
+                try:
+                    self._say(subject, payload, headers)
+                except Full:
+                    raise TooLarge(f"The outcome of run {run} was not stored: its stream is full.") from None
 
     async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
         """Store an alert. One of the same message id within the stream's window is stored once."""

@@ -20,6 +20,11 @@ class Schedules:
         self._now = now
         self._set: dict[str, asyncio.TimerHandle] = {}
 
+    @property
+    def pending(self) -> list[str]:
+        """The subjects of what is set and has not fired."""
+        return sorted(self._set)
+
     def set(self, target: str, at: datetime) -> None:
         """Publish on ``target`` when it is ``at``, never earlier; replaces an earlier setting."""
         self.cancel(target)

@@ -1,0 +1,67 @@
+"""Which durable timers of a run that is over may still be set, by whichever process: from its log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from linestop.schemas.events import (
+    AnyEvent,
+    Asked,
+    EffectStarted,
+    Finished,
+    Judged,
+    ModelFailedEvent,
+    ModelStarted,
+    Paused,
+)
+from linestop.schemas.limits import TIMER_NEAR_S
+from linestop.schemas.next_start import QUEUE_RETRY_MOST_S
+from linestop.schemas.run import Run
+
+NEAR = timedelta(seconds=TIMER_NEAR_S)
+
+
+def left_timers(run: Run, now: datetime) -> set[str]:
+    """Their names; each was set for a moment that is still to come, so the broker would keep and fire it."""
+    found: set[str] = set()
+    for entry in run.entries:
+        if entry.event is None or entry.ignored:
+            continue
+        for name, at in _set_after(run, entry.event):
+            if at > now and at - entry.event.at > NEAR:
+                found.add(name)
+    return found
+
+
+def _set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
+    """The timers that an event may have led to, with their moments."""
+    match event:
+        case Asked():
+            asked = (
+                *event.calls,
+                *([event.question] if event.question else []),
+                *([event.spend] if event.spend else []),
+            )
+            yield from (("approver-expiry", line.expires_at) for line in asked)
+        case Judged():
+            yield from (("executor-wait", line.wait_until) for line in event.calls if line.wait_until is not None)
+        case EffectStarted():
+            ends = max(line.done_by for line in event.calls)
+            yield from (("executor-done-by", ends), ("budget-done-by", ends))
+        case ModelStarted():
+            yield from (("planner-done-by", event.done_by), ("budget-done-by", event.done_by))
+        case ModelFailedEvent():
+            queues = run.opened is not None and run.opened.on_model_down == "queue"
+            wait_s = max(event.retry_after_s or 0.0, QUEUE_RETRY_MOST_S if queues else 0.0)
+            yield "planner-retry", event.at + timedelta(seconds=min(wait_s, QUEUE_RETRY_MOST_S * 24))
+        case Finished() if event.error is not None and event.error.retry_after_s:
+            yield (
+                "executor-retry",
+                event.at + timedelta(seconds=min(event.error.retry_after_s, QUEUE_RETRY_MOST_S * 24)),
+            )
+        case _:
+            pass
+    if run.opened is not None and isinstance(event, Asked | Paused):
+        # The end of the run's time has a timer only where the run rests with no other moment before it.
+        yield "validator-run-max", run.opened.deadline_at

@@ -1,0 +1,53 @@
+"""What a worker of the budget held when it was killed is free again as soon as it is known to be dead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from tests.bus.test_times import virtually
+from tests.clockwork import EACH, Model, Processes, agent, calls, processes
+
+from linestop.bus import layout
+from linestop.bus.account import Account
+
+WITHIN_S = 9.0
+"""Three missed beats, a round, and the writes."""
+
+
+def _holds(p: Processes) -> dict[str, Any]:
+    """What the accounts hold now: account → holds."""
+    stored = p.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).matching("$KV.shared.account.>")
+    accounts = {m.subject: msgspec.json.decode(m.payload, type=Account) for m in stored}
+    return {subject: account.holds for subject, account in accounts.items() if account.holds}
+
+
+@pytest.mark.parametrize("spare", [True, False], ids=["another works on", "it is started again"])
+def test_what_a_dead_worker_held_is_free_soon(spare: bool) -> None:
+    """It said that the run is settled, and died before the accounts knew: they know within seconds, not minutes."""
+
+    async def main() -> None:
+        async with processes(EACH, Model([calls(("mail", {"q": 1}))]), version=agent()) as p:
+            if spare:
+                await p.start(("budget",), "spare#1")
+            settled = anyio.Event()
+
+            def stored(message: Any) -> None:  # noqa: ANN401 - a stored message
+                if ".budget.settled." in message.subject:
+                    p.fates.dead.add(p.fates.at_work())
+                    settled.set()
+
+            p.broker.stream(layout.RUNS).listeners.append(stored)
+            with anyio.fail_after(60):
+                await settled.wait()
+            assert _holds(p)
+            died = next(iter(p.fates.dead))
+            await p.end(died)
+            if not spare:
+                await p.start(("budget",), "budget#2")
+            await anyio.sleep(WITHIN_S)
+            assert _holds(p) == {}
+
+    virtually(main)

@@ -1,0 +1,168 @@
+"""Scarcity and long troubles, one a seed: what is away, slow or full for minutes, or has changed for good.
+
+Three seeds of five have one. It is drawn apart from everything else, so that a seed without any is what it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import anyio
+import msgspec
+from tests.sim.faults import seconds
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.schemas.agents import AgentVersion
+from linestop.schemas.subjects import ACTORS, RoleName
+
+if TYPE_CHECKING:
+    from tests.sim.outside import Outside
+    from tests.sim.workers import Diary, Worker
+
+    from linestop.testing.memory import MemoryBroker
+    from linestop.testing.memory.stream import Stored
+
+Kind = Literal[
+    "role away", "worker lost", "provider away", "broker away", "replica lags", "outcomes full", "runs full", "busy",
+    "events", "contracts change", "squatter", "workers cut",
+    "edits",
+]  # fmt: skip
+"""``worker lost``: one of two equal workers dies as soon as it has started something, and stays away for minutes.
+
+``busy``: a process thinks, and nothing of it runs meanwhile. ``events``: agents wait for events that services report,
+before and after anybody waits. ``squatter``: a stolen credential writes rubbish into runs that are about to be opened.
+``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead.
+"""
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+LASTING: Final[frozenset[str]] = frozenset({
+    "role away", "worker lost", "provider away", "broker away", "outcomes full", "runs full",
+})  # fmt: skip
+"""Those after which everything is well again only when they are over."""
+
+SHARE: Final = 0.6
+TWINS: Final[tuple[tuple[RoleName, ...], ...]] = (ACTORS, ACTORS)
+EVENTS: Final = ("paid", "sent")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardship:
+    """What is hard in a seed, from when to when (true seconds); ``amount`` is how far or how long, in seconds."""
+
+    kind: Kind | Literal[""] = ""
+    from_s: float = 0.0
+    until_s: float = 0.0
+    amount: float = 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else goes wrong beside it, so that it can be told to the moment what it must lead to."""
+        return self.kind in {"role away", "worker lost", "provider away"}
+
+    @property
+    def over_s(self) -> float:
+        """When it is over for good; 0 for what changes nothing for the worse."""
+        return self.until_s if self.kind in LASTING else 0.0
+
+    def at_work(self, *kinds: Kind) -> bool:
+        """Whether it is one of these, and at work now."""
+        return self.kind in kinds and self.from_s <= seconds() < self.until_s
+
+
+ONLY: list[Kind] = []
+"""The kinds that are drawn now, in every seed; if empty, all of them, in some."""
+
+
+def draw_hardship(chance: random.Random) -> Hardship:
+    """Draw what is hard in a seed."""
+    if chance.random() >= SHARE and not ONLY:
+        return Hardship()
+    kind = chance.choice(ONLY or KINDS)
+    from_s, for_s, amount = chance.uniform(2.0, 30.0), chance.uniform(60.0, 150.0), 0.0
+    match kind:
+        case "replica lags" | "busy":
+            from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.05, 0.4, 2.0))
+        case "events" | "squatter" | "workers cut" | "edits":
+            from_s, for_s = 0.0, float("inf")
+        case "contracts change":
+            for_s = float("inf")
+        case _:
+            pass
+    return Hardship(kind, from_s, from_s + for_s, amount)
+
+
+def cuts(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
+    """When a worker is cut off."""
+    found: list[tuple[float, float]] = []
+    end = chance.uniform(0.0, 8.0)
+    while (begin := end + chance.uniform(0.5, 6.0)) < until_s - 13.0:
+        end = begin + chance.uniform(0.2, 12.0)
+        found.append((begin, end))
+    return found
+
+
+class Trouble:
+    """Makes the hardship of a seed happen."""
+
+    def __init__(self, hardship: Hardship, chance: random.Random, *, broker: MemoryBroker, outside: Outside) -> None:
+        self.hardship = hardship
+        self._chance = chance
+        self._broker = broker
+        self._outside = outside
+
+    async def live(self, workers: Sequence[Worker], agents: Sequence[AgentVersion], diary: Diary) -> None:
+        """Wait for its time, and do what it takes."""
+        hardship = self.hardship
+        await anyio.sleep(hardship.from_s)
+        match hardship.kind:
+            case "role away":
+                role = self._chance.choice(ACTORS)
+                await self._away([worker for worker in workers if role in worker.roles], diary)
+            case "worker lost":
+                await self._lost(self._chance.choice(workers), diary)
+            case "outcomes full":
+                stream = self._broker.stream(layout.OUTCOMES)
+                stream.bytes_max = max(stream.bytes_used, 1)
+                await anyio.sleep(hardship.until_s - seconds())
+                stream.bytes_max = 0
+            case "contracts change":
+                await self._change(agents)
+            case _:
+                pass
+
+    async def _away(self, workers: Sequence[Worker], diary: Diary) -> None:
+        for worker in workers:
+            diary.out.append((worker.process.name, seconds(), float("inf")))
+            worker.kill()
+        await anyio.sleep(self.hardship.until_s - seconds())
+        for worker in workers:
+            worker.start()
+
+    async def _lost(self, victim: Worker, diary: Diary) -> None:
+        """Kill it a little after the next start it stores."""
+        started, name = anyio.Event(), f'"worker":"{victim.process.name}"'.encode()
+
+        def stored(message: Stored) -> None:
+            if ".started." in message.subject and name in message.payload:
+                started.set()
+
+        self._broker.stream(layout.RUNS).listeners.append(stored)
+        with anyio.move_on_after(self.hardship.until_s - seconds()):
+            await started.wait()
+            await anyio.sleep(self._chance.choice((0.0, 0.01, 0.3)))
+            await self._away([victim], diary)
+
+    async def _change(self, agents: Sequence[AgentVersion]) -> None:
+        """Deploy all agents anew: each tool is described otherwise, and some may do more than before."""
+        contracts = self._outside.contracts
+        for name, contract in contracts.items():
+            wider = {"scopes": ("more",)} if self._chance.random() < 0.4 and contract.kind != "wait" else {}
+            contracts[name] = msgspec.structs.replace(contract, description=f"{contract.description} anew", **wider)
+        store = AgentStore(self._broker.shared(layout.AGENTS_BUCKET))
+        for agent in agents:
+            tools = tuple(contracts[tool.name] for tool in agent.tools)
+            await store.deploy(msgspec.structs.replace(agent, prompt=f"{agent.prompt} Now.", tools=tools))

@@ -1,0 +1,190 @@
+"""More bugs to plant (see ``planted``): of time, of what a worker left, of scarcity, and of what changes meanwhile."""
+
+# ruff: noqa: ANN401 - a planted bug stands in for functions of every signature
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from linestop.actors import approver, executor, opening
+from linestop.bus import account, alarms, beats, intake, spending
+from linestop.bus.intake import TaskIntake
+from linestop.bus.outgoing import Outgoing
+from linestop.errors import TooLarge
+from linestop.sandbox import runner
+from linestop.schemas import calls, fold_calls, model_order, next_start
+from linestop.schemas.calls import Stage
+from linestop.schemas.messages import Reply
+from linestop.schemas.run import Run
+
+
+def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+def _nothing(*args: Any, **options: Any) -> None:
+    del args, options
+
+
+async def _nothing_set(*args: Any) -> None:
+    del args
+
+
+def last_try_not_taken_over() -> None:
+    """A takeover at the last try: ``<=`` as ``<``."""
+
+    def make(original: Any) -> Any:
+        def startable(run: Any, call: Any, now: Any, **who: Any) -> bool:
+            last = call.stage is not Stage.READY and call.grant is not None and call.tries >= call.grant.retries_max
+            return not last and bool(original(run, call, now, **who))
+
+        return startable
+
+    _wrap(next_start, "_startable", make)
+
+
+def unopened_acknowledged() -> None:
+    """A task is acknowledged although the look at its run came to nothing."""
+
+    def make(original: Any) -> Any:
+        async def opened(self: TaskIntake, task: Any) -> Reply:
+            return await original(self, task) or Reply(status="opened")
+
+        return opened
+
+    _wrap(TaskIntake, "_open", make)
+
+
+def outcome_dropped_without_room() -> None:
+    """An outcome that finds no room is not tried again."""
+
+    def make(original: Any) -> Any:
+        async def outcome(self: Any, run: Run) -> None:
+            try:
+                await original(self, run)
+            except TooLarge:
+                return
+
+        return outcome
+
+    _wrap(Outgoing, "outcome", make)
+
+
+def older_incarnation_spoken_for() -> None:
+    """An executor calls an unsafe effect of its older incarnation unknown at once."""
+
+    def given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
+        del run
+        return bool(attempt.expired(now, worker, dead))
+
+    cast("Any", executor)._given_up = given_up
+
+
+def hold_settled_twice() -> None:
+    """Ending a hold that has ended charges it again."""
+
+    def make(original: Any) -> Any:
+        def apply_change(account: Any, change: Any) -> Any:
+            gone = change.spent is not None and change.hold not in account.holds
+            answer = original(account, change)
+            account.spent += change.spent if gone else 0
+            return answer
+
+        return apply_change
+
+    _wrap(account, "apply_change", make)
+    cast("Any", spending).apply_change = account.apply_change
+
+
+def superseded_success_thrown_away() -> None:
+    """What an attempt did that was taken over from counts for nothing."""
+
+    def make(original: Any) -> Any:
+        def finished(run: Any, n: int, event: Any) -> str:
+            call = run.calls.get(event.call)
+            if call is None or call.stage not in {Stage.OPEN, Stage.READY}:
+                return str(original(run, n, event))
+            if event.outcome != "succeeded" or not 0 < event.attempt < len(call.attempts):
+                return str(original(run, n, event))
+            stage, call.stage = call.stage, Stage.GATE
+            ignored = original(run, n, event)
+            call.stage = stage
+            return str(ignored)
+
+        return finished
+
+    _wrap(fold_calls, "finished", make)
+
+
+def no_alarm_while_performing() -> None:
+    """The alarms are left as they are while something is performed."""
+
+    def make(original: Any) -> Any:
+        async def set_alarms(self: Any, entry: Any) -> None:
+            if not entry.performing:
+                await original(self, entry)
+
+        return set_alarms
+
+    _wrap(alarms.Alarms, "set", make)
+
+
+def no_durable_timer() -> None:
+    """Far deadlines get no timer."""
+    cast("Any", alarms.Alarms)._set_durable = _nothing_set
+
+
+def nobody_is_dead() -> None:
+    """What a dead worker left is waited for to its end."""
+
+    def is_dead(self: Any, role: Any, worker: Any) -> bool:
+        del self, role, worker
+        return False
+
+    cast("Any", beats.Roster).is_dead = is_dead
+
+
+def _plenty_of_room(space: Any) -> str:
+    del space
+    return ""
+
+
+def opened_without_room() -> None:
+    """A new run is opened although what room is left belongs to the others."""
+    cast("Any", intake).full = cast("Any", opening).full = _plenty_of_room
+
+
+def changed_contract_performed() -> None:
+    """A tool that may do more than when the run was opened is called."""
+    cast("Any", runner)._unlike_its_grant = _nothing
+
+
+def report_forgotten() -> None:
+    """An event that came before anybody waited for it does not count."""
+    cast("Any", approver)._reported = _nothing
+
+
+def downtime_is_work() -> None:
+    """All time since the run was opened counts as work."""
+
+    def active_s(self: Run, now: Any, performing: Any = ()) -> float:
+        del performing
+        return (now - self.opened_at).total_seconds()
+
+    cast("Any", Run).active_s = active_s
+
+
+def not_begun_is_a_try() -> None:
+    """An attempt that certainly did not begin counts against the retries."""
+    for module in (calls, model_order, next_start):
+        cast("Any", module).counted = len
+
+
+def primary_asked_first() -> None:
+    """Each turn begins with the run's own model, also while it is known to be down."""
+
+    def first_model(run: Any, now: Any) -> Any:
+        return model_order.NextModel(at=now, model=run.opened.model) if run.opened is not None else None
+
+    cast("Any", next_start).first_model = first_model

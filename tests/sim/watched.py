@@ -1,0 +1,146 @@
+"""The log as a simulated worker sees it: watched for the checks, and as slow, full or late as the seed has it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, cast
+
+from tests.sim.faults import seconds
+from tests.sim.hardships import Hardship
+from tests.sim.loop import Process, SimLoop
+
+from linestop.bus import layout
+from linestop.bus.ports import Append, Fill, Meanwhile, StoredMessage
+from linestop.schemas.subjects import RoleName, RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import virtual_now
+
+NEARLY_FULL: Final = 0.95
+THINKS: Final = 0.05
+"""How often a busy process thinks after it has heard from the log."""
+
+SQUATS: Final = 0.9
+
+
+@dataclass(slots=True)
+class Sight:
+    """When a worker last asked the log about a run, and when it sent its last start there. True seconds."""
+
+    asked_s: float = -1.0
+    sent_s: float = -1.0
+
+
+@dataclass(slots=True)
+class Diary:
+    """What was seen on the wire, for the checks: (process, tenant, run) → sight; when processes were out, and died.
+
+    ``squatted`` are the places in the log of what no role of ours wrote.
+    """
+
+    hardship: Hardship = field(default_factory=Hardship)
+    sights: dict[tuple[str, str, str], Sight] = field(default_factory=dict[tuple[str, str, str], Sight])
+    out: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    died: dict[str, float] = field(default_factory=dict[str, float])
+    squatted: set[int] = field(default_factory=set[int])
+    troubles: list[str] = field(default_factory=list[str])
+
+    def dies(self, process: str) -> None:
+        """Note when a process died."""
+        self.died.setdefault(process, seconds())
+
+    def proof(self, process: str, tenant: str, run: str) -> tuple[float, float]:
+        """When this process last sent a start of this run, and when it last asked for its log."""
+        sight = self.sights.get((process, tenant, run), Sight())
+        return sight.sent_s, sight.asked_s
+
+
+class WatchedLog:
+    """The log as a worker sees it, noting when it asked and when it started something."""
+
+    def __init__(self, broker: MemoryBroker, role: RoleName, process: Process, diary: Diary) -> None:
+        self._broker = broker
+        self._log = broker.log([role])
+        self._process = process
+        self._diary = diary
+        self._hardship = diary.hardship
+        self._chance = random.Random(f"{process.name}:{role}:{diary.hardship}")
+
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+        """Append, noting when a start was sent."""
+        if append.event == "started":
+            self._sight(append.tenant, append.run).sent_s = seconds()
+        if append.event == "opened" and self._hardship.at_work("squatter") and self._chance.random() < SQUATS:
+            self._squat(append)
+        seq = await self._log.append(append, meanwhile=meanwhile)
+        self._think()
+        return seq
+
+    async def load(
+        self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
+    ) -> list[StoredMessage]:
+        """Load, noting when it was asked; a replica that lags proves nothing about that moment."""
+        asked_s, lags = seconds(), self._hardship.at_work("replica lags") and not leader
+        found = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
+        if lags:
+            return [message for message in found if self._has_arrived(message.seq)]
+        sight = self._sight(tenant, run)
+        sight.asked_s = max(sight.asked_s, asked_s)
+        self._think()
+        return found
+
+    async def message_at(self, seq: int) -> StoredMessage | None:
+        """See ``Log``."""
+        return await self._log.message_at(seq)
+
+    async def page(self, *, after_seq: int) -> list[StoredMessage]:
+        """See ``Log``."""
+        return await self._log.page(after_seq=after_seq)
+
+    async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
+        """See ``Log``."""
+        return await self._log.head(tenant, run)
+
+    async def open_runs(self) -> list[tuple[TenantId, RunId]]:
+        """See ``Log``."""
+        return await self._log.open_runs()
+
+    async def replicated(self) -> bool:
+        """Whether replicas may lag."""
+        return self._hardship.kind == "replica lags"
+
+    async def fills(self) -> list[Fill]:
+        """See ``Log``."""
+        return await self._log.fills()
+
+    async def fullest(self) -> Fill:
+        """See ``Log``."""
+        if self._hardship.at_work("runs full"):
+            return Fill(stream=layout.RUNS, used=NEARLY_FULL)
+        return await self._log.fullest()
+
+    def _has_arrived(self, seq: int) -> bool:
+        stored = self._broker.stream(layout.RUNS).at(seq)
+        return stored is not None and stored.stored_at <= virtual_now() - timedelta(seconds=self._hardship.amount)
+
+    def _think(self) -> None:
+        """Keep the process from everything else for a while, now and then."""
+        if not self._hardship.at_work("busy") or self._process.frozen or self._chance.random() >= THINKS:
+            return
+        loop, process = cast("SimLoop", asyncio.get_running_loop()), self._process
+        for_s = self._chance.uniform(0.0, self._hardship.amount)
+        process.frozen = True
+        self._diary.out.append((process.name, seconds(), seconds() + for_s))
+        loop.call_later(for_s, process.thaw, loop, context=loop.outside.copy())
+
+    def _squat(self, append: Append) -> None:
+        """Write what is no event of the run at its head, as whoever has stolen a credential can."""
+        stream = self._broker.stream(layout.RUNS)
+        place = len(self._diary.squatted) + 100
+        subject = f"runs.{append.tenant}.{append.run}.planner.proposed.{place}"
+        self._diary.squatted.add(stream.publish(subject, b"{}"))
+
+    def _sight(self, tenant: str, run: str) -> Sight:
+        return self._diary.sights.setdefault((self._process.name, tenant, run), Sight())
