@@ -47,7 +47,7 @@ def watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
 
 def test_each_mark_calls_once_and_again_only_after_something_became_free() -> None:
     """To and fro around a mark calls nobody."""
-    fills_and_calls = [
+    fills_and_calls: list[tuple[float, list[int]]] = [
         (0.74, []), (0.75, [75]), (0.76, []), (0.74, []), (0.75, []), (0.89, []), (0.90, [90]), (0.99, []), (0.88, []),
         (0.91, []), (0.84, []), (0.91, [90]), (0.71, []), (0.76, []), (0.69, []), (0.95, [90]), (0.10, []),
         (0.80, [75]),
@@ -86,7 +86,11 @@ def test_it_says_what_follows(stream: str, says: str) -> None:
 
 def test_the_disk_of_the_state_folder_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same marks; each machine has its own."""
-    monkeypatch.setattr(space_watch, "used_share", lambda folder: 0.8 if folder == tmp_path else 0.0)
+
+    def used_share(folder: Path) -> float:
+        return 0.8 if folder == tmp_path else 0.0
+
+    monkeypatch.setattr(space_watch, "used_share", used_share)
 
     async def main() -> None:
         streams = Streams()
