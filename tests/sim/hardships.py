@@ -21,7 +21,8 @@ from linestop.schemas.subjects import ACTORS, RoleName
 
 if TYPE_CHECKING:
     from tests.sim.outside import Outside
-    from tests.sim.workers import Diary, Worker
+    from tests.sim.watched import Diary
+    from tests.sim.workers import Worker
 
     from linestop.testing.memory import MemoryBroker
     from linestop.testing.memory.stream import Stored
