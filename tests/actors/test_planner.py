@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
+from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
 from linestop.actors.context import assemble
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
@@ -24,6 +24,7 @@ from linestop.schemas.events import (
 from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.model import FailureClass, ModelFailed, ToolCall, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start, out_of_time
+from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID, shown_mode
 from linestop.schemas.tools import ToolResult
 
 LONG = {"wall_s": 100_000}
@@ -57,6 +58,34 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
     assert event.start_by == story.now + timedelta(seconds=START_WITHIN_S)
     assert event.done_by == story.now + timedelta(seconds=125)
     assert event.prompt_sha256 == story.planner.view(story.run, event, story.facts).prompt_sha256 != ""
+
+
+@pytest.mark.parametrize(
+    ("ids", "mode"),
+    [
+        (("toolu-1", "anything"), "native"), ((f"{NATIVE_ID}0", "x"), "native"),
+        ((f"{STEP_ID}0", f"{STEP_ID}1"), "json_schema"),
+        ((f"{STEP_ID}0", f"{STEP_ID}0"), "json_schema"), (("call_" + "a" * 24, "call_" + "b" * 24), "auto"),
+    ],
+)  # fmt: skip
+def test_a_model_goes_on_as_it_made_its_calls_before_in_any_process(ids: tuple[str, str], mode: str) -> None:
+    """A new process does not find out again what the log shows; of another server nothing is known."""
+    url = "http://127.0.0.1:1/v1"
+    version = agent(model=msgspec.structs.replace(MODEL, model="openai/m", base_url=url))
+    story = Story(version).opened().quiet()
+    assert _mode(story) == "auto"
+    for index, name in enumerate(ids):
+        story.model(reply(call("look", f'{{"q":"{index}"}}', id=name))).tools(
+            **{story.run.proposals[-1].calls[0].call: OK}
+        )
+    assert _mode(story) == mode
+    assert shown_mode(story.run, "openai/m", "http://127.0.0.1:2/v1") == "auto"
+    assert shown_mode(story.run, "openai/other", url) == "auto"
+
+
+def _mode(story: Story) -> str:
+    started = story.last(ModelStarted)
+    return story.planner.view(story.run, started, story.facts).tool_mode
 
 
 def test_nothing_starts_that_nobody_holds_for() -> None:

@@ -89,3 +89,22 @@ def test_a_request_that_cannot_be_written_is_permanent() -> None:
     assert (after.kind, after.possibly_billed) == ("malformed", True)
     illegal = of_error(httpx2.LocalProtocolError("illegal header"), "openai/x", answering=False)
     assert illegal.kind == "permanent"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "model not loaded"}}, {"message": "model not loaded"}, {"detail": "model not loaded"},
+        {"detail": [{"loc": ["body"], "msg": "model not loaded"}]}, {"error": "model not loaded"}, "model not loaded",
+        {"errors": ["model not loaded"]}, {"code": 400, "error": {"code": 400, "message": "model not loaded"}},
+    ],
+)  # fmt: skip
+def test_the_providers_own_words_are_given_without_their_envelope(error: object) -> None:
+    """Whatever the server, a person reads a sentence and not a data structure."""
+    assert str(of_body(error, "openai/m")) == "openai/m broke off with an error: model not loaded"
+
+
+@pytest.mark.parametrize(("error", "words"), [({"code": 7, "x": {"y": 1}}, '{"code": 7, "x": {"y": 1}}'), ({}, "{}")])
+def test_an_error_without_words_is_shown_as_it_came(error: object, words: str) -> None:
+    """Somebody may know what it means."""
+    assert str(of_body(error, "openai/m")).endswith(words)

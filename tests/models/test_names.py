@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linestop.models.names import check_names, from_wire, to_wire, unique_id, wire_id
+from linestop.models.names import check_names, from_wire, step_id, to_wire, unique_id, wire_id
 from linestop.schemas.model import ModelFailed, ToolSpec
+from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID
 
 
 def _tool(name: str) -> ToolSpec:
@@ -43,3 +44,10 @@ def test_a_call_id_that_is_not_unique_gets_one_that_is() -> None:
     assert unique_id("call_abcdefgh", "reply-1") == "call_abcdefgh"
     assert wire_id("0") == "0"
     assert wire_id("x" * 100) == wire_id("x" * 100) != "x" * 100
+
+
+def test_the_id_of_a_call_tells_how_it_was_made() -> None:
+    """As a JSON object, or as a tool call whose server gave it no id of use."""
+    assert step_id("reply-1").startswith(STEP_ID)
+    assert unique_id("0", "reply-1").startswith(NATIVE_ID)
+    assert step_id("reply-1") != step_id("reply-2")

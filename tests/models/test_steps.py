@@ -117,7 +117,7 @@ async def test_a_model_that_can_do_neither_is_a_permanent_failure() -> None:
         for requests in (2, 4):
             told = [await _told(client) for _ in range(2)]
             assert [isinstance(one, ModelFailed) and one.kind for one in told] == ["malformed", "permanent"]
-            assert "neither calls tools nor keeps to a JSON schema" in str(told[1])
+            assert "did not call a tool when it was offered tools" in str(told[1])
             assert len(server.requests) == requests
         await client.aclose()
 

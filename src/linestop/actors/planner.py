@@ -45,6 +45,7 @@ from linestop.schemas.redact import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
+from linestop.schemas.tool_mode import STEP_ID, shown_mode
 from linestop.schemas.tools import canonical
 from linestop.schemas.visible import is_blank
 from linestop.schemas.work import ModelCaller, ModelWork
@@ -147,6 +148,9 @@ class Planner:
         prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice, limit=started.limit)
         settings = pinned.version.settings(choice)
         granted = {tool.name for tool in run.opened.tools}
+        tool_mode = settings.tool_mode
+        if tool_mode == "auto" and started.model.startswith("openai/"):
+            tool_mode = shown_mode(run, started.model, settings.base_url)
         compacts = started.purpose == "compact"
         covers_to = covered(run) if compacts else 0
         secrets = facts.get(Secrets) or Secrets()
@@ -156,7 +160,7 @@ class Planner:
                 prompt, model=started.model, output_tokens_max=started.output_tokens_max,
                 deadline_s=_deadline_s(run, started),
             ),
-            base_url=settings.base_url, api_key_env=settings.api_key_env, tool_mode=settings.tool_mode,
+            base_url=settings.base_url, api_key_env=settings.api_key_env, tool_mode=tool_mode,
             planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
             used_ids=frozenset(run.calls), covers_to=covers_to,
             covered=covered_answers(run, covers_to) if compacts else (),
@@ -374,7 +378,8 @@ def unique_ids(ids: list[str], view: ModelWork) -> list[str]:
     names: list[str] = []
     for index, wanted in enumerate(ids):
         usable = wanted and len(wanted) <= CALL_ID_CHARS_MAX and wanted not in taken
-        name = wanted if usable else f"call-{view.turn}-{view.attempt}-{index + 1}"
+        prefix = STEP_ID if wanted.startswith(STEP_ID) else "call-"
+        name = wanted if usable else f"{prefix}{view.turn}-{view.attempt}-{index + 1}"
         taken.add(name)
         names.append(name)
     return names

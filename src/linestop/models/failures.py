@@ -6,6 +6,7 @@ have begun (no connection, a client error, an explicit overload) does the reserv
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -48,6 +49,10 @@ _BY_NAME: dict[str, tuple[FailureClass, int]] = {
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _TRANSPORT = (httpx2.HTTPError, httpx2.StreamError, OSError)
 _CAUSES_MAX = 4
+_ENVELOPES_MAX = 4
+_REASONS = ("error", "message", "detail", "msg", "error_message", "error_description", "errors", "reason", "title")
+"""Where servers put their reason, in this order; seen with OpenAI, Anthropic, vLLM, FastAPI, llama.cpp and gateways."""
+
 _WRONG_SETUP = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 CAUGHT = (
     httpx2.HTTPError,
@@ -165,12 +170,18 @@ def _of_answer(error: Exception, status: int, who: str) -> ModelFailed:
 def _sentence(body: object) -> str:
     """The provider's own words, without the envelope, bounded."""
     found: object = body
-    for key in ("error", "message"):
-        if isinstance(found, dict):
-            found = cast("dict[str, object]", found).get(key, cast("object", found))
-    if found is None or found == "":
+    for _ in range(_ENVELOPES_MAX):
+        if isinstance(found, list):
+            found = cast("list[object]", found)[0] if found else None
+        elif isinstance(found, dict):
+            fields = cast("dict[str, object]", found)
+            inner = next((fields[key] for key in _REASONS if fields.get(key)), None)
+            if inner is None:
+                break
+            found = inner
+    if found is None or found in ("", {}):
         return "no reason given"
-    text = found if isinstance(found, str) else repr(found)
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     # Python's own JSON reader lets halves of characters through, which no event could hold.
     return text[:MESSAGE_CHARS_MAX].encode(errors="replace").decode()
 

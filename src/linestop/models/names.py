@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 
 from linestop.schemas.model import ModelFailed, ToolSpec
+from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID
 
 NAME_CHARS_MAX = 64
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -57,13 +58,18 @@ def unique_id(call_id: str, reply_id: str) -> str:
 
     Some servers number the calls of every reply from "0" again.
     """
-    return call_id if _UNIQUE_ID.fullmatch(call_id) else _digest(reply_id, call_id)
+    return call_id if _UNIQUE_ID.fullmatch(call_id) else _digest(NATIVE_ID, reply_id, call_id)
+
+
+def step_id(reply_id: str) -> str:
+    """Make the id of a call that a model made as a JSON object, so that the log tells how it was made."""
+    return _digest(STEP_ID, reply_id, "")
 
 
 def wire_id(call_id: str) -> str:
     """Write a call's id for a provider; another provider's id may be longer than this one accepts."""
-    return call_id if _ID.fullmatch(call_id) else _digest("", call_id)
+    return call_id if _ID.fullmatch(call_id) else _digest("call_", "", call_id)
 
 
-def _digest(reply_id: str, call_id: str) -> str:
-    return "call_" + hashlib.sha256(f"{reply_id}\0{call_id}".encode()).hexdigest()[:24]
+def _digest(prefix: str, reply_id: str, call_id: str) -> str:
+    return prefix + hashlib.sha256(f"{reply_id}\0{call_id}".encode()).hexdigest()[:24]

@@ -161,8 +161,8 @@ class OpenAIClient:
             # Forgotten, so that another run may find another model loaded in its place.
             self._callless.discard(request.model)
             sentence = (
-                f"{request.model} at {self._base_url} neither calls tools nor keeps to a JSON schema; use another "
-                f'model or server, or set tool_mode to "native" or "json_schema". Its last answer: {failed}'
+                f"{failed} Before that, {request.model} at {self._base_url} did not call a tool when it was offered "
+                'tools: use another model or server, or set tool_mode to "native" or "json_schema".'
             )
             raise retold(failed, sentence, "permanent") from failed
         self._found.setdefault(request.model, "json_schema")

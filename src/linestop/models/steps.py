@@ -17,7 +17,7 @@ from typing import Any, cast
 import msgspec
 
 from linestop.models.embedded_schemas import Pointer, embedded, rebuilt
-from linestop.models.names import from_wire, to_wire, unique_id
+from linestop.models.names import from_wire, step_id, to_wire
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 SCHEMA_NAME = "linestop_step"
@@ -107,7 +107,7 @@ def step_reply(reply: ModelReply, who: str) -> ModelReply:
         sentence = f"{who} did not keep to the JSON schema of its turn ({error}); use another model or server."
         raise _unkept(reply, sentence) from error
     call = ToolCall(
-        id=unique_id("", reply.request_id or reply.text),
+        id=step_id(reply.request_id or reply.text),
         name=from_wire(step.tool),
         args=bytes(step.args).decode(),
     )

@@ -1,0 +1,33 @@
+"""How a model makes calls, as far as a run's own log shows it.
+
+A process finds out once whether a model behind a server of its own can call tools. After a restart another process
+goes on with the run: what the log holds then need not be found out again, and cannot be found out wrongly.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from linestop.schemas.model import ToolMode
+from linestop.schemas.run import Run
+
+STEP_ID: Final = "step_"
+"""How the id of a call begins that a model made as a JSON object."""
+
+NATIVE_ID: Final = "made_"
+"""How the id begins that is given to a call whose server gave it none that is unique."""
+
+_EITHER: Final = re.compile(r"call_[0-9a-f]{24}")
+"""What an older linestop gave to calls of both kinds."""
+
+
+def shown_mode(run: Run, model: str, base_url: str) -> ToolMode:
+    """Return how this model, at this address, made its last calls in the run; ``auto`` if it made none."""
+    for proposal in reversed(run.proposals):
+        if proposal.calls and (proposal.model, proposal.base_url) == (model, base_url):
+            ids = [call.call for call in proposal.calls]
+            if all(name.startswith(STEP_ID) for name in ids):
+                return "json_schema"
+            return "auto" if all(_EITHER.fullmatch(name) for name in ids) else "native"
+    return "auto"
