@@ -251,7 +251,7 @@ async def test_a_wait_that_is_none_is_left_out(provider: str, wait: str, seconds
         ({"code": "content_filter", "message": "Filtered."}, "refusal", "Filtered."),
         ({"message": "\ud800 broken"}, "permanent", "? broken"),
         ({"message": f"You sent Bearer {KEY}"}, "permanent", "You sent Bearer [key]"),
-        ({"message": {"deep": "x" * 5_000}}, "permanent", "{'deep': 'xxx"),
+        ({"message": {"deep": "x" * 5_000}}, "permanent", '{"deep": "xxx'),
     ],
 )
 async def test_what_an_error_says_is_told_but_never_the_key(

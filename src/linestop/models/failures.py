@@ -181,7 +181,10 @@ def _sentence(body: object) -> str:
             found = inner
     if found is None or found in ("", {}):
         return "no reason given"
-    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    try:
+        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError):
+        return "a reason that cannot be read"
     # Python's own JSON reader lets halves of characters through, which no event could hold.
     return text[:MESSAGE_CHARS_MAX].encode(errors="replace").decode()
 
