@@ -170,7 +170,7 @@ def downtime_is_work() -> None:
 
     def active_s(self: Run, now: Any, performing: Any = ()) -> float:
         del performing
-        return (now - self.opened_at).total_seconds()
+        return float((now - self.opened_at).total_seconds())
 
     cast("Any", Run).active_s = active_s
 

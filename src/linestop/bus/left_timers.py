@@ -38,12 +38,11 @@ def _set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
     """The timers that an event may have led to, with their moments."""
     match event:
         case Asked():
-            asked = (
-                *event.calls,
-                *([event.question] if event.question else []),
-                *([event.spend] if event.spend else []),
-            )
-            yield from (("approver-expiry", line.expires_at) for line in asked)
+            yield from (("approver-expiry", line.expires_at) for line in event.calls)
+            if event.question is not None:
+                yield "approver-expiry", event.question.expires_at
+            if event.spend is not None:
+                yield "approver-expiry", event.spend.expires_at
         case Judged():
             yield from (("executor-wait", line.wait_until) for line in event.calls if line.wait_until is not None)
         case EffectStarted():
