@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -38,6 +39,21 @@ call = [{{ tool = "pay", args = {{ amount = 5 }} }}]
 [[step]]
 say = "Hello."
 """
+
+LEAVES = """
+import asyncio, sys
+from linestop import Client
+
+async def main():
+    async with Client.connect(sys.argv[1]) as client:
+        outcomes = client.outcomes(agent="quoter", after=0)
+        async for outcome in outcomes:
+            break
+        print(outcome.agent)
+
+asyncio.run(main())
+"""
+"""A program that leaves a loop in the middle and ends."""
 
 
 @dataclass
@@ -253,6 +269,13 @@ async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(cl
             await work("kept-3", crash=True)
         await work("kept-4", crash=False)
     assert [run for run in handled if run.startswith("kept-")] == names
+
+
+async def test_a_loop_that_is_left_by_break_leaves_nothing_to_clear_up(client: Client, line: Stack) -> None:
+    """The listener is closed with its client, so the program ends in silence."""
+    await _say(client, "left-1", agent="quoter")
+    program = await anyio.run_process([sys.executable, "-c", LEAVES, str(line.directory)], check=False)
+    assert (program.stdout, program.stderr) == (b"quoter\n", b"")
 
 
 async def test_a_loop_that_is_cancelled_between_outcomes_has_handled_them(client: Client, line: Stack) -> None:

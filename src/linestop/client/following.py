@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import contextlib
+import weakref
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar, overload
 
 import anyio
 
 from linestop.bus import layout
-from linestop.bus.jetstream.reads import Reader
-from linestop.client.listening import Alert, Listener, Listening, alert_of
+from linestop.bus.jetstream.reads import Found, Reader
+from linestop.client.identity import Identity
+from linestop.client.listening import Alert, HasPosition, Listener, Listening, alert_of
 from linestop.client.looking import DEFAULT_TENANT, Looking, as_run, as_tenant
 from linestop.client.outcome import Outcome, outcome_as, with_text
 from linestop.client.waiting import hints, pieces
@@ -21,10 +24,15 @@ from linestop.schemas.run import Entry, Run
 from linestop.schemas.subject_filters import alerts_of, outcomes_of
 
 T = TypeVar("T")
+M = TypeVar("M", bound=HasPosition)
 
 
 class Following(Looking):
     """A connection that can follow. ``Client`` is one that can also speak."""
+
+    def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
+        super().__init__(identity, name=name)
+        self._listeners: weakref.WeakSet[Listener[Any]] = weakref.WeakSet()
 
     async def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> AsyncGenerator[Token]:
         """The words of the run's model as it writes them, until the run is over; of every turn, without a gap.
@@ -110,12 +118,25 @@ class Following(Looking):
             InputError: agent, tenant or position is not a name, or both ``position`` and ``after`` are given.
         """
         wanted = Listening(stream=layout.OUTCOMES, subject=outcomes_of(tenant, agent), after=after, name=position)
-        return Listener(lambda: self.bus, wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
+        return self._listener(wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
 
     def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Listener[Alert]:
         """What calls a person, as ``outcomes``: needs the credential ``operator`` or ``watcher``."""
         wanted = Listening(stream=layout.ALERTS, subject=alerts_of(tenant), after=after, name=position)
-        return Listener(lambda: self.bus, wanted, alert_of)
+        return self._listener(wanted, alert_of)
+
+    async def close(self) -> None:
+        """Close the connection, and before it the listeners that a ``break`` left open."""
+        for each in tuple(self._listeners):
+            # One that is being waited for ends with its connection.
+            with contextlib.suppress(RuntimeError):
+                await each.aclose()
+        await super().close()
+
+    def _listener(self, wanted: Listening, read: Callable[[Found], M]) -> Listener[M]:
+        listener = Listener(lambda: self.bus, wanted, read)
+        self._listeners.add(listener)
+        return listener
 
 
 async def _said(looking: Looking, entry: Entry, tenant: str) -> str:
