@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -116,6 +116,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what the command returns
+        """Run the command; a closed pipe is for ``run`` to judge, which click would end with exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Click takes only one with an errno for its own.
+            raise BrokenPipeError from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table by section, from what is known without importing anything."""
         del ctx
@@ -177,10 +185,6 @@ def run(args: Sequence[str] | None = None) -> int:
         return _end(_sentence(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
         return _failed(error)
     return result if isinstance(result, int) else 0
@@ -232,6 +236,13 @@ def _end(sentence: str, code: int) -> int:
 
 
 def _failed(error: Exception) -> int:
+    # Imported here: the help needs no event loop.
+    from linestop.cli.pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
+
+    if is_closed_pipe(error):
+        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
+        discard_unread()
+        return 0
     known = first_known(error)
     if isinstance(known, OSError):
         return _end(_refused_by_system(known), EXIT_USAGE if known.filename else 1)

@@ -7,6 +7,7 @@ exactly, as JSON in which those characters are escapes too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ from linestop.bus.jetstream.patience import NotStored
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.cli.lookalikes import lookalikes
+from linestop.cli.pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.plain import HIDDEN, clean, fit_to, writes_unicode
 from linestop.client import Client
 from linestop.client.identity import identify, state_directory
@@ -60,8 +62,6 @@ WIDTH_PIPED: Final = 160
 REASON_CHARS_SHOWN: Final = 600
 """More than is kept of a reason, so that none is cut twice."""
 
-STDOUT: Final = 1
-STDERR: Final = 2
 ARGS_HEAD_CHARS: Final = 4_000
 ARGS_TAIL_CHARS: Final = 500
 """What a question shows of long arguments: a screenful or two, and their end."""
@@ -136,13 +136,14 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Se
     # Imported here: drawing tables costs more than everything else that a command imports.
     from rich import box  # noqa: PLC0415
     from rich.cells import cell_len  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    from linestop.cli.console import PipeConsole  # noqa: PLC0415
+
+    console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH_PIPED)
+        console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH_PIPED)
     cells = [[clean(cell, block=True) for cell in row] for row in rows]
     least = [
         FOLDED_WIDTH_MIN if name in fold else max([cell_len(name), *(cell_len(row[at]) for row in cells)])
@@ -260,7 +261,12 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
 
 @asynccontextmanager
 async def telling_of_silence(client: Client) -> AsyncGenerator[None]:
-    """Say it when the broker does not answer for a while: what is followed goes on when it does."""
+    """Say it when the broker does not answer for a while: what is followed goes on when it does.
+
+    Raises:
+        BrokenPipeError: whoever read the output is gone; what is followed may write nothing for hours.
+    """
+    unread = anyio.CancelScope()
 
     async def look() -> None:
         away = 0
@@ -270,11 +276,19 @@ async def telling_of_silence(client: Client) -> AsyncGenerator[None]:
             if away == LOOKS_UNTIL_TOLD:
                 note("The broker does not answer; waiting for it.")
 
-    looking = asyncio.create_task(look())
+    async def end() -> None:
+        await until_reader_is_gone()
+        unread.cancel()
+
+    tasks = [asyncio.create_task(look()), asyncio.create_task(end())]
     try:
-        yield
+        with unread:
+            yield
     finally:
-        looking.cancel()
+        for task in tasks:
+            task.cancel()
+    if unread.cancelled_caught:
+        raise BrokenPipeError
 
 
 def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -319,6 +333,15 @@ def commands_for(question: OpenQuestion) -> list[str]:
     return [f"linestop {word}{tenant}" for word in words]
 
 
+def discard_typed_ahead() -> None:
+    """Drop what was typed at the terminal before a question stood there: it answers nothing that could be seen."""
+    # Imported here: it is there on POSIX only, and most commands ask nothing.
+    import termios  # noqa: PLC0415
+
+    with contextlib.suppress(termios.error):
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+
 def model_says(question: OpenQuestion) -> str:
     """The model's reason as its own words: on one line, so that it can pass for no other part of the question."""
     return f"the model says: {short(question.reason, REASON_CHARS_SHOWN)}"
@@ -344,6 +367,7 @@ def question_text(question: OpenQuestion) -> str:
         "task": short(question.task),
         "call": f"{question.call}: {question.tool}({_ends_of(question)})" if question.tool else "",
         "tier": f"{question.tier} (rule {question.rule})" if question.tier else "",
+        "key": question.effect_key,
         "cost": f"{dollars(question.cost_max_micros)} at most" if question.cost_max_micros else "",
         "asks": question.text,
         "options": " | ".join(question.options),

@@ -41,6 +41,7 @@ from linestop.cli.assembly import (
     stored_credentials,
 )
 from linestop.cli.dev_lines import RunLines, tell_of_changed_files
+from linestop.cli.pipes import STDERR, until_reader_is_gone
 from linestop.errors import ConfigError, Unreachable
 from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
@@ -155,6 +156,7 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
     registry = load_tools(project)
     agents = agents_of(project, registry, left_out=_say_left_out)
     gave_up = anyio.Event()
+    unread = anyio.Event()
 
     def on_event(event: ServerEvent) -> None:
         if event.kind in {"recovering", "crashed", "stuck", "restarted", "gave_up"}:
@@ -186,11 +188,20 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                 ):
                     await RunLines(say).listen(connection)
                     watching.start_soon(tell_of_changed_files, project, say)
+                    watching.start_soon(_end_unread, told, unread)
                     await told.wait()
                     watching.cancel_scope.cancel()
+                if unread.is_set():
+                    raise BrokenPipeError
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
+
+
+async def _end_unread(told: anyio.Event, unread: anyio.Event) -> None:
+    await until_reader_is_gone([STDERR])
+    unread.set()
+    told.set()
 
 
 def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) -> None:

@@ -22,6 +22,7 @@ import structlog
 from linestop.cli.demo.screen import JsonScreen, Screen
 from linestop.cli.demo.stage import set_stage
 from linestop.cli.demo.stories import loop, refund, stop
+from linestop.cli.pipes import until_reader_is_gone
 
 __all__ = ["demo"]
 
@@ -50,6 +51,7 @@ async def _tell_unless_ended(screen: Screen) -> None:
 
     Raises:
         Abort: it was ended.
+        BrokenPipeError: whoever read what is told is gone; perhaps in a group.
     """
     ended: list[signal.Signals] = []
 
@@ -58,9 +60,14 @@ async def _tell_unless_ended(screen: Screen) -> None:
             ended.append(number)
             tasks.cancel_scope.cancel()
 
+    async def end() -> None:
+        await until_reader_is_gone()
+        raise BrokenPipeError
+
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
+            tasks.start_soon(end)
             await tell(screen)
             tasks.cancel_scope.cancel()
     if ended:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from linestop.cli import output
+from linestop.cli.console import PipeConsole
 from linestop.cli.demo.lines import cost_micros, detail, money
 from linestop.cli.show import entry_document
 from linestop.schemas.run import Entry, Run
@@ -36,7 +37,7 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         terminal = sys.stdout.isatty()
-        self.console = console or Console(width=None if terminal else PLAIN_WIDTH, highlight=False)
+        self.console = console or PipeConsole(width=None if terminal else PLAIN_WIDTH, highlight=False)
         self.interactive = self.console.is_terminal and sys.stdin.isatty()
         self.width = min(self.console.width, WIDTH_MAX)
 
@@ -101,7 +102,7 @@ class JsonScreen(Screen):
     """Writes every event and every result as a line of JSON to stdout, and what is for people to stderr."""
 
     def __init__(self) -> None:
-        super().__init__(Console(stderr=True, width=PLAIN_WIDTH, highlight=False))
+        super().__init__(PipeConsole(stderr=True, width=PLAIN_WIDTH, highlight=False))
         self.interactive = False
         self._story = 0
 

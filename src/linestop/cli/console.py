@@ -1,0 +1,14 @@
+"""The console that draws tables and the demo. Apart from ``pipes``, because rich takes long to import."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+class PipeConsole(Console):
+    """A console that tells of a closed pipe as every other write does; rich's own ends the process instead."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the ``BrokenPipeError`` that is being handled."""
+        self.quiet = True
+        raise BrokenPipeError

@@ -1,0 +1,54 @@
+"""Ending where the program that reads the output is gone: silently, at once, with everything put away.
+
+A write to a closed pipe raises ``BrokenPipeError``, alone or in the group of the tasks that it ended. A command that
+waits may write nothing for hours, so it also looks at its pipes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+
+STDOUT: Final = 1
+STDERR: Final = 2
+LOOK_EVERY_S: Final = 0.5
+
+
+def reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> bool:
+    """Whether one of these is a pipe, or a socket, whose other end is closed."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+async def until_reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> None:
+    """Return as soon as nobody can read what is written there any more."""
+    # A pipe tells nobody that it was closed unless it is asked.
+    while not reader_is_gone(descriptors):  # noqa: ASYNC110 - as above
+        await anyio.sleep(LOOK_EVERY_S)
+
+
+def is_closed_pipe(error: BaseException) -> bool:
+    """Whether it says that a pipe is closed, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        inner: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return all(is_closed_pipe(one) for one in inner)
+    return isinstance(error, BrokenPipeError)
+
+
+def discard_unread() -> None:
+    """Send what is still buffered for a closed pipe nowhere, so that nothing complains about it at exit."""
+    for stream, descriptor in ((sys.stdout, STDOUT), (sys.stderr, STDERR)):
+        if reader_is_gone([descriptor]):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        # Python leaves it out where the descriptor was closed from the start.
+        if stream is not None:
+            stream.flush()

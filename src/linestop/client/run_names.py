@@ -1,0 +1,35 @@
+"""Which runs the first events of the log name, and which of them are nearest to what a person typed. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Final
+
+from linestop.schemas.subjects import RunId, TenantId, parse_run_event
+
+Key = tuple[TenantId, RunId]
+
+NEAREST_SHOWN: Final = 3
+"""How many runs are named to a person who typed a run that does not exist."""
+
+ALIKE: Final = 0.6
+"""From which similarity on (of ``difflib``) an id is taken for a misspelt one."""
+
+
+def named_runs(first_events: Sequence[str]) -> list[Key]:
+    """The runs of these subjects of first events, each once, in their order."""
+    # A void rival of a first event names the same run a second time.
+    return list(dict.fromkeys((where.tenant, where.run) for where in map(parse_run_event, first_events)))
+
+
+def begun_runs(first_events: Sequence[str]) -> list[Key]:
+    """As ``named_runs``, without the runs that were stopped before they began: their first event is a stop."""
+    return named_runs([subject for subject in first_events if parse_run_event(subject).event != "stopped"])
+
+
+def nearest_runs(text: str, runs: Sequence[RunId]) -> list[RunId]:
+    """The runs whose ids are most like ``text``, else the newest; ``runs`` come oldest first."""
+    plain = {run.replace("-", ""): run for run in runs}
+    alike = difflib.get_close_matches(text.replace("-", ""), plain, n=NEAREST_SHOWN, cutoff=ALIKE)
+    return [plain[found] for found in alike] or list(reversed(runs[-NEAREST_SHOWN:]))
