@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -139,6 +144,74 @@ def test_resolve_says_what_became_of_a_call(line: Stack) -> None:
     )
     assert "seen" in cli(line, "watch", first["run"]).out
     assert cli(line, "resolve", second["run"], "--shown", second["shown"], "--stop", "--why", "cannot know").code == 0
+
+
+def test_a_decision_that_the_question_does_not_take_is_refused_before_anything_is_asked(line: Stack) -> None:
+    """Nobody says yes to what then turns out to need another command; that command is named whole."""
+    doubt, approval = ask(line, "doubt"), ask(line, "pay 5")
+    for wrong, question, right in (
+        (("approve",), doubt, "resolve"), (("resolve", "--done"), approval, "approve"),
+    ):  # fmt: skip
+        ran = cli(line, wrong[0], question["run"], *wrong[1:])
+        assert ran.code == 1
+        assert f"`linestop {wrong[0]}` cannot decide that" in ran.err
+        assert f"`linestop {right} {question['run']} {question['call']} --shown {question['shown']}" in ran.err
+
+
+def test_the_key_of_an_effect_is_shown_where_somebody_must_look_it_up(line: Stack) -> None:
+    """Where a call is asked about, and where it is unknown what became of it, also once the run is over."""
+    doubt, approval = ask(line, "doubt"), ask(line, "pay 5")
+    printed = cli(line, "approvals").out
+    for question in (doubt, approval):
+        run = question["run"]
+        key = cli(line, "show", run, "--json").json["calls"][0]["effect_key"]
+        assert key
+        assert question["effect_key"] == key
+        assert key in printed
+        assert key in cli(line, "show", run).out
+    key = doubt["effect_key"]
+    assert cli(line, "stop", doubt["run"]).code == 0
+    assert cli(line, "watch", doubt["run"]).code == 4
+    assert f"doubtful ({doubt['call']}) took effect is unknown; its key is {key}" in cli(line, "show", doubt["run"]).out
+
+
+def at_a_terminal(line: Stack, *args: str, typed_ahead: str, prompt: str, reply: str) -> tuple[int, str]:
+    """Run a command at a terminal where something was typed before it asks; its exit code and the screen."""
+    controller, terminal = pty.openpty()
+    os.write(controller, typed_ahead.encode())
+    environment = {**os.environ, "LINESTOP_DIR": str(line.directory), "COLUMNS": "300"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "linestop.cli.main", *args],
+        stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, env=environment,
+    )  # fmt: skip
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    os.close(terminal)
+    screen = b""
+    try:
+        while prompt not in screen.decode(errors="replace"):
+            screen += os.read(controller, 4_096)
+        os.write(controller, reply.encode())
+        return process.wait(), screen.decode(errors="replace")
+    finally:
+        killer.cancel()
+        os.close(controller)
+
+
+def test_what_was_typed_before_a_question_was_shown_does_not_answer_it(line: Stack) -> None:
+    """A key hit while the question was being fetched agrees to nothing, with `approve`, `resolve` and `run`."""
+    approval, doubt = ask(line, "pay 5"), ask(line, "doubt")
+    before = len(line.effects.paid)
+    for words in (("approve", approval["run"]), ("resolve", doubt["run"], "--done")):
+        code, screen = at_a_terminal(line, *words, typed_ahead="y\n", prompt="[y/N]: ", reply="n\n")
+        assert code == 2, screen
+    code, screen = at_a_terminal(
+        line, "run", "desk", "pay 5", typed_ahead="approve\n", prompt="or later? [later] ", reply="deny\n"
+    )
+    assert code == 0, screen
+    assert len(line.effects.paid) == before
+    assert cli(line, "show", approval["run"], "--json").json["status"] == "waiting"
+    assert cli(line, "show", doubt["run"], "--json").json["status"] == "waiting"
 
 
 def test_a_decision_is_signed_with_the_key_of_whoever_is_named(tmp_path: Path) -> None:

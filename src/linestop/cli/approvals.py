@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import click
 
@@ -12,7 +12,7 @@ from linestop.cli import output
 from linestop.client import Client
 from linestop.client.client import Resolution, Said
 from linestop.client.views import OpenQuestion, pick
-from linestop.errors import InputError
+from linestop.errors import InputError, Refused
 from linestop.schemas.messages import Reply
 
 
@@ -34,7 +34,8 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
     args = None if edit is None else _new_args(edit)
-    options = _as_shown(options, run, call, "Approve this?" if args is None else f"Approve it with {edit} instead?")
+    ask = "Approve this?" if args is None else f"Approve it with {edit} instead?"
+    options = _as_shown(options, run, call, verb="approve", ask=ask)
     if args is None:
         _decide(options, lambda client, said: client.approve(run, call, **said))
     else:
@@ -70,7 +71,7 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
         raise InputError("--result goes with --done.")
     value: object = None if result is None else output.json_argument(result, "The result")
     chosen = cast("Resolution", action)
-    options = _as_shown(options, run, call, f"Is it so ({action})?")
+    options = _as_shown(options, run, call, verb="resolve", ask=f"Is it so ({action})?")
     _decide(options, lambda client, said: client.resolve(run, chosen, call=call, result=value, **said))
 
 
@@ -81,28 +82,50 @@ def _new_args(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", args)
 
 
-def _as_shown(options: dict[str, Any], run: str, call: str, ask: str) -> dict[str, Any]:
+def _as_shown(options: dict[str, Any], run: str, call: str, *, verb: str, ask: str) -> dict[str, Any]:
     """The options with the digest of what the person has seen: named on the command line, or shown here and now.
 
     Raises:
         InputError: no digest is named and there is no terminal to show anything on.
+        Refused: the question is not one that ``verb`` decides.
     """
     if options["shown"]:
         return options
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InputError(
-            "Say what was shown to you: add `--shown DIGEST`, as the commands that `linestop approvals` prints have it."
-        )
 
     async def look(client: Client) -> OpenQuestion:
         state = await client.run(run, tenant=options["tenant"])
         return pick(state, await client.questions_of(state), call)
 
     question = output.with_client(options["directory"], look)
+    _require_verb(question, verb)
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InputError(
+            "Say what was shown to you: add `--shown DIGEST`, as the commands that `linestop approvals` prints have it."
+        )
     output.note(output.question_text(question), block=True)
+    output.discard_typed_ahead()
     if not click.confirm(ask, err=True):
         raise InputError("Nothing was decided; the question stays open.")
     return options | {"shown": question.shown}
+
+
+WAITS_FOR: Final = {
+    "approval": "waits for an approval",
+    "spend": "waits for an approval",
+    "question": "waits for an answer",
+    "event": "waits for an event",
+    "doubt": "has an unknown outcome",
+}
+
+
+def _require_verb(question: OpenQuestion, verb: str) -> None:
+    """Refuse a decision that cannot be made about the question, before a person is asked to confirm it."""
+    commands = output.commands_for(question)
+    if any(command.startswith(f"linestop {verb} ") for command in commands):
+        return
+    what = f"Call '{question.call}' of run '{question.run}'" if question.call else f"Run '{question.run}'"
+    listed = ", ".join(f"`{command}`" for command in commands)
+    raise Refused(f"{what} {WAITS_FOR[question.kind]}; `linestop {verb}` cannot decide that. Use {listed}.")
 
 
 def _decide(options: dict[str, Any], decide: Callable[[Client, Said], Awaitable[Reply]]) -> None:

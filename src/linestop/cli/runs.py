@@ -142,6 +142,7 @@ async def _typed(verbs: tuple[str, ...]) -> str:
     wants_text = verbs == ("answer",)
     prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
     for _ in range(TYPED_TRIES_MAX):
+        output.discard_typed_ahead()
         click.echo(prompt, nl=False, err=True)
         # Not in a thread: one that waits for a line would keep the command from ending.
         await anyio.wait_readable(sys.stdin)

@@ -54,15 +54,24 @@ def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None
     output.say("")
     for entry in state.entries:
         output.say(timeline.line(entry, state), hang=timeline.HANG)
-    if state.calls:
-        output.say("")
-        rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
-        output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
+    _print_calls(state)
     answer = state.accepted.answer if state.accepted else None
     if isinstance(answer, str):
         output.say(f"\n{answer}", block=True)
     for question in questions:
         output.say("\n" + output.question_text(question), block=True)
+
+
+def _print_calls(state: Run) -> None:
+    """The calls, and of those whose outcome is unknown the key by which the other side can look the effect up."""
+    if not state.calls:
+        return
+    output.say("")
+    rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
+    output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
+    for call in state.calls.values():
+        if call.fate == "unknown" and call.judged:
+            output.say(f"Whether {call.tool} ({call.call}) took effect is unknown; its key is {call.judged.effect_key}")
 
 
 def wait_text(wait: Wait) -> str:

@@ -63,6 +63,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     ``kind`` says which word ends it: ``approval`` approve or deny; ``question`` and ``event`` answer;
     ``doubt`` resolve; ``spend`` approve or deny without a call. ``args`` are the exact canonical arguments.
+    ``effect_key`` is the key that the tool sends with the call, by which the other side can look it up.
     ``shown`` is the digest of all that is decided about; a decision that names it counts for nothing else.
     """
 
@@ -77,6 +78,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     args: str = ""
     args_sha256: str = ""
     contract_digest: str = ""
+    effect_key: str = ""
     tier: Tier | None = None
     rule: str = ""
     reason: str = ""
@@ -248,6 +250,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     return OpenQuestion(
         kind="doubt" if call.asked_doubt else "approval", expires_at=asked.expires_at, args_sha256=asked.args_sha256,
         contract_digest=asked.contract_digest, tier=asked.tier, rule=asked.rule, reason=asked.reason,
+        effect_key=call.judged.effect_key if call.judged else "",
         provenance=asked.provenance, egress=call.grant.egress if call.grant else (),
         cost_max_micros=asked.cost_max_micros, deciders=asked.deciders, quorum=asked.quorum,
         votes=tuple(sorted(call.votes)), **common,
