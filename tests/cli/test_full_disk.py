@@ -121,7 +121,7 @@ async def test_a_full_disk_is_named_and_does_not_stick(
         assert "stores what it is given, with" in capsys.readouterr().out
 
         await break_runs(wire, small_disk / "other-data")
-        for command in (["health"], ["stop", "run-1"], ["doctor"]):
+        for command in (["health"], ["stop", "run-1", "--beforehand"], ["doctor"]):
             assert await run_sync(run, command) == 8, command
             said = " ".join("".join(capsys.readouterr()).split())
             assert f"The disk with the state folder {state} is full (0.0 MiB free)" in said, command

@@ -96,7 +96,7 @@ def test_watch_of_a_run_that_is_not_there_yet_says_what_it_waits_for(line: Stack
     with watching:
         said = watching.stderr.readline()
         assert "There is no run 'unborn-yet' of tenant 'default' yet; waiting for its first event." in said
-        assert cli(line, "stop", "unborn-yet", "--why", "enough").code == 0
+        assert cli(line, "stop", "unborn-yet", "--why", "enough", "--beforehand").code == 0
         shown, _ = watching.communicate(timeout=60)
     assert watching.returncode == 4
     assert "operator.stopped" in shown

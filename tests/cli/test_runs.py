@@ -13,6 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from tests.stack import Ran, Stack, background_stack, command, seen
 
@@ -20,6 +21,7 @@ from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.keys import run_of_key
 from linestop.cli import main, output
 from linestop.cli.plain import clean
+from linestop.client import Client
 from linestop.schemas.limits import Limits
 
 pytestmark = pytest.mark.broker
@@ -301,15 +303,46 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
     assert "still open: " in again.out
 
 
-def test_stop_of_an_unknown_run_says_first_that_there_was_none(line: Stack) -> None:
-    """A mistyped id is noticed, by people and by programs."""
-    ran = cli(line, "stop", "mistyped")
+def test_a_run_that_does_not_exist_is_stopped_with_beforehand_only(line: Stack) -> None:
+    """A mistyped id is noticed, and the runs that may be meant are named."""
+    run = waiting(line)["run"]
+    near = run[:-1] + ("0" if run[-1] != "0" else "1")
+    for mistyped in ("mistyped", near, run.replace("-", "")):
+        ran = cli(line, "stop", mistyped)
+        assert (ran.code, ran.out) == (1, "")
+        assert f"There is no run '{mistyped}' of tenant 'default', so nothing was stopped" in ran.err
+        assert "add `--beforehand`" in ran.err
+        assert cli(line, "show", mistyped).code == 1
+        if mistyped != "mistyped":
+            assert f"the nearest open runs are {run}" in ran.err
+    assert "the nearest open runs are last, " in cli(line, "stop", "lst").err
+    ran = cli(line, "stop", "--beforehand", "awaited")
     assert ran.code == 0
-    assert ran.out.startswith("There was no run 'mistyped' of tenant 'default'; a task that comes for it is refused.\n")
+    assert ran.out.startswith("There was no run 'awaited' of tenant 'default'; a task that comes for it is refused.\n")
     assert "is stopped beforehand: event 1" in ran.out
-    assert cli(line, "stop", "mistyped", "--json").json["existed"] is False
-    assert "existed" not in cli(line, "stop", waiting(line)["run"], "--json").json
+    assert cli(line, "stop", "awaited", "--json").json["existed"] is False
+    assert "existed" not in cli(line, "stop", run, "--json").json
     assert cli(line, "stop", "Mis typed").code == 2
+    assert cli(line, "stop", "--all", "--beforehand").code == 2
+
+
+def test_a_run_that_was_only_stopped_beforehand_is_not_meant_by_last_or_a_prefix(line: Stack) -> None:
+    """Not as long as it is open, not once it is sealed, and not if its whole name is the prefix."""
+    run = waiting(line)["run"]
+    prefix = run[:22]
+    ghost = prefix + ("0" if run[22] != "0" else "1")
+
+    async def stop_as_any_client(phantom: str) -> None:
+        async with Client.connect(line.directory, as_="operator") as client:
+            assert not (await client.stop(phantom)).existed
+
+    for phantom in (ghost, prefix):
+        anyio.run(stop_as_any_client, phantom)
+        assert cli(line, "show", "last", "--json").json["run"] == run
+        assert cli(line, "show", prefix, "--json").json["run"] == run
+    assert cli(line, "watch", ghost).code == 4
+    assert cli(line, "show", ghost, "--json").json["run"] == ghost
+    assert cli(line, "stop", "last", "--json").json["run"] == run
 
 
 def test_a_stop_that_cancels_what_a_first_one_let_end_says_so(tmp_path: Path) -> None:
@@ -328,7 +361,7 @@ def test_a_stop_that_cancels_what_a_first_one_let_end_says_so(tmp_path: Path) ->
 def test_run_of_what_was_stopped_before_it_began_exits_4(line: Stack) -> None:
     """The outcome is no agent's, and still it is the run's."""
     key = "stopped-first"
-    named = cli(line, "stop", run_of_key("default", key), "--why", "not today")
+    named = cli(line, "stop", run_of_key("default", key), "--why", "not today", "--beforehand")
     ran = cli(line, "run", "desk", "say hello", "--key", key, "--wait", "20")
     assert named.code == 0
     assert (ran.code, ran.out) == (4, "")

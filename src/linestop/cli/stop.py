@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import difflib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +18,10 @@ from linestop.actors.facts import switch_closed
 from linestop.bus.disk import broker_disk_is_full, full_sentence
 from linestop.cli import output
 from linestop.client import Client
+from linestop.client.client import Said
 from linestop.client.identity import state_directory
-from linestop.errors import InputError
+from linestop.client.looking import LAST
+from linestop.errors import InputError, NotFound, PermissionDenied
 from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 
 FAILURES_SHOWN = 10
@@ -39,6 +43,8 @@ def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives the
         raise InputError("Name a RUN or say which runs (--all, --agent, --user, --tool), not both.")
     if len(scopes) > 1:
         raise InputError("Give one of --all, --agent, --user and --tool; --tenant may stand beside it.")
+    if options["beforehand"] and not run:
+        raise InputError("--beforehand goes with one RUN.")
     if run:
         _stop_one(run, **options)
     elif scopes or named:
@@ -49,23 +55,41 @@ def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives the
 
 def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> None:
-        async with telling_of_delay(client, options["directory"]):
-            receipt = await client.stop(run, mode=mode, by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        said = Said(by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        try:
+            async with telling_of_delay(client, options["directory"]):
+                receipt = await client.stop(run, mode=mode, beforehand=options["beforehand"], **said)
+        except NotFound:
+            raise NotFound(await _nothing_stopped(client, run, options["tenant"])) from None
         if options["as_json"]:
             output.say_json(receipt)
             return
-        said = "was stopped before" if receipt.already else "is stopped"
+        done = "was stopped before" if receipt.already else "is stopped"
         if not receipt.existed:
             tenant = options["tenant"]
             output.say(f"There was no run '{run}' of tenant '{tenant}'; a task that comes for it is refused.")
-            said = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
-        output.say(f"{run} {said}: event {receipt.n}, by {receipt.by}, {receipt.why}")
+            done = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
+        output.say(f"{run} {done}: event {receipt.n}, by {receipt.by}, {receipt.why}")
         if receipt.fenced_n:
             output.say(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
         for start in receipt.open:
             output.say(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
 
     output.with_client(options["directory"], work)
+
+
+async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
+    """Why a run that does not exist was not stopped, with the runs that may be meant."""
+    near: list[str] = []
+    with contextlib.suppress(PermissionDenied):
+        near += await client.open_runs_like(run, tenant=tenant)
+    if difflib.get_close_matches(run, [LAST]):
+        near.insert(0, LAST)
+    open_runs = f"the nearest open runs are {', '.join(near)}" if near else "no run is open"
+    return (
+        f"There is no run '{run}' of tenant '{tenant}', so nothing was stopped; {open_runs}. To stop a run before its "
+        "task is opened, add `--beforehand`."
+    )
 
 
 def _stop_many(scope: str, *, tenant_named: bool, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them

@@ -20,7 +20,7 @@ from linestop.client.looking import DEFAULT_TENANT
 from linestop.client.outcome import Outcome
 from linestop.client.saying import WAIT_S, Mouth
 from linestop.client.stop_scope import stop_scope
-from linestop.client.stopping import DirectStop, is_of
+from linestop.client.stopping import DirectStop, is_of, no_such_run
 from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
@@ -213,15 +213,18 @@ class Client(Following):
 
     # --- the line ----------------------------------------------------------------------------------------
 
-    async def stop(self, run: str, *, mode: StopMode = "fence", **said: Unpack[Said]) -> Receipt:
+    async def stop(
+        self, run: str, *, mode: StopMode = "fence", beforehand: bool = True, **said: Unpack[Said]
+    ) -> Receipt:
         """Stop a run; when this returns, nothing of it can start any more.
 
         What was started before is cancelled (``fence``) or may end, until its ``done_by`` (``drain``). With the
         operator's credential the stop is appended to the log directly, with no actor alive; with another it goes
-        through whichever role sees it first. A run that does not exist yet is stopped before it begins. Stopping
-        twice is harmless; the second time may cancel what the first let end.
+        through whichever role sees it first. A run that does not exist yet is stopped before it begins, unless
+        ``beforehand`` is false. Stopping twice is harmless; the second time may cancel what the first let end.
 
         Raises:
+            NotFound: there is no such run, and ``beforehand`` is false.
             InputError: tenant or run is no name, or there is no such mode.
             Refused: the run is over.
             TimedOut: no role has taken up the stop yet; it is kept, and will be the first thing they see.
@@ -234,8 +237,10 @@ class Client(Following):
             Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
         )
         if self.operator:
-            state, already = await DirectStop(self.bus).stop(tenant, run_id, control)
+            state, already = await DirectStop(self.bus).stop(tenant, run_id, control, beforehand=beforehand)
             return _receipt(state, already=already)
+        if not beforehand and not await self._may_exist(tenant, run_id):
+            raise no_such_run(tenant, run_id)
         try:
             await self._says.word(tenant, run_id, "stop", control)
         except TimedOut:
@@ -277,6 +282,13 @@ class Client(Following):
     def kill_switches(self) -> KillSwitches:
         """Which kill switches are closed, and, with the operator's credential, closing and opening them."""
         return KillSwitches(self.bus.switches())
+
+    async def _may_exist(self, tenant: TenantId, run: RunId) -> bool:
+        """Whether the run has an event, as far as this credential may know."""
+        try:
+            return await self.bus.log().head(tenant, run) is not None
+        except PermissionDenied:
+            return True
 
     async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
         """The run with its stop, if this credential may read runs and a replica shows it in time."""

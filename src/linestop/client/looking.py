@@ -20,6 +20,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
 from linestop.client.identity import Identity, default_person, identify
+from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.saying import Mouth
 from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
 from linestop.client.waiting import hints
@@ -28,7 +29,7 @@ from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
 from linestop.schemas.run import Entry, Run
-from linestop.schemas.subjects import RunId, TenantId, check_name, parse_run_event
+from linestop.schemas.subjects import RunId, TenantId, check_name
 
 DEFAULT_TENANT: Final = "default"
 AT_ONCE: Final = 16
@@ -44,7 +45,6 @@ WINDOW_MESSAGES: Final = 5_000
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
-Key = tuple[TenantId, RunId]
 
 
 class Looking:
@@ -148,16 +148,18 @@ class Looking:
     async def find_run(self, text: str, *, tenant: str = DEFAULT_TENANT) -> RunId:
         """The run that a person means: ``last``, the one begun last, or the beginning of an id that linestop gave.
 
+        A run that was only stopped before it began is neither: nobody who types ``last`` or a prefix means it.
+
         Raises:
             NotFound: there is no such run.
             InputError: several ids begin so.
         """
         if text == LAST:
-            found = await self._newest(1, as_tenant(tenant))
+            found = await self._newest(1, as_tenant(tenant), begun_only=True)
             if not found:
                 raise NotFound(f"There is no run of tenant '{tenant}' yet.")
             return found[-1][1]
-        begun = sorted(run for run in await self.bus.log().runs_of(as_tenant(tenant)) if run.startswith(text))
+        begun = sorted(run for _, run in await self._begun(as_tenant(tenant)) if run.startswith(text))
         if text in begun:
             return RunId(text)
         if len(begun) > 1:
@@ -166,6 +168,11 @@ class Looking:
         if not begun:
             raise NotFound(f"There is no run '{text}' of tenant '{tenant}'; `linestop runs` lists them.")
         return begun[0]
+
+    async def open_runs_like(self, text: str, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
+        """A few open runs of the tenant for a person who typed a run that does not exist, the nearest ids first."""
+        begun = set(await self._begun(as_tenant(tenant)))
+        return nearest_runs(text, [key[1] for key in await self.bus.log().open_runs() if key in begun])
 
     async def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
@@ -268,15 +275,19 @@ class Looking:
             shown = None
         return waits(state, clock.now(), shown)
 
-    async def _newest(self, limit: int, tenant: str) -> list[Key]:
+    async def _begun(self, tenant: TenantId) -> list[Key]:
+        found = await Reader(self.bus.wire, layout.RUNS).walk(f"runs.{tenant}.*.*.*.1")
+        return begun_runs([item.subject for item in found])
+
+    async def _newest(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
         reader = Reader(self.bus.wire, layout.RUNS)
         info = await self.bus.wire.connection.ask(api.stream_info(layout.RUNS))
         last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
         window = WINDOW_MESSAGES
         while True:
             found = await reader.walk(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
-            # A void rival of a first event names the same run a second time.
-            keys = list(dict.fromkeys(_key(item.subject) for item in found))
+            firsts = [item.subject for item in found]
+            keys = begun_runs(firsts) if begun_only else named_runs(firsts)
             if len(keys) >= limit or window >= last:
                 return keys[-limit:]
             window *= 4
@@ -323,11 +334,6 @@ async def _each(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> lis
             # Reads fail for one reason; callers expect that error itself, not a group of it.
             raise failures.exceptions[0] from failures
     return [results[index] for index in range(len(keys))]
-
-
-def _key(subject: str) -> Key:
-    where = parse_run_event(subject)
-    return where.tenant, where.run
 
 
 def as_tenant(tenant: str) -> TenantId:

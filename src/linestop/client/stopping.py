@@ -20,7 +20,7 @@ from linestop.bus.jetstream.publish import header_block
 from linestop.bus.ports import Log
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up, stop_run
-from linestop.errors import Refused
+from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control
@@ -39,10 +39,15 @@ class DirectStop:
             build="client", blobs=stream.blobs(), chance=random.SystemRandom(), now=lambda: datetime.now(UTC)
         )
 
-    async def stop(self, tenant: TenantId, run: RunId, control: Control) -> tuple[Run, bool]:
+    async def stop(
+        self, tenant: TenantId, run: RunId, control: Control, *, beforehand: bool = True
+    ) -> tuple[Run, bool]:
         """Stop the run as ``control`` says; return it with its stop, and whether somebody else had stopped it before.
 
+        Without ``beforehand`` a run that does not exist is not stopped.
+
         Raises:
+            NotFound: there is no such run, and ``beforehand`` is false.
             Refused: the run is over by other means, or does not exist and cannot begin for lack of room.
             TimedOut: the run moved all the time, and nobody who works on it answered either.
             Unreachable: the broker does not answer; whether the stop is stored is not known.
@@ -51,6 +56,8 @@ class DirectStop:
         # Nothing read here is proof: a replica's old answer only costs a refusal that names the real head.
         await catch_up(self._log, state)
         if state.n == 0 and await self._log.head(tenant, run) is None:
+            if not beforehand:
+                raise no_such_run(tenant, run)
             await self._require_room(run)
         before = state.stopped is not None
 
@@ -78,6 +85,11 @@ class DirectStop:
         """Let the actors settle and seal it now and not at the next sweep."""
         for role in ACTORS:
             self._stream.wire.send(subjects.wake(tenant, run, role=role), b"")
+
+
+def no_such_run(tenant: TenantId, run: RunId) -> NotFound:
+    """What a command says of a run that has no event."""
+    return NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
 
 
 def is_of(run: Run, control: Control) -> bool:

@@ -105,11 +105,6 @@ class JetStreamLog:
         sealed = await self._runs(self._named(subjects.wakes_on("recorder", "sealed")))
         return [run for run in begun if run not in sealed]
 
-    async def runs_of(self, tenant: TenantId) -> list[RunId]:
-        """All runs of a tenant that have a first event, in no order."""
-        wanted = _FIRST_EVENTS.replace("*", subjects.check_name("tenant", tenant), 1)
-        return [run for _, run in await self._runs(self._named(wanted))]
-
     async def replicated(self) -> bool:
         """Whether the stream has more than one replica."""
         info = await self._reader.info()

@@ -109,13 +109,15 @@ def watch() -> None:
     show_default=True,
     help="What was started before: `fence` cancels it now, `drain` lets it end.",
 )
+@click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that comes for it is refused.")
 @person
 @common
 @does("stop:stop")
 def stop() -> None:
     """Stop RUN; when this returns, nothing of it can start any more.
 
-    Works with no actor alive. The receipt lists what was started before and is not known to be over. Without RUN,
+    Works with no actor alive. The receipt lists what was started before and is not known to be over. A RUN that does
+    not exist is stopped with --beforehand only. Without RUN,
     --all, --agent, --user, --tool or --tenant says which open runs are stopped; `linestop switch close` keeps new ones
     from coming.
     """
