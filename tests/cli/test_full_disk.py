@@ -157,7 +157,7 @@ async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
         monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
-        assert await run_sync(run, ["stop", "run-1"]) == 8
+        assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
         said = " ".join(capsys.readouterr().err.split())
         assert said.startswith("The broker answers, but does not say that the stop is stored")
         assert stop.NOT_CERTAIN in said
