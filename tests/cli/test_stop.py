@@ -63,6 +63,20 @@ def test_a_stop_of_a_scope_stops_the_runs_that_it_names_and_no_others(line: Stac
     assert (ran.json["status"], ran.json["stopped"]["why"]) == ("stopped", "stopped by hand")
 
 
+def test_a_name_that_nothing_has_is_told_of_and_taken_all_the_same(line: Stack) -> None:
+    """A misspelt name would stop nothing in silence; one that is still to come may be closed beforehand."""
+    waiting(line, "--tenant", "acme")
+    for kind, wrong, near in (("agent", "dsek", "desk"), ("tool", "payy", "pay"), ("tenant", "acne", "acme")):
+        closed = cli(line, "switch", "close", f"{kind}:{wrong}", "--json")
+        assert f"{kind}:{wrong}" in closed.json["closed"]
+        stopped_none = cli(line, "stop", f"--{kind}", wrong, "--json")
+        for ran in (closed, stopped_none):
+            assert (ran.code, f"'{wrong}'" in ran.err, f"The nearest name is '{near}'." in ran.err) == (0, True, True)
+        assert "nearest" not in cli(line, "switch", "close", f"{kind}:{near}", "--json").err
+    assert "nearest" not in cli(line, "stop", "--agent", "desk", "--json").err
+    assert cli(line, "switch", "close", "user:nobody", "--json").err == ""
+
+
 def test_a_stop_of_nothing_in_particular_is_refused(line: Stack) -> None:
     """Nobody stops everything by leaving a word out."""
     assert cli(line, "stop").code == 2

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from linestop.actors.facts import switch_closed
 from linestop.bus.disk import broker_disk_is_full, full_sentence
 from linestop.cli import output
+from linestop.cli.known_names import tell_of_unknown
 from linestop.client import Client
 from linestop.client.client import Said
 from linestop.client.identity import state_directory
@@ -97,6 +98,9 @@ def _stop_many(scope: str, *, tenant_named: bool, mode: Any, by: str, why: str, 
         tenant = options["tenant"] if tenant_named else ""
         async with telling_of_delay(client, options["directory"]):
             found = await client.stop_all(scope, mode=mode, by=by, why=why or "stopped by hand", tenant=tenant)
+        named = [scope, *([f"tenant:{tenant}"] if tenant else [])]
+        if not found.stopped and not found.failed:
+            await tell_of_unknown(client, named)
         if options["as_json"]:
             output.say_json(found)
             return 1 if found.failed else 0
@@ -141,7 +145,9 @@ def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - 
     """Close kill switches."""
 
     async def work(client: Client) -> frozenset[str]:
-        return await client.kill_switches.close(*switches)
+        closed = await client.kill_switches.close(*switches)
+        await tell_of_unknown(client, switches)
+        return closed
 
     _say_closed(output.with_client(options["directory"], work), as_json=options["as_json"])
 

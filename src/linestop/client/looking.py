@@ -275,6 +275,11 @@ class Looking:
             shown = None
         return waits(state, clock.now(), shown)
 
+    async def tenants(self) -> set[TenantId]:
+        """The tenants that have a run in the log."""
+        found = await Reader(self.bus.wire, layout.RUNS).walk("runs.*.*.*.*.1")
+        return {tenant for tenant, _ in begun_runs([item.subject for item in found])}
+
     async def _begun(self, tenant: TenantId) -> list[Key]:
         found = await Reader(self.bus.wire, layout.RUNS).walk(f"runs.{tenant}.*.*.*.1")
         return begun_runs([item.subject for item in found])

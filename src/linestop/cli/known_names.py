@@ -1,0 +1,62 @@
+"""Whether an agent, a tool or a tenant that a person named is known now. A name that is not may still come."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.cli import output
+from linestop.cli.declare import TENANT_DEFAULT
+from linestop.client import Client
+from linestop.errors import LinestopError
+
+LOOK_WITHIN_S: Final = 5.0
+RUNS_MAX: Final = 200
+"""Open runs that are looked at for an agent or a tool that is not deployed."""
+
+KNOWN_AS: Final = {
+    "agent": "agent '{}' is deployed, and no open run has it",
+    "tool": "deployed agent and no open run has the tool '{}'",
+    "tenant": "run of a tenant '{}' is known",
+}
+
+
+async def tell_of_unknown(client: Client, scopes: Iterable[str]) -> None:
+    """Say on stderr which of these scopes (``agent:NAME`` …) name nothing that is known now, with the nearest name.
+
+    A courtesy after the deed: what cannot be looked up in time is not spoken of.
+    """
+    for scope in scopes:
+        kind, _, name = scope.partition(":")
+        if kind not in KNOWN_AS:
+            continue
+        try:
+            with anyio.fail_after(LOOK_WITHIN_S):
+                known = await _known(client, kind)
+        except (LinestopError, TimeoutError):
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            nearest = f" The nearest name is '{near[0]}'." if near else ""
+            output.note(f"No {KNOWN_AS[kind].format(name)} now.{nearest}")
+
+
+async def _known(client: Client, kind: str) -> set[str]:
+    """The names of this kind that are deployed, or that a run has."""
+    if kind == "tenant":
+        return {TENANT_DEFAULT, *await client.tenants()}
+    store = AgentStore(client.bus.shared(layout.AGENTS_BUCKET))
+    versions = [await store.current(name) for name in await store.names()]
+    agents = {version.name for version in versions if version}
+    tools = {tool.name for version in versions if version for tool in version.tools}
+    for tenant, run in (await client.bus.log().open_runs())[-RUNS_MAX:]:
+        opened = (await client.run(run, tenant=tenant)).opened
+        if opened is not None:
+            agents.add(opened.agent.name)
+            tools.update(tool.name for tool in opened.tools)
+    return agents if kind == "agent" else tools
