@@ -13,13 +13,17 @@ import referencing.jsonschema
 from tests.models import other_shapes
 from tests.models.argument_shapes import SHAPES, Address
 
+from linestop.actors.context import base_bytes, system_text, tool_specs
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.embedded_schemas import embedded
 from linestop.models.openai import request_body as openai_body
 from linestop.models.steps import FINAL, step_request, trial_request
 from linestop.sandbox.tool import Context, tool
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import check_arguments, schema_error
-from linestop.schemas.model import Message, ModelRequest, ToolSpec
+from linestop.schemas.events import ModelChoice
+from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.model import Message, ModelRequest, Price, ToolMode, ToolSpec
 from linestop.schemas.tools import Contract
 
 BASE = "https://example.test/tree"
@@ -235,3 +239,30 @@ def test_what_is_embedded_stays_as_it_was() -> None:
         before = msgspec.json.encode(schema)
         step_request(_request(_spec("shop.place", schema), output_schema=schema))
         assert msgspec.json.encode(schema) == before
+
+
+@pytest.mark.parametrize("mode", ["json_schema", "auto"])
+@pytest.mark.parametrize("name", [*CASES, "all of them"])
+def test_what_a_run_reserves_covers_what_is_sent_in_every_mode(name: str, mode: ToolMode) -> None:
+    """The schemas come twice where a turn is one JSON object: in words, and as the object's own."""
+    wanted = CASES if name == "all of them" else {name: CASES[name]}
+    tools = [
+        Contract(name=f"shop.{'t' * 40}{index}", description="It.", parameters=schema)
+        for index, (schema, _, _) in enumerate(wanted.values())
+    ]
+    choice = ModelChoice(
+        model="openai/m", price=Price(input=1, output=1), base_url="http://127.0.0.1:1/v1", tool_mode=mode
+    )
+    version = AgentVersion(
+        name="a", prompt="Go.", model=choice, tools=tuple(tools), output_schema=next(iter(wanted.values()))[0]
+    )
+    names = tuple(tool.name for tool in tools)
+    asked = msgspec.structs.replace(
+        _request(*tool_specs(version, names), output_schema=version.output_schema),
+        system=system_text(version, form=True),
+    )
+    written, form = step_request(asked)
+    reserved = base_bytes(version, names) + TOKEN_OVERHEAD
+    assert len(written.system.encode()) + len(msgspec.json.encode(form)) <= reserved
+    trial = trial_request(asked)
+    assert len(trial.system.encode()) + sum(len(msgspec.json.encode(tool)) for tool in trial.tools) <= reserved

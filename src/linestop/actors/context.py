@@ -8,7 +8,7 @@ upper bound of the size (``Run.context_bytes``), which is what a model call rese
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -52,6 +52,10 @@ ANSWER_FORM = "\n\nThe final answer is JSON that keeps to this JSON Schema, and 
 """Said beside tools only: many servers let a model call none once an answer's schema is part of the request."""
 
 
+DEFINITION_NAME_CHARS: Final = 65
+"""What the name of a definition grows by in a schema that holds those of all tools: a tool's name and a dot."""
+
+
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt and its digest, over everything that is sent but the model's name and the call's own limits."""
 
@@ -72,9 +76,26 @@ def system_text(agent: AgentVersion, *, form: bool = False) -> str:
 
 def base_bytes(agent: AgentVersion, tools: tuple[str, ...]) -> int:
     """Upper bound of the bytes of system prompt, tool list and answer's schema: what every call begins with."""
-    specs = sum(len(canonical(spec)) + ITEM_BYTES for spec in tool_specs(agent, tools))
+    specs = [canonical(spec) for spec in tool_specs(agent, tools)]
     system = len(system_text(agent, form=True).encode())
-    return system + len(COMPACT_RULES) + specs + 2 * ITEM_BYTES
+    listed = sum(len(spec) + ITEM_BYTES for spec in specs)
+    schemas = sum(map(_step_bytes, (*specs, canonical(agent.output_schema or {})))) if _may_ask_for_steps(agent) else 0
+    return system + len(COMPACT_RULES) + listed + schemas + 2 * ITEM_BYTES
+
+
+def _may_ask_for_steps(agent: AgentVersion) -> bool:
+    """Whether one of its models may be asked for one JSON object a turn: then the schemas of all tools come twice."""
+    choices = [agent.settings(choice) for choice in (agent.model, *agent.fallbacks)]
+    return any(
+        choice.tool_mode == "json_schema"
+        or (choice.tool_mode == "auto" and choice.base_url and choice.model.startswith("openai/"))
+        for choice in choices
+    )
+
+
+def _step_bytes(schema: bytes) -> int:
+    """The most that a schema takes as a part of that object's: texts get bounds, definitions longer names."""
+    return 2 * len(schema) + ITEM_BYTES + schema.count(b"$") * (DEFINITION_NAME_CHARS)
 
 
 def tool_specs(agent: AgentVersion, names: tuple[str, ...]) -> tuple[ToolSpec, ...]:
