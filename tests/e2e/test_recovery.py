@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from msgspec import structs
 from tests.e2e.processes import Broker, Processes, World, running
-from tests.e2e.role_process import Setup
+from tests.e2e.role_process import Setup, registry
 from tests.e2e.scene import BOOK, Scene, agent, described, operating
 from tests.e2e.triggers import Trigger
 
 from linestop.bus.worker import hold_name
 from linestop.errors import ConfigError
-from linestop.schemas.events import ModelStarted
+from linestop.schemas.calls import Stage
+from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.limits import Limits
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -62,16 +64,18 @@ class System:
 
 @asynccontextmanager
 async def system(
-    directory: Path, names: Mapping[str, Literal["all", "sweep", "sweep_only"]], *, limits: Limits | None = None
-) -> AsyncGenerator[System]:
-    """Processes of all roles, each with the ways to be woken that ``names`` gives it."""
+    directory: Path, names: Mapping[str, Literal["all", "sweep", "sweep_only"]], *, limits: Limits | None = None,
+    timeout_s: float = 0.0,
+) -> AsyncGenerator[System]:  # fmt: skip
+    """Processes of all roles, each with the ways to be woken that ``names`` gives it; ``timeout_s`` is the tools'."""
     everything: tuple[RoleName, ...] = ACTORS
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(World())
         model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
         broker = await stack.enter_async_context(Broker(directory))
         scene = await stack.enter_async_context(operating(broker.credential("operator")))
-        await scene.deploy(agent(model.url, limits=limits))
+        tools = [structs.replace(tool, timeout_s=timeout_s or tool.timeout_s) for tool in registry().contracts()]
+        await scene.deploy(agent(model.url, limits=limits, tools=tools))
         setup = Setup(
             directory=str(directory), world=world.url, processes=dict.fromkeys(names, everything),
             paths=dict(names), sweep_every_s=0.3,
@@ -120,6 +124,37 @@ async def test_work_goes_on_after_a_kill_without_waiting_for_the_deadline(tmp_pa
         second = [e.event for e in state.entries if isinstance(e.event, ModelStarted) and e.event.turn == 2]
         assert [(start.attempt, start.worker) for start in second] == [(1, "all#1"), (2, "all#2")]
         assert second[1].at < second[0].done_by
+
+
+async def test_what_a_process_killed_for_good_had_begun_is_taken_over_long_before_its_end(tmp_path: Path) -> None:
+    """Nobody gets its name; another process knows from its missing beats that it is dead, and says so in the log."""
+    async with system(tmp_path, {"one": "all", "two": "all"}, timeout_s=300.0) as running_system:
+        killed: list[str] = []
+
+        async def kill(tool: str, run: str) -> None:
+            if tool != "keyed" or killed:
+                return
+            killed.append("")
+            # What has no key is never repeated, so its answer must be there.
+            state = await running_system.scene.until(run, lambda state: _answered(state, "bare"))
+            killed[0] = state.open_attempts[0].worker
+            await running_system.processes.stop(killed[0].partition("#")[0])
+
+        running_system.world.hold = kill
+        await running_system.scene.task("left")
+        state = await running_system.sealed("left")
+        running_system.check(state)
+        starts = [e.event for e in state.entries if isinstance(e.event, EffectStarted)]
+        lost = next(start for start in starts if start.worker == killed[0] and len(start.calls) == 2)
+        taken = next(start for start in starts if start.dead_workers)
+        assert taken.dead_workers == (lost.worker,)
+        assert taken.worker != lost.worker
+        assert taken.at < min(line.done_by for line in lost.calls)
+
+
+def _answered(state: Run, tool: str) -> bool:
+    calls = [call for call in state.calls.values() if call.tool == tool]
+    return bool(calls) and all(call.stage is Stage.ANSWERED for call in calls)
 
 
 async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_nor_run(tmp_path: Path) -> None:
