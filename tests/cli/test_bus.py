@@ -52,7 +52,7 @@ async def test_a_server_with_the_printed_configuration_carries_a_task_to_its_out
     assert await run_sync(run, ["bus", "init"]) == 0
     said = capsys.readouterr()
     assert f"no broker answers at {url}" in said.err
-    assert "Then start a server with this configuration, and run this again" in said.err
+    assert "start nats-server there with this configuration, and run this again" in said.err
     assert await run_sync(run, ["bus", "init"]) == 8
     assert capsys.readouterr().out == said.out
     (tmp_path / "nats.conf").write_text(said.out)
@@ -79,16 +79,20 @@ async def test_a_server_that_does_not_know_the_credentials_is_told_apart_from_no
     monkeypatch.chdir(tmp_path)
     url = f"nats://localhost:{free_port()}, nats://127.0.0.1:1"
     assert await run_sync(run, ["bus", "init", "--nats", url]) == 0
-    text = capsys.readouterr().out
+    text, said = capsys.readouterr()
+    assert f"Next: no broker answers at {url}: start nats-server there with this configuration" in said
+    assert await run_sync(run, ["bus", "init", "--nats", url]) == 8
+    out, said = capsys.readouterr()
+    assert (out, "linestop dev" in said) == (text, False)
     config = json.loads(text)
     assert config["jetstream"]["sync_interval"] == "always"
     config["accounts"]["LINESTOP_BOOTSTRAP"]["users"][0]["nkey"] = public_key(new_seed())
     (tmp_path / "nats.conf").write_text(json.dumps(config))
     async with nats_server(tmp_path):
         assert await run_sync(run, ["bus", "init", "--nats", url, "--json"]) == 2
-    said = capsys.readouterr()
-    assert "put its `jetstream` and `accounts` into the one it has; restart it, and run this again" in said.err
-    assert json.loads(said.out)["server_config"] == text
+    refused = capsys.readouterr()
+    assert "put its `jetstream` and `accounts` into the one it has; restart it, and run this again" in refused.err
+    assert json.loads(refused.out)["server_config"] == text
 
 
 def test_a_plan_says_what_is_needed_and_what_fits(

@@ -8,8 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.builders import at_work, call, reply
+from tests.stack import stack
 
-from linestop.cli.dev_lines import describe, tell_of_changed_files
+from linestop.bus.connection import connect
+from linestop.cli.dev_lines import RunLines, describe, tell_of_changed_files
+from linestop.client import Client
 from linestop.project import load_project
 from linestop.testing.virtual import run_virtual
 
@@ -51,6 +54,28 @@ def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.Monkey
     run_virtual(main, seed=1)
     assert [line.split(" ")[0] for line in said] == ["agents/desk.md", "tools.py"]
     assert "Ctrl-C" in said[0]
+
+
+@pytest.mark.broker
+@pytest.mark.anyio
+async def test_a_run_of_before_a_restart_is_named_with_its_agent(tmp_path: Path) -> None:
+    """Its beginning was heard by the process before, and stands in its log."""
+    told = anyio.Event()
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
+        run = (await client.submit("desk", "hang")).run
+        async with await connect(line.server.credential("watcher"), name="dev") as connection:
+            await RunLines(say).listen(connection)
+            await client.stop(run, why="enough")
+            with anyio.fail_after(30):
+                await told.wait()
+    assert f"{run}  desk " in said[0]
+    assert "stopped: enough" in said[0]
 
 
 async def _at_once(work: object) -> object:

@@ -36,6 +36,22 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rnu"], "No such command 'rnu'. Did you mean 'run'?"),
+        (["actor"], "Choose from: planner, validator, approver"),
+        (["runs", "--limit", "x"], "'x' is not a valid whole number"),
+    ],
+)
+def test_a_mistyped_command_or_value_gets_a_plain_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the nearest command, or what there is to choose from, on one line."""
+    assert run(words) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_help_imports_no_heavy_module(tmp_path: Path) -> None:
     """Help and completion answer at once, because they show a table and import nothing."""
     code = f"""

@@ -127,6 +127,20 @@ def test_a_checkpoint_in_the_file_counts_with_its_key(
     assert "is not known: pass it with `--key rec-1=HEX`" in capfd.readouterr().out
 
 
+def test_a_file_is_checked_by_last_and_by_the_beginning_of_its_runs_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As every other command understands them; another beginning, or a name that a client chose, means that run."""
+    run_id, file = "0193b6a0-1111-7000-8000-00000000000a", tmp_path / "log.jsonl"
+    monkeypatch.chdir(tmp_path)
+    file.write_bytes(b"".join(write_bundle([(f"runs.{TENANT}.{run_id}.operator.stopped.1", b"{}", 1)])))
+    for short, meant in (
+        ("last", run_id), ("0193b6a0", run_id), (run_id[:20], run_id), ("0193b6a1", "0193b6a1"), ("first", "first"),
+    ):  # fmt: skip
+        run(["verify", short, "--tenant", TENANT, "--file", str(file)])
+        assert capfd.readouterr().out.startswith(f"{meant}: ")
+
+
 def test_a_file_of_another_run_is_broken(file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]) -> None:
     """The name on the command line is what is checked, not what the file claims."""
     file.write_bytes(b"".join(write_bundle(log)))

@@ -168,5 +168,5 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
     story.model(ModelFailed("availability", "HTTP 503: overloaded", status=503))
     over = out_of_time(story.run)
     assert over.code == "model_down"
-    assert "1 attempts within the 20 s" in over.why
+    assert "1 attempt within the 20 s" in over.why
     assert "HTTP 503: overloaded" in over.why

@@ -76,8 +76,8 @@ async def bus_init(
     except PermissionDenied:
         step = f"give the server at {url} this configuration, or put its `jetstream` and `accounts` into the one it has"
         return InitResult(server_config=text, set_up=None, next_step=f"{step}; restart it, and run this again.")
-    except Unreachable as error:
-        step = f"{error} Then start a server with this configuration, and run this again."
+    except Unreachable:
+        step = f"no broker answers at {url}: start nats-server there with this configuration, and run this again."
         return InitResult(server_config=text, set_up=None, reachable=False, next_step=step)
     step = " ".join((*done.differences, *done.outdated))
     return InitResult(server_config=text, set_up=done, passwords=passwords, next_step=step)

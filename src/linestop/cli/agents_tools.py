@@ -237,7 +237,7 @@ def tools_lint(as_json: bool) -> None:
         output.say_json(findings)
     else:
         for found in findings:
-            click.echo(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}")
+            output.say(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}", hang=9)
         click.echo(f"{output.counted(len(registry), 'tool')}, {output.counted(len(findings), 'finding')}", err=True)
     if any(found.level == "error" for found in findings):
         output.finish(1)

@@ -19,11 +19,17 @@ CONFIG_FILE: Final = "linestop.toml"
 DIRECTORY_DEFAULT: Final = ".linestop"
 TENANT_DEFAULT: Final = "default"
 
-_SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
+SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
 """``last``, or the beginning of an id that linestop gave: a UUID, or the digest of a key or of a refused task.
 
 A name that a client chose is never completed: `order-1` must not mean `order-10`.
 """
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds, called so where something else is given."""
+
+    name = "whole number"
 
 
 class Bytes(click.ParamType[int]):
@@ -56,7 +62,7 @@ def does(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
     def decorate(declared: Callable[[], None]) -> Callable[..., object]:
         @functools.wraps(declared)
         def call(**given: Any) -> object:  # noqa: ANN401 - as click gives them
-            if _SHORT_RUN.fullmatch(given.get("run", "")) and "directory" in given and not given.get("file"):
+            if SHORT_RUN.fullmatch(given.get("run", "")) and "directory" in given and not given.get("file"):
                 given["run"] = _find_run(given["run"], given)
             return body_of(target)(**given)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ import structlog
 from nats.aio.msg import Msg
 
 from linestop.bus.connection import Connection
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Log
 from linestop.cli import output
+from linestop.errors import LinestopError
 from linestop.project import AGENTS_FOLDER, Project
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
-from linestop.schemas.subjects import parse_run_event, stored
+from linestop.schemas.run import fold_messages
+from linestop.schemas.subjects import RunSubject, parse_run_event, stored
 
 LOG = structlog.get_logger("linestop.dev")
 SHOWN: Final = ("validator.opened", "validator.refused", "approver.asked", "budget.queued", "recorder.sealed")
@@ -35,9 +40,11 @@ class RunLines:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._agents: OrderedDict[str, str] = OrderedDict()
+        self._log: Log | None = None
 
     async def listen(self, connection: Connection) -> None:
         """Say it from now on, as long as the connection is open."""
+        self._log = (await JetStream.open(connection)).log()
         for name in SHOWN:
             role, _, event = name.partition(".")
             await connection.subscribe(f"live.runs.*.*.{role}.{event}.*", self._heard)
@@ -51,13 +58,29 @@ class RunLines:
             LOG.exception("event_not_shown", subject=message.subject)
             return
         if isinstance(event, Opened):
-            self._agents[where.run] = event.agent.name
-            if len(self._agents) > RUNS_KNOWN_MAX:
-                self._agents.popitem(last=False)
+            self._know(where.run, event.agent.name)
         said = describe(event)
         if said:
-            agent = self._agents.get(where.run, "")
+            agent = await self._agent_of(where)
             self._say(f"{event.at:%H:%M:%S}  {where.run}  {agent:<12} {said}")
+
+    async def _agent_of(self, where: RunSubject) -> str:
+        """The run's agent, read from its log where it began before this process did; empty if it was never opened."""
+        if where.run not in self._agents and self._log is not None:
+            agent = ""
+            with contextlib.suppress(LinestopError):
+                stored_events = await self._log.load(where.tenant, where.run)
+                opened = fold_messages(
+                    where.tenant, where.run, [(each.subject, each.payload, each.seq) for each in stored_events]
+                ).opened
+                agent = opened.agent.name if opened else ""
+            self._know(where.run, agent)
+        return self._agents.get(where.run, "")
+
+    def _know(self, run: str, agent: str) -> None:
+        self._agents[run] = agent
+        if len(self._agents) > RUNS_KNOWN_MAX:
+            self._agents.popitem(last=False)
 
 
 def describe(event: AnyEvent) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import importlib
 import os
@@ -116,6 +117,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of one that does not exist, name the nearest: click knows only what is imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if self.get_command(ctx, args[0]) is None and near:
+                raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx) from error
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what the command returns
         """Run the command; a closed pipe is for ``run`` to judge, which click would end with exit code 1."""
         try:
@@ -223,7 +236,8 @@ def first_known(error: BaseException) -> LinestopError | OSError | None:
 
 
 def _sentence(error: click.ClickException) -> str:
-    said = error.format_message()
+    # Click puts each choice on a line of its own; this is one sentence.
+    said = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{said if said.endswith(('.', '?')) else said + '.'} See `{error.ctx.command_path} --help`."
     return said

@@ -14,13 +14,16 @@ from linestop.bus.checkpoints import trusted_checkpoint_key
 from linestop.bus.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.cli import output
+from linestop.cli.declare import SHORT_RUN
 from linestop.client import Client
+from linestop.client.looking import LAST
+from linestop.client.run_names import named_runs
 from linestop.errors import InputError, NotFound, TooLarge
 from linestop.project import load_project
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.run import Run, fold_messages
-from linestop.schemas.subjects import RunId, TenantId, outcome_of, run_id, tenant_id
+from linestop.schemas.subjects import RunId, TenantId, outcome_of, parse_run_event, run_id, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
 from linestop.schemas.verify.bundle import Bundle, read_bundle, write_bundle
@@ -40,6 +43,7 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
     if file is not None:
         with file.open("rb") as lines:
             bundle = read_bundle(_bounded(lines))
+        name = _meant(name, tenant, bundle)
     else:
         bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
@@ -68,6 +72,23 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
     else:
         held = (output.counted(events, "event"), output.counted(checkpoints, "checkpoint"))
         output.say(f"{run}: {held[0]}, {held[1]} and {output.counted(texts, 'long text')} are in {out}")
+
+
+def _meant(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
+    """The run of an exported log that ``last`` or the beginning of its id means, as with a broker; else ``name``."""
+    keys = named_runs([subject for subject, _, _ in bundle.messages if _is_of_a_run(subject)])
+    runs = [run for of, run in keys if of == tenant]
+    if len(runs) == 1 and SHORT_RUN.fullmatch(name) and (name == LAST or runs[0].startswith(name)):
+        return runs[0]
+    return name
+
+
+def _is_of_a_run(subject: str) -> bool:
+    try:
+        parse_run_event(subject)
+    except InputError:
+        return False
+    return True
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:

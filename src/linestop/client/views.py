@@ -257,6 +257,16 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     )  # fmt: skip
 
 
+def unknown_for_good(run: Run, call: CallState) -> str:
+    """Why nobody can say any more in the log what became of a call, and what a person can do then."""
+    key = call.judged.effect_key if call.judged else ""
+    return (
+        f"Run '{run.run}' is over, so call '{call.call}' ({call.tool}) stays unknown in its log and cannot be resolved "
+        f"any more. Look up where it may have taken effect, by its key {key}, whether it did; give what is still to be "
+        "done as a new task."
+    )
+
+
 def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
     """The question that a word about ``call`` ends; with an empty ``call``, the only one there is.
 
@@ -265,6 +275,11 @@ def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
         InputError: no call is named and the run asks several things.
         Refused: the call, or the whole run, waits for nobody.
     """
+    unknown = [
+        each for each in run.calls.values() if each.fate == "unknown" and each.judged and call in {"", each.call}
+    ]
+    if run.done and unknown:
+        raise Refused(unknown_for_good(run, unknown[0]))
     if not call:
         if len(asked) == 1:
             return asked[0]

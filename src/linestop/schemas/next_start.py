@@ -316,7 +316,7 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
     code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
     why = last.failure.message if last.failure else "no answer in time"
     waits, asked = wait_sentence(run, last), _asked(run)
-    return Exhausted(code=code, why=f"{waits}No model answered after {asked} attempts; the last one: {why}")
+    return Exhausted(code=code, why=f"{waits}No model answered after {_attempts(asked)}; the last one: {why}")
 
 
 def _queued_for_s(times: int) -> float:
@@ -338,12 +338,16 @@ def _asked(run: Run) -> int:
     return counted([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
 
 
+def _attempts(number: int) -> str:
+    return "1 attempt" if number == 1 else f"{number} attempts"
+
+
 def out_of_time(run: Run) -> Exhausted:
     """The end of a run that has used up its time; where a model was down meanwhile, that is why."""
     wall_s, last = run.limits.wall_s, run.turn_attempts[-1] if run.turn_attempts else None
     if last is not None and last.down and last.failure is not None:
         within = f"within the {wall_s} s that the run may work (its limit 'wall_s')"
-        why = f"No model answered in {_asked(run)} attempts {within}"
+        why = f"No model answered in {_attempts(_asked(run))} {within}"
         return Exhausted(code="model_down", why=f"{why}; the last one: {last.failure.message}")
     return Exhausted(code="deadline", why=worked_out(wall_s))
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from linestop.cli.declare import Bytes, as_json, common, does, nats
+from linestop.cli.declare import Bytes, WholeNumber, as_json, common, does, nats
 
 ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recorder")
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
@@ -30,7 +30,7 @@ def demo() -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
+@click.option("--port", type=WholeNumber(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
 @click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
 @as_json
 @does("processes:dev")
@@ -134,15 +134,15 @@ def init() -> None:
 
 
 @bus.command("plan")
-@click.option("--runs-per-day", type=click.IntRange(min=1), required=True, help="Runs a day.")
-@click.option("--turns", type=click.IntRange(min=1), required=True, help="Turns of a run, each with one tool call.")
-@click.option("--days", type=click.IntRange(min=1), default=KEPT_DAYS, show_default=True, help="Days they are kept.")
+@click.option("--runs-per-day", type=WholeNumber(min=1), required=True, help="Runs a day.")
+@click.option("--turns", type=WholeNumber(min=1), required=True, help="Turns of a run, each with one tool call.")
+@click.option("--days", type=WholeNumber(min=1), default=KEPT_DAYS, show_default=True, help="Days they are kept.")
 @click.option(
-    "--text-bytes", type=click.IntRange(min=0), default=1_000, show_default=True,
+    "--text-bytes", type=WholeNumber(min=0), default=1_000, show_default=True,
     help="Bytes of a call's arguments, of its result, and of a run's answer, each.",
 )  # fmt: skip
 @click.option(
-    "--long-bytes", type=click.IntRange(min=0), default=0, show_default=True,
+    "--long-bytes", type=WholeNumber(min=0), default=0, show_default=True,
     help="Bytes a run in texts of more than 16 KiB.",
 )  # fmt: skip
 @click.option("--disk", type=Bytes(), metavar="SIZE", help="Plan for a disk with so much free, such as 200GiB.")
@@ -199,7 +199,7 @@ def ls() -> None:
 
 
 @dead.command("show")
-@click.argument("letter", type=click.IntRange(min=1))
+@click.argument("letter", type=WholeNumber(min=1))
 @common
 @does("dead:show")
 def show() -> None:
@@ -207,7 +207,7 @@ def show() -> None:
 
 
 @dead.command("requeue")
-@click.argument("letter", type=click.IntRange(min=1))
+@click.argument("letter", type=WholeNumber(min=1))
 @common
 @does("dead:requeue")
 def requeue() -> None:

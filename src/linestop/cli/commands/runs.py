@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import common, does, person
+from linestop.cli.declare import WholeNumber, common, does, person
 
 STOP_MODES: Final = ("fence", "drain")
 UNLIMITED: Final = "inf"
@@ -29,7 +29,7 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.command()
 @click.argument("agent", shell_complete=completing.agents)
 @click.argument("text")
-@click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for ever.")
+@click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for 90 days.")
 @click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
 @click.option(
     "--material",
@@ -63,7 +63,7 @@ def run() -> None:
 @click.command()
 @click.option("--open", "open_only", is_flag=True, help="Only runs that are not over.")
 @click.option("--all-tenants", is_flag=True, help="Of every tenant.")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="How many, newest first.")
 @common
 @does("runs:runs")
 def runs() -> None:
@@ -80,7 +80,7 @@ def show() -> None:
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
-@click.option("--after", "after_n", type=click.IntRange(min=0), default=0, help="Only what comes after this event.")
+@click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only what comes after this event.")
 @click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
 @common
 @does("logs:events")
