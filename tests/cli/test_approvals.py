@@ -172,6 +172,11 @@ def test_the_key_of_an_effect_is_shown_where_somebody_must_look_it_up(line: Stac
     key = doubt["effect_key"]
     assert cli(line, "stop", doubt["run"]).code == 0
     assert cli(line, "watch", doubt["run"]).code == 4
+    for words in ((), (doubt["call"],)):
+        late = cli(line, "resolve", doubt["run"], *words, "--done", "--shown", doubt["shown"])
+        assert late.code == 1
+        assert "cannot be resolved any more. Look up where it may have taken effect, by its key" in late.err
+        assert key in late.err
     assert f"doubtful ({doubt['call']}) took effect is unknown; its key is {key}" in cli(line, "show", doubt["run"]).out
 
 
