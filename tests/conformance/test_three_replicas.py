@@ -1,0 +1,124 @@
+"""Three replicas: one that lags decides nothing, and streams that an older linestop compressed are told of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Generator
+from functools import partial
+from typing import Final
+
+import anyio
+import msgspec
+import pytest
+
+from linestop.bus import api, layout
+from linestop.bus.connection import connect
+from linestop.bus.init import BusLayout, compare, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.ports import Append, HeadMoved, StoredMessage
+from linestop.bus.streams import MIB, Space, streams
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing.cluster import NODES, Cluster
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.cluster]
+SPACE = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
+LAYOUT = BusLayout(space=SPACE, replicas=NODES)
+TENANT = TenantId("t")
+COMPRESSED: Final = (layout.RUNS, layout.FORKS, layout.BLOBS)
+ROUNDS_MAX: Final = 10
+"""How often a replica is made to lag, until it is seen to."""
+
+READERS: Final = 5
+EVENTS: Final = 200
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One event loop for the cluster and both tests."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """A cluster whose log an older linestop made."""
+    assert anyio_backend == "asyncio"
+    async with Cluster(tmp_path_factory.mktemp("cluster"), space=SPACE) as made:
+        async with await connect(made.credential("bootstrap"), name="older") as bootstrap:
+            for spec in streams(SPACE, replicas=NODES):
+                if spec.name in COMPRESSED:
+                    config = {**spec.config, "compression": "s2"}
+                    await bootstrap.ask(api.stream_create(spec.name), config, timeout_s=10.0)
+        yield made
+
+
+@contextlib.contextmanager
+def _frozen(cluster: Cluster, node: int) -> Generator[None]:
+    """Freeze a node, which neither answers nor stores anything until the block ends."""
+    pid = cluster.pids[node]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _event(run: RunId, n: int, head_seq: int) -> Append:
+    return Append(
+        tenant=TENANT,
+        run=run,
+        role="planner",
+        event="proposed",
+        n=n,
+        event_id=f"e{n}",
+        head_seq=head_seq,
+        payload=b'{"text":"%s"}' % (b"the same words again " * 100),
+    )
+
+
+async def test_streams_that_an_older_linestop_compressed_are_told_of(cluster: Cluster) -> None:
+    """Each with the command that mends it: no credential may change a stream, and nobody else's work waits for it."""
+    async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
+        made = await set_up(bootstrap, LAYOUT)
+        said = await compare(bootstrap, LAYOUT)
+    assert made.differences == ()
+    assert made.outdated == said
+    wanted = [f"`nats stream edit {name} -f --compression=none`" for name in COMPRESSED]
+    assert [command in line for command, line in zip(wanted, said, strict=True)] == [True] * len(wanted)
+
+
+async def test_a_replica_that_lags_hides_nothing_from_who_decides(cluster: Cluster) -> None:
+    """What a shell reads on replicas is whole although its own node lags, and an append to an old head is refused."""
+    leader = await cluster.leader_of(layout.RUNS)
+    behind, writing = (node for node in range(NODES) if node != leader)
+    async with (
+        await connect(cluster.credential("planner", node=behind), name="behind") as late,
+        await connect(cluster.credential("planner", node=writing), name="writing") as ahead,
+    ):
+        there, here = (await JetStream.open(ahead)).log(), (await JetStream.open(late)).log()
+        assert await here.replicated()
+        for number in range(ROUNDS_MAX):
+            run, near, whole = RunId(f"lag-{number}"), list[list[StoredMessage]](), list[list[StoredMessage]]()
+
+            async def read(found: list[list[StoredMessage]], run: RunId = run, *, leader: bool) -> None:
+                found.append(await here.load(TENANT, run, leader=leader))
+
+            head_seq = await there.append(_event(run, 1, 0))
+            async with anyio.create_task_group() as readers:
+                with _frozen(cluster, behind):
+                    # Asked while the node is frozen, answered when it goes on; by which replica is chance.
+                    for _ in range(READERS):
+                        readers.start_soon(partial(read, near, leader=False))
+                        readers.start_soon(partial(read, whole, leader=True))
+                    for n in range(2, EVENTS + 1):
+                        head_seq = await there.append(_event(run, n, head_seq))
+            assert [len(found) for found in whole] == [EVENTS] * READERS
+            if len(seen := min(near, key=len)) < EVENTS:
+                break
+        else:
+            pytest.fail("no replica was seen to lag")
+        old_head = seen[-1].seq if seen else 0
+        rival = msgspec.structs.replace(_event(run, len(seen) + 1, old_head), event_id="rival", payload=b"{}")
+        with pytest.raises(HeadMoved):
+            await here.append(rival)
