@@ -21,7 +21,7 @@ from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import tool
 from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
-from linestop.schemas.limits import EVENTS_RESERVED, Limits
+from linestop.schemas.limits import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.verify import verify
@@ -160,7 +160,7 @@ async def test_many_arguments_that_together_are_over_a_message_pass_through_a_ru
 
 
 async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -> None:
-    """New work ends 50 events before the last; stop, facts and seal have room, and the outcome names the limit."""
+    """New work ends 50 events before the last but for the closing turn, and the outcome names the limit."""
     calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
     async with serving(tmp_path, book("long", {"call": calls})) as one:
         await one.scene.task("endless", name="long")
@@ -171,17 +171,21 @@ async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -
         assert state.stopped.limit is not None
         assert state.stopped.limit.name == "events_max"
         assert EVENTS_MAX - EVENTS_RESERVED - 30 < state.n <= EVENTS_MAX
-        last_start = max(e.n for e in state.entries if isinstance(e.event, ModelStarted | EffectStarted))
-        assert last_start <= EVENTS_MAX - EVENTS_RESERVED
+        starts = [(e.n, e.event) for e in state.entries if isinstance(e.event, ModelStarted | EffectStarted)]
+        *others, (last_n, last) = starts
+        assert isinstance(last, ModelStarted)
+        assert last.purpose == "close"
+        assert last_n <= EVENTS_MAX - EVENTS_RESERVED + CLOSING_EVENTS
+        assert max(n for n, _ in others) <= EVENTS_MAX - EVENTS_RESERVED
         assert not [entry for entry in state.entries if entry.ignored]
         outcome = await one.scene.outcome("endless")
         assert (outcome["status"], outcome["n"]) == ("failed", state.n)
 
 
 async def test_a_run_has_all_of_its_two_thousand_events(tmp_path: Path) -> None:
-    """Work and people fill it up to its reserve; stop, every fact, settling and seal are the rest, and no more."""
+    """Work and people fill it up to its reserve; every fact, stop, settling and seal are the rest, and no more."""
     calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
-    last = {"turn": 85, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
+    last = {"turn": 84, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
     _close_gate()
     limits = msgspec.structs.replace(LARGE, proposal_calls_max=EVENTS_RESERVED)
     async with serving(tmp_path, book("full", last, {"call": calls}), limits=limits) as one:
@@ -190,15 +194,17 @@ async def test_a_run_has_all_of_its_two_thousand_events(tmp_path: Path) -> None:
             await gate.all_here.wait()
         state = await one.scene.until("whole", lambda run: len(run.open_attempts) == EVENTS_RESERVED - 3)
         work = EVENTS_MAX - EVENTS_RESERVED
-        assert state.n > work - 200, "people would have to say too much"
+        assert state.n >= work - 200, "people would have to say too much"
+        assert (work - state.n) % 2 == 0, "who pauses must resume; take one turn more or less"
         for number in range(work - state.n):
             verb = "resume" if number % 2 else "pause"
             reply = await one.ask(f"control.{state.tenant}.whole.{verb}", b'{"by": "ann"}')
             assert reply.sentence == f"approver.{verb}d is event {state.n + number + 1}."
+        gate.open.set()
         state = await until_done(one, "whole")
         assert state.n == EVENTS_MAX
         assert [entry.name for entry in state.entries[work:]] == (
-            ["stopped", *["finished"] * (EVENTS_RESERVED - 3), "settled", "sealed"]
+            [*["finished"] * (EVENTS_RESERVED - 3), "stopped", "settled", "sealed"]
         )
         assert not [entry for entry in state.entries if entry.ignored]
         assert not verify(

@@ -272,7 +272,7 @@ class Host:
 
     async def _deliveries(self, role: RoleName, spec: ConsumerSpec, room: Room | None) -> AsyncGenerator[Delivery]:
         """What is delivered, as long as this process may decide; stops always, for no clock decides them."""
-        is_control = spec.stream == layout.CONTROL
+        is_control = spec.stream in {layout.CONTROL, layout.CLIENTS}
         while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
             await anyio.sleep(RESTART_S)
         async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT, room=room):
