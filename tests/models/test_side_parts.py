@@ -431,6 +431,13 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
         "openai", _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}), END), "malformed"),
     "half arguments without a finish reason": (
         "openai", _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}), _chunk({}, None, usage=USAGE)), "malformed"),
+    "a call without arguments that ends with stop": (
+        "openai", _sse(_chunk({"tool_calls": [_made(**_function(""))]}), END), "malformed"),
+    "a call without arguments behind a whole one, without a finish reason": (
+        "openai",
+        _sse(_chunk({"tool_calls": [_made(), _made(index=1, id="call_bbbbbbbb", **_function(""))]}),
+             _chunk({}, None, usage=USAGE)),
+        "malformed"),
     "two calls that are mixed": (
         "openai",
         _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}),

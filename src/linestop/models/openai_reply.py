@@ -115,7 +115,7 @@ class OpenAIReply:
             raise ValueError("an answer without choices")
         calls = self._made_calls()
         if not reason:
-            stop = self._unsaid(calls)
+            stop = self._unsaid()
         elif reason in _FAILURES:
             self._fail(*_FAILURES[reason])
         elif reason not in _STOPS:
@@ -124,7 +124,7 @@ class OpenAIReply:
             stop = _STOPS[reason]
         if self._refusal:
             self._fail("refusal", f"refused to answer: {joined(self._refusal)[:500]}")
-        if stop == "end" and calls and all(is_object(call.args) for call in calls):
+        if stop == "end" and self._all_whole():
             # Some servers say "stop" after calls; those that are whole are meant all the same.
             stop = "calls"
         if bool(calls) != (stop == "calls"):
@@ -242,7 +242,11 @@ class OpenAIReply:
             calls.append(ToolCall(id=call_id, name=from_wire(call.name), args=joined(call.args) or "{}"))
         return tuple(calls)
 
-    def _unsaid(self, calls: tuple[ToolCall, ...]) -> StopReason:
+    def _all_whole(self) -> bool:
+        """Whether there are calls and none can be cut short. One without arguments can: they may be still to come."""
+        return bool(self._calls) and all(call.whole() for call in self._calls)
+
+    def _unsaid(self) -> StopReason:
         """Judge an answer without a finish reason: usable only if nothing can be missing.
 
         That is, the stream ended properly and all there is are calls whose arguments are complete. Text may
@@ -250,7 +254,7 @@ class OpenAIReply:
         """
         if not self.finished and "prompt" not in self._counts:
             self._fail("availability", "ended its stream without a finish reason")
-        if calls and all(is_object(call.args) for call in calls):
+        if self._all_whole():
             return "calls"
         return self._fail("malformed", "ended its answer without saying why it stopped")
 
