@@ -14,10 +14,10 @@ import pytest
 from tests.builders import CONTRACTS, OK, Story, agent
 
 from linestop.actors.planner import Planner
-from linestop.models.caller import Caller
+from linestop.models.caller import Caller, encodable
 from linestop.models.planner_function import Plan
 from linestop.schemas.events import ModelChoice, ModelStarted
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolMode
+from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolCall, ToolMode, Usage
 from linestop.schemas.redact import Redactor
 from linestop.schemas.work import ModelWork
 from linestop.testing.playbook import PlaybookServer, parse_playbook
@@ -203,3 +203,19 @@ async def test_a_watcher_that_fails_costs_no_answer() -> None:
     ):
         reply, _ = await caller.call(_work("playbook/m", base_url=server.url))
     assert reply.text == "x"
+
+
+def test_halves_of_characters_are_in_no_answer_and_no_failure() -> None:
+    """No event could hold them: the attempt would stay open until its end, and be charged in full."""
+    half = "a\ud83d"
+    reply = ModelReply(
+        text="t", calls=(ToolCall(id="c", name=half, args="{}"),), stop_reason="calls", usage=Usage(out=3),
+        usage_reported=True, model=half, request_id=half, blocks=({"type": half, half: [half, 1, None]},),
+    )  # fmt: skip
+    sound = encodable(reply)
+    assert msgspec.json.encode(sound)
+    assert (sound.calls[0].name, sound.model, sound.usage) == ("a?", "a?", Usage(out=3))
+    assert sound.blocks == ({"type": "a?", "a?": ["a?", 1, None]},)
+    whole = msgspec.structs.replace(reply, calls=(), model="m", request_id="", blocks=({"x": 1},))
+    assert encodable(whole) is whole
+    assert str(ModelFailed("malformed", half)) == "a?"

@@ -107,6 +107,31 @@ async def test_what_a_tool_raises_becomes_an_error(
     assert result.error.retry_after_s == (9 if error == "rate" else None)
 
 
+async def _ends_itself(ctx: Context, how: str) -> int:
+    """Text."""
+    del ctx
+    task = asyncio.current_task()
+    assert task is not None
+    if how == "later":
+        asyncio.get_running_loop().call_later(0, task.cancel)
+    else:
+        task.cancel()
+    await asyncio.Event().wait()
+    return 1
+
+
+@pytest.mark.parametrize("how", ["now", "later"])
+async def test_a_tool_that_cancels_its_task_cancels_itself_alone(make_context: MakeContext, how: str) -> None:
+    """The call is in doubt; who performs it, and all else in its process, goes on."""
+    args = msgspec.json.encode({"how": how})
+    with anyio.fail_after(5):
+        result = await run(declared(_ends_itself), make_context(), args)
+    assert result.outcome == "unknown"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_a_message_is_short(make_context: MakeContext) -> None:
     """A model does not have to read a dump."""
     assert len(message(await run(declared(_raises), make_context(), b'{"error":"long"}'))) == 500

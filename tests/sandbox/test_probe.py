@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import pytest
 
 from linestop.sandbox.context import Context
@@ -23,6 +24,12 @@ def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401
     """The tool that the decorator makes of ``fn``, named t."""
     decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
     return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
+
+
+async def give(ctx: Context) -> int:
+    """Text."""
+    del ctx
+    return 1
 
 
 @pytest.mark.parametrize(
@@ -58,11 +65,6 @@ async def test_a_probe_tells_the_fate_of_a_key(make_context: MakeContext, answer
 def test_a_check_returns_findings() -> None:
     """Bounded in number, and one that breaks is a finding itself."""
 
-    async def give(ctx: Context) -> int:
-        """Text."""
-        del ctx
-        return 1
-
     def check(value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
         return [f"{value} is too small"] * (1000 // value)
 
@@ -72,3 +74,44 @@ def test_a_check_returns_findings() -> None:
     assert len(run_check(made, 1)) == 20
     assert run_check(made, 0) == ("the check of tool t failed: ZeroDivisionError: integer division or modulo by zero",)
     assert run_check(declared(give), 1) == ()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()])
+def test_whatever_a_check_raises_is_a_finding(error: BaseException) -> None:
+    """It looks at what is there, so nothing that it does may end the process, or the look at the run."""
+
+    def check(value: int) -> list[str]:
+        del value
+        raise error
+
+    (found,) = run_check(declared(give, check=check), 1)
+    assert type(error).__name__ in found
+
+
+def test_a_finding_has_no_halves_of_characters() -> None:
+    """A file's name may have some, and an event cannot hold them."""
+
+    def halves(value: int) -> list[str]:
+        del value
+        return ["a\udcff"]
+
+    assert run_check(declared(give, check=halves), 1) == ("a?",)
+
+
+async def test_a_probe_that_cancels_its_task_cancels_itself_alone(make_context: MakeContext) -> None:
+    """It cannot tell; whoever asked it goes on."""
+
+    async def ask(ctx: Context) -> bool:
+        del ctx
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
+        return True
+
+    with anyio.fail_after(5):
+        result = await probe(declared(give, probe=ask), make_context(), b"{}")
+    assert result.outcome == "unknown"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

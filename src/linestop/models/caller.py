@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -42,7 +43,8 @@ class Caller:
             function = self._functions.get(work.planner) or load_planner(work.planner)
             self._functions[work.planner] = function
             require_fresh(work.start_by)
-            return await call_function(work.planner, function, work.request), time.perf_counter() - began
+            reply = await call_function(work.planner, function, work.request)
+            return encodable(reply), time.perf_counter() - began
         client = self._client(work)
         request = msgspec.structs.replace(work.request, start_by=work.start_by)
         on_delta = self._on_delta
@@ -64,7 +66,7 @@ class Caller:
             # Watchers are told the rest if they can be: no answer waits for them or fails with them.
             with anyio.move_on_after(REST_S), contextlib.suppress(Exception):
                 await show(pieces.rest())
-        return reply, time.perf_counter() - began
+        return encodable(reply), time.perf_counter() - began
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -84,3 +86,22 @@ class Caller:
             except Exception as error:
                 raise ModelFailed("permanent", str(error)) from error
         return self._clients[key]
+
+
+def encodable(reply: ModelReply) -> ModelReply:
+    """The answer without halves of characters, which no event could hold; its text has none already."""
+    try:
+        msgspec.json.encode(reply)
+    except UnicodeEncodeError:
+        return msgspec.convert(_sound(msgspec.to_builtins(reply)), ModelReply)
+    return reply
+
+
+def _sound(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_sound(key): _sound(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_sound(each) for each in cast("list[Any]", value)]
+    return value

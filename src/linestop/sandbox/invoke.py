@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, get_args
 
 import httpx2
@@ -73,10 +74,30 @@ def not_begun(error: ToolFailed) -> Reply:
     return Reply(error=_as_said(error, known_by="not_begun"), begun=not isinstance(error, NotBegun))
 
 
+async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - whatever a tool returns
+    """Await what ``call`` returns in a task of its own: code that cancels the task it runs in cancels no other.
+
+    Its exceptions come out here and nowhere else; the event loop would end over some of them.
+    """
+
+    async def caught() -> tuple[Any, BaseException | None]:
+        try:
+            return await call(), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again outside of the task
+            return None, error
+
+    value, error = await asyncio.create_task(caught())
+    if error is not None:
+        raise error
+    return value
+
+
 async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
-        encoded, finding = _encoded(await tool.fn(ctx, **kwargs), ctx)
+        encoded, finding = _encoded(await in_own_task(lambda: tool.fn(ctx, **kwargs)), ctx)
         return await off_loop(len(encoded), lambda: _returned(tool, encoded, finding))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -153,7 +174,7 @@ def _shown(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a broken __repr__ must not hide that the call took effect
         text = f"a {type(value).__name__}"
-    return _sound(text[:_KEPT_BYTES_MAX])
+    return sound(text[:_KEPT_BYTES_MAX])
 
 
 def _as_text(encoded: bytes) -> bytes:
@@ -223,12 +244,12 @@ def _as_said(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -
     given: Any = getattr(error, "type", "")
     kind: ErrorType = given if given in _ERROR_TYPES else "permanent"
     after: Any = getattr(error, "retry_after_s", None)
-    sound = isinstance(after, int | float) and math.isfinite(after) and after >= 0
+    usable = isinstance(after, int | float) and math.isfinite(after) and after >= 0
     return ToolError(
         type=kind,
         message=message_of(error),
         retry_safe=getattr(error, "retry_safe", False) is True,
-        retry_after_s=float(after) if sound else None,
+        retry_after_s=float(after) if usable else None,
         known_by=known_by,
     )
 
@@ -237,11 +258,11 @@ def message_of(error: BaseException) -> str:
     """What an error says, cut, and fit for an event; a tool may raise one that has code of its own."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide that the tool failed
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not hide that the tool failed
         text = "(no message)"
-    return _sound(text[:_LONG_MESSAGE])
+    return sound(text[:_LONG_MESSAGE])
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """``text`` without unpaired surrogates, which no event can hold."""
     return text.encode("utf-8", "replace").decode()

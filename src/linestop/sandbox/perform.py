@@ -28,7 +28,7 @@ from linestop.actors.off_loop import off_loop
 from linestop.errors import Defect
 from linestop.sandbox.context import Context
 from linestop.sandbox.failures import NotBegun, ToolFailed
-from linestop.sandbox.invoke import Reply, invoke_async, invoke_plain, message_of, not_begun
+from linestop.sandbox.invoke import Reply, in_own_task, invoke_async, invoke_plain, message_of, not_begun, sound
 from linestop.sandbox.process import run_in_process
 from linestop.sandbox.threads import run_in_thread
 from linestop.sandbox.tool import AnyTool
@@ -95,7 +95,8 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
     error: ToolError | None = None
     with anyio.move_on_after(tool.contract.timeout_s) as scope:
         try:
-            said: object = await tool.probe(ctx, **tool.bind(args))
+            asked, bound = tool.probe, tool.bind(args)
+            said: object = await in_own_task(lambda: asked(ctx, **bound))
             took_effect = said if isinstance(said, bool) else None
             if took_effect is None and said is not None:
                 message = f"the probe returned {type(said).__name__}; it must return True, False or None"
@@ -123,9 +124,9 @@ def run_check(tool: AnyTool, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - a
         return ()
     try:
         findings: Sequence[str] = tool.check(value)
-        return tuple(str(finding)[:500] for finding in findings[:FINDINGS_MAX])
-    except Exception as error:  # noqa: BLE001 - a check may raise anything
-        return (f"the check of tool {tool.name} failed: {type(error).__name__}: {error}"[:500],)
+        return tuple(sound(str(finding)[:500]) for finding in findings[:FINDINGS_MAX])
+    except BaseException as error:  # noqa: BLE001 - a check may raise anything, and none of it may end this process
+        return (f"the check of tool {tool.name} failed: {type(error).__name__}: {message_of(error)}"[:500],)
 
 
 async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> Reply:

@@ -174,7 +174,8 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
         possibly_billed: bool = False,
         begun: bool = True,
     ) -> None:
-        super().__init__(message)
+        # A provider may send halves of characters, which no event could hold.
+        super().__init__(message.encode(errors="replace").decode())
         self.kind: FailureClass = kind
         self.status = status
         self.retry_after_s = retry_after_s
