@@ -8,7 +8,16 @@ import pytest
 from tests.schemas.origin_cases import ATTACKS, BENIGN, CONTENT, Case
 
 from linestop.schemas.events import Provenance
-from linestop.schemas.value_origins import VALUES_MAX, Source, Sources, Traced, trace, trusted_leaves, untrusted
+from linestop.schemas.value_origins import (
+    PLACES_MAX,
+    VALUES_MAX,
+    Source,
+    Sources,
+    Traced,
+    trace,
+    trusted_leaves,
+    untrusted,
+)
 from linestop.schemas.value_tokens import tokens
 
 QUESTIONS_A_TASK_MAX = 0.2
@@ -72,3 +81,24 @@ def test_too_many_values_count_as_of_unknown_origin() -> None:
 def test_hostile_text_is_no_work_without_end(unit: str) -> None:
     """A pattern that began anew in every place would outlast the limit."""
     assert tokens(unit * (200_000 // len(unit)))
+
+
+@pytest.mark.parametrize(
+    ("value", "asks"),
+    [
+        ([115, 101, 99], True), ([12, 40], False), (12.5, True), (True, False), (None, False), ("", False),
+        ("code 12", False), ("ode 12", True),
+    ],
+)  # fmt: skip
+def test_what_leaves_the_system_stands_somewhere_whatever_its_type(value: object, asks: bool) -> None:
+    """A secret fits into a list of numbers as well as into a link."""
+    sources = Sources(trusted=(Source(0, "go on"),), seen=(Source(5, "the code 12, and 40"),))
+    assert bool(trace({"points": value}, Traced(only=("points",)), sources)) is asks
+
+
+def test_a_value_that_is_a_part_of_very_many_words_is_looked_for_a_bounded_time() -> None:
+    """Then a person is asked; where it stands whole among the first, nobody is."""
+    parts = "xab " * PLACES_MAX
+    for text, asks in ((f"{parts}ab", True), (f"ab {parts}", False)):
+        sources = Sources(trusted=(), seen=(Source(5, text),))
+        assert bool(trace({"q": "ab"}, Traced(only=("q",)), sources)) is asks

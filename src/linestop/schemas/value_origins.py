@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -147,6 +147,25 @@ def _below(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON value
     return [fields[step]] if step in fields else []
 
 
+_JOINED_BEFORE = re.compile(r"[\w.%@/:-]")
+_JOINED_AFTER = re.compile(r"[\w/%?&=#@~+-]|[.:]\w")
+PLACES_MAX: Final = 64
+"""In so many places of one text a value is looked at; what is a part of other words in all of them needs a person."""
+
+
+def _stands_whole(text: str, wanted: str) -> bool:
+    """Whether a value stands in a text, and not as a part of a longer address, path, number or word."""
+    at = -1
+    for _ in range(PLACES_MAX):
+        at = text.find(wanted, at + 1)
+        if at < 0:
+            return False
+        joined = (at > 0 and _JOINED_BEFORE.match(text, at - 1)) or _JOINED_AFTER.match(text, at + len(wanted))
+        if not joined:
+            return True
+    return False
+
+
 class _Text:
     """A trusted text, taken apart once."""
 
@@ -202,13 +221,11 @@ class _Rule:
 
     def is_verbatim(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
         """Whether a value stands, whole, in any text of the run: then nothing was put into it on the way out."""
-        if not isinstance(value, str) or not value.strip():
+        if value is None or isinstance(value, bool):
             return True
-        wanted = normalized(value.strip())
-        for text in (*(s.text for s in (*self._sources.trusted, *self._sources.seen)), self._sources.material):
-            if wanted in text and re.search(rf"(?<![\w.%@/:-]){re.escape(wanted)}(?![\w/%?&=#@~+-]|[.:]\w)", text):
-                return True
-        return False
+        wanted = normalized(value.strip() if isinstance(value, str) else msgspec.json.encode(value).decode())
+        texts = (*(s.text for s in (*self._sources.trusted, *self._sources.seen)), self._sources.material)
+        return not wanted or any(_stands_whole(text, wanted) for text in texts)
 
     def _of_flag(self, leaf: Leaf) -> int | None:
         """A switch: the text names it (or, to switch it off, names it with a "no")."""
