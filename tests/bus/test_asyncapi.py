@@ -62,7 +62,9 @@ def test_the_document_fits_the_official_meta_schema(tmp_path: Path) -> None:
 def test_every_reference_in_the_document_leads_somewhere() -> None:
     """A program that reads it finds every schema, message and channel that is named."""
     document = asyncapi("1.2.3")
-    for ref in set(re.findall(r'"\$ref":"#/([^"]+)"', msgspec.json.encode(document).decode())):
+    references = set(re.findall(r'"\$ref":"#/([^"]+)"', msgspec.json.encode(document).decode()))
+    assert references
+    for ref in references:
         found: Any = document
         for part in ref.split("/"):
             found = found[part]

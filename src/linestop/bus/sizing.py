@@ -30,8 +30,8 @@ from linestop.errors import ConfigError
 from linestop.schemas.limits import SPACE_FOR_NEW_WORK
 
 SPACE_FILE: Final = Path("credentials") / "space.json"
-"""The sizes that were chosen at set-up, below the state folder: with the credentials, because whoever creates the
-streams has those."""
+"""The sizes that were chosen at set-up, below the state folder: with the credentials, which a process that
+creates streams has."""
 
 DISK_SHARE: Final = 0.5
 """Of what is free, for the streams: the archive, workspaces and whatever else lives there need the rest."""

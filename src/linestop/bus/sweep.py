@@ -41,7 +41,7 @@ LOST_AGAIN = timedelta(hours=1)
 """How often a lost run is looked at once a person was called: only a stop that a person says may still end it."""
 
 OPEN_RESTS = timedelta(seconds=30)
-"""How long a run with something open is left alone at most: its result may be in the log, and whoever said it dead."""
+"""How long a run with something open is left alone at most: its result may be in the log although its worker died."""
 
 IDLE = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""

@@ -318,7 +318,7 @@ def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> T
 
 
 def show_words(publisher: Publisher) -> Delta:
-    """Sends what models write to whoever listens, as it comes."""
+    """Send what models write to every listener, as it comes."""
 
     async def on_delta(work: ModelWork, text: str, offset: int) -> None:
         place = DeltaSubject(tenant=TenantId(work.tenant), run=RunId(work.run), turn=work.turn, attempt=work.attempt)

@@ -1,7 +1,7 @@
 """What the shell completes besides commands and options: runs and agents, quickly and quietly, or nothing.
 
-Whoever presses Tab waits at the prompt: whatever is wrong (no broker, no project, a file that cannot be read), there is
-nothing to complete and nothing is said.
+A person who presses Tab waits at the prompt: whatever is wrong (no broker, no project, a file that cannot be read),
+there is nothing to complete and nothing is said.
 """
 
 from __future__ import annotations

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import anyio
 import msgspec
 
+from linestop.actors.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.schemas.limits import ARGUMENTS_BYTES_MAX
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
 
@@ -22,7 +20,7 @@ PLAN_BYTES_MAX: Final = ARGUMENTS_BYTES_MAX
 CALLS_AT_ONCE_MAX: Final = 64
 """Threads that call planner functions. One that never returns keeps its thread until the process ends."""
 
-_slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+_threads = DaemonThreads("linestop planner function", most=CALLS_AT_ONCE_MAX)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -74,41 +72,14 @@ def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> Model
 
 
 async def _in_thread(work: Callable[[], ModelReply]) -> ModelReply:
-    """Return what ``work`` returns; if the waiting is cancelled, it goes on and its plan is dropped.
-
-    The thread is a daemon: a function that never returns does not keep the process from ending.
-    """
-    if not _slots.acquire(blocking=False):
-        raise ModelFailed("permanent", f"{CALLS_AT_ONCE_MAX} planner functions have not returned: restart the planner.")
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[ModelReply] = loop.create_future()
-
-    def settle(reply: ModelReply | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None or reply is None:
-            done.set_exception(error or RuntimeError("a plan or an error"))
-        else:
-            done.set_result(reply)
-
-    def body() -> None:
-        reply: ModelReply | None = None
-        failure: BaseException | None = None
-        try:
-            reply = work()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-            failure = error
-        finally:
-            _slots.release()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, reply, failure)
-
+    """Return what ``work`` returns; if the waiting is cancelled, it goes on and its plan is dropped."""
     try:
-        threading.Thread(target=body, name="linestop planner function", daemon=True).start()
-    except RuntimeError as error:
-        _slots.release()
+        return await _threads.run(work)
+    except AllBusyError:
+        sentence = f"{CALLS_AT_ONCE_MAX} planner functions have not returned: restart the planner."
+        raise ModelFailed("permanent", sentence) from None
+    except NoThreadError as error:
         raise ModelFailed("unknown", f"No thread could be started ({error}).") from None
-    return await done
 
 
 def load_planner(name: str) -> PlannerFunction:
