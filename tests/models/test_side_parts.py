@@ -69,9 +69,9 @@ OPENAI_TEXTS: dict[str, bytes] = {
     "a choice that is null": _sse(_chunk() | {"choices": [None]}, TEXT, END),
     "no index of the choice": _sse({"choices": [{"delta": {"content": "Noon."}}]}, END),
     "no calls, as an object and as a text": _sse(
-        _chunk({"content": "No", "tool_calls": {}}), _chunk({"content": "on.", "tool_calls": ""}), END
+        _chunk({"content": "No", "tool_calls": dict[str, object]()}), _chunk({"content": "on.", "tool_calls": ""}), END
     ),
-    "choices as an empty object": _sse(_chunk() | {"choices": {}}, TEXT, END),
+    "choices as an empty object": _sse(_chunk() | {"choices": dict[str, object]()}, TEXT, END),
     "events that are no objects": _sse('data: "ping"', TEXT, "data: []", "data: 1", "data: true", END),
     "another index at the end": _sse(
         TEXT, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}], "usage": USAGE}
@@ -264,7 +264,7 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "an end of another provider": _stream(_block(), stop="stop"),
     "a message that is a text": _stream(_block(), between=({"type": "message_start", "message": "x"},)),
     "ends that are empty": _stream(
-        [*_block(), *({"type": "message_delta", "delta": empty} for empty in ([], "", None))]
+        [*_block(), *({"type": "message_delta", "delta": empty} for empty in (list[object](), "", None))]
     ),
     "an empty piece behind the end": _stream(
         [*_block(), {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}}]
