@@ -68,6 +68,14 @@ OPENAI_TEXTS: dict[str, bytes] = {
     "choices missing": _sse({"id": "c1"}, TEXT, END),
     "a choice that is null": _sse(_chunk() | {"choices": [None]}, TEXT, END),
     "no index of the choice": _sse({"choices": [{"delta": {"content": "Noon."}}]}, END),
+    "no calls, as an object and as a text": _sse(
+        _chunk({"content": "No", "tool_calls": dict[str, object]()}), _chunk({"content": "on.", "tool_calls": ""}), END
+    ),
+    "choices as an empty object": _sse(_chunk() | {"choices": dict[str, object]()}, TEXT, END),
+    "events that are no objects": _sse('data: "ping"', TEXT, "data: []", "data: 1", "data: true", END),
+    "another index at the end": _sse(
+        TEXT, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}], "usage": USAGE}
+    ),
     "index null": _sse({"choices": [{"index": None, "delta": {"content": "Noon."}}]}, END),
     "index as text": _sse({"choices": [{"index": "0", "delta": {"content": "Noon."}}]}, END),
     "delta null": _sse(_chunk(None), TEXT, END),
@@ -121,6 +129,9 @@ OPENAI_CALLS: dict[str, bytes] = {
     ),
     "stop instead of tool_calls": _sse(_chunk({"tool_calls": TWO}), END),
     "end_turn instead of tool_calls": _sse(_chunk({"tool_calls": TWO}), _chunk({}, "end_turn", usage=USAGE)),
+    "function_call instead of tool_calls": _sse(
+        _chunk({"tool_calls": TWO}), _chunk({}, "function_call", usage=USAGE)
+    ),
     "no type": _sse(
         _chunk({"tool_calls": [{key: call[key] for key in ("index", "id", "function")} for call in TWO]}), CALLED
     ),
@@ -250,6 +261,15 @@ def _stream(
 ANTHROPIC_TEXTS: dict[str, bytes] = {
     "no content in the message": _stream(_block(), start={"id": "m", "model": "m", "usage": MESSAGE["usage"]}),
     "no model": _stream(_block(), start={"id": "m", "content": [], "usage": MESSAGE["usage"]}),
+    "an end of another provider": _stream(_block(), stop="stop"),
+    "a message that is a text": _stream(_block(), between=({"type": "message_start", "message": "x"},)),
+    "ends that are empty": _stream(
+        [*_block(), *({"type": "message_delta", "delta": empty} for empty in (list[object](), "", None))]
+    ),
+    "an empty piece behind the end": _stream(
+        [*_block(), {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}}]
+    ),
+    "no end of the block": _stream(_block()[:-1]),
     "no id": _stream(_block(), start={"model": "m", "content": [], "usage": MESSAGE["usage"]}),
     "id as a number": _stream(_block(), start=MESSAGE | {"id": 7}),
     "null everywhere": _stream(
@@ -326,6 +346,8 @@ ANTHROPIC_CALLS: dict[str, bytes] = {
     "no index": _stream(_use("A", None), _use("B", None), stop="tool_use"),
     "end_turn instead of tool_use": _stream(_use("A"), _use("B", 1)),
     "no stop reason": _stream(_use("A"), _use("B", 1), stop=None),
+    "stop instead of tool_use": _stream(_use("A"), _use("B", 1), stop="stop"),
+    "no ends of the blocks": _stream(_use("A")[:-1], _use("B", 1)[:-1], stop="tool_use"),
 }
 ANTHROPIC_UNREADABLE: dict[str, tuple[Any, Any]] = {
     "null inside": ({"input_tokens": None}, {"output_tokens": 4}),
@@ -453,6 +475,18 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
         "openai", _sse(_chunk({"content": "\ud83d"}), END), "malformed"),
     "two choices": (
         "openai", _sse(TEXT, {"choices": [{"index": 1, "delta": {"content": "x"}}]}, END), "malformed"),
+    "a call without an input whose block has no end": (
+        "anthropic", _stream(_use("A", 0, ())[:-1], stop="tool_use"), "malformed"),
+    "half an input whose block has no end": (
+        "anthropic", _stream(_use("A", 0, (HALF,))[:-1], stop="tool_use"), "malformed"),
+    "a piece behind the end": (
+        "anthropic",
+        _stream([*_block(), {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}]),
+        "malformed"),
+    "a legacy call that ends with stop": (
+        "openai", _sse(_chunk({"function_call": {"name": "clock", "arguments": "{}"}}), END), "malformed"),
+    "choices that are a text": ("openai", _sse(_chunk() | {"choices": "x"}, TEXT, END), "malformed"),
+    "an event that is a list with something in it": ("openai", _sse([TEXT], END), "malformed"),
     "half an input that ends with end_turn": ("anthropic", _stream(_use("A", 0, (HALF,))), "malformed"),
     "no message_stop": ("anthropic", _stream(_block())[: -len(_sse(STOP))], "availability"),
     "half of message_stop": ("anthropic", _stream(_block())[:-8], "availability"),
@@ -467,7 +501,7 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
         "malformed"),
     "a text without a stop reason": ("anthropic", _stream(_block(), stop=None), "malformed"),
     "a piece of no block": ("anthropic", _stream([_block()[1]]), "malformed"),
-    "a block that never ends": ("anthropic", _stream(_block()[:2]), "malformed"),
+    "a block of which there is nothing but its beginning": ("anthropic", _stream(_block()[:1]), "malformed"),
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopRe
 
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",
+    "stop": "end",
     "tool_use": "calls",
     "stop_sequence": "stop_sequence",
 }
@@ -83,6 +84,12 @@ class _Block:
         self._pieces.setdefault(field, []).append(piece or "")
         return showable(piece or "") if field == "text" else ""
 
+    def whole(self) -> bool:
+        """Whether the message's end may stand for its own: there is something of it, and of a call a whole input."""
+        if self.fields.get("type") == "tool_use":
+            return is_object(joined(self._pieces.get("partial_json", [])))
+        return any(any(pieces) for pieces in self._pieces.values())
+
     def close(self) -> None:
         """Join what came in pieces."""
         if not self.open:
@@ -129,7 +136,8 @@ class AnthropicReply:
             return ""
         match data.get("type") or event.name:
             case "message_start":
-                self._begin(fields_of(data.get("message")))
+                message = data.get("message")
+                self._begin(cast("dict[str, Any]", message) if isinstance(message, dict) else {})
             case "content_block_start":
                 self._open_block(data)
             case "content_block_delta":
@@ -181,7 +189,7 @@ class AnthropicReply:
             kind, what = _FAILURES[reason]
             self._fail(kind, what)
         # Some servers say nothing, or end_turn, after calls; those that are whole are meant all the same.
-        stop = "calls" if whole and reason in ("", "end_turn") else _STOPS.get(reason)
+        stop = "calls" if whole and reason in ("", "end_turn", "stop") else _STOPS.get(reason)
         if stop is None:
             self._fail("malformed", f'stopped for the unknown reason "{reason[:100] or "none"}"')
         if bool(calls) != (stop == "calls"):
@@ -236,6 +244,8 @@ class AnthropicReply:
         if not delta:
             return ""
         block = self._open(index)
+        if block is None and not any(value for key, value in delta.items() if key != "type"):
+            return ""
         if block is None:
             raise ValueError("a content block that is not open")
         return block.add(delta)
@@ -260,8 +270,10 @@ class AnthropicReply:
         self._last_output = said.get("output", self._last_output)
 
     def _finish(self) -> None:
-        if not self._begun or any(block.open for block in self._blocks):
-            raise ValueError("message_stop with an open content block, or without a message")
+        if not self._begun or any(block.open and not block.whole() for block in self._blocks):
+            raise ValueError("message_stop in the middle of a call, or without a message")
+        for block in self._blocks:
+            block.close()
         self.finished = True
 
     def _text(self) -> str:

@@ -8,7 +8,7 @@ hide half an answer is not understood.
 
 from __future__ import annotations
 
-from typing import Any, Never, cast
+from typing import Any, Final, Never, cast
 
 import msgspec
 
@@ -30,8 +30,12 @@ from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopRe
 
 _STOPS: dict[str, StopReason] = {
     "stop": "end", "end_turn": "end", "eos": "end", "eos_token": "end",
-    "tool_calls": "calls", "tool_use": "calls", "stop_sequence": "stop_sequence",
+    "tool_calls": "calls", "tool_use": "calls", "function_call": "calls", "stop_sequence": "stop_sequence",
 }  # fmt: skip
+LEGACY: Final = "function_call"
+_SAYS: Final = ("content", "tool_calls", "refusal", "function_call")
+"""Where a piece of an answer is; a piece without these only ends it."""
+
 _CUT: tuple[FailureClass, str] = ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it")
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
     "length": _CUT,
@@ -77,6 +81,7 @@ class OpenAIReply:
         self._model = ""
         self._choice: int | None = None
         self._strange = False
+        self._legacy = False
         self._text: list[str] = []
         self._refusal: list[str] = []
         self._calls: list[_PartialCall] = []
@@ -116,8 +121,8 @@ class OpenAIReply:
         calls = self._made_calls()
         if not reason:
             stop = self._unsaid()
-        elif reason in _FAILURES:
-            self._fail(*_FAILURES[reason])
+        elif self._legacy or (reason in _FAILURES and not (reason == LEGACY and self._all_whole())):
+            self._fail(*_FAILURES[LEGACY if self._legacy else reason])
         elif reason not in _STOPS:
             self._fail("malformed", f'stopped for the unknown reason "{reason[:100]}"')
         else:
@@ -169,23 +174,23 @@ class OpenAIReply:
         self._counts.take(chunk.get("usage"))
         self._strange = self._strange or not chunk.keys() & {"choices", "usage"}
         choices = chunk.get("choices")
-        if choices is not None and not isinstance(choices, list):
+        if choices and not isinstance(choices, list):
             raise ValueError("choices that are not a list")
-        rows = (fields_of(row) for row in cast("list[object]", choices or []) if row is not None)
+        rows = (fields_of(row) for row in cast("list[object]", choices or []) if row)
         return "".join([self._take_choice(row) for row in rows])
 
     def _take_choice(self, choice: dict[str, Any]) -> str:
-        index = position(choice.get("index")) or 0
-        if self._choice not in (None, index):
+        index, delta = position(choice.get("index")) or 0, fields_of(choice.get("delta") or choice.get("message"))
+        if self._choice not in (None, index) and any(delta.get(key) for key in _SAYS):
             raise ValueError("a second choice, although one was asked for")
-        self._choice = index
+        self._choice = index if self._choice is None else self._choice
         reason = choice.get("finish_reason")
         if reason is not None and not isinstance(reason, str):
             raise ValueError("a finish reason that is not a text")
         if self._finish_reason not in _FAILURES:
             # Nothing said later makes a cut answer whole.
             self._finish_reason = (reason or "").lower() or self._finish_reason
-        return self._take_delta(fields_of(choice.get("delta") or choice.get("message")))
+        return self._take_delta(delta)
 
     def _take_delta(self, delta: dict[str, Any]) -> str:
         if refusal := delta.get("refusal"):
@@ -193,7 +198,8 @@ class OpenAIReply:
         calls = delta.get("tool_calls")
         rows = cast("list[object]", calls if isinstance(calls, list) else [calls])
         here = len(self._calls)
-        for place, row in enumerate(row for row in rows if row is not None):
+        self._legacy = self._legacy or bool(delta.get("function_call"))
+        for place, row in enumerate(row for row in rows if row):
             self._take_call(fields_of(row), place, here)
         text = _text_of(delta.get("content"))
         self._text.append(text)

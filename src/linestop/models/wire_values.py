@@ -24,7 +24,7 @@ _DIGITS_MAX = 30
 
 
 def read_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``data``; None for one that says nothing (blank or null).
+    """The JSON object in ``data``; None for what says nothing (blank, null, a single word that keeps alive).
 
     A character may be cut in two by the events that carry it, as bytes or as an escaped surrogate: the halves are
     kept, for ``joined`` to put together.
@@ -38,7 +38,7 @@ def read_object(data: bytes) -> dict[str, Any] | None:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         value = json.loads(data.decode("utf-8", "surrogateescape"), parse_int=_number)
-    if value is None:
+    if not isinstance(value, dict | list) or value == []:
         return None
     if not isinstance(value, dict):
         raise ValueError("an event that is not a JSON object")  # noqa: TRY004 - of the answer, not of our own code
@@ -83,12 +83,12 @@ def position(value: object) -> int | None:
 
 
 def fields_of(value: object) -> dict[str, Any]:
-    """An object's fields; null has none.
+    """An object's fields; null, and what is empty, has none.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is something else.
     """
-    if value is None:
+    if not value:
         return {}
     if not isinstance(value, dict):
         raise ValueError("something else in the place of an object")  # noqa: TRY004 - as above
