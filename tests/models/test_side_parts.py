@@ -71,10 +71,10 @@ OPENAI_TEXTS: dict[str, bytes] = {
     "no calls, as an object and as a text": _sse(
         _chunk({"content": "No", "tool_calls": dict[str, object]()}), _chunk({"content": "on.", "tool_calls": ""}), END
     ),
-    "choices as an empty object": _sse(_chunk() | {"choices": dict[str, object]()}, TEXT, END),
+    "choices as an empty object": _sse({**_chunk(), "choices": dict[str, object]()}, TEXT, END),
     "events that are no objects": _sse('data: "ping"', TEXT, "data: []", "data: 1", "data: true", END),
     "another index at the end": _sse(
-        TEXT, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}], "usage": USAGE}
+        TEXT, {"choices": [{"index": 1, "delta": dict[str, object](), "finish_reason": "stop"}], "usage": USAGE}
     ),
     "index null": _sse({"choices": [{"index": None, "delta": {"content": "Noon."}}]}, END),
     "index as text": _sse({"choices": [{"index": "0", "delta": {"content": "Noon."}}]}, END),
