@@ -69,7 +69,7 @@ class FactSource:
         self._worker = worker
         self._roster = roster or Roster()
         self._doors = Doors()
-        self._space = Space()
+        self._space, self.space_bytes = Space(), 0
         self._space_at = -math.inf
         self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
         self._renew()
@@ -157,11 +157,17 @@ class FactSource:
         return True
 
     async def room(self, log: Log) -> Space:
-        """Read how much room there is; the facts have it from now on."""
+        """Read how much room there is; the facts have it from now on.
+
+        ``space_bytes`` is the size of the stream with the least room, 0 if it is not known.
+        """
+        asked_at = asyncio.get_running_loop().time()
         fill = await log.fullest()
-        self._space = Space(used=fill.used, stream=fill.stream)
-        self._space_at = asyncio.get_running_loop().time()
-        self._renew()
+        if asked_at >= self._space_at:
+            # An answer that took longer than that to a later question tells an older fill.
+            self._space, self.space_bytes = Space(used=fill.used, stream=fill.stream), fill.bytes_max
+            self._space_at = asked_at
+            self._renew()
         return self._space
 
     @property

@@ -26,6 +26,7 @@ from linestop.bus.beats import Beat
 from linestop.bus.facts import FactSource
 from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten, remove_ended_accounts
 from linestop.bus.given_up import GivenUp
+from linestop.bus.headroom import Headroom
 from linestop.bus.host_config import HostConfig, utc_now
 from linestop.bus.intake import ControlIntake, TaskIntake
 from linestop.bus.keeping import Keeping
@@ -214,14 +215,15 @@ class Host:
                 pumps.start_soon(self.archive.run, log, feed)
         if "budget" in self._names:
             pumps.start_soon(self._release)
+        headroom = Headroom(self.facts)
         if "validator" in self._names:
             keys = Keys(self.backend.shared("validator", layout.IDS_BUCKET))
             publisher = self.backend.publisher("validator")
-            tasks = TaskIntake(self.shell, self.facts, keys=keys, publisher=publisher)
+            tasks = TaskIntake(self.shell, self.facts, headroom, keys=keys, publisher=publisher)
             pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity)
         who: RoleName = "approver" if "approver" in self._names else first
         publisher = self.backend.publisher(who)
-        control = ControlIntake(self.shell, self.facts, publisher=publisher, people=self.config.people)
+        control = ControlIntake(self.shell, headroom, publisher=publisher, people=self.config.people)
         requests = layout.REQUESTS_CONSUMERS if who == "approver" else ()
         for _, durable in (*layout.STOPS_CONSUMERS, *requests):
             pumps.start_soon(self._pump, who, _spec(durable), control.handle)

@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import anyio
 import msgspec
 import structlog
 from cryptography.exceptions import InvalidSignature
@@ -24,8 +23,9 @@ from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
 from linestop.bus.cloud_events import received
 from linestop.bus.facts import FactSource
+from linestop.bus.headroom import Headroom
 from linestop.bus.keys import KeyOwner, Keys, names_another_key, run_of_key
-from linestop.bus.ports import Delivery, Log, Publisher
+from linestop.bus.ports import Delivery, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.stamp import uuid7
 from linestop.bus.stopping import catch_up
@@ -33,7 +33,7 @@ from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import decode_strict
 from linestop.schemas.events import Cue, Opened
-from linestop.schemas.limits import MESSAGE_BYTES_MAX, SPACE_AT_EASE, SPACE_FOR_NEW_WORK
+from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import (
     REPLY_HEADER,
     SIGNED_VERBS,
@@ -65,9 +65,6 @@ REASON_CHARS_MAX = 400
 UNREADABLE = "unreadable"
 """Whose dead letters are those of messages that no role can read."""
 
-SPACE_AGE_MAX_S = 0.25
-"""How old the figure of the space may be while there is plenty."""
-
 PAYLOAD_GROWS_MAX = 8
 """How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
 
@@ -82,13 +79,15 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 class TaskIntake:
     """Turns tasks into runs. Belongs to the validator."""
 
-    def __init__(self, shell: Shell, facts: FactSource, *, keys: Keys, publisher: Publisher) -> None:
+    def __init__(
+        self, shell: Shell, facts: FactSource, headroom: Headroom, *, keys: Keys, publisher: Publisher
+    ) -> None:
         self._shell = shell
         self._facts = facts
+        self._headroom = headroom
         self._keys = keys
         self._publisher = publisher
         self._validator = next(s for s in shell.stations if s.role.name == "validator")
-        self._in_turn = anyio.Lock()
 
     async def handle(self, delivery: Delivery) -> None:
         """Open (or refuse) the run of one task, then acknowledge it."""
@@ -101,10 +100,8 @@ class TaskIntake:
         incoming, fresh = _read(subject.tenant, subject.agent, delivery)
         task = _Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
-            space = await room(self._facts, self._validator.log)
-            # Where room gets short, what one task takes must be known before the next is let in.
-            async with self._in_turn if space.used >= SPACE_AT_EASE else contextlib.nullcontext():
-                reply = await self._open(task)
+            async with self._headroom.place(self._validator.log, len(delivery.payload)) as space:
+                reply = await self._open(task, full(space))
         except TooLarge as error:
             reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be lost
@@ -116,8 +113,11 @@ class TaskIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _open(self, task: _Arrived) -> Reply | None:
-        """Find the task's run and let the validator decide; None if that has to be tried again."""
+    async def _open(self, task: _Arrived, no_room: str) -> Reply | None:
+        """Find the task's run and let the validator decide; None if that has to be tried again.
+
+        ``no_room`` says why nothing may be written to a run that does not exist, if that is so.
+        """
         tenant, incoming = task.tenant, task.incoming
         key = incoming.task.key if incoming.task else ""
         owner = await self._keys.owner(tenant, key) if key else None
@@ -128,9 +128,9 @@ class TaskIntake:
             run = task.fresh
             known = await self._read(tenant, run)
         elif owner is not None and owner.sha256 != incoming.sha256:
-            return await self._refuse_taken(task, run)
+            return await self._refuse_taken(task, run, no_room)
         if known.n == 0:
-            if no_room := full(await room(self._facts, self._validator.log)):
+            if no_room:
                 # Nothing may be written to a run that does not exist: the room belongs to those that do.
                 LOG.info("task_refused", tenant=tenant, agent=incoming.agent, reason="no_space")
                 return Reply(status="refused", run=run, sentence=f"{no_room}{of_key(incoming)}")
@@ -139,7 +139,7 @@ class TaskIntake:
                 return await self._lost_key(task, owner)
         entry = await self._shell.look(tenant, run, task.cue, incoming)
         if _taken_by_another(entry.run, incoming):
-            return await self._refuse_taken(task, run)
+            return await self._refuse_taken(task, run, no_room)
         return _verdict(entry.run, incoming)
 
     async def _read(self, tenant: TenantId, run: RunId) -> Run:
@@ -168,11 +168,11 @@ class TaskIntake:
             status="refused", run=before.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
         )
 
-    async def _refuse_taken(self, task: _Arrived, run: RunId) -> Reply:
+    async def _refuse_taken(self, task: _Arrived, run: RunId, no_room: str) -> Reply:
         """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
         incoming = msgspec.structs.replace(task.incoming, existing_run=run)
         refusal = RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
-        if (await self._read(task.tenant, refusal)).n > 0 or not full(await room(self._facts, self._validator.log)):
+        if not no_room or (await self._read(task.tenant, refusal)).n > 0:
             await self._shell.look(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken(run))
 
@@ -180,9 +180,9 @@ class TaskIntake:
 class ControlIntake:
     """Turns people's and services' words into events. Belongs to the approver; stops belong to everybody."""
 
-    def __init__(self, shell: Shell, facts: FactSource, *, publisher: Publisher, people: Mapping[str, Person]) -> None:
+    def __init__(self, shell: Shell, headroom: Headroom, *, publisher: Publisher, people: Mapping[str, Person]) -> None:
         self._shell = shell
-        self._facts = facts
+        self._headroom = headroom
         self._publisher = publisher
         self._people = people
 
@@ -219,11 +219,12 @@ class ControlIntake:
             trusted=subject.verb == "reply" or bool(signer),
         )
         try:
-            reply = await self._refused_for_room(subject)
-            if reply is None:
-                entry = await self._shell.look(subject.tenant, subject.run, cue, word, fresh=True)
-                agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
-                reply = self._outcome(entry, word, cue, agent)
+            if await self._may_begin_a_run(subject):
+                log = self._shell.stations[0].log
+                async with self._headroom.place(log, len(delivery.payload)) as space:
+                    reply = await self._nothing_to_stop(subject, space) or await self._say(subject, word, cue)
+            else:
+                reply = await self._say(subject, word, cue)
         except Exception as error:  # noqa: BLE001 - whatever it is, a stop must not be lost
             await _retry(self._publisher, delivery, error, role=role)
             return
@@ -233,15 +234,25 @@ class ControlIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _refused_for_room(self, subject: ControlSubject) -> Reply | None:
-        """The refusal of a stop of a run that does not exist, where room is short: without room it cannot begin."""
+    async def _may_begin_a_run(self, subject: ControlSubject) -> bool:
+        """Whether the message is the stop of a run that does not exist, or may be: it would take room of the others."""
         log = self._shell.stations[0].log
-        if subject.verb != "stop" or (await room(self._facts, log)).used < SPACE_FOR_NEW_WORK:
+        if subject.verb != "stop":
+            return False
+        return await self._headroom.at_ease(log) or await log.head(subject.tenant, subject.run) is None
+
+    async def _nothing_to_stop(self, subject: ControlSubject, space: Space) -> Reply | None:
+        """The refusal of a stop of a run that does not exist, where there is no room for one."""
+        no_room = full(space)
+        if not no_room or await self._shell.stations[0].log.head(subject.tenant, subject.run) is not None:
             return None
-        if await log.head(subject.tenant, subject.run) is not None:
-            return None
-        sentence = f"There is no run '{subject.run}', so there is nothing to stop. {full(self._facts.space)}"
+        sentence = f"There is no run '{subject.run}', so there is nothing to stop. {no_room}"
         return Reply(status="refused", run=subject.run, sentence=sentence)
+
+    async def _say(self, subject: ControlSubject, word: Word, cue: Cue) -> Reply | None:
+        entry = await self._shell.look(subject.tenant, subject.run, cue, word, fresh=True)
+        agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
+        return self._outcome(entry, word, cue, agent)
 
     def _outcome(self, entry: CachedRun, word: Word, cue: Cue, agent: AgentVersion | None) -> Reply | None:
         """What to answer; None if the word neither became an event nor has a reason why it cannot."""
@@ -306,18 +317,6 @@ def _first_choice(task: _Arrived, owner: KeyOwner | None) -> RunId:
     if said is not None and said.run:
         return RunId(said.run)
     return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
-
-
-async def room(facts: FactSource, log: Log) -> Space:
-    """How much room there is: read now, unless there was plenty a moment ago."""
-    if facts.space.used < SPACE_AT_EASE and facts.space_age_s < SPACE_AGE_MAX_S:
-        return facts.space
-    try:
-        return await facts.room(log)
-    except LinestopError as error:
-        # A figure that cannot be had holds nothing up, least of all a stop.
-        LOG.warning("space_not_read", error=str(error))
-        return facts.space
 
 
 def _taken_by_another(run: Run, incoming: Incoming) -> bool:

@@ -64,10 +64,11 @@ Meanwhile = Callable[[], None]
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
-    """How full a stream is, 0.0 to 1.0 (0.0 where no limit is set)."""
+    """How full a stream is, 0.0 to 1.0 (0.0 where no limit is set), of how many bytes (0 where that is not told)."""
 
     stream: str
     used: float
+    bytes_max: int = 0
 
 
 class Log(Protocol):

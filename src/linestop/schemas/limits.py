@@ -195,7 +195,7 @@ SPACE_FOR_STARTS = 0.95
 """Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
 
 SPACE_AT_EASE = 0.5
-"""Below this much the space is looked at now and then; above it before each task is let in, one at a time."""
+"""Below this much the space is looked at now and then; above it before each task is let in."""
 
 TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""

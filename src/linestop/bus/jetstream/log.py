@@ -117,7 +117,7 @@ class JetStreamLog:
 
     async def _fill(self, stream: str) -> Fill | None:
         try:
-            return Fill(stream=stream, used=_share(await Reader(self._wire, stream).info()))
+            return _fill(stream, await Reader(self._wire, stream).info())
         except (PermissionDenied, Refused):
             # The broker was set up for an older linestop, or has not got the stream: `doctor` says so.
             return None
@@ -125,7 +125,7 @@ class JetStreamLog:
     async def fullest(self) -> Fill:
         """Which of the streams that a run needs has the least room; see ``ports.Log``."""
         infos = await asyncio.gather(*(Reader(self._wire, stream).info() for stream in NEEDED))
-        fills = [Fill(stream=name, used=_share(info)) for name, info in zip(NEEDED, infos, strict=True)]
+        fills = [_fill(name, info) for name, info in zip(NEEDED, infos, strict=True)]
         return max(fills, key=lambda fill: fill.used)
 
     async def _whose(self, append: Append, subject: str, ack: PubAck) -> int:
@@ -181,8 +181,9 @@ def _message(found: Found) -> StoredMessage:
     return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)
 
 
-def _share(info: StreamInfo) -> float:
-    """How full a stream is, 0.0 to 1.0; 0.0 where no limit is set."""
+def _fill(stream: str, info: StreamInfo) -> Fill:
+    """How full a stream is; 0.0 where no limit is set."""
     if info.config is None or info.state is None or info.config.max_bytes <= 0:
-        return 0.0
-    return min(1.0, info.state.bytes / info.config.max_bytes)
+        return Fill(stream=stream, used=0.0)
+    limit = info.config.max_bytes
+    return Fill(stream=stream, used=min(1.0, info.state.bytes / limit), bytes_max=limit)

@@ -88,7 +88,7 @@ class MemoryLog:
         async with around(self._faults, "log.fullest"):
             limit = self._stream.bytes_max
             used = min(1.0, self._stream.bytes_used / limit) if limit else 0.0
-            return Fill(stream=self._stream.name, used=used)
+            return Fill(stream=self._stream.name, used=used, bytes_max=limit)
 
     def _store(self, append: Append, subject: str) -> int:
         own = self._stream.last(subject)
