@@ -48,8 +48,8 @@ def unopened_acknowledged() -> None:
     """A task is acknowledged although the look at its run came to nothing."""
 
     def make(original: Any) -> Any:
-        async def opened(self: TaskIntake, task: Any) -> Reply:
-            return await original(self, task) or Reply(status="opened")
+        async def opened(self: TaskIntake, task: Any, no_room: str) -> Reply:
+            return await original(self, task, no_room) or Reply(status="opened")
 
         return opened
 
