@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from tests.e2e.loop_watch import watching_steps
 from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import agent, described
 from tests.e2e.test_sizes import LARGE, book, until_done
 
+from linestop.actors import off_loop as off_loop_module
 from linestop.models import open_model
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
@@ -37,6 +42,19 @@ HUGE: dict[str, Any] = {
 }
 
 
+def _endless(kind: str) -> Any:  # noqa: ANN401 - of several kinds
+    """Little in memory, and as JSON without end or too deep."""
+    value: Any = []
+    if kind == "cyclic":
+        value.append({"again": [value] * 100_000})
+    for _ in range({"shared": 40, "deep": 100_000}.get(kind, 0)):
+        value = [value, value] if kind == "shared" else [value]
+    return value
+
+
+LINKS = " ".join(f"https://host{number}.example/{number}" for number in range(3_000))
+
+
 @tool(tier="read", owner="e2e", timeout_s=60)
 async def page(ctx: Context) -> str:
     """Return a page of numbers.
@@ -57,7 +75,19 @@ async def huge(ctx: Context, kind: str) -> Any:  # noqa: ANN401 - of several kin
         kind: Of what.
     """
     del ctx
-    return HUGE[kind]
+    return HUGE[kind] if kind in HUGE else _endless(kind)
+
+
+@tool(tier="irreversible", owner="e2e", timeout_s=60, content=("body",))
+async def send(ctx: Context, body: str) -> int:
+    """Send a letter.
+
+    Args:
+        ctx: The attempt.
+        body: What it says.
+    """
+    del ctx
+    return len(body)
 
 
 @tool(tier="irreversible", owner="e2e", timeout_s=60)
@@ -77,7 +107,7 @@ async def pay(ctx: Context, amounts: list[int], notes: list[str] | None = None) 
 async def serving(directory: Path, text: str) -> AsyncGenerator[OneProcess]:
     """One process with the agent of this playbook."""
     registry = Registry()
-    for each in (page, huge, pay):
+    for each in (page, huge, send, pay):
         registry.add(each, "e2e")
     limits = LARGE
     async with working(directory, (text,), registry) as one:
@@ -126,6 +156,68 @@ async def test_a_result_of_thirty_megabytes_does_not_keep_a_stop_waiting(tmp_pat
             state = await until_done(one, "huge", within_s=90)
     assert state.sealed is not None
     assert state.sealed.status == "completed", described(state)
+    assert longest.seconds < STEP_S_MAX, longest.what
+
+
+class Held:
+    """Work beside the loop, which waits in its thread until the test lets it go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.armed = True
+        self.began = anyio.Event()
+        self._go_on = threading.Event()
+        there = SimpleNamespace(run_sync=self._run_sync)
+        patch.setattr(off_loop_module, "anyio", SimpleNamespace(CancelScope=anyio.CancelScope, to_thread=there))
+
+    async def _run_sync(self, work: Callable[[], Any], *, abandon_on_cancel: bool = False) -> Any:  # noqa: ANN401
+        if self.armed:
+            self.began.set()
+        held = partial(self._held, work, wait=self.armed)
+        return await anyio.to_thread.run_sync(held, abandon_on_cancel=abandon_on_cancel)
+
+    def _held(self, work: Callable[[], Any], *, wait: bool) -> Any:  # noqa: ANN401 - whatever the work returns
+        if wait:
+            self._go_on.wait()
+        return work()
+
+    def go_on(self) -> None:
+        """Let all of it go on."""
+        self.armed = False
+        self._go_on.set()
+
+
+STEPS: dict[str, list[tuple[str, str]]] = {
+    **{kind: [("huge", f'{{"kind":"{kind}"}}')] for kind in ("shared", "cyclic", "deep", "numbers", "texts")},
+    "amounts": [
+        ("pay", canonical({"amounts": [10_000 * n + i for i in range(190)], "notes": ["x y"] * 9}).decode())
+        for n in range(1, 17)
+    ],
+    "links": [("send", canonical({"body": LINKS}).decode())],
+}
+
+
+@pytest.mark.parametrize("kind", list(STEPS))
+async def test_a_stop_that_comes_while_outside_data_is_worked_on_does_not_wait_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The work is held until the stop is acknowledged, and then no step of the loop is long."""
+    text = book("clerk", {"turn": 1, "call": [("page", "{}")]}, {"turn": 2, "call": STEPS[kind]})
+    held = Held(monkeypatch)
+    async with serving(tmp_path, text) as one:
+        with watching_steps() as longest:
+            await one.scene.task("held", name="clerk")
+            try:
+                with anyio.fail_after(60):
+                    await held.began.wait()
+                reply = await one.ask("control.e2e.held.stop", b"{}")
+                stopped = await one.scene.fold("held")
+            finally:
+                held.go_on()
+            state = await until_done(one, "held", within_s=60)
+    assert reply.status == "done"
+    assert stopped.stopped is not None
+    assert state.sealed is not None
+    assert state.sealed.status == "stopped", described(state)
     assert longest.seconds < STEP_S_MAX, longest.what
 
 

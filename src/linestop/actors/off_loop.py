@@ -19,13 +19,16 @@ from linestop.schemas.limits import LONG_BYTES
 T = TypeVar("T")
 
 
-async def off_loop(size: int, work: Callable[[], T]) -> T:
+async def off_loop(size: int, work: Callable[[], T], *, give_up: bool = False) -> T:
     """Return what ``work`` returns; it runs in a thread if it is about more than ``LONG_BYTES`` bytes.
 
-    It is waited for even if the caller is cancelled meanwhile: what it works on has happened already.
+    It is waited for even if the caller is cancelled meanwhile: what it works on has happened already. With
+    ``give_up`` the caller goes on at once then, and nothing that ``work`` reads may be changed until it ends.
     """
     if size <= LONG_BYTES:
         return work()
+    if give_up:
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
     done: list[T] = []
     with anyio.CancelScope(shield=True):
         done.append(await anyio.to_thread.run_sync(work))

@@ -26,7 +26,8 @@ class CachedRun:
     is this process that moves the run on: not if another one with all roles does. ``stop_heard``: a stop is said to be
     stored, and the log was not read since. ``starting`` is the number of a start that is on its way to the log,
     ``unsaid`` counts the results of each that are; ``deferred``: somebody wanted to look meanwhile. ``unreported`` are
-    those of which a result could not be said at all.
+    those of which a result could not be said at all. ``thinking`` is the scope of a decision that is being computed
+    beside the loop, under the lock.
     """
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
@@ -45,6 +46,7 @@ class CachedRun:
         self.users = 0
         self.ours = False
         self.stop_heard = False
+        self.thinking: anyio.CancelScope | None = None
 
     @property
     def key(self) -> Key:
@@ -54,6 +56,11 @@ class CachedRun:
     def may_not_begin(self) -> bool:
         """Whether nothing more may begin in the run, as far as this process has heard."""
         return self.stop_heard or self.run.done or self.run.paused is not None
+
+    def cut_thinking_short(self, *, for_stop: bool) -> None:
+        """Let go of a decision that is being computed: a stop comes first, and what is decided then is of no use."""
+        if for_stop and self.thinking is not None:
+            self.thinking.cancel()
 
     @contextmanager
     def used(self) -> Generator[None]:

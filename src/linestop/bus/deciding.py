@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import anyio
 import structlog
 
 from linestop.actors.facts import Facts, Incoming, Performing, Word
@@ -117,10 +118,10 @@ class Deciding:
         while isinstance(found := self.at_once(look, now, fetched, thought), Station):
             role = found.role
             try:
-                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
-                if (size := _size(role, run, look.extra)) > LONG_BYTES:
-                    # It is pure, and whoever changes the run needs its lock, which this look holds.
-                    thought[role.name] = await off_loop(size, partial(role.decide, run, look.cue, facts, now))
+                if role.name != "validator":
+                    fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
+                elif not await self._think(look, role, now, fetched, thought):
+                    return None
             except LinestopError:
                 raise
             except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
@@ -128,6 +129,32 @@ class Deciding:
                     return stop
                 look.asked.discard(found.role.name)
         return found
+
+    async def _think(
+        self,
+        look: Look,
+        role: Role,
+        now: datetime,
+        fetched: dict[RoleName, Facts],
+        thought: dict[RoleName, AnyEvent | None],
+    ) -> bool:
+        """Let the validator read what outsiders wrote, beside the loop if it is much; False if a stop came meanwhile.
+
+        It changes nothing, so it can be let go of at any time; and whoever changes the run needs its lock, which this
+        look holds. What is let go of may still read the run as it was, so that the run is loaded anew.
+        """
+        entry, run = look.entry, look.entry.run
+        try:
+            with anyio.CancelScope() as entry.thinking:
+                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
+                if (size := _size(role, run, look.extra)) > LONG_BYTES:
+                    work = partial(role.decide, run, look.cue, facts, now)
+                    thought[role.name] = await off_loop(size, work, give_up=True)
+                return True
+        finally:
+            entry.thinking = None
+        entry.reset()
+        return False
 
     def at_once(
         self,

@@ -216,7 +216,7 @@ class FactSource:
         calls = run.proposal.calls if run.proposal else []
         return {
             call.finished_n: await off_loop(
-                len(call.finished.result), partial(self._checks[call.tool], call.finished.result)
+                len(call.finished.result), partial(self._checks[call.tool], call.finished.result), give_up=True
             )
             for call in calls
             if call.stage is Stage.CHECK and call.finished is not None and call.tool in self._checks

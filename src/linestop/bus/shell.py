@@ -73,8 +73,7 @@ class Shell:
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
         self.outgoing = Outgoing(self.stations, config.signer)
-        self._facts, self.pinned = facts, facts.pinned
-        self._stamper = stamper
+        self._facts, self.pinned, self._stamper = facts, facts.pinned, stamper
         self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -126,7 +125,9 @@ class Shell:
         cached: for a wake that may know of events this process has not seen.
         """
         entry = self.cache.get(tenant, run)
+        look = Look(entry, cue, facts, set(self.names))
         with entry.used():
+            entry.cut_thinking_short(for_stop=look.urgent)
             async with entry.lock:
                 try:
                     if not entry.loaded or fresh or cue.n > entry.run.n:
@@ -135,7 +136,7 @@ class Shell:
                         # What is done comes before what is next; who says it asks all roles then.
                         entry.deferred = True
                         return entry
-                    await self._advance(Look(entry, cue, facts, set(self.names)))
+                    await self._advance(look)
                 except RetryableError:
                     self._alarms.again(entry)
                     raise
@@ -160,8 +161,7 @@ class Shell:
         conflicts = 0
         for _ in range(STEPS_MAX):
             try:
-                draft = await self._next(look)
-                if draft is None:
+                if (draft := await self._next(look)) is None:
                     return True
                 await self._say(look, draft)
                 conflicts = 0

@@ -12,10 +12,14 @@ import msgspec
 from linestop.actors.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.schemas.limits import ARGUMENTS_BYTES_MAX
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
+from linestop.schemas.value_size import OversizedError, json_size
 
 PREFIX: Final = "python:"
 PLAN_BYTES_MAX: Final = ARGUMENTS_BYTES_MAX
 """What a plan may have, as JSON: as much as the arguments of one answer of a model."""
+
+_AROUND_BYTES: Final = 1024 * 1024
+"""More than the names and brackets around the texts that are counted."""
 
 CALLS_AT_ONCE_MAX: Final = 64
 """Threads that call planner functions. One that never returns keeps its thread until the process ends."""
@@ -50,20 +54,25 @@ async def call_function(name: str, function: PlannerFunction, request: ModelRequ
 
 def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> ModelReply:
     try:
-        plan = msgspec.convert(msgspec.to_builtins(function(request.messages)), Plan)
+        returned = function(request.messages)
+        # Before anything is made of it: that is one call of C, which nothing can interrupt.
+        json_size(returned, bytes_max=PLAN_BYTES_MAX + _AROUND_BYTES)
+        plan = msgspec.convert(msgspec.to_builtins(returned), Plan)
         calls = tuple(
             ToolCall(id=f"plan-{len(request.messages)}-{index}", name=tool, args=msgspec.json.encode(args).decode())
             for index, (tool, args) in enumerate(plan.calls)
         )
         size = len(plan.answer.encode()) + sum(len(call.name) + len(call.args.encode()) for call in calls)
-    except (Exception, SystemExit) as error:
+    except OversizedError as error:
+        raise ModelFailed("permanent", f"What the planner function returned {error}.") from None
+    except BaseException as error:
         # An exit is the function's mistake, and must not end the process with all its runs.
         raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
     if size > PLAN_BYTES_MAX:
         raise ModelFailed(
             "permanent",
-            f"The planner function returned {size:,} bytes; at most {PLAN_BYTES_MAX:,} are taken: return less, for "
-            "instance the name of a file that a tool has written.",
+            f"What the planner function returned has too many bytes as JSON; at most {PLAN_BYTES_MAX}: return less, "
+            "for instance the name of a file that a tool has written.",
         )
     return ModelReply(
         text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(), usage_reported=True,

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import httpx2
 import msgspec
@@ -24,9 +23,10 @@ from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
 from linestop.sandbox.guard import READS
 from linestop.sandbox.tool import AnyTool
-from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.limits import BLOB_BYTES_MAX, LONG_BYTES, RESULT_CONTAINERS_MAX
 from linestop.schemas.redact import DEPTH_MAX
 from linestop.schemas.tools import Egress, ErrorType, ToolError
+from linestop.schemas.value_size import OversizedError, beginning, json_size, shown
 
 _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429
@@ -38,11 +38,15 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _PEELED = 16
 """Innermost levels taken off at once, each over the whole text: what is left has few runs of brackets to count."""
 
+_MENDED_BYTES_MAX = 4 * 1024 * 1024
+"""A value that is not JSON is written as such, each odd part as text, if it is not larger: the time is bounded so."""
+
 _KEPT_BYTES_MAX = 65_536
 """Of a result that is too long, too deep or not JSON, so much is kept as text."""
 _ERROR_TYPES = frozenset(get_args(ErrorType))
 _LIBRARYS_OWN = (EgressFailed, WorkspaceError)
 """Kinds of ``ToolFailed`` that ``ctx`` raises in a tool: they do not say what the tool had done before."""
+_LONG_WAIT_S = 1e9
 _LONG_MESSAGE = 2_000
 """A message is cut here at once and to its final length after redaction, so that no half secret remains."""
 
@@ -97,8 +101,8 @@ async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN40
 async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
-        encoded, finding = _encoded(await in_own_task(lambda: tool.fn(ctx, **kwargs)), ctx)
-        return await off_loop(len(encoded), lambda: _returned(tool, encoded, finding))
+        value = await in_own_task(lambda: tool.fn(ctx, **kwargs))
+        return await off_loop(_work_bytes(value), lambda: _returned(tool, value, ctx))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -112,7 +116,7 @@ async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> R
 def invoke_plain(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
     """Call the function; whatever it raises becomes a reply."""
     try:
-        return _returned(tool, *_encoded(tool.fn(ctx, **kwargs), ctx))
+        return _returned(tool, tool.fn(ctx, **kwargs), ctx)
     except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
         return _failed(tool, error)
 
@@ -120,6 +124,31 @@ def invoke_plain(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
 def with_egress(reply: Reply, http: EgressClient) -> Reply:
     """Add what the HTTP client of a child process did."""
     return msgspec.structs.replace(reply, egress=http.requests, effect_sent=http.effect_sent)
+
+
+def _work_bytes(value: object) -> int:
+    """About how many bytes there are to write, read and check; it is found in a few milliseconds for any value."""
+    if isinstance(value, httpx2.Response):
+        return len(value.content)
+    try:
+        return json_size(value, bytes_max=LONG_BYTES)
+    except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
+        return LONG_BYTES + 1
+
+
+def _returned(tool: AnyTool, value: Any, ctx: Context) -> Reply:  # noqa: ANN401 - what a tool returned
+    """The reply for a value that came back."""
+    encoded, finding = _encoded(value, ctx)
+    if not finding:
+        try:
+            msgspec.json.decode(encoded, type=tool.returns)
+        except RecursionError:
+            finding = _TOO_DEEP
+        except Exception as error:  # noqa: BLE001 - a declared type may have code of its own, which raises anything
+            finding = f"its result does not fit the declared return type: {message_of(error)}"
+    if too_deep(encoded):
+        encoded, finding = _as_text(encoded), _TOO_DEEP
+    return Reply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
 
 
 def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
@@ -133,9 +162,13 @@ def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
         encoded, finding = _body(value, ctx)
     else:
         try:
+            # Before it is written: writing is one call of C, which nothing can interrupt.
+            json_size(value, bytes_max=BLOB_BYTES_MAX)
             encoded, finding = msgspec.json.encode(value), ""
+        except OversizedError as error:
+            return _beginning(value), f"its result {error}"
         except RecursionError:
-            return _kept(value), _TOO_DEEP
+            return _beginning(value), _TOO_DEEP
         except Exception as error:  # noqa: BLE001 - a value may have code of its own, which raises anything
             return _kept(value), f"its result cannot be written as JSON ({message_of(error)})"
     if len(encoded) > BLOB_BYTES_MAX:
@@ -143,38 +176,33 @@ def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
     return encoded, finding
 
 
-def _returned(tool: AnyTool, encoded: bytes, finding: str) -> Reply:
-    """The reply for a value that came back; ``finding`` is empty if its JSON is the whole of it."""
-    if not finding:
-        try:
-            msgspec.json.decode(encoded, type=tool.returns)
-        except RecursionError:
-            finding = _TOO_DEEP
-        except Exception as error:  # noqa: BLE001 - a declared type may have code of its own, which raises anything
-            finding = f"its result does not fit the declared return type: {message_of(error)}"
-    if too_deep(encoded):
-        encoded, finding = _as_text(encoded), _TOO_DEEP
-    return Reply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
-
-
 def _kept(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
     """As much of a value as can be written as JSON: what cannot stands there as Python shows it."""
+    left = [_MENDED_BYTES_MAX]
     try:
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_shown)
-        written = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=_shown).encode("utf-8", "replace")
+        json_size(value, bytes_max=_MENDED_BYTES_MAX)
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=lambda each: _shown(each, left))
+        written = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=lambda each: _shown(each, left))
         # Read once more, as the log will be: what passes here can be stored.
-        encoded = msgspec.json.encode(msgspec.json.decode(written))
+        return msgspec.json.encode(msgspec.json.decode(written.encode("utf-8", "replace")))
     except Exception:  # noqa: BLE001 - whatever it was, the rest of the value is lost
-        encoded = msgspec.json.encode(_shown(value))
-    return encoded if len(encoded) <= BLOB_BYTES_MAX else _as_text(encoded)
+        return _beginning(value)
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, left: list[int]) -> str:
+    """How Python shows a value; ``left`` holds how many characters may be shown of all that are."""
+    text = sound(shown(value, min(_KEPT_BYTES_MAX, left[0])))
+    left[0] -= len(text)
+    return text
+
+
+def _beginning(value: object) -> bytes:
+    """The beginning of the JSON of a value, as a JSON string; of one that cannot be read at all, its class."""
     try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide that the call took effect
+        text = beginning(value, _KEPT_BYTES_MAX)
+    except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
         text = f"a {type(value).__name__}"
-    return sound(text[:_KEPT_BYTES_MAX])
+    return msgspec.json.encode(text)
 
 
 def _as_text(encoded: bytes) -> bytes:
@@ -217,6 +245,9 @@ def _body(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
         return b"null", ""
     if "json" not in response.headers.get("content-type", ""):
         return msgspec.json.encode(response.text), ""
+    if _containers(response.content) > RESULT_CONTAINERS_MAX:
+        finding = f"its result holds too many lists and objects; at most {RESULT_CONTAINERS_MAX}: return fewer"
+        return _as_text(response.content), finding
     try:
         msgspec.json.decode(response.content)
     except RecursionError:
@@ -224,6 +255,15 @@ def _body(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
     except (msgspec.DecodeError, ValueError) as error:
         return _as_text(response.content), f"its result, the body of an answer, cannot be read as JSON ({error})"
     return response.content, ""
+
+
+def _containers(encoded: bytes) -> int:
+    """How many lists and objects some JSON holds, or more if it is not JSON; brackets in texts do not count."""
+    found = encoded.count(b"[") + encoded.count(b"{")
+    if found <= RESULT_CONTAINERS_MAX:
+        return found
+    brackets = _STRINGS.sub(b"", encoded)
+    return brackets.count(b"[") + brackets.count(b"{")
 
 
 def _failed(tool: AnyTool, error: BaseException) -> Reply:
@@ -242,9 +282,9 @@ def _failed(tool: AnyTool, error: BaseException) -> Reply:
 def _as_said(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -> ToolError:
     """The error as its raiser meant it; whatever a subclass put into its fields must not break the log."""
     given: Any = getattr(error, "type", "")
-    kind: ErrorType = given if given in _ERROR_TYPES else "permanent"
+    kind: ErrorType = cast("ErrorType", given) if isinstance(given, str) and given in _ERROR_TYPES else "permanent"
     after: Any = getattr(error, "retry_after_s", None)
-    usable = isinstance(after, int | float) and math.isfinite(after) and after >= 0
+    usable = isinstance(after, int | float) and 0 <= after <= _LONG_WAIT_S
     return ToolError(
         type=kind,
         message=message_of(error),
@@ -256,11 +296,7 @@ def _as_said(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -
 
 def message_of(error: BaseException) -> str:
     """What an error says, cut, and fit for an event; a tool may raise one that has code of its own."""
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - a broken __str__ must not hide that the tool failed
-        text = "(no message)"
-    return sound(text[:_LONG_MESSAGE])
+    return sound(shown(error, _LONG_MESSAGE, show=str, otherwise="(no message)"))
 
 
 def sound(text: str) -> str:

@@ -35,6 +35,7 @@ from linestop.sandbox.tool import AnyTool
 from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Contract, ToolError, ToolResult
+from linestop.schemas.value_size import shown
 
 FINDINGS_MAX = 20
 
@@ -124,7 +125,7 @@ def run_check(tool: AnyTool, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - a
         return ()
     try:
         findings: Sequence[str] = tool.check(value)
-        return tuple(sound(str(finding)[:500]) for finding in findings[:FINDINGS_MAX])
+        return tuple(sound(shown(finding, 500, show=str)) for finding in findings[:FINDINGS_MAX])
     except BaseException as error:  # noqa: BLE001 - a check may raise anything, and none of it may end this process
         return (f"the check of tool {tool.name} failed: {type(error).__name__}: {message_of(error)}"[:500],)
 

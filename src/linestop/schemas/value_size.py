@@ -1,0 +1,233 @@
+"""How large a Python value is as JSON, found without writing it: what a user's function returned may have no end.
+
+A value can share its parts: forty lists that each hold the one before twice are 2^40 values as JSON (YAML aliases
+make that of 300 bytes), and a list can hold itself. Each container is therefore looked at once, however often it is
+used, and what it adds up to is remembered: the time is linear in the memory that the value takes. Nothing here
+recurses, and the walk ends as soon as a bound is passed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, cast
+
+import msgspec
+
+from linestop.schemas.limits import RESULT_CONTAINERS_MAX
+from linestop.schemas.redact import DEPTH_MAX
+
+_PLAIN: Final = frozenset({bool, type(None), float})
+_ITEMS: Final = cast("Callable[[dict[object, object]], Iterable[tuple[object, object]]]", cast("Any", dict).items)
+_ITERATORS: Final = tuple(
+    (kind, cast("Callable[[object], Iterator[object]]", cast("Any", kind).__iter__))
+    for kind in (list, tuple, set, frozenset)
+)
+_FIELDS_OF: Final = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__")
+_CYCLE: Final = '"…"'
+"""Written where a value contains itself."""
+
+SHOWN_BYTES_MAX: Final = 1024 * 1024
+"""An object whose parts add up to more than this is not asked how it looks."""
+
+
+class OversizedError(ValueError):
+    """Raised for a value that is not to be written as JSON; the message is the reason, for the end of a sentence."""
+
+
+class _Open:
+    """A container that is being looked at."""
+
+    __slots__ = ("containers", "depth", "parts", "size", "value")
+
+    def __init__(self, value: object, parts: Iterable[object]) -> None:
+        # Held, so that no other value gets its id before the walk ends.
+        self.value, self.parts = value, iter(parts)
+        self.size, self.containers, self.depth = 2, 1, 1
+
+    def add(self, part: _Open) -> None:
+        """Count a container that this one holds."""
+        self.size += part.size + 1
+        self.containers += part.containers
+        self.depth = max(self.depth, part.depth + 1)
+
+
+def json_size(
+    value: object, *, bytes_max: int, containers_max: int = RESULT_CONTAINERS_MAX, inside: bool = False
+) -> int:
+    """Return a lower bound of the bytes of ``value`` as JSON; the true figure is at most six times as large.
+
+    ``inside``: what an object of an unknown class holds is counted too, for whoever wants its ``repr``.
+
+    Raises:
+        OversizedError: it has more bytes or lists and objects than the bounds, is nested deeper than ``DEPTH_MAX``,
+            or contains itself.
+    """
+    top = _Open(None, (value,))
+    top.containers = 0
+    stack, known, within = [top], dict[int, _Open](), set[int]()
+    while True:
+        current = stack[-1]
+        child = _step(current, known, bytes_max=bytes_max, inside=inside)
+        if current.size > bytes_max:
+            raise OversizedError(f"has too many bytes as JSON; at most {bytes_max}: return less")
+        if current.containers > containers_max:
+            raise OversizedError(f"holds too many lists and objects; at most {containers_max}: return fewer")
+        if child is not None and id(child.value) in within:
+            raise OversizedError("contains itself: return a copy of the parts that are needed")
+        if current.depth + len(stack) - 2 > DEPTH_MAX or (child is not None and len(stack) > DEPTH_MAX):
+            raise OversizedError(f"is nested deeper than {DEPTH_MAX} levels: return a flatter one")
+        if child is not None:
+            within.add(id(child.value))
+            stack.append(child)
+        elif len(stack) == 1:
+            return top.size
+        else:
+            stack.pop()
+            within.discard(id(current.value))
+            known[id(current.value)] = current
+            stack[-1].add(current)
+
+
+def _step(current: _Open, known: dict[int, _Open], *, bytes_max: int, inside: bool) -> _Open | None:
+    """Add parts to ``current`` up to the next container that is not known yet, and return that."""
+    for part in current.parts:
+        kind = type(part)
+        if kind in _PLAIN:
+            current.size += 2
+        elif kind is str:
+            current.size += len(cast("str", part)) + 3
+        elif kind is int:
+            current.size += cast("int", part).bit_length() // 4 + 2
+        elif (found := known.get(id(part))) is not None:
+            current.add(found)
+        elif (parts := parts_of(part, inside=inside)) is not None:
+            return _Open(part, parts)
+        else:
+            current.size += len(part) + 2 if isinstance(part, str | bytes | bytearray | msgspec.Raw) else 2
+        if current.size > bytes_max:
+            break
+    return None
+
+
+def parts_of(value: object, *, inside: bool = False) -> Iterable[object] | None:
+    """What a value that is written as a list or an object holds, keys included; None for every other."""
+    # Through the built-in class: what is written is what it holds, not what a subclass says of itself.
+    if isinstance(value, dict):
+        fields = cast("dict[object, object]", value)
+        return [part for pair in list(_ITEMS(fields)) for part in pair]
+    for kind, iterator in _ITERATORS:
+        if isinstance(value, kind):
+            return iterator(cast("object", value))
+    names = _field_names(value)
+    if names is not None:
+        return [getattr(value, name, None) for name in names]
+    return _insides(value) if inside else None
+
+
+def _field_names(value: object) -> Iterable[str] | None:
+    if isinstance(value, type):
+        return None
+    for mark in _FIELDS_OF:
+        if (declared := getattr(type(value), mark, None)) is not None:
+            return [getattr(each, "name", each) for each in declared]
+    return None
+
+
+def _insides(value: object) -> list[object] | None:
+    """What an object of an unknown class may show when asked how it looks; not classes, functions or modules."""
+    if isinstance(value, type) or callable(value):
+        return None
+    held: list[object] = []
+    if isinstance(value, deque):
+        held += cast("deque[object]", value)
+    if isinstance(value, BaseException):
+        held += value.args
+    held += cast("dict[str, object]", getattr(cast("object", value), "__dict__", {})).values()
+    return held or None
+
+
+def shown(value: object, chars_max: int, *, show: Callable[[object], str] = repr, otherwise: str = "") -> str:
+    """Return what ``show`` says of a value, cut; ``otherwise`` (or its class) if it is too large to be shown.
+
+    Never raises: the value may have code of its own.
+    """
+    try:
+        if not (isinstance(value, BaseException) and _is_one_text(value)):
+            json_size(value, bytes_max=SHOWN_BYTES_MAX, containers_max=SHOWN_BYTES_MAX // 8, inside=True)
+        return show(value)[:chars_max]
+    except BaseException:  # noqa: BLE001 - a broken __repr__ must not hide that something came back
+        return otherwise or f"a {type(value).__name__}"
+
+
+def _is_one_text(error: BaseException) -> bool:
+    """Whether an error says one text, of whatever length, which is shown without being built."""
+    return len(error.args) == 1 and type(error.args[0]) is str
+
+
+def beginning(value: object, bytes_max: int) -> str:
+    """Return about the first ``bytes_max`` bytes of ``value`` as JSON, whatever its size: the rest is not looked at."""
+    pieces, length = list[str](), 0
+    stack: list[tuple[object, Iterator[str | tuple[object]]]] = [(None, iter(((value,),)))]
+    within = set[int]()
+    while stack and length < bytes_max:
+        holder, rest = stack[-1]
+        piece = next(rest, None)
+        if piece is None:
+            stack.pop()
+            within.discard(id(holder))
+            continue
+        if not isinstance(piece, str):
+            (part,) = piece
+            if id(part) in within:
+                piece = _CYCLE
+            elif (parts := _written_parts(part, bytes_max)) is not None:
+                stack.append((part, parts))
+                within.add(id(part))
+                continue
+            else:
+                piece = _leaf(part, bytes_max)
+        pieces.append(piece)
+        length += len(piece)
+    return "".join(pieces).encode("utf-8", "replace")[:bytes_max].decode(errors="ignore")
+
+
+def _written_parts(value: object, chars_max: int) -> Iterator[str | tuple[object]] | None:
+    """The pieces of a list or an object in their order: text as it is, and values that are still to be written."""
+    if isinstance(value, dict):
+        pairs: Iterable[tuple[object, object]] = list(_ITEMS(cast("dict[object, object]", value)))
+    elif (names := _field_names(value)) is not None:
+        pairs = [(name, getattr(value, name, None)) for name in names]
+    elif (parts := parts_of(value)) is not None:
+        return _list_pieces(parts)
+    else:
+        return None
+    return _object_pieces(pairs, chars_max)
+
+
+def _list_pieces(parts: Iterable[object]) -> Iterator[str | tuple[object]]:
+    yield "["
+    for index, part in enumerate(parts):
+        if index:
+            yield ","
+        yield (part,)
+    yield "]"
+
+
+def _object_pieces(pairs: Iterable[tuple[object, object]], chars_max: int) -> Iterator[str | tuple[object]]:
+    yield "{"
+    for index, (key, part) in enumerate(pairs):
+        yield ("," if index else "") + _leaf(key if isinstance(key, str) else shown(key, chars_max), chars_max) + ":"
+        yield (part,)
+    yield "}"
+
+
+def _leaf(value: object, chars_max: int) -> str:
+    if isinstance(value, str | bytes | bytearray):
+        value = value[:chars_max]
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace").decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
+        return msgspec.json.encode(shown(value, chars_max).encode("utf-8", "replace").decode()).decode()
