@@ -138,12 +138,11 @@ def _insides(value: object) -> list[object] | None:
     """What an object of an unknown class may show when asked how it looks; not classes, functions or modules."""
     if isinstance(value, type) or callable(value):
         return None
-    held: list[object] = []
+    held = list(cast("dict[str, object]", getattr(value, "__dict__", {})).values())
     if isinstance(value, deque):
         held += cast("deque[object]", value)
     if isinstance(value, BaseException):
         held += value.args
-    held += cast("dict[str, object]", getattr(cast("object", value), "__dict__", {})).values()
     return held or None
 
 
