@@ -184,6 +184,6 @@ def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
         f"1 open run ({story.run.run}) began with another contract of '{name}', and what they began with counts."
     ]
     (sentence,) = version(scopes=("all",))
-    assert "which is not called in them as it is now: its scopes have 'all' in addition" in sentence
+    assert "and a person is asked before they call it as it is now: its scopes have 'all' in addition" in sentence
     story.word("stop").said()
     assert version(description="Mended.") == []

@@ -213,9 +213,17 @@ def _was_granted(
     if (line["args_sha256"], line["effect_key"]) != (judged["args_sha256"], judged["effect_key"]):
         wrong.append(f"P5: {said} of {run.name} starts '{judged['tool']}' with other arguments than were judged")
     tool = run.tool(judged["tool"])
+    contract = _contract_of(run, line, tool["name"])
+    if contract != tool["contract_digest"] and (gate is None or gate.get("contract_digest") != contract):
+        wrong.append(f"P5: {said} of {run.name} starts '{tool['name']}' under a contract that nobody agreed to")
     if tool["tier"] == "destructive" and (gate is None or "contract_digest" not in gate):
         wrong.append(f"P5: {said} of {run.name} starts the destructive '{tool['name']}' without a person")
     return wrong
+
+
+def _contract_of(run: RunEvidence, line: dict[str, Any], tool: str) -> str:
+    """The contract under which a call is started: the run's own, unless its start names another."""
+    return str(line.get("contract_digest") or run.tool(tool)["contract_digest"])
 
 
 def outside(evidence: Evidence) -> list[str]:
@@ -263,10 +271,11 @@ def _as_started(what: str, request: Request, start: Said, run: RunEvidence) -> l
     line = next(line for line in start.event["calls"] if line["call"] == request.call)
     if (line["args_sha256"], line["effect_key"]) != (request.args_sha256, request.key):
         wrong.append(f"P5: {what} was made with other arguments than started")
-    if run.tool(request.tool)["contract_digest"] != request.contract_digest:
-        wrong.append(f"P5: {what} was made under another contract than opened")
-    if request.sent_at is not None and request.wider and request.kind == "effect":
-        wrong.append(f"P5: {what} was made by a tool that may do more than opened: {request.wider[0]}")
+    if _contract_of(run, line, request.tool) != request.contract_digest:
+        wrong.append(f"P5: {what} was made under another contract than started")
+    if request.wider and request.kind == "effect":
+        made = "made by" if request.sent_at is not None else "started, and nobody asked, for"
+        wrong.append(f"P5: {what} was {made} a tool that may do more than was agreed to: {request.wider[0]}")
     return wrong
 
 

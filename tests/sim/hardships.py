@@ -132,6 +132,7 @@ class Trouble:
                 stream.bytes_max = 0
             case "contracts change":
                 await self._change(agents)
+                await self._roll(workers, diary)
             case _:
                 pass
 
@@ -167,3 +168,11 @@ class Trouble:
         for agent in agents:
             tools = tuple(contracts[tool.name] for tool in agent.tools)
             await store.deploy(msgspec.structs.replace(agent, prompt=f"{agent.prompt} Now.", tools=tools))
+
+    async def _roll(self, workers: Sequence[Worker], diary: Diary) -> None:
+        """Start one worker after the other anew, with the tools as they are now: meanwhile old and new ones work."""
+        for worker in workers:
+            await anyio.sleep(self._chance.choice((0.0, 0.2, 5.0)))
+            diary.out.append((worker.process.name, seconds(), float("inf")))
+            await worker.drain()
+            worker.start()

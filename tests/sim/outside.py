@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ class Request:
     args_sha256: str = ""
     contract_digest: str = ""
     wider: tuple[str, ...] = ()
-    """In what its tool may do more by now than its run was opened with."""
+    """In what its tool may do more by now than was agreed to."""
 
     sent_s: float | None = None
     sent_at: datetime | None = None
@@ -96,11 +96,20 @@ Proof = Callable[[str, str], tuple[float, float]]
 class SimRunner:
     """The executor's hands of one worker; see ``linestop.schemas.work.ToolRunner``."""
 
-    def __init__(self, outside: Outside, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
+    def __init__(
+        self,
+        outside: Outside,
+        process: Process,
+        now: Callable[[], datetime],
+        proof: Proof,
+        tools: Mapping[str, Contract],
+    ) -> None:
         self._outside = outside
         self._process = process
         self._now = now
         self._proof = proof
+        self._tools = tools
+        """The contracts that its process has loaded."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
         """Perform all at once; yield each with its result as it comes."""
@@ -128,8 +137,8 @@ class SimRunner:
         self._outside.requests.append(request)
         try:
             await anyio.sleep(act.set_up_s)
-            request.wider = work.grant.widened_by(self._outside.contracts[work.tool])
-            if changed := unlike_its_grant(work, self._outside.contracts[work.tool]):
+            request.wider = work.grant.widened_by(self._tools[work.tool])
+            if changed := unlike_its_grant(work, self._tools[work.tool]):
                 return changed
             if too_late(self._now(), work.start_by):
                 if work.probe:
@@ -151,7 +160,7 @@ class SimRunner:
         return ToolResult(outcome="succeeded" if happened else "never_started", value={"probed": happened})
 
     async def _effect(self, work: CallWork, act: Act, request: Request) -> ToolResult:
-        contract = self._outside.contracts[work.tool]
+        contract = self._tools[work.tool]
         if act.fate == "fails before":
             return ToolResult(outcome="failed", error=ToolError(type=act.error, message="No.", retry_safe=True))
         request.sent_s, request.sent_at = seconds(), self._now()
@@ -183,7 +192,7 @@ class SimRunner:
 
     def _interrupted(self, work: CallWork) -> ToolResult:
         """What the sandbox says of a call that broke or did not end: see ``linestop.sandbox.perform``."""
-        if work.probe or not self._outside.contracts[work.tool].safe_to_repeat:
+        if work.probe or not self._tools[work.tool].safe_to_repeat:
             return ToolResult(outcome="unknown", error=ToolError(type="transient", message="It did not end."))
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
 

@@ -419,6 +419,9 @@ PLANTED: dict[str, Planted] = {
     "nobody is dead": Planted("was not taken over", more.nobody_is_dead, hardship="worker lost"),
     "opened without room": Planted("room: ", more.opened_without_room, hardship="runs full"),
     "changed contract performed": Planted("P5: ", more.changed_contract_performed, hardship="contracts change"),
+    "earlier grant counts": Planted(
+        "under a contract that nobody agreed to", more.earlier_grant_counts, hardship="contracts change"
+    ),
     "report forgotten": Planted("events: ", more.report_forgotten, hardship="events"),
     "downtime is work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),
     "not begun is a try": Planted("begun: ", more.not_begun_is_a_try),

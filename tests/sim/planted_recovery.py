@@ -13,7 +13,7 @@ from linestop.bus.intake import TaskIntake
 from linestop.bus.outgoing import Outgoing
 from linestop.errors import TooLarge
 from linestop.sandbox import runner
-from linestop.schemas import calls, fold_calls, model_order, next_start
+from linestop.schemas import calls, fold_calls, fold_widened, model_order, next_start
 from linestop.schemas.calls import Stage
 from linestop.schemas.messages import Reply
 from linestop.schemas.run import Run
@@ -157,7 +157,24 @@ def opened_without_room() -> None:
 
 def changed_contract_performed() -> None:
     """A tool that may do more than when the run was opened is called."""
-    cast("Any", runner)._unlike_its_grant = _nothing
+    cast("Any", runner)._unlike_its_grant = cast("Any", executor).widened = _nothing
+
+
+def earlier_grant_counts() -> None:
+    """What was granted or cleared before a tool's contract became wider still lets its call pass."""
+
+    def make(original: Any) -> Any:
+        def widened(run: Run, event: Any) -> str:
+            before = [(run.calls[line.call], run.calls[line.call].gate_n) for line in event.calls]
+            ignored = str(original(run, event))
+            for call, gate_n in before if not ignored else ():
+                if gate_n:
+                    call.gate_n, call.agreed, call.stage = gate_n, None, Stage.READY
+            return ignored
+
+        return widened
+
+    _wrap(fold_widened, "widened", make)
 
 
 def report_forgotten() -> None:

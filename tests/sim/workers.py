@@ -156,10 +156,11 @@ class Worker:
         proof = partial(self._diary.proof, process.name)
         now = partial(_time_of, hosts := list[Host]())
         caller = SimCaller(self._outside, process, now, proof)
-        runner = SimRunner(self._outside, process, now, proof)
+        tools = dict(self._outside.contracts)
+        runner = SimRunner(self._outside, process, now, proof, tools)
         config = HostConfig(
             worker=process.name, build="sim", accounts=self.accounts, checks={CHECKED_TOOL: check_result},
-            now=self.now, chance=chance, drain_s=chance.choice((0.5, 6.0)),
+            tools=tuple(tools.values()), now=self.now, chance=chance, drain_s=chance.choice((0.5, 6.0)),
         )  # fmt: skip
         backend = WorkerBackend(self._broker, process, self._diary)
         is_up = False

@@ -5,7 +5,8 @@ messages. It says ``cleared`` for calls that need nobody, ``asked`` for those th
 the model, for spending, for effects whose fate is unknown), and a person's word as ``granted``, ``denied``,
 ``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. What expires is denied.
 
-A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other.
+A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other. Where the executor
+says that a tool may do more by now, a person is asked anew, under the contract as it is now.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from linestop.schemas.events import (
     SpendQuestion,
     Stopped,
 )
-from linestop.schemas.gate import awaited, by_fallback, rule
+from linestop.schemas.gate import awaited, by_fallback, may_do_more, rule
 from linestop.schemas.next_start import spend_question_due
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
@@ -49,6 +50,7 @@ class Approver:
     name: RoleName = "approver"
     wakes: frozenset[str] = frozenset({
         "validator.judged", "validator.opened", "validator.checked", "validator.returned", "executor.finished",
+        "executor.widened",
         "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (Word, PinnedAgent)
@@ -152,6 +154,7 @@ def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
         reason=run.proposal.event.reason if run.proposal else "",
         provenance=call.judged.provenance if call.judged else (),
         cost_max_micros=call.grant.price_micros, deciders=policy.deciders, quorum=policy.quorum,
+        wider=may_do_more(call.tool, call.wider),
     )  # fmt: skip
 
 

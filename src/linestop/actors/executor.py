@@ -3,7 +3,8 @@
 It protects the world outside from doing things twice. It reads cleared and granted calls. It says
 ``started`` (its reservation, its deadlines) for all calls that may start, performs them, and says
 ``finished`` for each. What an attempt left open past its end is repeated under the same key where that is
-safe, and is ``unknown`` where it is not: then a probe or a person settles it.
+safe, and is ``unknown`` where it is not: then a probe or a person settles it. Where a tool may do more by now than was
+agreed to, it says ``widened``, and starts nothing before a person has agreed to that.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, Worker, switch_closed
+from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, ToolsHere, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import never_begun, out_of_time
+from linestop.actors.widened import left_open, widened
 from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
+from linestop.schemas.fold_calls import grant_of
 from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.phases import Phase
@@ -42,7 +45,7 @@ class Executor:
         "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
         "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, Doors, Texts, Performing)
+    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, Doors, Texts, Performing, ToolsHere)
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner
@@ -65,14 +68,15 @@ class Executor:
             return late
         if over := _wait_over(run, now):
             return over
+        tools = facts.get(ToolsHere) or ToolsHere()
+        if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=me):
+            return wider
         start = next_start(run, now, me, dead)
         if isinstance(start, NextStart) and start.kind != "model" and start.at <= now:
-            doors = facts.get(Doors) or Doors()
-            if shut := doors.shut_for(run, *(run.calls[name].tool for name in start.calls)):
-                return stopped(run, by="executor", why=switch_closed(shut), code="policy")
-            if start.cost_max_micros <= run.available_micros:
-                started = _started(run, start, me, doors.revision, now=now)
-                return msgspec.structs.replace(started, dead_workers=_taken_from(run, start, me, dead, now=now))
+            if attempt := left_open(run, start, tools):
+                return _given_up(run, attempt, now, worker=me, dead=dead)
+            if event := _start(run, start, facts.get(Doors) or Doors(), now, worker=me, dead=dead):
+                return event
         return _unknown(run, now, me, dead)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -178,16 +182,21 @@ def _wait_over(run: Run, now: datetime) -> Finished | None:
 def _unknown(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> Finished | None:
     """Speak for an attempt that is past its end and that nobody may repeat."""
     for attempt in run.open_attempts:
-        if attempt.call and _given_up(run, attempt, now, worker=worker, dead=dead):
-            grant = run.calls[attempt.call].grant
-            # In a run that goes on, the fold tells the model that a read was tried often enough.
-            read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
-            lost = _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
-            return msgspec.structs.replace(lost, dead_workers=relied_on([attempt], now, worker=worker, dead=dead))
+        if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
+            return _given_up(run, attempt, now, worker=worker, dead=dead)
     return None
 
 
-def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
+def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
+    """Say of an attempt that nobody knows what became of it."""
+    grant = run.calls[attempt.call].grant
+    # In a run that goes on, the fold tells the model that a read was tried often enough.
+    read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
+    lost = _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
+    return msgspec.structs.replace(lost, dead_workers=relied_on([attempt], now, worker=worker, dead=dead))
+
+
+def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
     call = run.calls[attempt.call]
     if attempt.purpose == "probe":
         return attempt.expired(now, worker, dead)
@@ -198,8 +207,20 @@ def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: f
     return attempt.expired(now, worker) if last else attempt.expired(now, worker, dead)
 
 
+def _start(  # noqa: PLR0913 - what a start rests on
+    run: Run, start: NextStart, doors: Doors, now: datetime, *, worker: str, dead: frozenset[str]
+) -> AnyEvent | None:
+    """Start it, unless a kill switch is closed or the run does not hold what it may cost."""
+    if shut := doors.shut_for(run, *(run.calls[name].tool for name in start.calls)):
+        return stopped(run, by="executor", why=switch_closed(shut), code="policy")
+    if start.cost_max_micros > run.available_micros:
+        return None
+    started = _started(run, start, worker, doors.revision, now=now)
+    return msgspec.structs.replace(started, dead_workers=_taken_from(run, start, worker, dead, now=now))
+
+
 def _started(run: Run, start: NextStart, worker: str, doors_revision: int, *, now: datetime) -> EffectStarted:
-    lines = tuple(_line(run.calls[name], start, now) for name in start.calls)
+    lines = tuple(_line(run, run.calls[name], start, now) for name in start.calls)
     purpose: Literal["effect", "probe"] = "probe" if start.kind == "probe" else "effect"
     return EffectStarted(calls=lines, worker=worker, purpose=purpose, doors_revision=doors_revision)
 
@@ -209,7 +230,7 @@ def _taken_from(run: Run, start: NextStart, worker: str, dead: frozenset[str], *
     return relied_on(before, now, worker=worker, dead=dead)
 
 
-def _line(call: CallState, start: NextStart, now: datetime) -> StartedCall:
+def _line(run: Run, call: CallState, start: NextStart, now: datetime) -> StartedCall:
     assert call.grant is not None
     assert call.judged is not None
     start_by = now + timedelta(seconds=START_WITHIN_S)
@@ -218,6 +239,7 @@ def _line(call: CallState, start: NextStart, now: datetime) -> StartedCall:
         args_sha256=call.args_sha256, gate_n=call.gate_n, start_by=start_by,
         done_by=start_by + timedelta(seconds=call.grant.timeout_s + GRACE_S),
         cost_max_micros=call.grant.price_micros if start.kind == "effect" else 0,
+        contract_digest=call.grant.contract_digest if call.grant != grant_of(run, call.tool) else "",
     )  # fmt: skip
 
 

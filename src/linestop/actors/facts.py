@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.events import AccountLine
+from linestop.schemas.events import AccountLine, ToolGrant
 from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.run import Run
+from linestop.schemas.tools import Contract
 
 F = TypeVar("F")
 
@@ -160,6 +161,19 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
     """Blob contents by digest, where a decision must look into an argument that is too long for an event."""
 
     by_sha256: dict[str, bytes] = {}
+
+
+class ToolHere(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool as the process has it that would call it; ``contract`` is None where a replay does not know it."""
+
+    grant: ToolGrant
+    contract: Contract | None = None
+
+
+class ToolsHere(msgspec.Struct, frozen=True, kw_only=True):
+    """The tools of the process that would call them, by name: they may have been changed since a run was opened."""
+
+    by_name: dict[str, ToolHere] = {}
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):

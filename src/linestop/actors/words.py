@@ -190,6 +190,15 @@ def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: d
         return f"The arguments of call '{asked.call}' are not those that were shown; look again."
     if control.contract_digest and control.contract_digest != asked.contract_digest:
         return f"The contract of '{asked.tool}' is not the one that was shown; look again."
+    return _objection_to_wider(call, asked, said)
+
+
+def _objection_to_wider(call: CallState, asked: AskedCall, said: Word) -> str:
+    """Why a word about a tool that may do more by now does not count: it may be about what was asked before."""
+    if call.wider and said.verb != "deny" and not said.control.contract_digest:
+        return f"{asked.wider} Look again, and name the contract that is shown."
+    if said.verb == "edit" and any(attempt.begun for attempt in call.effects):
+        return f"Call '{call.call}' was begun with its arguments as they are; approve or deny it."
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -25,9 +25,12 @@ from linestop.actors.facts import (
     Secrets,
     Space,
     Texts,
+    ToolHere,
+    ToolsHere,
     Worker,
 )
 from linestop.actors.off_loop import off_loop
+from linestop.actors.opening import grant
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
 from linestop.bus.beats import Roster
@@ -40,6 +43,7 @@ from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run import Run
+from linestop.schemas.tools import Contract
 
 LOG = structlog.get_logger("linestop.facts")
 Check = Callable[[str], tuple[str, ...]]
@@ -60,6 +64,7 @@ class FactSource:
         roster: Roster | None = None,
         secrets: tuple[str, ...] = (),
         checks: Mapping[str, Check] | None = None,
+        tools: Sequence[Contract] = (),
     ) -> None:
         self._agents = agents
         self._accounts = accounts
@@ -71,7 +76,8 @@ class FactSource:
         self._doors = Doors()
         self._space, self.space_bytes = Space(), 0
         self._space_at = -math.inf
-        self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets))
+        here = ToolsHere(by_name={tool.name: ToolHere(grant=grant(tool), contract=tool) for tool in tools})
+        self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets), here)
         self._renew()
 
     def at_hand(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:

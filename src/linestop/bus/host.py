@@ -127,6 +127,7 @@ class Host:
             roster=self.presence.roster,
             secrets=config.secrets,
             checks=config.checks,
+            tools=config.tools,
         )
         self.shell = Shell(
             stations,

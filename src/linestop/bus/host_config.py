@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from linestop import clock
 from linestop.bus.facts import Check
 from linestop.bus.intake import Person
 from linestop.schemas.limits import AccountLimits, WorkerLimits
+from linestop.schemas.tools import Contract
 
 if TYPE_CHECKING:
     from linestop.bus.checkpoints import Signer
@@ -39,6 +40,9 @@ class HostConfig:
     people: Mapping[str, Person] = field(default_factory=dict[str, Person])
     secrets: tuple[str, ...] = ()
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    tools: Sequence[Contract] = ()
+    """The contracts of the tools that an executor here would call."""
+
     now: Callable[[], datetime] = utc_now
     compares_clock: bool = True
     chance: random.Random = field(default_factory=random.SystemRandom)

@@ -146,7 +146,11 @@ def touched(runs: Sequence[Run], agents: Sequence[AgentVersion]) -> list[str]:
             if contract is None or contract.digest() == grant.contract_digest:
                 continue
             wider = "; ".join(grant.widened_by(contract))
-            what = f"which is not called in them as it is now: {wider}" if wider else "and what they began with counts"
+            what = (
+                f"and a person is asked before they call it as it is now: {wider}"
+                if wider
+                else "and what they began with counts"
+            )
             found.setdefault((grant.name, what), []).append(run.run)
     return [_touched(tool, what, of) for (tool, what), of in sorted(found.items())]
 

@@ -220,6 +220,7 @@ async def serve(
             limits=project.config.worker,
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
             secrets=secrets,
+            tools=tools.contracts() if tools is not None and "executor" in roles else (),
             checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
             signer=load_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
             directory=project.directory,

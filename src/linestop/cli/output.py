@@ -367,6 +367,7 @@ def question_text(question: OpenQuestion) -> str:
         "task": short(question.task),
         "call": f"{question.call}: {question.tool}({_ends_of(question)})" if question.tool else "",
         "tier": f"{question.tier} (rule {question.rule})" if question.tier else "",
+        "wider": question.wider,
         "key": question.effect_key,
         "cost": f"{dollars(question.cost_max_micros)} at most" if question.cost_max_micros else "",
         "asks": question.text,

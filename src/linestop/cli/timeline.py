@@ -38,6 +38,7 @@ from linestop.schemas.events import (
     Stopped,
     Text,
     Warned,
+    Widened,
 )
 from linestop.schemas.run import Entry, Run
 
@@ -111,6 +112,9 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             but = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
             attempt = f" #{event.attempt}" if event.attempt else ""
             return f"{calls(event.call)}{attempt} {event.outcome}: {_text(what)}{kept}{but}"
+        case Widened():
+            names = ", ".join(calls(call.call, call.grant.name) for call in event.calls)
+            return f"{names} may do more by now than was agreed to; a person must agree"
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
@@ -169,6 +173,8 @@ def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered |
 
 def _asks(call: AskedCall, calls: CallNames) -> str:
     name = calls(call.call, call.tool)
+    if call.wider and call.rule != "unknown":
+        return f"may {name} be done? {call.wider}"
     return f"what became of {name}?" if call.rule == "unknown" else f"may {name} be done?"
 
 

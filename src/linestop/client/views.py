@@ -63,6 +63,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     ``kind`` says which word ends it: ``approval`` approve or deny; ``question`` and ``event`` answer;
     ``doubt`` resolve; ``spend`` approve or deny without a call. ``args`` are the exact canonical arguments.
+    ``wider`` says in what the tool may do more than was agreed to before.
     ``effect_key`` is the key that the tool sends with the call, by which the other side can look it up.
     ``shown`` is the digest of all that is decided about; a decision that names it counts for nothing else.
     """
@@ -91,6 +92,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     text: str = ""
     options: tuple[str, ...] = ()
     shown: str = ""
+    wider: str = ""
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -211,7 +213,7 @@ def require_shown(question: OpenQuestion, shown: str) -> None:
     """
     if len(shown) < SHOWN_CHARS_MIN:
         raise InputError(f"'{shown}' is too short for a digest: give the one that `linestop approvals` prints.")
-    if question.shown.startswith(shown) or question.args_sha256.startswith(shown):
+    if question.shown.startswith(shown) or (question.args_sha256.startswith(shown) and not question.wider):
         return
     what = f"{question.tool}({question.args})" if question.tool else question.text
     what = what if len(what) <= ASKED_CHARS_SHOWN else what[:ASKED_CHARS_SHOWN] + "…"
@@ -253,7 +255,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
         effect_key=call.judged.effect_key if call.judged else "",
         provenance=asked.provenance, egress=call.grant.egress if call.grant else (),
         cost_max_micros=asked.cost_max_micros, deciders=asked.deciders, quorum=asked.quorum,
-        votes=tuple(sorted(call.votes)), **common,
+        votes=tuple(sorted(call.votes)), wider=asked.wider, **common,
     )  # fmt: skip
 
 

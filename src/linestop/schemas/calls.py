@@ -149,6 +149,10 @@ class CallState:
     index: int
     raw_args: Text
     grant: ToolGrant | None = None
+    agreed: ToolGrant | None = None
+    """What was agreed to last, while ``grant`` is a wider contract that nobody has agreed to yet; None otherwise."""
+
+    widenings: int = 0
     judged: JudgedCall | None = None
     stage: Stage = Stage.PENDING
     gate_n: int = 0
@@ -168,6 +172,11 @@ class CallState:
     outcome: CallOutcome | None = None
     structured: bool = False
     answer_bytes: int = 0
+
+    @property
+    def wider(self) -> tuple[str, ...]:
+        """In what its contract allows more than was agreed to; empty once somebody has agreed to it."""
+        return self.agreed.widened_by(self.grant) if self.agreed is not None and self.grant is not None else ()
 
     @property
     def open_attempt(self) -> Attempt | None:

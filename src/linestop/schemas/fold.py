@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from linestop.schemas import fold_calls, fold_gates, fold_model, fold_money
+from linestop.schemas import fold_calls, fold_gates, fold_model, fold_money, fold_widened
 from linestop.schemas.bounds import bearable
 from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
 from linestop.schemas.events import (
@@ -44,6 +44,7 @@ from linestop.schemas.events import (
     Settled,
     Stopped,
     Warned,
+    Widened,
 )
 from linestop.schemas.model_order import used_up
 from linestop.schemas.phases import Phase
@@ -94,6 +95,8 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
             return fold_calls.started(run, n, event)
         case Finished():
             return fold_calls.finished(run, n, event)
+        case Widened():
+            return fold_widened.widened(run, event)
         case Sealed():
             return _sealed(run, n, event)
         case Amended():

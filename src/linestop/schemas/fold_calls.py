@@ -10,7 +10,7 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold, fold_answers
+from linestop.schemas import fold, fold_answers, fold_widened
 from linestop.schemas.active import count_start
 from linestop.schemas.bounds import NO_ROOM, open_too_long
 from linestop.schemas.call_outcome import CallOutcome
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 
 """No server's wish for a pause counts for more than the longest run: a date beyond the calendar breaks a fold."""
+
+
+TO_BE_MADE = frozenset({Stage.OPEN, Stage.READY, Stage.GATE, Stage.ASKED})
+"""Stages in which a call is (still, or again) to be made, so that a success that comes late is its answer."""
 
 
 def grant_of(run: Run, tool: str) -> ToolGrant | None:
@@ -200,6 +204,8 @@ def _contradicts(run: Run, call: CallState, grant: ToolGrant, line: StartedCall)
     """How the start of an effect breaks its call's contract, or nothing."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
+    if not fold_widened.under_contract(run, grant, line):
+        return f"call '{line.call}' would be made under another contract than was agreed to"
     if line.cost_max_micros < grant.price_micros:
         return f"it reserves less for call '{line.call}' than the tool may cost"
     if fold.behind_another(run.proposal, call):
@@ -263,7 +269,7 @@ def finished(run: Run, n: int, event: Finished) -> str:
     last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
     if was_open or (in_doubt and learnt and (last_effect or event.outcome == "succeeded")):
         _settle(run, n, call, attempt, event)
-    elif event.outcome == "succeeded" and call.stage in {Stage.OPEN, Stage.READY} and not run.done:
+    elif event.outcome == "succeeded" and call.stage in TO_BE_MADE and not run.done:
         _result(run, n, call, event)
     return ""
 
@@ -294,7 +300,7 @@ def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished
         case "succeeded":
             _result(run, n, call, event)
         case "never_started" if more:
-            call.stage, call.ready_at = Stage.READY, _after_not_begun(event.at, call)
+            call.stage, call.ready_at = fold_widened.ready(call), _after_not_begun(event.at, call)
         case "never_started":
             outcome = CallOutcome(status="failed", error_type="not_started", retry_safe=True)
             fold_answers.answer(run, call, n, text="The call could not be started.", outcome=outcome)

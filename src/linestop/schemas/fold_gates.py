@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold_answers
+from linestop.schemas import fold_answers, fold_widened
 from linestop.schemas.call_outcome import CallOutcome
 from linestop.schemas.calls import CallState, Stage, text_bytes
 from linestop.schemas.events import (
@@ -61,7 +61,7 @@ def _is_question(call: CallState) -> bool:
 
 
 def _pass_gate(call: CallState, n: int) -> None:
-    call.gate_n = n
+    call.gate_n, call.agreed = n, None
     waits = call.grant is not None and call.grant.kind == "wait"
     call.stage = Stage.WAITING if waits else Stage.READY
     call.ready_at = call.judged.wait_until if waits and call.judged else None
@@ -98,6 +98,8 @@ def _misasked(run: Run, call: CallState, line: AskedCall | Question, at: datetim
     digest = call.grant.contract_digest if call.grant else ""
     if (line.tool, line.args_sha256, line.contract_digest) != (call.tool, call.args_sha256, digest):
         return f"it shows another tool, contract or arguments than call '{line.call}' has"
+    if bool(line.wider) != bool(call.wider):
+        return f"it does not say of call '{line.call}' whether its tool may do more than was agreed to"
     if (line.deciders, line.quorum) != (policy.deciders, policy.quorum):
         return f"it asks other people about call '{line.call}' than the policy names"
     if _too_long(run, line.expires_at, at):
@@ -193,6 +195,8 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
                 return reason
             call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
             call.edit = event
+            if event.approves:
+                call.agreed = None
             if event.approves is not None:
                 run.context_bytes += text_bytes(event.args)
         case Resolved():
@@ -238,6 +242,8 @@ def _unfit_report(run: Run, call: CallState, event: Answered) -> str:
 def _unfit_edit(call: CallState, event: Edited) -> str:
     """Why an edit is not the approval that it says it is: it is nobody's, too late, or about something else."""
     asked = call.asked
+    if any(attempt.begun for attempt in call.effects):
+        return "it was begun with its arguments as they are"
     if not event.approves or not isinstance(asked, AskedCall):
         return ""
     if event.by in {"", "timer", "unknown"}:
@@ -257,7 +263,7 @@ def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
         return reason
     call.asked_doubt = False
     if event.action == "retry":
-        call.stage, call.ready_at = Stage.READY, None
+        call.stage, call.ready_at = fold_widened.ready(call), None
     elif event.action == "done":
         text = event.result if isinstance(event.result, str) else _elided(event.result)
         outcome = CallOutcome(status="succeeded", notes=(f"A person ({event.by}) found that the call took effect.",))

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 
 EVENT_WAIT = "wait.for_event"
+WIDER = "contract:wider"
+"""The rule by which a person is asked about a call whose tool may do more than was agreed to."""
+
+
+def may_do_more(tool: str, wider: tuple[str, ...]) -> str:
+    """What a person is told of a contract that allows more than was agreed to; nothing where it does not."""
+    return f"'{tool}' may do more by now than was agreed to: {'; '.join(wider)}." if wider else ""
 
 
 def awaited(call: CallState) -> str:
@@ -63,6 +70,12 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
     ``fallback``: a model that stood in for the run's own proposed it, so what policy trusts the first model
     with does not hold.
     """
+    if call.wider:
+        return _rule_of_wider(call, dry_run=dry_run)
+    return _rule(policy, call, dry_run=dry_run, fallback=fallback)
+
+
+def _rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool) -> tuple[str, bool]:
     tier: Tier = call.judged.tier if call.judged else "destructive"
     if approved_by_edit(policy, call):
         return "edited", False
@@ -84,3 +97,10 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
     if any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
         return "policy:clear", False
     return "tier:irreversible", True
+
+
+def _rule_of_wider(call: CallState, *, dry_run: bool) -> tuple[str, bool]:
+    """A person agrees to a contract that allows more, whatever the policy clears; but not where nothing is done."""
+    if dry_run and call.grant is not None and call.grant.tier != "read":
+        return "dry-run", False
+    return WIDER, True

@@ -207,6 +207,9 @@ JSON_DEPTH_MAX = 64
 LONG_BYTES = 64 * 1024
 """Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
 
+WIDENED_MAX = 5
+"""How often a person is asked about one call because its tool may do more than was agreed to."""
+
 REPORTED_MAX = 16
 """Events that a run keeps which were reported before it waits for them."""
 

@@ -35,7 +35,7 @@ _ALIVE = _ALWAYS | {
     "approver.asked", "approver.granted", "approver.denied", "approver.answered",
 }  # fmt: skip
 _GATES = {"approver.cleared", "approver.edited", "approver.resolved"}
-_ACTS = {"executor.started", "validator.checked"}
+_ACTS = {"executor.started", "executor.widened", "validator.checked"}
 
 LEGAL: dict[Phase, frozenset[str]] = {
     Phase.NEW: frozenset({"validator.opened", "validator.refused", STOPPED}),
@@ -90,6 +90,8 @@ MOVES: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.WAITING, "approver.resolved", Phase.QUEUED),
     (Phase.WAITING, "executor.finished", Phase.QUEUED),
     (Phase.WAITING, "executor.started", Phase.ACTING),
+    (Phase.WAITING, "executor.widened", Phase.CLEARING),
+    (Phase.ACTING, "executor.widened", Phase.CLEARING),
     (Phase.WAITING, STOPPED, Phase.DRAINING),
     (Phase.ACTING, "approver.edited", Phase.JUDGING),
     (Phase.ACTING, "planner.started", Phase.THINKING),

@@ -37,6 +37,7 @@ NEXT: dict[str, tuple[RoleName, ...]] = {
     "budget.settled": ("recorder",),
     "planner.proposed": ("validator",),
     "executor.finished": ("planner",),
+    "executor.widened": ("approver",),
     "stopped": ("budget", "recorder"),
 }
 """Event → the roles that look at the run after it, each in a process of its own."""

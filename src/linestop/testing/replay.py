@@ -30,6 +30,8 @@ from linestop.actors.facts import (
     Reservation,
     Secrets,
     Texts,
+    ToolHere,
+    ToolsHere,
     Word,
     Worker,
 )
@@ -65,6 +67,7 @@ from linestop.schemas.events import (
     Resolved,
     Resumed,
     Stopped,
+    Widened,
 )
 from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Control, Task, Verb
@@ -192,7 +195,7 @@ def _said_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
     return word(run, said, logged.at) if isinstance(logged, Stopped) and said is not None else None
 
 
-def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:
+def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:  # noqa: C901 - one arm an event
     """What the role knew when it decided ``event``, as far as the event tells."""
     facts: list[Any] = [Texts(by_sha256=dict(known.blobs)), Secrets(values=known.secrets)]
     if known.agent is not None:
@@ -207,6 +210,9 @@ def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:
         case EffectStarted():
             facts += [Worker(event.worker), DeadWorkers(frozenset(event.dead_workers))]
             facts.append(Doors(revision=event.doors_revision))
+        case Widened():
+            here = {line.grant.name: ToolHere(grant=line.grant) for line in event.calls}
+            facts += [Worker(event.worker), ToolsHere(by_name=here)]
         case Checked():
             facts.append(Findings(by_event={event.finished_n: event.findings}))
         case Granted() | Denied() | Edited() | Answered() | Resolved() | Paused() | Resumed() | Stopped():

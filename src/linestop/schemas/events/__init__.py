@@ -51,6 +51,8 @@ from linestop.schemas.events.executor import (
     EffectStarted,
     Finished,
     StartedCall,
+    Widened,
+    WidenedCall,
 )
 from linestop.schemas.events.planner import (
     Compacted,
@@ -99,7 +101,7 @@ AnyEvent = (
     | Cleared | Asked | Granted | Denied | Edited | Answered | Resolved | Paused | Resumed
     | Held | Queued | Settled | Warned
     | ModelStarted | Proposed | ModelFailedEvent | Compacted
-    | EffectStarted | Finished
+    | EffectStarted | Finished | Widened
     | Stopped | Sealed | Amended
 )  # fmt: skip
 """All events, for exhaustive ``match``."""
@@ -130,6 +132,7 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
     ("planner", "compacted"): Compacted,
     ("executor", "started"): EffectStarted,
     ("executor", "finished"): Finished,
+    ("executor", "widened"): Widened,
     ("recorder", "sealed"): Sealed,
     ("recorder", "amended"): Amended,
 }
@@ -255,6 +258,8 @@ __all__ = [
     "ToolGrant",
     "Totals",
     "Warned",
+    "Widened",
+    "WidenedCall",
     "decode",
     "decode_envelope",
     "encode",

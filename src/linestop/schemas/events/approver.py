@@ -27,7 +27,10 @@ class Cleared(Event, frozen=True, kw_only=True):
 
 
 class AskedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a person is asked to agree to: exactly this tool, contract and arguments, until ``expires_at``."""
+    """What a person is asked to agree to: exactly this tool, contract and arguments, until ``expires_at``.
+
+    ``wider`` says in one sentence what the contract allows in addition to the one that was agreed to before.
+    """
 
     call: str
     tool: str
@@ -42,6 +45,7 @@ class AskedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deciders: tuple[str, ...] = ()
     quorum: int = 1
     escalate: str = ""
+    wider: str = ""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,11 +7,15 @@ from typing import Literal
 import msgspec
 
 from linestop.schemas.events.envelope import BlobRef, Event, Moment
+from linestop.schemas.events.validator import ToolGrant
 from linestop.schemas.tools import Egress, ToolError
 
 
 class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call of a start. ``gate_n`` is the event that let it pass."""
+    """One call of a start. ``gate_n`` is the event that let it pass.
+
+    ``contract_digest`` is the contract under which the tool is called; empty for the one that the run was opened with.
+    """
 
     call: str
     attempt: int
@@ -23,6 +27,7 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cost_max_micros: int = 0
     backend: str = ""
     image_digest: str = ""
+    contract_digest: str = ""
 
 
 class EffectStarted(Event, frozen=True, kw_only=True):
@@ -36,6 +41,23 @@ class EffectStarted(Event, frozen=True, kw_only=True):
     purpose: Literal["effect", "probe"] = "effect"
     doors_revision: int = 0
     dead_workers: tuple[str, ...] = ()
+
+
+class WidenedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call that has not begun, and the tool's contract as it is here now: it allows more than was agreed to."""
+
+    call: str
+    grant: ToolGrant
+
+
+class Widened(Event, frozen=True, kw_only=True):
+    """The tools of these calls may do more than was agreed to: a person is asked under the contract as it is now.
+
+    What was cleared, asked or granted before for these calls counts no more.
+    """
+
+    calls: tuple[WidenedCall, ...]
+    worker: str
 
 
 class Finished(Event, frozen=True, kw_only=True):

@@ -111,18 +111,18 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether an interrupted attempt may be made again without asking anybody."""
         return self.tier == "read" or self.idempotent
 
-    def widened_by(self, now: Contract) -> tuple[str, ...]:
-        """In what the tool under ``now``, its contract as it is, may do more than was pinned; empty if in nothing.
+    def widened_by(self, now: Contract | ToolGrant) -> tuple[str, ...]:
+        """In what the tool under ``now``, its contract as it is, may do more than was agreed to; empty if in nothing.
 
-        A promise that was taken back counts: whoever pinned it repeats a call because of it.
+        A promise that was taken back counts: a run repeats a call because of it.
         """
-        if now.digest() == self.contract_digest:
+        if (now.contract_digest if isinstance(now, ToolGrant) else now.digest()) == self.contract_digest:
             return ()
         found: list[str] = []
         if TIERS.index(now.tier) > TIERS.index(self.tier):
             found.append(f"its tier is '{now.tier}', no longer '{self.tier}'")
         for field, pinned in (("scopes", self.scopes or ()), ("egress", self.egress)):
-            if more := [name for name in getattr(now, field) if name not in pinned]:
+            if more := [name for name in getattr(now, field) or () if name not in pinned]:
                 found.append(f"its {field} have '{more[0]}' in addition")
         if self.safe_to_repeat and not now.safe_to_repeat:
             found.append("it is no longer safe to repeat")

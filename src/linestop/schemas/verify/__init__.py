@@ -58,6 +58,7 @@ from linestop.schemas.events import (
     Settled,
     Stopped,
     Warned,
+    Widened,
     decode,
     misplaced,
 )
@@ -78,6 +79,7 @@ from linestop.schemas.verify.gates import (
     check_denied,
     check_edited,
     check_granted,
+    check_widened,
 )
 from linestop.schemas.verify.judgement import check_judged
 from linestop.schemas.verify.ledger import Ledger
@@ -237,6 +239,8 @@ class _Audit:
                 yield from check_warned(ledger, event)
             case Returned():
                 yield from check_returned(ledger, event)
+            case Widened():
+                yield from check_widened(ledger, event)
             case Refused() | Checked() | Answered() | Paused() | Resumed():
                 return
             case _:

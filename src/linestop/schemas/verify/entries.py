@@ -64,6 +64,9 @@ class Call:
     tool: str
     raw_args: Text
     grant: ToolGrant | None
+    agreed: ToolGrant | None = None
+    """The narrower contract that was agreed to last, while nobody has agreed to ``grant``; None otherwise."""
+
     by_fallback: bool = False
     judged: JudgedCall | None = None
     edited: bool = False

@@ -15,6 +15,7 @@ from linestop.schemas.events import (
     Edited,
     Granted,
     Resolved,
+    Widened,
 )
 from linestop.schemas.limits import CLOCK_SLACK_S, bounded
 from linestop.schemas.verify.entries import Call
@@ -38,6 +39,14 @@ def check_cleared(ledger: Ledger, event: Cleared) -> Found:
 
 def _needs_person(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     """Why a person had to be asked about a call, or nothing."""
+    assert ledger.opened is not None
+    if call.agreed is None:
+        return _by_policy(ledger, call, line)
+    described = ledger.opened.task.dry_run and call.grant is not None and call.grant.tier != "read"
+    return "" if described else "its tool may do more than was agreed to"
+
+
+def _by_policy(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     assert ledger.opened is not None
     assert call.judged is not None
     policy, tier = ledger.opened.policy, call.judged.tier
@@ -72,6 +81,8 @@ def check_asked(ledger: Ledger, event: Asked) -> Found:
         shown = (line.tool, line.args_sha256, line.contract_digest)
         if shown != (call.tool, call.judged.args_sha256, call.grant.contract_digest):
             yield "approval", f"It asks about call '{line.call}' with another tool, contract or arguments than judged."
+        if bool(line.wider) != (call.agreed is not None):
+            yield "approval", f"It does not say of call '{line.call}' whether its tool may do more than was agreed to."
         if ledger.opened and (line.quorum, line.deciders) != (
             ledger.opened.policy.quorum,
             ledger.opened.policy.deciders,
@@ -88,6 +99,20 @@ def check_asked(ledger: Ledger, event: Asked) -> Found:
         yield "approval", f"It asks for longer than the run's limit of {most} s."
     if event.spend and event.spend.limit_micros != ledger.limits.ask_from_micros:
         yield "approval", "It asks about spending with another limit than the run has."
+
+
+def check_widened(ledger: Ledger, event: Widened) -> Found:
+    """What is wrong with a contract that a person is to be asked about."""
+    for line in event.calls:
+        call = ledger.calls.get(line.call)
+        if call is None or call.grant is None or call.judged is None or call.judged.verdict != "pass":
+            yield "approval", f"It names a contract for call '{line.call}', which no judgement let pass."
+        elif line.grant.name != call.tool or "wait" in {line.grant.kind, call.grant.kind}:
+            yield "approval", f"It names the contract of another tool than call '{line.call}' has."
+        elif any(start.open for start in call.starts):
+            yield "approval", f"It names a contract for call '{line.call}', which has begun."
+        elif not (call.agreed or call.grant).widened_by(line.grant):
+            yield "approval", f"The contract that it names for call '{line.call}' allows no more than was agreed to."
 
 
 def check_granted(ledger: Ledger, event: Granted) -> Found:
@@ -161,6 +186,8 @@ def check_edited(ledger: Ledger, event: Edited) -> Found:
     """What is wrong with arguments that a person changed."""
     yield from check_decider(ledger, event, f"call '{event.call}'")
     call = ledger.calls.get(event.call)
+    if call is not None and any(start.begun for start in call.effects):
+        yield "approval", f"It edits call '{event.call}', which was begun with its arguments as they were."
     if event.approves:
         yield from _check_approving_edit(event, call.asked if call else None)
     if isinstance(event.args, str) and hashlib.sha256(event.args.encode()).hexdigest() != event.args_sha256:

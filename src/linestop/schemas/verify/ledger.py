@@ -43,6 +43,7 @@ from linestop.schemas.events import (
     StartedCall,
     Stopped,
     Text,
+    Widened,
 )
 from linestop.schemas.limits import Limits
 from linestop.schemas.model_order import down_until
@@ -150,7 +151,7 @@ class Ledger:
 
     # --- entering ----------------------------------------------------------------------------------------
 
-    def enter(self, n: int, event: AnyEvent) -> None:  # noqa: C901 - one arm an event
+    def enter(self, n: int, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one arm an event
         """Take an event that counts."""
         self._milestone(n, event)
         if signature := getattr(event, "signature", ""):
@@ -163,6 +164,8 @@ class Ledger:
                 self.rejections_in_a_row = self.rejections_in_a_row + 1 if rejected else 0
             case Asked() | Cleared() | Granted() | Edited() | Resolved():
                 self._gate(n, event)
+            case Widened():
+                self._widened(event)
             case Answered():
                 self.answers.add(n)
             case Returned():
@@ -222,23 +225,31 @@ class Ledger:
             case Cleared():
                 for cleared in event.calls:
                     call = self.calls[cleared.call]
-                    call.gate_n, call.by_person = n, self.by_edit(call)
+                    call.gate_n, call.by_person, call.agreed = n, self.by_edit(call), None
             case Granted() if event.call:
                 call = self.calls[event.call]
                 call.votes.add(event.by)
                 if call.asked is not None and len(call.votes) >= call.asked.quorum:
-                    call.gate_n, call.by_person = n, True
+                    call.gate_n, call.by_person, call.agreed = n, True, None
             case Granted():
                 self.spend_asked = None
             case Edited():
                 call = self.calls[event.call]
                 call.raw_args, call.edited, call.asked, call.judged = event.args, True, None, None
                 call.edit = event
+                call.agreed = None if event.approves else call.agreed
             case Resolved():
                 self.answers.add(n)
                 if event.action == "retry":
                     self.calls[event.call].retry_said_n = n
                     self.calls[event.call].retries_said += 1
+
+    def _widened(self, event: Widened) -> None:
+        for line in event.calls:
+            call = self.calls[line.call]
+            call.agreed, call.grant = call.agreed or call.grant, line.grant
+            call.gate_n, call.by_person, call.asked = 0, False, None
+            call.votes = set()
 
     def _started(self, n: int, event: ModelStarted | EffectStarted) -> None:
         if isinstance(event, ModelStarted):

@@ -132,16 +132,33 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
         if not call.grant.probe:
             yield "approval", f"It probes call '{line.call}', whose contract has no probe."
         return
+    yield from _check_agreed(ledger, call, line)
+    if line.cost_max_micros < call.grant.price_micros:
+        yield "budget", f"It reserves less for call '{line.call}' than the tool may cost."
+    yield from _check_once(ledger, call, event)
+
+
+def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Found:
+    """What is wrong with what a start rests on: its gate, its contract, and who agreed to what is destructive."""
+    assert call.grant is not None
+    assert call.judged is not None
     if not call.gate_n or line.gate_n != call.gate_n:
         gate = f"event {call.gate_n}" if call.gate_n else "no event"
         yield "approval", f"It starts call '{line.call}' on event {line.gate_n}, but {gate} let it pass."
+    elif not _under_contract(ledger, call, line):
+        yield "approval", f"It starts call '{line.call}' under a contract that nobody agreed to."
     elif "destructive" in {call.judged.tier, call.grant.tier} and not (
         call.by_person or (ledger.opened is not None and ledger.opened.task.dry_run)
     ):
         yield "approval", f"It starts call '{line.call}', which is destructive, without a person's grant."
-    if line.cost_max_micros < call.grant.price_micros:
-        yield "budget", f"It reserves less for call '{line.call}' than the tool may cost."
-    yield from _check_once(ledger, call, event)
+
+
+def _under_contract(ledger: Ledger, call: Call, line: StartedCall) -> bool:
+    """Whether a start names the contract that was agreed to; one that names none names the run's own."""
+    tools = ledger.opened.tools if ledger.opened else ()
+    own = next((grant.contract_digest for grant in tools if grant.name == call.tool), "")
+    agreed = call.agreed or call.grant
+    return agreed is not None and (line.contract_digest or own) == agreed.contract_digest
 
 
 def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Found:
