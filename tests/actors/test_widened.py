@@ -118,7 +118,7 @@ def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
         with pytest.raises(Refused, match="is not what was shown"):
             require_shown(shown, digest)
     require_shown(shown, shown.shown)
-    args = {"call": "pay", "args_sha256": before.args_sha256}
+    args: dict[str, Any] = {"call": "pay", "args_sha256": before.args_sha256}
     old = refusal(story, "approve", **args, contract_digest=before.contract_digest)
     assert old == "The contract of 'pay' is not the one that was shown; look again."
     assert refusal(story, "approve", **args).endswith("Look again, and name the contract that is shown.")
@@ -204,7 +204,7 @@ def test_one_that_becomes_wider_once_more_is_asked_about_once_more() -> None:
 
 def test_arguments_that_the_tool_does_not_take_any_more_are_nobodys_question() -> None:
     """They are said to the model instead, by who performs calls."""
-    other = {"type": "object", "properties": {"whom": {}}, "required": ["whom"]}
+    other: dict[str, Any] = {"type": "object", "properties": {"whom": {}}, "required": ["whom"]}
     story = at_gate(call("look"))
     story.quiet(changed("look", scopes=("more",), parameters=other))
     assert story.names()[-1] == "executor.started"
@@ -275,7 +275,7 @@ def test_what_another_worker_left_open_is_not_taken_over_under_a_wider_contract(
 def test_arguments_of_a_call_that_was_begun_are_not_edited() -> None:
     """Its effect may be there under the old ones."""
     story = retried("note", retry_safe=True).quiet(changed("note", scopes=("more",)))
-    shown = {"call": "note", "contract_digest": told(story).contract_digest, "args": {"q": "x"}}
+    shown: dict[str, Any] = {"call": "note", "contract_digest": told(story).contract_digest, "args": {"q": "x"}}
     assert "was begun with its arguments as they are" in refusal(story, "edit", **shown)
 
 
@@ -283,7 +283,7 @@ def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:
     """One step, as elsewhere; and a later change asks anew."""
     story = at_work(call("pay")).quiet(tools := changed("pay", tier="destructive"))
     asked = told(story)
-    edit = {"call": "pay", "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
+    edit: dict[str, Any] = {"call": "pay", "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
     story.word("edit", args={"q": "order 4712"}, **edit).said()
     story.when("validator").said()
     story.quiet(tools)

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from tests.builders import at_work, call
+from tests.builders import CONTRACTS, at_work, call
 
+from linestop.actors.opening import grant
 from linestop.cli import timeline
 from linestop.schemas.events import (
     EVENTS,
@@ -53,6 +54,8 @@ from linestop.schemas.events import (
     Stopped,
     TaskFacts,
     Warned,
+    Widened,
+    WidenedCall,
 )
 from linestop.schemas.model import Price
 from linestop.schemas.run import Entry
@@ -126,6 +129,10 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (ModelFailedEvent(turn=1, attempt=1, kind="availability", message="no answer"), "availability: no answer"),
     (Compacted(turn=1, attempt=1, covers_from=2, covers_to=9, summary="short"), "events 2 to 9 in 5 characters"),
     (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 #2 by w#1"),
+    (
+        Widened(calls=(WidenedCall(call="c1", grant=grant(CONTRACTS[2])),), worker="w#1"),
+        "pay may do more by now than was agreed to; a person must agree",
+    ),
     (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 #1 succeeded: {"ok":1}'),
     (
         Finished(

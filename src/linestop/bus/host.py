@@ -80,7 +80,6 @@ REFUSED_AGAIN_S = 2.0
 LIVE_STOPS = "live.runs.*.*.*.stopped.*"
 STOPS = frozenset({"stopped"})
 
-
 ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
 """In which order the roles of a process are asked: limits and gates before starts, the rare ones last."""
 
