@@ -18,7 +18,7 @@ from linestop.schemas.model import Price, Usage
 from linestop.schemas.prompt_size import compaction_due
 from linestop.schemas.tools import ToolResult
 
-BIG = msgspec.structs.replace(OK, value="y" * 15_000)
+BIG = msgspec.structs.replace(OK, value="they were in the house " * 652)
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
          "calls_max": 100, "calls_per_tool_max": 100}  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_the_last_turn_stays_word_for_word_beside_the_summary() -> None:
 
 def test_a_last_turn_that_is_half_of_the_context_is_summarised_too() -> None:
     """Otherwise the next summary would be due at once."""
-    twice = msgspec.structs.replace(OK, value="y" * 16_000)
+    twice = msgspec.structs.replace(OK, value="they were in the house " * 696)
     story = grown(long_story(), 1)
     story.model(reply(call("look", id="r"), usage=Usage(fresh_in=story.run.context_bytes // 4))).tools(r=twice)
     story.model(reply(text="two looks were made"))
@@ -115,7 +115,7 @@ def test_a_run_at_eighty_percent_of_its_tokens_is_compacted_if_that_pays() -> No
     for turn in range(2):
         usage = Usage(fresh_in=story.run.context_bytes // 4)
         story.model(reply(call("look", f'{{"q":"{turn}"}}', id=f"c{turn}"), usage=usage))
-        story.tools(**{f"c{turn}": msgspec.structs.replace(OK, value="y" * 6_000)})
+        story.tools(**{f"c{turn}": msgspec.structs.replace(OK, value="they were in the house " * 261)})
     run, model = story.run, story.version.model
     due: dict[int, bool] = {}
     for tokens in (20_000, 40_000, 46_000):

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 from tests.builders import OK, TASK, Story, agent, at_work, call, reply
 
-from linestop.actors.context import ANSWER_FORM, BASE_RULES, COMPACT_RULES, assemble, base_bytes, system_text
+from linestop.actors.context import ANSWER_FORM, BASE_RULES, COMPACT_RULES, assemble, base_size, system_text
 from linestop.schemas.events import BlobRef, Compacted, ExactValue, ModelStarted, Proposed, ProposedCall
 from linestop.schemas.run import Run
 from linestop.schemas.tools import ToolError, ToolResult, canonical
@@ -140,7 +140,9 @@ def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
 
 
 def test_the_base_counts_system_tools_and_schema() -> None:
-    """``base_bytes`` bounds what every call of the run begins with."""
+    """``base_size`` bounds what every call of the run begins with."""
     version = agent(output_schema=SCHEMA)
-    assert base_bytes(version, ("look",)) > len(system_text(version).encode()) + len(COMPACT_RULES)
-    assert base_bytes(version, ("look", "pay")) > base_bytes(version, ("look",)) > base_bytes(version, ())
+    assert base_size(version, ("look",)).bytes > len(system_text(version).encode()) + len(COMPACT_RULES)
+    sizes = [base_size(version, tools) for tools in ((), ("look",), ("look", "pay"))]
+    assert sizes[0].bytes < sizes[1].bytes < sizes[2].bytes
+    assert sizes[0].tokens < sizes[1].tokens < sizes[2].tokens

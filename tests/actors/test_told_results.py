@@ -239,7 +239,7 @@ def test_a_prompt_counts_all_that_is_told(name: str) -> None:
     assert len(prompt.system.encode()) + len(msgspec.json.encode(prompt.tools)) + said <= story.run.context_bytes
     for message in (m for m in prompt.messages if m.role == "tool"):
         call_state = story.run.calls[message.call_id]
-        assert call_state.answer_bytes == len(message.result_text.encode()) or call_state.stage != "answered"
+        assert call_state.answer_size.bytes == len(message.result_text.encode()) or call_state.stage != "answered"
 
 
 def test_a_call_that_the_run_has_no_room_for_is_told_as_not_made() -> None:
@@ -256,7 +256,7 @@ def test_a_result_that_is_left_out_says_so_in_the_same_form() -> None:
     """Its note fits into what the fold keeps for it."""
     for value in ("é" * 2_000, [1] * 2_000):
         story = at_work(call("look")).tools(look=msgspec.structs.replace(OK, value=value))
-        whole = story.run.calls["look"].answer_bytes
+        whole = story.run.calls["look"].answer_size.bytes
         text = assemble(story.run, story.version, dropped_to=story.run.n).messages[-1].result_text
         assert msgspec.json.decode(text)["status"] == "succeeded"
         assert "Make the call again" in msgspec.json.decode(text)["left_out"]

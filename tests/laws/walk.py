@@ -39,7 +39,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import NextStart, next_start
-from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_bytes, tokens_bound, tokens_left
+from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tools import ToolError, ToolResult, canonical
@@ -174,7 +174,7 @@ class Walk(Story):
             case ModelStarted():
                 assert isinstance(start, NextStart)
                 assert event.cost_max_micros == start.cost_max_micros <= self.run.available_micros
-                context = self.run.context_bytes - dropped_bytes(self.run, event.dropped_to)
+                context = self.run.context_bytes - dropped_size(self.run, event.dropped_to).bytes
                 assert size(self.run, self.version, event) <= context + closing_bytes(self.run, event)
                 choice = next(c for c in (self.version.model, *self.version.fallbacks) if c.model == event.model)
                 if event.dropped_to == self.run.prompt.dropped_to:

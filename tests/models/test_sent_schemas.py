@@ -13,7 +13,7 @@ import referencing.jsonschema
 from tests.models import other_shapes
 from tests.models.argument_shapes import SHAPES, Address
 
-from linestop.actors.context import base_bytes, system_text, tool_specs
+from linestop.actors.context import base_size, system_text, tool_specs
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.embedded_schemas import embedded
 from linestop.models.openai import request_body as openai_body
@@ -262,7 +262,7 @@ def test_what_a_run_reserves_covers_what_is_sent_in_every_mode(name: str, mode: 
         system=system_text(version, form=True),
     )
     written, form = step_request(asked)
-    reserved = base_bytes(version, names) + TOKEN_OVERHEAD
+    reserved = base_size(version, names).bytes + TOKEN_OVERHEAD
     assert len(written.system.encode()) + len(msgspec.json.encode(form)) <= reserved
     trial = trial_request(asked)
     assert len(trial.system.encode()) + sum(len(msgspec.json.encode(tool)) for tool in trial.tools) <= reserved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, reply
@@ -10,7 +12,8 @@ from linestop.actors.context import assemble
 from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
 from linestop.schemas.limits import TOKEN_OVERHEAD
 from linestop.schemas.model import ModelFailed, Usage
-from linestop.schemas.prompt_size import TOKEN_BYTES_MAX
+from linestop.schemas.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
+from linestop.schemas.text_size import Size
 from linestop.schemas.verify import verify
 
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
@@ -171,3 +174,83 @@ def test_a_result_as_large_as_the_window_is_left_out_at_once() -> None:
     story.tools(look=msgspec.structs.replace(OK, value="word " * 3_000))
     assert story.last(ModelStarted).dropped_to > 0
     assert assemble(story.run, story.version).messages[-1].text.startswith("[Left out to fit the model's window: 15000")
+
+
+KINDS: dict[str, str] = {
+    "prose": "what we found in the house was not what they had said it would be; ",
+    "digits": "4711 80 3 ", "identifier": "a3f9-77c0e1b2-", "base64": "Zm9vYmFyQmF6cXV4", "table": '{"a":[1,2],"b":0},',
+    "Chinese": "我们再次检查了订单", "emoji": "🚀👍", "white": "\n\t", "capitals": "XQZV ", "random": "qwzx jkvb ",
+}  # fmt: skip
+"""Texts of one kind each, to be repeated."""
+
+
+def dense(text: str) -> int:
+    """A tokenizer as the worst measured ones are: four bytes of a word a token, and of all else each byte."""
+    words = [word for word in text.encode().replace(b"\n", b" \n ").split(b" ") if word]
+    return sum(
+        -(-len(word) // 4) if word.isalpha() and word.islower() and not set(word) & set(b"jqxz") else len(word)
+        for word in words
+    ) + text.count("\n") + text.count("\t")  # fmt: skip
+
+
+def dense_prompt(story: Story) -> int:
+    """What it counts for the open model call's prompt."""
+    start = story.last(ModelStarted)
+    prompt = assemble(story.run, story.version, purpose=start.purpose, limit=start.limit)
+    said = [
+        prompt.system,
+        *(m.result_text for m in prompt.messages),
+        *(c.args for m in prompt.messages for c in m.calls),
+    ]
+    return sum(dense(text) + 8 for text in said) + sum(dense(str(spec)) for spec in prompt.tools)
+
+
+@pytest.mark.parametrize("window", [8_000, 20_000])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_mixture_of_texts_exceeds_the_window(seed: int, window: int) -> None:
+    """Prose first, so that a density learned from it would be wrong; then any kind and size, to the end of the run."""
+    chance = Random(seed)
+    small = msgspec.structs.replace(SPARE, window_tokens=window, output_tokens_max=500)
+    story = Story(agent(model=small, limits={**ROOMY, "turns_max": 30})).opened().quiet()
+    n = most = 0
+    while story.run.stopped is None and n < 60:
+        start, read, n = story.last(ModelStarted), dense_prompt(story), n + 1
+        assert read + start.output_tokens_max <= window
+        most = max(most, read)
+        if start.purpose != "turn":
+            story.model(reply(text="summed up", usage=Usage(fresh_in=read, out=40)))
+            continue
+        kind = "prose" if n < 3 else chance.choice(list(KINDS))
+        size = chance.choice([200, 2_000, 9_000, 16_000, 30_000])
+        story.model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
+        story.tools(**{f"c{n}": msgspec.structs.replace(OK, value=(KINDS[kind] * size)[: size // 2])})
+    assert most > window // 3
+    assert verify(TENANT, RUN, story.messages).problems == ()
+
+
+def test_the_digits_of_a_result_are_not_taken_for_prose() -> None:
+    """16 kB of digits after a prompt of four bytes a token: left out of a window of 8,000, not sent into it."""
+    small = msgspec.structs.replace(SPARE, window_tokens=8_000, output_tokens_max=500)
+    story = Story(agent(model=small, limits=ROOMY)).opened().quiet()
+    turn(story, 1, result="word " * 1_000)
+    turn(story, 2, result="4711" * 4_000)
+    assert story.last(ModelStarted).dropped_to == story.run.calls["c2"].answer_n
+    assert dense_prompt(story) <= 8_000
+
+
+def test_a_tokenizer_that_counts_more_than_any_other_is_believed() -> None:
+    """What it counted above the estimate counts for all that is new, and never more than the bytes."""
+    story = Story(agent(limits={**ROOMY, "tokens_max": 2_000_000})).opened().quiet()
+    for n in range(2):
+        story.model(
+            reply(
+                call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=story.run.context_bytes - 500, out=40)
+            )
+        )
+        story.tools(**{f"c{n}": msgspec.structs.replace(OK, value="word " * 600)})
+    run = story.run
+    more = Size.of("word " * 600)
+    ahead = tokens_estimate(run, story.version.model, run.context + more) - tokens_estimate(
+        run, story.version.model, run.context
+    )
+    assert more.tokens * 2 < ahead <= more.bytes + 1

@@ -15,11 +15,12 @@ import msgspec
 from linestop.schemas import call_outcome
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.call_outcome import STRUCTURED
-from linestop.schemas.calls import ITEM_BYTES, CallState, ProposalState, Stage
+from linestop.schemas.calls import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
 from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
 from linestop.schemas.prompt_size import covered
 from linestop.schemas.run import Run
+from linestop.schemas.text_size import Size, total
 from linestop.schemas.tools import canonical
 
 BASE_RULES = """\
@@ -74,13 +75,14 @@ def system_text(agent: AgentVersion, *, form: bool = False) -> str:
     return BASE_RULES + "\n" + agent.prompt + (f"\n\nFacts:{pinned}" if pinned else "") + schema
 
 
-def base_bytes(agent: AgentVersion, tools: tuple[str, ...]) -> int:
-    """Upper bound of the bytes of system prompt, tool list and answer's schema: what every call begins with."""
-    specs = [canonical(spec) for spec in tool_specs(agent, tools)]
-    system = len(system_text(agent, form=True).encode())
-    listed = sum(len(spec) + ITEM_BYTES for spec in specs)
-    schemas = sum(map(_step_bytes, (*specs, canonical(agent.output_schema or {})))) if _may_ask_for_steps(agent) else 0
-    return system + len(COMPACT_RULES) + listed + schemas + 2 * ITEM_BYTES
+def base_size(agent: AgentVersion, tools: tuple[str, ...]) -> Size:
+    """Upper bound of system prompt, tool list and answer's schema: what every call begins with."""
+    specs = [canonical(spec).decode() for spec in tool_specs(agent, tools)]
+    said = Size.of(system_text(agent, form=True)) + Size.of(COMPACT_RULES) + ITEM + ITEM
+    listed = total(Size.of(spec) + ITEM for spec in specs)
+    if not _may_ask_for_steps(agent):
+        return said + listed
+    return said + listed + total(map(_step_size, (*specs, canonical(agent.output_schema or {}).decode())))
 
 
 def _may_ask_for_steps(agent: AgentVersion) -> bool:
@@ -93,9 +95,10 @@ def _may_ask_for_steps(agent: AgentVersion) -> bool:
     )
 
 
-def _step_bytes(schema: bytes) -> int:
+def _step_size(schema: str) -> Size:
     """The most that a schema takes as a part of that object's: texts get bounds, definitions longer names."""
-    return 2 * len(schema) + ITEM_BYTES + schema.count(b"$") * (DEFINITION_NAME_CHARS)
+    size = Size.of(schema)
+    return size + size + ITEM + Size.framing(schema.count("$") * DEFINITION_NAME_CHARS)
 
 
 def tool_specs(agent: AgentVersion, names: tuple[str, ...]) -> tuple[ToolSpec, ...]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.actors.context import base_bytes, material_bytes
+from linestop.actors.context import base_size, material_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.call_outcome import STRUCTURED
@@ -124,6 +124,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
     assert task is not None
     tools = [c for c in agent.tools if agent.grants(c) and (task.scope is None or c.name in task.scope)]
     tools = [c for c in tools if not doors.shut(f"tool:{c.name}")]
+    base = base_size(agent, tuple(c.name for c in tools))
     return Opened(
         task=TaskFacts(
             text=task.text, sha256=incoming.sha256, user=task.user, submitter=task.submitter, labels=task.labels,
@@ -143,7 +144,8 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
         policy=agent.policy,
         policy_digest=_sha256(agent.policy),
         output_schema_digest=_sha256(agent.output_schema) if agent.output_schema else "",
-        base_bytes=base_bytes(agent, tuple(c.name for c in tools)),
+        base_bytes=base.bytes,
+        base_tokens=base.tokens,
         deadline_at=now + timedelta(seconds=limits.run_max_s),
         doors_revision=doors.revision,
         result_form=STRUCTURED,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from itertools import takewhile
-from typing import Literal
+from typing import Final, Literal
 
 from linestop.schemas.call_outcome import CallOutcome, left_out
 from linestop.schemas.events import (
@@ -25,6 +25,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.limits import NOT_BEGUN_MAX
 from linestop.schemas.model import Usage
+from linestop.schemas.text_size import NO_SIZE, Size
 from linestop.schemas.tools import ToolError
 
 ELIDED_BYTES = 512
@@ -41,9 +42,16 @@ DOWN = frozenset({"availability", "rate_limit"})
 """Failures of a model that another model, or a later hour, may not have."""
 
 
-def text_bytes(text: Text) -> int:
-    """UTF-8 bytes of ``text`` as it stands in a prompt: an upper bound of its tokens."""
-    return ELIDED_BYTES if isinstance(text, BlobRef) else len(text.encode())
+ITEM: Final = Size(ITEM_BYTES, 48)
+"""The framing of a message or call: its role, and an id of 29 characters, each of which may be a token."""
+
+DROPPED: Final = Size(DROPPED_BYTES, 112)
+"""The note in the place of a result that was left out."""
+
+
+def text_size(text: Text) -> Size:
+    """The size of ``text`` as it stands in a prompt."""
+    return Size.framing(ELIDED_BYTES) if isinstance(text, BlobRef) else Size.of(text)
 
 
 class Stage(StrEnum):
@@ -171,7 +179,7 @@ class CallState:
     answer_untrusted: bool = False
     outcome: CallOutcome | None = None
     structured: bool = False
-    answer_bytes: int = 0
+    answer_size: Size = NO_SIZE
 
     @property
     def wider(self) -> tuple[str, ...]:
@@ -208,7 +216,7 @@ class CallState:
 
         Without an outcome its text is all that the model is told: so it was in older runs.
         """
-        if self.answer_n > dropped_to or self.answer_bytes <= DROPPED_BYTES:
+        if self.answer_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
             return self.answer, self.outcome if self.structured else None
         size = len(self.answer.encode())
         if self.structured and self.outcome is not None:
@@ -218,11 +226,11 @@ class CallState:
             None,
         )
 
-    def shown_bytes(self, dropped_to: int) -> int:
-        """How many bytes that takes, without its framing."""
-        if self.answer_n > dropped_to or self.answer_bytes <= DROPPED_BYTES:
-            return self.answer_bytes
-        return DROPPED_BYTES if self.structured else text_bytes(self.shown(dropped_to)[0])
+    def shown_size(self, dropped_to: int) -> Size:
+        """What that takes, without its framing."""
+        if self.answer_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
+            return self.answer_size
+        return DROPPED if self.structured else text_size(self.shown(dropped_to)[0])
 
     @property
     def args_told(self) -> Text | None:

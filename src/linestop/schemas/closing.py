@@ -18,6 +18,7 @@ from linestop.schemas.limits import CLOSING_EVENTS, TOKEN_OVERHEAD
 from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.model_order import models_of, tries
 from linestop.schemas.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate, tokens_left
+from linestop.schemas.text_size import Size
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -51,7 +52,7 @@ def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
     if model is None or run.open_attempts or run.room + CLOSING_EVENTS < CLOSING_EVENTS_LEAST or not any(results(run)):
         return None
     left = tokens_left(run)
-    size = run.context_bytes + INSTRUCTION_BYTES + _unanswered(run)
+    size = run.context + Size.framing(INSTRUCTION_BYTES + _unanswered(run))
     found = fit(run, model, size=size, tokens_max=left - OUTPUT_TOKENS_LEAST)
     if found is None:
         return None
@@ -66,7 +67,7 @@ def tokens_reserved(run: Run, model: ModelChoice) -> int:
     """What another turn leaves for the closing one; nothing as long as there is nothing to sum up."""
     if closing_model(run) is None or not any(results(run)):
         return 0
-    return tokens_estimate(run, model, run.context_bytes) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + 2 * OUTPUT_TOKENS_LEAST
+    return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + 2 * OUTPUT_TOKENS_LEAST
 
 
 def cost_left_micros(run: Run) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from linestop.schemas import fold_calls, fold_gates, fold_model, fold_money, fold_widened
 from linestop.schemas.bounds import bearable
-from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, Stage, text_bytes
+from linestop.schemas.calls import ITEM, Attempt, CallState, ProposalState, Stage, text_size
 from linestop.schemas.events import (
     Accepted,
     Amended,
@@ -48,6 +48,8 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_order import used_up
 from linestop.schemas.phases import Phase
+from linestop.schemas.prompt_size import base_size
+from linestop.schemas.text_size import total
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -210,7 +212,7 @@ def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused |
     match event:
         case Opened():
             run.opened, run.opened_at = bearable(event), event.at
-            run.context_bytes = event.base_bytes + event.task.text_bytes + ITEM_BYTES
+            run.context = base_size(event) + ITEM
         case Refused():
             if run.opened or run.refused:
                 return "the task was opened or refused before"
@@ -242,7 +244,7 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
         return "the answer was returned as often in a row as the run's limits allow"
     proposal.returned = event
     run.returned_in_a_row += 1
-    run.context_bytes += sum(text_bytes(error) for error in event.errors) + ITEM_BYTES
+    run.context += total(map(text_size, event.errors)) + ITEM
     return ""
 
 

@@ -17,8 +17,9 @@ from linestop.schemas.call_outcome import (
     structured,
     told,
 )
-from linestop.schemas.calls import ITEM_BYTES, CallState, Stage, text_bytes
+from linestop.schemas.calls import ITEM, CallState, Stage, text_size
 from linestop.schemas.events import Checked, Finished, JudgedCall
+from linestop.schemas.text_size import Size
 from linestop.schemas.tools import ToolError
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ def answer(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome
     call.structured = _is_structured(run)
     if call.structured:
         outcome = structured(outcome, text, edited_by=edited_by)
-        call.answer_bytes = len(told(outcome, text).encode())
+        call.answer_size = Size.of(told(outcome, text))
     else:
         text = bare_text(outcome, text, edited_by=edited_by)
-        call.answer_bytes = text_bytes(text)
+        call.answer_size = text_size(text)
     call.stage = Stage.ANSWERED
     call.answer_n, call.answer, call.outcome = n, text, outcome
-    run.context_bytes += call.answer_bytes + ITEM_BYTES
+    run.context += call.answer_size + ITEM
 
 
 def _is_structured(run: Run) -> bool:

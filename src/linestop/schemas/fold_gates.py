@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from linestop.schemas import fold_answers, fold_widened
 from linestop.schemas.call_outcome import CallOutcome
-from linestop.schemas.calls import CallState, Stage, text_bytes
+from linestop.schemas.calls import CallState, Stage, text_size
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -198,7 +198,7 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
             if event.approves:
                 call.agreed = None
             if event.approves is not None:
-                run.context_bytes += text_bytes(event.args)
+                run.context += text_size(event.args)
         case Resolved():
             return _resolved(run, n, call, event)
         case _:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from linestop.schemas import fold, fold_calls
 from linestop.schemas.active import count_start
 from linestop.schemas.bounds import escaping
-from linestop.schemas.calls import ITEM_BYTES, Attempt, CallState, ProposalState, text_bytes
+from linestop.schemas.calls import ITEM, Attempt, CallState, ProposalState, text_size
 from linestop.schemas.events import Compacted, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model import Usage
 from linestop.schemas.model_order import down_until
-from linestop.schemas.prompt_size import KnownPrompt, dropped_bytes, proposal_bytes
+from linestop.schemas.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
+from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -35,7 +36,7 @@ def model_started(run: Run, n: int, event: ModelStarted) -> str:
         active=not fold.waits_for_model(run),
     )  # fmt: skip
     if event.dropped_to > run.prompt.dropped_to:
-        run.context_bytes -= dropped_bytes(run, event.dropped_to)
+        run.context -= dropped_size(run, event.dropped_to)
         run.prompt.dropped_to = event.dropped_to
         run.prompt.known.clear()
     if event.purpose == "close":
@@ -116,14 +117,12 @@ def proposed(run: Run, n: int, event: Proposed) -> str:
     ]  # fmt: skip
     run.down_until.pop((attempt.model, attempt.base_url), None)
     if reported and (read := event.usage.total - event.usage.out) > 0:
-        run.prompt.known[attempt.model, attempt.base_url] = KnownPrompt(read, run.context_bytes)
-        run.prompt.density = read / max(run.context_bytes, 1)
+        learn(run, (attempt.model, attempt.base_url), read)
     if not event.final:
         run.returned_in_a_row = 0
     run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model, base_url=attempt.base_url))
     run.calls.update((call.call, call) for call in calls)
-    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
-    run.context_bytes += max(said, text_bytes(event.blocks)) + ITEM_BYTES
+    run.context += said_size(event) + ITEM
     return ""
 
 
@@ -159,8 +158,8 @@ def compacted(run: Run, n: int, event: Compacted) -> str:
         return ""
     run.compactions.append(event)
     run.prompt.known.clear()
-    kept = text_bytes(event.summary) + sum(text_bytes(value.value) + ITEM_BYTES for value in event.values)
-    base = run.opened.base_bytes + run.opened.task.text_bytes if run.opened else 0
-    after = sum(proposal_bytes(p, run.prompt.dropped_to) for p in run.proposals if p.n > event.covers_to)
-    run.context_bytes = base + kept + after + 3 * ITEM_BYTES
+    kept = text_size(event.summary) + total(text_size(value.value) + ITEM for value in event.values)
+    base = base_size(run.opened) if run.opened else Size()
+    after = total(proposal_size(p, run.prompt.dropped_to) for p in run.proposals if p.n > event.covers_to)
+    run.context = total((base, kept, after, ITEM, ITEM, ITEM))
     return ""

@@ -33,10 +33,10 @@ from linestop.schemas.model_order import (
 from linestop.schemas.phases import Phase
 from linestop.schemas.prompt_size import (
     compaction_due,
-    dropped_bytes,
+    dropped_size,
     fit,
     output_room,
-    summarised_bytes,
+    summarised_size,
     tokens_estimate,
     tokens_left,
 )
@@ -256,7 +256,7 @@ def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, in
     """What the prompt leaves out, and what a call may read and write at most; a function does neither."""
     if model.model.startswith(FUNCTION_MODELS):
         return 0, 0, 0
-    found = fit(run, model, size=summarised_bytes(run) if compact else run.context_bytes, tokens_max=COUNT_MOST)
+    found = fit(run, model, size=summarised_size(run) if compact else run.context, tokens_max=COUNT_MOST)
     if found is None:
         return _no_window(run, model)
     # After a summary the conversation is shorter, and with it the closing turn.
@@ -273,7 +273,7 @@ def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, in
 
 def _no_window(run: Run, model: ModelChoice) -> Exhausted:
     """The end of a run whose conversation fits into no prompt, whatever is left out."""
-    least = tokens_estimate(run, model, run.context_bytes - dropped_bytes(run, run.n))
+    least = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
     return Exhausted(
         code="limit", limit="window_tokens", value=least + output_room(run, model), max_value=model.window_tokens,
         why=(

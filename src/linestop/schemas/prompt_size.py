@@ -4,8 +4,8 @@ A token is at least one byte, so a prompt's bytes bound its tokens. What a model
 provider has counted it. So the bound is the known count of that part, and a token a byte for what is new since. A
 count is believed only where it is plausible, of the same model, and while no later count was over its bound.
 
-For the window a bound would be far too careful: there the new part is estimated from what earlier prompts really
-had, with a margin.
+For the window a bound would be far too careful: there the new part is estimated by the kind of its characters (see
+``text_size``). Nothing is learned from earlier text but that a tokenizer counts more than was estimated.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from linestop.schemas.calls import DROPPED_BYTES, ITEM_BYTES, CallState, ProposalState, text_bytes
-from linestop.schemas.events import LimitHit, ModelChoice, Proposed
+from linestop.schemas.calls import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
+from linestop.schemas.events import LimitHit, ModelChoice, Opened, Proposed
 from linestop.schemas.limits import TOKEN_OVERHEAD
 from linestop.schemas.model import FUNCTION_MODELS
+from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run
@@ -29,11 +30,14 @@ TOKEN_BYTES_MAX: Final = 6
 INSTRUCTION_BYTES: Final = 768
 """What a closing turn's own instructions add to a prompt."""
 
-DENSITY_UNKNOWN: Final = 0.5
-DENSITY_MIN: Final = 1 / 3
-DENSITY_MARGIN: Final = 1.25
-"""Tokens a byte of what is new, for the window: what the last prompt had with this margin, but at least so much; and
-before any was counted, half a token a byte."""
+BASE_DENSITY: Final = 0.5
+"""Tokens a byte of what a prompt begins with, in older logs that have no estimate of them."""
+
+DENSER_MARGIN: Final = 1.25
+"""A tokenizer that counts more than was estimated is taken to count so much more still for other text."""
+
+LEARNED_TOKENS_MIN: Final = 256
+"""From less text nothing is learned of a tokenizer."""
 
 COMPACT_AT_WINDOW: Final = 0.6
 COMPACT_AT_TOKENS: Final = 0.8
@@ -48,22 +52,24 @@ OUTPUT_SHARE: Final = 8
 
 
 class KnownPrompt(msgspec.Struct, frozen=True):
-    """What a provider counted for a prompt, and the prompt's bytes as the fold counts them."""
+    """What a provider counted for a prompt, and the prompt's size as the fold counts it."""
 
     tokens: int
-    bytes: int
+    size: Size
 
 
 class PromptState(msgspec.Struct):
-    """What the fold knows of the prompts: ``known`` by model and server, tokens a byte of the last, what is left out.
+    """What the fold knows of the prompts: ``known`` by model and server, and what is left out.
 
     ``closing_limit`` is what a run that closes has reached, ``closing`` the answer of its closing turn.
+
+    ``denser``: how many times the estimate a provider has counted, at most.
 
     ``doubted``: a provider has counted more tokens than were possible, so its counts bound nothing.
     """
 
     known: dict[tuple[str, str], KnownPrompt] = {}
-    density: float = 0.0
+    denser: float = 1.0
     doubted: bool = False
     dropped_to: int = 0
     closing_limit: LimitHit | None = None
@@ -87,21 +93,30 @@ def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
     by_bytes = context_bytes + TOKEN_OVERHEAD
     if known is None or run.prompt.doubted:
         return by_bytes
-    counted = max(known.tokens, known.bytes // TOKEN_BYTES_MAX)
-    return min(counted + max(context_bytes - known.bytes, 0) + TOKEN_OVERHEAD, by_bytes)
+    counted = max(known.tokens, known.size.bytes // TOKEN_BYTES_MAX)
+    return min(counted + max(context_bytes - known.size.bytes, 0) + TOKEN_OVERHEAD, by_bytes)
 
 
-def tokens_estimate(run: Run, model: ModelChoice, context_bytes: int) -> int:
+def tokens_estimate(run: Run, model: ModelChoice, size: Size) -> int:
     """How many tokens such a prompt has, carefully estimated."""
-    known = run.prompt.known.get((model.model, model.base_url))
-    if known is None:
-        return int(context_bytes * _density(run)) + 1
-    return known.tokens + int(max(context_bytes - known.bytes, 0) * _density(run)) + 1
+    known = run.prompt.known.get((model.model, model.base_url)) or KnownPrompt(0, Size())
+    return known.tokens + _estimate(run, size - known.size)
 
 
-def _density(run: Run) -> float:
-    learned = run.prompt.density
-    return min(max(learned * DENSITY_MARGIN, DENSITY_MIN), 1.0) if learned else DENSITY_UNKNOWN
+def _estimate(run: Run, new: Size) -> int:
+    """How many tokens a text has that no provider has counted."""
+    denser = run.prompt.denser
+    return max(min(int(new.tokens * (denser * DENSER_MARGIN if denser > 1 else 1)), new.bytes), 0) + 1
+
+
+def learn(run: Run, model: tuple[str, str], tokens: int) -> None:
+    """Keep what a model and server have counted for the present prompt, and whether that is more than estimated."""
+    before = run.prompt.known.get(model) or KnownPrompt(0, Size())
+    for known in (before, KnownPrompt(0, Size())):
+        estimated = run.context.tokens - known.size.tokens
+        if estimated >= LEARNED_TOKENS_MIN:
+            run.prompt.denser = max(run.prompt.denser, (tokens - known.tokens) / estimated)
+    run.prompt.known[model] = KnownPrompt(tokens, run.context)
 
 
 def tokens_left(run: Run) -> int:
@@ -115,20 +130,20 @@ def output_room(run: Run, model: ModelChoice) -> int:
     return min(model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens // OUTPUT_SHARE)
 
 
-def fit(run: Run, model: ModelChoice, *, size: int, tokens_max: int) -> Fit | None:
-    """The prompt of ``size`` bytes with as few results left out as need be; None if none fits.
+def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | None:
+    """The prompt of this ``size`` with as few results left out as need be; None if none fits.
 
     It fits into the window by its estimate and into ``tokens_max`` by its bound. The oldest results go first.
     """
     window = model.window_tokens - output_room(run, model)
-    whole = tokens_bound(run, model, size)
+    whole = tokens_bound(run, model, size.bytes)
     for at in (run.prompt.dropped_to, *sorted({call.answer_n for call in droppable(run)})):
-        smaller = size - dropped_bytes(run, at)
-        bound = min(whole - dropped_bytes(run, at, of_last_turn=True), smaller + TOKEN_OVERHEAD)
+        smaller = size - dropped_size(run, at)
+        bound = min(whole - dropped_size(run, at, of_last_turn=True).bytes, smaller.bytes + TOKEN_OVERHEAD)
         estimate = tokens_estimate(run, model, size)
         if at != run.prompt.dropped_to:
-            # What is left out was counted with the rest: of the others only the density is known.
-            estimate = min(estimate, int(smaller * max(run.prompt.density, _density(run))) + 1)
+            # What is left out was counted with the rest: the others count as they are estimated.
+            estimate = min(estimate, _estimate(run, smaller))
         if estimate <= window and bound <= tokens_max:
             return Fit(dropped_to=at, bound=bound, estimate=estimate)
     return None
@@ -153,7 +168,7 @@ def compaction_due(run: Run, model: ModelChoice) -> bool:
     base = run.opened.base_bytes + run.opened.task.text_bytes
     if run.context_bytes < COMPACT_FACTOR_MIN * base:
         return False
-    ahead, left = tokens_estimate(run, model, run.context_bytes), run.limits.tokens_max - run.tokens
+    ahead, left = tokens_estimate(run, model, run.context), run.limits.tokens_max - run.tokens
     full = ahead > COMPACT_AT_WINDOW * model.window_tokens
     scarce = left - ahead < (1 - COMPACT_AT_TOKENS) * run.limits.tokens_max
     return full or (scarce and left >= COMPACT_PAYS * ahead)
@@ -167,24 +182,37 @@ def covered(run: Run) -> int:
     assert run.opened is not None
     *before, last = run.proposals
     said = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
-    size = proposal_bytes(last, run.prompt.dropped_to)
+    size = proposal_size(last, run.prompt.dropped_to).bytes
     return before[-1].n if before and COMPACT_FACTOR_MIN * size < said else last.n
 
 
-def summarised_bytes(run: Run) -> int:
+def base_size(opened: Opened) -> Size:
+    """What every prompt of the run begins with: its instructions, its tools and the task."""
+    task, material = opened.task, opened.task.material
+    framing = max(task.text_bytes - text_size(task.text).bytes - text_size(material).bytes, 0)
+    said = text_size(task.text).tokens + text_size(material).tokens + framing
+    base = min(opened.base_tokens or int(opened.base_bytes * BASE_DENSITY), opened.base_bytes)
+    return Size(opened.base_bytes + task.text_bytes, base + min(said, task.text_bytes))
+
+
+def summarised_size(run: Run) -> Size:
     """What the prompt of a summary made now has: no more than the summary stands for."""
     kept = (p for p in run.proposals if p.n > covered(run))
-    return run.context_bytes - sum(proposal_bytes(p, run.prompt.dropped_to) - ITEM_BYTES for p in kept)
+    return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in kept)
 
 
-def proposal_bytes(proposal: ProposalState, dropped_to: int) -> int:
+def said_size(event: Proposed) -> Size:
+    """What an answer takes in later prompts: its own text and calls, or the provider's blocks of it."""
+    said = text_size(event.text) + total(text_size(c.args) + text_size(c.tool) + ITEM for c in event.calls)
+    return said.or_larger(text_size(event.blocks))
+
+
+def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
     """What one proposal and the answers to it take in a prompt, at most."""
-    event = proposal.event
-    said = text_bytes(event.text) + sum(text_bytes(c.args) + text_bytes(c.tool) + ITEM_BYTES for c in event.calls)
-    answers = sum(call.shown_bytes(dropped_to) + ITEM_BYTES for call in proposal.calls)
-    returned = sum(text_bytes(error) for error in proposal.returned.errors) if proposal.returned else 0
-    edits = sum(text_bytes(call.edit.args) for call in proposal.calls if call.edit and call.edit.approves is not None)
-    return max(said, text_bytes(event.blocks)) + answers + returned + edits + 2 * ITEM_BYTES
+    answers = total(call.shown_size(dropped_to) + ITEM for call in proposal.calls)
+    returned = total(map(text_size, proposal.returned.errors)) if proposal.returned else Size()
+    edits = total(text_size(c.edit.args) for c in proposal.calls if c.edit and c.edit.approves is not None)
+    return total((said_size(proposal.event), answers, returned, edits, ITEM, ITEM))
 
 
 def droppable(run: Run) -> Iterator[CallState]:
@@ -195,11 +223,11 @@ def droppable(run: Run) -> Iterator[CallState]:
             yield from (call for call in proposal.calls if call.answer_n > run.prompt.dropped_to)
 
 
-def dropped_bytes(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> int:
+def dropped_size(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> Size:
     """How much smaller the prompt is without the results up to that event; or what of that the last turn brought."""
     since = run.proposals[-1].n if of_last_turn and run.proposals else 0
-    return sum(
-        max(call.answer_bytes - DROPPED_BYTES, 0)
+    return total(
+        call.answer_size - DROPPED
         for call in droppable(run)
-        if call.answer_n <= dropped_to and call.proposal_n >= since
+        if call.answer_n <= dropped_to and call.proposal_n >= since and call.answer_size.bytes > DROPPED_BYTES
     )

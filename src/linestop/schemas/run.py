@@ -46,6 +46,7 @@ from linestop.schemas.limits import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.phases import Phase, legal
 from linestop.schemas.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
+from linestop.schemas.text_size import Size
 
 DEFAULT_LIMITS = Limits()
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -126,13 +127,18 @@ class Run:
         self.spend_denied: Denied | None = None
         self.stop_over: Resolved | None = None
         self.reported: dict[int, Answered] = {}
-        self.context_bytes = 0
+        self.context = Size()
         self.wait_s = 0.0
         self.waiting_since: datetime | None = None
         self.active = ActiveTime()
         self.facts_after_seal: list[int] = []
 
     # --- reading ---------------------------------------------------------------------------------------
+
+    @property
+    def context_bytes(self) -> int:
+        """The bytes of the next prompt, at most."""
+        return self.context.bytes
 
     @property
     def limits(self) -> Limits:

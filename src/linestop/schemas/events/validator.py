@@ -171,7 +171,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opened(Event, frozen=True, kw_only=True):
-    """A run begins, with everything it may do fixed. ``base_bytes`` bounds prompt and tools, in bytes.
+    """A run begins, with everything it may do fixed.
+
+    ``base_bytes`` bounds prompt and tools in bytes, ``base_tokens`` estimates their tokens; 0 in older logs.
 
     ``result_form`` says how results reach its model: 1 in the structured form, 0 (in older logs) as bare text.
     """
@@ -187,6 +189,7 @@ class Opened(Event, frozen=True, kw_only=True):
     policy_digest: str = ""
     output_schema_digest: str = ""
     base_bytes: int = 0
+    base_tokens: int = 0
     deadline_at: Moment
     doors_revision: int = 0
     parent: Parent | None = None
