@@ -353,7 +353,7 @@ def refusal(
     control = msgspec.convert({"by": by, **fields}, Control)
     return objection(
         story.run,
-        Word(verb=verb, control=control, signer=signer, signature_required=must_sign),
+        Word(verb=verb, control=control, signer=signer, signature_required=must_sign, trusted=True),
         story.now,
         story.version,
     )

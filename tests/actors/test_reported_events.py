@@ -5,9 +5,12 @@ from __future__ import annotations
 from msgspec.structs import replace
 from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, call, contract, refusal, reply
 
+from linestop.actors.facts import Word
+from linestop.actors.words import objection
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Answered
 from linestop.schemas.limits import REPORTED_MAX
+from linestop.schemas.messages import Control
 from linestop.schemas.model import ToolCall
 from linestop.schemas.verify import verify
 
@@ -60,6 +63,21 @@ def test_a_run_keeps_a_bounded_number_of_events() -> None:
     )
     assert story.tell("approver", Answered(call="", event="forged", answer="", by="x")).ignored
     assert len(story.run.reported) == REPORTED_MAX
+
+
+def test_what_clients_report_takes_no_place_of_what_somebody_vouches_for() -> None:
+    """Nor does it come first: a client may report any name beforehand."""
+    story = started()
+    for number in range(REPORTED_MAX):
+        forged = Control(event="paid" if number == 0 else f"e{number}", answer="forged")
+        story.when("approver", Word(verb="answer", control=forged)).said()
+    more = Word(verb="answer", control=Control(event="paid", answer="again"))
+    assert f"keeps {REPORTED_MAX} events" in objection(story.run, more, story.now)
+    story.word("answer", event="paid", answer="real").said()
+    story.model(reply(wait("paid", "w1")))
+    answered = next(entry.event for entry in reversed(story.run.entries) if isinstance(entry.event, Answered))
+    assert (answered.call, answered.answer, answered.untrusted) == ("w1", "real", False)
+    assert not [each for each in verify(TENANT, RUN, story.messages).problems if each.level == "broken"]
 
 
 def test_a_wait_is_answered_only_by_what_was_reported() -> None:

@@ -48,7 +48,7 @@ async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_pat
 
 
 async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_path: Path) -> None:
-    """One that has started something keeps it for good; one that was stopped before its task came, too."""
+    """One that has started something keeps it for good."""
     async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
         await line.deploy(limits=Limits(cost_max_micros=1))
         poor = await client.submit("desk", "say hello", key="k", run="mine")
@@ -59,12 +59,32 @@ async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_p
         assert (await client.outcome(again.run, timeout_s=WITHIN_S)).status == "completed"
         assert (await client.submit("desk", "say hello", key="k", run="mine")).run == again.run
 
-        stopped = run_of_key("default", "never")
-        await client.stop(stopped)
+
+async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp_path: Path) -> None:
+    """Any client can compute the run of a key: the owner is told once that it was stopped, and has the key again."""
+    async with stack(tmp_path), Client.connect(tmp_path) as client:
+        for key, named in (("order 7", ""), ("order 8", "mine")):
+            squatted = named or run_of_key("default", key)
+            await client.stop(squatted, why="not today")
+            for text in ("say hello", "say goodbye"):
+                told = await client.submit("desk", text, key=key, run=named)
+                assert (told.status, told.run) == ("refused", squatted)
+                assert told.sentence == (
+                    "The run was stopped before it began: not today "
+                    f"The key '{key}' is free: sent again, the task is a run of another name."
+                )
+            opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
+            assert [each.status for each in opened] == ["opened"] * 3
+            assert len({each.run for each in opened}) == 1
+            assert opened[0].run != squatted
+            assert (await client.outcome(opened[0].run, timeout_s=WITHIN_S)).status == "completed"
+            assert (await client.outcome(squatted, timeout_s=WITHIN_S)).status == "stopped"
+            other = await client.submit("desk", "say goodbye", key=key, run=named)
+            assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
+        await client.stop("no-key", why="not today")
         for _ in range(2):
-            late = await client.submit("desk", "say hello", key="never")
-            assert (late.status, late.run) == ("refused", stopped)
-            assert late.sentence.endswith("Its key 'never' stays taken: use another one for a new run.")
+            late = await client.submit("desk", "say hello", run="no-key")
+            assert (late.status, late.sentence) == ("refused", "The run was stopped before it began: not today")
 
 
 async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> None:

@@ -132,12 +132,16 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
 
 
 def _reported(run: Run, call: CallState) -> Answered | None:
-    """The answer to a wait for an event that was reported before: the oldest of its name, each once."""
+    """The answer to a wait for an event that was reported before: the oldest of its name, each once.
+
+    What somebody vouches for comes first: a client may have reported the same name before it.
+    """
     name = awaited(call)
-    found = next(((n, kept) for n, kept in run.reported.items() if name and kept.event == name), None)
-    if found is None:
+    found = [(kept.untrusted, n) for n, kept in run.reported.items() if name and kept.event == name]
+    if not found:
         return None
-    n, kept = found
+    n = min(found)[1]
+    kept = run.reported[n]
     return Answered(
         call=call.call, event=name, answer=kept.answer, by=kept.by, untrusted=kept.untrusted, reported_n=n
     )  # fmt: skip

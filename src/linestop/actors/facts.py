@@ -68,8 +68,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 
     ``problem`` is set where it cannot even be read; ``existing_run`` where its key or run id is taken by
-    another task. ``trace`` is the W3C ``traceparent`` that it was sent with, as it came. ``asked_at`` is when the
-    broker stored it.
+    another task, or, with a ``problem``, was stopped before this one came. ``trace`` is the W3C ``traceparent`` that it
+    was sent with, as it came. ``asked_at`` is when the broker stored it.
     """
 
     agent: str

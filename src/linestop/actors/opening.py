@@ -39,7 +39,8 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     if incoming.task is None:
         return refuse("malformed", incoming.problem or "The task cannot be read.")
     if incoming.existing_run:
-        return refuse("key_taken", key_taken(incoming.existing_run))
+        stop = incoming.problem
+        return refuse("stopped", stop) if stop else refuse("key_taken", key_taken(incoming.existing_run))
     if agent is None:
         hint = "`linestop agents` lists them, and `linestop deploy` deploys one that is in files."
         return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
@@ -90,11 +91,17 @@ def key_taken(run: str) -> str:
     return f"The key or run id is taken: run '{run}' has another task under it."
 
 
-def kept_key(incoming: Incoming) -> str:
-    """What a refusal says of the key of a run that was stopped before its task came: it stays taken."""
+def stopped_beforehand(run: Run, incoming: Incoming) -> str:
+    """Why a run that was stopped before its task came does not begin, and what becomes of the task's key."""
+    why = f": {run.stopped.why}" if run.stopped is not None else "."
+    return f"The run was stopped before it began{why}{given_back(incoming)}"
+
+
+def given_back(incoming: Incoming) -> str:
+    """What a refusal says of the key of a run that was stopped before its task came."""
     if incoming.task is None or not incoming.task.key:
         return ""
-    return f" Its key '{incoming.task.key[:80]}' stays taken: use another one for a new run."
+    return f" The key '{incoming.task.key[:80]}' is free: sent again, the task is a run of another name."
 
 
 def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:

@@ -74,7 +74,7 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = f"The run was stopped before it began: {run.stopped.why}{opening.kept_key(incoming)}"
+                sentence = opening.stopped_beforehand(run, incoming)
                 return Refused(code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent)
             return opening.open_or_refuse(run, incoming, facts, now)
         if run.done:

@@ -26,6 +26,7 @@ from linestop.schemas.events import (
     Resumed,
     Stopped,
 )
+from linestop.schemas.fold_gates import reports_kept
 from linestop.schemas.gate import waiting_for
 from linestop.schemas.limits import REPORTED_MAX
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
@@ -72,13 +73,13 @@ def objection(  # noqa: C901 - a list of reasons, one a line
     event = control.event if said.verb == "answer" else ""
     call = waiting_for(run, event) if event else run.calls.get(control.call)
     if call is None:
-        return _objection_to_report(run) if event else f"There is no call '{control.call}' in run '{run.run}'."
+        return _objection_to_report(run, said) if event else f"There is no call '{control.call}' in run '{run.run}'."
     return _objection_to_call(run, call, said, now) or _objection_to_edit(run, call, said, now=now, agent=agent)
 
 
-def _objection_to_report(run: Run) -> str:
+def _objection_to_report(run: Run, said: Word) -> str:
     """Why an event that no call waits for is not kept."""
-    if len(run.reported) < REPORTED_MAX:
+    if reports_kept(run, untrusted=not said.trusted) < REPORTED_MAX:
         return ""
     return f"Run '{run.run}' keeps {REPORTED_MAX} events that it has not waited for yet; report it when it waits."
 

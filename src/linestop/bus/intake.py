@@ -8,7 +8,6 @@ place in the stream, a control message by the cue its event carries.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,17 +17,24 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from linestop.actors.facts import Incoming, Space, Word
-from linestop.actors.opening import full, kept_key, key_taken, of_key, task_sha256
+from linestop.actors.opening import full, key_taken, of_key, stopped_beforehand
 from linestop.actors.words import BECOMES, objection
 from linestop.bus.cache import CachedRun
-from linestop.bus.cloud_events import received
 from linestop.bus.facts import FactSource
 from linestop.bus.headroom import Headroom
-from linestop.bus.keys import KeyOwner, Keys, names_another_key, run_of_key
+from linestop.bus.keys import KeyOwner, Keys
 from linestop.bus.ports import Delivery, Publisher
 from linestop.bus.shell import Shell
-from linestop.bus.stamp import uuid7
 from linestop.bus.stopping import catch_up
+from linestop.bus.task_runs import (
+    Arrived,
+    first_choice,
+    read_task,
+    run_of_refusal,
+    shown_reason,
+    taken_by_another,
+    verdict,
+)
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import decode_strict
@@ -39,7 +45,6 @@ from linestop.schemas.messages import (
     SIGNED_VERBS,
     Control,
     Reply,
-    Task,
     Verb,
     oversized,
     read_message,
@@ -54,14 +59,12 @@ from linestop.schemas.subjects import (
     check_name,
     parse_control,
     parse_task,
-    run_id,
 )
 from linestop.schemas.tools import canonical
 
 LOG = structlog.get_logger("linestop.intake")
 ATTEMPTS_MAX = 5
 RETRY_S = 1.0
-REASON_CHARS_MAX = 400
 UNREADABLE = "unreadable"
 """Whose dead letters are those of messages that no role can read."""
 
@@ -97,8 +100,8 @@ class TaskIntake:
             await _give_up(self._publisher, delivery, str(error), role="validator", run=UNREADABLE)
             await _refuse(self._publisher, delivery, str(error))
             return
-        incoming, fresh = _read(subject.tenant, subject.agent, delivery)
-        task = _Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
+        incoming, fresh = read_task(subject.tenant, subject.agent, delivery)
+        task = Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
             async with self._headroom.place(self._validator.log, len(delivery.payload)) as space:
                 reply = await self._open(task, full(space))
@@ -113,7 +116,7 @@ class TaskIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _open(self, task: _Arrived, no_room: str) -> Reply | None:
+    async def _open(self, task: Arrived, no_room: str) -> Reply | None:
         """Find the task's run and let the validator decide; None if that has to be tried again.
 
         ``no_room`` says why nothing may be written to a run that does not exist, if that is so.
@@ -121,9 +124,12 @@ class TaskIntake:
         tenant, incoming = task.tenant, task.incoming
         key = incoming.task.key if incoming.task else ""
         owner = await self._keys.owner(tenant, key) if key else None
-        run = _first_choice(task, owner)
+        run = first_choice(task, owner)
         known = await self._read(tenant, run)
-        if known.gave_key_back and key and (owner is None or owner.run == run):
+        if key and known.stopped_beforehand and (told := await self._told_of_stop(task, known, no_room)):
+            return told
+        over = known.gave_key_back or known.stopped_beforehand
+        if over and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
             run = task.fresh
             known = await self._read(tenant, run)
@@ -138,9 +144,11 @@ class TaskIntake:
             if takes and not await self._keys.take(tenant, key, run=run, sha256=incoming.sha256, before=owner):
                 return await self._lost_key(task, owner)
         entry = await self._shell.look(tenant, run, task.cue, incoming)
-        if _taken_by_another(entry.run, incoming):
+        if taken_by_another(entry.run, incoming):
             return await self._refuse_taken(task, run, no_room)
-        return _verdict(entry.run, incoming)
+        if key and entry.run.stopped_beforehand:
+            return await self._told_of_stop(task, entry.run, no_room)
+        return verdict(entry.run, incoming)
 
     async def _read(self, tenant: TenantId, run: RunId) -> Run:
         """The run as the log has it, without asking a role about it."""
@@ -157,7 +165,7 @@ class TaskIntake:
         facts = await self._facts.gather(run, role, now, (incoming,))
         return isinstance(role.decide(run, Cue(kind="task"), facts, now), Opened)
 
-    async def _lost_key(self, task: _Arrived, before: KeyOwner | None) -> Reply | None:
+    async def _lost_key(self, task: Arrived, before: KeyOwner | None) -> Reply | None:
         """Another task took the key first: look again, unless the bucket cannot move keys at all."""
         assert task.incoming.task is not None
         now = await self._keys.owner(task.tenant, task.incoming.task.key)
@@ -168,13 +176,28 @@ class TaskIntake:
             status="refused", run=before.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
         )
 
-    async def _refuse_taken(self, task: _Arrived, run: RunId, no_room: str) -> Reply:
+    async def _refuse_taken(self, task: Arrived, run: RunId, no_room: str) -> Reply:
         """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
         incoming = msgspec.structs.replace(task.incoming, existing_run=run)
-        refusal = RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
+        refusal = run_of_refusal(run, incoming)
         if not no_room or (await self._read(task.tenant, refusal)).n > 0:
             await self._shell.look(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken(run))
+
+    async def _told_of_stop(self, task: Arrived, run: Run, no_room: str) -> Reply | None:
+        """Refuse a task whose run was stopped before it came, once: sent again, its key stands for another run.
+
+        That it was told is in the log of the refusal, a run of its own; None if an earlier delivery was.
+        """
+        incoming, refusal = task.incoming, run_of_refusal(run.run, task.incoming)
+        sentence = stopped_beforehand(run, incoming)
+        before = await self._read(task.tenant, refusal)
+        if before.n and (before.refused is None or before.refused.cue.id != task.cue.id):
+            return None
+        if not before.n and not no_room:
+            told = msgspec.structs.replace(incoming, existing_run=run.run, problem=sentence)
+            await self._shell.look(task.tenant, refusal, task.cue, told)
+        return Reply(status="refused", run=run.run, sentence=sentence)
 
 
 class ControlIntake:
@@ -204,7 +227,7 @@ class ControlIntake:
             verb: Verb = "answer" if subject.verb == "reply" else subject.verb
             signer = self._signer(subject.tenant, subject.run, verb, control)
         except (InputError, ValueError, RecursionError) as error:
-            sentence = f"The control message cannot be read: {_shown(str(error))}."
+            sentence = f"The control message cannot be read: {shown_reason(str(error))}."
             await _give_up(self._publisher, delivery, sentence, role=role, run=UNREADABLE)
             await _refuse(self._publisher, delivery, sentence)
             return
@@ -282,59 +305,6 @@ class ControlIntake:
         return person.name
 
 
-class _Arrived(msgspec.Struct, frozen=True):
-    """A task at the door: whose, what, which run it is where nothing else names one, and what its events cite."""
-
-    tenant: TenantId
-    incoming: Incoming
-    fresh: RunId
-    cue: Cue
-
-
-def _read(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
-    """Read the task as far as it can be read, and name a run after its place in the stream."""
-    bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
-    fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
-    try:
-        body, trace = received(delivery.headers, delivery.payload)
-        task = read_message(body, Task)
-        if task.run:
-            run_id(task.run)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
-        problem = f"The task cannot be read: {_shown(str(error))}. Send a JSON object with at least 'text'."
-        return Incoming(agent=agent, sha256=hashlib.sha256(delivery.payload).hexdigest(), problem=problem), fresh
-    sha256 = task_sha256(task, agent)
-    if problem := names_another_key(tenant, task.run, task.key):
-        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
-    return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
-
-
-def _first_choice(task: _Arrived, owner: KeyOwner | None) -> RunId:
-    """The run that a task is: that of its key, else the one it names, else one of its own."""
-    said = task.incoming.task
-    if owner is not None:
-        return owner.run
-    if said is not None and said.run:
-        return RunId(said.run)
-    return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
-
-
-def _taken_by_another(run: Run, incoming: Incoming) -> bool:
-    """Whether the run was opened for another task than this one."""
-    return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256
-
-
-def _verdict(run: Run, incoming: Incoming) -> Reply | None:
-    """What became of the task of a run; None if that is not known yet."""
-    if run.opened is None and not run.done:
-        return None
-    if run.opened is not None:
-        return Reply(status="opened", run=run.run)
-    if run.refused is not None:
-        return Reply(status="refused", run=run.run, sentence=run.refused.sentence)
-    return Reply(status="refused", run=run.run, sentence=f"The run was stopped before it began.{kept_key(incoming)}")
-
-
 def require_size(control: Control) -> None:
     """Refuse a control message with a field that is too long for the event it is to become.
 
@@ -355,12 +325,6 @@ async def _refuse(publisher: Publisher, delivery: Delivery, sentence: str) -> No
     await _reply(publisher, delivery, Reply(status="refused", sentence=sentence))
 
 
-def _shown(reason: str) -> str:
-    """A decoder's or parser's words as the middle of a sentence: they may repeat what was sent, however long."""
-    reason = reason.rstrip(".")
-    return reason if len(reason) <= REASON_CHARS_MAX else reason[:REASON_CHARS_MAX] + "…"
-
-
 async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
     """Our own failure: try again, a bounded number of times unless the broker is what fails."""
     known = isinstance(error, LinestopError) and not isinstance(error, InputError)
@@ -369,7 +333,8 @@ async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, 
         await delivery.nak(RETRY_S)
         return
     await _give_up(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
-    await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {_shown(str(error))}.")
+    reason = shown_reason(str(error))
+    await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {reason}.")
 
 
 async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any, run: str = "") -> None:  # noqa: ANN401
@@ -385,7 +350,7 @@ async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, rol
             tenant = check_name("tenant", tokens[1])
     payload = delivery.payload.decode(errors="replace")
     fields = {
-        "reason": _shown(reason),
+        "reason": shown_reason(reason),
         "subject": delivery.subject,
         "attempt": delivery.attempt,
         "seq": delivery.seq,

@@ -209,7 +209,7 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
 def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
     """A person answered a question, or an event was reported: to the call that waits for it, or for one that will."""
     if event.event and not event.call:
-        if len(run.reported) >= REPORTED_MAX:
+        if reports_kept(run, untrusted=event.untrusted) >= REPORTED_MAX:
             return f"{REPORTED_MAX} events are kept already"
         run.reported[n] = event
         return ""
@@ -226,6 +226,14 @@ def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
     outcome = CallOutcome(status="succeeded", untrusted=event.untrusted)
     fold_answers.answer(run, call, n, text=text, outcome=outcome)
     return ""
+
+
+def reports_kept(run: Run, *, untrusted: bool) -> int:
+    """How many reported events wait for their wait: those of clients, or those that somebody vouches for.
+
+    Each has places of its own, so that no client can take those of people and services.
+    """
+    return sum(kept.untrusted == untrusted for kept in run.reported.values())
 
 
 def _unfit_report(run: Run, call: CallState, event: Answered) -> str:

@@ -211,7 +211,7 @@ WIDENED_MAX = 5
 """How often a person is asked about one call because its tool may do more than was agreed to."""
 
 REPORTED_MAX = 16
-"""Events that a run keeps which were reported before it waits for them."""
+"""Events that a run keeps which were reported before it waits for them: so many of clients, as many of others."""
 
 MATERIAL_BYTES_MAX = 128 * 1024
 """Bytes of a task's material: with text and tools it fits into the event that opens a run."""

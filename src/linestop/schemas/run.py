@@ -191,14 +191,16 @@ class Run:
 
     @property
     def gave_key_back(self) -> bool:
-        """Whether the key of its task may stand for another run: refused, or over before anything of it started.
-
-        Not if a person stopped it before its task came: that task must not run under another name.
-        """
+        """Whether the key of its task may stand for another run: refused, or over before anything of it started."""
         if self.opened is None:
-            return self.refused is not None and self.stopped is None
+            return self.refused is not None
         begun = (ModelStarted, EffectStarted, Proposed)
         return self.done and not any(isinstance(entry.event, begun) for entry in self.entries)
+
+    @property
+    def stopped_beforehand(self) -> bool:
+        """Whether it was stopped before its task came, and its log says nothing of that task."""
+        return self.opened is None and self.refused is None and self.stopped is not None
 
     def active_s(self, now: datetime, performing: Collection[int] = ()) -> float:
         """Seconds that the run has worked (``schemas.active``).

@@ -1,0 +1,85 @@
+"""Which run a task is, and what is answered when that run is known."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from linestop.actors.facts import Incoming
+from linestop.actors.opening import stopped_beforehand, task_sha256
+from linestop.bus.cloud_events import received
+from linestop.bus.keys import KeyOwner, names_another_key, run_of_key
+from linestop.bus.ports import Delivery
+from linestop.bus.stamp import uuid7
+from linestop.errors import InputError
+from linestop.schemas.events import Cue
+from linestop.schemas.messages import Reply, Task, read_message
+from linestop.schemas.run import Run
+from linestop.schemas.subjects import RunId, TenantId, run_id
+
+REASON_CHARS_MAX = 400
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """A task at the door: whose, what, which run it is where nothing else names one, and what its events cite."""
+
+    tenant: TenantId
+    incoming: Incoming
+    fresh: RunId
+    cue: Cue
+
+
+def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
+    """Read the task as far as it can be read, and name a run after its place in the stream."""
+    bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
+    fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
+    try:
+        body, trace = received(delivery.headers, delivery.payload)
+        task = read_message(body, Task)
+        if task.run:
+            run_id(task.run)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
+        problem = f"The task cannot be read: {shown_reason(str(error))}. Send a JSON object with at least 'text'."
+        return Incoming(agent=agent, sha256=hashlib.sha256(delivery.payload).hexdigest(), problem=problem), fresh
+    sha256 = task_sha256(task, agent)
+    if problem := names_another_key(tenant, task.run, task.key):
+        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
+    return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
+
+
+def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:
+    """The run that a task is: that of its key, else the one it names, else one of its own."""
+    said = task.incoming.task
+    if owner is not None:
+        return owner.run
+    if said is not None and said.run:
+        return RunId(said.run)
+    return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
+
+
+def taken_by_another(run: Run, incoming: Incoming) -> bool:
+    """Whether the run was opened for another task than this one."""
+    return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256
+
+
+def verdict(run: Run, incoming: Incoming) -> Reply | None:
+    """What became of the task of a run; None if that is not known yet."""
+    if run.opened is None and not run.done:
+        return None
+    if run.opened is not None:
+        return Reply(status="opened", run=run.run)
+    if run.refused is not None:
+        return Reply(status="refused", run=run.run, sentence=run.refused.sentence)
+    return Reply(status="refused", run=run.run, sentence=stopped_beforehand(run, incoming))
+
+
+def run_of_refusal(run: RunId, incoming: Incoming) -> RunId:
+    """The run of the refusal of a task that cannot be ``run``: no other task can have it."""
+    return RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
+
+
+def shown_reason(reason: str) -> str:
+    """A decoder's or parser's words as the middle of a sentence: they may repeat what was sent, however long."""
+    reason = reason.rstrip(".")
+    return reason if len(reason) <= REASON_CHARS_MAX else reason[:REASON_CHARS_MAX] + "…"
