@@ -97,6 +97,7 @@ def nothing_done_is_lost(run: RunEvidence) -> list[str]:
     """P2: what succeeded, by whichever attempt, is what the model is told, unless it had its answer before."""
     wrong: list[str] = []
     failed: dict[str, int] = {}
+    answered: set[str] = set()
     lines, bad = _lines(run), {said.event["finished_n"] for said in run.events("validator.checked")}
     for said in run.events("executor.finished"):
         call = run.fold.calls.get(said.event["call"])
@@ -105,7 +106,12 @@ def nothing_done_is_lost(run: RunEvidence) -> list[str]:
         elif failed.get(said.event["call"], 0) > said.event["attempt"]:
             continue
         over = run.stop is not None and said.n > run.stop.n
-        if call is None or over or said.event["outcome"] != "succeeded" or said.n in bad:
+        if call is None or over or said.event["outcome"] != "succeeded":
+            continue
+        # Of two attempts that succeeded the first is the answer, also if the validator rejects it.
+        second = call.call in answered
+        answered.add(call.call)
+        if second or said.n in bad:
             continue
         if (call.call, said.event["attempt"]) in lines and (call.answer_is_error or _started_again(run, said)):
             wrong.append(f"P2: {said} of {run.name} did '{call.call}', and the run goes on as if nobody had")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from linestop.bus.own_holds import spent_of
 from linestop.bus.ports import Log, Shared
 from linestop.bus.spending import KEPT, Accounts, read_account
 from linestop.errors import Conflict, Refused
 from linestop.schemas.accounts import period_end
-from linestop.schemas.events import Held, Queued, Settled
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -80,19 +80,3 @@ def _is_over(key: str, now: datetime) -> bool:
         return period_end(key.rpartition(".")[2]) + KEPT + MARGIN < now
     except ValueError:
         return False
-
-
-def spent_of(run: Run, hold: str, account: tuple[str, str], *, ordinal: int) -> int | None:
-    """What of ``hold`` was spent, in micro-dollars; None while the run needs it, or may still come to say so.
-
-    ``account`` is the name and period of the account that has it.
-    """
-    events = [entry.event for entry in run.entries if not entry.ignored]
-    held = next((event for event in events if isinstance(event, Held) and event.hold == hold), None)
-    if held is None:
-        return 0 if run.done or run.n == 0 or run.holds_made >= ordinal else None
-    if not any((line.account, line.period) == account for line in held.accounts):
-        # It was reserved in an earlier period too, by an attempt that never came to its event.
-        return 0
-    lines = (line for event in events if isinstance(event, Settled | Queued) for line in event.holds)
-    return next((line.spent_micros for line in lines if line.hold == hold), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from linestop.schemas.events import AccountLine
+from linestop.schemas.events import AccountLine, Held, Queued, Settled
 from linestop.schemas.run import Run
 
 RUNS_MAX: Final = 10_000
@@ -37,6 +37,22 @@ class OwnHolds:
     def take(self, run: Run) -> tuple[str, tuple[AccountLine, ...]]:
         """Forget the run's hold, and return it with its accounts."""
         return self._made.pop(_key(run), ("", ()))
+
+
+def spent_of(run: Run, hold: str, account: tuple[str, str], *, ordinal: int) -> int | None:
+    """What of ``hold`` was spent, in micro-dollars; None while the run needs it, or may still come to say so.
+
+    ``account`` is the name and period of the account that has it.
+    """
+    events = [entry.event for entry in run.entries if not entry.ignored]
+    held = next((event for event in events if isinstance(event, Held) and event.hold == hold), None)
+    if held is None:
+        return 0 if run.done or run.n == 0 or run.holds_made >= ordinal else None
+    if not any((line.account, line.period) == account for line in held.accounts):
+        # It was reserved in an earlier period too, by an attempt that never came to its event.
+        return 0
+    lines = (line for event in events if isinstance(event, Settled | Queued) for line in event.holds)
+    return next((line.spent_micros for line in lines if line.hold == hold), None)
 
 
 def _key(run: Run) -> str:

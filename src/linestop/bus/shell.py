@@ -222,7 +222,7 @@ class Shell:
             self.capacity.begin(run, event)
             self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
         elif isinstance(event, Sealed):
-            await self.outgoing.outcome(run)
+            await self.outgoing.outcome_if_room(run)
         else:
             await self._facts.stored(run, event)
 

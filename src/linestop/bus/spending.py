@@ -23,7 +23,7 @@ import structlog
 
 from linestop.actors.facts import Reservation
 from linestop.bus.account import Account, Answer, Change, apply_change, next_in_line, run_of
-from linestop.bus.own_holds import OwnHolds
+from linestop.bus.own_holds import OwnHolds, spent_of
 from linestop.bus.ports import Shared
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
 from linestop.schemas.accounts import SYSTEM, day_of, hour_of, period_end
@@ -163,9 +163,16 @@ class Accounts:
         return Reservation(hold=wanted.hold, amount_micros=amount, accounts=tuple(got))
 
     async def give_up(self, run: Run) -> None:
-        """Give back what this process made for the run and can use no more; see ``OwnHolds``."""
+        """Give back what this process made for the run and can use no more; see ``OwnHolds``.
+
+        Another worker may have settled it in the log and died before the accounts knew: then it is charged.
+        """
         hold, made = self.own.take(run)
         for line in reversed(made):
+            place = (line.account, line.period)
+            if spent := spent_of(run, hold, place, ordinal=int(hold.rpartition(".")[2])):
+                await self.end(hold, *place, spent_micros=spent)
+                continue
             undo = Change(hold=hold, spent=0, undo=True, at=int(self._now().timestamp()))
             await self._writer(line.account, line.period).submit(undo)
 
