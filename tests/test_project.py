@@ -62,6 +62,11 @@ def test_what_a_process_works_on_at_once_is_set_by_file_and_environment(tmp_path
     text = "[worker]\nruns_max = 7\nstarts_max = 9\n"
     found = project(tmp_path, text, LINESTOP_STARTS_MAX="3").config.worker
     assert (found.runs_max, found.starts_max) == (7, 3)
+    assert project(tmp_path, "[keep]\nruns_days = 14\narchive_days = 30\n").config.keep.runs_days == 14
+    with pytest.raises(ConfigError, match="runs_days 0 is not between 1 and 90"):
+        project(tmp_path, "[keep]\nruns_days = 0\n")
+    with pytest.raises(ConfigError, match=r"archive_days -1 is not between 0 \(for ever\)"):
+        project(tmp_path, "[keep]\narchive_days = -1\n")
     with pytest.raises(ConfigError, match=r"worker\.runs_max: -1 is not between 0"):
         project(tmp_path, "[worker]\nruns_max = -1\n")
 

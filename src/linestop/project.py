@@ -24,7 +24,7 @@ from linestop.bus.credentials import require_urls
 from linestop.bus.files import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.known_values import known_values
-from linestop.schemas.limits import AccountLimits, WorkerLimits
+from linestop.schemas.limits import AccountLimits, Keep, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
@@ -89,6 +89,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nats: Nats = Nats()
     accounts: AccountLimits = AccountLimits()
     worker: WorkerLimits = WorkerLimits()
+    keep: Keep = Keep()
     people: dict[str, str] = {}
     egress: Egress = Egress()
     secrets: dict[str, str] = {}
@@ -368,8 +369,7 @@ def _check_amounts(config: Config, source: str, where: Callable[[str, str], str]
         if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
             raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")
     for name, variable in WORKER_VARIABLES.items():
-        value = getattr(config.worker, name)
-        if not 0 <= value <= PLACES_MAX:
+        if not 0 <= (value := getattr(config.worker, name)) <= PLACES_MAX:
             sentence = f"{value} is not between 0 (by the cores) and {PLACES_MAX}"
             raise ConfigError(f"{where(f'worker.{name}', variable)}: {sentence}.")
 

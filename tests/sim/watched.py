@@ -111,6 +111,10 @@ class WatchedLog:
         """Whether replicas may lag."""
         return self._hardship.kind == "replica lags"
 
+    async def left(self, tenant: TenantId, run: RunId) -> str | None:
+        """See ``Log``."""
+        return await self._log.left(tenant, run)
+
     async def fills(self) -> list[Fill]:
         """See ``Log``."""
         return await self._log.fills()

@@ -11,7 +11,8 @@ The file can be made anew from the log at any time; older events than the log ke
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,8 +21,10 @@ import anyio.to_thread
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from linestop.bus.archive_asked import Reach, Wanted
 from linestop.bus.archive_door import Door
 from linestop.bus.archive_file import ArchiveFile, ArchiveInUse, ArchiveStatus
+from linestop.bus.archive_parquet import old_folder
 from linestop.bus.ports import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
 
@@ -36,6 +39,7 @@ GATHER_S: Final = 0.05
 """How long a batch waits for more once it has its first message: a commit costs about 10 ms, whatever is in it."""
 
 RETRY_S: Final = 5.0
+MOVE_EVERY_S: Final = 3600.0
 
 
 class _AnotherStream(Exception):  # noqa: N818 - caught here
@@ -45,8 +49,9 @@ class _AnotherStream(Exception):  # noqa: N818 - caught here
 class Archive:
     """Keeps one file. ``run`` it in one task of the recorder's process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, database_days: int = 0) -> None:
         self.path = path
+        self._database_days = database_days
         self._file: ArchiveFile | None = None
         self._limiter: anyio.CapacityLimiter | None = None
         self._changed = anyio.Event()
@@ -80,14 +85,15 @@ class Archive:
             await anyio.sleep(RETRY_S)
 
     async def rebuild(self, log: Log) -> ArchiveStatus:
-        """Empty the file and read the whole log into it.
+        """Read the whole log anew into the file; runs that have left the log stay as they are.
 
         Raises:
             ArchiveInUse: a recorder has the file open.
         """
         await self._open()
         try:
-            await self._call(self._opened.reset)
+            first = await log.page(after_seq=0)
+            await self._call(partial(self._opened.reset, first_seq=first[0].seq if first else 1))
             await self._catch_up(log)
             return await self.status()
         finally:
@@ -106,6 +112,22 @@ class Archive:
         """How far the archive is."""
         return await self._call(self._opened.status)
 
+    async def reach(self) -> Reach:
+        """How far it is, and where its oldest open run begins."""
+        return await self._call(self._opened.reach)
+
+    async def export(self, want: Wanted, path: Path) -> None:
+        """Write what is wanted of a run, or of the oldest runs, to a new file that only its owner may read."""
+        await self._call(self._opened.export, want, path)
+
+    async def move_old(self) -> int:
+        """Move what is old enough from the database to Parquet files; return how many runs that were."""
+        before = datetime.now(UTC) - timedelta(days=self._database_days)
+        moved = 0
+        while some := await self._call(self._opened.move_old, before):
+            moved += some
+        return moved
+
     async def reached(self, seq: int) -> None:
         """Wait until everything up to this stream sequence is in."""
         while self._file is None or self._file.watermark < seq:
@@ -119,12 +141,24 @@ class Archive:
         send, receive = anyio.create_memory_object_stream[Delivery](IN_FLIGHT)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._pull, queue, send)
+            if self._database_days:
+                tasks.start_soon(self._move_old)
             async with receive:
                 while True:
                     batch = await _gather(receive)
                     await self._take(log, batch)
                     for delivery in batch:
                         await delivery.ack()
+
+    async def _move_old(self) -> None:
+        while True:
+            try:
+                if moved := await self.move_old():
+                    LOG.info("archive_moved", runs=moved)
+            except Exception:
+                # A full disk, say: the runs stay in the database until there is room.
+                LOG.exception("archive_not_moved", path=str(self.path))
+            await anyio.sleep(MOVE_EVERY_S)
 
     async def _pull(self, queue: Queue, send: MemoryObjectSendStream[Delivery]) -> None:
         async with send:
@@ -204,6 +238,8 @@ class Archive:
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         old = self.path.with_name(f"{self.path.stem}-{stamp}{self.path.suffix}")
         await anyio.Path(self.path).rename(old)
+        if await (folder := anyio.Path(old_folder(self.path))).exists():
+            await folder.rename(old_folder(old))
         LOG.warning("archive_set_aside", path=str(old), reason="it was made from another log or by another version")
 
     async def _call(self, work: Callable[..., T], *args: object) -> T:

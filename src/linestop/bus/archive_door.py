@@ -17,6 +17,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from linestop.bus.archive_asked import Wanted
 from linestop.bus.archive_file import ArchiveStatus
 from linestop.errors import LinestopError, RetryableError
 
@@ -28,10 +29,11 @@ ANSWER_WITHIN_S: Final = 300.0
 
 
 class DoorRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted; ``path`` is where a snapshot goes."""
+    """What is wanted; ``path`` is where a snapshot goes, or what is told of runs."""
 
-    want: Literal["status", "snapshot"]
+    want: Literal["status", "snapshot", "runs"]
     path: str = ""
+    runs: Wanted | None = None
 
 
 class DoorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +73,8 @@ class Door:
                 request = msgspec.json.decode(await _line(stream), type=DoorRequest)
                 if request.want == "snapshot":
                     await self._archive.snapshot(Path(request.path))
+                elif request.runs is not None:
+                    await self._archive.export(request.runs, Path(request.path))
                 answer = DoorAnswer(status=await self._archive.status())
             except (LinestopError, msgspec.DecodeError, OSError) as error:
                 answer = DoorAnswer(error=str(error))

@@ -13,12 +13,15 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import duckdb
 import msgspec
 
+from linestop.bus.archive_asked import Reach, Wanted
+from linestop.bus.archive_parquet import RUNS_MAX, TABLES_MOVED, OldRuns
 from linestop.bus.archive_rows import (
     TABLES,
     VERSION,
@@ -29,10 +32,12 @@ from linestop.bus.archive_rows import (
     run_row,
     touched,
 )
+from linestop.bus.credentials import write_private
 from linestop.bus.ports import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
+from linestop.schemas.verify.bundle import write_bundle
 
 MEMORY_LIMIT: Final = "256MB"
 THREADS: Final = 2
@@ -98,6 +103,7 @@ class ArchiveFile:
                 ) from None
             raise
         self._folds: OrderedDict[Key, Run] = OrderedDict()
+        self._old = OldRuns(path, self._query_old)
         self._make_tables()
         self._keep_private()
         self.watermark = self._meta("watermark")
@@ -130,10 +136,19 @@ class ArchiveFile:
         self._keep_private()
         self._forget()
 
-    def reset(self) -> None:
-        """Empty the archive, so that the whole log is read anew."""
+    def reset(self, *, first_seq: int = 1) -> None:
+        """Forget what the log still has, from ``first_seq`` on, so that it is read anew; what has left it stays."""
         self._folds.clear()
         self._connection.begin()
+        if first_seq > 1 and self.of_this_version():
+            for table in ("calls", "runs"):
+                gone = "(SELECT tenant, run FROM runs WHERE last_seq >= ?)"
+                self._run(f"DELETE FROM {table} WHERE (tenant, run) IN {gone}", [first_seq])  # noqa: S608 - our names
+            self._run("DELETE FROM events WHERE seq >= ?", [first_seq])
+            self.watermark = min(self.watermark, first_seq - 1)
+            self._set_meta("watermark", self.watermark)
+            self._connection.commit()
+            return
         for table in TABLES:
             self._run(f"DROP TABLE IF EXISTS {table}")
         self._connection.commit()
@@ -150,7 +165,7 @@ class ArchiveFile:
                 rows.append(event_row(message, None, ignored="its subject is that of no event"))
                 continue
             key = subject.tenant, subject.run
-            run = changed[key] = changed.get(key) or self._run_of(key)
+            run = changed[key] = changed.get(key) or self._run_of(key, begins=subject.n == 1)
             try:
                 rows.append(event_row(message, run.apply(message.subject, message.payload, message.seq)))
             except Exception as error:  # noqa: BLE001 - whatever a log holds, the archive keeps it
@@ -168,6 +183,7 @@ class ArchiveFile:
     def subject_at(self, seq: int) -> str | None:
         """The subject of the message with this sequence, if it is in."""
         found = self._run("SELECT subject FROM events WHERE seq = ?", [seq])
+        found = found or self._old.events(where="seq = ?", values=[seq])
         return str(found[0][0]) if found else None
 
     def status(self) -> ArchiveStatus:
@@ -175,7 +191,7 @@ class ArchiveFile:
         counts = [int(self._run(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
         return ArchiveStatus(
             path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
-            bytes=sum(file.stat().st_size for file in self._files() if file.exists()),
+            bytes=sum(file.stat().st_size for file in self._files() if file.exists()) + self._old.bytes(),
         )  # fmt: skip
 
     def snapshot(self, path: Path) -> None:
@@ -201,24 +217,80 @@ class ArchiveFile:
             self._run("DETACH snapshot_copy")
         os.replace(unfinished, target)  # noqa: PTH105 - the atomic one of both
 
-    def _run_of(self, key: Key) -> Run:
-        """A run as the file has it, folded."""
+    def _run_of(self, key: Key, *, begins: bool = False) -> Run:
+        """A run as the archive has it, folded; ``begins``: what follows is its first event, as far as anybody knows."""
         run = self._folds.get(key)
         if run is None:
             run = Run(*key)
-            first = self._run("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
-            if first:
-                sql = (
-                    "SELECT subject, payload, raw, seq FROM events "
-                    "WHERE seq >= ? AND tenant = ? AND run = ? ORDER BY seq"
-                )
-                for subject, payload, raw, seq in self._run(sql, [first[0][0], *key]):
+            if not begins or self._run("SELECT 1 FROM runs WHERE tenant = ? AND run = ?", list(key)):
+                for subject, payload, seq in self.log_of(key):
                     # What could not be folded the first time cannot be now; it is in, with the reason.
                     with contextlib.suppress(Exception):
-                        run.apply(subject, raw if raw is not None else payload.encode(), seq)
+                        run.apply(subject, payload, seq)
             self._folds[key] = run
         self._folds.move_to_end(key)
         return run
+
+    def log_of(self, key: Key) -> list[tuple[str, bytes, int]]:
+        """The messages of a run, in order: subject, payload and sequence."""
+        first = self._run("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
+        where, values = "tenant = ? AND run = ?", list(key)
+        sql = f"SELECT subject, payload, raw, seq FROM events WHERE seq >= ? AND {where} ORDER BY seq"  # noqa: S608 - our names
+        found = self._run(sql, [first[0][0] if first else 0, *values])
+        if not found or (first and found[0][3] > first[0][0]) or not first:
+            # Moved out of the database, or its beginning was.
+            seen = {row[3] for row in found}
+            old = [row for row in self._old.events(where=where, values=values) if row[3] not in seen]
+            found = sorted([*old, *found], key=lambda row: row[3])
+        return [
+            (str(subject), raw if raw is not None else payload.encode(), int(seq))
+            for subject, payload, raw, seq in found
+        ]
+
+    def export(self, want: Wanted, path: Path) -> None:
+        """Write the log of a run, or which runs there are, as lines into a new file that only its owner may read."""
+        if want.run:
+            lines = write_bundle(self.log_of((TenantId(want.tenant), RunId(want.run))))
+        else:
+            sql = "SELECT tenant, run, first_seq FROM runs WHERE first_seq < ? ORDER BY first_seq DESC LIMIT ?"
+            found = {(t, r): int(first) for t, r, first in self._old.runs(before_seq=want.before_seq, limit=want.limit)}
+            found |= {(str(t), str(r)): int(first) for t, r, first in self._run(sql, [want.before_seq, want.limit])}
+            newest = sorted(found.items(), key=lambda each: -each[1])[: want.limit]
+            lines = (msgspec.json.encode(key) + b"\n" for key, _ in newest)
+        write_private(path, b"".join(lines))
+
+    def reach(self) -> Reach:
+        """How far it is, and where its oldest open run begins."""
+        found = self._run("SELECT min(first_seq) FROM runs WHERE sealed_at IS NULL")
+        return Reach(watermark=self.watermark, oldest_open_seq=int(found[0][0] or 0))
+
+    def move_old(self, before: datetime) -> int:
+        """Move the runs of the oldest day to Parquet files; return how many, 0 if none is old enough.
+
+        Old enough is what was sealed before this moment.
+        """
+        cut = before.astimezone(UTC).replace(tzinfo=None)
+        # The last message of the log stays: by it the archive is recognised (``subject_at``).
+        self._run("DROP TABLE IF EXISTS moving")
+        self._run(
+            "CREATE TEMP TABLE moving AS WITH old AS (SELECT tenant, run, last_seq, sealed_at::DATE AS day FROM runs "
+            "WHERE sealed_at < ? AND last_seq < ?) SELECT * FROM old WHERE day = (SELECT min(day) FROM old) "
+            "ORDER BY last_seq LIMIT ?",
+            [cut, self.watermark, RUNS_MAX],
+        )
+        count, last_seq, day = self._run("SELECT count(*), max(last_seq), min(day) FROM moving")[0]
+        if count:
+            self._old.write(f"{day:%Y-%m-%d}", int(last_seq))
+            self._connection.begin()
+            try:
+                for table in TABLES_MOVED:
+                    self._run(f"DELETE FROM {table} WHERE (tenant, run) IN (SELECT tenant, run FROM moving)")  # noqa: S608 - our names
+                self._connection.commit()
+            except BaseException:
+                self._connection.rollback()
+                raise
+        self._run("DROP TABLE moving")
+        return int(count)
 
     def _forget(self) -> None:
         """Keep a bounded number of folds, and none of runs that are over."""
@@ -258,6 +330,9 @@ class ArchiveFile:
 
     def _set_meta(self, name: str, value: int) -> None:
         self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
+
+    def _query_old(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._run(sql, values)
 
     def _run(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement to its end: an unread result would block the next."""

@@ -29,6 +29,7 @@ from linestop.bus.stopping import catch_up
 from linestop.bus.task_runs import (
     Arrived,
     first_choice,
+    over_and_left,
     read_task,
     run_of_refusal,
     shown_reason,
@@ -128,13 +129,16 @@ class TaskIntake:
         known = await self._read(tenant, run)
         if key and known.stopped_beforehand and (told := await self._told_of_stop(task, known, no_room)):
             return told
-        over = known.gave_key_back or known.stopped_beforehand
+        left = await self._validator.log.left(tenant, run) if known.n == 0 and run != task.fresh else None
+        over = known.gave_key_back or known.stopped_beforehand or left == "refused"
         if over and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
             run = task.fresh
             known = await self._read(tenant, run)
         elif owner is not None and owner.sha256 != incoming.sha256:
             return await self._refuse_taken(task, run, no_room)
+        elif left is not None:
+            return over_and_left(run, left, status="refused" if owner is None else "opened")
         if known.n == 0:
             if no_room:
                 # Nothing may be written to a run that does not exist: the room belongs to those that do.
@@ -242,7 +246,9 @@ class ControlIntake:
             trusted=subject.verb == "reply" or bool(signer),
         )
         try:
-            if await self._may_begin_a_run(subject):
+            if (left := await self._shell.stations[0].log.left(subject.tenant, subject.run)) is not None:
+                reply: Reply | None = over_and_left(subject.run, left, status="refused")
+            elif await self._may_begin_a_run(subject):
                 log = self._shell.stations[0].log
                 async with self._headroom.place(log, len(delivery.payload)) as space:
                     reply = await self._nothing_to_stop(subject, space) or await self._say(subject, word, cue)

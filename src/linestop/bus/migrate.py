@@ -14,7 +14,7 @@ from typing import Any, Final
 from linestop.bus import api, layout
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection
-from linestop.bus.streams import HEADER_BYTES_MAX, Config
+from linestop.bus.streams import HEADER_BYTES_MAX, SECOND_NS, Config
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import ACTORS
 
@@ -41,7 +41,9 @@ _FLAGS: Final = {
     "max_msgs_per_subject": "--max-msgs-per-subject={}",
     "discard_new_per_subject": "--no-discard-per-subject",
     "max_age": "--max-age={}s",
+    "duplicate_window": "--dupe-window={}s",
 }
+_DURATIONS: Final = frozenset({"max_age", "duplicate_window"})
 _STALE: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver")
 """Durables on CONTROL that nobody pulls any more: they would keep every stop."""
 
@@ -49,6 +51,9 @@ _STALE: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver"
 def is_older(stream: str, fields: list[str], found: Mapping[str, Any]) -> bool:
     """Whether an older linestop made the stream so: ``fields`` are those that differ, each as it was then."""
     older = _OLDER.get(stream, {})
+    if stream == layout.RUNS and "max_age" in fields:
+        # Or a rotation was interrupted: it lets RUNS keep less for some milliseconds (``rotation``).
+        older = {**older, **{field: found.get(field) for field in ("max_age", "duplicate_window")}}
     return bool(fields) and all(
         field in older and (found.get(field) or None) == (older[field] or None) for field in fields
     )
@@ -56,7 +61,7 @@ def is_older(stream: str, fields: list[str], found: Mapping[str, Any]) -> bool:
 
 def how_to_update(stream: str, fields: list[str], config: Config) -> str:
     """Say what the administrator of an outside broker has to do, in one sentence."""
-    values = {field: config[field] // 1_000_000_000 if field == "max_age" else config[field] for field in fields}
+    values = {field: config[field] // SECOND_NS if field in _DURATIONS else config[field] for field in fields}
     flags = " ".join(_FLAGS[field].format(values[field]) for field in fields)
     stale = "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE) if stream == layout.CONTROL else ""
     return (

@@ -93,6 +93,7 @@ TABLE: Final[tuple[Right, ...]] = (
     # The run log.
     _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
     _row("publish", _reads(layout.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
+    _row("publish", (api.message_get(layout.OUTCOMES),), holders=ROLES, why="see whether a run is over that left RUNS"),
     _row("publish", (api.stream_info(layout.OUTCOMES),), holders=ROLES, why="see whether runs have room to end"),
     _row("publish", (api.stream_info("*"),), holders=("recorder",), why="see which stream is nearly full, and say so"),
     _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),

@@ -109,6 +109,10 @@ class Log(Protocol):
         """The run's last message, from the leader; None for a run without messages."""
         ...
 
+    async def left(self, tenant: TenantId, run: RunId) -> str | None:
+        """The status of a run that is over and whose log, or its beginning, has left; None for every other run."""
+        ...
+
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs above ``after_seq``, in order, a bounded number; none at the end."""
         ...

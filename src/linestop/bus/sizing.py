@@ -64,7 +64,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What an installation is to bear.
 
     ``text_bytes`` have the arguments of a call, its result, and the answer of a run, each. ``long_bytes`` a run are in
-    texts of more than 16 KiB, which BLOBS holds.
+    texts of more than 16 KiB, which BLOBS holds. RUNS keeps runs for ``runs_days``, the other streams for ``days``.
     """
 
     runs_per_day: int
@@ -72,6 +72,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     text_bytes: int = 1_000
     long_bytes: int = 0
     days: int = KEPT_DAYS
+    runs_days: int = KEPT_DAYS
+
+    def kept_days(self, stream: str) -> int:
+        """For how many days this stream keeps what a run leaves there."""
+        return min(self.days, self.runs_days) if stream == layout.RUNS else self.days
 
 
 class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +187,8 @@ def plan(load: Load, space: Space) -> Plan:
     }
     lines = tuple(_of_stream(name, size, has[name], load) for name, size in of_run.items() if size)
     growing = sum(line.needed_bytes for line in lines)
-    bears = min(int(has[name] * SPACE_FOR_NEW_WORK / (size * load.days)) for name, size in of_run.items() if size)
+    kept = {name: size * load.kept_days(name) for name, size in of_run.items() if size}
+    bears = min(int(has[name] * SPACE_FOR_NEW_WORK / stored) for name, stored in kept.items())
     # Tasks, control messages, alerts and the like do not grow with the days that runs are kept.
     fixed = DEFAULT_SPACE.total - DEFAULT_SPACE.runs - DEFAULT_SPACE.outcomes - DEFAULT_SPACE.blobs - DEFAULT_SPACE.ids
     return Plan(
@@ -212,6 +218,6 @@ def _disk_for(needed: Mapping[str, int]) -> int:
 def _of_stream(name: str, size: int, has: int, load: Load) -> StreamPlan:
     day = size * load.runs_per_day
     return StreamPlan(
-        stream=name, run_bytes=size, day_bytes=day, needed_bytes=int(day * load.days / SPACE_FOR_NEW_WORK),
+        stream=name, run_bytes=size, day_bytes=day, needed_bytes=int(day * load.kept_days(name) / SPACE_FOR_NEW_WORK),
         space_bytes=has, days=round(has * SPACE_FOR_NEW_WORK / day, 1),
     )  # fmt: skip

@@ -39,6 +39,7 @@ from linestop.schemas.limits import (
     BLOB_PART_BYTES,
     CONTROL_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    RUNS_DAYS_MAX,
     STOP_ACK_S,
 )
 from linestop.schemas.subjects import VERBS, RoleName
@@ -47,8 +48,7 @@ SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
 MIB: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8 * 1024
-RUNS_KEPT_NS: Final = 90 * DAY_NS
-"""Longer than the longest run (30 days), so that no open run ever loses its beginning."""
+RUNS_KEPT_NS: Final = RUNS_DAYS_MAX * DAY_NS
 
 DEAD_A_SUBJECT_MAX: Final = 64
 """Dead letters of one run and role, or of all that a role could not address."""

@@ -58,6 +58,12 @@ def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:
     return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
 
 
+def over_and_left(run: RunId, ended: str, *, status: str) -> Reply:
+    """What is answered to whoever wants something of a run that is over and whose log has left."""
+    sentence = f"Run '{run}' is over ({ended or 'sealed'}) and is not done again"
+    return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
+
+
 def taken_by_another(run: Run, incoming: Incoming) -> bool:
     """Whether the run was opened for another task than this one."""
     return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256

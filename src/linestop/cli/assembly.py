@@ -246,7 +246,7 @@ def _archive(project: Project) -> Archive:
     # Imported here: it loads a database, which only a recorder needs.
     from linestop.bus.archive import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
-    return Archive(project.directory / ARCHIVE_FILE)
+    return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
 
 
 def agents_of(

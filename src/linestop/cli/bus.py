@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from linestop.bus import sizing
+from linestop.bus import layout, sizing
 from linestop.bus.accounts import accounts
 from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.credentials import (
@@ -96,7 +96,8 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
 
 def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Print what a number of runs a day needs, stream by stream, and what of it fits."""
-    directory = load_project().directory
+    project = load_project()
+    directory, keep = project.directory, project.config.keep
     space = stored_space(directory)
     if disk is not None:
         space, has = space_for(disk), f"what `bus init --disk` would take of {size(disk)}"
@@ -106,7 +107,8 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         space, has = DEFAULT_SPACE, f"the sizes of {directory}, made by an older linestop"
     else:
         space, has = local_space(directory), f"what set-up would take of {size(free_bytes(directory))} free here"
-    load = Load(**{name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")})
+    figures = {name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")}
+    load = Load(**figures, runs_days=options["runs_days"] or keep.runs_days)
     found = sizing.plan(load, space)
     if options["as_json"]:
         output.say_json(found)
@@ -118,20 +120,34 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         )
         for line in found.streams
     ]  # fmt: skip
-    output.say_table(("stream", "a run", "a day", f"{load.days} days need", "has", "full after days", "fits"), rows)
+    output.say_table(("stream", "a run", "a day", _days_need(load), "has", "full after days", "fits"), rows)
     day, memory = size(found.archive_day_bytes), size(found.memory_bytes)
     output.say(f"has      {has}")
     output.say(f"bears    {found.runs_per_day_max:,} such runs a day for {load.days} days")
     output.say(
         f"streams  {size(found.needed_bytes)} needed in all, and {memory} of the broker's memory for their index"
     )
-    output.say(
-        f"archive  {day} a day on the recorder's disk, {size(365 * found.archive_day_bytes)} a year; not trimmed"
-    )
+    grows = _archive_text(found.archive_day_bytes, keep.archive_days)
+    output.say(f"archive  {day} a day on the recorder's disk, {grows}")
     if not found.fits:
         disk_gib = -(-found.disk_bytes // GIB)
         output.say(f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:")
         output.say("         docs/operations.md, Changing what nobody may")
+
+
+def _days_need(load: Load) -> str:
+    """The head of a column: RUNS may keep what it has for less long."""
+    runs = load.kept_days(layout.RUNS)
+    return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {layout.RUNS} {runs}"
+
+
+def _archive_text(day_bytes: int, database_days: int) -> str:
+    """How the archive grows."""
+    if not database_days:
+        return f"{size(365 * day_bytes)} a year in its database (`keep.archive_days`)"
+    return (
+        f"{size(database_days * day_bytes)} in its database; what is older than {database_days} days in Parquet files"
+    )
 
 
 def _space(directory: Path, url: str, disk: int | None, *, first: bool, container: bool) -> Space:

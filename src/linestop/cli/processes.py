@@ -23,7 +23,9 @@ from linestop.agent_files import AgentTooLargeError
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.host import Host
+from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.rotation import Rotation
 from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.sizing import embedded_space, store_space, stored_space
 from linestop.bus.streams import DEFAULT_SPACE
@@ -46,6 +48,7 @@ from linestop.errors import ConfigError, Unreachable
 from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.limits import RUNS_DAYS_MAX
 from linestop.schemas.subjects import ACTORS, RoleName
 
 LOG_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -189,6 +192,7 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                     await RunLines(say).listen(connection)
                     watching.start_soon(tell_of_changed_files, project, say)
                     watching.start_soon(_end_unread, told, unread)
+                    watching.start_soon(_rotate, project, server, host)
                     await told.wait()
                     watching.cancel_scope.cancel()
                 if unread.is_set():
@@ -196,6 +200,15 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
+
+
+async def _rotate(project: Project, server: EmbeddedServer, host: Host) -> None:
+    """Let sealed and archived runs leave the log as early as the project says."""
+    days = project.config.keep.runs_days
+    if days < RUNS_DAYS_MAX and host.archive is not None:
+        rotation = Rotation(server.administrator, host.archive, days=days, say=say)
+        async with await connect(server.credential("operator"), name="linestop rotation") as connection:
+            await rotation.run_for_ever(await JetStream.open(connection))
 
 
 async def _end_unread(told: anyio.Event, unread: anyio.Event) -> None:

@@ -122,7 +122,7 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     Raises:
         NotFound: the run has no event.
     """
-    stored = await client.bus.log().load(tenant, run, leader=True)
+    stored = await client.load(tenant, run, leader=True)
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]

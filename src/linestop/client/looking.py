@@ -19,7 +19,9 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
+from linestop.bus.ports import StoredMessage
 from linestop.client.identity import Identity, default_person, identify
+from linestop.client.left_runs import LeftRuns
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.saying import Mouth
 from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
@@ -58,6 +60,7 @@ class Looking:
         self._connection: Connection | None = None
         self._stream: JetStream | None = None
         self._mouth: Mouth | None = None
+        self._left = LeftRuns(identity.people.parent if identity.people is not None else None)
 
     @classmethod
     def connect(  # noqa: PLR0913 - three ways to say who one is
@@ -202,7 +205,7 @@ class Looking:
         log = self.bus.log()
         async with hints(self.bus.wire, subjects.live(subjects.run_filter(state.tenant, state.run))) as news:
             while True:
-                for message in await log.load(state.tenant, state.run, after_seq=state.head_seq):
+                for message in await self._left.load(log, state.tenant, state.run, after_seq=state.head_seq):
                     shown = state.n >= after_n
                     entry = state.apply(message.subject, message.payload, message.seq)
                     if shown:
@@ -238,6 +241,8 @@ class Looking:
         if tenant:
             check_name("tenant", tenant)
         keys = await self.bus.log().open_runs() if open_only else await self._newest(limit, tenant)
+        if not open_only and len(keys) < limit:
+            keys = [*keys, *await self._of_archive(limit, set(keys))]
 
         async def line(key: Key) -> RunLine:
             return run_line(await self._fold(*key))
@@ -245,6 +250,13 @@ class Looking:
         lines = await _each([key for key in keys if not tenant or key[0] == tenant], line)
         lines.sort(key=lambda line: line.opened_at or line.last_at or _LONG_AGO, reverse=True)
         return lines[:limit]
+
+    async def _of_archive(self, limit: int, known: set[Key]) -> list[Key]:
+        """Runs that began before the log does."""
+        info = await Reader(self.bus.wire, layout.RUNS).info()
+        before_seq = info.state.first_seq if info.state else 0
+        found = await self._left.newest(before_seq=before_seq, limit=limit) if before_seq > 1 else []
+        return [key for key in found if key not in known]
 
     async def newest(self, limit: int, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
         """The ids of the tenant's runs begun last, newest first."""
@@ -297,9 +309,13 @@ class Looking:
                 return keys[-limit:]
             window *= 4
 
+    async def load(self, tenant: TenantId, run: RunId, *, leader: bool = False) -> list[StoredMessage]:
+        """The run's messages, also those that have left the log and are in the archive of the state folder."""
+        return await self._left.load(self.bus.log(), tenant, run, leader=leader)
+
     async def _fold(self, tenant: TenantId, run: RunId) -> Run:
         state = Run(tenant, run)
-        for message in await self.bus.log().load(tenant, run):
+        for message in await self.load(tenant, run):
             state.apply(message.subject, message.payload, message.seq)
         return state
 

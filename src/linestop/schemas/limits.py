@@ -112,6 +112,29 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         )
 
 
+RUNS_DAYS_MAX = 90
+"""For how many days RUNS keeps the log of a run: longer than the longest run (30 days), so none loses its beginning."""
+
+ARCHIVE_DAYS_MAX = 36_500
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For how many days sealed runs stay: ``runs_days`` in the log, ``archive_days`` in the archive's database.
+
+    After that they are in the archive only, and there in Parquet files. 0 days in the database mean for ever.
+    """
+
+    runs_days: int = RUNS_DAYS_MAX
+    archive_days: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be; the decoder says where it stands."""
+        if not 1 <= self.runs_days <= RUNS_DAYS_MAX:
+            raise ValueError(f"runs_days {self.runs_days} is not between 1 and {RUNS_DAYS_MAX}")
+        if not 0 <= self.archive_days <= ARCHIVE_DAYS_MAX:
+            raise ValueError(f"archive_days {self.archive_days} is not between 0 (for ever) and {ARCHIVE_DAYS_MAX}")
+
+
 MODEL_RETRY_DELAYS_S = (1.0, 2.0, 4.0)
 """Waits before the second, third and fourth attempt of a model call; jitter of a quarter either way."""
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
+
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
@@ -87,6 +89,18 @@ class JetStreamLog:
         """The run's last message, from the leader."""
         found = await self._reader.last(self._filter(tenant, run))
         return _message(found) if found else None
+
+    async def left(self, tenant: TenantId, run: RunId) -> str | None:
+        """The status of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
+        first = await self._reader.next(self._filter(tenant, run), seq=1)
+        if first is not None and first.subject.endswith(".1"):
+            return None
+        try:
+            found = await Reader(self._wire, layout.OUTCOMES).last(subjects.outcome_of(tenant, run))
+        except PermissionDenied:
+            # The broker was set up for an older linestop, so nothing has left it early.
+            return None
+        return _status(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs; see ``ports.Log``."""
@@ -179,6 +193,18 @@ def _has_gap(found: list[Found]) -> bool:
 
 def _message(found: Found) -> StoredMessage:
     return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)
+
+
+class _Ended(msgspec.Struct):
+    status: str = ""
+
+
+def _status(outcome: bytes) -> str:
+    """What a stored outcome says how its run ended; it did end, whatever stands there."""
+    try:
+        return msgspec.json.decode(outcome, type=_Ended).status
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ""
 
 
 def _fill(stream: str, info: StreamInfo) -> Fill:

@@ -12,6 +12,7 @@ which walks the stream in order and has no such limit.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -36,12 +37,13 @@ _TOO_MANY: Final = "413"
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored message as reads return it."""
+    """A stored message as reads return it; ``at`` is when it was stored, where the leader was asked."""
 
     subject: str
     seq: int
     payload: bytes
     headers: dict[str, str]
+    at: datetime | None = None
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -49,6 +51,7 @@ class _Stored(msgspec.Struct, frozen=True):
     seq: int
     data: bytes = b""
     hdrs: bytes = b""
+    time: datetime | None = None
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -64,19 +67,23 @@ class _Got(msgspec.Struct, frozen=True):
 class _Config(msgspec.Struct, frozen=True):
     max_bytes: int = -1
     num_replicas: int = 1
+    max_age: int = 0
 
 
 class _State(msgspec.Struct, frozen=True):
     bytes: int = 0
+    messages: int = 0
+    first_seq: int = 0
     last_seq: int = 0
     subjects: dict[str, int] = {}
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """The part of a stream's info that is used here."""
+    """The part of a stream's info that is used here; ``ts`` is the broker's time."""
 
     config: _Config | None = None
     state: _State | None = None
+    ts: datetime | None = None
     total: int = 0
     error: _Error | None = None
 
@@ -159,7 +166,7 @@ class Reader:
         stored = got.message
         assert stored is not None, "the server answers with a message or with an error"
         headers = _parse_headers(stored.hdrs)
-        return Found(subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers)
+        return Found(subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers, at=stored.time)
 
     async def _many(self, body: dict[str, Any]) -> tuple[list[Found], Msg]:
         request = msgspec.json.encode(body)

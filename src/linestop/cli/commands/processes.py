@@ -13,6 +13,7 @@ ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recor
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
 DEV_WORKER: Final = "dev"
 KEPT_DAYS: Final = 90
+RUNS_DAYS_MAX: Final = 90
 """How long the log keeps a run."""
 
 _NAME = click.option("--name", metavar="NAME", help="Name of this worker; by default this host's, the first free one.")
@@ -138,6 +139,10 @@ def init() -> None:
 @click.option("--turns", type=WholeNumber(min=1), required=True, help="Turns of a run, each with one tool call.")
 @click.option("--days", type=WholeNumber(min=1), default=KEPT_DAYS, show_default=True, help="Days they are kept.")
 @click.option(
+    "--runs-days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
+    help="Days that RUNS keeps them, if fewer [keep.runs_days of linestop.toml].",
+)  # fmt: skip
+@click.option(
     "--text-bytes", type=WholeNumber(min=0), default=1_000, show_default=True,
     help="Bytes of a call's arguments, of its result, and of a run's answer, each.",
 )  # fmt: skip
@@ -153,6 +158,21 @@ def plan() -> None:
 
     The figures are measured (docs/performance.md). It asks no broker: it takes the sizes that were chosen for the state
     folder, or those that set-up would choose from the disk.
+    """
+
+
+@bus.command("rotate")
+@click.option(
+    "--keep-days", "days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
+    help="Days that RUNS is to keep [keep.runs_days of linestop.toml].",
+)  # fmt: skip
+@common
+@does("rotate:rotate")
+def rotate() -> None:
+    """Say which sealed and archived runs may leave the log of an outside broker early, and print the commands for it.
+
+    Nothing of an open run ever leaves, nor what the archive does not have. It changes nothing itself: the commands take
+    the broker's administrator. `linestop dev` does the same for its own broker, every hour.
     """
 
 
@@ -180,9 +200,9 @@ def snapshot() -> None:
 @common
 @does("recorder:rebuild")
 def rebuild() -> None:
-    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile.
+    """Read the whole log into the archive again; no recorder may run here meanwhile.
 
-    Runs that are older than what the log keeps are in the archive only, and are lost: take a snapshot first.
+    Runs that have left the log stay as they are.
     """
 
 

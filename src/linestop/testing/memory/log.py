@@ -63,6 +63,11 @@ class MemoryLog:
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
 
+    async def left(self, tenant: TenantId, run: RunId) -> str | None:
+        """None: nothing leaves a log in memory."""
+        del tenant, run
+        return None
+
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs."""
         async with around(self._faults, "log.page"):

@@ -1,0 +1,70 @@
+"""``bus rotate``: what may leave the log of an outside broker now, and what its administrator does for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from linestop.bus import layout
+from linestop.bus.archive import ARCHIVE_FILE
+from linestop.bus.archive_asked import Reach
+from linestop.bus.archive_door import DoorRequest, ask
+from linestop.bus.archive_file import ArchiveFile
+from linestop.bus.disk import holds_broker
+from linestop.bus.rotation import Cut, find_cut
+from linestop.cli import output
+from linestop.client import Client
+from linestop.errors import ConfigError, NotFound
+from linestop.project import load_project
+
+
+def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+    """Say which sealed and archived runs may leave RUNS, and print the commands for it; changes nothing."""
+    project, directory = load_project(), Path(options["directory"])
+    if holds_broker(directory):
+        raise ConfigError(
+            f"The broker of {directory} is that of `linestop dev`, which does this itself every hour: set [keep] "
+            "runs_days in linestop.toml and start it again."
+        )
+    keep = days or project.config.keep.runs_days
+
+    async def work(client: Client) -> Cut:
+        return await find_cut(client.bus, await _reach(directory / ARCHIVE_FILE), keep)
+
+    cut = output.with_client(directory, work, as_="operator")
+    if options["as_json"]:
+        output.say_json({"before": cut.before, "held_by": cut.held_by, "commands": cut.by_hand() if cut.before else ""})
+        return
+    if cut.held_by:
+        output.note(f"{layout.RUNS} keeps more than {keep} days: {cut.held_by}.")
+    if cut.before is None:
+        output.note("Nothing may leave now.")
+        return
+    output.note(
+        f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may leave. Run this within the hour, as the broker's"
+    )
+    output.note("administrator: the first command lets them go, the second lets RUNS keep 90 days again.")
+    output.say(cut.by_hand())
+
+
+async def _reach(path: Path) -> Reach:
+    """How far the archive of this state folder is.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if not await anyio.Path(path).is_file():
+        raise NotFound(
+            f"There is no archive in '{path.parent}', and what it does not have must stay: run this where the recorder "
+            "keeps it, or name --dir."
+        )
+    found = await ask(path, DoorRequest(want="status"))
+    if found is not None:
+        return Reach(watermark=found.watermark)
+    file = ArchiveFile(path)
+    try:
+        return file.reach()
+    finally:
+        file.close()

@@ -1,0 +1,185 @@
+"""Old runs move from the database to Parquet files: read as before, and whole whatever fails in between."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pytest
+from tests.run_logs import SCENARIOS, Message
+
+from linestop.bus import archive_parquet
+from linestop.bus.archive_asked import Wanted
+from linestop.bus.archive_file import ArchiveFile
+from linestop.bus.ports import StoredMessage
+from linestop.schemas.run import fold_messages
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.schemas.verify.bundle import read_bundle
+
+LATER = datetime(2099, 1, 1, tzinfo=UTC)
+KEY = (TenantId("t"), RunId("r1"))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Generator[ArchiveFile]:
+    """An archive with one sealed run and, after it, an open one."""
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    file.store(stored(whole()))
+    file.store([StoredMessage(subject="runs.t.open.validator.opened.1", payload=b"{}", seq=len(whole()) + 1)])
+    yield file
+    file.close()
+
+
+def whole() -> list[Message]:
+    """The log of a run that paid, as the roles wrote it."""
+    return SCENARIOS["approved"]()
+
+
+def stored(log: list[Message]) -> list[StoredMessage]:
+    """The same as an archive takes it in."""
+    return [StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(log, 1)]
+
+
+def count(archive: ArchiveFile, table: str = "events") -> int:
+    """The rows of a table of the database."""
+    status = archive.status()
+    return int(getattr(status, table))
+
+
+def messages(archive: ArchiveFile) -> list[tuple[str, bytes]]:
+    """The run's log as the archive gives it, without its sequences."""
+    return [(subject, payload) for subject, payload, _ in archive.log_of(KEY)]
+
+
+def told() -> list[tuple[str, bytes]]:
+    """What it must be."""
+    return [(subject, payload) for subject, payload, _ in whole()]
+
+
+def test_a_sealed_run_moves_and_is_read_as_before(archive: ArchiveFile, tmp_path: Path) -> None:
+    """Every byte of it, and anybody may read the files with DuckDB; an open run stays."""
+    assert archive.move_old(LATER) == 1
+    assert archive.move_old(LATER) == 0
+    assert (count(archive), count(archive, "runs"), count(archive, "calls")) == (1, 1, 0)
+    assert messages(archive) == told()
+    assert archive.subject_at(3) == whole()[2][0]
+    (batch,) = (tmp_path / "a-old").iterdir()
+    sealed = fold_messages(*KEY, whole()).sealed
+    assert sealed is not None
+    assert batch.name == f"{sealed.at.astimezone(UTC):%Y-%m-%d}-{len(whole())}"
+    for table, rows in (("events", len(whole())), ("runs", 1), ("calls", 3)):
+        with duckdb.connect() as other:
+            assert other.execute(f"SELECT count(*) FROM '{batch / f'{table}.parquet'}'").fetchall() == [(rows,)]
+    assert {file.stat().st_mode & 0o077 for file in (batch, *batch.iterdir())} == {0}
+    assert archive.reach().oldest_open_seq == len(whole()) + 1
+
+
+def test_what_was_sealed_after_the_moment_stays(archive: ArchiveFile) -> None:
+    """And so does the run of the last message, by which the archive knows its log again."""
+    sealed = fold_messages(*KEY, whole()).sealed
+    assert sealed is not None
+    assert archive.move_old(sealed.at) == 0
+    assert archive.move_old(sealed.at + timedelta(microseconds=1)) == 1
+
+
+def test_the_last_message_of_the_log_stays(tmp_path: Path) -> None:
+    """Else the archive would take its own log for another one."""
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    file.store(stored(whole()))
+    assert file.move_old(LATER) == 0
+    file.close()
+
+
+def test_a_late_fact_of_a_run_that_moved_is_folded_on_all_of_it(archive: ArchiveFile, tmp_path: Path) -> None:
+    """It is read together with the rest, moves as well, and is there once."""
+    archive.move_old(LATER)
+    late = StoredMessage(subject=f"runs.t.r1.recorder.amended.{len(whole()) + 1}", payload=b"{}", seq=len(whole()) + 2)
+    archive.store([late])
+    archive.store([StoredMessage(subject="runs.t.open.validator.opened.2", payload=b"{}", seq=late.seq + 1)])
+    assert messages(archive) == [*told(), (late.subject, late.payload)]
+    assert archive.move_old(LATER) == 1
+    assert messages(archive) == [*told(), (late.subject, late.payload)]
+    assert len(list((tmp_path / "a-old").iterdir())) == 2
+
+
+Step = tuple[Any, str]
+STEPS: dict[str, Step] = {
+    "writing": (ArchiveFile, "_run"),
+    "syncing": (archive_parquet, "_sync"),
+    "renaming": (Path, "rename"),
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "at"),
+    [
+        *(("writing", at) for at in (0, 2, 3, 5, 6, 8, 9)),
+        ("syncing", 0),
+        ("syncing", 3),
+        ("syncing", 4),
+        ("renaming", 0),
+    ],
+)
+def test_whatever_fails_at_each_step_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, at: int
+) -> None:
+    """A full disk, a kill: the run is read as before at once, after a restart, and after the next try."""
+    path = tmp_path / "a.duckdb"
+    archive = ArchiveFile(path)
+    archive.store(stored(whole()))
+    archive.store([StoredMessage(subject="runs.t.open.validator.opened.1", payload=b"{}", seq=len(whole()) + 1)])
+    owner, name = STEPS[step]
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def failing(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+        nonlocal calls
+        calls += 1
+        if calls > at:
+            raise OSError(28, "No space left on device")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing)
+        with pytest.raises(OSError, match="No space"):
+            archive.move_old(LATER)
+    assert messages(archive) == told()
+    archive.close()
+    copied = tmp_path / "copy"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("copy"))
+    for folder in (tmp_path, copied):
+        again = ArchiveFile(folder / "a.duckdb")
+        assert messages(again) == told()
+        again.move_old(LATER)
+        assert messages(again) == told()
+        assert again.status().events == 1
+        again.close()
+
+
+def test_a_new_reading_of_the_log_keeps_what_has_left_it(archive: ArchiveFile) -> None:
+    """Runs of which the log has lost the beginning stay whole, in the database and in the files."""
+    half = len(whole()) // 2
+    archive.reset(first_seq=half)
+    assert archive.watermark == half - 1
+    archive.store([message for message in stored(whole()) if message.seq >= half])
+    assert messages(archive) == told()
+    assert fold_messages(*KEY, whole()).sealed is not None
+    assert archive.reach().oldest_open_seq == 0
+
+
+def test_a_run_and_the_list_of_runs_are_told_as_lines(archive: ArchiveFile, tmp_path: Path) -> None:
+    """From database and files together, the runs that began last first."""
+    archive.export(Wanted(before_seq=10_000, limit=5), tmp_path / "list")
+    pairs = [msgspec.json.decode(line) for line in (tmp_path / "list").read_bytes().splitlines()]
+    archive.move_old(LATER)
+    archive.export(Wanted(before_seq=10_000, limit=5), tmp_path / "again")
+    assert (tmp_path / "list").read_bytes() == (tmp_path / "again").read_bytes()
+    assert pairs == [["t", "open"], ["t", "r1"]]
+    archive.export(Wanted(tenant="t", run="r1"), tmp_path / "log")
+    bundle = read_bundle((tmp_path / "log").read_bytes().splitlines())
+    assert [(subject, payload) for subject, payload, _ in bundle.messages] == told()

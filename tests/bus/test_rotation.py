@@ -1,0 +1,216 @@
+"""Sealed and archived runs leave the log as early as the operator says; an open run never loses an event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+from tests.stack import Stack, command, stack
+
+from linestop.bus import api, layout, rotation
+from linestop.bus.archive import ARCHIVE_FILE, Archive
+from linestop.bus.archive_asked import Reach
+from linestop.bus.connection import Connection, connect
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.rotation import Cut, Rotation, find_cut, rotate
+from linestop.bus.streams import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
+from linestop.client import Client
+from linestop.errors import Refused, Unreachable
+from linestop.schemas.subjects import RunId, TenantId
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+TENANT = TenantId("default")
+SMALL = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
+FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
+SECONDS = 1 / 86_400
+WITHIN_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second for the day between the cut and what must stay."""
+    monkeypatch.setattr(rotation, "MARGIN", timedelta(seconds=0.1))
+
+
+@asynccontextmanager
+async def archived(line: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
+    """The recorder's archive at work, and the bus as the operator sees it."""
+    archive = Archive(line.directory / ARCHIVE_FILE)
+    async with (
+        await connect(line.server.credential("recorder"), name="archive") as recorder,
+        await connect(line.server.credential("operator"), name="look") as operator,
+        anyio.create_task_group() as tasks,
+    ):
+        stream = await JetStream.open(recorder)
+        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+        try:
+            yield archive, await JetStream.open(operator)
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _done(client: Client, text: str, *, key: str = "", run: str = "") -> RunId:
+    submitted = await client.submit("desk", text, key=key, run=run)
+    with anyio.fail_after(WITHIN_S):
+        async for _ in client.events(submitted.run, follow=True):
+            pass
+    return RunId(submitted.run)
+
+
+async def _waiting(client: Client) -> RunId:
+    run = (await client.submit("desk", "pay 5")).run
+    with anyio.fail_after(WITHIN_S):
+        async for entry in client.events(run, follow=True):
+            if entry.name == "asked":
+                break
+    return RunId(run)
+
+
+async def _config(stream: JetStream) -> dict[str, Any]:
+    info = await stream.wire.connection.ask(api.stream_info(layout.RUNS))
+    return msgspec.convert(info["config"], dict[str, Any])
+
+
+async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_stay(tmp_path: Path) -> None:
+    """Whatever leaves, each open run has all of its events; what has left is shown, verified and never done again."""
+    said: list[str] = []
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, bus),
+        Client.connect(tmp_path, as_="operator") as operator,
+        Client.connect(tmp_path) as client,
+    ):
+        turns = Rotation(line.server.administrator, archive, days=1, say=said.append)
+        turns._days = SECONDS / 2  # type: ignore[assignment]
+        first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
+        before = [(entry.n, entry.name) async for entry in client.events(first)]
+        await archive.reached((await bus.log().page(after_seq=0))[-1].seq)
+        # A cut in the middle of a run: the rest of it stays, and is no run of its own.
+        fourth = await Reader(bus.wire, layout.RUNS).at(4)
+        assert fourth is not None
+        assert fourth.at is not None
+        assert await rotate(line.server.administrator, Cut(now=fourth.at, before=fourth.at)) == 3
+        assert [(entry.n, entry.name) async for entry in client.events(first)] == before
+        assert (await client.submit("desk", "say hello", key="k")).sentence.startswith(f"Run '{first}' is over")
+        await anyio.sleep(0.3)
+        whole: dict[RunId, int] = {}
+        gone = 0
+        for _ in range(4):
+            whole[await _waiting(client)] = 0
+            await _done(client, "say hello")
+            await anyio.sleep(0.3)
+            gone += await turns.turn(bus)
+            for run in whole:
+                numbers = [int(m.subject.rpartition(".")[2]) for m in await bus.log().load(TENANT, run, leader=True)]
+                assert numbers == list(range(1, len(numbers) + 1)), run
+                assert len(numbers) >= 5
+        assert gone >= 2 * len(before) - 3
+        assert said[-1].startswith("RUNS keeps more than ")
+        assert f"run '{next(iter(whole))}' of tenant 'default'" in said[-1]
+        assert await bus.log().load(TENANT, first, leader=True) == []
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+        assert [(entry.n, entry.name) async for entry in client.events(first)] == before
+        assert (await client.run(first)).sealed is not None
+        assert {first, named} <= {each.run for each in await client.runs()}
+        shown = await anyio.to_thread.run_sync(lambda: command(tmp_path, "show", first))
+        assert shown.code == 0, shown.err
+        checked = await anyio.to_thread.run_sync(lambda: command(tmp_path, "verify", first, "--json"))
+        assert (checked.code, checked.json["sealed"], checked.json["events"]) == (0, True, len(before))
+
+        again = await client.submit("desk", "say hello", key="k")
+        assert (again.status, again.run) == ("opened", first)
+        assert (await client.outcome(first, timeout_s=WITHIN_S)).status == "completed"
+        taken = await client.submit("desk", "say hello", run="mine")
+        assert taken.status == "refused"
+        assert "Run 'mine' is over (completed) and is not done again: its log has left RUNS" in taken.sentence
+        for who in (operator, client):
+            with pytest.raises(Refused, match="is over"):
+                await who.stop(first)
+        assert await bus.log().load(TENANT, first, leader=True) == []
+
+        for run in whole:
+            assert (await operator.approve(run)).status == "done"
+            assert (await client.outcome(run, timeout_s=WITHIN_S)).status == "completed"
+        await anyio.sleep(0.7)
+        await turns.turn(bus)
+        assert [await bus.log().load(TENANT, run, leader=True) for run in whole] == [[]] * 4
+
+
+async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:
+    """And without an archive that is all."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        Client.connect(tmp_path) as client,
+        await connect(line.server.credential("operator"), name="look") as connection,
+    ):
+        await _done(client, "say hello")
+        bus = await JetStream.open(connection)
+        await anyio.sleep(0.3)
+        cut = await find_cut(bus, Reach(watermark=0), 0.1 * SECONDS)
+        assert (cut.before, cut.held_by) == (None, "the archive does not have event 1 of the log yet")
+        last = await find_cut(bus, Reach(watermark=10_000), 0.1 * SECONDS)
+        assert last.before is not None
+        assert last.held_by == ""
+        known = await find_cut(bus, Reach(watermark=10_000, oldest_open_seq=1), 0.1 * SECONDS)
+        assert known.before is None
+        assert "the archive knows run" in known.held_by
+        assert (await find_cut(bus, Reach(watermark=10_000), 1)).before is None
+
+
+async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start(tmp_path: Path) -> None:
+    """RUNS keeps 90 days again, whatever died in between."""
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        await connect(line.server.credential("bootstrap"), name="look") as bootstrap,
+        await connect(line.server.credential("operator"), name="look") as operator,
+    ):
+        bus = await JetStream.open(operator)
+        now = (await find_cut(bus, Reach(watermark=0), 1)).now
+        cut = Cut(now=now, before=now - timedelta(hours=1))
+        failing, ages = [True], list[int]()
+
+        @asynccontextmanager
+        async def administrator() -> AsyncGenerator[Connection]:
+            async with line.server.administrator() as admin:
+                asked, original = 0, admin.ask
+
+                async def ask(*args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as the original
+                    nonlocal asked
+                    asked += 1
+                    if failing[0] and asked > 2:
+                        raise Unreachable("The broker went away.")
+                    return await original(*args, **options)
+
+                admin.ask = ask  # type: ignore[method-assign]
+                try:
+                    yield admin
+                finally:
+                    ages.append((await _config(bus))["max_age"])
+                    failing[0] = False
+
+        with pytest.raises(Unreachable):
+            await rotate(administrator, cut)
+        assert 3_600 * SECOND_NS <= ages[0] < 3_700 * SECOND_NS
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+        async with line.server.administrator() as admin:
+            config = await _config(bus)
+            short = {**config, "max_age": 3_600 * SECOND_NS}
+            await admin.ask(api.at_server(api.stream_update(layout.RUNS)), short)
+        done = await set_up(bootstrap, BusLayout(space=SMALL))
+        assert [sentence.split(":")[0] for sentence in done.outdated] == [
+            "stream RUNS is as an older linestop made it (max_age); it takes the broker's administrator"
+        ]
+        assert "--max-age=7776000s" in done.outdated[0]
+        await set_up(bootstrap, BusLayout(space=SMALL), administrator=line.server.administrator)
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
