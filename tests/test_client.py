@@ -136,9 +136,13 @@ async def test_a_key_makes_a_task_one_run_for_ever(client: Client) -> None:
 
 async def test_a_task_for_nobody_is_refused_with_a_sentence(client: Client) -> None:
     """A refusal is an answer, and has an outcome like everything else."""
-    submitted = await client.submit("nobody-there", "say hello")
+    submitted = await client.submit("nobody-there", "say hello", user="ann", labels={"case": "7"}, key="for-nobody")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert (submitted.status, outcome.status) == ("refused", "refused")
+    assert (outcome.user, outcome.labels, outcome.key) == ("ann", {"case": "7"}, "for-nobody")
+    assert outcome.asked_at is not None
+    assert outcome.ended_at is not None
+    assert outcome.asked_at <= outcome.ended_at
     assert "nobody-there" in submitted.sentence
 
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 import pytest
 from pydantic import BaseModel
@@ -19,6 +21,7 @@ from tests.stack import Stack, stack
 from linestop import Client, InputError, PermissionDenied, Refused, SyncClient, errors
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
+from linestop.client.listening import Listener
 from linestop.client.outcome import Outcome, outcome_as
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -288,6 +291,84 @@ async def test_a_loop_that_is_cancelled_between_outcomes_has_handled_them(client
                 async for outcome in again.outcomes(agent="quoter", position="waiter"):
                     seen += [outcome.run]
     assert len(seen) == len(set(seen)) > 0
+
+
+async def _first_of(each: Listener[Outcome[Any]], leave: str) -> str:
+    async for outcome in each:
+        if "save" in leave:
+            await each.save()
+        if "error" in leave or "caught" in leave:
+            raise RuntimeError(outcome.run)
+        if "return" in leave:
+            return outcome.run
+        break
+    else:
+        raise AssertionError("it gives nothing")
+    return outcome.run
+
+
+async def _left(directory: Path, position: str, leave: str) -> str:
+    """Leave a loop in this way; return what was given last."""
+    async with Client.connect(directory) as client:
+        listener = client.outcomes(agent="quoter", position=position)
+        if "block" not in leave:
+            return await _first_of(listener, leave)
+        async with listener as each:
+            try:
+                return await _first_of(each, leave)
+            except RuntimeError as error:
+                if "caught" not in leave:
+                    raise
+                return str(error)
+
+
+@pytest.mark.parametrize(
+    ("leave", "again", "warns"),
+    [
+        ("break", True, True), ("break in a block", False, False), ("return in a block", False, False),
+        ("save and break", False, False), ("error", True, True), ("error in a block", True, False),
+        ("caught in a block", False, False),
+    ],
+)  # fmt: skip
+async def test_an_outcome_counts_as_handled_if_its_block_is_left_without_an_error(
+    client: Client, line: Stack, caplog: pytest.LogCaptureFixture, leave: str, *, again: bool, warns: bool
+) -> None:
+    """Decision 044, each way of leaving a loop; where nothing tells, it comes again and a warning says so."""
+    for n in range(2):
+        await _say(client, f"left-{leave.replace(' ', '-')}-{n}", agent="quoter")
+    position = leave.replace(" ", "-")
+
+    with anyio.fail_after(SOON_S):
+        try:
+            handled = await _left(line.directory, position, leave)
+        except RuntimeError as error:
+            handled = str(error)
+        async with client.outcomes(agent="quoter", position=position) as outcomes:
+            outcome = await anext(outcomes)
+    assert (outcome.run == handled) is again
+    warnings = [record.getMessage() for record in caplog.records if record.name == "linestop.client"]
+    assert bool(warnings) is warns
+    assert all(f"Position '{position}'" in warning for warning in warnings)
+
+
+def _sync_outcomes(directory: Path) -> list[str]:
+    seen: list[str] = []
+    with SyncClient.connect(directory) as client:
+        for _ in range(2):
+            with client.outcomes(agent="quoter", position="sync") as outcomes:
+                for outcome in outcomes:
+                    seen.append(outcome.run)
+                    break
+    return seen
+
+
+async def test_a_blocking_program_counts_outcomes_in_the_same_way(client: Client, line: Stack) -> None:
+    """With ``with``, as the other with ``async with``."""
+    for n in range(2):
+        await _say(client, f"blocking-{n}", agent="quoter")
+    with anyio.fail_after(SOON_S):
+        first, second = await anyio.to_thread.run_sync(_sync_outcomes, line.directory)
+    assert first != second
 
 
 async def test_who_waits_and_gives_up_can_wait_again(client: Client) -> None:

@@ -16,6 +16,7 @@ from linestop.actors.facts import (
 )
 from linestop.actors.opening import task_sha256
 from linestop.schemas.events import (
+    AskedFor,
     Opened,
     Refused,
     Sealed,
@@ -41,6 +42,26 @@ def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, st
     said = door(task, *facts, **more)
     assert isinstance(said, Refused)
     return said.code, said.sentence
+
+
+def test_a_refusal_says_whose_task_it_was() -> None:
+    """As far as the task could be read, whichever way it was refused; what a run would not take is left out."""
+    task = Task(text=TASK, user="ann", submitter="crm", labels={"a": "b"}, key="k")
+    whose = AskedFor(user="ann", submitter="crm", labels={"a": "b"}, key="k", asked_at=NOW)
+    later: dict[str, Any] = {"asked_at": NOW + timedelta(seconds=9)}
+    for said in (door(task, version=None, **later), door(task, existing_run="r", **later)):
+        assert isinstance(said, Refused)
+        assert said.asked == whose
+    unread = Incoming(agent="desk", sha256="", problem="No.", readable=task, **later)
+    assert Story().when("validator", unread).then(Refused).asked == whose
+    story = Story(task=task).given(Stopped(by="bob", why="No."), by="operator")
+    incoming = Incoming(agent="desk", sha256="", task=task, asked_at=NOW)
+    assert story.when("validator", incoming, CurrentAgent(version=agent())).then(Refused).asked == whose
+    long = Task(text=TASK, user="u" * 257, key="k" * 257, labels={str(n): "v" * 200 for n in range(32)})
+    said = door(long, version=None)
+    assert isinstance(said, Refused)
+    assert said.asked == AskedFor()
+    assert Story().when("validator", Incoming(agent="desk", sha256="")).then(Refused).asked == AskedFor()
 
 
 def test_a_task_opens_a_run_with_everything_fixed() -> None:

@@ -19,6 +19,7 @@ from linestop.schemas.messages import (
     Task,
     lowered,
     read_message,
+    readable,
     signed_bytes,
     stop_said,
 )
@@ -27,6 +28,23 @@ from linestop.schemas.messages import (
 def test_the_least_task_is_a_text() -> None:
     """Everything else has a default."""
     assert msgspec.json.decode(b'{"text":"hello"}', type=Task) == Task(text="hello")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"text":7,"user":"ann","key":"k","labels":{"a":"b"},"submitter":"crm"}',
+         Task(text="", user="ann", key="k", labels={"a": "b"}, submitter="crm")),
+        (b'{"tixt":"x","user":7,"key":"k","labels":{"a":1}}', Task(text="", key="k")),
+        (b'{"specversion":"1.0","data":{"text":7,"user":"ann"}}', Task(text="", user="ann")),
+        (b'["text"]', Task(text="")),
+        (b"\xff{", Task(text="")),
+        (b"[" * 100_000, Task(text="")),
+    ],
+)  # fmt: skip
+def test_what_is_no_task_is_read_as_far_as_it_can_be(body: bytes, found: Task) -> None:
+    """Whose it was stands in its refusal."""
+    assert readable(body) == found
 
 
 def test_the_verbs_are_those_of_the_subjects() -> None:

@@ -67,15 +67,16 @@ class DeadWorkers(msgspec.Struct, frozen=True):
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 
-    ``problem`` is set where it cannot even be read; ``existing_run`` where its key or run id is taken by
-    another task, or, with a ``problem``, was stopped before this one came. ``trace`` is the W3C ``traceparent`` that it
-    was sent with, as it came. ``asked_at`` is when the broker stored it.
+    ``problem`` is set where it cannot even be read, and ``readable`` has what can be read of it; ``existing_run`` where
+    its key or run id is taken by another task, or, with a ``problem``, was stopped before this one came. ``trace`` is
+    the W3C ``traceparent`` that it was sent with, as it came. ``asked_at`` is when the broker stored it.
     """
 
     agent: str
     sha256: str
     task: Task | None = None
     problem: str = ""
+    readable: Task | None = None
     existing_run: str = ""
     trace: str = ""
     asked_at: datetime | None = None

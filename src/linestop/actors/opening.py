@@ -11,7 +11,7 @@ from linestop.actors.context import base_size, material_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.call_outcome import STRUCTURED
-from linestop.schemas.events import AgentRef, Opened, Refused, TaskFacts, ToolGrant
+from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.limits import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.messages import Task, lowered, oversized
 from linestop.schemas.redact import Redactor
@@ -23,6 +23,8 @@ from linestop.schemas.visible import is_blank
 DEFAULTS = Limits()
 LABELS_MAX = 32
 LABEL_CHARS_MAX = 256
+REFUSED_LABELS_BYTES_MAX = 4_096
+"""What the labels of a task take in its refusal at most: whoever may send tasks may send many that are refused."""
 
 
 def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) -> Opened | Refused:
@@ -33,7 +35,7 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     def refuse(code: str, sentence: str) -> Refused:
         return Refused(
             code=code, sentence=f"{sentence}{of_key(incoming)}", task_sha256=incoming.sha256,
-            existing_run=incoming.existing_run, agent=incoming.agent,
+            existing_run=incoming.existing_run, agent=incoming.agent, asked=asked_for(incoming, now),
         )  # fmt: skip
 
     if incoming.task is None:
@@ -59,6 +61,19 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
     # What is pinned is what the store has it under: a newer build may write the same version differently.
     digest = current.digest if current and current.digest else agent.digest()
     return _opened(_without_secrets(incoming, facts), agent, limits, digest=digest, doors=doors, now=now)
+
+
+def asked_for(incoming: Incoming, now: datetime) -> AskedFor:
+    """Whose task is refused, as far as it can be read and is no longer than in a run."""
+    asked_at = min(incoming.asked_at, now) if incoming.asked_at else None
+    task = incoming.task or incoming.readable
+    if task is None:
+        return AskedFor(asked_at=asked_at)
+    user, submitter, key = (
+        text if len(text) <= LABEL_CHARS_MAX else "" for text in (task.user, task.submitter, task.key)
+    )
+    labels = task.labels if len(canonical(task.labels)) <= REFUSED_LABELS_BYTES_MAX else {}
+    return AskedFor(user=user, submitter=submitter, labels=labels, key=key, asked_at=asked_at)
 
 
 def _without_secrets(incoming: Incoming, facts: Facts) -> Incoming:

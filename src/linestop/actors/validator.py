@@ -75,7 +75,10 @@ class Validator:
                 return None
             if run.stopped:
                 sentence = opening.stopped_beforehand(run, incoming)
-                return Refused(code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent)
+                return Refused(
+                    code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
+                    asked=opening.asked_for(incoming, now),
+                )  # fmt: skip
             return opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None

@@ -101,15 +101,16 @@ def agent_of(run: Run) -> str:
 def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
     """The outcome of a sealed run as JSON."""
     totals, opened = sealed.totals, run.opened
-    task = opened.task if opened else None
+    # Of a refused task the log has whose it was, so far as it could be read.
+    asked = opened.task if opened else run.refused.asked if run.refused else None
     answer_is = "" if sealed.answer is None else "json" if opened and opened.output_schema_digest else "text"
     return msgspec.json.encode(
         Outcome(
             run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
             why=sealed.why, text=sealed.answer, answer_is=answer_is, partial=sealed.partial,
-            partial_is=sealed.partial_is, key=task.key if task else "", user=task.user if task else "",
-            submitter=task.submitter if task else "", labels=task.labels if task else {},
-            model=run.proposal.model if run.proposal else "", asked_at=task.asked_at if task else None,
+            partial_is=sealed.partial_is, key=asked.key if asked else "", user=asked.user if asked else "",
+            submitter=asked.submitter if asked else "", labels=asked.labels if asked else {},
+            model=run.proposal.model if run.proposal else "", asked_at=asked.asked_at if asked else None,
             opened_at=run.opened_at if opened else None, ended_at=sealed.at, turns=totals.turns, calls=totals.calls,
             tokens=totals.tokens, cost_micros=totals.cost_micros,
             receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt),

@@ -14,7 +14,7 @@ from linestop.bus.ports import Delivery
 from linestop.bus.stamp import uuid7
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
-from linestop.schemas.messages import Reply, Task, read_message
+from linestop.schemas.messages import Reply, Task, read_message, readable
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, run_id
 
@@ -41,11 +41,12 @@ def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incomin
             run_id(task.run)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
         problem = f"The task cannot be read: {shown_reason(str(error))}. Send a JSON object with at least 'text'."
-        return Incoming(agent=agent, sha256=hashlib.sha256(delivery.payload).hexdigest(), problem=problem), fresh
-    sha256 = task_sha256(task, agent)
+        said, sha256 = readable(delivery.payload), hashlib.sha256(delivery.payload).hexdigest()
+        return Incoming(agent=agent, sha256=sha256, problem=problem, readable=said, asked_at=delivery.stored_at), fresh
+    arrived = Incoming(agent=agent, sha256=task_sha256(task, agent), asked_at=delivery.stored_at)
     if problem := names_another_key(tenant, task.run, task.key):
-        return Incoming(agent=agent, sha256=sha256, problem=problem), fresh
-    return Incoming(agent=agent, sha256=sha256, task=task, trace=trace, asked_at=delivery.stored_at), fresh
+        return msgspec.structs.replace(arrived, problem=problem, readable=task), fresh
+    return msgspec.structs.replace(arrived, task=task, trace=trace), fresh
 
 
 def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:

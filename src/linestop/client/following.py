@@ -128,6 +128,7 @@ class Following(Looking):
     async def close(self) -> None:
         """Close the connection, and before it the listeners that a ``break`` left open."""
         for each in tuple(self._listeners):
+            each.warn_if_unsaved()
             # One that is being waited for ends with its connection.
             with contextlib.suppress(RuntimeError):
                 await each.aclose()

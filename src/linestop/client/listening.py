@@ -6,6 +6,7 @@ connection or a restart of the broker. A listener with a name keeps its position
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -21,6 +22,8 @@ from linestop.client.waiting import hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import check_name
+
+LOG = logging.getLogger("linestop.client")
 
 
 class HasPosition(Protocol):
@@ -76,12 +79,16 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
 class Listener(Generic[M]):
     """An asynchronous iterator over what a stream stores; it ends only with an error, or when it is left.
 
-    With a name, a message counts as handled when the next one is asked for: after a crash, or a loop that was left by
-    an error or ``break``, the last one comes again, and no other. Entered with ``async with``, leaving the block
-    without an error counts the last one as handled, too. Of two listeners with one name, one gets ``Conflict``.
+    With a name, a message counts as handled when the next one is asked for, and the last one also when the block of an
+    ``async with`` is left without an error, or when ``save`` says so. After a crash or an error the last one comes
+    again, and no other. A loop without ``async with`` cannot tell ``break`` from an error: the last one comes again,
+    and a warning says so. Of two listeners with one name, one gets ``Conflict``.
     """
 
     def __init__(self, bus: Callable[[], JetStream], wanted: Listening, read: Callable[[Found], M]) -> None:
+        # One that cannot be made is deleted, too.
+        self._closed = False
+        self._position: _Position | None = None
         if wanted.after is not None and wanted.name:
             raise InputError("Give either `after` or `position`: a listener with a name knows where it was.")
         if wanted.name:
@@ -92,8 +99,6 @@ class Listener(Generic[M]):
         self._source = self._messages()
         self._after: int | None = None
         self._given = 0
-        self._closed = False
-        self._position: _Position | None = None
 
     def __aiter__(self) -> AsyncIterator[M]:
         return self
@@ -131,6 +136,18 @@ class Listener(Generic[M]):
         """Count all that was given as handled. Without a name it does nothing."""
         if self._position is not None:
             await self._position.save(self._given)
+
+    def __del__(self) -> None:
+        self.warn_if_unsaved()
+
+    def warn_if_unsaved(self) -> None:
+        """Say that the last message comes again, where nothing told whether it was handled."""
+        if not self._closed and self._position is not None and self._position.seq != self._given:
+            LOG.warning(
+                "Position '%s': nothing told whether message %d was handled, since its loop was left: it comes again. "
+                "Use `async with` around the loop, or `await listener.save()` before you leave it.",
+                self._wanted.name, self._given,
+            )  # fmt: skip
 
     async def aclose(self) -> None:
         """Stop listening; the last message that was given does not count as handled."""

@@ -7,14 +7,14 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from linestop.bus.permissions import CredentialName
 from linestop.client.client import Client, TaskOptions
 from linestop.client.identity import Identity, identify
-from linestop.client.listening import Alert, Listener
+from linestop.client.listening import Alert, HasPosition, Listener
 from linestop.client.looking import DEFAULT_TENANT
 from linestop.client.outcome import Outcome
 from linestop.client.words import Token
@@ -26,6 +26,7 @@ _NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.c
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+M = TypeVar("M", bound=HasPosition)
 
 
 def _blocking(
@@ -45,6 +46,41 @@ def _blocking(
 
 async def _next(source: AsyncIterator[R]) -> R | None:
     return await anext(source, None)
+
+
+class SyncListener(Generic[M]):
+    """A ``Listener`` for programs without an event loop: an iterator, and a context manager as the other is one."""
+
+    def __init__(self, portal: BlockingPortal, listener: Listener[M]) -> None:
+        self._portal = portal
+        self._listener = listener
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> M:
+        """Count the message before as handled, and wait for the next; errors as ``Listener.__anext__``."""
+        found: M | None = self._portal.call(_next, self._listener)
+        if found is None:
+            raise StopIteration
+        return found
+
+    def save(self) -> None:
+        """Count all that was given as handled. Without a name it does nothing."""
+        self._portal.call(self._listener.save)
+
+    def close(self) -> None:
+        """Stop listening; the last message that was given does not count as handled."""
+        self._portal.call(self._listener.aclose)
+
+    def __enter__(self) -> Self:
+        self._portal.call(self._listener.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal.call(self._listener.__aexit__, kind, error, trace)
 
 
 class SyncClient:
@@ -171,23 +207,23 @@ class SyncClient:
     @overload
     def outcomes(
         self, *, output: type[T], agent: str = "", tenant: str = "", position: str = "", after: int | None = None
-    ) -> Generator[Outcome[T]]: ...
+    ) -> SyncListener[Outcome[T]]: ...
 
     @overload
     def outcomes(
         self, *, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
-    ) -> Generator[Outcome[Any]]: ...
+    ) -> SyncListener[Outcome[Any]]: ...
 
     def outcomes(
         self, *, output: Any = None, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
-    ) -> Generator[Outcome[Any]]:
-        """The outcomes of runs, as ``Client.outcomes`` gives them. Closing the generator ends the listening."""
+    ) -> SyncListener[Outcome[Any]]:
+        """The outcomes of runs, as ``Client.outcomes`` gives them; ``with`` does what ``async with`` does there."""
         source = self.client.outcomes(output=output, agent=agent, tenant=tenant, position=position, after=after)
-        return self._each(source)
+        return SyncListener(self.portal, source)
 
-    def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Generator[Alert]:
-        """What calls a person, as ``Client.alerts`` gives it. Closing the generator ends the listening."""
-        return self._each(self.client.alerts(tenant=tenant, position=position, after=after))
+    def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> SyncListener[Alert]:
+        """What calls a person, as ``Client.alerts`` gives it; ``with`` does what ``async with`` does there."""
+        return SyncListener(self.portal, self.client.alerts(tenant=tenant, position=position, after=after))
 
     def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
@@ -201,7 +237,7 @@ class SyncClient:
         """The run folded up to each entry, as ``Client.watch`` gives it. Closing the generator ends the watching."""
         return self._each(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
 
-    def _each(self, source: AsyncGenerator[R] | Listener[Any]) -> Generator[R]:
+    def _each(self, source: AsyncGenerator[R]) -> Generator[R]:
         portal = self.portal
         try:
             while (item := portal.call(_next, source)) is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -114,6 +115,24 @@ def read_message(body: bytes, kind: type[M]) -> M:
     if sentence := unknown_field(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), kind):
         raise InputError(sentence)
     return message
+
+
+def readable(body: bytes) -> Task:
+    """What can be read of a task that is none, so that who sent it finds out whose it was."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return Task(text="")
+    data: Any = fields.get("data")
+    if "text" not in fields and isinstance(data, dict):
+        # An event in structured mode carries its task in there.
+        fields = cast("dict[str, Any]", data)
+    found: Task = Task(text="")
+    for name in ("user", "submitter", "labels", "key"):
+        with contextlib.suppress(msgspec.ValidationError):
+            kind = dict[str, str] if name == "labels" else str
+            found = msgspec.structs.replace(found, **{name: msgspec.convert(fields.get(name, kind()), kind)})
+    return found
 
 
 def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:

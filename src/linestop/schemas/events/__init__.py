@@ -79,6 +79,7 @@ from linestop.schemas.events.stop import (
 from linestop.schemas.events.validator import (
     Accepted,
     AgentRef,
+    AskedFor,
     AsksModel,
     Checked,
     ForkPoint,
@@ -204,6 +205,7 @@ __all__ = [
     "AnyEvent",
     "Asked",
     "AskedCall",
+    "AskedFor",
     "AsksModel",
     "BlobRef",
     "Checked",

@@ -198,14 +198,31 @@ class Opened(Event, frozen=True, kw_only=True):
     result_form: int = 0
 
 
+class AskedFor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whose a task was that is not run, as far as it could be read; ``asked_at`` is when the broker stored it.
+
+    What is longer than a run would take is left out, for a refusal must stay small.
+    """
+
+    user: str = ""
+    submitter: str = ""
+    labels: dict[str, str] = {}
+    key: str = ""
+    asked_at: Moment | None = None
+
+
 class Refused(Event, frozen=True, kw_only=True):
-    """A task that is not run. ``code`` is stable, ``sentence`` says what to change."""
+    """A task that is not run. ``code`` is stable, ``sentence`` says what to change.
+
+    ``asked`` is None in a log from before it was told.
+    """
 
     code: str
     sentence: str
     task_sha256: str = ""
     existing_run: str = ""
     agent: str = ""
+    asked: AskedFor | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
