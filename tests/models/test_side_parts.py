@@ -92,6 +92,10 @@ OPENAI_TEXTS: dict[str, bytes] = {
     "a mark at the beginning": b"\xef\xbb\xbf" + _sse(TEXT, END),
     "CRLF": _sse(TEXT, END, end="\r\n\r\n"),
     "CR": _sse(TEXT, END, end="\r\r"),
+    "one choice, in no list": _sse({"choices": {"index": 0, "delta": {"content": "Noon."}}}, END),
+    "content as one part": _sse(_chunk({"content": {"type": "text", "text": "Noon."}}), END),
+    "no finish yet, as false": _sse(_chunk({"content": "Noon."}, finish=False), END),
+    "finish with a space": _sse(TEXT, _chunk({}, " stop ", usage=USAGE)),
     "finish in capitals": _sse(TEXT, _chunk({}, "STOP", usage=USAGE)),
     "finish of another server": _sse(TEXT, _chunk({}, "eos_token", usage=USAGE)),
     "content in parts with null": _sse(_chunk({"content": [None, {"type": "text", "text": None}, "Noon."]}), END),
@@ -136,6 +140,38 @@ OPENAI_CALLS: dict[str, bytes] = {
         _chunk({"tool_calls": [{key: call[key] for key in ("index", "id", "function")} for call in TWO]}), CALLED
     ),
     "null among them": _sse(_chunk({"tool_calls": [None, *TWO, None]}), CALLED),
+    "index 0 and no ids, at once": _sse(_chunk({"tool_calls": [call | {"id": None} for call in TWO]}), CALLED),
+    "index 0 and no ids, one after the other": _sse(
+        *(_chunk({"tool_calls": [call | {"id": None}]}) for call in TWO), CALLED
+    ),
+    "no index and no ids, one after the other": _sse(
+        *(_chunk({"tool_calls": [call | {"id": None, "index": None}]}) for call in TWO), CALLED
+    ),
+    "index 0 and one id, one after the other": _sse(
+        *(_chunk({"tool_calls": [call | {"id": "call_aaaaaaaa"}]}) for call in TWO), CALLED
+    ),
+    "a whole call that is said again, one after the other": _sse(
+        *(_chunk({"tool_calls": [call | {"index": i}]}) for i, call in enumerate(TWO) for _ in range(2)), CALLED
+    ),
+    "fragments that repeat what came before": _sse(
+        *(
+            _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_xxxxxx", **_function(f'{{"zone": "{zone}"}}'[:end]))]})
+            for i, zone in enumerate("AB")
+            for end in (4, 9, 13)
+        ),
+        CALLED,
+    ),
+    "a placeholder before the fragments": _sse(
+        *(
+            _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_xxxxxx", function={"name": name, "arguments": a})]})
+            for i, zone in enumerate("AB")
+            for name, a in [("clock", "{}"), (None, '{"zo'), (None, f'ne": "{zone}"}}')]
+        ),
+        CALLED,
+    ),
+    "an object of calls": _sse(
+        _chunk({"tool_calls": {str(i): call for i, call in enumerate(TWO)}}), CALLED
+    ),
     "an id made up for each fragment": _sse(
         *(
             _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_{j}_xxxx", function={"name": name, "arguments": a})]})
@@ -261,6 +297,13 @@ def _stream(
 ANTHROPIC_TEXTS: dict[str, bytes] = {
     "no content in the message": _stream(_block(), start={"id": "m", "model": "m", "usage": MESSAGE["usage"]}),
     "no model": _stream(_block(), start={"id": "m", "content": [], "usage": MESSAGE["usage"]}),
+    "an end in capitals": _stream(_block(), stop="END_TURN"),
+    "a piece that does not say what it is": _stream(
+        [_block()[0], _block()[1] | {"delta": {"text": "Noon."}}, *_block()[2:]]
+    ),
+    "a piece of an unknown kind with nothing in it": _stream(
+        [*_block()[:2], _block()[1] | {"delta": {"type": "pause_delta"}}, *_block()[2:]]
+    ),
     "an end of another provider": _stream(_block(), stop="stop"),
     "a message that is a text": _stream(_block(), between=({"type": "message_start", "message": "x"},)),
     "ends that are empty": _stream(
@@ -348,6 +391,18 @@ ANTHROPIC_CALLS: dict[str, bytes] = {
     "no stop reason": _stream(_use("A"), _use("B", 1), stop=None),
     "stop instead of tool_use": _stream(_use("A"), _use("B", 1), stop="stop"),
     "no ends of the blocks": _stream(_use("A")[:-1], _use("B", 1)[:-1], stop="tool_use"),
+    "no ends, and both with index 0": _stream(_use("A")[:-1], _use("B")[:-1], stop="tool_use"),
+    "no ends and no index": _stream(_use("A", None)[:-1], _use("B", None)[:-1], stop="tool_use"),
+    "no ends, and inputs at the beginning": _stream(
+        *(_use(zone, i, (), input={"zone": zone})[:-1] for i, zone in enumerate("AB")), stop="tool_use"
+    ),
+    "tool_calls instead of tool_use": _stream(_use("A"), _use("B", 1), stop="tool_calls"),
+    "pieces that repeat what came before": _stream(
+        *(_use(z, i, ('{"zo', f'{{"zone": "{z}', f'{{"zone": "{z}"}}')) for i, z in enumerate("AB")), stop="tool_use"
+    ),
+    "a placeholder before the pieces": _stream(
+        *(_use(z, i, ("{}", '{"zo', f'ne": "{z}"}}')) for i, z in enumerate("AB")), stop="tool_use"
+    ),
 }
 ANTHROPIC_UNREADABLE: dict[str, tuple[Any, Any]] = {
     "null inside": ({"input_tokens": None}, {"output_tokens": 4}),
@@ -410,6 +465,8 @@ async def test_usage_of_anthropic_that_cannot_be_read_is_unreported(serve: Serve
         ({"content": [{"type": "text", "text": "Noon.", "citations": None}], "id": None, "model": None}, "Noon."),
         ({"content": [{"type": "text", "text": None}]}, ""),
         ({"content": None}, ""),
+        ({"content": "Noon."}, "Noon."),
+        ({"content": [{"type": "text", "text": "Noon."}], "stop_reason": "End_Turn"}, "Noon."),
     ],
 )
 async def test_a_whole_answer_of_anthropic_stands(serve: Serve, changes: Raw, text: str) -> None:
@@ -417,6 +474,52 @@ async def test_a_whole_answer_of_anthropic_stands(serve: Serve, changes: Raw, te
     whole = MESSAGE | {"type": "message", "stop_reason": "end_turn", **changes}
     reply = await _ask(serve, "anthropic", json.dumps(whole).encode(), "application/json")
     assert (reply.text, reply.stop_reason) == (text, "end")
+
+
+def _bytewise(head: bytes, tail: bytes) -> list[bytes]:
+    """The bytes of an emoji, one an event."""
+    return [head + bytes([byte]) + tail for byte in "é😀".encode()]
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("cut", ["in its bytes", "in its surrogates"])
+async def test_watchers_see_a_character_whole_or_not_yet(serve: Serve, provider: str, cut: str) -> None:
+    """What is only its beginning waits for the rest, and no mark stands in its place."""
+    halves = ["é", "\ud83d", "\ude00"]
+    if provider == "openai":
+        pieces, end = [_chunk({"content": half}) for half in halves], _sse(END)
+        start, marked = b"", _sse(_chunk({"content": "MARK"}))
+    else:
+        pieces, whole = [_block(text=half)[1] for half in halves], _stream(_block(text="MARK"))
+        start, marked, end = (part + b"\n\n" for part in _parted(whole))
+    middle = b"".join(_bytewise(*marked.split(b"MARK"))) if cut == "in its bytes" else _sse(*pieces)
+    seen: list[str] = []
+
+    async def watch(text: str) -> None:
+        seen.append(text)
+
+    request = ModelRequest(model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),))
+    async with serve([(200, {"content-type": "text/event-stream"}, start + middle + end)]) as (url, _):
+        client = open_model(f"{provider}/m", base_url=url, tool_mode="native")
+        reply = await client.complete(request, watch)
+        await client.aclose()
+    assert reply.text == "é😀"
+    assert [text for text in seen if text] == ["é", "😀"]
+
+
+def _parted(whole: bytes) -> tuple[bytes, bytes, bytes]:
+    """What comes before the event with the text, that event, and what comes after it."""
+    events = whole.removesuffix(b"\n\n").split(b"\n\n")
+    at = next(place for place, event in enumerate(events) if b"MARK" in event)
+    return b"\n\n".join(events[:at]), events[at], b"\n\n".join(events[at + 1 :])
+
+
+async def test_one_call_in_pieces_is_never_two(serve: Serve) -> None:
+    """A fragment that is an object of its own inside other arguments does not begin a call."""
+    fragments = ['{"zone": ', '{"of": "A"}', "}"]
+    rows = [_made(id=None, function={"name": "clock", "arguments": fragment}) for fragment in fragments]
+    reply = await _ask(serve, "openai", _sse(*(_chunk({"tool_calls": [row]}) for row in rows), CALLED))
+    assert [json.loads(call.args) for call in reply.calls] == [{"zone": {"of": "A"}}]
 
 
 # --- both --------------------------------------------------------------------------------------------------

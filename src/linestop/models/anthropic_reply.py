@@ -15,7 +15,9 @@ from linestop.models.failures import of_body
 from linestop.models.names import from_wire, unique_id, wire_id
 from linestop.models.sse import ServerEvent
 from linestop.models.wire_values import (
+    Shown,
     TokenCounts,
+    assembled_args,
     fields_of,
     is_object,
     joined,
@@ -30,7 +32,9 @@ from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopRe
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",
     "stop": "end",
+    "end": "end",
     "tool_use": "calls",
+    "tool_calls": "calls",
     "stop_sequence": "stop_sequence",
 }
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
@@ -39,10 +43,14 @@ _FAILURES: dict[str, tuple[FailureClass, str]] = {
         "truncated",
         "ran out of its context window in the middle of its answer; compact the conversation",
     ),
+    "length": ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it"),
     "pause_turn": ("truncated", "paused in the middle of its turn, as only the provider's own tools make it do"),
     "refusal": ("refusal", "refused to answer"),
 }
 _PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_KINDS = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
+"""What a piece is that does not say it, by its field."""
+
 _PLAIN = frozenset({"text", "tool_use"})
 
 
@@ -66,10 +74,11 @@ class _Block:
         self.open = True
         self.args = ""
         self._pieces: dict[str, list[str]] = {}
+        self._shown = Shown()
 
     def add(self, delta: dict[str, Any]) -> str:
         """Take a delta; return its text for watchers."""
-        kind = delta.get("type")
+        kind = delta.get("type") or next((_KINDS[field] for field in _KINDS if delta.get(field)), None)
         if not self.fields.get("type") and kind in _BEGUN_BY:
             self.fields["type"] = _BEGUN_BY[kind]
         if kind == "citations_delta":
@@ -82,12 +91,13 @@ class _Block:
         if field is None or not isinstance(piece, str | None):
             raise ValueError(f"unknown content delta {kind!r}")
         self._pieces.setdefault(field, []).append(piece or "")
-        return showable(piece or "") if field == "text" else ""
+        return self._shown.piece(piece or "") if field == "text" else ""
 
     def whole(self) -> bool:
         """Whether the message's end may stand for its own: there is something of it, and of a call a whole input."""
         if self.fields.get("type") == "tool_use":
-            return is_object(joined(self._pieces.get("partial_json", [])))
+            pieces = self._pieces.get("partial_json", [])
+            return is_object(assembled_args(pieces)) if any(pieces) else bool(self.fields.get("input"))
         return any(any(pieces) for pieces in self._pieces.values())
 
     def close(self) -> None:
@@ -102,7 +112,7 @@ class _Block:
             self.fields["text"] = joined([self.fields["text"]])
         if self.fields.get("type") == "tool_use" or "input" in self.fields:
             given = self.fields.get("input")
-            self.args = joined(self._pieces.get("partial_json", [])) or joined([written_args(given)]) or "{}"
+            self.args = assembled_args(self._pieces.get("partial_json", [])) or joined([written_args(given)]) or "{}"
             self.fields["input"] = as_input(self.args)
 
 
@@ -164,6 +174,8 @@ class AnthropicReply:
             raise ValueError("an answer without content")
         self._begin(message)
         content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
         if content is not None and not isinstance(content, list):
             raise ValueError("content that is not a list of blocks")
         for place, row in enumerate(cast("list[object]", content or [])):
@@ -235,8 +247,12 @@ class AnthropicReply:
 
     def _open_block(self, data: dict[str, Any]) -> None:
         index = position(data.get("index"))
-        if not self._begun or any(block.open and block.index == index for block in self._blocks):
+        ended = [block for block in self._blocks if block.open and index in (None, block.index)]
+        if not self._begun or not all(block.whole() for block in ended):
             raise ValueError("content_block_start out of order")
+        for block in ended:
+            # A server that never ends a block says so by beginning the next.
+            block.close()
         self._blocks.append(_Block(fields_of(data.get("content_block")), len(self._blocks) if index is None else index))
 
     def _add(self, data: dict[str, Any]) -> str:
@@ -244,7 +260,7 @@ class AnthropicReply:
         if not delta:
             return ""
         block = self._open(index)
-        if block is None and not any(value for key, value in delta.items() if key != "type"):
+        if not any(value for key, value in delta.items() if key != "type"):
             return ""
         if block is None:
             raise ValueError("a content block that is not open")
@@ -265,7 +281,7 @@ class AnthropicReply:
             raise ValueError("a stop reason that is not a text")
         if self._stop_reason not in _FAILURES:
             # Nothing said later makes a cut answer whole.
-            self._stop_reason = stop_reason or self._stop_reason
+            self._stop_reason = (stop_reason or "").strip().lower() or self._stop_reason
         said = self._counts.take(usage)
         self._last_output = said.get("output", self._last_output)
 

@@ -16,7 +16,9 @@ from linestop.models.failures import of_body
 from linestop.models.names import from_wire, unique_id
 from linestop.models.sse import ServerEvent
 from linestop.models.wire_values import (
+    Shown,
     TokenCounts,
+    assembled_args,
     fields_of,
     is_object,
     joined,
@@ -55,6 +57,9 @@ _COUNTERS = {
     "written": ("prompt_tokens_details", "cache_write_tokens"),
     "reasoning": ("completion_tokens_details", "reasoning_tokens"),
 }
+JOINED_FRAGMENTS_MAX: Final = 1_000
+"""A call in more fragments is not looked at again with each of them: that would take quadratic time."""
+
 _TEXT_PARTS = frozenset({None, "text", "output_text"})
 
 
@@ -68,7 +73,19 @@ class _PartialCall(msgspec.Struct):
 
     def whole(self) -> bool:
         """Whether its arguments are a whole object already."""
-        return is_object("".join(self.args))
+        return is_object(assembled_args(self.args))
+
+    def followed_by(self, name: str, args: str) -> bool:
+        """Whether a fragment is another call, since both are whole; the same call once more is a repetition."""
+        if not name or not is_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
+            return False
+        return self.whole() and not self.repeated_by(name, args)
+
+    def repeated_by(self, name: str, args: str) -> bool:
+        """Whether a fragment says the whole call once more."""
+        if name != self.name or not is_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
+            return False
+        return args == "".join(self.args)
 
 
 class OpenAIReply:
@@ -83,6 +100,7 @@ class OpenAIReply:
         self._strange = False
         self._legacy = False
         self._text: list[str] = []
+        self._shown = Shown()
         self._refusal: list[str] = []
         self._calls: list[_PartialCall] = []
         self._finish_reason = ""
@@ -98,7 +116,7 @@ class OpenAIReply:
             return ""
         if event.name == "error" and not chunk.get("error"):
             raise of_body(chunk, self._who)
-        return showable(self._take(chunk))
+        return self._shown.piece(self._take(chunk))
 
     def whole(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
@@ -174,6 +192,8 @@ class OpenAIReply:
         self._counts.take(chunk.get("usage"))
         self._strange = self._strange or not chunk.keys() & {"choices", "usage"}
         choices = chunk.get("choices")
+        if isinstance(choices, dict) and choices.keys() & {"delta", "message"}:
+            choices = [choices]
         if choices and not isinstance(choices, list):
             raise ValueError("choices that are not a list")
         rows = (fields_of(row) for row in cast("list[object]", choices or []) if row)
@@ -184,19 +204,18 @@ class OpenAIReply:
         if self._choice not in (None, index) and any(delta.get(key) for key in _SAYS):
             raise ValueError("a second choice, although one was asked for")
         self._choice = index if self._choice is None else self._choice
-        reason = choice.get("finish_reason")
+        reason = choice.get("finish_reason") or None
         if reason is not None and not isinstance(reason, str):
             raise ValueError("a finish reason that is not a text")
         if self._finish_reason not in _FAILURES:
             # Nothing said later makes a cut answer whole.
-            self._finish_reason = (reason or "").lower() or self._finish_reason
+            self._finish_reason = (reason or "").strip().lower() or self._finish_reason
         return self._take_delta(delta)
 
     def _take_delta(self, delta: dict[str, Any]) -> str:
         if refusal := delta.get("refusal"):
             self._refusal.append(str(refusal))
-        calls = delta.get("tool_calls")
-        rows = cast("list[object]", calls if isinstance(calls, list) else [calls])
+        rows = _rows(delta.get("tool_calls"))
         here = len(self._calls)
         self._legacy = self._legacy or bool(delta.get("function_call"))
         for place, row in enumerate(row for row in rows if row):
@@ -209,9 +228,13 @@ class OpenAIReply:
         """Enter one fragment; ``here`` is how many calls there were before this chunk."""
         function = fields_of(row.get("function")) or row
         call_id, name = short_text(row.get("id")), short_text(function.get("name"))
-        call = self._call_of(position(row.get("index")), place, call_id=call_id, name=name, here=here)
+        args, index = written_args(function.get("arguments")), position(row.get("index"))
+        call = self._call_of(index, place, call_id=call_id, name=name, here=here)
+        if call.followed_by(name, args) or (self._calls.index(call) >= here and place and call.repeated_by(name, args)):
+            call = self._new(len(self._calls) if index is None else index)
+        if not call.repeated_by(name, args):
+            call.args.append(args)
         call.id, call.name = call.id or call_id, call.name or name
-        call.args.append(written_args(function.get("arguments")))
 
     def _call_of(self, index: int | None, place: int, *, call_id: str, name: str, here: int) -> _PartialCall:
         """The call that a fragment belongs to: by its id, else the last of its index; a new one if it is none's."""
@@ -245,7 +268,7 @@ class OpenAIReply:
             usable = "" if call.id in taken else call.id
             taken.add(call.id)
             call_id = unique_id(usable, f"{self._id}:{place}")
-            calls.append(ToolCall(id=call_id, name=from_wire(call.name), args=joined(call.args) or "{}"))
+            calls.append(ToolCall(id=call_id, name=from_wire(call.name), args=assembled_args(call.args) or "{}"))
         return tuple(calls)
 
     def _all_whole(self) -> bool:
@@ -269,10 +292,19 @@ class OpenAIReply:
         raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=usage is None)
 
 
+def _rows(calls: object) -> list[object]:
+    """The fragments of calls in a piece: a list of them, one, or an object of them by index."""
+    if isinstance(calls, dict) and calls and all(isinstance(key, str) and key.isdecimal() for key in calls):
+        return [{"index": key, **fields_of(row)} for key, row in cast("dict[str, object]", calls).items()]
+    return cast("list[object]", calls if isinstance(calls, list) else [calls])
+
+
 def _text_of(content: object) -> str:
     """A text, or the texts among its parts."""
     if content is None or isinstance(content, str):
         return content or ""
+    if isinstance(content, dict):
+        content = [cast("object", content)]
     if not isinstance(content, list):
         raise ValueError("content that is neither a text nor a list of parts")  # noqa: TRY004 - of the answer
     texts: list[str] = []

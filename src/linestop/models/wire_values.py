@@ -20,6 +20,12 @@ from linestop.schemas.model import TOKENS_MAX
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _RAW_BYTES = re.compile("[\udc80-\udcff]+")
 _HALF = re.compile("[\ud800-\udfff]")
+_BEGUN = re.compile(
+    "(?:[\ud800-\udbff]|[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2})\\Z"
+)
+"""The end of a piece that is the beginning of a character: the first of two surrogates, or of its bytes."""
+
+_PLACEHOLDERS = ("{}", "null")
 _DIGITS_MAX = 30
 
 
@@ -54,11 +60,29 @@ def joined(pieces: list[str]) -> str:
     text = "".join(pieces)
     if not _HALF.search(text):
         return text
-    text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
-    text = _RAW_BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode(), text)
+    text = _whole_characters(text, errors="strict")
     if _HALF.search(text):
         raise ValueError("half a character")
     return text
+
+
+def _whole_characters(text: str, *, errors: str) -> str:
+    text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return _RAW_BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode(errors=errors), text)
+
+
+class Shown:
+    """A text for watchers, piece by piece: the beginning of a character waits for its rest."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def piece(self, piece: str) -> str:
+        """What can be shown now that ``piece`` has come."""
+        text = self._held + piece
+        begun = _BEGUN.search(text)
+        self._held = begun[0] if begun else ""
+        return showable(_whole_characters(text[: len(text) - len(self._held)], errors="replace"))
 
 
 def showable(piece: str) -> str:
@@ -106,6 +130,23 @@ def written_args(value: object) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def assembled_args(pieces: list[str]) -> str:
+    """A call's arguments of their fragments, also where each fragment repeats what came before, or a placeholder leads.
+
+    Raises:
+        ValueError: half a character is left.
+    """
+    text = joined(pieces)
+    if is_object(text) or not pieces:
+        return text
+    if is_object(last := joined(pieces[-1:])) and all(last.startswith(piece) for piece in pieces if piece.strip()):
+        return last
+    for placeholder in _PLACEHOLDERS:
+        if is_object(rest := text.removeprefix(placeholder)):
+            return rest
+    return text
 
 
 def is_object(args: str) -> bool:
