@@ -192,8 +192,8 @@ class OpenAIReply:
         self._counts.take(chunk.get("usage"))
         self._strange = self._strange or not chunk.keys() & {"choices", "usage"}
         choices = chunk.get("choices")
-        if isinstance(choices, dict) and choices.keys() & {"delta", "message"}:
-            choices = [choices]
+        if isinstance(choices, dict) and cast("dict[str, object]", choices).keys() & {"delta", "message"}:
+            choices = [cast("object", choices)]
         if choices and not isinstance(choices, list):
             raise ValueError("choices that are not a list")
         rows = (fields_of(row) for row in cast("list[object]", choices or []) if row)
@@ -294,8 +294,9 @@ class OpenAIReply:
 
 def _rows(calls: object) -> list[object]:
     """The fragments of calls in a piece: a list of them, one, or an object of them by index."""
-    if isinstance(calls, dict) and calls and all(isinstance(key, str) and key.isdecimal() for key in calls):
-        return [{"index": key, **fields_of(row)} for key, row in cast("dict[str, object]", calls).items()]
+    by_index = cast("dict[str, object]", calls) if isinstance(calls, dict) else {}
+    if by_index and all(key.isdecimal() for key in by_index):
+        return [{"index": key, **fields_of(row)} for key, row in by_index.items()]
     return cast("list[object]", calls if isinstance(calls, list) else [calls])
 
 
