@@ -465,7 +465,6 @@ async def test_usage_of_anthropic_that_cannot_be_read_is_unreported(serve: Serve
         ({"content": [{"type": "text", "text": "Noon.", "citations": None}], "id": None, "model": None}, "Noon."),
         ({"content": [{"type": "text", "text": None}]}, ""),
         ({"content": None}, ""),
-        ({"content": "Noon."}, "Noon."),
         ({"content": [{"type": "text", "text": "Noon."}], "stop_reason": "End_Turn"}, "Noon."),
     ],
 )

@@ -174,8 +174,6 @@ class AnthropicReply:
             raise ValueError("an answer without content")
         self._begin(message)
         content = message["content"]
-        if isinstance(content, str):
-            content = [{"type": "text", "text": content}]
         if content is not None and not isinstance(content, list):
             raise ValueError("content that is not a list of blocks")
         for place, row in enumerate(cast("list[object]", content or [])):
