@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Generator
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import msgspec
 import pytest
 from anyio.to_thread import run_sync
+from nats.aio.msg import Msg
 
-from linestop.bus import api, layout
-from linestop.bus.connection import connect
+from linestop.bus import api, layout, server_store
+from linestop.bus.connection import Connection, connect
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream, patience
 from linestop.bus.jetstream.patience import NotStored
@@ -25,6 +29,7 @@ from linestop.bus.server_store import StoreWatch, Stuck, stuck_in
 from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable
+from linestop.schemas.limits import DISK_FULL_BYTES
 
 WITHIN_S = 20.0
 SUBJECT = "runs.acme.run-1.planner.proposed.{}"
@@ -172,3 +177,49 @@ def test_only_a_failed_write_is_stuck() -> None:
     assert stuck_in(stuck) == Stuck("RUNS", "write 1.blk: no space left on device")
     assert stuck_in(answer % rb"JetStream stream 'LINESTOP \u003e RUNS' is not current") is None
     assert stuck_in(b'{"data":{"status":"ok"}}') is None
+
+
+class Ill:
+    """A server's health: a stream of it cannot be written to."""
+
+    async def request(self, subject: str) -> Msg:
+        """As ``Connection``."""
+        error = "JetStream stream 'LINESTOP > RUNS' write error: no space left on device"
+        data = msgspec.json.encode({"data": {"status": "unavailable", "error": error}})
+        return Msg(_client=cast("Any", None), subject=subject, data=data)
+
+
+async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], *, seconds: int) -> list[int]:
+    """The seconds at which a stuck server is started again, on a disk of which so much is free in each second."""
+    now, at = 0, list[int]()
+
+    async def restart() -> None:
+        at.append(now)
+
+    monkeypatch.setattr(server_store, "free_bytes", lambda _: free(now))
+    monkeypatch.setattr(server_store, "is_full", lambda _: free(now) < DISK_FULL_BYTES)
+    monkeypatch.setattr(time, "monotonic", lambda: float(now))
+    watch = StoreWatch(server_store.new_supervisor(""), Path(), say=lambda _: None, restart=restart)
+    for now in range(1, seconds + 1):  # noqa: B007 - read by the functions above
+        await watch._look(cast("Connection", Ill()))
+    return at
+
+
+@pytest.mark.anyio
+async def test_room_that_was_made_is_used_at_once_however_often_the_disk_was_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause between restarts is for a disk that is broken: there it grows, room made by somebody ends it."""
+    gib = 1024**3
+
+    def fills_again(second: int) -> int:
+        return 0 if second % 10 < 5 else gib
+
+    assert {*range(5, 100, 10)} <= {*await restarts(monkeypatch, fills_again, seconds=100)}
+    broken = await restarts(monkeypatch, lambda _: gib, seconds=100)
+    assert [later - sooner for sooner, later in pairwise(broken)] == [2, 4, 8, 16, 32]
+
+    def freed(second: int) -> int:
+        return gib if second < 50 else 2 * gib
+
+    assert await restarts(monkeypatch, freed, seconds=60) == [1, 3, 7, 15, 31, 50, 54]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -17,8 +18,10 @@ from linestop.bus import api, layout
 from linestop.bus.connection import connect
 from linestop.bus.init import BusLayout, compare, set_up
 from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.shared import JetStreamShared
 from linestop.bus.ports import Append, HeadMoved, StoredMessage
 from linestop.bus.streams import MIB, Space, streams
+from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import NODES, Cluster
 
@@ -122,3 +125,49 @@ async def test_a_replica_that_lags_hides_nothing_from_who_decides(cluster: Clust
         rival = msgspec.structs.replace(_event(run, len(seen) + 1, old_head), event_id="rival", payload=b"{}")
         with pytest.raises(HeadMoved):
             await here.append(rival)
+
+
+async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster: Cluster) -> None:
+    """Roles read kill switches, agents and accounts from the leader; who only looks may see an older value."""
+    stream = layout.bucket_stream(layout.SWITCHES_BUCKET)
+    async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
+        await set_up(bootstrap, LAYOUT)
+    leader = await cluster.leader_of(stream)
+    behind, writing = (node for node in range(NODES) if node != leader)
+    async with (
+        await connect(cluster.credential("planner", node=behind), name="behind") as late,
+        await connect(cluster.credential("operator", node=writing), name="writing") as ahead,
+    ):
+        here = await JetStream.open(late)
+        looks, decides = (here.shared(layout.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
+        store = (await JetStream.open(ahead)).shared(layout.SWITCHES_BUCKET)
+        revision = await store.create(KEY, b"0")
+        for _ in range(ROUNDS_MAX):
+            near, whole = list[int](), list[int]()
+
+            async def read(found: list[int], bucket: JetStreamShared) -> None:
+                value = await bucket.get(KEY)
+                found.append(value.revision if value is not None else 0)
+
+            async with anyio.create_task_group() as readers:
+                with _frozen(cluster, behind):
+                    for n in range(EVENTS):
+                        revision = await store.update(KEY, b"%d" % n, revision=revision)
+                    # Asked when the last one is stored, and answered when the frozen node goes on.
+                    for _ in range(READERS):
+                        readers.start_soon(read, near, looks)
+                        readers.start_soon(read, whole, decides)
+                    await anyio.lowlevel.checkpoint()
+            assert whole == [revision] * READERS
+            if min(near) < revision:
+                break
+        else:
+            pytest.fail("no replica was seen to lag")
+
+
+async def test_a_broker_of_an_older_linestop_is_read_as_it_was(cluster: Cluster) -> None:
+    """Its credentials may not read from the leader: what any replica says is better than nothing."""
+    async with await connect(cluster.credential("client"), name="older") as connection:
+        bucket = (await JetStream.open(connection)).shared(layout.SWITCHES_BUCKET, leader=True)
+        with anyio.fail_after(5):
+            assert await bucket.get(KEY) is not None

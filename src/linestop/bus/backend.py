@@ -94,8 +94,8 @@ class JetStreamBackend:
         return self._streams[role].blobs()
 
     def shared(self, role: RoleName, bucket: str) -> Shared:
-        """A bucket as ``role``."""
-        return self._streams[role].shared(bucket)
+        """A bucket as ``role``, which decides by it."""
+        return self._streams[role].shared(bucket, leader=True)
 
     def timers(self, role: RoleName) -> Timers:
         """Durable timers as ``role``."""

@@ -73,7 +73,7 @@ def _pulls(stream: str, consumer: str) -> tuple[str, ...]:
 
 
 def _bucket(bucket: str) -> tuple[str, ...]:
-    return _reads(layout.bucket_stream(bucket))
+    return *_reads(layout.bucket_stream(bucket)), api.message_get(layout.bucket_stream(bucket))
 
 
 def _keys(kind: str) -> str:

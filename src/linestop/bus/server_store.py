@@ -19,10 +19,11 @@ import structlog
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
-from linestop.bus.disk import full_sentence, is_full
+from linestop.bus.disk import free_bytes, full_sentence, is_full
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CredentialName
 from linestop.errors import LinestopError
+from linestop.schemas.limits import DISK_FULL_BYTES
 
 LOG = structlog.get_logger("linestop.server")
 SYSTEM_ACCOUNT: Final = "$SYS"
@@ -31,7 +32,8 @@ HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"
 LOOK_EVERY_S: Final = 1.0
 RESTART_PAUSE_MIN_S: Final = 2.0
 RESTART_PAUSE_MAX_S: Final = 300.0
-"""A disk that is broken, not full, fails again after each restart: each one waits twice as long as the one before."""
+"""A disk that is broken, not full, fails again after each restart: each one waits twice as long as the one before.
+Room that somebody has made since is a reason to try at once."""
 
 CALM_AFTER_S: Final = 600.0
 _STUCK: Final = re.compile(r"JetStream (?:stream|consumer) '\S+ > (?P<stream>[^' ]+).*?' write error: (?P<why>.*)")
@@ -83,6 +85,7 @@ class StoreWatch:
         self._restart = restart
         self._pause_s = RESTART_PAUSE_MIN_S
         self._restarted_at = -CALM_AFTER_S
+        self._free_then = 0
         self._told = False
 
     async def run(self) -> None:
@@ -103,7 +106,10 @@ class StoreWatch:
         if full and not self._told:
             self._say(full_sentence(self._directory))
         self._told = full
+        if full or free_bytes(self._directory) >= self._free_then + DISK_FULL_BYTES:
+            self._pause_s = RESTART_PAUSE_MIN_S
         if full:
+            self._free_then = 0
             return
         stuck = stuck_in((await connection.request(HEALTH)).data)
         since_s = time.monotonic() - self._restarted_at
@@ -115,4 +121,4 @@ class StoreWatch:
             "started again; there is space, so that is done now."
         )
         await self._restart()
-        self._restarted_at = time.monotonic()
+        self._restarted_at, self._free_then = time.monotonic(), free_bytes(self._directory)

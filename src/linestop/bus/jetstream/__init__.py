@@ -40,9 +40,9 @@ class JetStream:
         """Write-once payloads."""
         return JetStreamBlobs(self.wire)
 
-    def shared(self, bucket: str = layout.SHARED_BUCKET) -> JetStreamShared:
-        """A key-value bucket."""
-        return JetStreamShared(self.wire, bucket)
+    def shared(self, bucket: str = layout.SHARED_BUCKET, *, leader: bool = False) -> JetStreamShared:
+        """A key-value bucket; ``leader``: for who decides by what it holds."""
+        return JetStreamShared(self.wire, bucket, leader=leader)
 
     def switches(self) -> SwitchStore:
         """The kill switches."""

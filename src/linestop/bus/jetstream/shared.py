@@ -4,7 +4,9 @@ A change carries an id. A refusal, or no answer, may hide that it was stored: th
 is read, and if it carries our id the change is done. Only a change that was stored, whose answer was lost and
 that somebody replaced at once is told as a conflict; so a value should show by itself who is in it.
 
-Reads come from any replica and may lag: the revision then loses the compare-and-set, and nothing else.
+Who decides reads from the leader: on replicas a kill switch that is closed, an agent that is undeployed or an account
+that is spent might not be seen for as long as a replica lags. Who only looks reads from any of them; then the revision
+loses the compare-and-set, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final
 
 import anyio
 import msgspec
+import structlog
 
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
@@ -22,8 +25,9 @@ from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Found, Reader
 from linestop.bus.ports import SharedValue
-from linestop.errors import Conflict
+from linestop.errors import Conflict, PermissionDenied
 
+LOG = structlog.get_logger("linestop.shared")
 LAG_READS_MAX: Final = 20
 LAG_PAUSE_S: Final = 0.05
 """How often and how long to wait for a replica to show the revision that the leader named."""
@@ -43,15 +47,26 @@ _MARKER: Final = "Nats-Marker-Reason"
 class JetStreamShared:
     """One bucket; see ``ports.Shared``."""
 
-    def __init__(self, wire: Wire, bucket: str = layout.SHARED_BUCKET) -> None:
+    def __init__(self, wire: Wire, bucket: str = layout.SHARED_BUCKET, *, leader: bool = False) -> None:
         self._wire = wire
+        self._leader = leader
         self._bucket = bucket
         self._reader = Reader(wire, layout.bucket_stream(bucket))
 
     async def get(self, key: str) -> SharedValue | None:
         """The key's value and revision, None if it does not exist."""
-        found = await self._reader.direct_last(self._subject(key))
+        found = await self._last(self._subject(key))
         return None if found is None or _is_deleted(found) else self._value(found)
+
+    async def _last(self, subject: str) -> Found | None:
+        if self._leader:
+            try:
+                return await self._reader.last(subject)
+            except PermissionDenied:
+                # The broker was set up for an older linestop.
+                LOG.warning("not_read_from_the_leader", bucket=self._bucket)
+                self._leader = False
+        return await self._reader.direct_last(subject)
 
     async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
         """Store a new key; see ``ports.Shared``."""
