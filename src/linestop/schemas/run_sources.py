@@ -17,7 +17,7 @@ from linestop.schemas.events import Provenance
 from linestop.schemas.model import FUNCTION_MODELS
 from linestop.schemas.tools import TRACED, Contract
 from linestop.schemas.value_dates import spoken
-from linestop.schemas.value_origins import NO_CODE, Source, Sources, Traced, trace, trusted_leaves
+from linestop.schemas.value_origins import NO_CODE, RULE, Source, Sources, Traced, trace, trusted_leaves
 from linestop.schemas.value_tokens import tokens
 
 if TYPE_CHECKING:
@@ -26,12 +26,19 @@ if TYPE_CHECKING:
 _LEADING = frozenset({"link", "address", "account"})
 
 
-def provenance(run: Run, contract: Contract, args: Any, agent: AgentVersion) -> tuple[Provenance, ...]:  # noqa: ANN401
+def provenance(
+    run: Run,
+    contract: Contract,
+    args: Any,  # noqa: ANN401 - any JSON value
+    agent: AgentVersion,
+    *,
+    rule: int = RULE,
+) -> tuple[Provenance, ...]:
     """Where each value of a call comes from that is not of the task; empty if all are, or none matters."""
     if contract.tier not in TRACED and not contract.egress:
         return ()
     only = () if contract.tier in TRACED else contract.egress
-    traced = Traced(parameters=contract.parameters, content=contract.content, only=only)
+    traced = Traced(parameters=contract.parameters, content=contract.content, only=only, rule=rule)
     return trace(args, traced, sources_of(run, agent))
 
 

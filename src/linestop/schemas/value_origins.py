@@ -12,7 +12,6 @@ Rule detectors for prompt injection miss most attacks; where a value came from d
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
@@ -23,11 +22,16 @@ import msgspec
 from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events.validator import Provenance
 from linestop.schemas.value_dates import Spoken, is_moment, is_spoken_of, spoken
+from linestop.schemas.value_leads import bare, is_numbered, known_leads, leading, short_leads
 from linestop.schemas.value_leaves import Leaf, items_of, leaves
 from linestop.schemas.value_tokens import Amount, Token, amounts, compact, normalized, readings, tokens
 
-RULE = 2
-"""The version of this rule; ``judged`` says by which one it was made. 1 is that of the logs before there were more."""
+RULE = 3
+"""The version of this rule; ``judged`` says by which one it was made. 1 is that of the logs before there were more.
+
+By 2 a content needed an origin only for what is one token: numbers in groups, PINs, names of messengers and most hosts
+that are spelled out passed.
+"""
 
 VALUES_MAX = 200
 """Leaves of the arguments that are looked at; more than that count as of unknown origin."""
@@ -40,19 +44,6 @@ NO_CODE = CodeConstants((), ())
 _BETWEEN = "\x1f"
 _HUNDRED = Decimal(100)
 _PARTS = re.compile(r"\s*[,;\n]\s*|\s+(?:and|und|&)\s+")
-_FILES = frozenset({
-    "pdf", "txt", "docx", "doc", "xlsx", "xls", "csv", "png", "jpg", "jpeg", "gif", "json", "xml", "html", "pptx",
-    "log", "yaml", "yml", "ini",
-})  # fmt: skip
-"""Endings of files that are no domain's."""
-
-_HOST = re.compile(r"(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})")
-_ENDINGS = r"(?:com|org|net|io|co|de|info|xyz|dev|app|me|ru|cn|uk|eu|site|online|shop)(?!\w)"
-_SPELLED_HOST = re.compile(
-    rf"\w{{1,63}}(?:\s{{1,3}}\.\s{{0,3}}{_ENDINGS}|\s{{1,3}}(?:dot|punkt)\s{{1,3}}{_ENDINGS}|,{_ENDINGS}"
-    r"|\s{0,3}[\[({]\s{0,3}(?:dot|punkt|at|\.|@)\s{0,3}[\])}]\s{0,3}\w)",
-    re.IGNORECASE,
-)
 _NO = frozenset({"no", "not", "without", "don't", "never", "nicht", "ohne", "kein", "keine", "nie"})
 _YES = frozenset({"true", "yes", "on", "ja"})
 _MINOR_NAME = re.compile(
@@ -84,16 +75,20 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traced(msgspec.Struct, frozen=True, kw_only=True):
-    """What a contract says of the arguments. ``only`` names those that are looked at; empty for all."""
+    """What a contract says of the arguments. ``only`` names those that are looked at; empty for all.
+
+    ``rule`` is the version by which they are judged: a log of before is checked by its own.
+    """
 
     parameters: dict[str, Any] | None = None
     content: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    rule: int = RULE
 
 
 def trace(args: Any, contract: Traced, sources: Sources) -> tuple[Provenance, ...]:  # noqa: ANN401 - any JSON value
     """Where each value comes from that is not of the task; empty if all are."""
-    rule = _Rule(sources)
+    rule = _Rule(sources, version=contract.rule)
     found: list[Provenance] = []
     chars = 0
     for count, leaf in enumerate(leaves(args, contract.parameters)):
@@ -172,6 +167,7 @@ class _Text:
     def __init__(self, source: Source) -> None:
         line = tokens(source.text)
         self.n = source.n
+        self.source = source.text
         self.line = line
         self.all = frozenset(line)
         self.joined = _joined(line)
@@ -179,6 +175,11 @@ class _Text:
         self.spoken: Spoken = spoken(source.text)
         self.accounts = frozenset(token.text for token in line if token.kind == "account")
         self.hosts = frozenset(token.text.split("://")[-1].split("/")[0] for token in line if token.kind == "link")
+
+    @property
+    def leads(self) -> frozenset[str]:
+        """What it leads to, for contents; most calls have none."""
+        return known_leads(self.source)
 
     def holds(self, wanted: tuple[Token, ...]) -> bool:
         """Whether these tokens stand in it, whole and one after the other."""
@@ -192,8 +193,9 @@ def _joined(line: Iterable[Token]) -> str:
 class _Rule:
     """The rule over the texts of one run."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, *, version: int) -> None:
         self._sources = sources
+        self._version = version
         self._texts = [_Text(source) for source in sources.trusted]
 
     def origin(self, leaf: Leaf) -> Provenance | None:
@@ -214,9 +216,12 @@ class _Rule:
         line = self.origin(leaf)
         if line is None or line.field == "trusted" or not isinstance(leaf.value, str):
             return None if isinstance(leaf.value, int | float | bool | None) else line
-        for token in _leading(leaf.value):
+        for token in leading(leaf.value):
             if not any(self._holds_leading(text, token) for text in self._texts):
                 return msgspec.structs.replace(self._seen(leaf.path, token.text), value=token.text[:SHOWN_CHARS_MAX])
+        for lead in short_leads(leaf.value) if self._version > 2 else ():
+            if not any(bare(lead) in text.leads for text in self._texts):
+                return msgspec.structs.replace(self._seen(leaf.path, lead), value=lead[:SHOWN_CHARS_MAX])
         return None
 
     def is_verbatim(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
@@ -283,9 +288,10 @@ class _Rule:
             )
         return False
 
-    @staticmethod
-    def _holds_leading(text: _Text, token: Token) -> bool:
+    def _holds_leading(self, text: _Text, token: Token) -> bool:
         if token in text.all or token.text in text.hosts:
+            return True
+        if self._version > 2 and is_numbered(token) and bare(token.text) in text.leads:
             return True
         return token.kind == "number" and any(readings(token.text) & amount.values for amount in text.amounts)
 
@@ -320,36 +326,3 @@ def _as_named(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
     elif amount.unit == "minor":
         factor = 1 / _HUNDRED
     return frozenset((value * factor).normalize() for value in amount.values)
-
-
-def _leading(value: str) -> Iterator[Token]:
-    """The tokens of a content that could lead somebody somewhere, also where they are spelled out ("evil dot com")."""
-    if spelled := _SPELLED_HOST.search(value):
-        yield Token("link", " ".join(spelled[0].casefold().split()))
-    for char in value:
-        if char not in "\n\r\t" and unicodedata.category(char) in {"Cf", "Cc", "Co", "Cn"}:
-            yield Token("sign", char)
-    plain = unicodedata.normalize("NFKC", value)
-    plain = re.sub(r"(?<=[a-z0-9])[\u3002\uff61](?=[a-z0-9])", ".", plain, flags=re.IGNORECASE)
-    for token in tokens(plain):
-        if token.kind in {"link", "address", "account"} or _is_name_of_one(token):
-            yield token
-
-
-def _is_name_of_one(token: Token) -> bool:
-    """Whether a token is an identifier, or a host, rather than a word of a language."""
-    text = token.text
-    if token.kind == "path":
-        first = text.split("/")[0]
-        return text.startswith(("/", "~", "\\", "..")) or (_HOST.fullmatch(first) is not None) or ":\\" in text
-    if token.kind == "number":
-        return sum(char.isdigit() for char in text) >= 6 and not re.search(r"[.,'\u2019]", text)
-    if token.kind == "identifier":
-        host = _HOST.fullmatch(text)
-        if host is not None:
-            return host[1] not in _FILES
-        digits = sum(char.isdigit() for char in text)
-        return (digits >= 2 and len(text) >= 6 and not re.fullmatch(r"[^\W\d_]+-\d{1,2}|\d{1,4}-\d{1,4}", text)) or (
-            digits >= 1 and len(text) >= 12
-        )
-    return token.kind == "word" and len(text) >= 40

@@ -1,9 +1,9 @@
 """Where a judgement says the values of an irreversible call come from (P5).
 
-By the present rule the values are traced again. Of a log that was judged by the first one it is looked at whether
-what was said can be true: a value that the task does not even contain must be named. By either, one that is called
-trusted must be in what a trusted source said, and whatever is not trusted must have raised the flag by which a person
-is asked.
+The values are traced again by the rule that the judgement names. Of a log that was judged by the first one it is looked
+at whether what was said can be true: a value that the task does not even contain must be named. By any, one that is
+called trusted must be in what a trusted source said, and whatever is not trusted must have raised the flag by which a
+person is asked.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from linestop.schemas.verify.verdict import Rule
 Found = Iterator[tuple[Rule, str]]
 _FLAG = "untrusted-value"
 _LEAVES_MAX = 200
+_FIRST_TRACED = 2
+"""The first rule by which values can be traced again."""
 
 
 def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Found:
     """What is not true of where the values of a call are said to come from.
 
-    ``rule`` is the version by which it was judged. By the present one it is traced again, where the contract is at
-    hand; a log of before is only asked whether what it says can be true.
+    ``rule`` is the version by which it was judged, and by which it is traced again, where the contract is at hand; of
+    the first one it is only asked whether what it says can be true.
     """
     traced = call.grant is not None and (call.grant.tier in TRACED or (rule > 1 and call.grant.egress))
     if call.grant is None or not traced:
@@ -45,20 +47,20 @@ def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
     args, task = ledger.bytes_of(verdict.args), ledger.bytes_of(ledger.opened.task.text) if ledger.opened else None
     if args is None or task is None:
         return
-    if rule == RULE:
-        yield from _check_traced(ledger, run, call, verdict)
+    if _FIRST_TRACED <= rule <= RULE:
+        yield from _check_traced(ledger, run, call, verdict, rule=rule)
     elif rule == 1:
         yield from _check_named(call, verdict, args, task)
 
 
-def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall) -> Found:
-    """Trace the values again, by the same rule."""
+def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Found:
+    """Trace the values again, by the rule of then."""
     agent, args = agent_of(ledger, ledger.opened) if ledger.opened else None, ledger.bytes_of(verdict.args)
     contract = agent.tool(call.tool) if agent else None
     if agent is None or contract is None or args is None:
         return
     try:
-        lines = provenance(run, contract, decode_strict(args), agent)
+        lines = provenance(run, contract, decode_strict(args), agent, rule=rule)
     except ValueError:
         return
     for line in lines:
