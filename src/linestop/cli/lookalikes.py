@@ -10,21 +10,33 @@ import re
 import unicodedata
 from typing import Final
 
+from linestop.cli.confusables import CONFUSABLES
 from linestop.cli.plain import clean
 
 WORDS_SHOWN: Final = 5
 TEXT_CHARS_MAX: Final = 20_000
 """How much of a text is looked at; a question shows no more of it."""
 
-_WORD: Final = re.compile(r"[^\W\d_]+(?:[\w.@:/-]*\w)?")
-_ALPHABETS: Final = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "GEORGIAN")
-"""Alphabets with letters that look like another one's. Source: Unicode's confusables.txt (UTS 39), in large."""
+_ENCLOSED: Final = "\u2460-\u24ff\u3200-\u32ff\U0001f110-\U0001f189"
+"""Letters in circles and squares, which count as symbols."""
 
-_LIKE_LATIN: Final = frozenset("асеорхуіјѕԁһԛԝАВСЕНІЈКМОРЅТХУαορνΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")  # noqa: RUF001 - they are the point
-"""Cyrillic and Greek letters that are drawn like Latin ones. Source: confusables.txt."""
+_DIGITS: Final = "\uff10-\uff19\U0001d7ce-\U0001d7ff"
+"""Full-width and mathematical ones."""
 
-_STYLED: Final = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff\u2100-\u214f\u2460-\u24ff]")
-"""Full-width, mathematical and enclosed forms of letters and digits: other characters that read the same."""
+_WORD: Final = re.compile(rf"(?:[^\W\d_]|[{_ENCLOSED}{_DIGITS}])(?:(?:[\w.@:/-]|[{_ENCLOSED}])*(?:\w|[{_ENCLOSED}]))?")
+_TOGETHER: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
+"""Scripts that honest words mix, with each other and with Latin."""
+
+_NO_ALPHABET: Final = frozenset({
+    "MODIFIER", "COMBINING", "FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "ROMAN", "SMALL", "DOUBLE-STRUCK", "SCRIPT",
+    "BLACK-LETTER", "FEMININE", "MASCULINE", "KELVIN", "ANGSTROM", "OHM", "MICRO", "SUPERSCRIPT", "SUBSCRIPT",
+    "PLANCK", "EULER", "TURNED", "ALEF", "INFORMATION", "IDEOGRAPHIC", "VERTICAL", "PROLONGED",
+})  # fmt: skip
+"""First words of the names of letters that belong to no alphabet of their own."""
+
+_FORMS: Final = ("CIRCLED", "SQUARED", "LETTER SMALL CAPITAL")
+_HONEST: Final = frozenset("\u0131")
+"""Letters of living languages that are drawn like another: named only where they stand in an address."""
 
 
 def lookalikes(text: str) -> list[str]:
@@ -42,22 +54,57 @@ def lookalikes(text: str) -> list[str]:
 
 
 def _about(word: str) -> str:
-    alphabets = {name: char for char in word if (name := _alphabet(char))}
+    alphabets: dict[str, str] = {}
+    for char in word:
+        if name := _alphabet(char):
+            alphabets.setdefault(name, char)
     shown = clean(word[:80])
     if len(alphabets) > 1:
         parts = ", ".join(f"{name.title()} {char} (U+{ord(char):04X})" for name, char in alphabets.items())
         return f"'{shown}' mixes alphabets: {parts}"
     letters = [char for char in word if char.isalpha()]
-    if "LATIN" not in alphabets and all(char in _LIKE_LATIN for char in letters):
+    if letters and "LATIN" not in alphabets and all(char in CONFUSABLES for char in letters):
         return f"'{shown}' has no Latin letter, although it looks like it: {next(iter(alphabets), 'other')} throughout"
-    if _STYLED.search(word):
-        return f"'{shown}' is written with other characters than '{clean(unicodedata.normalize('NFKC', word)[:80])}'"
+    address = "@" in word or "." in word
+    read = "".join(_read(char, address=address) for char in word)
+    if read != word and "LATIN" in alphabets.keys() | {"LATIN" if _is_styled(char) else "" for char in word}:
+        char = next(char for char in word if _read(char, address=address) != char)
+        return f"'{shown}' is written with other characters than '{clean(read[:80])}': {char} (U+{ord(char):04X})"
     return ""
 
 
+def _read(char: str, *, address: bool) -> str:
+    """What a letter is read as: itself, or the ASCII letter that it is drawn like."""
+    if char.isascii() or (char in _HONEST and not address):
+        return char
+    return _plain(char) or CONFUSABLES.get(char, char)
+
+
+def _is_styled(char: str) -> bool:
+    return not char.isascii() and bool(_plain(char))
+
+
+def _plain(char: str) -> str:
+    """The ASCII letters or digits of which a character is a form: full-width, mathematical, Roman, in a circle."""
+    if unicodedata.category(char) == "No" or char in "\u00aa\u00ba":
+        # Raised digits, fractions and ordinals have a meaning of their own.
+        return _of_circle(char)
+    plain = unicodedata.normalize("NFKC", char)
+    return plain if plain.isascii() and plain.isalnum() else _of_circle(char)
+
+
+def _of_circle(char: str) -> str:
+    """The letter in a circle or square, or as a small capital, which some have in their names only."""
+    name = unicodedata.name(char, "")
+    letter = name.rpartition(" ")[2]
+    return letter if len(letter) == 1 and any(form in name for form in _FORMS) else ""
+
+
 def _alphabet(char: str) -> str:
-    """The alphabet of a letter, if it is one with doubles in another."""
+    """The alphabet of a letter, as the first word of its name; '' for what belongs to none or to any."""
     if char.isascii():
         return "LATIN" if char.isalpha() else ""
+    if not char.isalpha() or _plain(char):
+        return ""
     name = unicodedata.name(char, "").partition(" ")[0]
-    return name if name in _ALPHABETS else ""
+    return "" if name in _NO_ALPHABET or name in _TOGETHER else name
