@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,14 @@ async def _waiting(client: Client) -> RunId:
     return RunId(run)
 
 
+async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
+    """Turn until nothing of these runs is in the log: the archive may be busy."""
+    with anyio.fail_after(WITHIN_S):
+        while any([await bus.log().load(TENANT, run, leader=True) for run in runs]):
+            await anyio.sleep(0.2)
+            await turns.turn(bus)
+
+
 async def _config(stream: JetStream) -> dict[str, Any]:
     info = await stream.wire.connection.ask(api.stream_info(layout.RUNS))
     return msgspec.convert(info["config"], dict[str, Any])
@@ -103,20 +111,18 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         assert (await client.submit("desk", "say hello", key="k")).sentence.startswith(f"Run '{first}' is over")
         await anyio.sleep(0.3)
         whole: dict[RunId, int] = {}
-        gone = 0
         for _ in range(4):
             whole[await _waiting(client)] = 0
             await _done(client, "say hello")
             await anyio.sleep(0.3)
-            gone += await turns.turn(bus)
+            await turns.turn(bus)
             for run in whole:
                 numbers = [int(m.subject.rpartition(".")[2]) for m in await bus.log().load(TENANT, run, leader=True)]
                 assert numbers == list(range(1, len(numbers) + 1)), run
                 assert len(numbers) >= 5
-        assert gone >= 2 * len(before) - 3
-        assert said[-1].startswith("RUNS keeps more than ")
-        assert f"run '{next(iter(whole))}' of tenant 'default'" in said[-1]
-        assert await bus.log().load(TENANT, first, leader=True) == []
+        await _left(turns, bus, first, named)
+        held = f"run '{next(iter(whole))}' of tenant 'default'"
+        assert any(told.startswith("RUNS keeps more than ") and held in told for told in said)
         assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
 
         assert [(entry.n, entry.name) async for entry in client.events(first)] == before
@@ -141,9 +147,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         for run in whole:
             assert (await operator.approve(run)).status == "done"
             assert (await client.outcome(run, timeout_s=WITHIN_S)).status == "completed"
-        await anyio.sleep(0.7)
-        await turns.turn(bus)
-        assert [await bus.log().load(TENANT, run, leader=True) for run in whole] == [[]] * 4
+        await _left(turns, bus, *whole)
 
 
 async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:
@@ -214,3 +218,23 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         assert "--max-age=7776000s" in done.outdated[0]
         await set_up(bootstrap, BusLayout(space=SMALL), administrator=line.server.administrator)
         assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+
+def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> None:
+    """The age is an hour longer than that of the cut, so that later within the hour no more than was meant leaves."""
+    now = datetime(2026, 5, 31, 12, tzinfo=UTC)
+    assert Cut(now=now, before=now - timedelta(days=14)).by_hand() == (
+        "nats stream edit RUNS -f --max-age=1213200s && nats stream edit RUNS -f --max-age=7776000s"
+    )
+
+
+async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the broker of `linestop dev` it names the setting, for an outside one what must stay and why."""
+    async with stack(tmp_path, space=SMALL) as line, archived(line), Client.connect(tmp_path) as client:
+        mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
+        assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
+        monkeypatch.setattr("linestop.cli.rotate.holds_broker", lambda _: False)
+        await _done(client, "say hello")
+        young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
+        assert young.json == {"before": None, "held_by": "", "commands": ""}
+        assert (await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))).code == 0

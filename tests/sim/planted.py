@@ -393,7 +393,7 @@ PLANTED: dict[str, Planted] = {
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
-    "acknowledged before anything is done": Planted("late: ", _acknowledged_first, "225-1224"),
+    "acknowledged before anything is done": Planted("late: ", _acknowledged_first, "271-1270"),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),
