@@ -424,6 +424,14 @@ def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> N
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_a_file_that_duckdb_cannot_open_is_named_in_a_sentence(tmp_path: Path) -> None:
+    """With what it says, and how the archive is made anew."""
+    path = tmp_path / "archive.duckdb"
+    path.write_bytes(b"no database" * 1_000)
+    with pytest.raises(ConfigError, match=r"The archive .*archive\.duckdb cannot be opened \(IO Error: .*rebuild"):
+        ArchiveFile(path)
+
+
 def test_a_folder_with_a_backslash_is_refused_with_a_sentence(tmp_path: Path) -> None:
     """DuckDB would look for the file elsewhere."""
     with pytest.raises(ConfigError, match="reads the backslash in that path as a slash"):

@@ -314,6 +314,7 @@ def test_a_run_that_no_look_survives_is_stopped_as_stuck(monkeypatch: pytest.Mon
             ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
         assert stops(ended) == ["stuck"]
         assert ended.sealed is not None
+        assert ended.sealed.why.endswith("times; the last look failed with ZeroDivisionError: it broke.")
         assert other.sealed is not None
 
     run_virtual(main, seed=1)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
-from tests.builders import at_work, call, reply
+from tests.builders import CONTRACTS, Story, agent, at_work, call, contract, reply
 from tests.stack import stack
 
 from linestop.bus.connection import connect
 from linestop.cli.dev_lines import RunLines, describe, tell_of_changed_files
 from linestop.client import Client
 from linestop.project import load_project
+from linestop.schemas.events import Asked, Refused
+from linestop.schemas.subjects import parse_run_event
 from linestop.testing.virtual import run_virtual
 
 
@@ -54,6 +60,67 @@ def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.Monkey
     run_virtual(main, seed=1)
     assert [line.split(" ")[0] for line in said] == ["agents/desk.md", "tools.py"]
     assert "Ctrl-C" in said[0]
+
+
+def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planner function's file, and what it or a tool imports; not what a run imports only later."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anyio.to_thread.run_sync", _at_once)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "linestop.toml").write_text("")
+    for name, text in [("its_planner", "import its_helper\n"), ("its_helper", ""), ("its_late", ""), ("not_used", "")]:
+        (tmp_path / f"{name}.py").write_text(text)
+    importlib.import_module("its_planner")
+    said: list[str] = []
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tell_of_changed_files, load_project(), said.append)
+            await anyio.sleep(3)
+            importlib.import_module("its_late")
+            os.utime(tmp_path / "not_used.py", (1, 1))
+            await anyio.sleep(4)
+            assert said == []
+            for name in ("its_helper", "its_planner", "its_late"):
+                os.utime(tmp_path / f"{name}.py", (1, 1))
+                await anyio.sleep(4)
+            tasks.cancel_scope.cancel()
+
+    try:
+        run_virtual(main, seed=1)
+    finally:
+        for name in ("its_planner", "its_helper", "its_late"):
+            sys.modules.pop(name, None)
+    assert [line.split(" ")[0] for line in said] == ["its_helper.py", "its_planner.py", "its_late.py"]
+
+
+def test_a_refused_task_has_one_line() -> None:
+    """Its end says nothing that its refusal did not."""
+    story = Story()
+    story.given(Refused(code="no_agent", sentence="There is none.", agent="desk")).quiet()
+    said = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
+    assert [line for line in said if line] == ["refused: There is none."]
+    assert "recorder.sealed" in story.names()
+
+
+@pytest.mark.parametrize(("tool", "says"), [("wait.for_event", "waits for the event 'paid'"), ("ask.person", "")])
+@pytest.mark.anyio
+async def test_a_run_that_waits_for_an_event_is_not_said_to_wait_for_a_person(tool: str, says: str) -> None:
+    """Which it waits for, and how it is reported."""
+    waits = contract("wait.for_event", kind="wait", parameters={"type": "object", "properties": {"name": {}}})
+    args = '{"name":"paid"}' if tool == "wait.for_event" else '{"question":"paid"}'
+    story = at_work(call(tool, args), version=agent(tools=(*CONTRACTS, waits)))
+
+    class Stored:
+        async def load(self, tenant: str, run: str) -> list[Any]:
+            del tenant, run
+            return [SimpleNamespace(subject=s, payload=p, seq=n) for s, p, n in story.messages]
+
+    lines, said = RunLines(print), story.messages[-1]
+    lines._log = Stored()  # type: ignore[assignment] # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    where = parse_run_event(said[0])
+    heard = await lines._waits_for_event(where, story.last(Asked))  # pyright: ignore[reportPrivateUsage]
+    assert heard == (f"{says} (`linestop event {where.run} paid` reports it)" if says else "")
 
 
 @pytest.mark.broker

@@ -58,11 +58,11 @@ class Archive:
 
     async def run(self, log: Log, queue: Queue) -> None:
         """Archive for ever. Where another process has the file, wait until it lets go of it."""
-        waiting = False
+        waiting, told = False, ""
         while True:
             try:
                 await self._open()
-                waiting = False
+                waiting, told = False, ""
                 async with Door(self.path, self).open():
                     await self._follow(log, queue)
             except* ArchiveInUse:
@@ -75,7 +75,9 @@ class Archive:
             except* _AnotherStream:
                 await self._set_aside()
             except* LinestopError as group:
-                LOG.warning("archive_interrupted", error=str(group.exceptions[0]))
+                if told != str(group.exceptions[0]):
+                    told = str(group.exceptions[0])
+                    LOG.warning("archive_interrupted", error=told, sentence=f"Nothing is archived for now. {told}")
             except* Exception:
                 # A full disk, a damaged file: unacknowledged, everything comes again.
                 LOG.exception("archive_failed", path=str(self.path))

@@ -88,20 +88,24 @@ class ArchiveFile:
 
         Raises:
             ArchiveInUse: another process has it open.
-            ConfigError: DuckDB cannot open a file of that name.
+            ConfigError: DuckDB cannot open it.
         """
         self.path = path
         _require_usable(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT, "threads": THREADS})
-        except duckdb.IOException as error:
+        except duckdb.Error as error:
             if "lock" in str(error):
                 raise ArchiveInUse(
                     f"The archive {path} is open in another process: ask that recorder for a snapshot "
                     "(`linestop recorder snapshot`), or stop it first."
                 ) from None
-            raise
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ConfigError(
+                f"The archive {path} cannot be opened ({reason}): if the file is damaged or of another DuckDB, move it "
+                "away, and `linestop recorder rebuild` makes it anew from the log."
+            ) from None
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._old = OldRuns(path, self._query_old)
         self._make_tables()

@@ -31,6 +31,7 @@ from linestop.schemas.turn import whose_turn
 
 LOG = structlog.get_logger("linestop.sweep")
 AT_ONCE = 16
+FAILURE_CHARS_MAX = 300
 NO_WORKER_TRIES = 3
 """Looks at a run that nobody moves after which a person is called, if its next role lives elsewhere."""
 
@@ -56,7 +57,7 @@ class _Watched:
     """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at.
 
     ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that;
-    ``lacks`` the role that it waits for and that no worker does.
+    ``lacks`` the role that it waits for and that no worker does. ``failure`` is why the last look at it failed.
     """
 
     n: int = -1
@@ -65,6 +66,7 @@ class _Watched:
     told: int = -1
     lost: bool = False
     lacks: RoleName | None = None
+    failure: str = ""
 
 
 @dataclass(slots=True)
@@ -136,19 +138,22 @@ class Sweep:
             await self._look_at(tenant, run, watched)
         except RetryableError as error:
             LOG.warning("sweep_look_failed", tenant=tenant, run=run, error=str(error))
-        except Exception:
+        except Exception as error:
             # Whatever breaks there breaks again at the next look: it is counted, so that it ends.
             LOG.exception("sweep_look_failed", tenant=tenant, run=run)
             watched.tries += 1
             watched.next_at = None
+            watched.failure = f"{type(error).__name__}: {error}".rstrip(": ")[:FAILURE_CHARS_MAX]
         finally:
             limiter.release()
 
     async def _look_at(self, tenant: TenantId, run: RunId, watched: _Watched) -> None:
         if watched.tries >= self.tries_max:
-            why = f"The run did not move although it was looked at {watched.tries} times."
+            failure = f"; the last look failed with {watched.failure.rstrip('.')}" if watched.failure else ""
+            why = f"The run did not move although it was looked at {watched.tries} times{failure}."
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
         state = (await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)).run
+        watched.failure = ""
         # A run that waits for a place in a busy process is not stuck: it moves as soon as it is its turn.
         moved = state.n != watched.n or self.shell.capacity.waits((tenant, run))
         watched.n = state.n

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,8 @@ from linestop.cli import output
 from linestop.errors import LinestopError
 from linestop.project import AGENTS_FOLDER, Project
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
-from linestop.schemas.run import fold_messages
+from linestop.schemas.gate import EVENT_WAIT
+from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunSubject, parse_run_event, stored
 
 LOG = structlog.get_logger("linestop.dev")
@@ -59,7 +61,9 @@ class RunLines:
             return
         if isinstance(event, Opened):
             self._know(where.run, event.agent.name)
-        said = describe(event)
+        elif isinstance(event, Refused) and event.agent:
+            self._know(where.run, event.agent)
+        said = await self._waits_for_event(where, event) or describe(event)
         if said:
             agent = await self._agent_of(where)
             self._say(f"{event.at:%H:%M:%S}  {where.run}  {agent:<12} {said}")
@@ -67,15 +71,30 @@ class RunLines:
     async def _agent_of(self, where: RunSubject) -> str:
         """The run's agent, read from its log where it began before this process did; empty if it was never opened."""
         if where.run not in self._agents and self._log is not None:
-            agent = ""
-            with contextlib.suppress(LinestopError):
-                stored_events = await self._log.load(where.tenant, where.run)
-                opened = fold_messages(
-                    where.tenant, where.run, [(each.subject, each.payload, each.seq) for each in stored_events]
-                ).opened
-                agent = opened.agent.name if opened else ""
-            self._know(where.run, agent)
+            run = await self._read(where)
+            self._know(where.run, run.opened.agent.name if run and run.opened else "")
         return self._agents.get(where.run, "")
+
+    async def _waits_for_event(self, where: RunSubject, event: AnyEvent) -> str:
+        """What is said of a run that a service ends the waiting of; nothing where a person is asked."""
+        if not isinstance(event, Asked) or event.question is None:
+            return ""
+        run = await self._read(where)
+        call = run.calls.get(event.question.call) if run else None
+        if call is None or call.tool != EVENT_WAIT:
+            return ""
+        name = output.short(event.question.text, TEXT_CHARS_SHOWN)
+        return f"waits for the event '{name}' (`linestop event {where.run} {name}` reports it)"
+
+    async def _read(self, where: RunSubject) -> Run | None:
+        """The run from its log, if the broker gives it."""
+        with contextlib.suppress(LinestopError):
+            if self._log is not None:
+                found = await self._log.load(where.tenant, where.run)
+                return fold_messages(
+                    where.tenant, where.run, [(each.subject, each.payload, each.seq) for each in found]
+                )
+        return None
 
     def _know(self, run: str, agent: str) -> None:
         self._agents[run] = agent
@@ -98,6 +117,9 @@ def describe(event: AnyEvent) -> str:
             return f"waits for a person: {', '.join(about)} (`linestop approvals`)"
         case Queued():
             return f"waits for money: {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
+        case Sealed(status="refused"):
+            # Its refusal has a line already.
+            return ""
         case Sealed():
             why = f": {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}" if event.why else ""
             cost = output.dollars(event.totals.cost_micros)
@@ -112,7 +134,10 @@ async def tell_of_changed_files(project: Project, say: Callable[[str], None]) ->
     while True:
         await anyio.sleep(LOOK_EVERY_S)
         now = await anyio.to_thread.run_sync(lambda: dict(_stamps(project)))
-        changed = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+        imported = {path for path, _ in _stamped(project, _imported(project))}
+        # What a run imports only now is new, but is used as it is.
+        late = imported - before.keys()
+        changed = sorted(path for path in {*before, *now} - late if before.get(path) != now.get(path))
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             say(f"{changed[0]}{more} changed since it was loaded: end this with Ctrl-C and start it again to use it.")
@@ -121,11 +146,27 @@ async def tell_of_changed_files(project: Project, say: Callable[[str], None]) ->
 
 def _stamps(project: Project) -> Iterator[tuple[str, int]]:
     """The files that an agent is made of, with when each was written."""
-    for path in _files(project):
+    yield from _stamped(project, _files(project))
+    yield from _stamped(project, _imported(project))
+
+
+def _stamped(project: Project, paths: Iterable[Path]) -> Iterator[tuple[str, int]]:
+    for path in paths:
         try:
             yield str(path.relative_to(project.root)), path.stat().st_mtime_ns
         except (OSError, ValueError):
             continue
+
+
+def _imported(project: Project) -> list[Path]:
+    """The folder's own files that are imported here: tools, planner functions, and what these import."""
+    root, found = project.root.resolve(), list[Path]()
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        path = Path(file) if isinstance(file, str) else None
+        if path is not None and path.is_relative_to(root) and "site-packages" not in path.parts:
+            found.append(project.root / path.relative_to(root))
+    return found[:FILES_MAX]
 
 
 def _files(project: Project) -> Iterator[Path]:

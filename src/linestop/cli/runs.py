@@ -128,6 +128,10 @@ ANSWERS: Final[dict[str, tuple[str, ...]]] = {
 """What can be decided on the spot, by the kind of the question."""
 
 LATER: Final = "later"
+REPORT_ELSEWHERE: Final = (
+    "Waiting for an event, which a service reports, or the command above in another terminal; "
+    "Ctrl-C here leaves the run waiting."
+)
 DECIDE_ELSEWHERE: Final = (
     "Waiting for a person: decide in another terminal, with one of the commands above; "
     "Ctrl-C here leaves the run waiting."
@@ -201,7 +205,8 @@ class _Waiting:
             return False
         if sys.stdin and sys.stdin.isatty():
             if not sys.stderr.isatty():
-                output.note(DECIDE_ELSEWHERE)
+                only_events = all(question.kind == "event" for question in questions)
+                output.note(REPORT_ELSEWHERE if only_events else DECIDE_ELSEWHERE)
                 return False
             for question in questions:
                 await self._decide_here(question)
@@ -215,7 +220,7 @@ class _Waiting:
         verbs = ANSWERS.get(question.kind, ())
         reply = await _typed(verbs) if verbs else LATER
         if reply == LATER:
-            output.note(DECIDE_ELSEWHERE)
+            output.note(REPORT_ELSEWHERE if question.kind == "event" else DECIDE_ELSEWHERE)
             return
         said = Said(tenant=self._tenant, shown=question.shown)
         try:
