@@ -66,7 +66,7 @@ def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatc
     """A planner function's file, and what it or a tool imports; not what a run imports only later."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anyio.to_thread.run_sync", _at_once)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "linestop.toml").write_text("")
     for name, text in [("its_planner", "import its_helper\n"), ("its_helper", ""), ("its_late", ""), ("not_used", "")]:
         (tmp_path / f"{name}.py").write_text(text)
