@@ -1,6 +1,7 @@
 """Many runs on one account, with the workers of the budget killed at random: it lets through what fits, and no more.
 
-    python -m tests.sim.crowd 1-20      # seeds; prints one JSON verdict a line
+    python -m tests.sim.crowd 1-20                               # seeds; prints one JSON verdict a line
+    python -m tests.sim.crowd 1-2 --runs 300 --paid-for 100      # more runs, on an account for a third of them
 
 A world of its own, since the seeds of ``simulate`` are about everything at once: every call costs the same, so it
 is known how many runs the account suffices for.
@@ -8,8 +9,10 @@ is known how many runs the account suffices for.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import logging
 import random
 import sys
 from collections import Counter
@@ -17,6 +20,7 @@ from typing import Any, cast
 
 import anyio
 import msgspec
+import structlog
 from tests.sim.__main__ import parse_seeds
 from tests.sim.faults import SeedFaults, seconds
 from tests.sim.loop import SimLoop
@@ -41,7 +45,6 @@ from linestop.schemas.work import ModelWork
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import START, virtual_now
 
-RUNS, PAID_FOR = 64, 20
 OUTPUT_TOKENS = 1_000
 COST, COST_MAX = 1_000, 2_000
 """What a run's one model call costs, and may cost at most, in micro-dollars: input is free, half of the output used."""
@@ -70,14 +73,19 @@ AGENT = AgentVersion(
         model="playbook/first", price=Price(input=0, output=2_000_000), output_tokens_max=OUTPUT_TOKENS
     ),
 )  # fmt: skip
-LIMITS = AccountLimits(user_day_micros=(PAID_FOR - 1) * COST + COST_MAX)
 
 
 class Crowd:
-    """The world of one seed. Made and run inside a ``SimLoop``."""
+    """The world of one seed: ``runs`` of one user, whose account suffices for ``paid_for`` of them.
 
-    def __init__(self, seed: int) -> None:
+    Made and run inside a ``SimLoop``.
+    """
+
+    def __init__(self, seed: int, *, runs: int, paid_for: int) -> None:
         script = Plain(seed)
+        self.runs = runs
+        self.limits = AccountLimits(user_day_micros=(paid_for - 1) * COST + COST_MAX)
+        self.taken = self.kills = 0
         self.chance = script.chance("crowd")
         self.broker = MemoryBroker(virtual_now, faults=SeedFaults(script.chance("faults")))
         self.mirror = Mirror(self.broker)
@@ -91,20 +99,20 @@ class Crowd:
 
     def _written(self, stored: Any) -> None:  # noqa: ANN401 - a stored message
         if ".account.user-" in stored.subject and stored.payload:
-            taken = msgspec.json.decode(stored.payload, type=Account).taken
-            if taken > LIMITS.user_day_micros:
-                self.over.append(f"{taken} of {LIMITS.user_day_micros} are taken")
+            self.taken = msgspec.json.decode(stored.payload, type=Account).taken
+            if self.taken > self.limits.user_day_micros:
+                self.over.append(f"{self.taken} of {self.limits.user_day_micros} are taken")
 
     async def run(self) -> dict[str, Any]:
-        """Submit all runs at once, kill budgets for a minute, and wait until all are over."""
+        """Submit all runs at once, kill budgets meanwhile, and wait until all are over."""
         await AgentStore(self.broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
         for spec in consumers():
             self.broker.queue(spec)
         for worker in self.workers:
-            worker.accounts = LIMITS
+            worker.accounts = self.limits
             worker.start()
-        for index in range(RUNS):
-            task = {"text": "please", "run": f"r{index:02}", "user": "ann"}
+        for index in range(self.runs):
+            task = {"text": "please", "run": f"r{index:03}", "user": "ann"}
             await self.broker.publish("tasks.t.ann", msgspec.json.encode(task))
         loop = cast("SimLoop", asyncio.get_running_loop())
         for worker in self.workers:
@@ -116,14 +124,15 @@ class Crowd:
 
     def _runs(self) -> list[Any]:
         runs = list(self.mirror.runs.values())
-        return runs if len(runs) == RUNS else [*runs, *[Missing()] * (RUNS - len(runs))]
+        return [*runs, *[Missing()] * (self.runs - len(runs))]
 
     async def _torment(self, worker: Worker) -> None:
         for _ in range(self.chance.randint(2, 8)):
-            await anyio.sleep(self.chance.expovariate(0.25))
+            await anyio.sleep(self.chance.expovariate(0.7))
             worker.kill(steps=self.chance.choice((0, 1, 3, 10, 40)))
             await anyio.sleep(self.chance.choice((0.05, 1.0, 4.0)))
             worker.kill()
+            self.kills += 1
             worker.start()
 
     def _verdict(self) -> dict[str, Any]:
@@ -139,6 +148,8 @@ class Crowd:
             "ended_s": round(seconds(), 1),
             "status": dict(Counter(run.sealed.status if run.sealed else "open" for run in self._runs())),
             "codes": dict(Counter(stop.code for stop in stops)),
+            "taken_micros": self.taken,
+            "kills": self.kills,
             "events_max": max(run.n for run in self.mirror.runs.values()),
             "wrong": wrong,
         }
@@ -150,21 +161,28 @@ class Missing:
     sealed = None
 
 
-def crowd(seed: int) -> dict[str, Any]:
+def crowd(seed: int, *, runs: int, paid_for: int) -> dict[str, Any]:
     """Run one seed in a loop of its own; see ``simulate``."""
     loop = SimLoop(seed=seed, start=START)
     KEPT.append(loop)
     asyncio.set_event_loop(loop)
 
     async def main() -> dict[str, Any]:
-        return await Crowd(seed).run()
+        return await Crowd(seed, runs=runs, paid_for=paid_for).run()
 
     return {"seed": seed, **loop.run_until_complete(main())}
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.crowd")
+    parser.add_argument("seeds", type=parse_seeds)
+    parser.add_argument("--runs", type=int, default=64)
+    parser.add_argument("--paid-for", type=int, default=20)
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with contextlib.suppress(BrokenPipeError):
-        for number in parse_seeds(sys.argv[1]):
+        for number in options.seeds:
             random.seed(number)
-            sys.stdout.write(msgspec.json.encode(crowd(number)).decode() + "\n")
+            verdict = crowd(number, runs=options.runs, paid_for=options.paid_for)
+            sys.stdout.write(msgspec.json.encode(verdict).decode() + "\n")
             sys.stdout.flush()

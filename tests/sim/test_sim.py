@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.sim.__main__ import parse_seeds
+from tests.sim.crowd import COST
 from tests.sim.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
@@ -33,18 +34,26 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
     assert f"{CHUNK} seeds" in done.stdout
 
 
-def test_of_64_runs_on_one_account_exactly_those_complete_that_it_suffices_for() -> None:
-    """Twenty, with the workers of the budget killed at random; the account is never over, no run is stuck or lost."""
+@pytest.mark.parametrize(
+    ("seeds", "runs", "paid_for"), [("1-3", 64, 20), ("2-2", 300, 100)], ids=["64 runs", "300 runs"]
+)
+def test_of_the_runs_on_one_account_exactly_those_complete_that_it_suffices_for(
+    seeds: str, runs: int, paid_for: int
+) -> None:
+    """A third, with the workers of the budget killed at random; the account is never over, no run is stuck or lost."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    size = ("--runs", str(runs), "--paid-for", str(paid_for))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.sim.crowd", "1-6"],
+        [sys.executable, "-m", "tests.sim.crowd", seeds, *size],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=280,
     )  # fmt: skip
     verdicts = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(verdicts) == 6
+    assert [verdict["seed"] for verdict in verdicts] == parse_seeds(seeds)
     for verdict in verdicts:
-        assert verdict["status"] == {"completed": 20, "over_budget": 44}, verdict
-        assert verdict["codes"] == {"budget": 44}
+        assert verdict["status"] == {"completed": paid_for, "over_budget": runs - paid_for}, verdict
+        assert verdict["codes"] == {"budget": runs - paid_for}
+        assert verdict["taken_micros"] == paid_for * COST, verdict
+        assert verdict["kills"], verdict
         assert verdict["wrong"] == []
         assert verdict["events_max"] <= 10
 
