@@ -36,7 +36,8 @@ Kind = Literal[
 
 ``busy``: a process thinks, and nothing of it runs meanwhile. ``events``: agents wait for events that services report,
 before and after anybody waits. ``squatter``: a stolen credential writes rubbish into runs that are about to be opened.
-``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead.
+``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead;
+in half of the seeds at the worst moment: one as it says a result, the other when it has said that of its own attempt.
 """
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -87,8 +88,10 @@ def draw_hardship(chance: random.Random) -> Hardship:
     match kind:
         case "replica lags" | "busy":
             from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.05, 0.4, 2.0))
-        case "events" | "squatter" | "workers cut" | "edits":
+        case "events" | "squatter" | "edits":
             from_s, for_s = 0.0, float("inf")
+        case "workers cut":
+            from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.0, 8.0))
         case "contracts change":
             for_s = float("inf")
         case _:

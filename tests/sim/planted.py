@@ -46,14 +46,15 @@ DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One bug: a part of the sentence by which the checks find it, how to plant it, and the thousand seeds it has.
+    """One bug: a part of the sentence by which the checks find it, how to plant it, and in which seeds it is sought.
 
+    They are of the first thousand; those of a rare bug begin shortly before one that sees it, to save time.
     ``hardship`` is what is hard in each of them, where the bug shows only then.
     """
 
     found_by: str
     plant: Callable[[], None]
-    seeds: str = "1-1000"
+    seeds: str = "1-999"
     hardship: Kind | Literal[""] = ""
 
 
@@ -378,14 +379,14 @@ def _raised_is_failed() -> None:
 
 PLANTED: dict[str, Planted] = {
     "task acknowledged before its run is opened": Planted("P2: the task", _task_acknowledged_early),
-    "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped, "131-1130"),
+    "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped, "131-999"),
     "tool tried again without a new start": Planted("on one start", _retry_without_start),
     "start_by not checked": Planted("after its start_by", _no_start_by),
     "event said again after a time-out": Planted("ignored: ", _said_again),
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "event kept that was refused": Planted("chain: ", _refused_kept),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "1150-2149"),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "80-999", "workers cut"),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
@@ -393,14 +394,14 @@ PLANTED: dict[str, Planted] = {
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
     "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
-    "acknowledged before anything is done": Planted("late: ", _acknowledged_first, "271-1270"),
+    "acknowledged before anything is done": Planted("late: ", _acknowledged_first, "271-999"),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
     "questions do not expire": Planted("stuck: ", _no_expiry),
     "outcome never published": Planted("outcome: ", _outcome_never),
     "outcome published twice": Planted("outcome: ", _outcome_twice),
     "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
-    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-1214"),
+    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-999"),
     "forgotten holds stay": Planted("P4: ", _holds_forgotten),
     "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
     "cost over its reservation": Planted("P4: ", _cost_over_reservation),
@@ -412,7 +413,7 @@ PLANTED: dict[str, Planted] = {
     "older incarnation spoken for": Planted("speaks for a dead worker's", more.older_incarnation_spoken_for),
     "hold settled twice": Planted("P4: account", more.hold_settled_twice, hardship="broker away"),
     "superseded success thrown away": Planted(
-        "as if nobody had", more.superseded_success_thrown_away, "30-1029", hardship="workers cut"
+        "as if nobody had", more.superseded_success_thrown_away, "30-999", hardship="workers cut"
     ),
     "no alarm while performing": Planted("late: ", more.no_alarm_while_performing),
     "no durable timer": Planted("late: ", more.no_durable_timer),

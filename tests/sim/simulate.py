@@ -115,6 +115,8 @@ class Simulation:
             return Weather()
         if self.hardship.kind == "workers cut":
             chance = self.script.chance("cuts")
+            if self.hardship.amount:
+                return Weather()
             return Weather(partitions={worker.name: cuts(chance, RAGE_S) for worker in self.workers})
         if self.hardship.kind == "broker away":
             weather.outages.append((self.hardship.from_s, self.hardship.until_s))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, cast
 
-from tests.sim.faults import seconds
+import msgspec
+from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
@@ -23,6 +24,8 @@ THINKS: Final = 0.05
 """How often a busy process thinks after it has heard from the log."""
 
 SQUATS: Final = 0.9
+CUTS: Final = 0.5
+"""How often a worker is cut off as it says the result of a first attempt."""
 
 
 @dataclass(slots=True)
@@ -74,7 +77,13 @@ class WatchedLog:
             self._sight(append.tenant, append.run).sent_s = seconds()
         if append.event == "opened" and self._hardship.at_work("squatter") and self._chance.random() < SQUATS:
             self._squat(append)
+        attempt = self._attempt_to_cut_at(append)
+        if attempt == 1 and self._chance.random() < CUTS:
+            self._cut_off()
         seq = await self._log.append(append, meanwhile=meanwhile)
+        if attempt > 1:
+            self._broker_faults().weather.partitions.clear()
+            self._cut_off()
         self._think()
         return seq
 
@@ -138,6 +147,20 @@ class WatchedLog:
         process.frozen = True
         self._diary.out.append((process.name, seconds(), seconds() + for_s))
         loop.call_later(for_s, process.thaw, loop, context=loop.outside.copy())
+
+    def _attempt_to_cut_at(self, append: Append) -> int:
+        """Of which attempt this is the result, 0 if it is none or nobody is cut off at results."""
+        if append.event != "finished" or not self._hardship.at_work("workers cut") or not self._hardship.amount:
+            return 0
+        return int(msgspec.json.decode(append.payload)["attempt"])
+
+    def _cut_off(self) -> None:
+        """Let nothing of this process reach the broker for a while."""
+        worker, for_s = self._process.name.partition("#")[0], self._hardship.amount * self._chance.uniform(0.9, 1.6)
+        self._broker_faults().weather.partitions.setdefault(worker, []).append((seconds(), seconds() + for_s))
+
+    def _broker_faults(self) -> SeedFaults:
+        return cast("SeedFaults", self._broker.faults)
 
     def _squat(self, append: Append) -> None:
         """Write what is no event of the run at its head, as whoever has stolen a credential can."""

@@ -10,7 +10,7 @@ agreed to, it says ``widened``, and starts nothing before a person has agreed to
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import msgspec
 
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, ToolsHere, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
-from linestop.actors.own_starts import never_begun, out_of_time
+from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.widened import left_open, widened
 from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
@@ -60,11 +60,13 @@ class Executor:
         worker = facts.get(Worker)
         me = worker.id if worker else ""
         dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
-        if lost := never_begun(run, me, facts.get(Performing), effect=True):
+        performing = facts.get(Performing)
+        if lost := never_begun(run, me, performing, effect=True):
             return _never_performed(lost)
+        unheard = [attempt for attempt in run.open_attempts if not about_to_be_said(attempt, performing)]
         if run.done:
-            return _unknown(run, now, me, dead)
-        if late := out_of_time(run, now, facts.get(Performing), by="executor"):
+            return _unknown(run, unheard, now, worker=me, dead=dead)
+        if late := out_of_time(run, now, performing, by="executor"):
             return late
         if over := _wait_over(run, now):
             return over
@@ -72,12 +74,12 @@ class Executor:
         if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=me):
             return wider
         start = next_start(run, now, me, dead)
-        if isinstance(start, NextStart) and start.kind != "model" and start.at <= now:
+        if isinstance(start, NextStart) and _is_due(run, start, now, unheard):
             if attempt := left_open(run, start, tools):
                 return _given_up(run, attempt, now, worker=me, dead=dead)
             if event := _start(run, start, facts.get(Doors) or Doors(), now, worker=me, dead=dead):
                 return event
-        return _unknown(run, now, me, dead)
+        return _unknown(run, unheard, now, worker=me, dead=dead)
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -179,9 +181,17 @@ def _wait_over(run: Run, now: datetime) -> Finished | None:
     return None
 
 
-def _unknown(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> Finished | None:
-    """Speak for an attempt that is past its end and that nobody may repeat."""
-    for attempt in run.open_attempts:
+def _is_due(run: Run, start: NextStart, now: datetime, unheard: Sequence[Attempt]) -> bool:
+    """Whether calls are to be started now, and none of them is about to be answered by an attempt before."""
+    before = [attempt for name in start.calls if (attempt := run.calls[name].open_attempt) is not None]
+    return start.kind != "model" and start.at <= now and all(attempt in unheard for attempt in before)
+
+
+def _unknown(
+    run: Run, attempts: Sequence[Attempt], now: datetime, *, worker: str, dead: frozenset[str]
+) -> Finished | None:
+    """Speak for one of these open attempts that is past its end and that nobody may repeat."""
+    for attempt in attempts:
         if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
             return _given_up(run, attempt, now, worker=worker, dead=dead)
     return None

@@ -49,10 +49,13 @@ class Performing(msgspec.Struct, frozen=True):
     unsaid: frozenset[int] = frozenset()
     """Those of them that have ended: what they gave is not stored yet, perhaps since the broker is away."""
 
+    lost: frozenset[int] = frozenset()
+    """Those that have ended, and of which a result could not be said at all."""
+
     @property
     def live(self) -> frozenset[int]:
         """Those that are worked on."""
-        return self.starts - self.unsaid
+        return self.starts - self.unsaid - self.lost
 
 
 class DeadWorkers(msgspec.Struct, frozen=True):

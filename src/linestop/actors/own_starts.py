@@ -1,4 +1,4 @@
-"""What only the process that made a start can say of it: that it never began, and that it is worked on."""
+"""What only the process that made a start can say of it: that it never began, is worked on, or has its result."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def never_begun(run: Run, worker: str, performing: Performing | None, *, effect:
         return None
     own = (a for a in run.open_attempts if a.worker == worker and bool(a.call) == effect)
     return next((attempt for attempt in own if attempt.n not in performing.starts), None)
+
+
+def about_to_be_said(attempt: Attempt | None, performing: Performing | None) -> bool:
+    """Whether this process has what the attempt gave, and only waits for the broker to say it.
+
+    However long past its end that is, its roles neither call it lost nor make it again: its result would come too late.
+    """
+    return attempt is not None and performing is not None and attempt.n in performing.unsaid
 
 
 def out_of_time(run: Run, now: datetime, performing: Performing | None, *, by: RoleName) -> Stopped | None:

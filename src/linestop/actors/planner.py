@@ -20,7 +20,7 @@ from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.off_loop import off_loop
-from linestop.actors.own_starts import never_begun, out_of_time
+from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.unusable_calls import cleaned
 from linestop.schemas.active import DECIDING_S
 from linestop.schemas.calls import Attempt, relied_on
@@ -102,7 +102,8 @@ class Planner:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Start the next model call if it is covered; stop the run if no model can be asked any more."""
         del cue
-        if run.opened is None or run.blind or run.phase is Phase.SEALED:
+        waits = about_to_be_said(run.model_attempt, facts.get(Performing))
+        if run.opened is None or run.blind or run.phase is Phase.SEALED or waits:
             return None
         worker = facts.get(Worker)
         me = worker.id if worker else ""

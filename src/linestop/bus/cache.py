@@ -75,7 +75,8 @@ class CachedRun:
     def performs(self) -> Performing:
         """What this process performs for the run, for its roles."""
         unsaid = frozenset(n for n, count in self.unsaid.items() if count)
-        return Performing(frozenset({*self.performing, *self.unreported, self.starting}), unsaid | self.unreported)
+        starts = frozenset({*self.performing, *self.unreported, self.starting})
+        return Performing(starts, unsaid, frozenset(self.unreported))
 
     @property
     def saying(self) -> bool:

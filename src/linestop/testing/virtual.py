@@ -89,6 +89,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual date and time, in UTC."""
         return self._start + timedelta(seconds=self._elapsed_s)
 
+    def compute(self, seconds: float) -> None:
+        """Let time pass while nothing else of the program runs, as a long computation does."""
+        self._elapsed_s += seconds
+
     def _on_idle(self, timeout_s: float | None) -> None:
         if timeout_s is None:
             raise Deadlock(self._describe("Nothing is ready and nothing is scheduled"))
