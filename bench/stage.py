@@ -31,7 +31,7 @@ from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.server_config import SyncInterval
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.limits import AccountLimits, Limits
+from linestop.schemas.limits import AccountLimits, Limits, WorkerLimits
 from linestop.schemas.model import ModelReply, Price, ToolCall, Usage
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tools import Contract, ToolResult
@@ -203,7 +203,11 @@ async def host(directory: Path, roles: Sequence[RoleName], worker: str, *, wait:
     made = [make_role(role, caller=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
     # The floor's runs are bare appends that nobody seals: the sweep would look at them again and again.
     sweeping = not (directory / NO_SWEEP).exists()
-    config = HostConfig(worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2, sweeping=sweeping)
+    # Runs that wait for a model for ever are there to be many.
+    limits = WorkerLimits(runs_max=100_000, starts_max=100_000) if wait else WorkerLimits()
+    config = HostConfig(
+        worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2, sweeping=sweeping, limits=limits
+    )
     async with Host(backend, made, config).running() as running:
         yield running
     await backend.aclose()

@@ -386,7 +386,7 @@ PLANTED: dict[str, Planted] = {
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
     "event kept that was refused": Planted("chain: ", _refused_kept),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "80-999", "workers cut"),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "190-999", "workers cut"),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
