@@ -41,7 +41,7 @@ async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: T
             if not _is_in(state, scope):
                 return
             if state.stopped is None and not state.done:
-                await stop.stop(*key, control)
+                await stop.stop_from(state, control)
                 stopped.append(key[1])
             else:
                 over += 1

@@ -61,6 +61,15 @@ class DirectStop:
             if not beforehand:
                 raise no_such_run(tenant, run)
             await self._require_room(run)
+        return state, await self.stop_from(state, control)
+
+    async def stop_from(self, state: Run, control: Control) -> bool:
+        """Stop a run that was read already, however old that is; return whether somebody else had stopped it before.
+
+        Raises:
+            Refused, TimedOut, Unreachable: as ``stop``.
+        """
+        tenant, run = state.tenant, state.run
         before = state.stopped is not None
 
         def stop(at: Run) -> Stopped:
@@ -75,7 +84,7 @@ class DirectStop:
             status = state.sealed.status if state.sealed else "unknown"
             raise Refused(f"Run '{run}' is over ({status}); there is nothing to stop.")
         self._hint(tenant, run)
-        return state, before or not is_of(state, control)
+        return before or not is_of(state, control)
 
     async def _require_room(self, run: RunId) -> None:
         """Refuse to write to a run that does not exist where the room is for those that do."""
