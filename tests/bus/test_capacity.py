@@ -104,7 +104,7 @@ def with_process(
         async with Host(InMemory(broker), roles, config).running() as host:
             await act(Process(broker, model, host))
 
-    run_virtual(main, seed=1)
+    run_virtual(main)
 
 
 def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -14,6 +15,15 @@ OLDEST_PIP = {(3, 11): "22.3", (3, 12): "23.2.1", (3, 13): "24.2"}
 """The pip in the first release of each supported Python (CPython's `Lib/ensurepip` at the tags v3.x.0)."""
 
 INSTALL_TIMEOUT_S = 280.0
+
+
+def test_the_oldest_pip_of_every_supported_python_is_known() -> None:
+    """Whoever adds a Python says with which pip it began; the test below takes the row of the one it runs on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: 3."
+    supported = {(3, int(c.removeprefix(prefix))) for c in project["classifiers"] if c.startswith(prefix)}
+    assert supported == set(OLDEST_PIP)
+    assert sys.version_info[:2] in supported
 
 
 @pytest.mark.parametrize("pip", ["oldest", "newest"])
