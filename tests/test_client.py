@@ -392,6 +392,18 @@ async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Cl
         await client.submit("desk", "x" * 300_000)
     with pytest.raises(InputError, match="The pause holds half a character"):
         await operator.pause("any", why="\ud800")
+    run, shared = (await client.submit("desk", "doubt")).run, list[object]()
+    await until(client, run, lambda state: any(c.asked_doubt for c in state.calls.values()))
+    call = (await client.questions(run))[0].call
+    for _ in range(40):
+        shared = [shared, shared]
+    for number in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(InputError, match=r"The answer holds NaN or an infinity, which JSON has not: send null"):
+            await operator.event(run, "paid", {"cents": [1, number]})
+        with pytest.raises(InputError, match=r"The edit holds NaN or an infinity"):
+            await operator.edit(run, {"cents": number}, call=call)
+    with pytest.raises(TooLarge, match=r"The answer (has too many bytes|holds too many lists)"):
+        await operator.event(run, "paid", shared)
 
 
 async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:

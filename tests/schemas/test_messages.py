@@ -140,3 +140,10 @@ def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
     """The list of all limits is for a name that is like none."""
     assert lowered(Limits(), {"turn_max": 3}) == "There is no limit named 'turn_max'; perhaps 'turns_max' is meant."
     assert str(lowered(Limits(), {"speed": 3})).startswith("There is no limit named 'speed'; there are: turns_max, ")
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "Infinity", "1e999", "[1, NaN]"])
+def test_a_number_that_is_not_finite_is_refused_in_one_sentence(number: str) -> None:
+    """JSON has none, whatever some writers make of it."""
+    with pytest.raises(InputError, match="NaN and the infinities are not numbers of JSON: send null or a text"):
+        read_message(f'{{"answer": {number}}}'.encode(), Control)

@@ -43,6 +43,7 @@ from linestop.cli.assembly import (
     stored_credentials,
 )
 from linestop.cli.dev_lines import RunLines, tell_of_changed_files
+from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.pipes import STDERR, until_reader_is_gone
 from linestop.errors import ConfigError, Unreachable
 from linestop.project import Project, load_project
@@ -77,10 +78,10 @@ def say(text: str = "") -> None:
 def run_loop(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
     """Run ``work`` on uvloop with logs on stderr; its event is set by SIGINT or SIGTERM.
 
-    A second signal cancels what the first did not bring to an end.
+    A second signal cancels what the first did not bring to an end. No exit that a tool leaves behind ends it.
     """
     configure_logs()
-    anyio.run(_until_told, work, backend="asyncio", backend_options={"use_uvloop": sys.platform != "win32"})
+    anyio.run(_until_told, work, backend="asyncio", backend_options={"loop_factory": enduring_loop})
 
 
 async def _until_told(work: Callable[[anyio.Event], Awaitable[None]]) -> None:

@@ -6,6 +6,7 @@ what was said still counts.
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 import sys
@@ -29,6 +30,7 @@ from linestop.schemas.limits import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.trace_context import TraceContext
+from linestop.schemas.value_size import OversizedError, json_size
 
 WAIT_S: Final = 10.0
 """How long to wait for a role's answer to a task or a word. What was said is kept in any case."""
@@ -102,18 +104,32 @@ class Mouth:
             return await answer_within(future, wait_s)
 
 
+_MEASURED_BYTES_MAX: Final = 16 * MESSAGE_BYTES_MAX
+"""What is larger is not written at all; what is just too large is refused with its size."""
+
+
 def _encoded(said: Task | Control, what: str) -> bytes:
     """What goes onto the wire.
 
     Raises:
-        InputError: a text in it cannot be written as UTF-8.
+        InputError: a text in it cannot be written as UTF-8, or a number is not finite.
         TooLarge: no message may have so many bytes.
     """
+    bytes_max = MESSAGE_BYTES_MAX if isinstance(said, Task) else CONTROL_BYTES_MAX
     try:
+        # Before it is written: what shares its parts or holds itself has no end as JSON.
+        json_size(said, bytes_max=_MEASURED_BYTES_MAX)
+        # The fast writer makes null of NaN and the infinities without a word.
+        json.dumps(msgspec.to_builtins(said), allow_nan=False)
         payload = msgspec.json.encode(said)
+    except OversizedError as error:
+        raise TooLarge(f"The {what} {error}.") from None
     except UnicodeEncodeError as error:
         raise InputError(f"The {what} holds half a character ({error.reason}), which is no text: remove it.") from None
-    bytes_max = MESSAGE_BYTES_MAX if isinstance(said, Task) else CONTROL_BYTES_MAX
+    except ValueError as error:
+        if not str(error).startswith("Out of range float"):
+            raise
+        raise InputError(f"The {what} holds NaN or an infinity, which JSON has not: send null or a text.") from None
     if len(payload) > bytes_max:
         raise TooLarge(
             f"The {what} has {len(payload)} bytes and a message at most {bytes_max}: shorten it, or put "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, cast
@@ -104,14 +105,22 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"perhaps '{found[0]}' is meant" if found else f"there are: {', '.join(known)}"
 
 
+_NOT_FINITE = re.compile(rb"[:\[,]\s{0,9}[-+]?(?:NaN|Infinity)")
+
+
 def read_message(body: bytes, kind: type[M]) -> M:
     """Read a message from outside.
 
     Raises:
-        InputError: it has a field that is not known.
+        InputError: it has a field that is not known, or a number that is not finite.
         msgspec.DecodeError: it is not such a message.
     """
-    message = msgspec.json.decode(body, type=kind)
+    try:
+        message = msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        if _NOT_FINITE.search(body) or "out of range" in str(error):
+            raise InputError("NaN and the infinities are not numbers of JSON: send null or a text") from None
+        raise
     if sentence := unknown_field(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), kind):
         raise InputError(sentence)
     return message

@@ -1,0 +1,46 @@
+"""An event loop that code in it cannot end: an exit that a tool left behind is logged, and the process goes on.
+
+``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback come out of every event loop, whoever made them. What
+a tool itself raises is caught where it is called; a task that it started, a callback that it left, or one from a thread
+of its own is not. Signals do not come this way: they have handlers (``processes.run_loop``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+_log = logging.getLogger("linestop.tools")
+
+
+def enduring_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop (uvloop, where there is one) whose ``run_until_complete`` ends with what it runs, and no earlier."""
+    if sys.platform == "win32":
+        loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+    else:
+        import uvloop  # noqa: PLC0415 - there is none for Windows
+
+        loop = uvloop.new_event_loop()
+    once = loop.run_until_complete
+
+    def run_until_complete(future: Awaitable[T]) -> T:
+        return _to_its_end(asyncio.ensure_future(future, loop=loop), once)
+
+    loop.run_until_complete = run_until_complete  # type: ignore[method-assign,assignment] # it is called with tasks only
+    return loop
+
+
+def _to_its_end(task: asyncio.Future[T], run: Callable[[asyncio.Future[T]], T]) -> T:
+    while True:
+        try:
+            return run(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            _log.error(
+                "a task or callback that a tool left behind raised %r: the process goes on", error, exc_info=error
+            )
