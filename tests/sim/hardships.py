@@ -37,7 +37,8 @@ Kind = Literal[
 ``busy``: a process thinks, and nothing of it runs meanwhile. ``events``: agents wait for events that services report,
 before and after anybody waits. ``squatter``: a stolen credential writes rubbish into runs that are about to be opened.
 ``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead;
-where this hardship is asked for, in half of the seeds at the worst moment: one as it says a result, the other when it has said that of its own attempt.
+where this hardship is asked for, in half of the seeds at the worst moment: one as it says a result, the other when it
+has said that of its own attempt.
 """
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -91,8 +92,8 @@ def draw_hardship(chance: random.Random) -> Hardship:
         case "events" | "squatter" | "edits":
             from_s, for_s = 0.0, float("inf")
         case "workers cut":
-            # Known to be red in one seed of some hundreds: a success of a superseded attempt does not settle its call while
-            # a later attempt is open, so a third one may be made. Until that is mended, only where it is asked for.
+            # Known to be red in one seed of some hundreds: a success of a superseded attempt does not settle its call
+            # while a later attempt is open, so a third may be made. Until that is mended, only where it is asked for.
             from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.0, 8.0)) if ONLY else 0.0
         case "contracts change":
             for_s = float("inf")
