@@ -298,3 +298,18 @@ def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> No
     for cost, reason in ((story.run.available_micros + 1, "does not fit into what the run holds"), (-1, "less than")):
         entry = story.tell("planner", msgspec.structs.replace(start, cost_max_micros=cost))
         assert reason in entry.ignored
+
+
+def test_what_a_provider_reports_beyond_the_holds_is_charged_to_the_accounts_when_the_run_waits() -> None:
+    """The account knows what the run has spent, also where that is more than was held; later holds come on top."""
+    limits = {"cost_max_micros": 90_000_000, "tokens_max": 50_000_000}
+    story = Story(agent(tools=(contract("rent", price_micros=400_000),), limits=limits)).opened().quiet()
+    held = sum(hold.amount_micros for hold in story.run.holds.values())
+    usage = Usage(fresh_in=story.last(ModelStarted).input_tokens_max * 200)
+    story.given(*story.heard(reply(call("rent"), usage=usage))).when("validator").said().when("approver").said()
+    spent = story.run.spent_micros
+    assert spent > held
+    event = story.when("budget", refused(story, waits=True, spent=0)).then(Queued)
+    assert [(line.spent_micros, line.released_micros) for line in event.holds] == [(spent, 0)]
+    assert (story.run.settled_micros, story.run.available_micros, story.run.holds) == (spent, 0, {})
+    assert story.when("budget").then(Held).amount_micros >= 400_000

@@ -6,8 +6,18 @@ import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
 
-from linestop.bus.after import outcome
-from linestop.schemas.events import Accepted, LimitHit, ModelChoice, ModelStarted, Proposed, Sealed, Stopped, Warned
+from linestop.bus.after import alert, outcome
+from linestop.schemas.events import (
+    Accepted,
+    LimitHit,
+    ModelChoice,
+    ModelStarted,
+    Proposed,
+    Sealed,
+    Settled,
+    Stopped,
+    Warned,
+)
 from linestop.schemas.limits import FALLBACK_KEPT_S
 from linestop.schemas.model import ModelFailed, Usage
 from linestop.schemas.next_start import out_of_time
@@ -170,3 +180,79 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
     assert over.code == "model_down"
     assert "1 attempt within the 20 s" in over.why
     assert "HTTP 503: overloaded" in over.why
+
+
+@pytest.mark.parametrize("part", range(24, 60, 2))
+@pytest.mark.parametrize("calls", [1, 6])
+def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
+    """Whatever the cost limit: once there is a result, the run that has reached it sums up, and stays within it."""
+    first = Story(agent()).opened().quiet().last(ModelStarted).cost_max_micros
+    limits = {"cost_max_micros": first * part // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
+              "tokens_max": 2_000_000, "wall_s": 10_000, "compactions_max": 0}  # fmt: skip
+    story = Story(agent(limits=limits)).opened().quiet()
+    n = 0
+    while story.last(ModelStarted).purpose == "turn":
+        n += 1
+        start = story.last(ModelStarted)
+        usage = Usage(fresh_in=story.run.context_bytes // 3, out=start.output_tokens_max)
+        looks = [call("look", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(calls)]
+        story.model(reply(*looks, usage=usage))
+        story.tools(**{f"c{n}x{i}": msgspec.structs.replace(OK, value="y" * 40) for i in range(calls)})
+        assert n < 60
+    assert closed(story).status == "over_budget"
+    assert story.run.spent_micros <= story.run.limits.cost_max_micros
+
+
+def test_a_call_that_is_too_dear_leaves_money_for_the_last_word() -> None:
+    """The price of a tool does not use up what the closing turn takes, with the notes of all calls not made."""
+    limits = {"cost_max_micros": 500_000, "turns_max": 20}
+    story = at_work(call("rent"), version=agent(tools=(contract("rent", price_micros=100_000),), limits=limits))
+    story.tools(rent=msgspec.structs.replace(OK, cost_micros=100_000))
+    for n in range(4):
+        if story.last(ModelStarted).purpose != "turn":
+            break
+        story.model(reply(*(call("rent", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(2))))
+        paid = {
+            name: msgspec.structs.replace(OK, cost_micros=100_000)
+            for name, c in story.run.calls.items()
+            if c.open_attempt
+        }
+        story.tools(**paid)
+    assert closed(story).status == "over_budget"
+    assert story.run.spent_micros <= 500_000
+
+
+def over_reporting(times: int) -> Story:
+    """A run whose provider reports many times what its last call could use."""
+    story = at_work(call("look")).tools(look=OK)
+    start = story.last(ModelStarted)
+    return story.model(reply(text="Done.", usage=Usage(fresh_in=start.input_tokens_max * times, out=9)))
+
+
+@pytest.mark.parametrize("times", [12, 200])
+def test_run_accounts_and_verify_tell_one_sum_of_a_provider_that_reports_too_much(times: int) -> None:
+    """All charge what it reported, within the holds and beyond them; the checker names who broke the bound."""
+    story = over_reporting(times)
+    settled, spent = story.last(Settled), story.run.spent_micros
+    assert (
+        sum(line.spent_micros for line in settled.holds) == sum(line.cost_micros for line in settled.by_event) == spent
+    )
+    assert story.last(Sealed).totals.cost_micros == spent
+    problems = [problem.sentence for problem in verify(TENANT, RUN, story.messages).problems]
+    assert len(problems) == 1
+    assert f"'{MODEL.model}' reported more than it could use" in problems[0]
+
+
+def test_a_provider_that_reports_too_much_is_named_in_an_alert() -> None:
+    """Once, with what could be charged and what was."""
+    story = over_reporting(12)
+    found = [
+        each for entry in story.run.entries if (each := alert(story.run, entry)) and each.kind == "over-reservation"
+    ]
+    assert len(found) == 1
+    told = msgspec.json.decode(found[0].payload)
+    assert told["model"] == MODEL.model
+    assert told["why"].startswith(f"'{MODEL.model}' reported usage of $")
+    assert told["event"]["usage"]["out"] == 9
+    quiet = at_work(call("look")).tools(look=OK).model(reply(text="Done."))
+    assert not [e for e in quiet.run.entries if (a := alert(quiet.run, e)) and a.kind == "over-reservation"]

@@ -160,13 +160,16 @@ def _warn(run: Run) -> Warned | None:
 
 
 def _spent_of_holds(run: Run) -> tuple[SettledHold, ...]:
-    """What the run has spent of each open hold: the oldest first, as much as each has."""
+    """What the run has spent of each open hold: the oldest first, as much as each has, and the last what is over.
+
+    It is over only where a provider reported more than it could have used; the accounts are charged what the run is.
+    """
     left = run.unsettled_micros
     lines: list[SettledHold] = []
-    for hold, held in run.holds.items():
-        spent = min(left, held.amount_micros)
+    for place, (hold, held) in enumerate(run.holds.items(), start=1):
+        spent = left if place == len(run.holds) else min(left, held.amount_micros)
         left -= spent
-        lines.append(SettledHold(hold=hold, spent_micros=spent, released_micros=held.amount_micros - spent))
+        lines.append(SettledHold(hold=hold, spent_micros=spent, released_micros=max(held.amount_micros - spent, 0)))
     return tuple(lines)
 
 

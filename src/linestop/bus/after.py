@@ -10,8 +10,20 @@ from typing import Any, Final
 import msgspec
 
 from linestop.bus.cloud_events import event_headers
+from linestop.schemas.accounts import dollars
 from linestop.schemas.calls import Stage
-from linestop.schemas.events import AnyEvent, Asked, Finished, Sealed, Stopped, Text, Warned
+from linestop.schemas.events import (
+    AnyEvent,
+    Asked,
+    Compacted,
+    Finished,
+    ModelFailedEvent,
+    Proposed,
+    Sealed,
+    Stopped,
+    Text,
+    Warned,
+)
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
 from linestop.schemas.tools import canonical
@@ -21,7 +33,7 @@ from linestop.schemas.verify.checkpoint import Checkpoint
 SYSTEM: Final = TenantId("system")
 """The tenant in the subject of what belongs to no run."""
 
-KINDS: Final[tuple[str, ...]] = ("approval-asked", "stopped", "threshold", "wider-contract")
+KINDS: Final[tuple[str, ...]] = ("approval-asked", "stopped", "threshold", "wider-contract", "over-reservation")
 """The kinds of alerts that an event of a run gives rise to."""
 
 
@@ -136,7 +148,8 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     can take the id before the event is known.
     """
     event = entry.event
-    kind = kind_of(event)
+    over = _over_reservation(run, entry)
+    kind = "over-reservation" if over else kind_of(event)
     if event is None or not kind or entry.ignored or _asks_nobody(run, event):
         return None
     ident = f"{run.tenant}/{run.run}/{entry.n}"
@@ -144,8 +157,25 @@ def alert(run: Run, entry: Entry) -> Alert | None:
         event.trace or run_trace(run).traceparent(), ident=ident, role=entry.role, kind=f"alert.{kind}",
         subject=run.run, at=event.at,
     )  # fmt: skip
-    payload = _payload(run, entry.n, event=msgspec.to_builtins(event))
+    payload = _payload(run, entry.n, event=msgspec.to_builtins(event), **over)
     return Alert(kind, payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
+
+
+def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
+    """What to say of a provider that reported more than the call could use by its limits; nothing if it did not."""
+    if not isinstance(entry.event, Proposed | ModelFailedEvent | Compacted):
+        return {}
+    attempts = (attempt for attempts in run.attempts.values() for attempt in attempts if attempt.closed_n == entry.n)
+    attempt = next(attempts, None)
+    if attempt is None or attempt.charged_micros <= attempt.cost_max_micros:
+        return {}
+    where = f" at {attempt.base_url}" if attempt.base_url else ""
+    why = (
+        f"'{attempt.model}'{where} reported usage of {dollars(attempt.charged_micros)} for a call that could cost "
+        f"{dollars(attempt.cost_max_micros)} by its limits: run and accounts are charged what it reported, so the "
+        "budget is no bound with it; see whether it keeps to the output limit, and its price."
+    )
+    return {"model": attempt.model, "base_url": attempt.base_url, "why": why}
 
 
 def _asks_nobody(run: Run, event: AnyEvent) -> bool:

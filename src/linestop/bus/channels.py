@@ -94,8 +94,8 @@ PARAMETERS: Final[dict[str, str]] = {
     "event": "What happened.",
     "n": "The event's number in its run: 1, 2, 3 … without gaps.",
     "verb": "What is wanted.",
-    "kind": "What kind of alert it is: `approval-asked`, `stopped`, `threshold`, `wider-contract`, `no-worker`, "
-    "`clock-off`, `space` or `lost`.",
+    "kind": "What kind of alert it is: `approval-asked`, `stopped`, `threshold`, `wider-contract`, "
+    "`over-reservation`, `no-worker`, `clock-off`, `space` or `lost`.",
     "turn": "Which turn of the model, from 1.",
     "attempt": "Which attempt of that turn, from 1.",
     "name": "The timer's name.",

@@ -41,8 +41,8 @@ M = TypeVar("M", bound=HasPosition)
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What calls a person. ``event`` is the event of the run that it is about, number ``n``, as it stands in the log.
 
-    ``kind``: ``approval-asked``, ``stopped``, ``threshold``, ``wider-contract``; ``no-worker`` (``role``), ``lost``
-    (``why``), ``clock-off`` (``worker``, ``role``, ``why``; of no run).
+    ``kind``: ``approval-asked``, ``stopped``, ``threshold``, ``wider-contract``, ``over-reservation`` (``why``);
+    ``no-worker`` (``role``), ``lost`` (``why``), ``clock-off`` (``worker``, ``role``, ``why``; of no run).
     """
 
     kind: str

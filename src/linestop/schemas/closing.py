@@ -1,8 +1,7 @@
 """The last turn of a run that has reached a limit: without tools, it sums up what is there. Pure.
 
 A run that has results does not end without a word: where a closing turn fits, it comes before the stop. It is one
-attempt, beyond ``turns_max``. Other turns leave tokens for it. Money they do not: what fits is let through, and a
-closing turn costs less than another one.
+attempt, beyond ``turns_max``. Other starts leave tokens and money for it.
 """
 
 from __future__ import annotations
@@ -27,6 +26,13 @@ OUTPUT_TOKENS: Final = 1_024
 """How long a closing answer may be."""
 
 OUTPUT_TOKENS_LEAST: Final = 128
+
+NOTE_BYTES: Final = 256
+"""What a call without an answer takes: a note that it was not made."""
+
+CALLS_TO_COME: Final = 4
+"""For so many calls of the next answer there is room in what is kept for the closing turn."""
+
 CLOSING_EVENTS_LEAST: Final = 4
 RESULTS_NAMED_MAX: Final = 50
 PARTIAL_CHARS_MAX: Final = 2_000
@@ -53,21 +59,40 @@ def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
         return None
     left = tokens_left(run)
     size = run.context + Size.framing(INSTRUCTION_BYTES + _unanswered(run))
-    found = fit(run, model, size=size, tokens_max=left - OUTPUT_TOKENS_LEAST)
+    money = cost_left_micros(run)
+    affordable = model.price.input_affordable(money, OUTPUT_TOKENS_LEAST)
+    found = fit(run, model, size=size, tokens_max=min(left - OUTPUT_TOKENS_LEAST, affordable))
     if found is None:
         return None
     output = min(OUTPUT_TOKENS, output_room(run, model), left - found.bound)
+    output = min(output, model.price.output_affordable(money, found.bound))
     cost = model.price.cost_max_micros(found.bound, output)
-    if cost > cost_left_micros(run):
+    if output <= 0 or cost > money:
         return None
     return Closing(model=model, fit=found, output_tokens_max=output, cost_max_micros=cost, limit=limit)
 
 
 def tokens_reserved(run: Run, model: ModelChoice) -> int:
     """What another turn leaves for the closing one; nothing as long as there is nothing to sum up."""
-    if closing_model(run) is None or not any(results(run)):
+    return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_LEAST if _may_close(run) else 0
+
+
+def cost_reserved_micros(run: Run) -> int:
+    """What another start leaves of the run's money for the closing turn; nothing if there is nothing to sum up."""
+    model = closing_model(run)
+    if model is None or not _may_close(run):
         return 0
-    return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + 2 * OUTPUT_TOKENS_LEAST
+    return model.price.cost_max_micros(_input_reserved(run, model), 2 * OUTPUT_TOKENS_LEAST)
+
+
+def _may_close(run: Run) -> bool:
+    return closing_model(run) is not None and any(results(run))
+
+
+def _input_reserved(run: Run, model: ModelChoice) -> int:
+    """What a closing prompt may have: the conversation, and notes for calls without an answer, made or to come."""
+    notes = max(_unanswered(run), CALLS_TO_COME * NOTE_BYTES)
+    return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + notes
 
 
 def cost_left_micros(run: Run) -> int:
@@ -112,4 +137,4 @@ def partial(run: Run) -> tuple[str, PartialIs]:
 
 def _unanswered(run: Run) -> int:
     """Bytes that calls without an answer take in the closing prompt."""
-    return sum(256 for call in run.proposal.calls if call.stage is not Stage.ANSWERED) if run.proposal else 0
+    return sum(NOTE_BYTES for call in run.proposal.calls if call.stage is not Stage.ANSWERED) if run.proposal else 0

@@ -33,15 +33,18 @@ def queued(run: Run, event: Queued) -> str:
         return "a start is still open"
     if run.room + CLOSING_EVENTS < 0:
         return NO_ROOM
-    if {line.hold: line.spent_micros + line.released_micros for line in event.holds} != {
-        hold: entry.amount_micros for hold, entry in run.holds.items()
+    spent = {line.hold: line.spent_micros for line in event.holds}
+    if {line.hold: max(line.spent_micros, line.spent_micros + line.released_micros) for line in event.holds} != {
+        hold: max(entry.amount_micros, spent.get(hold, 0)) for hold, entry in run.holds.items()
     }:
         return "it does not give back exactly the open holds"
-    spent = sum(line.spent_micros for line in event.holds)
-    if any(line.spent_micros < 0 or line.released_micros < 0 for line in event.holds) or spent != run.unsettled_micros:
+    held = sum(hold.amount_micros for hold in run.holds.values())
+    # Older logs charged no more than was held.
+    due = {run.unsettled_micros, min(run.unsettled_micros, held)}
+    if any(line.spent_micros < 0 or line.released_micros < 0 for line in event.holds) or sum(spent.values()) not in due:
         return "it does not charge what the run has spent"
     run.holds.clear()
-    run.settled_micros += spent
+    run.settled_micros += sum(spent.values())
     run.held_micros = run.settled_micros
     run.queued = event
     return ""

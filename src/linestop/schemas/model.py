@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from linestop.schemas.call_outcome import CallOutcome, told
+from linestop.schemas.limits import COUNT_MOST
 
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
@@ -78,6 +79,17 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The most a call of these sizes can cost: all input at the dearest input rate."""
         dearest = max(self.input, self.cache_read, self.cache_write)
         return -(-(input_tokens_max * dearest + output_tokens_max * self.output) // 1_000_000)
+
+    def input_affordable(self, money_micros: int, output_tokens: int) -> int:
+        """How many tokens may be read for that money, if so many are written."""
+        dearest = max(self.input, self.cache_read, self.cache_write)
+        left = money_micros * 1_000_000 - output_tokens * self.output
+        return left // dearest if dearest else (COUNT_MOST if left >= 0 else 0)
+
+    def output_affordable(self, money_micros: int, input_tokens: int) -> int:
+        """How many tokens may be written for that money, if so many are read."""
+        left = money_micros * 1_000_000 - input_tokens * max(self.input, self.cache_read, self.cache_write)
+        return left // self.output if self.output else (COUNT_MOST if left >= 0 else 0)
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):

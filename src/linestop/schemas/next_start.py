@@ -116,11 +116,7 @@ def _unasked(run: Run, now: datetime, worker: str, dead: Collection[str]) -> Nex
     if run.room <= 0:
         return None if run.open_attempts else _limit("events_max", run.n, run.limits.events_max)
     start = _next_calls(run, now, worker, dead)
-    if start is not None and start.cost_max_micros > cost_left_micros(run):
-        needed = run.limits.cost_max_micros - cost_left_micros(run) + start.cost_max_micros
-        hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
-        return _closing(run, hit, now) or start
-    return start
+    return start if start is None else _within_money(run, start, now)
 
 
 # --- effects -----------------------------------------------------------------------------------------------
@@ -214,11 +210,21 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
         input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
         dropped_to=dropped_to,
     )  # fmt: skip
-    if start.cost_max_micros > cost_left_micros(run):
-        needed = run.limits.cost_max_micros - cost_left_micros(run) + start.cost_max_micros
-        hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
-        return _closing(run, hit, now) or start
-    return start
+    return _within_money(run, start, now)
+
+
+def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
+    """The start, or the closing turn where the start leaves no money for it within the run's own limit."""
+    left = cost_left_micros(run)
+    # After a summary the conversation is shorter, and with it the closing turn.
+    kept = closing.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
+    if start.cost_max_micros + kept <= left:
+        return start
+    needed = run.limits.cost_max_micros - left + start.cost_max_micros
+    if start.cost_max_micros <= left:
+        needed += kept
+    hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
+    return _closing(run, hit, now) or start
 
 
 def reached(run: Run, *, same_turn: bool) -> LimitHit | None:

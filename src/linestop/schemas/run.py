@@ -162,9 +162,8 @@ class Run:
 
     @property
     def unsettled_micros(self) -> int:
-        """What the run has spent of the holds that are open."""
-        held = sum(hold.amount_micros for hold in self.holds.values())
-        return min(max(self.spent_micros - self.settled_micros, 0), held)
+        """What the run has spent and the accounts do not know yet: more than it holds, if a provider charged that."""
+        return max(self.spent_micros - self.settled_micros, 0) if self.holds else 0
 
     @property
     def done(self) -> bool:

@@ -68,10 +68,11 @@ def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Found:
     if set(named) != set(amounts) or len(named) != len(holds):
         yield "budget", "It does not settle exactly the open holds."
     for hold, line in named.items():
-        if line.spent_micros < 0 or line.spent_micros + line.released_micros != amounts.get(hold, -1):
+        amount = amounts.get(hold, -1)
+        if line.spent_micros < 0 or line.released_micros != max(amount - line.spent_micros, 0):
             yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
     spent, sums = ledger.spent_micros - ledger.settled_micros, sum(line.spent_micros for line in holds)
-    if sums != min(max(spent, 0), sum(amounts.values())):
+    if sums != (max(spent, 0) if amounts else 0):
         yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
 
 

@@ -232,8 +232,9 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
     if isinstance(event, Compacted) and event.covers_to > max(ledger.proposals, default=1):
         yield "result", f"It covers events up to {event.covers_to}, which are not there yet."
     if cost > whole:
-        yield "budget", f"It cost {cost} micro-dollars; {start.label} reserved {whole}."
-    elif cost not in allowed:
+        provider = f": '{start.model}' reported more than it could use" if start.model else ""
+        yield "budget", f"It cost {cost} micro-dollars; {start.label} reserved {whole}{provider}."
+    if cost not in allowed:
         yield "budget", f"It is charged {cost} micro-dollars; by its usage and price it is {min(allowed)}."
 
 
