@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from linestop.schemas.accounts import dollars
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.limits import CLOSING_EVENTS, TOKEN_OVERHEAD
@@ -83,6 +84,14 @@ def cost_reserved_micros(run: Run) -> int:
     if model is None or not _may_close(run):
         return 0
     return model.price.cost_max_micros(_input_reserved(run, model), 2 * OUTPUT_TOKENS_LEAST)
+
+
+def limit_sentence(hit: LimitHit) -> str:
+    """Why a run is over that has reached this limit."""
+    if hit.name == "cost_max_micros":
+        limit = f"its limit 'cost_max_micros' ({dollars(hit.max_value)})"
+        return f"The next step would bring the run to {dollars(hit.value)} of {limit}."
+    return f"The run reached its limit '{hit.name}': {hit.value} of at most {hit.max_value}."
 
 
 def _may_close(run: Run) -> bool:

@@ -13,9 +13,8 @@ from typing import Literal
 import msgspec
 
 from linestop.schemas import closing
-from linestop.schemas.accounts import dollars
 from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
-from linestop.schemas.closing import cost_left_micros
+from linestop.schemas.closing import cost_left_micros, limit_sentence
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
 from linestop.schemas.limits import COUNT_MOST
@@ -373,14 +372,6 @@ def _over(hit: LimitHit) -> Exhausted:
         code="budget" if hit.name == "cost_max_micros" else "limit", limit=hit.name, value=hit.value,
         max_value=hit.max_value, why=limit_sentence(hit),
     )  # fmt: skip
-
-
-def limit_sentence(hit: LimitHit) -> str:
-    """Why a run is over that has reached this limit."""
-    if hit.name == "cost_max_micros":
-        limit = f"its limit 'cost_max_micros' ({dollars(hit.max_value)})"
-        return f"The next step would bring the run to {dollars(hit.value)} of {limit}."
-    return f"The run reached its limit '{hit.name}': {hit.value} of at most {hit.max_value}."
 
 
 # --- what budget must hold for it ----------------------------------------------------------------------------
