@@ -12,8 +12,9 @@ import pytest
 from anyio.to_thread import run_sync
 
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import ensure_credentials
+from linestop.bus.credentials import credential_path, ensure_credentials
 from linestop.bus.init import set_up
+from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.worker import hold_name
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
@@ -166,6 +167,31 @@ async def test_a_running_broker_is_compared_and_nothing_is_made(
         await run_sync(run, ["doctor", "--json"])
         found = findings(capsys)
         assert [found[check]["level"] for check in ("broker", "streams", "clock")] == ["ok"] * 3
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_a_machine_with_one_roles_credential_sees_what_that_credential_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host that runs one role alone learns of its broker and the workers, and what it could not look at."""
+    monkeypatch.chdir(tmp_path)
+    async with EmbeddedServer(tmp_path / ".linestop") as server:
+        async with await connect(server.credential("bootstrap"), name="test") as connection:
+            await set_up(connection)
+        for name in CREDENTIALS:
+            if name != "planner":
+                credential_path(tmp_path / ".linestop", name).unlink()
+        assert await run_sync(run, ["doctor", "--json"]) == 1
+        found = findings(capsys)
+        assert [found[check]["level"] for check in ("broker", "log", "streams", "workers")] == [
+            "ok",
+            "ok",
+            "warning",
+            "error",
+        ]
+        assert "'planner' may not see them" in found["streams"]["sentence"]
+        assert "no worker does these roles" in found["workers"]["sentence"]
 
 
 def test_a_missing_exporter_for_traces_is_a_finding(

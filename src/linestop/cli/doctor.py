@@ -48,6 +48,8 @@ BEAT_LATE_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 LEVEL_WIDTH: Final = 9
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
+SEES_STREAMS: Final[tuple[CredentialName, ...]] = ("bootstrap", "operator")
+"""Whose credentials may read how the streams and their replicas are; see the permission table."""
 Level = Literal["ok", "warning", "error"]
 
 
@@ -232,20 +234,19 @@ def _credentials(project: Project) -> str:
 
 
 async def _broker(project: Project) -> list[Finding]:
-    if not credential_path(project.directory, "bootstrap").exists():
+    """Look at the broker as far as a credential of this machine may: those of an operator and of the set-up see all."""
+    here = [name for name in (*SEES_STREAMS, *CREDENTIALS) if credential_path(project.directory, name).exists()]
+    if not here:
         return []
     found: list[Finding] = []
     logs = where_it_logs(project.directory)
     try:
-        credential = stored_credentials(project, ["bootstrap"])["bootstrap"]
+        credential = stored_credentials(project, [here[0]])[here[0]]
         async with await connect(credential, name="linestop doctor") as connection:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
             found.append(_finding("messages", lambda: _messages(connection)))
-            found.append(await _looked("streams", lambda: _streams(connection)))
             found.append(await _looked("log", lambda: _log(project)))
-            found.append(await _looked("space", lambda: space(connection)))
-            found.append(await _looked("replicas", lambda: replicas(connection)))
-            found.append(await _looked("clock", lambda: _clock(connection)))
+            found += await _look_at_streams(connection, here[0])
             # Without the streams, or with a broker that does not store, no worker can show that it lives.
             if all(each.level != "error" for each in found if each.check in {"streams", "log"}):
                 found.append(await _looked("workers", lambda: roles(connection)))
@@ -254,6 +255,21 @@ async def _broker(project: Project) -> list[Finding]:
     except LinestopError as error:
         found.append(_failed("broker", error))
     return found
+
+
+async def _look_at_streams(connection: Connection, name: CredentialName) -> list[Finding]:
+    if name not in SEES_STREAMS:
+        sentence = (
+            f"neither they nor their replicas and the broker's clock were looked at: the credential '{name}' may not "
+            f"see them; run `linestop doctor` where that of {' or '.join(SEES_STREAMS)} is"
+        )
+        return [Finding(check="streams", level="warning", sentence=sentence)]
+    return [
+        await _looked("streams", lambda: _streams(connection)),
+        await _looked("space", lambda: space(connection)),
+        await _looked("replicas", lambda: replicas(connection)),
+        await _looked("clock", lambda: _clock(connection)),
+    ]
 
 
 async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
