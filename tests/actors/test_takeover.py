@@ -139,6 +139,16 @@ def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_success
     assert story.stage("look") == "answered"
 
 
+def test_a_call_that_a_late_success_has_ended_is_not_made_again_when_its_open_attempt_expires() -> None:
+    """The attempt that took over is ended as unknown at its end, and nobody takes over from it."""
+    story = at_work(call("look"), call("pay")).wait(12).quiet()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
+    story.wait(60).quiet()
+    look = story.run.calls["look"]
+    assert [attempt.outcome for attempt in look.attempts] == ["succeeded", "unknown"]
+    assert (look.answer, story.stage("look")) == ("first", "answered")
+
+
 def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:
     """``resolve retry`` makes the call startable again, under the same key."""
     story = paid().tools(pay=UNKNOWN)

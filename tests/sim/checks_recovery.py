@@ -70,10 +70,11 @@ def not_too_early(evidence: Evidence, run: RunEvidence) -> list[str]:
 
 
 def not_given_up(run: RunEvidence) -> list[str]:
-    """What is safe to repeat, costs nothing and has a try left is taken over, not called unknown."""
+    """What is safe to repeat, costs nothing, has a try left and was not done is taken over, not called unknown."""
     wrong: list[str] = []
     lines, tools, paused = _lines(run), _tools(run), False
     begun: dict[str, int] = {}
+    done: set[str] = set()
     for said in run.said:
         if said.what == "executor.started":
             for line in said.event["calls"]:
@@ -83,9 +84,11 @@ def not_given_up(run: RunEvidence) -> list[str]:
         if said.what != "executor.finished" or said.ignored or paused or stopped:
             continue
         call: str = said.event["call"]
+        if said.event["outcome"] == "succeeded":
+            done.add(call)
         error: dict[str, Any] = said.event.get("error") or {}
         start = lines.get((call, said.event["attempt"]))
-        if start is None or not str(error.get("message", "")).startswith(NOBODY):
+        if start is None or call in done or not str(error.get("message", "")).startswith(NOBODY):
             continue
         tool = tools[call]
         if _safe(tool) and not tool.get("price_micros") and begun[call] <= tool.get("retries_max", RETRIES_MAX):

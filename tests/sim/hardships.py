@@ -37,8 +37,7 @@ Kind = Literal[
 ``busy``: a process thinks, and nothing of it runs meanwhile. ``events``: agents wait for events that services report,
 before and after anybody waits. ``squatter``: a stolen credential writes rubbish into runs that are about to be opened.
 ``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead;
-where this hardship is asked for, in half of the seeds at the worst moment: one as it says a result, the other when it
-has said that of its own attempt.
+in half of the seeds at the worst moment: one as it says a result, the other when it has said that of its own attempt.
 """
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -154,7 +154,8 @@ def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: C
             return False
     if call.stage is Stage.READY:
         return True
-    attempt = call.open_attempt
+    # An earlier attempt that spoke late may have ended the call: then nobody takes over from the one still open.
+    attempt = call.open_attempt if call.stage is Stage.OPEN else None
     return (
         attempt is not None
         and attempt.purpose == "effect"
