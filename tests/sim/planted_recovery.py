@@ -74,11 +74,11 @@ def outcome_dropped_without_room() -> None:
 def older_incarnation_spoken_for() -> None:
     """An executor calls an unsafe effect of its older incarnation unknown at once."""
 
-    def given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
+    def is_given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
         del run
         return bool(attempt.expired(now, worker, dead))
 
-    cast("Any", executor)._given_up = given_up
+    cast("Any", executor)._is_given_up = is_given_up
 
 
 def hold_settled_twice() -> None:
