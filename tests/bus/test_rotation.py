@@ -228,12 +228,17 @@ def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> No
     )
 
 
+def elsewhere(_directory: Path) -> bool:
+    """The broker does not keep its files here."""
+    return False
+
+
 async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the broker of `linestop dev` it names the setting, for an outside one what must stay and why."""
     async with stack(tmp_path, space=SMALL) as line, archived(line), Client.connect(tmp_path) as client:
         mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
         assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
-        monkeypatch.setattr("linestop.cli.rotate.holds_broker", lambda _: False)
+        monkeypatch.setattr("linestop.cli.rotate.holds_broker", elsewhere)
         await _done(client, "say hello")
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
         assert young.json == {"before": None, "held_by": "", "commands": ""}

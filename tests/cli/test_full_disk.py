@@ -196,12 +196,18 @@ async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], 
     async def restart() -> None:
         at.append(now)
 
-    monkeypatch.setattr(server_store, "free_bytes", lambda _: free(now))
-    monkeypatch.setattr(server_store, "is_full", lambda _: free(now) < DISK_FULL_BYTES)
+    def free_bytes(_directory: Path) -> int:
+        return free(now)
+
+    def is_full(_directory: Path) -> bool:
+        return free(now) < DISK_FULL_BYTES
+
+    monkeypatch.setattr(server_store, "free_bytes", free_bytes)
+    monkeypatch.setattr(server_store, "is_full", is_full)
     monkeypatch.setattr(time, "monotonic", lambda: float(now))
     watch = StoreWatch(server_store.new_supervisor(""), Path(), say=lambda _: None, restart=restart)
     for now in range(1, seconds + 1):  # noqa: B007 - read by the functions above
-        await watch._look(cast("Connection", Ill()))
+        await watch.look(cast("Connection", Ill()))
     return at
 
 

@@ -95,13 +95,14 @@ class StoreWatch:
                 async with await connect(self._who, name="linestop supervisor") as connection:
                     while True:
                         await asyncio.sleep(LOOK_EVERY_S)
-                        await self._look(connection)
+                        await self.look(connection)
             except (LinestopError, msgspec.DecodeError) as error:
                 # The server is away or busy; who starts it again is another's task.
                 LOG.debug("store_not_looked_at", why=str(error))
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _look(self, connection: Connection) -> None:
+    async def look(self, connection: Connection) -> None:
+        """Say that the disk is full, once; or start the server again where a stream is stuck and there is room."""
         full = is_full(self._directory)
         if full and not self._told:
             self._say(full_sentence(self._directory))

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal
 
@@ -235,18 +236,19 @@ def _credentials(project: Project) -> str:
 
 async def _broker(project: Project) -> list[Finding]:
     """Look at the broker as far as a credential of this machine may: those of an operator and of the set-up see all."""
-    here = [name for name in (*SEES_STREAMS, *CREDENTIALS) if credential_path(project.directory, name).exists()]
-    if not here:
+    names = chain(SEES_STREAMS, CREDENTIALS)
+    name = next((name for name in names if credential_path(project.directory, name).exists()), None)
+    if name is None:
         return []
     found: list[Finding] = []
     logs = where_it_logs(project.directory)
     try:
-        credential = stored_credentials(project, [here[0]])[here[0]]
+        credential = stored_credentials(project, [name])[name]
         async with await connect(credential, name="linestop doctor") as connection:
             found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
             found.append(_finding("messages", lambda: _messages(connection)))
             found.append(await _looked("log", lambda: _log(project)))
-            found += await _look_at_streams(connection, here[0])
+            found += await _look_at_streams(connection, name)
             # Without the streams, or with a broker that does not store, no worker can show that it lives.
             if all(each.level != "error" for each in found if each.check in {"streams", "log"}):
                 found.append(await _looked("workers", lambda: roles(connection)))
