@@ -11,9 +11,8 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Final, Literal
 
@@ -236,8 +235,7 @@ def _credentials(project: Project) -> str:
 
 async def _broker(project: Project) -> list[Finding]:
     """Look at the broker as far as a credential of this machine may: those of an operator and of the set-up see all."""
-    names = chain(SEES_STREAMS, CREDENTIALS)
-    name = next((name for name in names if credential_path(project.directory, name).exists()), None)
+    name = _first_credential(project, (*SEES_STREAMS, *CREDENTIALS))
     if name is None:
         return []
     found: list[Finding] = []
@@ -352,10 +350,15 @@ async def _roles(project: Project) -> str:
 
 
 def _any_credential(project: Project) -> CredentialName:
-    for name in CREDENTIALS:
-        if credential_path(project.directory, name).exists():
-            return name
-    raise Unreachable(f"There is no credential in {project.directory}: start `linestop dev`, or `linestop bus init`.")
+    if (name := _first_credential(project, CREDENTIALS)) is None:
+        raise Unreachable(
+            f"There is no credential in {project.directory}: start `linestop dev`, or `linestop bus init`."
+        )
+    return name
+
+
+def _first_credential(project: Project, names: Sequence[CredentialName]) -> CredentialName | None:
+    return next((name for name in names if credential_path(project.directory, name).exists()), None)
 
 
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
