@@ -70,7 +70,7 @@ async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp
                 told = await client.submit("desk", text, key=key, run=named)
                 assert (told.status, told.run) == ("refused", squatted)
                 assert told.sentence == (
-                    "The run was stopped before it began: not today "
+                    "The run was stopped before it began: not today. "
                     f"The key '{key}' is free: sent again, the task is a run of another name."
                 )
             opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
@@ -84,7 +84,7 @@ async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp
         await client.stop("no-key", why="not today")
         for _ in range(2):
             late = await client.submit("desk", "say hello", run="no-key")
-            assert (late.status, late.sentence) == ("refused", "The run was stopped before it began: not today")
+            assert (late.status, late.sentence) == ("refused", "The run was stopped before it began: not today.")
 
 
 async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> None:

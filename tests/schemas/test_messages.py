@@ -142,8 +142,14 @@ def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
     assert str(lowered(Limits(), {"speed": 3})).startswith("There is no limit named 'speed'; there are: turns_max, ")
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "Infinity", "1e999", "[1, NaN]"])
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "Infinity", "[1, NaN]"])
 def test_a_number_that_is_not_finite_is_refused_in_one_sentence(number: str) -> None:
     """JSON has none, whatever some writers make of it."""
     with pytest.raises(InputError, match="NaN and the infinities are not numbers of JSON: send null or a text"):
         read_message(f'{{"answer": {number}}}'.encode(), Control)
+
+
+def test_a_number_that_is_too_large_is_named_by_its_place() -> None:
+    """Whoever wrote it finds it, and is told what to do."""
+    with pytest.raises(InputError, match=r"^the number in 'priority' is too large: send a smaller one$"):
+        read_message(b'{"text": "go", "priority": 1e400}', Task)

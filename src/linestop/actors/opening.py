@@ -108,8 +108,9 @@ def key_taken(run: str) -> str:
 
 def stopped_beforehand(run: Run, incoming: Incoming) -> str:
     """Why a run that was stopped before its task came does not begin, and what becomes of the task's key."""
-    why = f": {run.stopped.why}" if run.stopped is not None else "."
-    return f"The run was stopped before it began{why}{given_back(incoming)}"
+    why = run.stopped.why.strip() if run.stopped is not None else ""
+    sentence = f"The run was stopped before it began{': ' if why else ''}{why}"
+    return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'}{given_back(incoming)}"
 
 
 def given_back(incoming: Incoming) -> str:

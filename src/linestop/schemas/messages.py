@@ -118,7 +118,11 @@ def read_message(body: bytes, kind: type[M]) -> M:
     try:
         message = msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        if _NOT_FINITE.search(body) or "out of range" in str(error):
+        if "out of range" in str(error):
+            place = str(error).partition(" - at ")[2].strip("`").removeprefix("$.")
+            number = f"the number in '{place}'" if place else "a number"
+            raise InputError(f"{number} is too large: send a smaller one") from None
+        if _NOT_FINITE.search(body):
             raise InputError("NaN and the infinities are not numbers of JSON: send null or a text") from None
         raise
     if sentence := unknown_field(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), kind):
