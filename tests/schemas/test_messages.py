@@ -153,3 +153,12 @@ def test_a_number_that_is_too_large_is_named_by_its_place() -> None:
     """Whoever wrote it finds it, and is told what to do."""
     with pytest.raises(InputError, match=r"^the number in 'priority' is too large: send a smaller one$"):
         read_message(b'{"text": "go", "priority": 1e400}', Task)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"text": "so: NaN", "key": }', b'{"text": "[NaN", "priority": "high"}', b'{"text": x']
+)
+def test_a_text_that_speaks_of_nan_is_not_blamed_for_another_mistake(body: bytes) -> None:
+    """The sentence names what is wrong, not what stands in a text."""
+    with pytest.raises(msgspec.DecodeError):
+        read_message(body, Task)

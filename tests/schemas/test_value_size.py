@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import random
 import types
 from collections import deque
+from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -29,6 +33,18 @@ class Line:
     """Another record."""
 
     held: Any
+
+
+class Slotted:
+    """An object without a dictionary, which shows what it holds."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:  # noqa: ANN401 - anything
+        self.held = held
+
+    def __repr__(self) -> str:
+        return f"Slotted({self.held!r})"
 
 
 def shared(levels: int = 40, *, made: Any = list) -> Any:  # noqa: ANN401 - any JSON
@@ -132,9 +148,14 @@ def test_of_a_large_value_no_more_is_looked_at_than_the_bound() -> None:
     "value",
     [
         shared(), shared(made=deque), [types.SimpleNamespace(a=shared())], ValueError(shared()), Row(shared()),
-        Line(shared()), {"a": Exception("x", shared())},
+        Line(shared()), {"a": Exception("x", shared())}, Slotted(shared()), {"a": shared()}.values(),
+        {"a": shared()}.items(), types.MappingProxyType({"a": shared()}), functools.partial(print, shared()),
+        slice(shared()), itertools.repeat(shared()), [iter([shared()]), {1: shared()}.values()],
     ],
-    ids=["list", "deque", "namespace", "error", "struct", "dataclass", "error in a dict"],
+    ids=[
+        "list", "deque", "namespace", "error", "struct", "dataclass", "error in a dict", "slots", "values", "items",
+        "proxy", "partial", "slice", "repeat", "values in a list",
+    ],
 )  # fmt: skip
 def test_a_value_whose_text_has_no_end_is_named_by_its_class(value: object) -> None:
     """``repr`` of it is one call of C that never returns."""
@@ -147,6 +168,9 @@ def test_a_value_is_shown_as_python_shows_it() -> None:
     assert shown(ValueError("x" * 40_000_000), 10, show=str) == "xxxxxxxxxx"
     assert shown(deque([1, 2]), 100) == "deque([1, 2])"
     assert shown({"a": {1, 2}}, 100) == "{'a': {1, 2}}"
+    assert shown([Decimal(1), PurePosixPath("a"), types.SimpleNamespace(a=1), Slotted(2)], 200) == (
+        "[Decimal('1'), PurePosixPath('a'), namespace(a=1), Slotted(2)]"
+    )
 
 
 @pytest.mark.parametrize(

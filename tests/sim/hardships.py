@@ -91,9 +91,7 @@ def draw_hardship(chance: random.Random) -> Hardship:
         case "events" | "squatter" | "edits":
             from_s, for_s = 0.0, float("inf")
         case "workers cut":
-            # Known to be red in one seed of some hundreds: a success of a superseded attempt does not settle its call
-            # while a later attempt is open, so a third may be made. Until that is mended, only where it is asked for.
-            from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.0, 8.0)) if ONLY else 0.0
+            from_s, for_s, amount = 0.0, float("inf"), chance.choice((0.0, 8.0))
         case "contracts change":
             for_s = float("inf")
         case _:

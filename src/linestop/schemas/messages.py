@@ -105,7 +105,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"perhaps '{found[0]}' is meant" if found else f"there are: {', '.join(known)}"
 
 
-_NOT_FINITE = re.compile(rb"[:\[,]\s{0,9}[-+]?(?:NaN|Infinity)")
+_MALFORMED_AT = re.compile(r"\(byte (\d+)\)")
+
+
+def _is_not_finite(body: bytes, error: msgspec.DecodeError) -> bool:
+    """Whether a message cannot be read because of a NaN or an infinity, which some writers of JSON write."""
+    found = _MALFORMED_AT.search(str(error))
+    return found is not None and body.startswith((b"NaN", b"Infinity"), int(found[1]))
 
 
 def read_message(body: bytes, kind: type[M]) -> M:
@@ -122,7 +128,7 @@ def read_message(body: bytes, kind: type[M]) -> M:
             place = str(error).partition(" - at ")[2].strip("`").removeprefix("$.")
             number = f"the number in '{place}'" if place else "a number"
             raise InputError(f"{number} is too large: send a smaller one") from None
-        if _NOT_FINITE.search(body):
+        if _is_not_finite(body, error):
             raise InputError("NaN and the infinities are not numbers of JSON: send null or a text") from None
         raise
     if sentence := unknown_field(msgspec.json.decode(body, type=dict[str, msgspec.Raw]), kind):

@@ -197,7 +197,8 @@ def base_size(opened: Opened) -> Size:
 
 def summarised_size(run: Run) -> Size:
     """What the prompt of a summary made now has: no more than the summary stands for."""
-    kept = (p for p in run.proposals if p.n > covered(run))
+    covers_to = covered(run)
+    kept = (p for p in run.proposals if p.n > covers_to)
     return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in kept)
 
 

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Final, cast
+from uuid import UUID
 
 import msgspec
 
@@ -24,6 +30,10 @@ _ITERATORS: Final = tuple(
     for kind in (list, tuple, set, frozenset)
 )
 _FIELDS_OF: Final = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__")
+_SHORT: Final = (
+    str, bytes, bytearray, int, float, complex, msgspec.Raw, Decimal, Fraction, UUID, date, time, timedelta, tzinfo,
+    PurePath, range, type, FunctionType, BuiltinFunctionType, ModuleType,
+)  # fmt: skip
 _CYCLE: Final = '"…"'
 """Written where a value contains itself."""
 
@@ -103,6 +113,8 @@ def _step(current: _Open, known: dict[int, _Open], *, bytes_max: int, inside: bo
             current.add(found)
         elif (parts := parts_of(part, inside=inside)) is not None:
             return _Open(part, parts)
+        elif inside and not _is_short(part):
+            raise OversizedError(f"is or holds a {kind.__name__}, which may show any amount: return plain values")
         else:
             current.size += len(part) + 2 if isinstance(part, str | bytes | bytearray | msgspec.Raw) else 2
         if current.size > bytes_max:
@@ -136,14 +148,27 @@ def _field_names(value: object) -> Iterable[str] | None:
 
 def _insides(value: object) -> list[object] | None:
     """What an object of an unknown class may show when asked how it looks; not classes, functions or modules."""
-    if isinstance(value, type) or callable(value):
+    if isinstance(value, deque):
+        return list(cast("deque[object]", value))
+    if isinstance(value, type) or callable(value) or not (isinstance(value, BaseException) or _has_own_code(value)):
         return None
     held = list(cast("dict[str, object]", getattr(value, "__dict__", {})).values())
-    if isinstance(value, deque):
-        held += cast("deque[object]", value)
+    for each in type(value).__mro__:
+        slots = cast("str | Iterable[str]", each.__dict__.get("__slots__", ()))
+        held += [getattr(value, name, None) for name in ((slots,) if isinstance(slots, str) else slots)]
     if isinstance(value, BaseException):
         held += value.args
-    return held or None
+    return held
+
+
+def _has_own_code(value: object) -> bool:
+    """Whether code in Python says how the value looks, from the attributes that it has."""
+    return isinstance(type(value).__repr__, FunctionType) or isinstance(value, SimpleNamespace)
+
+
+def _is_short(value: object) -> bool:
+    """Whether the value says little of itself, whatever it holds: a built-in class may show all, shared parts too."""
+    return isinstance(value, _SHORT) or type(value).__repr__ is object.__repr__
 
 
 def shown(value: object, chars_max: int, *, show: Callable[[object], str] = repr, otherwise: str = "") -> str:
