@@ -21,10 +21,12 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.keys import run_of_key
 from linestop.bus.rotation import Cut, Rotation, find_cut, rotate
 from linestop.bus.streams import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
+from linestop.schemas.limits import Limits
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -148,6 +150,49 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
             assert (await operator.approve(run)).status == "done"
             assert (await client.outcome(run, timeout_s=WITHIN_S)).status == "completed"
         await _left(turns, bus, *whole)
+
+
+async def test_a_run_that_has_left_still_gives_its_key_back(tmp_path: Path) -> None:
+    """What became of its key does not depend on how long its log stays; one that started something keeps it."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, bus),
+        Client.connect(tmp_path, as_="operator") as client,
+    ):
+        turns = Rotation(line.server.administrator, archive, days=1, say=lambda _: None)
+        turns._days = SECONDS / 2  # type: ignore[assignment]
+        squatted = run_of_key("default", "stopped")
+        await client.stop(squatted, why="not today")
+        await line.deploy(limits=Limits(cost_max_micros=1))
+        poor = RunId((await client.submit("desk", "say hello", key="poor", run="mine")).run)
+        ended = [await client.outcome(run, timeout_s=WITHIN_S) for run in (squatted, poor)]
+        assert [(each.status, each.gave_key_back) for each in ended] == [("stopped", True), ("over_budget", True)]
+        await line.deploy()
+        done = await _done(client, "say hello", key="done")
+        assert not (await client.outcome(done, timeout_s=WITHIN_S)).gave_key_back
+        await _left(turns, bus, squatted, poor, done)
+
+        told = await client.submit("desk", "say hello", key="stopped")
+        assert (told.status, told.run) == ("refused", squatted)
+        assert told.sentence == (
+            "The run was stopped before it began: not today. "
+            "The key 'stopped' is free: sent again, the task is a run of another name."
+        )
+        refusal = next(m for m in await bus.log().page(after_seq=0) if ".r-" in m.subject)
+        await _left(turns, bus, RunId(refusal.subject.split(".")[2]))
+        for key, named, left in (("stopped", "", squatted), ("poor", "mine", poor)):
+            opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
+            assert [each.status for each in opened] == ["opened"] * 3
+            assert len({each.run for each in opened} - {left}) == 1
+            assert (await client.outcome(opened[0].run, timeout_s=WITHIN_S)).status == "completed"
+        taken = await client.submit("desk", "say hello", run="mine")
+        assert (taken.status, taken.run) == ("refused", "mine")
+        again = await client.submit("desk", "say hello", key="done")
+        assert (again.status, again.run) == ("opened", done)
+        assert again.sentence.startswith(
+            f"Run '{done}' is over (completed) and is not done again: its log has left RUNS"
+        )
+        assert await bus.log().load(TENANT, done, leader=True) == []
 
 
 async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from linestop.bus.jetstream import patience
 from linestop.bus.jetstream.answers import Meaning, PubAck, meaning
-from linestop.bus.ports import Append, HeadMoved, Log
+from linestop.bus.ports import Append, HeadMoved, Left, Log
 from linestop.errors import InputError, PermissionDenied, TooLarge
 from linestop.schemas.chain import genesis, link
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -46,6 +46,31 @@ async def chain(log: Log, tenant: TenantId, run: RunId, *, length: int) -> list[
     for n in range(1, length + 1):
         seqs.append(await log.append(event(tenant, run, n=n, head_seq=seqs[-1])))
     return seqs[1:]
+
+
+async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(rig: Rig, tenant: TenantId, run: RunId) -> None:
+    """Its outcome says what became of it and of its key; that of a run whose first event is there does not count."""
+    log, publisher = await rig.log(), await rig.publisher()
+    assert await log.left(tenant, run) is None
+    said = msgspec.json.encode({"status": "stopped", "why": "not today", "gave_key_back": True, "n": 2})
+    await publisher.outcome(tenant, "none", run, said, {})
+    left = await log.left(tenant, run)
+    assert left == Left(status="stopped", why="not today", gave_key_back=True)
+    assert left is not None
+    assert (left.key_is_free, left.stopped_beforehand) == (True, True)
+    await chain(log, tenant, run, length=1)
+    assert await log.left(tenant, run) is None
+
+
+@pytest.mark.parametrize(("status", "free"), [("over_budget", False), ("stopped", False), ("refused", True)])
+async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
+    rig: Rig, tenant: TenantId, run: RunId, status: str, free: bool
+) -> None:
+    """It is from before that was told; that a refused run keeps no key was known then."""
+    await (await rig.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
+    left = await (await rig.log()).left(tenant, run)
+    assert left is not None
+    assert (left.status, left.key_is_free, left.stopped_beforehand) == (status, free, False)
 
 
 async def test_what_is_appended_is_loaded_as_it_was(rig: Rig, tenant: TenantId, run: RunId) -> None:

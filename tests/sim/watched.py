@@ -14,7 +14,7 @@ from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
 from linestop.bus import layout
-from linestop.bus.ports import Append, Fill, Meanwhile, StoredMessage
+from linestop.bus.ports import Append, Fill, Left, Meanwhile, StoredMessage
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import virtual_now
@@ -120,7 +120,7 @@ class WatchedLog:
         """Whether replicas may lag."""
         return self._hardship.kind == "replica lags"
 
-    async def left(self, tenant: TenantId, run: RunId) -> str | None:
+    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
         """See ``Log``."""
         return await self._log.left(tenant, run)
 

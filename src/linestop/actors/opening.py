@@ -106,9 +106,9 @@ def key_taken(run: str) -> str:
     return f"The key or run id is taken: run '{run}' has another task under it."
 
 
-def stopped_beforehand(run: Run, incoming: Incoming) -> str:
+def stopped_beforehand(why: str, incoming: Incoming) -> str:
     """Why a run that was stopped before its task came does not begin, and what becomes of the task's key."""
-    why = run.stopped.why.strip() if run.stopped is not None else ""
+    why = why.strip()
     sentence = f"The run was stopped before it began{': ' if why else ''}{why}"
     return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'}{given_back(incoming)}"
 

@@ -74,7 +74,7 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = opening.stopped_beforehand(run, incoming)
+                sentence = opening.stopped_beforehand(run.stopped.why, incoming)
                 return Refused(
                     code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
                     asked=opening.asked_for(incoming, now),

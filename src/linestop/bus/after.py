@@ -80,6 +80,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     answer_is: str = ""
     key: str = ""
+    gave_key_back: bool = False
+    """Whether the key may stand for another run: then nothing of this one had started. One from before says no."""
+
     user: str = ""
     submitter: str = ""
     labels: dict[str, str] = {}
@@ -120,7 +123,8 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
         Outcome(
             run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
             why=sealed.why, text=sealed.answer, answer_is=answer_is, partial=sealed.partial,
-            partial_is=sealed.partial_is, key=asked.key if asked else "", user=asked.user if asked else "",
+            partial_is=sealed.partial_is, key=asked.key if asked else "",
+            gave_key_back=run.gave_key_back or run.stopped_beforehand, user=asked.user if asked else "",
             submitter=asked.submitter if asked else "", labels=asked.labels if asked else {},
             model=run.proposal.model if run.proposal else "", asked_at=asked.asked_at if asked else None,
             opened_at=run.opened_at if opened else None, ended_at=sealed.at, turns=totals.turns, calls=totals.calls,

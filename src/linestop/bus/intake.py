@@ -23,7 +23,7 @@ from linestop.bus.cache import CachedRun
 from linestop.bus.facts import FactSource
 from linestop.bus.headroom import Headroom
 from linestop.bus.keys import KeyOwner, Keys
-from linestop.bus.ports import Delivery, Publisher
+from linestop.bus.ports import Delivery, Left, Publisher
 from linestop.bus.shell import Shell
 from linestop.bus.stopping import catch_up
 from linestop.bus.task_runs import (
@@ -35,6 +35,7 @@ from linestop.bus.task_runs import (
     shown_reason,
     taken_by_another,
     verdict,
+    why_stopped,
 )
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.schemas.agents import AgentVersion
@@ -127,10 +128,11 @@ class TaskIntake:
         owner = await self._keys.owner(tenant, key) if key else None
         run = first_choice(task, owner)
         known = await self._read(tenant, run)
-        if key and known.stopped_beforehand and (told := await self._told_of_stop(task, known, no_room)):
-            return told
         left = await self._validator.log.left(tenant, run) if known.n == 0 and run != task.fresh else None
-        over = known.gave_key_back or known.stopped_beforehand or left == "refused"
+        beforehand = left.stopped_beforehand if left is not None else known.stopped_beforehand
+        if key and beforehand and (told := await self._told_of_stop(task, left or known, run, no_room)):
+            return told
+        over = beforehand or (left.key_is_free if left is not None else known.gave_key_back)
         if over and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
             run = task.fresh
@@ -151,7 +153,7 @@ class TaskIntake:
         if taken_by_another(entry.run, incoming):
             return await self._refuse_taken(task, run, no_room)
         if key and entry.run.stopped_beforehand:
-            return await self._told_of_stop(task, entry.run, no_room)
+            return await self._told_of_stop(task, entry.run, run, no_room)
         return verdict(entry.run, incoming)
 
     async def _read(self, tenant: TenantId, run: RunId) -> Run:
@@ -188,20 +190,22 @@ class TaskIntake:
             await self._shell.look(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken(run))
 
-    async def _told_of_stop(self, task: Arrived, run: Run, no_room: str) -> Reply | None:
+    async def _told_of_stop(self, task: Arrived, stopped: Run | Left, run: RunId, no_room: str) -> Reply | None:
         """Refuse a task whose run was stopped before it came, once: sent again, its key stands for another run.
 
         That it was told is in the log of the refusal, a run of its own; None if an earlier delivery was.
         """
-        incoming, refusal = task.incoming, run_of_refusal(run.run, task.incoming)
-        sentence = stopped_beforehand(run, incoming)
+        incoming, refusal = task.incoming, run_of_refusal(run, task.incoming)
+        sentence = stopped_beforehand(why_stopped(stopped), incoming)
         before = await self._read(task.tenant, refusal)
+        if not before.n and await self._validator.log.left(task.tenant, refusal) is not None:
+            return None
         if before.n and (before.refused is None or before.refused.cue.id != task.cue.id):
             return None
         if not before.n and not no_room:
-            told = msgspec.structs.replace(incoming, existing_run=run.run, problem=sentence)
+            told = msgspec.structs.replace(incoming, existing_run=run, problem=sentence)
             await self._shell.look(task.tenant, refusal, task.cue, told)
-        return Reply(status="refused", run=run.run, sentence=sentence)
+        return Reply(status="refused", run=run, sentence=sentence)
 
 
 class ControlIntake:

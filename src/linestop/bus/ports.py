@@ -71,6 +71,33 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     bytes_max: int = 0
 
 
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """What the outcome says of a run whose log, or its beginning, has left; in an old one nothing of its key."""
+
+    status: str = ""
+    why: str = ""
+    gave_key_back: bool = False
+    asked_at: datetime | None = None
+
+    @property
+    def key_is_free(self) -> bool:
+        """Whether the key of its task may stand for another run."""
+        return self.gave_key_back or self.status == "refused"
+
+    @property
+    def stopped_beforehand(self) -> bool:
+        """Whether it was stopped before its task came."""
+        return self.gave_key_back and self.asked_at is None and self.status != "refused"
+
+
+def left_of(outcome: bytes) -> Left:
+    """What a stored outcome says how its run ended; it did end, whatever stands there."""
+    try:
+        return msgspec.json.decode(outcome, type=Left)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return Left()
+
+
 class Log(Protocol):
     """The run log as one credential sees it."""
 
@@ -109,8 +136,8 @@ class Log(Protocol):
         """The run's last message, from the leader; None for a run without messages."""
         ...
 
-    async def left(self, tenant: TenantId, run: RunId) -> str | None:
-        """The status of a run that is over and whose log, or its beginning, has left; None for every other run."""
+    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+        """What is known of a run that is over and whose log, or its beginning, has left; None for every other run."""
         ...
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:

@@ -10,7 +10,7 @@ from linestop.actors.facts import Incoming
 from linestop.actors.opening import stopped_beforehand, task_sha256
 from linestop.bus.cloud_events import received
 from linestop.bus.keys import KeyOwner, names_another_key, run_of_key
-from linestop.bus.ports import Delivery
+from linestop.bus.ports import Delivery, Left
 from linestop.bus.stamp import uuid7
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
@@ -59,9 +59,9 @@ def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:
     return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
 
 
-def over_and_left(run: RunId, ended: str, *, status: str) -> Reply:
+def over_and_left(run: RunId, left: Left, *, status: str) -> Reply:
     """What is answered to whoever wants something of a run that is over and whose log has left."""
-    sentence = f"Run '{run}' is over ({ended or 'sealed'}) and is not done again"
+    sentence = f"Run '{run}' is over ({left.status or 'sealed'}) and is not done again"
     return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
 
 
@@ -78,7 +78,14 @@ def verdict(run: Run, incoming: Incoming) -> Reply | None:
         return Reply(status="opened", run=run.run)
     if run.refused is not None:
         return Reply(status="refused", run=run.run, sentence=run.refused.sentence)
-    return Reply(status="refused", run=run.run, sentence=stopped_beforehand(run, incoming))
+    return Reply(status="refused", run=run.run, sentence=stopped_beforehand(why_stopped(run), incoming))
+
+
+def why_stopped(run: Run | Left) -> str:
+    """Why a run was stopped, by its log, or by its outcome if its log has left."""
+    if isinstance(run, Left):
+        return run.why
+    return run.stopped.why if run.stopped is not None else ""
 
 
 def run_of_refusal(run: RunId, incoming: Incoming) -> RunId:

@@ -56,7 +56,9 @@ class DirectStop:
         # Nothing read here is proof: a replica's old answer only costs a refusal that names the real head.
         await catch_up(self._log, state)
         if state.n == 0 and (left := await self._log.left(tenant, run)) is not None:
-            raise Refused(f"Run '{run}' is over ({left or 'sealed'}); there is nothing to stop. Its log has left RUNS.")
+            raise Refused(
+                f"Run '{run}' is over ({left.status or 'sealed'}); there is nothing to stop. Its log has left RUNS."
+            )
         if state.n == 0 and await self._log.head(tenant, run) is None:
             if not beforehand:
                 raise no_such_run(tenant, run)

@@ -14,14 +14,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import msgspec
-
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import PubAck, head_named, meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
-from linestop.bus.ports import Append, Fill, HeadMoved, Meanwhile, StoredMessage
+from linestop.bus.ports import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
 from linestop.bus.streams import streams
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
@@ -90,8 +88,8 @@ class JetStreamLog:
         found = await self._reader.last(self._filter(tenant, run))
         return _message(found) if found else None
 
-    async def left(self, tenant: TenantId, run: RunId) -> str | None:
-        """The status of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
+    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+        """What is known of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
         first = await self._reader.next(self._filter(tenant, run), seq=1)
         if first is not None and first.subject.endswith(".1"):
             return None
@@ -100,7 +98,7 @@ class JetStreamLog:
         except PermissionDenied:
             # The broker was set up for an older linestop, so nothing has left it early.
             return None
-        return _status(found.payload) if found is not None else None
+        return left_of(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs; see ``ports.Log``."""
@@ -193,18 +191,6 @@ def _has_gap(found: list[Found]) -> bool:
 
 def _message(found: Found) -> StoredMessage:
     return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)
-
-
-class _Ended(msgspec.Struct):
-    status: str = ""
-
-
-def _status(outcome: bytes) -> str:
-    """What a stored outcome says how its run ended; it did end, whatever stands there."""
-    try:
-        return msgspec.json.decode(outcome, type=_Ended).status
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return ""
 
 
 def _fill(stream: str, info: StreamInfo) -> Fill:

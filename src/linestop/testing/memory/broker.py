@@ -67,7 +67,8 @@ class MemoryBroker:
     def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
         """The run log, or that of forks, as a credential that may speak for ``roles`` sees it."""
         stream = self._streams[layout.FORKS if forks else layout.RUNS]
-        return MemoryLog(stream, self.faults, roles=roles, forks=forks)
+        outcomes = self._streams[layout.OUTCOMES]
+        return MemoryLog(stream, self.faults, outcomes=outcomes, roles=roles, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> MemoryQueue:
         """A durable consumer; it is created when it is first asked for, and stays."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
-from linestop.bus.ports import Append, Fill, HeadMoved, Meanwhile, StoredMessage
+from linestop.bus.ports import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -19,10 +19,17 @@ class MemoryLog:
     """The run log as the credential of ``roles`` sees it; see ``ports.Log``."""
 
     def __init__(
-        self, stream: MemoryStream, faults: Faults, *, roles: Collection[RoleName], forks: bool = False
+        self,
+        stream: MemoryStream,
+        faults: Faults,
+        *,
+        outcomes: MemoryStream,
+        roles: Collection[RoleName],
+        forks: bool = False,
     ) -> None:
         self._stream = stream
         self._faults = faults
+        self._outcomes = outcomes
         self._roles = roles
         self._forks = forks
 
@@ -63,10 +70,13 @@ class MemoryLog:
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
 
-    async def left(self, tenant: TenantId, run: RunId) -> str | None:
-        """None: nothing leaves a log in memory."""
-        del tenant, run
-        return None
+    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+        """What is known of a run whose log, or its beginning, was removed from the stream; no fault strikes here."""
+        first = next(iter(self._stream.matching(self._filter(tenant, run))), None)
+        if first is not None and first.subject.endswith(".1"):
+            return None
+        found = self._outcomes.last(subjects.outcome_of(tenant, run))
+        return left_of(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs."""
