@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.schemas.lead_cases import ATTACKS, FURTHER_ATTACKS, FURTHER_HONEST, HONEST
 
 from linestop.schemas.value_leads import short_leads
 from linestop.schemas.value_origins import Source, Sources, Traced, trace, untrusted
@@ -55,6 +56,9 @@ PROSE = (
     "Agenda: 1. Start 2. Numbers 3. End. Budget 2025: 120 000 EUR, 2026: 130 000 EUR. ISO 9001, §5 (2).",
 )
 QUESTIONS_A_TASK_MAX = 0.1
+FURTHER_PASSING_MAX = 10
+"""Of 60 attacks that the rule was not made for. Do not mend the rule with them: write new ones."""
+FURTHER_ASKING_MAX = 3
 
 
 def asks(body: str, task: str = TASK) -> bool:
@@ -76,6 +80,35 @@ def test_prose_asks_nobody() -> None:
     assert len(asked) / len(PROSE) <= QUESTIONS_A_TASK_MAX, asked
 
 
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_lead_in_any_order_and_language_needs_an_origin(attack: str) -> None:
+    """Names beside a platform, hosts that are spelled out, PINs in words, accounts in groups."""
+    assert asks(attack)
+
+
+@pytest.mark.parametrize("sentence", HONEST)
+def test_hours_seats_and_sections_ask_nobody(sentence: str) -> None:
+    """Opening hours, seats in a row, numbers of chapters, talk about a platform, about a dot, about a code."""
+    assert not asks(sentence)
+
+
+def test_most_attacks_that_the_rule_was_not_made_for_need_an_origin() -> None:
+    """The figures that the changelog names."""
+    passing = [attack for attack in FURTHER_ATTACKS if not asks(attack)]
+    asking = [sentence for sentence in FURTHER_HONEST if asks(sentence)]
+    assert len(passing) <= FURTHER_PASSING_MAX, passing
+    assert len(asking) <= FURTHER_ASKING_MAX, asking
+
+
+def test_the_rule_of_a_log_of_before_still_asks_about_sections() -> None:
+    """What was judged by an older rule stays as it was judged."""
+    contract = Traced(parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",))
+    old = Traced(parameters=contract.parameters, content=contract.content, rule=2)
+    sources = Sources(trusted=(Source(0, TASK),))
+    assert untrusted(trace({"body": "See section 12.10.3."}, old, sources))
+    assert not untrusted(trace({"body": "See section 12.10.3."}, contract, sources))
+
+
 @pytest.mark.parametrize(
     ("task", "body"),
     [
@@ -93,7 +126,7 @@ def test_what_the_task_names_may_be_written_in_other_groups(task: str, body: str
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "unit", ["1", "1 ", "1-", "+1 ", "a_", "pin ", "pin is ", "call ", "one ", "telegram ", "telegram: a", "a.", "www ", "add a "]
+    "unit", ["1", "1 ", "1-", "+1 ", "a_", "pin ", "pin is ", "call ", "one ", "telegram ", "telegram: a", "a.", "www ", "add a ", "a ", "a dot ", "account 1 ", "bc1 abc "]
 )  # fmt: skip
 def test_hostile_text_is_no_work_without_end(unit: str) -> None:
     """A pattern that began anew in every place would outlast the limit."""

@@ -1,8 +1,9 @@
 """What in a text could lead somebody somewhere: links, addresses, accounts, numbers to call, names to write to.
 
 Two kinds of them: tokens that are one by their form (``leading``), and what takes more than a token or a word beside
-it (``short_leads``): a telephone number in groups, a PIN, a name of a messenger, a host that is spelled out. Prose has
-none of these, so that nobody is asked about it. A lead is compared without the signs between its parts.
+it (``short_leads``): a telephone number in groups, a PIN, a name of a messenger, a host that is spelled out. Prose
+seldom has any, so that few are asked about it; a lead in words that no pattern knows passes.
+A lead is compared without the signs between its parts.
 
 Every pattern is bounded and anchored at a character that it cannot pass twice, so that any text takes linear time.
 """
@@ -14,6 +15,10 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+from linestop.schemas.lead_hosts import spelled_hosts
+from linestop.schemas.lead_names import PLATFORMS as _MESSENGERS
+from linestop.schemas.lead_names import names_on_platforms
+from linestop.schemas.lead_numbers import grouped_secrets, is_number_of_one, said_numbers
 from linestop.schemas.value_tokens import Token, tokens
 
 _FILES = frozenset({
@@ -30,7 +35,7 @@ _SPELLED_HOST = re.compile(
     re.IGNORECASE,
 )
 
-_SHORT_ENDINGS = r"(?:com|org|net|io|xyz|dev|ru|cn|uk|eu|biz|ch|at|fr|nl|(?:de|co|info)(?=\s*(?:[/.,;:!?)]|$)))(?!\w)"
+_SHORT_ENDINGS = r"(?:com|org|net|io|xyz|dev|ru|cn|uk|eu|biz|ch|nl|(?:de|co|info|at|fr)(?=\s*(?:[/.,;:!?)]|$)))(?!\w)"
 _SPELLED = re.compile(
     # Said in words or with another dot: evil point com, evil -dot- com, evil d0t com.
     r"(?<!\w)(?:d[o0]t|p[uo]n[ck]t|p[uo]nto|point|kropka|\u0442\u043e\u0447\u043a\u0430)[\s\-_*<>\"'|~]{1,3}"
@@ -44,21 +49,11 @@ _SPELLED = re.compile(
     r"|\w\s{1,3}(?:at|\u00e4t|@)\s{1,3}(?:gmail|g ?mail|hotmail|yahoo|gmx|proton|protonmail|icloud|aol|qq)(?!\w)",
     re.IGNORECASE,
 )
-_DIGIT_NAMES = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|null|eins|zwei|drei|vier|fünf|sechs|sieben|acht|neun|oh"
-)
-_DIGIT_WORDS = re.compile(
-    rf"(?<!\w)(?:(?:{_DIGIT_NAMES})[\s,.-]{{1,3}}){{3,40}}(?:{_DIGIT_NAMES})(?!\w)", re.IGNORECASE
-)
 _BETWEEN_DIGITS = r"(?:[^\w\n,;:]{0,3}|,|:)"
 _DIGITS = re.compile(rf"(?<!\d)\d(?:{_BETWEEN_DIGITS}\d){{3,40}}(?!\d)")
-_GROUPED = re.compile(r"\d{1,3}(?:[ .,'\u2019]\d{3}){1,4}(?:[.,]\d{1,2})?")
-_SPANS = re.compile(r"(?:19|20)\d\d\s?[-/\u2013\u2014 ]\s?(?:19|20)?\d\d")
-_MONEY_NEAR = re.compile(
-    r"\s?(?:[€$£%]|eur|euro|usd|dollar|chf|gbp|pounds?|people|users|units|st\u00fcck)", re.IGNORECASE
-)
 _PLAIN_DATE = re.compile(
     r"(?:19|20)\d\d-(?:0?[1-9]|1[0-2])-(?:[0-2]?\d|3[01])(?!\d)|\d\d?[./]\d\d?[./](?:19|20)\d\d(?!\d)"
+    r"|(?<![\d+])(?<!\d\W)(?:0?[1-9]|[12]\d|3[01])([ -])(?:0?[1-9]|1[0-2])\1(?:19|20)\d\d(?!\W?\d)"
 )
 _PLAIN_TIME = re.compile(r"(?<![\d:])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?![\d:])")
 
@@ -85,19 +80,8 @@ _WORDED = re.compile(
     r"(?:password|passwort|kennwort|passphrase|passwd|pwd|codewort)\s{0,3}[:=]\s{0,3}(\S{3,64})", re.IGNORECASE
 )
 
-_MESSENGERS = (
-    "telegram|tg|whats ?app|signal|discord|skype|we ?chat|weixin|threema|viber|snap ?chat|instagram|insta|ig|twitter|"
-    "tik ?tok|facebook|fb|messenger|slack|matrix|kik|icq|xmpp|jabber|paypal|venmo|cash ?app|zelle|mastodon|bluesky|"
-    "linkedin|github|line id|wire|element"
-)
-_CHATS = (
-    "telegram|tg|whats ?app|signal|discord|skype|we ?chat|weixin|threema|viber|snap ?chat|kik|icq|jabber|"
-    "instagram|insta"
-)
 _HANDLE = r"@?[\w.#$:+-]{2,64}"
-_KIND_OF_NAME = (
-    r"(?:[\s-]{1,2}(?:id|handle|user|username|user name|name|account|channel|kanal|group|gruppe|nick|contact))"
-)
+_KIND_OF_NAME = r"(?:[\s-]{1,2}(?:id|handle|user|username|user name|name|account|nick|contact))"
 _NAMED = re.compile(
     rf"(?<!\w)(?:{_MESSENGERS}){_KIND_OF_NAME}?"
     rf"(?:\s{{0,3}}[:=\u2013>]\s{{0,3}}|\s{{1,3}}(?:as|als|under|unter)\s{{1,3}}|\s{{0,3}}\(\s?)[\"']?({_HANDLE})",
@@ -113,22 +97,17 @@ _NAMED_LIKE = re.compile(
     rf"(?<!\w)(?:{_MESSENGERS})\s{{1,3}}(?:(?:me|us|mich|uns|at|to|bei|an|user|id|via|on|is|ist)\s{{1,3}}){{0,2}}({_HANDLE})",
     re.IGNORECASE,
 )
-_NAMED_ON = re.compile(
-    r"(?<!\w)(?:message|text|contact|write(?: to)?|add|ping|dm|find|follow|kontaktiere|schreib(?:e)?(?: an)?|ask)"
-    rf"\s{{1,3}}({_HANDLE})"
-    rf"\s{{1,3}}(?:on|via|auf|bei|\u00fcber|in|through)\s{{1,3}}(?:{_CHATS})(?!\w)",
-    re.IGNORECASE,
-)
-_PRONOUNS = frozenset({
-    "me", "us", "him", "her", "them", "it", "you", "everyone", "everybody", "mich", "uns", "ihn", "sie", "mir", "the",
-    "ihm", "ihr", "team", "people", "customers", "friends", "support",
-})  # fmt: skip
 _NUMBERED = re.compile(r"\d{4,40}|[a-z]{2}\d{2}[a-z]{0,4}\d{8,30}")
+_SECTION = re.compile(r"(?:[1-9]\d?|0)\.\d{1,2}\.(?:[1-9]\d?|0)")
+"""A chapter or a version: three small numbers. A sum, a telephone number and an IP address have more digits."""
 _UNDERSCORED = re.compile(r"(?<![\w.@/-])[^\W_][\w.-]{0,62}_[\w.-]{0,62}[^\W_](?![\w@])")
 
 
-def leading(value: str) -> Iterator[Token]:
-    """The tokens of a content that could lead somebody somewhere, also where they are spelled out ("evil dot com")."""
+def leading(value: str, *, sections: bool = True) -> Iterator[Token]:
+    """The tokens of a content that could lead somebody somewhere, also where they are spelled out ("evil dot com").
+
+    ``sections`` counts numbers of chapters and versions (12.10.3) as such, as the rules before 3 did.
+    """
     if spelled := _SPELLED_HOST.search(value):
         yield Token("link", " ".join(spelled[0].casefold().split()))
     for char in value:
@@ -137,6 +116,8 @@ def leading(value: str) -> Iterator[Token]:
     plain = unicodedata.normalize("NFKC", value)
     plain = re.sub(r"(?<=[a-z0-9])[\u3002\uff61](?=[a-z0-9])", ".", plain, flags=re.IGNORECASE)
     for token in tokens(plain):
+        if not sections and _SECTION.fullmatch(token.text):
+            continue
         if token.kind in {"link", "address", "account"} or _is_name_of_one(token):
             yield token
 
@@ -163,10 +144,12 @@ def _is_name_of_one(token: Token) -> bool:
 def short_leads(value: str) -> Iterator[str]:
     """What leads somewhere though no single token shows it, as it stands in the text, with digits as ASCII has them."""
     plain = folded(value)
-    for pattern in (_SPELLED, _DIGIT_WORDS):
-        yield from (found[0] for found in pattern.finditer(plain))
+    yield from (found[0] for found in _SPELLED.finditer(plain))
+    yield from spelled_hosts(plain)
+    yield from said_numbers(plain)
+    yield from grouped_secrets(plain)
     numbers = _PLAIN_TIME.sub(" t ", _PLAIN_DATE.sub(" d ", plain))
-    yield from (found[0] for found in _DIGITS.finditer(numbers) if _is_number_of_one(found, numbers))
+    yield from (found[0] for found in _DIGITS.finditer(numbers) if is_number_of_one(found, numbers))
     yield from (found[1] for found in _CALLED.finditer(numbers))
     for pattern in (_SECRET, _SECRET_AFTER):
         yield from (found[1] for found in pattern.finditer(numbers) if _is_secret(found[1]))
@@ -174,7 +157,7 @@ def short_leads(value: str) -> Iterator[str]:
     for pattern in (_NAMED, _NAMED_OWN):
         yield from (found[1] for found in pattern.finditer(plain))
     yield from (found[1] for found in _NAMED_LIKE.finditer(plain) if _is_handle(found[1]))
-    yield from (found[1] for found in _NAMED_ON.finditer(plain) if found[1].casefold() not in _PRONOUNS)
+    yield from names_on_platforms(plain)
     yield from (found[0] for found in _UNDERSCORED.finditer(plain) if found[0].rsplit(".", 1)[-1].lower() not in _FILES)
 
 
@@ -207,24 +190,6 @@ def folded(text: str) -> str:
 def _ascii_digit(char: str) -> str:
     digit = unicodedata.digit(char, None)
     return char if digit is None else str(digit)
-
-
-def _is_number_of_one(found: re.Match[str], text: str) -> bool:
-    """Whether digits with signs between them are a number to call or an account, and not a sum, a span or a list."""
-    whole = found[0]
-    groups = re.findall(r"\d+", whole)
-    digits = sum(map(len, groups))
-    if len(groups) == 1:
-        return False  # one token, which is looked at as such
-    if all(len(group) == 1 for group in groups):
-        return digits >= 4
-    before = text[max(found.start() - 4, 0) : found.start()].rstrip(" (")
-    if before.endswith("+"):
-        return digits >= 6
-    if digits < 7 or _SPANS.fullmatch(whole):
-        return False
-    money = _MONEY_NEAR.match(text, found.end()) or before.endswith(("€", "$", "£"))
-    return not (_GROUPED.fullmatch(whole) and (money or re.search(r"[.,'\u2019]", whole)))
 
 
 def _is_secret(word: str) -> bool:

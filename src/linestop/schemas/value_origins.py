@@ -216,7 +216,7 @@ class _Rule:
         line = self.origin(leaf)
         if line is None or line.field == "trusted" or not isinstance(leaf.value, str):
             return None if isinstance(leaf.value, int | float | bool | None) else line
-        for token in leading(leaf.value):
+        for token in leading(leaf.value, sections=self._version <= 2):
             if not any(self._holds_leading(text, token) for text in self._texts):
                 return msgspec.structs.replace(self._seen(leaf.path, token.text), value=token.text[:SHOWN_CHARS_MAX])
         for lead in short_leads(leaf.value) if self._version > 2 else ():
