@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
@@ -17,13 +17,17 @@ from tests.stack import Stack, command, stack
 from linestop.bus import api, layout, rotation
 from linestop.bus.archive import ARCHIVE_FILE, Archive
 from linestop.bus.archive_asked import Reach
+from linestop.bus.archive_door import Door
+from linestop.bus.archive_file import ArchiveFile
 from linestop.bus.connection import Connection, connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.keys import run_of_key
+from linestop.bus.ports import StoredMessage
 from linestop.bus.rotation import Cut, Rotation, find_cut, rotate
 from linestop.bus.streams import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
+from linestop.cli.rotate import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
 from linestop.schemas.limits import Limits
@@ -288,3 +292,28 @@ async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
         assert young.json == {"before": None, "held_by": "", "commands": ""}
         assert (await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))).code == 0
+
+
+class AtWork(Archive):
+    """An archive that is open as in its recorder, without a broker."""
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self._close()
+
+
+async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_path: Path) -> None:
+    """What the archive knows as open stays, whether its recorder runs or not, and whatever the log knows."""
+    path = tmp_path / ARCHIVE_FILE
+    file = ArchiveFile(path)
+    file.store([StoredMessage(subject="runs.t.open.validator.opened.1", payload=b"{}", seq=7)])
+    file.close()
+    want = Reach(watermark=7, oldest_open_seq=7)
+    assert await reach_of(path) == want
+    async with AtWork(path) as archive, Door(path, archive).open():
+        assert await reach_of(path) == want

@@ -1,7 +1,8 @@
 """How other processes of this machine reach an open archive: a Unix socket beside it, for its owner only.
 
-DuckDB lets nobody else open the file, so the recorder answers two requests itself: how far it is, and for a
-snapshot. One request and one answer a connection, JSON in one line each.
+DuckDB lets nobody else open the file, so the recorder itself says how far it is, where its oldest open run begins and
+what it has of runs that left the log, and makes snapshots. One request and one answer a connection, JSON in one line
+each.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import anyio
 import anyio.abc
 import msgspec
 
-from linestop.bus.archive_asked import Wanted
+from linestop.bus.archive_asked import Reach, Wanted
 from linestop.bus.archive_file import ArchiveStatus
 from linestop.errors import LinestopError, RetryableError
 
 if TYPE_CHECKING:
     from linestop.bus.archive import Archive
+
+T = TypeVar("T")
 
 LINE_BYTES_MAX: Final = 64 * 1024
 ANSWER_WITHIN_S: Final = 300.0
@@ -31,15 +34,16 @@ ANSWER_WITHIN_S: Final = 300.0
 class DoorRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is wanted; ``path`` is where a snapshot goes, or what is told of runs."""
 
-    want: Literal["status", "snapshot", "runs"]
+    want: Literal["status", "reach", "snapshot", "runs"]
     path: str = ""
     runs: Wanted | None = None
 
 
 class DoorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The archive's status after the request, or why it was not done."""
+    """The archive's status after the request, or why it was not done; ``reach`` if that was wanted."""
 
     status: ArchiveStatus | None = None
+    reach: Reach | None = None
     error: str = ""
 
 
@@ -70,18 +74,22 @@ class Door:
     async def _answer(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:
             try:
-                request = msgspec.json.decode(await _line(stream), type=DoorRequest)
-                if request.want == "snapshot":
-                    await self._archive.snapshot(Path(request.path))
-                elif request.runs is not None:
-                    await self._archive.export(request.runs, Path(request.path))
-                answer = DoorAnswer(status=await self._archive.status())
+                answer = await self._done(msgspec.json.decode(await _line(stream), type=DoorRequest))
             except (LinestopError, msgspec.DecodeError, OSError) as error:
                 answer = DoorAnswer(error=str(error))
             except Exception as error:  # noqa: BLE001 - the database's own, told to whoever asked
                 answer = DoorAnswer(error=f"{type(error).__name__}: {error}")
             with contextlib.suppress(anyio.BrokenResourceError):
                 await stream.send(msgspec.json.encode(answer) + b"\n")
+
+    async def _done(self, request: DoorRequest) -> DoorAnswer:
+        if request.want == "reach":
+            return DoorAnswer(reach=await self._archive.reach())
+        if request.want == "snapshot":
+            await self._archive.snapshot(Path(request.path))
+        elif request.runs is not None:
+            await self._archive.export(request.runs, Path(request.path))
+        return DoorAnswer(status=await self._archive.status())
 
 
 async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
@@ -90,6 +98,28 @@ async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
     Raises:
         RetryableError: it did not do what was asked, and says why.
     """
+    answer = await _answered(path, request)
+    return None if answer is None else _given(path, answer, answer.status)
+
+
+async def ask_reach(path: Path) -> Reach | None:
+    """Ask the same recorder how far it is and where its oldest open run begins; None if no recorder has it open.
+
+    Raises:
+        RetryableError: it did not tell, and says why.
+    """
+    answer = await _answered(path, DoorRequest(want="reach"))
+    return None if answer is None else _given(path, answer, answer.reach)
+
+
+def _given(path: Path, answer: DoorAnswer, found: T | None) -> T:
+    if answer.error or found is None:
+        why = answer.error.removesuffix(".") or "it said nothing"
+        raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
+    return found
+
+
+async def _answered(path: Path, request: DoorRequest) -> DoorAnswer | None:
     with _short(path) as socket:
         try:
             stream = await anyio.connect_unix(socket)
@@ -98,11 +128,7 @@ async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
         async with stream:
             with anyio.fail_after(ANSWER_WITHIN_S):
                 await stream.send(msgspec.json.encode(request) + b"\n")
-                answer = msgspec.json.decode(await _line(stream), type=DoorAnswer)
-    if answer.error or answer.status is None:
-        why = answer.error.removesuffix(".") or "it said nothing"
-        raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
-    return answer.status
+                return msgspec.json.decode(await _line(stream), type=DoorAnswer)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import duckdb
 import msgspec
 
 from linestop.bus.archive_asked import Reach, Wanted
-from linestop.bus.archive_parquet import RUNS_MAX, TABLES_MOVED, OldRuns
+from linestop.bus.archive_parquet import RUNS_MAX, OldRuns
 from linestop.bus.archive_rows import (
     TABLES,
     VERSION,
@@ -282,19 +282,27 @@ class ArchiveFile:
             "ORDER BY last_seq LIMIT ?",
             [cut, self.watermark, RUNS_MAX],
         )
-        count, last_seq, day = self._run("SELECT count(*), max(last_seq), min(day) FROM moving")[0]
+        count, day = self._run("SELECT count(*), min(day) FROM moving")[0]
         if count:
-            self._old.write(f"{day:%Y-%m-%d}", int(last_seq))
-            self._connection.begin()
-            try:
-                for table in TABLES_MOVED:
-                    self._run(f"DELETE FROM {table} WHERE (tenant, run) IN (SELECT tenant, run FROM moving)")  # noqa: S608 - our names
-                self._connection.commit()
-            except BaseException:
-                self._connection.rollback()
-                raise
+            self._delete_moved(self._old.holding(f"{day:%Y-%m-%d}"))
+        ((left, last_seq),) = self._run("SELECT count(*), max(last_seq) FROM moving")
+        if left:
+            self._delete_moved([self._old.write(f"{day:%Y-%m-%d}", int(last_seq))])
+        ((left,),) = self._run("SELECT count(*) FROM moving")
         self._run("DROP TABLE moving")
-        return int(count)
+        return int(count) - int(left)
+
+    def _delete_moved(self, batches: list[Path]) -> None:
+        """Delete what these batches hold, all or nothing."""
+        if not batches:
+            return
+        self._connection.begin()
+        try:
+            self._old.delete(batches)
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def _forget(self) -> None:
         """Keep a bounded number of folds, and none of runs that are over."""

@@ -2,9 +2,10 @@
 
 ``<archive>-old/<day>-<last sequence>/`` holds ``events``, ``runs`` and ``calls`` of runs that were sealed on one day,
 with the columns of the database's tables; any program that reads Parquet may read them. A batch is written under
-another name, synced, and gets its own by a rename; only then are its rows deleted from the database, in one
-transaction. Whatever dies in between: the batch is not there yet, or it is there and in the database, too; then the
-next try finds it and only deletes. So whoever reads both takes each event once, by its sequence.
+another name, synced, and gets its own by a rename. What is deleted from the database is then read from the files: a row
+goes because a file holds it, and for no other reason. Whatever dies in between: the batch is not there yet, or it is
+there and in the database, too; then the next try first deletes what files hold already, and moves the rest as another
+batch. So whoever reads both takes each event once, by its sequence.
 """
 
 from __future__ import annotations
@@ -35,11 +36,8 @@ class OldRuns:
         self.folder = old_folder(archive)
         self._query = query
 
-    def write(self, day: str, last_seq: int) -> None:
-        """Write the runs that the table ``moving`` names, unless that was done before."""
-        final = self.folder / f"{day}-{last_seq}"
-        if final.exists():
-            return
+    def write(self, day: str, last_seq: int) -> Path:
+        """Write the runs that the table ``moving`` names as a new batch; return its folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = self.folder / UNFINISHED
         # Left by a process that died while it wrote.
@@ -55,8 +53,47 @@ class OldRuns:
             file.chmod(0o600)
             _sync(file)
         _sync(unfinished)
+        final = self._free(f"{day}-{last_seq}")
         unfinished.rename(final)
         _sync(self.folder)
+        return final
+
+    def holding(self, day: str) -> list[Path]:
+        """The batches of a day that hold some of the table ``moving`` already: a try before did not delete it."""
+        batches = [each for each in sorted(self.folder.glob(f"{day}-*")) if _whole(each)]
+        if not batches:
+            return []
+        found = self._query(
+            "SELECT DISTINCT old.filename FROM "  # noqa: S608 - our names
+            f"read_parquet({_files(batches, 'runs')}, filename = true) old SEMI JOIN moving USING (tenant, run)"
+        )
+        names = {Path(str(file)).parent.name for (file,) in found}
+        return [batch for batch in batches if batch.name in names]
+
+    def delete(self, batches: list[Path]) -> None:
+        """Delete from the database, and from the table ``moving``, what these batches hold; inside a transaction.
+
+        An event that came since stays, and with it the rows of its run and its calls.
+        """
+        self._query(
+            "DELETE FROM events WHERE (tenant, run) IN (SELECT tenant, run FROM moving) "  # noqa: S608 - our names
+            f"AND (subject, seq) IN (SELECT subject, seq FROM read_parquet({_files(batches, 'events')}))"
+        )
+        self._query(
+            "CREATE OR REPLACE TEMP TABLE moved AS SELECT tenant, run FROM moving "  # noqa: S608 - our names
+            f"SEMI JOIN read_parquet({_files(batches, 'runs')}) old USING (tenant, run, last_seq) WHERE (tenant, run) "
+            "NOT IN (SELECT tenant, run FROM events SEMI JOIN moving USING (tenant, run))"
+        )
+        for table in ("calls", "runs", "moving"):
+            self._query(f"DELETE FROM {table} WHERE (tenant, run) IN (SELECT tenant, run FROM moved)")  # noqa: S608 - our names
+
+    def _free(self, name: str) -> Path:
+        """Where a batch of this name goes: a batch that is there is never changed, nor taken for this one."""
+        path, further = self.folder / name, 1
+        while path.exists():
+            further += 1
+            path = self.folder / f"{name}-{further}"
+        return path
 
     def events(self, *, where: str, values: list[Any]) -> list[tuple[Any, ...]]:
         """Events as (subject, payload, raw, seq), in order; of a run in several batches each of them once."""
@@ -86,6 +123,14 @@ class OldRuns:
 
     def _there(self) -> bool:
         return any(self.folder.glob("*-*/events.parquet")) if self.folder.is_dir() else False
+
+
+def _whole(batch: Path) -> bool:
+    return all((batch / f"{table}.parquet").is_file() for table in TABLES_MOVED)
+
+
+def _files(batches: list[Path], table: str) -> str:
+    return "[" + ", ".join(_quoted(batch / f"{table}.parquet") for batch in batches) + "]"
 
 
 def _quoted(path: Path) -> str:

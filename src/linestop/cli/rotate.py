@@ -10,7 +10,7 @@ import anyio
 from linestop.bus import layout
 from linestop.bus.archive import ARCHIVE_FILE
 from linestop.bus.archive_asked import Reach
-from linestop.bus.archive_door import DoorRequest, ask
+from linestop.bus.archive_door import ask_reach
 from linestop.bus.archive_file import ArchiveFile
 from linestop.bus.disk import holds_broker
 from linestop.bus.rotation import Cut, find_cut
@@ -31,7 +31,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     keep = days or project.config.keep.runs_days
 
     async def work(client: Client) -> Cut:
-        return await find_cut(client.bus, await _reach(directory / ARCHIVE_FILE), keep)
+        return await find_cut(client.bus, await reach_of(directory / ARCHIVE_FILE), keep)
 
     cut = output.with_client(directory, work, as_="operator")
     if options["as_json"]:
@@ -49,7 +49,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     output.say(cut.by_hand())
 
 
-async def _reach(path: Path) -> Reach:
+async def reach_of(path: Path) -> Reach:
     """How far the archive of this state folder is.
 
     Raises:
@@ -60,9 +60,9 @@ async def _reach(path: Path) -> Reach:
             f"There is no archive in '{path.parent}', and what it does not have must stay: run this where the recorder "
             "keeps it, or name --dir."
         )
-    found = await ask(path, DoorRequest(want="status"))
+    found = await ask_reach(path)
     if found is not None:
-        return Reach(watermark=found.watermark)
+        return found
     file = ArchiveFile(path)
     try:
         return file.reach()
