@@ -277,6 +277,26 @@ def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> No
     )
 
 
+async def test_an_archive_that_is_not_open_yet_is_waited_for(tmp_path: Path) -> None:
+    """`dev` starts both at once; the log is rotated then, and not an hour later."""
+    found: list[Reach] = []
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        await connect(line.server.credential("recorder"), name="archive") as recorder,
+        anyio.create_task_group() as tasks,
+    ):
+        stream, archive = await JetStream.open(recorder), Archive(line.directory / ARCHIVE_FILE)
+
+        async def reach() -> None:
+            found.append(await archive.reach())
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(reach)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+    assert len(found) == 1
+
+
 def elsewhere(_directory: Path) -> bool:
     """The broker does not keep its files here."""
     return False
@@ -284,11 +304,16 @@ def elsewhere(_directory: Path) -> bool:
 
 async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the broker of `linestop dev` it names the setting, for an outside one what must stay and why."""
-    async with stack(tmp_path, space=SMALL) as line, archived(line), Client.connect(tmp_path) as client:
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, _),
+        Client.connect(tmp_path) as client,
+    ):
         mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
         assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
         monkeypatch.setattr("linestop.cli.rotate.holds_broker", elsewhere)
         await _done(client, "say hello")
+        await archive.reached(1)
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
         assert young.json == {"before": None, "held_by": "", "commands": ""}
         assert (await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))).code == 0

@@ -114,7 +114,8 @@ def nothing_done_is_lost(run: RunEvidence) -> list[str]:
         # Of two attempts that succeeded the first is the answer, also if the validator rejects it.
         second = call.call in answered
         answered.add(call.call)
-        if second or said.n in bad:
+        # Nobody may say of a call without a try left, before its end, that its fate is unknown: see the check before.
+        if second or said.n in bad or 0 < call.answer_n < said.n:
             continue
         if (call.call, said.event["attempt"]) in lines and (call.answer_is_error or _started_again(run, said)):
             wrong.append(f"P2: {said} of {run.name} did '{call.call}', and the run goes on as if nobody had")

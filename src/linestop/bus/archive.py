@@ -115,7 +115,8 @@ class Archive:
         return await self._call(self._opened.status)
 
     async def reach(self) -> Reach:
-        """How far it is, and where its oldest open run begins."""
+        """How far it is, and where its oldest open run begins; waits until the archive is open."""
+        await self.reached(0)
         return await self._call(self._opened.reach)
 
     async def export(self, want: Wanted, path: Path) -> None:
@@ -214,8 +215,7 @@ class Archive:
     async def _store(self, messages: list[StoredMessage]) -> None:
         if messages:
             await self._call(self._opened.store, messages)
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
+            self._tell()
 
     # --- the file, in a thread ---------------------------------------------------------------------------
 
@@ -228,6 +228,12 @@ class Archive:
     async def _open(self) -> None:
         self._limiter = anyio.CapacityLimiter(1)
         self._file = await self._call(ArchiveFile, self.path)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake those who wait for it to be open, or to have come further."""
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     async def _close(self) -> None:
         file, self._file = self._file, None

@@ -35,9 +35,14 @@ from linestop.schemas.limits import SPACE_FOR_NEW_WORK
 
 LOG = structlog.get_logger("linestop.rotation")
 EVERY_S: Final = 3600.0
+RETRY_S: Final = 60.0
 MARGIN: Final = timedelta(days=1)
 BY_HAND_WITHIN: Final = timedelta(hours=1)
 """How long the commands that are printed for an administrator may be used."""
+
+LOOKS_MAX: Final = 100
+LOOK_EVERY_S: Final = 0.01
+"""How often, and after how long each time, it is looked whether the server has removed what is too old."""
 
 AT_ONCE: Final = 32
 RESTORE_TRIES: Final = 20
@@ -130,13 +135,15 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
         async with administrator() as admin:
             info = await _info(admin)
             before = int(info["state"]["messages"])
-            # By the broker's time of this moment: the cut is a point in time, and an age moves on.
-            age = msgspec.convert(info["ts"], datetime) - cut.before
-            age_ns = int(age.total_seconds() * SECOND_NS)
-            short = {"max_age": age_ns, "duplicate_window": min(age_ns, DUPLICATE_WINDOW_NS)}
             try:
-                await _update(admin, {**info["config"], **short})
-                after = int((await _info(admin))["state"]["messages"])
+                # The server removes what is too old at a moment of its own, a little after its answer.
+                for _ in range(LOOKS_MAX):
+                    await _update(admin, {**info["config"], **_shorter(info, cut.before)})
+                    info = await _info(admin)
+                    if not _holds_older(info, cut.before):
+                        break
+                    await anyio.sleep(LOOK_EVERY_S)
+                after = int(info["state"]["messages"])
             finally:
                 with anyio.CancelScope(shield=True):
                     await _update(admin, {**info["config"], **_KEPT})
@@ -145,6 +152,17 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
             await restore(administrator)
         raise
     return max(before - after, 0)
+
+
+def _holds_older(info: dict[str, Any], than: datetime) -> bool:
+    state = info["state"]
+    return bool(state["messages"]) and msgspec.convert(state["first_ts"], datetime) < than
+
+
+def _shorter(info: dict[str, Any], before: datetime) -> dict[str, int]:
+    """Ages that end at the cut, by the broker's time of this moment: the cut is a point in time, an age moves on."""
+    age_ns = int((msgspec.convert(info["ts"], datetime) - before).total_seconds() * SECOND_NS)
+    return {"max_age": age_ns, "duplicate_window": min(age_ns, DUPLICATE_WINDOW_NS)}
 
 
 _KEPT: Final = {"max_age": RUNS_KEPT_NS, "duplicate_window": DUPLICATE_WINDOW_NS}
@@ -190,15 +208,17 @@ class Rotation:
         self._told = ""
 
     async def run_for_ever(self, stream: JetStream) -> None:
-        """Do it for ever; ends by cancellation. What fails is tried again in an hour."""
+        """Do it for ever; ends by cancellation. What fails is tried again in a minute."""
         while True:
+            pause_s = RETRY_S
             try:
                 await self.turn(stream)
+                pause_s = EVERY_S
             except LinestopError as error:
                 LOG.warning("log_not_rotated", error=str(error))
             except Exception:
                 LOG.exception("log_not_rotated")
-            await anyio.sleep(EVERY_S)
+            await anyio.sleep(pause_s)
 
     async def turn(self, stream: JetStream) -> int:
         """Do it once; return how many events have left."""

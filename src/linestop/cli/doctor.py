@@ -260,8 +260,8 @@ async def _broker(project: Project) -> list[Finding]:
 async def _look_at_streams(connection: Connection, name: CredentialName) -> list[Finding]:
     if name not in SEES_STREAMS:
         sentence = (
-            f"neither they nor their replicas and the broker's clock were looked at: the credential '{name}' may not "
-            f"see them; run `linestop doctor` where that of {' or '.join(SEES_STREAMS)} is"
+            f"the streams, their replicas and the broker's clock were not checked: the credential '{name}' may not see "
+            f"them. Run `linestop doctor` where the credential '{SEES_STREAMS[1]}' is."
         )
         return [Finding(check="streams", level="warning", sentence=sentence)]
     return [
