@@ -108,7 +108,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
         before = [(entry.n, entry.name) async for entry in client.events(first)]
         await archive.reached((await bus.log().page(after_seq=0))[-1].seq)
-        # A cut in the middle of a run, a few milliseconds later at most: the rest of it stays, and is no run of its own.
+        # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and is no run of its own.
         fourth = await Reader(bus.wire, layout.RUNS).at(4)
         assert fourth is not None
         assert fourth.at is not None
