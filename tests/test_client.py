@@ -398,9 +398,11 @@ async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Cl
     for _ in range(40):
         shared = [shared, shared]
     for number in (float("nan"), float("inf"), -float("inf")):
-        with pytest.raises(InputError, match=r"The answer holds NaN or an infinity, which JSON has not: send null"):
+        with pytest.raises(
+            InputError, match=r"The answer contains NaN or an infinity, which JSON cannot express: send null"
+        ):
             await operator.event(run, "paid", {"cents": [1, number]})
-        with pytest.raises(InputError, match=r"The edit holds NaN or an infinity"):
+        with pytest.raises(InputError, match=r"The edit contains NaN or an infinity"):
             await operator.edit(run, {"cents": number}, call=call)
     with pytest.raises(TooLarge, match=r"The answer (has too many bytes|holds too many lists)"):
         await operator.event(run, "paid", shared)

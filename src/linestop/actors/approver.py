@@ -6,7 +6,7 @@ the model, for spending, for effects whose fate is unknown), and a person's word
 ``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. What expires is denied.
 
 A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other. Where the executor
-says that a tool may do more by now, a person is asked anew, under the contract as it is now.
+says that a tool may do more by now, a person is asked again, under the present contract.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ DEFAULTS = Limits()
 LABELS_MAX = 32
 LABEL_CHARS_MAX = 256
 REFUSED_LABELS_BYTES_MAX = 4_096
-"""What the labels of a task take in its refusal at most: whoever may send tasks may send many that are refused."""
+"""The most bytes that a refused task's labels take in its refusal: one client may send many tasks that are refused."""
 
 
 def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) -> Opened | Refused:

@@ -77,7 +77,7 @@ class Archive:
             except* LinestopError as group:
                 if told != str(group.exceptions[0]):
                     told = str(group.exceptions[0])
-                    LOG.warning("archive_interrupted", error=told, sentence=f"Nothing is archived for now. {told}")
+                    LOG.warning("archive_interrupted", error=told, sentence=f"Archiving is paused. {told}")
             except* Exception:
                 # A full disk, a damaged file: unacknowledged, everything comes again.
                 LOG.exception("archive_failed", path=str(self.path))
@@ -87,7 +87,7 @@ class Archive:
             await anyio.sleep(RETRY_S)
 
     async def rebuild(self, log: Log) -> ArchiveStatus:
-        """Read the whole log anew into the file; runs that have left the log stay as they are.
+        """Read the whole log into the file again; runs that have left the log stay as they are.
 
         Raises:
             ArchiveInUse: a recorder has the file open.

@@ -104,7 +104,7 @@ class ArchiveFile:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ConfigError(
                 f"The archive {path} cannot be opened ({reason}): if the file is damaged or of another DuckDB, move it "
-                "away, and `linestop recorder rebuild` makes it anew from the log."
+                "away, and `linestop recorder rebuild` rebuilds it from the log."
             ) from None
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._old = OldRuns(path, self._query_old)
@@ -141,7 +141,7 @@ class ArchiveFile:
         self._forget()
 
     def reset(self, *, first_seq: int = 1) -> None:
-        """Forget what the log still has, from ``first_seq`` on, so that it is read anew; what has left it stays."""
+        """Forget what the log still has, from ``first_seq`` on, so that it is read again; what has left it stays."""
         self._folds.clear()
         self._connection.begin()
         if first_seq > 1 and self.of_this_version():

@@ -5,7 +5,7 @@ with the columns of the database's tables; any program that reads Parquet may re
 another name, synced, and gets its own by a rename. What is deleted from the database is then read from the files: a row
 goes because a file holds it, and for no other reason. Whatever dies in between: the batch is not there yet, or it is
 there and in the database, too; then the next try first deletes what files hold already, and moves the rest as another
-batch. So whoever reads both takes each event once, by its sequence.
+batch. So a reader of both takes each event once, by its sequence.
 """
 
 from __future__ import annotations

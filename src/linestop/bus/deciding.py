@@ -140,8 +140,8 @@ class Deciding:
     ) -> bool:
         """Let the validator read what outsiders wrote, beside the loop if it is much; False if a stop came meanwhile.
 
-        It changes nothing, so it can be let go of at any time; and whoever changes the run needs its lock, which this
-        look holds. What is let go of may still read the run as it was, so that the run is loaded anew.
+        It changes nothing, so it can be abandoned at any time; and a change of the run needs its lock, which this
+        look holds. An abandoned decision may still read the run as it was, so the run is loaded again.
         """
         entry, run = look.entry, look.entry.run
         try:

@@ -43,7 +43,7 @@ class Outgoing:
         await self._as("recorder").outcome(run.tenant, after.agent_of(run), run.run, payload, headers)
 
     async def outcome_if_room(self, run: Run) -> None:
-        """Publish it, or leave that to whoever pulls seals: a full stream is no failure of what sealed the run."""
+        """Publish it, or leave that to the consumer of seals: a full stream must not fail what sealed the run."""
         try:
             await self.outcome(run)
         except TooLarge as error:

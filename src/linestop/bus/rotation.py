@@ -1,12 +1,13 @@
 """How sealed and archived runs leave RUNS before their 90 days, where the operator says so (`[keep] runs_days`).
 
-RUNS takes no purge and no deletion, so that nobody can rewrite history; only age removes. So for a few milliseconds the
-broker's administrator lets it keep no more than what lies behind a cut, and then 90 days again. The cut is:
+RUNS takes no purge and no deletion, so that nobody can rewrite history; only age removes. So the
+broker's administrator lets it keep no more than what lies behind a cut, for some milliseconds (longer only while the
+server is busy), and then 90 days again. The cut is:
 
 - not younger than the days that the operator wants kept;
 - a day older than the first event of the oldest open run, by the log and by the archive, and than the first event
   that the archive does not have. Age removes from the front and stops at the first message that is young enough, so
-  one of those is a wall that nothing behind it passes. The day is for a broker that dies in those milliseconds
+  one of those is a wall that nothing behind it passes. The day is for a broker that dies in that time
   and starts again with the short age: until the day is over, nothing more leaves, and the start sets it right;
 - nowhere while OUTCOMES is too full for the outcomes of what was sealed, since they would be made from the log.
 """
@@ -130,11 +131,11 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
     """
     if cut.before is None:
         return 0
-    before = after = 0
+    first = last = 0
     try:
         async with administrator() as admin:
             info = await _info(admin)
-            before = int(info["state"]["messages"])
+            first = last = _first_seq(info)
             try:
                 # The server removes what is too old at a moment of its own, a little after its answer.
                 for _ in range(LOOKS_MAX):
@@ -143,7 +144,7 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
                     if not _holds_older(info, cut.before):
                         break
                     await anyio.sleep(LOOK_EVERY_S)
-                after = int(info["state"]["messages"])
+                last = _first_seq(info)
             finally:
                 with anyio.CancelScope(shield=True):
                     await _update(admin, {**info["config"], **_KEPT})
@@ -151,7 +152,12 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
         with anyio.CancelScope(shield=True):
             await restore(administrator)
         raise
-    return max(before - after, 0)
+    return last - first
+
+
+def _first_seq(info: dict[str, Any]) -> int:
+    """Where the log begins. Only age removes from it, so from one beginning to the next is what has left."""
+    return int(info["state"]["first_seq"])
 
 
 def _holds_older(info: dict[str, Any], than: datetime) -> bool:

@@ -60,7 +60,7 @@ def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:
 
 
 def over_and_left(run: RunId, left: Left, *, status: str) -> Reply:
-    """What is answered to whoever wants something of a run that is over and whose log has left."""
+    """The reply about a run that is over and whose log has left."""
     sentence = f"Run '{run}' is over ({left.status or 'sealed'}) and is not done again"
     return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
 

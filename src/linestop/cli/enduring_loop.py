@@ -1,6 +1,6 @@
 """An event loop that code in it cannot end: an exit that a tool left behind is logged, and the process goes on.
 
-``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback come out of every event loop, whoever made them. What
+``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback end every event loop, wherever they were raised. What
 a tool itself raises is caught where it is called; a task that it started, a callback that it left, or one from a thread
 of its own is not. Signals do not come this way: they have handlers (``processes.run_loop``).
 """

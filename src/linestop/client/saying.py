@@ -129,7 +129,9 @@ def _encoded(said: Task | Control, what: str) -> bytes:
     except ValueError as error:
         if not str(error).startswith("Out of range float"):
             raise
-        raise InputError(f"The {what} holds NaN or an infinity, which JSON has not: send null or a text.") from None
+        raise InputError(
+            f"The {what} contains NaN or an infinity, which JSON cannot express: send null or a text."
+        ) from None
     if len(payload) > bytes_max:
         raise TooLarge(
             f"The {what} has {len(payload)} bytes and a message at most {bytes_max}: shorten it, or put "

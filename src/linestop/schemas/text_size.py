@@ -30,7 +30,7 @@ TOKEN_BYTES_MOST: Final = 3
 of today, but a tokenizer that was not measured may have a smaller one."""
 
 WORD_BYTES_MAX: Final = 30
-"""A longer run of letters is no word of a language."""
+"""A longer run of letters is not a word of any language."""
 
 WORD: Final = 80
 LETTER: Final = 40
@@ -45,7 +45,7 @@ LETTER_OF_TWO: Final = 150
 """A Greek, Cyrillic, Hebrew or Arabic letter (two bytes): Urdu has 1.25 (Claude 2), Greek 1.16."""
 
 LETTER_OF_NAME: Final = 80
-"""A letter of a run that is no word but has letters only (``getValue``, ``SELECT``): 0.69 in random ones (Llama 2)."""
+"""A letter of a run of letters that is not a word (``getValue``, ``SELECT``): 0.69 in random ones (Llama 2)."""
 
 SAME_LETTER: Final = 50
 """A small letter that is repeated to a run longer than any word: at most half a token each, in all eight."""
@@ -130,7 +130,7 @@ def _merged_in_words(words: list[bytes]) -> int:
 
 
 def _merged_in_others(runs: list[bytes]) -> int:
-    """What is merged in runs that are no words: names, one letter again and again, letters of two bytes."""
+    """What is merged in runs that are not words: names, one letter again and again, letters of two bytes."""
     named = same = 0
     for run in runs:
         if len(run) > WORD_BYTES_MAX and run.islower() and run.count(run[:1]) == len(run):

@@ -25,7 +25,7 @@ _FILES = frozenset({
     "pdf", "txt", "docx", "doc", "xlsx", "xls", "csv", "png", "jpg", "jpeg", "gif", "json", "xml", "html", "pptx",
     "log", "yaml", "yml", "ini",
 })  # fmt: skip
-"""Endings of files that are no domain's."""
+"""Endings of files, none of which ends a domain."""
 
 _HOST = re.compile(r"(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})")
 _ENDINGS = r"(?:com|org|net|io|co|de|info|xyz|dev|app|me|ru|cn|uk|eu|site|online|shop)(?!\w)"
@@ -193,7 +193,7 @@ def _ascii_digit(char: str) -> str:
 
 
 def _is_secret(word: str) -> bool:
-    """Whether what stands beside a word like PIN is a value: it has digits, and is no year."""
+    """Whether what stands beside a word like PIN is a value: it has digits, and is not a year."""
     digits = sum(char.isdigit() for char in word)
     return digits >= 3 or (digits >= 1 and len(word) >= 4 and not word[0].isdigit())
 

@@ -67,7 +67,7 @@ def json_size(
 ) -> int:
     """Return a lower bound of the bytes of ``value`` as JSON; the true figure is at most six times as large.
 
-    ``inside``: what an object of an unknown class holds is counted too, for whoever wants its ``repr``.
+    ``inside``: what an object of an unknown class holds is counted too, for a caller that wants its ``repr``.
 
     Raises:
         OversizedError: it has more bytes or lists and objects than the bounds, is nested deeper than ``DEPTH_MAX``,
