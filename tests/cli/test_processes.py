@@ -25,7 +25,9 @@ from linestop.bus.credentials import credential_path, ensure_credentials, load_c
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.sizing import stored_space
 from linestop.bus.worker import hold_name
+from linestop.cli import processes
 from linestop.client import Client
+from linestop.errors import Unreachable
 from linestop.schemas.events import EffectStarted, Finished
 from linestop.schemas.subjects import ACTORS, parse_delta
 
@@ -164,7 +166,37 @@ async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
             submitted = await client.submit("hello", "Still there?", key="after-the-crash")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert outcome.status == "completed"
-        assert await dev.ends() == 0
+        code = await dev.ends()
+        assert code == 0, dev.said
+
+
+async def test_what_surrounds_the_actors_is_begun_again_while_the_broker_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends neither itself nor ``dev``; it is over once the broker was there for it."""
+    monkeypatch.setattr(processes, "REPEAT_AFTER_S", 0)
+    tries: list[int] = []
+
+    async def work() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise Unreachable("The broker is away.")
+
+    await processes.repeat_until_done(work)
+    assert tries == [0, 1, 2]
+
+
+async def test_a_crash_in_the_first_moment_ends_nothing(tmp_path: Path) -> None:
+    """What is set up beside the actors waits for the broker, and works once it is there again."""
+    async with started(tmp_path, "dev") as dev:
+        await dev.says("linestop is ready")
+        os.kill(_broker_of(dev.process.pid), signal.SIGKILL)
+        await dev.says("again.")
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            submitted = await client.submit("hello", "Still there?")
+            assert (await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)).status == "completed"
+        code = await dev.ends()
+        assert code == 0, dev.said
 
 
 async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:

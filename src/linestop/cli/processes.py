@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final, TextIO
 
 import anyio
@@ -45,13 +46,15 @@ from linestop.cli.assembly import (
 from linestop.cli.dev_lines import RunLines, tell_of_changed_files
 from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.pipes import STDERR, until_reader_is_gone
-from linestop.errors import ConfigError, Unreachable
+from linestop.errors import ConfigError, LinestopError, Unreachable
 from linestop.project import Project, load_project
 from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.limits import RUNS_DAYS_MAX
 from linestop.schemas.subjects import ACTORS, RoleName
 
+LOG = structlog.get_logger("linestop.processes")
+REPEAT_AFTER_S: Final = 1.0
 LOG_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -186,14 +189,11 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                 if data is not None:
                     ready = _ready(project, host, server.url, agents=agents, broker_pid=server.pid)
                     output.say_json(ready, file=data)
-                async with (
-                    await connect(server.credential("watcher"), name="linestop dev") as connection,
-                    anyio.create_task_group() as watching,
-                ):
-                    await RunLines(say).listen(connection)
+                async with anyio.create_task_group() as watching:
+                    watching.start_soon(repeat_until_done, partial(_show_runs, server))
                     watching.start_soon(tell_of_changed_files, project, say)
                     watching.start_soon(_end_unread, told, unread)
-                    watching.start_soon(_rotate, project, server, host)
+                    watching.start_soon(repeat_until_done, partial(_rotate, project, server, host))
                     await told.wait()
                     watching.cancel_scope.cancel()
                 if unread.is_set():
@@ -201,6 +201,26 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
                 say("Ending: nothing new starts, what runs may finish.")
     if gave_up.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
+
+
+async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` until it is done; while the broker is away, begin again every second.
+
+    What surrounds the actors never ends them: a broker that crashes is started again.
+    """
+    while True:
+        try:
+            return await work()
+        except LinestopError as error:
+            LOG.info("begun_again", error=str(error))
+            await anyio.sleep(REPEAT_AFTER_S)
+
+
+async def _show_runs(server: EmbeddedServer) -> None:
+    """Say what becomes of each run."""
+    async with await connect(server.credential("watcher"), name="linestop dev") as connection:
+        await RunLines(say).listen(connection)
+        await anyio.sleep_forever()
 
 
 async def _rotate(project: Project, server: EmbeddedServer, host: Host) -> None:
