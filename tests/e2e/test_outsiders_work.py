@@ -17,7 +17,7 @@ from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import agent, described
 from tests.e2e.test_sizes import LARGE, book, until_done
 
-from linestop.actors import off_loop as off_loop_module
+from linestop import off_loop as off_loop_module
 from linestop.models import open_model
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import msgspec
 
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, ToolsHere, Worker, switch_closed
-from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.widened import left_open, widened
+from linestop.off_loop import off_loop
 from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.fold_calls import grant_of

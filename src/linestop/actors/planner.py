@@ -19,9 +19,9 @@ import msgspec
 from linestop.actors.context import Prompt, assemble, request
 from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
-from linestop.actors.off_loop import off_loop
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.unusable_calls import cleaned
+from linestop.off_loop import off_loop
 from linestop.schemas.active import DECIDING_S
 from linestop.schemas.calls import Attempt, relied_on
 from linestop.schemas.events import (

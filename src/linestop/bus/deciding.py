@@ -18,7 +18,6 @@ import structlog
 
 from linestop.actors.facts import Facts, Incoming, Performing, Word
 from linestop.actors.judging import judging_bytes
-from linestop.actors.off_loop import off_loop
 from linestop.actors.role import Role
 from linestop.actors.words import said_stop, spoken, stop_asked
 from linestop.bus.cache import CachedRun
@@ -28,6 +27,7 @@ from linestop.bus.ports import Append
 from linestop.bus.stamp import Stamper
 from linestop.bus.station import Station
 from linestop.errors import LinestopError
+from linestop.off_loop import off_loop
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
 from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.run import Run

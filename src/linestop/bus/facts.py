@@ -29,7 +29,6 @@ from linestop.actors.facts import (
     ToolsHere,
     Worker,
 )
-from linestop.actors.off_loop import off_loop
 from linestop.actors.opening import grant
 from linestop.actors.role import Role
 from linestop.bus.agents import VERSIONS_MAX, AgentStore
@@ -38,6 +37,7 @@ from linestop.bus.ports import Blobs, Log, SharedValue
 from linestop.bus.spending import Accounts, Wanted
 from linestop.bus.switch_store import SwitchStore
 from linestop.errors import LinestopError
+from linestop.off_loop import off_loop
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text

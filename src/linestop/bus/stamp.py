@@ -13,9 +13,9 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.actors.off_loop import off_loop
 from linestop.bus.cloud_events import event_headers
 from linestop.bus.ports import Append, Blobs
+from linestop.off_loop import off_loop
 from linestop.schemas.events import (
     NAMES,
     Accepted,

@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from linestop.actors.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
+from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.schemas.limits import ARGUMENTS_BYTES_MAX
 from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
 from linestop.schemas.value_size import OversizedError, json_size

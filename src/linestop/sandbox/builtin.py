@@ -9,7 +9,7 @@ import msgspec
 from anyio.to_thread import run_sync
 
 from linestop import clock
-from linestop.actors.off_loop import off_loop
+from linestop.off_loop import off_loop
 from linestop.sandbox.failures import ToolFailed
 from linestop.sandbox.tool import AnyTool, Context, tool
 from linestop.sandbox.workspace import Entry

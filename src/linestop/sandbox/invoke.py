@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import httpx2
 import msgspec
 
-from linestop.actors.off_loop import off_loop
+from linestop.off_loop import off_loop
 from linestop.sandbox.context import Context
 from linestop.sandbox.egress import EgressClient
 from linestop.sandbox.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError

@@ -24,8 +24,8 @@ import anyio
 import msgspec
 
 from linestop import clock
-from linestop.actors.off_loop import off_loop
 from linestop.errors import Defect
+from linestop.off_loop import off_loop
 from linestop.sandbox.context import Context
 from linestop.sandbox.failures import NotBegun, ToolFailed
 from linestop.sandbox.invoke import Reply, in_own_task, invoke_async, invoke_plain, message_of, not_begun, sound

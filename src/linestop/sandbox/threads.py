@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from linestop.actors.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
+from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.sandbox.failures import NotBegun
 
 T = TypeVar("T")

@@ -12,13 +12,13 @@ from typing import Final
 
 import anyio
 
-from linestop.actors.off_loop import off_loop
 from linestop.bus import layout
 from linestop.bus.jetstream.answers import meaning
 from linestop.bus.jetstream.patience import publish
 from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Found, Reader
 from linestop.errors import NotFound, Refused, TooLarge
+from linestop.off_loop import off_loop
 from linestop.schemas import subjects
 from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
 from linestop.schemas.subjects import TenantId
