@@ -23,12 +23,12 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.host import Host, HostConfig, make_role, role_filters
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Append
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.server_config import SyncInterval
+from linestop.runtime.actor_process import Host, HostConfig, make_role, role_filters
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.limits import AccountLimits, Limits, WorkerLimits

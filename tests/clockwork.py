@@ -20,8 +20,8 @@ from tests.run_logs import RUN, TENANT, InMemory
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.errors import LinestopError, Unreachable
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.limits import Limits

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.intake import Person
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import LinestopError
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.intake import Person
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, ModelChoice, Policy

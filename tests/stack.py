@@ -34,14 +34,14 @@ from linestop.bus.backend import JetStreamBackend
 from linestop.bus.checkpoints import load_signer
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
-from linestop.bus.host import Host, HostConfig, make_role, utc_now
 from linestop.bus.init import BusLayout, set_up
-from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller
+from linestop.runtime.actor_process import Host, HostConfig, make_role, utc_now
+from linestop.runtime.intake import Person
 from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool, Context, ToolUnknown, tool

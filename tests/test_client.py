@@ -30,13 +30,13 @@ from linestop import (
 from linestop.bus.after import Outcome
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, write_credential
-from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import consumers
 from linestop.client import Letter, saying, waiting
 from linestop.client.identity import load_key, write_key
 from linestop.client.views import Receipt
 from linestop.errors import ConfigError, TooLarge
+from linestop.runtime.intake import Person
 from linestop.schemas.events import Granted, Policy, Sealed
 from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
 from linestop.schemas.run import Entry, Run

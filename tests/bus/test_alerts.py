@@ -22,15 +22,15 @@ from linestop.bus import after, layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.jetstream.publish import Wire
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.outgoing import Outgoing
 from linestop.bus.stamp import Stamper
-from linestop.bus.station import Station
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.outbox import Outgoing
+from linestop.runtime.role_binding import Station
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, Refused, decode
 from linestop.schemas.phases import Phase

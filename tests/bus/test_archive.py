@@ -24,13 +24,13 @@ from linestop.bus.archive_door import DoorRequest, ask
 from linestop.bus.archive_file import ArchiveFile, ArchiveInUse
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.host import Host, HostConfig
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Delivery, Queue, Room, StoredMessage
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
+from linestop.runtime.actor_process import Host, HostConfig
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 

@@ -14,7 +14,7 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker

@@ -17,12 +17,12 @@ from linestop.actors.facts import Facts
 from linestop.actors.role import Role
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.deciding import Deciding, Draft, Look
-from linestop.bus.facts import FactSource
-from linestop.bus.host import FACTS_EVERY_S, Host, HostConfig, make_role
 from linestop.bus.switch_store import SwitchStore
 from linestop.client.kill_switches import KillSwitches
 from linestop.errors import TooLarge
+from linestop.runtime.actor_process import FACTS_EVERY_S, Host, HostConfig, make_role
+from linestop.runtime.decide_next import Deciding, Draft, Look
+from linestop.runtime.fetch_facts import FactSource
 from linestop.schemas import fold
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY

@@ -7,10 +7,11 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from linestop.bus import forgotten, layout
-from linestop.bus.account import Account
-from linestop.bus.forgotten import MARGIN, remove_ended_accounts
-from linestop.bus.spending import KEPT
+from linestop.bus import layout
+from linestop.runtime.money import orphaned_holds
+from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.ledger import KEPT
+from linestop.runtime.money.orphaned_holds import MARGIN, remove_ended_accounts
 from linestop.schemas.accounts import day_of, hour_of, period_end
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
@@ -18,7 +19,7 @@ from linestop.testing.virtual import run_virtual, virtual_now
 
 def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some at once, until all are gone; one that still holds money, or cannot be read, stays."""
-    monkeypatch.setattr(forgotten, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(orphaned_holds, "REMOVED_AT_ONCE", 2)
 
     async def main() -> None:
         shared = MemoryBroker(virtual_now).shared(layout.SHARED_BUCKET)

@@ -11,7 +11,7 @@ from tests.bus.test_times import virtually
 from tests.clockwork import EACH, Model, Processes, agent, calls, processes
 
 from linestop.bus import layout
-from linestop.bus.account import Account
+from linestop.runtime.money.account_value import Account
 
 WITHIN_S = 9.0
 """Three missed beats, a round, and the writes."""

@@ -16,8 +16,8 @@ from linestop.actors.executor import Executor
 from linestop.actors.opening import grant
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.stamp import Stamper
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.perform import PerformLimits
 from linestop.sandbox.registry import Registry

@@ -13,10 +13,10 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.models.freshness import require_fresh
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.run import Run

@@ -8,9 +8,9 @@ import anyio
 import pytest
 from tests.builders import NOW
 
-from linestop.bus.forgotten import FORGOTTEN_AFTER_S, release_forgotten
 from linestop.bus.ports import Shared
-from linestop.bus.spending import Accounts, Wanted, read_account
+from linestop.runtime.money.ledger import Accounts, Wanted, read_account
+from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
 from linestop.schemas.events import Cue, Held, SettledHold
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.run import Run

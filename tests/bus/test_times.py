@@ -32,7 +32,7 @@ from tests.clockwork import (
 )
 from tests.run_logs import RUN, TENANT
 
-from linestop.bus.presence import Presence
+from linestop.runtime.workers.presence import Presence
 from linestop.schemas.events import EffectStarted, ModelStarted, Policy
 from linestop.schemas.fold_calls import retry_delay_s
 from linestop.schemas.model import ModelFailed, ModelReply

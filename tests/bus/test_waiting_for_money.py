@@ -13,10 +13,10 @@ import pytest
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import layout
-from linestop.bus.account import Account
 from linestop.bus.agents import AgentStore
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.client.views import run_line
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.money.account_value import Account
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Held, Queued, Stopped
 from linestop.schemas.limits import AccountLimits

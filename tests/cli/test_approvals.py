@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tests.stack import Ran, Stack, background_stack, command, seen
 
-from linestop.bus.intake import Person
 from linestop.client.identity import write_key
+from linestop.runtime.intake import Person
 
 pytestmark = pytest.mark.broker
 

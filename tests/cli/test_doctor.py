@@ -16,11 +16,11 @@ from linestop.bus.credentials import credential_path, ensure_credentials
 from linestop.bus.init import set_up
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer
-from linestop.bus.worker import hold_name
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.doctor_streams import replicas
 from linestop.cli.main import run
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
+from linestop.runtime.workers.worker_names import hold_name
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:

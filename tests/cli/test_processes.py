@@ -24,10 +24,10 @@ from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server import EmbeddedServer
 from linestop.bus.sizing import stored_space
-from linestop.bus.worker import hold_name
 from linestop.cli import processes
 from linestop.client import Client
 from linestop.errors import Unreachable
+from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.events import EffectStarted, Finished
 from linestop.schemas.subjects import ACTORS, parse_delta
 

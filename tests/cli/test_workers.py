@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from tests.stack import background_stack, command
 
-from linestop.bus.beats import Beat, Worker
-from linestop.bus.capacity import Load
-from linestop.bus.worker import hold_name
+from linestop.bus.beats import Beat, Load, Worker
 from linestop.cli.doctor_streams import Warn
 from linestop.cli.doctor_workers import judge
 from linestop.cli.workers import row
 from linestop.errors import LinestopError
+from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.subjects import ACTORS, RoleName
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

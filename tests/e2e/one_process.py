@@ -15,11 +15,11 @@ from tests.e2e.scene import Scene, operating
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.init import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server import EmbeddedServer
 from linestop.models.caller import Caller
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.schemas.messages import REPLY_HEADER, Reply

@@ -15,11 +15,12 @@ import msgspec
 from tests.e2e.triggers import Trigger, TriggeredBackend
 
 from linestop.actors import executor, planner
-from linestop.bus import alarms, layout
+from linestop.bus import layout
 from linestop.bus.credentials import Credential, credential_path, load_credential
-from linestop.bus.host import Host, HostConfig, make_role
-from linestop.bus.worker import hold_name, next_incarnation
 from linestop.models.caller import Caller
+from linestop.runtime import deadline_alarms
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.workers.worker_names import hold_name, next_incarnation
 from linestop.sandbox.context import Context
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.registry import Registry
@@ -137,7 +138,11 @@ async def _no_alarms(entry: object) -> None:
 async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     """Serve as ``name`` for ever; calls ``ready`` with the worker's id when it works."""
     figures = {"START_WITHIN_S": START_WITHIN_S, "GRACE_S": GRACE_S}
-    for module, changed in ((executor, figures), (planner, figures), (alarms, {"TIMER_NEAR_S": setup.timer_near_s})):
+    for module, changed in (
+        (executor, figures),
+        (planner, figures),
+        (deadline_alarms, {"TIMER_NEAR_S": setup.timer_near_s}),
+    ):
         vars(module).update(changed)
     directory = Path(setup.directory)
     os.environ.update(E2E_WORLD=setup.world, E2E_DIRECTORY=setup.directory)

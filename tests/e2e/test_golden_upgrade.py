@@ -26,13 +26,13 @@ from linestop import clock
 from linestop.bus import layout
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server import EmbeddedServer
 from linestop.models.caller import Caller
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner

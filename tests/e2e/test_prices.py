@@ -10,9 +10,9 @@ from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import TENANT, agent, described
 
 from linestop.bus import layout
-from linestop.bus.account import Account
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
+from linestop.runtime.money.account_value import Account
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import tool

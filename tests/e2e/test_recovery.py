@@ -17,8 +17,8 @@ from tests.e2e.role_process import Setup, registry
 from tests.e2e.scene import BOOK, Scene, agent, described, operating
 from tests.e2e.triggers import Trigger
 
-from linestop.bus.worker import hold_name
 from linestop.errors import ConfigError
+from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.limits import Limits

@@ -16,11 +16,11 @@ from tests.e2e.scene import described
 
 from linestop import Client
 from linestop.bus.backend import JetStreamBackend
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.jetstream.log import JetStreamLog
 from linestop.bus.ports import Append, HeadMoved
 from linestop.bus.stopping import TRIES_ALONE
 from linestop.client.client import StopMode
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model import ModelReply, ToolCall, Usage
 from linestop.schemas.run import Run

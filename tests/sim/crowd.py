@@ -32,9 +32,9 @@ from tests.sim.watched import Diary
 from tests.sim.workers import Worker
 
 from linestop.bus import layout
-from linestop.bus.account import Account
 from linestop.bus.agents import AgentStore
 from linestop.bus.streams import consumers
+from linestop.runtime.money.account_value import Account
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Stopped
 from linestop.schemas.limits import AccountLimits, Limits

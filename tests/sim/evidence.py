@@ -15,7 +15,7 @@ from tests.sim.people import Acknowledged, Mirror
 from tests.sim.watched import Diary
 
 from linestop.bus import layout
-from linestop.bus.account import Account
+from linestop.runtime.money.account_value import Account
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId

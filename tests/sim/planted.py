@@ -25,15 +25,17 @@ from tests.sim.workers import Worker
 
 from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
-from linestop.bus import act, after, host, spending
-from linestop.bus.account import apply_change
-from linestop.bus.cache import CachedRun
-from linestop.bus.deciding import Draft
-from linestop.bus.intake import ControlIntake, TaskIntake
-from linestop.bus.outgoing import Outgoing
-from linestop.bus.shell import Shell
-from linestop.bus.sweep import Sweep
+from linestop.bus import after
 from linestop.errors import Unreachable
+from linestop.runtime import actor_process, perform_started
+from linestop.runtime.decide_next import Draft
+from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
+from linestop.runtime.intake import ControlIntake, TaskIntake
+from linestop.runtime.money import ledger
+from linestop.runtime.money.account_value import apply_change
+from linestop.runtime.outbox import Outgoing
+from linestop.runtime.run_cache import CachedRun
+from linestop.runtime.run_loop import Shell
 from linestop.sandbox import perform
 from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
@@ -106,7 +108,7 @@ def _never(act: object) -> datetime:
 
 
 def _no_start_by() -> None:
-    cast("Any", act.Act).start_by = property(_never)
+    cast("Any", perform_started.Act).start_by = property(_never)
     cast("Any", outside).too_late = _in_time
 
 
@@ -265,7 +267,7 @@ def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
         return start
 
     _wrap(Worker, "start", starting)
-    for owner, name in ((host.Host, "_on_wake"), (host.Host, "_timer"), (ControlIntake, "handle")):
+    for owner, name in ((actor_process.Host, "_on_wake"), (actor_process.Host, "_timer"), (ControlIntake, "handle")):
         _wrap(owner, name, make)
 
 
@@ -307,7 +309,7 @@ def _outcome_only_at_once() -> None:
         del self
         await delivery.ack()
 
-    cast("Any", host.Host)._on_seal = on_seal
+    cast("Any", actor_process.Host)._on_seal = on_seal
 
 
 def _late_acknowledgement_trusted() -> None:
@@ -317,7 +319,7 @@ def _late_acknowledgement_trusted() -> None:
 
         return init
 
-    _wrap(cast("Any", act.Act), "__init__", make)
+    _wrap(cast("Any", perform_started.Act), "__init__", make)
 
 
 def _holds_forgotten() -> None:
@@ -325,14 +327,14 @@ def _holds_forgotten() -> None:
         del accounts, log, older_than_s
         return 0
 
-    cast("Any", host).release_forgotten = nothing
+    cast("Any", actor_process).release_forgotten = nothing
 
 
 def _accounts_not_compared() -> None:
-    writer = cast("Any", spending)._Writer
+    writer = cast("Any", ledger)._Writer
 
     async def commit(self: Any, changes: Any) -> Any:
-        account, revision = self._known or await spending.read_account(self._shared, self._key)
+        account, revision = self._known or await ledger.read_account(self._shared, self._key)
         account = account.copy()
         answers = [apply_change(account, change) for change in changes]
         value = msgspec.json.encode(account)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from linestop.actors import approver, executor, opening
-from linestop.bus import account, alarms, beats, intake, spending
-from linestop.bus.intake import TaskIntake
-from linestop.bus.outgoing import Outgoing
+from linestop.bus import beats
 from linestop.errors import TooLarge
+from linestop.runtime import deadline_alarms, intake
+from linestop.runtime.intake import TaskIntake
+from linestop.runtime.money import account_value, ledger
+from linestop.runtime.outbox import Outgoing
 from linestop.sandbox import runner
 from linestop.schemas import calls, fold_calls, fold_widened, model_order, next_start
 from linestop.schemas.calls import Stage
@@ -93,8 +95,8 @@ def hold_settled_twice() -> None:
 
         return apply_change
 
-    _wrap(account, "apply_change", make)
-    cast("Any", spending).apply_change = account.apply_change
+    _wrap(account_value, "apply_change", make)
+    cast("Any", ledger).apply_change = account_value.apply_change
 
 
 def superseded_success_thrown_away() -> None:
@@ -127,12 +129,12 @@ def no_alarm_while_performing() -> None:
 
         return set_alarms
 
-    _wrap(alarms.Alarms, "set", make)
+    _wrap(deadline_alarms.Alarms, "set", make)
 
 
 def no_durable_timer() -> None:
     """Far deadlines get no timer."""
-    cast("Any", alarms.Alarms)._set_durable = _nothing_set
+    cast("Any", deadline_alarms.Alarms)._set_durable = _nothing_set
 
 
 def nobody_is_dead() -> None:

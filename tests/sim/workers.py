@@ -16,10 +16,10 @@ from tests.sim.outside import Outside, SimCaller, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 from tests.sim.watched import Diary, WatchedLog
 
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import Unreachable
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker

@@ -17,7 +17,6 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from linestop.bus.capacity import Load
 from linestop.bus.ports import SharedValue
 from linestop.schemas.calls import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
@@ -31,6 +30,36 @@ FORGOTTEN_ROUNDS: Final = 1_800
 """Rounds after which a worker is forgotten whose key is gone: an hour."""
 
 State = Literal["working", "refusing", "ending", "ended"]
+
+
+LAG_MAX_S = 0.25
+"""While steps of a process begin later than this after they were due, it takes no new tasks."""
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process works on now. ``waiting`` runs wait for a free place; ``lag_s`` is how late its steps begin."""
+
+    runs: int
+    runs_max: int
+    starts: int
+    starts_max: int
+    waiting: int
+    lag_s: float
+
+    @property
+    def full(self) -> bool:
+        """Whether something waits for this process to get less busy."""
+        return self.waiting > 0 or self.runs >= self.runs_max or self.lag_s > LAG_MAX_S
+
+    @property
+    def sentence(self) -> str:
+        """The part of a sentence that says how busy the process is."""
+        parts = [f"{self.runs} of {self.runs_max} runs", f"{self.starts} of {self.starts_max} starts"]
+        if self.waiting:
+            parts.append(f"{self.waiting} waiting for a place")
+        if self.lag_s > LAG_MAX_S:
+            parts.append(f"steps begin {self.lag_s:.2f} s late")
+        return ", ".join(parts)
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

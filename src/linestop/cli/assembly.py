@@ -26,22 +26,22 @@ from linestop.bus.backend import JetStreamBackend
 from linestop.bus.checkpoints import load_signer
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, credential_path, load_credential
-from linestop.bus.facts import Check
-from linestop.bus.host import Host, HostConfig, make_role, role_filters, utc_now
 from linestop.bus.init import BusLayout, set_up
-from linestop.bus.intake import Person
 from linestop.bus.jetstream import JetStream
 from linestop.bus.migrate import Administrator
 from linestop.bus.permissions import CredentialName
 from linestop.bus.ports import Publisher
 from linestop.bus.streams import DEFAULT_SPACE, Space
-from linestop.bus.worker import WorkerLock, next_incarnation
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
 from linestop.models.planner_code import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
+from linestop.runtime.actor_process import Host, HostConfig, make_role, role_filters, utc_now
+from linestop.runtime.fetch_facts import Check
+from linestop.runtime.intake import Person
+from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check
 from linestop.sandbox.registry import Registry, load_registry
@@ -58,7 +58,7 @@ from linestop.testing.playbook import PlaybookServer, load_playbook
 
 if TYPE_CHECKING:
     from linestop.bus.archive import Archive
-    from linestop.bus.spans import Spans
+    from linestop.runtime.tracing import Spans
 
 LOG = structlog.get_logger("linestop.setup")
 BEAT_EVERY_S: Final = 5.0
@@ -381,7 +381,7 @@ def _spans(stack: AsyncExitStack) -> Spans | None:
     """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only for that."""
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return None
-    from linestop.bus.spans import spans_from_environment  # noqa: PLC0415 - see above
+    from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - see above
 
     spans = spans_from_environment()
     if spans is not None:

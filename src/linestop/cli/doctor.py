@@ -27,7 +27,6 @@ from linestop.bus.init import compare
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.process import server_program
-from linestop.bus.worker import host_name, is_held, lock_path
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.cli.doctor_streams import Warn, disk, log, replicas, space, where_it_logs
@@ -37,6 +36,7 @@ from linestop.cli.stop import closed_sentence
 from linestop.client.kill_switches import KillSwitches
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.project import ENVIRONMENT, Project, load_project
+from linestop.runtime.workers.worker_names import host_name, is_held, lock_path
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry
 
@@ -174,7 +174,7 @@ def _sandboxes() -> str:
 def _traces() -> str:
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return "no OTLP endpoint is set, so no spans are sent"
-    from linestop.bus.spans import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only where it is wanted
+    from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only where it is wanted
 
     spans = spans_from_environment()
     if spans is None:

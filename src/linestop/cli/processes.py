@@ -23,14 +23,11 @@ import structlog
 from linestop.agent_files import AgentTooLargeError
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
-from linestop.bus.host import Host
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.rotation import Rotation
 from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.sizing import embedded_space, store_space, stored_space
 from linestop.bus.streams import DEFAULT_SPACE
-from linestop.bus.worker import WorkerLock, hold_free_name, hold_name, host_name
 from linestop.cli import output
 from linestop.cli.assembly import (
     Credentials,
@@ -48,6 +45,9 @@ from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.pipes import STDERR, until_reader_is_gone
 from linestop.errors import ConfigError, LinestopError, Unreachable
 from linestop.project import Project, load_project
+from linestop.runtime.actor_process import Host
+from linestop.runtime.housekeeping.log_rotation import Rotation
+from linestop.runtime.workers.worker_names import WorkerLock, hold_free_name, hold_name, host_name
 from linestop.sandbox.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.limits import RUNS_DAYS_MAX

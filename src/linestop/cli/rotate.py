@@ -13,11 +13,11 @@ from linestop.bus.archive_asked import Reach
 from linestop.bus.archive_door import ask_reach
 from linestop.bus.archive_file import ArchiveFile
 from linestop.bus.disk import holds_broker
-from linestop.bus.rotation import Cut, find_cut
 from linestop.cli import output
 from linestop.client import Client
 from linestop.errors import ConfigError, NotFound
 from linestop.project import load_project
+from linestop.runtime.housekeeping.log_rotation import Cut, find_cut
 
 
 def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them

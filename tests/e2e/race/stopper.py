@@ -16,10 +16,10 @@ import anyio
 
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.host import utc_now
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import stop_run
+from linestop.runtime.actor_process import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped

@@ -11,9 +11,9 @@ import structlog
 
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.host import Host, HostConfig, make_role
 from linestop.models.caller import Caller
 from linestop.models.planner_function import Plan
+from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.registry import Registry

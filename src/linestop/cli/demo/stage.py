@@ -25,12 +25,12 @@ from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import EmbeddedServer, ServerOptions
 from linestop.bus.sizing import store_space
 from linestop.bus.streams import MIB, Space
-from linestop.bus.worker import hold_name
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client
 from linestop.errors import LinestopError, Unreachable
 from linestop.project import CONFIG_FILE, Project, load_project
+from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.subjects import ACTORS, RoleName
 
 PROJECT: Final = Path(__file__).parent / "project"

@@ -1,0 +1,166 @@
+"""Alarms: looking at a run again when one of its deadlines comes, although nothing happens to it.
+
+Every deadline of ``schemas.deadlines`` gets its alarm at the end of each look at its run, whatever else is set or
+being performed. Near ones (``TIMER_NEAR_S``) live in the process, the soonest of each run; far ones are durable
+timers, which the broker keeps and fires to any process. The sweep finds what is lost; it is not the clock.
+
+Who has the alarm, and what remains of it when that process ends:
+
+==================  =========  ==========================================  ====================================
+deadline            role       set by the process that                     after its end
+==================  =========  ==========================================  ====================================
+retry, queued       planner    recorded the failure                        near: the first look of its next start
+retry, probe        executor   recorded the result                         the same
+wait                executor   was woken by ``cleared`` or ``granted``     the same
+expiry              approver   asked                                       the same
+done-by             executor   performs                                    the next start takes over at once what is
+                    planner                                                safe to repeat; else as above
+done-by             budget     (hinted by the two above when it comes)
+wall                executor   performs: only its work makes it come       no work, no deadline
+                    planner
+run-max             validator  looked last, if the run rests until then    far as a rule: the broker has it
+==================  =========  ==========================================  ====================================
+
+Far ones (any role): the broker fires them to whatever process is there, which looks or hints to the role's.
+
+A process with some of the roles also sets the alarms of roles elsewhere, as long as it is nobody's turn: an event
+that brings a deadline need not wake the role that it is for. When such an alarm rings, the process reads the run and
+hints to the role. The first look of a process at every open run (``runtime.housekeeping.stalled_run_sweep``) sets
+what its predecessor had set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Protocol
+
+from linestop.bus.ports import Timers
+from linestop.runtime.housekeeping.leftover_timers import left_timers
+from linestop.runtime.run_cache import CachedRun
+from linestop.schemas.deadlines import Deadline, deadlines
+from linestop.schemas.events import Cue
+from linestop.schemas.limits import TIMER_NEAR_S
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.schemas.turn import whose_turn
+
+OVERDUE_S = 1.0
+"""When to look again at a deadline that has passed without its role acting on it; doubled each time."""
+
+OVERDUE_MAX_S = 60.0
+
+LAST = frozenset({"run-max"})
+"""Deadlines that others come before as a rule: durable only where none does, or every run would have such a timer."""
+
+MOVED_S = 0.001
+"""By how little a durable timer may be off: what moves by rounding alone is not set again."""
+
+
+class LookSoon(Protocol):
+    """Looks at a run in the background, and hands it on to the role whose deadline has come."""
+
+    def __call__(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool) -> None:
+        """``fresh`` reads the log first."""
+        ...
+
+
+class Alarms:
+    """Sets the alarms of one process, which has ``roles``."""
+
+    def __init__(
+        self, timers: Timers, roles: frozenset[RoleName], *, now: Callable[[], datetime], look_soon: LookSoon
+    ) -> None:
+        self._timers = timers
+        self._roles = roles
+        self._whole = roles >= set(ACTORS)
+        self._now = now
+        self._look_soon = look_soon
+        self._rings: set[asyncio.Task[None]] = set()
+
+    async def set(self, entry: CachedRun) -> None:
+        """Set the alarms for the run's deadlines, as they are now."""
+        now = self._now()
+        self._cancel(entry)
+        if entry.overdue_n != entry.run.n:
+            entry.overdue_n, entry.overdue_rings = entry.run.n, 0
+        far: list[Deadline] = []
+        for deadline in self._ours(entry, now):
+            wait_s = (deadline.at - now).total_seconds()
+            if wait_s <= 0:
+                delay_s = min(OVERDUE_S * 2 ** min(entry.overdue_rings, 10), OVERDUE_MAX_S)
+                self._ring_in(entry, delay_s, deadline.name, overdue=True)
+            elif wait_s <= TIMER_NEAR_S or deadline.name == "wall":
+                # Of the wall only this process knows, as long as it performs.
+                self._ring_in(entry, wait_s + 0.001, deadline.name)
+            else:
+                far.append(deadline)
+        for deadline in far:
+            await self._set_durable(entry, f"{deadline.role}-{deadline.name}", deadline.at)
+        if entry.run.sealed is not None:
+            await self._cancel_durable(entry)
+
+    def again(self, entry: CachedRun) -> None:
+        """Look at the run again soon: a look at it failed, or did not come to its end."""
+        self._ring_in(entry, OVERDUE_S, "again")
+
+    def _ours(self, entry: CachedRun, now: datetime) -> Iterator[Deadline]:
+        """The deadlines that this process sets the alarms for, soonest first; of one name only the soonest.
+
+        A timer has one moment, after which the run is looked at again. Of the roles elsewhere only what comes first.
+        """
+        named: set[tuple[RoleName, str]] = set()
+        rests = whose_turn(entry.run, now) is None
+        found = deadlines(entry.run, now, entry.performs.live if entry.performing else ())
+        for deadline in found:
+            key = (deadline.role, deadline.name)
+            if key in named or (deadline.role not in self._roles and (named or not rests)):
+                continue
+            if deadline.name in LAST and not (rests and deadline is found[0]):
+                continue
+            named.add(key)
+            yield deadline
+
+    def _cancel(self, entry: CachedRun) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    def _ring_in(self, entry: CachedRun, delay_s: float, name: str, *, overdue: bool = False) -> None:
+        """Look at the run in ``delay_s``, unless that is done sooner anyway."""
+        loop = asyncio.get_running_loop()
+        if entry.timer is not None and entry.timer.when() <= loop.time() + delay_s:
+            return
+        self._cancel(entry)
+        entry.timer = loop.call_later(delay_s, self._alarm, entry, Cue(kind="timer", id=name), overdue)
+
+    async def _set_durable(self, entry: CachedRun, name: str, at: datetime) -> None:
+        before = entry.durable.get(name)
+        if before is None or abs((at - before).total_seconds()) > MOVED_S:
+            await self._timers.set(entry.run.tenant, entry.run.run, name, at)
+            entry.durable[name] = at
+
+    async def _cancel_durable(self, entry: CachedRun) -> None:
+        """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days.
+
+        The recorder, which is there when a run is sealed, cancels what processes of other roles have set, too.
+        """
+        now = self._now()
+        names = {name for name, at in entry.durable.items() if at > now}
+        if "recorder" in self._roles:
+            names |= left_timers(entry.run, now)
+        entry.durable.clear()
+        for name in sorted(names):
+            await self._timers.cancel(entry.run.tenant, entry.run.run, name)
+
+    def _alarm(self, entry: CachedRun, cue: Cue, overdue: bool) -> None:
+        entry.timer = None
+        entry.overdue_rings += overdue
+        # A timer's callback belongs to no task, and anyio starts tasks only from within one.
+        ring = asyncio.get_running_loop().create_task(self._ring(entry, cue))
+        self._rings.add(ring)
+        ring.add_done_callback(self._rings.discard)
+
+    async def _ring(self, entry: CachedRun, cue: Cue) -> None:
+        # Fresh: what brought the deadline nearer, or made it void, may have been said in another process.
+        self._look_soon(entry.run.tenant, entry.run.run, cue, fresh=True)

@@ -1,0 +1,1 @@
+"""What nobody waits for: the sweep, dead letters, left-over timers, the rotation of the log, alerts about space."""

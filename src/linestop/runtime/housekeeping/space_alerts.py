@@ -1,0 +1,84 @@
+"""Calls a person while there is still room: when a stream or the disk of the state folder is three quarters full.
+
+Once for each mark, not at every look: a fill that goes to and fro around a mark calls nobody again before some of it
+has become free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from linestop.bus import after
+from linestop.bus.disk import used_share
+from linestop.bus.jetstream.log import NEEDED
+from linestop.bus.ports import Log, Publisher
+from linestop.bus.streams import streams
+from linestop.errors import LinestopError
+from linestop.runtime.workers.worker_names import host_name
+from linestop.schemas.limits import SPACE_CLEARS, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
+
+LOG = structlog.get_logger("linestop.space")
+LOOK_EVERY_S: Final = 30.0
+MARKS: Final = (SPACE_FOR_NEW_WORK, SPACE_TO_WARN)
+"""The higher ones first."""
+
+DISK: Final = f"disk of {host_name()}"
+REFUSES: Final = "when it is full, what is sent to it is refused"
+_CONSEQUENCES: Final = {
+    DISK: "when it is full, everything stops",
+    **{spec.name: "when it is full, its oldest messages go" for spec in streams() if spec.config["discard"] == "old"},
+    **dict.fromkeys(NEEDED, f"from {SPACE_FOR_NEW_WORK:.0%} new work is refused"),
+}
+
+
+class SpaceWatch:
+    """Looks at the fill of everything that can be full. ``directory`` None: it looks at no disk."""
+
+    def __init__(self, log: Log, publisher: Publisher, directory: Path | None, now: Callable[[], datetime]) -> None:
+        self._log = log
+        self._publisher = publisher
+        self._directory = directory
+        self._now = now
+        self._told: dict[str, float] = {}
+
+    async def run_for_ever(self) -> None:
+        """Look now, then again and again."""
+        while True:
+            try:
+                await self.look()
+            except LinestopError as error:
+                LOG.warning("space_not_looked_at", error=str(error))
+            except Exception:
+                LOG.exception("space_not_looked_at")
+            await anyio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look once, and call a person for what has come over a mark since."""
+        used = {fill.stream: fill.used for fill in await self._log.fills()}
+        if self._directory is not None:
+            used[DISK] = used_share(self._directory)
+        for what, share in used.items():
+            told = self._told.get(what, 0.0)
+            if (mark := _mark(share)) > told:
+                await self._call(what, share, mark)
+                self._told[what] = mark
+            else:
+                self._told[what] = min(told, _mark(share + SPACE_CLEARS))
+
+    async def _call(self, what: str, share: float, mark: float) -> None:
+        name = f"The disk with {self._directory}" if what == DISK else f"The stream {what}"
+        why = f"{name} is {share:.0%} full; {_CONSEQUENCES.get(what, REFUSES)}. Make room (docs/operations.md)."
+        LOG.warning("space_short", what=what, used=round(share, 3), sentence=why)
+        alert = after.space_short(what, round(mark * 100), why, at=self._now())
+        await self._publisher.alert(after.SYSTEM, alert.kind, alert.payload, alert.headers)
+
+
+def _mark(share: float) -> float:
+    """The highest mark that this is at or over, 0.0 if none."""
+    return next((mark for mark in MARKS if share >= mark), 0.0)

@@ -1,0 +1,82 @@
+"""Forgotten holds: what the accounts still hold although no run needs it any more.
+
+A worker may die after it reserved a hold and before its ``held`` event, or after ``settled`` and before the
+accounts knew. The run's log says which: what it does not hold is given back, what it settled is charged. And a worker
+may be overtaken while it reserves: what it reserved after the hold had ended is given back as well.
+
+Forgotten accounts are those that an older linestop left without a time to live: nothing else would ever remove them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from linestop.bus.ports import Log, Shared
+from linestop.errors import Conflict, Refused
+from linestop.runtime.money.ledger import KEPT, Accounts, read_account
+from linestop.runtime.money.own_holds import spent_of
+from linestop.schemas.accounts import period_end
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import RunId, TenantId
+
+FORGOTTEN_AFTER_S = 120.0
+"""How old a hold is before its run's log is read: most end sooner by themselves."""
+
+
+MARGIN = timedelta(hours=1)
+"""An account that has a time to live ends by that, before anybody looks for it here."""
+
+REMOVED_AT_ONCE = 1_000
+
+
+async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float = FORGOTTEN_AFTER_S) -> int:
+    """End every forgotten hold, in all its accounts; return how many there were."""
+    ended: set[str] = set()
+    runs: dict[tuple[str, str], Run] = {}
+    for hold in await accounts.held(older_than_s):
+        tenant, name, ordinal = hold.hold.split(".")
+        if (tenant, name) not in runs:
+            # A replica that lags might not have the run yet that a young hold is for.
+            messages = await log.load(TenantId(tenant), RunId(name), leader=True)
+            found = [(m.subject, m.payload, m.seq) for m in messages]
+            runs[tenant, name] = fold_messages(TenantId(tenant), RunId(name), found)
+        run = runs[tenant, name]
+        user = run.opened.task.user if run.opened else ""
+        # The system's account is the last: while the hold is there, whatever is left elsewhere is found again.
+        lines = reversed(accounts.lines(tenant, user, hold.hour))
+        for account, period, _ in lines:
+            spent = spent_of(run, hold.hold, (account, period), ordinal=int(ordinal))
+            if spent is not None:
+                await accounts.end(hold.hold, account, period, spent_micros=spent)
+                ended.add(hold.hold)
+    # A stray may be a hold that is just being made or ended: who is near its end is left alone.
+    for stray in await accounts.strays(max(older_than_s, FORGOTTEN_AFTER_S)):
+        await accounts.give_back(stray)
+        ended.add(stray.hold)
+    return len(ended)
+
+
+async def remove_ended_accounts(shared: Shared, now: datetime) -> bool:
+    """Remove accounts whose period is over for longer than they are kept, some at once; whether all are gone."""
+    removed = 0
+    for key in await shared.keys("account."):
+        if not _is_over(key, now):
+            continue
+        if removed == REMOVED_AT_ONCE:
+            return False
+        try:
+            account, revision = await read_account(shared, key)
+            if not account.holds:
+                await shared.delete(key, revision=revision)
+                removed += 1
+        except (Conflict, Refused):
+            # Somebody needs it after all, or it cannot be read: that is no reason to keep the others.
+            continue
+    return True
+
+
+def _is_over(key: str, now: datetime) -> bool:
+    try:
+        return period_end(key.rpartition(".")[2]) + KEPT + MARGIN < now
+    except ValueError:
+        return False

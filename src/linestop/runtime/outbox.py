@@ -1,0 +1,79 @@
+"""What a process tells others of its runs besides their events: outcomes, alerts, dead letters.
+
+None of it is the truth: the log of the run has what it is about. So no run waits for an alert or a dead letter, and
+one that cannot be sent ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio.abc
+import structlog
+
+from linestop.bus import after
+from linestop.bus.ports import Publisher
+from linestop.errors import TooLarge
+from linestop.runtime.role_binding import Station
+from linestop.schemas.run import Entry, Run
+from linestop.schemas.subjects import RoleName
+from linestop.schemas.tools import canonical
+
+if TYPE_CHECKING:
+    from linestop.bus.checkpoints import Signer
+
+LOG = structlog.get_logger("linestop.outgoing")
+
+
+class Outgoing:
+    """Publishes for the roles of one process. ``tasks`` is where it sends in the background, set while it serves."""
+
+    def __init__(self, stations: Sequence[Station], signer: Signer | None) -> None:
+        self.tasks: anyio.abc.TaskGroup | None = None
+        self._stations = stations
+        self._signer = signer
+
+    async def outcome(self, run: Run) -> None:
+        """Publish a sealed run's outcome; publishing it again changes nothing."""
+        assert run.sealed is not None
+        checkpoint = self._signer.checkpoint(run) if self._signer is not None else None
+        payload, headers = after.outcome(run, run.sealed, checkpoint), after.outcome_headers(run, run.sealed)
+        await self._as("recorder").outcome(run.tenant, after.agent_of(run), run.run, payload, headers)
+
+    async def outcome_if_room(self, run: Run) -> None:
+        """Publish it, or leave that to the consumer of seals: a full stream must not fail what sealed the run."""
+        try:
+            await self.outcome(run)
+        except TooLarge as error:
+            LOG.warning("outcome_waits", run=run.run, error=str(error))
+
+    async def alerts(self, run: Run, alerts: Iterable[after.Alert]) -> None:
+        """Publish alerts of a run; publishing one again within the stream's window changes nothing."""
+        for alert in alerts:
+            await self._as("recorder").alert(run.tenant, alert.kind, alert.payload, alert.headers)
+
+    def call(self, station: Station, run: Run, entry: Entry) -> None:
+        """Call a person in the background, if this event of the run is one that does."""
+        if (alert := after.alert(run, entry)) is not None:
+            self._send(partial(station.publisher.alert, run.tenant, alert.kind, alert.payload, alert.headers))
+
+    def bury(self, station: Station, run: Run, reason: str) -> None:
+        """Keep in the background what could not be handled in a run."""
+        letter = canonical({"role": station.role.name, "run": run.run, "n": run.n, "reason": reason})
+        self._send(partial(station.publisher.dead, station.role.name, run.tenant, run.run, letter))
+
+    def _as(self, role: RoleName) -> Publisher:
+        return next((s.publisher for s in self._stations if s.role.name == role), self._stations[0].publisher)
+
+    def _send(self, send: Callable[[], Awaitable[None]]) -> None:
+        assert self.tasks is not None
+        self.tasks.start_soon(_send_safely, send)
+
+
+async def _send_safely(send: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await send()
+    except Exception:
+        LOG.exception("message_not_sent")

@@ -1,0 +1,48 @@
+"""What a shell is made of: its roles, each with its own log, and what it is told of its surroundings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from linestop.actors.role import Performer, Role
+from linestop.bus.ports import Log, Publisher
+from linestop.schemas.limits import HEAD_CHECK_S, WorkerLimits
+
+if TYPE_CHECKING:
+    from linestop.bus.checkpoints import Signer
+    from linestop.runtime.tracing import Spans
+
+
+@dataclass(slots=True)
+class Station:
+    """One role at work in this process, with the log as its own credential sees it."""
+
+    role: Role
+    log: Log
+    publisher: Publisher
+    performer: Performer | None = None
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class ShellConfig:
+    """What a shell is told about its surroundings."""
+
+    worker: str
+    now: Callable[[], datetime]
+    may_decide: Callable[[], bool] = _always
+    chance: random.Random = field(default_factory=random.SystemRandom)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    replicated: bool = False
+    cache_runs_max: int = 2_048
+    head_check_s: float = HEAD_CHECK_S
+    drain_s: float = 10.0
+    spans: Spans | None = None
+    signer: Signer | None = None

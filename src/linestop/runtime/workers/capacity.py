@@ -1,0 +1,204 @@
+"""How much one process works on at once, so that it is never too busy to hear a stop or to begin what it started.
+
+Two bounds (``WorkerLimits``). *Runs*: while a process works on as many as it may, it pulls no task; tasks stay in the
+stream, for itself later or for another process. A run that waits for a person, a date or money is none. *Starts*: a
+model or tool call takes a place from its ``started`` event to its result. A run that finds none waits here, first come
+first served, and is looked at again when a place is free; nothing is written for that, so waiting costs no event.
+
+Each decision to start reserves its place, since the event takes a while to be stored and others decide meanwhile.
+A reservation ends with the look it was made in, or becomes a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from linestop.bus.beats import LAG_MAX_S, Load
+from linestop.runtime.run_cache import Key
+from linestop.schemas.events import AnyEvent, EffectStarted
+from linestop.schemas.limits import PROCESS_TOOL_WEIGHT, WorkerLimits
+from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.phases import Phase
+from linestop.schemas.run import Run
+
+LOG = structlog.get_logger("linestop.capacity")
+RESTS_FROM_S = 1.0
+"""A run whose next start is this far away does not count as being worked on."""
+
+
+LAG_COUNTS_S = 1.0
+RECHECK_AFTER_S = 10.0
+RECHECKS_MAX = 16
+"""When all places for runs are taken, those that nothing was heard of for a while are looked at again, some at once."""
+
+TELL_EVERY_S = 60.0
+
+
+class LookSoon(Protocol):
+    """Looks at a run again in the background; ``fresh`` reads its log first."""
+
+    def __call__(self, key: Key, *, fresh: bool) -> None:
+        """Do that."""
+        ...
+
+
+class Capacity:
+    """The places of one process. ``look_soon`` looks at a run again."""
+
+    def __init__(self, limits: WorkerLimits, look_soon: LookSoon) -> None:
+        self.has_budget = False
+        """Whether this process asks the accounts: then a run that is not covered after a look waits for money."""
+        self._limits = limits.resolved()
+        self._look_soon = look_soon
+        self._runs: dict[Key, float] = {}
+        self._starts: dict[tuple[Key, int], int] = {}
+        self._reserved: dict[Key, int] = {}
+        self._waiting: dict[Key, int] = {}
+        self._grown: set[Callable[[], None]] = set()
+        self._lag_s, self._lag_at = 0.0, 0.0
+        self._told_at: float | None = None
+
+    @property
+    def load(self) -> Load:
+        """What the process works on now."""
+        return Load(
+            runs=len(self._runs), runs_max=self._limits.runs_max, starts=self._used(),
+            starts_max=self._limits.starts_max, waiting=len(self._waiting), lag_s=round(self._lag(), 3),
+        )  # fmt: skip
+
+    # --- starts --------------------------------------------------------------------------------------------
+
+    def reserve(self, run: Run, event: AnyEvent) -> bool:
+        """Reserve a place for this start; without one, the run waits for it."""
+        key, weight = (run.tenant, run.run), _weight(run, event)
+        if key in self._reserved:
+            return True
+        if not self._waiting and self._fits(weight):
+            self._reserved[key] = weight
+            return True
+        self._waiting.setdefault(key, weight)
+        self._tell()
+        return False
+
+    def begin(self, run: Run, event: AnyEvent) -> None:
+        """Event ``run.n`` is a stored start: what was reserved for it is taken until ``end``."""
+        key = (run.tenant, run.run)
+        self._reserved.pop(key, None)
+        self._starts[key, run.n] = _weight(run, event)
+
+    def end(self, key: Key, n: int) -> None:
+        """What was started in event ``n`` is over; saying so twice is harmless."""
+        if self._starts.pop((key, n), None) is not None:
+            self._hand_on()
+
+    def release(self, key: Key) -> None:
+        """Give back what was reserved for this run and not begun."""
+        if self._reserved.pop(key, None) is not None:
+            self._hand_on()
+
+    def waits(self, key: Key) -> bool:
+        """Whether this run waits for a place, or has just been given one."""
+        return key in self._waiting or key in self._reserved
+
+    def _fits(self, weight: int) -> bool:
+        used = self._used()
+        return used == 0 or used + weight <= self._limits.starts_max
+
+    def _used(self) -> int:
+        return sum(self._starts.values()) + sum(self._reserved.values())
+
+    def _hand_on(self) -> None:
+        """Give free places to those that have waited longest."""
+        while self._waiting:
+            key, weight = next(iter(self._waiting.items()))
+            if not self._fits(weight):
+                return
+            del self._waiting[key]
+            self._reserved[key] = weight
+            self._look_soon(key, fresh=False)
+
+    # --- runs ----------------------------------------------------------------------------------------------
+
+    def looked(self, run: Run, now: datetime, *, ours: bool) -> None:
+        """A look at this run is over: count it, if it is this process that moves it on and it does not rest.
+
+        What was reserved in that look and not begun is given back.
+        """
+        key = (run.tenant, run.run)
+        self.release(key)
+        if ours and not _rests(run, now, has_budget=self.has_budget):
+            self._runs[key] = asyncio.get_running_loop().time()
+            return
+        if run.done or run.paused:
+            self._waiting.pop(key, None)
+        if self._runs.pop(key, None) is not None:
+            for grown in list(self._grown):
+                grown()
+
+    def free(self) -> int:
+        """How many more runs the process may take on now."""
+        if self._runs and self._lag() > LAG_MAX_S:
+            self._tell()
+            return 0
+        left = self._limits.runs_max - len(self._runs)
+        if left <= 0:
+            self._tell()
+            self._recheck()
+        return max(left, 0)
+
+    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+        """Call ``grown`` whenever a run is no longer counted; return what ends that."""
+        self._grown.add(grown)
+        return lambda: self._grown.discard(grown)
+
+    def _recheck(self) -> None:
+        """Look again at runs that somebody else may have ended or moved on meanwhile."""
+        now, performed = asyncio.get_running_loop().time(), {key for key, _ in self._starts}
+        stale = [key for key, at in self._runs.items() if now - at > RECHECK_AFTER_S and key not in performed]
+        for key in stale[:RECHECKS_MAX]:
+            self._runs[key] = now
+            self._look_soon(key, fresh=True)
+
+    # --- overload ------------------------------------------------------------------------------------------
+
+    def lagged(self, seconds: float) -> None:
+        """A step began this long after it was due."""
+        self._lag_s, self._lag_at = seconds, asyncio.get_running_loop().time()
+
+    def _lag(self) -> float:
+        return self._lag_s if asyncio.get_running_loop().time() - self._lag_at < LAG_COUNTS_S else 0.0
+
+    def _tell(self) -> None:
+        """Name the overload in the process's log, now and then."""
+        now = asyncio.get_running_loop().time()
+        if self._told_at is None or now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            LOG.warning("overloaded", **msgspec.structs.asdict(self.load))
+
+
+def _weight(run: Run, event: AnyEvent) -> int:
+    """How many places a start takes: one a model call or tool call, more where a process is started for it."""
+    if not isinstance(event, EffectStarted):
+        return 1
+    calls: Iterable[str] = (line.call for line in event.calls)
+    grants = [run.calls[call].grant for call in calls if call in run.calls]
+    return sum(PROCESS_TOOL_WEIGHT if grant is not None and grant.kind == "process" else 1 for grant in grants)
+
+
+def _rests(run: Run, now: datetime, *, has_budget: bool) -> bool:
+    """Whether nothing is to be done for this run soon: it is over, or waits for a person, a date or money."""
+    if run.opened is None or run.breaks or run.done or run.paused or run.phase is Phase.WAITING:
+        return True
+    if run.open_attempts:
+        return False
+    start = next_start(run, now)
+    if not isinstance(start, NextStart):
+        return False
+    uncovered = has_budget and start.cost_max_micros > run.available_micros
+    return uncovered or (start.at - now).total_seconds() > RESTS_FROM_S

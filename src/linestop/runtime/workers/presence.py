@@ -1,0 +1,207 @@
+"""The presence of one process on the bus: it beats, looks who else does, and compares its clock with the broker's.
+
+One round every two seconds: store a beat for each role, read those of others, count who missed one. A round that the
+broker did not answer counts for nobody. The time at which the broker stored the first beat is what the clock is
+compared with: at the start, every minute, and every round while the process refuses to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Protocol
+
+import anyio
+import msgspec
+import structlog
+
+from linestop.bus.beats import BEAT_EVERY_S, Beat, Load, Roster, State, beat_key, read_beat
+from linestop.bus.ports import Shared, SharedValue
+from linestop.clock import Clock
+from linestop.errors import Conflict, LinestopError
+from linestop.runtime.run_cache import CachedRun
+from linestop.runtime.workers.worker_names import host_name
+from linestop.schemas.calls import incarnation_of
+from linestop.schemas.subjects import RoleName
+
+LOG = structlog.get_logger("linestop.workers")
+COMPARE_EVERY: Final = timedelta(seconds=60)
+GOODBYE_WITHIN_S: Final = 2.0
+
+
+class RoleLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How many runs a process works on, how many starts it performs for one role, and how busy it is altogether."""
+
+    runs: int
+    starts: int
+    process: Load
+
+
+class LoadOf(Protocol):
+    """How much a process has to do: asked once a role and round."""
+
+    def __call__(self, role: RoleName) -> RoleLoad:
+        """Its load as this role."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Watchers:
+    """Whom a presence tells: of workers that died, and of a clock that went wrong (why) or right (empty)."""
+
+    died: Callable[[list[Beat]], None]
+    clock: Callable[[str], Awaitable[None]]
+
+
+class Presence:
+    """Beats for the roles of one process. ``compares`` False leaves its clock as it is."""
+
+    def __init__(
+        self, buckets: Mapping[RoleName, Shared], clock: Clock, *, worker: str, load: LoadOf, compares: bool = True
+    ) -> None:
+        self.roster = Roster()
+        self.state: State = "working"
+        self.watchers: Watchers | None = None
+        self._buckets = dict(buckets)
+        self._clock = clock
+        self._worker = worker
+        self._load = load
+        self._compares = compares
+        self._compare_at: datetime | None = None
+        self._revisions: dict[RoleName, int] = {}
+        self._started_at: datetime | None = None
+        self._version = _own_version()
+        self._fails = False
+        self._told = ""
+
+    @asynccontextmanager
+    async def shown(self) -> AsyncGenerator[None]:
+        """Beat while the block runs, and say goodbye at its end. The first round is over when it begins."""
+        await self._safely()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._for_ever)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+        with anyio.move_on_after(GOODBYE_WITHIN_S, shield=True):
+            self.state = "ended"
+            for role in self._buckets:
+                await self._beat_safely(role)
+
+    async def _for_ever(self) -> None:
+        while True:
+            await anyio.sleep(BEAT_EVERY_S)
+            await self._safely()
+
+    async def _safely(self) -> None:
+        try:
+            await self.round()
+        except LinestopError as error:
+            if not self._fails:
+                LOG.warning("beat_failed", worker=self._worker, error=str(error))
+            self._fails = True
+        except Exception:
+            # Whatever another process wrote there, this one goes on showing that it lives.
+            LOG.exception("beat_failed", worker=self._worker)
+        else:
+            self._fails = False
+
+    async def round(self) -> None:
+        """Beat once for each role, then look at the beats of others."""
+        first = next(iter(self._buckets))
+        before = self._clock.now()
+        await self._beat(first)
+        after = self._clock.now()
+        for role in list(self._buckets)[1:]:
+            await self._beat(role)
+        found = await self._read(first)
+        own = next((value for value in found if value.key == beat_key(first, self._worker)), None)
+        if own is not None and own.stored_at is not None and own.revision == self._revisions.get(first):
+            await self._compare(before, own.stored_at, after)
+        died = [beat for beat in self.roster.look(found) if beat.worker != self._worker]
+        if died and self.watchers is not None:
+            self.watchers.died(died)
+
+    async def _read(self, first: RoleName) -> list[SharedValue]:
+        """All beats where all are needed (a recorder looks after every role), else those of one's own roles."""
+        if "recorder" in self._buckets:
+            return await self._buckets["recorder"].values("")
+        return [value for role in self._buckets for value in await self._buckets[first].values(f"{role}.")]
+
+    async def _compare(self, before: datetime, there: datetime, after: datetime) -> None:
+        clock = self._clock
+        due = self._compare_at is None or self._clock.now() >= self._compare_at
+        if not self._compares or not (due or clock.refusal):
+            return
+        loads = [self._load(role) for role in self._buckets]
+        clock.compare(
+            before, there, after,
+            performing=any(load.starts for load in loads), runs=any(load.runs for load in loads),
+        )  # fmt: skip
+        self._compare_at = clock.now() + COMPARE_EVERY
+        if clock.refusal != self._told:
+            self._told = clock.refusal
+            if clock.refusal:
+                LOG.warning("clock_off", worker=self._worker, sentence=f"{self._worker}: {clock.refusal}")
+            if self.watchers is not None:
+                await self.watchers.clock(clock.refusal)
+
+    async def _beat_safely(self, role: RoleName) -> None:
+        try:
+            await self._beat(role)
+        except LinestopError as error:
+            LOG.info("goodbye_failed", worker=self._worker, error=str(error))
+
+    async def _beat(self, role: RoleName) -> None:
+        """Store a beat over the last one of this name, unless a later holder of the name beats already."""
+        shared, key = self._buckets[role], beat_key(role, self._worker)
+        value = msgspec.json.encode(self._of(role))
+        try:
+            if role in self._revisions:
+                self._revisions[role] = await shared.update(key, value, revision=self._revisions[role])
+            else:
+                self._revisions[role] = await shared.create(key, value)
+        except Conflict:
+            found = await shared.get(key)
+            if found is None:
+                self._revisions[role] = await shared.create(key, value)
+                return
+            beat = read_beat(found)
+            if beat is not None and incarnation_of(beat.worker) > incarnation_of(self._worker):
+                raise Conflict(
+                    f"Another process works under the name of {self._worker}: give each worker its own name."
+                ) from None
+            self._revisions[role] = await shared.update(key, value, revision=found.revision)
+
+    def _of(self, role: RoleName) -> Beat:
+        self._started_at = self._started_at or self._clock.now()
+        load = self._load(role)
+        refuses = bool(self._clock.refusal) and self.state == "working"
+        return Beat(
+            role=role, worker=self._worker, host=host_name(), version=self._version, started_at=self._started_at,
+            state="refusing" if refuses else self.state, why=self._clock.refusal if refuses else "",
+            clock_offset_s=self._clock.offset_s, runs=load.runs, starts=load.starts, load=load.process,
+        )  # fmt: skip
+
+
+def load_of(entries: Iterable[CachedRun], role: RoleName) -> tuple[int, int]:
+    """The open runs among these, and how many starts are performed for ``role``."""
+    runs = starts = 0
+    for entry in entries:
+        runs += entry.run.opened is not None and entry.run.sealed is None
+        if entry.performing and role in {"planner", "executor"}:
+            # Of a fold that was just thrown away nothing is known; then it counts for whoever is asked.
+            found = [entry.run.attempts.get(n) for n in entry.performing]
+            starts += sum(1 for attempts in found if not attempts or bool(attempts[0].call) == (role == "executor"))
+    return runs, starts
+
+
+def _own_version() -> str:
+    try:
+        return version("linestop")
+    except PackageNotFoundError:
+        return ""

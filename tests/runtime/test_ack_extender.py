@@ -1,0 +1,78 @@
+"""What takes long stays with whoever is at it; what hangs does not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+
+from linestop.bus import layout
+from linestop.bus.streams import consumers
+from linestop.runtime.ack_extender import HANDLING_MAX_S, Keeping
+from linestop.schemas import subjects
+from linestop.schemas.limits import ACK_SOON_S
+from linestop.schemas.subjects import RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+CONTROL = next(spec for spec in consumers() if spec.name == layout.REQUESTS_CONSUMERS[0][1])
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "comes_again_at_s"),
+    [(ACK_SOON_S / 4, None), (HANDLING_MAX_S / 2, None), (HANDLING_MAX_S * 2, HANDLING_MAX_S)],
+    ids=["quick", "long", "hung"],
+)
+def test_a_word_goes_to_another_only_if_it_hangs(takes_s: float, comes_again_at_s: float | None) -> None:
+    """One process handles it for so long; another listens meanwhile."""
+
+    async def main() -> float | None:
+        broker, again = MemoryBroker(virtual_now), list[float]()
+        await broker.publish(subjects.control(TenantId("acme"), RunId("r1"), verb="pause"), b"{}")
+        mine = broker.queue(CONTROL).deliveries()
+        delivery = await anext(mine)
+        began, keeping = anyio.current_time(), Keeping(ACK_SOON_S)
+
+        async def other() -> None:
+            theirs = broker.queue(CONTROL).deliveries()
+            async for redelivered in theirs:
+                again.append(anyio.current_time() - began)
+                await redelivered.ack()
+                break
+            assert isinstance(theirs, AsyncGenerator)
+            await theirs.aclose()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keeping.run)
+            tasks.start_soon(other)
+            with keeping.holding(delivery):
+                await anyio.sleep(takes_s)
+                await delivery.ack()
+            await anyio.sleep(2 * ACK_SOON_S)
+            tasks.cancel_scope.cancel()
+        await mine.aclose()
+        return again[0] if again else None
+
+    found = run_virtual(main)
+    if comes_again_at_s is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert comes_again_at_s <= found <= comes_again_at_s + 2 * ACK_SOON_S
+
+
+def test_without_anybody_at_it_a_word_comes_again_at_once() -> None:
+    """A killed process says nothing: after ack_wait the word is another's."""
+
+    async def main() -> float:
+        broker = MemoryBroker(virtual_now)
+        await broker.publish(subjects.control(TenantId("acme"), RunId("r1"), verb="pause"), b"{}")
+        deliveries = broker.queue(CONTROL).deliveries()
+        await anext(deliveries)
+        began = anyio.current_time()
+        await anext(deliveries)
+        await deliveries.aclose()
+        return anyio.current_time() - began
+
+    assert run_virtual(main) == pytest.approx(ACK_SOON_S)

@@ -1,0 +1,102 @@
+"""Far more queued tasks than one process can work on at once: none fails, and what is started gives a result.
+
+Each append takes its milliseconds of CPU here: time passes while nothing else of the process runs, as on a busy loop.
+``bench/backlog.py`` does the same with 20,000 tasks, real processes and a real broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import cast
+
+import anyio
+import msgspec
+from tests.run_logs import AGENT, TENANT, InMemory, Tools
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.schemas.limits import RUNS_PER_CORE, STARTS_PER_CORE, AccountLimits, WorkerLimits
+from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.subjects import ACTORS
+from linestop.schemas.work import ModelWork
+from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.virtual import VirtualLoop, run_virtual, virtual_now
+
+TASKS = 600
+APPEND_CPU_S = 0.01
+"""What an event costs on a machine that does much else; see ``docs/performance.md`` for one that does not."""
+
+WIRE_S = 0.001
+TWO_CORES = WorkerLimits(runs_max=2 * RUNS_PER_CORE, starts_max=2 * STARTS_PER_CORE)
+TURNS = 3
+FIRST_S, NEXT_S = 20.0, 0.1
+"""How long the first model call of a run takes, and the others."""
+
+STARTS_A_RESULT_MAX = 1.05
+PLENTY = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
+
+
+class _Busy(NoFaults):
+    """Nothing goes wrong, but every append costs the process some CPU and its acknowledgement a moment."""
+
+    async def before(self, op: str) -> None:
+        """Compute, and let nobody else of this process run meanwhile."""
+        if op == "log.append":
+            cast("VirtualLoop", asyncio.get_running_loop()).compute(APPEND_CPU_S)
+
+    async def after(self, op: str) -> None:
+        """Let the acknowledgement travel."""
+        if op == "log.append":
+            await anyio.sleep(WIRE_S)
+
+
+class _Model:
+    """Calls a tool in each turn but the last."""
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        """As ``ModelCaller``."""
+        await anyio.sleep(takes_s := FIRST_S if work.turn == 1 else NEXT_S)
+        calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q": "{work.turn}"}}'),) * (work.turn < TURNS)
+        return ModelReply(
+            text="" if calls else "done", calls=calls, stop_reason="calls" if calls else "end",
+            usage=Usage(fresh_in=10, out=5), usage_reported=True, model="x",
+        ), takes_s  # fmt: skip
+
+
+async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:
+    """Queue so many tasks, then start one process.
+
+    Returns how the runs ended, how often each event was said, and the most runs it worked on at once.
+    """
+    most = 0
+    broker = MemoryBroker(virtual_now, faults=_Busy())
+    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    for index in range(tasks):
+        await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "work", "run": f"r{index}"}))
+    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=PLENTY, limits=TWO_CORES)
+    roles = [make_role(role, caller=_Model(), runner=Tools({})) for role in ACTORS]
+    runs = broker.stream(layout.RUNS)
+    async with Host(InMemory(broker), roles, config).running() as host:
+        with anyio.fail_after(3_600):
+            while len(runs.matching("runs.*.*.recorder.sealed.*")) < tasks:
+                await anyio.sleep(1.0)
+                most = max(most, host.shell.capacity.load.runs)
+    ends = Counter(msgspec.json.decode(seal.payload)["status"] for seal in runs.matching("runs.*.*.recorder.sealed.*"))
+    said = Counter(".".join(message.subject.split(".")[3:5]) for message in runs.matching("runs.>"))
+    return ends, said, most
+
+
+def test_of_600_queued_tasks_on_one_process_none_fails_and_hardly_a_start_is_in_vain() -> None:
+    """All are opened while the first model calls last, and after that all want to go on at once.
+
+    Without a bound on the runs at work, an event comes seconds after the one before it then: starts miss their
+    ``start_by``, and are made again.
+    """
+    ends, said, most = run_virtual(lambda: _work_off(TASKS))
+    assert ends == {"completed": TASKS}
+    starts = said["planner.started"] + said["executor.started"]
+    assert starts <= STARTS_A_RESULT_MAX * TASKS * (2 * TURNS - 1), said
+    assert most == TWO_CORES.runs_max

@@ -1,0 +1,316 @@
+"""What one process works on at once: tasks stay where they are, starts wait their turn, stops do not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import anyio
+import msgspec
+import pytest
+from tests.builders import Story, at_work, call, contract
+from tests.builders import agent as desk
+from tests.run_logs import AGENT, TENANT, InMemory, Tools
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.beats import BEAT_EVERY_S, read_beat
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.run_cache import Key
+from linestop.runtime.workers.capacity import LAG_COUNTS_S, RECHECK_AFTER_S, Capacity
+from linestop.schemas.events import EffectStarted, ModelStarted
+from linestop.schemas.limits import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
+from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.subjects import ACTORS, RunId
+from linestop.schemas.work import ModelWork
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+PATIENT = msgspec.structs.replace(AGENT, limits=Limits(wall_s=36_000))
+
+
+class Looks:
+    """Notes the runs that are to be looked at again, and whether their logs are to be read first."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.fresh: list[bool] = []
+
+    def __call__(self, key: Key, *, fresh: bool) -> None:
+        """Note it."""
+        self.keys.append(key)
+        self.fresh.append(fresh)
+
+
+class SlowModel:
+    """A model that takes its time, asks a person where the task says so, and counts who asks it at once."""
+
+    def __init__(self, takes_s: float) -> None:
+        self._takes_s = takes_s
+        self.now = self.most = self.calls = 0
+
+    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+        self.calls += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await anyio.sleep(self._takes_s)
+        finally:
+            self.now -= 1
+        asks = "pay" in work.request.messages[0].text and work.turn == 1
+        calls = (ToolCall(id="c1", name="pay", args='{"q": "1"}'),) if asks else ()
+        return ModelReply(
+            text="" if asks else "done", calls=calls, stop_reason="calls" if asks else "end",
+            usage=Usage(fresh_in=10, out=5), usage_reported=True, model="x",
+        ), self._takes_s  # fmt: skip
+
+
+class Process:
+    """One process with all roles over a broker in memory."""
+
+    def __init__(self, broker: MemoryBroker, model: SlowModel, host: Host) -> None:
+        self.broker, self.model, self.host = broker, model, host
+
+    async def tasks(self, *texts: str) -> None:
+        """Hand in tasks, which become the runs r0, r1 and so on."""
+        for index, text in enumerate(texts):
+            await self.broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": text, "run": f"r{index}"}))
+
+    async def run(self, index: int) -> Run:
+        """The run of one of them, from the log."""
+        run = RunId(f"r{index}")
+        found = await self.broker.log().load(TENANT, run)
+        return fold_messages(TENANT, run, [(m.subject, m.payload, m.seq) for m in found])
+
+    @property
+    def queued(self) -> int:
+        """Tasks that are still in their stream."""
+        return len(self.broker.stream(layout.TASKS).matching(">"))
+
+
+def with_process(
+    act: Callable[[Process], Awaitable[None]], *, runs_max: int = 0, starts_max: int = 0, takes_s: float = 1.0
+) -> None:
+    """Run ``act`` beside a process with these bounds."""
+
+    async def main() -> None:
+        broker, model = MemoryBroker(virtual_now), SlowModel(takes_s)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(PATIENT)
+        limits = WorkerLimits(runs_max=runs_max, starts_max=starts_max)
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), limits=limits)
+        roles = [make_role(role, caller=model, runner=Tools({})) for role in ACTORS]
+        async with Host(InMemory(broker), roles, config).running() as host:
+            await act(Process(broker, model, host))
+
+    run_virtual(main)
+
+
+def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:
+    """However many there are: never more runs and starts at once than allowed, and no start without its result."""
+
+    async def act(process: Process) -> None:
+        await process.tasks(*["work"] * 300)
+        await anyio.sleep(10)
+        assert process.host.shell.capacity.load.runs <= 8
+        assert 300 - process.queued <= 8 * 11
+        await anyio.sleep(60)
+        assert (process.queued, process.model.most, process.model.calls) == (0, 8, 300)
+        runs = [await process.run(index) for index in range(300)]
+        assert {run.sealed.status for run in runs if run.sealed} == {"completed"}
+        assert all(run.sealed for run in runs)
+
+    with_process(act, runs_max=8)
+
+
+def test_starts_wait_their_turn_without_an_event() -> None:
+    """Runs are opened, their calls begin one after the other, in the order in which they came."""
+
+    async def act(process: Process) -> None:
+        await process.tasks(*["work"] * 6)
+        await anyio.sleep(0.5)
+        load = process.host.shell.capacity.load
+        assert (load.runs, load.starts, load.waiting, load.full) == (6, 2, 4, True)
+        assert [(await process.run(index)).n for index in range(6)] == [3, 3, 2, 2, 2, 2]
+        await anyio.sleep(2.6)
+        assert process.model.most == 2
+        assert all([(await process.run(index)).sealed for index in range(6)])
+        assert process.host.shell.capacity.load.full is False
+
+    with_process(act, starts_max=2)
+
+
+def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_more() -> None:
+    """Within one beat: so `workers`, `doctor` and `show` can name it."""
+
+    async def act(process: Process) -> None:
+        async def shown() -> list[tuple[bool, int]]:
+            found = await process.broker.shared(layout.BEATS_BUCKET).values("")
+            beats = [beat for value in found if (beat := read_beat(value)) is not None]
+            assert len(beats) == len(ACTORS)
+            return sorted({(beat.overloaded, beat.load.waiting) for beat in beats if beat.load is not None})
+
+        assert await shown() == [(False, 0)]
+        await process.tasks(*["work"] * 6)
+        await anyio.sleep(BEAT_EVERY_S + 0.5)
+        assert await shown() == [(True, 4)]
+        await anyio.sleep(20 + BEAT_EVERY_S)
+        assert await shown() == [(False, 0)]
+
+    with_process(act, starts_max=2, takes_s=5.0)
+
+
+def test_a_run_that_waits_for_a_place_for_minutes_is_not_stuck() -> None:
+    """The sweep looks at it again and again, and does not count that."""
+
+    async def act(process: Process) -> None:
+        await process.tasks("work", "work", "work")
+        await anyio.sleep(310)
+        assert [(await process.run(index)).sealed is not None for index in range(3)] == [True, True, True]
+        assert [(await process.run(index)).stopped for index in range(3)] == [None, None, None]
+
+    with_process(act, starts_max=1, takes_s=100.0)
+
+
+def test_a_run_that_waits_for_a_person_lets_others_in() -> None:
+    """Its place is free from the question to the answer."""
+
+    async def act(process: Process) -> None:
+        await process.tasks("pay it", "work", "work")
+        await anyio.sleep(3.5)
+        assert (await process.run(0)).phase == "waiting"
+        assert all([(await process.run(index)).sealed for index in (1, 2)])
+        assert process.host.shell.capacity.load.runs == 0
+
+    with_process(act, runs_max=1)
+
+
+def test_a_stop_is_heard_by_a_full_process() -> None:
+    """Of a run that waits for its turn as of one that is at work, at once; and its place goes to the next."""
+
+    async def act(process: Process) -> None:
+        await process.tasks(*["work"] * 4)
+        await anyio.sleep(0.5)
+        for index in (0, 3):
+            await process.broker.publish(f"control.{TENANT}.r{index}.stop", b'{"by": "ann", "why": "enough"}')
+        await anyio.sleep(0.05)
+        assert all([(await process.run(index)).sealed for index in (0, 3)])
+        assert process.host.shell.capacity.load.starts == 1
+        assert len((await process.run(1)).open_attempts) == 1
+        assert (await process.run(3)).attempts == {}
+
+    with_process(act, starts_max=1)
+
+
+def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
+    """Though nothing was heard of it: when all places are taken, the oldest are looked at again."""
+
+    async def main() -> None:
+        looks = Looks()
+        capacity = Capacity(WorkerLimits(runs_max=1, starts_max=1), looks)
+        run = at_work(call("drop")).run
+        capacity.looked(at_work(call("look")).run, run.at, ours=True)
+        assert (capacity.free(), looks.keys) == (0, [])
+        await anyio.sleep(RECHECK_AFTER_S + 1)
+        assert (capacity.free(), looks.keys, looks.fresh) == (0, [(run.tenant, run.run)], [True])
+        grown: list[int] = []
+        forget = capacity.watch(lambda: grown.append(1))
+        capacity.looked(run, run.at, ours=True)
+        assert (capacity.free(), grown) == (1, [1])
+        forget()
+
+    run_virtual(main)
+
+
+def test_a_process_that_lags_takes_nothing_new_for_a_while() -> None:
+    """Unless it has nothing at all: then what it lagged behind is over."""
+
+    async def main() -> None:
+        await anyio.sleep(5)
+        capacity = Capacity(WorkerLimits(runs_max=10), Looks())
+        run = at_work(call("look")).run
+        capacity.lagged(2.0)
+        assert capacity.free() == 10
+        capacity.looked(run, run.at, ours=True)
+        assert (capacity.free(), capacity.load.full, capacity.load.lag_s) == (0, True, 2.0)
+        await anyio.sleep(LAG_COUNTS_S)
+        assert (capacity.free(), capacity.load.lag_s) == (9, 0.0)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("async", 1), ("process", PROCESS_TOOL_WEIGHT)])
+def test_a_tool_in_a_process_of_its_own_takes_more_places(kind: str, weight: int) -> None:
+    """And one that takes more than there are begins alone, however low the bound is."""
+
+    async def main() -> None:
+        story = at_work(call("look"), version=desk(tools=(contract("look", kind=kind),)))
+        capacity = Capacity(WorkerLimits(starts_max=2), Looks())
+        started = story.last(EffectStarted)
+        assert capacity.reserve(story.run, started)
+        capacity.begin(story.run, started)
+        assert capacity.load.starts == weight
+        other = Run(TENANT, RunId("other"))
+        assert capacity.reserve(other, story.last(ModelStarted)) is (weight == 1)
+        capacity.end((story.run.tenant, story.run.run), story.run.n)
+        assert capacity.reserve(other, story.last(ModelStarted))
+
+    run_virtual(main)
+
+
+def test_a_reservation_that_becomes_no_start_goes_to_the_next() -> None:
+    """In the order in which they came; nobody overtakes."""
+
+    async def main() -> None:
+        looks = Looks()
+        capacity = Capacity(WorkerLimits(starts_max=1), looks)
+        started = at_work(call("look")).last(ModelStarted)
+        runs = [Run(TENANT, RunId(f"r{index}")) for index in range(3)]
+        assert [capacity.reserve(run, started) for run in runs] == [True, False, False]
+        capacity.release((TENANT, RunId("r0")))
+        assert looks.keys == [(TENANT, "r1")]
+        assert [capacity.reserve(run, started) for run in runs] == [False, True, False]
+        assert capacity.waits((TENANT, RunId("r1")))
+        capacity.release((TENANT, RunId("r1")))
+        assert looks.keys[1:] == [(TENANT, "r2")]
+
+    run_virtual(main)
+
+
+def test_the_defaults_come_from_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than four cores do not help one process; what is set counts."""
+    found: list[int] = []
+    for cores in (1, 2, 64):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        found.append(WorkerLimits().resolved().runs_max)
+    assert found == [64, 128, 256]
+    assert WorkerLimits(runs_max=5, starts_max=7).resolved() == WorkerLimits(runs_max=5, starts_max=7)
+
+
+def test_a_run_that_retries_later_does_not_count() -> None:
+    """One that waits for a far date is nobody's work; one whose turn comes in a moment is."""
+
+    async def main() -> None:
+        capacity = Capacity(WorkerLimits(), Looks())
+        story = at_work(call("look"))
+        capacity.looked(story.run, story.now, ours=True)
+        assert capacity.load.runs == 1
+        capacity.looked(story.run, story.now + timedelta(days=1), ours=False)
+        assert capacity.load.runs == 0
+
+    run_virtual(main)
+
+
+def test_a_run_that_waits_for_money_does_not_count_where_the_accounts_are_asked() -> None:
+    """A process without budget cannot know: for it the run is on its way."""
+
+    async def main() -> None:
+        story = Story().opened()
+        for has_budget, runs in ((False, 1), (True, 0)):
+            capacity = Capacity(WorkerLimits(), Looks())
+            capacity.has_budget = has_budget
+            capacity.looked(story.run, story.now, ours=True)
+            assert capacity.load.runs == runs
+
+    run_virtual(main)

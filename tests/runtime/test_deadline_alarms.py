@@ -1,0 +1,98 @@
+"""When a run is looked at again although nothing happens."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime
+
+import anyio
+import msgspec
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.ports import Timers
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.schemas.events import Finished
+from linestop.schemas.run import fold_messages
+from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+
+class Noting(InMemory):
+    """Ports that note which durable timers are set."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.set: list[tuple[str, datetime]] = []
+        self.cancelled: list[str] = []
+
+    def timers(self, role: RoleName) -> Timers:
+        """The timers, with ``set`` noted."""
+        return NotingTimers(super().timers(role), self.set, self.cancelled)
+
+
+class NotingTimers:
+    """See ``Noting``."""
+
+    def __init__(self, inner: Timers, noted: list[tuple[str, datetime]], cancelled: list[str]) -> None:
+        self._inner = inner
+        self._cancelled = cancelled
+        self._noted = noted
+
+    async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
+        """Note it and set it."""
+        self._noted.append((name, at))
+        await self._inner.set(tenant, run, name, at)
+
+    async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
+        """Note it and cancel it."""
+        self._cancelled.append(name)
+        await self._inner.cancel(tenant, run, name)
+
+
+def test_of_two_long_waits_the_sooner_has_the_timer_and_each_is_set_once() -> None:
+    """Both are deadlines of one name: the later one gets its timer when the sooner one is over."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        waits = Scripted([[("wait.until", "3000"), ("wait.until", "2000")]])
+        roles = [make_role(role, caller=waits, runner=Tools({})) for role in ACTORS]
+        ports = Noting(broker)
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), sweeping=False)
+        began = virtual_now()
+        async with Host(ports, roles, config).running():
+            await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait", "run": RUN}))
+            await anyio.sleep(3_100)
+            found = await broker.log().load(TENANT, RUN)
+        assert [(name, round((at - began).total_seconds())) for name, at in ports.set] == [
+            ("executor-wait", 2_000), ("executor-wait", 3_000),
+        ]  # fmt: skip
+        run = fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
+        ends = [entry.event for entry in run.entries if isinstance(entry.event, Finished)]
+        assert [round((event.at - began).total_seconds()) for event in ends] == [2_000, 3_000]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_run_that_is_over_leaves_no_timer() -> None:
+    """Stopped in a long wait, its timer is cancelled with the seal."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        roles = [make_role(role, caller=Scripted([[("wait.until", "3000")]]), runner=Tools({})) for role in ACTORS]
+        ports = Noting(broker)
+        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), sweeping=False)
+        async with Host(ports, roles, config).running():
+            await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait", "run": RUN}))
+            await anyio.sleep(5)
+            assert ([name for name, _ in ports.set], ports.cancelled) == (["executor-wait"], [])
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by": "ann", "why": "enough"}')
+            await anyio.sleep(1)
+        assert set(ports.cancelled) == {"executor-wait"}
+        assert broker.stream(layout.TIMERS).matching("timers.set.>") == []
+
+    run_virtual(main, seed=1)

@@ -1,0 +1,100 @@
+"""What outsiders cause is written below the mark only, however much of it is under way, and in how many processes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from linestop.bus.ports import Fill, Log
+from linestop.errors import Unreachable
+from linestop.runtime.fetch_facts import FactSource
+from linestop.runtime.headroom import PLACE_BYTES, PROCESSES, Headroom
+from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.testing.virtual import run_virtual
+
+ANSWER_S = 0.01
+LIMIT = 1024 * 1024
+
+
+class SlowLog:
+    """A stream whose fill is old by the time that it is told."""
+
+    def __init__(self, used: int = 0) -> None:
+        self.used = used
+        self.reads = 0
+        self.unreachable = False
+
+    async def fullest(self) -> Fill:
+        """As ``Log``."""
+        self.reads += 1
+        if self.unreachable:
+            raise Unreachable("The broker does not answer.")
+        await anyio.sleep(ANSWER_S)
+        told = Fill(stream="RUNS", used=self.used / LIMIT, bytes_max=LIMIT)
+        await anyio.sleep(ANSWER_S)
+        return told
+
+
+def headroom() -> Headroom:
+    """That of a process, with facts that have nothing but the space."""
+    none = cast("Any", None)
+    return Headroom(FactSource(agents=none, accounts=None, blobs=none, switches=none, worker="validator#1"))
+
+
+async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:
+    """Write what a place is for, slowly, if there is room."""
+    async with room.place(cast("Log", log), 0) as space:
+        if space.used >= SPACE_FOR_NEW_WORK:
+            return False
+        await anyio.sleep(after_s)
+        log.used += PLACE_BYTES
+        await anyio.sleep(after_s)
+        return True
+
+
+@pytest.mark.parametrize("processes", [1, 3, PROCESSES])
+@pytest.mark.parametrize("begins", [0.0, 0.45, 0.85])
+def test_each_process_passes_the_mark_by_one_event_at_most(processes: int, begins: float) -> None:
+    """With 64 events under way in each; and the room below the mark is used up."""
+
+    async def main() -> None:
+        log = SlowLog(int(begins * LIMIT))
+        rooms = [headroom() for _ in range(processes)]
+
+        async def one(n: int) -> None:
+            for _ in range(8):
+                await _write(rooms[n % processes], log, ANSWER_S * (n % 7))
+
+        await asyncio.gather(*(one(n) for n in range(64 * processes)))
+        mark = SPACE_FOR_NEW_WORK * LIMIT
+        assert mark <= log.used < mark + processes * PLACE_BYTES
+
+    run_virtual(main, seed=1)
+
+
+def test_with_plenty_of_room_it_is_read_now_and_then_and_nothing_waits() -> None:
+    """A thousand places at a time, in ten moments, take ten questions."""
+
+    async def main() -> None:
+        log, room = SlowLog(), headroom()
+        log.used = -100 * LIMIT
+        for _ in range(10):
+            await asyncio.gather(*(_write(room, log, 0.0) for _ in range(1_000)))
+            await anyio.sleep(1.0)
+        assert log.reads == 10
+
+    run_virtual(main, seed=1)
+
+
+def test_a_fill_that_cannot_be_read_holds_nothing_up() -> None:
+    """A stop least of all: what was read last counts."""
+
+    async def main() -> None:
+        log, room = SlowLog(), headroom()
+        log.unreachable = True
+        assert all(await asyncio.gather(*(_write(room, log, 0.0) for _ in range(100))))
+
+    run_virtual(main, seed=1)

@@ -1,0 +1,345 @@
+"""Sealed and archived runs leave the log as early as the operator says; an open run never loses an event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+from tests.stack import Stack, command, stack
+
+from linestop.bus import api, layout
+from linestop.bus.archive import ARCHIVE_FILE, Archive
+from linestop.bus.archive_asked import Reach
+from linestop.bus.archive_door import Door
+from linestop.bus.archive_file import ArchiveFile
+from linestop.bus.connection import Connection, connect
+from linestop.bus.init import BusLayout, set_up
+from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream.reads import Reader
+from linestop.bus.keys import run_of_key
+from linestop.bus.ports import StoredMessage
+from linestop.bus.streams import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
+from linestop.cli.rotate import reach_of
+from linestop.client import Client
+from linestop.errors import Refused, Unreachable
+from linestop.runtime.housekeeping import log_rotation
+from linestop.runtime.housekeeping.log_rotation import Cut, Rotation, find_cut, rotate
+from linestop.schemas.limits import Limits
+from linestop.schemas.subjects import RunId, TenantId
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+TENANT = TenantId("default")
+SMALL = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
+FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
+SECONDS = 1 / 86_400
+WITHIN_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second for the day between the cut and what must stay."""
+    monkeypatch.setattr(log_rotation, "MARGIN", timedelta(seconds=0.1))
+
+
+@asynccontextmanager
+async def archived(line: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
+    """The recorder's archive at work, and the bus as the operator sees it."""
+    archive = Archive(line.directory / ARCHIVE_FILE)
+    async with (
+        await connect(line.server.credential("recorder"), name="archive") as recorder,
+        await connect(line.server.credential("operator"), name="look") as operator,
+        anyio.create_task_group() as tasks,
+    ):
+        stream = await JetStream.open(recorder)
+        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+        try:
+            yield archive, await JetStream.open(operator)
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+async def _done(client: Client, text: str, *, key: str = "", run: str = "") -> RunId:
+    submitted = await client.submit("desk", text, key=key, run=run)
+    with anyio.fail_after(WITHIN_S):
+        async for _ in client.events(submitted.run, follow=True):
+            pass
+    return RunId(submitted.run)
+
+
+async def _waiting(client: Client) -> RunId:
+    run = (await client.submit("desk", "pay 5")).run
+    with anyio.fail_after(WITHIN_S):
+        async for entry in client.events(run, follow=True):
+            if entry.name == "asked":
+                break
+    return RunId(run)
+
+
+async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
+    """Turn until nothing of these runs is in the log: the archive may be busy."""
+    with anyio.fail_after(WITHIN_S):
+        while any([await bus.log().load(TENANT, run, leader=True) for run in runs]):
+            await anyio.sleep(0.2)
+            await turns.turn(bus)
+
+
+async def _config(stream: JetStream) -> dict[str, Any]:
+    info = await stream.wire.connection.ask(api.stream_info(layout.RUNS))
+    return msgspec.convert(info["config"], dict[str, Any])
+
+
+async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_stay(tmp_path: Path) -> None:
+    """Whatever leaves, each open run has all of its events; what has left is shown, verified and never done again."""
+    said: list[str] = []
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, bus),
+        Client.connect(tmp_path, as_="operator") as operator,
+        Client.connect(tmp_path) as client,
+    ):
+        turns = Rotation(line.server.administrator, archive, days=1, say=said.append)
+        turns._days = SECONDS / 2  # type: ignore[assignment]
+        first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
+        before = [(entry.n, entry.name) async for entry in client.events(first)]
+        await archive.reached((await bus.log().page(after_seq=0))[-1].seq)
+        # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and is no run of its own.
+        fourth = await Reader(bus.wire, layout.RUNS).at(4)
+        assert fourth is not None
+        assert fourth.at is not None
+        assert 3 <= await rotate(line.server.administrator, Cut(now=fourth.at, before=fourth.at)) < len(before)
+        assert [(entry.n, entry.name) async for entry in client.events(first)] == before
+        assert (await client.submit("desk", "say hello", key="k")).sentence.startswith(f"Run '{first}' is over")
+        await anyio.sleep(0.3)
+        whole: dict[RunId, int] = {}
+        for _ in range(4):
+            whole[await _waiting(client)] = 0
+            await _done(client, "say hello")
+            await anyio.sleep(0.3)
+            await turns.turn(bus)
+            for run in whole:
+                numbers = [int(m.subject.rpartition(".")[2]) for m in await bus.log().load(TENANT, run, leader=True)]
+                assert numbers == list(range(1, len(numbers) + 1)), run
+                assert len(numbers) >= 5
+        await _left(turns, bus, first, named)
+        held = f"run '{next(iter(whole))}' of tenant 'default'"
+        assert any(told.startswith("RUNS keeps more than ") and held in told for told in said)
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+        assert [(entry.n, entry.name) async for entry in client.events(first)] == before
+        assert (await client.run(first)).sealed is not None
+        assert {first, named} <= {each.run for each in await client.runs()}
+        shown = await anyio.to_thread.run_sync(lambda: command(tmp_path, "show", first))
+        assert shown.code == 0, shown.err
+        checked = await anyio.to_thread.run_sync(lambda: command(tmp_path, "verify", first, "--json"))
+        assert (checked.code, checked.json["sealed"], checked.json["events"]) == (0, True, len(before))
+
+        again = await client.submit("desk", "say hello", key="k")
+        assert (again.status, again.run) == ("opened", first)
+        assert (await client.outcome(first, timeout_s=WITHIN_S)).status == "completed"
+        taken = await client.submit("desk", "say hello", run="mine")
+        assert taken.status == "refused"
+        assert "Run 'mine' is over (completed) and is not done again: its log has left RUNS" in taken.sentence
+        for who in (operator, client):
+            with pytest.raises(Refused, match="is over"):
+                await who.stop(first)
+        assert await bus.log().load(TENANT, first, leader=True) == []
+
+        for run in whole:
+            assert (await operator.approve(run)).status == "done"
+            assert (await client.outcome(run, timeout_s=WITHIN_S)).status == "completed"
+        await _left(turns, bus, *whole)
+
+
+async def test_a_run_that_has_left_still_gives_its_key_back(tmp_path: Path) -> None:
+    """What became of its key does not depend on how long its log stays; one that started something keeps it."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, bus),
+        Client.connect(tmp_path, as_="operator") as client,
+    ):
+        turns = Rotation(line.server.administrator, archive, days=1, say=lambda _: None)
+        turns._days = SECONDS / 2  # type: ignore[assignment]
+        squatted = run_of_key("default", "stopped")
+        await client.stop(squatted, why="not today")
+        await line.deploy(limits=Limits(cost_max_micros=1))
+        poor = RunId((await client.submit("desk", "say hello", key="poor", run="mine")).run)
+        ended = [await client.outcome(run, timeout_s=WITHIN_S) for run in (squatted, poor)]
+        assert [(each.status, each.gave_key_back) for each in ended] == [("stopped", True), ("over_budget", True)]
+        await line.deploy()
+        done = await _done(client, "say hello", key="done")
+        assert not (await client.outcome(done, timeout_s=WITHIN_S)).gave_key_back
+        await _left(turns, bus, squatted, poor, done)
+
+        told = await client.submit("desk", "say hello", key="stopped")
+        assert (told.status, told.run) == ("refused", squatted)
+        assert told.sentence == (
+            "The run was stopped before it began: not today. "
+            "The key 'stopped' is free: sent again, the task is a run of another name."
+        )
+        refusal = next(m for m in await bus.log().page(after_seq=0) if ".r-" in m.subject)
+        await _left(turns, bus, RunId(refusal.subject.split(".")[2]))
+        for key, named, left in (("stopped", "", squatted), ("poor", "mine", poor)):
+            opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
+            assert [each.status for each in opened] == ["opened"] * 3
+            assert len({each.run for each in opened} - {left}) == 1
+            assert (await client.outcome(opened[0].run, timeout_s=WITHIN_S)).status == "completed"
+        taken = await client.submit("desk", "say hello", run="mine")
+        assert (taken.status, taken.run) == ("refused", "mine")
+        again = await client.submit("desk", "say hello", key="done")
+        assert (again.status, again.run) == ("opened", done)
+        assert again.sentence.startswith(
+            f"Run '{done}' is over (completed) and is not done again: its log has left RUNS"
+        )
+        assert await bus.log().load(TENANT, done, leader=True) == []
+
+
+async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:
+    """And without an archive that is all."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        Client.connect(tmp_path) as client,
+        await connect(line.server.credential("operator"), name="look") as connection,
+    ):
+        await _done(client, "say hello")
+        bus = await JetStream.open(connection)
+        await anyio.sleep(0.3)
+        cut = await find_cut(bus, Reach(watermark=0), 0.1 * SECONDS)
+        assert (cut.before, cut.held_by) == (None, "the archive does not have event 1 of the log yet")
+        last = await find_cut(bus, Reach(watermark=10_000), 0.1 * SECONDS)
+        assert last.before is not None
+        assert last.held_by == ""
+        known = await find_cut(bus, Reach(watermark=10_000, oldest_open_seq=1), 0.1 * SECONDS)
+        assert known.before is None
+        assert "the archive knows run" in known.held_by
+        assert (await find_cut(bus, Reach(watermark=10_000), 1)).before is None
+
+
+async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start(tmp_path: Path) -> None:
+    """RUNS keeps 90 days again, whatever died in between."""
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        await connect(line.server.credential("bootstrap"), name="look") as bootstrap,
+        await connect(line.server.credential("operator"), name="look") as operator,
+    ):
+        bus = await JetStream.open(operator)
+        now = (await find_cut(bus, Reach(watermark=0), 1)).now
+        cut = Cut(now=now, before=now - timedelta(hours=1))
+        failing, ages = [True], list[int]()
+
+        @asynccontextmanager
+        async def administrator() -> AsyncGenerator[Connection]:
+            async with line.server.administrator() as admin:
+                asked, original = 0, admin.ask
+
+                async def ask(*args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as the original
+                    nonlocal asked
+                    asked += 1
+                    if failing[0] and asked > 2:
+                        raise Unreachable("The broker went away.")
+                    return await original(*args, **options)
+
+                admin.ask = ask  # type: ignore[method-assign]
+                try:
+                    yield admin
+                finally:
+                    ages.append((await _config(bus))["max_age"])
+                    failing[0] = False
+
+        with pytest.raises(Unreachable):
+            await rotate(administrator, cut)
+        assert 3_600 * SECOND_NS <= ages[0] < 3_700 * SECOND_NS
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+        async with line.server.administrator() as admin:
+            config = await _config(bus)
+            short = {**config, "max_age": 3_600 * SECOND_NS}
+            await admin.ask(api.at_server(api.stream_update(layout.RUNS)), short)
+        done = await set_up(bootstrap, BusLayout(space=SMALL))
+        assert [sentence.split(":")[0] for sentence in done.outdated] == [
+            "stream RUNS is as an older linestop made it (max_age); it takes the broker's administrator"
+        ]
+        assert "--max-age=7776000s" in done.outdated[0]
+        await set_up(bootstrap, BusLayout(space=SMALL), administrator=line.server.administrator)
+        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+
+
+def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> None:
+    """The age is an hour longer than that of the cut, so that later within the hour no more than was meant leaves."""
+    now = datetime(2026, 5, 31, 12, tzinfo=UTC)
+    assert Cut(now=now, before=now - timedelta(days=14)).by_hand() == (
+        "nats stream edit RUNS -f --max-age=1213200s && nats stream edit RUNS -f --max-age=7776000s"
+    )
+
+
+async def test_an_archive_that_is_not_open_yet_is_waited_for(tmp_path: Path) -> None:
+    """`dev` starts both at once; the log is rotated then, and not an hour later."""
+    found: list[Reach] = []
+    async with (
+        stack(tmp_path, space=SMALL, actors=False) as line,
+        await connect(line.server.credential("recorder"), name="archive") as recorder,
+        anyio.create_task_group() as tasks,
+    ):
+        stream, archive = await JetStream.open(recorder), Archive(line.directory / ARCHIVE_FILE)
+
+        async def reach() -> None:
+            found.append(await archive.reach())
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(reach)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+    assert len(found) == 1
+
+
+def elsewhere(_directory: Path) -> bool:
+    """The broker does not keep its files here."""
+    return False
+
+
+async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the broker of `linestop dev` it names the setting, for an outside one what must stay and why."""
+    async with (
+        stack(tmp_path, space=SMALL) as line,
+        archived(line) as (archive, _),
+        Client.connect(tmp_path) as client,
+    ):
+        mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
+        assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
+        monkeypatch.setattr("linestop.cli.rotate.holds_broker", elsewhere)
+        await _done(client, "say hello")
+        await archive.reached(1)
+        young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
+        assert young.json == {"before": None, "held_by": "", "commands": ""}
+        assert (await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))).code == 0
+
+
+class AtWork(Archive):
+    """An archive that is open as in its recorder, without a broker."""
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self._close()
+
+
+async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_path: Path) -> None:
+    """What the archive knows as open stays, whether its recorder runs or not, and whatever the log knows."""
+    path = tmp_path / ARCHIVE_FILE
+    file = ArchiveFile(path)
+    file.store([StoredMessage(subject="runs.t.open.validator.opened.1", payload=b"{}", seq=7)])
+    file.close()
+    want = Reach(watermark=7, oldest_open_seq=7)
+    assert await reach_of(path) == want
+    async with AtWork(path) as archive, Door(path, archive).open():
+        assert await reach_of(path) == want

@@ -1,0 +1,136 @@
+"""A person is called while there is still room: once for each mark, and again only after something became free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import anyio
+import msgspec
+import pytest
+from tests.run_logs import InMemory
+
+from linestop.bus import layout
+from linestop.bus.ports import Fill, Log, Publisher
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.housekeeping import space_alerts
+from linestop.runtime.housekeeping.space_alerts import LOOK_EVERY_S, SpaceWatch
+from linestop.schemas.subjects import ACTORS, TenantId
+from linestop.testing.memory import MemoryBroker
+from linestop.testing.virtual import run_virtual, virtual_now
+
+
+class Streams:
+    """A log that says how full streams are, and a publisher that notes alerts."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, float] = {}
+        self.alerts: list[tuple[str, int]] = []
+        self.why = ""
+
+    async def fills(self) -> list[Fill]:
+        """As ``Log``."""
+        return [Fill(stream=name, used=used) for name, used in self.used.items()]
+
+    async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
+        """As ``Publisher``."""
+        del headers
+        said = msgspec.json.decode(payload, type=dict[str, object])
+        assert (tenant, kind) == ("system", "space")
+        self.why = str(said["why"])
+        self.alerts.append((str(said["what"]), cast("int", said["used_percent"])))
+
+
+def watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
+    """A watch over these streams."""
+    return SpaceWatch(cast("Log", streams), cast("Publisher", streams), directory, virtual_now)
+
+
+def test_each_mark_calls_once_and_again_only_after_something_became_free() -> None:
+    """To and fro around a mark calls nobody."""
+    fills_and_calls: list[tuple[float, list[int]]] = [
+        (0.74, []), (0.75, [75]), (0.76, []), (0.74, []), (0.75, []), (0.89, []), (0.90, [90]), (0.99, []), (0.88, []),
+        (0.91, []), (0.84, []), (0.91, [90]), (0.71, []), (0.76, []), (0.69, []), (0.95, [90]), (0.10, []),
+        (0.80, [75]),
+    ]  # fmt: skip
+
+    async def main() -> None:
+        streams = Streams()
+        looks = watch(streams)
+        for used, called in fills_and_calls:
+            streams.used, streams.alerts = {"RUNS": used, "DEAD": 0.1}, []
+            await looks.look()
+            assert streams.alerts == [("RUNS", percent) for percent in called], used
+
+    run_virtual(main, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("stream", "says"),
+    [
+        ("RUNS", "The stream RUNS is 80% full; from 90% new work is refused."),
+        ("DEAD", "The stream DEAD is 80% full; when it is full, its oldest messages go."),
+        ("CONTROL", "The stream CONTROL is 80% full; when it is full, what is sent to it is refused."),
+    ],
+)
+def test_it_says_what_follows(stream: str, says: str) -> None:
+    """Which is not the same for all streams."""
+
+    async def main() -> None:
+        streams = Streams()
+        streams.used = {stream: 0.8}
+        await watch(streams).look()
+        assert streams.why == f"{says} Make room (docs/operations.md)."
+
+    run_virtual(main, seed=1)
+
+
+def test_the_disk_of_the_state_folder_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same marks; each machine has its own."""
+
+    def used_share(folder: Path) -> float:
+        return 0.8 if folder == tmp_path else 0.0
+
+    monkeypatch.setattr(space_alerts, "used_share", used_share)
+
+    async def main() -> None:
+        streams = Streams()
+        looks = watch(streams, tmp_path)
+        await looks.look()
+        await looks.look()
+        assert streams.alerts == [(space_alerts.DISK, 75)]
+        assert f"The disk with {tmp_path} is 80% full; when it is full, everything stops" in streams.why
+
+    run_virtual(main, seed=1)
+
+
+def test_a_recorder_looks_again_and_again_and_two_of_them_call_once() -> None:
+    """Within one round of its look; what several recorders say at once is one alert."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        runs = broker.stream(layout.RUNS)
+        runs.bytes_max = 100_000
+
+        def alerts() -> int:
+            return len(broker.stream(layout.ALERTS).matching("alerts.system.space"))
+
+        first = HostConfig(worker="a#1", now=virtual_now)
+        second = HostConfig(worker="b#1", now=virtual_now)
+        recorder = [make_role("recorder", caller=None, runner=None)]
+        everybody = [
+            make_role(role, caller=None, runner=None) for role in ACTORS if role not in {"planner", "executor"}
+        ]
+        async with (
+            Host(InMemory(broker), everybody, first).running(),
+            Host(InMemory(broker), recorder, second).running(),
+        ):
+            await anyio.sleep(1)
+            assert alerts() == 0
+            runs.bytes_used = 80_000
+            await anyio.sleep(LOOK_EVERY_S)
+            assert alerts() == 1
+            await anyio.sleep(100 * LOOK_EVERY_S)
+            assert alerts() == 1
+
+    run_virtual(main, seed=1)

@@ -1,0 +1,214 @@
+"""What is folded and decided while an append is on its way, and what is left of it if that append is lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import msgspec
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
+
+from linestop.actors.context import assemble
+from linestop.bus import layout
+from linestop.bus.agents import AgentStore
+from linestop.bus.ports import Append, Log, Meanwhile
+from linestop.bus.stamp import Stamper
+from linestop.bus.stopping import catch_up, stop_run
+from linestop.errors import Unreachable
+from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.schemas.events import ModelStarted
+from linestop.schemas.messages import REPLY_HEADER, Reply
+from linestop.schemas.run import Run
+from linestop.schemas.stops import stopped
+from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.testing.memory import MemoryBroker, NoFaults
+from linestop.testing.virtual import run_virtual, virtual_now
+
+INBOX = "_INBOX.test.reply"
+Loss = Callable[[], Awaitable[None]]
+
+
+async def at_once() -> None:
+    """Lose it without anything else happening."""
+
+
+class LosingLog:
+    """A log that loses the first append of one event: it has left, and the broker never gets it."""
+
+    def __init__(self, inner: Log, event: str, meanwhile: Loss, lost: list[Append]) -> None:
+        self._inner = inner
+        self._event = event
+        self._loss = meanwhile
+        self._lost = lost
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else the port has
+        return getattr(self._inner, name)
+
+    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+        """Append, or lose it when it was folded ahead."""
+        if self._lost or f"{append.role}.{append.event}" != self._event:
+            return await self._inner.append(append, meanwhile=meanwhile)
+        self._lost.append(append)
+        assert meanwhile is not None
+        meanwhile()
+        await self._loss()
+        raise Unreachable("It never arrived.")
+
+
+class Losing(InMemory):
+    """The ports of every role; see ``LosingLog``."""
+
+    def __init__(self, broker: MemoryBroker, event: str, loss: Loss) -> None:
+        super().__init__(broker)
+        self._event = event
+        self._loss = loss
+        self.lost: list[Append] = []
+
+    def log(self, role: RoleName) -> Log:
+        log: Any = LosingLog(super().log(role), self._event, self._loss, self.lost)
+        found: Log = log
+        return found
+
+
+async def serve(
+    broker: MemoryBroker,
+    turns: list[list[tuple[str, str]]],
+    lost: str,
+    *,
+    act: Callable[[Host], Awaitable[None]],
+    loss: Loss = at_once,
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Serve one task on a scripted model, losing the first append of ``lost``, if it names one."""
+    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
+    roles = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in ACTORS]
+    backend = Losing(broker, lost, loss)
+    host = Host(backend, roles, config)
+    async with host.running():
+        await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait a slow", "run": RUN}), headers)
+        await act(host)
+    assert [f"{append.role}.{append.event}" for append in backend.lost] == ([lost] if lost else [])
+
+
+def test_what_a_lost_append_would_have_said_is_in_no_prompt() -> None:
+    """The end of a wait is said again a little later, with another time in it: the model hears the stored one."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+
+        async def act(_host: Host) -> None:
+            await anyio.sleep(30)
+
+        await serve(broker, [[("wait.until", "3")]], "executor.finished", act=act)
+        run = Run(TENANT, RUN)
+        digests: list[tuple[str, str]] = []
+        for message in await broker.log().load(TENANT, RUN):
+            expected = assemble(run, AGENT).sha256 if run.opened is not None else ""
+            event = run.apply(message.subject, message.payload, message.seq).event
+            if isinstance(event, ModelStarted):
+                digests.append((event.prompt_sha256, expected))
+        assert len(digests) == 2
+        assert run.sealed is not None
+        assert all(said == expected for said, expected in digests)
+
+    run_virtual(main, seed=1)
+
+
+def test_a_stop_that_is_heard_while_a_rival_of_it_is_on_its_way_cancels_at_once() -> None:
+    """The hint names the number that the lost event had: it is looked after, not taken for known."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        cancelled_after_s: list[float] = []
+
+        async def stop() -> None:
+            run, log = Run(TENANT, RUN), broker.log(["operator"])
+            await catch_up(log, run)
+            stamper = Stamper(build="", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
+            await stop_run(log, stamper, run, lambda at: stopped(at, by="ann", why="enough"))
+            await anyio.sleep(0.1)
+
+        async def act(host: Host) -> None:
+            await anyio.sleep(0.2)
+            entry = host.shell.cache.peek(TENANT, RUN)
+            began = virtual_now()
+            while entry is not None and entry.performing:  # noqa: ASYNC110 - under virtual time
+                await anyio.sleep(0.01)
+            cancelled_after_s.append((virtual_now() - began).total_seconds())
+
+        await serve(broker, [[("look", "a"), ("look", "slow")]], "executor.finished", act=act, loss=stop)
+        assert cancelled_after_s[0] < 1
+
+    run_virtual(main, seed=1)
+
+
+def test_the_answer_to_a_task_is_what_its_look_found() -> None:
+    """However long its acknowledgement takes, and whatever is lost meanwhile."""
+
+    class SlowAck(NoFaults):
+        async def before(self, op: str) -> None:
+            if op == "queue.ack":
+                await anyio.sleep(0.5)
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=SlowAck())
+        heard: list[Reply] = []
+
+        async def act(_host: Host) -> None:
+            async for hint in broker.listen(INBOX):
+                heard.append(msgspec.json.decode(hint.payload, type=Reply))
+                return
+
+        await serve(broker, [], "planner.proposed", act=act, headers={REPLY_HEADER: INBOX})
+        assert [reply.status for reply in heard] == ["opened"]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_word_that_counts_for_nothing_is_refused_whatever_its_look_moves() -> None:
+    """What roles say in the look that a word woke carries its cue, but is not what the person said."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now)
+        heard: list[Reply] = []
+
+        async def act(_host: Host) -> None:
+            await anyio.sleep(0.5)
+            async with anyio.create_task_group() as tasks:
+
+                async def hear() -> None:
+                    async for hint in broker.listen(INBOX):
+                        heard.append(msgspec.json.decode(hint.payload, type=Reply))
+                        return
+
+                tasks.start_soon(hear)
+                await anyio.sleep(0.1)
+                await broker.publish(f"control.{TENANT}.{RUN}.resume", b'{"by":"ann"}', {REPLY_HEADER: INBOX})
+
+        await serve(broker, [[("look", "a")]], "validator.judged", act=act)
+        assert [(reply.status, reply.sentence) for reply in heard] == [("refused", "The run is not paused.")]
+
+    run_virtual(main, seed=1)
+
+
+def test_a_stop_cancels_before_anybody_is_told_of_it() -> None:
+    """That alerts go nowhere keeps no call on the wire."""
+
+    async def main() -> None:
+        broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
+        left: list[bool] = []
+
+        async def act(host: Host) -> None:
+            await anyio.sleep(0.2)
+            await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
+            await anyio.sleep(1)
+            entry = host.shell.cache.peek(TENANT, RUN)
+            left.append(entry is not None and bool(entry.performing))
+
+        await serve(broker, [[("look", "slow")]], "", act=act)
+        assert left == [False]
+
+    run_virtual(main, seed=1)

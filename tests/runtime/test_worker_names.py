@@ -1,0 +1,136 @@
+"""A worker's name is held by one process at a time, and each holder has a number of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.bus.administered import administered
+
+from linestop.bus import layout
+from linestop.bus.backend import JetStreamBackend
+from linestop.bus.connection import connect
+from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.init import set_up
+from linestop.errors import ConfigError, InputError
+from linestop.runtime.workers.worker_names import hold_free_name, hold_name, host_name, is_held, next_incarnation
+from linestop.schemas.subjects import ACTORS
+from linestop.testing.memory import MemoryBroker
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from linestop.runtime.workers.worker_names import hold_name
+with hold_name(Path(sys.argv[1]), "planner"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_held_name_is_refused_and_names_its_holder(tmp_path: Path) -> None:
+    """Two processes under one name could take over what the other one is doing."""
+    with hold_name(tmp_path, "planner"):
+        assert is_held(tmp_path, "planner")
+        with (
+            pytest.raises(ConfigError, match=f"planner is held by process {os.getpid()}"),
+            hold_name(tmp_path, "planner"),
+        ):
+            pass
+    assert not is_held(tmp_path, "planner")
+
+
+def test_a_killed_holder_lets_go_at_once(tmp_path: Path) -> None:
+    """The operating system lets go of the lock, however the process dies."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"held\n"
+        assert is_held(tmp_path, "planner")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    with hold_name(tmp_path, "planner"):
+        assert is_held(tmp_path, "planner")
+
+
+def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
+    """Any number of processes may be started without naming them; a replacement gets the name that is free."""
+    with hold_free_name(tmp_path, "planner") as one:
+        with hold_free_name(tmp_path, "planner") as two:
+            assert (one.name, two.name) == ("planner", "planner-2")
+        with hold_free_name(tmp_path, "planner") as again:
+            assert again.name == "planner-2"
+
+
+def test_a_beat_moves_the_time_of_the_file(tmp_path: Path) -> None:
+    """A health check sees by it that the event loop still turns."""
+    with hold_name(tmp_path, "planner") as lock:
+        os.utime(lock.path, (1, 1))
+        lock.beat()
+        assert lock.path.stat().st_mtime > 1
+
+
+def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
+    """It becomes a token of a subject."""
+    with pytest.raises(InputError, match="is not a name"), hold_name(tmp_path, "No Name"):
+        pass
+    assert host_name() == host_name().lower()
+
+
+@pytest.mark.anyio
+async def test_each_holder_gets_the_next_number() -> None:
+    """What an older incarnation left open may be taken over, so no number is given twice."""
+    broker = MemoryBroker(lambda: datetime.now(UTC))
+    workers, older = broker.shared("workers"), broker.shared("shared")
+    names = [await next_incarnation(workers, "planner", older=older) for _ in range(3)]
+    assert names == ["planner#1", "planner#2", "planner#3"]
+    assert await next_incarnation(workers, "executor", older=older) == "executor#1"
+
+
+@pytest.mark.anyio
+@pytest.mark.broker
+async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_last(tmp_path: Path) -> None:
+    """A number that is given twice could not take over what its namesake left open; every actor may look."""
+    async with administered(tmp_path) as server:
+        async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
+            await set_up(bootstrap)
+        backend = await JetStreamBackend.open({role: server.credentials[role] for role in ACTORS}, name="test")
+        try:
+            for role in ACTORS:
+                await server.admin.ask(layout.bucket_key(layout.SHARED_BUCKET, f"worker.{role}"), 7)
+                workers, older = (backend.shared(role, each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+                assert await next_incarnation(workers, role, older=older) == f"{role}#8"
+                assert await next_incarnation(workers, role, older=older) == f"{role}#9"
+        finally:
+            await backend.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("bucket", "key"), [("workers", "planner"), ("shared", "worker.planner")])
+async def test_a_counter_that_is_no_number_is_refused(bucket: str, key: str) -> None:
+    """Starting again from one would give a number twice."""
+    broker = MemoryBroker(lambda: datetime.now(UTC))
+    await broker.shared(bucket).create(key, b"many")
+    with pytest.raises(ConfigError, match=f"Key {key} of the bucket `{bucket}` is not a number"):
+        await next_incarnation(broker.shared("workers"), "planner", older=broker.shared("shared"))
+
+
+def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> None:
+    """Prompts, arguments and results lie in it; one that is there already is somebody's, and stays as it is."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    before = os.umask(0o022)
+    try:
+        with hold_free_name(tmp_path / "a", "dev"), hold_name(tmp_path / "b", "dev"), hold_name(shared, "dev"):
+            pass
+        write_credential(tmp_path / "d" / "credentials" / "x.json", Credential(url="", user="client", password=""))
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "b", "d", "shared")}
+    assert modes == {"a": 0o700, "b": 0o700, "d": 0o700, "shared": 0o755}
