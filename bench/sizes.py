@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import stage as st
 
+from linestop.archive.writer import Archive
 from linestop.bus import api
-from linestop.bus.archive import Archive
 from linestop.bus.streams import streams
 from linestop.schemas.subjects import ACTORS
 

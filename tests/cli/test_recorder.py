@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.stack import stack
 
-from linestop.bus.archive_file import ArchiveFile
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.cli.main import run
 from linestop.client import Client
 

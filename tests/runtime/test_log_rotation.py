@@ -14,11 +14,11 @@ import msgspec
 import pytest
 from tests.stack import Stack, command, stack
 
+from linestop.archive.duckdb_file import ArchiveFile
+from linestop.archive.query_socket import Door
+from linestop.archive.requests import Reach
+from linestop.archive.writer import ARCHIVE_FILE, Archive
 from linestop.bus import api, layout
-from linestop.bus.archive import ARCHIVE_FILE, Archive
-from linestop.bus.archive_asked import Reach
-from linestop.bus.archive_door import Door
-from linestop.bus.archive_file import ArchiveFile
 from linestop.bus.connection import Connection, connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream

@@ -57,7 +57,7 @@ from linestop.schemas.work import CallWork, ModelWork, ToolRunner
 from linestop.testing.playbook import PlaybookServer, load_playbook
 
 if TYPE_CHECKING:
-    from linestop.bus.archive import Archive
+    from linestop.archive.writer import Archive
     from linestop.runtime.tracing import Spans
 
 LOG = structlog.get_logger("linestop.setup")
@@ -244,7 +244,7 @@ async def serve(
 
 def _archive(project: Project) -> Archive:
     # Imported here: it loads a database, which only a recorder needs.
-    from linestop.bus.archive import ARCHIVE_FILE, Archive  # noqa: PLC0415
+    from linestop.archive.writer import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
     return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from linestop.bus.archive import ARCHIVE_FILE, Archive
-from linestop.bus.archive_door import DoorRequest, ask
-from linestop.bus.archive_file import ArchiveFile, ArchiveStatus
+from linestop.archive.duckdb_file import ArchiveFile, ArchiveStatus
+from linestop.archive.query_socket import DoorRequest, ask
+from linestop.archive.writer import ARCHIVE_FILE, Archive
 from linestop.cli import output
 from linestop.client import Client
 from linestop.errors import NotFound

@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 
+from linestop.archive.duckdb_file import ArchiveFile
+from linestop.archive.query_socket import ask_reach
+from linestop.archive.requests import Reach
+from linestop.archive.writer import ARCHIVE_FILE
 from linestop.bus import layout
-from linestop.bus.archive import ARCHIVE_FILE
-from linestop.bus.archive_asked import Reach
-from linestop.bus.archive_door import ask_reach
-from linestop.bus.archive_file import ArchiveFile
 from linestop.bus.disk import holds_broker
 from linestop.cli import output
 from linestop.client import Client

@@ -10,7 +10,7 @@ from typing import Final
 import anyio.to_thread
 import msgspec
 
-from linestop.bus.archive_asked import Wanted
+from linestop.archive.requests import Wanted
 from linestop.bus.ports import Log, StoredMessage
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.verify.bundle import read_bundle
@@ -53,8 +53,8 @@ class LeftRuns:
         if path is None or not path.is_file():
             return []
         # Imported here: they load a database, which is needed for runs that have left the log alone.
-        from linestop.bus.archive_door import DoorRequest, ask  # noqa: PLC0415
-        from linestop.bus.archive_file import ArchiveFile  # noqa: PLC0415
+        from linestop.archive.duckdb_file import ArchiveFile  # noqa: PLC0415
+        from linestop.archive.query_socket import DoorRequest, ask  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory(prefix="linestop-") as folder:
             target = Path(folder) / "lines"

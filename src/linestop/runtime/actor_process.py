@@ -59,7 +59,7 @@ from linestop.schemas.subjects import (
 
 if TYPE_CHECKING:
     # Only a recorder has an archive; nobody else shall load a database.
-    from linestop.bus.archive import Archive
+    from linestop.archive.writer import Archive
 
 LOG = structlog.get_logger("linestop.host")
 FACTS_EVERY_S = 2.0

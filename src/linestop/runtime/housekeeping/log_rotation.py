@@ -23,8 +23,8 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.archive.requests import Reach
 from linestop.bus import api, layout
-from linestop.bus.archive_asked import Reach
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Found, Reader

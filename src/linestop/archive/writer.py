@@ -21,10 +21,10 @@ import anyio.to_thread
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from linestop.bus.archive_asked import Reach, Wanted
-from linestop.bus.archive_door import Door
-from linestop.bus.archive_file import ArchiveFile, ArchiveInUse, ArchiveStatus
-from linestop.bus.archive_parquet import old_folder
+from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
+from linestop.archive.parquet_files import old_folder
+from linestop.archive.query_socket import Door
+from linestop.archive.requests import Reach, Wanted
 from linestop.bus.ports import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
 

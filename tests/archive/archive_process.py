@@ -11,8 +11,8 @@ from pathlib import Path
 
 import anyio
 
+from linestop.archive.writer import Archive
 from linestop.bus import layout
-from linestop.bus.archive import Archive
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream

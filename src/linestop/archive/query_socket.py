@@ -18,12 +18,12 @@ import anyio
 import anyio.abc
 import msgspec
 
-from linestop.bus.archive_asked import Reach, Wanted
-from linestop.bus.archive_file import ArchiveStatus
+from linestop.archive.duckdb_file import ArchiveStatus
+from linestop.archive.requests import Reach, Wanted
 from linestop.errors import LinestopError, RetryableError
 
 if TYPE_CHECKING:
-    from linestop.bus.archive import Archive
+    from linestop.archive.writer import Archive
 
 T = TypeVar("T")
 

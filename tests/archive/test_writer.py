@@ -18,10 +18,10 @@ import pytest
 from tests.run_logs import SCENARIOS, Message
 
 from linestop.actors.recorder import Recorder
+from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
+from linestop.archive.query_socket import DoorRequest, ask
+from linestop.archive.writer import Archive
 from linestop.bus import api, layout
-from linestop.bus.archive import Archive
-from linestop.bus.archive_door import DoorRequest, ask
-from linestop.bus.archive_file import ArchiveFile, ArchiveInUse
 from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.init import set_up
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
 PROCESS = Path(__file__).parent / "archive_process.py"
 OPEN_IT = """\
-import sys; from pathlib import Path; from linestop.bus.archive_file import ArchiveFile
+import sys; from pathlib import Path; from linestop.archive.duckdb_file import ArchiveFile
 ArchiveFile(Path(sys.argv[1]))
 """
 FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
@@ -387,7 +387,7 @@ async def test_an_archive_of_another_log_is_set_aside(
 
     So it is whether the new log is shorter than the old one was, or longer.
     """
-    monkeypatch.setattr("linestop.bus.archive.RETRY_S", 0.01)
+    monkeypatch.setattr("linestop.archive.writer.RETRY_S", 0.01)
     path = tmp_path / "a.duckdb"
     file = ArchiveFile(path)
     file.store(

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from tests.run_logs import SCENARIOS, Message
 
-from linestop.bus import archive_parquet
-from linestop.bus.archive_asked import Wanted
-from linestop.bus.archive_file import ArchiveFile
+from linestop.archive import parquet_files
+from linestop.archive.duckdb_file import ArchiveFile
+from linestop.archive.requests import Wanted
 from linestop.bus.ports import StoredMessage
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
@@ -110,7 +110,7 @@ def test_a_late_fact_of_a_run_that_moved_is_folded_on_all_of_it(archive: Archive
 Step = tuple[Any, str]
 STEPS: dict[str, Step] = {
     "writing": (ArchiveFile, "_run"),
-    "syncing": (archive_parquet, "_sync"),
+    "syncing": (parquet_files, "_sync"),
     "renaming": (Path, "rename"),
 }
 

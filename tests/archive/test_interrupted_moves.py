@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from tests.run_logs import SCENARIOS
 
-from linestop.bus import archive_parquet
-from linestop.bus.archive_file import ArchiveFile
+from linestop.archive import parquet_files
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.bus.ports import StoredMessage
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
@@ -26,7 +26,7 @@ LOG: Final = SCENARIOS["approved"]()
 N: Final = len(LOG)
 STEPS: Final[dict[str, tuple[Any, str]]] = {
     "statement": (ArchiveFile, "_run"),
-    "sync": (archive_parquet, "_sync"),
+    "sync": (parquet_files, "_sync"),
     "rename": (Path, "rename"),
 }
 

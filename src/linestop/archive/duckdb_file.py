@@ -20,9 +20,7 @@ from typing import Any, Final, Literal
 import duckdb
 import msgspec
 
-from linestop.bus.archive_asked import Reach, Wanted
-from linestop.bus.archive_parquet import RUNS_MAX, OldRuns
-from linestop.bus.archive_rows import (
+from linestop.archive.columns import (
     TABLES,
     VERSION,
     Row,
@@ -32,6 +30,8 @@ from linestop.bus.archive_rows import (
     run_row,
     touched,
 )
+from linestop.archive.parquet_files import RUNS_MAX, OldRuns
+from linestop.archive.requests import Reach, Wanted
 from linestop.bus.credentials import write_private
 from linestop.bus.ports import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
