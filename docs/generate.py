@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from linestop.bus.permissions import permissions_markdown
-from linestop.bus.reference import events_markdown
-from linestop.schemas.documents import phases_markdown
+from linestop.reference.events_page import events_markdown
+from linestop.reference.json_schema import phases_markdown
 
 PAGES = {
     "events.md": events_markdown,

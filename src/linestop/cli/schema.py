@@ -7,10 +7,10 @@ from typing import Literal
 import click
 import msgspec
 
-from linestop.bus.asyncapi import asyncapi
 from linestop.cli import output
 from linestop.project import package_version
-from linestop.schemas.documents import Document, control_document, events_document, tasks_document
+from linestop.reference.asyncapi import asyncapi
+from linestop.reference.json_schema import Document, control_document, events_document, tasks_document
 
 What = Literal["events", "asyncapi", "tasks", "control"]
 

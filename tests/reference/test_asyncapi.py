@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from tests.builders import NOW
 
-from linestop.bus.asyncapi import asyncapi
-from linestop.bus.channels import CHANNELS
 from linestop.bus.cloud_events import HEADER_NAMES, event_headers
-from linestop.bus.reference import events_markdown
 from linestop.bus.streams import streams
+from linestop.reference.asyncapi import asyncapi
+from linestop.reference.asyncapi_channels import CHANNELS
+from linestop.reference.events_page import events_markdown
+from linestop.reference.json_schema import NAMED_EVENTS
 from linestop.schemas import subjects
-from linestop.schemas.documents import NAMED_EVENTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 SPECS = "@asyncapi/specs@6.11.1"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
-from linestop.bus.channels import CHANNELS, PARAMETERS
-from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
+from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS
+from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control, Reply, Task
 from linestop.schemas.phases import STOPPED
@@ -17,7 +17,7 @@ _INTRO: Final = """\
 # Subjects and events
 
 Made from the code; do not edit. Rewrite it with
-`python -c "from linestop.bus.reference import events_markdown as m; print(m(), end='')" > docs/events.md`.
+`python -c "from linestop.reference.events_page import events_markdown as m; print(m(), end='')" > docs/events.md`.
 `linestop schema events` prints the same as JSON Schema, `linestop schema asyncapi` as an AsyncAPI document.
 
 Money is in integer micro-dollars (`_micros`), durations in seconds (`_s`), digests are SHA-256 in hex. A field

@@ -10,10 +10,10 @@ import re
 from typing import Any, Final
 
 from linestop.bus import layout
-from linestop.bus.channels import CHANNELS, PARAMETERS, Channel
 from linestop.bus.cloud_events import HEADER_NAMES
 from linestop.bus.streams import consumers, streams
-from linestop.schemas.documents import NAMED_EVENTS, Document, components, plain
+from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
+from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.phases import STOPPED
 from linestop.schemas.subjects import ROLES, VERBS

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tests.run_logs import RUN, SCENARIOS, TENANT, Message
 
-from linestop.schemas.documents import (
+from linestop.reference.json_schema import (
     DIALECT,
     NAMED_EVENTS,
     Document,

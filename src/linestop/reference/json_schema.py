@@ -81,7 +81,7 @@ _PHASES_INTRO: Final = """\
 # Phases of a run
 
 Made from the tables in `linestop.schemas.phases`; do not edit. Rewrite it with
-`python -c "from linestop.schemas.documents import phases_markdown as m; print(m(), end='')" > docs/phases.md`.
+`python -c "from linestop.reference.json_schema import phases_markdown as m; print(m(), end='')" > docs/phases.md`.
 
 A phase is derived from the log, never stored. Several calls of a proposal may stand differently; the phase
 says what the run must do first.
