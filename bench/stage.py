@@ -26,8 +26,8 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Append
-from linestop.bus.server import EmbeddedServer, ServerOptions
-from linestop.bus.server_config import SyncInterval
+from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
+from linestop.bus.server.nats_config import SyncInterval
 from linestop.runtime.actor_process import Host, HostConfig, make_role, role_filters
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice

@@ -23,7 +23,7 @@ from typing import Any
 import anyio
 import stage as st
 
-from linestop.bus.server_config import SyncInterval
+from linestop.bus.server.nats_config import SyncInterval
 from linestop.schemas.subjects import ACTORS, RunId, parse_run_event
 
 WAITING = 1_000

@@ -36,7 +36,7 @@ from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller

@@ -18,8 +18,8 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import patience
-from linestop.bus.process import NatsProcess
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.server.process import NatsProcess
 from linestop.errors import LinestopError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

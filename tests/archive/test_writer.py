@@ -27,7 +27,7 @@ from linestop.bus.connection import connect
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Delivery, Queue, Room, StoredMessage
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import Host, HostConfig

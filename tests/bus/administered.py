@@ -10,12 +10,12 @@ from typing import cast
 import msgspec
 
 from linestop.bus import api
-from linestop.bus.accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.permissions import CredentialName
-from linestop.bus.process import NatsProcess, free_port
-from linestop.bus.server_config import Listen, server_config
+from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts
+from linestop.bus.server.nats_config import Listen, server_config
+from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.streams import DEFAULT_SPACE
 
 ADMIN = cast("CredentialName", "admin")

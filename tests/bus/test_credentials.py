@@ -24,8 +24,8 @@ from linestop.bus.credentials import (
 )
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.process import free_port
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.server.process import free_port
 from linestop.errors import ConfigError, PermissionDenied, TooLarge, Unreachable
 
 pytestmark = [pytest.mark.anyio]

@@ -14,9 +14,9 @@ from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import ensure_credentials
 from linestop.bus.init import BusLayout, compare, set_up
-from linestop.bus.outside_broker import bus_init, server_text
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.server.outside_broker import bus_init, server_text
 from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied
 

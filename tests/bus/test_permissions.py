@@ -15,7 +15,6 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import api, layout
-from linestop.bus.accounts import accounts
 from linestop.bus.connection import Connection
 from linestop.bus.permissions import (
     CREDENTIALS,
@@ -25,6 +24,7 @@ from linestop.bus.permissions import (
     grants,
     permissions_markdown,
 )
+from linestop.bus.server.nats_accounts import accounts
 from linestop.errors import PermissionDenied
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, ROLES, VERBS, AgentName, RoleName, RunId, TenantId

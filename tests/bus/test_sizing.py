@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from linestop.bus import layout
-from linestop.bus.recovery import INDEX_SHARE, MACHINE_SHARE
+from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
 from linestop.bus.sizing import (
     DISK_SHARE,
     SPACE_FILE,

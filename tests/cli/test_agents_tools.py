@@ -14,7 +14,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine, touched
 from linestop.cli.assembly import agents_of, deploy_at_start, load_tools
 from linestop.cli.main import run

@@ -16,7 +16,7 @@ from tests.cli.test_processes import READY_WITHIN_S, started
 from linestop.bus import sizing
 from linestop.bus.disk import GIB
 from linestop.bus.nkeys import new_seed, public_key
-from linestop.bus.process import free_port, server_program
+from linestop.bus.server.process import free_port, server_program
 from linestop.bus.sizing import space_for, store_space
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli import bus as cli_bus

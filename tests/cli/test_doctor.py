@@ -15,7 +15,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import credential_path, ensure_credentials
 from linestop.bus.init import set_up
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.doctor_streams import replicas
 from linestop.cli.main import run

@@ -18,7 +18,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from linestop.bus.accounts import accounts
 from linestop.bus.connection import connect
 from linestop.bus.credentials import (
     Credential,
@@ -28,12 +27,13 @@ from linestop.bus.credentials import (
     logins_of,
     write_credential,
 )
-from linestop.bus.outside_broker import bus_init
 from linestop.bus.permissions import CREDENTIALS, CredentialName
-from linestop.bus.process import NatsProcess, free_port
-from linestop.bus.server import EmbeddedServer
-from linestop.bus.server_config import Listen, server_config
-from linestop.bus.server_store import new_supervisor
+from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_config import Listen, server_config
+from linestop.bus.server.outside_broker import bus_init
+from linestop.bus.server.process import NatsProcess, free_port
+from linestop.bus.server.store_health import new_supervisor
 from linestop.bus.streams import DEFAULT_SPACE
 from linestop.cli.main import run
 from linestop.client import Client

@@ -17,15 +17,16 @@ import pytest
 from anyio.to_thread import run_sync
 from nats.aio.msg import Msg
 
-from linestop.bus import api, layout, server_store
+from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
 from linestop.bus.init import set_up
 from linestop.bus.jetstream import JetStream, patience
 from linestop.bus.jetstream.patience import NotStored
 from linestop.bus.jetstream.probe import round_trip
 from linestop.bus.jetstream.publish import Wire
-from linestop.bus.server import EmbeddedServer, ServerEvent
-from linestop.bus.server_store import StoreWatch, Stuck, stuck_in
+from linestop.bus.server import store_health
+from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
+from linestop.bus.server.store_health import StoreWatch, Stuck, stuck_in
 from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable
@@ -202,10 +203,10 @@ async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], 
     def is_full(_directory: Path) -> bool:
         return free(now) < DISK_FULL_BYTES
 
-    monkeypatch.setattr(server_store, "free_bytes", free_bytes)
-    monkeypatch.setattr(server_store, "is_full", is_full)
+    monkeypatch.setattr(store_health, "free_bytes", free_bytes)
+    monkeypatch.setattr(store_health, "is_full", is_full)
     monkeypatch.setattr(time, "monotonic", lambda: float(now))
-    watch = StoreWatch(server_store.new_supervisor(""), Path(), say=lambda _: None, restart=restart)
+    watch = StoreWatch(store_health.new_supervisor(""), Path(), say=lambda _: None, restart=restart)
     for now in range(1, seconds + 1):  # noqa: B007 - read by the functions above
         await watch.look(cast("Connection", Ill()))
     return at

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.stack import Ran, Stack, background_stack, command
 
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli import output
 from linestop.client import Client
 

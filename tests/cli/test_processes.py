@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from linestop.bus import api
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.sizing import stored_space
 from linestop.cli import processes
 from linestop.client import Client

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker

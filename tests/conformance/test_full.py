@@ -11,7 +11,7 @@ from linestop.bus.connection import connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Append, Log
-from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams import MIB, Space
 from linestop.errors import TooLarge
 from linestop.schemas.limits import MESSAGE_BYTES_MAX

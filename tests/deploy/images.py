@@ -19,7 +19,7 @@ from typing import Final
 
 from tests.deploy.engine import Engine, EngineMissing, run
 
-from linestop.bus.process import server_program
+from linestop.bus.server.process import server_program
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON_IMAGE: Final = "linestop-test/python:1"

@@ -17,7 +17,7 @@ from tests.deploy.compose import Stack
 from tests.deploy.engine import Engine, EngineMissing, private_engine, until
 from tests.deploy.images import make_images
 
-from linestop.bus.process import free_port
+from linestop.bus.server.process import free_port
 from linestop.schemas.subjects import ACTORS
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

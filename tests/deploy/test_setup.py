@@ -17,7 +17,7 @@ from tests.deploy.images import ROOT
 
 from linestop.bus.credentials import ensure_credentials, load_credential
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.process import server_program
+from linestop.bus.server.process import server_program
 from linestop.cli.main import run
 from linestop.runtime.workers.worker_names import hold_name, host_name
 from linestop.schemas.subjects import ACTORS

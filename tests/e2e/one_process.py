@@ -17,7 +17,7 @@ from linestop.bus.backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.init import set_up
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
 from linestop.runtime.actor_process import Host, HostConfig, make_role
 from linestop.sandbox.registry import Registry

@@ -27,7 +27,7 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import until

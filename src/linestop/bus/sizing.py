@@ -16,7 +16,7 @@ import msgspec
 from linestop.bus import layout
 from linestop.bus.credentials import write_private
 from linestop.bus.disk import free_bytes
-from linestop.bus.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
+from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
 from linestop.bus.streams import (
     DAY_NS,
     DEFAULT_SPACE,

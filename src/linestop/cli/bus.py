@@ -11,7 +11,6 @@ import anyio
 import click
 
 from linestop.bus import layout, sizing
-from linestop.bus.accounts import accounts
 from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.credentials import (
     Credential,
@@ -23,9 +22,10 @@ from linestop.bus.credentials import (
 )
 from linestop.bus.disk import GIB, free_bytes, holds_broker, size
 from linestop.bus.init import BusLayout
-from linestop.bus.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server_config import Listen, server_config
+from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_config import Listen, server_config
+from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
 from linestop.bus.sizing import Load, local_space, space_for, store_space, stored_space
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli import output

@@ -26,7 +26,7 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.init import compare
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
-from linestop.bus.process import server_program
+from linestop.bus.server.process import server_program
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.cli.doctor_streams import Warn, disk, log, replicas, space, where_it_logs

@@ -25,7 +25,7 @@ from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
+from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.sizing import embedded_space, store_space, stored_space
 from linestop.bus.streams import DEFAULT_SPACE
 from linestop.cli import output

@@ -13,13 +13,13 @@ from typing import Final, Self
 import msgspec
 
 from linestop.bus import api, layout
-from linestop.bus.accounts import accounts
 from linestop.bus.api import ApiError
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.permissions import CredentialName
-from linestop.bus.process import NatsProcess, free_port
-from linestop.bus.server_config import Listen, SyncInterval, server_config
+from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
+from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.streams import DEFAULT_SPACE, Space, streams
 from linestop.errors import Unreachable
 

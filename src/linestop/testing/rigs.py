@@ -25,7 +25,7 @@ from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import ConsumerSpec, streams
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ACTORS, RoleName

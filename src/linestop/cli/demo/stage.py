@@ -20,9 +20,9 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from linestop.bus import die_with_parent
 from linestop.bus.permissions import CREDENTIALS
-from linestop.bus.server import EmbeddedServer, ServerOptions
+from linestop.bus.server import die_with_parent
+from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.sizing import store_space
 from linestop.bus.streams import MIB, Space
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve

@@ -19,12 +19,13 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
 import pytest
 
-from linestop.bus import api, layout, process
-from linestop.bus import server as server_module
+from linestop.bus import api, layout
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import load_credential
 from linestop.bus.init import BusLayout, set_up
-from linestop.bus.server import EmbeddedServer, ServerEvent, ServerOptions
+from linestop.bus.server import embedded as server_module
+from linestop.bus.server import process
+from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.streams import Space
 from linestop.errors import ConfigError, Unreachable
 from linestop.testing.cluster import Cluster
@@ -168,7 +169,7 @@ def test_an_idle_server_says_so(tmp_path: Path) -> None:
 
 HOST = """
     import asyncio, pathlib, sys
-    from linestop.bus.server import EmbeddedServer
+    from linestop.bus.server.embedded import EmbeddedServer
     async def main():
         async with EmbeddedServer(pathlib.Path(sys.argv[1])) as server:
             print(server.pid, flush=True)

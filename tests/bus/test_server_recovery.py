@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
 import pytest
 
-from linestop.bus.recovery import MEMORY_VARIABLE, MIB, Progress, memory_limit, stored_bytes
-from linestop.bus.server import EmbeddedServer
+from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.server.recovery import MEMORY_VARIABLE, MIB, Progress, memory_limit, stored_bytes
 
 
 def _work(seconds: float) -> None:
