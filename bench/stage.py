@@ -28,7 +28,9 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.ports import Append
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.server.nats_config import SyncInterval
-from linestop.runtime.actor_process import Host, HostConfig, make_role, role_filters
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.limits import AccountLimits, Limits, WorkerLimits

@@ -21,7 +21,9 @@ from tests.run_logs import RUN, TENANT, InMemory
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.errors import LinestopError, Unreachable
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.limits import Limits

@@ -17,8 +17,10 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.streams import ConsumerSpec
 from linestop.errors import LinestopError
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
 from linestop.runtime.intake import Person
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, ModelChoice, Policy

@@ -40,8 +40,10 @@ from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams import DEFAULT_SPACE, Space
 from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller
-from linestop.runtime.actor_process import Host, HostConfig, make_role, utc_now
+from linestop.runtime.actor_process import Host
 from linestop.runtime.intake import Person
+from linestop.runtime.process_settings import HostConfig, utc_now
+from linestop.runtime.role_factory import make_role
 from linestop.sandbox.registry import Registry, load_registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.sandbox.tool import AnyTool, Context, ToolUnknown, tool

@@ -30,7 +30,8 @@ from linestop.bus.ports import Delivery, Queue, Room, StoredMessage
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
-from linestop.runtime.actor_process import Host, HostConfig
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 

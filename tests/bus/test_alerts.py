@@ -28,9 +28,11 @@ from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
 from linestop.runtime.outbox import Outgoing
+from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_binding import Station
+from linestop.runtime.role_factory import make_role
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, Refused, decode
 from linestop.schemas.phases import Phase

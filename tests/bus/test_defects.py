@@ -20,9 +20,11 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.switch_store import SwitchStore
 from linestop.client.kill_switches import KillSwitches
 from linestop.errors import TooLarge
-from linestop.runtime.actor_process import FACTS_EVERY_S, Host, HostConfig, make_role
+from linestop.runtime.actor_process import FACTS_EVERY_S, Host
 from linestop.runtime.decide_next import Deciding, Draft, Look
 from linestop.runtime.fetch_facts import FactSource
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas import fold
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY

@@ -17,7 +17,9 @@ from linestop.actors.opening import grant
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.stamp import Stamper
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.perform import PerformLimits
 from linestop.sandbox.registry import Registry

@@ -16,7 +16,9 @@ from linestop.bus.agents import AgentStore
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.models.freshness import require_fresh
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.model import ModelFailed
 from linestop.schemas.run import Run

@@ -15,8 +15,10 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.client.views import run_line
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
 from linestop.runtime.money.account_value import Account
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Held, Queued, Stopped
 from linestop.schemas.limits import AccountLimits

@@ -19,7 +19,9 @@ from linestop.bus.init import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner
 from linestop.schemas.messages import REPLY_HEADER, Reply

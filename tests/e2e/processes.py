@@ -28,7 +28,7 @@ from linestop.bus.server.nats_accounts import accounts
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.streams import DEFAULT_SPACE
-from linestop.runtime.actor_process import make_role, role_filters
+from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.subjects import ACTORS, RoleName
 
 READY_WITHIN_S = 30.0

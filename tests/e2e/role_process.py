@@ -19,7 +19,9 @@ from linestop.bus import layout
 from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.models.caller import Caller
 from linestop.runtime import deadline_alarms
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.runtime.workers.worker_names import hold_name, next_incarnation
 from linestop.sandbox.context import Context
 from linestop.sandbox.guard import EgressPolicy

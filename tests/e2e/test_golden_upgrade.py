@@ -32,7 +32,9 @@ from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner

@@ -20,7 +20,9 @@ from linestop.bus.jetstream.log import JetStreamLog
 from linestop.bus.ports import Append, HeadMoved
 from linestop.bus.stopping import TRIES_ALONE
 from linestop.client.client import StopMode
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model import ModelReply, ToolCall, Usage
 from linestop.schemas.run import Run

@@ -17,7 +17,9 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.limits import RUNS_PER_CORE, STARTS_PER_CORE, AccountLimits, WorkerLimits
 from linestop.schemas.model import ModelReply, ToolCall, Usage
 from linestop.schemas.subjects import ACTORS

@@ -16,7 +16,9 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 from linestop.bus import layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.beats import BEAT_EVERY_S, read_beat
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.runtime.run_cache import Key
 from linestop.runtime.workers.capacity import LAG_COUNTS_S, RECHECK_AFTER_S, Capacity
 from linestop.schemas.events import EffectStarted, ModelStarted

@@ -12,9 +12,11 @@ from tests.run_logs import InMemory
 
 from linestop.bus import layout
 from linestop.bus.ports import Fill, Log, Publisher
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
 from linestop.runtime.housekeeping import space_alerts
 from linestop.runtime.housekeeping.space_alerts import LOOK_EVERY_S, SpaceWatch
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

@@ -17,7 +17,9 @@ from linestop.bus.ports import Append, Log, Meanwhile
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import catch_up, stop_run
 from linestop.errors import Unreachable
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import ModelStarted
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.run import Run

@@ -38,9 +38,11 @@ from linestop.models.caller import Caller, Delta
 from linestop.models.planner_code import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.project import CONFIG_FILE, Project, read_toml
-from linestop.runtime.actor_process import Host, HostConfig, make_role, role_filters, utc_now
+from linestop.runtime.actor_process import Host
 from linestop.runtime.fetch_facts import Check
 from linestop.runtime.intake import Person
+from linestop.runtime.process_settings import HostConfig, utc_now
+from linestop.runtime.role_factory import make_role, role_filters
 from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.perform import PerformLimits, run_check

@@ -18,7 +18,7 @@ import structlog
 from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
-from linestop.actors.role import Performer, Role
+from linestop.actors.role import Role
 from linestop.bus import after, layout
 from linestop.bus.agents import AgentStore
 from linestop.bus.backend import Backend
@@ -40,7 +40,7 @@ from linestop.runtime.money.ledger import Accounts
 from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten, remove_ended_accounts
 from linestop.runtime.process_settings import HostConfig, utc_now
 from linestop.runtime.role_binding import ShellConfig, Station
-from linestop.runtime.role_factory import make_role, role_filters
+from linestop.runtime.role_factory import role_filters
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.workers.presence import Presence, RoleLoad, Watchers, load_of
 from linestop.schemas.events import NEVER, Cue
@@ -395,6 +395,3 @@ def _spec(name: str) -> ConsumerSpec:
 def _role_spec(role: Role) -> ConsumerSpec:
     wanted = layout.role_consumer(role.name)
     return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == wanted)
-
-
-__all__ = ["Host", "HostConfig", "Performer", "make_role", "role_filters", "utc_now"]

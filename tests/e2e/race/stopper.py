@@ -19,7 +19,7 @@ from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stamp import Stamper
 from linestop.bus.stopping import stop_run
-from linestop.runtime.actor_process import utc_now
+from linestop.runtime.process_settings import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped

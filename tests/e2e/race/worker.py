@@ -13,7 +13,9 @@ from linestop.bus.backend import JetStreamBackend
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.models.caller import Caller
 from linestop.models.planner_function import Plan
-from linestop.runtime.actor_process import Host, HostConfig, make_role
+from linestop.runtime.actor_process import Host
+from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.role_factory import make_role
 from linestop.sandbox.context import Context
 from linestop.sandbox.guard import EgressPolicy
 from linestop.sandbox.registry import Registry
