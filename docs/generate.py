@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from linestop.bus.permissions import permissions_markdown
+from linestop.reference.permissions_page import permissions_markdown
 from linestop.reference.events_page import events_markdown
 from linestop.reference.json_schema import phases_markdown
 

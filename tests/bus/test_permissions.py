@@ -16,16 +16,10 @@ from nats.aio.msg import Msg
 
 from linestop.bus import api, layout
 from linestop.bus.connection import Connection
-from linestop.bus.permissions import (
-    CREDENTIALS,
-    AccessOptions,
-    CredentialName,
-    covers,
-    grants,
-    permissions_markdown,
-)
+from linestop.bus.permissions import CREDENTIALS, AccessOptions, CredentialName, covers, grants
 from linestop.bus.server.nats_accounts import accounts
 from linestop.errors import PermissionDenied
+from linestop.reference.permissions_page import permissions_markdown
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, ROLES, VERBS, AgentName, RoleName, RunId, TenantId
 
