@@ -151,6 +151,11 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
     return (feed, sealed, tasks, timers, given_up, *_control(), *own)
 
 
+def consumer_spec(name: str) -> ConsumerSpec:
+    """The durable consumer of that name."""
+    return next(spec for spec in consumers() if spec.name == name)
+
+
 def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
     """Return the durable on RUNS that wakes ``role`` in a process of its own.
 

@@ -26,7 +26,7 @@ from linestop.bus.beats import Beat
 from linestop.bus.keys import Keys
 from linestop.bus.ports import Delivery, Room
 from linestop.bus.stamp import Stamper
-from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumers
+from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumer_spec
 from linestop.bus.switch_store import SwitchStore
 from linestop.errors import LinestopError, TooLarge
 from linestop.runtime.ack_extender import Keeping
@@ -40,7 +40,7 @@ from linestop.runtime.money.ledger import Accounts
 from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten, remove_ended_accounts
 from linestop.runtime.process_settings import HostConfig, utc_now
 from linestop.runtime.role_binding import ShellConfig, Station
-from linestop.runtime.role_factory import role_filters
+from linestop.runtime.role_factory import role_consumer_spec
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.workers.presence import Presence, RoleLoad, Watchers, load_of
 from linestop.schemas.events import NEVER, Cue
@@ -205,13 +205,13 @@ class Host:
         first = self.roles[0].name
         every = self._names >= set(ACTORS)
         if "recorder" in self._names:
-            pumps.start_soon(self._pump, "recorder", _spec(layout.SEALED_CONSUMER), self._on_seal)
+            pumps.start_soon(self._pump, "recorder", consumer_spec(layout.SEALED_CONSUMER), self._on_seal)
             log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
             pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
             given_up = GivenUp(log, publisher)
-            pumps.start_soon(self._pump, "recorder", _spec(layout.ADVISORIES_CONSUMER), given_up.handle)
+            pumps.start_soon(self._pump, "recorder", consumer_spec(layout.ADVISORIES_CONSUMER), given_up.handle)
             if self.archive is not None:
-                feed = self.backend.queue("recorder", _spec(layout.FEED))
+                feed = self.backend.queue("recorder", consumer_spec(layout.FEED))
                 pumps.start_soon(self.archive.run, log, feed)
         if "budget" in self._names:
             pumps.start_soon(self._release)
@@ -220,19 +220,21 @@ class Host:
             keys = Keys(self.backend.shared("validator", layout.IDS_BUCKET))
             publisher = self.backend.publisher("validator")
             tasks = TaskIntake(self.shell, self.facts, headroom, keys=keys, publisher=publisher)
-            pumps.start_soon(self._pump, "validator", _spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity)
+            pumps.start_soon(
+                self._pump, "validator", consumer_spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity
+            )
         who: RoleName = "approver" if "approver" in self._names else first
         publisher = self.backend.publisher(who)
         control = ControlIntake(self.shell, headroom, publisher=publisher, people=self.config.people)
         requests = layout.REQUESTS_CONSUMERS if who == "approver" else ()
         for _, durable in (*layout.STOPS_CONSUMERS, *requests):
-            pumps.start_soon(self._pump, who, _spec(durable), control.handle)
-        pumps.start_soon(self._pump, first, _spec(layout.TIMERS_CONSUMER), self._timer)
+            pumps.start_soon(self._pump, who, consumer_spec(durable), control.handle)
+        pumps.start_soon(self._pump, first, consumer_spec(layout.TIMERS_CONSUMER), self._timer)
         pumps.start_soon(self._listen, first, LIVE_STOPS, self._on_stop)
         for role in self.roles:
             pumps.start_soon(self._listen, role.name, wakes_of(role.name), self._on_hint)
             if not every:
-                spec = _role_spec(role)
+                spec = role_consumer_spec(role)
                 pumps.start_soon(self._pump, role.name, spec, self._on_wake)
         pumps.start_soon(self._refresh_facts)
         pumps.start_soon(self._sweep)
@@ -386,12 +388,3 @@ class Host:
         else:
             # Also without sweeping: what this process has to do, and which alarms to set, stands in the open runs.
             await self.sweep.at_start()
-
-
-def _spec(name: str) -> ConsumerSpec:
-    return next(spec for spec in consumers() if spec.name == name)
-
-
-def _role_spec(role: Role) -> ConsumerSpec:
-    wanted = layout.role_consumer(role.name)
-    return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == wanted)

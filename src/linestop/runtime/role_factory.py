@@ -9,6 +9,8 @@ from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role import Role
 from linestop.actors.validator import Validator
+from linestop.bus import layout
+from linestop.bus.streams import ConsumerSpec, consumers
 from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
 from linestop.schemas.turn import NEXT
@@ -42,3 +44,9 @@ def role_filters(role: Role) -> list[str]:
         speakers: list[RoleName] = [role_named(speaker)] if speaker else list(ROLES)
         found.extend(wakes_on(name, event) for name in speakers)
     return found
+
+
+def role_consumer_spec(role: Role) -> ConsumerSpec:
+    """The durable consumer that wakes a role in a process of its own."""
+    name = layout.role_consumer(role.name)
+    return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == name)
