@@ -25,7 +25,7 @@ import anyio.abc
 import msgspec
 import stage as st
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.jetstream import JetStream
 from linestop.schemas.subjects import parse_run_event
 
@@ -80,13 +80,13 @@ async def queue(s: st.Stage, tasks: int) -> float:
 
 async def messages(stream: JetStream, name: str) -> int:
     """How many messages a stream has."""
-    info: Any = await stream.wire.connection.ask(api.stream_info(name))
+    info: Any = await stream.wire.connection.ask(jetstream_api.stream_info(name))
     return int(info["state"]["messages"])
 
 
 async def until_over(s: st.Stage, tasks: int, process: anyio.abc.Process) -> None:
     """Wait for an outcome of every task."""
-    while (done := await messages(s.operator, layout.OUTCOMES)) < tasks:
+    while (done := await messages(s.operator, stream_names.OUTCOMES)) < tasks:
         if process.returncode is not None:
             raise SystemExit(f"`linestop up` ended with {process.returncode}.")
         print(f"{done} of {tasks} are over, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
@@ -139,7 +139,7 @@ async def measure(tasks: int, folder: Path) -> dict[str, Any]:
         return {
             "tasks": tasks, "ends": dict(ends), "starts": starts, "results": results,
             "starts_a_result": round(starts / max(results, 1), 4), "events": said.total(),
-            "dead_letters": await messages(s.operator, layout.DEAD), "queued_s": round(queued_s, 1),
+            "dead_letters": await messages(s.operator, stream_names.DEAD), "queued_s": round(queued_s, 1),
             "took_s": round(took_s, 1), "runs_s": round(tasks / took_s, 1), "cores": os.cpu_count(),
             "load": round(os.getloadavg()[1], 1),
         }  # fmt: skip

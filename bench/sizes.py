@@ -1,6 +1,6 @@
 """What a run leaves behind, by the number of its turns: bytes in each stream and in the archive.
 
-The figures of ``linestop bus plan`` (``linestop.bus.sizing``) come from here. Prints one JSON line for each length.
+The figures of ``linestop bus plan`` (``linestop.bus.stream_sizes``) come from here. Prints one JSON line a length.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import anyio
 import stage as st
 
 from linestop.archive.writer import Archive
-from linestop.bus import api
-from linestop.bus.streams import streams
+from linestop.bus import jetstream_api
+from linestop.bus.stream_definitions import streams
 from linestop.schemas.subjects import ACTORS
 
 
@@ -22,7 +22,7 @@ async def stored(s: st.Stage) -> dict[str, int]:
     """Bytes in each stream."""
     found: dict[str, int] = {}
     for spec in streams():
-        info: Any = await s.operator.wire.connection.ask(api.stream_info(spec.name))
+        info: Any = await s.operator.wire.connection.ask(jetstream_api.stream_info(spec.name))
         found[spec.name] = int(info["state"]["bytes"])
     return found
 

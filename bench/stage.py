@@ -18,14 +18,14 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.interfaces import Append
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Append
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.server.nats_config import SyncInterval
 from linestop.runtime.actor_process import Host
@@ -191,7 +191,7 @@ async def stage(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIterator[S
             await set_up(bootstrap, BusLayout(wakes=wakes))
         operator = await stack.enter_async_context(await connect(server.credential("operator"), name="bench"))
         streams = await JetStream.open(operator)
-        await AgentStore(streams.shared(layout.AGENTS_BUCKET)).deploy(agent())
+        await AgentStore(streams.shared(stream_names.AGENTS_BUCKET)).deploy(agent())
         here = Stage(server, streams, directory)
         await here.watch()
         yield here

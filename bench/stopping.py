@@ -18,7 +18,7 @@ import anyio
 import msgspec
 import stage as st
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.schemas.subjects import ACTORS
 
 SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", st.TENANT], ["--user", "user-0"], ["--tool", "look"])
@@ -27,7 +27,7 @@ SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", st.TENANT], ["--user", "
 
 async def outcomes(s: st.Stage) -> int:
     """How many runs are over."""
-    info: Any = await s.operator.wire.connection.ask(api.stream_info(layout.OUTCOMES))
+    info: Any = await s.operator.wire.connection.ask(jetstream_api.stream_info(stream_names.OUTCOMES))
     return int(info["state"]["messages"])
 
 

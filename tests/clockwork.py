@@ -18,8 +18,8 @@ import anyio.abc
 import msgspec
 from tests.run_logs import RUN, TENANT, InMemory
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.errors import LinestopError, Unreachable
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
@@ -202,7 +202,7 @@ class Processes:
         self.fates = Fates()
         self.broker = MemoryBroker(virtual_now, faults=self.fates)
         self.model, self.hands = model, hands
-        runs = self.broker.stream(layout.RUNS)
+        runs = self.broker.stream(stream_names.RUNS)
         self.fates.last_subject = lambda: runs.matching(">")[-1].subject
         self.began, self.began_s = virtual_now(), anyio.current_time()
         self.config = config
@@ -233,7 +233,7 @@ class Processes:
     async def event(self) -> None:
         """Wait until another event is stored."""
         stored = anyio.Event()
-        self.broker.stream(layout.RUNS).listeners.append(lambda _: stored.set())
+        self.broker.stream(stream_names.RUNS).listeners.append(lambda _: stored.set())
         await stored.wait()
 
     @staticmethod
@@ -284,7 +284,7 @@ async def processes(
     """Start processes with these roles, deploy the agent and send its task."""
     async with anyio.create_task_group() as tasks:
         made = Processes(tasks, model, hands or Hands(), config=config)
-        await AgentStore(made.broker.shared(layout.AGENTS_BUCKET)).deploy(version or agent())
+        await AgentStore(made.broker.shared(stream_names.AGENTS_BUCKET)).deploy(version or agent())
         for roles in layout_:
             await made.start(roles)
         made.began, made.began_s = virtual_now(), anyio.current_time()

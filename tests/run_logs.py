@@ -12,10 +12,10 @@ import anyio
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import LinestopError
 from linestop.runtime.actor_process import Host
 from linestop.runtime.intake import Person
@@ -243,7 +243,7 @@ def record(
 
     async def main() -> list[Message]:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(agent)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(agent)
         people = {"ann": Person(name="ann", public_key=public(ANN))}
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), people=people)
         roles = [make_role(role, caller=Scripted(turns), runner=Tools(outcomes or {})) for role in ACTORS]

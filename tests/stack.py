@@ -28,16 +28,16 @@ from typing import Any
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.backend import JetStreamBackend
-from linestop.bus.checkpoints import load_signer
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import Credential
-from linestop.bus.init import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.signed_checkpoints import load_signer
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller
 from linestop.runtime.actor_process import Host
@@ -191,7 +191,7 @@ class Stack:
         limits = limits or Limits(approval_expires_s=600, wall_s=600)
         agent = desk_agent(self.registry, limits=limits, policy=policy or Policy(), base_url=self.playbook.url)
         async with await connect(self.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+            store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
             return await store.deploy(agent)
 
     @asynccontextmanager

@@ -15,9 +15,9 @@ import pytest
 
 from linestop import Client, SyncClient, TimedOut, Unreachable
 from linestop.bus.connection import Connection, connect
+from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import Credential
-from linestop.bus.init import set_up
-from linestop.bus.jetstream import patience
+from linestop.bus.jetstream import retry
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import NatsProcess
 from linestop.errors import LinestopError
@@ -77,7 +77,7 @@ async def broker(place: tuple[Path, int]) -> AsyncGenerator[Broker]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests give up soon."""
-    functions: tuple[Any, ...] = (patience.patiently, patience.Patience.__init__)
+    functions: tuple[Any, ...] = (retry.patiently, retry.Patience.__init__)
     methods: tuple[Any, ...] = (Connection.ask, Connection.request, Connection.subscribe)
     for function in functions:
         monkeypatch.setitem(function.__kwdefaults__, "within_s", SOON_S)

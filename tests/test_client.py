@@ -27,11 +27,11 @@ from linestop import (
     TimedOut,
     Unreachable,
 )
-from linestop.bus.after import Outcome
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.jetstream import JetStream
-from linestop.bus.streams import consumers
+from linestop.bus.run_outcomes_and_alerts import Outcome
+from linestop.bus.stream_definitions import consumers
 from linestop.client import Letter, saying, waiting
 from linestop.client.identity import load_key, write_key
 from linestop.client.views import Receipt

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from tests.stack import Stack, stack
 
 from linestop import Client, InputError, PermissionDenied, Refused, SyncClient, errors
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.client.listening import Listener
 from linestop.client.outcome import Outcome, outcome_as
 
@@ -87,7 +87,7 @@ async def _deploy_quoter(line: Stack) -> None:
         "required": ["amount", "currency"],
     }
     async with Client.connect(line.directory, as_="operator") as operator:
-        store = AgentStore(operator.bus.shared(layout.AGENTS_BUCKET))
+        store = AgentStore(operator.bus.shared(stream_names.AGENTS_BUCKET))
         desk = await store.current("desk")
         assert desk is not None
         await store.deploy(msgspec.structs.replace(desk, name="quoter", tools=(), output_schema=schema))

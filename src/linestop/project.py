@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeVar, cast, get_args
 import msgspec
 
 from linestop.bus.credentials import require_urls
-from linestop.bus.files import read_regular
+from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.known_values import known_values
 from linestop.schemas.limits import AccountLimits, Keep, WorkerLimits

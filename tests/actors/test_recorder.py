@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import OK, Story, agent, at_work, call, reply
 
-from linestop.bus.after import outcome
+from linestop.bus.run_outcomes_and_alerts import outcome
 from linestop.schemas.events import (
     Amended,
     Edited,

@@ -12,12 +12,12 @@ from pathlib import Path
 import anyio
 
 from linestop.archive.writer import Archive
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
+from linestop.bus.interfaces import Delivery, Queue, Room
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Delivery, Queue, Room
-from linestop.bus.streams import consumers
+from linestop.bus.stream_definitions import consumers
 
 
 class NeverAcknowledged:
@@ -61,7 +61,7 @@ async def main(url: str, seed: str, file: str) -> None:
     credential = Credential(url=url, user="recorder", seed=seed)
     async with await connect(credential, name="archive to be killed") as connection:
         stream = await JetStream.open(connection)
-        feed = next(spec for spec in consumers() if spec.name == layout.FEED)
+        feed = next(spec for spec in consumers() if spec.name == stream_names.FEED)
         await Archive(Path(file)).run(stream.log(), Held(stream.queue(feed)))
 
 

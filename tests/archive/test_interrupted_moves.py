@@ -16,7 +16,7 @@ from tests.run_logs import SCENARIOS
 
 from linestop.archive import parquet_files
 from linestop.archive.duckdb_file import ArchiveFile
-from linestop.bus.ports import StoredMessage
+from linestop.bus.interfaces import StoredMessage
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.tools import effect_key

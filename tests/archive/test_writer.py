@@ -21,14 +21,14 @@ from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.query_socket import DoorRequest, ask
 from linestop.archive.writer import Archive
-from linestop.bus import api, layout
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus import jetstream_api, stream_names
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.init import set_up
+from linestop.bus.create_streams import set_up
+from linestop.bus.interfaces import Delivery, Queue, Room, StoredMessage
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Delivery, Queue, Room, StoredMessage
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.streams import SECOND_NS, consumers
+from linestop.bus.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
@@ -42,7 +42,7 @@ OPEN_IT = """\
 import sys; from pathlib import Path; from linestop.archive.duckdb_file import ArchiveFile
 ArchiveFile(Path(sys.argv[1]))
 """
-FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
+FEED = next(spec for spec in consumers() if spec.name == stream_names.FEED)
 TABLES = ("events", "runs", "calls")
 ROLES = ("validator", "budget", "planner", "approver", "executor", "recorder")
 
@@ -110,14 +110,14 @@ async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int
     config = {**FEED.config, "ack_wait": seconds * SECOND_NS}
     body = {"stream_name": FEED.stream, "config": config, "action": "update"}
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-        await bootstrap.ask(api.consumer_create(FEED.stream, FEED.name), body)
+        await bootstrap.ask(jetstream_api.consumer_create(FEED.stream, FEED.name), body)
 
 
 async def all_acknowledged(server: EmbeddedServer) -> None:
     """Wait until the feed has delivered everything, and has it acknowledged."""
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
         while True:
-            info: dict[str, Any] = dict(await bootstrap.ask(api.consumer_info(FEED.stream, FEED.name)))
+            info: dict[str, Any] = dict(await bootstrap.ask(jetstream_api.consumer_info(FEED.stream, FEED.name)))
             if not info["num_ack_pending"] and not info["num_pending"]:
                 assert info["num_redelivered"] == 0
                 return

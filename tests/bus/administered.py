@@ -9,14 +9,14 @@ from typing import cast
 
 import msgspec
 
-from linestop.bus import api
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.streams import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SPACE
 
 ADMIN = cast("CredentialName", "admin")
 
@@ -29,7 +29,7 @@ class Administered(msgspec.Struct, frozen=True, kw_only=True):
 
     async def ask(self, subject: str, body: object = None) -> dict[str, object]:
         """Send a request to the JetStream API as the administrator, who knows it by its own name."""
-        return await self.admin.ask(api.at_server(subject), body)
+        return await self.admin.ask(jetstream_api.at_server(subject), body)
 
 
 @asynccontextmanager

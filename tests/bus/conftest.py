@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas import subjects

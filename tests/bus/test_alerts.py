@@ -18,14 +18,14 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Too
 from tests.stack import stack
 
 from linestop.actors.validator import Validator
-from linestop.bus import after, layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import run_outcomes_and_alerts, stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
-from linestop.bus.jetstream.publish import Wire
+from linestop.bus.event_envelope import Stamper
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import catch_up, stop_run
+from linestop.bus.jetstream.wire import Wire
+from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable
 from linestop.runtime.actor_process import Host
@@ -54,7 +54,7 @@ async def serving(
     name: str = "w#1",
 ) -> AsyncGenerator[Host]:
     """One process with these roles, on a scripted model."""
-    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     made = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in roles]
     config = HostConfig(worker=name, now=virtual_now, chance=random.Random(1))
     async with Host(InMemory(broker), made, config).running() as host:
@@ -82,7 +82,7 @@ async def stop_directly(broker: MemoryBroker) -> None:
 
 def alerts(broker: MemoryBroker) -> list[tuple[str, dict[str, Any]]]:
     """All alerts: kind and payload."""
-    found = broker.stream(layout.ALERTS).matching(">")
+    found = broker.stream(stream_names.ALERTS).matching(">")
     return [(stored.subject.rpartition(".")[2], msgspec.json.decode(stored.payload)) for stored in found]
 
 
@@ -101,7 +101,7 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
         entry = (await log_of(broker)).entries[n - 1]
         assert entry.name == "asked"
         assert decode("approver", "asked", msgspec.json.encode(said["event"])) == entry.event
-        [stored] = broker.stream(layout.ALERTS).matching(">")
+        [stored] = broker.stream(stream_names.ALERTS).matching(">")
         assert entry.event is not None
         assert stored.headers == {
             "Nats-Msg-Id": ANY,
@@ -144,15 +144,22 @@ def test_the_message_id_of_an_alert_is_the_same_whoever_sends_it_and_takes_all_o
             await submit(broker)
             await anyio.sleep(2)
         run, again = await log_of(broker), await log_of(broker)
-        [one], [same] = list(after.alerts(run, since=NEVER)), list(after.alerts(again, since=NEVER))
+        [one], [same] = (
+            list(run_outcomes_and_alerts.alerts(run, since=NEVER)),
+            list(run_outcomes_and_alerts.alerts(again, since=NEVER)),
+        )
         assert one == same
         asked = next(entry for entry in run.entries if entry.name == "asked")
         assert asked.event is not None
-        other = after.alert(run, msgspec.structs.replace(asked, event=msgspec.structs.replace(asked.event, id="other")))
+        other = run_outcomes_and_alerts.alert(
+            run, msgspec.structs.replace(asked, event=msgspec.structs.replace(asked.event, id="other"))
+        )
         assert other is not None
         assert other.headers["ce-id"] == one.headers["ce-id"]
         assert other.headers["Nats-Msg-Id"] != one.headers["Nats-Msg-Id"]
-        [mine, still, theirs] = [after.no_worker(run, "planner", nonce=nonce) for nonce in ("a", "a", "b")]
+        [mine, still, theirs] = [
+            run_outcomes_and_alerts.no_worker(run, "planner", nonce=nonce) for nonce in ("a", "a", "b")
+        ]
         assert mine.headers["Nats-Msg-Id"] == still.headers["Nats-Msg-Id"] != theirs.headers["Nats-Msg-Id"]
 
     run_virtual(main, seed=1)
@@ -264,10 +271,12 @@ def test_a_question_that_is_answered_is_not_told_again() -> None:
             await submit(broker)
             await anyio.sleep(2)
         run = await log_of(broker)
-        assert [alert.kind for alert in after.alerts(run, since=LATEST, asked_after=0)] == ["approval-asked"]
-        assert list(after.alerts(run, since=LATEST, asked_after=run.n)) == []
+        assert [alert.kind for alert in run_outcomes_and_alerts.alerts(run, since=LATEST, asked_after=0)] == [
+            "approval-asked"
+        ]
+        assert list(run_outcomes_and_alerts.alerts(run, since=LATEST, asked_after=run.n)) == []
         await stop_directly(broker)
-        assert list(after.alerts(await log_of(broker), since=LATEST, asked_after=0)) == []
+        assert list(run_outcomes_and_alerts.alerts(await log_of(broker), since=LATEST, asked_after=0)) == []
 
     run_virtual(main, seed=1)
 
@@ -413,8 +422,8 @@ async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_he
                 outcome = await operator.outcome(each.run, timeout_s=SOON_S)
                 run = Run(TenantId(outcome.tenant), RunId(outcome.run))
                 await catch_up(station.log, run)
-                await outgoing.alerts(run, after.alerts(run, since=NEVER))
-                stored = await Reader(wire, layout.OUTCOMES).direct_last(f"outcomes.default.desk.{each.run}")
+                await outgoing.alerts(run, run_outcomes_and_alerts.alerts(run, since=NEVER))
+                stored = await Reader(wire, stream_names.OUTCOMES).direct_last(f"outcomes.default.desk.{each.run}")
                 assert stored is not None
                 assert stored.headers["ce-type"] == "io.linestop.outcome"
                 assert run.sealed is not None
@@ -424,7 +433,7 @@ async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_he
             with anyio.fail_after(SOON_S):
                 while not heard or not heard[-1].subject.endswith(".last"):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
-                while not (letter := await Reader(wire, layout.DEAD).direct_last(_dead(station, run))):  # noqa: ASYNC110
+                while not (letter := await Reader(wire, stream_names.DEAD).direct_last(_dead(station, run))):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
         said = [msgspec.json.decode(message.data) for message in heard[:-1]]
         assert sorted(each["run"] for each in said) == sorted(each.run for each in submitted)
@@ -448,4 +457,4 @@ def test_the_outcome_of_a_run_that_never_opened_goes_to_one_place(stopped_first:
         story.given(stop, by="operator").given(refused)
     else:
         story.given(refused).given(stop, by="operator")
-    assert after.agent_of(story.run) == (subjects.NO_AGENT if stopped_first else "desk")
+    assert run_outcomes_and_alerts.agent_of(story.run) == (subjects.NO_AGENT if stopped_first else "desk")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import CONTRACTS, agent, at_work, call, contract
 
-from linestop.bus.after import alerts
+from linestop.bus.run_outcomes_and_alerts import alerts
 from linestop.schemas.events import NEVER, Asked
 
 NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}

@@ -7,11 +7,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from linestop.bus.jetstream.answers import Meaning, head_named, meaning, read_ack
+from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.jetstream.publish import Wire
 from linestop.bus.jetstream.reads import Found
-from linestop.bus.ports import Append, HeadMoved
+from linestop.bus.jetstream.replies import Meaning, head_named, meaning, read_ack
+from linestop.bus.jetstream.wire import Wire
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -68,7 +68,7 @@ class World:
 
     def alerts(self, kind: str) -> list[dict[str, str]]:
         """The alerts of one kind."""
-        found = self.broker.stream(layout.ALERTS).matching(f"alerts.*.{kind}")
+        found = self.broker.stream(stream_names.ALERTS).matching(f"alerts.*.{kind}")
         return [msgspec.json.decode(message.payload) for message in found]
 
     def at(self, run: Run, event: str) -> float:
@@ -82,7 +82,7 @@ def in_world(main: Callable[[World], Awaitable[None]]) -> None:
 
     async def outer() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(PATIENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
         async with AsyncExitStack() as stack:
             await main(World(broker, stack))
 
@@ -163,6 +163,6 @@ def test_a_stop_needs_no_clock(stream: str) -> None:
         await anyio.sleep(10)
         await world.broker.publish(f"{stream}.{TENANT}.r2.stop", b'{"by": "ann", "why": "enough"}')
         await anyio.sleep(1)
-        assert any("r2" in m.subject for m in world.broker.stream(layout.RUNS).matching("runs.*.r2.*.stopped.*"))
+        assert any("r2" in m.subject for m in world.broker.stream(stream_names.RUNS).matching("runs.*.r2.*.stopped.*"))
 
     in_world(main)

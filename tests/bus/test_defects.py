@@ -15,9 +15,9 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.facts import Facts
 from linestop.actors.role import Role
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.switch_store import SwitchStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.kill_switch_store import SwitchStore
 from linestop.client.kill_switches import KillSwitches
 from linestop.errors import TooLarge
 from linestop.runtime.actor_process import FACTS_EVERY_S, Host
@@ -56,7 +56,7 @@ def read(result: str) -> tuple[str, ...]:
 @asynccontextmanager
 async def serving(broker: MemoryBroker, *, run: str = RUN, first: str = "look") -> AsyncGenerator[Host]:
     """One process with every role, whose model looks ``a`` up in each run, and a task for ``run``."""
-    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(CHECKED)
+    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(CHECKED)
     outcomes = {"a": ToolResult(outcome="succeeded", value=NESTED)}
     turns: Mapping[str, Any] = {RUN: [[(first, "a")]], OTHER: [[("look", "b")]]}
     roles = [make_role(role, caller=PerRun(turns), runner=Tools(outcomes)) for role in ACTORS]
@@ -95,12 +95,12 @@ def stops(run: Run) -> list[str]:
 
 def letters(broker: MemoryBroker) -> list[dict[str, Any]]:
     """All dead letters."""
-    return [msgspec.json.decode(stored.payload) for stored in broker.stream(layout.DEAD).matching(">")]
+    return [msgspec.json.decode(stored.payload) for stored in broker.stream(stream_names.DEAD).matching(">")]
 
 
 def lost(broker: MemoryBroker) -> list[int]:
     """Where each run stood that a person was called for because it is lost."""
-    found = broker.stream(layout.ALERTS).matching(f"alerts.{TENANT}.lost")
+    found = broker.stream(stream_names.ALERTS).matching(f"alerts.{TENANT}.lost")
     return [msgspec.json.decode(stored.payload)["n"] for stored in found]
 
 
@@ -348,7 +348,7 @@ def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await broker.shared(layout.SWITCHES_BUCKET).create(KEY, value)
+        await broker.shared(stream_names.SWITCHES_BUCKET).create(KEY, value)
         async with serving(broker, run=OTHER):
             await anyio.sleep(1)
             refused = (await log_of(broker, OTHER)).refused
@@ -363,7 +363,7 @@ def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_op
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        shared, switches = broker.shared(), broker.shared(layout.SWITCHES_BUCKET)
+        shared, switches = broker.shared(), broker.shared(stream_names.SWITCHES_BUCKET)
         await shared.create(OLDER_KEY, b'["agent:a"]')
         stored = KillSwitches(SwitchStore(switches, shared))
         async with serving(broker, run=OTHER):
@@ -387,7 +387,7 @@ def test_a_kill_switch_holds_two_seconds_after_it_was_closed() -> None:
         broker = MemoryBroker(virtual_now)
         async with serving(broker):
             await anyio.sleep(1)
-            await broker.shared(layout.SWITCHES_BUCKET).create(KEY, b'["agent:a"]')
+            await broker.shared(stream_names.SWITCHES_BUCKET).create(KEY, b'["agent:a"]')
             await anyio.sleep(FACTS_EVERY_S)
             await submit(broker, run=OTHER)
             await anyio.sleep(1)

@@ -19,14 +19,14 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
 import pytest
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import load_credential
-from linestop.bus.init import BusLayout, set_up
 from linestop.bus.server import embedded as server_module
 from linestop.bus.server import process
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.streams import Space
+from linestop.bus.stream_definitions import Space
 from linestop.errors import ConfigError, Unreachable
 from linestop.testing.cluster import Cluster
 
@@ -73,7 +73,7 @@ async def test_a_killed_server_comes_back_with_its_port_and_data(tmp_path: Path)
         assert server.url == url
         assert server.pid not in {0, pid}
         async with await connect(server.credential("planner"), name="test") as planner:
-            stored = await planner.request(api.direct_get_last(layout.RUNS, SUBJECT))
+            stored = await planner.request(jetstream_api.direct_get_last(stream_names.RUNS, SUBJECT))
             assert stored.data == b'{"kept":true}'
     assert [event.kind for event in events.all] == ["started", "crashed", "restarted", "stopped"]
     assert events.all[1].exit_code == -signal.SIGKILL
@@ -223,13 +223,15 @@ async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_pa
             (await set_up(bootstrap, BusLayout(space=space, replicas=3))).require_no_differences()
         async with await connect(cluster.credential("planner"), name="test") as planner:
             await planner.ask(SUBJECT, {"n": 1})
-            leader = await cluster.leader_of(layout.RUNS)
+            leader = await cluster.leader_of(stream_names.RUNS)
             await cluster.kill(leader)
             assert cluster.pids[leader] == 0
             # Until another leader is elected nobody answers; each try has a subject of its own.
             second = await eventually(lambda n: planner.ask(f"{SUBJECT}{n}", {"n": n}, timeout_s=1))
             assert cast("int", second["seq"]) > 1
-            stored = await eventually(lambda _: planner.request(api.direct_get_last(layout.RUNS, SUBJECT), timeout_s=1))
+            stored = await eventually(
+                lambda _: planner.request(jetstream_api.direct_get_last(stream_names.RUNS, SUBJECT), timeout_s=1)
+            )
             assert stored.data == b'{"n":1}'
             await cluster.restart(leader)
             assert all(cluster.pids)

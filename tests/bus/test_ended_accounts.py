@@ -7,7 +7,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.runtime.money import orphaned_holds
 from linestop.runtime.money.account_value import Account
 from linestop.runtime.money.ledger import KEPT
@@ -22,7 +22,7 @@ def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: p
     monkeypatch.setattr(orphaned_holds, "REMOVED_AT_ONCE", 2)
 
     async def main() -> None:
-        shared = MemoryBroker(virtual_now).shared(layout.SHARED_BUCKET)
+        shared = MemoryBroker(virtual_now).shared(stream_names.SHARED_BUCKET)
         old, now = virtual_now() - timedelta(days=40), virtual_now()
         spent = msgspec.json.encode(Account(spent=5))
         holds = msgspec.json.encode(Account(holds={"acme.r.1": (7, 0)}))
@@ -43,7 +43,7 @@ def test_an_account_is_kept_as_long_as_its_time_to_live_would_keep_it() -> None:
     """To the hour: what has one ends by that."""
 
     async def main() -> None:
-        shared = MemoryBroker(virtual_now).shared(layout.SHARED_BUCKET)
+        shared = MemoryBroker(virtual_now).shared(stream_names.SHARED_BUCKET)
         key = f"account.tenant-acme.{day_of(virtual_now())}"
         await shared.create(key, msgspec.json.encode(Account(spent=5)))
         over = period_end(day_of(virtual_now())) + KEPT + MARGIN

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 from tests.stack import Stack, stack
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CredentialName
-from linestop.bus.streams import MIB, Space, streams
+from linestop.bus.stream_definitions import MIB, Space, streams
 from linestop.cli.doctor_streams import space
 from linestop.client import Client
 from linestop.client.views import Submitted
@@ -53,7 +53,7 @@ async def _fill(connection: Connection, messages: Iterator[Said], *, most: int) 
 
 
 async def _state(connection: Connection, stream: str) -> dict[str, Any]:
-    reply = await connection.ask(api.stream_info(stream))
+    reply = await connection.ask(jetstream_api.stream_info(stream))
     return msgspec.convert(reply["state"], dict[str, Any])
 
 
@@ -103,13 +103,13 @@ async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Pat
         await client.outcome(mine.run, timeout_s=WITHIN_S)
 
         async def handled() -> bool:
-            states = [await _state(look, stream) for stream in (layout.TASKS, layout.CLIENTS)]
+            states = [await _state(look, stream) for stream in (stream_names.TASKS, stream_names.CLIENTS)]
             return not any(state["messages"] for state in states)
 
         for messages in _kinds().values():
             await _fill(flood, messages, most=300)
             await _until(handled)
-        used = (await _state(look, layout.RUNS))["bytes"] / SMALL.runs
+        used = (await _state(look, stream_names.RUNS))["bytes"] / SMALL.runs
         assert SPACE_FOR_NEW_WORK <= used < 0.96
 
         refused = await client.submit("desk", "say hello", key="later")
@@ -151,27 +151,39 @@ async def test_a_client_that_floods_its_stream_keeps_no_person_out(tmp_path: Pat
             assert (await operator.outcome(run, timeout_s=WITHIN_S)).status == "completed"
 
             async def empty() -> bool:
-                states = [await _state(look, stream) for stream in (layout.CONTROL, layout.CLIENTS)]
+                states = [await _state(look, stream) for stream in (stream_names.CONTROL, stream_names.CLIENTS)]
                 return all(state["bytes"] == 0 for state in states)
 
             await _until(empty)
 
 
 FULL: dict[str, tuple[CredentialName, Callable[[int], Said]]] = {
-    layout.FORKS: ("fork", lambda n: (f"forks.default.f-{n}.planner.proposed.1", os.urandom(20_000))),
-    layout.BLOBS: ("executor", lambda n: (f"blobs.default.{n:064x}.0", os.urandom(50_000))),
-    layout.OUTCOMES: ("recorder", lambda n: (f"outcomes.default.desk.o-{n}", os.urandom(20_000))),
-    layout.ALERTS: ("planner", lambda _: ("alerts.default.noise", os.urandom(20_000))),
-    layout.DEAD: ("planner", lambda n: (f"dead.planner.default.d-{n}", os.urandom(20_000))),
-    layout.TIMERS: ("planner", lambda n: (f"timers.set.default.t-{n}.noise", os.urandom(20_000))),
-    layout.bucket_stream(layout.IDS_BUCKET): ("validator", lambda n: (f"$KV.ids.default.{n}", os.urandom(20_000))),
-    layout.bucket_stream(layout.AGENTS_BUCKET): ("operator", lambda n: (f"$KV.agents.a-{n}", os.urandom(20_000))),
-    layout.bucket_stream(layout.POSITIONS_BUCKET): (
+    stream_names.FORKS: ("fork", lambda n: (f"forks.default.f-{n}.planner.proposed.1", os.urandom(20_000))),
+    stream_names.BLOBS: ("executor", lambda n: (f"blobs.default.{n:064x}.0", os.urandom(50_000))),
+    stream_names.OUTCOMES: ("recorder", lambda n: (f"outcomes.default.desk.o-{n}", os.urandom(20_000))),
+    stream_names.ALERTS: ("planner", lambda _: ("alerts.default.noise", os.urandom(20_000))),
+    stream_names.DEAD: ("planner", lambda n: (f"dead.planner.default.d-{n}", os.urandom(20_000))),
+    stream_names.TIMERS: ("planner", lambda n: (f"timers.set.default.t-{n}.noise", os.urandom(20_000))),
+    stream_names.bucket_stream(stream_names.IDS_BUCKET): (
+        "validator",
+        lambda n: (f"$KV.ids.default.{n}", os.urandom(20_000)),
+    ),
+    stream_names.bucket_stream(stream_names.AGENTS_BUCKET): (
+        "operator",
+        lambda n: (f"$KV.agents.a-{n}", os.urandom(20_000)),
+    ),
+    stream_names.bucket_stream(stream_names.POSITIONS_BUCKET): (
         "client",
         lambda n: (f"$KV.positions.client.outcomes.{n}-{'x' * 800}", os.urandom(900)),
     ),
-    layout.bucket_stream(layout.SHARED_BUCKET): ("budget", lambda n: (f"$KV.shared.account.a.{n}", os.urandom(20_000))),
-    layout.bucket_stream(layout.WORKERS_BUCKET): ("planner", lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000))),
+    stream_names.bucket_stream(stream_names.SHARED_BUCKET): (
+        "budget",
+        lambda n: (f"$KV.shared.account.a.{n}", os.urandom(20_000)),
+    ),
+    stream_names.bucket_stream(stream_names.WORKERS_BUCKET): (
+        "planner",
+        lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000)),
+    ),
 }
 """Who may fill each stream, and with what. CONTROL, CLIENTS, TASKS and RUNS have tests of their own."""
 
@@ -187,7 +199,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         await operator.kill_switches.close("agent:another")
         for stream, (name, message) in FULL.items():
             # A position is small.
-            most = 2_000 if stream == layout.bucket_stream(layout.POSITIONS_BUCKET) else 100
+            most = 2_000 if stream == stream_names.bucket_stream(stream_names.POSITIONS_BUCKET) else 100
             async with await connect(line.server.credential(name), name="fill") as connection:
                 await _fill(connection, (message(n) for n in count()), most=most)
         async with await connect(line.server.credential("bootstrap"), name="look") as look:

@@ -10,7 +10,7 @@ import pytest
 from tests.bus.test_times import virtually
 from tests.clockwork import EACH, Model, Processes, agent, calls, processes
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account
 
 WITHIN_S = 9.0
@@ -19,7 +19,7 @@ WITHIN_S = 9.0
 
 def _holds(p: Processes) -> dict[str, Any]:
     """What the accounts hold now: account → holds."""
-    stored = p.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).matching("$KV.shared.account.>")
+    stored = p.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).matching("$KV.shared.account.>")
     accounts = {m.subject: msgspec.json.decode(m.payload, type=Account) for m in stored}
     return {subject: account.holds for subject, account in accounts.items() if account.holds}
 
@@ -39,7 +39,7 @@ def test_what_a_dead_worker_held_is_free_soon(spare: bool) -> None:
                     p.fates.dead.add(p.fates.at_work())
                     settled.set()
 
-            p.broker.stream(layout.RUNS).listeners.append(stored)
+            p.broker.stream(stream_names.RUNS).listeners.append(stored)
             with anyio.fail_after(60):
                 await settled.wait()
             assert _holds(p)

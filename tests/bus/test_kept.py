@@ -14,9 +14,9 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.executor import Executor
 from linestop.actors.opening import grant
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.stamp import Stamper
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.event_envelope import Stamper
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -99,7 +99,7 @@ def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=SlowBlobs(takes_s))
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         tools = Tools({"long": ToolResult(outcome="succeeded", value=WHOLE)})
         model = Scripted([[("look", "long"), ("look", "short"), ("look", "slow")]])
         roles = [make_role(role, caller=model, runner=tools) for role in ACTORS]

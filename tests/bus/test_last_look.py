@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import catch_up, stop_run
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.models.freshness import require_fresh
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
@@ -50,7 +50,7 @@ def test_a_stop_that_was_heard_holds_back_what_has_not_begun(stops: bool) -> Non
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         tools = Preparing()
         roles = [make_role(role, caller=Scripted([[("look", "a")]]), runner=tools) for role in ACTORS]
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.permissions import CREDENTIALS, AccessOptions, CredentialName, covers, grants
 from linestop.bus.server.nats_accounts import accounts
@@ -41,10 +41,10 @@ def said(run: RunId, role: RoleName, n: int = 1, event: str = "stopped") -> str:
     return subjects.run_event(TENANT, run, role=role, event=event, n=n)
 
 
-async def stored_subjects(everybody: Everybody, pattern: str, stream: str = layout.RUNS) -> list[str]:
+async def stored_subjects(everybody: Everybody, pattern: str, stream: str = stream_names.RUNS) -> list[str]:
     """What a stream really holds, asked by the one who may look at everything."""
     body = {"subjects_filter": pattern}
-    state: Any = (await everybody["bootstrap"].ask(api.stream_info(stream), body))["state"]
+    state: Any = (await everybody["bootstrap"].ask(jetstream_api.stream_info(stream), body))["state"]
     return sorted(state.get("subjects") or {})
 
 
@@ -78,20 +78,22 @@ async def test_a_refused_publisher_is_told_at_once(everybody: Everybody) -> None
 
 FORBIDDEN = {
     "live": subjects.live(said(RunId("x"), "planner")),
-    "purge": api.stream_purge(layout.RUNS),
-    "delete stream": api.stream_delete(layout.RUNS),
-    "delete message": api.message_delete(layout.RUNS),
-    "change stream": api.stream_info(layout.RUNS).replace("INFO", "UPDATE"),
-    "restore stream": api.stream_info(layout.RUNS).replace("INFO", "RESTORE"),
-    "copy stream": api.stream_info(layout.RUNS).replace("INFO", "SNAPSHOT"),
-    "move stream": f"{api.PREFIX}.STREAM.LEADER.STEPDOWN.{layout.RUNS}",
-    "create stream": api.stream_create("MINE"),
-    "delete consumer": api.consumer_info(layout.RUNS, layout.FEED).replace("INFO", "DELETE"),
-    "pause consumer": api.consumer_info(layout.RUNS, layout.FEED).replace("INFO", "PAUSE"),
-    "move cluster": f"{api.PREFIX}.META.LEADER.STEPDOWN",
-    "create consumer": api.consumer_create(layout.RUNS, "mine"),
-    "create filtered consumer": api.consumer_create(layout.RUNS, "mine.runs.>"),
-    "create bucket consumer": api.consumer_create(layout.bucket_stream(layout.SHARED_BUCKET), "mine"),
+    "purge": jetstream_api.stream_purge(stream_names.RUNS),
+    "delete stream": jetstream_api.stream_delete(stream_names.RUNS),
+    "delete message": jetstream_api.message_delete(stream_names.RUNS),
+    "change stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "UPDATE"),
+    "restore stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "RESTORE"),
+    "copy stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "SNAPSHOT"),
+    "move stream": f"{jetstream_api.PREFIX}.STREAM.LEADER.STEPDOWN.{stream_names.RUNS}",
+    "create stream": jetstream_api.stream_create("MINE"),
+    "delete consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED).replace("INFO", "DELETE"),
+    "pause consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED).replace("INFO", "PAUSE"),
+    "move cluster": f"{jetstream_api.PREFIX}.META.LEADER.STEPDOWN",
+    "create consumer": jetstream_api.consumer_create(stream_names.RUNS, "mine"),
+    "create filtered consumer": jetstream_api.consumer_create(stream_names.RUNS, "mine.runs.>"),
+    "create bucket consumer": jetstream_api.consumer_create(
+        stream_names.bucket_stream(stream_names.SHARED_BUCKET), "mine"
+    ),
     "outcome as a watcher would see it": subjects.live(subjects.outcome(TENANT, AGENT, run=RunId("x"))),
     "fired timer": subjects.timer_fire(TENANT, RunId("x"), name="late"),
     "JetStream's own subject": "$JS.API.STREAM.PURGE.OTHER",
@@ -114,7 +116,7 @@ async def test_a_credential_hears_only_its_own_inbox(everybody: Everybody, name:
 
     async def ignore(_msg: Msg) -> None: ...
 
-    others = [f"{layout.inbox_prefix(other)}.>" for other in CREDENTIALS if other != name]
+    others = [f"{stream_names.inbox_prefix(other)}.>" for other in CREDENTIALS if other != name]
     for subject in [*others, "_INBOX.>", ">", "runs.>", "control.>", "tasks.>", "$JS.ACK.>", "$JS.API.>"]:
         with pytest.raises(PermissionDenied, match=f"credential {name!r} may not subscribe to"):
             await everybody[name].subscribe(subject, ignore)
@@ -124,13 +126,13 @@ async def test_a_credential_hears_only_its_own_inbox(everybody: Everybody, name:
 async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: Everybody, name: CredentialName) -> None:
     """Wakes of a role and people's decisions are delivered to nobody else; stops to any role."""
     pulls: list[tuple[str, str, Collection[str]]] = [
-        *((layout.RUNS, layout.role_consumer(role), {role}) for role in ACTORS),
-        *((stream, consumer, {"approver"}) for stream, consumer in layout.REQUESTS_CONSUMERS),
-        *((stream, consumer, ACTORS) for stream, consumer in layout.STOPS_CONSUMERS),
+        *((stream_names.RUNS, stream_names.role_consumer(role), {role}) for role in ACTORS),
+        *((stream, consumer, {"approver"}) for stream, consumer in stream_names.REQUESTS_CONSUMERS),
+        *((stream, consumer, ACTORS) for stream, consumer in stream_names.STOPS_CONSUMERS),
     ]
     for stream, consumer, holders in pulls:
-        pull = api.consumer_next(stream, consumer)
-        ack = api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
+        pull = jetstream_api.consumer_next(stream, consumer)
+        ack = jetstream_api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
         body = msgspec.json.encode({"batch": 1, "no_wait": True})
         if name in holders:
             await everybody[name].publish_checked(pull, body)
@@ -157,29 +159,30 @@ SAY: dict[str, set[str]] = {
     subjects.fork(said(RunId("x"), "planner")): {"fork"},
     **{subjects.wake(TENANT, RunId("x"), role=role): set(ROLES) for role in ACTORS},
     **{subjects.dead(TENANT, RunId("x"), role=role): {role} for role in ACTORS},
-    layout.bucket_key(layout.AGENTS_BUCKET, "support"): {"operator"},
-    layout.bucket_key(layout.IDS_BUCKET, "acme.key"): {"validator"},
-    layout.bucket_key(layout.SHARED_BUCKET, "account.user.u1"): {"budget"},
-    layout.bucket_key(layout.SHARED_BUCKET, "hold.run.1"): set(),
-    layout.bucket_key(layout.SHARED_BUCKET, "door.closed"): set(),
-    layout.bucket_key(layout.SWITCHES_BUCKET, "closed"): {"operator"},
-    layout.bucket_key(layout.SWITCHES_BUCKET, "other"): set(),
-    layout.bucket_key(layout.SHARED_BUCKET, "breaker.model"): set(),
-    layout.bucket_key(layout.SHARED_BUCKET, "worker.w1"): set(),
-    layout.bucket_key(layout.WORKERS_BUCKET, "w1"): set(ACTORS),
-    layout.bucket_key(layout.POSITIONS_BUCKET, "client.outcomes.billing"): {"client"},
-    layout.bucket_key(layout.POSITIONS_BUCKET, "watcher.alerts.pager"): {"watcher"},
-    layout.answer_inbox("client", "abc"): set(ACTORS),
+    stream_names.bucket_key(stream_names.AGENTS_BUCKET, "support"): {"operator"},
+    stream_names.bucket_key(stream_names.IDS_BUCKET, "acme.key"): {"validator"},
+    stream_names.bucket_key(stream_names.SHARED_BUCKET, "account.user.u1"): {"budget"},
+    stream_names.bucket_key(stream_names.SHARED_BUCKET, "hold.run.1"): set(),
+    stream_names.bucket_key(stream_names.SHARED_BUCKET, "door.closed"): set(),
+    stream_names.bucket_key(stream_names.SWITCHES_BUCKET, "closed"): {"operator"},
+    stream_names.bucket_key(stream_names.SWITCHES_BUCKET, "other"): set(),
+    stream_names.bucket_key(stream_names.SHARED_BUCKET, "breaker.model"): set(),
+    stream_names.bucket_key(stream_names.SHARED_BUCKET, "worker.w1"): set(),
+    stream_names.bucket_key(stream_names.WORKERS_BUCKET, "w1"): set(ACTORS),
+    stream_names.bucket_key(stream_names.POSITIONS_BUCKET, "client.outcomes.billing"): {"client"},
+    stream_names.bucket_key(stream_names.POSITIONS_BUCKET, "watcher.alerts.pager"): {"watcher"},
+    stream_names.answer_inbox("client", "abc"): set(ACTORS),
     "_INBOX.client.abcdefghijklmnopqrstuv.1": set(),
-    api.direct_get(layout.RUNS): {*ROLES, "client", "watcher", "fork"},
-    api.direct_get(layout.FORKS): {"fork"},
-    api.direct_get(layout.DEAD): {"operator"},
-    api.direct_get(layout.CONTROL): set(),
-    api.message_get(layout.RUNS): {*ROLES, "client"},
+    jetstream_api.direct_get(stream_names.RUNS): {*ROLES, "client", "watcher", "fork"},
+    jetstream_api.direct_get(stream_names.FORKS): {"fork"},
+    jetstream_api.direct_get(stream_names.DEAD): {"operator"},
+    jetstream_api.direct_get(stream_names.CONTROL): set(),
+    jetstream_api.message_get(stream_names.RUNS): {*ROLES, "client"},
     **{
-        api.stream_create(stream): {"bootstrap"} for stream in (layout.RUNS, layout.bucket_stream(layout.SHARED_BUCKET))
+        jetstream_api.stream_create(stream): {"bootstrap"}
+        for stream in (stream_names.RUNS, stream_names.bucket_stream(stream_names.SHARED_BUCKET))
     },
-    api.consumer_create(layout.RUNS, layout.role_consumer("budget")): {"bootstrap"},
+    jetstream_api.consumer_create(stream_names.RUNS, stream_names.role_consumer("budget")): {"bootstrap"},
 }
 
 
@@ -211,23 +214,23 @@ async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: 
 
     subscription = await everybody["watcher"].subscribe(subjects.live("runs.>"), hear)
     requests = {
-        "direct get": (api.direct_get_last(layout.RUNS, said(run, "planner", 1, "proposed")), b""),
+        "direct get": (jetstream_api.direct_get_last(stream_names.RUNS, said(run, "planner", 1, "proposed")), b""),
         "message get": (
-            api.message_get(layout.RUNS),
+            jetstream_api.message_get(stream_names.RUNS),
             msgspec.json.encode({"last_by_subj": said(run, "planner", 1, "proposed")}),
         ),
         "acknowledgement": (said(run, "planner", 3, "proposed"), b"{}"),
         "pull": (
-            api.consumer_next(layout.RUNS, layout.role_consumer("planner")),
+            jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("planner")),
             msgspec.json.encode({"batch": 5, "no_wait": True}),
         ),
     }
     subject, payload = requests[how]
-    for reply in (forged, subjects.live(forged), f"{layout.inbox_prefix('approver')}.abc"):
+    for reply in (forged, subjects.live(forged), f"{stream_names.inbox_prefix('approver')}.abc"):
         await planner.publish(subject, payload, reply=reply)
     # Once a later request is answered, so are these.
-    await planner.ask(api.stream_info(layout.RUNS))
-    await everybody["watcher"].ask(api.stream_info(layout.RUNS))
+    await planner.ask(jetstream_api.stream_info(stream_names.RUNS))
+    await everybody["watcher"].ask(jetstream_api.stream_info(stream_names.RUNS))
     await subscription.unsubscribe()
     assert forged not in await stored_subjects(everybody, subjects.run_filter(TENANT, run))
     assert not [subject for subject in heard if "approver" in subject]
@@ -245,15 +248,17 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
     got: asyncio.Queue[Msg] = asyncio.Queue()
     subscription = await budget.subscribe(inbox, got.put)
     body = msgspec.json.encode({"multi_last": [subjects.run_filter(TENANT, run)]})
-    await budget.publish(api.direct_get(layout.RUNS), body, reply=inbox)
+    await budget.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply=inbox)
     replies = [await asyncio.wait_for(got.get(), 5) for _ in range(3)]
     assert [reply.data for reply in replies] == [b'{"n":1}', b'{"n":2}', b""]
-    pull = api.consumer_next(layout.RUNS, layout.role_consumer("budget"))
+    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
     await budget.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply=inbox)
     while (msg := await asyncio.wait_for(got.get(), 5)).reply:
-        assert msg.reply.startswith(api.consumer_ack(layout.RUNS, layout.role_consumer("budget"))[:-1])
+        assert msg.reply.startswith(
+            jetstream_api.consumer_ack(stream_names.RUNS, stream_names.role_consumer("budget"))[:-1]
+        )
         await budget.request(msg.reply, b"+ACK")
-    assert (await budget.ask(api.consumer_info(layout.RUNS, "role_budget")))["num_ack_pending"] == 0
+    assert (await budget.ask(jetstream_api.consumer_info(stream_names.RUNS, "role_budget")))["num_ack_pending"] == 0
     await subscription.unsubscribe()
 
 
@@ -261,7 +266,7 @@ async def test_live_and_answers_reach_those_who_may_hear_them(everybody: Everybo
     """A client follows a stored event, gets a role's answer, and each hint arrives at its role once."""
     run = new_run()
     got: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = layout.answer_inbox("client", "t1")
+    inbox = stream_names.answer_inbox("client", "t1")
     opened = [
         await everybody["client"].subscribe(subjects.live(subjects.run_filter(TENANT, run)), got.put),
         await everybody["client"].subscribe(inbox, got.put),

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from tests.builders import NOW
 
-from linestop.bus.ports import Shared
+from linestop.bus.interfaces import Shared
 from linestop.runtime.money.ledger import Accounts, Wanted, read_account
 from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
 from linestop.schemas.events import Cue, Held, SettledHold

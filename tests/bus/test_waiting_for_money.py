@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.client.views import run_line
 from linestop.runtime.actor_process import Host
 from linestop.runtime.money.account_value import Account
@@ -61,7 +61,7 @@ class Crowd:
         self.broker = broker
         self.limits = limits
         self.over: list[str] = []
-        broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
+        broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
 
     def _written(self, stored: object) -> None:
         subject, payload = getattr(stored, "subject", ""), getattr(stored, "payload", b"")
@@ -97,7 +97,7 @@ def crowd(
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(agent)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(agent)
         limits = AccountLimits(user_day_micros=user_day_micros)
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=limits, sweeping=sweeping)
         roles = [make_role(role, caller=Model(calls), runner=Tools({})) for role in ACTORS]
@@ -221,7 +221,7 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
     least = bound()
 
     async def act(world: Crowd) -> None:
-        shared = world.broker.shared(layout.SHARED_BUCKET)
+        shared = world.broker.shared(stream_names.SHARED_BUCKET)
         key = f"account.user-{TENANT}-{__import__('hashlib').sha256(b'ann').hexdigest()[:24]}.2026-05-04"
         held = Account(holds={"t.other.1": (least, int(virtual_now().timestamp()))})
         await shared.create(key, msgspec.json.encode(held))
@@ -269,7 +269,7 @@ def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when
     least = bound()
 
     async def act(world: Crowd) -> None:
-        stream = world.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET))
+        stream = world.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET))
         stream.bytes_max = stream.bytes_used + 1
         await world.submit("one")
         await anyio.sleep(200)

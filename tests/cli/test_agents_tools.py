@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from tests.builders import Story, agent
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
-from linestop.bus.init import set_up
+from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine, touched
@@ -114,7 +114,7 @@ async def _a_start_leaves_it_as_it_is(server: EmbeddedServer, text: Path, mark: 
     """What `dev` and `up` find in files is not what a person decided, and only a person undoes that."""
     changed = _changed(text)
     async with await connect(server.credential("operator"), name="test") as connection:
-        store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+        store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
         before = await store.current_digest("clerk")
         assert await deploy_at_start(server.credential("operator"), [changed]) == [
             f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys what is in files."

@@ -13,12 +13,12 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
-from linestop.bus import sizing
-from linestop.bus.disk import GIB
+from linestop.bus import stream_sizes
+from linestop.bus.disk_space import GIB
 from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.server.process import free_port, server_program
-from linestop.bus.sizing import space_for, store_space
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
+from linestop.bus.stream_sizes import space_for, store_space
 from linestop.cli import bus as cli_bus
 from linestop.cli.main import run
 from linestop.client import Client
@@ -131,8 +131,8 @@ def test_sizes_come_from_the_named_disk_or_from_this_one_if_the_broker_is_here(
     def no_broker_here(_url: str) -> bool:
         return False
 
-    monkeypatch.setattr(sizing, "free_bytes", free_bytes)
-    monkeypatch.setattr(sizing, "machine_bytes", lambda: 0)
+    monkeypatch.setattr(stream_sizes, "free_bytes", free_bytes)
+    monkeypatch.setattr(stream_sizes, "machine_bytes", lambda: 0)
 
     def allowed(*words: str, folder: str, nats: str) -> int:
         monkeypatch.setenv("LINESTOP_DIR", str(tmp_path / folder))

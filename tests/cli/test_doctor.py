@@ -12,8 +12,8 @@ import pytest
 from anyio.to_thread import run_sync
 
 from linestop.bus.connection import Connection, connect
+from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import credential_path, ensure_credentials
-from linestop.bus.init import set_up
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.doctor import BEAT_LATE_S, check_worker

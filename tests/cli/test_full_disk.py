@@ -17,13 +17,13 @@ import pytest
 from anyio.to_thread import run_sync
 from nats.aio.msg import Msg
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import set_up
-from linestop.bus.jetstream import JetStream, patience
-from linestop.bus.jetstream.patience import NotStored
-from linestop.bus.jetstream.probe import round_trip
-from linestop.bus.jetstream.publish import Wire
+from linestop.bus.create_streams import set_up
+from linestop.bus.jetstream import JetStream, retry
+from linestop.bus.jetstream.log_probe import round_trip
+from linestop.bus.jetstream.retry import NotStored
+from linestop.bus.jetstream.wire import Wire
 from linestop.bus.server import store_health
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
 from linestop.bus.server.store_health import StoreWatch, Stuck, stuck_in
@@ -118,7 +118,7 @@ async def test_a_full_disk_is_named_and_does_not_stick(
     """``doctor``, ``health`` and ``stop`` say what to do; when it is done, the log takes events again."""
     monkeypatch.chdir(small_disk)
     # How long a request is repeated is not what is looked at.
-    monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+    monkeypatch.setattr(retry.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
     monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
     state, told = small_disk / ".linestop", Told()
     async with EmbeddedServer(state, on_event=told) as server, planner_on(server) as wire:
@@ -162,12 +162,12 @@ async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
             await round_trip(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
-        monkeypatch.setattr(patience.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+        monkeypatch.setattr(retry.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
         assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
         said = " ".join(capsys.readouterr().err.split())
         assert said.startswith("The broker answers, but does not say that the stop is stored")
         assert stop.NOT_CERTAIN in said
-        info = msgspec.json.decode((await wire.ask(api.stream_info(layout.RUNS))).data)
+        info = msgspec.json.decode((await wire.ask(jetstream_api.stream_info(stream_names.RUNS))).data)
         assert info["state"]["messages"] == 1
 
 

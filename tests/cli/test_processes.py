@@ -19,11 +19,11 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from linestop.bus import api
+from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.sizing import stored_space
+from linestop.bus.stream_sizes import stored_space
 from linestop.cli import processes
 from linestop.client import Client
 from linestop.errors import Unreachable
@@ -92,7 +92,7 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         assert chosen is not None
         credential = load_credential(credential_path(tmp_path / ".linestop", "bootstrap"))
         async with await connect(credential, name="look") as look:
-            runs = msgspec.convert((await look.ask(api.stream_info("RUNS")))["config"], dict[str, Any])
+            runs = msgspec.convert((await look.ask(jetstream_api.stream_info("RUNS")))["config"], dict[str, Any])
         assert runs["max_bytes"] == chosen.runs
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("hello", "What time is it?")

@@ -18,7 +18,7 @@ import pytest
 from tests.stack import Ran, Stack, background_stack, command, seen
 
 from linestop.bus.credentials import Credential, write_credential
-from linestop.bus.keys import run_of_key
+from linestop.bus.idempotency_keys import run_of_key
 from linestop.cli import main, output
 from linestop.cli.plain import clean
 from linestop.client import Client

@@ -12,13 +12,13 @@ from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
 from linestop.agent_files import AGENT_BYTES_MAX
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.credentials import ensure_credentials, logins_of
 from linestop.bus.server.nats_accounts import accounts
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.streams import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SPACE
 from linestop.cli.assembly import prepare
 from linestop.cli.main import run
 from linestop.client import Client

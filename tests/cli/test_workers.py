@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.stack import background_stack, command
 
-from linestop.bus.beats import Beat, Load, Worker
+from linestop.bus.worker_heartbeats import Beat, Load, Worker
 from linestop.cli.doctor_streams import Warn
 from linestop.cli.doctor_workers import judge
 from linestop.cli.workers import row

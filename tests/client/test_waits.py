@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, Story, agent, at_work, call
 
-from linestop.bus.beats import Beat, Load, Worker
+from linestop.bus.worker_heartbeats import Beat, Load, Worker
 from linestop.client.waits import Wait, waits
 from linestop.schemas.events import AccountLine, Policy, Queued, SettledHold
 from linestop.schemas.model import ModelFailed

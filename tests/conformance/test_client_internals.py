@@ -13,8 +13,8 @@ from nats.aio import client as client_module
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.jetstream.wire import header_block
 from linestop.errors import InputError, TooLarge, Unreachable
 from linestop.testing.rigs import Rig, ServerRig
 

@@ -14,10 +14,10 @@ import anyio.abc
 import msgspec
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.jetstream.queue import BEATS_MISSED_MAX, HEARTBEAT_S
-from linestop.bus.ports import Append, Log
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Append, Log
+from linestop.bus.jetstream.pull_queue import BEATS_MISSED_MAX, HEARTBEAT_S
+from linestop.bus.stream_definitions import consumers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event
@@ -32,7 +32,7 @@ AFTER_KILL = 20
 QUIET_S = 1.0
 RESUMED_WITHIN_S = HEARTBEAT_S * BEATS_MISSED_MAX * 0.75
 WITHIN_S = 45.0
-TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
+TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
 
 
 class Proxy:
@@ -250,7 +250,7 @@ async def test_timers_survive_a_kill_as_they_were_left(server_rig: ServerRig, te
     await timers.set(tenant, run, "moved", start + timedelta(seconds=5))
     await timers.cancel(tenant, run, "cancelled")
     await server_rig.kill()
-    spec = next(spec for spec in consumers() if spec.name == layout.TIMERS_CONSUMER)
+    spec = next(spec for spec in consumers() if spec.name == stream_names.TIMERS_CONSUMER)
     deliveries = (await server_rig.queue(spec)).deliveries()
     fired: list[tuple[str, bool]] = []
 

@@ -10,13 +10,13 @@ from typing import Final
 import anyio
 import pytest
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.create_streams import BusLayout, set_up
+from linestop.bus.interfaces import Append, Blobs, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.ports import Append, Blobs, Log
-from linestop.bus.streams import MIB, Space
+from linestop.bus.stream_definitions import MIB, Space
 from linestop.cli.doctor_streams import replicas
 from linestop.errors import LinestopError, Unreachable
 from linestop.schemas import subjects
@@ -36,7 +36,7 @@ BETWEEN: Final = 100
 AHEAD: Final = 6
 """What bounds the load, so that comparing is quick: it is still on when a node is killed."""
 
-FILTERS: Final = {layout.RUNS: "runs.>", layout.FORKS: "forks.>", layout.BLOBS: "blobs.>"}
+FILTERS: Final = {stream_names.RUNS: "runs.>", stream_names.FORKS: "forks.>", stream_names.BLOBS: "blobs.>"}
 WITHIN_S: Final = 60.0
 POLL_S: Final = 0.2
 
@@ -81,7 +81,7 @@ class Load:
             while (stored := await _stored(log, append)) is None:
                 pass
             head_seq, n = stored, n + 1
-            subject = append.subject if stream == layout.RUNS else subjects.fork(append.subject)
+            subject = append.subject if stream == stream_names.RUNS else subjects.fork(append.subject)
             await self._count(stream, subject, append.payload)
 
     async def put_blobs(self, blobs: Blobs) -> None:
@@ -92,7 +92,7 @@ class Load:
                 sha256 = await blobs.put(TENANT, data)
             except Unreachable:
                 continue
-            await self._count(layout.BLOBS, subjects.blob(TENANT, sha256, part=0), data)
+            await self._count(stream_names.BLOBS, subjects.blob(TENANT, sha256, part=0), data)
 
     async def _count(self, stream: str, subject: str, payload: bytes) -> None:
         self.acked[stream][subject] = digest(payload)
@@ -186,8 +186,8 @@ async def load(cluster: Cluster) -> Load:
     ):
         runs, forks = await JetStream.open(planner), await JetStream.open(fork)
         for number in range(WRITERS):
-            writers.start_soon(load.append_to_run, layout.RUNS, runs.log(), number)
-            writers.start_soon(load.append_to_run, layout.FORKS, forks.log(forks=True), number)
+            writers.start_soon(load.append_to_run, stream_names.RUNS, runs.log(), number)
+            writers.start_soon(load.append_to_run, stream_names.FORKS, forks.log(forks=True), number)
             writers.start_soon(load.put_blobs, runs.blobs())
         for node in range(NODES):
             await all_current(cluster, bootstrap)
@@ -218,6 +218,6 @@ async def test_a_replica_that_lost_messages_is_seen_to_lack_them(cluster: Cluste
     async with await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap:
         await all_current(cluster, bootstrap)
     await leave_alone(cluster, node)
-    blocks = sorted((cluster.directory / f"node-{node}").rglob(f"streams/{layout.RUNS}/msgs/*.blk"))
+    blocks = sorted((cluster.directory / f"node-{node}").rglob(f"streams/{stream_names.RUNS}/msgs/*.blk"))
     os.truncate(blocks[0], blocks[0].stat().st_size // 2)
-    assert unlike(await held_by(cluster, node), load.acked).keys() == {layout.RUNS}
+    assert unlike(await held_by(cluster, node), load.acked).keys() == {stream_names.RUNS}

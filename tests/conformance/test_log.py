@@ -8,9 +8,9 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.bus.jetstream import patience
-from linestop.bus.jetstream.answers import Meaning, PubAck, meaning
-from linestop.bus.ports import Append, HeadMoved, Left, Log
+from linestop.bus.interfaces import Append, HeadMoved, Left, Log
+from linestop.bus.jetstream import retry
+from linestop.bus.jetstream.replies import Meaning, PubAck, meaning
 from linestop.errors import InputError, PermissionDenied, TooLarge
 from linestop.schemas.chain import genesis, link
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
@@ -223,7 +223,7 @@ async def test_sixteen_writers_make_exactly_one_chain(
         answers.add(meaning(ack))
         return meaning(ack)
 
-    monkeypatch.setattr(patience, "meaning", noted)
+    monkeypatch.setattr(retry, "meaning", noted)
 
     async def writer(number: int) -> None:
         role = ROLES[number % len(ROLES)]

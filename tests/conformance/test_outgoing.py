@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 import anyio
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.jetstream.queue import EXPIRES_S
-from linestop.bus.ports import Delivery
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Delivery
+from linestop.bus.jetstream.pull_queue import EXPIRES_S
+from linestop.bus.stream_definitions import consumers
 from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
@@ -22,7 +22,7 @@ from linestop.testing.rigs import Rig, ServerRig, until
 
 pytestmark = pytest.mark.anyio
 
-TIMERS = next(spec for spec in consumers() if spec.name == layout.TIMERS_CONSUMER)
+TIMERS = next(spec for spec in consumers() if spec.name == stream_names.TIMERS_CONSUMER)
 LATE_MAX_S = 2.0
 
 
@@ -103,7 +103,7 @@ async def test_a_run_has_one_outcome(rig: Rig, tenant: TenantId, run: RunId) -> 
     await publisher.outcome(tenant, "support", run, b"first", {"ce-type": "outcome"})
     await publisher.outcome(tenant, "support", run, b"second", {})
     subject = subjects.outcome(tenant, AgentName("support"), run=run)
-    assert await until(lambda: rig.stored(layout.OUTCOMES, subject)) == b"first"
+    assert await until(lambda: rig.stored(stream_names.OUTCOMES, subject)) == b"first"
 
 
 async def test_alerts_and_dead_letters_are_kept(rig: Rig, tenant: TenantId, run: RunId) -> None:
@@ -113,8 +113,8 @@ async def test_alerts_and_dead_letters_are_kept(rig: Rig, tenant: TenantId, run:
     await publisher.alert(tenant, "threshold", b"once more", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
     await publisher.dead("recorder", tenant, run, b"why")
     alert, letter = subjects.alert(tenant, "threshold"), subjects.dead(tenant, run, role="recorder")
-    assert await until(lambda: rig.stored(layout.ALERTS, alert)) == b"75 %"
-    assert await until(lambda: rig.stored(layout.DEAD, letter)) == b"why"
+    assert await until(lambda: rig.stored(stream_names.ALERTS, alert)) == b"75 %"
+    assert await until(lambda: rig.stored(stream_names.DEAD, letter)) == b"why"
 
 
 async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId) -> None:
@@ -125,4 +125,4 @@ async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId)
     for inbox in ("_INBOX.client.answers.x", "", "a b\r\nPUB runs.x 0\r\n\r\n", "*", "x" * 10_000):
         await publisher.reply(inbox, b"done")
     await publisher.alert(tenant, "still-there", b"here", {})
-    assert await until(lambda: rig.stored(layout.ALERTS, subjects.alert(tenant, "still-there"))) == b"here"
+    assert await until(lambda: rig.stored(stream_names.ALERTS, subjects.alert(tenant, "still-there"))) == b"here"

@@ -10,9 +10,9 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.ports import Append, Delivery, Queue, Room
-from linestop.bus.streams import ConsumerSpec, consumers, role_wakes
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Append, Delivery, Queue, Room
+from linestop.bus.stream_definitions import ConsumerSpec, consumers, role_wakes
 from linestop.schemas import subjects
 from linestop.schemas.limits import ACK_SOON_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId
@@ -25,8 +25,8 @@ WITHIN_S = 20.0
 QUIET_S = 0.4
 TASKS_SAID = 20
 AGENT = AgentName("support")
-TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
-ADVISORIES = next(spec for spec in consumers() if spec.name == layout.ADVISORIES_CONSUMER)
+TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
+ADVISORIES = next(spec for spec in consumers() if spec.name == stream_names.ADVISORIES_CONSUMER)
 PLANNER_WAKES = role_wakes("planner", [subjects.wakes_on("planner", "stopped")])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.ports import SharedValue
+from linestop.bus import stream_names
+from linestop.bus.interfaces import SharedValue
 from linestop.errors import Conflict
 from linestop.schemas.subjects import TenantId
 from linestop.testing.rigs import Rig, until
@@ -120,7 +120,7 @@ async def test_rivals_lose_no_update(rig: Rig, tenant: TenantId) -> None:
 
 async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: Rig, tenant: TenantId) -> None:
     """Of two who take it one has it, until it gives it back."""
-    ids = await rig.shared(layout.IDS_BUCKET)
+    ids = await rig.shared(stream_names.IDS_BUCKET)
     revision = await ids.create(f"{tenant}.key", b"run-1")
     with pytest.raises(Conflict):
         await ids.create(f"{tenant}.key", b"run-2")

@@ -14,13 +14,13 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import connect
-from linestop.bus.init import BusLayout, compare, set_up
+from linestop.bus.create_streams import BusLayout, compare, set_up
+from linestop.bus.interfaces import Append, HeadMoved, StoredMessage
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.shared import JetStreamShared
-from linestop.bus.ports import Append, HeadMoved, StoredMessage
-from linestop.bus.streams import MIB, Space, streams
+from linestop.bus.jetstream.key_value import JetStreamShared
+from linestop.bus.stream_definitions import MIB, Space, streams
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import NODES, Cluster
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.cluster]
 SPACE = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
 LAYOUT = BusLayout(space=SPACE, replicas=NODES)
 TENANT = TenantId("t")
-COMPRESSED: Final = (layout.RUNS, layout.FORKS, layout.BLOBS)
+COMPRESSED: Final = (stream_names.RUNS, stream_names.FORKS, stream_names.BLOBS)
 ROUNDS_MAX: Final = 10
 """How often a replica is made to lag, until it is seen to."""
 
@@ -52,7 +52,7 @@ async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) 
             for spec in streams(SPACE, replicas=NODES):
                 if spec.name in COMPRESSED:
                     config = {**spec.config, "compression": "s2"}
-                    await bootstrap.ask(api.stream_create(spec.name), config, timeout_s=10.0)
+                    await bootstrap.ask(jetstream_api.stream_create(spec.name), config, timeout_s=10.0)
         yield made
 
 
@@ -93,7 +93,7 @@ async def test_streams_that_an_older_linestop_compressed_are_told_of(cluster: Cl
 
 async def test_a_replica_that_lags_hides_nothing_from_who_decides(cluster: Cluster) -> None:
     """What a shell reads on replicas is whole although its own node lags, and an append to an old head is refused."""
-    leader = await cluster.leader_of(layout.RUNS)
+    leader = await cluster.leader_of(stream_names.RUNS)
     behind, writing = (node for node in range(NODES) if node != leader)
     async with (
         await connect(cluster.credential("planner", node=behind), name="behind") as late,
@@ -129,7 +129,7 @@ async def test_a_replica_that_lags_hides_nothing_from_who_decides(cluster: Clust
 
 async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster: Cluster) -> None:
     """Roles read kill switches, agents and accounts from the leader; who only looks may see an older value."""
-    stream = layout.bucket_stream(layout.SWITCHES_BUCKET)
+    stream = stream_names.bucket_stream(stream_names.SWITCHES_BUCKET)
     async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
         await set_up(bootstrap, LAYOUT)
     leader = await cluster.leader_of(stream)
@@ -139,8 +139,8 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
         await connect(cluster.credential("operator", node=writing), name="writing") as ahead,
     ):
         here = await JetStream.open(late)
-        looks, decides = (here.shared(layout.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
-        store = (await JetStream.open(ahead)).shared(layout.SWITCHES_BUCKET)
+        looks, decides = (here.shared(stream_names.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
+        store = (await JetStream.open(ahead)).shared(stream_names.SWITCHES_BUCKET)
         revision = await store.create(KEY, b"0")
         for _ in range(ROUNDS_MAX):
             near, whole = list[int](), list[int]()
@@ -168,6 +168,6 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
 async def test_a_broker_of_an_older_linestop_is_read_as_it_was(cluster: Cluster) -> None:
     """Its credentials may not read from the leader: what any replica says is better than nothing."""
     async with await connect(cluster.credential("client"), name="older") as connection:
-        bucket = (await JetStream.open(connection)).shared(layout.SWITCHES_BUCKET, leader=True)
+        bucket = (await JetStream.open(connection)).shared(stream_names.SWITCHES_BUCKET, leader=True)
         with anyio.fail_after(5):
             assert await bucket.get(KEY) is not None

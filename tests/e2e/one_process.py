@@ -12,10 +12,10 @@ import msgspec
 from nats.aio.msg import Msg
 from tests.e2e.scene import Scene, operating
 
-from linestop.bus import layout
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus import stream_names
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.init import set_up
+from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
@@ -44,7 +44,7 @@ class OneProcess:
 
     async def ask(self, subject: str, payload: bytes, **headers: str) -> Reply:
         """Publish a task or a control message and return what is answered to it."""
-        inbox = layout.answer_inbox("operator", f"t{next(_numbers)}")
+        inbox = stream_names.answer_inbox("operator", f"t{next(_numbers)}")
         send, receive = anyio.create_memory_object_stream[Msg](16)
         wire = self.scene.bus.wire
         subscription = await wire.subscribe(inbox, send.send_nowait)
@@ -59,7 +59,7 @@ class OneProcess:
 
     async def dead_letters(self) -> list[dict[str, object]]:
         """All dead letters there are."""
-        found = await Reader(self.scene.bus.wire, layout.DEAD).direct("dead.>")
+        found = await Reader(self.scene.bus.wire, stream_names.DEAD).direct("dead.>")
         return [msgspec.json.decode(item.payload) for item in found or []]
 
 

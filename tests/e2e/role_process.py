@@ -15,7 +15,7 @@ import msgspec
 from tests.e2e.triggers import Trigger, TriggeredBackend
 
 from linestop.actors import executor, planner
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.models.caller import Caller
 from linestop.runtime import deadline_alarms
@@ -128,7 +128,7 @@ class _OnlyThese:
         """Start it if it is one of those."""
         name = function.__name__
         consumer = getattr(arguments[1], "name", "") if name == "_pump" else ""
-        if name == "_sweep" or consumer == layout.TASKS_CONSUMER or consumer.startswith("control_"):
+        if name == "_sweep" or consumer == stream_names.TASKS_CONSUMER or consumer.startswith("control_"):
             self._pumps.start_soon(function, *arguments)
 
 
@@ -155,7 +155,9 @@ async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     with hold_name(directory, name):
         backend = await TriggeredBackend.open(credentials, name=name)
         cast("TriggeredBackend", backend).directory = directory
-        workers, older = (backend.shared(roles[0], each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+        workers, older = (
+            backend.shared(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+        )
         worker = await next_incarnation(workers, name, older=older)
         policy = EgressPolicy(allow=(setup.world.removeprefix("http://"),))
         runner = RegistryRunner(registry(), directory / "workspaces", egress=policy)

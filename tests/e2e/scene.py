@@ -12,14 +12,14 @@ import anyio
 import msgspec
 from tests.e2e.role_process import registry
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import header_block
 from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion
@@ -74,7 +74,7 @@ class Scene:
 
     async def deploy(self, version: AgentVersion) -> None:
         """Let new runs use this version."""
-        await AgentStore(self.bus.shared(layout.AGENTS_BUCKET)).deploy(version)
+        await AgentStore(self.bus.shared(stream_names.AGENTS_BUCKET)).deploy(version)
 
     async def say(self, subject: str, payload: bytes, **headers: str) -> None:
         """Publish to a stream as a service would, until it is stored. ``_`` in a header's name stands for ``-``."""
@@ -111,7 +111,7 @@ class Scene:
 
     async def outcome(self, run: str) -> dict[str, Any]:
         """The run's outcome as it was published; waits for it."""
-        reader = Reader(self.bus.wire, layout.OUTCOMES)
+        reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.fail_after(120):
             while True:
                 found = await reader.direct(subjects.outcome_of(TENANT, RunId(run)))

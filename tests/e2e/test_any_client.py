@@ -18,7 +18,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.bus.after import Outcome
+from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.schemas.messages import VERBS, Task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]

@@ -23,13 +23,13 @@ from tests.golden_logs.make import HERE
 from tests.golden_logs.test_golden_logs import Message, log_of
 
 from linestop import clock
-from linestop.bus import layout
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus import stream_names
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.init import set_up
+from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.publish import header_block
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.jetstream.wire import header_block
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
 from linestop.runtime.actor_process import Host
@@ -129,7 +129,7 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
         stored = HERE / f"{name}.agent.json"
         if stored.exists():
             digest = json.loads(log[0][1])["agent"]["digest"]
-            agents = (await JetStream.open(connection)).shared(layout.AGENTS_BUCKET)
+            agents = (await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET)
             await agents.create(f"version.{digest}", stored.read_bytes())
             await agents.create("current.desk", digest.encode())
     async with AsyncExitStack() as stack:
@@ -229,12 +229,12 @@ async def check(scene: Scene, run: Run, log: Sequence[Message]) -> None:
     assert [(problem.n, problem.rule) for problem in verdict.problems] in ([], [(2, "budget")]), verdict
     assert verdict.events == run.n
     assert run.sealed is not None
-    reader = Reader(scene.bus.wire, layout.OUTCOMES)
+    reader = Reader(scene.bus.wire, stream_names.OUTCOMES)
     with anyio.fail_after(ENDED_WITHIN_S):
         while not (outcome := await reader.direct(subjects.outcome_of(TENANT, RUN))):
             await scene.news_or_pause()
     assert msgspec.json.decode(outcome[0].payload)["status"] == run.sealed.status
-    buried = await Reader(scene.bus.wire, layout.DEAD).direct("dead.>")
+    buried = await Reader(scene.bus.wire, stream_names.DEAD).direct("dead.>")
     assert not buried, buried
 
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from tests.stack import AGENT, stack
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.client import Client
@@ -28,7 +28,7 @@ async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_
     """Nothing of it is stored; an answer that could be stored and is too long for one is refused as any other."""
     async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
         async with await connect(line.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+            store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
             desk = await store.current(AGENT)
             assert desk is not None
             await store.deploy(msgspec.structs.replace(desk, planner=f"python:{__name__}.plan"))

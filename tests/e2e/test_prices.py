@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import TENANT, agent, described
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.runtime.money.account_value import Account
@@ -79,7 +79,7 @@ async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -
 async def spent(one: OneProcess, key: str) -> int:
     """What an account says was spent, now that nothing is held."""
     async with await connect(one.server.credential("budget"), name="test-budget") as connection:
-        found = await (await JetStream.open(connection)).shared(layout.SHARED_BUCKET).get(key)
+        found = await (await JetStream.open(connection)).shared(stream_names.SHARED_BUCKET).get(key)
     assert found is not None
     account = msgspec.json.decode(found.value, type=Account)
     assert not account.holds

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.stack import Stack, stack
 
-from linestop.bus.after import Outcome
 from linestop.bus.connection import Connection, connect
+from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.client import Client
 from linestop.schemas.chain import genesis, link
 from linestop.schemas.run import Run

@@ -14,9 +14,9 @@ import pytest
 from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import agent, described
 
-from linestop.bus.ports import Append, HeadMoved, Log, Meanwhile
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import stop_run
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import Append, HeadMoved, Log, Meanwhile
+from linestop.bus.operator_stop import stop_run
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.tool import tool

@@ -22,10 +22,10 @@ import pytest
 from tests.e2e.race.judging import LATE_NS, Race, Request, Stop, judge, race_of
 from tests.e2e.race.worker import agent
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
@@ -93,7 +93,7 @@ async def lines(child: anyio.abc.Process) -> AsyncIterator[str]:
 
 async def race(directory: Path, operator: JetStream, races: int, seed: int) -> None:
     """Run ``races`` races and judge them."""
-    await AgentStore(operator.shared(layout.AGENTS_BUCKET)).deploy(agent())
+    await AgentStore(operator.shared(stream_names.AGENTS_BUCKET)).deploy(agent())
     async with World().open() as world:
         address = f"127.0.0.1:{world.port}"
         worker_args = (str(HERE / "worker.py"), str(directory), address)

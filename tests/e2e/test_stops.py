@@ -15,10 +15,10 @@ from bench import stage
 from tests.e2e.scene import described
 
 from linestop import Client
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus.broker_backend import JetStreamBackend
+from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.ports import Append, HeadMoved
-from linestop.bus.stopping import TRIES_ALONE
+from linestop.bus.operator_stop import TRIES_ALONE
 from linestop.client.client import StopMode
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.stack import Stack, stack
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import compare
-from linestop.bus.streams import SECOND_NS, Config, ConsumerSpec, consumers
+from linestop.bus.create_streams import compare
+from linestop.bus.stream_definitions import SECOND_NS, Config, ConsumerSpec, consumers
 from linestop.cli.assembly import prepare
 from linestop.client import Client
 from linestop.schemas import subjects
@@ -26,12 +26,12 @@ OLD_VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "ed
 def as_it_was(spec: ConsumerSpec) -> Config:
     """A consumer as it was before words, timers and seals were to come again soon."""
     old = {**spec.config, "ack_wait": 30 * SECOND_NS}
-    if spec.name == layout.REQUESTS_CONSUMERS[0][1]:
+    if spec.name == stream_names.REQUESTS_CONSUMERS[0][1]:
         old["filter_subjects"] = [subjects.control_filter(verb) for verb in OLD_VERBS]
     return old
 
 
-AGED = tuple(s for s in consumers() if s.stream == layout.CONTROL or s.name in {"timers", "sealed"})
+AGED = tuple(s for s in consumers() if s.stream == stream_names.CONTROL or s.name in {"timers", "sealed"})
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ async def test_a_run_that_waits_in_an_older_folder_ends_after_the_upgrade(tmp_pa
         async with bootstrap_of(line) as bootstrap:
             for spec in AGED:
                 body = {"stream_name": spec.stream, "config": as_it_was(spec), "action": "update"}
-                await bootstrap.ask(api.consumer_create(spec.stream, spec.name), body)
+                await bootstrap.ask(jetstream_api.consumer_create(spec.stream, spec.name), body)
         async with line.actors():
             run = (await client.submit("desk", "pay 5")).run
             async for entry in client.events(run, follow=True):

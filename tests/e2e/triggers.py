@@ -18,10 +18,10 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from linestop.bus.backend import JetStreamBackend
-from linestop.bus.jetstream.queue import IN_FLIGHT_MAX
-from linestop.bus.ports import Append, Delivery, Log, Meanwhile, Queue, Room
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus.broker_backend import JetStreamBackend
+from linestop.bus.interfaces import Append, Delivery, Log, Meanwhile, Queue, Room
+from linestop.bus.jetstream.pull_queue import IN_FLIGHT_MAX
+from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.schemas.messages import Task
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.stream_definitions import consumers
 from linestop.runtime.ack_extender import HANDLING_MAX_S, Keeping
 from linestop.schemas import subjects
 from linestop.schemas.limits import ACK_SOON_S
@@ -16,7 +16,7 @@ from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 
-CONTROL = next(spec for spec in consumers() if spec.name == layout.REQUESTS_CONSUMERS[0][1])
+CONTROL = next(spec for spec in consumers() if spec.name == stream_names.REQUESTS_CONSUMERS[0][1])
 
 
 @pytest.mark.parametrize(

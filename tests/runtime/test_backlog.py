@@ -15,8 +15,8 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -75,12 +75,12 @@ async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:
     """
     most = 0
     broker = MemoryBroker(virtual_now, faults=_Busy())
-    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     for index in range(tasks):
         await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "work", "run": f"r{index}"}))
     config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=PLENTY, limits=TWO_CORES)
     roles = [make_role(role, caller=_Model(), runner=Tools({})) for role in ACTORS]
-    runs = broker.stream(layout.RUNS)
+    runs = broker.stream(stream_names.RUNS)
     async with Host(InMemory(broker), roles, config).running() as host:
         with anyio.fail_after(3_600):
             while len(runs.matching("runs.*.*.recorder.sealed.*")) < tasks:

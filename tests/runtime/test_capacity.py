@@ -13,9 +13,9 @@ from tests.builders import Story, at_work, call, contract
 from tests.builders import agent as desk
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.beats import BEAT_EVERY_S, read_beat
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.worker_heartbeats import BEAT_EVERY_S, read_beat
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -89,7 +89,7 @@ class Process:
     @property
     def queued(self) -> int:
         """Tasks that are still in their stream."""
-        return len(self.broker.stream(layout.TASKS).matching(">"))
+        return len(self.broker.stream(stream_names.TASKS).matching(">"))
 
 
 def with_process(
@@ -99,7 +99,7 @@ def with_process(
 
     async def main() -> None:
         broker, model = MemoryBroker(virtual_now), SlowModel(takes_s)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(PATIENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
         limits = WorkerLimits(runs_max=runs_max, starts_max=starts_max)
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), limits=limits)
         roles = [make_role(role, caller=model, runner=Tools({})) for role in ACTORS]
@@ -148,7 +148,7 @@ def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_mor
 
     async def act(process: Process) -> None:
         async def shown() -> list[tuple[bool, int]]:
-            found = await process.broker.shared(layout.BEATS_BUCKET).values("")
+            found = await process.broker.shared(stream_names.BEATS_BUCKET).values("")
             beats = [beat for value in found if (beat := read_beat(value)) is not None]
             assert len(beats) == len(ACTORS)
             return sorted({(beat.overloaded, beat.load.waiting) for beat in beats if beat.load is not None})

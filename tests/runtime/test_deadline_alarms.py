@@ -9,9 +9,9 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.ports import Timers
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.interfaces import Timers
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -59,7 +59,7 @@ def test_of_two_long_waits_the_sooner_has_the_timer_and_each_is_set_once() -> No
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         waits = Scripted([[("wait.until", "3000"), ("wait.until", "2000")]])
         roles = [make_role(role, caller=waits, runner=Tools({})) for role in ACTORS]
         ports = Noting(broker)
@@ -84,7 +84,7 @@ def test_a_run_that_is_over_leaves_no_timer() -> None:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         roles = [make_role(role, caller=Scripted([[("wait.until", "3000")]]), runner=Tools({})) for role in ACTORS]
         ports = Noting(broker)
         config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), sweeping=False)
@@ -95,6 +95,6 @@ def test_a_run_that_is_over_leaves_no_timer() -> None:
             await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by": "ann", "why": "enough"}')
             await anyio.sleep(1)
         assert set(ports.cancelled) == {"executor-wait"}
-        assert broker.stream(layout.TIMERS).matching("timers.set.>") == []
+        assert broker.stream(stream_names.TIMERS).matching("timers.set.>") == []
 
     run_virtual(main, seed=1)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from linestop.bus.ports import Fill, Log
+from linestop.bus.interfaces import Fill, Log
 from linestop.errors import Unreachable
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import PLACE_BYTES, PROCESSES, Headroom

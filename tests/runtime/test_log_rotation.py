@@ -18,14 +18,14 @@ from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import Door
 from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE, Archive
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.create_streams import BusLayout, set_up
+from linestop.bus.idempotency_keys import run_of_key
+from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.keys import run_of_key
-from linestop.bus.ports import StoredMessage
-from linestop.bus.streams import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
+from linestop.bus.stream_definitions import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
 from linestop.cli.rotate import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
@@ -37,7 +37,7 @@ from linestop.schemas.subjects import RunId, TenantId
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
 SMALL = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
-FEED = next(spec for spec in consumers() if spec.name == layout.FEED)
+FEED = next(spec for spec in consumers() if spec.name == stream_names.FEED)
 SECONDS = 1 / 86_400
 WITHIN_S = 20.0
 
@@ -91,7 +91,7 @@ async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
 
 
 async def _config(stream: JetStream) -> dict[str, Any]:
-    info = await stream.wire.connection.ask(api.stream_info(layout.RUNS))
+    info = await stream.wire.connection.ask(jetstream_api.stream_info(stream_names.RUNS))
     return msgspec.convert(info["config"], dict[str, Any])
 
 
@@ -110,7 +110,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         before = [(entry.n, entry.name) async for entry in client.events(first)]
         await archive.reached((await bus.log().page(after_seq=0))[-1].seq)
         # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and is no run of its own.
-        fourth = await Reader(bus.wire, layout.RUNS).at(4)
+        fourth = await Reader(bus.wire, stream_names.RUNS).at(4)
         assert fourth is not None
         assert fourth.at is not None
         assert 3 <= await rotate(line.server.administrator, Cut(now=fourth.at, before=fourth.at)) < len(before)
@@ -260,7 +260,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         async with line.server.administrator() as admin:
             config = await _config(bus)
             short = {**config, "max_age": 3_600 * SECOND_NS}
-            await admin.ask(api.at_server(api.stream_update(layout.RUNS)), short)
+            await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream_names.RUNS)), short)
         done = await set_up(bootstrap, BusLayout(space=SMALL))
         assert [sentence.split(":")[0] for sentence in done.outdated] == [
             "stream RUNS is as an older linestop made it (max_age); it takes the broker's administrator"

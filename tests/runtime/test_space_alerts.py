@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from tests.run_logs import InMemory
 
-from linestop.bus import layout
-from linestop.bus.ports import Fill, Log, Publisher
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Fill, Log, Publisher
 from linestop.runtime.actor_process import Host
 from linestop.runtime.housekeeping import space_alerts
 from linestop.runtime.housekeeping.space_alerts import LOOK_EVERY_S, SpaceWatch
@@ -111,11 +111,11 @@ def test_a_recorder_looks_again_and_again_and_two_of_them_call_once() -> None:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        runs = broker.stream(layout.RUNS)
+        runs = broker.stream(stream_names.RUNS)
         runs.bytes_max = 100_000
 
         def alerts() -> int:
-            return len(broker.stream(layout.ALERTS).matching("alerts.system.space"))
+            return len(broker.stream(stream_names.ALERTS).matching("alerts.system.space"))
 
         first = HostConfig(worker="a#1", now=virtual_now)
         second = HostConfig(worker="b#1", now=virtual_now)

@@ -11,11 +11,11 @@ import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
 
 from linestop.actors.context import assemble
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.ports import Append, Log, Meanwhile
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import catch_up, stop_run
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import Append, Log, Meanwhile
+from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
@@ -84,7 +84,7 @@ async def serve(
     headers: dict[str, str] | None = None,
 ) -> None:
     """Serve one task on a scripted model, losing the first append of ``lost``, if it names one."""
-    await AgentStore(broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
     roles = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in ACTORS]
     backend = Losing(broker, lost, loss)

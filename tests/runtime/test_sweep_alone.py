@@ -17,7 +17,7 @@ import pytest
 from tests.bus.test_times import LAYOUTS, ROWS, Layout, Row, until_said, virtually
 from tests.clockwork import HANGS, Fates, Hands, Model, Processes, agent, calls, processes
 
-from linestop.bus.beats import Roster
+from linestop.bus.worker_heartbeats import Roster
 from linestop.runtime import run_loop
 from linestop.runtime.actor_process import Host
 from linestop.runtime.deadline_alarms import Alarms

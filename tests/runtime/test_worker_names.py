@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tests.bus.administered import administered
 
-from linestop.bus import layout
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus import stream_names
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
+from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import Credential, write_credential
-from linestop.bus.init import set_up
 from linestop.errors import ConfigError, InputError
 from linestop.runtime.workers.worker_names import hold_free_name, hold_name, host_name, is_held, next_incarnation
 from linestop.schemas.subjects import ACTORS
@@ -103,8 +103,10 @@ async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_l
         backend = await JetStreamBackend.open({role: server.credentials[role] for role in ACTORS}, name="test")
         try:
             for role in ACTORS:
-                await server.admin.ask(layout.bucket_key(layout.SHARED_BUCKET, f"worker.{role}"), 7)
-                workers, older = (backend.shared(role, each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+                await server.admin.ask(stream_names.bucket_key(stream_names.SHARED_BUCKET, f"worker.{role}"), 7)
+                workers, older = (
+                    backend.shared(role, each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+                )
                 assert await next_incarnation(workers, role, older=older) == f"{role}#8"
                 assert await next_incarnation(workers, role, older=older) == f"{role}#9"
         finally:

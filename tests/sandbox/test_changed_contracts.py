@@ -12,7 +12,7 @@ import pytest
 from tests.builders import at_work, call
 
 from linestop.actors.opening import grant
-from linestop.bus.after import alerts
+from linestop.bus.run_outcomes_and_alerts import alerts
 from linestop.sandbox.context import Context
 from linestop.sandbox.registry import Registry
 from linestop.sandbox.runner import RegistryRunner

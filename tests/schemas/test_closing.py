@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
 
-from linestop.bus.after import alert, outcome
+from linestop.bus.run_outcomes_and_alerts import alert, outcome
 from linestop.schemas.events import (
     Accepted,
     LimitHit,

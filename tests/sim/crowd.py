@@ -31,9 +31,9 @@ from tests.sim.simulate import KEPT
 from tests.sim.watched import Diary
 from tests.sim.workers import Worker
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stream_definitions import consumers
 from linestop.runtime.money.account_value import Account
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Stopped
@@ -95,7 +95,7 @@ class Crowd:
             Worker(f"w{index}", roles, outside=outside, broker=self.broker, diary=diary)
             for index, roles in enumerate(TOPOLOGY)
         ]
-        self.broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
+        self.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
 
     def _written(self, stored: Any) -> None:  # noqa: ANN401 - a stored message
         if ".account.user-" in stored.subject and stored.payload:
@@ -105,7 +105,7 @@ class Crowd:
 
     async def run(self) -> dict[str, Any]:
         """Submit all runs at once, kill budgets meanwhile, and wait until all are over."""
-        await AgentStore(self.broker.shared(layout.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(self.broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         for spec in consumers():
             self.broker.queue(spec)
         for worker in self.workers:
@@ -140,7 +140,7 @@ class Crowd:
         for run in self.mirror.runs.values():
             messages = [
                 (m.subject, m.payload, m.seq)
-                for m in self.broker.stream(layout.RUNS).matching(f"runs.{run.tenant}.{run.run}.>")
+                for m in self.broker.stream(stream_names.RUNS).matching(f"runs.{run.tenant}.{run.run}.>")
             ]
             wrong += [f"{run.run}: {p.sentence}" for p in verify(run.tenant, run.run, messages).problems]
         stops = [e.event for run in self.mirror.runs.values() for e in run.entries if isinstance(e.event, Stopped)]

@@ -14,7 +14,7 @@ from tests.sim.outside import Outside
 from tests.sim.people import Acknowledged, Mirror
 from tests.sim.watched import Diary
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account
 from linestop.schemas.limits import AccountLimits
 from linestop.schemas.run import Run
@@ -25,7 +25,7 @@ from linestop.testing.memory.stream import Stored
 SETTLED_S = 12.0
 """How long after the last fault an answer may still be on its way, and a process wait for it."""
 
-ACCOUNTS = layout.bucket_key(layout.SHARED_BUCKET, "account.")
+ACCOUNTS = stream_names.bucket_key(stream_names.SHARED_BUCKET, "account.")
 
 
 class Ledger:
@@ -40,8 +40,8 @@ class Ledger:
         self.remade: dict[str, set[str]] = {}
         """Account → holds that an overtaken worker made once more after they were settled: charged again if it dies."""
 
-        broker.stream(layout.bucket_stream(layout.SHARED_BUCKET)).listeners.append(self._written)
-        broker.stream(layout.RUNS).listeners.append(self._said)
+        broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
+        broker.stream(stream_names.RUNS).listeners.append(self._said)
 
     def open_holds(self) -> dict[str, list[str]]:
         """Holds that are in an account now: account → holds."""
@@ -188,7 +188,7 @@ class Evidence:
         return from_s >= self.well_s and all(end <= from_s or begin >= to_s for begin, end in times)
 
     def _run(self, fold: Run) -> RunEvidence:
-        stream = self.broker.stream(layout.RUNS)
+        stream = self.broker.stream(stream_names.RUNS)
         said: list[Said] = []
         for entry in fold.entries:
             if entry.seq in self.diary.squatted:

@@ -14,8 +14,8 @@ import anyio
 import msgspec
 from tests.sim.faults import seconds
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName
 
@@ -129,7 +129,7 @@ class Trouble:
             case "worker lost":
                 await self._lost(self._chance.choice(workers), diary)
             case "outcomes full":
-                stream = self._broker.stream(layout.OUTCOMES)
+                stream = self._broker.stream(stream_names.OUTCOMES)
                 stream.bytes_max = max(stream.bytes_used, 1)
                 await anyio.sleep(hardship.until_s - seconds())
                 stream.bytes_max = 0
@@ -155,7 +155,7 @@ class Trouble:
             if ".started." in message.subject and name in message.payload:
                 started.set()
 
-        self._broker.stream(layout.RUNS).listeners.append(stored)
+        self._broker.stream(stream_names.RUNS).listeners.append(stored)
         with anyio.move_on_after(self.hardship.until_s - seconds()):
             await started.wait()
             await anyio.sleep(self._chance.choice((0.0, 0.01, 0.3)))
@@ -167,7 +167,7 @@ class Trouble:
         for name, contract in contracts.items():
             wider = {"scopes": ("more",)} if self._chance.random() < 0.4 and contract.kind != "wait" else {}
             contracts[name] = msgspec.structs.replace(contract, description=f"{contract.description} anew", **wider)
-        store = AgentStore(self._broker.shared(layout.AGENTS_BUCKET))
+        store = AgentStore(self._broker.shared(stream_names.AGENTS_BUCKET))
         for agent in agents:
             tools = tuple(contracts[tool.name] for tool in agent.tools)
             await store.deploy(msgspec.structs.replace(agent, prompt=f"{agent.prompt} Now.", tools=tools))

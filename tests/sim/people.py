@@ -14,9 +14,9 @@ from tests.sim.hardships import EVENTS
 from tests.sim.loop import SimLoop
 from tests.sim.outside import Outside
 
-from linestop.bus import layout
-from linestop.bus.ports import HeadMoved
-from linestop.bus.stamp import Stamper
+from linestop.bus import stream_names
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import HeadMoved
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.calls import CallState, Stage
@@ -49,7 +49,7 @@ class Mirror:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.runs: dict[tuple[TenantId, RunId], Run] = {}
-        broker.stream(layout.RUNS).listeners.append(self._stored)
+        broker.stream(stream_names.RUNS).listeners.append(self._stored)
 
     def _stored(self, stored: Stored) -> None:
         parts = subjects.parse_run_event(stored.subject)
@@ -77,7 +77,7 @@ class People:
         self._stamper = Stamper(build="sim", blobs=broker.blobs(), chance=self._chance, now=virtual_now)
         self._lurking = outside.script.chance("lurking")
         self._lurks = self._lurking.choice((0.0, 0.05, 0.2))
-        broker.stream(layout.RUNS).listeners.append(self._lurk)
+        broker.stream(stream_names.RUNS).listeners.append(self._lurk)
 
     # --- clients ---------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from tests.sim.workers import Worker
 
 from linestop.actors import approver, executor, judging, planner, words
 from linestop.actors.executor import Executor, finished
-from linestop.bus import after
+from linestop.bus import run_outcomes_and_alerts
 from linestop.errors import Unreachable
 from linestop.runtime import actor_process, perform_started
 from linestop.runtime.decide_next import Draft
@@ -301,7 +301,7 @@ def _outcome_twice() -> None:
         del run
         return f"agent-{next(counter)}"
 
-    cast("Any", after).agent_of = agent_of
+    cast("Any", run_outcomes_and_alerts).agent_of = agent_of
 
 
 def _outcome_only_at_once() -> None:

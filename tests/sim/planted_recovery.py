@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from linestop.actors import approver, executor, opening
-from linestop.bus import beats
+from linestop.bus import worker_heartbeats
 from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
 from linestop.runtime.intake import TaskIntake
@@ -144,7 +144,7 @@ def nobody_is_dead() -> None:
         del self, role, worker
         return False
 
-    cast("Any", beats.Roster).is_dead = is_dead
+    cast("Any", worker_heartbeats.Roster).is_dead = is_dead
 
 
 def _plenty_of_room(space: Any) -> str:

@@ -22,9 +22,9 @@ from tests.sim.script import CONTRACTS, Script, draw_accounts, draw_agents
 from tests.sim.watched import Diary
 from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Worker
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stream_definitions import consumers
 from linestop.sandbox.builtin import WAIT_FOR_EVENT
 from linestop.schemas.subjects import RoleName
 from linestop.testing.memory import MemoryBroker
@@ -82,7 +82,7 @@ class Simulation:
     async def run(self) -> Verdict:
         """Live through it, then look at the evidence."""
         loop = cast("SimLoop", asyncio.get_running_loop())
-        store = AgentStore(self.broker.shared(layout.AGENTS_BUCKET))
+        store = AgentStore(self.broker.shared(stream_names.AGENTS_BUCKET))
         for agent in self.agents:
             await store.deploy(agent)
         for spec in consumers():
@@ -179,10 +179,10 @@ class Simulation:
                 return
 
     def _over(self) -> bool:
-        if self.broker.stream(layout.TASKS).matching(">"):
+        if self.broker.stream(stream_names.TASKS).matching(">"):
             return False
         runs = self.mirror.runs.values()
-        outcomes = self.broker.stream(layout.OUTCOMES).matching(">")
+        outcomes = self.broker.stream(stream_names.OUTCOMES).matching(">")
         return all(run.sealed for run in runs) and len(outcomes) >= len(runs)
 
     def _tell(self, what: str) -> None:
@@ -200,7 +200,7 @@ class Simulation:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def _verdict(self) -> Verdict:
-        stored = self.broker.stream(layout.RUNS).matching(">")
+        stored = self.broker.stream(stream_names.RUNS).matching(">")
         digest = hashlib.sha256(b"".join(m.subject.encode() + b"\0" + m.payload + b"\n" for m in stored))
         return Verdict(
             seed=self.script.seed,

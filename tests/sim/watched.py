@@ -13,8 +13,8 @@ from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
-from linestop.bus import layout
-from linestop.bus.ports import Append, Fill, Left, Meanwhile, StoredMessage
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Append, Fill, Left, Meanwhile, StoredMessage
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import virtual_now
@@ -131,11 +131,11 @@ class WatchedLog:
     async def fullest(self) -> Fill:
         """See ``Log``."""
         if self._hardship.at_work("runs full"):
-            return Fill(stream=layout.RUNS, used=NEARLY_FULL)
+            return Fill(stream=stream_names.RUNS, used=NEARLY_FULL)
         return await self._log.fullest()
 
     def _has_arrived(self, seq: int) -> bool:
-        stored = self._broker.stream(layout.RUNS).at(seq)
+        stored = self._broker.stream(stream_names.RUNS).at(seq)
         return stored is not None and stored.stored_at <= virtual_now() - timedelta(seconds=self._hardship.amount)
 
     def _think(self) -> None:
@@ -164,7 +164,7 @@ class WatchedLog:
 
     def _squat(self, append: Append) -> None:
         """Write what is no event of the run at its head, as whoever has stolen a credential can."""
-        stream = self._broker.stream(layout.RUNS)
+        stream = self._broker.stream(stream_names.RUNS)
         place = len(self._diary.squatted) + 100
         subject = f"runs.{append.tenant}.{append.run}.planner.proposed.{place}"
         self._diary.squatted.add(stream.publish(subject, b"{}"))

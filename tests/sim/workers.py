@@ -16,8 +16,8 @@ from tests.sim.outside import Outside, SimCaller, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 from tests.sim.watched import Diary, WatchedLog
 
-from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
@@ -42,7 +42,7 @@ TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
 
 
 class WorkerBackend:
-    """The ports of one process; see ``linestop.bus.backend.Backend``."""
+    """The ports of one process; see ``linestop.bus.broker_backend.Backend``."""
 
     def __init__(self, broker: MemoryBroker, process: Process, diary: Diary) -> None:
         self._broker = broker

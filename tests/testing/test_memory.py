@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import anyio
 import pytest
 
-from linestop.bus import layout
-from linestop.bus.ports import Append, HeadMoved
-from linestop.bus.streams import consumers
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Append, HeadMoved
+from linestop.bus.stream_definitions import consumers
 from linestop.errors import NotFound, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event
@@ -19,7 +19,7 @@ from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import run_virtual, virtual_now
 
 TENANT, RUN = TenantId("t"), RunId("r")
-TASKS = next(spec for spec in consumers() if spec.name == layout.TASKS_CONSUMER)
+TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
 
 
 def event(n: int, head_seq: int, *, by: str = "") -> Append:
@@ -71,7 +71,7 @@ def test_lost_requests_and_answers_neither_lose_nor_double_an_event(seed: int) -
                     except Unreachable:
                         continue
                     except HeadMoved:
-                        last = broker.stream(layout.RUNS).last(subjects.run_filter(TENANT, RUN))
+                        last = broker.stream(stream_names.RUNS).last(subjects.run_filter(TENANT, RUN))
                         assert last is not None
                         n, head_seq = parse_run_event(last.subject).n + 1, last.seq
                         continue
@@ -82,7 +82,7 @@ def test_lost_requests_and_answers_neither_lose_nor_double_an_event(seed: int) -
         async with anyio.create_task_group() as group:
             for name in "abcd":
                 group.start_soon(writer, name)
-        stored = broker.stream(layout.RUNS).matching("runs.>")
+        stored = broker.stream(stream_names.RUNS).matching("runs.>")
         assert [m.seq for m in stored] == sorted(acked)
         assert [parse_run_event(m.subject).n for m in stored] == list(range(1, 21))
         return [m.payload.decode() for m in stored]
@@ -109,7 +109,7 @@ def deliver(faults: Deliveries, *payloads: bytes, for_s: float = 10.0) -> list[t
         broker = MemoryBroker(virtual_now, faults=faults)
         queue = broker.queue(TASKS)
         for payload in payloads:
-            broker.stream(layout.TASKS).publish(subjects.task(TENANT, AgentName("a")), payload)
+            broker.stream(stream_names.TASKS).publish(subjects.task(TENANT, AgentName("a")), payload)
         start = virtual_now()
         seen: list[tuple[bytes, int, float]] = []
         with anyio.move_on_after(for_s):
@@ -199,7 +199,7 @@ def test_a_timer_does_not_fire_early_when_the_clock_is_set_back() -> None:
         await anyio.sleep(30)
         behind = timedelta(seconds=100)
         await anyio.sleep(1_000)
-        fired = broker.stream(layout.TIMERS).matching("timers.fire.>")
+        fired = broker.stream(stream_names.TIMERS).matching("timers.fire.>")
         return [message.stored_at for message in fired]
 
     [at] = run_virtual(main)

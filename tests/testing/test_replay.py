@@ -10,7 +10,7 @@ from tests.run_logs import AGENT, ASKING, SCENARIOS, STRICT, Forger
 from tests.stack import stack
 
 import linestop.testing
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.client import Client
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode
@@ -80,7 +80,7 @@ async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
             stored = await client.bus.log().load(TENANT, RunId(run))
             opened = (await client.run(run)).opened
             assert opened is not None
-            version = await client.bus.shared(layout.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
+            version = await client.bus.shared(stream_names.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
             assert version is not None
             log = [(message.subject, message.payload, message.seq) for message in stored]
             found = replay(log, blobs={opened.agent.digest: version.value})

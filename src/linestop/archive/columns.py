@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.ports import StoredMessage
+from linestop.bus.interfaces import StoredMessage
 from linestop.errors import InputError
 from linestop.schemas.calls import CallState
 from linestop.schemas.events import (

@@ -33,7 +33,7 @@ from linestop.archive.columns import (
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
 from linestop.archive.requests import Reach, Wanted
 from linestop.bus.credentials import write_private
-from linestop.bus.ports import StoredMessage
+from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event

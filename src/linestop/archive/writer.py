@@ -25,7 +25,7 @@ from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatu
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import Door
 from linestop.archive.requests import Reach, Wanted
-from linestop.bus.ports import Delivery, Log, Queue, StoredMessage
+from linestop.bus.interfaces import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
 
 T = TypeVar("T")

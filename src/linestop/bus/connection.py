@@ -22,12 +22,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from linestop.bus import closing
-from linestop.bus.api import read_reply
+from linestop.bus import close_connection
 from linestop.bus.credentials import Credential
-from linestop.bus.layout import inbox_prefix
+from linestop.bus.jetstream_api import read_reply
 from linestop.bus.nkeys import public_key, sign
-from linestop.bus.streams import HEADER_BYTES_MAX
+from linestop.bus.stream_definitions import HEADER_BYTES_MAX
+from linestop.bus.stream_names import inbox_prefix
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 
@@ -253,7 +253,7 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is waiting, if the server is there, and close for good; it fails with nothing."""
-        await closing.close(self.nc)
+        await close_connection.close(self.nc)
 
     async def __aenter__(self) -> Self:
         return self
@@ -291,7 +291,7 @@ class Connection:
                 raise failure
         finally:
             refused.cancel()
-            await closing.end(attempt)
+            await close_connection.end(attempt)
 
     def _not_opened(self, attempt: asyncio.Task[None], timeout_s: float) -> LinestopError | None:
         """Why there is no connection after the first attempt."""

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from linestop.bus.files import read_regular
 from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 64 * 1024

@@ -19,8 +19,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus import api, layout
-from linestop.bus.streams import consumers, streams
+from linestop.bus import jetstream_api, stream_names
+from linestop.bus.stream_definitions import consumers, streams
 from linestop.schemas import subjects
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import ACTORS, ROLES, RoleName, Verb
@@ -61,28 +61,32 @@ class AccessOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def _reads(stream: str) -> tuple[str, ...]:
     """Reading by the message or by the batch, and how large the stream is; from any replica."""
-    return api.direct_get(stream), api.direct_get_last(stream, ">"), api.stream_info(stream)
+    return (
+        jetstream_api.direct_get(stream),
+        jetstream_api.direct_get_last(stream, ">"),
+        jetstream_api.stream_info(stream),
+    )
 
 
 def _pulls(stream: str, consumer: str) -> tuple[str, ...]:
     return (
-        api.consumer_next(stream, consumer),
-        api.consumer_ack(stream, consumer),
-        api.consumer_info(stream, consumer),
+        jetstream_api.consumer_next(stream, consumer),
+        jetstream_api.consumer_ack(stream, consumer),
+        jetstream_api.consumer_info(stream, consumer),
     )
 
 
 def _bucket(bucket: str) -> tuple[str, ...]:
-    return *_reads(layout.bucket_stream(bucket)), api.message_get(layout.bucket_stream(bucket))
+    return *_reads(stream_names.bucket_stream(bucket)), jetstream_api.message_get(stream_names.bucket_stream(bucket))
 
 
 def _keys(kind: str) -> str:
-    return layout.bucket_key(layout.SHARED_BUCKET, f"{kind}.>")
+    return stream_names.bucket_key(stream_names.SHARED_BUCKET, f"{kind}.>")
 
 
-_SWITCHES: Final = layout.bucket_key(layout.SWITCHES_BUCKET, KEY)
+_SWITCHES: Final = stream_names.bucket_key(stream_names.SWITCHES_BUCKET, KEY)
 _EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
-_ROLE_FEED = layout.role_consumer(SELF)
+_ROLE_FEED = stream_names.role_consumer(SELF)
 
 
 def _row(act: Act, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
@@ -92,15 +96,35 @@ def _row(act: Act, granted: tuple[str, ...], *, holders: tuple[CredentialName, .
 TABLE: Final[tuple[Right, ...]] = (
     # The run log.
     _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
-    _row("publish", _reads(layout.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
-    _row("publish", (api.message_get(layout.OUTCOMES),), holders=ROLES, why="see whether a run is over that left RUNS"),
-    _row("publish", (api.stream_info(layout.OUTCOMES),), holders=ROLES, why="see whether runs have room to end"),
-    _row("publish", (api.stream_info("*"),), holders=("recorder",), why="see which stream is nearly full, and say so"),
-    _row("publish", (api.message_get(layout.RUNS),), holders=ROLES, why="read a head from the leader"),
+    _row("publish", _reads(stream_names.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
+    _row(
+        "publish",
+        (jetstream_api.message_get(stream_names.OUTCOMES),),
+        holders=ROLES,
+        why="see whether a run is over that left RUNS",
+    ),
+    _row(
+        "publish",
+        (jetstream_api.stream_info(stream_names.OUTCOMES),),
+        holders=ROLES,
+        why="see whether runs have room to end",
+    ),
+    _row(
+        "publish",
+        (jetstream_api.stream_info("*"),),
+        holders=("recorder",),
+        why="see which stream is nearly full, and say so",
+    ),
+    _row("publish", (jetstream_api.message_get(stream_names.RUNS),), holders=ROLES, why="read a head from the leader"),
     _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
-    _row("publish", _pulls(layout.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
-    _row("publish", _pulls(layout.RUNS, layout.FEED), holders=("recorder",), why="archive every event"),
-    _row("publish", _pulls(layout.RUNS, layout.SEALED_CONSUMER), holders=("recorder",), why="publish outcomes"),
+    _row("publish", _pulls(stream_names.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
+    _row("publish", _pulls(stream_names.RUNS, stream_names.FEED), holders=("recorder",), why="archive every event"),
+    _row(
+        "publish",
+        _pulls(stream_names.RUNS, stream_names.SEALED_CONSUMER),
+        holders=("recorder",),
+        why="publish outcomes",
+    ),
     _row("publish", ("wake.>",), holders=ROLES, why="hint to a role to look at a run"),
     _row("subscribe", ("wake.{self}.>",), holders=ACTORS, why="be woken by a hint"),
     # In: tasks and control.
@@ -112,7 +136,7 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        _pulls(layout.TASKS, layout.TASKS_CONSUMER),
+        _pulls(stream_names.TASKS, stream_names.TASKS_CONSUMER),
         holders=("validator",),
         why="be the door for tasks",
     ),
@@ -131,19 +155,19 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
     _row(
         "publish",
-        tuple(subject for durable in layout.STOPS_CONSUMERS for subject in _pulls(*durable)),
+        tuple(subject for durable in stream_names.STOPS_CONSUMERS for subject in _pulls(*durable)),
         holders=ACTORS,
         why="carry out stops",
     ),
     _row(
         "publish",
-        tuple(subject for durable in layout.REQUESTS_CONSUMERS for subject in _pulls(*durable)),
+        tuple(subject for durable in stream_names.REQUESTS_CONSUMERS for subject in _pulls(*durable)),
         holders=("approver",),
         why="see what people decide and clients ask",
     ),
     _row(
         "publish",
-        (layout.answer_inbox("client", ">"), layout.answer_inbox("operator", ">")),
+        (stream_names.answer_inbox("client", ">"), stream_names.answer_inbox("operator", ">")),
         holders=ACTORS,
         why="answer to the inbox in `Linestop-Reply`",
     ),
@@ -151,7 +175,7 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("outcomes.>",), holders=("recorder",), why="be the door out"),
     _row(
         "publish",
-        _reads(layout.OUTCOMES),
+        _reads(stream_names.OUTCOMES),
         holders=(*_EYES, "recorder", "executor"),
         why="read outcomes; the executor of child runs",
     ),
@@ -159,13 +183,13 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("deltas.>",), holders=("planner",), why="show tokens as they come"),
     _row("subscribe", ("deltas.>",), holders=_EYES, why="watch tokens as they come"),
     _row("publish", ("alerts.>",), holders=ACTORS, why="call a person"),
-    _row("publish", _reads(layout.ALERTS), holders=("operator", "watcher"), why="read past alerts"),
+    _row("publish", _reads(stream_names.ALERTS), holders=("operator", "watcher"), why="read past alerts"),
     _row("subscribe", ("live.alerts.>",), holders=("operator", "watcher"), why="be called"),
     _row("publish", ("dead.{self}.>",), holders=ACTORS, why="keep what it could not handle"),
-    _row("publish", _reads(layout.DEAD), holders=("operator",), why="look into dead letters"),
+    _row("publish", _reads(stream_names.DEAD), holders=("operator",), why="look into dead letters"),
     _row(
         "publish",
-        _pulls(layout.ADVISORIES, layout.ADVISORIES_CONSUMER),
+        _pulls(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER),
         holders=("recorder",),
         why="make dead letters of wakes that were given up",
     ),
@@ -173,43 +197,43 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("timers.set.>",), holders=ACTORS, why="wait"),
     _row(
         "publish",
-        _pulls(layout.TIMERS, layout.TIMERS_CONSUMER),
+        _pulls(stream_names.TIMERS, stream_names.TIMERS_CONSUMER),
         holders=ACTORS,
         why="turn fired timers into hints",
     ),
     _row("publish", ("blobs.>",), holders=(*ROLES, "fork"), why="store long texts, write-once"),
-    _row("publish", _reads(layout.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
+    _row("publish", _reads(stream_names.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
     # Key-value buckets. Nobody may create the consumer that a client library would watch with: its creator
     # chooses any subject to deliver to.
     _row(
         "publish",
-        _bucket(layout.AGENTS_BUCKET),
+        _bucket(stream_names.AGENTS_BUCKET),
         holders=(*ROLES, "client", "watcher", "fork"),
         why="read agents",
     ),
     _row(
         "publish",
-        (layout.bucket_key(layout.AGENTS_BUCKET, ">"),),
+        (stream_names.bucket_key(stream_names.AGENTS_BUCKET, ">"),),
         holders=("operator",),
         why="deploy and roll back agents",
     ),
-    _row("publish", _bucket(layout.IDS_BUCKET), holders=("validator", "operator"), why="find the run of a key"),
+    _row("publish", _bucket(stream_names.IDS_BUCKET), holders=("validator", "operator"), why="find the run of a key"),
     _row(
         "publish",
-        (layout.bucket_key(layout.IDS_BUCKET, ">"),),
+        (stream_names.bucket_key(stream_names.IDS_BUCKET, ">"),),
         holders=("validator",),
         why="give a key its run",
     ),
     _row(
         "publish",
-        _bucket(layout.SHARED_BUCKET),
+        _bucket(stream_names.SHARED_BUCKET),
         holders=(*ROLES, "watcher"),
         why="read accounts",
     ),
     _row("publish", (_keys("account"),), holders=("budget",), why="account for spending"),
     _row(
         "publish",
-        _bucket(layout.SWITCHES_BUCKET),
+        _bucket(stream_names.SWITCHES_BUCKET),
         holders=(*ROLES, "watcher"),
         why="read kill switches",
     ),
@@ -217,53 +241,53 @@ TABLE: Final[tuple[Right, ...]] = (
     _row(
         "publish",
         (
-            api.direct_get_last(layout.bucket_stream(layout.SWITCHES_BUCKET), _SWITCHES),
+            jetstream_api.direct_get_last(stream_names.bucket_stream(stream_names.SWITCHES_BUCKET), _SWITCHES),
             # Where an older linestop kept them.
-            api.direct_get_last(layout.bucket_stream(layout.SHARED_BUCKET), _keys("door")),
+            jetstream_api.direct_get_last(stream_names.bucket_stream(stream_names.SHARED_BUCKET), _keys("door")),
         ),
         holders=("client",),
         why="see which kill switches are closed",
     ),
     _row(
         "publish",
-        (*_bucket(layout.WORKERS_BUCKET), layout.bucket_key(layout.WORKERS_BUCKET, ">")),
+        (*_bucket(stream_names.WORKERS_BUCKET), stream_names.bucket_key(stream_names.WORKERS_BUCKET, ">")),
         holders=ACTORS,
         why="number the holders of a worker's name",
     ),
     _row(
         "publish",
-        (layout.bucket_key(layout.BEATS_BUCKET, f"{SELF}.>"),),
+        (stream_names.bucket_key(stream_names.BEATS_BUCKET, f"{SELF}.>"),),
         holders=ACTORS,
         why="show that a worker of its own role lives",
     ),
     _row(
         "publish",
-        _bucket(layout.BEATS_BUCKET),
+        _bucket(stream_names.BEATS_BUCKET),
         holders=(*ROLES, "client", "watcher", "bootstrap"),
         why="see which workers live, and when one does no more",
     ),
     _row(
         "publish",
-        (*_bucket(layout.POSITIONS_BUCKET), layout.bucket_key(layout.POSITIONS_BUCKET, f"{SELF}.>")),
+        (*_bucket(stream_names.POSITIONS_BUCKET), stream_names.bucket_key(stream_names.POSITIONS_BUCKET, f"{SELF}.>")),
         holders=_EYES,
         why="keep how far its named listeners have come",
     ),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",
-        ("forks.>", *_reads(layout.FORKS), api.message_get(layout.FORKS)),
+        ("forks.>", *_reads(stream_names.FORKS), jetstream_api.message_get(stream_names.FORKS)),
         holders=("fork",),
         why="write and fold forks, where no live credential has any right",
     ),
     _row(
         "publish",
         (
-            f"{api.PREFIX}.INFO",
-            f"{api.PREFIX}.STREAM.NAMES",
-            f"{api.PREFIX}.STREAM.LIST",
-            api.stream_info("*"),
-            f"{api.PREFIX}.CONSUMER.LIST.*",
-            api.consumer_info("*", "*"),
+            f"{jetstream_api.PREFIX}.INFO",
+            f"{jetstream_api.PREFIX}.STREAM.NAMES",
+            f"{jetstream_api.PREFIX}.STREAM.LIST",
+            jetstream_api.stream_info("*"),
+            f"{jetstream_api.PREFIX}.CONSUMER.LIST.*",
+            jetstream_api.consumer_info("*", "*"),
         ),
         holders=("operator",),
         why="see the health of the bus",
@@ -271,8 +295,8 @@ TABLE: Final[tuple[Right, ...]] = (
     _row(
         "publish",
         (
-            *(api.stream_create(spec.name) for spec in streams()),
-            *(api.consumer_create(spec.stream, spec.name) for spec in consumers(dict.fromkeys(ACTORS, ()))),
+            *(jetstream_api.stream_create(spec.name) for spec in streams()),
+            *(jetstream_api.consumer_create(spec.stream, spec.name) for spec in consumers(dict.fromkeys(ACTORS, ()))),
         ),
         holders=("bootstrap",),
         # By name: in a stream or a consumer of its own making it could have the server deliver anywhere.
@@ -280,22 +304,25 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        (api.stream_info("*"), api.consumer_info("*", "*")),
+        (jetstream_api.stream_info("*"), jetstream_api.consumer_info("*", "*")),
         holders=("bootstrap",),
         why="compare what is there with what must be",
     ),
     _row(
-        "publish", (layout.probe(SELF),), holders=CREDENTIALS, why="see whether the broker stores (`health`, `doctor`)"
+        "publish",
+        (stream_names.probe(SELF),),
+        holders=CREDENTIALS,
+        why="see whether the broker stores (`health`, `doctor`)",
     ),
     _row(
         "subscribe",
-        (layout.answer_inbox(SELF, ">"),),
+        (stream_names.answer_inbox(SELF, ">"),),
         holders=("operator", "client"),
         why="hear answers of roles",
     ),
     _row(
         "subscribe",
-        (layout.inbox_prefix(SELF) + ".>",),
+        (stream_names.inbox_prefix(SELF) + ".>",),
         holders=CREDENTIALS,
         why="hear the answers to its own requests",
     ),
@@ -305,13 +332,13 @@ TABLE: Final[tuple[Right, ...]] = (
 _CLIENT_READS: Final[tuple[Right, ...]] = (
     _row(
         "publish",
-        (*_reads(layout.RUNS), *_reads(layout.BLOBS)),
+        (*_reads(stream_names.RUNS), *_reads(stream_names.BLOBS)),
         holders=("client",),
         why="follow runs from any point (`client_reads_runs`)",
     ),
     _row(
         "publish",
-        (api.message_get(layout.RUNS),),
+        (jetstream_api.message_get(stream_names.RUNS),),
         holders=("client",),
         why="verify an open run against what the leader has (`client_reads_runs`)",
     ),

@@ -10,11 +10,11 @@ import click
 import msgspec
 
 from linestop.agent_files import AgentTooLargeError
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore, Mark
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore, Mark
 from linestop.bus.connection import connect
+from linestop.bus.interfaces import Shared
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Shared
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.errors import LinestopError, NotFound
@@ -108,7 +108,7 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     wanted = [agent for name, agent in found.items() if not names or name in names]
 
     async def work(stream: JetStream) -> tuple[dict[str, str], list[Run]]:
-        store = AgentStore(stream.shared(layout.AGENTS_BUCKET))
+        store = AgentStore(stream.shared(stream_names.AGENTS_BUCKET))
         done = {agent.name: await store.deploy(agent) for agent in wanted}
         return done, await _open_runs(stream)
 
@@ -249,7 +249,7 @@ def tools_lint(as_json: bool) -> None:
 
 def with_store(project: Project, work: Callable[[Shared], Awaitable[T]]) -> T:
     """Run ``work`` on the bucket of agents, as the operator."""
-    return _with_stream(project, lambda stream: work(stream.shared(layout.AGENTS_BUCKET)))
+    return _with_stream(project, lambda stream: work(stream.shared(stream_names.AGENTS_BUCKET)))
 
 
 def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) -> T:

@@ -20,18 +20,18 @@ import msgspec
 import structlog
 
 from linestop.agent_files import AgentTooLargeError, load_agents
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.backend import JetStreamBackend
-from linestop.bus.checkpoints import load_signer
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
+from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import Credential, credential_path, load_credential
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
-from linestop.bus.migrate import Administrator
+from linestop.bus.migrate_streams import Administrator
 from linestop.bus.permissions import CredentialName
-from linestop.bus.ports import Publisher
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.signed_checkpoints import load_signer
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
@@ -172,7 +172,7 @@ def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
 async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:
     """Let new runs use these versions; return a sentence for each that a person rolled back or undeployed."""
     async with await connect(operator, name="linestop deploy") as connection:
-        store = AgentStore((await JetStream.open(connection)).shared(layout.AGENTS_BUCKET))
+        store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
         marks = [(agent.name, await store.deploy_at_start(agent)) for agent in agents]
         return [
             f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys what is in files."
@@ -213,7 +213,9 @@ async def serve(
         own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
         backend = await JetStreamBackend.open(own, name=lock.name)
         stack.push_async_callback(backend.aclose)
-        workers, older = (backend.shared(roles[0], each) for each in (layout.WORKERS_BUCKET, layout.SHARED_BUCKET))
+        workers, older = (
+            backend.shared(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+        )
         config = HostConfig(
             spans=_spans(stack),
             worker=await next_incarnation(workers, lock.name, older=older),

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from linestop.bus import layout, sizing
-from linestop.bus.checkpoints import copy_checkpoint_key, ensure_checkpoint_key
+from linestop.bus import stream_names, stream_sizes
+from linestop.bus.create_streams import BusLayout
 from linestop.bus.credentials import (
     Credential,
     credential_path,
@@ -20,14 +20,14 @@ from linestop.bus.credentials import (
     write_credential,
     write_private,
 )
-from linestop.bus.disk import GIB, free_bytes, holds_broker, size
-from linestop.bus.init import BusLayout
+from linestop.bus.disk_space import GIB, free_bytes, holds_broker, size
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server.nats_accounts import accounts
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
-from linestop.bus.sizing import Load, local_space, space_for, store_space, stored_space
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.signed_checkpoints import copy_checkpoint_key, ensure_checkpoint_key
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
+from linestop.bus.stream_sizes import Load, local_space, space_for, store_space, stored_space
 from linestop.cli import output
 from linestop.cli.assembly import wakes_of
 from linestop.errors import ConfigError, Unreachable
@@ -109,7 +109,7 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         space, has = local_space(directory), f"what set-up would take of {size(free_bytes(directory))} free here"
     figures = {name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")}
     load = Load(**figures, runs_days=options["runs_days"] or keep.runs_days)
-    found = sizing.plan(load, space)
+    found = stream_sizes.plan(load, space)
     if options["as_json"]:
         output.say_json(found)
         return
@@ -137,8 +137,8 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
 
 def _days_need(load: Load) -> str:
     """The head of a column: RUNS may keep what it has for less long."""
-    runs = load.kept_days(layout.RUNS)
-    return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {layout.RUNS} {runs}"
+    runs = load.kept_days(stream_names.RUNS)
+    return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {stream_names.RUNS} {runs}"
 
 
 def _archive_text(day_bytes: int, database_days: int) -> str:

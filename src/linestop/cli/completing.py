@@ -40,10 +40,10 @@ def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
     async def work(client: Client, _tenant: str) -> Sequence[str]:
         # Imported here, as in all of the command line: pressing Tab must not wait for what it does not need.
-        from linestop.bus import layout  # noqa: PLC0415
-        from linestop.bus.agents import AgentStore  # noqa: PLC0415
+        from linestop.bus import stream_names  # noqa: PLC0415
+        from linestop.bus.agent_versions import AgentStore  # noqa: PLC0415
 
-        return sorted(await AgentStore(client.bus.shared(layout.AGENTS_BUCKET)).names())
+        return sorted(await AgentStore(client.bus.shared(stream_names.AGENTS_BUCKET)).names())
 
     return _items(_from_broker(ctx, work), incomplete)
 

@@ -14,8 +14,8 @@ import structlog
 from nats.aio.msg import Msg
 
 from linestop.bus.connection import Connection
+from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Log
 from linestop.cli import output
 from linestop.errors import LinestopError
 from linestop.project import AGENTS_FOLDER, Project

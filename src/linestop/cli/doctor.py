@@ -20,10 +20,10 @@ import anyio
 import click
 import msgspec
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
+from linestop.bus.create_streams import compare
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.init import compare
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
@@ -310,7 +310,7 @@ async def _switches(project: Project) -> str:
 async def _clock(connection: Connection) -> str:
     """Compare with the broker's clock, by the time at which it says that it answered."""
     before = datetime.now(UTC)
-    reply = await connection.ask(api.stream_info(layout.RUNS))
+    reply = await connection.ask(jetstream_api.stream_info(stream_names.RUNS))
     after = datetime.now(UTC)
     there = msgspec.convert(reply["ts"], datetime)
     off_s = max((before - there).total_seconds(), (there - after).total_seconds(), 0.0)

@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import api
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
-from linestop.bus.disk import (
+from linestop.bus.disk_space import (
     LOG_FILE,
     broker_disk_is_full,
     free_bytes,
@@ -21,11 +21,11 @@ from linestop.bus.disk import (
     size,
     used_share,
 )
-from linestop.bus.jetstream.patience import NotStored
-from linestop.bus.jetstream.probe import round_trip
-from linestop.bus.jetstream.publish import Wire
-from linestop.bus.ports import Fill
-from linestop.bus.streams import streams
+from linestop.bus.interfaces import Fill
+from linestop.bus.jetstream.log_probe import round_trip
+from linestop.bus.jetstream.retry import NotStored
+from linestop.bus.jetstream.wire import Wire
+from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
 from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
@@ -133,7 +133,7 @@ async def space(connection: Connection) -> str:
 
 
 async def _fill(connection: Connection, stream: str) -> Fill:
-    reply = msgspec.convert(await connection.ask(api.stream_info(stream)), _StreamInfo)
+    reply = msgspec.convert(await connection.ask(jetstream_api.stream_info(stream)), _StreamInfo)
     limit = reply.config.max_bytes
     return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
 
@@ -171,7 +171,7 @@ async def _copies(connection: Connection, stream: str) -> tuple[int, list[str]]:
 
 async def _info(connection: Connection, stream: str) -> _StreamInfo:
     # While a leader is being elected nobody answers, not even afterwards: so it is asked again.
-    request = partial(connection.ask, api.stream_info(stream), timeout_s=ANSWER_S)
+    request = partial(connection.ask, jetstream_api.stream_info(stream), timeout_s=ANSWER_S)
     try:
         reply = await request()
     except Unreachable:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from linestop.bus.beats import Worker
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
+from linestop.bus.worker_heartbeats import Worker
 from linestop.cli.doctor_streams import Warn
 from linestop.client.looking import read_workers
 from linestop.errors import LinestopError, PermissionDenied

@@ -8,8 +8,8 @@ from typing import Final
 
 import anyio
 
-from linestop.bus import layout
-from linestop.bus.agents import AgentStore
+from linestop.bus import stream_names
+from linestop.bus.agent_versions import AgentStore
 from linestop.cli import output
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.client import Client
@@ -50,7 +50,7 @@ async def _known(client: Client, kind: str) -> set[str]:
     """The names of this kind that are deployed, or that a run has."""
     if kind == "tenant":
         return {TENANT_DEFAULT, *await client.tenants()}
-    store = AgentStore(client.bus.shared(layout.AGENTS_BUCKET))
+    store = AgentStore(client.bus.shared(stream_names.AGENTS_BUCKET))
     versions = [await store.current(name) for name in await store.names()]
     agents = {version.name for version in versions if version}
     tools = {tool.name for version in versions if version for tool in version.tools}

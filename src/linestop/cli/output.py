@@ -23,8 +23,8 @@ import click
 import msgspec
 
 from linestop.bus.credentials import credential_path, require_urls
-from linestop.bus.disk import broker_disk_is_full, full_sentence
-from linestop.bus.jetstream.patience import NotStored
+from linestop.bus.disk_space import broker_disk_is_full, full_sentence
+from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.cli.lookalikes import lookalikes

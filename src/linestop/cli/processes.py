@@ -26,8 +26,8 @@ from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.sizing import embedded_space, store_space, stored_space
-from linestop.bus.streams import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SPACE
+from linestop.bus.stream_sizes import embedded_space, store_space, stored_space
 from linestop.cli import output
 from linestop.cli.assembly import (
     Credentials,

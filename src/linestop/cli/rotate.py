@@ -11,8 +11,8 @@ from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import ask_reach
 from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE
-from linestop.bus import layout
-from linestop.bus.disk import holds_broker
+from linestop.bus import stream_names
+from linestop.bus.disk_space import holds_broker
 from linestop.cli import output
 from linestop.client import Client
 from linestop.errors import ConfigError, NotFound
@@ -38,7 +38,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
         output.say_json({"before": cut.before, "held_by": cut.held_by, "commands": cut.by_hand() if cut.before else ""})
         return
     if cut.held_by:
-        output.note(f"{layout.RUNS} keeps more than {keep} days: {cut.held_by}.")
+        output.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
     if cut.before is None:
         output.note("Nothing may leave now.")
         return

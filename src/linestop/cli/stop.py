@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from linestop.actors.facts import switch_closed
-from linestop.bus.disk import broker_disk_is_full, full_sentence
+from linestop.bus.disk_space import broker_disk_is_full, full_sentence
 from linestop.cli import output
 from linestop.cli.known_names import tell_of_unknown
 from linestop.client import Client

@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from linestop.bus import layout
-from linestop.bus.after import Outcome
-from linestop.bus.checkpoints import trusted_checkpoint_key
+from linestop.bus import stream_names
 from linestop.bus.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.run_outcomes_and_alerts import Outcome
+from linestop.bus.signed_checkpoints import trusted_checkpoint_key
 from linestop.cli import output
 from linestop.cli.declare import SHORT_RUN
 from linestop.client import Client
@@ -126,7 +126,7 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]
-    outcomes = await Reader(client.bus.wire, layout.OUTCOMES).direct(outcome_of(tenant, run))
+    outcomes = await Reader(client.bus.wire, stream_names.OUTCOMES).direct(outcome_of(tenant, run))
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:
@@ -146,7 +146,7 @@ async def _version(client: Client, state: Run) -> dict[str, bytes]:
     if state.opened is None:
         return {}
     digest = state.opened.agent.digest
-    found = await client.bus.shared(layout.AGENTS_BUCKET).get(f"version.{digest}")
+    found = await client.bus.shared(stream_names.AGENTS_BUCKET).get(f"version.{digest}")
     if found is None:
         output.note(f"The agent's version {digest} is not stored, so what the run was opened with is not checked.")
     return {digest: found.value} if found is not None else {}

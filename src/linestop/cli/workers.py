@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from linestop.bus.beats import Worker
+from linestop.bus.worker_heartbeats import Worker
 from linestop.cli import output
 from linestop.cli.doctor_workers import clock, overload
 from linestop.client import Client

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 import anyio
 import msgspec
 
-from linestop.bus.stopping import fence_number, stop_number
+from linestop.bus.operator_stop import fence_number, stop_number
 from linestop.client.following import Following
 from linestop.client.kill_switches import KillSwitches
 from linestop.client.letters import Letters

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 import anyio
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.jetstream.reads import Found, Reader
 from linestop.client.identity import Identity
 from linestop.client.listening import Alert, HasPosition, Listener, Listening, alert_of
@@ -81,7 +81,7 @@ class Following(Looking):
             InputError: the answer is not an ``output``.
         """
         wanted = subjects.outcome_of(as_tenant(tenant), as_run(run))
-        reader = Reader(self.bus.wire, layout.OUTCOMES)
+        reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.move_on_after(timeout_s):
             async with hints(self.bus.wire, subjects.live(wanted)) as news:
                 while not (found := await reader.direct(wanted)):
@@ -117,12 +117,12 @@ class Following(Looking):
         Raises:
             InputError: agent, tenant or position is not a name, or both ``position`` and ``after`` are given.
         """
-        wanted = Listening(stream=layout.OUTCOMES, subject=outcomes_of(tenant, agent), after=after, name=position)
+        wanted = Listening(stream=stream_names.OUTCOMES, subject=outcomes_of(tenant, agent), after=after, name=position)
         return self._listener(wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
 
     def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Listener[Alert]:
         """What calls a person, as ``outcomes``: needs the credential ``operator`` or ``watcher``."""
-        wanted = Listening(stream=layout.ALERTS, subject=alerts_of(tenant), after=after, name=position)
+        wanted = Listening(stream=stream_names.ALERTS, subject=alerts_of(tenant), after=after, name=position)
         return self._listener(wanted, alert_of)
 
     async def close(self) -> None:

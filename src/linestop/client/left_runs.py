@@ -11,7 +11,7 @@ import anyio.to_thread
 import msgspec
 
 from linestop.archive.requests import Wanted
-from linestop.bus.ports import Log, StoredMessage
+from linestop.bus.interfaces import Log, StoredMessage
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.verify.bundle import read_bundle
 

@@ -6,10 +6,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from linestop.bus import api, layout
-from linestop.bus.jetstream.patience import patiently, publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.retry import patiently, publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.client.views import Letter
 from linestop.errors import InputError, NotFound
 from linestop.schemas.subjects import parse_dead, wake
@@ -24,7 +24,7 @@ class Letters:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._reader = Reader(wire, layout.DEAD)
+        self._reader = Reader(wire, stream_names.DEAD)
 
     async def all(self) -> list[Letter]:
         """All letters, oldest first."""
@@ -38,7 +38,7 @@ class Letters:
         """
         if seq > 0:
             body = msgspec.json.encode({"seq": seq})
-            msg = await patiently(self._wire, lambda: self._wire.ask(api.direct_get(layout.DEAD), body))
+            msg = await patiently(self._wire, lambda: self._wire.ask(jetstream_api.direct_get(stream_names.DEAD), body))
             headers = msg.headers or {}
             if "Nats-Subject" in headers:
                 return _letter(Found(subject=headers["Nats-Subject"], seq=seq, payload=msg.data, headers=dict(headers)))

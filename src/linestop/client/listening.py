@@ -13,11 +13,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from linestop.bus import layout
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Shared
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.publish import NoResponders
 from linestop.bus.jetstream.reads import Found, Reader
-from linestop.bus.ports import Shared
+from linestop.bus.jetstream.wire import NoResponders
 from linestop.client.waiting import hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects
@@ -188,7 +188,7 @@ class Listener(Generic[M]):
         wanted = self._wanted
         if wanted.name:
             key = f"{bus.wire.connection.credential.user}.{wanted.stream.lower()}.{wanted.name}"
-            self._position = await _Position.read(bus.shared(layout.POSITIONS_BUCKET), key)
+            self._position = await _Position.read(bus.shared(stream_names.POSITIONS_BUCKET), key)
             after = self._given = self._position.seq
         elif wanted.after is not None:
             after = wanted.after

@@ -13,13 +13,13 @@ import anyio
 import msgspec
 
 from linestop import clock
-from linestop.bus import api, layout
-from linestop.bus.beats import Worker, workers
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
+from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
-from linestop.bus.ports import StoredMessage
+from linestop.bus.worker_heartbeats import Worker, workers
 from linestop.client.identity import Identity, default_person, identify
 from linestop.client.left_runs import LeftRuns
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
@@ -253,7 +253,7 @@ class Looking:
 
     async def _of_archive(self, limit: int, known: set[Key]) -> list[Key]:
         """Runs that began before the log does."""
-        info = await Reader(self.bus.wire, layout.RUNS).info()
+        info = await Reader(self.bus.wire, stream_names.RUNS).info()
         before_seq = info.state.first_seq if info.state else 0
         found = await self._left.newest(before_seq=before_seq, limit=limit) if before_seq > 1 else []
         return [key for key in found if key not in known]
@@ -289,16 +289,16 @@ class Looking:
 
     async def tenants(self) -> set[TenantId]:
         """The tenants that have a run in the log."""
-        found = await Reader(self.bus.wire, layout.RUNS).walk("runs.*.*.*.*.1")
+        found = await Reader(self.bus.wire, stream_names.RUNS).walk("runs.*.*.*.*.1")
         return {tenant for tenant, _ in begun_runs([item.subject for item in found])}
 
     async def _begun(self, tenant: TenantId) -> list[Key]:
-        found = await Reader(self.bus.wire, layout.RUNS).walk(f"runs.{tenant}.*.*.*.1")
+        found = await Reader(self.bus.wire, stream_names.RUNS).walk(f"runs.{tenant}.*.*.*.1")
         return begun_runs([item.subject for item in found])
 
     async def _newest(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
-        reader = Reader(self.bus.wire, layout.RUNS)
-        info = await self.bus.wire.connection.ask(api.stream_info(layout.RUNS))
+        reader = Reader(self.bus.wire, stream_names.RUNS)
+        info = await self.bus.wire.connection.ask(jetstream_api.stream_info(stream_names.RUNS))
         last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
         window = WINDOW_MESSAGES
         while True:
@@ -334,8 +334,10 @@ async def read_workers(stream: JetStream) -> list[Worker]:
     Raises:
         PermissionDenied: the credential may not see them; ``ApiError`` if their bucket is missing.
     """
-    stored = await stream.shared(layout.BEATS_BUCKET).values("")
-    info = await stream.wire.connection.ask(api.stream_info(layout.bucket_stream(layout.BEATS_BUCKET)))
+    stored = await stream.shared(stream_names.BEATS_BUCKET).values("")
+    info = await stream.wire.connection.ask(
+        jetstream_api.stream_info(stream_names.bucket_stream(stream_names.BEATS_BUCKET))
+    )
     return workers(stored, msgspec.convert(info["ts"], datetime))
 
 

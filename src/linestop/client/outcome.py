@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from linestop.bus import after
+from linestop.bus import run_outcomes_and_alerts
 from linestop.errors import InputError, RunFailed
 from linestop.schemas.events import BlobRef
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 REASON_CHARS_MAX: Final = 300
 
 
-class Outcome(after.Outcome, Generic[T], frozen=True, kw_only=True, omit_defaults=True, dict=True):
+class Outcome(run_outcomes_and_alerts.Outcome, Generic[T], frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """What became of a run.
 
     ``status`` says how it ended, ``text`` is the answer as the model wrote it, ``answer`` the same as a value.

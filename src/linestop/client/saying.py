@@ -18,9 +18,9 @@ import msgspec
 
 from linestop.bus.cloud_events import JSON_TYPE, timestamp
 from linestop.bus.connection import Connection
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
-from linestop.bus.stamp import uuid7
+from linestop.bus.event_envelope import uuid7
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.client.identity import load_key, sign
 from linestop.client.views import Submitted
 from linestop.client.waiting import Answers, answer_within
@@ -144,7 +144,7 @@ def _run_for(tenant: TenantId, task: Task) -> RunId:
     """The run a task will be: its key's, else a fresh one."""
     if task.key:
         # Imported here because it takes half of the actors along, and few tasks have keys.
-        from linestop.bus.keys import run_of_key  # noqa: PLC0415
+        from linestop.bus.idempotency_keys import run_of_key  # noqa: PLC0415
 
         return run_of_key(tenant, task.key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))

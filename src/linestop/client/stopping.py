@@ -1,6 +1,6 @@
 """Stopping a run without anybody's help: the operator appends ``stopped`` to the run's log itself.
 
-A stop does not wait its turn (see ``linestop.bus.stopping``). What it asks for help with is a word on ``control``,
+A stop does not wait its turn (see ``linestop.bus.operator_stop``). What it asks for help with is a word on ``control``,
 as any client's stop is one.
 """
 
@@ -14,12 +14,12 @@ import msgspec
 
 from linestop.actors.facts import Space
 from linestop.actors.opening import full
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import header_block
-from linestop.bus.ports import Log
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import catch_up, stop_run
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import header_block
+from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects
 from linestop.schemas.events import Stopped

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.bus.after import agent_of
+from linestop.bus.run_outcomes_and_alerts import agent_of
 from linestop.errors import InputError, NotFound, Refused
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text

@@ -18,8 +18,8 @@ import msgspec
 from nats.aio.msg import Msg
 
 from linestop.bus.connection import Connection
-from linestop.bus.jetstream.publish import Wire
-from linestop.bus.layout import answer_inbox
+from linestop.bus.jetstream.wire import Wire
+from linestop.bus.stream_names import answer_inbox
 from linestop.client.words import Piece
 from linestop.schemas.messages import OFFSET_HEADER, Reply
 from linestop.schemas.subject_filters import words_of

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus.beats import Worker, beat_key
+from linestop.bus.worker_heartbeats import Worker, beat_key
 from linestop.schemas.accounts import owner_of
 from linestop.schemas.calls import Attempt, CallState, Stage, incarnation_of
 from linestop.schemas.events import Asked, AskedCall

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.cloud_events import HEADER_NAMES
-from linestop.bus.streams import consumers, streams
+from linestop.bus.stream_definitions import consumers, streams
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.messages import REPLY_HEADER, Reply
@@ -72,7 +72,7 @@ def _event_channel(name: str) -> Channel:
     role, _, event = name.partition(".")
     return Channel(
         key=f"{role}{event.title()}", address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}", way="out",
-        payload=struct, stream=layout.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+        payload=struct, stream=stream_names.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
     )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _channel_of_stops() -> Channel:
     struct = NAMED_EVENTS[f"{ROLES[0]}.{STOPPED}"]
     return Channel(
         key=STOPPED, address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}", way="out", payload=struct,
-        stream=layout.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+        stream=stream_names.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
     )  # fmt: skip
 
 

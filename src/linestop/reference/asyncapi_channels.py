@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus import layout
-from linestop.bus.after import Outcome
+from linestop.bus import stream_names
+from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.schemas.messages import Control, Task
 
 Way = Literal["in", "out", "inside"]
@@ -34,20 +34,20 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
 
 CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(
-        key="tasks", address="tasks.{tenant}.{agent}", way="in", payload=Task, stream=layout.TASKS,
+        key="tasks", address="tasks.{tenant}.{agent}", way="in", payload=Task, stream=stream_names.TASKS,
         says="A task from any service. Structured CloudEvents are understood as well.",
     ),
     Channel(
-        key="control", address="control.{tenant}.{run}.{verb}", way="in", payload=Control, stream=layout.CONTROL,
+        key="control", address="control.{tenant}.{run}.{verb}", way="in", payload=Control, stream=stream_names.CONTROL,
         says="What people and services want of a run. What the credential `client` sends is stored in CLIENTS.",
     ),
     Channel(
         key="forks", address="forks.{tenant}.{run}.{role}.{event}.{n}", way="inside", payload="json",
-        stream=layout.FORKS, ordered=True, says="The log of a fork: the events of a run, under another first token.",
+        stream=stream_names.FORKS, ordered=True, says="The log of a fork: a run's events, under another first token.",
     ),
     Channel(
         key="outcomes", address="outcomes.{tenant}.{agent}.{run}", way="out", payload=Outcome,
-        stream=layout.OUTCOMES, says="How a run ended, once, when it is sealed.",
+        stream=stream_names.OUTCOMES, says="How a run ended, once, when it is sealed.",
     ),
     Channel(
         key="live", address="live.runs.{tenant}.{run}.{role}.{event}.{n}", way="out", payload="json",
@@ -58,29 +58,29 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         says="A model's text as it comes; lossy.",
     ),
     Channel(
-        key="alerts", address="alerts.{tenant}.{kind}", way="out", payload="json", stream=layout.ALERTS,
+        key="alerts", address="alerts.{tenant}.{kind}", way="out", payload="json", stream=stream_names.ALERTS,
         says="Something a person should look at: tenant, run, agent, the event and its number `n`; in `no-worker`, the "
         "role that nobody does, and in `lost`, why. `clock-off` and `space` are of the tenant "
         "`system` and name a worker, or what is nearly full.",
     ),
     Channel(
         key="timersSet", address="timers.set.{tenant}.{run}.{name}", way="inside", payload="none",
-        stream=layout.TIMERS, says="A schedule of the server: sets, moves or cancels a run's timer.",
+        stream=stream_names.TIMERS, says="A schedule of the server: sets, moves or cancels a run's timer.",
     ),
     Channel(
         key="timersFire", address="timers.fire.{tenant}.{run}.{name}", way="inside", payload="none",
-        stream=layout.TIMERS, says="What the server publishes when the timer is due.",
+        stream=stream_names.TIMERS, says="What the server publishes when the timer is due.",
     ),
     Channel(
         key="wake", address="wake.{role}.{tenant}.{run}", way="inside", payload="none",
         says="A hint to a role to look at a run; it may be lost.",
     ),
     Channel(
-        key="dead", address="dead.{role}.{tenant}.{run}", way="out", payload="json", stream=layout.DEAD,
+        key="dead", address="dead.{role}.{tenant}.{run}", way="out", payload="json", stream=stream_names.DEAD,
         says="What a role could not handle: the run, the event it stood at, and the reason.",
     ),
     Channel(
-        key="blobs", address="blobs.{tenant}.{sha256}.{part}", way="inside", payload="bytes", stream=layout.BLOBS,
+        key="blobs", address="blobs.{tenant}.{sha256}.{part}", way="inside", payload="bytes", stream=stream_names.BLOBS,
         says="A part of a payload that is too long for an event, write-once under its digest.",
     ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio
 
-from linestop.bus.ports import Delivery
+from linestop.bus.interfaces import Delivery
 
 HANDLING_MAX_S: Final = 30.0
 """How long a delivery is kept at most: a handler that hangs must not keep it from everybody else."""

@@ -19,15 +19,15 @@ from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.role import Role
-from linestop.bus import after, layout
-from linestop.bus.agents import AgentStore
-from linestop.bus.backend import Backend
-from linestop.bus.beats import Beat
-from linestop.bus.keys import Keys
-from linestop.bus.ports import Delivery, Room
-from linestop.bus.stamp import Stamper
-from linestop.bus.streams import SECOND_NS, ConsumerSpec, consumer_spec
-from linestop.bus.switch_store import SwitchStore
+from linestop.bus import run_outcomes_and_alerts, stream_names
+from linestop.bus.agent_versions import AgentStore
+from linestop.bus.broker_backend import Backend
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.idempotency_keys import Keys
+from linestop.bus.interfaces import Delivery, Room
+from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec, consumer_spec
+from linestop.bus.worker_heartbeats import Beat
 from linestop.errors import LinestopError, TooLarge
 from linestop.runtime.ack_extender import Keeping
 from linestop.runtime.fetch_facts import FactSource
@@ -107,20 +107,20 @@ class Host:
         names = {role.name for role in self.roles}
         self.clock = clock.PROCESS if config.now is utc_now else clock.Clock(config.now, clock.loop_s)
         self.presence = Presence(
-            {role.name: backend.shared(role.name, layout.BEATS_BUCKET) for role in self.roles},
+            {role.name: backend.shared(role.name, stream_names.BEATS_BUCKET) for role in self.roles},
             self.clock, worker=config.worker, load=self._load, compares=config.compares_clock,
         )  # fmt: skip
         self.accounts = None
         if "budget" in names:
-            shared = backend.shared("budget", layout.SHARED_BUCKET)
+            shared = backend.shared("budget", stream_names.SHARED_BUCKET)
             self.accounts = Accounts(shared, config.accounts, self.clock.now)
             self.accounts.on_room = self._on_room
         self.facts = FactSource(
-            agents=AgentStore(backend.shared(first, layout.AGENTS_BUCKET)),
+            agents=AgentStore(backend.shared(first, stream_names.AGENTS_BUCKET)),
             accounts=self.accounts,
             blobs=backend.blobs(first),
             switches=SwitchStore(
-                backend.shared(first, layout.SWITCHES_BUCKET), backend.shared(first, layout.SHARED_BUCKET)
+                backend.shared(first, stream_names.SWITCHES_BUCKET), backend.shared(first, stream_names.SHARED_BUCKET)
             ),
             worker=config.worker,
             roster=self.presence.roster,
@@ -179,8 +179,10 @@ class Host:
         """Call a person for a clock that is wrong; when it is right again, look at what was left lying."""
         if refusal:
             station = self.shell.stations[0]
-            alert = after.clock_off(self.config.worker, station.role.name, refusal, at=self.clock.now())
-            await station.publisher.alert(after.SYSTEM, alert.kind, alert.payload, alert.headers)
+            alert = run_outcomes_and_alerts.clock_off(
+                self.config.worker, station.role.name, refusal, at=self.clock.now()
+            )
+            await station.publisher.alert(run_outcomes_and_alerts.SYSTEM, alert.kind, alert.payload, alert.headers)
         else:
             await self.sweep.at_start()
 
@@ -205,31 +207,31 @@ class Host:
         first = self.roles[0].name
         every = self._names >= set(ACTORS)
         if "recorder" in self._names:
-            pumps.start_soon(self._pump, "recorder", consumer_spec(layout.SEALED_CONSUMER), self._on_seal)
+            pumps.start_soon(self._pump, "recorder", consumer_spec(stream_names.SEALED_CONSUMER), self._on_seal)
             log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
             pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
             given_up = GivenUp(log, publisher)
-            pumps.start_soon(self._pump, "recorder", consumer_spec(layout.ADVISORIES_CONSUMER), given_up.handle)
+            pumps.start_soon(self._pump, "recorder", consumer_spec(stream_names.ADVISORIES_CONSUMER), given_up.handle)
             if self.archive is not None:
-                feed = self.backend.queue("recorder", consumer_spec(layout.FEED))
+                feed = self.backend.queue("recorder", consumer_spec(stream_names.FEED))
                 pumps.start_soon(self.archive.run, log, feed)
         if "budget" in self._names:
             pumps.start_soon(self._release)
         headroom = Headroom(self.facts)
         if "validator" in self._names:
-            keys = Keys(self.backend.shared("validator", layout.IDS_BUCKET))
+            keys = Keys(self.backend.shared("validator", stream_names.IDS_BUCKET))
             publisher = self.backend.publisher("validator")
             tasks = TaskIntake(self.shell, self.facts, headroom, keys=keys, publisher=publisher)
             pumps.start_soon(
-                self._pump, "validator", consumer_spec(layout.TASKS_CONSUMER), tasks.handle, self.shell.capacity
+                self._pump, "validator", consumer_spec(stream_names.TASKS_CONSUMER), tasks.handle, self.shell.capacity
             )
         who: RoleName = "approver" if "approver" in self._names else first
         publisher = self.backend.publisher(who)
         control = ControlIntake(self.shell, headroom, publisher=publisher, people=self.config.people)
-        requests = layout.REQUESTS_CONSUMERS if who == "approver" else ()
-        for _, durable in (*layout.STOPS_CONSUMERS, *requests):
+        requests = stream_names.REQUESTS_CONSUMERS if who == "approver" else ()
+        for _, durable in (*stream_names.STOPS_CONSUMERS, *requests):
             pumps.start_soon(self._pump, who, consumer_spec(durable), control.handle)
-        pumps.start_soon(self._pump, first, consumer_spec(layout.TIMERS_CONSUMER), self._timer)
+        pumps.start_soon(self._pump, first, consumer_spec(stream_names.TIMERS_CONSUMER), self._timer)
         pumps.start_soon(self._listen, first, LIVE_STOPS, self._on_stop)
         for role in self.roles:
             pumps.start_soon(self._listen, role.name, wakes_of(role.name), self._on_hint)
@@ -276,7 +278,7 @@ class Host:
 
     async def _deliveries(self, role: RoleName, spec: ConsumerSpec, room: Room | None) -> AsyncGenerator[Delivery]:
         """What is delivered, as long as this process may decide; stops always, for no clock decides them."""
-        is_control = spec.stream in {layout.CONTROL, layout.CLIENTS}
+        is_control = spec.stream in {stream_names.CONTROL, stream_names.CLIENTS}
         while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
             await anyio.sleep(RESTART_S)
         async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT, room=room):
@@ -326,7 +328,9 @@ class Host:
                 await delivery.nak(OUTCOME_RETRY_S)
                 return
             # Also those of an operator's stop, for which no actor was needed.
-            await self.shell.outgoing.alerts(entry.run, after.alerts(entry.run, since=NEVER, kinds=STOPS))
+            await self.shell.outgoing.alerts(
+                entry.run, run_outcomes_and_alerts.alerts(entry.run, since=NEVER, kinds=STOPS)
+            )
         await delivery.ack()
 
     async def _release(self) -> None:
@@ -337,7 +341,7 @@ class Host:
             try:
                 if self._may_decide():
                     await release_forgotten(self.accounts, station.log, older_than_s=older_than_s)
-                    shared = self.backend.shared("budget", layout.SHARED_BUCKET)
+                    shared = self.backend.shared("budget", stream_names.SHARED_BUCKET)
                     cleaned = cleaned or await remove_ended_accounts(shared, self.clock.now())
             except LinestopError as error:
                 LOG.warning("release_failed", error=str(error))

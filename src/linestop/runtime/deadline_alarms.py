@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Protocol
 
-from linestop.bus.ports import Timers
+from linestop.bus.interfaces import Timers
 from linestop.runtime.housekeeping.leftover_timers import left_timers
 from linestop.runtime.run_cache import CachedRun
 from linestop.schemas.deadlines import Deadline, deadlines

@@ -20,8 +20,8 @@ from linestop.actors.facts import Facts, Incoming, Performing, Word
 from linestop.actors.judging import judging_bytes
 from linestop.actors.role import Role
 from linestop.actors.words import said_stop, spoken, stop_asked
-from linestop.bus.ports import Append
-from linestop.bus.stamp import Stamper
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
 from linestop.runtime.fetch_facts import FactSource

@@ -31,10 +31,10 @@ from linestop.actors.facts import (
 )
 from linestop.actors.opening import grant
 from linestop.actors.role import Role
-from linestop.bus.agents import VERSIONS_MAX, AgentStore
-from linestop.bus.beats import Roster
-from linestop.bus.ports import Blobs, Log, SharedValue
-from linestop.bus.switch_store import SwitchStore
+from linestop.bus.agent_versions import VERSIONS_MAX, AgentStore
+from linestop.bus.interfaces import Blobs, Log, SharedValue
+from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.worker_heartbeats import Roster
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
 from linestop.runtime.money.ledger import Accounts, Wanted

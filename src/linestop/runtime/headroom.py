@@ -20,7 +20,7 @@ import anyio
 import structlog
 
 from linestop.actors.facts import Space
-from linestop.bus.ports import Log
+from linestop.bus.interfaces import Log
 from linestop.errors import LinestopError
 from linestop.runtime.fetch_facts import FactSource
 from linestop.schemas.limits import SPACE_AT_EASE, SPACE_FOR_NEW_WORK

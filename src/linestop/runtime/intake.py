@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from linestop.actors.facts import Incoming, Space, Word
 from linestop.actors.opening import full, key_taken, of_key, stopped_beforehand
 from linestop.actors.words import BECOMES, objection
-from linestop.bus.keys import KeyOwner, Keys
-from linestop.bus.ports import Delivery, Left, Publisher
-from linestop.bus.stopping import catch_up
+from linestop.bus.idempotency_keys import KeyOwner, Keys
+from linestop.bus.interfaces import Delivery, Left, Publisher
+from linestop.bus.operator_stop import catch_up
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import Headroom

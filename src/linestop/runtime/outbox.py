@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import anyio.abc
 import structlog
 
-from linestop.bus import after
-from linestop.bus.ports import Publisher
+from linestop.bus import run_outcomes_and_alerts
+from linestop.bus.interfaces import Publisher
 from linestop.errors import TooLarge
 from linestop.runtime.role_binding import Station
 from linestop.schemas.run import Entry, Run
@@ -22,7 +22,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tools import canonical
 
 if TYPE_CHECKING:
-    from linestop.bus.checkpoints import Signer
+    from linestop.bus.signed_checkpoints import Signer
 
 LOG = structlog.get_logger("linestop.outgoing")
 
@@ -39,8 +39,11 @@ class Outgoing:
         """Publish a sealed run's outcome; publishing it again changes nothing."""
         assert run.sealed is not None
         checkpoint = self._signer.checkpoint(run) if self._signer is not None else None
-        payload, headers = after.outcome(run, run.sealed, checkpoint), after.outcome_headers(run, run.sealed)
-        await self._as("recorder").outcome(run.tenant, after.agent_of(run), run.run, payload, headers)
+        payload, headers = (
+            run_outcomes_and_alerts.outcome(run, run.sealed, checkpoint),
+            run_outcomes_and_alerts.outcome_headers(run, run.sealed),
+        )
+        await self._as("recorder").outcome(run.tenant, run_outcomes_and_alerts.agent_of(run), run.run, payload, headers)
 
     async def outcome_if_room(self, run: Run) -> None:
         """Publish it, or leave that to the consumer of seals: a full stream must not fail what sealed the run."""
@@ -49,14 +52,14 @@ class Outgoing:
         except TooLarge as error:
             LOG.warning("outcome_waits", run=run.run, error=str(error))
 
-    async def alerts(self, run: Run, alerts: Iterable[after.Alert]) -> None:
+    async def alerts(self, run: Run, alerts: Iterable[run_outcomes_and_alerts.Alert]) -> None:
         """Publish alerts of a run; publishing one again within the stream's window changes nothing."""
         for alert in alerts:
             await self._as("recorder").alert(run.tenant, alert.kind, alert.payload, alert.headers)
 
     def call(self, station: Station, run: Run, entry: Entry) -> None:
         """Call a person in the background, if this event of the run is one that does."""
-        if (alert := after.alert(run, entry)) is not None:
+        if (alert := run_outcomes_and_alerts.alert(run, entry)) is not None:
             self._send(partial(station.publisher.alert, run.tenant, alert.kind, alert.payload, alert.headers))
 
     def bury(self, station: Station, run: Run, reason: str) -> None:

@@ -16,7 +16,7 @@ from linestop.schemas.limits import AccountLimits, WorkerLimits
 from linestop.schemas.tools import Contract
 
 if TYPE_CHECKING:
-    from linestop.bus.checkpoints import Signer
+    from linestop.bus.signed_checkpoints import Signer
     from linestop.runtime.tracing import Spans
 
 

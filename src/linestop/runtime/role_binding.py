@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from linestop.actors.role import Performer, Role
-from linestop.bus.ports import Log, Publisher
+from linestop.bus.interfaces import Log, Publisher
 from linestop.schemas.limits import HEAD_CHECK_S, WorkerLimits
 
 if TYPE_CHECKING:
-    from linestop.bus.checkpoints import Signer
+    from linestop.bus.signed_checkpoints import Signer
     from linestop.runtime.tracing import Spans
 
 

@@ -9,8 +9,8 @@ from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role import Role
 from linestop.actors.validator import Validator
-from linestop.bus import layout
-from linestop.bus.streams import ConsumerSpec, consumers
+from linestop.bus import stream_names
+from linestop.bus.stream_definitions import ConsumerSpec, consumers
 from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
 from linestop.schemas.turn import NEXT
@@ -48,5 +48,5 @@ def role_filters(role: Role) -> list[str]:
 
 def role_consumer_spec(role: Role) -> ConsumerSpec:
     """The durable consumer that wakes a role in a process of its own."""
-    name = layout.role_consumer(role.name)
+    name = stream_names.role_consumer(role.name)
     return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == name)

@@ -22,9 +22,9 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Facts
-from linestop.bus.ports import HeadMoved, Timers
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import read_on
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import HeadMoved, Timers
+from linestop.bus.operator_stop import read_on
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.runtime.deadline_alarms import Alarms
 from linestop.runtime.decide_next import Deciding, Draft, Look, way_round

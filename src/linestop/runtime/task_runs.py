@@ -9,9 +9,9 @@ import msgspec
 from linestop.actors.facts import Incoming
 from linestop.actors.opening import stopped_beforehand, task_sha256
 from linestop.bus.cloud_events import received
-from linestop.bus.keys import KeyOwner, names_another_key, run_of_key
-from linestop.bus.ports import Delivery, Left
-from linestop.bus.stamp import uuid7
+from linestop.bus.event_envelope import uuid7
+from linestop.bus.idempotency_keys import KeyOwner, names_another_key, run_of_key
+from linestop.bus.interfaces import Delivery, Left
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import Reply, Task, read_message, readable

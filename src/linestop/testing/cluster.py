@@ -12,15 +12,15 @@ from typing import Final, Self
 
 import msgspec
 
-from linestop.bus import api, layout
-from linestop.bus.api import ApiError
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
+from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server.nats_accounts import accounts
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.streams import DEFAULT_SPACE, Space, streams
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space, streams
 from linestop.errors import Unreachable
 
 NODES: Final = 3
@@ -89,7 +89,7 @@ class Cluster:
             Unreachable: if the stream has no leader at the moment.
         """
         async with await connect(self.credential("bootstrap"), name="cluster") as connection:
-            reply = await connection.ask(api.stream_info(stream))
+            reply = await connection.ask(jetstream_api.stream_info(stream))
         cluster = reply.get("cluster")
         leader = str(cluster.get("leader", "")) if isinstance(cluster, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         if not leader:
@@ -140,5 +140,5 @@ class Cluster:
 
     async def _probe(self, connection: Connection) -> None:
         # One that is needed anyway: nobody may create another, or delete it again.
-        spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == layout.ADVISORIES)
-        await connection.ask(api.stream_create(spec.name), spec.config, timeout_s=2.0)
+        spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == stream_names.ADVISORIES)
+        await connection.ask(jetstream_api.stream_create(spec.name), spec.config, timeout_s=2.0)

@@ -16,17 +16,17 @@ from typing import Final, Protocol, TypeVar
 import anyio
 import msgspec
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.init import BusLayout, set_up
+from linestop.bus.create_streams import BusLayout, set_up
+from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.permissions import CredentialName
-from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.streams import ConsumerSpec, streams
+from linestop.bus.stream_definitions import ConsumerSpec, streams
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.cluster import Cluster
@@ -71,7 +71,7 @@ class Rig(Protocol):
         """The blobs of all."""
         ...
 
-    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
         """A bucket, as a credential that may write to it: ``budget``, or ``operator`` or ``validator``."""
         ...
 
@@ -115,7 +115,7 @@ class MemoryRig:
         """The blobs of all."""
         return self.broker.blobs()
 
-    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
         """A bucket."""
         return self.broker.shared(bucket)
 
@@ -188,9 +188,12 @@ class ServerRig:
         """The blobs of all."""
         return (await self._as("planner")).blobs()
 
-    async def shared(self, bucket: str = layout.SHARED_BUCKET) -> Shared:
+    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
         """A bucket, as a credential that may write to it."""
-        writers: dict[str, CredentialName] = {layout.AGENTS_BUCKET: "operator", layout.IDS_BUCKET: "validator"}
+        writers: dict[str, CredentialName] = {
+            stream_names.AGENTS_BUCKET: "operator",
+            stream_names.IDS_BUCKET: "validator",
+        }
         return (await self._as(writers.get(bucket, "budget"))).shared(bucket)
 
     async def timers(self) -> Timers:
@@ -213,7 +216,7 @@ class ServerRig:
     async def kill(self) -> None:
         """End with SIGKILL the server, or the node that leads the run log; ``restart`` brings it back."""
         if isinstance(self.server, Cluster):
-            self._killed = await self.server.leader_of(layout.RUNS)
+            self._killed = await self.server.leader_of(stream_names.RUNS)
             await self.server.kill(self._killed)
         else:
             os.kill(self.server.pid, signal.SIGKILL)
@@ -250,7 +253,7 @@ async def make_server_rig(server: EmbeddedServer | Cluster) -> ServerRig:
 async def _is_whole(wire: Wire, stream: str) -> bool:
     """Whether a stream has a leader and every replica is up to date."""
     try:
-        reply = msgspec.json.decode((await wire.ask(api.stream_info(stream))).data)
+        reply = msgspec.json.decode((await wire.ask(jetstream_api.stream_info(stream))).data)
     except Unreachable:
         return False
     cluster = reply.get("cluster", {})
@@ -261,8 +264,8 @@ async def _is_whole(wire: Wire, stream: str) -> bool:
 def _puller(spec: ConsumerSpec) -> CredentialName:
     """Name who may pull from a consumer: a role's own are named after it."""
     for role in ACTORS:
-        if spec.name == layout.role_consumer(role):
+        if spec.name == stream_names.role_consumer(role):
             return role
-    if spec.stream in {layout.CONTROL, layout.CLIENTS}:
+    if spec.stream in {stream_names.CONTROL, stream_names.CLIENTS}:
         return "approver"
-    return "validator" if spec.name == layout.TASKS_CONSUMER else "recorder"
+    return "validator" if spec.name == stream_names.TASKS_CONSUMER else "recorder"

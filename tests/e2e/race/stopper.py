@@ -16,9 +16,9 @@ import anyio
 
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, load_credential
+from linestop.bus.event_envelope import Stamper
 from linestop.bus.jetstream import JetStream
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import stop_run
+from linestop.bus.operator_stop import stop_run
 from linestop.runtime.process_settings import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
 from linestop.schemas.run import Run

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import structlog
 
-from linestop.bus.backend import JetStreamBackend
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.models.caller import Caller
 from linestop.models.planner_function import Plan

@@ -1,20 +1,20 @@
-"""The ports of ``linestop.bus.ports`` on a real JetStream server; ``JetStream.open`` is the way in."""
+"""The ports of ``linestop.bus.interfaces`` on a real JetStream server; ``JetStream.open`` is the way in."""
 
 from __future__ import annotations
 
 from typing import Self
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.blobs import JetStreamBlobs
+from linestop.bus.jetstream.key_value import JetStreamShared
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.jetstream.publish import Wire
 from linestop.bus.jetstream.publisher import JetStreamPublisher
-from linestop.bus.jetstream.queue import JetStreamQueue
-from linestop.bus.jetstream.shared import JetStreamShared
+from linestop.bus.jetstream.pull_queue import JetStreamQueue
 from linestop.bus.jetstream.timers import JetStreamTimers
-from linestop.bus.streams import ConsumerSpec
-from linestop.bus.switch_store import SwitchStore
+from linestop.bus.jetstream.wire import Wire
+from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.stream_definitions import ConsumerSpec
 
 
 class JetStream:
@@ -33,20 +33,20 @@ class JetStream:
         return JetStreamLog(self.wire, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> JetStreamQueue:
-        """A durable consumer that exists already (see ``bus.streams``)."""
+        """A durable consumer that exists already (see ``bus.stream_definitions``)."""
         return JetStreamQueue(self.wire, spec)
 
     def blobs(self) -> JetStreamBlobs:
         """Write-once payloads."""
         return JetStreamBlobs(self.wire)
 
-    def shared(self, bucket: str = layout.SHARED_BUCKET, *, leader: bool = False) -> JetStreamShared:
+    def shared(self, bucket: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> JetStreamShared:
         """A key-value bucket; ``leader``: for who decides by what it holds."""
         return JetStreamShared(self.wire, bucket, leader=leader)
 
     def switches(self) -> SwitchStore:
         """The kill switches."""
-        return SwitchStore(self.shared(layout.SWITCHES_BUCKET), self.shared(layout.SHARED_BUCKET))
+        return SwitchStore(self.shared(stream_names.SWITCHES_BUCKET), self.shared(stream_names.SHARED_BUCKET))
 
     def timers(self) -> JetStreamTimers:
         """Durable timers."""

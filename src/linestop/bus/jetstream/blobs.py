@@ -12,11 +12,11 @@ from typing import Final
 
 import anyio
 
-from linestop.bus import layout
-from linestop.bus.jetstream.answers import meaning
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus import stream_names
 from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.replies import meaning
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.errors import NotFound, Refused, TooLarge
 from linestop.off_loop import off_loop
 from linestop.schemas import subjects
@@ -33,7 +33,7 @@ class JetStreamBlobs:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._reader = Reader(wire, layout.BLOBS)
+        self._reader = Reader(wire, stream_names.BLOBS)
 
     async def put(self, tenant: TenantId, data: bytes) -> str:
         """Store ``data`` and return its digest; see ``ports.Blobs``."""

@@ -14,19 +14,24 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from linestop.bus import layout
-from linestop.bus.jetstream.answers import PubAck, head_named, meaning
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
 from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
-from linestop.bus.ports import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
-from linestop.bus.streams import streams
+from linestop.bus.jetstream.replies import PubAck, head_named, meaning
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.stream_definitions import streams
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 
-NEEDED: Final = (layout.RUNS, layout.BLOBS, layout.OUTCOMES, layout.bucket_stream(layout.SHARED_BUCKET))
+NEEDED: Final = (
+    stream_names.RUNS,
+    stream_names.BLOBS,
+    stream_names.OUTCOMES,
+    stream_names.bucket_stream(stream_names.SHARED_BUCKET),
+)
 """The streams without whose room a run cannot be worked on or ended."""
 
 _FIRST_EVENTS: Final = "runs.*.*.*.*.1"
@@ -39,7 +44,7 @@ class JetStreamLog:
     def __init__(self, wire: Wire, *, forks: bool = False) -> None:
         self._wire = wire
         self._forks = forks
-        self._reader = Reader(wire, layout.FORKS if forks else layout.RUNS)
+        self._reader = Reader(wire, stream_names.FORKS if forks else stream_names.RUNS)
 
     async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
         """Store the event if the run's head is still the one named; see ``ports.Log``."""
@@ -94,7 +99,7 @@ class JetStreamLog:
         if first is not None and first.subject.endswith(".1"):
             return None
         try:
-            found = await Reader(self._wire, layout.OUTCOMES).last(subjects.outcome_of(tenant, run))
+            found = await Reader(self._wire, stream_names.OUTCOMES).last(subjects.outcome_of(tenant, run))
         except PermissionDenied:
             # The broker was set up for an older linestop, so nothing has left it early.
             return None

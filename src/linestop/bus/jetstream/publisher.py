@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from linestop.bus.cloud_events import dead_letter_headers
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.schemas import subjects
 from linestop.schemas.messages import OFFSET_HEADER
 from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId

@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from nats.aio.msg import Msg
 
-from linestop.bus import api
-from linestop.bus.jetstream.patience import patiently
-from linestop.bus.jetstream.publish import Wire
+from linestop.bus import jetstream_api
+from linestop.bus.jetstream.retry import patiently
+from linestop.bus.jetstream.wire import Wire
 from linestop.errors import Unreachable
 
 PAGE_MESSAGES: Final = 1_000
@@ -112,7 +112,7 @@ class Reader:
 
     async def direct_last(self, subject: str) -> Found | None:
         """The last message of exactly this subject, from any replica."""
-        msg = await self._patiently(lambda: self._wire.ask(api.direct_get_last(self._stream, subject)))
+        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.direct_get_last(self._stream, subject)))
         status = _status(msg)
         if status == _NOT_FOUND:
             return None
@@ -149,7 +149,7 @@ class Reader:
     async def info(self, *, subjects: str = "", offset: int = 0) -> StreamInfo:
         """The stream's limits and state, with the subjects that match a filter, if one is given."""
         body = msgspec.json.encode({"subjects_filter": subjects, "offset": offset} if subjects else {})
-        msg = await self._patiently(lambda: self._wire.ask(api.stream_info(self._stream), body))
+        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.stream_info(self._stream), body))
         info = msgspec.json.decode(msg.data, type=StreamInfo)
         if info.error is not None:
             raise Unreachable(f"Stream {self._stream} gave no info: {info.error.description}; try again.")
@@ -157,7 +157,7 @@ class Reader:
 
     async def _get(self, body: dict[str, Any]) -> Found | None:
         request = msgspec.json.encode(body)
-        msg = await self._patiently(lambda: self._wire.ask(api.message_get(self._stream), request))
+        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.message_get(self._stream), request))
         got = msgspec.json.decode(msg.data, type=_Got)
         if got.error is not None:
             if got.error.err_code == _NO_MESSAGE:
@@ -170,7 +170,7 @@ class Reader:
 
     async def _many(self, body: dict[str, Any]) -> tuple[list[Found], Msg]:
         request = msgspec.json.encode(body)
-        subject = api.direct_get(self._stream)
+        subject = jetstream_api.direct_get(self._stream)
         messages, end = await self._patiently(lambda: self._wire.ask_many(subject, request))
         if _status(end) not in {_END, _NOT_FOUND, _TOO_MANY}:
             raise Unreachable(f"Reading from {self._stream} failed with status {_status(end)}; try again.")

@@ -12,8 +12,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Final
 
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
 

@@ -26,17 +26,17 @@ from typing import Final, Literal, Self, cast
 
 import msgspec
 
-from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins, logins_of, write_private
-from linestop.bus.disk import LOG_FILE, PORT_FILE
+from linestop.bus.disk_space import LOG_FILE, PORT_FILE
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server.store_health import SYSTEM_ACCOUNT, StoreWatch, new_supervisor
-from linestop.bus.streams import DEFAULT_SPACE, Space
+from linestop.bus.signed_checkpoints import ensure_checkpoint_key
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
 
 CRASHES_MAX: Final = 5

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.permissions import (
     CREDENTIALS,
     DEFAULT_ACCESS,
@@ -94,7 +94,7 @@ def _imports(name: CredentialName, everybody: Mapping[CredentialName, Grants]) -
     for subject in mine.subscribe:
         if not _only_heard(subject):
             result.append(_stream(STREAMS_ACCOUNT, subject))
-        elif subject != f"{layout.inbox_prefix(name)}.>":
+        elif subject != f"{stream_names.inbox_prefix(name)}.>":
             result += [
                 _stream(account_of(other), subject)
                 for other, theirs in everybody.items()
@@ -116,7 +116,7 @@ def _there(name: CredentialName, subject: str) -> str:
     """Return a subject of a credential as the streams' account knows it."""
     if name == "client" and subject.startswith("control."):
         return subjects.by_client(subject)
-    return api.at_server(subject)
+    return jetstream_api.at_server(subject)
 
 
 def _service(name: CredentialName, subject: str) -> Section:
@@ -127,8 +127,8 @@ def _service(name: CredentialName, subject: str) -> Section:
 
 def _replies(subject: str) -> Section:
     """Say which requests have many replies: the way back of others is forgotten with the first."""
-    if subject.startswith(f"{api.SERVER_PREFIX}.CONSUMER.MSG.NEXT."):
+    if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.CONSUMER.MSG.NEXT."):
         return {"response_type": "stream"}
-    if subject.startswith(f"{api.SERVER_PREFIX}.DIRECT.GET.") and not subject.endswith(".>"):
+    if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.DIRECT.GET.") and not subject.endswith(".>"):
         return {"response_type": "stream", "response_threshold": READ_REPLIES_KEPT}
     return {}

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from linestop.bus.checkpoints import ensure_checkpoint_key
 from linestop.bus.connection import connect
+from linestop.bus.create_streams import DEFAULT_LAYOUT, BusLayout, SetUp, set_up
 from linestop.bus.credentials import Credential, ensure_credentials, forget_passwords, logins_of
-from linestop.bus.init import DEFAULT_LAYOUT, BusLayout, SetUp, set_up
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
 from linestop.bus.server.nats_accounts import accounts
 from linestop.bus.server.nats_config import Listen, server_config
+from linestop.bus.signed_checkpoints import ensure_checkpoint_key
 from linestop.errors import PermissionDenied, Unreachable
 
 PORT_DEFAULT: Final = 4222

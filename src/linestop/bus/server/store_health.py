@@ -19,7 +19,7 @@ import structlog
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
-from linestop.bus.disk import free_bytes, full_sentence, is_full
+from linestop.bus.disk_space import free_bytes, full_sentence, is_full
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CredentialName
 from linestop.errors import LinestopError

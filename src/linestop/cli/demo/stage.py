@@ -23,8 +23,8 @@ import anyio.to_thread
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.sizing import store_space
-from linestop.bus.streams import MIB, Space
+from linestop.bus.stream_definitions import MIB, Space
+from linestop.bus.stream_sizes import store_space
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client

@@ -10,8 +10,8 @@ import contextlib
 
 import msgspec
 
-from linestop.bus import layout
-from linestop.bus.ports import Delivery, Log, Publisher
+from linestop.bus import stream_names
+from linestop.bus.interfaces import Delivery, Log, Publisher
 from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
 from linestop.schemas.tools import canonical
@@ -41,7 +41,7 @@ class GivenUp:
             await delivery.term("not an advisory")
             return
         role = role_of(advisory.consumer)
-        message = await self._log.message_at(advisory.stream_seq) if advisory.stream == layout.RUNS else None
+        message = await self._log.message_at(advisory.stream_seq) if advisory.stream == stream_names.RUNS else None
         tenant, run = "unknown", f"seq-{advisory.stream_seq}"
         if message is not None:
             # A message whose subject is none is no run's, and its letter has to go somewhere all the same.
@@ -64,6 +64,6 @@ class GivenUp:
 def role_of(consumer: str) -> RoleName:
     """The role a durable consumer belongs to; the recorder's for those that belong to none."""
     for role in ROLES:
-        if consumer == layout.role_consumer(role):
+        if consumer == stream_names.role_consumer(role):
             return role
     return "recorder"

@@ -24,12 +24,12 @@ import msgspec
 import structlog
 
 from linestop.archive.requests import Reach
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Found, Reader
-from linestop.bus.migrate import Administrator
-from linestop.bus.streams import DUPLICATE_WINDOW_NS, RUNS_KEPT_NS, SECOND_NS
+from linestop.bus.migrate_streams import Administrator
+from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_KEPT_NS, SECOND_NS
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
 from linestop.schemas.limits import SPACE_FOR_NEW_WORK
@@ -68,7 +68,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     def by_hand(self) -> str:
         """What the administrator of an outside broker has to do within the hour."""
         keep_s = int((self.age + BY_HAND_WITHIN).total_seconds())
-        edit = f"nats stream edit {layout.RUNS} -f --max-age"
+        edit = f"nats stream edit {stream_names.RUNS} -f --max-age"
         return f"{edit}={keep_s}s && {edit}={RUNS_KEPT_NS // SECOND_NS}s"
 
 
@@ -82,7 +82,7 @@ class Archived(Protocol):
 
 async def find_cut(stream: JetStream, reach: Reach, days: float) -> Cut:
     """Find what may leave RUNS if so many days are to be kept."""
-    reader = Reader(stream.wire, layout.RUNS)
+    reader = Reader(stream.wire, stream_names.RUNS)
     info = await reader.info()
     assert info.ts is not None, "the server tells its time with every stream"
     now, first = info.ts, await reader.next("runs.>", seq=1)
@@ -90,8 +90,10 @@ async def find_cut(stream: JetStream, reach: Reach, days: float) -> Cut:
     if first is None or _at(first) >= cut:
         return Cut(now=now, before=None)
     fills = {fill.stream: fill.used for fill in await stream.log().fills()}
-    if fills.get(layout.OUTCOMES, 0.0) >= SPACE_FOR_NEW_WORK:
-        return Cut(now=now, before=None, held_by=f"the stream {layout.OUTCOMES} is too full for outcomes of the log")
+    if fills.get(stream_names.OUTCOMES, 0.0) >= SPACE_FOR_NEW_WORK:
+        return Cut(
+            now=now, before=None, held_by=f"the stream {stream_names.OUTCOMES} is too full for outcomes of the log"
+        )
     held_by = ""
     for found, why in await _walls(stream, reader, reach):
         if _at(found) - MARGIN < cut:
@@ -194,11 +196,11 @@ async def restore(administrator: Administrator) -> None:
 
 
 async def _info(admin: Connection) -> dict[str, Any]:
-    return await admin.ask(api.at_server(api.stream_info(layout.RUNS)))
+    return await admin.ask(jetstream_api.at_server(jetstream_api.stream_info(stream_names.RUNS)))
 
 
 async def _update(admin: Connection, config: dict[str, Any]) -> None:
-    await admin.ask(api.at_server(api.stream_update(layout.RUNS)), config)
+    await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream_names.RUNS)), config)
 
 
 class Rotation:
@@ -231,9 +233,9 @@ class Rotation:
         cut = await find_cut(stream, await self._archive.reach(), self._days)
         gone = await rotate(self._administrator, cut)
         if gone:
-            self._say(f"{gone} events of sealed runs have left {layout.RUNS}: the archive has them.")
+            self._say(f"{gone} events of sealed runs have left {stream_names.RUNS}: the archive has them.")
         if cut.held_by != self._told:
             self._told = cut.held_by
             if cut.held_by:
-                self._say(f"{layout.RUNS} keeps more than {self._days} days: {cut.held_by}.")
+                self._say(f"{stream_names.RUNS} keeps more than {self._days} days: {cut.held_by}.")
         return gone

@@ -14,11 +14,11 @@ from typing import Final
 import anyio
 import structlog
 
-from linestop.bus import after
-from linestop.bus.disk import used_share
+from linestop.bus import run_outcomes_and_alerts
+from linestop.bus.disk_space import used_share
+from linestop.bus.interfaces import Log, Publisher
 from linestop.bus.jetstream.log import NEEDED
-from linestop.bus.ports import Log, Publisher
-from linestop.bus.streams import streams
+from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import host_name
 from linestop.schemas.limits import SPACE_CLEARS, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
@@ -75,8 +75,8 @@ class SpaceWatch:
         name = f"The disk with {self._directory}" if what == DISK else f"The stream {what}"
         why = f"{name} is {share:.0%} full; {_CONSEQUENCES.get(what, REFUSES)}. Make room (docs/operations.md)."
         LOG.warning("space_short", what=what, used=round(share, 3), sentence=why)
-        alert = after.space_short(what, round(mark * 100), why, at=self._now())
-        await self._publisher.alert(after.SYSTEM, alert.kind, alert.payload, alert.headers)
+        alert = run_outcomes_and_alerts.space_short(what, round(mark * 100), why, at=self._now())
+        await self._publisher.alert(run_outcomes_and_alerts.SYSTEM, alert.kind, alert.payload, alert.headers)
 
 
 def _mark(share: float) -> float:

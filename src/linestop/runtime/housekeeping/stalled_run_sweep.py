@@ -16,9 +16,9 @@ from functools import partial
 import anyio
 import structlog
 
-from linestop.bus import after
-from linestop.bus.ports import Log, Publisher
-from linestop.bus.streams import DUPLICATE_WINDOW_NS, SECOND_NS
+from linestop.bus import run_outcomes_and_alerts
+from linestop.bus.interfaces import Log, Publisher
+from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
 from linestop.runtime.run_loop import Shell
 from linestop.schemas.deadlines import deadlines
@@ -183,7 +183,7 @@ class Sweep:
             # Workers of an older linestop do not show that they live: of them only the standing run tells.
             stands = watched.tries == NO_WORKER_TRIES or (watched.lacks is not None and watched.lacks != lacked)
             if self.everyone and stands and turn and turn not in self.shell.names:
-                await self.shell.outgoing.alerts(run, [after.no_worker(run, turn, nonce=self.nonce)])
+                await self.shell.outgoing.alerts(run, [run_outcomes_and_alerts.no_worker(run, turn, nonce=self.nonce)])
         except LinestopError as error:
             LOG.warning("alert_failed", tenant=run.tenant, run=run.run, error=str(error))
             watched.next_at = None
@@ -196,7 +196,7 @@ class Sweep:
         """
         since = self.now() - RECENT if told < 0 else LATEST
         asked_after = told if "recorder" in self.shell.names else None
-        await self.shell.outgoing.alerts(run, after.alerts(run, since=since, asked_after=asked_after))
+        await self.shell.outgoing.alerts(run, run_outcomes_and_alerts.alerts(run, since=since, asked_after=asked_after))
 
     async def _call_for_lost(self, run: Run) -> None:
         """Call a person for a run that is lost, and keep why: no role says anything in it any more."""
@@ -204,7 +204,7 @@ class Sweep:
             last = run.breaks[-1]
             why = f"{len(run.breaks)} of its events cannot be folded, the last one with {last.kind}: {last.text}"
             self.shell.outgoing.bury(self.shell.stations[0], run, f"it is lost: {why}")
-            await self.shell.outgoing.alerts(run, [after.lost(run)])
+            await self.shell.outgoing.alerts(run, [run_outcomes_and_alerts.lost(run)])
 
     def _idle_until(self, run: Run) -> datetime | None:
         """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.

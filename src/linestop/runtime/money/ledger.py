@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Reservation
-from linestop.bus.ports import Shared
+from linestop.bus.interfaces import Shared
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
 from linestop.runtime.money.account_value import Account, Answer, Change, apply_change, next_in_line, run_of
 from linestop.runtime.money.own_holds import OwnHolds, spent_of

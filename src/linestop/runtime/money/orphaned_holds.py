@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from linestop.bus.ports import Log, Shared
+from linestop.bus.interfaces import Log, Shared
 from linestop.errors import Conflict, Refused
 from linestop.runtime.money.ledger import KEPT, Accounts, read_account
 from linestop.runtime.money.own_holds import spent_of

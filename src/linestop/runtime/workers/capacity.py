@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from linestop.bus.beats import LAG_MAX_S, Load
+from linestop.bus.worker_heartbeats import LAG_MAX_S, Load
 from linestop.runtime.run_cache import Key
 from linestop.schemas.events import AnyEvent, EffectStarted
 from linestop.schemas.limits import PROCESS_TOOL_WEIGHT, WorkerLimits

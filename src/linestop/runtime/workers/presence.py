@@ -18,8 +18,8 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.beats import BEAT_EVERY_S, Beat, Load, Roster, State, beat_key, read_beat
-from linestop.bus.ports import Shared, SharedValue
+from linestop.bus.interfaces import Shared, SharedValue
+from linestop.bus.worker_heartbeats import BEAT_EVERY_S, Beat, Load, Roster, State, beat_key, read_beat
 from linestop.clock import Clock
 from linestop.errors import Conflict, LinestopError
 from linestop.runtime.run_cache import CachedRun

@@ -24,8 +24,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from linestop.bus.layout import SHARED_BUCKET, WORKERS_BUCKET
-from linestop.bus.ports import Shared, SharedValue
+from linestop.bus.interfaces import Shared, SharedValue
+from linestop.bus.stream_names import SHARED_BUCKET, WORKERS_BUCKET
 from linestop.errors import ConfigError, Conflict
 from linestop.schemas.subjects import check_name
 

@@ -1,4 +1,4 @@
-"""The ports of ``linestop.bus.ports`` in memory, under virtual time; ``MemoryBroker`` is the way in."""
+"""The ports of ``linestop.bus.interfaces`` in memory, under virtual time; ``MemoryBroker`` is the way in."""
 
 from linestop.testing.memory.broker import Hint, MemoryBroker
 from linestop.testing.memory.faults import Faults, NoFaults

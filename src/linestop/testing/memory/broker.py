@@ -1,4 +1,4 @@
-"""A broker in memory, with the streams of ``bus.streams``: what a simulation runs on.
+"""A broker in memory, with the streams of ``bus.stream_definitions``: what a simulation runs on.
 
 It lives on the running event loop and its clock, so under a ``VirtualLoop`` all its waiting is virtual. It is
 the server: it outlives the shells that a simulation crashes, and the ports it hands out keep nothing.
@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import layout
-from linestop.bus.streams import SECOND_NS, ConsumerSpec, StreamSpec, streams
+from linestop.bus import stream_names
+from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec, StreamSpec, streams
 from linestop.errors import NotFound
 from linestop.schemas.subjects import ROLES, RoleName
 from linestop.testing.memory.blobs import MemoryBlobs
@@ -62,12 +62,12 @@ class MemoryBroker:
         self._blobs: dict[str, bytes] = {}
         for spec in streams():
             self._add(spec)
-        self.schedules = Schedules(self._streams[layout.TIMERS], now)
+        self.schedules = Schedules(self._streams[stream_names.TIMERS], now)
 
     def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
         """The run log, or that of forks, as a credential that may speak for ``roles`` sees it."""
-        stream = self._streams[layout.FORKS if forks else layout.RUNS]
-        outcomes = self._streams[layout.OUTCOMES]
+        stream = self._streams[stream_names.FORKS if forks else stream_names.RUNS]
+        outcomes = self._streams[stream_names.OUTCOMES]
         return MemoryLog(stream, self.faults, outcomes=outcomes, roles=roles, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> MemoryQueue:
@@ -81,9 +81,9 @@ class MemoryBroker:
         """Write-once payloads."""
         return MemoryBlobs(self._blobs, self.faults)
 
-    def shared(self, bucket: str = layout.SHARED_BUCKET) -> MemoryShared:
+    def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> MemoryShared:
         """A key-value bucket."""
-        return MemoryShared(self._streams[layout.bucket_stream(bucket)], bucket, self.faults)
+        return MemoryShared(self._streams[stream_names.bucket_stream(bucket)], bucket, self.faults)
 
     def timers(self) -> MemoryTimers:
         """Durable timers."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from linestop.bus.jetstream.publish import header_block
+from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
-from linestop.bus.ports import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
+from linestop.bus.jetstream.wire import header_block
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.limits import MESSAGE_BYTES_MAX

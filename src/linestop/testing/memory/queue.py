@@ -10,8 +10,8 @@ from typing import Final
 
 import anyio
 
-from linestop.bus.ports import Room
-from linestop.bus.streams import SECOND_NS, ConsumerSpec
+from linestop.bus.interfaces import Room
+from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import layout
-from linestop.bus.ports import SharedValue
+from linestop.bus import stream_names
+from linestop.bus.interfaces import SharedValue
 from linestop.errors import Conflict, TooLarge
 from linestop.testing.memory.faults import Faults, around
 from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast
@@ -79,10 +79,10 @@ class MemoryShared:
         return seq
 
     def _subject(self, key: str) -> str:
-        return layout.bucket_key(self._bucket, key)
+        return stream_names.bucket_key(self._bucket, key)
 
     def _key(self, subject: str) -> str:
-        return subject.removeprefix(layout.bucket_key(self._bucket, ""))
+        return subject.removeprefix(stream_names.bucket_key(self._bucket, ""))
 
     def _value(self, found: Stored) -> SharedValue:
         return SharedValue(key=self._key(found.subject), value=found.payload, revision=found.seq)

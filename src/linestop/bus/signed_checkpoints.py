@@ -16,7 +16,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from linestop.bus.credentials import write_private
-from linestop.bus.files import read_regular
+from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 from linestop.schemas.run import Run
 from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, signed

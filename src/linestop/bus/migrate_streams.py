@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from linestop.bus import api, layout
-from linestop.bus.api import ApiError
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
-from linestop.bus.streams import HEADER_BYTES_MAX, SECOND_NS, Config
+from linestop.bus.jetstream_api import ApiError
+from linestop.bus.stream_definitions import HEADER_BYTES_MAX, SECOND_NS, Config
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import ACTORS
 
@@ -24,12 +24,12 @@ Administrator = Callable[[], AbstractAsyncContextManager[Connection]]
 _COMPRESSED: Final[Config] = {"compression": "s2"}
 _OLDER: Final[Mapping[str, Config]] = {
     # A replica that is killed loses compressed messages for good (nats-server 2.15.1).
-    layout.RUNS: _COMPRESSED,
-    layout.FORKS: _COMPRESSED,
-    layout.BLOBS: _COMPRESSED,
-    layout.CONTROL: {"retention": "limits", "max_msg_size": MESSAGE_BYTES_MAX + HEADER_BYTES_MAX},
-    layout.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
-    layout.bucket_stream(layout.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
+    stream_names.RUNS: _COMPRESSED,
+    stream_names.FORKS: _COMPRESSED,
+    stream_names.BLOBS: _COMPRESSED,
+    stream_names.CONTROL: {"retention": "limits", "max_msg_size": MESSAGE_BYTES_MAX + HEADER_BYTES_MAX},
+    stream_names.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
+    stream_names.bucket_stream(stream_names.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
 }
 """The settings that an older linestop gave its streams, where they were others."""
 
@@ -51,7 +51,7 @@ _STALE: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver"
 def is_older(stream: str, fields: list[str], found: Mapping[str, Any]) -> bool:
     """Whether an older linestop made the stream so: ``fields`` are those that differ, each as it was then."""
     older = _OLDER.get(stream, {})
-    if stream == layout.RUNS and "max_age" in fields:
+    if stream == stream_names.RUNS and "max_age" in fields:
         # Or a rotation was interrupted: it lets RUNS keep less for some milliseconds (``rotation``).
         older = {**older, **{field: found.get(field) for field in ("max_age", "duplicate_window")}}
     return bool(fields) and all(
@@ -63,7 +63,9 @@ def how_to_update(stream: str, fields: list[str], config: Config) -> str:
     """Say what the administrator of an outside broker has to do, in one sentence."""
     values = {field: config[field] // SECOND_NS if field in _DURATIONS else config[field] for field in fields}
     flags = " ".join(_FLAGS[field].format(values[field]) for field in fields)
-    stale = "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE) if stream == layout.CONTROL else ""
+    stale = (
+        "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE) if stream == stream_names.CONTROL else ""
+    )
     return (
         f"stream {stream} is as an older linestop made it ({', '.join(fields)}); it takes the broker's administrator: "
         f"`nats stream edit {stream} -f {flags}{stale}` (docs/operations.md)."
@@ -78,10 +80,10 @@ async def update(admin: Connection, config: Config, found: Mapping[str, Any]) ->
     """
     stream = config["name"]
     kept = {field: found[field] for field in ("max_bytes", "num_replicas") if field in found}
-    await admin.ask(api.at_server(api.stream_update(stream)), {**found, **config, **kept})
-    for name in _STALE if stream == layout.CONTROL else ():
+    await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream)), {**found, **config, **kept})
+    for name in _STALE if stream == stream_names.CONTROL else ():
         try:
-            await admin.ask(api.at_server(api.consumer_delete(stream, name)))
+            await admin.ask(jetstream_api.at_server(jetstream_api.consumer_delete(stream, name)))
         except ApiError as error:
-            if error.err_code != api.CONSUMER_NOT_FOUND:
+            if error.err_code != jetstream_api.CONSUMER_NOT_FOUND:
                 raise

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
-from linestop.bus.sizing import (
+from linestop.bus.stream_definitions import DEFAULT_SPACE, MIB, Space, streams
+from linestop.bus.stream_sizes import (
     DISK_SHARE,
     SPACE_FILE,
     TOTAL_MIN_BYTES,
@@ -19,7 +20,6 @@ from linestop.bus.sizing import (
     store_space,
     stored_space,
 )
-from linestop.bus.streams import DEFAULT_SPACE, MIB, Space, streams
 from linestop.cli.commands.processes import KEPT_DAYS
 from linestop.errors import ConfigError
 from linestop.schemas.limits import SPACE_FOR_NEW_WORK
@@ -72,8 +72,8 @@ def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
     found = plan(Load(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SPACE)
     runs, outcomes, archive = MEASURED[turns, text]
     by_name = {line.stream: line for line in found.streams}
-    assert runs <= by_name[layout.RUNS].run_bytes <= runs * (1.1 if turns >= 3 else 1.3)
-    assert outcomes <= by_name[layout.OUTCOMES].run_bytes
+    assert runs <= by_name[stream_names.RUNS].run_bytes <= runs * (1.1 if turns >= 3 else 1.3)
+    assert outcomes <= by_name[stream_names.OUTCOMES].run_bytes
     assert archive <= found.archive_day_bytes
 
 

@@ -9,9 +9,9 @@ import anyio
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
+from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
 from linestop.bus.jetstream import JetStream
-from linestop.bus.ports import Blobs, Log, Publisher, Queue, Shared, Timers
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.schemas.subjects import RoleName
 
 HINTS_MAX = 4_096

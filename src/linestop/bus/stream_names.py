@@ -28,7 +28,7 @@ SWITCHES_BUCKET: Final = "switches"
 
 WORKERS_BUCKET: Final = "workers"
 BEATS_BUCKET: Final = "beats"
-"""What every worker says of itself every two seconds, a key a role and name: see ``bus.beats``."""
+"""What every worker says of itself every two seconds, a key a role and name: see ``bus.worker_heartbeats``."""
 
 POSITIONS_BUCKET: Final = "positions"
 """How far each listener that has a name has come in OUTCOMES or ALERTS: a key a credential, stream and name."""

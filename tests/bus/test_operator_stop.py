@@ -11,9 +11,9 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.bus.ports import Append, HeadMoved, Log
-from linestop.bus.stamp import Stamper
-from linestop.bus.stopping import ASK_WITHIN_S, STOP_WITHIN_S, TRIES_ALONE, catch_up, stop_number, stop_run
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import Append, HeadMoved, Log
+from linestop.bus.operator_stop import ASK_WITHIN_S, STOP_WITHIN_S, TRIES_ALONE, catch_up, stop_number, stop_run
 from linestop.errors import TimedOut, Unreachable
 from linestop.schemas.events import Cue, Refused, Sealed, StopMode, Stopped
 from linestop.schemas.run import Run

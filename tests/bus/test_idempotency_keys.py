@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from tests.stack import stack
 
-from linestop.bus import api, layout
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.keys import run_of_key
-from linestop.bus.streams import MIB, Space
+from linestop.bus.idempotency_keys import run_of_key
+from linestop.bus.stream_definitions import MIB, Space
 from linestop.client import Client
 from linestop.schemas.limits import Limits
 
@@ -21,7 +21,7 @@ WITHIN_S = 20.0
 
 
 async def _keys(connection: Connection) -> int:
-    reply = await connection.ask(api.stream_info(layout.bucket_stream(layout.IDS_BUCKET)))
+    reply = await connection.ask(jetstream_api.stream_info(stream_names.bucket_stream(stream_names.IDS_BUCKET)))
     state = msgspec.convert(reply["state"], dict[str, object])
     return msgspec.convert(state["messages"], int)
 
@@ -114,7 +114,7 @@ async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_p
     ):
         known = await client.submit("desk", "say hello", key="known")
         for n, size in enumerate((*[20_000] * 100, *[100] * 200)):
-            await fill.request(layout.bucket_key(layout.IDS_BUCKET, f"default.{n}"), os.urandom(size))
+            await fill.request(stream_names.bucket_key(stream_names.IDS_BUCKET, f"default.{n}"), os.urandom(size))
         refused = await client.submit("desk", "say hello", key="new")
         assert refused.status == "refused"
         assert refused.sentence.startswith("There is no room for the task: The stream of $KV.ids.default.")

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from linestop.bus.ports import SharedValue
+from linestop.bus.interfaces import SharedValue
 from linestop.schemas.calls import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 

@@ -4,7 +4,7 @@
 and a ``wait_for`` for each message, and passes every answer through a queue and a task. Here one inbox serves
 all requests of a connection, answers are handed over inside the read loop, and what is sent is bytes.
 
-This module and ``bus/closing.py`` are the only ones that touch the inside of ``nats.aio.client.Client`` (2.16):
+This module and ``bus/close_connection.py`` alone touch the inside of ``nats.aio.client.Client`` (2.16):
 
 - ``_pending``, ``_pending_data_size`` and ``_transport``: the buffer that the client's flusher writes to the
   socket, handed over here without the flusher's queue and task;

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from tests.builders import NOW, RUN, TENANT, at_work, reply
 
-from linestop.bus.after import Outcome, outcome
-from linestop.bus.checkpoints import (
+from linestop.bus.run_outcomes_and_alerts import Outcome, outcome
+from linestop.bus.signed_checkpoints import (
     KEY_FILE,
     PUBLIC_FILE,
     copy_checkpoint_key,

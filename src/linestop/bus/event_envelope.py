@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from linestop.bus.cloud_events import event_headers
-from linestop.bus.ports import Append, Blobs
+from linestop.bus.interfaces import Append, Blobs
 from linestop.off_loop import off_loop
 from linestop.schemas.events import (
     NAMES,

@@ -19,12 +19,12 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus import layout
-from linestop.bus.jetstream.answers import PubAck, head_named, meaning
-from linestop.bus.jetstream.patience import publish
-from linestop.bus.jetstream.publish import Wire, header_block
+from linestop.bus import stream_names
+from linestop.bus.interfaces import SharedValue
 from linestop.bus.jetstream.reads import Found, Reader
-from linestop.bus.ports import SharedValue
+from linestop.bus.jetstream.replies import PubAck, head_named, meaning
+from linestop.bus.jetstream.retry import publish
+from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.errors import Conflict, PermissionDenied
 
 LOG = structlog.get_logger("linestop.shared")
@@ -36,7 +36,7 @@ CREATE_TRIES_MAX: Final = 3
 MARKER_KEPT: Final = "1h"
 """How long the marker of a deleted key is kept."""
 
-_EXPIRING: Final = frozenset({layout.SHARED_BUCKET})
+_EXPIRING: Final = frozenset({stream_names.SHARED_BUCKET})
 """Buckets that let messages expire: the others delete too rarely to need it."""
 
 _ID: Final = "Nats-Msg-Id"
@@ -47,11 +47,11 @@ _MARKER: Final = "Nats-Marker-Reason"
 class JetStreamShared:
     """One bucket; see ``ports.Shared``."""
 
-    def __init__(self, wire: Wire, bucket: str = layout.SHARED_BUCKET, *, leader: bool = False) -> None:
+    def __init__(self, wire: Wire, bucket: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> None:
         self._wire = wire
         self._leader = leader
         self._bucket = bucket
-        self._reader = Reader(wire, layout.bucket_stream(bucket))
+        self._reader = Reader(wire, stream_names.bucket_stream(bucket))
 
     async def get(self, key: str) -> SharedValue | None:
         """The key's value and revision, None if it does not exist."""
@@ -147,13 +147,13 @@ class JetStreamShared:
         )
 
     def _subject(self, key: str) -> str:
-        return layout.bucket_key(self._bucket, key)
+        return stream_names.bucket_key(self._bucket, key)
 
     def _filter(self, prefix: str) -> str:
-        return layout.bucket_key(self._bucket, f"{prefix}>")
+        return stream_names.bucket_key(self._bucket, f"{prefix}>")
 
     def _key(self, subject: str) -> str:
-        return subject.removeprefix(layout.bucket_key(self._bucket, ""))
+        return subject.removeprefix(stream_names.bucket_key(self._bucket, ""))
 
     def _value(self, found: Found) -> SharedValue:
         value = b"" if _is_deleted(found) else found.payload

@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.credentials import write_private
-from linestop.bus.disk import free_bytes
+from linestop.bus.disk_space import free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
-from linestop.bus.streams import (
+from linestop.bus.stream_definitions import (
     DAY_NS,
     DEFAULT_SPACE,
     FIXED_BYTES,
@@ -76,7 +76,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     def kept_days(self, stream: str) -> int:
         """For how many days this stream keeps what a run leaves there."""
-        return min(self.days, self.runs_days) if stream == layout.RUNS else self.days
+        return min(self.days, self.runs_days) if stream == stream_names.RUNS else self.days
 
 
 class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,16 +174,16 @@ def embedded_space(directory: Path) -> tuple[Space, bool]:
 def plan(load: Load, space: Space) -> Plan:
     """Say what a load needs in streams of these sizes. New work is refused at 90 %, so a tenth is added."""
     of_run = {
-        layout.RUNS: RUN_BYTES + load.turns * TURN_BYTES + TEXT_COPIES * load.turns * load.text_bytes,
-        layout.OUTCOMES: OUTCOME_BYTES + load.turns * OUTCOME_TURN_BYTES + load.text_bytes,
-        layout.BLOBS: load.long_bytes,
-        layout.bucket_stream(layout.IDS_BUCKET): KEY_BYTES,
+        stream_names.RUNS: RUN_BYTES + load.turns * TURN_BYTES + TEXT_COPIES * load.turns * load.text_bytes,
+        stream_names.OUTCOMES: OUTCOME_BYTES + load.turns * OUTCOME_TURN_BYTES + load.text_bytes,
+        stream_names.BLOBS: load.long_bytes,
+        stream_names.bucket_stream(stream_names.IDS_BUCKET): KEY_BYTES,
     }
     has = {
-        layout.RUNS: space.runs,
-        layout.OUTCOMES: space.outcomes,
-        layout.BLOBS: space.blobs,
-        layout.bucket_stream(layout.IDS_BUCKET): space.ids,
+        stream_names.RUNS: space.runs,
+        stream_names.OUTCOMES: space.outcomes,
+        stream_names.BLOBS: space.blobs,
+        stream_names.bucket_stream(stream_names.IDS_BUCKET): space.ids,
     }
     lines = tuple(_of_stream(name, size, has[name], load) for name, size in of_run.items() if size)
     growing = sum(line.needed_bytes for line in lines)
@@ -194,7 +194,7 @@ def plan(load: Load, space: Space) -> Plan:
     return Plan(
         load=load,
         streams=lines,
-        archive_day_bytes=int(of_run[layout.RUNS] * ARCHIVE_SHARE) * load.runs_per_day,
+        archive_day_bytes=int(of_run[stream_names.RUNS] * ARCHIVE_SHARE) * load.runs_per_day,
         needed_bytes=growing + fixed,
         disk_bytes=_disk_for({line.stream: line.needed_bytes for line in lines}),
         memory_bytes=int(growing * INDEX_SHARE),
@@ -205,10 +205,10 @@ def plan(load: Load, space: Space) -> Plan:
 def _disk_for(needed: Mapping[str, int]) -> int:
     """The smallest disk from which ``space_for`` takes as much for each of these streams."""
     shares = {
-        layout.RUNS: "runs",
-        layout.OUTCOMES: "outcomes",
-        layout.BLOBS: "blobs",
-        layout.bucket_stream(layout.IDS_BUCKET): "ids",
+        stream_names.RUNS: "runs",
+        stream_names.OUTCOMES: "outcomes",
+        stream_names.BLOBS: "blobs",
+        stream_names.bucket_stream(stream_names.IDS_BUCKET): "ids",
     }
     # Sizes are whole mebibytes.
     rest = max((size + MIB) / _SHARES[shares[name]] for name, size in needed.items())

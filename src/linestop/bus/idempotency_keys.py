@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.ports import Shared
+from linestop.bus.interfaces import Shared
 from linestop.errors import Conflict
 from linestop.schemas.subjects import RunId
 

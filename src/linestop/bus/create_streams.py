@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from linestop.bus import api
-from linestop.bus.api import ApiError
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
-from linestop.bus.layout import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
-from linestop.bus.migrate import Administrator, how_to_update, is_older, update
-from linestop.bus.streams import DEFAULT_SPACE, Config, Space, consumers, streams
+from linestop.bus.jetstream_api import ApiError
+from linestop.bus.migrate_streams import Administrator, how_to_update, is_older, update
+from linestop.bus.stream_definitions import DEFAULT_SPACE, Config, Space, consumers, streams
+from linestop.bus.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.errors import ConfigError
 from linestop.schemas.subjects import RoleName
 
@@ -46,7 +46,7 @@ _MUST_BE_ABSENT: Final = (
     "deliver_subject",
 )
 
-_MISSING: Final = frozenset({api.STREAM_NOT_FOUND, api.CONSUMER_NOT_FOUND})
+_MISSING: Final = frozenset({jetstream_api.STREAM_NOT_FOUND, jetstream_api.CONSUMER_NOT_FOUND})
 _UPDATABLE: Final = frozenset({"ack_wait", "backoff", "filter_subjects", "max_ack_pending", "max_deliver"})
 """What the server changes in a durable consumer that is there."""
 
@@ -156,10 +156,10 @@ def _all(layout: BusLayout) -> list[_Wanted]:
         _Wanted(
             what=f"stream {spec.name}",
             config=spec.config,
-            info=api.stream_info(spec.name),
-            create=api.stream_create(spec.name),
+            info=jetstream_api.stream_info(spec.name),
+            create=jetstream_api.stream_create(spec.name),
             body=spec.config,
-            taken=frozenset({api.STREAM_EXISTS}),
+            taken=frozenset({jetstream_api.STREAM_EXISTS}),
         )
         for spec in streams(layout.space, replicas=layout.replicas)
     ]
@@ -167,10 +167,10 @@ def _all(layout: BusLayout) -> list[_Wanted]:
         _Wanted(
             what=f"consumer {spec.name} of {spec.stream}",
             config=spec.config,
-            info=api.consumer_info(spec.stream, spec.name),
-            create=api.consumer_create(spec.stream, spec.name),
+            info=jetstream_api.consumer_info(spec.stream, spec.name),
+            create=jetstream_api.consumer_create(spec.stream, spec.name),
             body={"stream_name": spec.stream, "config": spec.config, "action": "create"},
-            taken=frozenset({api.CONSUMER_EXISTS, api.CONSUMER_NAME_USED}),
+            taken=frozenset({jetstream_api.CONSUMER_EXISTS, jetstream_api.CONSUMER_NAME_USED}),
             updatable=_UPDATABLE,
         )
         for spec in consumers(layout.wakes)

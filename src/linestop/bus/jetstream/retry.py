@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import anyio
 
-from linestop.bus.jetstream.answers import PubAck, meaning, read_ack
-from linestop.bus.jetstream.publish import NoAnswer, Wire
+from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
+from linestop.bus.jetstream.wire import NoAnswer, Wire
 from linestop.errors import TooLarge, Unreachable
 from linestop.schemas.limits import APPEND_TRIES_MAX
 

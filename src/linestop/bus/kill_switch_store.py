@@ -6,7 +6,7 @@ space, and then no switch could be closed any more.
 
 from __future__ import annotations
 
-from linestop.bus.ports import Shared, SharedValue
+from linestop.bus.interfaces import Shared, SharedValue
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus.ports import Shared
+from linestop.bus.interfaces import Shared
 from linestop.errors import Conflict, Defect, InputError, LinestopError, NotFound
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import check_name

@@ -17,8 +17,8 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.ports import HeadMoved, Log, StoredMessage
-from linestop.bus.stamp import Stamper
+from linestop.bus.event_envelope import Stamper
+from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.schemas.events import Cue, Stopped, decode_envelope
 from linestop.schemas.run import Run

@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 from tests.bus.administered import administered
 
-from linestop.bus import api, layout
-from linestop.bus.api import ApiError
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
+from linestop.bus.create_streams import BusLayout, compare, set_up
 from linestop.bus.credentials import ensure_credentials
-from linestop.bus.init import BusLayout, compare, set_up
+from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.outside_broker import bus_init, server_text
-from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
+from linestop.bus.stream_definitions import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
 Everybody = dict[CredentialName, Connection]
-WRITE_ONCE = (layout.RUNS, layout.FORKS, layout.OUTCOMES, layout.BLOBS)
+WRITE_ONCE = (stream_names.RUNS, stream_names.FORKS, stream_names.OUTCOMES, stream_names.BLOBS)
 
 
 def update(stream: str) -> str:
     """Where a stream is changed: a subject that no credential holds."""
-    return api.stream_info(stream).replace("INFO", "UPDATE")
+    return jetstream_api.stream_info(stream).replace("INFO", "UPDATE")
 
 
 async def test_messages_cannot_be_removed_even_by_the_servers_administrator(tmp_path: Path) -> None:
@@ -37,10 +37,10 @@ async def test_messages_cannot_be_removed_even_by_the_servers_administrator(tmp_
         async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
             await set_up(bootstrap)
         for stream in WRITE_ONCE:
-            config: Any = (await server.ask(api.stream_info(stream)))["config"]
+            config: Any = (await server.ask(jetstream_api.stream_info(stream)))["config"]
             for subject, body, err_code in (
-                (api.stream_purge(stream), None, 10110),
-                (api.message_delete(stream), {"seq": 1}, 10057),
+                (jetstream_api.stream_purge(stream), None, 10110),
+                (jetstream_api.message_delete(stream), {"seq": 1}, 10057),
                 (update(stream), {**config, "deny_delete": False}, 10052),
                 (update(stream), {**config, "deny_purge": False}, 10052),
             ):
@@ -66,9 +66,9 @@ async def test_a_rule_that_is_switched_off_later_is_told(tmp_path: Path) -> None
     """What the server's administrator can do to a write-once stream, the comparison names, with who can undo it."""
     async with administered(tmp_path) as server, await connect(server.credentials["bootstrap"], name="test") as mine:
         assert (await set_up(mine)).differences == await compare(mine) == ()
-        buckets = (layout.IDS_BUCKET, layout.AGENTS_BUCKET, layout.WORKERS_BUCKET)
-        for stream in (*WRITE_ONCE, *map(layout.bucket_stream, buckets)):
-            config: Any = (await server.ask(api.stream_info(stream)))["config"]
+        buckets = (stream_names.IDS_BUCKET, stream_names.AGENTS_BUCKET, stream_names.WORKERS_BUCKET)
+        for stream in (*WRITE_ONCE, *map(stream_names.bucket_stream, buckets)):
+            config: Any = (await server.ask(jetstream_api.stream_info(stream)))["config"]
             allowed: set[str] = set()
             for field in SWITCHES:
                 try:
@@ -90,7 +90,7 @@ async def test_setting_up_twice_changes_nothing_and_a_difference_is_told(tmp_pat
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
         loose = {"name": "RUNS", "subjects": ["runs.>"], "storage": "file", "max_bytes": 1_000_000}
-        await bootstrap.ask(api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1})
+        await bootstrap.ask(jetstream_api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1})
         assert "stream TASKS is missing: `linestop dev` or `linestop bus init` makes it." in await compare(bootstrap)
         first = await set_up(bootstrap)
         assert "stream TASKS" in first.created
@@ -139,16 +139,16 @@ async def test_a_consumer_that_cannot_be_brought_up_to_date_is_left_alone(
     tmp_path: Path, field: str, other: str
 ) -> None:
     """It is named once for each setting that differs, those too that could be changed."""
-    spec = next(spec for spec in consumers() if spec.name == layout.SEALED_CONSUMER)
+    spec = next(spec for spec in consumers() if spec.name == stream_names.SEALED_CONSUMER)
     config = {**spec.config, field: other, "ack_wait": 30 * SECOND_NS}
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
         runs = next(each for each in streams() if each.name == spec.stream)
-        await bootstrap.ask(api.stream_create(runs.name), runs.config)
+        await bootstrap.ask(jetstream_api.stream_create(runs.name), runs.config)
         body = {"stream_name": spec.stream, "config": config, "action": "create"}
-        await bootstrap.ask(api.consumer_create(spec.stream, spec.name), body)
+        await bootstrap.ask(jetstream_api.consumer_create(spec.stream, spec.name), body)
         done = await set_up(bootstrap)
         assert done.updated == ()
         assert sorted(line.split()[:6] for line in done.differences) == [
@@ -166,11 +166,11 @@ async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path)
             name = spec.name.removeprefix("KV_")
             republish = {"src": f"$KV.{name}.>", "dest": f"live.{name}.>"}
             old = {"deny_purge": False, "allow_rollup_hdrs": True, "republish": republish}
-            if name in {layout.AGENTS_BUCKET, layout.SHARED_BUCKET}:
-                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, **old})
-            if name == layout.TASKS:
+            if name in {stream_names.AGENTS_BUCKET, stream_names.SHARED_BUCKET}:
+                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, **old})
+            if name == stream_names.TASKS:
                 aimed = {"src": "tasks.>", "dest": "runs.acme.x.approver.>"}
-                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, "republish": aimed})
+                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, "republish": aimed})
         (difference,) = (await set_up(bootstrap)).differences
         assert difference.startswith('stream TASKS has republish {"src":"tasks.>","dest":"runs.acme.x.approver.>"}')
 
@@ -222,10 +222,10 @@ async def test_an_outside_server_is_set_up_the_same_way(
 
 
 OLD: dict[str, dict[str, Any]] = {
-    **{key: {"compression": "s2"} for key in (layout.RUNS, layout.FORKS, layout.BLOBS)},
-    layout.CONTROL: {"retention": "limits", "max_msg_size": 256 * 1024 + 8 * 1024},
-    layout.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
-    layout.bucket_stream(layout.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
+    **{key: {"compression": "s2"} for key in (stream_names.RUNS, stream_names.FORKS, stream_names.BLOBS)},
+    stream_names.CONTROL: {"retention": "limits", "max_msg_size": 256 * 1024 + 8 * 1024},
+    stream_names.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
+    stream_names.bucket_stream(stream_names.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
 }
 OLD_DURABLES = ("control_planner", "control_validator", "control_approver")
 
@@ -240,17 +240,19 @@ async def test_streams_of_an_older_linestop_are_brought_up_to_date_by_the_embedd
     ):
         for spec in streams():
             if spec.name in OLD:
-                await bootstrap.ask(api.stream_create(spec.name), {**spec.config, **OLD[spec.name]})
+                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, **OLD[spec.name]})
         async with server.administrator() as admin:
             for name in OLD_DURABLES:
                 filters = ["control.>"] if name == "control_approver" else ["control.*.*.stop"]
                 config = {**consumers()[0].config, "durable_name": name, "name": name, "filter_subjects": filters}
-                body = {"stream_name": layout.CONTROL, "config": config, "action": "create"}
-                await admin.ask(api.at_server(api.consumer_create(layout.CONTROL, name)), body)
+                body = {"stream_name": stream_names.CONTROL, "config": config, "action": "create"}
+                await admin.ask(
+                    jetstream_api.at_server(jetstream_api.consumer_create(stream_names.CONTROL, name)), body
+                )
         await person.ask("runs.acme.x.operator.stopped.1", {})
         await person.ask("control.acme.x.stop", {})
         await person.ask("control.acme.x.approve", {})
-        await validator.ask(layout.bucket_key(layout.IDS_BUCKET, "acme.k"), ["r", "d"])
+        await validator.ask(stream_names.bucket_key(stream_names.IDS_BUCKET, "acme.k"), ["r", "d"])
         told = (await set_up(bootstrap)).outdated
         assert len(told) == len(OLD)
         assert all(
@@ -263,9 +265,9 @@ async def test_streams_of_an_older_linestop_are_brought_up_to_date_by_the_embedd
         assert (done.outdated, done.differences) == ((), ())
         assert "stream RUNS (compression)" in done.updated
         assert await compare(bootstrap) == ()
-        states = {name: (await bootstrap.ask(api.stream_info(name)))["state"] for name in OLD}
+        states = {name: (await bootstrap.ask(jetstream_api.stream_info(name)))["state"] for name in OLD}
         kept: dict[str, Any] = {name: state["messages"] for name, state in states.items()}  # type: ignore[index]
         assert kept == {**dict.fromkeys(OLD, 0), "RUNS": 1, "CONTROL": 2, "KV_ids": 1}
         assert states["CONTROL"]["consumer_count"] == 2  # type: ignore[index]
         with pytest.raises(PermissionDenied):
-            await bootstrap.ask(api.stream_update(layout.RUNS), {})
+            await bootstrap.ask(jetstream_api.stream_update(stream_names.RUNS), {})

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from linestop.bus import api, layout
-from linestop.bus.api import ApiError
+from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
+from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CREDENTIALS, CredentialName
-from linestop.bus.streams import DEFAULT_SPACE, SECOND_NS, consumers, streams
+from linestop.bus.stream_definitions import DEFAULT_SPACE, SECOND_NS, consumers, streams
 from linestop.errors import PermissionDenied
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, ROLES, AgentName, RoleName, RunId, TenantId
@@ -55,9 +55,9 @@ async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role:
     }
     reply = await connection.request(subject, msgspec.json.encode(claim), headers=named)
     with pytest.raises(ApiError, match=f"refused {subject}: maximum messages per subject exceeded") as refused:
-        api.read_reply(subject, reply.data)
+        jetstream_api.read_reply(subject, reply.data)
     assert refused.value.err_code == 10077
-    stored = await connection.request(api.direct_get_last(layout.RUNS, subject))
+    stored = await connection.request(jetstream_api.direct_get_last(stream_names.RUNS, subject))
     assert stored.data == msgspec.json.encode({"role": role})
 
 
@@ -70,7 +70,7 @@ async def test_an_append_that_names_another_head_is_told_the_true_one(everybody:
     named = {LAST: "0", f"{LAST}-Subject": subjects.run_filter(TENANT, run)}
     reply = await connection.request(second, b"{}", headers=named)
     with pytest.raises(ApiError, match=f"refused {second}: wrong last sequence: {seq} ") as refused:
-        api.read_reply(second, reply.data)
+        jetstream_api.read_reply(second, reply.data)
     assert refused.value.err_code == 10071
 
 
@@ -117,7 +117,7 @@ async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everyb
         subject = subjects.run_event(TENANT, new_run(), role="planner", event="proposed", n=1)
         reply = await everybody["planner"].request(subject, b"{}", headers={header: value})
         with pytest.raises(ApiError) as refused:
-            api.read_reply(subject, reply.data)
+            jetstream_api.read_reply(subject, reply.data)
         assert refused.value.err_code == err_code
 
 
@@ -136,22 +136,22 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
 @pytest.mark.parametrize(
     ("name", "bucket", "key"),
     [
-        *((role, layout.WORKERS_BUCKET, f"of-{role}") for role in ACTORS),
-        ("budget", layout.SHARED_BUCKET, "account.tenant-acme.today"),
-        ("operator", layout.SWITCHES_BUCKET, "closed"),
-        ("operator", layout.AGENTS_BUCKET, "desk"),
-        ("client", layout.POSITIONS_BUCKET, "client.outcomes.billing"),
+        *((role, stream_names.WORKERS_BUCKET, f"of-{role}") for role in ACTORS),
+        ("budget", stream_names.SHARED_BUCKET, "account.tenant-acme.today"),
+        ("operator", stream_names.SWITCHES_BUCKET, "closed"),
+        ("operator", stream_names.AGENTS_BUCKET, "desk"),
+        ("client", stream_names.POSITIONS_BUCKET, "client.outcomes.billing"),
     ],
 )
 async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
     everybody: Everybody, name: CredentialName, bucket: str, key: str
 ) -> None:
     """A header that replaces all that was stored would reach the accounts and doors of others."""
-    subject = layout.bucket_key(bucket, key)
+    subject = stream_names.bucket_key(bucket, key)
     await everybody[name].ask(subject, 1)
     reply = await everybody[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
     with pytest.raises(ApiError) as refused:
-        api.read_reply(subject, reply.data)
+        jetstream_api.read_reply(subject, reply.data)
     assert refused.value.err_code == 10111
 
 
@@ -163,11 +163,11 @@ async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> 
         "Nats-Schedule": "@at 2020-01-01T00:00:00Z",
         "Nats-Schedule-Target": subjects.timer_fire(TENANT, run, name="expiry"),
     }
-    api.read_reply(subject, (await approver.request(subject, b"late", headers=headers)).data)
+    jetstream_api.read_reply(subject, (await approver.request(subject, b"late", headers=headers)).data)
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = approver.nc.new_inbox()
     subscription = await approver.subscribe(inbox, got.put)
-    pull = api.consumer_next(layout.TIMERS, layout.TIMERS_CONSUMER)
+    pull = jetstream_api.consumer_next(stream_names.TIMERS, stream_names.TIMERS_CONSUMER)
     await approver.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
     fired = await asyncio.wait_for(got.get(), 6)
     assert subjects.parse_timer(fired.subject).act == "fire"
@@ -184,7 +184,7 @@ async def test_a_wake_given_up_is_recorded(everybody: Everybody) -> None:
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = budget.nc.new_inbox()
     subscription = await budget.subscribe(inbox, got.put)
-    pull = api.consumer_next(layout.RUNS, layout.role_consumer("budget"))
+    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
     deliveries = 0
     while deliveries < 5:
         await budget.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
@@ -197,7 +197,7 @@ async def test_a_wake_given_up_is_recorded(everybody: Everybody) -> None:
     advised: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = recorder.nc.new_inbox()
     subscription = await recorder.subscribe(inbox, advised.put)
-    pull = api.consumer_next(layout.ADVISORIES, layout.ADVISORIES_CONSUMER)
+    pull = jetstream_api.consumer_next(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER)
     await recorder.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
     advice = await asyncio.wait_for(advised.get(), 6)
     assert f'"stream_seq":{seq},'.encode() in advice.data
@@ -214,21 +214,25 @@ def test_every_stream_is_bounded_and_every_wake_given_up_is_noticed() -> None:
         for spec in consumers(dict.fromkeys(ACTORS, ("runs.*.*.operator.stopped.>",)))
         if spec.config["max_deliver"] > 0
     ]
-    assert given_up == [layout.role_consumer(role) for role in ACTORS]
+    assert given_up == [stream_names.role_consumer(role) for role in ACTORS]
     assert {spec.config["num_replicas"] for spec in streams(replicas=3)} == {3}
 
 
 def test_what_a_killed_process_held_of_peoples_words_and_timers_comes_again_soon() -> None:
     """However often: a word is not given up because the processes that had it died. A stop waits for the least."""
-    specs = [s for s in consumers() if s.stream in {layout.CONTROL, layout.CLIENTS, layout.TIMERS, layout.TASKS}]
+    specs = [
+        s
+        for s in consumers()
+        if s.stream in {stream_names.CONTROL, stream_names.CLIENTS, stream_names.TIMERS, stream_names.TASKS}
+    ]
     assert len(specs) == 6
     for spec in specs:
-        soon_s = 1 if (spec.stream, spec.name) in layout.STOPS_CONSUMERS else 2
+        soon_s = 1 if (spec.stream, spec.name) in stream_names.STOPS_CONSUMERS else 2
         assert (spec.config["ack_wait"], spec.config["max_deliver"]) == (soon_s * SECOND_NS, -1)
 
 
 def test_every_control_message_is_somebodys() -> None:
     """Each verb of either stream is in exactly one durable's filter, or a message would be kept or lost."""
-    for stream, root in ((layout.CONTROL, "control"), (layout.CLIENTS, "clients")):
+    for stream, root in ((stream_names.CONTROL, "control"), (stream_names.CLIENTS, "clients")):
         filters = [f for s in consumers() if s.stream == stream for f in s.config["filter_subjects"]]
         assert sorted(filters) == sorted(f"{root}.*.*.{verb}" for verb in subjects.VERBS)

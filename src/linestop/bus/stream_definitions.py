@@ -32,7 +32,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.schemas import subjects
 from linestop.schemas.limits import (
     ACK_SOON_S,
@@ -140,13 +140,15 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
             ``subjects.wakes_on``). In a process that runs every role they wake each other, and it needs
             none: each consumer costs the server work for every event.
     """
-    feed = _pull(layout.RUNS, layout.FEED, ["runs.>"], max_ack_pending=5_000)
+    feed = _pull(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
     # What a killed process held comes again soon: a task, a timer, and the outcome that somebody waits for.
     soon = int(ACK_SOON_S * SECOND_NS)
-    sealed = _pull(layout.RUNS, layout.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")], ack_wait=soon)
-    tasks = _pull(layout.TASKS, layout.TASKS_CONSUMER, ["tasks.>"], ack_wait=soon)
-    timers = _pull(layout.TIMERS, layout.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=soon)
-    given_up = _pull(layout.ADVISORIES, layout.ADVISORIES_CONSUMER, [_GIVEN_UP])
+    sealed = _pull(
+        stream_names.RUNS, stream_names.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")], ack_wait=soon
+    )
+    tasks = _pull(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=soon)
+    timers = _pull(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=soon)
+    given_up = _pull(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER, [_GIVEN_UP])
     own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
     return (feed, sealed, tasks, timers, given_up, *_control(), *own)
 
@@ -163,8 +165,8 @@ def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
     of old wakes help nobody.
     """
     return _pull(
-        layout.RUNS,
-        layout.role_consumer(role),
+        stream_names.RUNS,
+        stream_names.role_consumer(role),
         sorted(filters),
         deliver_policy="new",
         ack_wait=WAKE_BACKOFF_NS[0],
@@ -195,7 +197,7 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
     message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
     return (
         _spec(
-            layout.RUNS,
+            stream_names.RUNS,
             ["runs.>"],
             **_WRITE_ONCE,
             max_bytes=space.runs,
@@ -203,14 +205,14 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
             republish={"src": "runs.>", "dest": "live.runs.>"},
         ),
         _spec(
-            layout.FORKS,
+            stream_names.FORKS,
             ["forks.>"],
             **_WRITE_ONCE,
             max_bytes=space.forks,
             max_msg_size=message,
         ),
         _spec(
-            layout.OUTCOMES,
+            stream_names.OUTCOMES,
             ["outcomes.>"],
             **_WRITE_ONCE,
             max_bytes=space.outcomes,
@@ -218,7 +220,7 @@ def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
             republish={"src": "outcomes.>", "dest": "live.outcomes.>"},
         ),
         _spec(
-            layout.BLOBS,
+            stream_names.BLOBS,
             ["blobs.>"],
             **_WRITE_ONCE,
             max_bytes=space.blobs,
@@ -240,7 +242,7 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
     }
     return (
         _spec(
-            layout.TASKS,
+            stream_names.TASKS,
             ["tasks.>"],
             **common,
             retention="workqueue",
@@ -249,10 +251,10 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             max_bytes=space.tasks,
             max_msg_size=message,
         ),
-        _spec(layout.CONTROL, ["control.>"], **control),
-        _spec(layout.CLIENTS, ["clients.>"], **control),
+        _spec(stream_names.CONTROL, ["control.>"], **control),
+        _spec(stream_names.CLIENTS, ["clients.>"], **control),
         _spec(
-            layout.ALERTS,
+            stream_names.ALERTS,
             ["alerts.>"],
             **small,
             discard="old",
@@ -260,7 +262,7 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             republish={"src": "alerts.>", "dest": "live.alerts.>"},
         ),
         _spec(
-            layout.DEAD,
+            stream_names.DEAD,
             ["dead.>"],
             **small,
             discard="old",
@@ -268,7 +270,7 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             max_msgs_per_subject=DEAD_A_SUBJECT_MAX,
         ),
         _spec(
-            layout.TIMERS,
+            stream_names.TIMERS,
             ["timers.set.>", "timers.fire.>"],
             **small,
             discard="old",
@@ -276,10 +278,10 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             allow_msg_schedules=True,
             allow_msg_ttl=True,
         ),
-        _spec(layout.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
+        _spec(stream_names.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
         _spec(
-            layout.PROBES,
-            [layout.probe("*")],
+            stream_names.PROBES,
+            [stream_names.probe("*")],
             **{**common, "max_bytes": PROBES_BYTES, "max_msg_size": PROBE_BYTES + HEADER_BYTES_MAX},
             retention="limits",
             discard="old",
@@ -292,17 +294,17 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
 def _buckets(space: Space) -> tuple[StreamSpec, ...]:
     """Return the key-value buckets, laid out as every NATS client expects them."""
     return (
-        _bucket(layout.AGENTS_BUCKET, space, history=64),
+        _bucket(stream_names.AGENTS_BUCKET, space, history=64),
         # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
-        _bucket(layout.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS, max_bytes=space.ids),
-        _bucket(layout.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
+        _bucket(stream_names.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS, max_bytes=space.ids),
+        _bucket(stream_names.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
         # Whatever it holds is replaced by the next value, so a switch can be closed while there is disk.
-        _bucket(layout.SWITCHES_BUCKET, space, history=1, discard="old", max_bytes=SWITCHES_BYTES),
+        _bucket(stream_names.SWITCHES_BUCKET, space, history=1, discard="old", max_bytes=SWITCHES_BYTES),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
-        _bucket(layout.WORKERS_BUCKET, space, history=1),
+        _bucket(stream_names.WORKERS_BUCKET, space, history=1),
         # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.
         _bucket(
-            layout.BEATS_BUCKET,
+            stream_names.BEATS_BUCKET,
             space,
             history=1,
             discard="old",
@@ -312,7 +314,7 @@ def _buckets(space: Space) -> tuple[StreamSpec, ...]:
         ),
         # A position that nobody has moved for so long is before the oldest outcome that is kept.
         _bucket(
-            layout.POSITIONS_BUCKET,
+            stream_names.POSITIONS_BUCKET,
             space,
             history=1,
             max_bytes=min(POSITIONS_BYTES, space.small),
@@ -340,7 +342,7 @@ def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec
         "allow_direct": True,
         "duplicate_window": DUPLICATE_WINDOW_NS,
     }
-    return _spec(layout.bucket_stream(name), [layout.bucket_key(name, ">")], **{**config, **more})
+    return _spec(stream_names.bucket_stream(name), [stream_names.bucket_key(name, ">")], **{**config, **more})
 
 
 def _control() -> Iterable[ConsumerSpec]:
@@ -348,11 +350,11 @@ def _control() -> Iterable[ConsumerSpec]:
     stops = subjects.control_filter("stop")
     others = [subjects.control_filter(verb) for verb in VERBS if verb != "stop"]
     for filters, ack_wait_s, durables in (
-        ([stops], STOP_ACK_S, layout.STOPS_CONSUMERS),
-        (others, ACK_SOON_S, layout.REQUESTS_CONSUMERS),
+        ([stops], STOP_ACK_S, stream_names.STOPS_CONSUMERS),
+        (others, ACK_SOON_S, stream_names.REQUESTS_CONSUMERS),
     ):
         for stream, name in durables:
-            mine = filters if stream == layout.CONTROL else [subjects.by_client(each) for each in filters]
+            mine = filters if stream == stream_names.CONTROL else [subjects.by_client(each) for each in filters]
             yield _pull(stream, name, mine, ack_wait=int(ack_wait_s * SECOND_NS))
 
 

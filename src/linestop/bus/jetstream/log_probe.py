@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 
-from linestop.bus import layout
+from linestop.bus import stream_names
 from linestop.bus.credentials import Credential
-from linestop.bus.jetstream.answers import PubAck, meaning, read_ack
-from linestop.bus.jetstream.patience import NotStored
-from linestop.bus.jetstream.publish import NO_HEADERS, NoAnswer, NoResponders, Wire, header_block
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.streams import PROBE_BYTES
+from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
+from linestop.bus.jetstream.retry import NotStored
+from linestop.bus.jetstream.wire import NO_HEADERS, NoAnswer, NoResponders, Wire, header_block
+from linestop.bus.stream_definitions import PROBE_BYTES
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ROLES
 
@@ -31,7 +31,7 @@ async def round_trip(wire: Wire, credential: Credential) -> None:
         Unreachable: it does not answer, or the stream for probes is missing or has no leader.
         PermissionDenied: an outside broker has not been given the new permissions yet.
     """
-    ack = await _stored(wire, layout.PROBES, layout.probe(credential.user), os.urandom(PROBE_BYTES))
+    ack = await _stored(wire, stream_names.PROBES, stream_names.probe(credential.user), os.urandom(PROBE_BYTES))
     if meaning(ack) not in {"stored", "duplicate"}:
         raise NotStored(f"The broker does not store a probe: {ack.error.description if ack.error else 'no reason'}.")
     if credential.user in ROLES:
@@ -39,7 +39,7 @@ async def round_trip(wire: Wire, credential: Credential) -> None:
 
 
 async def _append_again(wire: Wire, role: str) -> None:
-    event = await Reader(wire, layout.RUNS).last(f"runs.*.*.{role}.>")
+    event = await Reader(wire, stream_names.RUNS).last(f"runs.*.*.{role}.>")
     if event is None:
         return
     headers = header_block(
@@ -48,7 +48,7 @@ async def _append_again(wire: Wire, role: str) -> None:
             "Nats-Expected-Last-Subject-Sequence-Subject": event.subject,
         }
     )
-    await _stored(wire, layout.RUNS, event.subject, event.payload, headers=headers)
+    await _stored(wire, stream_names.RUNS, event.subject, event.payload, headers=headers)
 
 
 async def _stored(wire: Wire, stream: str, subject: str, payload: bytes, *, headers: bytes = NO_HEADERS) -> PubAck:

@@ -25,10 +25,10 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from linestop.bus import api
-from linestop.bus.jetstream.publish import Wire
-from linestop.bus.ports import Room
-from linestop.bus.streams import ConsumerSpec
+from linestop.bus import jetstream_api
+from linestop.bus.interfaces import Room
+from linestop.bus.jetstream.wire import Wire
+from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import PermissionDenied
 
 EXPIRES_S: Final = 5.0
@@ -255,7 +255,7 @@ class JetStreamQueue:
 
     def __init__(self, wire: Wire, spec: ConsumerSpec) -> None:
         self._wire = wire
-        self._subject = api.consumer_next(spec.stream, spec.name)
+        self._subject = jetstream_api.consumer_next(spec.stream, spec.name)
         ack_wait_ns: int = spec.config["ack_wait"]
         backoff_ns: tuple[int, ...] = tuple(spec.config.get("backoff") or (ack_wait_ns,))
         self._waits = _Waits(ack_wait_ns=ack_wait_ns, backoff_ns=backoff_ns)
