@@ -18,7 +18,7 @@ from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine, touched
 from linestop.cli.assembly import agents_of, deploy_at_start, load_tools
 from linestop.cli.main import run
-from linestop.project import load_project
+from linestop.config.project_file import load_project
 from linestop.schemas.agents import AgentVersion
 
 TOOLS = """

@@ -17,7 +17,7 @@ from tests.stack import stack
 from linestop.bus.connection import connect
 from linestop.cli.dev_lines import RunLines, describe, tell_of_changed_files
 from linestop.client import Client
-from linestop.project import load_project
+from linestop.config.project_file import load_project
 from linestop.schemas.events import Asked, Refused
 from linestop.schemas.subjects import parse_run_event
 from linestop.testing.virtual import run_virtual

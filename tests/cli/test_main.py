@@ -11,7 +11,6 @@ import click
 import pytest
 from tests.cli.leaves import leaves
 
-from linestop import project
 from linestop.bus.permissions import CREDENTIALS
 from linestop.cli import main as cli_main
 from linestop.cli.commands import processes, runs
@@ -19,8 +18,9 @@ from linestop.cli.declare import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT,
 from linestop.cli.main import LazyGroup, cli, first_known, run
 from linestop.client import identity
 from linestop.client.client import MODES
+from linestop.config import project_file
+from linestop.config.project_file import Config
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, Unreachable
-from linestop.project import Config
 from linestop.schemas.subjects import ACTORS
 
 HEAVY = (
@@ -98,7 +98,7 @@ def test_choices_are_those_of_the_modules_that_the_help_does_not_import() -> Non
     assert processes.ROLES == ACTORS
     assert set(processes.CREDENTIALS) == set(CREDENTIALS)
     assert list(runs.STOP_MODES) == list(MODES)
-    assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (identity.DIRECTORY_DEFAULT, project.CONFIG_FILE)
+    assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (identity.DIRECTORY_DEFAULT, project_file.CONFIG_FILE)
     assert Config().tenant == TENANT_DEFAULT
 
 

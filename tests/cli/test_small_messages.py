@@ -11,7 +11,6 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
-from linestop.agent_files import AGENT_BYTES_MAX
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.credentials import ensure_credentials, logins_of
 from linestop.bus.server.nats_accounts import accounts
@@ -22,6 +21,7 @@ from linestop.bus.stream_definitions import DEFAULT_SPACE
 from linestop.cli.assembly import prepare
 from linestop.cli.main import run
 from linestop.client import Client
+from linestop.config.agent_files import AGENT_BYTES_MAX
 from linestop.errors import ConfigError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

@@ -15,12 +15,12 @@ import pytest
 from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of, table, targets
 
 from linestop import errors
-from linestop.agent_files import AgentFile, PolicyTable
 from linestop.cli import output
 from linestop.cli.main import EXIT_INTERRUPTED, cli
 from linestop.cli.verify import EXIT_BROKEN
+from linestop.config.agent_files import AgentFile, PolicyTable
+from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
-from linestop.project import ENVIRONMENT, Config
 from linestop.schemas.calls import DOWN
 from linestop.schemas.events import StopCode
 from linestop.schemas.limits import AccountLimits, Limits

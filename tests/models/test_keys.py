@@ -14,7 +14,7 @@ import pytest
 from tests.builders import SPARE, Story, agent
 
 from linestop.actors.planner import Planner
-from linestop.agent_files import load_agent
+from linestop.config.agent_files import load_agent
 from linestop.errors import ConfigError
 from linestop.models import anthropic, key_variable, open_model, openai
 from linestop.models.caller import Caller

@@ -9,7 +9,6 @@ import anyio
 import click
 import msgspec
 
-from linestop.agent_files import AgentTooLargeError
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore, Mark
 from linestop.bus.connection import connect
@@ -17,8 +16,9 @@ from linestop.bus.interfaces import Shared
 from linestop.bus.jetstream import JetStream
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
+from linestop.config.agent_files import AgentTooLargeError
+from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
-from linestop.project import Project, load_project
 from linestop.sandbox.lint import lint as lint_contracts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.run import Run

@@ -19,7 +19,6 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from linestop.agent_files import AgentTooLargeError, load_agents
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
@@ -32,12 +31,13 @@ from linestop.bus.migrate_streams import Administrator
 from linestop.bus.permissions import CredentialName
 from linestop.bus.signed_checkpoints import load_signer
 from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
+from linestop.config.agent_files import AgentTooLargeError, load_agents
+from linestop.config.project_file import CONFIG_FILE, Project, read_toml
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
 from linestop.models.planner_code import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
-from linestop.project import CONFIG_FILE, Project, read_toml
 from linestop.runtime.actor_process import Host
 from linestop.runtime.fetch_facts import Check
 from linestop.runtime.intake import Person

@@ -30,8 +30,8 @@ from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.bus.stream_sizes import Load, local_space, space_for, store_space, stored_space
 from linestop.cli import output
 from linestop.cli.assembly import wakes_of
+from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, Unreachable
-from linestop.project import load_project
 from linestop.schemas.subjects import ACTORS
 
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"

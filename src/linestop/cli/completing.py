@@ -52,7 +52,7 @@ def agent_files(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     """The agents that the project has in files."""
 
     def look() -> Sequence[str]:
-        from linestop.project import load_project  # noqa: PLC0415 - as above
+        from linestop.config.project_file import load_project  # noqa: PLC0415 - as above
 
         _enter_project(ctx)
         return [file.stem for file in load_project().agent_files()]

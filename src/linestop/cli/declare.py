@@ -144,7 +144,7 @@ def tenant_default() -> str:
     if not Path(CONFIG_FILE).exists() and not os.environ.get("LINESTOP_TENANT"):
         return TENANT_DEFAULT
     # Imported here: without a project there is nothing to read, and the help reads nothing.
-    from linestop.project import load_project  # noqa: PLC0415
+    from linestop.config.project_file import load_project  # noqa: PLC0415
 
     return load_project().config.tenant
 
@@ -154,6 +154,6 @@ def directory_default() -> str:
     if not Path(CONFIG_FILE).exists():
         return os.environ.get("LINESTOP_DIR") or DIRECTORY_DEFAULT
     # Imported here: as above.
-    from linestop.project import load_project  # noqa: PLC0415
+    from linestop.config.project_file import load_project  # noqa: PLC0415
 
     return str(load_project().directory)

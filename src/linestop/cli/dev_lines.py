@@ -17,8 +17,8 @@ from linestop.bus.connection import Connection
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
 from linestop.cli import output
+from linestop.config.project_file import AGENTS_FOLDER, Project
 from linestop.errors import LinestopError
-from linestop.project import AGENTS_FOLDER, Project
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
 from linestop.schemas.gate import EVENT_WAIT
 from linestop.schemas.run import Run, fold_messages

@@ -34,8 +34,8 @@ from linestop.cli.doctor_workers import roles
 from linestop.cli.plain import fit_to
 from linestop.cli.stop import closed_sentence
 from linestop.client.kill_switches import KillSwitches
+from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
-from linestop.project import ENVIRONMENT, Project, load_project
 from linestop.runtime.workers.worker_names import host_name, is_held, lock_path
 from linestop.sandbox.lint import lint
 from linestop.sandbox.registry import Registry

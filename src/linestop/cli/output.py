@@ -33,8 +33,8 @@ from linestop.cli.plain import HIDDEN, clean, fit_to, writes_unicode
 from linestop.client import Client
 from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
+from linestop.config.project_file import CONFIG_FILE, load_project
 from linestop.errors import InputError, TooLarge
-from linestop.project import CONFIG_FILE, load_project
 from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import Reply
 

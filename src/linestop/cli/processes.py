@@ -20,7 +20,6 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.agent_files import AgentTooLargeError
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
@@ -43,8 +42,9 @@ from linestop.cli.assembly import (
 from linestop.cli.dev_lines import RunLines, tell_of_changed_files
 from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.pipes import STDERR, until_reader_is_gone
+from linestop.config.agent_files import AgentTooLargeError
+from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError, LinestopError, Unreachable
-from linestop.project import Project, load_project
 from linestop.runtime.actor_process import Host
 from linestop.runtime.housekeeping.log_rotation import Rotation
 from linestop.runtime.workers.worker_names import WorkerLock, hold_free_name, hold_name, host_name

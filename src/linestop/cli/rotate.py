@@ -15,8 +15,8 @@ from linestop.bus import stream_names
 from linestop.bus.disk_space import holds_broker
 from linestop.cli import output
 from linestop.client import Client
+from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, NotFound
-from linestop.project import load_project
 from linestop.runtime.housekeeping.log_rotation import Cut, find_cut
 
 

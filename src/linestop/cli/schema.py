@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from linestop.cli import output
-from linestop.project import package_version
+from linestop.config.project_file import package_version
 from linestop.reference.asyncapi import asyncapi
 from linestop.reference.json_schema import Document, control_document, events_document, tasks_document
 

@@ -18,8 +18,8 @@ from linestop.cli.declare import SHORT_RUN
 from linestop.client import Client
 from linestop.client.looking import LAST
 from linestop.client.run_names import named_runs
+from linestop.config.project_file import load_project
 from linestop.errors import InputError, NotFound, TooLarge
-from linestop.project import load_project
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.run import Run, fold_messages

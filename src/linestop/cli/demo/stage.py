@@ -28,8 +28,8 @@ from linestop.bus.stream_sizes import store_space
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client
+from linestop.config.project_file import CONFIG_FILE, Project, load_project
 from linestop.errors import LinestopError, Unreachable
-from linestop.project import CONFIG_FILE, Project, load_project
 from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.subjects import ACTORS, RoleName
 

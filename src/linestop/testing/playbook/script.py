@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from linestop.config.project_file import convert, parse_toml, read_text
 from linestop.errors import ConfigError
-from linestop.project import convert, parse_toml, read_text
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from linestop.config.project_file import Project, convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.models import check_api_key_env, check_base_url
-from linestop.project import Project, convert, read_text, read_toml
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import schema_error
 from linestop.schemas.events import ModelChoice, Policy
@@ -117,7 +117,7 @@ class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def load_agents(
     project: Project, contracts: Sequence[Contract], *, left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
-    """All agents of ``project``, by name; ``contracts`` are the tools that exist.
+    """All agents of ``config.project_file``, by name; ``contracts`` are the tools that exist.
 
     ``left_out`` is told of each agent that is too large; without it that is an error.
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from linestop.agent_files import EXAMPLE_PRICE, load_agent, load_agents
+from linestop.config.agent_files import EXAMPLE_PRICE, load_agent, load_agents
+from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError
-from linestop.project import Project, load_project
 from linestop.sandbox.registry import load_registry
 from linestop.schemas.tools import Contract
 

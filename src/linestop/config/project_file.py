@@ -22,8 +22,8 @@ import msgspec
 
 from linestop.bus.credentials import require_urls
 from linestop.bus.read_file import read_regular
+from linestop.config.known_values import known_values
 from linestop.errors import ConfigError, InputError
-from linestop.known_values import known_values
 from linestop.schemas.limits import AccountLimits, Keep, WorkerLimits
 from linestop.schemas.subjects import check_name
 
@@ -206,7 +206,7 @@ def package_version() -> str:
 
 def builtin_folder() -> Path:
     """The project that comes with linestop: one agent on a scripted model, for an empty folder."""
-    return Path(__file__).parent / "cli" / "builtin"
+    return Path(__file__).parents[1] / "cli" / "builtin"
 
 
 def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Project:
