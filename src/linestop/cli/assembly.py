@@ -32,7 +32,8 @@ from linestop.bus.permissions import CredentialName
 from linestop.bus.signed_checkpoints import load_signer
 from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.config.agent_files import AgentTooLargeError, load_agents
-from linestop.config.project_file import CONFIG_FILE, Project, read_toml
+from linestop.config.project_file import CONFIG_FILE, Project
+from linestop.config.toml_files import read_toml
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta

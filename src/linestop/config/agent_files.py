@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from linestop.config.project_file import Project, convert, read_text, read_toml
+from linestop.config.project_file import Project
+from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.models import check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion

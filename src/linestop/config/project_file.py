@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
 from linestop.bus.credentials import require_urls
-from linestop.bus.read_file import read_regular
-from linestop.config.known_values import known_values
+from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.limits import AccountLimits, Keep, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
-FILE_BYTES_MAX: Final = 1024 * 1024
 ED25519_KEY_BYTES: Final = 32
 PORT_MAX: Final = 65_535
 MICROS_MAX: Final = 10**15
@@ -56,9 +52,6 @@ ENVIRONMENT: Final = {
     "LINESTOP_LOG": "how much processes log: debug, info, warning or error",
 }
 """The variables that override configuration, and what each means."""
-
-_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
-T = TypeVar("T")
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,51 +229,6 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
         digest=digest,
         broker_in_file=not surroundings.get("LINESTOP_NATS"),
     )
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file of at most ``FILE_BYTES_MAX``, or raise ``ConfigError`` naming it."""
-    return parse_toml(read_text(path, str(path)), str(path))
-
-
-def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Read TOML, or raise ``ConfigError`` naming ``source``."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError(f"{source} is not TOML: its values are nested too deeply.") from None
-    except ValueError as error:
-        # Besides what is no TOML: a number of more digits than Python reads.
-        raise ConfigError(f"{source} is not TOML: {error}.") from None
-
-
-def read_text(path: Path, where: str) -> str:
-    """Read a text file of at most ``FILE_BYTES_MAX``; ``where`` is the file and key that name it."""
-    named = where if where == str(path) else f"{where}: {path}"
-    try:
-        data, _ = read_regular(path, FILE_BYTES_MAX)
-        # Some editors begin a file with a mark that is no part of the text.
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{named} is not UTF-8 text.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{named} cannot be read ({reason}).") from None
-
-
-def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
-    """Turn what a TOML file says into ``kind``, strictly, or raise ``ConfigError`` with file and key."""
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        sentence = str(error)
-        found = _PATH.search(sentence)
-        key = found.group(1) if found else ""
-        known = known_values(kind, key, of_keys="`key` in" in sentence)
-        said = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
-        if "price" in key and "got `float`" in sentence:
-            said += "; a price is a whole number of micro-dollars per million tokens, so $0.15 is 150000"
-        raise ConfigError(f"{source}, {key or 'the top level'}: {said}.") from None
 
 
 def _profile(environ: Mapping[str, str], written: ProfileName) -> ProfileName:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from linestop.config.project_file import convert, parse_toml, read_text
+from linestop.config.toml_files import convert, parse_toml, read_text
 from linestop.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
