@@ -44,9 +44,9 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.intake import Person
 from linestop.runtime.process_settings import HostConfig, utc_now
 from linestop.runtime.role_factory import make_role
-from linestop.sandbox.registry import Registry, load_registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import AnyTool, Context, ToolUnknown, tool
+from linestop.sandbox.tools.decorator import AnyTool, Context, ToolUnknown, tool
+from linestop.sandbox.tools.registry import Registry, load_registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import Limits

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         TimedOut,
         Unreachable,
     )
-    from linestop.sandbox.tool import Context, ToolFailed, ToolUnknown, tool
+    from linestop.sandbox.tools.decorator import Context, ToolFailed, ToolUnknown, tool
 
 _HOMES = {
     "Alert": "linestop.client",
@@ -37,10 +37,10 @@ _HOMES = {
     "Outcome": "linestop.client",
     "SyncClient": "linestop.client",
     "Token": "linestop.client",
-    "Context": "linestop.sandbox.tool",
-    "ToolFailed": "linestop.sandbox.tool",
-    "ToolUnknown": "linestop.sandbox.tool",
-    "tool": "linestop.sandbox.tool",
+    "Context": "linestop.sandbox.tools.decorator",
+    "ToolFailed": "linestop.sandbox.tools.decorator",
+    "ToolUnknown": "linestop.sandbox.tools.decorator",
+    "tool": "linestop.sandbox.tools.decorator",
     "InputError": "linestop.errors",
     "LinestopError": "linestop.errors",
     "NotFound": "linestop.errors",

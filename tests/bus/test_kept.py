@@ -20,11 +20,11 @@ from linestop.bus.event_envelope import Stamper
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.sandbox.context import Context
-from linestop.sandbox.perform import PerformLimits
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.perform_call import PerformLimits
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.events import BlobRef, EffectStarted, Finished
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.redact import Redactor

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from linestop.cli.assembly import _check  # pyright: ignore[reportPrivateUsage]
-from linestop.sandbox.tool import Context, tool
+from linestop.sandbox.tools.decorator import Context, tool
 
 
 def lacks(value: object) -> list[str]:

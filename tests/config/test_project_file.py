@@ -11,7 +11,7 @@ import pytest
 from linestop.config.agent_files import EXAMPLE_PRICE, load_agent, load_agents
 from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError
-from linestop.sandbox.registry import load_registry
+from linestop.sandbox.tools.registry import load_registry
 from linestop.schemas.tools import Contract
 
 KEY = "ab" * 32

@@ -22,8 +22,8 @@ from linestop.models.caller import Caller
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.subjects import ACTORS
 from linestop.testing.playbook import PlaybookServer

@@ -23,11 +23,11 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.runtime.workers.worker_names import hold_name, next_incarnation
-from linestop.sandbox.context import Context
-from linestop.sandbox.guard import EgressPolicy
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import tool
+from linestop.sandbox.http.egress_guard import EgressPolicy
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.limits import TIMER_NEAR_S
 from linestop.schemas.subjects import RoleName
 

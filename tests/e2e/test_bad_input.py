@@ -12,9 +12,9 @@ from tests.e2e.one_process import OneProcess, working
 from tests.e2e.scene import TENANT, agent, described
 
 from linestop.errors import PermissionDenied, TooLarge
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
 from linestop.schemas.messages import FIELD_CHARS_MAX, UNREADABLE, Reply

@@ -35,10 +35,10 @@ from linestop.models.caller import Caller
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import AnyTool, declare
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool, declare
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas import subjects
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Finished, Question

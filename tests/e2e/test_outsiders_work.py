@@ -19,9 +19,9 @@ from tests.e2e.test_sizes import LARGE, book, until_done
 
 from linestop import off_loop as off_loop_module
 from linestop.models import open_model
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
 from linestop.schemas.tools import canonical

@@ -13,9 +13,9 @@ from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.runtime.money.account_value import Account
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.events import Finished, Held
 from linestop.schemas.limits import Limits
 from linestop.schemas.verify import verify

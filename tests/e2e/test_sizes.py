@@ -17,9 +17,9 @@ from tests.e2e.scene import agent, described
 from linestop.bus.event_envelope import Stamper
 from linestop.bus.interfaces import Append, HeadMoved, Log, Meanwhile
 from linestop.bus.operator_stop import stop_run
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
 from linestop.schemas.limits import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.run import Run

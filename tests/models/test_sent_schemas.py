@@ -18,7 +18,7 @@ from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.embedded_schemas import embedded
 from linestop.models.openai import request_body as openai_body
 from linestop.models.steps import FINAL, step_request, trial_request
-from linestop.sandbox.tool import Context, tool
+from linestop.sandbox.tools.decorator import Context, tool
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.arguments import check_arguments, schema_error
 from linestop.schemas.events import ModelChoice

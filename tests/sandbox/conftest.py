@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from linestop.sandbox.context import Context
-from linestop.sandbox.egress import EgressClient, EgressPolicy
-from linestop.sandbox.workspace import Workspace
+from linestop.sandbox.files.workspace import Workspace
+from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
+from linestop.sandbox.tools.context import Context
 
 
 @dataclass

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from linestop.sandbox.tool import AnyTool, Context, ToolFailed, ToolUnknown, tool
+from linestop.sandbox.tools.decorator import AnyTool, Context, ToolFailed, ToolUnknown, tool
 from linestop.schemas.limits import BLOB_BYTES_MAX
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from linestop.sandbox.tool import Context, ToolFailed, ToolUnknown, tool
+from linestop.sandbox.tools.decorator import Context, ToolFailed, ToolUnknown, tool
 
 
 class About(msgspec.Struct):

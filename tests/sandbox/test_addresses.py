@@ -8,7 +8,7 @@ import ipaddress
 import pytest
 
 from linestop.errors import ConfigError
-from linestop.sandbox.addresses import Rule, address_error, allowed, host_error, parse_allow
+from linestop.sandbox.http.addresses import Rule, address_error, allowed, host_error, parse_allow
 
 REFUSED = """
 127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 100.64.0.1 169.254.169.254

@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from linestop.errors import Defect
-from linestop.sandbox.builtin import ASK_PERSON, HTTP_TEXT_CHARS_MAX, WAIT_FOR_EVENT, WAIT_S_MAX, WAIT_UNTIL
-from linestop.sandbox.perform import perform
-from linestop.sandbox.registry import load_registry
+from linestop.sandbox.tools.builtin import ASK_PERSON, HTTP_TEXT_CHARS_MAX, WAIT_FOR_EVENT, WAIT_S_MAX, WAIT_UNTIL
+from linestop.sandbox.tools.perform_call import perform
+from linestop.sandbox.tools.registry import load_registry
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.tools import Contract, ToolResult
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext, Servers
 
-    from linestop.sandbox.context import Context
+    from linestop.sandbox.tools.context import Context
 
 pytestmark = pytest.mark.anyio
 

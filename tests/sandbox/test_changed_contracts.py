@@ -13,10 +13,10 @@ from tests.builders import at_work, call
 
 from linestop.actors.opening import grant
 from linestop.bus.run_outcomes_and_alerts import alerts
-from linestop.sandbox.context import Context
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import AnyTool, ToolOptions, tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool, ToolOptions, tool
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.events import NEVER, Finished
 from linestop.schemas.tools import ToolError, ToolResult
 from linestop.schemas.work import CallWork

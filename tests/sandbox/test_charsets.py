@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from linestop.sandbox.transport import readable_type
+from linestop.sandbox.http.transport import readable_type
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from linestop.sandbox.egress import EgressClient, EgressPolicy
-from linestop.sandbox.failures import EgressDenied
+from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
+from linestop.sandbox.tools.failures import EgressDenied
 from linestop.schemas.tools import Egress
 
 if TYPE_CHECKING:

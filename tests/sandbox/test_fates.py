@@ -17,10 +17,10 @@ from tests.sandbox.fate_tools import CONTRACTS, ERRORS, OPEN, SAID, VALUES
 from linestop.actors.executor import finished
 from linestop.actors.opening import grant
 from linestop.errors import ConfigError
-from linestop.sandbox.context import Context
-from linestop.sandbox.perform import perform
-from linestop.sandbox.registry import load_file
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.perform_call import perform
+from linestop.sandbox.tools.registry import load_file
 from linestop.schemas.events import Finished
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork

@@ -9,9 +9,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from linestop.sandbox import invoke
-from linestop.sandbox.context import Context
-from linestop.sandbox.tool import AnyTool
+from linestop.sandbox.tools import call_function
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool
 from linestop.schemas.redact import DEPTH_MAX
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +54,7 @@ def test_a_result_is_too_deep_exactly_from_one_level_over_the_limit(seed: int) -
     chance = random.Random(seed)
     for levels in (DEPTH_MAX - 1, DEPTH_MAX, DEPTH_MAX + 1, DEPTH_MAX + 30):
         value = tower(levels, chance)
-        assert invoke.too_deep(msgspec.json.encode([value, *[[]] * 300])) == (depth(value) + 1 > DEPTH_MAX)
+        assert call_function.too_deep(msgspec.json.encode([value, *[[]] * 300])) == (depth(value) + 1 > DEPTH_MAX)
 
 
 @pytest.mark.parametrize(("members", "beside"), [(10, False), (600_000, True)])
@@ -62,14 +62,14 @@ async def test_a_long_result_is_checked_beside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch, members: int, beside: bool
 ) -> None:
     """A short one is checked at once; either comes back whole."""
-    inner, where = invoke.too_deep, list[int]()
+    inner, where = call_function.too_deep, list[int]()
 
     def too_deep(encoded: bytes) -> bool:
         where.append(threading.get_ident())
         return inner(encoded)
 
-    monkeypatch.setattr(invoke, "too_deep", too_deep)
+    monkeypatch.setattr(call_function, "too_deep", too_deep)
     value: list[Any] = [[]] * members
-    reply = await invoke.invoke_async(cast("AnyTool", Tool(value)), cast("Context", None), {})
+    reply = await call_function.invoke_async(cast("AnyTool", Tool(value)), cast("Context", None), {})
     assert msgspec.json.decode(reply.value) == value
     assert [each != threading.get_ident() for each in where] == [beside]

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from linestop.errors import Defect
-from linestop.sandbox.context import Context
-from linestop.sandbox.failures import ToolFailed, ToolUnknown
-from linestop.sandbox.perform import PerformLimits, perform
-from linestop.sandbox.threads import THREADS_MAX
-from linestop.sandbox.tool import AnyTool, tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool, tool
+from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.tools.perform_call import PerformLimits, perform
+from linestop.sandbox.tools.threads import THREADS_MAX
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import ToolResult

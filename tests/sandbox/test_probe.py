@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import pytest
 
-from linestop.sandbox.context import Context
-from linestop.sandbox.perform import probe, run_check
-from linestop.sandbox.tool import AnyTool, tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool, tool
+from linestop.sandbox.tools.perform_call import probe, run_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,14 +14,14 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.sandbox.perform import perform
-from linestop.sandbox.registry import load_file
+from linestop.sandbox.tools.perform_call import perform
+from linestop.sandbox.tools.registry import load_file
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext, Servers
 
-    from linestop.sandbox.context import Context
-    from linestop.sandbox.tool import AnyTool
+    from linestop.sandbox.tools.context import Context
+    from linestop.sandbox.tools.decorator import AnyTool
     from linestop.schemas.tools import ToolResult
 
 pytestmark = pytest.mark.anyio
@@ -142,11 +142,11 @@ async def test_an_interrupted_child_dies_with_its_children(make_context: MakeCon
 PARENT = """
 import asyncio, datetime, sys
 from pathlib import Path
-from linestop.sandbox.context import Context
-from linestop.sandbox.egress import EgressClient, EgressPolicy
-from linestop.sandbox.perform import perform
-from linestop.sandbox.registry import load_file
-from linestop.sandbox.workspace import Workspace
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
+from linestop.sandbox.tools.perform_call import perform
+from linestop.sandbox.tools.registry import load_file
+from linestop.sandbox.files.workspace import Workspace
 
 tool = load_file(Path(sys.argv[1]))["hang"]
 soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)

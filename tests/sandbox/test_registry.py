@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from linestop.errors import ConfigError, NotFound
-from linestop.sandbox.lint import lint
-from linestop.sandbox.registry import Registry, load_registry
+from linestop.sandbox.tools.contract_lint import lint
+from linestop.sandbox.tools.registry import Registry, load_registry
 from linestop.schemas.tools import Contract
 
 SUPPORT = '''
 """Support tools."""
 from __future__ import annotations
-from linestop.sandbox.tool import Context, tool
+from linestop.sandbox.tools.decorator import Context, tool
 import msgspec
 
 class Order(msgspec.Struct):

@@ -13,14 +13,14 @@ import msgspec
 import pytest
 
 from linestop.actors.opening import grant
-from linestop.sandbox.builtin import http_get
-from linestop.sandbox.context import Context
-from linestop.sandbox.egress import EgressPolicy
-from linestop.sandbox.failures import ToolFailed, ToolUnknown
-from linestop.sandbox.registry import Registry, load_file
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import AnyTool, tool
-from linestop.sandbox.workspace import Workspace
+from linestop.sandbox.files.workspace import Workspace
+from linestop.sandbox.http.egress_client import EgressPolicy
+from linestop.sandbox.tools.builtin import http_get
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool, tool
+from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.tools.registry import Registry, load_file
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.redact import DEPTH_MAX, Redactor
 from linestop.schemas.tools import ToolResult
 from linestop.schemas.work import CallWork

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from linestop.errors import ConfigError
-from linestop.sandbox.signature import read_docstring
-from linestop.sandbox.tool import Context, Tool, ToolFailed, tool
+from linestop.sandbox.tools.decorator import Context, Tool, ToolFailed, tool
+from linestop.sandbox.tools.function_signature import read_docstring
 from linestop.schemas.arguments import check_arguments
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from linestop.sandbox.egress import EgressClient, EgressPolicy
-from linestop.sandbox.failures import EgressDenied, EgressFailed, StartedTooLate
+from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
+from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, StartedTooLate
 from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST
 from linestop.schemas.tools import Egress
 

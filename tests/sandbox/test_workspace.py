@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from linestop.sandbox import beneath
-from linestop.sandbox.failures import WorkspaceError
-from linestop.sandbox.workspace import Entry, Workspace, WorkspaceLimits
+from linestop.sandbox.files import safe_paths
+from linestop.sandbox.files.workspace import Entry, Workspace, WorkspaceLimits
+from linestop.sandbox.tools.failures import WorkspaceError
 
 SECRET = b"the secret of another run"
 
@@ -21,9 +21,9 @@ SECRET = b"the secret of another run"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run every test both ways; the kernel's way only where the kernel has it."""
     way = str(request.param)
-    if way == "openat2" and not beneath.OPENAT2:
+    if way == "openat2" and not safe_paths.OPENAT2:
         pytest.skip("this kernel has no openat2")
-    monkeypatch.setattr(beneath, "OPENAT2", way == "openat2")
+    monkeypatch.setattr(safe_paths, "OPENAT2", way == "openat2")
     return way
 
 

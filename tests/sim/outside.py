@@ -22,9 +22,9 @@ from tests.sim.hardships import Hardship
 from tests.sim.loop import PROCESS, Process, SimLoop
 from tests.sim.script import Act, Script
 
-from linestop.sandbox import runner
-from linestop.sandbox.invoke import Reply
-from linestop.sandbox.perform import PerformLimits, result_of
+from linestop.sandbox.tools import tool_runner
+from linestop.sandbox.tools.call_function import Reply
+from linestop.sandbox.tools.perform_call import PerformLimits, result_of
 from linestop.schemas.calls import ITEM_BYTES
 from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, Usage
 from linestop.schemas.tools import Contract, ToolError, ToolResult
@@ -191,7 +191,7 @@ class SimRunner:
         return handle
 
     def _interrupted(self, work: CallWork) -> ToolResult:
-        """What the sandbox says of a call that broke or did not end: see ``linestop.sandbox.perform``."""
+        """What the sandbox says of a call that broke or did not end: see ``linestop.sandbox.tools.perform_call``."""
         if work.probe or not self._tools[work.tool].safe_to_repeat:
             return ToolResult(outcome="unknown", error=ToolError(type="transient", message="It did not end."))
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
@@ -199,7 +199,7 @@ class SimRunner:
 
 def unlike_its_grant(work: CallWork, now: Contract) -> ToolResult | None:
     """What production says of a tool that may do more than the run was opened with."""
-    return runner._unlike_its_grant(work, now)  # pyright: ignore[reportPrivateUsage]
+    return tool_runner._unlike_its_grant(work, now)  # pyright: ignore[reportPrivateUsage]
 
 
 def _raised(contract: Contract) -> ToolResult:

@@ -36,7 +36,7 @@ from linestop.runtime.money.account_value import apply_change
 from linestop.runtime.outbox import Outgoing
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
-from linestop.sandbox import perform
+from linestop.sandbox.tools import perform_call
 from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
 from linestop.schemas.run import Run
@@ -99,7 +99,7 @@ def _retry_without_start() -> None:
                 yield finished(work, result, duration_s)
         del started
 
-    cast("Any", Executor).perform = perform
+    cast("Any", Executor).perform = perform_call
 
 
 def _never(act: object) -> datetime:
@@ -376,7 +376,7 @@ def _raised_is_failed() -> None:
         del contract, reply, ctx
         return msgspec.structs.replace(error, type="transient", retry_safe=True, known_by="tool"), "failed"
 
-    cast("Any", perform)._fate = fate
+    cast("Any", perform_call)._fate = fate
 
 
 PLANTED: dict[str, Planted] = {

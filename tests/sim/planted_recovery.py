@@ -14,7 +14,7 @@ from linestop.runtime import deadline_alarms, intake
 from linestop.runtime.intake import TaskIntake
 from linestop.runtime.money import account_value, ledger
 from linestop.runtime.outbox import Outgoing
-from linestop.sandbox import runner
+from linestop.sandbox.tools import tool_runner
 from linestop.schemas import calls, fold_calls, fold_widened, model_order, next_start
 from linestop.schemas.calls import Stage
 from linestop.schemas.messages import Reply
@@ -159,7 +159,7 @@ def opened_without_room() -> None:
 
 def changed_contract_performed() -> None:
     """A tool that may do more than when the run was opened is called."""
-    cast("Any", runner)._unlike_its_grant = cast("Any", executor).widened = _nothing
+    cast("Any", tool_runner)._unlike_its_grant = cast("Any", executor).widened = _nothing
 
 
 def earlier_grant_counts() -> None:

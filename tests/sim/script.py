@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from tests.sim.hardships import EVENTS
 
-from linestop.sandbox.builtin import ASK_PERSON, WAIT_FOR_EVENT, WAIT_UNTIL
+from linestop.sandbox.tools.builtin import ASK_PERSON, WAIT_FOR_EVENT, WAIT_UNTIL
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import AccountLimits, Limits

@@ -25,7 +25,7 @@ from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Worker
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.stream_definitions import consumers
-from linestop.sandbox.builtin import WAIT_FOR_EVENT
+from linestop.sandbox.tools.builtin import WAIT_FOR_EVENT
 from linestop.schemas.subjects import RoleName
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import START, virtual_now

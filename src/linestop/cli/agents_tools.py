@@ -19,7 +19,7 @@ from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
-from linestop.sandbox.lint import lint as lint_contracts
+from linestop.sandbox.tools.contract_lint import lint as lint_contracts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.run import Run
 

@@ -45,11 +45,11 @@ from linestop.runtime.intake import Person
 from linestop.runtime.process_settings import HostConfig, utc_now
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
-from linestop.sandbox.guard import EgressPolicy
-from linestop.sandbox.perform import PerformLimits, run_check
-from linestop.sandbox.registry import Registry, load_registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import AnyTool
+from linestop.sandbox.http.egress_guard import EgressPolicy
+from linestop.sandbox.tools.decorator import AnyTool
+from linestop.sandbox.tools.perform_call import PerformLimits, run_check
+from linestop.sandbox.tools.registry import Registry, load_registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.model import ModelFailed

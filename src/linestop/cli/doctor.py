@@ -37,8 +37,8 @@ from linestop.client.kill_switches import KillSwitches
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.runtime.workers.worker_names import host_name, is_held, lock_path
-from linestop.sandbox.lint import lint
-from linestop.sandbox.registry import Registry
+from linestop.sandbox.tools.contract_lint import lint
+from linestop.sandbox.tools.registry import Registry
 
 PYTHON_LEAST: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0

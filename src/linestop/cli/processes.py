@@ -48,7 +48,7 @@ from linestop.errors import ConfigError, LinestopError, Unreachable
 from linestop.runtime.actor_process import Host
 from linestop.runtime.housekeeping.log_rotation import Rotation
 from linestop.runtime.workers.worker_names import WorkerLock, hold_free_name, hold_name, host_name
-from linestop.sandbox.registry import Registry
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.limits import RUNS_DAYS_MAX
 from linestop.schemas.subjects import ACTORS, RoleName

@@ -333,7 +333,7 @@ def _check_paths(config: Config, source: str) -> None:
             raise ConfigError(f"{source}, secrets.{name}: write env:NAME or file:PATH, never the secret itself.")
     if config.egress.allow:
         # Imported here: few commands need it, and all of them come by.
-        from linestop.sandbox.addresses import parse_allow  # noqa: PLC0415
+        from linestop.sandbox.http.addresses import parse_allow  # noqa: PLC0415
 
         try:
             parse_allow(config.egress.allow)

@@ -16,11 +16,11 @@ from linestop.models.planner_function import Plan
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.sandbox.context import Context
-from linestop.sandbox.guard import EgressPolicy
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.runner import RegistryRunner
-from linestop.sandbox.tool import tool
+from linestop.sandbox.http.egress_guard import EgressPolicy
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.registry import Registry
+from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.limits import Limits

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from linestop.sandbox.context import Context
-from linestop.sandbox.failures import ToolFailed
-from linestop.sandbox.tool import tool
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import tool
+from linestop.sandbox.tools.failures import ToolFailed
 
 Cents = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 OWNER = "support"

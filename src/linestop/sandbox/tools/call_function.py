@@ -18,11 +18,11 @@ import httpx2
 import msgspec
 
 from linestop.off_loop import off_loop
-from linestop.sandbox.context import Context
-from linestop.sandbox.egress import EgressClient
-from linestop.sandbox.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
-from linestop.sandbox.guard import READS
-from linestop.sandbox.tool import AnyTool
+from linestop.sandbox.http.egress_client import EgressClient
+from linestop.sandbox.http.egress_guard import READS
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool
+from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
 from linestop.schemas.limits import BLOB_BYTES_MAX, LONG_BYTES, RESULT_CONTAINERS_MAX
 from linestop.schemas.redact import DEPTH_MAX
 from linestop.schemas.tools import Egress, ErrorType, ToolError

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import cast
 
 from linestop.errors import ConfigError, NotFound
-from linestop.sandbox.process import FILE_MODULE_PREFIX
-from linestop.sandbox.tool import AnyTool, Tool
+from linestop.sandbox.tools.decorator import AnyTool, Tool
+from linestop.sandbox.tools.process_tool import FILE_MODULE_PREFIX
 from linestop.schemas.arguments import schema_error
 from linestop.schemas.tools import Contract
 
@@ -103,7 +103,7 @@ def load_registry(sources: Sequence[str] = (), *, base: Path | None = None, buil
     registry = Registry()
     if builtins:
         # Imported here because the built-in tools are declared with the decorator that this module serves.
-        from linestop.sandbox.builtin import TOOLS, WAITS  # noqa: PLC0415
+        from linestop.sandbox.tools.builtin import TOOLS, WAITS  # noqa: PLC0415
 
         for tool in TOOLS:
             registry.add(tool, "linestop")

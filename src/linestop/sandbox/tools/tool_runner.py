@@ -15,14 +15,14 @@ import anyio
 
 from linestop import clock
 from linestop.errors import NotFound
-from linestop.sandbox.context import Context
-from linestop.sandbox.egress import EgressClient
-from linestop.sandbox.failures import ToolFailed
-from linestop.sandbox.guard import EgressPolicy
-from linestop.sandbox.perform import PerformLimits, perform, probe
-from linestop.sandbox.registry import Registry
-from linestop.sandbox.tool import AnyTool
-from linestop.sandbox.workspace import Workspace
+from linestop.sandbox.files.workspace import Workspace
+from linestop.sandbox.http.egress_client import EgressClient
+from linestop.sandbox.http.egress_guard import EgressPolicy
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool
+from linestop.sandbox.tools.failures import ToolFailed
+from linestop.sandbox.tools.perform_call import PerformLimits, perform, probe
+from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.arguments import check_arguments
 from linestop.schemas.tools import Contract, ErrorType, ToolError, ToolResult
 from linestop.schemas.work import CallWork

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from linestop.sandbox.egress import EgressClient
-from linestop.sandbox.failures import StartedTooLate
-from linestop.sandbox.workspace import Workspace
+from linestop.sandbox.files.workspace import Workspace
+from linestop.sandbox.http.egress_client import EgressClient
+from linestop.sandbox.tools.failures import StartedTooLate
 from linestop.schemas.last_look import reason_not_to_begin
 
 

@@ -26,12 +26,20 @@ import msgspec
 from linestop import clock
 from linestop.errors import Defect
 from linestop.off_loop import off_loop
-from linestop.sandbox.context import Context
-from linestop.sandbox.failures import NotBegun, ToolFailed
-from linestop.sandbox.invoke import Reply, in_own_task, invoke_async, invoke_plain, message_of, not_begun, sound
-from linestop.sandbox.process import run_in_process
-from linestop.sandbox.threads import run_in_thread
-from linestop.sandbox.tool import AnyTool
+from linestop.sandbox.tools.call_function import (
+    Reply,
+    in_own_task,
+    invoke_async,
+    invoke_plain,
+    message_of,
+    not_begun,
+    sound,
+)
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool
+from linestop.sandbox.tools.failures import NotBegun, ToolFailed
+from linestop.sandbox.tools.process_tool import run_in_process
+from linestop.sandbox.tools.threads import run_in_thread
 from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.redact import Redactor
 from linestop.schemas.tools import Contract, ToolError, ToolResult

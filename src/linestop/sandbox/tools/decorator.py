@@ -15,9 +15,9 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, Typ
 import msgspec
 
 from linestop.errors import ConfigError
-from linestop.sandbox.context import Context
-from linestop.sandbox.failures import ToolFailed, ToolUnknown
-from linestop.sandbox.signature import Signature, read_signature
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
+from linestop.sandbox.tools.function_signature import Signature, read_signature
 from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
 
 __all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnknown", "tool"]

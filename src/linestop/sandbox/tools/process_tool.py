@@ -23,12 +23,12 @@ import anyio.abc
 import msgspec
 
 from linestop import clock
-from linestop.sandbox.context import Context
-from linestop.sandbox.failures import ToolFailed
-from linestop.sandbox.guard import EgressPolicy
-from linestop.sandbox.invoke import Reply
-from linestop.sandbox.tool import AnyTool
-from linestop.sandbox.workspace import WorkspaceLimits
+from linestop.sandbox.files.workspace import WorkspaceLimits
+from linestop.sandbox.http.egress_guard import EgressPolicy
+from linestop.sandbox.tools.call_function import Reply
+from linestop.sandbox.tools.context import Context
+from linestop.sandbox.tools.decorator import AnyTool
+from linestop.sandbox.tools.failures import ToolFailed
 from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.tools import ToolError
 
@@ -39,7 +39,7 @@ OUTPUT_BYTES_MAX = 64 * 1024
 """What a child prints is kept up to here and thrown away above, so that it never blocks on a full pipe."""
 
 _REPLY_BYTES_MAX = BLOB_BYTES_MAX + 1024 * 1024
-_CHILD = str(Path(__file__).with_name("child.py"))
+_CHILD = str(Path(__file__).with_name("child_process.py"))
 _log = logging.getLogger("linestop.tools")
 
 

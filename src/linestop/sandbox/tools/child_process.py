@@ -1,4 +1,4 @@
-"""The program a ``kind="process"`` tool runs in; started by ``linestop.sandbox.process``, by path.
+"""The program a ``kind="process"`` tool runs in; started by ``linestop.sandbox.tools.process_tool``, by path.
 
 It is started in isolated mode with an empty environment, so the first thing it needs, where to import from,
 comes with the call. Until then only the standard library is at hand.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linestop.sandbox.context import Context
-    from linestop.sandbox.invoke import Reply
+    from linestop.sandbox.tools.call_function import Reply
+    from linestop.sandbox.tools.context import Context
 
 _PR_SET_PDEATHSIG = 1
 
@@ -84,10 +84,10 @@ def _perform(encoded: bytes) -> Reply:
     # The imports are here because sys.path was set a moment ago; see the module's docstring.
     import msgspec  # noqa: PLC0415
 
-    from linestop.sandbox.failures import ToolFailed  # noqa: PLC0415
-    from linestop.sandbox.invoke import invoke_async, invoke_plain, message_of, not_begun, with_egress  # noqa: PLC0415
-    from linestop.sandbox.process import CallFrame  # noqa: PLC0415
-    from linestop.sandbox.registry import load_file, load_module  # noqa: PLC0415
+    from linestop.sandbox.tools.call_function import invoke_async, invoke_plain, message_of, not_begun, with_egress  # noqa: PLC0415
+    from linestop.sandbox.tools.failures import ToolFailed  # noqa: PLC0415
+    from linestop.sandbox.tools.process_tool import CallFrame  # noqa: PLC0415
+    from linestop.sandbox.tools.registry import load_file, load_module  # noqa: PLC0415
 
     frame = msgspec.json.decode(encoded, type=CallFrame)
     try:
@@ -110,9 +110,9 @@ def _perform(encoded: bytes) -> Reply:
 
 def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose module is imported late
     from linestop import clock  # noqa: PLC0415
-    from linestop.sandbox.context import Context  # noqa: PLC0415
-    from linestop.sandbox.egress import EgressClient  # noqa: PLC0415
-    from linestop.sandbox.workspace import Workspace  # noqa: PLC0415
+    from linestop.sandbox.files.workspace import Workspace  # noqa: PLC0415
+    from linestop.sandbox.http.egress_client import EgressClient  # noqa: PLC0415
+    from linestop.sandbox.tools.context import Context  # noqa: PLC0415
 
     # The worker's clock may not be the machine's; the steady clock is the same in both processes.
     clock.PROCESS.follow(datetime.fromisoformat(frame.now), frame.steady_s)

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpcore2
 import httpx2
 
-from linestop.sandbox.guard import READS, Guard, netloc_of
+from linestop.sandbox.http.egress_guard import READS, Guard, netloc_of
 from linestop.schemas.tools import Egress
 
 _CORE_ERRORS = (

@@ -19,8 +19,8 @@ from typing import Literal
 
 import msgspec
 
-from linestop.sandbox.beneath import open_beneath, open_root
-from linestop.sandbox.failures import WorkspaceError
+from linestop.sandbox.files.safe_paths import open_beneath, open_root
+from linestop.sandbox.tools.failures import WorkspaceError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME_BYTES_MAX = 255

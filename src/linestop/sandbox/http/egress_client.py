@@ -19,8 +19,8 @@ import anyio
 import httpx2
 
 from linestop import clock
-from linestop.sandbox.guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
-from linestop.sandbox.transport import GuardedTransport
+from linestop.sandbox.http.egress_guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
+from linestop.sandbox.http.transport import GuardedTransport
 from linestop.schemas.tools import Egress
 
 __all__ = ["EgressClient", "EgressPolicy", "RequestOptions", "Resolver", "resolve_host"]

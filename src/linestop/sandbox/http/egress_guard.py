@@ -11,8 +11,8 @@ import httpcore2
 import httpx2
 import msgspec
 
-from linestop.sandbox.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
-from linestop.sandbox.failures import EgressDenied, EgressFailed, EgressTooLate
+from linestop.sandbox.http.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
+from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, EgressTooLate
 from linestop.schemas.last_look import reason_not_to_begin
 from linestop.schemas.tools import Egress
 

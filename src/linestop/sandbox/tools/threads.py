@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
-from linestop.sandbox.failures import NotBegun
+from linestop.sandbox.tools.failures import NotBegun
 
 T = TypeVar("T")
 THREADS_MAX = 512

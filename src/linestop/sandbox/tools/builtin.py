@@ -10,9 +10,9 @@ from anyio.to_thread import run_sync
 
 from linestop import clock
 from linestop.off_loop import off_loop
-from linestop.sandbox.failures import ToolFailed
-from linestop.sandbox.tool import AnyTool, Context, tool
-from linestop.sandbox.workspace import Entry
+from linestop.sandbox.files.workspace import Entry
+from linestop.sandbox.tools.decorator import AnyTool, Context, tool
+from linestop.sandbox.tools.failures import ToolFailed
 from linestop.schemas.tools import Contract
 
 HTTP_TEXT_CHARS_MAX = 200_000
