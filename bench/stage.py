@@ -32,12 +32,12 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import AccountLimits, Limits, WorkerLimits
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.limits import AccountLimits, Limits, WorkerLimits
-from linestop.schemas.model import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.schemas.tools import Contract, ToolResult
-from linestop.schemas.work import CallWork, ModelWork
+from linestop.schemas.tool_contracts import Contract, ToolResult
 
 TENANT = TenantId("bench")
 TURNS = 10

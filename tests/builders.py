@@ -24,6 +24,7 @@ from linestop.actors.role import Role
 from linestop.actors.validator import Validator
 from linestop.actors.words import objection
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     NAMES,
     SPEAKERS,
@@ -38,13 +39,12 @@ from linestop.schemas.events import (
     decode,
     encode,
 )
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Control, Task, Verb
-from linestop.schemas.model import ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.performer_interfaces import CallWork, LongResult, ModelWork
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
-from linestop.schemas.tools import Contract, ToolResult
-from linestop.schemas.work import CallWork, LongResult, ModelWork
+from linestop.schemas.tool_contracts import Contract, ToolResult
 
 E = TypeVar("E")
 

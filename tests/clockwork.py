@@ -25,13 +25,13 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.limits import Limits
-from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.schemas.tools import Contract, ToolError, ToolResult
-from linestop.schemas.work import CallWork, ModelWork
+from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import virtual_now
 

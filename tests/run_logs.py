@@ -25,12 +25,12 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, ModelChoice, Policy
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.model import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.schemas.tools import Contract, Tier, ToolError, ToolResult
+from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
 from linestop.schemas.verify import TrustedKey
-from linestop.schemas.work import CallWork, ModelWork
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import run_virtual, virtual_now
 

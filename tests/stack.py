@@ -48,9 +48,9 @@ from linestop.sandbox.tools.decorator import AnyTool, Context, ToolUnknown, tool
 from linestop.sandbox.tools.registry import Registry, load_registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import Limits
-from linestop.schemas.model import Price
+from linestop.schemas.model_messages import Price
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.playbook import PlaybookServer, parse_playbook
 

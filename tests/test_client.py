@@ -37,8 +37,8 @@ from linestop.client.identity import load_key, write_key
 from linestop.client.views import Receipt
 from linestop.errors import ConfigError, TooLarge
 from linestop.runtime.intake import Person
+from linestop.schemas.defaults import INLINE_BYTES_MAX, Limits
 from linestop.schemas.events import Granted, Policy, Sealed
-from linestop.schemas.limits import INLINE_BYTES_MAX, Limits
 from linestop.schemas.run import Entry, Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from linestop.schemas.limits import LONG_BYTES
+from linestop.schemas.defaults import LONG_BYTES
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.builders import RUN, SPARE, TASK, TENANT, Story, agent, at_gate, at_work, call, contract, refusal, reply
 
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     Asked,
     Cleared,
@@ -22,10 +23,9 @@ from linestop.schemas.events import (
     Sealed,
     Stopped,
 )
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Task
-from linestop.schemas.model import ModelFailed
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.model_messages import ModelFailed
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 
 UNKNOWN = ToolResult(outcome="unknown")

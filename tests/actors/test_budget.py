@@ -22,7 +22,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.next_start import HOLD_AHEAD, NextStart, next_start
 from linestop.schemas.verify import verify
 

@@ -11,8 +11,8 @@ from tests.builders import Story, agent, call, contract, reply
 from linestop.models.planner_code import CONSTANT_BYTES_MAX, CONSTANTS_MAX, constants_of
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Judged, ModelChoice, Policy
-from linestop.schemas.model import FUNCTION_MODELS, Price
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.model_messages import FUNCTION_MODELS, Price
+from linestop.schemas.tool_contracts import ToolResult
 
 ACCOUNT = "DE89370400440532013000"
 BY_COUNTRY = {"de": "till@firm.example", "rates": [7, 19]}

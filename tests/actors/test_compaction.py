@@ -14,9 +14,9 @@ from linestop.schemas.events import (
     ModelFailedEvent,
     ModelStarted,
 )
-from linestop.schemas.model import Price, Usage
+from linestop.schemas.model_messages import Price, Usage
 from linestop.schemas.prompt_size import compaction_due
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="they were in the house " * 652)
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,

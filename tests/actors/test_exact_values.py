@@ -6,7 +6,7 @@ import pytest
 from tests.builders import TASK, Story, at_work, call, reply
 
 from linestop.actors.exact_values import PER_RESULT_MAX, VALUES_MAX, covered_answers, exact_values
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 
 def looked(*values: object) -> Story:

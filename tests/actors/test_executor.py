@@ -10,6 +10,7 @@ from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agen
 
 from linestop.actors.executor import cap
 from linestop.actors.facts import Doors, Texts
+from linestop.schemas.defaults import START_WITHIN_S, Limits
 from linestop.schemas.events import (
     BlobRef,
     EffectStarted,
@@ -24,10 +25,9 @@ from linestop.schemas.events import (
     StartedCall,
     Stopped,
 )
-from linestop.schemas.limits import START_WITHIN_S, Limits
 from linestop.schemas.messages import Task
-from linestop.schemas.tools import ToolError, ToolResult, effect_key
-from linestop.schemas.work import LongResult
+from linestop.schemas.performer_interfaces import LongResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult, effect_key
 
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
 UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message="broke off"))

@@ -25,8 +25,8 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.messages import Task
-from linestop.schemas.model import ToolCall
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.model_messages import ToolCall
+from linestop.schemas.tool_contracts import ToolResult
 
 
 def verdicts(*calls: ToolCall, **limits: Any) -> list[JudgedCall]:  # noqa: ANN401

@@ -10,7 +10,7 @@ import pytest
 from tests.builders import OK, SPARE, Story, agent, call, reply
 
 from linestop.schemas.events import ModelStarted, Stopped
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.verify import Verdict, verify
 

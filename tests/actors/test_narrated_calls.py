@@ -10,7 +10,7 @@ from tests.builders import MODEL, OK, RUN, TENANT, Story, agent, call, reply
 
 from linestop.actors.narrated_calls import narrated_call
 from linestop.schemas.events import Accepted, Returned
-from linestop.schemas.model import Usage
+from linestop.schemas.model_messages import Usage
 from linestop.schemas.verify import verify
 
 TOOLS = ("pay", "note", "refunds.create", "orders.lookup", "wait.until")

@@ -15,6 +15,7 @@ from linestop.actors.facts import (
     Space,
 )
 from linestop.actors.opening import task_sha256
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     AskedFor,
     Opened,
@@ -22,7 +23,6 @@ from linestop.schemas.events import (
     Sealed,
     Stopped,
 )
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Task
 
 

@@ -10,7 +10,7 @@ from tests.builders import OK, agent, at_work, call, contract, reply
 from linestop.actors.facts import Word
 from linestop.schemas.events import Answered, Judged, Policy
 from linestop.schemas.messages import Control
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 
 
 def flags(args: str, version: Any = None, **results: ToolResult) -> tuple[str, ...]:  # noqa: ANN401

@@ -9,6 +9,7 @@ import pytest
 from tests.builders import OK, Story, agent, at_work, call, reply
 
 from linestop.bus.run_outcomes_and_alerts import outcome
+from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.events import (
     Amended,
     Edited,
@@ -23,10 +24,9 @@ from linestop.schemas.events import (
     Stopped,
     encode,
 )
-from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import FIELD_CHARS_MAX
 from linestop.schemas.stops import CAUSE, STATUS, stopped
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 
 ROUNDS, CALLS = 8, 50

@@ -12,7 +12,7 @@ from linestop.schemas.events import (
     Finished,
     Resolved,
 )
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 NEXT_LIFE = Worker(id="w#2")
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))

@@ -11,7 +11,7 @@ from tests.builders import Story, agent, call, contract, reply
 from linestop.actors.facts import Secrets
 from linestop.actors.unusable_calls import REMOVED, cleaned
 from linestop.schemas.events import Judged, Proposed
-from linestop.schemas.redact import Redactor
+from linestop.schemas.redaction import Redactor
 from linestop.schemas.verify import verify
 
 SECRET = "hunter2hunter2"

@@ -26,7 +26,7 @@ from linestop.schemas.events import (
     Sealed,
     Stopped,
 )
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ROOMY = {"calls_max": 1_000, "calls_per_tool_max": 1_000, "turns_max": 1_000, "tokens_max": 10**7,

@@ -16,6 +16,7 @@ from linestop.cli.timeline import line as time_line
 from linestop.client.views import open_questions, require_shown
 from linestop.errors import Refused
 from linestop.schemas.calls import Stage
+from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import (
     Asked,
     AskedCall,
@@ -28,10 +29,9 @@ from linestop.schemas.events import (
     Widened,
     WidenedCall,
 )
-from linestop.schemas.limits import WIDENED_MAX
 from linestop.schemas.messages import Task
 from linestop.schemas.phases import Phase
-from linestop.schemas.tools import Contract, ToolError, ToolResult
+from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.verify import verify
 from linestop.testing.replay import replay
 

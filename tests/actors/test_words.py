@@ -32,7 +32,7 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.messages import Control, Verb
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))

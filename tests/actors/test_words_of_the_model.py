@@ -8,8 +8,8 @@ from tests.builders import Story, agent, all_at_once, call, reply
 
 from linestop.actors.facts import Secrets
 from linestop.schemas.events import Asked, Compacted, ModelStarted, Proposed, Sealed
-from linestop.schemas.model import ModelFailed
-from linestop.schemas.tools import canonical
+from linestop.schemas.model_messages import ModelFailed
+from linestop.schemas.tool_contracts import canonical
 
 SECRET = "hunter2hunter2"
 CLEAN = "it is [redacted:secret]"

@@ -19,7 +19,7 @@ from linestop.archive.duckdb_file import ArchiveFile
 from linestop.bus.interfaces import StoredMessage
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.schemas.tools import effect_key
+from linestop.schemas.tool_contracts import effect_key
 
 LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
 LOG: Final = SCENARIOS["approved"]()

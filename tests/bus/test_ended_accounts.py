@@ -12,7 +12,7 @@ from linestop.runtime.money import orphaned_holds
 from linestop.runtime.money.account_value import Account
 from linestop.runtime.money.ledger import KEPT
 from linestop.runtime.money.orphaned_holds import MARGIN, remove_ended_accounts
-from linestop.schemas.accounts import day_of, hour_of, period_end
+from linestop.schemas.account_names import day_of, hour_of, period_end
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 

@@ -24,7 +24,7 @@ from linestop.client import Client
 from linestop.client.views import Submitted
 from linestop.errors import LinestopError, Refused
 from linestop.schemas import subjects
-from linestop.schemas.limits import CONTROL_BYTES_MAX, SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import CONTROL_BYTES_MAX, SPACE_FOR_NEW_WORK
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

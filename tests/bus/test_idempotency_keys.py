@@ -14,7 +14,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.idempotency_keys import run_of_key
 from linestop.bus.stream_definitions import MIB, Space
 from linestop.client import Client
-from linestop.schemas.limits import Limits
+from linestop.schemas.defaults import Limits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 WITHIN_S = 20.0

@@ -25,13 +25,13 @@ from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.perform_call import PerformLimits
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
+from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import BlobRef, EffectStarted, Finished
-from linestop.schemas.limits import BLOB_BYTES_MAX
-from linestop.schemas.redact import Redactor
+from linestop.schemas.performer_interfaces import CallWork, LongResult
+from linestop.schemas.redaction import Redactor
 from linestop.schemas.run import fold_messages
 from linestop.schemas.subjects import ACTORS, TenantId
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork, LongResult
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import run_virtual, virtual_now
 

@@ -20,12 +20,12 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
+from linestop.schemas.performer_interfaces import CallWork
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import ACTORS
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 

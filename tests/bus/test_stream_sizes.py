@@ -22,7 +22,7 @@ from linestop.bus.stream_sizes import (
 )
 from linestop.cli.commands.processes import KEPT_DAYS
 from linestop.errors import ConfigError
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
 GIB = 1024 * MIB
 MEASURED = {

@@ -35,9 +35,9 @@ from tests.run_logs import RUN, TENANT
 from linestop.runtime.workers.presence import Presence
 from linestop.schemas.events import EffectStarted, ModelStarted, Policy
 from linestop.schemas.fold_calls import retry_delay_s
-from linestop.schemas.model import ModelFailed, ModelReply
+from linestop.schemas.model_messages import ModelFailed, ModelReply
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 from linestop.testing.replay import replay
 from linestop.testing.virtual import run_virtual, virtual_now

@@ -20,13 +20,13 @@ from linestop.runtime.money.account_value import Account
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Held, Queued, Stopped
-from linestop.schemas.limits import AccountLimits
-from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
+from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
 from linestop.schemas.verify import verify
-from linestop.schemas.work import ModelWork
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 

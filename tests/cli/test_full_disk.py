@@ -30,7 +30,7 @@ from linestop.bus.server.store_health import StoreWatch, Stuck, stuck_in
 from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable
-from linestop.schemas.limits import DISK_FULL_BYTES
+from linestop.schemas.defaults import DISK_FULL_BYTES
 
 WITHIN_S = 20.0
 SUBJECT = "runs.acme.run-1.planner.proposed.{}"

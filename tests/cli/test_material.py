@@ -8,7 +8,7 @@ import pytest
 
 from linestop.cli.runs import _material as material  # pyright: ignore[reportPrivateUsage]
 from linestop.errors import InputError, TooLarge
-from linestop.schemas.limits import MATERIAL_BYTES_MAX
+from linestop.schemas.defaults import MATERIAL_BYTES_MAX
 
 
 def test_a_text_file_is_read_whole(tmp_path: Path) -> None:

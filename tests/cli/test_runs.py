@@ -22,7 +22,7 @@ from linestop.bus.idempotency_keys import run_of_key
 from linestop.cli import main, output
 from linestop.cli.plain import clean
 from linestop.client import Client
-from linestop.schemas.limits import Limits
+from linestop.schemas.defaults import Limits
 
 pytestmark = pytest.mark.broker
 

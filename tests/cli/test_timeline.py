@@ -57,9 +57,9 @@ from linestop.schemas.events import (
     Widened,
     WidenedCall,
 )
-from linestop.schemas.model import Price
+from linestop.schemas.model_messages import Price
 from linestop.schemas.run import Entry
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tool_contracts import ToolError
 
 AT = datetime(2026, 1, 31, 12, 30, 15, 250_000, tzinfo=UTC)
 MODEL = ModelChoice(model="playbook/desk", price=Price(input=1, output=1))

@@ -12,7 +12,7 @@ from tests.builders import NOW, OK, Story, agent, at_work, call
 from linestop.bus.worker_heartbeats import Beat, Load, Worker
 from linestop.client.waits import Wait, waits
 from linestop.schemas.events import AccountLine, Policy, Queued, SettledHold
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.subjects import ACTORS, RoleName
 
 BUSY = Load(runs=64, runs_max=64, starts=64, starts_max=64, waiting=3, lag_s=0.0)

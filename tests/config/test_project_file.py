@@ -12,7 +12,7 @@ from linestop.config.agent_files import EXAMPLE_PRICE, load_agent, load_agents
 from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError
 from linestop.sandbox.tools.registry import load_registry
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 KEY = "ab" * 32
 LOOK = Contract(name="orders.look", description="Look.", parameters={"type": "object"}, tier="read")

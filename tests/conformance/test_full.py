@@ -14,7 +14,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.stream_definitions import MIB, Space
 from linestop.errors import TooLarge
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

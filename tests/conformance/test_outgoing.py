@@ -15,7 +15,7 @@ from linestop.bus.jetstream.pull_queue import EXPIRES_S
 from linestop.bus.stream_definitions import consumers
 from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
+from linestop.schemas.defaults import BLOB_BYTES_MAX, BLOB_PART_BYTES
 from linestop.schemas.subjects import AgentName, DeltaSubject, RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import Rig, ServerRig, until

@@ -14,7 +14,7 @@ from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Delivery, Queue, Room
 from linestop.bus.stream_definitions import ConsumerSpec, consumers, role_wakes
 from linestop.schemas import subjects
-from linestop.schemas.limits import ACK_SOON_S
+from linestop.schemas.defaults import ACK_SOON_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import Rig, ServerRig

@@ -22,9 +22,9 @@ from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
 from linestop.schemas.calls import DOWN
+from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import StopCode
-from linestop.schemas.limits import AccountLimits, Limits
-from linestop.schemas.model import FailureClass
+from linestop.schemas.model_messages import FailureClass
 from linestop.schemas.next_start import RETRIED
 from linestop.schemas.stops import CAUSE, STATUS
 from linestop.schemas.subjects import ACTORS

@@ -24,13 +24,13 @@ from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import Stage
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Control, Verb
-from linestop.schemas.model import Price
+from linestop.schemas.model_messages import Price
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import AgentName, RunId, TenantId
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 TENANT = TenantId("e2e")
 AGENT = AgentName("clerk")

@@ -45,7 +45,7 @@ from linestop.schemas.events import Finished, Question
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, parse_run_event
-from linestop.schemas.tools import Contract, Digest
+from linestop.schemas.tool_contracts import Contract, Digest
 from linestop.schemas.verify import verify
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook

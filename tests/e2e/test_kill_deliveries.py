@@ -16,8 +16,8 @@ from tests.e2e.scene import agent, described, names
 from tests.e2e.triggers import ANYBODY, Trigger
 
 from linestop.schemas.calls import Stage as CallStage
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Policy
-from linestop.schemas.limits import Limits
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.turn import NEXT

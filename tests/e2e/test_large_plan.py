@@ -14,7 +14,7 @@ from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.client import Client
 from linestop.models.planner_function import PLAN_BYTES_MAX, Plan
-from linestop.schemas.model import Message
+from linestop.schemas.model_messages import Message
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 

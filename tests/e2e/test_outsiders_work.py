@@ -24,7 +24,7 @@ from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

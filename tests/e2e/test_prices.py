@@ -16,8 +16,8 @@ from linestop.runtime.money.account_value import Account
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Finished, Held
-from linestop.schemas.limits import Limits
 from linestop.schemas.verify import verify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]

@@ -20,8 +20,8 @@ from tests.e2e.triggers import Trigger
 from linestop.errors import ConfigError
 from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.calls import Stage
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.limits import Limits
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.playbook import PlaybookServer

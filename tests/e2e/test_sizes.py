@@ -20,8 +20,8 @@ from linestop.bus.operator_stop import stop_run
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
+from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
-from linestop.schemas.limits import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.verify import verify

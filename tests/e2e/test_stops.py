@@ -24,10 +24,10 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
+from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS
-from linestop.schemas.work import ModelWork
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -19,9 +19,9 @@ from tests.builders import OK, SPARE, TASK, Story, agent, at_work, call, reply
 from linestop.actors.facts import CurrentAgent, Incoming
 from linestop.schemas.events import Finished, Policy, Stopped
 from linestop.schemas.messages import Task
-from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.run import Run
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 HERE = Path(__file__).parent
 UNKNOWN = ToolResult(outcome="unknown")

@@ -37,12 +37,12 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.messages import Control, Task, Verb
-from linestop.schemas.model import ModelFailed, ModelReply, Usage
+from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.schemas.tools import ToolError, ToolResult, canonical
+from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical
 
 CUE = Cue(kind="sweep")
 FACTS_AFTER_STOP = (Finished, ModelFailedEvent, Settled, Sealed, Amended, Refused)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linestop.models.names import from_wire
-from linestop.schemas.model import FailureClass, Message, ModelRequest, ToolCall, ToolSpec
+from linestop.schemas.model_messages import FailureClass, Message, ModelRequest, ToolCall, ToolSpec
 
 Raw = dict[str, Any]
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from linestop.models import anthropic, open_model, openai
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec, Usage
+from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec, Usage
 
 pytestmark = pytest.mark.anyio
 

@@ -19,10 +19,10 @@ from linestop.models import open_model
 from linestop.models.caller import Caller
 from linestop.models.planner_function import Plan, load_planner
 from linestop.models.transport import ERROR_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.events import AnyEvent, Compacted, ModelFailedEvent, ModelStarted, Proposed, encode
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
-from linestop.schemas.model import Message, ModelFailed, ModelRequest, Price, ToolSpec
-from linestop.schemas.work import ModelWork
+from linestop.schemas.model_messages import Message, ModelFailed, ModelRequest, Price, ToolSpec
+from linestop.schemas.performer_interfaces import ModelWork
 
 pytestmark = pytest.mark.anyio
 

@@ -17,9 +17,18 @@ from linestop.actors.planner import Planner
 from linestop.models.caller import Caller, encodable
 from linestop.models.planner_function import Plan
 from linestop.schemas.events import ModelChoice, ModelStarted
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, Price, ToolCall, ToolMode, Usage
-from linestop.schemas.redact import Redactor
-from linestop.schemas.work import ModelWork
+from linestop.schemas.model_messages import (
+    Message,
+    ModelFailed,
+    ModelReply,
+    ModelRequest,
+    Price,
+    ToolCall,
+    ToolMode,
+    Usage,
+)
+from linestop.schemas.performer_interfaces import ModelWork
+from linestop.schemas.redaction import Redactor
 from linestop.testing.playbook import PlaybookServer, parse_playbook
 from linestop.testing.playbook.wire import PIECE_CHARS
 

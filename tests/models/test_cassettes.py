@@ -22,7 +22,7 @@ from linestop.errors import Refused
 from linestop.models import open_model
 from linestop.models.names import wire_id
 from linestop.models.prices import price_of
-from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, ModelRequest, Usage
+from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, ModelRequest, Usage
 
 Canned = tuple[int, dict[str, str], bytes]
 Served = tuple[str, list[tuple[dict[str, str], bytes]]]

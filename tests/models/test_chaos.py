@@ -6,7 +6,7 @@ import pytest
 from llmock.pytest_plugin import LLMock
 
 from linestop.models import open_model
-from linestop.schemas.model import FailureClass, Message, ModelFailed, ModelReply, ModelRequest, ToolSpec
+from linestop.schemas.model_messages import FailureClass, Message, ModelFailed, ModelReply, ModelRequest, ToolSpec
 
 pytestmark = [
     pytest.mark.anyio,

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from linestop.models.failures import of_body, of_error, of_status, retry_after_s
-from linestop.schemas.model import FailureClass
+from linestop.schemas.model_messages import FailureClass
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from linestop.models import anthropic, key_variable, open_model, openai
 from linestop.models.caller import Caller
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, ModelFailedEvent, ModelStarted, Proposed
-from linestop.schemas.model import ModelFailed, ModelRequest
+from linestop.schemas.model_messages import ModelFailed, ModelRequest
 from linestop.schemas.verify import verify
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 
 from linestop.errors import ConfigError
 from linestop.models import open_model
-from linestop.schemas.model import Message, ModelFailed, ModelRequest
+from linestop.schemas.model_messages import Message, ModelFailed, ModelRequest
 from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 Canned = tuple[int, dict[str, str], bytes]

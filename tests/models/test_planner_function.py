@@ -11,8 +11,8 @@ import pytest
 
 from linestop.models.caller import Caller
 from linestop.models.planner_function import CALLS_AT_ONCE_MAX, PLAN_BYTES_MAX, Plan
-from linestop.schemas.model import Message, ModelFailed, ModelRequest, Price
-from linestop.schemas.work import ModelWork
+from linestop.schemas.model_messages import Message, ModelFailed, ModelRequest, Price
+from linestop.schemas.performer_interfaces import ModelWork
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from linestop.errors import Refused
 from linestop.models.prices import price_of
-from linestop.schemas.model import Usage
+from linestop.schemas.model_messages import Usage
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from linestop.models import open_model
-from linestop.schemas.model import (
+from linestop.schemas.model_messages import (
     FailureClass,
     Message,
     ModelFailed,

@@ -20,11 +20,11 @@ from linestop.models.openai import request_body as openai_body
 from linestop.models.steps import FINAL, step_request, trial_request
 from linestop.sandbox.tools.decorator import Context, tool
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.arguments import check_arguments, schema_error
+from linestop.schemas.argument_validation import check_arguments, schema_error
+from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.limits import TOKEN_OVERHEAD
-from linestop.schemas.model import Message, ModelRequest, Price, ToolMode, ToolSpec
-from linestop.schemas.tools import Contract
+from linestop.schemas.model_messages import Message, ModelRequest, Price, ToolMode, ToolSpec
+from linestop.schemas.tool_contracts import Contract
 
 BASE = "https://example.test/tree"
 WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from linestop.models import open_model
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolSpec, Usage
+from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolSpec, Usage
 
 pytestmark = pytest.mark.anyio
 

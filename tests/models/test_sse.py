@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from linestop.models import sse
 from linestop.models.sse import EventDecoder, ServerEvent
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 
 STREAM = b": comment\r\nevent: a\r\ndata: 1\r\n\r\ndata:2\ndata: 3\n\nid: 7\n\ndata: unfinished\n"
 

@@ -11,7 +11,7 @@ import pytest
 
 from linestop.models import open_model
 from linestop.models.steps import bounded, step_reply, step_request, trial_reply
-from linestop.schemas.model import (
+from linestop.schemas.model_messages import (
     Message,
     ModelClient,
     ModelFailed,

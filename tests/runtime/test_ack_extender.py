@@ -11,7 +11,7 @@ from linestop.bus import stream_names
 from linestop.bus.stream_definitions import consumers
 from linestop.runtime.ack_extender import HANDLING_MAX_S, Keeping
 from linestop.schemas import subjects
-from linestop.schemas.limits import ACK_SOON_S
+from linestop.schemas.defaults import ACK_SOON_S
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

@@ -20,10 +20,10 @@ from linestop.bus.agent_versions import AgentStore
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.limits import RUNS_PER_CORE, STARTS_PER_CORE, AccountLimits, WorkerLimits
-from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.defaults import RUNS_PER_CORE, STARTS_PER_CORE, AccountLimits, WorkerLimits
+from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
+from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.subjects import ACTORS
-from linestop.schemas.work import ModelWork
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual import VirtualLoop, run_virtual, virtual_now
 

@@ -21,12 +21,12 @@ from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.runtime.run_cache import Key
 from linestop.runtime.workers.capacity import LAG_COUNTS_S, RECHECK_AFTER_S, Capacity
+from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.limits import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
-from linestop.schemas.model import ModelReply, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
+from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
-from linestop.schemas.work import ModelWork
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now
 

@@ -12,7 +12,7 @@ from linestop.bus.interfaces import Fill, Log
 from linestop.errors import Unreachable
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import PLACE_BYTES, PROCESSES, Headroom
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 from linestop.testing.virtual import run_virtual
 
 ANSWER_S = 0.01

@@ -31,7 +31,7 @@ from linestop.client import Client
 from linestop.errors import Refused, Unreachable
 from linestop.runtime.housekeeping import log_rotation
 from linestop.runtime.housekeeping.log_rotation import Cut, Rotation, find_cut, rotate
-from linestop.schemas.limits import Limits
+from linestop.schemas.defaults import Limits
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

@@ -10,7 +10,7 @@ from tests.builders import NOW
 
 from linestop.runtime.money.ledger import Accounts, Wanted
 from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
-from linestop.schemas.limits import AccountLimits
+from linestop.schemas.defaults import AccountLimits
 from linestop.testing.memory import MemoryBroker
 
 pytestmark = pytest.mark.anyio

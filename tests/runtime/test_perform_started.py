@@ -11,9 +11,9 @@ import tests.run_logs
 from tests.run_logs import AGENT, RUN, TENANT, Bench, Tools, record
 
 from linestop.schemas.events import Finished, Policy
+from linestop.schemas.performer_interfaces import CallWork
 from linestop.schemas.run import fold_messages
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.tool_contracts import ToolResult
 
 DAWDLES_S = 60.0
 POSTING = msgspec.structs.replace(AGENT, policy=Policy(clear=("post",)))

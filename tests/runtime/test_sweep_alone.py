@@ -22,8 +22,8 @@ from linestop.runtime import run_loop
 from linestop.runtime.actor_process import Host
 from linestop.runtime.deadline_alarms import Alarms
 from linestop.runtime.housekeeping.stalled_run_sweep import OPEN_RESTS
-from linestop.schemas.limits import SWEEP_EVERY_S
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.defaults import SWEEP_EVERY_S
+from linestop.schemas.model_messages import ModelFailed
 
 ROUNDS_S = 2 * SWEEP_EVERY_S + 0.5
 """A round sees that a run stands, the next one says so to the role whose turn it is."""

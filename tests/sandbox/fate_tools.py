@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from linestop.sandbox.tools.decorator import AnyTool, Context, ToolFailed, ToolUnknown, tool
-from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX
 
 
 class Odd:

@@ -11,8 +11,8 @@ from linestop.errors import Defect
 from linestop.sandbox.tools.builtin import ASK_PERSON, HTTP_TEXT_CHARS_MAX, WAIT_FOR_EVENT, WAIT_S_MAX, WAIT_UNTIL
 from linestop.sandbox.tools.perform_call import perform
 from linestop.sandbox.tools.registry import load_registry
-from linestop.schemas.arguments import check_arguments
-from linestop.schemas.tools import Contract, ToolResult
+from linestop.schemas.argument_validation import check_arguments
+from linestop.schemas.tool_contracts import Contract, ToolResult
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext, Servers

@@ -18,8 +18,8 @@ from linestop.sandbox.tools.decorator import AnyTool, ToolOptions, tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.events import NEVER, Finished
-from linestop.schemas.tools import ToolError, ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.performer_interfaces import CallWork
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 pytestmark = pytest.mark.anyio
 

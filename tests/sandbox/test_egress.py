@@ -10,7 +10,7 @@ import pytest
 
 from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
 from linestop.sandbox.tools.failures import EgressDenied
-from linestop.schemas.tools import Egress
+from linestop.schemas.tool_contracts import Egress
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import Servers

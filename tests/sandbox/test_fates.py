@@ -22,8 +22,8 @@ from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.perform_call import perform
 from linestop.sandbox.tools.registry import load_file
 from linestop.schemas.events import Finished
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.performer_interfaces import CallWork
+from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext, Servers

@@ -16,9 +16,9 @@ from linestop.sandbox.tools.decorator import AnyTool, tool
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.perform_call import PerformLimits, perform
 from linestop.sandbox.tools.threads import THREADS_MAX
-from linestop.schemas.limits import BLOB_BYTES_MAX
-from linestop.schemas.redact import Redactor
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.defaults import BLOB_BYTES_MAX
+from linestop.schemas.redaction import Redactor
+from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from linestop.sandbox.tools.context import Context
     from linestop.sandbox.tools.decorator import AnyTool
-    from linestop.schemas.tools import ToolResult
+    from linestop.schemas.tool_contracts import ToolResult
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import pytest
 from linestop.errors import ConfigError, NotFound
 from linestop.sandbox.tools.contract_lint import lint
 from linestop.sandbox.tools.registry import Registry, load_registry
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 SUPPORT = '''
 """Support tools."""

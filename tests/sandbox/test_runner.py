@@ -21,9 +21,9 @@ from linestop.sandbox.tools.decorator import AnyTool, tool
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.registry import Registry, load_file
 from linestop.sandbox.tools.tool_runner import RegistryRunner
-from linestop.schemas.redact import DEPTH_MAX, Redactor
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.performer_interfaces import CallWork
+from linestop.schemas.redaction import DEPTH_MAX, Redactor
+from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import Servers

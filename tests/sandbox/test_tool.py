@@ -13,7 +13,7 @@ import pytest
 from linestop.errors import ConfigError
 from linestop.sandbox.tools.decorator import Context, Tool, ToolFailed, tool
 from linestop.sandbox.tools.function_signature import read_docstring
-from linestop.schemas.arguments import check_arguments
+from linestop.schemas.argument_validation import check_arguments
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext

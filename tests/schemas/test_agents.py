@@ -6,7 +6,7 @@ import msgspec
 from tests.builders import agent, contract
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.limits import Limits
+from linestop.schemas.defaults import Limits
 
 
 def test_equal_versions_have_one_digest_and_others_another() -> None:

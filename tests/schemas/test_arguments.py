@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linestop.schemas.arguments import (
+from linestop.schemas.argument_validation import (
     ERRORS_MAX,
     SENTENCE_CHARS_MAX,
     ArgumentCheck,
@@ -19,8 +19,8 @@ from linestop.schemas.arguments import (
     decode_strict,
     schema_error,
 )
-from linestop.schemas.limits import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
-from linestop.schemas.tools import Contract
+from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
+from linestop.schemas.tool_contracts import Contract
 
 
 def contract(properties: dict[str, Any], required: tuple[str, ...] = ()) -> Contract:

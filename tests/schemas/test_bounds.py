@@ -13,6 +13,7 @@ from linestop.bus.agent_versions import AgentStore
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.deadlines import deadlines
+from linestop.schemas.defaults import CLOSING_EVENTS, LIMITS_MOST, Limits, bounded, excess
 from linestop.schemas.events import (
     Asked,
     Compacted,
@@ -28,7 +29,6 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.limits import CLOSING_EVENTS, LIMITS_MOST, Limits, bounded, excess
 from linestop.schemas.verify import verify
 from linestop.testing.memory.broker import MemoryBroker
 

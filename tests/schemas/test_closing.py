@@ -7,6 +7,7 @@ import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
 
 from linestop.bus.run_outcomes_and_alerts import alert, outcome
+from linestop.schemas.defaults import FALLBACK_KEPT_S
 from linestop.schemas.events import (
     Accepted,
     LimitHit,
@@ -18,8 +19,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.limits import FALLBACK_KEPT_S
-from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.next_start import out_of_time
 from linestop.schemas.verify import verify
 

@@ -8,7 +8,7 @@ from tests.builders import NOW, OK, Story, agent, at_work, call
 
 from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Policy, Stopped
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.next_start import NextStart, next_start
 
 

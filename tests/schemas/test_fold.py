@@ -18,7 +18,7 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.fold import fits
-from linestop.schemas.model import ModelFailed, Usage
+from linestop.schemas.model_messages import ModelFailed, Usage
 
 
 def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> None:

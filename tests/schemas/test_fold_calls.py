@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import NOW, OK, Story, at_gate, at_work, call
 
+from linestop.schemas.defaults import RETRY_ASKED_S_MAX
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -21,8 +22,7 @@ from linestop.schemas.events import (
     Resolved,
 )
 from linestop.schemas.fold_calls import retry_delay_s
-from linestop.schemas.limits import RETRY_ASKED_S_MAX
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 
 UNKNOWN = ToolResult(outcome="unknown")
 

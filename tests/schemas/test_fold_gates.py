@@ -24,7 +24,7 @@ from linestop.schemas.events import (
     Question,
     Resolved,
 )
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 
 EVA = agent(policy=Policy(deciders=("eva",)))
 UNKNOWN = ToolResult(outcome="unknown")

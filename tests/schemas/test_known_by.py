@@ -8,7 +8,7 @@ from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, at_work, call, 
 
 from linestop.actors.context import assemble
 from linestop.schemas.events import EffectStarted, Finished, Judged, JudgedCall, StartedCall
-from linestop.schemas.tools import ToolError, ToolResult
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 from linestop.schemas.verify import verify
 
 TOOLS = (

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from tests.builders import at_work, read_event
 
-from linestop.schemas import limits
+from linestop.schemas import defaults
+from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import Opened
-from linestop.schemas.limits import AccountLimits, Limits
 
 PROMISED = {
     "turns_max": 15, "calls_max": 20, "calls_per_tool_max": 10, "equal_calls_max": 3, "rejections_max": 3,
@@ -42,7 +42,7 @@ def test_the_accounts_are_those_that_are_promised() -> None:
 )  # fmt: skip
 def test_the_bounds_outside_a_run_are_those_that_are_promised(name: str, value: object) -> None:
     """Of messages, blobs, breakers and waits."""
-    assert getattr(limits, name) == value
+    assert getattr(defaults, name) == value
 
 
 def test_a_run_writes_all_its_limits_down() -> None:

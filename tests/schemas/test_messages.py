@@ -9,8 +9,8 @@ import pytest
 
 from linestop.errors import InputError
 from linestop.schemas import subjects
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import StopMode
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import (
     FIELD_CHARS_MAX,
     UNREADABLE,

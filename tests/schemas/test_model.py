@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linestop.schemas.model import ModelFailed, Price, Usage
+from linestop.schemas.model_messages import ModelFailed, Price, Usage
 
 COUNTS = st.integers(0, 10**7)
 RATES = st.integers(0, 10**8)

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from tests.builders import MODEL, OK, Story, agent, at_gate, at_work, call
 
+from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import Finished, Policy
-from linestop.schemas.limits import TOKEN_OVERHEAD
 from linestop.schemas.next_start import Exhausted, NextStart, hold_wanted_micros, next_start, spend_question_due
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 
 
 def start(story: Story) -> NextStart:

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from tests.builders import RUN, TENANT, Story, agent, at_work, call, contract, copied
 
+from linestop.schemas.defaults import MODEL_RETRY_DELAYS_S, NOT_BEGUN_DELAY_MAX_S, NOT_BEGUN_DELAY_S, NOT_BEGUN_MAX
 from linestop.schemas.events import EffectStarted, Finished, ModelFailedEvent, ModelStarted
-from linestop.schemas.limits import MODEL_RETRY_DELAYS_S, NOT_BEGUN_DELAY_MAX_S, NOT_BEGUN_DELAY_S, NOT_BEGUN_MAX
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
-from linestop.schemas.tools import ToolResult
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 
 BUSY = ModelFailed("cancelled", "The worker was too busy.", begun=False)

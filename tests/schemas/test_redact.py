@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linestop.schemas import redact
-from linestop.schemas.redact import HELD_CHARS_MAX, SECRET_CHARS_MIN, Pieces, Redactor
+from linestop.schemas import redaction
+from linestop.schemas.redaction import HELD_CHARS_MAX, SECRET_CHARS_MIN, Pieces, Redactor
 
 # Made up here, piece by piece, so that no scanner takes this file for a leak.
 LETTERS = "abcdEFGH1234ijklMNOP5678qrstUVWX90yz"
@@ -292,7 +292,7 @@ def test_a_long_text_is_redacted_in_windows_as_it_is_at_once(units: list[str], w
     """Wherever a window ends: in the middle of a credential, of what it is known by, or of what follows it."""
     text = "".join(units)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redact, "_WINDOW_CHARS", len(text) + 1)
+        patch.setattr(redaction, "_WINDOW_CHARS", len(text) + 1)
         at_once = Redactor().text(text)
-        patch.setattr(redact, "_WINDOW_CHARS", window)
+        patch.setattr(redaction, "_WINDOW_CHARS", window)
         assert Redactor().text(text) == at_once

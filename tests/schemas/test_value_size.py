@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from linestop.schemas.redact import DEPTH_MAX
+from linestop.schemas.redaction import DEPTH_MAX
 from linestop.schemas.value_size import OversizedError, beginning, json_size, parts_of, shown
 
 LARGE = 1 << 20

@@ -22,7 +22,7 @@ from linestop.schemas.calls import Stage
 from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
 from linestop.schemas.run import Run
-from linestop.schemas.tools import effect_key
+from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 
 LogOf = Callable[[str], list[Message]]

@@ -27,7 +27,7 @@ from tests.run_logs import (
 )
 
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.tools import effect_key
+from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Verdict, verify
 
 LogOf = Callable[[str], list[Message]]

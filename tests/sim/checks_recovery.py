@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from tests.sim.evidence import Evidence, RunEvidence, Said
 
+from linestop.schemas.defaults import FALLBACK_KEPT_S, NOT_BEGUN_MAX
 from linestop.schemas.events import ToolGrant
-from linestop.schemas.limits import FALLBACK_KEPT_S, NOT_BEGUN_MAX
 
 TAKEN_OVER_S: Final = 10.0
 """Three missed beats and a round, or the next start of its name."""

@@ -36,12 +36,12 @@ from linestop.bus.agent_versions import AgentStore
 from linestop.bus.stream_definitions import consumers
 from linestop.runtime.money.account_value import Account
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import ModelChoice, Stopped
-from linestop.schemas.limits import AccountLimits, Limits
-from linestop.schemas.model import Price
+from linestop.schemas.model_messages import Price
+from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.verify import verify
-from linestop.schemas.work import ModelWork
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import START, virtual_now
 

@@ -26,9 +26,9 @@ from linestop.sandbox.tools import tool_runner
 from linestop.sandbox.tools.call_function import Reply
 from linestop.sandbox.tools.perform_call import PerformLimits, result_of
 from linestop.schemas.calls import ITEM_BYTES
-from linestop.schemas.model import ModelFailed, ModelReply, ModelRequest, Usage
-from linestop.schemas.tools import Contract, ToolError, ToolResult
-from linestop.schemas.work import CallWork, ModelWork
+from linestop.schemas.model_messages import ModelFailed, ModelReply, ModelRequest, Usage
+from linestop.schemas.performer_interfaces import CallWork, ModelWork
+from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 
 Identity = tuple[str, str, str, str]
 """What an effect is, whatever key it has: tenant, run, tool, digest of the arguments."""
@@ -94,7 +94,7 @@ Proof = Callable[[str, str], tuple[float, float]]
 
 
 class SimRunner:
-    """The executor's hands of one worker; see ``linestop.schemas.work.ToolRunner``."""
+    """The executor's hands of one worker; see ``linestop.schemas.performer_interfaces.ToolRunner``."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ def _raised(contract: Contract) -> ToolResult:
 
 
 class SimCaller:
-    """The planner's voice of one worker; see ``linestop.schemas.work.ModelCaller``."""
+    """The planner's voice of one worker; see ``linestop.schemas.performer_interfaces.ModelCaller``."""
 
     def __init__(self, outside: Outside, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
         self._outside = outside

@@ -40,7 +40,7 @@ from linestop.sandbox.tools import perform_call
 from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
 from linestop.schemas.run import Run
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tool_contracts import ToolError
 
 DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
 """Share of what is delivered for the first time whose handler dies: wakes are many, timers and words are few."""

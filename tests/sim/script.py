@@ -11,11 +11,11 @@ from tests.sim.hardships import EVENTS
 
 from linestop.sandbox.tools.builtin import ASK_PERSON, WAIT_FOR_EVENT, WAIT_UNTIL
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import AccountLimits, Limits
-from linestop.schemas.model import FailureClass, Price, ToolCall
-from linestop.schemas.tools import Contract, ErrorType
-from linestop.schemas.work import CallWork, ModelWork
+from linestop.schemas.model_messages import FailureClass, Price, ToolCall
+from linestop.schemas.performer_interfaces import CallWork, ModelWork
+from linestop.schemas.tool_contracts import Contract, ErrorType
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -22,7 +22,7 @@ from linestop.errors import Unreachable
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.limits import AccountLimits
+from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import virtual_now

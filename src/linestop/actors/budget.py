@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from linestop.actors.facts import Facts, Reservation
-from linestop.schemas.accounts import budget_sentence, dollars, owner_of, period_end, setting_of
+from linestop.schemas.account_names import budget_sentence, dollars, owner_of, period_end, setting_of
 from linestop.schemas.events import (
     AnyEvent,
     CostLine,

@@ -17,11 +17,11 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.call_outcome import STRUCTURED
 from linestop.schemas.calls import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
-from linestop.schemas.model import Message, ModelRequest, ToolCall, ToolSpec
+from linestop.schemas.model_messages import Message, ModelRequest, ToolCall, ToolSpec
 from linestop.schemas.prompt_size import covered
 from linestop.schemas.run import Run
 from linestop.schemas.text_size import Size, total
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 BASE_RULES = """\
 Work on the task with the tools you have. Report failures as they are. Never guess a value you could look up.

@@ -22,16 +22,16 @@ from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_tim
 from linestop.actors.widened import left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
+from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.fold_calls import grant_of
-from linestop.schemas.limits import START_WITHIN_S
 from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tools import Tier, ToolError, ToolResult, canonical
-from linestop.schemas.work import CallWork, LongResult, ToolRunner
+from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 
 GRACE_S = 2.0
 """Seconds a performer has, after the tool's own timeout, to say what became of the call."""

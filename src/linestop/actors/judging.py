@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.arguments import check_arguments
+from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run
 from linestop.schemas.run_sources import provenance
-from linestop.schemas.tools import TRACED, effect_key, unfounded
+from linestop.schemas.tool_contracts import TRACED, effect_key, unfounded
 from linestop.schemas.value_origins import untrusted
 
 WAIT_MAX_S = 2_592_000

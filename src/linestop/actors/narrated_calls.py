@@ -20,7 +20,7 @@ import msgspec
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import ProposalState
 from linestop.schemas.closing import cost_left_micros
-from linestop.schemas.limits import TOKEN_OVERHEAD
+from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.model_order import models_of
 from linestop.schemas.prompt_size import output_room, tokens_bound, tokens_left
 from linestop.schemas.run import Run

@@ -24,6 +24,7 @@ from linestop.actors.unusable_calls import cleaned
 from linestop.off_loop import off_loop
 from linestop.schemas.active import DECIDING_S
 from linestop.schemas.calls import Attempt, relied_on
+from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -36,19 +37,18 @@ from linestop.schemas.events import (
     ProposedCall,
     Stopped,
 )
-from linestop.schemas.limits import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S
-from linestop.schemas.model import ModelFailed, ModelReply, Usage
+from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
 from linestop.schemas.next_start import Exhausted, NextStart, next_start
+from linestop.schemas.performer_interfaces import ModelCaller, ModelWork
 from linestop.schemas.phases import Phase
 from linestop.schemas.prompt_size import covered
-from linestop.schemas.redact import Redactor
+from linestop.schemas.redaction import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
+from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.tool_mode import STEP_ID, shown_mode
-from linestop.schemas.tools import canonical
-from linestop.schemas.visible import is_blank
-from linestop.schemas.work import ModelCaller, ModelWork
+from linestop.schemas.visible_text import is_blank
 
 PROMPTS_KEPT = 64
 CALL_ID_CHARS_MAX = 64

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from linestop.actors.facts import Facts
 from linestop.schemas.events import AnyEvent, Cue
+from linestop.schemas.performer_interfaces import LongResult
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.work import LongResult
 
 
 class Role(Protocol):

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from linestop.schemas.arguments import check_arguments, decode_strict
-from linestop.schemas.model import ToolCall
-from linestop.schemas.redact import Redactor
-from linestop.schemas.tools import Contract, canonical
+from linestop.schemas.argument_validation import check_arguments, decode_strict
+from linestop.schemas.model_messages import ToolCall
+from linestop.schemas.redaction import Redactor
+from linestop.schemas.tool_contracts import Contract, canonical
 
 REMOVED: Final = '"[redacted arguments]"'
 """What stands for arguments that would be valid without their secrets: a text is never an object of arguments."""

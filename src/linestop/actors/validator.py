@@ -26,8 +26,9 @@ from linestop.actors.facts import (
 )
 from linestop.actors.judging import judge
 from linestop.actors.narrated_calls import untold_call
-from linestop.schemas.arguments import check_arguments
+from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.calls import ProposalState, Stage
+from linestop.schemas.defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,
@@ -40,16 +41,15 @@ from linestop.schemas.events import (
     Returned,
     Stopped,
 )
-from linestop.schemas.limits import SPACE_FOR_STARTS
 from linestop.schemas.next_start import out_of_time
 from linestop.schemas.phases import Phase
-from linestop.schemas.redact import Redactor
+from linestop.schemas.redaction import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 from linestop.schemas.value_origins import RULE
-from linestop.schemas.visible import is_blank
+from linestop.schemas.visible_text import is_blank
 
 
 class Validator:

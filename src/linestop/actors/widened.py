@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
 from linestop.actors.opening import bounded
-from linestop.schemas.arguments import check_arguments
+from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.calls import Attempt, CallState
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.fold_widened import may_be_widened

@@ -12,6 +12,7 @@ from linestop.actors.facts import Word
 from linestop.actors.judging import judge_edit
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.calls import CallState, Stage
+from linestop.schemas.defaults import REPORTED_MAX
 from linestop.schemas.events import (
     Answered,
     AnyEvent,
@@ -28,11 +29,10 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.fold_gates import reports_kept
 from linestop.schemas.gate import waiting_for
-from linestop.schemas.limits import REPORTED_MAX
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 
 def word(run: Run, said: Word, now: datetime, agent: AgentVersion | None = None) -> AnyEvent | None:

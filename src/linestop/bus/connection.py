@@ -29,7 +29,7 @@ from linestop.bus.nkeys import public_key, sign
 from linestop.bus.stream_definitions import HEADER_BYTES_MAX
 from linestop.bus.stream_names import inbox_prefix
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 
 CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 5.0

@@ -16,6 +16,7 @@ import structlog
 from linestop.bus.cloud_events import event_headers
 from linestop.bus.interfaces import Append, Blobs
 from linestop.off_loop import off_loop
+from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.events import (
     NAMES,
     Accepted,
@@ -30,11 +31,10 @@ from linestop.schemas.events import (
     Text,
     encode,
 )
-from linestop.schemas.limits import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.performer_interfaces import LongResult
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RoleName, TenantId
 from linestop.schemas.trace_context import event_traceparent
-from linestop.schemas.work import LongResult
 
 LOG = structlog.get_logger("linestop.stamp")
 KEPT_WITHIN_S = 1.5

@@ -15,7 +15,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.stream_definitions import HEADER_BYTES_MAX, SECOND_NS, Config
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import ACTORS
 
 Administrator = Callable[[], AbstractAsyncContextManager[Connection]]

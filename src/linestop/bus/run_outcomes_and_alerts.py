@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from linestop.bus.cloud_events import event_headers
-from linestop.schemas.accounts import dollars
+from linestop.schemas.account_names import dollars
 from linestop.schemas.calls import Stage
 from linestop.schemas.events import (
     AnyEvent,
@@ -26,7 +26,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.trace_context import own_trace, run_trace
 from linestop.schemas.verify.checkpoint import Checkpoint
 

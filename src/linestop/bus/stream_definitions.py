@@ -34,7 +34,7 @@ import msgspec
 
 from linestop.bus import stream_names
 from linestop.schemas import subjects
-from linestop.schemas.limits import (
+from linestop.schemas.defaults import (
     ACK_SOON_S,
     BLOB_PART_BYTES,
     CONTROL_BYTES_MAX,

@@ -27,7 +27,7 @@ from linestop.bus.stream_definitions import (
     Space,
 )
 from linestop.errors import ConfigError
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
 SPACE_FILE: Final = Path("credentials") / "space.json"
 """The sizes that were chosen at set-up, below the state folder: with the credentials, which a process that

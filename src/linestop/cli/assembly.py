@@ -52,11 +52,11 @@ from linestop.sandbox.tools.registry import Registry, load_registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.model import ModelFailed
-from linestop.schemas.redact import Redactor
+from linestop.schemas.model_messages import ModelFailed
+from linestop.schemas.performer_interfaces import CallWork, ModelWork, ToolRunner
+from linestop.schemas.redaction import Redactor
 from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId
-from linestop.schemas.tools import ToolResult
-from linestop.schemas.work import CallWork, ModelWork, ToolRunner
+from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.playbook import PlaybookServer, load_playbook
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
-from linestop.schemas.limits import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
+from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
 NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000

@@ -35,7 +35,7 @@ from linestop.client.identity import identify, state_directory
 from linestop.client.views import OpenQuestion
 from linestop.config.project_file import CONFIG_FILE, load_project
 from linestop.errors import InputError, TooLarge
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import Reply
 
 T = TypeVar("T")
@@ -309,7 +309,7 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what} cannot be read from {path}: {error}.") from None
     # Imported here because it takes a schema compiler along, and few commands read JSON.
-    from linestop.schemas.arguments import decode_strict  # noqa: PLC0415
+    from linestop.schemas.argument_validation import decode_strict  # noqa: PLC0415
 
     try:
         return decode_strict(source)

@@ -8,7 +8,7 @@ import os
 import re
 from typing import IO, Final
 
-from linestop.schemas.visible import INVISIBLE
+from linestop.schemas.visible_text import INVISIBLE
 
 # What shows nothing, and private use, for which fonts differ.
 HIDDEN: Final = f"{INVISIBLE}\ue000-\uf8ff\U000f0000-\U0010ffff"

@@ -50,7 +50,7 @@ from linestop.runtime.housekeeping.log_rotation import Rotation
 from linestop.runtime.workers.worker_names import WorkerLock, hold_free_name, hold_name, host_name
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.limits import RUNS_DAYS_MAX
+from linestop.schemas.defaults import RUNS_DAYS_MAX
 from linestop.schemas.subjects import ACTORS, RoleName
 
 LOG = structlog.get_logger("linestop.processes")

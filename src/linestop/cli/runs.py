@@ -18,7 +18,7 @@ from linestop.client import Client, Outcome, Submitted
 from linestop.client.client import Said, TaskOptions
 from linestop.client.views import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
-from linestop.schemas.limits import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
 
 TASK_CHARS_SHOWN: Final = 60
 

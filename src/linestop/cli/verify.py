@@ -20,8 +20,8 @@ from linestop.client.looking import LAST
 from linestop.client.run_names import named_runs
 from linestop.config.project_file import load_project
 from linestop.errors import InputError, NotFound, TooLarge
+from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
-from linestop.schemas.limits import BLOB_BYTES_MAX
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, outcome_of, parse_run_event, run_id, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict

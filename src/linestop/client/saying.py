@@ -26,7 +26,7 @@ from linestop.client.views import Submitted
 from linestop.client.waiting import Answers, answer_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.trace_context import TraceContext

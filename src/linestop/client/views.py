@@ -14,7 +14,7 @@ from linestop.errors import InputError, NotFound, Refused
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
 from linestop.schemas.run import Run
-from linestop.schemas.tools import Tier, canonical
+from linestop.schemas.tool_contracts import Tier, canonical
 
 TEXT_CHARS_MAX = 120
 """How much of a task's text a line of a list shows."""

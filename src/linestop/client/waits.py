@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from linestop.bus.worker_heartbeats import Worker, beat_key
-from linestop.schemas.accounts import owner_of
+from linestop.schemas.account_names import owner_of
 from linestop.schemas.calls import Attempt, CallState, Stage, incarnation_of
 from linestop.schemas.events import Asked, AskedCall
 from linestop.schemas.next_start import NextStart, next_start

@@ -18,12 +18,12 @@ from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.models import check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.arguments import schema_error
+from linestop.schemas.argument_validation import schema_error
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excess
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import MESSAGE_BYTES_MAX, Limits, excess
-from linestop.schemas.model import FUNCTION_MODELS, Price, ToolMode
+from linestop.schemas.model_messages import FUNCTION_MODELS, Price, ToolMode
 from linestop.schemas.subjects import check_name
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 EXAMPLE_PRICE: Final = Price(
     input=3_000_000, output=15_000_000, cache_read=300_000, cache_write=3_750_000, table="example price of a playbook"

@@ -21,7 +21,7 @@ import msgspec
 from linestop.bus.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
-from linestop.schemas.limits import AccountLimits, Keep, WorkerLimits
+from linestop.schemas.defaults import AccountLimits, Keep, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"

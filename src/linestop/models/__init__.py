@@ -1,4 +1,4 @@
-"""The providers: each turns ``linestop.schemas.model`` into one API and back.
+"""The providers: each turns ``linestop.schemas.model_messages`` into one API and back.
 
 Importing this package imports no SDK; ``open_model`` imports the one it needs, because each costs a second of
 CPU and 40 to 70 MB.
@@ -11,7 +11,7 @@ import re
 from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model import NO_KEY, OWN_HOSTS, ModelClient, ToolMode
+from linestop.schemas.model_messages import NO_KEY, OWN_HOSTS, ModelClient, ToolMode
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

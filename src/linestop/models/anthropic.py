@@ -12,8 +12,8 @@ from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 from linestop.models.anthropic_reply import AnthropicReply, as_input
 from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
-from linestop.schemas.visible import is_blank
+from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
+from linestop.schemas.visible_text import is_blank
 
 PROVIDER = "anthropic"
 BASE_URL = "https://api.anthropic.com"

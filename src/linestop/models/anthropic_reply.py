@@ -27,7 +27,7 @@ from linestop.models.wire_values import (
     showable,
     written_args,
 )
-from linestop.schemas.model import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
+from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
 _STOPS: dict[str, StopReason] = {
     "end_turn": "end",

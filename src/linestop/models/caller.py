@@ -13,9 +13,9 @@ import msgspec
 from linestop.models import open_model
 from linestop.models.freshness import require_fresh
 from linestop.models.planner_function import PREFIX, PlannerFunction, call_function, load_planner
-from linestop.schemas.model import ModelClient, ModelFailed, ModelReply, ToolMode
-from linestop.schemas.redact import Pieces
-from linestop.schemas.work import ModelWork
+from linestop.schemas.model_messages import ModelClient, ModelFailed, ModelReply, ToolMode
+from linestop.schemas.performer_interfaces import ModelWork
+from linestop.schemas.redaction import Pieces
 
 Delta = Callable[[ModelWork, str, int], Awaitable[None]]
 """Takes the next piece of an attempt's text, and how many characters of it came before."""

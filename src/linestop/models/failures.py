@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from linestop import clock
-from linestop.schemas.model import FailureClass, ModelFailed
+from linestop.schemas.model_messages import FailureClass, ModelFailed
 
 MESSAGE_CHARS_MAX = 500
 OVERLOADED = 529

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from linestop.schemas.last_look import reason_not_to_begin
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 
 
 def require_fresh(start_by: datetime | None) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from linestop.schemas.model import ModelFailed, ToolSpec
+from linestop.schemas.model_messages import ModelFailed, ToolSpec
 from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID
 
 NAME_CHARS_MAX = 64

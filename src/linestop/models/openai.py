@@ -15,7 +15,7 @@ from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.openai_reply import OpenAIReply
 from linestop.models.steps import is_taken, step_reply, step_request, trial_reply, trial_request
 from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
-from linestop.schemas.model import (
+from linestop.schemas.model_messages import (
     FailureClass,
     Message,
     ModelFailed,

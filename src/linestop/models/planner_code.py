@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any, Final, cast
 
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 CONSTANTS_MAX: Final = 500
 CONSTANT_BYTES_MAX: Final = 4_096

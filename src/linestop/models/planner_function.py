@@ -10,8 +10,8 @@ import anyio
 import msgspec
 
 from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
-from linestop.schemas.limits import ARGUMENTS_BYTES_MAX
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
+from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX
+from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
 from linestop.schemas.value_size import OversizedError, json_size
 
 PREFIX: Final = "python:"

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from linestop.errors import Refused
-from linestop.schemas.model import Price
+from linestop.schemas.model_messages import Price
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from linestop.schemas.model import ModelFailed
+from linestop.schemas.model_messages import ModelFailed
 
 STREAM_BYTES_MAX = 32 * 1024 * 1024
 """The most bytes of one answer that are read; far above any output limit of a provider."""

@@ -18,7 +18,7 @@ import msgspec
 
 from linestop.models.embedded_schemas import Pointer, embedded, rebuilt
 from linestop.models.names import from_wire, step_id, to_wire
-from linestop.schemas.model import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
+from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 SCHEMA_NAME = "linestop_step"
 FINAL = "final_answer"

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from linestop.schemas.model import TOKENS_MAX
+from linestop.schemas.model_messages import TOKENS_MAX
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _RAW_BYTES = re.compile("[\udc80-\udcff]+")

@@ -43,8 +43,8 @@ from linestop.runtime.role_binding import ShellConfig, Station
 from linestop.runtime.role_factory import role_consumer_spec
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.workers.presence import Presence, RoleLoad, Watchers, load_of
+from linestop.schemas.defaults import SPACE_AT_EASE
 from linestop.schemas.events import NEVER, Cue
-from linestop.schemas.limits import SPACE_AT_EASE
 from linestop.schemas.subjects import (
     ACTORS,
     RoleName,

@@ -40,8 +40,8 @@ from linestop.bus.interfaces import Timers
 from linestop.runtime.housekeeping.leftover_timers import left_timers
 from linestop.runtime.run_cache import CachedRun
 from linestop.schemas.deadlines import Deadline, deadlines
+from linestop.schemas.defaults import TIMER_NEAR_S
 from linestop.schemas.events import Cue
-from linestop.schemas.limits import TIMER_NEAR_S
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.turn import whose_turn
 

@@ -28,8 +28,8 @@ from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.role_binding import Station
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.capacity import Capacity
+from linestop.schemas.defaults import LONG_BYTES
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
-from linestop.schemas.limits import LONG_BYTES
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName, run_event

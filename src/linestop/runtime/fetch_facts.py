@@ -43,7 +43,7 @@ from linestop.schemas.calls import Stage
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run import Run
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 LOG = structlog.get_logger("linestop.facts")
 Check = Callable[[str], tuple[str, ...]]

@@ -23,7 +23,7 @@ from linestop.actors.facts import Space
 from linestop.bus.interfaces import Log
 from linestop.errors import LinestopError
 from linestop.runtime.fetch_facts import FactSource
-from linestop.schemas.limits import SPACE_AT_EASE, SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_AT_EASE, SPACE_FOR_NEW_WORK
 
 LOG = structlog.get_logger("linestop.headroom")
 SPACE_AGE_MAX_S: Final = 0.25

@@ -39,9 +39,9 @@ from linestop.runtime.task_runs import (
     why_stopped,
 )
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.arguments import decode_strict
+from linestop.schemas.argument_validation import decode_strict
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.events import Cue, Opened
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
 from linestop.schemas.messages import (
     REPLY_HEADER,
     SIGNED_VERBS,
@@ -62,7 +62,7 @@ from linestop.schemas.subjects import (
     parse_control,
     parse_task,
 )
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 LOG = structlog.get_logger("linestop.intake")
 ATTEMPTS_MAX = 5

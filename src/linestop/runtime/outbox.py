@@ -19,7 +19,7 @@ from linestop.errors import TooLarge
 from linestop.runtime.role_binding import Station
 from linestop.schemas.run import Entry, Run
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 if TYPE_CHECKING:
     from linestop.bus.signed_checkpoints import Signer

@@ -21,8 +21,8 @@ from linestop.schemas.events import (
     ModelStarted,
     Proposed,
 )
+from linestop.schemas.performer_interfaces import LongResult
 from linestop.schemas.run import Run
-from linestop.schemas.work import LongResult
 
 LOG = structlog.get_logger("linestop.shell")
 REPORT_AGAIN_S = 1.0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from linestop import clock
 from linestop.runtime.fetch_facts import Check
 from linestop.runtime.intake import Person
-from linestop.schemas.limits import AccountLimits, WorkerLimits
-from linestop.schemas.tools import Contract
+from linestop.schemas.defaults import AccountLimits, WorkerLimits
+from linestop.schemas.tool_contracts import Contract
 
 if TYPE_CHECKING:
     from linestop.bus.signed_checkpoints import Signer

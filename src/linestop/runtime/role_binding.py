@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from linestop.actors.role import Performer, Role
 from linestop.bus.interfaces import Log, Publisher
-from linestop.schemas.limits import HEAD_CHECK_S, WorkerLimits
+from linestop.schemas.defaults import HEAD_CHECK_S, WorkerLimits
 
 if TYPE_CHECKING:
     from linestop.bus.signed_checkpoints import Signer

@@ -12,9 +12,9 @@ from linestop.actors.validator import Validator
 from linestop.bus import stream_names
 from linestop.bus.stream_definitions import ConsumerSpec, consumers
 from linestop.errors import InputError
+from linestop.schemas.performer_interfaces import ModelCaller, ToolRunner
 from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
 from linestop.schemas.turn import NEXT
-from linestop.schemas.work import ModelCaller, ToolRunner
 
 
 def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:

@@ -41,7 +41,7 @@ from linestop.schemas.events import (
     Proposed,
     Sealed,
 )
-from linestop.schemas.model import OWN_HOSTS
+from linestop.schemas.model_messages import OWN_HOSTS
 from linestop.schemas.run import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from linestop.schemas.limits import DAY_S
+from linestop.schemas.defaults import DAY_S
 
 if TYPE_CHECKING:
     from linestop.schemas.calls import Attempt

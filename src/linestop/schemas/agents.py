@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from linestop.schemas.defaults import LIMITS_MOST, Limits, excess
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import LIMITS_MOST, Limits, excess
-from linestop.schemas.model import ToolMode
-from linestop.schemas.tools import Contract, canonical
+from linestop.schemas.model_messages import ToolMode
+from linestop.schemas.tool_contracts import Contract, canonical
 
 
 class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):

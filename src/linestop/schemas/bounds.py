@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from linestop.schemas.defaults import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.events import ModelStarted, Opened
-from linestop.schemas.limits import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.prompt_size import tokens_left
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Final, Literal
 
 from linestop.schemas.call_outcome import CallOutcome, left_out
+from linestop.schemas.defaults import NOT_BEGUN_MAX
 from linestop.schemas.events import (
     AskedCall,
     BlobRef,
@@ -23,10 +24,9 @@ from linestop.schemas.events import (
     Text,
     ToolGrant,
 )
-from linestop.schemas.limits import NOT_BEGUN_MAX
-from linestop.schemas.model import Usage
+from linestop.schemas.model_messages import Usage
 from linestop.schemas.text_size import NO_SIZE, Size
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tool_contracts import ToolError
 
 ELIDED_BYTES = 512
 """What a blob costs in a prompt: it is named there (digest, size), never inlined."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 
 class CodeConstants:

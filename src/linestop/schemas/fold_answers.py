@@ -20,7 +20,7 @@ from linestop.schemas.call_outcome import (
 from linestop.schemas.calls import ITEM, CallState, Stage, text_size
 from linestop.schemas.events import Checked, Finished, JudgedCall
 from linestop.schemas.text_size import Size
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tool_contracts import ToolError
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

@@ -15,6 +15,13 @@ from linestop.schemas.active import count_start
 from linestop.schemas.bounds import NO_ROOM, open_too_long
 from linestop.schemas.call_outcome import CallOutcome
 from linestop.schemas.calls import Attempt, CallState, Stage, not_begun_in_a_row
+from linestop.schemas.defaults import (
+    MODEL_RETRY_DELAYS_S,
+    NOT_BEGUN_DELAY_MAX_S,
+    NOT_BEGUN_DELAY_S,
+    RETRY_ASKED_S_MAX,
+    RETRY_JITTER,
+)
 from linestop.schemas.events import (
     BlobRef,
     Checked,
@@ -25,14 +32,7 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
-from linestop.schemas.limits import (
-    MODEL_RETRY_DELAYS_S,
-    NOT_BEGUN_DELAY_MAX_S,
-    NOT_BEGUN_DELAY_S,
-    RETRY_ASKED_S_MAX,
-    RETRY_JITTER,
-)
-from linestop.schemas.tools import TIERS, effect_key
+from linestop.schemas.tool_contracts import TIERS, effect_key
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

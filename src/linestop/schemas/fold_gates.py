@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from linestop.schemas import fold_answers, fold_widened
 from linestop.schemas.call_outcome import CallOutcome
 from linestop.schemas.calls import CallState, Stage, text_size
+from linestop.schemas.defaults import CLOCK_SLACK_S, REPORTED_MAX
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -28,7 +29,6 @@ from linestop.schemas.events import (
     SpendQuestion,
 )
 from linestop.schemas.gate import awaited, by_fallback, rule
-from linestop.schemas.limits import CLOCK_SLACK_S, REPORTED_MAX
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

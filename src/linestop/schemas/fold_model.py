@@ -10,7 +10,7 @@ from linestop.schemas.active import count_start
 from linestop.schemas.bounds import escaping
 from linestop.schemas.calls import ITEM, Attempt, CallState, ProposalState, text_size
 from linestop.schemas.events import Compacted, ModelFailedEvent, ModelStarted, Proposed
-from linestop.schemas.model import Usage
+from linestop.schemas.model_messages import Usage
 from linestop.schemas.model_order import down_until
 from linestop.schemas.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
 from linestop.schemas.text_size import Size, total

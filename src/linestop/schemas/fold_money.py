@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from linestop.schemas.bounds import NO_ROOM
+from linestop.schemas.defaults import CLOSING_EVENTS
 from linestop.schemas.events import Held, Queued, Settled
-from linestop.schemas.limits import CLOSING_EVENTS
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from linestop.schemas import fold_calls
 from linestop.schemas.calls import Attempt, CallState, Stage
+from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import StartedCall, ToolGrant, Widened
-from linestop.schemas.limits import WIDENED_MAX
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

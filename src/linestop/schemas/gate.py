@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from linestop.schemas.arguments import decode_strict
+from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import BlobRef, Policy
-from linestop.schemas.tools import Tier, canonical
+from linestop.schemas.tool_contracts import Tier, canonical
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

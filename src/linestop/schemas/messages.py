@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar, cast
 import msgspec
 
 from linestop.errors import InputError
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Moment, StopMode
-from linestop.schemas.limits import Limits
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
 VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from linestop.schemas.calls import Attempt, counted
+from linestop.schemas.defaults import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
 from linestop.schemas.events import AsksModel, ModelChoice, ModelFailedEvent, Opened
-from linestop.schemas.limits import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

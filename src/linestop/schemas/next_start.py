@@ -15,10 +15,10 @@ import msgspec
 from linestop.schemas import closing
 from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
 from linestop.schemas.closing import cost_left_micros, limit_sentence
+from linestop.schemas.defaults import COUNT_MOST
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
-from linestop.schemas.limits import COUNT_MOST
-from linestop.schemas.model import FUNCTION_MODELS
+from linestop.schemas.model_messages import FUNCTION_MODELS
 from linestop.schemas.model_order import (
     NextModel,
     asked_to_wait_s,

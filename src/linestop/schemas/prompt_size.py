@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from linestop.schemas.calls import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
+from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import LimitHit, ModelChoice, Opened, Proposed
-from linestop.schemas.limits import TOKEN_OVERHEAD
-from linestop.schemas.model import FUNCTION_MODELS
+from linestop.schemas.model_messages import FUNCTION_MODELS
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from linestop.errors import InputError
 from linestop.schemas import chain, fold
 from linestop.schemas.active import DECIDING_S, ActiveTime
 from linestop.schemas.calls import Attempt, CallState, ProposalState, Stage
+from linestop.schemas.defaults import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.events import (
     NEVER,
     Accepted,
@@ -42,7 +43,6 @@ from linestop.schemas.events import (
     known,
     misplaced,
 )
-from linestop.schemas.limits import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.phases import Phase, legal
 from linestop.schemas.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event

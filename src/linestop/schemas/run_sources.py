@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events import Provenance
-from linestop.schemas.model import FUNCTION_MODELS
-from linestop.schemas.tools import TRACED, Contract
+from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.tool_contracts import TRACED, Contract
 from linestop.schemas.value_dates import spoken
 from linestop.schemas.value_origins import NO_CODE, RULE, Source, Sources, Traced, trace, trusted_leaves
 from linestop.schemas.value_tokens import tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from linestop.schemas.model import ToolMode
+from linestop.schemas.model_messages import ToolMode
 from linestop.schemas.run import Run
 
 STEP_ID: Final = "step_"

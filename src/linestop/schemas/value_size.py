@@ -20,8 +20,8 @@ from uuid import UUID
 
 import msgspec
 
-from linestop.schemas.limits import RESULT_CONTAINERS_MAX
-from linestop.schemas.redact import DEPTH_MAX
+from linestop.schemas.defaults import RESULT_CONTAINERS_MAX
+from linestop.schemas.redaction import DEPTH_MAX
 
 _PLAIN: Final = frozenset({bool, type(None), float})
 _ITEMS: Final = cast("Callable[[dict[object, object]], Iterable[tuple[object, object]]]", cast("Any", dict).items)

@@ -42,6 +42,7 @@ from linestop.actors.validator import Validator
 from linestop.actors.words import word
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     NAMES,
     AccountLine,
@@ -69,7 +70,6 @@ from linestop.schemas.events import (
     Stopped,
     Widened,
 )
-from linestop.schemas.limits import Limits
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.run import Run
 from linestop.schemas.subjects import RunSubject, parse_run_event

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from linestop.schemas.defaults import EFFECT_AFTER_ACK_S
 from linestop.schemas.events import EffectStarted
-from linestop.schemas.limits import EFFECT_AFTER_ACK_S
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 

@@ -22,9 +22,9 @@ from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.limits import Limits
-from linestop.schemas.model import Message, Price
+from linestop.schemas.model_messages import Message, Price
 from linestop.schemas.subjects import ACTORS
 
 TURNS = 14

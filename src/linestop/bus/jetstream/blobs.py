@@ -20,7 +20,7 @@ from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.errors import NotFound, Refused, TooLarge
 from linestop.off_loop import off_loop
 from linestop.schemas import subjects
-from linestop.schemas.limits import BLOB_BYTES_MAX, BLOB_PART_BYTES
+from linestop.schemas.defaults import BLOB_BYTES_MAX, BLOB_PART_BYTES
 from linestop.schemas.subjects import TenantId
 
 PARTS_HEADER: Final = "Linestop-Parts"

@@ -23,7 +23,7 @@ from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.stream_definitions import streams
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 
 NEEDED: Final = (

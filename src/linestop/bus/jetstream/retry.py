@@ -12,7 +12,7 @@ import anyio
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.jetstream.wire import NoAnswer, Wire
 from linestop.errors import TooLarge, Unreachable
-from linestop.schemas.limits import APPEND_TRIES_MAX
+from linestop.schemas.defaults import APPEND_TRIES_MAX
 
 T = TypeVar("T")
 

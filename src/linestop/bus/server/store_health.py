@@ -23,7 +23,7 @@ from linestop.bus.disk_space import free_bytes, full_sentence, is_full
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CredentialName
 from linestop.errors import LinestopError
-from linestop.schemas.limits import DISK_FULL_BYTES
+from linestop.schemas.defaults import DISK_FULL_BYTES
 
 LOG = structlog.get_logger("linestop.server")
 SYSTEM_ACCOUNT: Final = "$SYS"

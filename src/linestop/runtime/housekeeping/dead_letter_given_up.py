@@ -14,7 +14,7 @@ from linestop.bus import stream_names
 from linestop.bus.interfaces import Delivery, Log, Publisher
 from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 
 
 class Advisory(msgspec.Struct, frozen=True, kw_only=True):

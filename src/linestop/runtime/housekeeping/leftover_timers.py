@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from linestop.schemas.defaults import TIMER_NEAR_S
 from linestop.schemas.events import (
     AnyEvent,
     Asked,
@@ -15,7 +16,6 @@ from linestop.schemas.events import (
     ModelStarted,
     Paused,
 )
-from linestop.schemas.limits import TIMER_NEAR_S
 from linestop.schemas.next_start import QUEUE_RETRY_MOST_S
 from linestop.schemas.run import Run
 

@@ -32,7 +32,7 @@ from linestop.bus.migrate_streams import Administrator
 from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_KEPT_NS, SECOND_NS
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
-from linestop.schemas.limits import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
 LOG = structlog.get_logger("linestop.rotation")
 EVERY_S: Final = 3600.0

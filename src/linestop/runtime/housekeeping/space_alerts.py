@@ -21,7 +21,7 @@ from linestop.bus.jetstream.log import NEEDED
 from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import host_name
-from linestop.schemas.limits import SPACE_CLEARS, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
+from linestop.schemas.defaults import SPACE_CLEARS, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
 LOG = structlog.get_logger("linestop.space")
 LOOK_EVERY_S: Final = 30.0

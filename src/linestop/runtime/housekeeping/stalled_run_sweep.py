@@ -22,8 +22,8 @@ from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
 from linestop.runtime.run_loop import Shell
 from linestop.schemas.deadlines import deadlines
+from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.events import Cue
-from linestop.schemas.limits import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import LATEST, Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId

@@ -26,9 +26,9 @@ from linestop.bus.interfaces import Shared
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
 from linestop.runtime.money.account_value import Account, Answer, Change, apply_change, next_in_line, run_of
 from linestop.runtime.money.own_holds import OwnHolds, spent_of
-from linestop.schemas.accounts import SYSTEM, day_of, hour_of, period_end
+from linestop.schemas.account_names import SYSTEM, day_of, hour_of, period_end
+from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import AccountLine, SettledHold
-from linestop.schemas.limits import AccountLimits
 from linestop.schemas.run import Run
 
 LOG = structlog.get_logger("linestop.spending")

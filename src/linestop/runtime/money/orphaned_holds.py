@@ -15,7 +15,7 @@ from linestop.bus.interfaces import Log, Shared
 from linestop.errors import Conflict, Refused
 from linestop.runtime.money.ledger import KEPT, Accounts, read_account
 from linestop.runtime.money.own_holds import spent_of
-from linestop.schemas.accounts import period_end
+from linestop.schemas.account_names import period_end
 from linestop.schemas.run import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 

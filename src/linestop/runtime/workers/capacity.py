@@ -21,8 +21,8 @@ import structlog
 
 from linestop.bus.worker_heartbeats import LAG_MAX_S, Load
 from linestop.runtime.run_cache import Key
+from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted
-from linestop.schemas.limits import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.phases import Phase
 from linestop.schemas.run import Run

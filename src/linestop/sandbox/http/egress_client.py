@@ -21,7 +21,7 @@ import httpx2
 from linestop import clock
 from linestop.sandbox.http.egress_guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
 from linestop.sandbox.http.transport import GuardedTransport
-from linestop.schemas.tools import Egress
+from linestop.schemas.tool_contracts import Egress
 
 __all__ = ["EgressClient", "EgressPolicy", "RequestOptions", "Resolver", "resolve_host"]
 

@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 
 from linestop.sandbox.http.egress_guard import READS, Guard, netloc_of
-from linestop.schemas.tools import Egress
+from linestop.schemas.tool_contracts import Egress
 
 _CORE_ERRORS = (
     httpcore2.NetworkError,

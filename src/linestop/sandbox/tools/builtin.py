@@ -13,7 +13,7 @@ from linestop.off_loop import off_loop
 from linestop.sandbox.files.workspace import Entry
 from linestop.sandbox.tools.decorator import AnyTool, Context, tool
 from linestop.sandbox.tools.failures import ToolFailed
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 
 HTTP_TEXT_CHARS_MAX = 200_000
 WAIT_S_MAX = 30 * 86_400

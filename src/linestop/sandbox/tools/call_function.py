@@ -23,9 +23,9 @@ from linestop.sandbox.http.egress_guard import READS
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
-from linestop.schemas.limits import BLOB_BYTES_MAX, LONG_BYTES, RESULT_CONTAINERS_MAX
-from linestop.schemas.redact import DEPTH_MAX
-from linestop.schemas.tools import Egress, ErrorType, ToolError
+from linestop.schemas.defaults import BLOB_BYTES_MAX, LONG_BYTES, RESULT_CONTAINERS_MAX
+from linestop.schemas.redaction import DEPTH_MAX
+from linestop.schemas.tool_contracts import Egress, ErrorType, ToolError
 from linestop.schemas.value_size import OversizedError, beginning, json_size, shown
 
 _REQUEST_TIMEOUT = 408

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.schemas.arguments import schema_error
-from linestop.schemas.tools import Contract
+from linestop.schemas.argument_validation import schema_error
+from linestop.schemas.tool_contracts import Contract
 
 _DESCRIPTION_CHARS_MIN = 10
 _DESCRIPTION_CHARS_MAX = 2_000

@@ -18,7 +18,7 @@ from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.function_signature import Signature, read_signature
-from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
+from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 
 __all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnknown", "tool"]
 

@@ -8,7 +8,7 @@ Anything else that a tool raises leaves open whether it took effect, unless its 
 from __future__ import annotations
 
 from linestop.schemas.last_look import TOO_LATE
-from linestop.schemas.tools import ErrorType
+from linestop.schemas.tool_contracts import ErrorType
 
 
 class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.finished

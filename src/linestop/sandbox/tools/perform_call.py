@@ -40,9 +40,9 @@ from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import NotBegun, ToolFailed
 from linestop.sandbox.tools.process_tool import run_in_process
 from linestop.sandbox.tools.threads import run_in_thread
-from linestop.schemas.limits import LONG_BYTES
-from linestop.schemas.redact import Redactor
-from linestop.schemas.tools import Contract, ToolError, ToolResult
+from linestop.schemas.defaults import LONG_BYTES
+from linestop.schemas.redaction import Redactor
+from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.value_size import shown
 
 FINDINGS_MAX = 20

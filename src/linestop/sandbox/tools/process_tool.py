@@ -29,8 +29,8 @@ from linestop.sandbox.tools.call_function import Reply
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import ToolFailed
-from linestop.schemas.limits import BLOB_BYTES_MAX
-from linestop.schemas.tools import ToolError
+from linestop.schemas.defaults import BLOB_BYTES_MAX
+from linestop.schemas.tool_contracts import ToolError
 
 FILE_MODULE_PREFIX = "linestop_tools_"
 """Modules that the registry loads from a file carry this prefix: nobody can import them by name."""

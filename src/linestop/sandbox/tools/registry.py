@@ -14,8 +14,8 @@ from typing import cast
 from linestop.errors import ConfigError, NotFound
 from linestop.sandbox.tools.decorator import AnyTool, Tool
 from linestop.sandbox.tools.process_tool import FILE_MODULE_PREFIX
-from linestop.schemas.arguments import schema_error
-from linestop.schemas.tools import Contract
+from linestop.schemas.argument_validation import schema_error
+from linestop.schemas.tool_contracts import Contract
 
 
 class Registry:

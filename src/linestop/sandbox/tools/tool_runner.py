@@ -23,9 +23,9 @@ from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import ToolFailed
 from linestop.sandbox.tools.perform_call import PerformLimits, perform, probe
 from linestop.sandbox.tools.registry import Registry
-from linestop.schemas.arguments import check_arguments
-from linestop.schemas.tools import Contract, ErrorType, ToolError, ToolResult
-from linestop.schemas.work import CallWork
+from linestop.schemas.argument_validation import check_arguments
+from linestop.schemas.performer_interfaces import CallWork
+from linestop.schemas.tool_contracts import Contract, ErrorType, ToolError, ToolResult
 
 Done = tuple[CallWork, ToolResult, float]
 _log = logging.getLogger("linestop.tools")

@@ -69,7 +69,7 @@ from linestop.schemas.events.recorder import (
     SealStatus,
     Totals,
 )
-from linestop.schemas.events.stop import (
+from linestop.schemas.events.stopped import (
     LimitHit,
     OpenStart,
     StopCode,

@@ -8,7 +8,7 @@ import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
 from linestop.schemas.events.validator import Provenance
-from linestop.schemas.tools import Tier
+from linestop.schemas.tool_contracts import Tier
 
 
 class ClearedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

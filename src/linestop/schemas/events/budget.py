@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment
-from linestop.schemas.model import Usage
+from linestop.schemas.model_messages import Usage
 
 
 class AccountLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

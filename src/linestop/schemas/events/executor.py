@@ -8,7 +8,7 @@ import msgspec
 
 from linestop.schemas.events.envelope import BlobRef, Event, Moment
 from linestop.schemas.events.validator import ToolGrant
-from linestop.schemas.tools import Egress, ToolError
+from linestop.schemas.tool_contracts import Egress, ToolError
 
 
 class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
-from linestop.schemas.events.stop import LimitHit
-from linestop.schemas.model import FailureClass, Usage
+from linestop.schemas.events.stopped import LimitHit
+from linestop.schemas.model_messages import FailureClass, Usage
 
 
 class ModelStarted(Event, frozen=True, kw_only=True):

@@ -6,11 +6,11 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events.envelope import Event, Moment, Text
-from linestop.schemas.events.stop import LimitHit
-from linestop.schemas.limits import Limits
-from linestop.schemas.model import Price, ToolMode
-from linestop.schemas.tools import TIERS, Contract, Tier, ToolKind
+from linestop.schemas.events.stopped import LimitHit
+from linestop.schemas.model_messages import Price, ToolMode
+from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 
 
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

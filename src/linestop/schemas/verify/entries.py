@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from linestop.schemas.defaults import NOT_BEGUN_MAX
 from linestop.schemas.events import AskedCall, Edited, JudgedCall, Text, ToolGrant
-from linestop.schemas.limits import NOT_BEGUN_MAX
-from linestop.schemas.tools import ToolError
+from linestop.schemas.tool_contracts import ToolError
 
 
 @dataclass(slots=True)

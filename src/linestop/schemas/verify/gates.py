@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from linestop.schemas.defaults import CLOCK_SLACK_S, bounded
 from linestop.schemas.events import (
     Asked,
     AskedCall,
@@ -17,7 +18,6 @@ from linestop.schemas.events import (
     Resolved,
     Widened,
 )
-from linestop.schemas.limits import CLOCK_SLACK_S, bounded
 from linestop.schemas.verify.entries import Call
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from linestop.schemas.arguments import check_arguments, decode_strict
+from linestop.schemas.argument_validation import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
 from linestop.schemas.run import Run
-from linestop.schemas.tools import TIERS, canonical, effect_key
+from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
 from linestop.schemas.verify.entries import Call
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.opening import agent_of

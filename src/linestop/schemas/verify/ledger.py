@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from linestop.schemas.arguments import decode_strict
+from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.calls import DOWN
+from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     Accepted,
     Answered,
@@ -45,9 +46,8 @@ from linestop.schemas.events import (
     Text,
     Widened,
 )
-from linestop.schemas.limits import Limits
 from linestop.schemas.model_order import down_until
-from linestop.schemas.tools import canonical
+from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.verify.entries import Call, Start, counted
 from linestop.schemas.verify.tokens import unreported
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
-from linestop.schemas.accounts import period_end
+from linestop.schemas.account_names import period_end
 from linestop.schemas.events import Held, Queued, Settled, SettledHold, Warned
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule

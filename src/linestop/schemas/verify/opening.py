@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.defaults import CLOCK_SLACK_S, bounded
 from linestop.schemas.events import Opened, ToolGrant
-from linestop.schemas.limits import CLOCK_SLACK_S, bounded
-from linestop.schemas.tools import Contract
+from linestop.schemas.tool_contracts import Contract
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from linestop.schemas.arguments import decode_strict
+from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
 from linestop.schemas.run import Run
 from linestop.schemas.run_sources import provenance
-from linestop.schemas.tools import TRACED
+from linestop.schemas.tool_contracts import TRACED
 from linestop.schemas.value_origins import RULE
 from linestop.schemas.verify.entries import Call
 from linestop.schemas.verify.ledger import Ledger

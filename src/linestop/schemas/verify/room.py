@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, bounded
 from linestop.schemas.events import (
     Amended,
     AnyEvent,
@@ -19,7 +20,6 @@ from linestop.schemas.events import (
     Settled,
     Stopped,
 )
-from linestop.schemas.limits import CLOSING_EVENTS, EVENTS_RESERVED, bounded
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 

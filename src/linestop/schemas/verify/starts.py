@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from linestop.schemas.defaults import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.events import (
     Compacted,
     EffectStarted,
@@ -17,8 +18,7 @@ from linestop.schemas.events import (
     Proposed,
     StartedCall,
 )
-from linestop.schemas.limits import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
-from linestop.schemas.tools import unfounded
+from linestop.schemas.tool_contracts import unfounded
 from linestop.schemas.verify.entries import Call, Start
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule

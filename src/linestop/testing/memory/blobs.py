@@ -6,7 +6,7 @@ import hashlib
 
 from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import BLOB_BYTES_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.subjects import TenantId
 from linestop.testing.memory.faults import Faults, around
 

@@ -9,7 +9,7 @@ from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.bus.jetstream.wire import header_block
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
-from linestop.schemas.limits import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory.faults import Faults, around
 from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast

@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 
 from linestop.schemas.events import Finished, ToolGrant
-from linestop.schemas.model import ModelReply, ModelRequest, Price, ToolMode
-from linestop.schemas.redact import Redactor
-from linestop.schemas.tools import Contract, Tier, ToolResult
+from linestop.schemas.model_messages import ModelReply, ModelRequest, Price, ToolMode
+from linestop.schemas.redaction import Redactor
+from linestop.schemas.tool_contracts import Contract, Tier, ToolResult
 
 
 class CallWork(msgspec.Struct, frozen=True, kw_only=True):

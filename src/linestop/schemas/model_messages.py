@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from linestop.schemas.call_outcome import CallOutcome, told
-from linestop.schemas.limits import COUNT_MOST
+from linestop.schemas.defaults import COUNT_MOST
 
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"

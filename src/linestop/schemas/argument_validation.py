@@ -20,8 +20,8 @@ from typing import Any, cast
 import jsonschema_rs
 import msgspec
 
-from linestop.schemas.limits import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
-from linestop.schemas.tools import Contract, canonical
+from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
+from linestop.schemas.tool_contracts import Contract, canonical
 
 ERRORS_MAX = 20
 """Errors reported at once; a model that has more than this to mend should start again."""
