@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from tests.schemas.lead_cases import ATTACKS, FURTHER_ATTACKS, FURTHER_HONEST, HONEST
 
-from linestop.schemas.value_leads import short_leads
-from linestop.schemas.value_origins import Source, Sources, Traced, trace, untrusted
+from linestop.schemas.provenance.argument_origins import Source, Sources, Traced, trace, untrusted
+from linestop.schemas.provenance.leads import short_leads
 
 TASK = "Tell kim@x.org that the meeting is moved; call me at +49 30 1234567, order 4711, room 12b, telegram kim_x."
 LEADS = (

@@ -8,7 +8,7 @@ import pytest
 from tests.schemas.origin_cases import ATTACKS, BENIGN, CONTENT, Case
 
 from linestop.schemas.events import Provenance
-from linestop.schemas.value_origins import (
+from linestop.schemas.provenance.argument_origins import (
     PLACES_MAX,
     VALUES_MAX,
     Source,
@@ -18,7 +18,7 @@ from linestop.schemas.value_origins import (
     trusted_leaves,
     untrusted,
 )
-from linestop.schemas.value_tokens import tokens
+from linestop.schemas.provenance.tokens import tokens
 
 QUESTIONS_A_TASK_MAX = 0.2
 TODAY = (date(2026, 1, 1),)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 from linestop.schemas.events import ExactValue
+from linestop.schemas.provenance.argument_leaves import leaves
 from linestop.schemas.run import Run
-from linestop.schemas.value_leaves import leaves
 
 VALUES_MAX = 32
 """Of a conversation: those of the newest results, since what came of the older ones mostly stands in them."""

@@ -16,10 +16,10 @@ from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.calls import CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
 from linestop.schemas.phases import Phase
+from linestop.schemas.provenance.argument_origins import untrusted
+from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run import Run
-from linestop.schemas.run_sources import provenance
 from linestop.schemas.tool_contracts import TRACED, effect_key, unfounded
-from linestop.schemas.value_origins import untrusted
 
 WAIT_MAX_S = 2_592_000
 WAIT_PAST_S = 60.0

@@ -43,12 +43,12 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.next_start import out_of_time
 from linestop.schemas.phases import Phase
+from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run import Run
 from linestop.schemas.stops import stopped
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Contract
-from linestop.schemas.value_origins import RULE
 from linestop.schemas.visible_text import is_blank
 
 

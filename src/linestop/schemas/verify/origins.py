@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
+from linestop.schemas.provenance.argument_origins import RULE
+from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run import Run
-from linestop.schemas.run_sources import provenance
 from linestop.schemas.tool_contracts import TRACED
-from linestop.schemas.value_origins import RULE
 from linestop.schemas.verify.entries import Call
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.opening import agent_of

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
-from linestop.schemas.value_tokens import Token, normalized, tokens
+from linestop.schemas.provenance.tokens import Token, normalized, tokens
 
 _MONTHS = {
     name: number

@@ -19,12 +19,12 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events.validator import Provenance
-from linestop.schemas.value_dates import Spoken, is_moment, is_spoken_of, spoken
-from linestop.schemas.value_leads import bare, is_numbered, known_leads, leading, short_leads
-from linestop.schemas.value_leaves import Leaf, items_of, leaves
-from linestop.schemas.value_tokens import Amount, Token, amounts, compact, normalized, readings, tokens
+from linestop.schemas.provenance.argument_leaves import Leaf, items_of, leaves
+from linestop.schemas.provenance.code_constants import CodeConstants
+from linestop.schemas.provenance.dates import Spoken, is_moment, is_spoken_of, spoken
+from linestop.schemas.provenance.leads import bare, is_numbered, known_leads, leading, short_leads
+from linestop.schemas.provenance.tokens import Amount, Token, amounts, compact, normalized, readings, tokens
 
 RULE = 3
 """The version of this rule; ``judged`` says by which one it was made. 1 is that of the logs before there were more.

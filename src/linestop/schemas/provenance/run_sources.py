@@ -12,13 +12,13 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.code_constants import CodeConstants
 from linestop.schemas.events import Provenance
 from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.provenance.argument_origins import NO_CODE, RULE, Source, Sources, Traced, trace, trusted_leaves
+from linestop.schemas.provenance.code_constants import CodeConstants
+from linestop.schemas.provenance.dates import spoken
+from linestop.schemas.provenance.tokens import tokens
 from linestop.schemas.tool_contracts import TRACED, Contract
-from linestop.schemas.value_dates import spoken
-from linestop.schemas.value_origins import NO_CODE, RULE, Source, Sources, Traced, trace, trusted_leaves
-from linestop.schemas.value_tokens import tokens
 
 if TYPE_CHECKING:
     from linestop.schemas.run import Run

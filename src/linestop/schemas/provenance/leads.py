@@ -15,11 +15,11 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from linestop.schemas.lead_hosts import spelled_hosts
-from linestop.schemas.lead_names import PLATFORMS as _MESSENGERS
-from linestop.schemas.lead_names import names_on_platforms
-from linestop.schemas.lead_numbers import grouped_secrets, is_number_of_one, said_numbers
-from linestop.schemas.value_tokens import Token, tokens
+from linestop.schemas.provenance.lead_hosts import spelled_hosts
+from linestop.schemas.provenance.lead_names import PLATFORMS as _MESSENGERS
+from linestop.schemas.provenance.lead_names import names_on_platforms
+from linestop.schemas.provenance.lead_numbers import grouped_secrets, is_number_of_one, said_numbers
+from linestop.schemas.provenance.tokens import Token, tokens
 
 _FILES = frozenset({
     "pdf", "txt", "docx", "doc", "xlsx", "xls", "csv", "png", "jpg", "jpeg", "gif", "json", "xml", "html", "pptx",
