@@ -22,12 +22,12 @@ from linestop.runtime.intake import Person
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, ModelChoice, Policy
 from linestop.schemas.messages import Control, Verb, signed_bytes
 from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
 from linestop.schemas.verify import TrustedKey

@@ -39,7 +39,7 @@ from linestop.errors import ConfigError, TooLarge
 from linestop.runtime.intake import Person
 from linestop.schemas.defaults import INLINE_BYTES_MAX, Limits
 from linestop.schemas.events import Granted, Policy, Sealed
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

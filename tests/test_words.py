@@ -9,7 +9,7 @@ import pytest
 
 from linestop.client.words import Piece, Token, Words
 from linestop.schemas.events import AnyEvent, Cue, ModelFailedEvent, ModelStarted, Proposed
-from linestop.schemas.run import Entry
+from linestop.schemas.run.state import Entry
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 ENVELOPE: dict[str, Any] = {"id": "x", "at": AT, "prev": "", "cue": Cue(kind="task", id="t")}

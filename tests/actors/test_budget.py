@@ -23,7 +23,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.next_start import HOLD_AHEAD, NextStart, next_start
+from linestop.schemas.run.next_action import HOLD_AHEAD, NextStart, next_start
 from linestop.schemas.verify import verify
 
 

@@ -11,7 +11,7 @@ from tests.builders import OK, SPARE, Story, agent, call, reply
 
 from linestop.schemas.events import ModelStarted, Stopped
 from linestop.schemas.model_messages import ModelFailed
-from linestop.schemas.next_start import NextStart, next_start
+from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.verify import Verdict, verify
 
 DOWN = ModelFailed("availability", "connection refused")

@@ -11,7 +11,6 @@ from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work,
 from linestop.actors.context import assemble
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
 from linestop.actors.planner import CALL_ID_CHARS_MAX
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import (
     Held,
@@ -23,9 +22,10 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ToolCall, Usage
-from linestop.schemas.next_start import Exhausted, NextStart, next_start, out_of_time
+from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.next_action import Exhausted, NextStart, next_start, out_of_time
+from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID, shown_mode
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID, shown_mode
 
 LONG = {"wall_s": 100_000}
 DOWN = ModelFailed("availability", "connection refused")

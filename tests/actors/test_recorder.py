@@ -25,7 +25,7 @@ from linestop.schemas.events import (
     encode,
 )
 from linestop.schemas.messages import FIELD_CHARS_MAX
-from linestop.schemas.stops import CAUSE, STATUS, stopped
+from linestop.schemas.run.make_stop import CAUSE, STATUS, stopped
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 

@@ -7,11 +7,11 @@ from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, call, contract,
 
 from linestop.actors.facts import Word
 from linestop.actors.words import objection
-from linestop.schemas.calls import Stage
 from linestop.schemas.defaults import REPORTED_MAX
 from linestop.schemas.events import Answered
 from linestop.schemas.messages import Control
 from linestop.schemas.model_messages import ToolCall
+from linestop.schemas.run.call_states import Stage
 from linestop.schemas.verify import verify
 
 NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}

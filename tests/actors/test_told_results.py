@@ -14,12 +14,12 @@ from linestop.actors.facts import Findings
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.openai import request_body as openai_body
 from linestop.models.steps import step_request
-from linestop.schemas.call_outcome import told
-from linestop.schemas.calls import DROPPED_BYTES, ITEM_BYTES
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Opened
 from linestop.schemas.messages import Task
 from linestop.schemas.model_messages import Message, ModelRequest, ToolCall
+from linestop.schemas.run.call_outcome import told
+from linestop.schemas.run.call_states import DROPPED_BYTES, ITEM_BYTES
 from linestop.schemas.tool_contracts import ErrorType, ToolError, ToolResult
 from linestop.testing.playbook.conversation import read_conversation
 

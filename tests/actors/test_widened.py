@@ -15,7 +15,6 @@ from linestop.cli.output import question_text
 from linestop.cli.timeline import line as time_line
 from linestop.client.views import open_questions, require_shown
 from linestop.errors import Refused
-from linestop.schemas.calls import Stage
 from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import (
     Asked,
@@ -30,7 +29,8 @@ from linestop.schemas.events import (
     WidenedCall,
 )
 from linestop.schemas.messages import Task
-from linestop.schemas.phases import Phase
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.phases import Phase
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.verify import verify
 from linestop.testing.replay import replay

@@ -32,7 +32,7 @@ from linestop.bus.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
-from linestop.schemas.run import fold_messages
+from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

@@ -35,9 +35,9 @@ from linestop.runtime.role_binding import Station
 from linestop.runtime.role_factory import make_role
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, Refused, decode
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import LATEST, Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import LATEST, Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

@@ -17,7 +17,7 @@ from linestop.bus.agent_versions import AgentStore
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

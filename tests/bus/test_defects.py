@@ -25,14 +25,14 @@ from linestop.runtime.decide_next import Deciding, Draft, Look
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.schemas import fold
 from linestop.schemas.defaults import FOLD_BREAKS_MAX
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.model_messages import ModelReply
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.run import fold
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults

@@ -19,11 +19,11 @@ from linestop.models.freshness import require_fresh
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import CallWork
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
+from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.subjects import ACTORS
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker

@@ -16,8 +16,8 @@ from linestop.bus.interfaces import Append, HeadMoved, Log
 from linestop.bus.operator_stop import ASK_WITHIN_S, STOP_WITHIN_S, TRIES_ALONE, catch_up, stop_number, stop_run
 from linestop.errors import TimedOut, Unreachable
 from linestop.schemas.events import Cue, Refused, Sealed, StopMode, Stopped
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

@@ -13,7 +13,7 @@ from linestop.runtime.money.ledger import Accounts, Wanted, read_account
 from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Cue, Held, SettledHold
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 

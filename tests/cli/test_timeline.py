@@ -58,7 +58,7 @@ from linestop.schemas.events import (
     WidenedCall,
 )
 from linestop.schemas.model_messages import Price
-from linestop.schemas.run import Entry
+from linestop.schemas.run.state import Entry
 from linestop.schemas.tool_contracts import ToolError
 
 AT = datetime(2026, 1, 31, 12, 30, 15, 250_000, tzinfo=UTC)

@@ -12,9 +12,9 @@ from linestop.bus.interfaces import Append, HeadMoved, Left, Log
 from linestop.bus.jetstream import retry
 from linestop.bus.jetstream.replies import Meaning, PubAck, meaning
 from linestop.errors import InputError, PermissionDenied, TooLarge
-from linestop.schemas.chain import genesis, link
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
-from linestop.schemas.run import fold_messages
+from linestop.schemas.run.hash_chain import genesis, link
+from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, parse_run_event, run_event
 from linestop.testing.cluster import Cluster
 from linestop.testing.rigs import Rig, ServerRig, until

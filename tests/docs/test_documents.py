@@ -21,12 +21,12 @@ from linestop.cli.verify import EXIT_BROKEN
 from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
-from linestop.schemas.calls import DOWN
 from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import StopCode
 from linestop.schemas.model_messages import FailureClass
-from linestop.schemas.next_start import RETRIED
-from linestop.schemas.stops import CAUSE, STATUS
+from linestop.schemas.run.call_states import DOWN
+from linestop.schemas.run.make_stop import CAUSE, STATUS
+from linestop.schemas.run.next_action import RETRIED
 from linestop.schemas.subjects import ACTORS
 
 ERRORS = ROOT / "docs" / "errors.md"

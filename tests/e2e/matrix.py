@@ -13,7 +13,7 @@ from tests.e2e.processes import Broker, Processes, World, running
 from tests.e2e.role_process import Setup
 from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
 
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook

@@ -23,12 +23,12 @@ from linestop.bus.jetstream.wire import header_block
 from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import Stage
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.model_messages import Price
-from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract
 

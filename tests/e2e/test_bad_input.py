@@ -15,10 +15,10 @@ from linestop.errors import PermissionDenied, TooLarge
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
 from linestop.schemas.messages import FIELD_CHARS_MAX, UNREADABLE, Reply
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

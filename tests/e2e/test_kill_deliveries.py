@@ -15,12 +15,12 @@ from tests.e2e.matrix import EVENTS, Stage, staged
 from tests.e2e.scene import agent, described, names
 from tests.e2e.triggers import ANYBODY, Trigger
 
-from linestop.schemas.calls import Stage as CallStage
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Policy
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage as CallStage
+from linestop.schemas.run.state import Run
+from linestop.schemas.run.whose_turn import NEXT
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.schemas.turn import NEXT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -22,8 +22,8 @@ from linestop.models import open_model
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import Policy
+from linestop.schemas.run.call_states import Stage
 from linestop.schemas.tool_contracts import canonical
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]

@@ -19,10 +19,10 @@ from tests.e2e.triggers import Trigger
 
 from linestop.errors import ConfigError
 from linestop.runtime.workers.worker_names import hold_name
-from linestop.schemas.calls import Stage
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import EffectStarted, ModelStarted
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.playbook import PlaybookServer
 from linestop.testing.playbook.script import parse_playbook

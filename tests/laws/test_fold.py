@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.builders import NOW, RUN, TENANT, at_work, call
 from tests.laws.walk import AGENTS, Walk
 
-from linestop.schemas import chain
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import EVENTS
-from linestop.schemas.run import Run
+from linestop.schemas.run import hash_chain
+from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ROLES
 
 BOUNDED = settings(
@@ -65,7 +65,7 @@ def test_any_subject_with_any_bytes_is_a_void_message(subject: str, payload: byt
     entry = run.apply(subject, payload, 7)
     assert entry.n == 0
     assert entry.ignored
-    assert (run.n, run.head, run.head_seq) == (0, chain.genesis(TENANT, RUN), 7)
+    assert (run.n, run.head, run.head_seq) == (0, hash_chain.genesis(TENANT, RUN), 7)
 
 
 @BOUNDED
@@ -92,7 +92,7 @@ def test_any_event_that_chains_keeps_its_number_and_folds(tag: str, extra: dict[
     entry = story.run.apply(f"runs.acme.r1.{tag}.{n}", payload, story.run.head_seq + 1)
     assert (entry.n, story.run.n) == (n, n)
     assert story.run.blind == (tag == "planner.unheard")
-    assert story.run.head == chain.link(f"runs.acme.r1.{tag}.{n}", payload)
+    assert story.run.head == hash_chain.link(f"runs.acme.r1.{tag}.{n}", payload)
 
 
 @settings(BOUNDED, max_examples=100)

@@ -16,8 +16,6 @@ from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 from linestop.actors.context import assemble
 from linestop.actors.facts import Facts, Findings, Word, Worker
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import Attempt, Stage
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import (
     NAMES,
     SPEAKERS,
@@ -38,9 +36,11 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
-from linestop.schemas.next_start import NextStart, next_start
-from linestop.schemas.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt, Stage
+from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from linestop.models.names import check_names, from_wire, step_id, to_wire, unique_id, wire_id
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID
+from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID
 
 
 def _tool(name: str) -> ToolSpec:

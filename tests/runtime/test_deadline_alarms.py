@@ -16,7 +16,7 @@ from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import Finished
-from linestop.schemas.run import fold_messages
+from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual import run_virtual, virtual_now

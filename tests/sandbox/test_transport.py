@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from linestop.sandbox.http.egress_client import EgressClient, EgressPolicy
 from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, StartedTooLate
-from linestop.schemas.last_look import IS_STOPPED, STOPPED_FIRST
+from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST
 from linestop.schemas.tool_contracts import Egress
 
 if TYPE_CHECKING:

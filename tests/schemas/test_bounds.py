@@ -12,7 +12,6 @@ from tests.builders import NOW, OK, Story, agent, at_work, call, contract, refus
 from linestop.bus.agent_versions import AgentStore
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.defaults import CLOSING_EVENTS, LIMITS_MOST, Limits, bounded, excess
 from linestop.schemas.events import (
     Asked,
@@ -29,6 +28,7 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
+from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.verify import verify
 from linestop.testing.memory.broker import MemoryBroker
 

@@ -20,7 +20,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.next_start import out_of_time
+from linestop.schemas.run.next_action import out_of_time
 from linestop.schemas.verify import verify
 
 

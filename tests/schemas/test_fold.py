@@ -17,8 +17,8 @@ from linestop.schemas.events import (
     Returned,
     Stopped,
 )
-from linestop.schemas.fold import fits
 from linestop.schemas.model_messages import ModelFailed, Usage
+from linestop.schemas.run.fold import fits
 
 
 def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> None:

@@ -8,7 +8,7 @@ from tests.builders import MODEL, OK, Story, agent, at_gate, at_work, call
 
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import Finished, Policy
-from linestop.schemas.next_start import Exhausted, NextStart, hold_wanted_micros, next_start, spend_question_due
+from linestop.schemas.run.next_action import Exhausted, NextStart, hold_wanted_micros, next_start, spend_question_due
 from linestop.schemas.tool_contracts import ToolResult
 
 

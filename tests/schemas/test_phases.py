@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from linestop.schemas.events import EVENTS
-from linestop.schemas.phases import LATE_FACTS, LEGAL, STOPPED, Phase, legal
+from linestop.schemas.run.phases import LATE_FACTS, LEGAL, STOPPED, Phase, legal
 
 TAGS = {f"{role}.{name}" for role, name in EVENTS}
 STARTS = {"planner.started", "executor.started", "budget.held"}

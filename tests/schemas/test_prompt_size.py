@@ -12,7 +12,7 @@ from linestop.actors.context import assemble
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
+from linestop.schemas.run.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
 from linestop.schemas.text_size import Size
 from linestop.schemas.verify import verify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.builders import OK, Story, at_work, call
 
 from linestop.schemas.events import LimitHit, OpenStart
-from linestop.schemas.stops import receipt, stopped
+from linestop.schemas.run.make_stop import receipt, stopped
 
 
 def test_a_stop_lists_every_open_start() -> None:

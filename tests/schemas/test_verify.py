@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
-from linestop.schemas import fold_gates
 from linestop.schemas import verify as checker
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
-from linestop.schemas.run import Run
+from linestop.schemas.run import approval_rules
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 
@@ -687,7 +687,7 @@ def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
             run.calls[line.call].gate_n, run.calls[line.call].stage = n, Stage.READY
         return ""
 
-    monkeypatch.setattr(fold_gates, "cleared", lax)
+    monkeypatch.setattr(approval_rules, "cleared", lax)
     forger = Forger(log_of("destroyed"))
     n = _destructive_cleared(forger)
     del forger.events[n]

@@ -1,6 +1,6 @@
 """When things happen, to a fraction of a second, wherever everything was well at that time.
 
-Each state of a run has moments at which somebody must say something (``linestop.schemas.deadlines``): a retry, an
+Each state of a run has moments at which somebody must say something (``schemas.run.state.deadlines``): a retry, an
 expiry, the end of a wait, of a lost attempt, of the run's time. The sweep would come up to five seconds later.
 """
 
@@ -12,8 +12,8 @@ from typing import Final
 
 from tests.sim.evidence import Evidence, RunEvidence, Said
 
-from linestop.schemas.deadlines import Deadline, deadlines
-from linestop.schemas.run import Run
+from linestop.schemas.run.deadlines import Deadline, deadlines
+from linestop.schemas.run.state import Run
 
 LATE_MAX_S: Final = 0.3
 """Alarms are milliseconds late; to this the budget's round trips and the corrected clocks may add."""

@@ -25,9 +25,9 @@ from tests.sim.script import Act, Script
 from linestop.sandbox.tools import tool_runner
 from linestop.sandbox.tools.call_function import Reply
 from linestop.sandbox.tools.perform_call import PerformLimits, result_of
-from linestop.schemas.calls import ITEM_BYTES
 from linestop.schemas.model_messages import ModelFailed, ModelReply, ModelRequest, Usage
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
+from linestop.schemas.run.call_states import ITEM_BYTES
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 
 Identity = tuple[str, str, str, str]
@@ -86,7 +86,7 @@ _SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.
 
 
 def too_late(now: datetime, start_by: datetime) -> bool:
-    """The last look before the first byte leaves; see ``linestop.schemas.last_look``."""
+    """The last look before the first byte leaves; see ``linestop.schemas.start_deadline``."""
     return now >= start_by
 
 

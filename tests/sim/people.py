@@ -19,11 +19,11 @@ from linestop.bus.event_envelope import Stamper
 from linestop.bus.interfaces import HeadMoved
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
-from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import AskedCall, Cue, Question
 from linestop.schemas.messages import Control, Task
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored

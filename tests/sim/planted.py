@@ -37,9 +37,9 @@ from linestop.runtime.outbox import Outgoing
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
 from linestop.sandbox.tools import perform_call
-from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Finished
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import ToolError
 
 DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}

@@ -15,10 +15,10 @@ from linestop.runtime.intake import TaskIntake
 from linestop.runtime.money import account_value, ledger
 from linestop.runtime.outbox import Outgoing
 from linestop.sandbox.tools import tool_runner
-from linestop.schemas import calls, fold_calls, fold_widened, model_order, next_start
-from linestop.schemas.calls import Stage
 from linestop.schemas.messages import Reply
-from linestop.schemas.run import Run
+from linestop.schemas.run import call_rules, call_states, model_order, next_action, widened_contract_rules
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Run
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -43,7 +43,7 @@ def last_try_not_taken_over() -> None:
 
         return startable
 
-    _wrap(next_start, "_startable", make)
+    _wrap(next_action, "_startable", make)
 
 
 def unopened_acknowledged() -> None:
@@ -116,7 +116,7 @@ def superseded_success_thrown_away() -> None:
 
         return finished
 
-    _wrap(fold_calls, "finished", make)
+    _wrap(call_rules, "finished", make)
 
 
 def no_alarm_while_performing() -> None:
@@ -176,7 +176,7 @@ def earlier_grant_counts() -> None:
 
         return widened
 
-    _wrap(fold_widened, "widened", make)
+    _wrap(widened_contract_rules, "widened", make)
 
 
 def report_forgotten() -> None:
@@ -196,7 +196,7 @@ def downtime_is_work() -> None:
 
 def not_begun_is_a_try() -> None:
     """An attempt that certainly did not begin counts against the retries."""
-    for module in (calls, model_order, next_start):
+    for module in (call_states, model_order, next_action):
         cast("Any", module).counted = len
 
 
@@ -206,4 +206,4 @@ def primary_asked_first() -> None:
     def first_model(run: Any, now: Any) -> Any:
         return model_order.NextModel(at=now, model=run.opened.model) if run.opened is not None else None
 
-    cast("Any", next_start).first_model = first_model
+    cast("Any", next_action).first_model = first_model

@@ -19,7 +19,6 @@ import msgspec
 from linestop.actors.facts import Facts, PinnedAgent, Word
 from linestop.actors.words import word
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import (
     Answered,
     AnyEvent,
@@ -33,11 +32,12 @@ from linestop.schemas.events import (
     SpendQuestion,
     Stopped,
 )
-from linestop.schemas.gate import awaited, by_fallback, may_do_more, rule
-from linestop.schemas.next_start import spend_question_due
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.approval_policy import awaited, by_fallback, may_do_more, rule
+from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import spend_question_due
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 QUESTIONS = frozenset({"ask.person", "wait.for_event"})

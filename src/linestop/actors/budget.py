@@ -28,9 +28,9 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.next_start import NextStart, hold_needed_micros, hold_wanted_micros, next_start
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import NextStart, hold_needed_micros, hold_wanted_micros, next_start
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 NOT_CHANGED = "the accounts cannot be changed now: "

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from linestop.schemas import call_outcome
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.call_outcome import STRUCTURED
-from linestop.schemas.calls import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
 from linestop.schemas.model_messages import Message, ModelRequest, ToolCall, ToolSpec
-from linestop.schemas.prompt_size import covered
-from linestop.schemas.run import Run
+from linestop.schemas.run import call_outcome
+from linestop.schemas.run.call_outcome import STRUCTURED
+from linestop.schemas.run.call_states import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
+from linestop.schemas.run.prompt_size import covered
+from linestop.schemas.run.state import Run
 from linestop.schemas.text_size import Size, total
 from linestop.schemas.tool_contracts import canonical
 

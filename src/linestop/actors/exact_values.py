@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from linestop.schemas.events import ExactValue
 from linestop.schemas.provenance.argument_leaves import leaves
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 VALUES_MAX = 32
 """Of a conversation: those of the newest results, since what came of the older ones mostly stands in them."""

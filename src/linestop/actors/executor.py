@@ -21,15 +21,15 @@ from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, 
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.widened import left_open, widened
 from linestop.off_loop import off_loop
-from linestop.schemas.calls import Attempt, CallState, Stage, relied_on
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
-from linestop.schemas.fold_calls import grant_of
-from linestop.schemas.next_start import NextStart, next_start
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.call_rules import grant_of
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, relied_on
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 

@@ -13,12 +13,12 @@ import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
-from linestop.schemas.calls import CallState, ProposalState, Stage
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
-from linestop.schemas.phases import Phase
 from linestop.schemas.provenance.argument_origins import untrusted
 from linestop.schemas.provenance.run_sources import provenance
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import CallState, ProposalState, Stage
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import TRACED, effect_key, unfounded
 
 WAIT_MAX_S = 2_592_000

@@ -18,12 +18,12 @@ from typing import Any, Final, cast
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import ProposalState
-from linestop.schemas.closing import cost_left_micros
 from linestop.schemas.defaults import TOKEN_OVERHEAD
-from linestop.schemas.model_order import models_of
-from linestop.schemas.prompt_size import output_room, tokens_bound, tokens_left
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import ProposalState
+from linestop.schemas.run.closing_turn import cost_left_micros
+from linestop.schemas.run.model_order import models_of
+from linestop.schemas.run.prompt_size import output_room, tokens_bound, tokens_left
+from linestop.schemas.run.state import Run
 
 LOOKED_AT_MAX: Final = 1_500
 """Characters of an answer's end in which a clause is looked for: an answer that goes on after it is about more."""

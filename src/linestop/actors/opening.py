@@ -10,12 +10,12 @@ import msgspec
 from linestop.actors.context import base_size, material_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.call_outcome import STRUCTURED
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.messages import Task, lowered, oversized
 from linestop.schemas.redaction import Redactor
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_outcome import STRUCTURED
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import Contract, canonical
 from linestop.schemas.trace_context import parse_traceparent
 from linestop.schemas.visible_text import is_blank

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from linestop.actors.facts import Performing
-from linestop.schemas.calls import Attempt
 from linestop.schemas.events import Stopped
-from linestop.schemas.next_start import worked_out
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.call_states import Attempt
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import worked_out
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 

@@ -22,8 +22,6 @@ from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedA
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
 from linestop.actors.unusable_calls import cleaned
 from linestop.off_loop import off_loop
-from linestop.schemas.active import DECIDING_S
-from linestop.schemas.calls import Attempt, relied_on
 from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S
 from linestop.schemas.events import (
     AnyEvent,
@@ -38,16 +36,18 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
-from linestop.schemas.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.performer_interfaces import ModelCaller, ModelWork
-from linestop.schemas.phases import Phase
-from linestop.schemas.prompt_size import covered
 from linestop.schemas.redaction import Redactor
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.active_time import DECIDING_S
+from linestop.schemas.run.call_states import Attempt, relied_on
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import Exhausted, NextStart, next_start
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.prompt_size import covered
+from linestop.schemas.run.state import Run
+from linestop.schemas.run.tool_mode import STEP_ID, shown_mode
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import canonical
-from linestop.schemas.tool_mode import STEP_ID, shown_mode
 from linestop.schemas.visible_text import is_blank
 
 PROMPTS_KEPT = 64

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from linestop.actors.facts import Facts
-from linestop.schemas.closing import NOTHING, partial
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
-from linestop.schemas.stops import CAUSE, STATUS, fitting
+from linestop.schemas.run.closing_turn import NOTHING, partial
+from linestop.schemas.run.make_stop import CAUSE, STATUS, fitting
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 

@@ -27,7 +27,6 @@ from linestop.actors.facts import (
 from linestop.actors.judging import judge
 from linestop.actors.narrated_calls import untold_call
 from linestop.schemas.argument_validation import check_arguments
-from linestop.schemas.calls import ProposalState, Stage
 from linestop.schemas.defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
     Accepted,
@@ -41,12 +40,13 @@ from linestop.schemas.events import (
     Returned,
     Stopped,
 )
-from linestop.schemas.next_start import out_of_time
-from linestop.schemas.phases import Phase
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.redaction import Redactor
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.call_states import ProposalState, Stage
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.next_action import out_of_time
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Contract
 from linestop.schemas.visible_text import is_blank

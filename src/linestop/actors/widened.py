@@ -8,11 +8,11 @@ from __future__ import annotations
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
 from linestop.actors.opening import bounded
 from linestop.schemas.argument_validation import check_arguments
-from linestop.schemas.calls import Attempt, CallState
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
-from linestop.schemas.fold_widened import may_be_widened
-from linestop.schemas.next_start import NextStart
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt, CallState
+from linestop.schemas.run.next_action import NextStart
+from linestop.schemas.run.state import Run
+from linestop.schemas.run.widened_contract_rules import may_be_widened
 
 
 def widened(run: Run, tools: ToolsHere, texts: Texts, *, worker: str) -> Widened | None:

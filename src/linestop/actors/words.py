@@ -11,7 +11,6 @@ import msgspec
 from linestop.actors.facts import Word
 from linestop.actors.judging import judge_edit
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.defaults import REPORTED_MAX
 from linestop.schemas.events import (
     Answered,
@@ -27,11 +26,12 @@ from linestop.schemas.events import (
     Resumed,
     Stopped,
 )
-from linestop.schemas.fold_gates import reports_kept
-from linestop.schemas.gate import waiting_for
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.approval_policy import waiting_for
+from linestop.schemas.run.approval_rules import reports_kept
+from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import canonical
 
 

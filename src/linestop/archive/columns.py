@@ -15,7 +15,6 @@ import msgspec
 
 from linestop.bus.interfaces import StoredMessage
 from linestop.errors import InputError
-from linestop.schemas.calls import CallState
 from linestop.schemas.events import (
     NEVER,
     AnyEvent,
@@ -26,7 +25,8 @@ from linestop.schemas.events import (
     Proposed,
     Text,
 )
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.call_states import CallState
+from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import parse_run_event
 
 VERSION: Final = 1

@@ -11,7 +11,6 @@ import msgspec
 
 from linestop.bus.cloud_events import event_headers
 from linestop.schemas.account_names import dollars
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import (
     AnyEvent,
     Asked,
@@ -24,7 +23,8 @@ from linestop.schemas.events import (
     Text,
     Warned,
 )
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
 from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.trace_context import own_trace, run_trace

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from linestop.bus.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, signed
 
 LOG = structlog.get_logger("linestop.checkpoints")

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from linestop.bus.interfaces import SharedValue
-from linestop.schemas.calls import Attempt, incarnation_of
+from linestop.schemas.run.call_states import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.workers")

@@ -20,8 +20,8 @@ from linestop.cli import output
 from linestop.config.project_file import AGENTS_FOLDER, Project
 from linestop.errors import LinestopError
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
-from linestop.schemas.gate import EVENT_WAIT
-from linestop.schemas.run import Run, fold_messages
+from linestop.schemas.run.approval_policy import EVENT_WAIT
+from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunSubject, parse_run_event, stored
 
 LOG = structlog.get_logger("linestop.dev")

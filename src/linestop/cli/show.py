@@ -11,7 +11,7 @@ from linestop.cli import output, timeline
 from linestop.client import Client
 from linestop.client.views import OpenQuestion, run_line
 from linestop.client.waits import Wait
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 
 def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:

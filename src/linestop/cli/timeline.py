@@ -40,7 +40,7 @@ from linestop.schemas.events import (
     Warned,
     Widened,
 )
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 TEXT_CHARS_MAX = 200
 HANG = 17

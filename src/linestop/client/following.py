@@ -20,7 +20,7 @@ from linestop.client.words import Token, Words
 from linestop.errors import TimedOut
 from linestop.schemas import subjects
 from linestop.schemas.events import BlobRef, Proposed
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subject_filters import alerts_of, outcomes_of
 
 T = TypeVar("T")

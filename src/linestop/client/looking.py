@@ -30,7 +30,7 @@ from linestop.client.waits import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
 DEFAULT_TENANT: Final = "default"

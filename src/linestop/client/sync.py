@@ -19,7 +19,7 @@ from linestop.client.looking import DEFAULT_TENANT
 from linestop.client.outcome import Outcome
 from linestop.client.words import Token
 from linestop.errors import InputError
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 _NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.connect(...) as client`."
 

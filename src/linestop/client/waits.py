@@ -10,12 +10,12 @@ import msgspec
 
 from linestop.bus.worker_heartbeats import Worker, beat_key
 from linestop.schemas.account_names import owner_of
-from linestop.schemas.calls import Attempt, CallState, Stage, incarnation_of
 from linestop.schemas.events import Asked, AskedCall
-from linestop.schemas.next_start import NextStart, next_start
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, incarnation_of
+from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.state import Run
+from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.turn import whose_turn
 
 Kind = Literal["person", "resume", "time", "event", "account", "model", "tool", "retry", "worker"]
 _ONE_OF: Final[Mapping[RoleName, str]] = {

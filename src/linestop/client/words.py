@@ -12,7 +12,7 @@ from typing import Final, Self
 import msgspec
 
 from linestop.schemas.events import ModelFailedEvent, ModelStarted, Proposed
-from linestop.schemas.run import Entry
+from linestop.schemas.run.state import Entry
 
 Place = tuple[int, int]
 SHOWN: Final = frozenset({"turn", "close"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from linestop.schemas.last_look import reason_not_to_begin
 from linestop.schemas.model_messages import ModelFailed
+from linestop.schemas.start_deadline import reason_not_to_begin
 
 
 def require_fresh(start_by: datetime | None) -> None:

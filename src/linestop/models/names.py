@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.tool_mode import NATIVE_ID, STEP_ID
+from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID
 
 NAME_CHARS_MAX = 64
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

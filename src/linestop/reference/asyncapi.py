@@ -15,7 +15,7 @@ from linestop.bus.stream_definitions import consumers, streams
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.messages import REPLY_HEADER, Reply
-from linestop.schemas.phases import STOPPED
+from linestop.schemas.run.phases import STOPPED
 from linestop.schemas.subjects import ROLES, VERBS
 
 VERSION: Final = "3.1.0"

@@ -8,7 +8,7 @@ from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control, Reply, Task
-from linestop.schemas.phases import STOPPED
+from linestop.schemas.run.phases import STOPPED
 
 _REF: Final = "#{name}"
 _WAYS: Final = {"in": "to linestop", "out": "from linestop", "inside": "inside"}

@@ -13,7 +13,7 @@ import msgspec
 
 from linestop.schemas.events import EVENTS, AnyEvent, Stopped
 from linestop.schemas.messages import Control, Reply, Task
-from linestop.schemas.phases import LEGAL, MOVES, STOPPED, Phase
+from linestop.schemas.run.phases import LEGAL, MOVES, STOPPED, Phase
 from linestop.schemas.subjects import ROLES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -80,7 +80,7 @@ def plain(docstring: str) -> str:
 _PHASES_INTRO: Final = """\
 # Phases of a run
 
-Made from the tables in `linestop.schemas.phases`; do not edit. Rewrite it with
+Made from the tables in `schemas.run.state.phases`; do not edit. Rewrite it with
 `python -c "from linestop.reference.json_schema import phases_markdown as m; print(m(), end='')" > docs/phases.md`.
 
 A phase is derived from the log, never stored. Several calls of a proposal may stand differently; the phase

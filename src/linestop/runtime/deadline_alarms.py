@@ -1,6 +1,6 @@
 """Alarms: looking at a run again when one of its deadlines comes, although nothing happens to it.
 
-Every deadline of ``schemas.deadlines`` gets its alarm at the end of each look at its run, whatever else is set or
+Every deadline of ``schemas.run.deadlines`` gets its alarm at the end of each look at its run, whatever else is set or
 being performed. Near ones (``TIMER_NEAR_S``) live in the process, the soonest of each run; far ones are durable
 timers, which the broker keeps and fires to any process. The sweep finds what is lost; it is not the clock.
 
@@ -39,11 +39,11 @@ from typing import Protocol
 from linestop.bus.interfaces import Timers
 from linestop.runtime.housekeeping.leftover_timers import left_timers
 from linestop.runtime.run_cache import CachedRun
-from linestop.schemas.deadlines import Deadline, deadlines
 from linestop.schemas.defaults import TIMER_NEAR_S
 from linestop.schemas.events import Cue
+from linestop.schemas.run.deadlines import Deadline, deadlines
+from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.schemas.turn import whose_turn
 
 OVERDUE_S = 1.0
 """When to look again at a deadline that has passed without its role acting on it; doubled each time."""

@@ -30,8 +30,8 @@ from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import LONG_BYTES
 from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")

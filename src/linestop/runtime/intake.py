@@ -53,7 +53,7 @@ from linestop.schemas.messages import (
     signed_bytes,
     stop_said,
 )
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import (
     ControlSubject,
     RunId,

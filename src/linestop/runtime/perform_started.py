@@ -22,7 +22,7 @@ from linestop.schemas.events import (
     Proposed,
 )
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 LOG = structlog.get_logger("linestop.shell")
 REPORT_AGAIN_S = 1.0

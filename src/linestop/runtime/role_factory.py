@@ -13,8 +13,8 @@ from linestop.bus import stream_names
 from linestop.bus.stream_definitions import ConsumerSpec, consumers
 from linestop.errors import InputError
 from linestop.schemas.performer_interfaces import ModelCaller, ToolRunner
+from linestop.schemas.run.whose_turn import NEXT
 from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
-from linestop.schemas.turn import NEXT
 
 
 def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
@@ -37,7 +37,7 @@ def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner 
 
 
 def role_filters(role: Role) -> list[str]:
-    """The subjects of the run log that wake a role in a process of its own (see ``schemas.turn``)."""
+    """The subjects of the run log that wake a role in a process of its own (see ``schemas.run.whose_turn``)."""
     found: list[str] = []
     for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
         speaker, _, event = wake.rpartition(".")

@@ -37,12 +37,12 @@ from linestop.runtime.run_cache import CachedRun, RunCache
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
-from linestop.schemas.last_look import IS_STOPPED
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run import Run
-from linestop.schemas.stops import stopped
+from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.state import Run
+from linestop.schemas.run.whose_turn import role_to_wake
+from linestop.schemas.start_deadline import IS_STOPPED
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
-from linestop.schemas.turn import role_to_wake
 
 LOG = structlog.get_logger("linestop.shell")
 STEPS_MAX = 64

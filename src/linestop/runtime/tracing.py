@@ -30,7 +30,6 @@ from opentelemetry.trace import (
 )
 
 from linestop.errors import ConfigError
-from linestop.schemas.calls import Attempt
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -42,7 +41,8 @@ from linestop.schemas.events import (
     Sealed,
 )
 from linestop.schemas.model_messages import OWN_HOSTS
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt
+from linestop.schemas.run.state import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

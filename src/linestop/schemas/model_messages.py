@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from linestop.schemas.call_outcome import CallOutcome, told
 from linestop.schemas.defaults import COUNT_MOST
+from linestop.schemas.run.call_outcome import CallOutcome, told
 
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"

@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import msgspec
 
-from linestop.schemas.calls import Attempt
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -27,7 +26,8 @@ from linestop.schemas.events import (
     Opened,
     Proposed,
 )
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Attempt
+from linestop.schemas.run.state import Run
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
 _INVALID_VERSION = "ff"

@@ -24,7 +24,7 @@ from linestop.schemas.events import (
     Stopped,
     Text,
 )
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 MICROS_PER_DOLLAR = 1_000_000
 

@@ -15,7 +15,7 @@ from linestop.cli import output
 from linestop.cli.console import PipeConsole
 from linestop.cli.demo.lines import cost_micros, detail, money
 from linestop.cli.show import entry_document
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 PLAIN_WIDTH: Final = 100
 WIDTH_MAX: Final = 140

@@ -18,7 +18,7 @@ from linestop.cli.output import model_says
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 
 STORY_WITHIN_S: Final = 60.0
 DEMO_PERSON: Final = "the-demo"

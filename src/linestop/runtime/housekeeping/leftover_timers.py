@@ -16,8 +16,8 @@ from linestop.schemas.events import (
     ModelStarted,
     Paused,
 )
-from linestop.schemas.next_start import QUEUE_RETRY_MOST_S
-from linestop.schemas.run import Run
+from linestop.schemas.run.next_action import QUEUE_RETRY_MOST_S
+from linestop.schemas.run.state import Run
 
 NEAR = timedelta(seconds=TIMER_NEAR_S)
 

@@ -21,13 +21,13 @@ from linestop.bus.interfaces import Log, Publisher
 from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
 from linestop.runtime.run_loop import Shell
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.events import Cue
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import LATEST, Run
+from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import LATEST, Run
+from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
-from linestop.schemas.turn import whose_turn
 
 LOG = structlog.get_logger("linestop.sweep")
 AT_ONCE = 16

@@ -24,7 +24,7 @@ from linestop.clock import Clock
 from linestop.errors import Conflict, LinestopError
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.worker_names import host_name
-from linestop.schemas.calls import incarnation_of
+from linestop.schemas.run.call_states import incarnation_of
 from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.workers")

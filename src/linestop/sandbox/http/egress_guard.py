@@ -13,7 +13,7 @@ import msgspec
 
 from linestop.sandbox.http.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
 from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, EgressTooLate
-from linestop.schemas.last_look import reason_not_to_begin
+from linestop.schemas.start_deadline import reason_not_to_begin
 from linestop.schemas.tool_contracts import Egress
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]

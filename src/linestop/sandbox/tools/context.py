@@ -8,7 +8,7 @@ from datetime import datetime
 from linestop.sandbox.files.workspace import Workspace
 from linestop.sandbox.http.egress_client import EgressClient
 from linestop.sandbox.tools.failures import StartedTooLate
-from linestop.schemas.last_look import reason_not_to_begin
+from linestop.schemas.start_deadline import reason_not_to_begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ Anything else that a tool raises leaves open whether it took effect, unless its 
 
 from __future__ import annotations
 
-from linestop.schemas.last_look import TOO_LATE
+from linestop.schemas.start_deadline import TOO_LATE
 from linestop.schemas.tool_contracts import ErrorType
 
 

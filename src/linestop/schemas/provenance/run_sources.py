@@ -21,7 +21,7 @@ from linestop.schemas.provenance.tokens import tokens
 from linestop.schemas.tool_contracts import TRACED, Contract
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 _LEADING = frozenset({"link", "address", "account"})
 

@@ -62,7 +62,7 @@ from linestop.schemas.events import (
     decode,
     misplaced,
 )
-from linestop.schemas.run import Entry, Run
+from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
 from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, check_checkpoints, sign_checkpoint
 from linestop.schemas.verify.ending import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from linestop.schemas.closing import partial
 from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, Stopped
-from linestop.schemas.run import Run
-from linestop.schemas.stops import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
+from linestop.schemas.run.closing_turn import partial
+from linestop.schemas.run.make_stop import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
+from linestop.schemas.run.state import Run
 from linestop.schemas.verify.ledger import Ledger
 from linestop.schemas.verify.verdict import Rule
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from linestop.schemas.argument_validation import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
 from linestop.schemas.verify.entries import Call
 from linestop.schemas.verify.ledger import Ledger

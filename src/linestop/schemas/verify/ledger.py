@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping
 
 from linestop.schemas.argument_validation import decode_strict
-from linestop.schemas.calls import DOWN
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     Accepted,
@@ -46,7 +45,8 @@ from linestop.schemas.events import (
     Text,
     Widened,
 )
-from linestop.schemas.model_order import down_until
+from linestop.schemas.run.call_states import DOWN
+from linestop.schemas.run.model_order import down_until
 from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.verify.entries import Call, Start, counted
 from linestop.schemas.verify.tokens import unreported

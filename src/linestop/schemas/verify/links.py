@@ -1,6 +1,6 @@
 """The chain of a run, computed from subjects and payloads alone.
 
-This repeats what ``linestop.schemas.chain`` and ``Run`` do, on purpose: a check that shared their code would
+This repeats what ``schemas.run.state.hash_chain`` and ``Run`` do, on purpose: a check that shared their code would
 share their mistakes. It reads no header, and of a payload only ``prev``.
 """
 

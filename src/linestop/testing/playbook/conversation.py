@@ -22,7 +22,7 @@ class _Request(msgspec.Struct):
 
 
 class _Told(msgspec.Struct):
-    """The form of a result: see ``linestop.schemas.call_outcome``."""
+    """The form of a result: see ``schemas.run.state.call_outcome``."""
 
     status: str
     result: msgspec.Raw = msgspec.Raw()

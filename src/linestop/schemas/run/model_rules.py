@@ -5,18 +5,18 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from linestop.schemas import fold, fold_calls
-from linestop.schemas.active import count_start
-from linestop.schemas.bounds import escaping
-from linestop.schemas.calls import ITEM, Attempt, CallState, ProposalState, text_size
 from linestop.schemas.events import Compacted, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model_messages import Usage
-from linestop.schemas.model_order import down_until
-from linestop.schemas.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
+from linestop.schemas.run import call_rules, fold
+from linestop.schemas.run.active_time import count_start
+from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, text_size
+from linestop.schemas.run.clamped_limits import escaping
+from linestop.schemas.run.model_order import down_until
+from linestop.schemas.run.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 def model_started(run: Run, n: int, event: ModelStarted) -> str:
@@ -111,7 +111,7 @@ def proposed(run: Run, n: int, event: Proposed) -> str:
         return ""
     calls = [
         CallState(
-            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=fold_calls.grant_of(run, c.tool)
+            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=call_rules.grant_of(run, c.tool)
         )
         for i, c in enumerate(event.calls)
     ]  # fmt: skip

@@ -9,10 +9,10 @@ import msgspec
 
 from linestop.schemas.defaults import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
 from linestop.schemas.events import ModelStarted, Opened
-from linestop.schemas.prompt_size import tokens_left
+from linestop.schemas.run.prompt_size import tokens_left
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 NO_ROOM = "what is left of the run's events belongs to stop, facts and seal"
 

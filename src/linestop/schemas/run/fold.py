@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from linestop.schemas import fold_calls, fold_gates, fold_model, fold_money, fold_widened
-from linestop.schemas.bounds import bearable
-from linestop.schemas.calls import ITEM, Attempt, CallState, ProposalState, Stage, text_size
 from linestop.schemas.events import (
     Accepted,
     Amended,
@@ -46,13 +43,16 @@ from linestop.schemas.events import (
     Warned,
     Widened,
 )
-from linestop.schemas.model_order import used_up
-from linestop.schemas.phases import Phase
-from linestop.schemas.prompt_size import base_size
+from linestop.schemas.run import approval_rules, call_rules, model_rules, money_rules, widened_contract_rules
+from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, Stage, text_size
+from linestop.schemas.run.clamped_limits import bearable
+from linestop.schemas.run.model_order import used_up
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.prompt_size import base_size
 from linestop.schemas.text_size import total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 WORK_AHEAD = {Stage.READY, Stage.OPEN, Stage.CHECK}
 
@@ -63,42 +63,42 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
         case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
             return _milestone(run, role, event)
         case Judged():
-            return fold_calls.judged(run, n, event)
+            return call_rules.judged(run, n, event)
         case Checked():
-            return fold_calls.checked(run, n, event)
+            return call_rules.checked(run, n, event)
         case Cleared():
-            return fold_gates.cleared(run, n, event)
+            return approval_rules.cleared(run, n, event)
         case Asked():
-            return fold_gates.asked(run, event)
+            return approval_rules.asked(run, event)
         case Granted():
-            return fold_gates.granted(run, n, event)
+            return approval_rules.granted(run, n, event)
         case Denied():
-            return fold_gates.denied(run, n, event)
+            return approval_rules.denied(run, n, event)
         case Edited() | Answered() | Resolved():
-            return fold_gates.word_of_a_person(run, n, event)
+            return approval_rules.word_of_a_person(run, n, event)
         case Held():
-            return fold_money.held(run, event)
+            return money_rules.held(run, event)
         case Queued():
-            return fold_money.queued(run, event)
+            return money_rules.queued(run, event)
         case Settled():
-            return fold_money.settled(run, event)
+            return money_rules.settled(run, event)
         case Warned():
             run.warned.add(event.limit)
             return ""
         case ModelStarted():
-            return fold_model.model_started(run, n, event)
+            return model_rules.model_started(run, n, event)
         case Proposed():
-            return fold_model.proposed(run, n, event)
+            return model_rules.proposed(run, n, event)
         case ModelFailedEvent():
-            return fold_model.failed(run, n, event)
+            return model_rules.failed(run, n, event)
         case Compacted():
-            return fold_model.compacted(run, n, event)
+            return model_rules.compacted(run, n, event)
         case EffectStarted():
-            return fold_calls.started(run, n, event)
+            return call_rules.started(run, n, event)
         case Finished():
-            return fold_calls.finished(run, n, event)
+            return call_rules.finished(run, n, event)
         case Widened():
-            return fold_widened.widened(run, event)
+            return widened_contract_rules.widened(run, event)
         case Sealed():
             return _sealed(run, n, event)
         case Amended():

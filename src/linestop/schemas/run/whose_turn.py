@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from linestop.schemas.calls import Stage
-from linestop.schemas.deadlines import deadlines
 from linestop.schemas.events import Cue
-from linestop.schemas.next_start import Exhausted, NextStart, next_start, spend_question_due
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.next_action import Exhausted, NextStart, next_start, spend_question_due
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 NEXT: dict[str, tuple[RoleName, ...]] = {

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from linestop.schemas.defaults import DAY_S
 
 if TYPE_CHECKING:
-    from linestop.schemas.calls import Attempt
     from linestop.schemas.events import Compacted, Finished, ModelFailedEvent, Proposed
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.call_states import Attempt
+    from linestop.schemas.run.state import Run
 
 DECIDING_S = 1.0
 """What is taken for deciding after an event; a longer silence is a role or a broker that was not there."""

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from linestop.schemas.events import Fate, LimitHit, OpenStart, SealStatus, StopCode, Stopped
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 STATUS: dict[StopCode, SealStatus] = {
     "person": "stopped",

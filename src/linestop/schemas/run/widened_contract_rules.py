@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from linestop.schemas import fold_calls
-from linestop.schemas.calls import Attempt, CallState, Stage
 from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import StartedCall, ToolGrant, Widened
+from linestop.schemas.run import call_rules
+from linestop.schemas.run.call_states import Attempt, CallState, Stage
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 UNBEGUN = frozenset({Stage.GATE, Stage.ASKED, Stage.READY})
 """Stages of a call of which nothing is under way."""
@@ -71,5 +71,5 @@ def ready(call: CallState) -> Stage:
 
 def under_contract(run: Run, grant: ToolGrant, line: StartedCall) -> bool:
     """Whether a start names the contract that was agreed to; one that names none names the run's own."""
-    own = fold_calls.grant_of(run, grant.name)
+    own = call_rules.grant_of(run, grant.name)
     return (line.contract_digest or (own.contract_digest if own else "")) == grant.contract_digest

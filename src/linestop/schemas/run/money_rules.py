@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from linestop.schemas.bounds import NO_ROOM
 from linestop.schemas.defaults import CLOSING_EVENTS
 from linestop.schemas.events import Held, Queued, Settled
+from linestop.schemas.run.clamped_limits import NO_ROOM
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 def held(run: Run, event: Held) -> str:

@@ -8,11 +8,11 @@ from math import floor
 
 import msgspec
 
-from linestop.schemas.calls import Stage
 from linestop.schemas.events import AskedCall, Question, Queued
-from linestop.schemas.next_start import NextStart, next_start
-from linestop.schemas.phases import Phase
-from linestop.schemas.run import Run
+from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 MONEY_AGAIN_S = 30.0
@@ -34,7 +34,8 @@ _RECOVERERS: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), F
 def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list[Deadline]:
     """All moments at which the run needs somebody, soonest first.
 
-    ``performing`` are the starts that the asking process performs: of a run's work it alone knows (``schemas.active``).
+    ``performing`` are the starts that the asking process performs: of a run's work it alone knows
+    (``schemas.run.active_time``).
     """
     found = [
         Deadline(at=attempt.done_by, role=role, name="done-by")

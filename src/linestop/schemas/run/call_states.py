@@ -9,7 +9,6 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import Final, Literal
 
-from linestop.schemas.call_outcome import CallOutcome, left_out
 from linestop.schemas.defaults import NOT_BEGUN_MAX
 from linestop.schemas.events import (
     AskedCall,
@@ -25,6 +24,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.model_messages import Usage
+from linestop.schemas.run.call_outcome import CallOutcome, left_out
 from linestop.schemas.text_size import NO_SIZE, Size
 from linestop.schemas.tool_contracts import ToolError
 

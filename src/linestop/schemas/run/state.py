@@ -14,9 +14,6 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from linestop.errors import InputError
-from linestop.schemas import chain, fold
-from linestop.schemas.active import DECIDING_S, ActiveTime
-from linestop.schemas.calls import Attempt, CallState, ProposalState, Stage
 from linestop.schemas.defaults import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
 from linestop.schemas.events import (
     NEVER,
@@ -43,8 +40,11 @@ from linestop.schemas.events import (
     known,
     misplaced,
 )
-from linestop.schemas.phases import Phase, legal
-from linestop.schemas.prompt_size import PromptState
+from linestop.schemas.run import fold, hash_chain
+from linestop.schemas.run.active_time import DECIDING_S, ActiveTime
+from linestop.schemas.run.call_states import Attempt, CallState, ProposalState, Stage
+from linestop.schemas.run.phases import Phase, legal
+from linestop.schemas.run.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 from linestop.schemas.text_size import Size
 
@@ -85,7 +85,7 @@ class Run:
         self.tenant = tenant
         self.run = run
         self.head_seq = 0
-        self.head = chain.genesis(tenant, run)
+        self.head = hash_chain.genesis(tenant, run)
         self.n = 0
         self.at: datetime = NEVER
         self.entries: list[Entry] = []
@@ -202,7 +202,7 @@ class Run:
         return self.opened is None and self.refused is None and self.stopped is not None
 
     def active_s(self, now: datetime, performing: Collection[int] = ()) -> float:
-        """Seconds that the run has worked (``schemas.active``).
+        """Seconds that the run has worked (``schemas.run.active_time``).
 
         ``performing`` are the starts that the asking process performs now: it alone can count them before they end.
         """
@@ -245,7 +245,7 @@ class Run:
                 self.squatted.add(subject)
             return entry
         self.n = parts.n
-        self.head = chain.link(subject, payload)
+        self.head = hash_chain.link(subject, payload)
         event, reason = self._read(parts.role, parts.event, payload)
         if event is not None and not reason:
             try:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from linestop.schemas.call_outcome import (
+from linestop.schemas.events import Checked, Finished, JudgedCall
+from linestop.schemas.run.call_outcome import (
     DRY_RUN,
     EDITED,
     FROM_RECORD,
@@ -17,13 +18,12 @@ from linestop.schemas.call_outcome import (
     structured,
     told,
 )
-from linestop.schemas.calls import ITEM, CallState, Stage, text_size
-from linestop.schemas.events import Checked, Finished, JudgedCall
+from linestop.schemas.run.call_states import ITEM, CallState, Stage, text_size
 from linestop.schemas.text_size import Size
 from linestop.schemas.tool_contracts import ToolError
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 def answer(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from linestop.schemas.account_names import dollars
-from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.defaults import CLOSING_EVENTS, TOKEN_OVERHEAD
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.model_messages import FUNCTION_MODELS
-from linestop.schemas.model_order import models_of, tries
-from linestop.schemas.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate, tokens_left
+from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.model_order import models_of, tries
+from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate, tokens_left
 from linestop.schemas.text_size import Size
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 OUTPUT_TOKENS: Final = 1_024
 """How long a closing answer may be."""

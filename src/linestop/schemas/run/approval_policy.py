@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from linestop.schemas.argument_validation import decode_strict
-from linestop.schemas.calls import CallState, Stage
 from linestop.schemas.events import BlobRef, Policy
+from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.tool_contracts import Tier, canonical
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 EVENT_WAIT = "wait.for_event"

@@ -10,11 +10,6 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold, fold_answers, fold_widened
-from linestop.schemas.active import count_start
-from linestop.schemas.bounds import NO_ROOM, open_too_long
-from linestop.schemas.call_outcome import CallOutcome
-from linestop.schemas.calls import Attempt, CallState, Stage, not_begun_in_a_row
 from linestop.schemas.defaults import (
     MODEL_RETRY_DELAYS_S,
     NOT_BEGUN_DELAY_MAX_S,
@@ -32,10 +27,15 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
+from linestop.schemas.run import call_end_rules, fold, widened_contract_rules
+from linestop.schemas.run.active_time import count_start
+from linestop.schemas.run.call_outcome import CallOutcome
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, not_begun_in_a_row
+from linestop.schemas.run.clamped_limits import NO_ROOM, open_too_long
 from linestop.schemas.tool_contracts import TIERS, effect_key
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 """No server's wish for a pause counts for more than the longest run: a date beyond the calendar breaks a fold."""
@@ -137,9 +137,9 @@ def _judge(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
     elif verdict.verdict == "recorded" and recorded is not None:
-        fold_answers.repeat(run, n, call, recorded)
+        call_end_rules.repeat(run, n, call, recorded)
     else:
-        fold_answers.reject(run, n, call, verdict)
+        call_end_rules.reject(run, n, call, verdict)
 
 
 def checked(run: Run, n: int, event: Checked) -> str:
@@ -148,9 +148,9 @@ def checked(run: Run, n: int, event: Checked) -> str:
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
     if event.verdict == "pass":
-        fold_answers.give(run, n, call, call.finished)
+        call_end_rules.give(run, n, call, call.finished)
     else:
-        fold_answers.fail_checks(run, n, call, event)
+        call_end_rules.fail_checks(run, n, call, event)
     return ""
 
 
@@ -204,7 +204,7 @@ def _contradicts(run: Run, call: CallState, grant: ToolGrant, line: StartedCall)
     """How the start of an effect breaks its call's contract, or nothing."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
-    if not fold_widened.under_contract(run, grant, line):
+    if not widened_contract_rules.under_contract(run, grant, line):
         return f"call '{line.call}' would be made under another contract than was agreed to"
     if line.cost_max_micros < grant.price_micros:
         return f"it reserves less for call '{line.call}' than the tool may cost"
@@ -287,7 +287,7 @@ def _wait_over(run: Run, n: int, call: CallState, event: Finished) -> str:
     if call.stage is not Stage.WAITING or (call.ready_at is not None and event.at < call.ready_at):
         return f"call '{event.call}' does not wait, or its moment has not come"
     call.finished, call.finished_n = event, n
-    fold_answers.give(run, n, call, event)
+    call_end_rules.give(run, n, call, event)
     return ""
 
 
@@ -300,10 +300,10 @@ def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished
         case "succeeded":
             _result(run, n, call, event)
         case "never_started" if more:
-            call.stage, call.ready_at = fold_widened.ready(call), _after_not_begun(event.at, call)
+            call.stage, call.ready_at = widened_contract_rules.ready(call), _after_not_begun(event.at, call)
         case "never_started":
             outcome = CallOutcome(status="failed", error_type="not_started", retry_safe=True)
-            fold_answers.answer(run, call, n, text="The call could not be started.", outcome=outcome)
+            call_end_rules.answer(run, call, n, text="The call could not be started.", outcome=outcome)
         case "failed" if attempt.purpose == "probe":
             call.stage = Stage.DOUBT
         case "failed":
@@ -311,13 +311,13 @@ def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished
                 call.stage = Stage.READY
                 call.ready_at = _retry_at(event.at, call, event)
             else:
-                fold_answers.fail(run, n, call, event)
+                call_end_rules.fail(run, n, call, event)
         case "unknown" if safe and more and attempt.purpose == "effect":
             call.stage, call.ready_at = Stage.READY, None
         case "unknown" if safe and attempt.purpose == "effect":
             outcome = CallOutcome(status="unknown", error_type="timeout", retry_safe=True)
             text = "The call did not answer in time, and was tried often enough."
-            fold_answers.answer(run, call, n, text=text, outcome=outcome)
+            call_end_rules.answer(run, call, n, text=text, outcome=outcome)
         case "unknown":
             call.stage = Stage.DOUBT
         case _:
@@ -348,4 +348,4 @@ def _result(run: Run, n: int, call: CallState, event: Finished) -> None:
     if call.grant is not None and call.grant.checks:
         call.stage = Stage.CHECK
     else:
-        fold_answers.give(run, n, call, event)
+        call_end_rules.give(run, n, call, event)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from linestop.schemas.calls import Attempt, counted
 from linestop.schemas.defaults import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
 from linestop.schemas.events import AsksModel, ModelChoice, ModelFailedEvent, Opened
+from linestop.schemas.run.call_states import Attempt, counted
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 class NextModel(msgspec.Struct, frozen=True, kw_only=True):

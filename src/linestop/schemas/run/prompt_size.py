@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from linestop.schemas.calls import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import LimitHit, ModelChoice, Opened, Proposed
 from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.run.call_states import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 TOKEN_BYTES_MAX: Final = 6
 """No prompt has more bytes a token than this; a provider that counts fewer tokens is not believed."""

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from linestop.schemas.model_messages import ToolMode
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 STEP_ID: Final = "step_"
 """How the id of a call begins that a model made as a JSON object."""

@@ -12,14 +12,14 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas import closing
-from linestop.schemas.calls import Attempt, CallState, Stage, counted, not_begun_in_a_row
-from linestop.schemas.closing import cost_left_micros, limit_sentence
 from linestop.schemas.defaults import COUNT_MOST
 from linestop.schemas.events import LimitHit, ModelChoice
-from linestop.schemas.fold_calls import not_begun_delay_s, retry_delay_s
 from linestop.schemas.model_messages import FUNCTION_MODELS
-from linestop.schemas.model_order import (
+from linestop.schemas.run import closing_turn
+from linestop.schemas.run.call_rules import not_begun_delay_s, retry_delay_s
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, counted, not_begun_in_a_row
+from linestop.schemas.run.closing_turn import cost_left_micros, limit_sentence
+from linestop.schemas.run.model_order import (
     NextModel,
     asked_to_wait_s,
     first_model,
@@ -29,8 +29,8 @@ from linestop.schemas.model_order import (
     used_up,
     wait_sentence,
 )
-from linestop.schemas.phases import Phase
-from linestop.schemas.prompt_size import (
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.prompt_size import (
     compaction_due,
     dropped_size,
     fit,
@@ -39,7 +39,7 @@ from linestop.schemas.prompt_size import (
     tokens_estimate,
     tokens_left,
 )
-from linestop.schemas.run import Run
+from linestop.schemas.run.state import Run
 
 OUTPUT_TOKENS_LEAST = 256
 """A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
@@ -217,7 +217,7 @@ def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
     """The start, or the closing turn where the start leaves no money for it within the run's own limit."""
     left = cost_left_micros(run)
     # After a summary the conversation is shorter, and with it the closing turn.
-    kept = closing.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
+    kept = closing_turn.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
     if start.cost_max_micros + kept <= left:
         return start
     needed = run.limits.cost_max_micros - left + start.cost_max_micros
@@ -245,7 +245,7 @@ def reached(run: Run, *, same_turn: bool) -> LimitHit | None:
 
 def _closing(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
     """The closing turn, if it may come and fits."""
-    found = closing.closing_turn(run, hit)
+    found = closing_turn.closing_turn(run, hit)
     if found is None:
         return None
     same_turn = bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed"
@@ -266,7 +266,7 @@ def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, in
     if found is None:
         return _no_window(run, model)
     # After a summary the conversation is shorter, and with it the closing turn.
-    kept = 0 if compact else closing.tokens_reserved(run, model)
+    kept = 0 if compact else closing_turn.tokens_reserved(run, model)
     left = tokens_left(run) - found.bound - kept
     most = min(
         model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens - found.estimate, max(left, 0)

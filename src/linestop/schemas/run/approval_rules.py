@@ -10,9 +10,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas import fold_answers, fold_widened
-from linestop.schemas.call_outcome import CallOutcome
-from linestop.schemas.calls import CallState, Stage, text_size
 from linestop.schemas.defaults import CLOCK_SLACK_S, REPORTED_MAX
 from linestop.schemas.events import (
     Answered,
@@ -28,10 +25,13 @@ from linestop.schemas.events import (
     Resolved,
     SpendQuestion,
 )
-from linestop.schemas.gate import awaited, by_fallback, rule
+from linestop.schemas.run import call_end_rules, widened_contract_rules
+from linestop.schemas.run.approval_policy import awaited, by_fallback, rule
+from linestop.schemas.run.call_outcome import CallOutcome
+from linestop.schemas.run.call_states import CallState, Stage, text_size
 
 if TYPE_CHECKING:
-    from linestop.schemas.run import Run
+    from linestop.schemas.run.state import Run
 
 
 def cleared(run: Run, n: int, event: Cleared) -> str:
@@ -169,7 +169,7 @@ def denied(run: Run, n: int, event: Denied) -> str:
         text, error_type = "Nobody answered in time, so this was not done.", "expired"
     else:
         text, error_type = f"A person ({event.by}) denied this call{why}", "denied"
-    fold_answers.answer(run, call, n, text=text, outcome=CallOutcome(status="denied", error_type=error_type))
+    call_end_rules.answer(run, call, n, text=text, outcome=CallOutcome(status="denied", error_type=error_type))
     return ""
 
 
@@ -224,7 +224,7 @@ def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
     text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
     call.answer_untrusted = event.untrusted
     outcome = CallOutcome(status="succeeded", untrusted=event.untrusted)
-    fold_answers.answer(run, call, n, text=text, outcome=outcome)
+    call_end_rules.answer(run, call, n, text=text, outcome=outcome)
     return ""
 
 
@@ -271,14 +271,14 @@ def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
         return reason
     call.asked_doubt = False
     if event.action == "retry":
-        call.stage, call.ready_at = fold_widened.ready(call), None
+        call.stage, call.ready_at = widened_contract_rules.ready(call), None
     elif event.action == "done":
         text = event.result if isinstance(event.result, str) else _elided(event.result)
         outcome = CallOutcome(status="succeeded", notes=(f"A person ({event.by}) found that the call took effect.",))
-        fold_answers.answer(run, call, n, text=text or f"Done, as {event.by} found out.", outcome=outcome)
+        call_end_rules.answer(run, call, n, text=text or f"Done, as {event.by} found out.", outcome=outcome)
     else:
         outcome = CallOutcome(status="unknown", error_type="stopped")
-        fold_answers.answer(run, call, n, text="A person stopped the run over this call.", outcome=outcome)
+        call_end_rules.answer(run, call, n, text="A person stopped the run over this call.", outcome=outcome)
         run.stop_over = event
     return ""
 
