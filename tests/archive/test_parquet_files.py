@@ -19,7 +19,7 @@ from linestop.archive.requests import Wanted
 from linestop.bus.interfaces import StoredMessage
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.schemas.verify.bundle import read_bundle
+from linestop.schemas.verify.export_bundle import read_bundle
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 KEY = (TenantId("t"), RunId("r1"))

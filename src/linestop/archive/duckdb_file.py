@@ -37,7 +37,7 @@ from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
-from linestop.schemas.verify.bundle import write_bundle
+from linestop.schemas.verify.export_bundle import write_bundle
 
 MEMORY_LIMIT: Final = "256MB"
 THREADS: Final = 2

@@ -28,7 +28,7 @@ from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
 from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.trace_context import own_trace, run_trace
-from linestop.schemas.verify.checkpoint import Checkpoint
+from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
 SYSTEM: Final = TenantId("system")
 """The tenant in the subject of what belongs to no run."""

@@ -19,7 +19,7 @@ from linestop.bus.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 from linestop.schemas.run.state import Run
-from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, signed
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, signed
 
 LOG = structlog.get_logger("linestop.checkpoints")
 KEY_FILE: Final = "checkpoint.key"

@@ -26,7 +26,7 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, outcome_of, parse_run_event, run_id, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
-from linestop.schemas.verify.bundle import Bundle, read_bundle, write_bundle
+from linestop.schemas.verify.export_bundle import Bundle, read_bundle, write_bundle
 
 EXIT_BROKEN: Final = 9
 KEY_DIGITS: Final = 64

@@ -13,7 +13,7 @@ import msgspec
 from linestop.archive.requests import Wanted
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.schemas.verify.bundle import read_bundle
+from linestop.schemas.verify.export_bundle import read_bundle
 
 ARCHIVE_NAME: Final = "archive.duckdb"
 

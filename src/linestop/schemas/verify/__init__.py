@@ -64,15 +64,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
-from linestop.schemas.verify.checkpoint import Checkpoint, TrustedKey, check_checkpoints, sign_checkpoint
-from linestop.schemas.verify.ending import (
-    check_accepted,
-    check_amended,
-    check_returned,
-    check_sealed,
-    check_stopped,
-)
-from linestop.schemas.verify.gates import (
+from linestop.schemas.verify.approvals import (
     check_asked,
     check_cleared,
     check_decider,
@@ -81,14 +73,22 @@ from linestop.schemas.verify.gates import (
     check_granted,
     check_widened,
 )
-from linestop.schemas.verify.judgement import check_judged
-from linestop.schemas.verify.ledger import Ledger
-from linestop.schemas.verify.links import Chain, Link, read_chain
-from linestop.schemas.verify.money import check_held, check_queued, check_settled, check_warned
+from linestop.schemas.verify.call_verdicts import check_judged
+from linestop.schemas.verify.chain_links import Chain, Link, read_chain
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, check_checkpoints, sign_checkpoint
+from linestop.schemas.verify.effect_starts import check_result, check_start
+from linestop.schemas.verify.ending import (
+    check_accepted,
+    check_amended,
+    check_returned,
+    check_sealed,
+    check_stopped,
+)
+from linestop.schemas.verify.event_limits import check_room
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import check_opened
-from linestop.schemas.verify.room import check_room
 from linestop.schemas.verify.signatures import check_signature
-from linestop.schemas.verify.starts import check_result, check_start
+from linestop.schemas.verify.spending import check_held, check_queued, check_settled, check_warned
 from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
 
 __all__ = ["Chain", "Checkpoint", "Link", "Problem", "TrustedKey", "Verdict", "read_chain", "sign_checkpoint", "verify"]

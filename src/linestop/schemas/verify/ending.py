@@ -9,7 +9,7 @@ from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, S
 from linestop.schemas.run.closing_turn import partial
 from linestop.schemas.run.make_stop import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
 from linestop.schemas.run.state import Run
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]

@@ -10,8 +10,8 @@ import msgspec
 
 from linestop.schemas.events import Answered, BlobRef, Denied, Edited, Granted, Resolved, Text
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.verify.checkpoint import TrustedKey
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.checkpoint_signature import TrustedKey
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Level, Rule
 
 Word = Granted | Denied | Edited | Answered | Resolved

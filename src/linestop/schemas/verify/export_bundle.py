@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from linestop.errors import InputError
-from linestop.schemas.verify.checkpoint import Checkpoint
+from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import TRACED
-from linestop.schemas.verify.entries import Call
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.call_records import Call
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.verdict import Rule
 

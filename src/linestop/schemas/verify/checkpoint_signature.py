@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from linestop.schemas.events import Moment
-from linestop.schemas.verify.links import Link
+from linestop.schemas.verify.chain_links import Link
 from linestop.schemas.verify.verdict import Problem
 
 _PURPOSE = "linestop-checkpoint-1"

@@ -48,8 +48,8 @@ from linestop.schemas.events import (
 from linestop.schemas.run.call_states import DOWN
 from linestop.schemas.run.model_order import down_until
 from linestop.schemas.tool_contracts import canonical
-from linestop.schemas.verify.entries import Call, Start, counted
-from linestop.schemas.verify.tokens import unreported
+from linestop.schemas.verify.call_records import Call, Start, counted
+from linestop.schemas.verify.unknown_tokens import unreported
 
 
 class Ledger:

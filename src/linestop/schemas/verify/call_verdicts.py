@@ -9,10 +9,10 @@ from linestop.schemas.argument_validation import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
 from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
-from linestop.schemas.verify.entries import Call
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.argument_origins import check_origins
+from linestop.schemas.verify.call_records import Call
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import agent_of
-from linestop.schemas.verify.origins import check_origins
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]

@@ -18,8 +18,8 @@ from linestop.schemas.events import (
     Resolved,
     Widened,
 )
-from linestop.schemas.verify.entries import Call
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.call_records import Call
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]

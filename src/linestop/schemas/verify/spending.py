@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from linestop.schemas.account_names import period_end
 from linestop.schemas.events import Held, Queued, Settled, SettledHold, Warned
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]

@@ -19,8 +19,8 @@ from linestop.schemas.events import (
     StartedCall,
 )
 from linestop.schemas.tool_contracts import unfounded
-from linestop.schemas.verify.entries import Call, Start
-from linestop.schemas.verify.ledger import Ledger
+from linestop.schemas.verify.call_records import Call, Start
+from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Found = Iterator[tuple[Rule, str]]
