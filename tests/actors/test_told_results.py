@@ -12,8 +12,8 @@ from tests.builders import OK, Story, agent, at_work, call, contract, reply
 from linestop.actors.context import assemble
 from linestop.actors.facts import Findings
 from linestop.models.anthropic import request_body as anthropic_body
+from linestop.models.json_mode import step_request
 from linestop.models.openai import request_body as openai_body
-from linestop.models.steps import step_request
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Opened
 from linestop.schemas.messages import Task

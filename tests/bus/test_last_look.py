@@ -15,7 +15,7 @@ from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import Stamper
 from linestop.bus.operator_stop import catch_up, stop_run
-from linestop.models.freshness import require_fresh
+from linestop.models.start_freshness import require_fresh
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role

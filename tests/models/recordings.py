@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from linestop.models.names import from_wire
+from linestop.models.wire_names import from_wire
 from linestop.schemas.model_messages import FailureClass, Message, ModelRequest, ToolCall, ToolSpec
 
 Raw = dict[str, Any]

@@ -20,8 +20,8 @@ from tests.models.recordings import Raw, Refusal, Understood, blocks_of, expecte
 
 from linestop.errors import Refused
 from linestop.models import open_model
-from linestop.models.names import wire_id
 from linestop.models.prices import price_of
+from linestop.models.wire_names import wire_id
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, ModelRequest, Usage
 
 Canned = tuple[int, dict[str, str], bytes]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linestop.models.names import check_names, from_wire, step_id, to_wire, unique_id, wire_id
+from linestop.models.wire_names import check_names, from_wire, step_id, to_wire, unique_id, wire_id
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
 from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID
 

@@ -16,8 +16,8 @@ from tests.models.argument_shapes import SHAPES, Address
 from linestop.actors.context import base_size, system_text, tool_specs
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.embedded_schemas import embedded
+from linestop.models.json_mode import FINAL, step_request, trial_request
 from linestop.models.openai import request_body as openai_body
-from linestop.models.steps import FINAL, step_request, trial_request
 from linestop.sandbox.tools.decorator import Context, tool
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments, schema_error

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from linestop.models import open_model
-from linestop.models.steps import bounded, step_reply, step_request, trial_reply
+from linestop.models.json_mode import bounded, step_reply, step_request, trial_reply
 from linestop.schemas.model_messages import (
     Message,
     ModelClient,

@@ -37,7 +37,7 @@ from linestop.config.toml_files import read_toml
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
-from linestop.models.planner_code import constants_of
+from linestop.models.planner_constants import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.runtime.actor_process import Host
 from linestop.runtime.fetch_facts import Check

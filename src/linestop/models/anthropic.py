@@ -10,8 +10,8 @@ import httpx2
 from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 
 from linestop.models.anthropic_reply import AnthropicReply, as_input
-from linestop.models.names import check_names, to_wire, wire_id
 from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
+from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
 from linestop.schemas.visible_text import is_blank
 

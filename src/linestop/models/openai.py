@@ -11,10 +11,10 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
 from linestop.models import is_own_host
 from linestop.models.failures import retold
-from linestop.models.names import check_names, to_wire, wire_id
+from linestop.models.json_mode import is_taken, step_reply, step_request, trial_reply, trial_request
 from linestop.models.openai_reply import OpenAIReply
-from linestop.models.steps import is_taken, step_reply, step_request, trial_reply, trial_request
 from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
+from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.model_messages import (
     FailureClass,
     Message,

@@ -13,8 +13,8 @@ from typing import Any, Final, Never, cast
 import msgspec
 
 from linestop.models.failures import of_body
-from linestop.models.names import from_wire, unique_id
 from linestop.models.sse import ServerEvent
+from linestop.models.wire_names import from_wire, unique_id
 from linestop.models.wire_values import (
     Shown,
     TokenCounts,

@@ -19,8 +19,8 @@ import anyio
 import httpx2
 
 from linestop.models.failures import CAUGHT, of_error, retold
-from linestop.models.freshness import require_fresh
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, ServerEvent
+from linestop.models.start_freshness import require_fresh
 from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")

@@ -17,7 +17,7 @@ from typing import Any, cast
 import msgspec
 
 from linestop.models.embedded_schemas import Pointer, embedded, rebuilt
-from linestop.models.names import from_wire, step_id, to_wire
+from linestop.models.wire_names import from_wire, step_id, to_wire
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 SCHEMA_NAME = "linestop_step"
