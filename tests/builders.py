@@ -15,14 +15,14 @@ import msgspec
 
 from linestop.actors.approver import Approver
 from linestop.actors.budget import Budget, wanted
+from linestop.actors.control_messages import objection
 from linestop.actors.executor import Executor
 from linestop.actors.facts import CurrentAgent, Facts, Incoming, PinnedAgent, Reservation, Word, Worker
-from linestop.actors.opening import task_sha256
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
+from linestop.actors.task_opening import task_sha256
 from linestop.actors.validator import Validator
-from linestop.actors.words import objection
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from tests.builders import OK, SPARE, Story, agent, at_work, call, reply
 
-from linestop.actors.context import assemble
+from linestop.actors.prompt import assemble
 from linestop.schemas.events import (
     Compacted,
     Finished,

@@ -14,7 +14,7 @@ from linestop.actors.facts import (
     Incoming,
     Space,
 )
-from linestop.actors.opening import task_sha256
+from linestop.actors.task_opening import task_sha256
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     AskedFor,

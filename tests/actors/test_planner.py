@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
-from linestop.actors.context import assemble
 from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
 from linestop.actors.planner import CALL_ID_CHARS_MAX
+from linestop.actors.prompt import assemble
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import (
     Held,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, call, contract, refusal, reply
 
+from linestop.actors.control_messages import objection
 from linestop.actors.facts import Word
-from linestop.actors.words import objection
 from linestop.schemas.defaults import REPORTED_MAX
 from linestop.schemas.events import Answered
 from linestop.schemas.messages import Control

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from tests.builders import OK, Story, agent, at_work, call, contract, reply
 
-from linestop.actors.context import assemble
 from linestop.actors.facts import Findings
+from linestop.actors.prompt import assemble
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.json_mode import step_request
 from linestop.models.openai import request_body as openai_body

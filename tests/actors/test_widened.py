@@ -10,7 +10,7 @@ import pytest
 from tests.builders import CONTRACTS, NOW, RUN, TENANT, Story, agent, at_gate, at_work, call, copied, refusal, reply
 
 from linestop.actors.facts import DeadWorkers, ToolHere, ToolsHere, Worker
-from linestop.actors.opening import grant
+from linestop.actors.task_opening import grant
 from linestop.cli.output import question_text
 from linestop.cli.timeline import line as time_line
 from linestop.client.views import open_questions, require_shown

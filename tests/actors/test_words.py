@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, refusal, reply
 
-from linestop.actors.context import assemble
+from linestop.actors.control_messages import objection
 from linestop.actors.facts import Word
-from linestop.actors.words import objection
+from linestop.actors.prompt import assemble
 from linestop.schemas.events import (
     Answered,
     Asked,

@@ -14,7 +14,7 @@ import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.facts import Facts
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.kill_switch_store import SwitchStore

@@ -13,7 +13,7 @@ from tests.builders import NOW
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
 
 from linestop.actors.executor import Executor
-from linestop.actors.opening import grant
+from linestop.actors.task_opening import grant
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import Stamper

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, at_work, call
 
-from linestop.actors.opening import grant
+from linestop.actors.task_opening import grant
 from linestop.cli import timeline
 from linestop.schemas.events import (
     EVENTS,

@@ -11,7 +11,7 @@ from tests.builders import RUN, TENANT
 from tests.golden_logs.make import HERE, STORIES, told
 from tests.laws.walk import Walk
 
-from linestop.actors.context import assemble
+from linestop.actors.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelStarted
 from linestop.schemas.run.model_order import models_of

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 
-from linestop.actors.context import assemble
 from linestop.actors.facts import Facts, Findings, Word, Worker
+from linestop.actors.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     NAMES,

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
 
-from linestop.actors.context import assemble
+from linestop.actors.prompt import assemble
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import Stamper

@@ -15,7 +15,7 @@ import pytest
 from tests.sandbox.fate_tools import CONTRACTS, ERRORS, OPEN, SAID, VALUES
 
 from linestop.actors.executor import finished
-from linestop.actors.opening import grant
+from linestop.actors.task_opening import grant
 from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.actors.opening import grant
+from linestop.actors.task_opening import grant
 from linestop.sandbox.files.workspace import Workspace
 from linestop.sandbox.http.egress_client import EgressPolicy
 from linestop.sandbox.tools.builtin import http_get

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, reply
 
-from linestop.actors.context import assemble
+from linestop.actors.prompt import assemble
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
 from linestop.schemas.model_messages import ModelFailed, Usage

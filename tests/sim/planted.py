@@ -23,7 +23,7 @@ from tests.sim.hardships import Kind
 from tests.sim.loop import PROCESS, SimLoop
 from tests.sim.workers import Worker
 
-from linestop.actors import approver, executor, judging, planner, words
+from linestop.actors import approver, call_judging, control_messages, executor, planner
 from linestop.actors.executor import Executor, finished
 from linestop.bus import run_outcomes_and_alerts
 from linestop.errors import Unreachable
@@ -221,7 +221,7 @@ def _no_objection(*args: object) -> str:
 
 
 def _stale_grant() -> None:
-    cast("Any", words)._objection_to_decision = _no_objection
+    cast("Any", control_messages)._objection_to_decision = _no_objection
 
 
 def _stop_ignored() -> None:
@@ -280,7 +280,7 @@ def _key_with_call() -> None:
 
         return key
 
-    _wrap(judging, "effect_key", make)
+    _wrap(call_judging, "effect_key", make)
 
 
 def _no_expiry() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from linestop.actors import approver, executor, opening
+from linestop.actors import approver, executor, task_opening
 from linestop.bus import worker_heartbeats
 from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
@@ -154,7 +154,7 @@ def _plenty_of_room(space: Any) -> str:
 
 def opened_without_room() -> None:
     """A new run is opened although what room is left belongs to the others."""
-    cast("Any", intake).full = cast("Any", opening).full = _plenty_of_room
+    cast("Any", intake).full = cast("Any", task_opening).full = _plenty_of_room
 
 
 def changed_contract_performed() -> None:

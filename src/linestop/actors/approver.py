@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from linestop.actors.control_messages import word
 from linestop.actors.facts import Facts, PinnedAgent, Word
-from linestop.actors.words import word
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     Answered,

@@ -19,7 +19,7 @@ import msgspec
 
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, ToolsHere, Worker, switch_closed
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
-from linestop.actors.widened import left_open, widened
+from linestop.actors.widened_contracts import left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall

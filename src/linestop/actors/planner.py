@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from linestop.actors.context import Prompt, assemble, request
-from linestop.actors.exact_values import covered_answers, exact_values
 from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, PinnedAgent, Secrets, Worker, switch_closed
 from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
+from linestop.actors.prompt import Prompt, assemble, request
+from linestop.actors.prompt_exact_values import covered_answers, exact_values
 from linestop.actors.unusable_calls import cleaned
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX, START_WITHIN_S

@@ -11,7 +11,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from linestop.actors import opening
+from linestop.actors import task_opening
+from linestop.actors.call_judging import judge
 from linestop.actors.facts import (
     CurrentAgent,
     Doors,
@@ -24,7 +25,6 @@ from linestop.actors.facts import (
     Space,
     Texts,
 )
-from linestop.actors.judging import judge
 from linestop.actors.narrated_calls import untold_call
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import SPACE_FOR_STARTS
@@ -74,12 +74,12 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = opening.stopped_beforehand(run.stopped.why, incoming)
+                sentence = task_opening.stopped_beforehand(run.stopped.why, incoming)
                 return Refused(
                     code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
-                    asked=opening.asked_for(incoming, now),
+                    asked=task_opening.asked_for(incoming, now),
                 )  # fmt: skip
-            return opening.open_or_refuse(run, incoming, facts, now)
+            return task_opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
         if over := _limit(run, now, facts.get(Performing) or Performing()):

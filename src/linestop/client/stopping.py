@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from linestop.actors.facts import Space
-from linestop.actors.opening import full
+from linestop.actors.task_opening import full
 from linestop.bus.event_envelope import Stamper
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream

@@ -18,7 +18,7 @@ import structlog
 from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
 from linestop.bus import run_outcomes_and_alerts, stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import Backend

@@ -16,10 +16,10 @@ from typing import Any
 import anyio
 import structlog
 
+from linestop.actors.call_judging import judging_bytes
+from linestop.actors.control_messages import said_stop, spoken, stop_asked
 from linestop.actors.facts import Facts, Incoming, Performing, Word
-from linestop.actors.judging import judging_bytes
-from linestop.actors.role import Role
-from linestop.actors.words import said_stop, spoken, stop_asked
+from linestop.actors.role_protocol import Role
 from linestop.bus.event_envelope import Stamper
 from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError

@@ -29,8 +29,8 @@ from linestop.actors.facts import (
     ToolsHere,
     Worker,
 )
-from linestop.actors.opening import grant
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
+from linestop.actors.task_opening import grant
 from linestop.bus.agent_versions import VERSIONS_MAX, AgentStore
 from linestop.bus.interfaces import Blobs, Log, SharedValue
 from linestop.bus.kill_switch_store import SwitchStore

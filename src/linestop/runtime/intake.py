@@ -16,9 +16,9 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from linestop.actors.control_messages import BECOMES, objection
 from linestop.actors.facts import Incoming, Space, Word
-from linestop.actors.opening import full, key_taken, of_key, stopped_beforehand
-from linestop.actors.words import BECOMES, objection
+from linestop.actors.task_opening import full, key_taken, of_key, stopped_beforehand
 from linestop.bus.idempotency_keys import KeyOwner, Keys
 from linestop.bus.interfaces import Delivery, Left, Publisher
 from linestop.bus.operator_stop import catch_up

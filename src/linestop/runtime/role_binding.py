@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from linestop.actors.role import Performer, Role
+from linestop.actors.role_protocol import Performer, Role
 from linestop.bus.interfaces import Log, Publisher
 from linestop.schemas.defaults import HEAD_CHECK_S, WorkerLimits
 

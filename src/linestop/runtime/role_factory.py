@@ -7,7 +7,7 @@ from linestop.actors.budget import Budget
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
 from linestop.actors.validator import Validator
 from linestop.bus import stream_names
 from linestop.bus.stream_definitions import ConsumerSpec, consumers

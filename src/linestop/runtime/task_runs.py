@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from linestop.actors.facts import Incoming
-from linestop.actors.opening import stopped_beforehand, task_sha256
+from linestop.actors.task_opening import stopped_beforehand, task_sha256
 from linestop.bus.cloud_events import received
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.idempotency_keys import KeyOwner, names_another_key, run_of_key

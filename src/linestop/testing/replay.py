@@ -18,6 +18,7 @@ import msgspec
 
 from linestop.actors.approver import Approver
 from linestop.actors.budget import NOT_CHANGED, Budget, needed_micros, wanted
+from linestop.actors.control_messages import word
 from linestop.actors.executor import Executor
 from linestop.actors.facts import (
     CurrentAgent,
@@ -37,9 +38,8 @@ from linestop.actors.facts import (
 )
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role import Role
+from linestop.actors.role_protocol import Role
 from linestop.actors.validator import Validator
-from linestop.actors.words import word
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.actors.context import base_size, material_bytes
 from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
+from linestop.actors.prompt import base_size, material_bytes
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant

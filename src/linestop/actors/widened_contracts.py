@@ -6,7 +6,7 @@ The process that would call a tool knows its contract as it is; the run pinned t
 from __future__ import annotations
 
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
-from linestop.actors.opening import bounded
+from linestop.actors.task_opening import bounded
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.run.call_states import Attempt, CallState

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from linestop.actors.call_judging import judge_edit
 from linestop.actors.facts import Word
-from linestop.actors.judging import judge_edit
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import REPORTED_MAX
 from linestop.schemas.events import (
