@@ -83,7 +83,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(function.__kwdefaults__, "within_s", SOON_S)
     for method in methods:
         monkeypatch.setitem(method.__kwdefaults__, "timeout_s", SOON_S)
-    monkeypatch.setattr("linestop.client.saying.WAIT_S", SOON_S)
+    monkeypatch.setattr("linestop.client.sender.WAIT_S", SOON_S)
     monkeypatch.setattr("linestop.client.client.WAIT_S", SOON_S)
 
 

@@ -32,9 +32,9 @@ from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.stream_definitions import consumers
-from linestop.client import Letter, saying, waiting
-from linestop.client.identity import load_key, write_key
-from linestop.client.views import Receipt
+from linestop.client import Letter, sender, waiting
+from linestop.client.credentials import load_key, write_key
+from linestop.client.result_types import Receipt
 from linestop.errors import ConfigError, TooLarge
 from linestop.runtime.intake import Person
 from linestop.schemas.defaults import INLINE_BYTES_MAX, Limits
@@ -185,7 +185,7 @@ async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: p
                 break
     headers = heard.result()
     assert headers["ce-specversion"] == "1.0"
-    assert headers["ce-type"] == saying.TASK_TYPE
+    assert headers["ce-type"] == sender.TASK_TYPE
     assert headers["ce-subject"] == submitted.run
     assert headers["ce-datacontenttype"] == "application/json"
     assert headers["ce-time"].endswith("Z")
@@ -314,7 +314,7 @@ async def test_the_newest_runs_are_found_however_far_back(client: Client, monkey
         await client.outcome((await client.submit("desk", "say hello")).run, timeout_s=SOON_S)
     wanted = [line.run for line in await client.runs(limit=3)]
     assert len(wanted) == 3
-    monkeypatch.setattr("linestop.client.looking.WINDOW_MESSAGES", 1)
+    monkeypatch.setattr("linestop.client.run_reader.WINDOW_MESSAGES", 1)
     assert [line.run for line in await client.runs(limit=3)] == wanted
 
 
@@ -498,7 +498,7 @@ async def test_a_client_stops_through_the_roles(client: Client) -> None:
 
 async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's stop needs nobody; a client's is kept, and says so."""
-    monkeypatch.setattr(saying, "WAIT_S", 0.2)
+    monkeypatch.setattr(sender, "WAIT_S", 0.2)
     async with (
         stack(tmp_path, actors=False) as idle,
         Client.connect(tmp_path) as client,
@@ -638,7 +638,7 @@ async def test_a_stop_whose_answer_is_lost_is_found_in_the_log(client: Client, m
     async def lost(future: asyncio.Future[object], wait_s: float) -> None:
         await waiting.answer_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(saying, "answer_within", lost)
+    monkeypatch.setattr(sender, "answer_within", lost)
     receipt = await client.stop(submitted.run, by="ann", why="enough")
     assert (receipt.by, receipt.already) == ("ann", False)
     assert receipt.n > 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from linestop.client.words import Piece, Token, Words
+from linestop.client.token_stream import Piece, Token, Words
 from linestop.schemas.events import AnyEvent, Cue, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.run.state import Entry
 

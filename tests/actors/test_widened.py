@@ -13,7 +13,7 @@ from linestop.actors.facts import DeadWorkers, ToolHere, ToolsHere, Worker
 from linestop.actors.task_opening import grant
 from linestop.cli.output import question_text
 from linestop.cli.timeline import line as time_line
-from linestop.client.views import open_questions, require_shown
+from linestop.client.result_types import open_questions, require_shown
 from linestop.errors import Refused
 from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import (

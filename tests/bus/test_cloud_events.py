@@ -15,7 +15,7 @@ from tests.builders import NOW, TASK, Story
 from linestop.actors.facts import CurrentAgent, Incoming
 from linestop.actors.task_opening import task_sha256
 from linestop.bus.cloud_events import event_headers, received
-from linestop.client.saying import message_headers
+from linestop.client.sender import message_headers
 from linestop.errors import InputError
 from linestop.schemas.events import Opened
 from linestop.schemas.messages import Task

@@ -21,7 +21,7 @@ from linestop.bus.permissions import CredentialName
 from linestop.bus.stream_definitions import MIB, Space, streams
 from linestop.cli.doctor_streams import space
 from linestop.client import Client
-from linestop.client.views import Submitted
+from linestop.client.result_types import Submitted
 from linestop.errors import LinestopError, Refused
 from linestop.schemas import subjects
 from linestop.schemas.defaults import CONTROL_BYTES_MAX, SPACE_FOR_NEW_WORK

@@ -14,7 +14,7 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.client.views import run_line
+from linestop.client.result_types import run_line
 from linestop.runtime.actor_process import Host
 from linestop.runtime.money.account_value import Account
 from linestop.runtime.process_settings import HostConfig

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.stack import Ran, Stack, background_stack, command, seen
 
-from linestop.client.identity import write_key
+from linestop.client.credentials import write_key
 from linestop.runtime.intake import Person
 
 pytestmark = pytest.mark.broker

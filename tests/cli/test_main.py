@@ -16,7 +16,7 @@ from linestop.cli import main as cli_main
 from linestop.cli.commands import processes, runs
 from linestop.cli.declare import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, body_of
 from linestop.cli.main import LazyGroup, cli, first_known, run
-from linestop.client import identity
+from linestop.client import credentials
 from linestop.client.client import MODES
 from linestop.config import project_file
 from linestop.config.project_file import Config
@@ -98,7 +98,7 @@ def test_choices_are_those_of_the_modules_that_the_help_does_not_import() -> Non
     assert processes.ROLES == ACTORS
     assert set(processes.CREDENTIALS) == set(CREDENTIALS)
     assert list(runs.STOP_MODES) == list(MODES)
-    assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (identity.DIRECTORY_DEFAULT, project_file.CONFIG_FILE)
+    assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (credentials.DIRECTORY_DEFAULT, project_file.CONFIG_FILE)
     assert Config().tenant == TENANT_DEFAULT
 
 

@@ -11,7 +11,7 @@ from tests.builders import agent, at_work, call, contract
 from linestop.cli import output
 from linestop.cli.output import question_text
 from linestop.cli.plain import fit
-from linestop.client.views import OpenQuestion, open_questions
+from linestop.client.result_types import OpenQuestion, open_questions
 
 
 def asked(reason: str) -> OpenQuestion:

@@ -10,7 +10,7 @@ import pytest
 from tests.builders import NOW, OK, Story, agent, at_work, call
 
 from linestop.bus.worker_heartbeats import Beat, Load, Worker
-from linestop.client.waits import Wait, waits
+from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.schemas.events import AccountLine, Policy, Queued, SettledHold
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.subjects import ACTORS, RoleName

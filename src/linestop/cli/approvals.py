@@ -11,7 +11,7 @@ import click
 from linestop.cli import output
 from linestop.client import Client
 from linestop.client.client import Resolution, Said
-from linestop.client.views import OpenQuestion, pick
+from linestop.client.result_types import OpenQuestion, pick
 from linestop.errors import InputError, Refused
 from linestop.schemas.messages import Reply
 

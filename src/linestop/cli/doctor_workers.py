@@ -9,7 +9,7 @@ from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.worker_heartbeats import Worker
 from linestop.cli.doctor_streams import Warn
-from linestop.client.looking import read_workers
+from linestop.client.run_reader import read_workers
 from linestop.errors import LinestopError, PermissionDenied
 from linestop.schemas.subjects import ACTORS
 

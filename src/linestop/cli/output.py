@@ -31,8 +31,8 @@ from linestop.cli.lookalikes import lookalikes
 from linestop.cli.pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.plain import HIDDEN, clean, fit_to, writes_unicode
 from linestop.client import Client
-from linestop.client.identity import identify, state_directory
-from linestop.client.views import OpenQuestion
+from linestop.client.credentials import identify, state_directory
+from linestop.client.result_types import OpenQuestion
 from linestop.config.project_file import CONFIG_FILE, load_project
 from linestop.errors import InputError, TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX

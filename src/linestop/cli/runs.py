@@ -16,7 +16,7 @@ from linestop.cli import output, timeline
 from linestop.cli.stop import closed_sentence
 from linestop.client import Client, Outcome, Submitted
 from linestop.client.client import Said, TaskOptions
-from linestop.client.views import OpenQuestion, RunLine
+from linestop.client.result_types import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
 

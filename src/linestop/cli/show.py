@@ -9,8 +9,8 @@ import msgspec
 
 from linestop.cli import output, timeline
 from linestop.client import Client
-from linestop.client.views import OpenQuestion, run_line
-from linestop.client.waits import Wait
+from linestop.client.result_types import OpenQuestion, run_line
+from linestop.client.what_a_run_waits_for import Wait
 from linestop.schemas.run.state import Entry, Run
 
 

@@ -20,8 +20,8 @@ from linestop.cli import output
 from linestop.cli.known_names import tell_of_unknown
 from linestop.client import Client
 from linestop.client.client import Said
-from linestop.client.identity import state_directory
-from linestop.client.looking import LAST
+from linestop.client.credentials import state_directory
+from linestop.client.run_reader import LAST
 from linestop.errors import InputError, NotFound, PermissionDenied
 from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 

@@ -16,8 +16,8 @@ from linestop.bus.signed_checkpoints import trusted_checkpoint_key
 from linestop.cli import output
 from linestop.cli.declare import SHORT_RUN
 from linestop.client import Client
-from linestop.client.looking import LAST
 from linestop.client.run_names import named_runs
+from linestop.client.run_reader import LAST
 from linestop.config.project_file import load_project
 from linestop.errors import InputError, NotFound, TooLarge
 from linestop.schemas.defaults import BLOB_BYTES_MAX

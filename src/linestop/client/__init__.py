@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from linestop.client.blocking_client import SyncClient
 from linestop.client.client import Client, TaskOptions
 from linestop.client.listening import Alert, Listener
 from linestop.client.outcome import Outcome
-from linestop.client.sync import SyncClient
-from linestop.client.views import Letter, OpenQuestion, Receipt, RunLine, Submitted
-from linestop.client.words import Token
+from linestop.client.result_types import Letter, OpenQuestion, Receipt, RunLine, Submitted
+from linestop.client.token_stream import Token
 
 __all__ = [
     "Alert",

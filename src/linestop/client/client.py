@@ -13,15 +13,15 @@ import anyio
 import msgspec
 
 from linestop.bus.operator_stop import fence_number, stop_number
+from linestop.client.dead_letters import Letters
 from linestop.client.following import Following
 from linestop.client.kill_switches import KillSwitches
-from linestop.client.letters import Letters
-from linestop.client.looking import DEFAULT_TENANT
 from linestop.client.outcome import Outcome
-from linestop.client.saying import WAIT_S, Mouth
+from linestop.client.result_types import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
+from linestop.client.run_reader import DEFAULT_TENANT
+from linestop.client.sender import WAIT_S, Mouth
+from linestop.client.stop import DirectStop, is_of, no_such_run
 from linestop.client.stop_scope import stop_scope
-from linestop.client.stopping import DirectStop, is_of, no_such_run
-from linestop.client.views import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name

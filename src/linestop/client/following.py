@@ -11,12 +11,12 @@ import anyio
 
 from linestop.bus import stream_names
 from linestop.bus.jetstream.reads import Found, Reader
-from linestop.client.identity import Identity
+from linestop.client.credentials import Identity
 from linestop.client.listening import Alert, HasPosition, Listener, Listening, alert_of
-from linestop.client.looking import DEFAULT_TENANT, Looking, as_run, as_tenant
 from linestop.client.outcome import Outcome, outcome_as, with_text
+from linestop.client.run_reader import DEFAULT_TENANT, Looking, as_run, as_tenant
+from linestop.client.token_stream import Token, Words
 from linestop.client.waiting import hints, pieces
-from linestop.client.words import Token, Words
 from linestop.errors import TimedOut
 from linestop.schemas import subjects
 from linestop.schemas.events import BlobRef, Proposed

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from linestop.client.stopping import DirectStop
-from linestop.client.views import StoppedRuns
+from linestop.client.result_types import StoppedRuns
+from linestop.client.stop import DirectStop
 from linestop.errors import LinestopError, PermissionDenied, Refused
 from linestop.schemas.kill_switches import EVERYTHING
 from linestop.schemas.messages import Control
@@ -15,7 +15,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 if TYPE_CHECKING:
-    from linestop.client.looking import Looking
+    from linestop.client.run_reader import Looking
 
 AT_ONCE: Final = 32
 """Runs that are stopped at a time."""

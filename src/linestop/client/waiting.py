@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.stream_names import answer_inbox
-from linestop.client.words import Piece
+from linestop.client.token_stream import Piece
 from linestop.schemas.messages import OFFSET_HEADER, Reply
 from linestop.schemas.subject_filters import words_of
 from linestop.schemas.subjects import RunId, TenantId, live, parse_delta, run_filter

@@ -13,11 +13,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from linestop.bus.permissions import CredentialName
 from linestop.client.client import Client, TaskOptions
-from linestop.client.identity import Identity, identify
+from linestop.client.credentials import Identity, identify
 from linestop.client.listening import Alert, HasPosition, Listener
-from linestop.client.looking import DEFAULT_TENANT
 from linestop.client.outcome import Outcome
-from linestop.client.words import Token
+from linestop.client.run_reader import DEFAULT_TENANT
+from linestop.client.token_stream import Token
 from linestop.errors import InputError
 from linestop.schemas.run.state import Entry, Run
 

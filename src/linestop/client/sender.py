@@ -21,8 +21,8 @@ from linestop.bus.connection import Connection
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
-from linestop.client.identity import load_key, sign
-from linestop.client.views import Submitted
+from linestop.client.credentials import load_key, sign
+from linestop.client.result_types import Submitted
 from linestop.client.waiting import Answers, answer_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects

@@ -10,7 +10,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.jetstream.reads import Found, Reader
 from linestop.bus.jetstream.retry import patiently, publish
 from linestop.bus.jetstream.wire import Wire, header_block
-from linestop.client.views import Letter
+from linestop.client.result_types import Letter
 from linestop.errors import InputError, NotFound
 from linestop.schemas.subjects import parse_dead, wake
 

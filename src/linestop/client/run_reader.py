@@ -20,13 +20,13 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
 from linestop.bus.worker_heartbeats import Worker, workers
-from linestop.client.identity import Identity, default_person, identify
+from linestop.client.credentials import Identity, default_person, identify
 from linestop.client.left_runs import LeftRuns
+from linestop.client.result_types import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
-from linestop.client.saying import Mouth
-from linestop.client.views import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
+from linestop.client.sender import Mouth
 from linestop.client.waiting import hints
-from linestop.client.waits import Wait, waits
+from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
