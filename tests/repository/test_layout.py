@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -18,11 +19,22 @@ FOUR = ("actors", "bus", "sandbox", "schemas")
 LAYERS: dict[str, frozenset[str]] = {
     "schemas": frozenset(),
     "actors": frozenset({"schemas"}),
-    "bus": frozenset({"schemas", "actors"}),
-    "sandbox": frozenset({"schemas", "actors"}),
-    "models": frozenset({"schemas", "actors"}),
+    "bus": frozenset({"schemas"}),
+    "sandbox": frozenset({"schemas"}),
+    "models": frozenset({"schemas"}),
+    "models/playbook": frozenset({"schemas", "models", "config"}),
+    "config": frozenset({"schemas", "bus", "models", "sandbox"}),
+    "archive": frozenset({"schemas", "bus"}),
+    "reference": frozenset({"schemas", "bus"}),
+    "runtime": frozenset({"schemas", "actors", "bus", "archive"}),
+    "client": frozenset({"schemas", "actors", "bus", "archive"}),
+    "testing": frozenset({"schemas", "actors", "bus", "models", "models/playbook", "config", "runtime"}),
+    "cli": frozenset(
+        {"schemas", "actors", "bus", "models", "models/playbook", "config", "runtime", "sandbox", "archive", "client"}
+        | {"reference", "testing"}
+    ),
 }
-"""What each folder may import of ours, besides itself and ``NEUTRAL``; folders not named may import all."""
+"""What each folder may import of ours, besides itself and ``NEUTRAL``."""
 
 NEUTRAL = frozenset({"clock", "daemon_threads", "errors", "off_loop"})
 """Modules at the top, which every folder may import."""
@@ -36,18 +48,23 @@ def sources() -> list[Path]:
     return sorted(SRC.rglob("*.py"))
 
 
+def room(module: str) -> str:
+    """The folder of a module from the root of the package: the deepest one that ``LAYERS`` names."""
+    parts = module.split(".")[1:]
+    inner = "/".join(parts[:2])
+    return inner if inner in LAYERS else parts[0]
+
+
 def imports(path: Path) -> set[str]:
-    """The folders of linestop that a module imports."""
+    """The folders and top-level modules of linestop that a module imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            # `from linestop.bus import layout` names the folder; `from linestop import x` names x.
-            names = [f"linestop.{a.name}" for a in node.names] if node.module == "linestop" else [node.module]
+            # `from linestop.models import playbook` names a folder within another one.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("linestop.")}
-    return found
+            found |= {alias.name for alias in node.names}
+    return {room(name) for name in found if name.startswith("linestop.")}
 
 
 @pytest.mark.parametrize("name", FOUR)
@@ -61,8 +78,27 @@ def test_imports_point_one_way(folder: str) -> None:
     """No folder imports one that stands above it; schemas import nothing of ours but what stands at the top."""
     allowed = LAYERS[folder] | {folder} | NEUTRAL
     for path in (SRC / folder).rglob("*.py"):
-        strangers = imports(path) - allowed
-        assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+        module = ".".join(["linestop", *path.relative_to(SRC).with_suffix("").parts])
+        if room(module) == folder:
+            strangers = imports(path) - allowed
+            assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+
+
+def test_every_folder_has_its_layer() -> None:
+    """A new folder says what it may import."""
+    folders = {path.name for path in SRC.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(LAYERS)
+
+
+def test_what_stands_at_the_top_imports_no_folder_that_imports_it_back() -> None:
+    """A module that every folder may use knows none of them but the schemas' numbers."""
+    for name in NEUTRAL:
+        assert imports(SRC / f"{name}.py") <= NEUTRAL | {"schemas"}, name
+
+
+def test_the_layers_have_no_circle() -> None:
+    """What may import a folder is never imported by it, not even through others."""
+    graphlib.TopologicalSorter(LAYERS).prepare()
 
 
 def long_functions() -> dict[str, int]:
