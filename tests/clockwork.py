@@ -33,7 +33,7 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import virtual_now
+from linestop.testing.virtual_time import virtual_now
 
 ONE: tuple[tuple[RoleName, ...], ...] = (ACTORS,)
 EACH: tuple[tuple[RoleName, ...], ...] = tuple((role,) for role in ACTORS)

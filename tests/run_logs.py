@@ -32,7 +32,7 @@ from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
 from linestop.schemas.verify import TrustedKey
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 Message = tuple[str, bytes, int]
 TENANT, RUN = TenantId("t"), RunId("r1")

@@ -40,6 +40,7 @@ from linestop.bus.signed_checkpoints import load_signer
 from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
 from linestop.cli.assembly import show_words
 from linestop.models.caller import Caller
+from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.runtime.actor_process import Host
 from linestop.runtime.intake import Person
 from linestop.runtime.process_settings import HostConfig, utc_now
@@ -52,7 +53,6 @@ from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.model_messages import Price
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 AGENT = "desk"
 NEVER_S = 600.0

@@ -14,6 +14,7 @@ from linestop.actors.prompt import assemble
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.json_mode import step_request
 from linestop.models.openai import request_body as openai_body
+from linestop.models.playbook.conversation import read_conversation
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Opened
 from linestop.schemas.messages import Task
@@ -21,7 +22,6 @@ from linestop.schemas.model_messages import Message, ModelRequest, ToolCall
 from linestop.schemas.run.call_outcome import told
 from linestop.schemas.run.call_states import DROPPED_BYTES, ITEM_BYTES
 from linestop.schemas.tool_contracts import ErrorType, ToolError, ToolResult
-from linestop.testing.playbook.conversation import read_conversation
 
 UNKNOWN = ToolResult(outcome="unknown", error=ToolError(type="transient", message="no answer"))
 TOOK_EFFECT = "The call took effect; do not make it again."

@@ -40,7 +40,7 @@ from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import LATEST, Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 SOON_S = 20.0
 

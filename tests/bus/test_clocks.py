@@ -20,7 +20,7 @@ from linestop.runtime.role_factory import make_role
 from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 PATIENT = msgspec.structs.replace(AGENT, limits=msgspec.structs.replace(AGENT.limits, wall_s=600))
 HOUR_S = 3_600.0

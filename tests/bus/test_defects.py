@@ -37,7 +37,7 @@ from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.memory.log import MemoryLog
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 OTHER = RunId("r2")
 NESTED = "[" * 5_000

@@ -14,7 +14,7 @@ from linestop.runtime.money.ledger import KEPT
 from linestop.runtime.money.orphaned_holds import MARGIN, remove_ended_accounts
 from linestop.schemas.account_names import day_of, hour_of, period_end
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 ACME = TenantId("acme")
 SECRET = "hunter2hunter2"

@@ -27,7 +27,7 @@ from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST, TOO_LATE,
 from linestop.schemas.subjects import ACTORS
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 class Preparing:

@@ -20,7 +20,7 @@ from linestop.schemas.run.make_stop import stopped
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 TENANT, RUN = TenantId("acme"), RunId("busy")
 LAG_S = 0.001

@@ -40,7 +40,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 from linestop.testing.replay import replay
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 LAYOUTS = pytest.mark.parametrize("roles", [ONE, EACH], ids=["one process", "one role a process"])
 Layout = tuple[tuple[RoleName, ...], ...]

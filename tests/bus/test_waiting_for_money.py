@@ -28,7 +28,7 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
 from linestop.schemas.verify import verify
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 USAGE = Usage(fresh_in=400, out=20)
 COST = AGENT.model.price.cost_micros(USAGE)

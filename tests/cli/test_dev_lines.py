@@ -20,7 +20,7 @@ from linestop.client import Client
 from linestop.config.project_file import load_project
 from linestop.schemas.events import Asked, Refused
 from linestop.schemas.subjects import parse_run_event
-from linestop.testing.virtual import run_virtual
+from linestop.testing.virtual_time import run_virtual
 
 
 def test_a_run_has_a_line_where_it_begins_waits_and_ends() -> None:

@@ -20,7 +20,7 @@ from linestop.cli.main import run
 from linestop.client import Client
 from linestop.schemas.verify import read_chain, sign_checkpoint
 from linestop.schemas.verify.export_bundle import read_bundle, write_bundle
-from linestop.testing.virtual import START
+from linestop.testing.virtual_time import START
 
 
 @pytest.fixture(scope="module")

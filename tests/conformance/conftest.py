@@ -12,7 +12,7 @@ from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.rigs import MemoryRig, Rig, ServerRig, make_server_rig
-from linestop.testing.virtual import VirtualLoop, virtual_now
+from linestop.testing.virtual_time import VirtualLoop, virtual_now
 
 _numbers = itertools.count(1)
 

@@ -17,7 +17,7 @@ from linestop.errors import TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 SPACE = Space(runs=2 * MIB)
 TENANT, RUN = TenantId("t"), RunId("r")

@@ -13,10 +13,10 @@ from tests.e2e.processes import Broker, Processes, World, running
 from tests.e2e.role_process import Setup
 from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
 
+from linestop.models.playbook import PlaybookServer
+from linestop.models.playbook.script import parse_playbook
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.testing.playbook import PlaybookServer
-from linestop.testing.playbook.script import parse_playbook
 from linestop.testing.rigs import until
 
 EVENTS = (

@@ -19,6 +19,8 @@ from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
+from linestop.models.playbook import PlaybookServer
+from linestop.models.playbook.script import parse_playbook
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -26,8 +28,6 @@ from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.subjects import ACTORS
-from linestop.testing.playbook import PlaybookServer
-from linestop.testing.playbook.script import parse_playbook
 
 ANSWERED_WITHIN_S = 10.0
 _numbers = itertools.count(1)

@@ -32,6 +32,8 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.models.caller import Caller
+from linestop.models.playbook import PlaybookServer
+from linestop.models.playbook.script import parse_playbook
 from linestop.runtime.actor_process import Host
 from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
@@ -47,8 +49,6 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, parse_run_event
 from linestop.schemas.tool_contracts import Contract, Digest
 from linestop.schemas.verify import verify
-from linestop.testing.playbook import PlaybookServer
-from linestop.testing.playbook.script import parse_playbook
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -18,14 +18,14 @@ from tests.e2e.scene import BOOK, Scene, agent, described, operating
 from tests.e2e.triggers import Trigger
 
 from linestop.errors import ConfigError
+from linestop.models.playbook import PlaybookServer
+from linestop.models.playbook.script import parse_playbook
 from linestop.runtime.workers.worker_names import hold_name
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.testing.playbook import PlaybookServer
-from linestop.testing.playbook.script import parse_playbook
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -16,6 +16,8 @@ from tests.builders import CONTRACTS, OK, Story, agent
 from linestop.actors.planner import Planner
 from linestop.models.caller import Caller, encodable
 from linestop.models.planner_function import Plan
+from linestop.models.playbook import PlaybookServer, parse_playbook
+from linestop.models.playbook.wire import PIECE_CHARS
 from linestop.schemas.events import ModelChoice, ModelStarted
 from linestop.schemas.model_messages import (
     Message,
@@ -29,8 +31,6 @@ from linestop.schemas.model_messages import (
 )
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.redaction import Redactor
-from linestop.testing.playbook import PlaybookServer, parse_playbook
-from linestop.testing.playbook.wire import PIECE_CHARS
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import pytest
 
 from linestop.errors import ConfigError
 from linestop.models import open_model
+from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.schemas.model_messages import Message, ModelFailed, ModelRequest
-from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 Canned = tuple[int, dict[str, str], bytes]
 Served = tuple[str, list[tuple[dict[str, str], bytes]]]

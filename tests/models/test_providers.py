@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from linestop.models import open_model
+from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.schemas.model_messages import (
     FailureClass,
     Message,
@@ -19,7 +20,6 @@ from linestop.schemas.model_messages import (
     ToolSpec,
     Usage,
 )
-from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,7 @@ import pytest
 
 from linestop.models import open_model
 from linestop.models.json_mode import bounded, step_reply, step_request, trial_reply
+from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.schemas.model_messages import (
     Message,
     ModelClient,
@@ -22,7 +23,6 @@ from linestop.schemas.model_messages import (
     ToolSpec,
     Usage,
 )
-from linestop.testing.playbook import PlaybookServer, parse_playbook
 
 PARAMETERS = {
     "type": "object",

@@ -14,7 +14,7 @@ from linestop.schemas import subjects
 from linestop.schemas.defaults import ACK_SOON_S
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 CONTROL = next(spec for spec in consumers() if spec.name == stream_names.REQUESTS_CONSUMERS[0][1])
 

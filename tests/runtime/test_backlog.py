@@ -25,7 +25,7 @@ from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.subjects import ACTORS
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import VirtualLoop, run_virtual, virtual_now
+from linestop.testing.virtual_time import VirtualLoop, run_virtual, virtual_now
 
 TASKS = 600
 APPEND_CPU_S = 0.01

@@ -28,7 +28,7 @@ from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 PATIENT = msgspec.structs.replace(AGENT, limits=Limits(wall_s=36_000))
 

@@ -19,7 +19,7 @@ from linestop.schemas.events import Finished
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 class Noting(InMemory):

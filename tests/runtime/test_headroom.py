@@ -13,7 +13,7 @@ from linestop.errors import Unreachable
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import PLACE_BYTES, PROCESSES, Headroom
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
-from linestop.testing.virtual import run_virtual
+from linestop.testing.virtual_time import run_virtual
 
 ANSWER_S = 0.01
 LIMIT = 1024 * 1024

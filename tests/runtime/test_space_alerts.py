@@ -19,7 +19,7 @@ from linestop.runtime.process_settings import HostConfig
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 class Streams:

@@ -26,7 +26,7 @@ from linestop.schemas.run.make_stop import stopped
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 INBOX = "_INBOX.test.reply"
 Loss = Callable[[], Awaitable[None]]

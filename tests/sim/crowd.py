@@ -43,7 +43,7 @@ from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.verify import verify
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import START, virtual_now
+from linestop.testing.virtual_time import START, virtual_now
 
 OUTPUT_TOKENS = 1_000
 COST, COST_MAX = 1_000, 2_000

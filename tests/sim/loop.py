@@ -19,7 +19,7 @@ from typing import Any, TypeVarTuple, cast
 
 from anyio._backends import _asyncio as anyio_asyncio
 
-from linestop.testing.virtual import VirtualLoop
+from linestop.testing.virtual_time import VirtualLoop
 
 Ts = TypeVarTuple("Ts")
 BROKER_MODULES = "linestop.testing.memory"

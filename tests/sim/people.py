@@ -27,7 +27,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored
-from linestop.testing.virtual import virtual_now
+from linestop.testing.virtual_time import virtual_now
 
 TENANTS = (TenantId("acme"), TenantId("zeta"))
 TRIES_MAX = 30

@@ -28,7 +28,7 @@ from linestop.bus.stream_definitions import consumers
 from linestop.sandbox.tools.builtin import WAIT_FOR_EVENT
 from linestop.schemas.subjects import RoleName
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import START, virtual_now
+from linestop.testing.virtual_time import START, virtual_now
 
 RAGE_S = 45.0
 """Faults, kills and moods end then; from then on everything must come to its end."""

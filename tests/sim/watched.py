@@ -17,7 +17,7 @@ from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Fill, Left, Meanwhile, StoredMessage
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import virtual_now
+from linestop.testing.virtual_time import virtual_now
 
 NEARLY_FULL: Final = 0.95
 THINKS: Final = 0.05

@@ -25,7 +25,7 @@ from linestop.runtime.role_factory import make_role
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.virtual import virtual_now
+from linestop.testing.virtual_time import virtual_now
 
 SKEW_MAX_S = 0.9
 """Clocks of two workers differ by less than the grace that an effect's ``done_by`` gives (2 s)."""

@@ -16,7 +16,7 @@ from linestop.errors import NotFound, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event
 from linestop.testing.memory import MemoryBroker, NoFaults
-from linestop.testing.virtual import run_virtual, virtual_now
+from linestop.testing.virtual_time import run_virtual, virtual_now
 
 TENANT, RUN = TenantId("t"), RunId("r")
 TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from linestop.errors import Defect
-from linestop.testing.virtual import START, Deadlock, VirtualLoop, run_virtual, virtual_now
+from linestop.testing.virtual_time import START, Deadlock, VirtualLoop, run_virtual, virtual_now
 
 
 def test_thirty_days_pass_in_no_time() -> None:
@@ -93,7 +93,7 @@ def test_a_program_that_cannot_go_on_is_a_deadlock_that_says_where() -> None:
 
 def test_a_loop_that_spins_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy loop that never lets time pass ends with an error instead of hanging."""
-    monkeypatch.setattr("linestop.testing.virtual.TURNS_AT_ONE_INSTANT_MAX", 1_000)
+    monkeypatch.setattr("linestop.testing.virtual_time.TURNS_AT_ONE_INSTANT_MAX", 1_000)
 
     async def spins() -> None:
         while True:

@@ -39,6 +39,7 @@ from linestop.models import key_variable
 from linestop.models.caller import Caller, Delta
 from linestop.models.planner_constants import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
+from linestop.models.playbook import PlaybookServer, load_playbook
 from linestop.runtime.actor_process import Host
 from linestop.runtime.fetch_facts import Check
 from linestop.runtime.intake import Person
@@ -57,7 +58,6 @@ from linestop.schemas.performer_interfaces import CallWork, ModelWork, ToolRunne
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.testing.playbook import PlaybookServer, load_playbook
 
 if TYPE_CHECKING:
     from linestop.archive.writer import Archive

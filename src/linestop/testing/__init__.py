@@ -18,25 +18,25 @@ from typing import TYPE_CHECKING, Any
 from linestop.testing.replay import replay
 
 if TYPE_CHECKING:
+    from linestop.models.playbook import Playbook, PlaybookServer, load_playbook, parse_playbook
     from linestop.testing.cluster import Cluster
     from linestop.testing.memory import Faults, MemoryBroker
-    from linestop.testing.playbook import Playbook, PlaybookServer, load_playbook, parse_playbook
     from linestop.testing.replay import Difference
-    from linestop.testing.virtual import Deadlock, VirtualLoop, run_virtual, virtual_now
+    from linestop.testing.virtual_time import Deadlock, VirtualLoop, run_virtual, virtual_now
 
 _HOMES = {
     "Cluster": "linestop.testing.cluster",
-    "Deadlock": "linestop.testing.virtual",
+    "Deadlock": "linestop.testing.virtual_time",
     "Difference": "linestop.testing.replay",
     "Faults": "linestop.testing.memory",
     "MemoryBroker": "linestop.testing.memory",
-    "Playbook": "linestop.testing.playbook",
-    "PlaybookServer": "linestop.testing.playbook",
-    "VirtualLoop": "linestop.testing.virtual",
-    "load_playbook": "linestop.testing.playbook",
-    "parse_playbook": "linestop.testing.playbook",
-    "run_virtual": "linestop.testing.virtual",
-    "virtual_now": "linestop.testing.virtual",
+    "Playbook": "linestop.models.playbook",
+    "PlaybookServer": "linestop.models.playbook",
+    "VirtualLoop": "linestop.testing.virtual_time",
+    "load_playbook": "linestop.models.playbook",
+    "parse_playbook": "linestop.models.playbook",
+    "run_virtual": "linestop.testing.virtual_time",
+    "virtual_now": "linestop.testing.virtual_time",
 }
 """Where each public name lives."""
 

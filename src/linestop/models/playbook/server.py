@@ -16,11 +16,11 @@ import h11
 import msgspec
 
 from linestop.errors import ConfigError
-from linestop.testing.playbook.answer import NoAnswer, choose
-from linestop.testing.playbook.conversation import Conversation, Wire, read_conversation
-from linestop.testing.playbook.reply import Reply, faulty_reply, plain_reply
-from linestop.testing.playbook.script import Playbook, Step
-from linestop.testing.playbook.wire import error_body
+from linestop.models.playbook.answer import NoAnswer, choose
+from linestop.models.playbook.conversation import Conversation, Wire, read_conversation
+from linestop.models.playbook.reply import Reply, faulty_reply, plain_reply
+from linestop.models.playbook.script import Playbook, Step
+from linestop.models.playbook.wire import error_body
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 JOURNAL_MAX = 256

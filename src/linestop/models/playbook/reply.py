@@ -6,11 +6,11 @@ from typing import Literal
 
 import msgspec
 
-from linestop.testing.playbook import script
-from linestop.testing.playbook.answer import compose, shorten
-from linestop.testing.playbook.conversation import Conversation
-from linestop.testing.playbook.script import Playbook, Step
-from linestop.testing.playbook.wire import (
+from linestop.models.playbook import script
+from linestop.models.playbook.answer import compose, shorten
+from linestop.models.playbook.conversation import Conversation
+from linestop.models.playbook.script import Playbook, Step
+from linestop.models.playbook.wire import (
     BROKEN_EVENT,
     TERMINAL_EVENTS,
     error_body,

@@ -1,4 +1,4 @@
-"""``python -m linestop.testing.playbook FILE... --port N``: serve playbooks until SIGINT or SIGTERM."""
+"""``python -m linestop.models.playbook FILE... --port N``: serve playbooks until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 import click
 
 from linestop.errors import ConfigError
-from linestop.testing.playbook import PlaybookServer, load_playbook
+from linestop.models.playbook import PlaybookServer, load_playbook
 
 
 @click.command()

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from linestop.testing.playbook.answer import Answer
-from linestop.testing.playbook.conversation import Conversation, Wire
+from linestop.models.playbook.answer import Answer
+from linestop.models.playbook.conversation import Conversation, Wire
 
 PIECE_CHARS = 40
 _ANTHROPIC_STOPS = {"end": "end_turn", "calls": "tool_use", "length": "max_tokens"}

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from linestop.errors import ConfigError
-from linestop.testing.playbook import Playbook, load_playbook, parse_playbook
-from linestop.testing.playbook.answer import Answer, NoAnswer, choose, compose
-from linestop.testing.playbook.conversation import Conversation, Wire, read_conversation
+from linestop.models.playbook import Playbook, load_playbook, parse_playbook
+from linestop.models.playbook.answer import Answer, NoAnswer, choose, compose
+from linestop.models.playbook.conversation import Conversation, Wire, read_conversation
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import msgspec
 
-from linestop.testing.playbook.conversation import Conversation, Turn
-from linestop.testing.playbook.script import Call, Playbook, Step, Tokens, When
+from linestop.models.playbook.conversation import Conversation, Turn
+from linestop.models.playbook.script import Call, Playbook, Step, Tokens, When
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([a-z_]+(?:\.[^{}\s]+)?)\s*\}\}")
 _BYTES_A_TOKEN = 4

@@ -10,7 +10,7 @@ described in ``docs/models.md``::
 
 from __future__ import annotations
 
-from linestop.testing.playbook.script import Playbook, load_playbook, parse_playbook
-from linestop.testing.playbook.server import PlaybookServer, Received
+from linestop.models.playbook.script import Playbook, load_playbook, parse_playbook
+from linestop.models.playbook.server import PlaybookServer, Received
 
 __all__ = ["Playbook", "PlaybookServer", "Received", "load_playbook", "parse_playbook"]

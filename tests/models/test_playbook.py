@@ -15,8 +15,8 @@ import httpx2
 import pytest
 
 from linestop.errors import ConfigError
-from linestop.testing.playbook import PlaybookServer, parse_playbook
-from linestop.testing.playbook.server import FAULTS_MAX, JOURNAL_MAX
+from linestop.models.playbook import PlaybookServer, parse_playbook
+from linestop.models.playbook.server import FAULTS_MAX, JOURNAL_MAX
 
 pytestmark = pytest.mark.anyio
 
@@ -190,7 +190,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, end: signal.
     """The address is the first line; both signals end it well, also where a script started it in the background."""
     file = tmp_path / "hello.toml"
     file.write_text('name = "hello"\n[[step]]\nsay = "Hello."')
-    ignoring = ["env", "--ignore-signal=INT", sys.executable, "-m", "linestop.testing.playbook", str(file)]
+    ignoring = ["env", "--ignore-signal=INT", sys.executable, "-m", "linestop.models.playbook", str(file)]
     with subprocess.Popen(ignoring, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -210,7 +210,7 @@ def test_the_command_says_in_one_line_why_it_does_not_start(tmp_path: Path, text
     file.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "linestop.testing.playbook", str(file), "--port", port]
+        command = [sys.executable, "-m", "linestop.models.playbook", str(file), "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (code, "")
     assert len(done.stderr.splitlines()) == 1
