@@ -6,12 +6,12 @@ import itertools
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.bus_fixtures import MemoryRig, Rig, ServerRig, make_server_rig
 
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker
-from linestop.testing.rigs import MemoryRig, Rig, ServerRig, make_server_rig
 from linestop.testing.virtual_time import VirtualLoop, virtual_now
 
 _numbers = itertools.count(1)

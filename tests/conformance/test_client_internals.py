@@ -12,11 +12,11 @@ import pytest
 from nats.aio import client as client_module
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from tests.bus_fixtures import Rig, ServerRig
 
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
 from linestop.errors import InputError, TooLarge, Unreachable
-from linestop.testing.rigs import Rig, ServerRig
 
 pytestmark = pytest.mark.anyio
 

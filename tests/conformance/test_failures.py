@@ -13,6 +13,7 @@ import anyio
 import anyio.abc
 import msgspec
 import pytest
+from tests.bus_fixtures import ServerRig, until
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Log
@@ -22,7 +23,6 @@ from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event
 from linestop.testing.cluster import Cluster
-from linestop.testing.rigs import ServerRig, until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import msgspec
 import pytest
+from tests.bus_fixtures import Rig, ServerRig, until
 
 from linestop.bus.interfaces import Append, HeadMoved, Left, Log
 from linestop.bus.jetstream import retry
@@ -17,7 +18,6 @@ from linestop.schemas.run.hash_chain import genesis, link
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, parse_run_event, run_event
 from linestop.testing.cluster import Cluster
-from linestop.testing.rigs import Rig, ServerRig, until
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import anyio
 import pytest
+from tests.bus_fixtures import Rig, ServerRig, until
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Delivery
@@ -18,7 +19,6 @@ from linestop.schemas import subjects
 from linestop.schemas.defaults import BLOB_BYTES_MAX, BLOB_PART_BYTES
 from linestop.schemas.subjects import AgentName, DeltaSubject, RunId, TenantId
 from linestop.testing.cluster import Cluster
-from linestop.testing.rigs import Rig, ServerRig, until
 
 pytestmark = pytest.mark.anyio
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import anyio
 import msgspec
 import pytest
+from tests.bus_fixtures import Rig, ServerRig
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Delivery, Queue, Room
@@ -17,7 +18,6 @@ from linestop.schemas import subjects
 from linestop.schemas.defaults import ACK_SOON_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.testing.cluster import Cluster
-from linestop.testing.rigs import Rig, ServerRig
 
 pytestmark = pytest.mark.anyio
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from tests.bus_fixtures import Rig, until
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import SharedValue
 from linestop.errors import Conflict
 from linestop.schemas.subjects import TenantId
-from linestop.testing.rigs import Rig, until
 
 pytestmark = pytest.mark.anyio
 

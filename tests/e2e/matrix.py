@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from tests.bus_fixtures import until
 from tests.e2e.processes import Broker, Processes, World, running
 from tests.e2e.role_process import Setup
 from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
@@ -17,7 +18,6 @@ from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
-from linestop.testing.rigs import until
 
 EVENTS = (
     ("validator", "opened", 1), ("budget", "held", 1),

@@ -19,6 +19,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from tests.bus_fixtures import until
 from tests.e2e.race.judging import LATE_NS, Race, Request, Stop, judge, race_of
 from tests.e2e.race.worker import agent
 
@@ -30,7 +31,6 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import Cluster
-from linestop.testing.rigs import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 HERE = Path(__file__).parent / "race"
