@@ -28,8 +28,8 @@ from linestop.bus.interfaces import Append
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.server.nats_config import SyncInterval
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import AccountLimits, Limits, WorkerLimits
@@ -46,7 +46,7 @@ TEXT = "x" * 900
 """About 1 KB an answer and a result, as the measurements of the peers have (docs/performance.md)."""
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": False}
-PLENTY = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
+ACCOUNT_LIMITS = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
 HEADERS = {
     "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "ce-specversion": "1.0", "ce-id": "0" * 36,
     "ce-source": "/linestop/validator", "ce-type": "io.linestop.run.validator.judged",
@@ -59,7 +59,7 @@ class InstantModel:
     def __init__(self, *, wait: bool = False) -> None:
         self._wait = wait
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         if self._wait:
             await anyio.sleep_forever()
         calls: tuple[ToolCall, ...] = ()
@@ -86,13 +86,13 @@ def agent() -> AgentVersion:
         tokens_max=10_000_000, cost_max_micros=50_000_000, turns_max=10_000, calls_max=10_000,
         calls_per_tool_max=10_000, wall_s=86_400,
     )  # fmt: skip
-    look = Contract(name="look", description="Look.", parameters=SCHEMA, tier="read")
+    lookup = Contract(name="look", description="Look.", parameters=SCHEMA, tier="read")
     price = Price(input=100_000, output=500_000, table="bench")
     model = ModelChoice(model="playbook/stub", price=price, window_tokens=10_000_000)
-    return AgentVersion(name="bench", prompt="Work.", model=model, tools=(look,), limits=limits)
+    return AgentVersion(name="bench", prompt="Work.", model=model, tools=(lookup,), limits=limits)
 
 
-class Stage:
+class BenchSystem:
     """A server with all streams, and an operator that submits, watches and measures the floor."""
 
     def __init__(self, server: EmbeddedServer, operator: JetStream, directory: Path) -> None:
@@ -106,7 +106,7 @@ class Stage:
     async def watch(self) -> None:
         """Hear every model start (a turn begins) and every seal, as they are stored."""
 
-        async def heard(message: Any) -> None:  # noqa: ANN401 - nats-py's message
+        async def on_event(message: Any) -> None:  # noqa: ANN401 - nats-py's message
             tokens = message.subject.split(".")
             run, role, event = tokens[3], tokens[4], tokens[5]
             if (role, event) == ("planner", "started"):
@@ -115,8 +115,8 @@ class Stage:
                 self._sealed.pop(run).set()
 
         nc = self.operator.wire.connection.nc
-        await nc.subscribe("live.runs.*.*.planner.started.*", cb=heard)
-        await nc.subscribe("live.runs.*.*.recorder.sealed.*", cb=heard)
+        await nc.subscribe("live.runs.*.*.planner.started.*", cb=on_event)
+        await nc.subscribe("live.runs.*.*.recorder.sealed.*", cb=on_event)
         await nc.flush()
 
     async def submit(self) -> tuple[str, anyio.Event]:
@@ -125,7 +125,7 @@ class Stage:
         run = f"run-{os.getpid()}-{self.count}"
         sealed = self._sealed[run] = anyio.Event()
         body = msgspec.json.encode({"text": "go", "run": run, "user": f"user-{self.count % 50}"})
-        await self.operator.wire.ask(f"tasks.{TENANT}.bench", body)
+        await self.operator.wire.request(f"tasks.{TENANT}.bench", body)
         return run, sealed
 
     async def system(self, in_flight: int, runs: int) -> tuple[list[float], float]:
@@ -179,7 +179,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIterator[Stage]:
+async def bench_system(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIterator[BenchSystem]:
     """Set a server up in a temporary directory."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linestop-bench-")))
@@ -187,30 +187,37 @@ async def stage(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIterator[S
             (directory / NO_SWEEP).touch()
         server = await stack.enter_async_context(EmbeddedServer(directory, ServerOptions(sync_interval=sync)))
         async with await connect(server.credential("bootstrap"), name="bench") as bootstrap:
-            wakes = {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS}
+            wakes = {role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in ACTORS}
             await set_up(bootstrap, BusLayout(wakes=wakes))
         operator = await stack.enter_async_context(await connect(server.credential("operator"), name="bench"))
         streams = await JetStream.open(operator)
-        await AgentStore(streams.shared(stream_names.AGENTS_BUCKET)).deploy(agent())
-        here = Stage(server, streams, directory)
+        await AgentStore(streams.bucket(stream_names.AGENTS_BUCKET)).deploy(agent())
+        here = BenchSystem(server, streams, directory)
         await here.watch()
         yield here
 
 
 @asynccontextmanager
-async def host(directory: Path, roles: Sequence[RoleName], worker: str, *, wait: bool = False) -> AsyncIterator[Host]:
+async def host(
+    directory: Path, roles: Sequence[RoleName], worker: str, *, wait: bool = False
+) -> AsyncIterator[ActorProcess]:
     """Run ``roles`` in this process."""
     credentials: dict[RoleName, Any] = {role: load_credential(credential_path(directory, role)) for role in roles}
     backend = await JetStreamBackend.open(credentials, name="bench")
-    made = [make_role(role, caller=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
+    role_actors = [make_role(role, requester=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
     # The floor's runs are bare appends that nobody seals: the sweep would look at them again and again.
     sweeping = not (directory / NO_SWEEP).exists()
     # Runs that wait for a model for ever are there to be many.
     limits = WorkerLimits(runs_max=100_000, starts_max=100_000) if wait else WorkerLimits()
-    config = HostConfig(
-        worker=worker, accounts=PLENTY, chance=random.Random(1), drain_s=0.2, sweeping=sweeping, limits=limits
+    config = ProcessSettings(
+        worker=worker,
+        account_limits=ACCOUNT_LIMITS,
+        random_source=random.Random(1),
+        drain_s=0.2,
+        sweeping=sweeping,
+        limits=limits,
     )
-    async with Host(backend, made, config).running() as running:
+    async with ActorProcess(backend, role_actors, config).running() as running:
         yield running
     await backend.aclose()
 

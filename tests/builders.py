@@ -14,10 +14,10 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from linestop.actors.approver import Approver
-from linestop.actors.budget import Budget, wanted
-from linestop.actors.control_messages import objection
+from linestop.actors.budget import Budget, next_hold
+from linestop.actors.control_messages import rejection_reason
 from linestop.actors.executor import Executor
-from linestop.actors.facts import CurrentAgent, Facts, Incoming, PinnedAgent, Reservation, Word, Worker
+from linestop.actors.facts import ControlMessage, CurrentAgent, Facts, IncomingTask, PinnedAgent, Reservation, Worker
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role_protocol import Role
@@ -26,8 +26,8 @@ from linestop.actors.validator import Validator
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
-    NAMES,
-    SPEAKERS,
+    EVENT_NAMES,
+    EVENT_ROLES,
     AccountLine,
     AnyEvent,
     Cue,
@@ -136,8 +136,8 @@ def all_at_once(items: AsyncIterator[E]) -> list[E]:
 
 def performed(executor: Executor, view: tuple[CallWork, ...], started: EffectStarted) -> list[Finished]:
     """What the executor reports; the whole of a result that was cut is kept nowhere."""
-    said = all_at_once(executor.perform(view, started))
-    return [each.event if isinstance(each, LongResult) else each for each in said]
+    reports = all_at_once(executor.perform(view, started))
+    return [each.event if isinstance(each, LongResult) else each for each in reports]
 
 
 class ScriptedModel:
@@ -145,7 +145,7 @@ class ScriptedModel:
 
     answer: ModelReply | ModelFailed = reply()
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Give it."""
         del work
         if isinstance(self.answer, ModelFailed):
@@ -191,41 +191,41 @@ class Story:
 
     # --- given -----------------------------------------------------------------------------------------
 
-    def tell(self, role: RoleName, event: AnyEvent, *, at: datetime | None = None) -> Entry:
+    def append(self, role: RoleName, event: AnyEvent, *, at: datetime | None = None) -> Entry:
         """Append ``event`` as that role's next and fold it, whatever the fold makes of it."""
         n, seq = self.run.n + 1, self.run.head_seq + 1
         moment = at or max(self.now, self.run.at)
-        stamped = msgspec.structs.replace(event, id=f"e{n}", prev=self.run.head, at=moment)
-        subject = run_event(TENANT, RUN, role=role, event=NAMES[type(event)], n=n)
-        payload = encode(stamped)
+        enveloped = msgspec.structs.replace(event, id=f"e{n}", prev=self.run.head, at=moment)
+        subject = run_event(TENANT, RUN, role=role, event=EVENT_NAMES[type(event)], n=n)
+        payload = encode(enveloped)
         self.messages.append((subject, payload, seq))
         return self.run.apply(subject, payload, seq)
 
     def given(self, *events: AnyEvent, by: RoleName | None = None) -> Self:
         """Append events that count; ``by`` says who, for a stop."""
         for event in events:
-            role: Any = by or SPEAKERS[type(event)]
-            entry = self.tell(role, event)
+            role: Any = by or EVENT_ROLES[type(event)]
+            entry = self.append(role, event)
             assert not entry.ignored, entry.ignored
         return self
 
-    def opened(self) -> Self:
+    def open_run(self) -> Self:
         """Hand the task in; the validator opens the run."""
-        incoming = Incoming(agent=self.version.name, sha256=task_sha256(self.task), task=self.task)
-        return self.when("validator", incoming, CurrentAgent(version=self.version)).said()
+        incoming = IncomingTask(agent=self.version.name, sha256=task_sha256(self.task), task=self.task)
+        return self.when("validator", incoming, CurrentAgent(version=self.version)).append_decided()
 
-    def wait(self, seconds: float) -> Self:
+    def advance_s(self, seconds: float) -> Self:
         """Let time pass."""
         self.now += timedelta(seconds=seconds)
         return self
 
     # --- when and then -----------------------------------------------------------------------------------
 
-    def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+    def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
         """What a role knows now: accounts always have room."""
-        hold, amount = wanted(self.run, self.now)
+        hold, amount = next_hold(self.run, self.now)
         reservation = (Reservation(hold=hold, amount_micros=amount, accounts=self.accounts()),) if amount else ()
-        return self.facts.with_(*reservation, *more)
+        return self.facts.with_facts(*reservation, *more)
 
     def accounts(self) -> tuple[AccountLine, ...]:
         """What the accounts say to a hold: they have room for anything."""
@@ -238,7 +238,7 @@ class Story:
     def when(self, role: RoleName, *more: Any) -> Self:  # noqa: ANN401 - any facts
         """Let one role look at the run."""
         self.role = role
-        self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.known(*more), self.now)
+        self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.current_facts(*more), self.now)
         return self
 
     def then(self, kind: type[E], /, **fields: Any) -> E:  # noqa: ANN401 - any field's value
@@ -247,46 +247,46 @@ class Story:
         for name, value in fields.items():
             assert getattr(self.decided, name) == value, (name, getattr(self.decided, name))
         event: E = self.decided
-        self.said()
+        self.append_decided()
         return event
 
-    def said(self) -> Self:
+    def append_decided(self) -> Self:
         """Append what the role decided."""
         assert self.decided is not None
-        entry = self.tell(self.role, self.decided)
+        entry = self.append(self.role, self.decided)
         assert not entry.ignored, entry.ignored
         return self
 
-    def silent(self) -> None:
+    def expect_nothing(self) -> None:
         """Expect that the role had nothing to say."""
         assert self.decided is None, self.decided
 
-    def word(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
+    def send_control(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
         """Let the approver hear a person's word."""
-        return self.when("approver", Word(verb=verb, control=Control(by=by, **fields), trusted=True))
+        return self.when("approver", ControlMessage(verb=verb, control=Control(by=by, **fields), trusted=True))
 
     # --- the run goes on -----------------------------------------------------------------------------------
 
-    def quiet(self, *more: Any) -> Self:  # noqa: ANN401 - any facts
+    def run_until_idle(self, *more: Any) -> Self:  # noqa: ANN401 - any facts
         """Let every role speak until none has anything to say; what was started stays open."""
         for _ in range(STEPS_MAX):
-            if not any(self.when(name, *more).decided and self.said() for name in self.roles):
+            if not any(self.when(name, *more).decided and self.append_decided() for name in self.roles):
                 return self
         raise AssertionError("the roles never fall silent")
 
-    def model(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> Self:
+    def finish_model(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> Self:
         """Say what came of the open model call (or the start in event ``n``), then let the roles go on."""
-        return self.given(*self.heard(answer, n=n)).quiet()
+        return self.given(*self.planner_events(answer, n=n)).run_until_idle()
 
-    def heard(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> list[AnyEvent]:
+    def planner_events(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> list[AnyEvent]:
         """What the planner makes of this answer to the open model call (or the start in event ``n``)."""
         started = self.run.entries[(n or self.open_model()) - 1].event
         assert isinstance(started, ModelStarted)
         self.caller.answer = answer
-        view = self.planner.view(self.run, started, self.facts)
-        return [self.timed(event, started.at) for event in all_at_once(self.planner.perform(view, started))]
+        view = self.planner.prepare(self.run, started, self.facts)
+        return [self.with_duration(event, started.at) for event in all_at_once(self.planner.perform(view, started))]
 
-    def timed(self, event: AnyEvent, since: datetime) -> AnyEvent:
+    def with_duration(self, event: AnyEvent, since: datetime) -> AnyEvent:
         """A result that took as long as the story's clock says, if that moved."""
         took_s = (self.now - since).total_seconds()
         return msgspec.structs.replace(event, duration_s=took_s) if took_s else event
@@ -296,19 +296,19 @@ class Story:
         """All open starts, as a process that performs them sees them."""
         return tuple(attempt.n for attempt in self.run.open_attempts)
 
-    def worked_s(self, later_s: float = 0.0) -> float:
+    def active_s(self, later_s: float = 0.0) -> float:
         """How long the run has worked, as who performs its starts counts it."""
         return self.run.active_s(self.now + timedelta(seconds=later_s), self.performing)
 
-    def tools(self, **results: ToolResult) -> Self:
+    def finish_tools(self, **results: ToolResult) -> Self:
         """Say what came of open calls, by call id, then let the roles go on."""
         self.runner.results = results
         for n in sorted({attempt.n for attempt in self.run.open_attempts if attempt.call in results}):
             started = self.run.entries[n - 1].event
             assert isinstance(started, EffectStarted)
-            view = self.executor.view(self.run, started, self.facts)
-            self.given(*(self.timed(event, started.at) for event in performed(self.executor, view, started)))
-        return self.quiet()
+            view = self.executor.prepare(self.run, started, self.facts)
+            self.given(*(self.with_duration(event, started.at) for event in performed(self.executor, view, started)))
+        return self.run_until_idle()
 
     def open_model(self) -> int:
         """The event in which the open model call was started."""
@@ -316,7 +316,7 @@ class Story:
 
     # --- looking -------------------------------------------------------------------------------------------
 
-    def names(self) -> list[str]:
+    def event_names(self) -> list[str]:
         """``role.event`` of all that counts so far."""
         return [f"{entry.role}.{entry.name}" for entry in self.run.entries if not entry.ignored]
 
@@ -331,13 +331,13 @@ class Story:
 
 def at_work(*calls: ToolCall, version: AgentVersion | None = None, task: Task | None = None) -> Story:
     """A run whose model has answered with these calls (or the final answer), and in which all is quiet."""
-    return Story(version, task=task).opened().quiet().model(reply(*calls))
+    return Story(version, task=task).open_run().run_until_idle().finish_model(reply(*calls))
 
 
 def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:
     """A run whose model has proposed these calls, judged, with the approver about to look."""
-    story = Story(version).opened().quiet()
-    return story.given(*story.heard(reply(*calls))).when("validator").said()
+    story = Story(version).open_run().run_until_idle()
+    return story.given(*story.planner_events(reply(*calls))).when("validator").append_decided()
 
 
 def refusal(
@@ -351,15 +351,15 @@ def refusal(
 ) -> str:
     """Why this word of a person counts for nothing now; empty if it counts."""
     control = msgspec.convert({"by": by, **fields}, Control)
-    return objection(
+    return rejection_reason(
         story.run,
-        Word(verb=verb, control=control, signer=signer, signature_required=must_sign, trusted=True),
+        ControlMessage(verb=verb, control=control, signer=signer, signature_required=must_sign, trusted=True),
         story.now,
         story.version,
     )
 
 
-def copied(story: Story) -> Run:
+def refolded(story: Story) -> Run:
     """The run folded anew from its messages."""
     run = Run(TENANT, RUN)
     for subject, payload, seq in story.messages:

@@ -19,7 +19,7 @@ import msgspec
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import BusLayout, set_up
-from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
@@ -38,7 +38,7 @@ _POLL_S: Final = 0.01
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = _POLL_S) -> T:
+async def until(condition: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = _POLL_S) -> T:
     """Look again and again until what is seen is true, and return it; for what has no signal of its own.
 
     Raises:
@@ -46,13 +46,13 @@ async def until(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0, eve
     """
     with anyio.fail_after(within_s):
         while True:
-            found = await look()
-            if found:
-                return found
+            value = await condition()
+            if value:
+                return value
             await anyio.sleep(every_s)
 
 
-class Rig(Protocol):
+class BusFixture(Protocol):
     """A bus with all its streams. ``log`` gives a new writer each time, on a connection of its own."""
 
     def now(self) -> datetime:
@@ -71,7 +71,7 @@ class Rig(Protocol):
         """The blobs of all."""
         ...
 
-    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
+    async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
         """A bucket, as a credential that may write to it: ``budget``, or ``operator`` or ``validator``."""
         ...
 
@@ -83,7 +83,7 @@ class Rig(Protocol):
         """What goes out, as the recorder says it."""
         ...
 
-    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message as a person would, and wait until it is stored."""
         ...
 
@@ -92,7 +92,7 @@ class Rig(Protocol):
         ...
 
 
-class MemoryRig:
+class MemoryBusFixture:
     """The bus in memory, under the running loop's time."""
 
     def __init__(self, broker: MemoryBroker, now: Callable[[], datetime]) -> None:
@@ -115,9 +115,9 @@ class MemoryRig:
         """The blobs of all."""
         return self.broker.blobs()
 
-    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
+    async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
         """A bucket."""
-        return self.broker.shared(bucket)
+        return self.broker.bucket(bucket)
 
     async def timers(self) -> Timers:
         """The timers."""
@@ -127,7 +127,7 @@ class MemoryRig:
         """What goes out."""
         return self.broker.publisher()
 
-    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message."""
         await self.broker.publish(subject, payload, dict(headers or {}))
 
@@ -137,12 +137,12 @@ class MemoryRig:
         return found.payload if found else None
 
 
-class ServerRig:
+class ServerBusFixture:
     """The bus on real servers. ``close`` closes the connections it made, not the servers."""
 
     def __init__(self, server: EmbeddedServer | Cluster) -> None:
         self.server = server
-        self._common: dict[CredentialName, JetStream] = {}
+        self._shared_connections: dict[CredentialName, JetStream] = {}
         self._connections: list[Connection] = []
 
     async def set_up(self, wakes: Mapping[RoleName, tuple[str, ...]]) -> None:
@@ -182,35 +182,40 @@ class ServerRig:
 
     async def queue(self, spec: ConsumerSpec) -> Queue:
         """A durable consumer, as the credential that may pull from it."""
-        return (await self._as(_puller(spec))).queue(spec)
+        return (await self._shared_connection(_credential_to_pull(spec))).queue(spec)
 
     async def blobs(self) -> Blobs:
         """The blobs of all."""
-        return (await self._as("planner")).blobs()
+        return (await self._shared_connection("planner")).blobs()
 
-    async def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> Shared:
+    async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
         """A bucket, as a credential that may write to it."""
         writers: dict[str, CredentialName] = {
             stream_names.AGENTS_BUCKET: "operator",
             stream_names.IDS_BUCKET: "validator",
         }
-        return (await self._as(writers.get(bucket, "budget"))).shared(bucket)
+        return (await self._shared_connection(writers.get(bucket, "budget"))).bucket(bucket)
 
     async def timers(self) -> Timers:
         """The timers."""
-        return (await self._as("planner")).timers()
+        return (await self._shared_connection("planner")).timers()
 
     async def publisher(self) -> Publisher:
         """What goes out."""
-        return (await self._as("recorder")).publisher()
+        return (await self._shared_connection("recorder")).publisher()
 
-    async def say(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message, and wait until it is stored."""
-        await publish((await self._as("operator")).wire, subject, payload, headers=header_block(dict(headers or {})))
+        await publish(
+            (await self._shared_connection("operator")).wire,
+            subject,
+            payload,
+            headers=header_block(dict(headers or {})),
+        )
 
     async def stored(self, stream: str, subject: str) -> bytes | None:
         """The last message on a subject."""
-        found = await Reader((await self._as("operator")).wire, stream).direct_last(subject)
+        found = await Reader((await self._shared_connection("operator")).wire, stream).direct_last(subject)
         return found.payload if found else None
 
     async def kill(self) -> None:
@@ -226,34 +231,34 @@ class ServerRig:
         if not isinstance(self.server, Cluster):
             return
         await self.server.restart(self._killed)
-        bootstrap = await self._as("bootstrap")
+        bootstrap = await self._shared_connection("bootstrap")
         for spec in streams():
-            await until(partial(_is_whole, bootstrap.wire, spec.name), within_s=READY_TIMEOUT_S)
+            await until(partial(_is_replicated, bootstrap.wire, spec.name), within_s=READY_TIMEOUT_S)
 
-    async def _as(self, name: CredentialName) -> JetStream:
-        if name not in self._common:
-            self._common[name] = await self.open(name)
-        return self._common[name]
+    async def _shared_connection(self, name: CredentialName) -> JetStream:
+        if name not in self._shared_connections:
+            self._shared_connections[name] = await self.open(name)
+        return self._shared_connections[name]
 
 
-async def make_server_rig(server: EmbeddedServer | Cluster) -> ServerRig:
+async def make_server_fixture(server: EmbeddedServer | Cluster) -> ServerBusFixture:
     """Return a rig on running servers, set up; every role has a durable that wakes it on ``stopped``."""
-    rig = ServerRig(server)
+    fixture = ServerBusFixture(server)
     wakes: dict[RoleName, tuple[str, ...]] = {role: (f"runs.*.*.{role}.stopped.>",) for role in ACTORS}
     with anyio.fail_after(READY_TIMEOUT_S):
         while True:
             try:
-                await rig.set_up(wakes)
+                await fixture.set_up(wakes)
             except Unreachable:
                 await anyio.sleep(_POLL_S)
             else:
-                return rig
+                return fixture
 
 
-async def _is_whole(wire: Wire, stream: str) -> bool:
+async def _is_replicated(wire: Wire, stream: str) -> bool:
     """Whether a stream has a leader and every replica is up to date."""
     try:
-        reply = msgspec.json.decode((await wire.ask(jetstream_api.stream_info(stream))).data)
+        reply = msgspec.json.decode((await wire.request(jetstream_api.stream_info(stream))).data)
     except Unreachable:
         return False
     cluster = reply.get("cluster", {})
@@ -261,7 +266,7 @@ async def _is_whole(wire: Wire, stream: str) -> bool:
     return bool(cluster.get("leader")) and len(replicas) == 2 and all(r.get("current") for r in replicas)
 
 
-def _puller(spec: ConsumerSpec) -> CredentialName:
+def _credential_to_pull(spec: ConsumerSpec) -> CredentialName:
     """Name who may pull from a consumer: a role's own are named after it."""
     for role in ACTORS:
         if spec.name == stream_names.role_consumer(role):

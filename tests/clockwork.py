@@ -21,8 +21,8 @@ from tests.run_logs import RUN, TENANT, InMemory
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.errors import LinestopError, Unreachable
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
@@ -65,11 +65,11 @@ def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agen
     return AgentVersion(name="a", prompt="be good", model=FIRST, tools=tools, limits=limits, **fields)
 
 
-def calls(*wanted: tuple[str, dict[str, Any]]) -> ModelReply:
+def calls(*requested: tuple[str, dict[str, Any]]) -> ModelReply:
     """An answer that makes these calls; without any, the final one."""
     made = tuple(
         ToolCall(id=f"{tool}-{index}", name=tool, args=msgspec.json.encode(args).decode())
-        for index, (tool, args) in enumerate(wanted)
+        for index, (tool, args) in enumerate(requested)
     )
     return ModelReply(
         text="" if made else "done", calls=made, stop_reason="calls" if made else "end",
@@ -93,29 +93,29 @@ HANGS = 10_000.0
 """Seconds that something takes which never ends."""
 
 
-class Model:
+class ScriptedModel:
     """Gives what is scripted, one after the other, then the final answer; ``takes_s`` each."""
 
     def __init__(self, script: Sequence[ModelReply | ModelFailed], takes_s: Sequence[float] = ()) -> None:
         self._script = list(script)
         self._takes_s = list(takes_s)
-        self.asked: list[str] = []
+        self.models_requested: list[str] = []
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Give the next."""
-        self.asked.append(work.request.model)
-        answer = self._script.pop(0) if self._script else calls()
+        self.models_requested.append(work.request.model)
+        reply = self._script.pop(0) if self._script else calls()
         takes_s = self._takes_s.pop(0) if self._takes_s else 0.01
         began = anyio.current_time()
         with anyio.move_on_after(work.request.deadline_s):
             await anyio.sleep(takes_s)
-            if isinstance(answer, ModelFailed):
-                raise answer
-            return answer, anyio.current_time() - began
+            if isinstance(reply, ModelFailed):
+                raise reply
+            return reply, anyio.current_time() - began
         raise ModelFailed("availability", "too slow", possibly_billed=True)
 
 
-class Hands:
+class ScriptedTools:
     """Gives each tool's results one after the other, then success."""
 
     def __init__(
@@ -123,7 +123,7 @@ class Hands:
     ) -> None:
         self._script = {name: list(results) for name, results in (script or {}).items()}
         self._takes_s = {name: list(times) for name, times in (takes_s or {}).items()}
-        self.done: list[str] = []
+        self.performed: list[str] = []
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
         """Perform all at once."""
@@ -142,7 +142,7 @@ class Hands:
 
     async def _one(self, work: CallWork) -> ToolResult:
         name = f"{work.tool}?" if work.probe else work.tool
-        self.done.append(name)
+        self.performed.append(name)
         times = self._takes_s.get(name)
         results = self._script.get(name)
         with anyio.move_on_after(work.timeout_s):
@@ -158,17 +158,17 @@ class KilledError(LinestopError):
     """Raised for whatever a killed process still wants of the broker."""
 
 
-class Fates(NoFaults):
+class BrokerFaults(NoFaults):
     """Which processes are dead, and whether the broker is away."""
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
         self.away = False
-        self.lose_answer_to = ""
+        self.lose_reply_to = ""
         self.last_subject: Callable[[], str] = str
 
     @staticmethod
-    def at_work() -> str:
+    def current_process() -> str:
         """The process whose step this is."""
         return _PROCESS.get()
 
@@ -182,8 +182,8 @@ class Fates(NoFaults):
 
     async def after(self, op: str) -> None:
         """Lose the answer to one append."""
-        if op == "log.append" and self.lose_answer_to and f".{self.lose_answer_to}." in self.last_subject():
-            self.lose_answer_to = ""
+        if op == "log.append" and self.lose_reply_to and f".{self.lose_reply_to}." in self.last_subject():
+            self.lose_reply_to = ""
             raise Unreachable("The answer was lost.")
 
 
@@ -198,12 +198,14 @@ class _Process:
 class Processes:
     """All processes, the broker, and the one run."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, model: Model, hands: Hands, *, config: dict[str, Any]) -> None:
-        self.fates = Fates()
-        self.broker = MemoryBroker(virtual_now, faults=self.fates)
-        self.model, self.hands = model, hands
+    def __init__(
+        self, tasks: anyio.abc.TaskGroup, model: ScriptedModel, scripted_tools: ScriptedTools, *, config: dict[str, Any]
+    ) -> None:
+        self.faults = BrokerFaults()
+        self.broker = MemoryBroker(virtual_now, faults=self.faults)
+        self.model, self.scripted_tools = model, scripted_tools
         runs = self.broker.stream(stream_names.RUNS)
-        self.fates.last_subject = lambda: runs.matching(">")[-1].subject
+        self.faults.last_subject = lambda: runs.matching(">")[-1].subject
         self.began, self.began_s = virtual_now(), anyio.current_time()
         self.config = config
         self._tasks = tasks
@@ -226,11 +228,11 @@ class Processes:
         """End the process of this name, as SIGKILL does."""
         process = next(p for p in self.alive if p.name == name)
         self.alive.remove(process)
-        self.fates.dead.add(name)
+        self.faults.dead.add(name)
         process.scope.cancel()
         await process.ended.wait()
 
-    async def event(self) -> None:
+    async def next_event(self) -> None:
         """Wait until another event is stored."""
         stored = anyio.Event()
         self.broker.stream(stream_names.RUNS).listeners.append(lambda _: stored.set())
@@ -241,7 +243,7 @@ class Processes:
         """The name, without incarnation, of the process that has this role at first."""
         return next(roles[0] for roles in layout_ if role in roles)
 
-    async def say(self, verb: str, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
+    async def send_control(self, verb: str, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
         """Say a person's word."""
         await self.broker.publish(f"control.{TENANT}.{RUN}.{verb}", msgspec.json.encode({"by": "ann", **fields}))
 
@@ -250,7 +252,7 @@ class Processes:
         found = await self.broker.log().load(TENANT, RUN)
         return fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
 
-    async def at(self, *names: str) -> list[float]:
+    async def event_times(self, *names: str) -> list[float]:
         """When each event of these names (``role.event``, or an event's alone) was said: seconds from the beginning."""
         return [
             (entry.event.at - self.began).total_seconds()
@@ -260,12 +262,12 @@ class Processes:
 
     async def _live(self, process: _Process, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         _PROCESS.set(process.name)
-        roles = [make_role(role, caller=self.model, runner=self.hands) for role in process.roles]
+        roles = [make_role(role, requester=self.model, runner=self.scripted_tools) for role in process.roles]
         options: dict[str, Any] = {"sweeping": False, "drain_s": 0.0, "now": virtual_now, **self.config}
-        config = HostConfig(worker=process.name, chance=random.Random(1), **options)
+        config = ProcessSettings(worker=process.name, random_source=random.Random(1), **options)
         with process.scope:
             try:
-                async with Host(InMemory(self.broker), roles, config).running():
+                async with ActorProcess(InMemory(self.broker), roles, config).running():
                     task_status.started()
                     await anyio.sleep_forever()
             finally:
@@ -275,16 +277,16 @@ class Processes:
 @asynccontextmanager
 async def processes(
     layout_: tuple[tuple[RoleName, ...], ...],
-    model: Model,
-    hands: Hands | None = None,
+    model: ScriptedModel,
+    scripted_tools: ScriptedTools | None = None,
     *,
     version: AgentVersion | None = None,
     **config: Any,  # noqa: ANN401 - fields of ``HostConfig``
 ) -> AsyncGenerator[Processes]:
     """Start processes with these roles, deploy the agent and send its task."""
     async with anyio.create_task_group() as tasks:
-        made = Processes(tasks, model, hands or Hands(), config=config)
-        await AgentStore(made.broker.shared(stream_names.AGENTS_BUCKET)).deploy(version or agent())
+        made = Processes(tasks, model, scripted_tools or ScriptedTools(), config=config)
+        await AgentStore(made.broker.bucket(stream_names.AGENTS_BUCKET)).deploy(version or agent())
         for roles in layout_:
             await made.start(roles)
         made.began, made.began_s = virtual_now(), anyio.current_time()

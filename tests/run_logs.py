@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import LinestopError
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.intake import Person
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AskedCall, ModelChoice, Policy
@@ -119,9 +119,9 @@ class InMemory:
         del role
         return self._broker.blobs()
 
-    def shared(self, role: RoleName, bucket: str) -> Shared:
+    def bucket(self, role: RoleName, bucket: str) -> Bucket:
         del role
-        return self._broker.shared(bucket)
+        return self._broker.bucket(bucket)
 
     def timers(self, role: RoleName) -> Timers:
         del role
@@ -129,23 +129,23 @@ class InMemory:
 
     async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
         del role
-        async for heard in self._broker.listen(subject):
-            yield heard.subject
+        async for message in self._broker.listen(subject):
+            yield message.subject
 
 
-class Scripted:
+class ScriptedTurns:
     """A model that makes these calls turn by turn, (tool, argument), then answers."""
 
     def __init__(self, turns: Sequence[Sequence[tuple[str, str]]]) -> None:
         self._turns = turns
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         await anyio.sleep(0.01)
         turn = sum(1 for message in work.request.messages if message.role == "assistant")
-        wanted = self._turns[turn] if turn < len(self._turns) else ()
+        scripted_calls = self._turns[turn] if turn < len(self._turns) else ()
         calls = tuple(
             ToolCall(id=f"c{turn + 1}{'abcdef'[i]}", name=tool, args=_args(tool, value))
-            for i, (tool, value) in enumerate(wanted)
+            for i, (tool, value) in enumerate(scripted_calls)
         )
         reply = ModelReply(
             text="let me see" if calls else "All done, token sk-ant-REDACTME0123456789abcdef.",
@@ -194,10 +194,10 @@ class Tools:
             yield work, self._outcomes.get(value, ToolResult(outcome="succeeded", value={"ok": value})), 0.01
 
 
-class Bench:
+class LiveRun:
     """A run under way: say something to it, wait for it, read its log."""
 
-    def __init__(self, broker: MemoryBroker, host: Host) -> None:
+    def __init__(self, broker: MemoryBroker, host: ActorProcess) -> None:
         self.broker = broker
         self.host = host
 
@@ -208,7 +208,7 @@ class Bench:
         assert entry is not None
         return entry.run
 
-    async def say(self, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
+    async def send(self, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
         """Send a control message, signed as ann's where that is needed."""
         control = Control(by=fields.pop("by", "ann"), nonce="once", **fields)
         control = msgspec.structs.replace(
@@ -221,7 +221,7 @@ class Bench:
         """Approve or deny every call that waits for a person."""
         for call in list(self.run.calls.values()):
             if call.stage is Stage.ASKED and isinstance(call.asked, AskedCall):
-                await self.say(
+                await self.send(
                     verb,
                     call=call.call,
                     args_sha256=call.asked.args_sha256,
@@ -229,12 +229,12 @@ class Bench:
                 )
 
 
-Act = Callable[[Bench], Awaitable[None]]
+Intervention = Callable[[LiveRun], Awaitable[None]]
 
 
 def record(
     turns: Sequence[Sequence[tuple[str, str]]],
-    act: Act,
+    intervene: Intervention,
     *,
     outcomes: Mapping[str, ToolResult] | None = None,
     agent: AgentVersion = AGENT,
@@ -243,18 +243,18 @@ def record(
 
     async def main() -> list[Message]:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(agent)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(agent)
         people = {"ann": Person(name="ann", public_key=public(ANN))}
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), people=people)
-        roles = [make_role(role, caller=Scripted(turns), runner=Tools(outcomes or {})) for role in ACTORS]
-        host = Host(InMemory(broker), roles, config)
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), people=people)
+        roles = [make_role(role, requester=ScriptedTurns(turns), runner=Tools(outcomes or {})) for role in ACTORS]
+        host = ActorProcess(InMemory(broker), roles, config)
         async with host.running():
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "please a b c slow", "run": RUN}))
             await anyio.sleep(1)
-            await act(Bench(broker, host))
+            await intervene(LiveRun(broker, host))
             await anyio.sleep(1)
-            found = await broker.log().load(TENANT, RUN)
-        return [(message.subject, message.payload, message.seq) for message in found]
+            messages = await broker.log().load(TENANT, RUN)
+        return [(message.subject, message.payload, message.seq) for message in messages]
 
     return run_virtual(main, seed=1)
 
@@ -263,58 +263,58 @@ UNKNOWN = ToolResult(outcome="unknown", error=ToolError(type="transient", messag
 RETRY = ToolResult(outcome="failed", error=ToolError(type="transient", message="busy", retry_safe=True))
 
 
-async def _nothing(bench: Bench) -> None:
+async def _nothing(bench: LiveRun) -> None:
     del bench
 
 
-async def _approve(bench: Bench) -> None:
+async def _approve(bench: LiveRun) -> None:
     await bench.decide("approve")
 
 
-async def _deny(bench: Bench) -> None:
+async def _deny(bench: LiveRun) -> None:
     await bench.decide("deny")
 
 
-async def _expire(bench: Bench) -> None:
+async def _expire(bench: LiveRun) -> None:
     del bench
     await anyio.sleep(4_000)
 
 
-async def _stop_while_paying(bench: Bench) -> None:
+async def _stop_while_paying(bench: LiveRun) -> None:
     await bench.decide("approve")
-    await bench.say("stop", why="enough")
+    await bench.send("stop", why="enough")
 
 
-async def _pause(bench: Bench) -> None:
-    await bench.say("pause")
+async def _pause(bench: LiveRun) -> None:
+    await bench.send("pause")
     await bench.decide("approve")
-    await bench.say("resume")
+    await bench.send("resume")
 
 
-async def _edit(bench: Bench) -> None:
+async def _edit(bench: LiveRun) -> None:
     call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
     assert isinstance(call.asked, AskedCall)
     digests = {"args_sha256": call.asked.args_sha256, "contract_digest": call.asked.contract_digest}
-    await bench.say("edit", call=call.call, args={"q": "b"}, **digests)
+    await bench.send("edit", call=call.call, args={"q": "b"}, **digests)
 
 
-async def _answer(bench: Bench) -> None:
+async def _answer(bench: LiveRun) -> None:
     call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
-    await bench.say("answer", call=call.call, answer={"which": "b"})
+    await bench.send("answer", call=call.call, answer={"which": "b"})
 
 
-async def _go_on(bench: Bench) -> None:
-    await bench.say("approve", call="")
+async def _approve_spending(bench: LiveRun) -> None:
+    await bench.send("approve", call="")
 
 
-async def _retry_doubt(bench: Bench) -> None:
+async def _retry_unknown_outcome(bench: LiveRun) -> None:
     await bench.decide("approve")
     await anyio.sleep(1)
-    doubtful = next(c for c in bench.run.calls.values() if c.asked_doubt)
-    await bench.say("resolve", call=doubtful.call, action="retry")
+    unsettled = next(c for c in bench.run.calls.values() if c.asked_about_outcome)
+    await bench.send("resolve", call=unsettled.call, action="retry")
     await anyio.sleep(1)
-    if doubtful.asked_doubt:
-        await bench.say("resolve", call=doubtful.call, action="done", result={"ok": 1})
+    if unsettled.asked_about_outcome:
+        await bench.send("resolve", call=unsettled.call, action="done", result={"ok": 1})
 
 
 SCENARIOS: dict[str, Callable[[], list[Message]]] = {
@@ -322,17 +322,17 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
     "denied": lambda: record([[("pay", "a")]], _deny),
     "expired": lambda: record([[("pay", "a")]], _expire),
     "stopped": lambda: record([[("pay", "slow")]], _stop_while_paying),
-    "stopped while asked": lambda: record([[("pay", "a")]], lambda bench: bench.say("stop", why="no")),
+    "stopped while asked": lambda: record([[("pay", "a")]], lambda bench: bench.send("stop", why="no")),
     "paused": lambda: record([[("pay", "a")]], _pause),
     "edited": lambda: record([[("pay", "a")]], _edit),
     "destroyed": lambda: record([[("wipe", "a")]], _approve),
     "wrong arguments": lambda: record([[("look", '"')], [("nothing", "a")]], _nothing),
     "retried": lambda: record([[("look", "a")]], _expire, outcomes={"a": RETRY}),
-    "in doubt": lambda: record([[("post", "a")]], _retry_doubt, outcomes={"a": UNKNOWN}),
+    "in doubt": lambda: record([[("post", "a")]], _retry_unknown_outcome, outcomes={"a": UNKNOWN}),
     "asked twice": lambda: record([[("mail", "a")], [("mail", "a")]], _nothing),
     "waited": lambda: record([[("wait.until", "30")]], _expire),
     "answered": lambda: record([[("ask.person", "which?")]], _answer, agent=ASKING),
-    "spending": lambda: record([[("look", "a")]], _go_on, agent=SPENDING),
+    "spending": lambda: record([[("look", "a")]], _approve_spending, agent=SPENDING),
     "returned": lambda: record([[("look", "a")]], _nothing, agent=STRICT),
     "doubled": lambda: record(
         [[("post", "a")], [("post", "a")]],
@@ -364,8 +364,8 @@ class Forger:
 
     def find(self, role: str, name: str, nth: int = 1) -> int:
         """The number of the nth such event; an empty role is any."""
-        found = [n for n, event in enumerate(self.events, 1) if event[1] == name and role in {"", event[0]}]
-        return found[nth - 1]
+        numbers = [n for n, event in enumerate(self.events, 1) if event[1] == name and role in {"", event[0]}]
+        return numbers[nth - 1]
 
     def body(self, role: str, name: str, nth: int = 1) -> dict[str, Any]:
         """The payload of the nth such event, to be changed in place."""
@@ -379,7 +379,7 @@ class Forger:
         self.events.insert(n - 1, (role, name, {"id": f"forged-{n}", "at": at, **copy.deepcopy(body)}))
         return n
 
-    def again(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:  # noqa: ANN401 - any field
+    def insert_copy(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:  # noqa: ANN401 - any field
         """Put a copy of the nth such event in as number ``at``, with changed fields."""
         body = {key: value for key, value in self.body(role, name, nth).items() if key not in {"id", "at", "prev"}}
         return self.insert(at, role, name, {**body, **changes})

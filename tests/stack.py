@@ -36,14 +36,14 @@ from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.signed_checkpoints import load_signer
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
-from linestop.cli.assembly import show_words
-from linestop.models.caller import Caller
+from linestop.bus.signed_checkpoints import load_checkpoint_signer
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.cli.assembly import publish_deltas
+from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer, parse_playbook
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.intake import Person
-from linestop.runtime.process_settings import HostConfig, utc_now
+from linestop.runtime.process_settings import ProcessSettings, utc_now
 from linestop.runtime.role_factory import make_role
 from linestop.sandbox.tools.decorator import AnyTool, Context, ToolUnknown, tool
 from linestop.sandbox.tools.registry import Registry, load_registry
@@ -171,7 +171,7 @@ class Stack:
     registry: Registry
     effects: Effects
     people: Mapping[str, Person]
-    host: Host | None = None
+    host: ActorProcess | None = None
     portal: BlockingPortal | None = None
     """The way into its loop, for tests outside of it."""
 
@@ -184,29 +184,29 @@ class Stack:
         """Let the actors of a background stack read kill switches and space now, as they do every other second."""
         assert self.host is not None
         assert self.portal is not None
-        assert self.portal.call(self.host.facts.refresh, self.host.shell.stations[0].log)
+        assert self.portal.call(self.host.facts.refresh, self.host.shell.bindings[0].log)
 
     async def deploy(self, *, limits: Limits | None = None, policy: Policy | None = None) -> str:
         """Deploy the test agent, perhaps with other limits or policy; return its digest."""
         limits = limits or Limits(approval_expires_s=600, wall_s=600)
         agent = desk_agent(self.registry, limits=limits, policy=policy or Policy(), base_url=self.playbook.url)
         async with await connect(self.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
+            store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
             return await store.deploy(agent)
 
     @asynccontextmanager
-    async def actors(self) -> AsyncGenerator[Host]:
+    async def actors(self) -> AsyncGenerator[ActorProcess]:
         """Run all six roles, each with its own credential, until the block ends."""
         credentials: dict[RoleName, Credential] = {role: self.server.credential(role) for role in ACTORS}
         backend = await JetStreamBackend.open(credentials, name="stack")
-        caller = Caller(on_delta=show_words(backend.publisher("planner")))
+        caller = Requester(on_delta=publish_deltas(backend.publisher("planner")))
         runner = RegistryRunner(self.registry, self.directory / "workspaces")
-        roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
-        signer = load_signer(self.directory / "credentials", utc_now)
+        roles = [make_role(role, requester=caller, runner=runner) for role in ACTORS]
+        signer = load_checkpoint_signer(self.directory / "credentials", utc_now)
         worker = f"stack#{random.getrandbits(30)}"
-        config = HostConfig(worker=worker, people=self.people, drain_s=0.1, signer=signer)
+        config = ProcessSettings(worker=worker, people=self.people, drain_s=0.1, signer=signer)
         try:
-            async with Host(backend, roles, config).running() as host:
+            async with ActorProcess(backend, roles, config).running() as host:
                 self.host = host
                 yield host
         finally:
@@ -223,7 +223,7 @@ async def stack(
     people: Mapping[str, Person] | None = None,
     tools: Sequence[AnyTool] = (),
     playbook: str = PLAYBOOK,
-    space: Space = DEFAULT_SPACE,
+    space: StreamSizes = DEFAULT_SIZES,
 ) -> AsyncGenerator[Stack]:
     """Start everything below ``directory``, the state directory a client is given.
 
@@ -240,9 +240,9 @@ async def stack(
     for each in (*desk_tools(effects), *tools):
         registry.add(each, "tests")
     async with AsyncExitStack() as cleanup:
-        server = await cleanup.enter_async_context(EmbeddedServer(directory, ServerOptions(space=space)))
+        server = await cleanup.enter_async_context(EmbeddedServer(directory, ServerOptions(sizes=space)))
         async with await connect(server.credential("bootstrap"), name="stack") as connection:
-            (await set_up(connection, BusLayout(space=space))).require_no_differences()
+            (await set_up(connection, BusLayout(sizes=space))).require_no_differences()
         script = await cleanup.enter_async_context(PlaybookServer(parse_playbook(playbook)))
         made = Stack(
             directory=directory,
@@ -270,7 +270,7 @@ def background_stack(directory: Path, **options: Any) -> Generator[Stack]:  # no
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """What a command did."""
 
     code: int
@@ -288,32 +288,32 @@ class Ran:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> Ran:
+def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> CommandResult:
     """Run one command of the command line in this process, on a state directory; ``stdin`` None: it is closed."""
     # Imported here: most users of this file run no commands.
     from linestop.cli.main import run  # noqa: PLC0415
 
     out, err = io.StringIO(), io.StringIO()
-    given = stdin.encode() if isinstance(stdin, str) else stdin
-    kept = sys.stdin
+    stdin_bytes = stdin.encode() if isinstance(stdin, str) else stdin
+    saved_stdin = sys.stdin
     # Python leaves None where the descriptor is closed.
-    sys.stdin = None if given is None else io.TextIOWrapper(io.BytesIO(given))
-    before = dict(os.environ)
+    sys.stdin = None if stdin_bytes is None else io.TextIOWrapper(io.BytesIO(stdin_bytes))
+    saved_environment = dict(os.environ)
     os.environ["LINESTOP_DIR"] = str(directory)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(args)
     finally:
-        sys.stdin = kept
+        sys.stdin = saved_stdin
         os.environ.clear()
-        os.environ.update(before)
-    return Ran(code, out.getvalue(), err.getvalue())
+        os.environ.update(saved_environment)
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
-def seen(directory: Path, run: str) -> tuple[str, str]:
+def shown_option(directory: Path, run: str) -> tuple[str, str]:
     """The option that says what a person saw of the only question of ``run``, as ``approvals`` prints it."""
     questions = command(directory, "approvals", "--json").json
     return "--shown", next(str(question["shown"]) for question in questions if question["run"] == run)
 
 
-__all__ = ["AGENT", "Effects", "Ran", "Stack", "background_stack", "command", "stack"]
+__all__ = ["AGENT", "CommandResult", "Effects", "Stack", "background_stack", "command", "stack"]

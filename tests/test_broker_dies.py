@@ -77,8 +77,8 @@ async def broker(place: tuple[Path, int]) -> AsyncGenerator[Broker]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests give up soon."""
-    functions: tuple[Any, ...] = (retry.patiently, retry.Patience.__init__)
-    methods: tuple[Any, ...] = (Connection.ask, Connection.request, Connection.subscribe)
+    functions: tuple[Any, ...] = (retry.with_retries, retry.RetryPolicy.__init__)
+    methods: tuple[Any, ...] = (Connection.api_request, Connection.request, Connection.subscribe)
     for function in functions:
         monkeypatch.setitem(function.__kwdefaults__, "within_s", SOON_S)
     for method in methods:
@@ -205,7 +205,7 @@ async def test_a_caller_that_is_cancelled_is_cancelled(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {]\r\n", b"\xff\xfe\r\n", None])
-async def test_what_is_no_broker_is_told(says: bytes | None) -> None:
+async def test_a_server_that_is_not_a_broker_is_reported(says: bytes | None) -> None:
     """A port that closes at once, speaks something else, or is silent (None)."""
     silent = asyncio.Event()
 

@@ -32,7 +32,7 @@ from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.stream_definitions import consumers
-from linestop.client import Letter, sender, waiting
+from linestop.client import DeadLetter, sender, waiting
 from linestop.client.credentials import load_key, write_key
 from linestop.client.result_types import Receipt
 from linestop.errors import ConfigError, TooLarge
@@ -107,7 +107,7 @@ async def test_a_task_is_submitted_and_its_outcome_comes_back(client: Client) ->
     assert outcome.cost_micros > 0
 
 
-async def test_an_outcome_is_heard_and_not_polled_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outcome_is_announced_and_not_polled_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the server republishes wakes whoever waits, long before the next look."""
     monkeypatch.setattr(waiting, "POLL_S", 600)
     submitted = await client.submit("desk", "pay 5")
@@ -134,7 +134,7 @@ async def test_a_key_makes_a_task_one_run_for_ever(client: Client) -> None:
     assert first.run in other.sentence
 
 
-async def test_a_task_for_nobody_is_refused_with_a_sentence(client: Client) -> None:
+async def test_a_task_for_an_unknown_agent_is_refused_with_a_sentence(client: Client) -> None:
     """A refusal is an answer, and has an outcome like everything else."""
     submitted = await client.submit("nobody-there", "say hello", user="ann", labels={"case": "7"}, key="for-nobody")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
@@ -158,7 +158,9 @@ async def test_what_cannot_be_a_task_is_refused_before_it_is_sent(client: Client
         await client.submit("desk", "say hello", materal="a letter")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
-async def test_a_task_that_nobody_opens_is_kept_and_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_no_actor_opens_is_stored_and_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With no actor alive a task is still safe: the answer says so, and it is done once they run."""
     monkeypatch.setattr("linestop.client.client.WAIT_S", 0.2)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
@@ -175,15 +177,15 @@ async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: p
     """What other services see of a task says what it is, when it was sent and what it is about."""
     monkeypatch.setattr("linestop.client.client.WAIT_S", 0.1)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
-        heard: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        received_headers: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         submitted = await client.submit("desk", "say hello", wait_opened=False)
         async with await connect(idle.server.credential("validator"), name="test") as other:
             stream = await JetStream.open(other)
             spec = next(spec for spec in consumers() if spec.name == "tasks")
             async for delivery in stream.queue(spec).deliveries():
-                heard.set_result(delivery.headers)
+                received_headers.set_result(delivery.headers)
                 break
-    headers = heard.result()
+    headers = received_headers.result()
     assert headers["ce-specversion"] == "1.0"
     assert headers["ce-type"] == sender.TASK_TYPE
     assert headers["ce-subject"] == submitted.run
@@ -213,7 +215,7 @@ async def test_a_forged_event_is_shown_as_ignored(client: Client, operator: Clie
     submitted = await client.submit("desk", "say hello")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     subject = f"runs.default.{submitted.run}.operator.stopped.99"
-    await operator.bus.wire.ask(subject, b'{"id":"x","prev":"y","by":"eve","why":"fun"}')
+    await operator.bus.wire.request(subject, b'{"id":"x","prev":"y","by":"eve","why":"fun"}')
     entries = [entry async for entry in client.events(submitted.run)]
     assert (entries[-1].n, entries[-1].role) == (0, "operator")
     assert "number is 99" in entries[-1].ignored
@@ -269,13 +271,15 @@ async def test_a_watcher_survives_a_crash_of_the_broker(tmp_path: Path) -> None:
     assert running.effects.paid == [5]
 
 
-async def test_whoever_waits_looks_again_after_each_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_waits_reads_again_after_each_reconnect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was announced while the connection was away is not announced again, so it is looked for."""
     monkeypatch.setattr(waiting, "POLL_S", 600)
     async with (
         stack(tmp_path, actors=False) as idle,
         Client.connect(tmp_path) as client,
-        waiting.hints(client.bus.wire, "live.runs.nobody.>") as news,
+        waiting.watch_hints(client.bus.wire, "live.runs.nobody.>") as news,
     ):
         os.kill(idle.server.pid, signal.SIGKILL)
         with anyio.fail_after(SOON_S):
@@ -312,10 +316,10 @@ async def test_the_newest_runs_are_found_however_far_back(client: Client, monkey
     """Looking back goes on in growing steps until there are enough."""
     for _ in range(3):
         await client.outcome((await client.submit("desk", "say hello")).run, timeout_s=SOON_S)
-    wanted = [line.run for line in await client.runs(limit=3)]
-    assert len(wanted) == 3
+    newest = [line.run for line in await client.runs(limit=3)]
+    assert len(newest) == 3
     monkeypatch.setattr("linestop.client.run_reader.WINDOW_MESSAGES", 1)
-    assert [line.run for line in await client.runs(limit=3)] == wanted
+    assert [line.run for line in await client.runs(limit=3)] == newest
 
 
 # --- people ----------------------------------------------------------------------------------------------
@@ -377,14 +381,14 @@ async def test_a_question_of_the_model_is_answered(client: Client) -> None:
 async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Client) -> None:
     """Nobody knows whether it happened until a person says so."""
     submitted = await client.submit("desk", "doubt")
-    await until(client, submitted.run, lambda run: any(c.asked_doubt for c in run.calls.values()))
+    await until(client, submitted.run, lambda run: any(c.asked_about_outcome for c in run.calls.values()))
     question = (await client.questions(submitted.run))[0]
     assert question.kind == "doubt"
     await operator.resolve(submitted.run, "done", call=question.call, result={"found": "in the books"}, by="ann")
     assert "in the books" in str((await client.outcome(submitted.run, timeout_s=SOON_S)).answer)
 
 
-async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
+async def test_a_text_that_no_message_can_carry_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
     """Half a character cannot be written, and what is too long is named with its size."""
     with pytest.raises(InputError, match="The task holds half a character"):
         await client.submit("desk", "caf\udce9")
@@ -393,7 +397,7 @@ async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Cl
     with pytest.raises(InputError, match="The pause holds half a character"):
         await operator.pause("any", why="\ud800")
     run, shared = (await client.submit("desk", "doubt")).run, list[object]()
-    await until(client, run, lambda state: any(c.asked_doubt for c in state.calls.values()))
+    await until(client, run, lambda state: any(c.asked_about_outcome for c in state.calls.values()))
     call = (await client.questions(run))[0].call
     for _ in range(40):
         shared = [shared, shared]
@@ -408,7 +412,7 @@ async def test_what_no_message_can_carry_is_refused_before_it_is_sent(client: Cl
         await operator.event(run, "paid", shared)
 
 
-async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:
+async def test_a_decision_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:
     """Approving what waits for nobody, or what is not there, says so and sends nothing."""
     submitted = await client.submit("desk", "look")
     await client.outcome(submitted.run, timeout_s=SOON_S)
@@ -423,7 +427,7 @@ async def test_a_word_that_changes_nothing_is_refused_with_the_reason(client: Cl
         await client.pause(submitted.run)
 
 
-async def test_a_client_that_may_not_decide_is_told_so_at_once(client: Client) -> None:
+async def test_a_client_that_may_not_decide_is_refused_at_once(client: Client) -> None:
     """The broker refuses, and the error names subject and credential."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
@@ -507,15 +511,15 @@ async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch:
         async with idle.actors():
             submitted = await client.submit("desk", "pay 5")
             await until(client, submitted.run, waits)
-            kept = await client.submit("desk", "pay 6")
-            await until(client, kept.run, waits)
+            waiting_run = await client.submit("desk", "pay 6")
+            await until(client, waiting_run.run, waits)
         receipt = await operator.stop(submitted.run, why="fire drill")
         with pytest.raises(TimedOut, match="it is kept"):
-            await client.stop(kept.run, why="drill")
+            await client.stop(waiting_run.run, why="drill")
         assert (await client.run(submitted.run)).stopped is not None
         async with idle.actors():
             assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "stopped"
-            assert (await client.outcome(kept.run, timeout_s=SOON_S)).why == "drill"
+            assert (await client.outcome(waiting_run.run, timeout_s=SOON_S)).why == "drill"
     assert receipt.n > 0
     assert idle.effects.paid == []
 
@@ -540,10 +544,10 @@ async def test_a_run_that_is_over_cannot_be_stopped(client: Client, operator: Cl
 async def test_the_outcome_of_a_run_that_was_stopped_before_it_began_is_found(client: Client, operator: Client) -> None:
     """No agent ever had it, so it is published under ``none``; whoever waits for the run hears of it all the same."""
     run = "never-began"
-    heard: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
     async def wait() -> None:
-        heard.append(await client.outcome(run, timeout_s=SOON_S))
+        outcomes.append(await client.outcome(run, timeout_s=SOON_S))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -551,7 +555,7 @@ async def test_the_outcome_of_a_run_that_was_stopped_before_it_began_is_found(cl
     submitted = await client.submit("desk", "say hello", run=run)
     after = await client.outcome(run, timeout_s=SOON_S)
     assert submitted.status == "refused"
-    assert heard == [after]
+    assert outcomes == [after]
     assert (after.status, after.agent, after.why) == ("stopped", "none", "not this one")
 
 
@@ -572,15 +576,17 @@ async def test_a_run_is_stopped_wherever_it_stands(client: Client, operator: Cli
     assert (outcome.status, outcome.cause, outcome.why) == ("stopped", "person", "enough")
 
 
-async def test_of_two_stops_at_once_one_counts_and_both_are_told_which(client: Client, operator: Client) -> None:
+async def test_of_two_stops_at_once_one_counts_and_both_receipts_name_it(client: Client, operator: Client) -> None:
     """Through the roles and directly, the same moment, ten times."""
     for _ in range(10):
         submitted = await client.submit("desk", "pay 5")
         await until(client, submitted.run, waits)
         receipts: dict[str, Receipt] = {}
 
-        async def stop(by: str, who: Client, run: str = submitted.run, told: dict[str, Receipt] = receipts) -> None:
-            told[by] = await who.stop(run, by=by, why=f"{by} says so")
+        async def stop(
+            by: str, who: Client, run: str = submitted.run, receipts_by_person: dict[str, Receipt] = receipts
+        ) -> None:
+            receipts_by_person[by] = await who.stop(run, by=by, why=f"{by} says so")
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop, "ann", client)
@@ -596,7 +602,7 @@ async def test_of_two_stops_at_once_one_counts_and_both_are_told_which(client: C
 
 @pytest.mark.parametrize("as_", ["client", "operator"])
 @pytest.mark.parametrize("why", ["w" * 300_000, "half \udcff a letter"], ids=["endless", "no-text"])
-async def test_a_stop_is_not_lost_over_its_words(client: Client, operator: Client, *, as_: str, why: str) -> None:
+async def test_a_stop_is_not_lost_because_of_its_text(client: Client, operator: Client, *, as_: str, why: str) -> None:
     """They are cut, and what is no text in them is replaced."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
@@ -630,13 +636,13 @@ async def test_a_stop_lets_calls_end_that_another_cancels(client: Client, operat
     assert (outcome.status, outcome.why) == ("stopped", "after this")
 
 
-async def test_a_stop_whose_answer_is_lost_is_found_in_the_log(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_whose_reply_is_lost_is_found_in_the_log(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer is a courtesy on core NATS; a stop that is in force is not called unanswered."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
 
     async def lost(future: asyncio.Future[object], wait_s: float) -> None:
-        await waiting.answer_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        await waiting.reply_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(sender, "answer_within", lost)
     receipt = await client.stop(submitted.run, by="ann", why="enough")
@@ -674,7 +680,7 @@ async def test_spending_beyond_the_policy_needs_a_person(tmp_path: Path) -> None
 # --- dead letters ----------------------------------------------------------------------------------------
 
 
-async def letters(operator: Client, count: int) -> list[Letter]:
+async def dead_letters(operator: Client, count: int) -> list[DeadLetter]:
     """The dead letters as soon as there are so many; nothing announces them."""
     with anyio.fail_after(SOON_S):
         while len(found := await operator.dead_letters()) < count:  # noqa: ASYNC110
@@ -684,13 +690,13 @@ async def letters(operator: Client, count: int) -> list[Letter]:
 
 async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator: Client) -> None:
     """What could not be handled is kept whole; sending it again makes it handled again."""
-    await operator.bus.wire.ask("tasks.Default.desk", b'{"text":"say hello"}')
-    letter = (await letters(operator, 1))[0]
-    assert (letter.role, letter.subject) == ("validator", "tasks.Default.desk")
-    assert "does not have the form" in letter.reason
-    assert await operator.dead_letter(letter.seq) == letter
-    await operator.requeue(letter.seq)
-    assert (await letters(operator, 2))[1].subject == letter.subject
+    await operator.bus.wire.request("tasks.Default.desk", b'{"text":"say hello"}')
+    dead_letter = (await dead_letters(operator, 1))[0]
+    assert (dead_letter.role, dead_letter.subject) == ("validator", "tasks.Default.desk")
+    assert "does not have the form" in dead_letter.reason
+    assert await operator.dead_letter(dead_letter.seq) == dead_letter
+    await operator.requeue(dead_letter.seq)
+    assert (await dead_letters(operator, 2))[1].subject == dead_letter.subject
     with pytest.raises(NotFound, match="no dead letter 99"):
         await operator.dead_letter(99)
     with pytest.raises(PermissionDenied):
@@ -713,7 +719,7 @@ async def test_a_client_connects_by_file_by_directory_and_by_address(line: Stack
             assert await client.runs(limit=1) is not None
 
 
-async def test_what_cannot_be_connected_to_says_why(line: Stack, tmp_path: Path) -> None:
+async def test_a_failed_connection_says_why(line: Stack, tmp_path: Path) -> None:
     """No state, no broker, a wrong key, half an address: one sentence each."""
     with pytest.raises(ConfigError, match="no linestop state"):
         Client.connect(tmp_path / "nothing")

@@ -38,7 +38,7 @@ def compare(clock: Clock, there: datetime, *, took_s: float = 0.0, performing: b
     """Compare with a broker that shows ``there`` halfway through a question of ``took_s``."""
     half = timedelta(seconds=took_s / 2)
     now = clock.now()
-    clock.compare(now - half, there, now + half, performing=performing, runs=runs)
+    clock.compare(now - half, there, now + half, performing=performing, has_open_runs=runs)
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])

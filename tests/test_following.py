@@ -26,12 +26,12 @@ from linestop.client.outcome import Outcome, outcome_as
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 SOON_S = 20.0
-TOLD = "It was a dark and stormy night, and the rain fell in torrents except at occasional intervals."
+ANSWER_TEXT = "It was a dark and stormy night, and the rain fell in torrents except at occasional intervals."
 PLAYBOOK = f"""
 name = "desk"
 [[step]]
 when = {{ turn = 1, contains = "tell" }}
-say = "{TOLD}"
+say = "{ANSWER_TEXT}"
 pace_s = 0.05
 [[step]]
 when = {{ turn = 1, contains = "price" }}
@@ -87,7 +87,7 @@ async def _deploy_quoter(line: Stack) -> None:
         "required": ["amount", "currency"],
     }
     async with Client.connect(line.directory, as_="operator") as operator:
-        store = AgentStore(operator.bus.shared(stream_names.AGENTS_BUCKET))
+        store = AgentStore(operator.bus.bucket(stream_names.AGENTS_BUCKET))
         desk = await store.current("desk")
         assert desk is not None
         await store.deploy(msgspec.structs.replace(desk, name="quoter", tools=(), output_schema=schema))
@@ -112,66 +112,66 @@ async def client(line: Stack) -> AsyncGenerator[Client]:
 # --- words -------------------------------------------------------------------------------------------------
 
 
-async def test_words_come_as_the_model_writes_them(client: Client) -> None:
+async def test_tokens_come_as_the_model_writes_them(client: Client) -> None:
     """In many pieces, long before the run is over, and together they are the answer."""
     submitted = await client.submit("desk", "tell me")
     first_before_the_end = False
-    said: list[str] = []
+    tokens: list[str] = []
     with anyio.fail_after(SOON_S):
         async for token in client.stream(submitted.run):
-            if not said:
+            if not tokens:
                 first_before_the_end = (await client.run(submitted.run)).sealed is None
-            said.append(token)
-            assert (token.turn, token.attempt, token.offset) == (1, 1, len("".join(said[:-1])))
-    assert "".join(said) == TOLD
-    assert len(said) > 2
+            tokens.append(token)
+            assert (token.turn, token.attempt, token.offset) == (1, 1, len("".join(tokens[:-1])))
+    assert "".join(tokens) == ANSWER_TEXT
+    assert len(tokens) > 2
     assert first_before_the_end
 
 
-async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_words(client: Client, line: Stack) -> None:
+async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_tokens(client: Client, line: Stack) -> None:
     """None of them takes anything from another, and none misses what came before it listened."""
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
 
     async def listen(name: str, by: Client, run: str) -> None:
-        said[name] = "".join([token async for token in by.stream(run)])
+        texts[name] = "".join([token async for token in by.stream(run)])
 
     async with Client.connect(line.directory, as_="operator") as other, anyio.create_task_group() as tasks:
         tasks.start_soon(listen, "before it begins", other, "told-1")
         submitted = await client.submit("desk", "tell me", run="told-1")
         tasks.start_soon(listen, "from the beginning", client, submitted.run)
-        async with aclosing(client.stream(submitted.run)) as words:
+        async with aclosing(client.stream(submitted.run)) as tokens:
             # Its first words are out: whoever listens from now on is late.
-            await anext(words)
+            await anext(tokens)
         tasks.start_soon(listen, "late", client, submitted.run)
         await client.outcome(submitted.run, timeout_s=SOON_S)
         tasks.start_soon(listen, "after the end", client, submitted.run)
-    assert said == dict.fromkeys(("before it begins", "from the beginning", "late", "after the end"), TOLD)
+    assert texts == dict.fromkeys(("before it begins", "from the beginning", "late", "after the end"), ANSWER_TEXT)
 
 
 async def test_a_slow_listener_loses_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was dropped while it was busy it gets from the log."""
     monkeypatch.setattr("linestop.client.waiting.PIECES_MAX", 2)
     submitted = await client.submit("desk", "tell me")
-    said = ""
+    text = ""
     with anyio.fail_after(SOON_S):
         async for token in client.stream(submitted.run):
-            if not said:
+            if not text:
                 await client.outcome(submitted.run, timeout_s=SOON_S)
-            said += token
-    assert said == TOLD
+            text += token
+    assert text == ANSWER_TEXT
 
 
-async def test_words_go_on_after_a_crash_of_the_broker(tmp_path: Path) -> None:
+async def test_tokens_continue_after_a_crash_of_the_broker(tmp_path: Path) -> None:
     """Kill -9 of the server in the middle of an answer: what was lost on the way comes from the log."""
-    said = ""
+    text = ""
     async with stack(tmp_path, playbook=PLAYBOOK) as running, Client.connect(tmp_path) as client:
         submitted = await client.submit("desk", "tell me")
         with anyio.fail_after(60):
             async for token in client.stream(submitted.run):
-                if not said:
+                if not text:
                     os.kill(running.server.pid, signal.SIGKILL)
-                said += token
-    assert said == TOLD
+                text += token
+    assert text == ANSWER_TEXT
 
 
 # --- answers -----------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ async def test_an_answer_is_read_as_the_type_that_is_asked_for(client: Client) -
     assert (await client.outcome(outcome.run, output=str)).answer == '{"amount": 42, "currency": "EUR"}'
 
 
-async def test_an_answer_of_another_type_is_told_in_a_sentence(client: Client) -> None:
+async def test_an_answer_of_another_type_raises_an_error_in_a_sentence(client: Client) -> None:
     """The run and the type are named, and no traceback of a decoder reaches the program."""
     with pytest.raises(InputError, match="cannot be read as Price"):
         await client.execute("desk", "say hello", output=Price, timeout_s=SOON_S)
@@ -211,7 +211,7 @@ async def test_a_run_without_an_answer_says_why_where_one_is_required(client: Cl
         outcome.require()
 
 
-async def test_an_outcome_tells_whose_run_it_was_when_and_which_model_answered(client: Client) -> None:
+async def test_an_outcome_names_its_user_its_times_and_its_model(client: Client) -> None:
     """All that a bill or a report needs is in it."""
     outcome = await client.execute(
         "desk", "say hello", user="ann", submitter="crm", labels={"case": "7"}, timeout_s=SOON_S
@@ -237,24 +237,24 @@ def test_an_outcome_of_an_older_linestop_is_read() -> None:
 # --- outcomes ----------------------------------------------------------------------------------------------
 
 
-async def _say(client: Client, name: str, agent: str = "desk") -> str:
+async def _submit(client: Client, name: str, agent: str = "desk") -> str:
     return (await client.execute(agent, "the price", run=name, timeout_s=SOON_S)).run
 
 
 async def test_outcomes_come_from_now_on(client: Client) -> None:
     """Whoever names no position hears what ends from now on, of the agent that was named."""
-    await _say(client, "earlier")
+    await _submit(client, "earlier")
     with anyio.fail_after(SOON_S):
         async with client.outcomes(agent="quoter", output=Price) as outcomes:
-            await _say(client, "of-another-agent")
-            await _say(client, "now", agent="quoter")
+            await _submit(client, "of-another-agent")
+            await _submit(client, "now", agent="quoter")
             outcome = await anext(outcomes)
     assert (outcome.run, outcome.answer) == ("now", Price(42, "EUR"))
 
 
 async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(client: Client, line: Stack) -> None:
     """Each restart is a new client; what was being handled in a crash comes again, and nothing else."""
-    names = [await _say(client, f"kept-{n}", agent="quoter") for n in range(5)]
+    names = [await _submit(client, f"kept-{n}", agent="quoter") for n in range(5)]
     handled: list[str] = []
 
     async def work(until: str, *, crash: bool) -> None:
@@ -276,14 +276,14 @@ async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(cl
 
 async def test_a_loop_that_is_left_by_break_leaves_nothing_to_clear_up(client: Client, line: Stack) -> None:
     """The listener is closed with its client, so the program ends in silence."""
-    await _say(client, "left-1", agent="quoter")
+    await _submit(client, "left-1", agent="quoter")
     program = await anyio.run_process([sys.executable, "-c", LEAVES, str(line.directory)], check=False)
     assert (program.stdout, program.stderr) == (b"quoter\n", b"")
 
 
 async def test_a_loop_that_is_cancelled_between_outcomes_has_handled_them(client: Client, line: Stack) -> None:
     """An outcome counts when the next is asked for: a worker that is ended while it waits repeats nothing."""
-    await _say(client, "waits-1", agent="quoter")
+    await _submit(client, "waits-1", agent="quoter")
     seen: list[str] = []
     for _ in range(2):
         async with Client.connect(line.directory) as again:
@@ -335,7 +335,7 @@ async def test_an_outcome_counts_as_handled_if_its_block_is_left_without_an_erro
 ) -> None:
     """Decision 044, each way of leaving a loop; where nothing tells, it comes again and a warning says so."""
     for n in range(2):
-        await _say(client, f"left-{leave.replace(' ', '-')}-{n}", agent="quoter")
+        await _submit(client, f"left-{leave.replace(' ', '-')}-{n}", agent="quoter")
     position = leave.replace(" ", "-")
 
     with anyio.fail_after(SOON_S):
@@ -365,7 +365,7 @@ def _sync_outcomes(directory: Path) -> list[str]:
 async def test_a_blocking_program_counts_outcomes_in_the_same_way(client: Client, line: Stack) -> None:
     """With ``with``, as the other with ``async with``."""
     for n in range(2):
-        await _say(client, f"blocking-{n}", agent="quoter")
+        await _submit(client, f"blocking-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
         first, second = await anyio.to_thread.run_sync(_sync_outcomes, line.directory)
     assert first != second
@@ -377,17 +377,17 @@ async def test_who_waits_and_gives_up_can_wait_again(client: Client) -> None:
         for n in range(2):
             with anyio.move_on_after(0):
                 await anext(outcomes)
-            await _say(client, f"again-{n}", agent="quoter")
+            await _submit(client, f"again-{n}", agent="quoter")
             with anyio.fail_after(SOON_S):
                 assert (await anext(outcomes)).run == f"again-{n}"
     with pytest.raises(StopAsyncIteration):
         await anext(outcomes)
 
 
-async def test_two_listeners_of_one_name_are_told(client: Client) -> None:
+async def test_of_two_listeners_of_one_name_one_gets_a_conflict(client: Client) -> None:
     """They would each miss what the other took; so one of them ends with a sentence."""
     for n in range(3):
-        await _say(client, f"shared-{n}", agent="quoter")
+        await _submit(client, f"shared-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
         one = client.outcomes(agent="quoter", position="shared")
         other = client.outcomes(agent="quoter", position="shared")
@@ -401,7 +401,7 @@ async def test_two_listeners_of_one_name_are_told(client: Client) -> None:
 async def test_listening_goes_on_behind_a_position_of_the_programs_own(client: Client) -> None:
     """Who keeps the position beside what it does with the outcome handles each exactly once."""
     for n in range(2):
-        await _say(client, f"own-{n}", agent="quoter")
+        await _submit(client, f"own-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
         position = 0
         async for outcome in client.outcomes(agent="quoter", after=0):
@@ -438,11 +438,11 @@ async def test_programs_without_a_loop_follow_too(line: Stack) -> None:
     def work() -> tuple[str, Outcome[Price], str]:
         with SyncClient.connect(line.directory) as client:
             run = client.submit("quoter", "the price").run
-            words = "".join(client.stream(run))
+            tokens = "".join(client.stream(run))
             outcome = client.execute("quoter", "the price", output=Price, timeout_s=SOON_S)
             first = next(client.outcomes(agent="quoter", after=0))
-            return words, outcome, first.agent
+            return tokens, outcome, first.agent
 
-    words, outcome, agent = await anyio.to_thread.run_sync(work)
-    assert words == '{"amount": 42, "currency": "EUR"}'
+    tokens, outcome, agent = await anyio.to_thread.run_sync(work)
+    assert tokens == '{"amount": 42, "currency": "EUR"}'
     assert (outcome.require().amount, agent) == (42, "quoter")

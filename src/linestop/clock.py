@@ -21,7 +21,7 @@ from typing import Final
 CLOCK_OFF_MAX_S: Final = 30.0
 """How far a process may be from the broker's time before it refuses to decide."""
 
-_SLEEPS_TOO: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_STEADY_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """The steady clock that goes on while a machine is suspended: deadlines outside of it do so, too."""
 
 
@@ -32,7 +32,7 @@ def wall_now() -> datetime:
 
 def machine_s() -> float:
     """Seconds of the machine's steady clock."""
-    return time.clock_gettime(_SLEEPS_TOO)
+    return time.clock_gettime(_STEADY_CLOCK)
 
 
 def loop_s() -> float:
@@ -79,17 +79,19 @@ class Clock:
         """Have the time of another process of this machine from now on; see ``reading``."""
         self._base, self._base_s = now, steady_s
 
-    def compare(self, before: datetime, there: datetime, after: datetime, *, performing: bool, runs: bool) -> None:
-        """Take note of the broker's time ``there``, read between ``before`` and ``after`` of this clock.
+    def compare(
+        self, before: datetime, broker_now: datetime, after: datetime, *, performing: bool, has_open_runs: bool
+    ) -> None:
+        """Take note of the broker's time ``broker_now``, read between ``before`` and ``after`` of this clock.
 
         Args:
             before: When the broker was asked.
-            there: What its clock showed.
+            broker_now: What its clock showed.
             after: When its answer came.
             performing: Whether something is performed whose deadlines are this clock's.
-            runs: Whether open runs are worked on.
+            has_open_runs: Whether open runs are worked on.
         """
-        ahead_s = _ahead_s(before, there, after)
+        ahead_s = _ahead_s(before, broker_now, after)
         self.offset_s = round((self._wall() - self.now()).total_seconds() + ahead_s, 3)
         if abs(ahead_s) <= CLOCK_OFF_MAX_S:
             self._shift(-ahead_s)
@@ -101,10 +103,10 @@ class Clock:
                 "corrected: it decides nothing until the clock is right. Synchronise the machine's clock (NTP)."
             )
         elif not (self.refusal or ahead_s < 0):
-            if not runs:
+            if not has_open_runs:
                 self._shift(-ahead_s)
         elif performing:
-            self.refusal = self.refusal or _ENDS_FIRST
+            self.refusal = self.refusal or _CLOCK_SET_FORWARD
         else:
             self._shift(-ahead_s)
             self.refusal = ""
@@ -115,21 +117,21 @@ class Clock:
             self._base_s = self._steady_s()
 
 
-_ENDS_FIRST: Final = (
+_CLOCK_SET_FORWARD: Final = (
     "The machine's clock and the broker's were set forward: it starts nothing until what it performs has ended, and "
     "then takes their time."
 )
 
 
-def _ahead_s(before: datetime, there: datetime, after: datetime) -> float:
+def _ahead_s(before: datetime, broker_now: datetime, after: datetime) -> float:
     """How far this clock is surely ahead of the broker's: what the time that the question took does not explain."""
-    return max((before - there).total_seconds(), 0.0) - max((there - after).total_seconds(), 0.0)
+    return max((before - broker_now).total_seconds(), 0.0) - max((broker_now - after).total_seconds(), 0.0)
 
 
-PROCESS: Final = Clock()
+PROCESS_CLOCK: Final = Clock()
 """The clock of this process, for all that runs in it outside a simulation."""
 
 
 def now() -> datetime:
     """The present moment in this process, aware."""
-    return PROCESS.now()
+    return PROCESS_CLOCK.now()

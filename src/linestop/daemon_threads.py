@@ -27,9 +27,9 @@ class AllBusyError(NoThreadError):
 class DaemonThreads:
     """Threads of one kind, at most ``most`` at a time; ``name`` is what the system calls them."""
 
-    def __init__(self, name: str, *, most: int) -> None:
+    def __init__(self, name: str, *, threads_max: int) -> None:
         self._name = name
-        self._slots = threading.BoundedSemaphore(most)
+        self._slots = threading.BoundedSemaphore(threads_max)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what ``work`` returns. If the waiting is cancelled, ``work`` goes on and its result is dropped.

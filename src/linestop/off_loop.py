@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from linestop.schemas.defaults import LONG_BYTES
+from linestop.schemas.defaults import OFF_LOOP_BYTES
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ async def off_loop(size: int, work: Callable[[], T], *, give_up: bool = False) -
     It is waited for even if the caller is cancelled meanwhile: what it works on has happened already. With
     ``give_up`` the caller goes on at once then, and nothing that ``work`` reads may be changed until it ends.
     """
-    if size <= LONG_BYTES:
+    if size <= OFF_LOOP_BYTES:
         return work()
     if give_up:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)

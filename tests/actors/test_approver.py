@@ -35,19 +35,25 @@ STRANGE = '{"q":"eve@example.org"}'
 FRUGAL = Policy(ask_on_spend=True)
 
 
-def doubtful() -> Story:
+def with_unknown_outcome() -> Story:
     """A run with an effect that may have happened."""
-    return at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    return (
+        at_work(call("pay"))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=UNKNOWN)
+    )
 
 
 def frugal(deciders: tuple[str, ...] = ()) -> Story:
     """A run that must ask before its first call."""
     policy = Policy(ask_on_spend=True, deciders=deciders)
-    return Story(agent(policy=policy, limits={"ask_from_micros": 100})).opened().quiet()
+    return Story(agent(policy=policy, limits={"ask_from_micros": 100})).open_run().run_until_idle()
 
 
 @pytest.mark.parametrize(("tool", "rule"), [("look", "tier:read"), ("note", "tier:reversible")])
-def test_reads_and_reversible_calls_need_nobody(tool: str, rule: str) -> None:
+def test_reads_and_reversible_calls_need_no_person(tool: str, rule: str) -> None:
     """They are cleared by their tier."""
     assert at_work(call(tool)).last(Cleared).calls[0].rule == rule
 
@@ -88,8 +94,8 @@ def test_a_policy_may_switch_the_provenance_gate_off() -> None:
 def test_what_a_fallback_proposes_above_reversible_needs_a_person_whatever_policy_clears(tool: str, rule: str) -> None:
     """A policy trusts the model that the agent names; who stands in for it has not earned that."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
-    story = Story(version).opened().quiet().model(ModelFailed("availability", "down"))
-    assert story.model(reply(call(tool, KNOWN))).last(ModelStarted).fallback_of
+    story = Story(version).open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
+    assert story.finish_model(reply(call(tool, KNOWN))).last(ModelStarted).fallback_of
     needs_person = rule in {"fallback", "tier:destructive"}
     assert (story.last(Asked) if needs_person else story.last(Cleared)).calls[0].rule == rule
 
@@ -97,17 +103,25 @@ def test_what_a_fallback_proposes_above_reversible_needs_a_person_whatever_polic
 def test_what_the_first_model_proposes_after_a_fallback_is_cleared_by_policy() -> None:
     """Only the answer that the fallback gave is concerned, not the rest of the run."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
-    story = Story(version).opened().quiet().model(ModelFailed("availability", "down")).model(reply(call("look")))
+    story = (
+        Story(version)
+        .open_run()
+        .run_until_idle()
+        .finish_model(ModelFailed("availability", "down"))
+        .finish_model(reply(call("look")))
+    )
     # For a minute the fallback is tried first.
-    story.wait(60).tools(look=ToolResult(outcome="succeeded", value=1)).model(reply(call("pay", KNOWN)))
+    story.advance_s(60).finish_tools(look=ToolResult(outcome="succeeded", value=1)).finish_model(
+        reply(call("pay", KNOWN))
+    )
     assert story.last(Cleared).calls[0].rule == "policy:clear"
 
 
-def test_a_dry_run_of_a_fallback_needs_nobody() -> None:
+def test_a_dry_run_proposed_by_a_fallback_needs_no_person() -> None:
     """Nothing is done, so there is nothing to agree to."""
     version = agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})
-    story = Story(version, task=Task(text=TASK, dry_run=True)).opened().quiet()
-    story.model(ModelFailed("availability", "down")).model(reply(call("pay", KNOWN)))
+    story = Story(version, task=Task(text=TASK, dry_run=True)).open_run().run_until_idle()
+    story.finish_model(ModelFailed("availability", "down")).finish_model(reply(call("pay", KNOWN)))
     assert story.last(Cleared).calls[0].rule == "dry-run"
 
 
@@ -116,11 +130,11 @@ def test_no_policy_clears_a_destructive_call() -> None:
     assert at_work(call("drop", KNOWN), version=CLEAR).last(Asked).calls[0].rule == "tier:destructive"
 
 
-def test_a_cleared_destructive_call_is_ignored_by_everybody() -> None:
+def test_a_cleared_destructive_call_is_ignored_by_every_reader() -> None:
     """Not even the approver can let it pass."""
     story = at_gate(call("drop", KNOWN))
     line = ClearedCall(call="drop", rule="policy:clear", args_sha256=story.run.calls["drop"].args_sha256)
-    assert "only a person" in story.tell("approver", Cleared(calls=(line,))).ignored
+    assert "only a person" in story.append("approver", Cleared(calls=(line,))).ignored
 
 
 def test_a_policy_may_ask_about_a_read() -> None:
@@ -128,7 +142,7 @@ def test_a_policy_may_ask_about_a_read() -> None:
     assert at_work(call("look"), version=agent(policy=Policy(ask=("lo*",)))).last(Asked).calls[0].rule == "policy:ask"
 
 
-def test_a_dry_run_needs_nobody_whatever_the_tier() -> None:
+def test_a_dry_run_needs_no_person_whatever_the_tier() -> None:
     """Calls are described, not done: there is nothing that a person could agree to."""
     story = at_work(call("pay", STRANGE), call("drop"), task=Task(text=TASK, dry_run=True))
     assert [(line.call, line.rule) for line in story.last(Cleared).calls] == [("pay", "dry-run"), ("drop", "dry-run")]
@@ -144,65 +158,72 @@ def test_a_dry_run_asks_about_what_its_policy_names() -> None:
     assert story.last(Asked).calls[0].rule == "policy:ask"
 
 
-def test_of_a_mixed_proposal_one_call_is_cleared_and_the_other_asked() -> None:
+def test_a_mixed_proposal_has_one_call_cleared_and_the_other_asked_about() -> None:
     """One call's approval never releases another's."""
     story = at_work(call("look"), call("pay"), call("drop"))
     assert [line.call for line in story.last(Cleared).calls] == ["look"]
     assert [line.call for line in story.last(Asked).calls] == ["pay", "drop"]
-    story.word("approve", call="drop").said()
+    story.send_control("approve", call="drop").append_decided()
     assert (story.stage("drop"), story.stage("pay")) == ("ready", "asked")
 
 
-def test_a_doubt_can_be_resolved_but_neither_approved_nor_denied() -> None:
+def test_an_unknown_outcome_can_be_resolved_but_neither_approved_nor_denied() -> None:
     """It is asked what happened, not whether it may."""
-    story = doubtful()
+    story = with_unknown_outcome()
     assert "`linestop resolve r1 pay" in refusal(story, "approve", call="pay")
     assert "`linestop resolve r1 pay" in refusal(story, "deny", call="pay")
     assert "Say what to do" in refusal(story, "resolve", call="pay")
     granted = Granted(call="pay", by="bob", args_sha256=story.run.calls["pay"].args_sha256)
-    assert "does not wait" in story.tell("approver", granted).ignored
+    assert "does not wait" in story.append("approver", granted).ignored
 
 
-def test_a_person_says_that_it_was_done() -> None:
+def test_a_person_resolves_an_unknown_outcome_as_done() -> None:
     """Their result is the call's answer, and the effect is not made again."""
-    story = doubtful().word("resolve", call="pay", action="done", result={"id": 7}).said().quiet()
-    assert story.run.calls["pay"].answer == '{"id":7}'
+    story = (
+        with_unknown_outcome()
+        .send_control("resolve", call="pay", action="done", result={"id": 7})
+        .append_decided()
+        .run_until_idle()
+    )
+    assert story.run.calls["pay"].outcome_text == '{"id":7}'
     assert story.run.calls["pay"].fate == "done"
-    story.model(reply(call("pay", id="again")))
+    story.finish_model(reply(call("pay", id="again")))
     verdict = story.last(Judged).calls[0]
     assert (verdict.verdict, verdict.errors) == ("reject", ("The same effect was done already (call 'pay').",))
 
 
 def test_a_person_stops_the_run_over_an_unknown_effect() -> None:
     """``resolve stop`` ends the run; nothing starts in between."""
-    story = doubtful().word("resolve", call="pay", action="stop", why="call the bank").said()
-    story.when("planner").silent()
-    story.when("executor").silent()
+    story = (
+        with_unknown_outcome().send_control("resolve", call="pay", action="stop", why="call the bank").append_decided()
+    )
+    story.when("planner").expect_nothing()
+    story.when("executor").expect_nothing()
     story.when("approver").then(Stopped, code="unknown_effect", by="bob", why="call the bank")
-    story.quiet()
+    story.run_until_idle()
     sealed = story.last(Sealed)
     assert (sealed.status, sealed.cause) == ("failed", "tool")
     assert [fate.fate for fate in sealed.receipt] == ["unknown"]
 
 
-def test_after_a_resolution_that_needs_money_budget_is_woken() -> None:
+def test_a_resolution_that_needs_money_wakes_budget() -> None:
     """The next start must be held for, whoever made it possible."""
     assert "approver.resolved" in Story().roles["budget"].wakes
 
 
-def test_a_doubt_nobody_resolves_ends_the_run() -> None:
+def test_an_unknown_outcome_that_is_not_resolved_in_time_ends_the_run() -> None:
     """After the expiry the run is over, and its receipt says unknown."""
-    story = doubtful().wait(3_600)
+    story = with_unknown_outcome().advance_s(3_600)
     story.when("approver").then(Stopped, code="expired")
-    story.quiet()
+    story.run_until_idle()
     assert [fate.fate for fate in story.last(Sealed).receipt] == ["unknown"]
 
 
-def test_a_resolution_of_what_is_not_in_doubt_is_refused() -> None:
+def test_a_resolution_of_a_known_outcome_is_refused() -> None:
     """A person cannot declare the fate of a call that is not in question."""
     assert "not in doubt" in refusal(at_work(call("pay")), "resolve", call="pay", action="done")
     forged = Resolved(call="pay", action="done", by="bob")
-    assert "not in doubt" in at_work(call("pay")).tell("approver", forged).ignored
+    assert "not in doubt" in at_work(call("pay")).append("approver", forged).ignored
 
 
 def test_a_run_asks_before_it_spends_more_than_its_policy_lets_it() -> None:
@@ -212,50 +233,50 @@ def test_a_run_asks_before_it_spends_more_than_its_policy_lets_it() -> None:
     assert spend is not None
     assert (spend.so_far_micros, spend.limit_micros) == (0, 100)
     for role in ("planner", "budget", "executor"):
-        story.when(role).silent()
+        story.when(role).expect_nothing()
 
 
 def test_a_run_below_the_threshold_does_not_ask() -> None:
     """At the default $0.25 a small run is not disturbed."""
-    story = Story(agent(policy=FRUGAL)).opened().quiet()
+    story = Story(agent(policy=FRUGAL)).open_run().run_until_idle()
     assert story.run.spend_asked is None
     assert story.open_model()
 
 
 def test_a_run_whose_policy_does_not_ask_spends_up_to_its_limit() -> None:
     """Without the policy the threshold means nothing."""
-    assert Story(agent(limits={"ask_from_micros": 0})).opened().quiet().open_model()
+    assert Story(agent(limits={"ask_from_micros": 0})).open_run().run_until_idle().open_model()
 
 
 def test_granted_spending_lets_the_run_go_on_for_good() -> None:
     """The question is asked once."""
-    story = frugal().word("approve").said().quiet()
+    story = frugal().send_control("approve").append_decided().run_until_idle()
     assert story.open_model()
-    story.when("approver").silent()
+    story.when("approver").expect_nothing()
 
 
 def test_denied_spending_ends_the_run() -> None:
     """Nothing starts between the denial and the stop."""
-    story = frugal().word("deny", why="no").said()
-    story.when("planner").silent()
+    story = frugal().send_control("deny", why="no").append_decided()
+    story.when("planner").expect_nothing()
     story.when("approver").then(Stopped, code="denied", why="Going on spending was denied by bob: no")
-    assert story.quiet().last(Sealed).status == "denied"
+    assert story.run_until_idle().last(Sealed).status == "denied"
 
 
 def test_unanswered_spending_is_denied() -> None:
     """It expires like an approval, and an approval after that counts for nothing."""
     story = frugal()
-    granted = story.word("approve").decided
+    granted = story.send_control("approve").decided
     assert granted is not None
-    story.wait(3_600)
+    story.advance_s(3_600)
     assert "expired" in refusal(story, "approve")
-    assert "expired" in story.tell("approver", granted).ignored
+    assert "expired" in story.append("approver", granted).ignored
     story.when("approver").then(Denied, call="", by="timer")
     story.when("approver").then(Stopped, code="expired")
-    assert (story.quiet().last(Sealed).status, story.last(Sealed).cause) == ("expired", "person")
+    assert (story.run_until_idle().last(Sealed).status, story.last(Sealed).cause) == ("expired", "person")
 
 
-def test_only_those_who_may_decide_decide_about_spending() -> None:
+def test_only_deciders_decide_about_spending() -> None:
     """``deciders`` holds for money too, and somebody must put a name to it."""
     assert "may not decide about spending" in refusal(frugal(("eva",)), "approve", by="bob")
     assert not refusal(frugal(("eva",)), "approve", by="eva")
@@ -268,20 +289,20 @@ def test_the_wait_for_an_answer_about_a_tools_price_is_not_work() -> None:
     story = at_work(call("rent"), version=agent(policy=policy, limits={"ask_from_micros": 30_000}))
     assert story.last(Asked).spend is not None
     assert story.run.phase == "waiting"
-    story.wait(1_000).when("validator").silent()
-    story.word("approve").said().quiet()
+    story.advance_s(1_000).when("validator").expect_nothing()
+    story.send_control("approve").append_decided().run_until_idle()
     assert story.last(EffectStarted).calls[0].call == "rent"
     assert story.run.wait_s == 1_000
 
 
-def test_spending_nobody_asked_about_cannot_be_approved() -> None:
+def test_spending_that_was_not_asked_about_cannot_be_approved() -> None:
     """An approval without a call is about spending only."""
     assert "Name the call" in refusal(at_work(call("pay")), "approve")
-    assert at_work(call("pay")).tell("approver", Granted(call="", by="b")).ignored == "nobody asked about spending"
-    assert at_work(call("pay")).tell("approver", Denied(call="", by="b")).ignored == "nobody asked about spending"
+    assert at_work(call("pay")).append("approver", Granted(call="", by="b")).ignored == "nobody asked about spending"
+    assert at_work(call("pay")).append("approver", Denied(call="", by="b")).ignored == "nobody asked about spending"
 
 
-def test_a_question_for_ever_ends_with_the_run() -> None:
+def test_a_question_without_an_end_expires_with_the_run() -> None:
     """The model says how long it would wait; the run's own limit bounds it, whatever number that is."""
     endless = contract("ask.person", kind="wait", parameters={"type": "object"})
     asking = call("ask.person", '{"question":"which?","timeout_s":1e300}')

@@ -11,7 +11,7 @@ from tests.builders import Story, agent, call, contract, reply
 from linestop.models.planner_constants import CONSTANT_BYTES_MAX, CONSTANTS_MAX, constants_of
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Judged, ModelChoice, Policy
-from linestop.schemas.model_messages import FUNCTION_MODELS, Price
+from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX, Price
 from linestop.schemas.tool_contracts import ToolResult
 
 ACCOUNT = "DE89370400440532013000"
@@ -34,7 +34,7 @@ def planner(messages: Any, *, limit: int = 4200) -> Any:  # noqa: ANN401 - never
     return True
 
 
-def test_what_stands_in_the_code_is_found_and_documentation_is_not() -> None:
+def test_constants_of_the_code_are_found_and_docstrings_are_not() -> None:
     """Literals, defaults, what it names in its module, and the functions of its module that it uses."""
     found = {msgspec.json.decode(text) for text in constants_of(planner)}
     assert {ACCOUNT, 500, 4200, "admin", "till@firm.example", 7, 19} <= found
@@ -55,7 +55,7 @@ def by_function(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of a
     name = f"{__name__}.planner"
     price = Price(input=0, output=0, table="a planner function costs nothing")
     given: dict[str, Any] = {
-        "planner": f"python:{name}", "model": ModelChoice(model=FUNCTION_MODELS + name, price=price),
+        "planner": f"python:{name}", "model": ModelChoice(model=FUNCTION_MODEL_PREFIX + name, price=price),
         "constants": constants_of(planner), "policy": Policy(clear=("pay",)), **fields,
     }  # fmt: skip
     return agent(**given)
@@ -63,9 +63,9 @@ def by_function(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of a
 
 def judged(args: str, *, version: AgentVersion | None = None, result: Any = None) -> tuple[str, ...]:  # noqa: ANN401
     """The flags of a payment with these arguments, after a read with this result."""
-    story = Story(version or by_function()).opened().quiet().model(reply(call("look")))
-    story = story.tools(look=ToolResult(outcome="succeeded", value=result or {"nothing": None}))
-    return story.model(reply(call("pay", args))).last(Judged).calls[0].flags
+    story = Story(version or by_function()).open_run().run_until_idle().finish_model(reply(call("look")))
+    story = story.finish_tools(look=ToolResult(outcome="succeeded", value=result or {"nothing": None}))
+    return story.finish_model(reply(call("pay", args))).last(Judged).calls[0].flags
 
 
 @pytest.mark.parametrize("args", [f'{{"q":"{ACCOUNT}","amount":500}}', '{"q":"till@firm.example"}', '{"amount":19}'])
@@ -100,17 +100,17 @@ def test_a_constant_of_the_function_is_the_operators_own(args: str) -> None:
         ('{"q":"500"}', None),
     ],
 )
-def test_what_it_took_from_a_result_needs_its_origin(args: str, result: Any) -> None:  # noqa: ANN401
+def test_a_value_that_the_function_took_from_a_result_needs_an_origin(args: str, result: Any) -> None:  # noqa: ANN401
     """Whatever the function did with it."""
     assert judged(args, result=result) == ("untrusted-value",)
 
 
-def test_a_constant_that_the_material_says_needs_its_origin() -> None:
+def test_a_constant_that_also_stands_in_the_material_needs_an_origin() -> None:
     """The customer's letter may ask for what the code knows."""
     version = by_function()
     story = Story(version)
     story.task = msgspec.structs.replace(story.task, material="Make me admin.")
-    story.opened().quiet().model(reply(call("pay", '{"q":"admin"}')))
+    story.open_run().run_until_idle().finish_model(reply(call("pay", '{"q":"admin"}')))
     assert story.last(Judged).calls[0].flags == ("untrusted-value",)
 
 

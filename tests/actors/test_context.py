@@ -18,43 +18,43 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
 def size(run: Run, story: Story, purpose: str = "turn") -> int:
     """Bytes of everything in the next prompt that a provider turns into tokens."""
     prompt = assemble(run, story.version, purpose=purpose)
-    said = sum(
+    message_bytes = sum(
         len(m.result_text.encode())
         + len(m.call_id)
         + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
         for m in prompt.messages
     )
-    return len(prompt.system.encode()) + said + len(canonical(prompt.tools))
+    return len(prompt.system.encode()) + message_bytes + len(canonical(prompt.tools))
 
 
 def test_a_prompt_begins_with_rules_agent_facts_and_task() -> None:
     """In this order, and nothing else before the first answer."""
-    story = Story(agent(pinned=("We close at five.",))).opened()
+    story = Story(agent(pinned=("We close at five.",))).open_run()
     prompt = assemble(story.run, story.version)
     assert prompt.system == BASE_RULES + "\nBe good.\n\nFacts:\n- We close at five."
     assert [(m.role, m.text) for m in prompt.messages] == [("user", TASK)]
     assert {spec.name for spec in prompt.tools} == {c.name for c in story.version.tools}
 
 
-def test_every_call_is_followed_by_its_answer() -> None:
+def test_every_call_is_followed_by_its_outcome() -> None:
     """Errors are marked, in the order of the calls."""
     failed = ToolResult(outcome="failed", error=ToolError(type="permanent", message="no such note"))
-    story = at_work(call("look"), call("note")).tools(look=OK, note=failed)
-    said, first, second = assemble(story.run, story.version).messages[1:]
-    assert [c.id for c in said.calls] == ["look", "note"]
+    story = at_work(call("look"), call("note")).finish_tools(look=OK, note=failed)
+    proposal, first, second = assemble(story.run, story.version).messages[1:]
+    assert [c.id for c in proposal.calls] == ["look", "note"]
     assert (first.call_id, first.text, first.is_error) == ("look", '{"ok":true}', False)
     assert (second.call_id, second.text, second.is_error) == ("note", "no such note", True)
 
 
 def test_only_the_tools_of_the_run_are_shown() -> None:
     """What a scope took away is not even named."""
-    story = Story(task=msgspec.structs.replace(Story().task, scope=("pay", "look"))).opened()
+    story = Story(task=msgspec.structs.replace(Story().task, scope=("pay", "look"))).open_run()
     assert [spec.name for spec in assemble(story.run, story.version).tools] == ["look", "pay"]
 
 
 def test_a_returned_answer_is_followed_by_its_errors() -> None:
     """The model reads what was wrong."""
-    story = Story(agent(output_schema=SCHEMA)).opened().quiet().model(reply(text="no"))
+    story = Story(agent(output_schema=SCHEMA)).open_run().run_until_idle().finish_model(reply(text="no"))
     last = assemble(story.run, story.version).messages[-1]
     assert last.role == "user"
     assert "not valid JSON" in last.text
@@ -62,7 +62,7 @@ def test_a_returned_answer_is_followed_by_its_errors() -> None:
 
 def test_a_summary_stands_for_what_it_covers() -> None:
     """Values that must not be lost stand beside it."""
-    story = at_work(call("look")).tools(look=OK)
+    story = at_work(call("look")).finish_tools(look=OK)
     covered = story.run.proposals[-1].n
     start = story.last(ModelStarted)
     story.run.turn_attempts[-1].purpose = "compact"
@@ -76,50 +76,52 @@ def test_a_summary_stands_for_what_it_covers() -> None:
 
 def test_a_compaction_is_asked_for_without_tools() -> None:
     """It can only be answered in words."""
-    story = at_work(call("look")).tools(look=OK)
+    story = at_work(call("look")).finish_tools(look=OK)
     prompt = assemble(story.run, story.version, purpose="compact")
     assert prompt.tools == ()
     assert prompt.messages[-1].text == COMPACT_RULES
 
 
-def test_what_lies_in_a_blob_is_named_not_shown() -> None:
+def test_a_text_in_a_blob_is_named_but_not_shown() -> None:
     """A prompt never grows by what is stored elsewhere."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     ref = BlobRef(sha256="a" * 64, bytes=90_000)
-    story.given(Proposed(turn=1, attempt=1, text=ref, calls=(ProposedCall(call="c", tool="fly", args=ref),))).quiet()
-    said = assemble(story.run, story.version).messages[1]
-    assert "90000 bytes" in said.text
-    assert "90000 bytes" in said.calls[0].args
+    story.given(
+        Proposed(turn=1, attempt=1, text=ref, calls=(ProposedCall(call="c", tool="fly", args=ref),))
+    ).run_until_idle()
+    message = assemble(story.run, story.version).messages[1]
+    assert "90000 bytes" in message.text
+    assert "90000 bytes" in message.calls[0].args
     assert size(story.run, story) <= story.run.context_bytes
 
 
 def test_the_same_log_gives_the_same_prompt_and_another_log_another_digest() -> None:
     """The digest is known before the call and covers everything that is sent."""
-    first, second = at_work(call("look")).tools(look=OK), at_work(call("look")).tools(look=OK)
+    first, second = at_work(call("look")).finish_tools(look=OK), at_work(call("look")).finish_tools(look=OK)
     prompt = assemble(first.run, first.version)
     assert prompt == assemble(second.run, second.version)
-    other = at_work(call("look")).tools(look=ToolResult(outcome="succeeded", value=2))
+    other = at_work(call("look")).finish_tools(look=ToolResult(outcome="succeeded", value=2))
     assert prompt.sha256 != assemble(other.run, other.version).sha256
     assert prompt.sha256 != assemble(first.run, first.version, purpose="compact").sha256
 
 
-def test_the_form_of_the_answer_is_told_once_in_the_way_that_leaves_tools_usable() -> None:
+def test_the_answer_schema_is_sent_once_and_leaves_tools_usable() -> None:
     """Beside tools it is part of the system prompt, without tools of the request, and a summary has none."""
     version = agent(output_schema=SCHEMA)
-    run = Story(version).opened().run
-    beside, told = assemble(run, version), system_text(version, form=True)
-    assert (beside.system, beside.output_schema) == (told, None)
-    assert told.endswith(ANSWER_FORM + canonical(SCHEMA).decode())
+    run = Story(version).open_run().run
+    prompt, system = assemble(run, version), system_text(version, form=True)
+    assert (prompt.system, prompt.output_schema) == (system, None)
+    assert system.endswith(ANSWER_FORM + canonical(SCHEMA).decode())
     summary = assemble(run, version, purpose="compact")
     assert (summary.system, summary.output_schema) == (system_text(version), None)
     version = agent(output_schema=SCHEMA, tools=())
-    alone = assemble(Story(version).opened().run, version)
+    alone = assemble(Story(version).open_run().run, version)
     assert (alone.system, alone.output_schema) == (system_text(version), SCHEMA)
 
 
 def test_the_digest_covers_parameters_and_schema_where_there_are_any() -> None:
     """Where there are none it is the one that logs of earlier versions have."""
-    run = Story().opened().run
+    run = Story().open_run().run
     plain = assemble(run, agent(tools=()))
     sent = canonical([plain.system, plain.messages, plain.tools])
     assert plain.sha256 == hashlib.sha256(sent).hexdigest()
@@ -132,10 +134,10 @@ def test_the_digest_covers_parameters_and_schema_where_there_are_any() -> None:
 
 def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
     """What a model call reserves for is never less than what it sends."""
-    story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA | {"description": "é" * 4_000})).opened()
+    story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA | {"description": "é" * 4_000})).open_run()
     assert size(story.run, story) <= story.run.context_bytes
     assert size(story.run, story, "compact") <= story.run.context_bytes
-    story = at_work(call("look"), call("note"), call("fly")).tools(look=OK, note=OK)
+    story = at_work(call("look"), call("note"), call("fly")).finish_tools(look=OK, note=OK)
     assert size(story.run, story) <= story.run.context_bytes
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 from tests.builders import TASK, Story, at_work, call, reply
 
-from linestop.actors.prompt_exact_values import PER_RESULT_MAX, VALUES_MAX, covered_answers, exact_values
+from linestop.actors.prompt_exact_values import PER_RESULT_MAX, VALUES_MAX, covered_texts, exact_values
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 
-def looked(*values: object) -> Story:
+def with_results(*values: object) -> Story:
     """A run in which one look after another gave these values."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     for at, value in enumerate(values):
-        story.model(reply(call("look", f'{{"q":"{at}"}}', id=f"c{at}"))).tools(
+        story.finish_model(reply(call("look", f'{{"q":"{at}"}}', id=f"c{at}"))).finish_tools(
             **{f"c{at}": ToolResult(outcome="succeeded", value=value)}
         )
     return story
 
 
-def kept(story: Story) -> list[str]:
+def summary_values(story: Story) -> list[str]:
     """What would be kept if all of it were summarised."""
-    return [value.value for value in exact_values(covered_answers(story.run, story.run.proposals[-1].n))]
+    return [value.value for value in exact_values(covered_texts(story.run, story.run.proposals[-1].n))]
 
 
 @pytest.mark.parametrize(
@@ -40,34 +40,34 @@ def kept(story: Story) -> list[str]:
 )
 def test_identifiers_amounts_and_dates_are_kept_as_they_are_written(value: object, found: list[str]) -> None:
     """Of JSON each value by itself, of a text what stands alone in it; words and small counts are none."""
-    assert kept(looked(value)) == found
+    assert summary_values(with_results(value)) == found
 
 
-def test_a_value_is_kept_once_with_the_event_that_told_it() -> None:
+def test_a_value_is_kept_once_with_the_event_it_came_from() -> None:
     """And not at all where the task, which is never summarised, has it."""
     assert "4711" in TASK
-    story = looked({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
-    values = exact_values(covered_answers(story.run, story.run.proposals[-1].n))
-    events = [story.run.calls[name].answer_n for name in ("c1", "c2")]
+    story = with_results({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
+    values = exact_values(covered_texts(story.run, story.run.proposals[-1].n))
+    events = [story.run.calls[name].outcome_n for name in ("c1", "c2")]
     assert [(value.value, value.n) for value in values] == [("R-100", events[0]), ("R-200", events[1])]
 
 
-def test_what_stays_word_for_word_is_not_kept_twice() -> None:
+def test_values_that_stay_in_the_prompt_are_not_kept_twice() -> None:
     """Only results that the summary stands for are looked at."""
-    story = looked("R-100", "R-200")
-    assert [value.value for value in exact_values(covered_answers(story.run, story.run.proposals[0].n))] == ["R-100"]
+    story = with_results("R-100", "R-200")
+    assert [value.value for value in exact_values(covered_texts(story.run, story.run.proposals[0].n))] == ["R-100"]
 
 
-def test_what_a_failure_says_is_no_value() -> None:
+def test_a_failure_message_yields_no_values() -> None:
     """Its numbers are codes."""
     failed = ToolResult(outcome="failed", error=ToolError(type="permanent", message="error 50012"))
-    assert kept(at_work(call("look")).tools(look=failed)) == []
+    assert summary_values(at_work(call("look")).finish_tools(look=failed)) == []
 
 
 def test_the_values_are_bounded_and_the_newest_remain() -> None:
     """No table takes all places, and no conversation more than there are."""
-    story = looked(*([f"R-{at}{row:03}" for row in range(50)] for at in range(6)))
-    values = exact_values(covered_answers(story.run, story.run.proposals[-1].n))
+    story = with_results(*([f"R-{at}{row:03}" for row in range(50)] for at in range(6)))
+    values = exact_values(covered_texts(story.run, story.run.proposals[-1].n))
     assert len(values) == VALUES_MAX
     assert [value.value for value in values[-PER_RESULT_MAX:]] == [f"R-5{row:03}" for row in range(PER_RESULT_MAX)]
     assert values[0].value == "R-2000"

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, all_at_once, at_work, call, contract
 
-from linestop.actors.executor import cap
-from linestop.actors.facts import Doors, Texts
+from linestop.actors.executor import truncate
+from linestop.actors.facts import KillSwitches, Texts
 from linestop.schemas.defaults import START_WITHIN_S, Limits
 from linestop.schemas.events import (
     BlobRef,
@@ -40,7 +40,7 @@ def started(story: Story) -> EffectStarted:
 
 def paid(tool: str = "pay") -> Story:
     """A run in which a person agreed to an irreversible call, which is under way."""
-    return at_work(call(tool)).word("approve", call=tool).said().quiet()
+    return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def started_n(story: Story) -> int:
@@ -63,79 +63,79 @@ def test_all_cleared_calls_start_together_with_their_keys_and_deadlines() -> Non
     assert line.done_by == line.start_by + timedelta(seconds=5 + 2)
 
 
-def test_what_is_cleared_starts_while_what_is_asked_waits() -> None:
+def test_cleared_calls_start_while_asked_calls_wait() -> None:
     """The approval of one call is not needed by another, and each result keeps its own id."""
     story = at_work(call("look"), call("pay"))
     assert [line.call for line in started(story).calls] == ["look"]
-    story.tools(look=OK)
+    story.finish_tools(look=OK)
     assert (story.stage("look"), story.stage("pay")) == ("answered", "asked")
 
 
 def test_an_uncovered_call_waits_for_its_hold() -> None:
     """The executor starts nothing that what the run holds does not cover."""
-    story = Story().opened().when("budget").said()
+    story = Story().open_run().when("budget").append_decided()
     held = story.last(Held)
-    short = Story().opened().given(msgspec.structs.replace(held, amount_micros=held.amount_micros // 4))
+    short = Story().open_run().given(msgspec.structs.replace(held, amount_micros=held.amount_micros // 4))
     start = short.when("planner").then(ModelStarted)
     calls = (ProposedCall(call="rent", tool="rent", args="{}"),)
     short.given(Proposed(turn=1, attempt=1, calls=calls, cost_micros=start.cost_max_micros))
-    short.when("validator").said().when("approver").said().when("executor").silent()
+    short.when("validator").append_decided().when("approver").append_decided().when("executor").expect_nothing()
     short.when("budget").then(Held)
     short.when("executor").then(EffectStarted)
 
 
-def test_a_closed_door_of_a_tool_stops_the_run_before_the_start() -> None:
+def test_a_closed_kill_switch_of_a_tool_stops_the_run_before_the_start() -> None:
     """An operator who closes a tool stops every run that is about to use it."""
-    story = at_work(call("pay")).word("approve", call="pay").said()
-    story.when("executor", Doors(revision=3, closed=frozenset({"tool:pay"}))).then(Stopped, code="policy")
+    story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
+    story.when("executor", KillSwitches(revision=3, closed=frozenset({"tool:pay"}))).then(Stopped, code="policy")
 
 
-def test_a_start_names_the_revision_of_the_doors_it_saw() -> None:
+def test_a_start_names_the_revision_of_the_kill_switches() -> None:
     """A reader can tell which doors were open when the effect began."""
-    story = at_work(call("pay")).word("approve", call="pay").said()
-    story.when("executor", Doors(revision=7)).then(EffectStarted, doors_revision=7)
+    story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
+    story.when("executor", KillSwitches(revision=7)).then(EffectStarted, doors_revision=7)
 
 
 def test_a_safe_failure_is_tried_again_after_its_pause_and_then_given_up() -> None:
     """A transient failure is repeated ``retries_max`` times, a second and two apart, and then told to the model."""
-    story = at_work(call("look")).tools(look=TRANSIENT)
+    story = at_work(call("look")).finish_tools(look=TRANSIENT)
     for attempt, least in ((2, 0.75), (3, 1.5)):
-        story.when("executor").silent()
-        story.wait(least * 5 / 3)
-        story.quiet()
+        story.when("executor").expect_nothing()
+        story.advance_s(least * 5 / 3)
+        story.run_until_idle()
         assert started(story).calls[0].attempt == attempt
-        story.tools(look=TRANSIENT)
-    assert story.run.calls["look"].answer == "try later"
-    assert story.run.calls["look"].answer_is_error
+        story.finish_tools(look=TRANSIENT)
+    assert story.run.calls["look"].outcome_text == "try later"
+    assert story.run.calls["look"].is_error
 
 
 def test_a_retry_waits_as_long_as_the_tool_asked() -> None:
     """``retry_after_s`` of the tool goes before our own pauses."""
     error = ToolError(type="rate_limit", message="slow down", retry_safe=True, retry_after_s=30)
-    story = at_work(call("look")).tools(look=ToolResult(outcome="failed", error=error))
-    story.wait(29).when("executor").silent()
-    story.wait(1).when("executor").then(EffectStarted)
+    story = at_work(call("look")).finish_tools(look=ToolResult(outcome="failed", error=error))
+    story.advance_s(29).when("executor").expect_nothing()
+    story.advance_s(1).when("executor").then(EffectStarted)
 
 
 @pytest.mark.parametrize("kind", ["permanent", "invalid"])
 def test_a_permanent_failure_is_not_tried_again(kind: str) -> None:
     """What cannot get better goes to the model at once."""
     error = ToolError(type=kind, message="no such order", retry_safe=True)  # type: ignore[arg-type]
-    story = at_work(call("look")).tools(look=ToolResult(outcome="failed", error=error))
-    assert story.run.calls["look"].answer == "no such order"
+    story = at_work(call("look")).finish_tools(look=ToolResult(outcome="failed", error=error))
+    assert story.run.calls["look"].outcome_text == "no such order"
 
 
 def test_a_failure_of_an_unsafe_effect_that_may_have_happened_is_not_tried_again() -> None:
     """Without ``retry_safe`` an irreversible call is never repeated by itself."""
-    story = paid().tools(pay=UNSAFE)
-    assert story.run.calls["pay"].answer_is_error
+    story = paid().finish_tools(pay=UNSAFE)
+    assert story.run.calls["pay"].is_error
     assert len(story.run.calls["pay"].attempts) == 1
 
 
 def test_a_run_that_allows_no_retries_makes_none() -> None:
     """``tool_retries_max`` below its default bounds every tool."""
-    story = at_work(call("look"), version=agent(limits={"tool_retries_max": 0})).tools(look=TRANSIENT)
-    assert story.run.calls["look"].answer == "try later"
+    story = at_work(call("look"), version=agent(limits={"tool_retries_max": 0})).finish_tools(look=TRANSIENT)
+    assert story.run.calls["look"].outcome_text == "try later"
 
 
 def test_a_run_that_allows_less_time_bounds_every_tool() -> None:
@@ -144,73 +144,75 @@ def test_a_run_that_allows_less_time_bounds_every_tool() -> None:
     story = at_work(call("slow"), version=agent(tools=(slow,), limits={"tool_timeout_s": 1.0}))
     line = started(story).calls[0]
     assert line.done_by - line.start_by == timedelta(seconds=3)
-    assert story.executor.view(story.run, started(story), story.facts)[0].timeout_s == 1.0
+    assert story.executor.prepare(story.run, started(story), story.facts)[0].timeout_s == 1.0
 
 
 def test_the_default_tool_timeout_leaves_a_longer_contract_alone() -> None:
     """A tool that declares 30 s has them."""
     story = at_work(call("slow"), version=agent(tools=(contract("slow", timeout_s=30),)))
     assert Limits().tool_timeout_s == 5
-    assert story.executor.view(story.run, started(story), story.facts)[0].timeout_s == 30
+    assert story.executor.prepare(story.run, started(story), story.facts)[0].timeout_s == 30
 
 
 def test_an_ordered_call_starts_only_after_those_before_it() -> None:
     """A tool that declares an order sees the results before it."""
     story = at_work(call("look"), call("after"))
     assert [line.call for line in started(story).calls] == ["look"]
-    story.tools(look=OK)
+    story.finish_tools(look=OK)
     assert [line.call for line in started(story).calls] == ["after"]
 
 
 def test_a_wait_ends_by_itself_at_its_moment() -> None:
     """``wait.until`` is carried out by the log: no tool, no attempt."""
     story = at_work(call("wait.until", '{"until":60}', id="w"))
-    story.wait(59).when("executor").silent()
-    story.wait(1).when("executor").then(Finished, call="w", attempt=0, outcome="succeeded")
+    story.advance_s(59).when("executor").expect_nothing()
+    story.advance_s(1).when("executor").then(Finished, call="w", attempt=0, outcome="succeeded")
     assert story.stage("w") == "answered"
 
 
 def test_a_wait_ends_also_while_the_run_is_paused() -> None:
     """Deadlines go on in a pause; only starts are refused."""
-    story = at_work(call("wait.until", '{"until":60}', id="w")).word("pause").said().wait(60)
+    story = at_work(call("wait.until", '{"until":60}', id="w")).send_control("pause").append_decided().advance_s(60)
     story.when("executor").then(Finished)
 
 
 def test_nothing_starts_while_the_run_is_paused() -> None:
     """A pause refuses starts as a stop does, and a resume lets them go."""
-    story = at_work(call("pay")).word("pause").said().word("approve", call="pay").said()
-    story.when("executor").silent()
-    story.word("resume").said().when("executor").then(EffectStarted)
+    story = (
+        at_work(call("pay")).send_control("pause").append_decided().send_control("approve", call="pay").append_decided()
+    )
+    story.when("executor").expect_nothing()
+    story.send_control("resume").append_decided().when("executor").then(EffectStarted)
 
 
 def test_a_start_that_meets_a_pause_in_the_log_is_ignored() -> None:
     """Whoever wrote it: the fold refuses a start in a pause."""
-    story = at_work(call("pay")).word("approve", call="pay").said()
+    story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
     start = story.when("executor").decided
     assert start is not None
-    story.word("pause").said()
-    assert story.tell("executor", start).ignored == "the run is paused"
+    story.send_control("pause").append_decided()
+    assert story.append("executor", start).ignored == "the run is paused"
 
 
-def test_after_a_stop_only_fates_are_said() -> None:
+def test_after_a_stop_only_results_are_appended() -> None:
     """A stopped run's open effect is left to its performer until ``done_by`` and is unknown then."""
     story = paid().given(Stopped(by="bob", why="enough"), by="operator")
-    story.when("executor").silent()
-    story.wait(12).when("executor").then(Finished, outcome="unknown")
-    story.when("executor").silent()
+    story.when("executor").expect_nothing()
+    story.advance_s(12).when("executor").then(Finished, outcome="unknown")
+    story.when("executor").expect_nothing()
 
 
 def test_a_dry_run_describes_every_effect_above_read() -> None:
     """``dry_run`` reaches the tool for all tiers but ``read``."""
     story = at_work(call("look"), call("note"), call("pay"), task=Task(text=TASK, dry_run=True))
-    works = story.executor.view(story.run, started(story), story.facts)
+    works = story.executor.prepare(story.run, started(story), story.facts)
     assert {work.tool: work.dry_run for work in works} == {"look": False, "note": True, "pay": True}
 
 
 def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
     """At most 16 KiB of a result reach the model, and it is told how much there was."""
-    story = at_work(call("look")).tools(look=ToolResult(outcome="succeeded", value="x" * 20_000))
-    answer = story.run.calls["look"].answer
+    story = at_work(call("look")).finish_tools(look=ToolResult(outcome="succeeded", value="x" * 20_000))
+    answer = story.run.calls["look"].outcome_text
     assert len(answer.encode()) == 16 * 1024
     assert answer.endswith("[cut: 20000 bytes in all]")
     assert story.last(Finished).result_bytes == 20_000
@@ -221,28 +223,28 @@ def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
     ("value", "whole", "kind"),
     [("x" * 20_000, "x" * 20_000, "text/plain"), (["y" * 20_000], f'["{"y" * 20_000}"]', "application/json")],
 )
-def test_a_result_that_is_cut_comes_with_the_whole_of_it(value: object, whole: str, kind: str) -> None:
+def test_a_truncated_result_comes_with_its_full_text(value: object, whole: str, kind: str) -> None:
     """To be kept beside the log: the cut is for the model, not for who looks later."""
     story = at_work(call("look"))
     story.runner.results = {"look": ToolResult(outcome="succeeded", value=value)}
-    view = story.executor.view(story.run, started(story), story.facts)
-    (said,) = all_at_once(story.executor.perform(view, started(story)))
-    assert isinstance(said, LongResult)
-    assert (said.whole, said.type) == (whole, kind)
-    assert len(said.event.result.encode()) <= 16 * 1024 < said.event.result_bytes == len(whole)
+    view = story.executor.prepare(story.run, started(story), story.facts)
+    (long_result,) = all_at_once(story.executor.perform(view, started(story)))
+    assert isinstance(long_result, LongResult)
+    assert (long_result.full_text, long_result.type) == (whole, kind)
+    assert len(long_result.event.result.encode()) <= 16 * 1024 < long_result.event.result_bytes == len(whole)
 
 
 @pytest.mark.parametrize(("text", "most"), [("é" * 100, 64), ("x" * 100, 3), ("😀" * 40, 50)])
 def test_a_cut_never_splits_a_character(text: str, most: int) -> None:
     """A cut text is valid, and no longer than its bound and the note."""
-    cut, size = cap(text, most)
+    cut, size = truncate(text, most)
     assert size == len(text.encode())
     assert len(cut.encode()) <= max(most, len(f"\n[cut: {size} bytes in all]"))
 
 
 def test_a_tool_cannot_cost_more_than_its_start_reserved() -> None:
     """What a tool reports above its price is charged at its price."""
-    story = at_work(call("rent")).tools(rent=ToolResult(outcome="succeeded", value=1, cost_micros=90_000))
+    story = at_work(call("rent")).finish_tools(rent=ToolResult(outcome="succeeded", value=1, cost_micros=90_000))
     assert story.last(Finished).cost_micros == 40_000
 
 
@@ -255,33 +257,35 @@ def test_an_unknown_effect_is_charged_at_its_reservation() -> None:
 
 def test_long_arguments_are_read_from_their_blob() -> None:
     """What a performer is given is the text behind the reference."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     ref = BlobRef(sha256="a" * 64, bytes=40_000)
     story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
     verdict = JudgedCall(
         call="c", tool="look", verdict="pass", args=ref, args_sha256=ref.sha256, effect_key="k", tier="read"
     )
-    story.given(Judged(proposal_n=story.run.n, calls=(verdict,))).quiet()
-    works = story.executor.view(story.run, started(story), story.facts.with_(Texts(by_sha256={"a" * 64: b"{}"})))
+    story.given(Judged(proposal_n=story.run.n, calls=(verdict,))).run_until_idle()
+    works = story.executor.prepare(
+        story.run, started(story), story.facts.with_facts(Texts(by_sha256={"a" * 64: b"{}"}))
+    )
     assert works[0].args == b"{}"
 
 
 def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
     """What has its result is not spoken for again."""
     story = at_work(call("look"), call("note"))
-    view = story.executor.view(story.run, started(story), story.facts)
-    begun = story.executor.cancelled(view, frozenset({("look", 1)}), begun=True)
+    view = story.executor.prepare(story.run, started(story), story.facts)
+    begun = story.executor.report_cancelled(view, frozenset({("look", 1)}), begun=True)
     assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]
-    fresh = story.executor.cancelled(view, frozenset(), begun=False)
+    fresh = story.executor.report_cancelled(view, frozenset(), begun=False)
     assert {e.outcome for e in fresh if isinstance(e, Finished)} == {"never_started"}
 
 
-def test_a_read_that_a_stop_cancelled_leaves_nothing_in_doubt() -> None:
+def test_a_read_cancelled_by_a_stop_has_a_known_outcome() -> None:
     """It failed and is charged in full; only what may have happened is left for a person to look into."""
     story = at_work(call("rent"), call("note"))
-    view = story.executor.view(story.run, started(story), story.facts)
+    view = story.executor.prepare(story.run, started(story), story.facts)
     story.given(Stopped(by="bob", why="enough"), by="operator")
-    story.given(*story.executor.cancelled(view, frozenset(), begun=True)).quiet()
+    story.given(*story.executor.report_cancelled(view, frozenset(), begun=True)).run_until_idle()
     assert [(fate.call, fate.fate) for fate in story.last(Sealed).receipt] == [("rent", "failed"), ("note", "unknown")]
     assert story.run.attempts[started_n(story)][0].charged_micros == 40_000
     assert len(story.run.calls["rent"].attempts) == 1
@@ -290,47 +294,47 @@ def test_a_read_that_a_stop_cancelled_leaves_nothing_in_doubt() -> None:
 def test_a_read_whose_worker_died_is_a_failure_after_a_stop_too() -> None:
     """Nobody says what became of it, and nobody needs to look."""
     story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
-    story.wait(12).quiet()
+    story.advance_s(12).run_until_idle()
     assert [fate.fate for fate in story.last(Sealed).receipt] == ["failed"]
 
 
 def test_a_cancelled_read_is_made_again_at_once_while_the_run_goes_on() -> None:
     """A worker that ends in good order does not make anybody wait."""
     story = at_work(call("look"))
-    view = story.executor.view(story.run, started(story), story.facts)
-    story.given(*story.executor.cancelled(view, frozenset(), begun=True))
+    view = story.executor.prepare(story.run, started(story), story.facts)
+    story.given(*story.executor.report_cancelled(view, frozenset(), begun=True))
     story.when("executor").then(EffectStarted)
 
 
-def test_a_probe_that_was_cancelled_has_learnt_nothing() -> None:
+def test_a_cancelled_probe_leaves_the_outcome_unknown() -> None:
     """Whatever its tier: the doubt is about the effect."""
-    story = at_work(call("wire")).word("approve", call="wire").said().quiet()
-    (work,) = story.executor.view(story.run, started(story), story.facts)
+    story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
+    (work,) = story.executor.prepare(story.run, started(story), story.facts)
     probe = msgspec.structs.replace(work, probe=True, tier="read")
     for begun in (True, False):
-        (event,) = story.executor.cancelled((probe,), frozenset(), begun=begun)
+        (event,) = story.executor.report_cancelled((probe,), frozenset(), begun=begun)
         assert isinstance(event, Finished)
         assert event.outcome == "unknown"
 
 
 def test_a_call_that_never_started_is_started_again() -> None:
     """A start that was drained before its effect began costs nothing but an attempt."""
-    story = paid().tools(pay=ToolResult(outcome="never_started"))
+    story = paid().finish_tools(pay=ToolResult(outcome="never_started"))
     assert started(story).calls[0].attempt == 2
 
 
 def test_a_start_that_names_a_call_twice_is_ignored() -> None:
     """Two attempts of one effect in one start would be two effects."""
-    story = at_work(call("pay")).word("approve", call="pay").said()
+    story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
     start = story.when("executor").decided
     assert isinstance(start, EffectStarted)
     twice = EffectStarted(calls=(*start.calls, *start.calls), worker=WORKER)
-    assert story.tell("executor", twice).ignored == "it starts a call twice"
+    assert story.append("executor", twice).ignored == "it starts a call twice"
 
 
 def test_a_start_with_other_arguments_than_judged_is_ignored() -> None:
     """What runs is what was judged and approved."""
-    story = at_work(call("pay")).word("approve", call="pay").said()
+    story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
     start = story.when("executor").decided
     assert isinstance(start, EffectStarted)
     line = start.calls[0]
@@ -338,7 +342,7 @@ def test_a_start_with_other_arguments_than_judged_is_ignored() -> None:
         call=line.call, attempt=1, effect_key=line.effect_key, args_sha256="0" * 64, gate_n=line.gate_n,
         start_by=line.start_by, done_by=line.done_by,
     )  # fmt: skip
-    entry = story.tell("executor", EffectStarted(calls=(other,), worker=WORKER))
+    entry = story.append("executor", EffectStarted(calls=(other,), worker=WORKER))
     assert entry.ignored == "call 'pay' was judged with other arguments"
 
 
@@ -350,8 +354,8 @@ def test_a_second_start_of_an_open_unsafe_effect_is_ignored() -> None:
         call="pay", attempt=2, effect_key=line.effect_key, args_sha256=line.args_sha256, gate_n=line.gate_n,
         start_by=line.start_by, done_by=line.done_by,
     )  # fmt: skip
-    story.wait(60)
-    assert "so it may not start" in story.tell("executor", EffectStarted(calls=(again,), worker="w#2")).ignored
+    story.advance_s(60)
+    assert "so it may not start" in story.append("executor", EffectStarted(calls=(again,), worker="w#2")).ignored
 
 
 def test_the_contracts_of_these_tests_are_all_reachable() -> None:

@@ -66,7 +66,7 @@ def test_all_errors_of_the_arguments_come_at_once() -> None:
 def test_a_tool_that_is_not_in_scope_does_not_exist() -> None:
     """A grant that was not given when the run opened cannot be used later."""
     story = at_work(call("pay"), task=Task(text=TASK, scope=("look",)))
-    assert "There is no tool 'pay'" in story.run.calls["pay"].answer
+    assert "There is no tool 'pay'" in story.run.calls["pay"].outcome_text
 
 
 def test_three_rejected_proposals_in_a_row_end_the_run() -> None:
@@ -74,14 +74,14 @@ def test_three_rejected_proposals_in_a_row_end_the_run() -> None:
     story = at_work(call("fly", id="a"))
     for name in ("b", "c"):
         assert story.run.stopped is None
-        story.model(reply(call("fly", id=name)))
+        story.finish_model(reply(call("fly", id=name)))
     assert stop(story) == ("limit", "rejections_max", 3, 3)
 
 
-def test_one_good_proposal_begins_the_count_anew() -> None:
+def test_one_good_proposal_resets_the_count() -> None:
     """Only rejections in a row count."""
-    story = at_work(call("fly", id="a")).model(reply(call("fly", id="b")))
-    story.model(reply(call("fly", id="c"), call("look"))).tools(look=OK)
+    story = at_work(call("fly", id="a")).finish_model(reply(call("fly", id="b")))
+    story.finish_model(reply(call("fly", id="c"), call("look"))).finish_tools(look=OK)
     assert story.run.rejections_in_a_row == 0
     assert story.run.stopped is None
 
@@ -97,8 +97,8 @@ def test_a_tool_is_called_at_most_ten_times() -> None:
     """``calls_per_tool_max``: the eleventh is rejected, in one answer and over several."""
     proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(11)]
     assert [v.verdict for v in verdicts(*proposed)] == ["pass"] * 10 + ["reject"]
-    story = at_work(*proposed[:10]).tools(**{f"c{i}": OK for i in range(10)}).model(reply(proposed[10]))
-    assert "may be called 10 times" in story.run.calls["c10"].answer
+    story = at_work(*proposed[:10]).finish_tools(**{f"c{i}": OK for i in range(10)}).finish_model(reply(proposed[10]))
+    assert "may be called 10 times" in story.run.calls["c10"].outcome_text
 
 
 def test_a_contract_may_allow_fewer_calls() -> None:
@@ -113,40 +113,42 @@ def test_a_run_makes_at_most_twenty_calls() -> None:
     tools = tuple(contract(f"t{i}") for i in range(3))
     version = agent(tools=tools)
     story = at_work(*[call(f"t{i % 2}", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(16)], version=version)
-    story.tools(**{f"c{i}": OK for i in range(16)})
+    story.finish_tools(**{f"c{i}": OK for i in range(16)})
     more = [call("t2", f'{{"q":"{i}"}}', id=f"d{i}") for i in range(5)]
-    assert story.model(reply(*more[:4])).run.stopped is None
-    story.tools(**{f"d{i}": OK for i in range(4)}).model(reply(more[4]))
+    assert story.finish_model(reply(*more[:4])).run.stopped is None
+    story.finish_tools(**{f"d{i}": OK for i in range(4)}).finish_model(reply(more[4]))
     assert story.last(ModelStarted).purpose == "close"
-    story.model(reply(text="Twenty calls were made."))
+    story.finish_model(reply(text="Twenty calls were made."))
     assert stop(story) == ("limit", "calls_max", 21, 20)
 
 
 def test_an_edited_call_does_not_count_twice() -> None:
     """The last call a run may make is still its last after a person changed it."""
     story = at_work(call("pay"), version=agent(limits={"calls_max": 1, "calls_per_tool_max": 1}))
-    story.word("edit", call="pay", args={"q": "x"}).then(Edited)
-    story.quiet()
+    story.send_control("edit", call="pay", args={"q": "x"}).then(Edited)
+    story.run_until_idle()
     assert story.stage("pay") == "open"
     assert story.run.stopped is None
 
 
 def test_the_same_call_with_the_same_result_three_times_is_a_loop() -> None:
     """``equal_calls_max``: the fourth ends the run."""
-    story = at_work(call("look", id="a")).tools(a=OK)
+    story = at_work(call("look", id="a")).finish_tools(a=OK)
     for name in ("b", "c"):
-        story.model(reply(call("look", id=name))).tools(**{name: OK})
+        story.finish_model(reply(call("look", id=name))).finish_tools(**{name: OK})
     assert story.run.stopped is None
-    story.model(reply(call("look", id="d")))
+    story.finish_model(reply(call("look", id="d")))
     assert story.last(Judged).calls[0].verdict == "loop"
     assert stop(story) == ("loop", "equal_calls_max", 4, 3)
 
 
-def test_the_same_call_with_another_result_is_no_loop() -> None:
+def test_the_same_call_with_another_result_is_not_a_loop() -> None:
     """Polling that makes progress goes on."""
-    story = at_work(call("look", id="a")).tools(a=OK)
+    story = at_work(call("look", id="a")).finish_tools(a=OK)
     for i, name in enumerate(("b", "c", "d")):
-        story.model(reply(call("look", id=name))).tools(**{name: ToolResult(outcome="succeeded", value=i)})
+        story.finish_model(reply(call("look", id=name))).finish_tools(
+            **{name: ToolResult(outcome="succeeded", value=i)}
+        )
     assert story.run.stopped is None
 
 
@@ -155,16 +157,18 @@ def test_an_effect_that_was_done_is_answered_from_the_record(tool: str) -> None:
     """The model is not allowed to repeat it: same answer, nothing started."""
     story = at_work(call(tool))
     if tool == "pay":
-        story.word("approve", call=tool).said().quiet()
-    story.tools(**{tool: ToolResult(outcome="succeeded", value="first")}).model(reply(call(tool, id="again")))
-    assert (story.last(Judged).calls[0].verdict, story.run.calls["again"].answer) == ("recorded", "first")
+        story.send_control("approve", call=tool).append_decided().run_until_idle()
+    story.finish_tools(**{tool: ToolResult(outcome="succeeded", value="first")}).finish_model(
+        reply(call(tool, id="again"))
+    )
+    assert (story.last(Judged).calls[0].verdict, story.run.calls["again"].outcome_text) == ("recorded", "first")
     assert sum(isinstance(entry.event, EffectStarted) for entry in story.run.entries) == 1
 
 
 def test_a_repeatable_effect_may_be_repeated() -> None:
     """Where the contract says so."""
     again = agent(tools=(contract("note", tier="reversible", repeatable=True),))
-    story = at_work(call("note", id="a"), version=again).tools(a=OK).model(reply(call("note", id="b")))
+    story = at_work(call("note", id="a"), version=again).finish_tools(a=OK).finish_model(reply(call("note", id="b")))
     assert story.last(Judged).calls[0].verdict == "pass"
 
 
@@ -176,7 +180,7 @@ def test_the_same_effect_twice_in_one_answer_is_rejected() -> None:
 def test_an_edit_into_an_effect_under_way_is_refused() -> None:
     """A person's change may not make two of one, and it is the person who is told."""
     story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
-    story.word("approve", call="a").said()
+    story.send_control("approve", call="a").append_decided()
     assert "under way already (call 'a')" in refusal(story, "edit", call="b", args={"q": "a"})
     assert story.stage("b") == "asked"
 
@@ -184,7 +188,9 @@ def test_an_edit_into_an_effect_under_way_is_refused() -> None:
 def test_an_effect_of_unknown_fate_is_not_proposed_again() -> None:
     """Neither while a person is asked nor afterwards."""
     story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
-    story.word("approve", call="a").said().quiet().tools(a=ToolResult(outcome="unknown"))
+    story.send_control("approve", call="a").append_decided().run_until_idle().finish_tools(
+        a=ToolResult(outcome="unknown")
+    )
     refused = refusal(story, "edit", call="b", args={"q": "a"})
     assert "under way already" in refused or "not known yet" in refused
 
@@ -193,16 +199,16 @@ def test_an_effect_that_succeeded_too_late_is_not_made_again() -> None:
     """Its answer was given up, but the log knows that it was done."""
     story = at_work(call("note"))
     for _ in range(3):
-        story.wait(12).quiet()
-    assert story.run.calls["note"].answer_is_error
+        story.advance_s(12).run_until_idle()
+    assert story.run.calls["note"].is_error
     story.given(Finished(call="note", attempt=1, outcome="succeeded", result="1", late=True))
-    story.model(reply(call("note", id="again")))
+    story.finish_model(reply(call("note", id="again")))
     assert story.last(Judged).calls[0].errors == ("The same effect was done already (call 'note').",)
 
 
 def test_long_arguments_are_judged_from_their_blob() -> None:
     """What is behind the reference is what counts."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     ref = BlobRef(sha256="a" * 64, bytes=40_000)
     story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
     known = Texts(by_sha256={"a" * 64: b'{"q":"long"}'})
@@ -227,7 +233,7 @@ def test_a_wait_is_fixed_when_it_is_judged(until: str, seconds: int) -> None:
 @pytest.mark.parametrize(
     "until", ["2592001", '"2026-02-01T12:00:00Z"', '"soon"', "1e300", '"9999-12-31T23:59:59-14:00"', "0", "-5"]
 )
-def test_a_wait_beyond_a_month_or_for_nothing_readable_is_rejected(until: str) -> None:
+def test_a_wait_beyond_a_month_or_without_a_readable_end_is_rejected(until: str) -> None:
     """At most 30 days, whatever number the model writes."""
     assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].verdict == "reject"
 
@@ -242,13 +248,14 @@ def test_a_wait_for_a_moment_without_a_zone_or_that_is_past_is_rejected_with_the
 
 def test_a_judgement_of_other_calls_than_the_pending_ones_is_ignored() -> None:
     """Every pending call exactly once, and no other."""
-    story = Story().opened().quiet()
-    story.given(*story.heard(reply(call("look"), call("note"))))
+    story = Story().open_run().run_until_idle()
+    story.given(*story.planner_events(reply(call("look"), call("note"))))
     judged = story.when("validator").decided
     assert isinstance(judged, Judged)
     for calls in (judged.calls[:1], (*judged.calls, judged.calls[0]), ()):
         assert (
-            "exactly the pending calls" in story.tell("validator", msgspec.structs.replace(judged, calls=calls)).ignored
+            "exactly the pending calls"
+            in story.append("validator", msgspec.structs.replace(judged, calls=calls)).ignored
         )
     wrong = msgspec.structs.replace(judged, proposal_n=1)
-    assert "not the proposal under judgement" in story.tell("validator", wrong).ignored
+    assert "not the proposal under judgement" in story.append("validator", wrong).ignored

@@ -112,7 +112,7 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize(("text", "tool"), NARRATED)
-def test_an_answer_that_tells_of_a_call_is_seen(text: str, tool: str) -> None:
+def test_a_narrated_call_is_recognised(text: str, tool: str) -> None:
     """In the languages that models answer in, and in the forms in which they write calls as text."""
     assert narrated_call(text, TOOLS) == tool
 
@@ -130,7 +130,7 @@ def test_a_run_without_that_tool_has_nothing_to_call() -> None:
 
 
 @pytest.mark.parametrize("piece", ["I will now call ", "pay(", "`pay` ", "i'll ", "je vais ", "我现在", '{"tool": '])
-def test_looking_is_bounded_whatever_the_answer_is(piece: str) -> None:
+def test_the_search_is_bounded_whatever_the_answer_is(piece: str) -> None:
     """A model writes what it was made to write: no text takes longer than a moment."""
     before = time.process_time()
     narrated_call(piece * (200_000 // len(piece)), TOOLS)
@@ -143,14 +143,16 @@ NARRATION = 'I will call pay({"q": "order 4711"}) now.'
 
 def test_a_narrated_call_is_sent_back_and_then_made() -> None:
     """The model is told which tool it did not call."""
-    story = Story().opened().quiet().model(reply(text=NARRATION))
-    (told,) = story.last(Returned).errors
-    assert told == (
+    story = Story().open_run().run_until_idle().finish_model(reply(text=NARRATION))
+    (error,) = story.last(Returned).errors
+    assert error == (
         "The answer tells of a call of 'pay' instead of calling it. Call the tool now if the call is needed; "
         "otherwise give the final answer, which will then stand."
     )
-    story.model(reply(call("pay"))).word("approve", call="pay").said().quiet().tools(pay=OK)
-    story.model(reply(text="It is paid."))
+    story.finish_model(reply(call("pay"))).send_control(
+        "approve", call="pay"
+    ).append_decided().run_until_idle().finish_tools(pay=OK)
+    story.finish_model(reply(text="It is paid."))
     assert story.run.accepted is not None
     assert story.run.accepted.answer == "It is paid."
     assert not [p for p in verify(TENANT, RUN, story.messages).problems if p.level == "broken"]
@@ -158,11 +160,18 @@ def test_a_narrated_call_is_sent_back_and_then_made() -> None:
 
 def test_a_narrated_call_is_sent_back_only_once() -> None:
     """A model that says the same again means it as its answer; and so it does later in the run."""
-    story = Story().opened().quiet().model(reply(text=NARRATION)).model(reply(text=NARRATION))
+    story = Story().open_run().run_until_idle().finish_model(reply(text=NARRATION)).finish_model(reply(text=NARRATION))
     assert story.last(Accepted).answer == NARRATION
     assert story.run.returned_in_a_row == 1
-    story = Story().opened().quiet().model(reply(text=NARRATION)).model(reply(call("look"))).tools(look=OK)
-    assert story.model(reply(text=NARRATION)).last(Accepted).answer == NARRATION
+    story = (
+        Story()
+        .open_run()
+        .run_until_idle()
+        .finish_model(reply(text=NARRATION))
+        .finish_model(reply(call("look")))
+        .finish_tools(look=OK)
+    )
+    assert story.finish_model(reply(text=NARRATION)).last(Accepted).answer == NARRATION
 
 
 @pytest.mark.parametrize(
@@ -172,7 +181,7 @@ def test_a_narrated_call_is_sent_back_only_once() -> None:
 def test_an_answer_stands_where_the_model_could_not_be_asked_again(limits: dict[str, int]) -> None:
     """A run that would only come to its limit is better off with what it has."""
     used = Usage(fresh_in=4_000, out=1_000)
-    story = Story(agent(limits=limits)).opened().quiet().model(reply(text=NARRATION, usage=used))
+    story = Story(agent(limits=limits)).open_run().run_until_idle().finish_model(reply(text=NARRATION, usage=used))
     assert story.last(Accepted).answer == NARRATION
 
 
@@ -183,4 +192,4 @@ def test_an_answer_in_a_schema_and_that_of_a_function_are_what_they_are() -> Non
         agent(output_schema={"type": "object"}),
         agent(planner="python:flows.refund", model=msgspec.structs.replace(MODEL, model="function/flows.refund")),
     ):
-        assert Story(version).opened().quiet().model(reply(text=text)).last(Accepted).answer == text
+        assert Story(version).open_run().run_until_idle().finish_model(reply(text=text)).last(Accepted).answer == text

@@ -10,8 +10,8 @@ from tests.builders import NOW, TASK, Story, agent, contract
 
 from linestop.actors.facts import (
     CurrentAgent,
-    Doors,
-    Incoming,
+    IncomingTask,
+    KillSwitches,
     Space,
 )
 from linestop.actors.task_opening import task_sha256
@@ -26,22 +26,22 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Task
 
 
-def door(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:  # noqa: ANN401
+def open_task(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:  # noqa: ANN401
     """What the validator says to this task."""
-    asked = task or Task(text=TASK)
+    submitted = task or Task(text=TASK)
     current = CurrentAgent(version=agent() if version is ... else version)
     story = Story()
-    handed: dict[str, Any] = {"agent": "desk", "sha256": task_sha256(asked), "task": asked, **incoming}
-    said = story.when("validator", Incoming(**handed), current, *facts).decided
-    assert isinstance(said, Opened | Refused)
-    return said
+    handed: dict[str, Any] = {"agent": "desk", "sha256": task_sha256(submitted), "task": submitted, **incoming}
+    decided = story.when("validator", IncomingTask(**handed), current, *facts).decided
+    assert isinstance(decided, Opened | Refused)
+    return decided
 
 
 def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, str]:  # noqa: ANN401
     """Code and sentence of the refusal."""
-    said = door(task, *facts, **more)
-    assert isinstance(said, Refused)
-    return said.code, said.sentence
+    refusal = open_task(task, *facts, **more)
+    assert isinstance(refusal, Refused)
+    return refusal.code, refusal.sentence
 
 
 def test_a_refusal_says_whose_task_it_was() -> None:
@@ -49,39 +49,39 @@ def test_a_refusal_says_whose_task_it_was() -> None:
     task = Task(text=TASK, user="ann", submitter="crm", labels={"a": "b"}, key="k")
     whose = AskedFor(user="ann", submitter="crm", labels={"a": "b"}, key="k", asked_at=NOW)
     later: dict[str, Any] = {"asked_at": NOW + timedelta(seconds=9)}
-    for said in (door(task, version=None, **later), door(task, existing_run="r", **later)):
+    for said in (open_task(task, version=None, **later), open_task(task, existing_run="r", **later)):
         assert isinstance(said, Refused)
         assert said.asked == whose
-    unread = Incoming(agent="desk", sha256="", problem="No.", readable=task, **later)
+    unread = IncomingTask(agent="desk", sha256="", problem="No.", readable=task, **later)
     assert Story().when("validator", unread).then(Refused).asked == whose
     story = Story(task=task).given(Stopped(by="bob", why="No."), by="operator")
-    incoming = Incoming(agent="desk", sha256="", task=task, asked_at=NOW)
+    incoming = IncomingTask(agent="desk", sha256="", task=task, asked_at=NOW)
     assert story.when("validator", incoming, CurrentAgent(version=agent())).then(Refused).asked == whose
     long = Task(text=TASK, user="u" * 257, key="k" * 257, labels={str(n): "v" * 200 for n in range(32)})
-    said = door(long, version=None)
+    said = open_task(long, version=None)
     assert isinstance(said, Refused)
     assert said.asked == AskedFor()
-    assert Story().when("validator", Incoming(agent="desk", sha256="")).then(Refused).asked == AskedFor()
+    assert Story().when("validator", IncomingTask(agent="desk", sha256="")).then(Refused).asked == AskedFor()
 
 
 def test_a_task_opens_a_run_with_everything_fixed() -> None:
     """Tools, limits, model, policy and deadline are pinned before any untrusted data is read."""
-    said = door(Task(text=TASK, user="ann", key="k", limits={"turns_max": 3}))
-    assert isinstance(said, Opened)
-    assert {tool.name for tool in said.tools} >= {"look", "pay"}
-    assert said.limits == Limits(turns_max=3)
-    assert said.agent.digest == agent().digest()
-    assert said.deadline_at == NOW + timedelta(days=30)
-    assert said.task.text_bytes == len(TASK)
-    assert all(len(tool.contract_digest) == 64 for tool in said.tools)
+    opened = open_task(Task(text=TASK, user="ann", key="k", limits={"turns_max": 3}))
+    assert isinstance(opened, Opened)
+    assert {tool.name for tool in opened.tools} >= {"look", "pay"}
+    assert opened.limits == Limits(turns_max=3)
+    assert opened.agent.digest == agent().digest()
+    assert opened.deadline_at == NOW + timedelta(days=30)
+    assert opened.task.text_bytes == len(TASK)
+    assert all(len(tool.contract_digest) == 64 for tool in opened.tools)
 
 
 def test_a_tasks_scope_narrows_the_tools() -> None:
     """A run may use what agent and task both allow."""
-    said = door(Task(text=TASK, scope=("look",)))
-    assert isinstance(said, Opened)
-    assert [tool.name for tool in said.tools] == ["look"]
-    empty = door(Task(text=TASK, scope=()))
+    opened = open_task(Task(text=TASK, scope=("look",)))
+    assert isinstance(opened, Opened)
+    assert [tool.name for tool in opened.tools] == ["look"]
+    empty = open_task(Task(text=TASK, scope=()))
     assert isinstance(empty, Opened)
     assert empty.tools == ()
 
@@ -95,23 +95,23 @@ def test_a_tool_that_needs_a_scope_which_the_agent_lacks_is_not_granted(
 ) -> None:
     """However the version was written, what it grants is decided when the run opens."""
     known = (contract("look"), contract("pay", scopes=("bank:pay",)))
-    said = door(version=agent(tools=known, scopes=scopes))
-    assert isinstance(said, Opened)
-    assert [tool.name for tool in said.tools] == tools
+    opened = open_task(version=agent(tools=known, scopes=scopes))
+    assert isinstance(opened, Opened)
+    assert [tool.name for tool in opened.tools] == tools
 
 
-def test_a_tool_whose_door_is_closed_is_not_granted() -> None:
+def test_a_tool_with_a_closed_kill_switch_is_not_granted() -> None:
     """And the run remembers which revision of the doors it saw."""
-    said = door(None, Doors(revision=4, closed=frozenset({"tool:pay"})))
-    assert isinstance(said, Opened)
-    assert "pay" not in {tool.name for tool in said.tools}
-    assert said.doors_revision == 4
+    opened = open_task(None, KillSwitches(revision=4, closed=frozenset({"tool:pay"})))
+    assert isinstance(opened, Opened)
+    assert "pay" not in {tool.name for tool in opened.tools}
+    assert opened.doors_revision == 4
 
 
 @pytest.mark.parametrize("closed", ["all", "tenant:acme", "agent:desk"])
-def test_a_closed_door_lets_no_run_in(closed: str) -> None:
+def test_a_closed_kill_switch_refuses_new_runs(closed: str) -> None:
     """New runs are refused with the door's name."""
-    code, sentence = refused(None, Doors(closed=frozenset({closed})))
+    code, sentence = refused(None, KillSwitches(closed=frozenset({closed})))
     assert code == "door_closed"
     assert f"'{closed}'" in sentence
 
@@ -128,7 +128,7 @@ def test_a_closed_door_lets_no_run_in(closed: str) -> None:
         (Task(text="x", limits={"turns_max": -1}), "bad_limits", "negative"),
     ],
 )
-def test_a_task_that_is_not_sane_is_refused_with_what_to_change(task: Task, code: str, part: str) -> None:
+def test_an_invalid_task_is_refused_with_what_to_change(task: Task, code: str, part: str) -> None:
     """One sentence that names the thing and its bound."""
     got, sentence = refused(task)
     assert got == code
@@ -139,62 +139,62 @@ def test_an_agent_that_was_deployed_with_an_endless_limit_gets_no_runs() -> None
     """Limits that lead out of the calendar are refused at the door, with the limit's name and bound."""
     version = agent(limits={"run_max_s": 10**18})
     story = Story(version)
-    story.when("validator", Incoming(agent="desk", sha256="s", task=story.task), CurrentAgent(version=version))
+    story.when("validator", IncomingTask(agent="desk", sha256="s", task=story.task), CurrentAgent(version=version))
     event = story.then(Refused, code="bad_limits")
     assert "limits.run_max_s: 1e+18 is not between 0 and 2,592,000" in event.sentence
 
 
 def test_a_task_of_exactly_the_longest_text_is_let_in() -> None:
     """``input_chars_max`` counts characters."""
-    assert isinstance(door(Task(text="é" * 20_000)), Opened)
+    assert isinstance(open_task(Task(text="é" * 20_000)), Opened)
 
 
 def test_a_task_cannot_raise_a_limit() -> None:
     """``limits`` of a task only lower."""
-    said = door(Task(text="x", limits={"turns_max": 99, "wall_s": 5}))
-    assert isinstance(said, Opened)
-    assert (said.limits.turns_max, said.limits.wall_s) == (15, 5)
+    opened = open_task(Task(text="x", limits={"turns_max": 99, "wall_s": 5}))
+    assert isinstance(opened, Opened)
+    assert (opened.limits.turns_max, opened.limits.wall_s) == (15, 5)
 
 
-def test_a_task_for_nobody_is_refused() -> None:
+def test_a_task_for_an_unknown_agent_is_refused() -> None:
     """There is no such agent."""
     assert refused(version=None)[0] == "no_agent"
 
 
 def test_a_task_that_cannot_be_read_is_refused_with_the_reason() -> None:
     """The reader's own sentence is handed on."""
-    unread = Incoming(agent="desk", sha256="s", problem="It is no JSON.")
+    unread = IncomingTask(agent="desk", sha256="s", problem="It is no JSON.")
     story = Story().when("validator", unread, CurrentAgent(version=agent()))
     story.then(Refused, code="malformed", sentence="It is no JSON.")
 
 
 def test_a_key_that_is_taken_names_the_run_that_has_it() -> None:
     """The client learns where its other task went."""
-    said = door(None, existing_run="r0")
-    assert isinstance(said, Refused)
-    assert (said.code, said.existing_run) == ("key_taken", "r0")
+    refusal = open_task(None, existing_run="r0")
+    assert isinstance(refusal, Refused)
+    assert (refusal.code, refusal.existing_run) == ("key_taken", "r0")
 
 
 @pytest.mark.parametrize(("used", "let_in"), [(0.899, True), (0.9, False)])
 def test_new_work_is_refused_when_the_log_is_nearly_full(used: float, *, let_in: bool) -> None:
     """The last tenth belongs to stops, facts and seals."""
-    assert isinstance(door(None, Space(used=used)), Opened) is let_in
+    assert isinstance(open_task(None, Space(used=used)), Opened) is let_in
 
 
 def test_a_task_whose_run_was_stopped_before_it_began_is_refused() -> None:
     """A stop as event 1 wins; the refusal says why."""
     story = Story().given(Stopped(by="bob", why="not today"), by="operator")
-    incoming = Incoming(agent="desk", sha256="s", task=story.task)
+    incoming = IncomingTask(agent="desk", sha256="s", task=story.task)
     story.when("validator", incoming, CurrentAgent(version=story.version)).then(Refused, code="stopped")
-    story.quiet(incoming)
+    story.run_until_idle(incoming)
     assert story.last(Sealed).status == "stopped"
 
 
 def test_a_refused_task_is_sealed_as_refused() -> None:
     """Its outcome carries the sentence."""
     story = Story()
-    incoming = Incoming(agent="desk", sha256="s", task=Task(text=" "))
-    story.when("validator", incoming, CurrentAgent(version=story.version)).said().quiet(incoming)
+    incoming = IncomingTask(agent="desk", sha256="s", task=Task(text=" "))
+    story.when("validator", incoming, CurrentAgent(version=story.version)).append_decided().run_until_idle(incoming)
     sealed = story.last(Sealed)
     assert (sealed.status, sealed.cause) == ("refused", "validation")
     assert "no text" in sealed.why
@@ -202,13 +202,13 @@ def test_a_refused_task_is_sealed_as_refused() -> None:
 
 def test_without_a_task_nothing_is_opened() -> None:
     """A wake of an empty run says nothing."""
-    Story().when("validator").silent()
+    Story().when("validator").expect_nothing()
 
 
 def test_an_opened_run_is_not_opened_again() -> None:
     """The fold ignores a second opening, whoever wrote it."""
-    story = Story().opened()
-    assert "not legal" in story.tell("validator", story.last(Opened)).ignored
+    story = Story().open_run()
+    assert "not legal" in story.append("validator", story.last(Opened)).ignored
 
 
 def test_equal_tasks_have_equal_digests_whatever_their_key() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
-from linestop.actors.facts import Doors, Facts, PinnedAgent, Worker
+from linestop.actors.facts import Facts, KillSwitches, PinnedAgent, Worker
 from linestop.actors.planner import CALL_ID_CHARS_MAX
 from linestop.actors.prompt import assemble
 from linestop.schemas.defaults import START_WITHIN_S
@@ -24,7 +24,7 @@ from linestop.schemas.events import (
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ToolCall, Usage
 from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.run.next_action import Exhausted, NextStart, next_start, out_of_time
-from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID, shown_mode
+from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX, observed_mode
 from linestop.schemas.tool_contracts import ToolResult
 
 LONG = {"wall_s": 100_000}
@@ -33,7 +33,7 @@ DOWN = ModelFailed("availability", "connection refused")
 
 def thinking(**limits: object) -> Story:
     """A run whose first model call is under way."""
-    return Story(agent(limits=limits)).opened().quiet()
+    return Story(agent(limits=limits)).open_run().run_until_idle()
 
 
 def next_cost(story: Story) -> int:
@@ -45,109 +45,110 @@ def next_cost(story: Story) -> int:
 
 def retried(story: Story, seconds: float) -> ModelStarted:
     """The attempt that follows after this many seconds."""
-    return story.wait(seconds).quiet().last(ModelStarted)
+    return story.advance_s(seconds).run_until_idle().last(ModelStarted)
 
 
 def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
     """What it may cost at most, when its first byte must have left, and when it is given up."""
-    story = Story().opened().when("budget").said()
+    story = Story().open_run().when("budget").append_decided()
     start = next_start(story.run, story.now, WORKER)
     assert isinstance(start, NextStart)
     event = story.when("planner").then(ModelStarted, turn=1, attempt=1, worker=WORKER, model="playbook/large")
     assert event.cost_max_micros == start.cost_max_micros > 0
     assert event.start_by == story.now + timedelta(seconds=START_WITHIN_S)
     assert event.done_by == story.now + timedelta(seconds=125)
-    assert event.prompt_sha256 == story.planner.view(story.run, event, story.facts).prompt_sha256 != ""
+    assert event.prompt_sha256 == story.planner.prepare(story.run, event, story.facts).prompt_sha256 != ""
 
 
 @pytest.mark.parametrize(
     ("ids", "mode"),
     [
-        (("toolu-1", "anything"), "native"), ((f"{NATIVE_ID}0", "x"), "native"),
-        ((f"{STEP_ID}0", f"{STEP_ID}1"), "json_schema"),
-        ((f"{STEP_ID}0", f"{STEP_ID}0"), "json_schema"), (("call_" + "a" * 24, "call_" + "b" * 24), "auto"),
+        (("toolu-1", "anything"), "native"), ((f"{NATIVE_ID_PREFIX}0", "x"), "native"),
+        ((f"{JSON_MODE_ID_PREFIX}0", f"{JSON_MODE_ID_PREFIX}1"), "json_schema"),
+        ((f"{JSON_MODE_ID_PREFIX}0", f"{JSON_MODE_ID_PREFIX}0"), "json_schema"),
+        (("call_" + "a" * 24, "call_" + "b" * 24), "auto"),
     ],
 )  # fmt: skip
 def test_a_model_goes_on_as_it_made_its_calls_before_in_any_process(ids: tuple[str, str], mode: str) -> None:
     """A new process does not find out again what the log shows; of another server nothing is known."""
     url = "http://127.0.0.1:1/v1"
     version = agent(model=msgspec.structs.replace(MODEL, model="openai/m", base_url=url))
-    story = Story(version).opened().quiet()
+    story = Story(version).open_run().run_until_idle()
     assert _mode(story) == "auto"
     for index, name in enumerate(ids):
-        story.model(reply(call("look", f'{{"q":"{index}"}}', id=name))).tools(
+        story.finish_model(reply(call("look", f'{{"q":"{index}"}}', id=name))).finish_tools(
             **{story.run.proposals[-1].calls[0].call: OK}
         )
     assert _mode(story) == mode
-    assert shown_mode(story.run, "openai/m", "http://127.0.0.1:2/v1") == "auto"
-    assert shown_mode(story.run, "openai/other", url) == "auto"
+    assert observed_mode(story.run, "openai/m", "http://127.0.0.1:2/v1") == "auto"
+    assert observed_mode(story.run, "openai/other", url) == "auto"
 
 
 def _mode(story: Story) -> str:
     started = story.last(ModelStarted)
-    return story.planner.view(story.run, started, story.facts).tool_mode
+    return story.planner.prepare(story.run, started, story.facts).tool_mode
 
 
-def test_nothing_starts_that_nobody_holds_for() -> None:
+def test_nothing_starts_without_a_hold() -> None:
     """Before budget has held, the planner waits."""
-    Story().opened().when("planner").silent()
+    Story().open_run().when("planner").expect_nothing()
 
 
 @pytest.mark.parametrize("door", ["all", "tenant:acme", "agent:desk"])
-def test_a_closed_door_stops_the_run_before_its_next_call(door: str) -> None:
+def test_a_closed_kill_switch_stops_the_run_before_its_next_request(door: str) -> None:
     """An operator's door holds for runs that are under way, too."""
-    story = Story().opened().when("budget").said()
-    story.when("planner", Doors(closed=frozenset({door}))).then(Stopped, code="policy")
+    story = Story().open_run().when("budget").append_decided()
+    story.when("planner", KillSwitches(closed=frozenset({door}))).then(Stopped, code="policy")
 
 
-def test_a_run_whose_agent_is_lost_is_stopped() -> None:
+def test_a_run_whose_agent_version_is_missing_is_stopped() -> None:
     """Without the pinned version nobody knows what to say to the model."""
-    story = Story().opened().when("budget").said()
+    story = Story().open_run().when("budget").append_decided()
     story.when("planner", PinnedAgent(version=None)).then(Stopped, code="defect")
 
 
-def test_a_prompt_tells_what_the_log_has_whatever_was_thought_before() -> None:
+def test_a_prompt_follows_the_log_whatever_was_speculated_before() -> None:
     """A result that was folded ahead and never stored is in no later prompt, though the turn is the same."""
     thought, stored = at_work(call("look")), at_work(call("look"))
     stored.planner = stored.roles["planner"] = thought.planner
-    thought.tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
-    told = stored.tools(look=ToolResult(outcome="succeeded", value={"is": "kept"})).last(ModelStarted)
-    assert told.prompt_sha256 == assemble(stored.run, stored.version).sha256
-    sent = stored.planner.view(stored.run, told, stored.facts).request.messages
+    thought.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
+    started = stored.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "kept"})).last(ModelStarted)
+    assert started.prompt_sha256 == assemble(stored.run, stored.version).sha256
+    sent = stored.planner.prepare(stored.run, started, stored.facts).request.messages
     assert "kept" in sent[-1].text
 
 
 def test_the_next_turn_starts_when_every_call_has_its_answer() -> None:
     """Not before."""
-    story = at_work(call("look"), call("pay")).tools(look=OK)
-    story.when("planner").silent()
-    story.word("deny", call="pay").said().quiet()
+    story = at_work(call("look"), call("pay")).finish_tools(look=OK)
+    story.when("planner").expect_nothing()
+    story.send_control("deny", call="pay").append_decided().run_until_idle()
     assert story.last(ModelStarted).turn == 2
 
 
 def test_a_start_before_every_answer_is_ignored_by_the_fold() -> None:
     """A model that is asked again too early would see half of what it asked for."""
-    story = at_work(call("look"), call("pay")).tools(look=OK)
+    story = at_work(call("look"), call("pay")).finish_tools(look=OK)
     early = msgspec.structs.replace(story.last(ModelStarted), turn=2)
-    assert story.tell("planner", early).ignored.startswith(("'planner.started' is not legal", "the calls of"))
+    assert story.append("planner", early).ignored.startswith(("'planner.started' is not legal", "the calls of"))
 
 
 def test_the_turns_of_a_run_are_counted() -> None:
     """``turns_max``: after fifteen answers the run ends, with one turn more to sum up."""
-    story = Story(agent(limits={**LONG, "calls_max": 100, "calls_per_tool_max": 100})).opened().quiet()
+    story = Story(agent(limits={**LONG, "calls_max": 100, "calls_per_tool_max": 100})).open_run().run_until_idle()
     for turn in range(15):
         assert story.last(ModelStarted).turn == turn + 1
-        story.model(reply(call("look", f'{{"q":"{turn}"}}', id=f"c{turn}"))).tools(**{f"c{turn}": OK})
+        story.finish_model(reply(call("look", f'{{"q":"{turn}"}}', id=f"c{turn}"))).finish_tools(**{f"c{turn}": OK})
     start = story.last(ModelStarted)
     assert (start.purpose, start.turn) == ("close", 16)
-    event = story.model(reply(text="Fifteen looks were made.")).last(Stopped)
+    event = story.finish_model(reply(text="Fifteen looks were made.")).last(Stopped)
     assert event.limit is not None
     assert (event.code, event.limit.name, event.limit.value) == ("limit", "turns_max", 15)
 
 
 def test_the_tokens_of_a_run_are_counted() -> None:
     """``tokens_max``: the next call must fit with its whole prompt and a useful answer."""
-    story = thinking().model(reply(call("look"), usage=Usage(fresh_in=48_500))).tools(look=OK)
+    story = thinking().finish_model(reply(call("look"), usage=Usage(fresh_in=48_500))).finish_tools(look=OK)
     event = story.last(Stopped)
     assert event.limit is not None
     assert event.limit.name == "tokens_max"
@@ -155,7 +156,7 @@ def test_the_tokens_of_a_run_are_counted() -> None:
 
 def test_the_answer_may_be_no_longer_than_what_is_left_of_the_tokens() -> None:
     """``max_tokens`` shrinks before the budget is broken."""
-    story = thinking().model(reply(call("look"), usage=Usage(fresh_in=44_000))).tools(look=OK)
+    story = thinking().finish_model(reply(call("look"), usage=Usage(fresh_in=44_000))).finish_tools(look=OK)
     start = story.last(ModelStarted)
     assert 256 <= start.output_tokens_max < 4_096
     assert story.run.tokens + start.input_tokens_max + start.output_tokens_max <= 50_000
@@ -171,7 +172,7 @@ def test_the_deadline_of_a_call_reaches_the_caller() -> None:
     story = thinking(model_deadline_s=7.0)
     event = story.last(ModelStarted)
     assert event.done_by - event.start_by == timedelta(seconds=12)
-    assert story.planner.view(story.run, event, story.facts).request.deadline_s == 7.0
+    assert story.planner.prepare(story.run, event, story.facts).request.deadline_s == 7.0
 
 
 @pytest.mark.parametrize("kind", ["availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"])
@@ -179,39 +180,39 @@ def test_a_passing_failure_is_retried_after_one_two_and_four_seconds(kind: Failu
     """Three retries, each a quarter early or late at most; then the model is down."""
     story = thinking()
     for attempt, pause in ((2, 1.0), (3, 2.0), (4, 4.0)):
-        story.model(ModelFailed(kind, "no"))
-        story.wait(pause * 0.74).when("planner").silent()
+        story.finish_model(ModelFailed(kind, "no"))
+        story.advance_s(pause * 0.74).when("planner").expect_nothing()
         event = retried(story, pause * 0.52)
         assert (event.turn, event.attempt) == (1, attempt)
-    story.model(ModelFailed(kind, "no"))
+    story.finish_model(ModelFailed(kind, "no"))
     assert story.last(Stopped).code == "model_down"
     assert "after 4 attempts; the last one: no" in story.last(Stopped).why
 
 
 def test_a_run_that_allows_no_model_retries_makes_none() -> None:
     """``model_retries_max`` 0: one attempt."""
-    assert thinking(model_retries_max=0).model(DOWN).last(Stopped).code == "model_down"
+    assert thinking(model_retries_max=0).finish_model(DOWN).last(Stopped).code == "model_down"
 
 
 @pytest.mark.parametrize(("kind", "code"), [("refusal", "refusal"), ("permanent", "model_down")])
 def test_a_failure_that_cannot_pass_ends_the_run(kind: FailureClass, code: str) -> None:
     """A refusal or a rejected request is not tried again."""
-    story = thinking().model(ModelFailed(kind, "no, never"))
+    story = thinking().finish_model(ModelFailed(kind, "no, never"))
     assert (story.last(Stopped).code, story.last(Stopped).why) == (code, "no, never")
     assert story.last(Sealed).cause == "model"
 
 
 def test_a_retry_waits_as_long_as_the_provider_asked() -> None:
     """``retry_after_s`` goes before our own pauses, for whatever it asks."""
-    story = thinking().model(ModelFailed("rate_limit", "slow down", retry_after_s=30))
-    story.wait(29.9).when("planner").silent()
+    story = thinking().finish_model(ModelFailed("rate_limit", "slow down", retry_after_s=30))
+    story.advance_s(29.9).when("planner").expect_nothing()
     assert retried(story, 0.1).attempt == 2
 
 
 def test_a_pause_of_a_million_years_is_bounded() -> None:
     """A provider's header cannot move a run beyond the calendar."""
     story = thinking(model_wait_max_s=30 * 86_400, wall_s=30 * 86_400, run_max_s=30 * 86_400)
-    story.wait(1).given(*story.heard(ModelFailed("rate_limit", "slow down", retry_after_s=1e300)))
+    story.advance_s(1).given(*story.planner_events(ModelFailed("rate_limit", "slow down", retry_after_s=1e300)))
     start = next_start(story.run, story.now)
     assert isinstance(start, Exhausted)
     assert "asks to wait 2.592e+06 s, and the run has less time left" in start.why
@@ -220,121 +221,123 @@ def test_a_pause_of_a_million_years_is_bounded() -> None:
 @pytest.mark.parametrize("kind", ["availability", "rate_limit"])
 def test_a_model_that_is_down_is_replaced_by_the_next_one_visibly(kind: FailureClass) -> None:
     """The fallback is a start of its own that names whom it stands in for, at its own price."""
-    story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})).opened().quiet()
-    event = story.model(ModelFailed(kind, "down")).last(ModelStarted)
+    story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})).open_run().run_until_idle()
+    event = story.finish_model(ModelFailed(kind, "down")).last(ModelStarted)
     assert (event.model, event.fallback_of, event.attempt) == ("playbook/small", "playbook/large", 2)
     assert event.cost_max_micros == SPARE.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max)
-    assert story.planner.view(story.run, event, story.facts).price == SPARE.price
-    assert story.model(DOWN).last(Stopped).code == "model_down"
+    assert story.planner.prepare(story.run, event, story.facts).price == SPARE.price
+    assert story.finish_model(DOWN).last(Stopped).code == "model_down"
 
 
 def test_a_fallback_is_retried_as_often_as_the_first_model() -> None:
     """And each of its attempts says so."""
-    story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 1})).opened().quiet().model(DOWN)
+    story = (
+        Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 1})).open_run().run_until_idle().finish_model(DOWN)
+    )
     assert retried(story, 2).fallback_of == ""
-    assert story.model(DOWN).last(ModelStarted).fallback_of == "playbook/large"
-    story.model(DOWN)
+    assert story.finish_model(DOWN).last(ModelStarted).fallback_of == "playbook/large"
+    story.finish_model(DOWN)
     assert (retried(story, 2).fallback_of, story.last(ModelStarted).attempt) == ("playbook/large", 4)
 
 
 @pytest.mark.parametrize("kind", ["malformed", "truncated", "unknown"])
 def test_only_an_unavailable_model_is_replaced(kind: FailureClass) -> None:
     """A model that answers badly is no reason to ask another one."""
-    story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})).opened().quiet()
-    assert story.model(ModelFailed(kind, "bad")).last(Stopped).code == "model_down"
+    story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})).open_run().run_until_idle()
+    assert story.finish_model(ModelFailed(kind, "bad")).last(Stopped).code == "model_down"
 
 
 @pytest.mark.parametrize(("choice", "code"), [("fail", "model_down"), ("hand_off", "handed_off")])
 def test_an_agent_that_does_not_fall_back_ends_as_it_says(choice: str, code: str) -> None:
     """``on_model_down``: fail, or hand over to a person."""
     version = agent(fallbacks=(SPARE,), on_model_down=choice, limits={"model_retries_max": 0})
-    assert Story(version).opened().quiet().model(DOWN).last(Stopped).code == code
+    assert Story(version).open_run().run_until_idle().finish_model(DOWN).last(Stopped).code == code
 
 
 def test_an_agent_that_queues_asks_again_until_a_model_answers() -> None:
     """``on_model_down = queue``: after a minute, then after twice as long each time, at most after an hour."""
-    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).opened().quiet()
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).open_run().run_until_idle()
     for attempt, pause_s in enumerate((60, 120, 240, 480, 960, 1_920, 3_600, 3_600), 2):
-        story.model(DOWN).wait(pause_s - 1).when("planner").silent()
+        story.finish_model(DOWN).advance_s(pause_s - 1).when("planner").expect_nothing()
         assert retried(story, 1).attempt == attempt
-    assert story.model(reply()).last(Sealed).status == "completed"
+    assert story.finish_model(reply()).last(Sealed).status == "completed"
 
 
-def test_time_in_which_a_model_is_queued_for_is_no_work() -> None:
+def test_time_spent_queueing_for_a_model_is_not_active_time() -> None:
     """The wall time counts work: neither the pauses nor the attempts that find nobody are any."""
-    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).opened().quiet()
-    story.wait(30).model(DOWN)
-    assert story.worked_s() == 30
-    story.wait(60).quiet().wait(100)
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).open_run().run_until_idle()
+    story.advance_s(30).finish_model(DOWN)
+    assert story.active_s() == 30
+    story.advance_s(60).run_until_idle().advance_s(100)
     assert story.run.phase == "thinking"
-    assert story.worked_s() == 30
+    assert story.active_s() == 30
     assert "wall" not in {deadline.name for deadline in deadlines(story.run, story.now)}
-    story.model(DOWN).wait(120).quiet().wait(50).model(reply(call("look")))
-    assert story.worked_s() == 30
-    story.wait(10)
-    assert story.worked_s() == 40
+    story.finish_model(DOWN).advance_s(120).run_until_idle().advance_s(50).finish_model(reply(call("look")))
+    assert story.active_s() == 30
+    story.advance_s(10)
+    assert story.active_s() == 40
 
 
-def test_the_retries_before_queueing_are_work() -> None:
+def test_the_retries_before_queueing_are_active_time() -> None:
     """Only what comes after them is a wait."""
-    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 1})).opened().quiet()
-    story.wait(20).model(DOWN).wait(5).quiet().model(DOWN)
-    assert story.worked_s(3_600) == 21
+    story = Story(agent(on_model_down="queue", limits={"model_retries_max": 1})).open_run().run_until_idle()
+    story.advance_s(20).finish_model(DOWN).advance_s(5).run_until_idle().finish_model(DOWN)
+    assert story.active_s(3_600) == 21
 
 
 def test_no_call_outlives_the_time_of_its_run() -> None:
     """What a lost call leaves open is over with the run's wall time, and what it may take is what is left of it."""
-    story = at_work(call("look")).wait(10).tools(look=OK)
+    story = at_work(call("look")).advance_s(10).finish_tools(look=OK)
     event = story.last(ModelStarted)
     assert event.done_by == NOW + timedelta(seconds=125)
-    assert story.planner.view(story.run, event, story.facts).request.deadline_s == 111
-    short = Story(agent(limits={"wall_s": 3})).opened().quiet()
-    assert short.planner.view(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 6
+    assert story.planner.prepare(story.run, event, story.facts).request.deadline_s == 111
+    short = Story(agent(limits={"wall_s": 3})).open_run().run_until_idle()
+    assert short.planner.prepare(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 6
 
 
 def test_a_run_without_time_starts_no_model_and_says_so() -> None:
     """A call that failed is not repeated when the run's wall time is used up; the code says why."""
-    story = Story().opened().quiet().wait(120)
-    story.given(*story.heard(DOWN))
+    story = Story().open_run().run_until_idle().advance_s(120)
+    story.given(*story.planner_events(DOWN))
     found = next_start(story.run, story.now, "other#1")
     assert isinstance(found, Exhausted)
     assert (found.code, found.why) == ("model_down", out_of_time(story.run).why)
     story.when("planner").then(Stopped, code="model_down", why=out_of_time(story.run).why)
-    sealed = story.quiet().last(Sealed)
+    sealed = story.run_until_idle().last(Sealed)
     assert (sealed.status, sealed.cause) == ("failed", "model")
 
 
 def test_a_lost_call_took_no_time_of_its_run() -> None:
     """Nobody worked on it: whoever takes over has all the time that was left, however long that was."""
-    story = Story().opened().quiet().wait(200)
+    story = Story().open_run().run_until_idle().advance_s(200)
     taken_over = story.when("planner").then(ModelStarted, attempt=2)
     assert taken_over.done_by == story.now + timedelta(seconds=125)
     assert story.run.active_s(story.now) == 1.0
 
 
-def test_a_restarted_worker_need_not_wait_for_the_dead_ones_end_though_its_retry_is_not_held_for() -> None:
+def test_a_restarted_worker_reports_its_predecessors_request_as_lost_before_its_deadline() -> None:
     """It says that the call was lost, so budget sees the next attempt and holds for it, long before ``done_by``."""
-    cost = next_cost(Story().opened())
-    story = Story(agent(limits={"cost_max_micros": 3 * cost})).opened()
-    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).quiet()
+    cost = next_cost(Story().open_run())
+    story = Story(agent(limits={"cost_max_micros": 3 * cost})).open_run()
+    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).run_until_idle()
     assert story.run.available_micros == 0
     next_life = Worker(id="w#2")
     story.facts = Facts(PinnedAgent(version=story.version), next_life)
-    story.wait(1).when("planner").then(ModelFailedEvent, kind="unknown", possibly_billed=True, charged_micros=cost)
+    story.advance_s(1).when("planner").then(ModelFailedEvent, kind="unknown", possibly_billed=True, charged_micros=cost)
     story.when("budget").then(Held)
-    again = story.wait(2).when("planner").then(ModelStarted, attempt=2, worker="w#2")
+    again = story.advance_s(2).when("planner").then(ModelStarted, attempt=2, worker="w#2")
     assert again.done_by > story.now
     assert story.now - NOW < timedelta(seconds=5)
 
 
 def test_a_call_of_a_living_worker_is_not_called_lost() -> None:
     """Another worker, or the same incarnation, leaves it alone until its end."""
-    cost = next_cost(Story().opened())
-    story = Story().opened()
-    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).quiet()
+    cost = next_cost(Story().open_run())
+    story = Story().open_run()
+    story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).run_until_idle()
     for worker in (WORKER, "v#9"):
         story.facts = Facts(PinnedAgent(version=story.version), Worker(id=worker))
-        story.when("planner").silent()
+        story.when("planner").expect_nothing()
 
 
 def test_a_later_incarnation_takes_over_at_once() -> None:
@@ -348,101 +351,103 @@ def test_a_later_incarnation_takes_over_at_once() -> None:
 @pytest.mark.parametrize("worker", ["w#1", "v#2", "w", "w#x", "w#0"])
 def test_nobody_else_takes_over_before_the_end(worker: str) -> None:
     """Another name, the same incarnation, or none proves nothing."""
-    thinking().when("planner", Worker(id=worker)).silent()
+    thinking().when("planner", Worker(id=worker)).expect_nothing()
 
 
 def test_a_takeover_that_the_log_does_not_allow_is_ignored() -> None:
     """The fold checks it as well, whoever wrote it."""
     story = thinking()
     second = msgspec.structs.replace(story.last(ModelStarted), attempt=2, worker="v#9")
-    assert story.tell("planner", second).ignored == "attempt 1 of turn 1 is still open"
+    assert story.append("planner", second).ignored == "attempt 1 of turn 1 is still open"
 
 
 def test_anybody_takes_over_past_the_end() -> None:
     """After ``done_by`` the call is made again."""
-    story = thinking(**LONG).wait(130)
+    story = thinking(**LONG).advance_s(130)
     story.when("planner", Worker(id="v#1")).then(ModelStarted, attempt=2)
 
 
-def test_a_run_that_is_over_has_its_lost_call_spoken_for() -> None:
+def test_a_lost_request_of_an_ended_run_is_reported() -> None:
     """Its maker is gone: charged in full, so that the run can be settled."""
     story = thinking().given(Stopped(by="bob", why="enough"), by="operator")
-    story.when("planner").silent()
+    story.when("planner").expect_nothing()
     cost = story.last(ModelStarted).cost_max_micros
     story.when("planner", Worker(id="w#2")).then(ModelFailedEvent, kind="unknown", charged_micros=cost)
-    assert story.quiet().last(Sealed).totals.cost_micros == cost
+    assert story.run_until_idle().last(Sealed).totals.cost_micros == cost
 
 
 def test_an_answer_becomes_a_proposal_with_its_cost() -> None:
     """Calls as the model wrote them; final if there are none."""
     story = thinking()
-    event = story.heard(reply(call("look", '{"q": 1}', id="a"), text="let me see", request_id="req"))[0]
+    event = story.planner_events(reply(call("look", '{"q": 1}', id="a"), text="let me see", request_id="req"))[0]
     assert isinstance(event, Proposed)
     assert event.calls == (ProposedCall(call="a", tool="look", args='{"q": 1}'),)
     assert (event.final, event.cost_micros, event.request_id, event.usage_source) == (False, 200, "req", "reported")
-    final = story.heard(reply(text="42"))[0]
+    final = story.planner_events(reply(text="42"))[0]
     assert isinstance(final, Proposed)
     assert (final.final, final.text) == (True, "42")
 
 
 def test_an_answer_without_usage_is_charged_at_its_reservation() -> None:
     """We do not guess what was billed."""
-    story = thinking().model(reply(usage_reported=False))
+    story = thinking().finish_model(reply(usage_reported=False))
     assert story.run.spent_micros == story.last(ModelStarted).cost_max_micros
     assert story.last(Proposed).usage_source == "reserved"
 
 
 def test_call_ids_are_unique_in_the_run() -> None:
     """An id that is used, empty or too long becomes one of ours, and its blocks are not sent again."""
-    story = thinking().model(reply(call("look", id="a"))).tools(a=OK)
+    story = thinking().finish_model(reply(call("look", id="a"))).finish_tools(a=OK)
     ids = ("a", "", "b", "b", "c" * (CALL_ID_CHARS_MAX + 1))
-    event = story.heard(reply(*(ToolCall(id=i, name="look", args="{}") for i in ids), blocks=({"type": "text"},)))[0]
+    event = story.planner_events(
+        reply(*(ToolCall(id=i, name="look", args="{}") for i in ids), blocks=({"type": "text"},))
+    )[0]
     assert isinstance(event, Proposed)
     names = [line.call for line in event.calls]
     assert names == ["call-2-1-1", "call-2-1-2", "b", "call-2-1-4", "call-2-1-5"]
     assert event.blocks == ""
 
 
-def test_a_providers_blocks_are_kept_with_whose_they_are() -> None:
+def test_a_providers_blocks_are_stored_with_the_providers_name() -> None:
     """They are re-sent unmodified to the same provider only."""
-    event = thinking().heard(reply(text="hm", blocks=({"type": "thinking", "x": 1},)))[0]
+    event = thinking().planner_events(reply(text="hm", blocks=({"type": "thinking", "x": 1},)))[0]
     assert isinstance(event, Proposed)
     assert (event.blocks, event.blocks_of) == ('[{"type":"thinking","x":1}]', "playbook")
 
 
 def test_a_start_names_the_parameters_that_are_sent() -> None:
     """Those of the agent's version, as they go to the provider."""
-    story = Story(agent(params={"temperature": 0.5, "stop": ["x"]})).opened().quiet()
+    story = Story(agent(params={"temperature": 0.5, "stop": ["x"]})).open_run().run_until_idle()
     start = story.last(ModelStarted)
     assert start.params == {"temperature": 0.5, "stop": ["x"]}
-    assert story.planner.view(story.run, start, story.facts).request.params == start.params
+    assert story.planner.prepare(story.run, start, story.facts).request.params == start.params
 
 
 def test_a_proposal_whose_call_ids_are_used_is_ignored() -> None:
     """The fold keeps calls apart by their id."""
-    story = thinking().model(reply(call("look", id="a"))).tools(a=OK)
+    story = thinking().finish_model(reply(call("look", id="a"))).finish_tools(a=OK)
     twice = Proposed(turn=2, attempt=1, calls=(ProposedCall(call="a", tool="look", args="{}"),))
-    assert "an id is used before" in story.tell("planner", twice).ignored
+    assert "an id is used before" in story.append("planner", twice).ignored
 
 
 def test_a_cancelled_call_is_charged_once_it_had_begun() -> None:
     """A call whose first byte never left costs nothing."""
     story = thinking()
     start = story.last(ModelStarted)
-    work = story.planner.view(story.run, start, story.facts)
+    work = story.planner.prepare(story.run, start, story.facts)
     none: frozenset[tuple[str, int]] = frozenset()
-    begun = story.planner.cancelled(work, none, begun=True)[0]
-    fresh = story.planner.cancelled(work, none, begun=False)[0]
+    begun = story.planner.report_cancelled(work, none, begun=True)[0]
+    fresh = story.planner.report_cancelled(work, none, begun=False)[0]
     assert isinstance(begun, ModelFailedEvent)
     assert isinstance(fresh, ModelFailedEvent)
     assert (begun.kind, begun.charged_micros, begun.possibly_billed) == ("cancelled", start.cost_max_micros, True)
     assert (fresh.charged_micros, fresh.possibly_billed) == (0, False)
-    assert story.planner.cancelled(work, frozenset({("", 1)}), begun=True) == []
+    assert story.planner.report_cancelled(work, frozenset({("", 1)}), begun=True) == []
 
 
 def test_a_late_answer_after_a_stop_is_recorded_and_changes_nothing_else() -> None:
     """Facts are legal after a stop: the cost counts, the calls are not made."""
-    story = thinking().given(Stopped(by="bob", why="enough"), by="operator").model(reply(call("look")))
+    story = thinking().given(Stopped(by="bob", why="enough"), by="operator").finish_model(reply(call("look")))
     assert (story.run.spent_micros, story.run.calls) == (200, {})
     assert story.last(Sealed).totals.tokens == 120
 
@@ -451,9 +456,9 @@ def test_a_late_answer_after_the_seal_is_amended() -> None:
     """The superseded attempt was charged; its real cost comes afterwards."""
     story = thinking(**LONG)
     first = story.open_model()
-    story.wait(130).quiet().model(reply())
+    story.advance_s(130).run_until_idle().finish_model(reply())
     assert story.run.phase == "sealed"
     before = story.run.spent_micros
-    story.model(reply(call("look")), n=first)
-    assert story.names()[-2:] == ["planner.proposed", "recorder.amended"]
+    story.finish_model(reply(call("look")), n=first)
+    assert story.event_names()[-2:] == ["planner.proposed", "recorder.amended"]
     assert story.run.spent_micros < before

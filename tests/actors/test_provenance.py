@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.builders import OK, agent, at_work, call, contract, reply
 
-from linestop.actors.facts import Word
+from linestop.actors.facts import ControlMessage
 from linestop.schemas.events import Answered, Judged, Policy
 from linestop.schemas.messages import Control
 from linestop.schemas.tool_contracts import ToolResult
@@ -15,7 +15,11 @@ from linestop.schemas.tool_contracts import ToolResult
 
 def flags(args: str, version: Any = None, **results: ToolResult) -> tuple[str, ...]:  # noqa: ANN401
     """The flags of an irreversible call with these arguments, after these reads."""
-    story = at_work(call("look"), version=version).tools(look=results.get("look", OK)).model(reply(call("pay", args)))
+    story = (
+        at_work(call("look"), version=version)
+        .finish_tools(look=results.get("look", OK))
+        .finish_model(reply(call("pay", args)))
+    )
     return story.last(Judged).calls[0].flags
 
 
@@ -39,12 +43,12 @@ def test_a_part_of_a_word_or_number_is_not_of_the_task(args: str) -> None:
 def test_a_value_of_an_untrusted_result_needs_a_person_and_is_traced() -> None:
     """The person sees from which event it came."""
     read = ToolResult(outcome="succeeded", value={"to": "eve@evil.org"})
-    story = at_work(call("look")).tools(look=read).model(reply(call("pay", '{"q":"eve@evil.org"}')))
+    story = at_work(call("look")).finish_tools(look=read).finish_model(reply(call("pay", '{"q":"eve@evil.org"}')))
     line = story.last(Judged).calls[0].provenance[0]
     assert (line.path, line.n, line.field) == ("$.q", story.run.calls["look"].finished_n, "untrusted")
 
 
-def test_a_value_of_a_trusted_field_needs_nobody() -> None:
+def test_a_value_of_a_trusted_field_needs_no_person() -> None:
     """``trusted`` names the parts of a result that count."""
     trusting = agent(
         tools=(contract("look", trusted=("order.mail",)), contract("pay", tier="irreversible")),
@@ -59,8 +63,10 @@ def test_a_value_of_a_trusted_field_needs_nobody() -> None:
 def test_a_persons_answer_is_trusted_and_a_clients_is_not(*, trusted: bool, flagged: tuple[str, ...]) -> None:
     """What somebody was asked for and said; any service could have said what came with a client's credential."""
     story = at_work(call("ask.person", '{"question":"to whom?"}', id="q"))
-    said = Word(verb="answer", control=Control(by="bob", call="q", answer="kim@x.org"), trusted=trusted)
-    story.when("approver", said).said().quiet().model(reply(call("pay", '{"q":"kim@x.org"}')))
+    message = ControlMessage(verb="answer", control=Control(by="bob", call="q", answer="kim@x.org"), trusted=trusted)
+    story.when("approver", message).append_decided().run_until_idle().finish_model(
+        reply(call("pay", '{"q":"kim@x.org"}'))
+    )
     assert story.last(Answered).untrusted is not trusted
     assert story.last(Judged).calls[0].flags == flagged
 
@@ -71,18 +77,22 @@ def test_the_same_question_is_asked_once_in_an_answer() -> None:
         call("ask.person", '{"question":"to whom?"}', id="a"), call("ask.person", '{"question":"to whom?"}', id="b")
     )
     assert [verdict.verdict for verdict in story.last(Judged).calls] == ["pass", "reject"]
-    assert "already" in story.run.calls["b"].answer
+    assert "already" in story.run.calls["b"].outcome_text
 
 
 @pytest.mark.parametrize(
     ("url", "stage"),
     [("https://x.org/a", "answered"), ("https://x.org/a?d=4711", "asked"), ("https://y.org/", "asked")],
 )
-def test_a_read_that_carries_something_out_needs_a_person_if_it_was_put_together(url: str, stage: str) -> None:
+def test_a_read_that_sends_out_a_composed_value_needs_a_person(url: str, stage: str) -> None:
     """A link that stands somewhere as it is may be followed; one that the model made may carry a secret."""
     fetching = agent(tools=(contract("look"), contract("fetch", egress=("q",))))
     read = ToolResult(outcome="succeeded", value={"link": "https://x.org/a"})
-    story = at_work(call("look"), version=fetching).tools(look=read).model(reply(call("fetch", f'{{"q":"{url}"}}')))
+    story = (
+        at_work(call("look"), version=fetching)
+        .finish_tools(look=read)
+        .finish_model(reply(call("fetch", f'{{"q":"{url}"}}')))
+    )
     if stage == "answered":
-        story.tools(fetch=OK)
+        story.finish_tools(fetch=OK)
     assert story.stage("fetch") == stage

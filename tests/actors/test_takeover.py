@@ -26,20 +26,20 @@ def started(story: Story) -> EffectStarted:
 
 def paid(tool: str = "pay") -> Story:
     """A run in which a person agreed to an irreversible call, which is under way."""
-    return at_work(call(tool)).word("approve", call=tool).said().quiet()
+    return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def test_an_open_start_is_left_alone_until_its_end() -> None:
     """Nobody else declares or repeats a start before ``done_by``."""
-    story = at_work(call("look")).wait(11.9)
-    story.when("executor").silent()
+    story = at_work(call("look")).advance_s(11.9)
+    story.when("executor").expect_nothing()
 
 
 def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
     """A read whose performer fell silent is repeated with the same effect key."""
     story = at_work(call("look"))
     first = started(story).calls[0]
-    again = story.wait(12).when("executor").then(EffectStarted).calls[0]
+    again = story.advance_s(12).when("executor").then(EffectStarted).calls[0]
     assert (again.attempt, again.effect_key) == (2, first.effect_key)
 
 
@@ -47,8 +47,8 @@ def test_takeovers_end_at_the_tools_retries() -> None:
     """After three attempts that nobody reported, the model is told."""
     story = at_work(call("look"))
     for _ in range(3):
-        story.wait(12).quiet()
-    assert story.run.calls["look"].answer == "The call did not answer in time, and was tried often enough."
+        story.advance_s(12).run_until_idle()
+    assert story.run.calls["look"].outcome_text == "The call did not answer in time, and was tried often enough."
     assert len(story.run.calls["look"].attempts) == 3
 
 
@@ -60,40 +60,46 @@ def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
 
 def test_another_worker_does_not_take_over_before_the_end() -> None:
     """Only the same name proves anything."""
-    at_work(call("look")).when("executor", Worker(id="v#9")).silent()
+    at_work(call("look")).when("executor", Worker(id="v#9")).expect_nothing()
 
 
 def test_a_later_incarnation_does_not_repeat_what_is_unsafe() -> None:
     """An irreversible effect of a dead worker may still have happened: not even its fate is declared early."""
-    paid().when("executor", NEXT_LIFE).silent()
+    paid().when("executor", NEXT_LIFE).expect_nothing()
 
 
 def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None:
     """Interrupted and not safe to repeat: unknown, then a person."""
-    story = paid().wait(12)
+    story = paid().advance_s(12)
     story.when("executor").then(Finished, outcome="unknown", attempt=1)
-    story.when("executor").silent()
+    story.when("executor").expect_nothing()
     assert story.when("approver").then(Asked).calls[0].rule == "unknown"
 
 
 def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
     """A tool that hands its key on may be called again."""
-    story = at_work(call("note")).wait(12)
+    story = at_work(call("note")).advance_s(12)
     story.when("executor").then(EffectStarted)
 
 
-def test_a_probe_settles_a_doubt_that_the_effect_happened() -> None:
+def test_a_probe_confirms_that_the_effect_happened() -> None:
     """The probe is a start of its own; its success is the result of the call."""
-    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet()
+    story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle()
     assert started(story).purpose == "probe"
     assert started(story).calls[0].cost_max_micros == 0
-    story.tools(wire=OK)
-    assert story.run.calls["wire"].answer == '{"ok":true}'
+    story.finish_tools(wire=OK)
+    assert story.run.calls["wire"].outcome_text == '{"ok":true}'
 
 
 def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
     """What did not happen may be done, under the approval it has."""
-    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet().tools(wire=ToolResult(outcome="never_started"))
+    story = (
+        paid("wire")
+        .finish_tools(wire=UNKNOWN)
+        .advance_s(20)
+        .run_until_idle()
+        .finish_tools(wire=ToolResult(outcome="never_started"))
+    )
     event = started(story)
     assert (event.purpose, event.calls[0].attempt) == ("effect", 3)
 
@@ -101,58 +107,67 @@ def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> Non
 @pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
 def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
     """A call is probed once; then somebody must look."""
-    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet().tools(wire=result)
+    story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle().finish_tools(wire=result)
     assert story.last(Asked).calls[0].rule == "unknown"
 
 
-def test_a_silent_probe_is_given_up_at_once_by_the_next_incarnation() -> None:
+def test_the_next_incarnation_reports_a_silent_probe_as_unknown_at_once() -> None:
     """A probe changes nothing, so its maker's death is reason enough."""
-    story = paid("wire").tools(wire=UNKNOWN).wait(20).quiet()
+    story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle()
     story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
 
 
-def test_a_late_result_ends_a_doubt_without_anybody() -> None:
+def test_a_late_result_settles_an_unknown_outcome_without_a_person() -> None:
     """The performer that was declared lost may still say what happened."""
-    story = paid().wait(12).quiet()
+    story = paid().advance_s(12).run_until_idle()
     assert story.stage("pay") == "asked"
     story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="paid", late=True))
-    assert story.run.calls["pay"].answer == "paid"
+    assert story.run.calls["pay"].outcome_text == "paid"
 
 
-def test_a_late_failure_of_an_earlier_attempt_does_not_end_the_doubt_about_a_later_one() -> None:
+def test_a_late_failure_of_an_earlier_attempt_does_not_settle_a_later_one() -> None:
     """A person had it tried again; that the first attempt failed says nothing of the second."""
-    story = paid().tools(pay=UNKNOWN).word("resolve", call="pay", action="retry").said().quiet().tools(pay=UNKNOWN)
+    story = (
+        paid()
+        .finish_tools(pay=UNKNOWN)
+        .send_control("resolve", call="pay", action="retry")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=UNKNOWN)
+    )
     failed = Finished(call="pay", attempt=1, outcome="failed", error=TRANSIENT.error, late=True)
-    story.given(failed).quiet()
+    story.given(failed).run_until_idle()
     assert story.stage("pay") == "asked"
     assert len(story.run.calls["pay"].attempts) == 2
 
 
 def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
     """What is answered stays answered, whatever the attempt that took over reports afterwards."""
-    story = at_work(call("look"), call("pay")).wait(12).quiet()
-    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
-    assert story.run.calls["look"].answer == "first"
-    story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).wait(10).quiet()
-    assert story.run.calls["look"].answer == "first"
+    story = at_work(call("look"), call("pay")).advance_s(12).run_until_idle()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).run_until_idle()
+    assert story.run.calls["look"].outcome_text == "first"
+    story.given(Finished(call="look", attempt=2, outcome="failed", error=TRANSIENT.error)).advance_s(
+        10
+    ).run_until_idle()
+    assert story.run.calls["look"].outcome_text == "first"
     assert len(story.run.calls["look"].attempts) == 2
     assert story.stage("look") == "answered"
 
 
 def test_a_call_that_a_late_success_has_ended_is_not_made_again_when_its_open_attempt_expires() -> None:
     """The attempt that took over is ended as unknown at its end, and nobody takes over from it."""
-    story = at_work(call("look"), call("pay")).wait(12).quiet()
-    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).quiet()
-    story.wait(60).quiet()
+    story = at_work(call("look"), call("pay")).advance_s(12).run_until_idle()
+    story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).run_until_idle()
+    story.advance_s(60).run_until_idle()
     look = story.run.calls["look"]
     assert [attempt.outcome for attempt in look.attempts] == ["succeeded", "unknown"]
-    assert (look.answer, story.stage("look")) == ("first", "answered")
+    assert (look.outcome_text, story.stage("look")) == ("first", "answered")
 
 
-def test_a_person_who_says_retry_has_the_effect_done_once_more() -> None:
+def test_a_retry_resolution_starts_the_effect_once_more() -> None:
     """``resolve retry`` makes the call startable again, under the same key."""
-    story = paid().tools(pay=UNKNOWN)
+    story = paid().finish_tools(pay=UNKNOWN)
     key = started(story).calls[0].effect_key
-    story.word("resolve", call="pay", action="retry").then(Resolved)
+    story.send_control("resolve", call="pay", action="retry").then(Resolved)
     line = story.when("executor").then(EffectStarted).calls[0]
     assert (line.attempt, line.effect_key) == (2, key)

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import Story, agent, call, contract, reply
 
 from linestop.actors.facts import Secrets
-from linestop.actors.unusable_calls import REMOVED, cleaned
+from linestop.actors.unusable_calls import REMOVED, clean_call
 from linestop.schemas.events import Judged, Proposed
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.verify import verify
@@ -21,13 +21,13 @@ ESCAPED = "".join(f"\\u{ord(char):04x}" for char in SECRET)
 
 def secretive() -> Story:
     """A run whose first model call is under way, in a process that knows a secret."""
-    return Story(agent(), facts=(Secrets(values=(SECRET,)),)).opened().quiet()
+    return Story(agent(), facts=(Secrets(values=(SECRET,)),)).open_run().run_until_idle()
 
 
 def leaks(story: Story) -> list[str]:
     """Events of the run that say a secret, written plainly or escaped."""
-    said = [(subject, payload.decode()) for subject, payload, _ in story.messages]
-    return [subject for subject, text in said if any(secret in text for secret in (SECRET, KEY, ESCAPED))]
+    payloads = [(subject, payload.decode()) for subject, payload, _ in story.messages]
+    return [subject for subject, text in payloads if any(secret in text for secret in (SECRET, KEY, ESCAPED))]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_secret_in_a_call_that_is_rejected_is_in_no_event(tool: str, args: str
     """Not as it was written and not in the reason, nor among the provider's own blocks; and the log verifies."""
     story = secretive()
     blocks: tuple[dict[str, object], ...] = ({"type": "tool_use", "id": "x", "name": tool, "input": args},)
-    story.model(reply(call(tool, args, id="x"), blocks=blocks))
+    story.finish_model(reply(call(tool, args, id="x"), blocks=blocks))
     assert story.last(Judged).calls[0].verdict == "reject"
     assert story.last(Proposed).blocks == ""
     assert leaks(story) == []
@@ -59,32 +59,34 @@ def test_a_secret_in_a_call_that_is_rejected_is_in_no_event(tool: str, args: str
 def test_what_would_be_valid_without_its_secret_is_still_rejected() -> None:
     """A limit that the secret broke must not let its marker through as an argument."""
     short = contract("pay", parameters={"type": "object", "properties": {"q": {"type": "string", "maxLength": 30}}})
-    wanted = call("pay", json.dumps({"q": KEY}))
-    assert cleaned(wanted, [short], Redactor()).args == REMOVED
+    proposed = call("pay", json.dumps({"q": KEY}))
+    assert clean_call(proposed, [short], Redactor()).args == REMOVED
     twice = call("pay", f'{{"q": "{KEY}", "q": "b"}}')
-    assert KEY not in cleaned(twice, [short], Redactor()).args
+    assert KEY not in clean_call(twice, [short], Redactor()).args
 
 
-def test_a_call_that_can_be_made_is_kept_as_it_was_written() -> None:
+def test_a_valid_call_is_stored_as_it_was_written() -> None:
     """What runs is what was written, secrets included; an answer without secrets is not touched."""
     story = secretive()
-    story.model(reply(call("look", f'{{ "q": "{SECRET}" }}')))
+    story.finish_model(reply(call("look", f'{{ "q": "{SECRET}" }}')))
     assert story.last(Proposed).calls[0].args == f'{{ "q": "{SECRET}" }}'
     for args in ('{"q": "http://a/b', '{"no": "\\u0041"}', "not JSON", ""):
-        wanted = call("look", args)
-        assert cleaned(wanted, [contract("look")], Redactor((SECRET,))) == wanted
+        proposed = call("look", args)
+        assert clean_call(proposed, [contract("look")], Redactor((SECRET,))) == proposed
 
 
-def test_too_many_calls_at_once_are_kept_without_secrets() -> None:
+def test_too_many_calls_at_once_are_stored_without_secrets() -> None:
     """All of them are rejected, whatever they say."""
     story = secretive()
     most = story.run.limits.proposal_calls_max
-    story.model(reply(*(call("look", json.dumps({"q": f"{SECRET} {n}"}), id=f"c{n}") for n in range(most + 1))))
+    story.finish_model(reply(*(call("look", json.dumps({"q": f"{SECRET} {n}"}), id=f"c{n}") for n in range(most + 1))))
     assert {verdict.verdict for verdict in story.last(Judged).calls} == {"reject"}
     assert leaks(story) == []
 
 
-def test_a_call_changes_in_its_name_and_arguments_alone() -> None:
+def test_only_the_name_and_arguments_of_a_call_are_redacted() -> None:
     """Its id is how provider and log speak of it."""
-    wanted = call("x", f'{{"q": "{SECRET}"}}', id="c1")
-    assert cleaned(wanted, (), Redactor((SECRET,))) == msgspec.structs.replace(wanted, args='{"q":"[redacted:secret]"}')
+    proposed = call("x", f'{{"q": "{SECRET}"}}', id="c1")
+    assert clean_call(proposed, (), Redactor((SECRET,))) == msgspec.structs.replace(
+        proposed, args='{"q":"[redacted:secret]"}'
+    )

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import CONTRACTS, NOW, RUN, TENANT, Story, agent, at_gate, at_work, call, copied, refusal, reply
+from tests.builders import CONTRACTS, NOW, RUN, TENANT, Story, agent, at_gate, at_work, call, refolded, refusal, reply
 
 from linestop.actors.facts import DeadWorkers, ToolHere, ToolsHere, Worker
-from linestop.actors.task_opening import grant
+from linestop.actors.task_opening import tool_grant
 from linestop.cli.output import question_text
-from linestop.cli.timeline import line as time_line
+from linestop.cli.timeline import entry_line as time_line
 from linestop.client.result_types import open_questions, require_shown
 from linestop.errors import Refused
 from linestop.schemas.defaults import WIDENED_MAX
@@ -43,7 +43,7 @@ def changed(name: str, **fields: Any) -> ToolsHere:  # noqa: ANN401 - any field 
     """The tools of a process in which one of them was changed."""
     here = {contract.name: contract for contract in CONTRACTS}
     here[name] = msgspec.structs.replace(here[name], **fields)
-    return ToolsHere(by_name={each.name: ToolHere(grant=grant(each), contract=each) for each in here.values()})
+    return ToolsHere(by_name={each.name: ToolHere(grant=tool_grant(each), contract=each) for each in here.values()})
 
 
 def told(story: Story) -> AskedCall:
@@ -56,7 +56,7 @@ def approve(story: Story, *facts: Any, **fields: Any) -> Story:  # noqa: ANN401 
     """Agree to the call that is asked about, as it is shown."""
     asked = told(story)
     shown = {"call": asked.call, "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
-    return story.word("approve", **{**shown, **fields}).said().quiet(*facts)
+    return story.send_control("approve", **{**shown, **fields}).append_decided().run_until_idle(*facts)
 
 
 def proves_itself(story: Story) -> None:
@@ -64,7 +64,7 @@ def proves_itself(story: Story) -> None:
     checked = verify(TENANT, RUN, story.messages)
     assert checked.problems == ()
     assert [entry.ignored for entry in story.run.entries if entry.ignored] == []
-    assert copied(story).phase == story.run.phase
+    assert refolded(story).phase == story.run.phase
     # People's words came by no control message here.
     assert [each for each in replay(story.messages, story.version) if each.event not in PEOPLE] == []
 
@@ -81,9 +81,9 @@ def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], says: str) 
     """In the same run, for as long as before, with one sentence that names what became wider; then it is made."""
     story = at_work(call("pay"))
     before, tools = told(story), changed("pay", **fields)
-    story.wait(30.0).quiet(tools)
+    story.advance_s(30.0).run_until_idle(tools)
     asked = told(story)
-    assert story.names()[-2:] == ["executor.widened", "approver.asked"]
+    assert story.event_names()[-2:] == ["executor.widened", "approver.asked"]
     assert (asked.rule, asked.wider) == ("contract:wider", f"'pay' may do more by now than was agreed to: {says}.")
     assert asked.contract_digest == tools.by_name["pay"].grant.contract_digest != before.contract_digest
     assert (asked.args_sha256, asked.expires_at) == (before.args_sha256, before.expires_at + timedelta(seconds=30))
@@ -91,16 +91,16 @@ def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], says: str) 
     approve(story, tools)
     (started,) = story.last(EffectStarted).calls
     assert started.contract_digest == asked.contract_digest
-    view = story.executor.view(story.run, story.last(EffectStarted), story.facts)
+    view = story.executor.prepare(story.run, story.last(EffectStarted), story.facts)
     assert view[0].grant.contract_digest == asked.contract_digest
-    story.tools(pay=ToolResult(outcome="succeeded", value=1))
-    assert story.run.calls["pay"].stage is Stage.ANSWERED
+    story.finish_tools(pay=ToolResult(outcome="succeeded", value=1))
+    assert story.run.calls["pay"].stage is Stage.ENDED
     proves_itself(story)
 
 
 def test_the_question_is_printed_with_what_became_wider() -> None:
     """By ``approvals`` and by ``show``."""
-    story = at_work(call("pay")).quiet(changed("pay", tier="destructive"))
+    story = at_work(call("pay")).run_until_idle(changed("pay", tier="destructive"))
     sentence = "'pay' may do more by now than was agreed to: its tier is 'destructive', no longer 'irreversible'."
     (question,) = open_questions(story.run, {})
     assert f"  wider   {sentence}" in question_text(question).splitlines()
@@ -112,7 +112,7 @@ def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
     """A word that was about the narrower one does not, nor one that names none; a refusal needs no contract."""
     story = at_work(call("pay"))
     before, (shown_before,) = told(story), open_questions(story.run, {})
-    story.quiet(tools := changed("pay", tier="destructive"))
+    story.run_until_idle(tools := changed("pay", tier="destructive"))
     (shown,) = open_questions(story.run, {})
     for digest in (shown_before.shown, before.args_sha256):
         with pytest.raises(Refused, match="is not what was shown"):
@@ -124,29 +124,29 @@ def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
     assert refusal(story, "approve", **args).endswith("Look again, and name the contract that is shown.")
     assert refusal(story, "deny", **args) == ""
     stale = Granted(call="pay", by="bob", args_sha256=before.args_sha256, contract_digest=before.contract_digest)
-    assert story.tell("approver", stale).ignored
+    assert story.append("approver", stale).ignored
     assert story.run.calls["pay"].stage is Stage.ASKED
-    story.when("executor", tools).silent()
+    story.when("executor", tools).expect_nothing()
 
 
 def test_a_grant_that_was_given_before_the_change_counts_no_more() -> None:
     """Its call has not begun: a person is asked again, under the contract as it is."""
     story = at_work(call("pay"))
-    story.word("approve", call="pay").said()
+    story.send_control("approve", call="pay").append_decided()
     assert story.run.calls["pay"].stage is Stage.READY
-    story.quiet(tools := changed("pay", scopes=("more",)))
-    assert story.names()[-2:] == ["executor.widened", "approver.asked"]
-    assert "executor.started" not in story.names()
+    story.run_until_idle(tools := changed("pay", scopes=("more",)))
+    assert story.event_names()[-2:] == ["executor.widened", "approver.asked"]
+    assert "executor.started" not in story.event_names()
     approve(story, tools)
-    assert story.names()[-1] == "executor.started"
+    assert story.event_names()[-1] == "executor.started"
     proves_itself(story)
 
 
 def test_two_people_agree_again_where_the_policy_asks_for_two() -> None:
     """The vote of the first one was for another contract."""
     story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
-    story.word("approve", by="ann", call="pay").said()
-    story.quiet(tools := changed("pay", tier="destructive"))
+    story.send_control("approve", by="ann", call="pay").append_decided()
+    story.run_until_idle(tools := changed("pay", tier="destructive"))
     approve(story, tools, by="bob")
     assert story.stage("pay") == "asked"
     approve(story, tools, by="ann")
@@ -169,11 +169,11 @@ def test_a_call_that_needed_nobody_needs_a_person_now(name: str, fields: dict[st
         story, tools = at_gate(call(name), version=version), changed(name, **fields)
         if at == "the start":
             story.when("approver").then(Cleared)
-        story.quiet(tools)
+        story.run_until_idle(tools)
         assert told(story).rule == "contract:wider", at
-        assert "executor.started" not in story.names()
+        assert "executor.started" not in story.event_names()
         approve(story, tools)
-        assert story.names()[-1] == "executor.started"
+        assert story.event_names()[-1] == "executor.started"
         proves_itself(story)
 
 
@@ -181,43 +181,45 @@ def test_a_contract_that_allows_no_more_asks_nobody_again() -> None:
     """A docstring, a longer timeout, a narrower contract; nor once a person has agreed to the wider one."""
     for fields in ({"description": "Pays."}, {"timeout_s": 60.0}, {"tier": "reversible"}):
         story = at_work(call("pay"))
-        story.quiet(changed("pay", **fields))
-        assert story.names()[-1] == "approver.asked"
+        story.run_until_idle(changed("pay", **fields))
+        assert story.event_names()[-1] == "approver.asked"
         approve(story, changed("pay", **fields))
         assert story.last(EffectStarted).calls[0].contract_digest == ""
-    story = at_work(call("pay")).quiet(changed("pay", tier="destructive"))
-    story.quiet(ToolsHere(by_name={c.name: ToolHere(grant=grant(c), contract=c) for c in CONTRACTS}))
-    assert story.names().count("executor.widened") == 1
+    story = at_work(call("pay")).run_until_idle(changed("pay", tier="destructive"))
+    story.run_until_idle(ToolsHere(by_name={c.name: ToolHere(grant=tool_grant(c), contract=c) for c in CONTRACTS}))
+    assert story.event_names().count("executor.widened") == 1
 
 
 def test_one_that_becomes_wider_once_more_is_asked_about_once_more() -> None:
     """The sentence compares with what was agreed to last; and it has an end, should two processes contradict."""
-    story = at_work(call("pay")).quiet(changed("pay", scopes=("a",)))
-    story.quiet(changed("pay", scopes=("a", "b")))
+    story = at_work(call("pay")).run_until_idle(changed("pay", scopes=("a",)))
+    story.run_until_idle(changed("pay", scopes=("a", "b")))
     assert "its scopes have 'a' in addition" in told(story).wider
     approve(story)
     fresh = at_work(call("pay"))
     for i in range(2 * WIDENED_MAX):
-        fresh.quiet(changed("pay", scopes=(f"s{i}",)))
-    assert fresh.names().count("executor.widened") == WIDENED_MAX
+        fresh.run_until_idle(changed("pay", scopes=(f"s{i}",)))
+    assert fresh.event_names().count("executor.widened") == WIDENED_MAX
 
 
 def test_arguments_that_the_tool_does_not_take_any_more_are_nobodys_question() -> None:
     """They are said to the model instead, by who performs calls."""
     other: dict[str, Any] = {"type": "object", "properties": {"whom": {}}, "required": ["whom"]}
     story = at_gate(call("look"))
-    story.quiet(changed("look", scopes=("more",), parameters=other))
-    assert story.names()[-1] == "executor.started"
+    story.run_until_idle(changed("look", scopes=("more",), parameters=other))
+    assert story.event_names()[-1] == "executor.started"
 
 
 def test_a_dry_run_asks_nobody() -> None:
     """Nothing is done in it, under whichever contract."""
-    story = at_work(call("pay"), task=Task(text="Pay.", dry_run=True)).quiet(changed("pay", tier="destructive"))
-    assert "approver.asked" not in story.names()
-    story = Story(task=Task(text="Look.", dry_run=True)).opened().quiet()
-    story.given(*story.heard(reply(call("look")))).when("validator").said()
-    story.quiet(changed("look", tier="irreversible"))
-    assert story.names()[-3:] == ["executor.widened", "approver.cleared", "executor.started"]
+    story = at_work(call("pay"), task=Task(text="Pay.", dry_run=True)).run_until_idle(
+        changed("pay", tier="destructive")
+    )
+    assert "approver.asked" not in story.event_names()
+    story = Story(task=Task(text="Look.", dry_run=True)).open_run().run_until_idle()
+    story.given(*story.planner_events(reply(call("look")))).when("validator").append_decided()
+    story.run_until_idle(changed("look", tier="irreversible"))
+    assert story.event_names()[-3:] == ["executor.widened", "approver.cleared", "executor.started"]
     proves_itself(story)
 
 
@@ -228,14 +230,14 @@ def retried(name: str, **fields: Any) -> Story:  # noqa: ANN401 - any field of t
     """A call that failed once, and is to be made again in a moment."""
     story = at_work(call(name))
     error = ToolError(type="transient", message="No.", **fields)
-    return story.tools(**{name: ToolResult(outcome="failed", error=error)})
+    return story.finish_tools(**{name: ToolResult(outcome="failed", error=error)})
 
 
 def test_a_retry_waits_for_the_person_too() -> None:
     """A call that failed before it did anything is asked about, and then made at once."""
     story = retried("note", retry_safe=True, known_by="tool")
     assert story.run.calls["note"].stage is Stage.READY
-    story.quiet(tools := changed("note", scopes=("more",)))
+    story.run_until_idle(tools := changed("note", scopes=("more",)))
     approve(story, tools)
     assert story.last(EffectStarted).calls[0].attempt == 2
     proves_itself(story)
@@ -244,10 +246,10 @@ def test_a_retry_waits_for_the_person_too() -> None:
 def test_what_may_have_acted_is_in_doubt_once_repeating_it_is_not_safe_any_more() -> None:
     """An idempotent tool that is none any more is not simply called again; and a person's retry is asked about."""
     story = retried("note", retry_safe=True)
-    story.quiet(tools := changed("note", idempotent=False))
-    assert (told(story).rule, story.run.calls["note"].asked_doubt) == ("unknown", True)
+    story.run_until_idle(tools := changed("note", idempotent=False))
+    assert (told(story).rule, story.run.calls["note"].asked_about_outcome) == ("unknown", True)
     assert "it is no longer safe to repeat" in told(story).wider
-    story.word("resolve", call="note", action="retry").said().quiet(tools)
+    story.send_control("resolve", call="note", action="retry").append_decided().run_until_idle(tools)
     assert told(story).rule == "contract:wider"
     approve(story, tools)
     assert story.last(EffectStarted).calls[0].attempt == 2
@@ -260,12 +262,12 @@ def test_what_another_worker_left_open_is_not_taken_over_under_a_wider_contract(
         story = at_work(call("note"))
         first = story.last(EffectStarted).worker
         tools, here = changed("note", scopes=("more",)), (Worker("other#1"), DeadWorkers(frozenset({first})))
-        story.quiet(tools, *here)
-        assert story.names()[-3:] == ["executor.finished", "executor.widened", "approver.asked"]
+        story.run_until_idle(tools, *here)
+        assert story.event_names()[-3:] == ["executor.finished", "executor.widened", "approver.asked"]
         assert story.last(Finished).dead_workers == (first,)
         if late:
             story.given(Finished(call="note", attempt=1, outcome="succeeded", result="1", result_bytes=1))
-            assert story.run.calls["note"].stage is Stage.ANSWERED
+            assert story.run.calls["note"].stage is Stage.ENDED
             continue
         approve(story, tools, *here)
         assert story.last(EffectStarted).calls[0].attempt == 2
@@ -274,25 +276,25 @@ def test_what_another_worker_left_open_is_not_taken_over_under_a_wider_contract(
 
 def test_arguments_of_a_call_that_was_begun_are_not_edited() -> None:
     """Its effect may be there under the old ones."""
-    story = retried("note", retry_safe=True).quiet(changed("note", scopes=("more",)))
+    story = retried("note", retry_safe=True).run_until_idle(changed("note", scopes=("more",)))
     shown: dict[str, Any] = {"call": "note", "contract_digest": told(story).contract_digest, "args": {"q": "x"}}
     assert "was begun with its arguments as they are" in refusal(story, "edit", **shown)
 
 
 def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:
     """One step, as elsewhere; and a later change asks anew."""
-    story = at_work(call("pay")).quiet(tools := changed("pay", tier="destructive"))
+    story = at_work(call("pay")).run_until_idle(tools := changed("pay", tier="destructive"))
     asked = told(story)
     edit: dict[str, Any] = {"call": "pay", "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
-    story.word("edit", args={"q": "order 4712"}, **edit).said()
-    story.when("validator").said()
-    story.quiet(tools)
+    story.send_control("edit", args={"q": "order 4712"}, **edit).append_decided()
+    story.when("validator").append_decided()
+    story.run_until_idle(tools)
     assert story.last(EffectStarted).calls[0].contract_digest == asked.contract_digest
     proves_itself(story)
-    story = at_work(call("pay")).quiet(tools)
+    story = at_work(call("pay")).run_until_idle(tools)
     edit = {"call": "pay", "contract_digest": told(story).contract_digest, "args": {"q": "order 4712"}}
-    story.word("edit", **edit).said().when("validator").said()
-    story.quiet(changed("pay", tier="destructive", scopes=("more",)))
+    story.send_control("edit", **edit).append_decided().when("validator").append_decided()
+    story.run_until_idle(changed("pay", tier="destructive", scopes=("more",)))
     assert "its scopes have 'more' in addition" in told(story).wider
     assert story.run.calls["pay"].stage is Stage.ASKED
 
@@ -310,55 +312,61 @@ def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
     tools = changed("pay", tier="destructive")
     wide = tools.by_name["pay"].grant.contract_digest
     for digest in (wide, "0" * 64):
-        story = at_work(call("pay")).word("approve", call="pay").said()
+        story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
         started = story.when("executor").decided
         assert isinstance(started, EffectStarted)
         lines = tuple(msgspec.structs.replace(each, contract_digest=digest) for each in started.calls)
-        assert "another contract" in story.tell("executor", msgspec.structs.replace(started, calls=lines)).ignored
+        assert "another contract" in story.append("executor", msgspec.structs.replace(started, calls=lines)).ignored
         assert "under a contract that nobody agreed to" in problems(story)
-    story = approve(at_work(call("pay")).quiet(tools))
+    story = approve(at_work(call("pay")).run_until_idle(tools))
     run, honest = story.run, story.last(EffectStarted)
     assert (run.calls["pay"].stage, honest.calls[0].contract_digest) == (Stage.OPEN, wide)
-    story = at_work(call("pay")).quiet(tools)
+    story = at_work(call("pay")).run_until_idle(tools)
     shown = {"call": "pay", "args_sha256": told(story).args_sha256, "contract_digest": wide}
-    story.word("approve", **shown).said()
+    story.send_control("approve", **shown).append_decided()
     lines = tuple(msgspec.structs.replace(each, contract_digest="") for each in honest.calls)
-    assert story.tell("executor", msgspec.structs.replace(honest, calls=lines)).ignored
+    assert story.append("executor", msgspec.structs.replace(honest, calls=lines)).ignored
     assert "under a contract that nobody agreed to" in problems(story)
-    story = at_work(call("pay")).word("approve", call="pay").said().when("executor", tools).said()
-    assert story.tell("executor", honest).ignored
+    story = (
+        at_work(call("pay"))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .when("executor", tools)
+        .append_decided()
+    )
+    assert story.append("executor", honest).ignored
     assert "no event let it pass" in problems(story)
 
 
 def test_a_gate_that_passes_a_wider_contract_without_a_person_is_found() -> None:
     """Also for what the policy clears; and a question that does not say that it is wider."""
-    story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).said()
+    story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).append_decided()
     sha = story.run.calls["look"].args_sha256
     cleared = Cleared(calls=(ClearedCall(call="look", rule="tier:read", args_sha256=sha),))
-    assert "needs a person (contract:wider)" in story.tell("approver", cleared).ignored
+    assert "needs a person (contract:wider)" in story.append("approver", cleared).ignored
     assert "its tool may do more than was agreed to" in problems(story)
-    story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).said()
+    story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).append_decided()
     asked = story.when("approver").decided
     assert isinstance(asked, Asked)
     quiet = msgspec.structs.replace(asked.calls[0], wider="")
-    assert story.tell("approver", msgspec.structs.replace(asked, calls=(quiet,))).ignored
+    assert story.append("approver", msgspec.structs.replace(asked, calls=(quiet,))).ignored
     assert "does not say of call 'look' whether its tool may do more" in problems(story)
 
 
 def test_a_contract_that_is_not_wider_or_of_another_tool_changes_nothing() -> None:
     """Nor one for a call that has begun, that is over, or that is none."""
-    narrow = grant(msgspec.structs.replace(_contract("pay"), description="Pays."))
-    other = grant(_contract("drop"))
+    narrow = tool_grant(msgspec.structs.replace(_contract("pay"), description="Pays."))
+    other = tool_grant(_contract("drop"))
     wide = changed("pay", scopes=("more",)).by_name["pay"].grant
     for name, contract in [("pay", narrow), ("pay", other), ("look", wide), ("nothing", wide)]:
         story = at_work(call("pay"), call("look"))
         lie = Widened(calls=(WidenedCall(call=name, grant=contract),), worker="w#1")
-        assert story.tell("executor", lie).ignored
+        assert story.append("executor", lie).ignored
         assert verify(TENANT, RUN, story.messages).broken
         assert story.run.calls["pay"].stage is Stage.ASKED
     story = at_work(call("pay"))
     twice = Widened(calls=(WidenedCall(call="pay", grant=wide),) * 2, worker="w#1")
-    assert story.tell("executor", twice).ignored
+    assert story.append("executor", twice).ignored
 
 
 def _contract(name: str) -> Contract:
@@ -368,7 +376,7 @@ def _contract(name: str) -> Contract:
 def test_a_wait_is_no_call_of_a_tool() -> None:
     """Nobody performs it, so its contract matters to nobody."""
     story = at_work(call("ask.person", '{"question":"How?"}'))
-    story.quiet(changed("ask.person", scopes=("more",)))
-    assert story.names()[-1] == "approver.asked"
+    story.run_until_idle(changed("ask.person", scopes=("more",)))
+    assert story.event_names()[-1] == "approver.asked"
     assert story.run.phase is Phase.WAITING
     assert story.now == NOW

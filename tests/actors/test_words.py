@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, refusal, reply
 
-from linestop.actors.control_messages import objection
-from linestop.actors.facts import Word
+from linestop.actors.control_messages import rejection_reason
+from linestop.actors.facts import ControlMessage
 from linestop.actors.prompt import assemble
 from linestop.schemas.events import (
     Answered,
@@ -45,7 +45,7 @@ def test_an_approval_names_what_was_shown() -> None:
     """The grant binds to call, arguments and contract."""
     story = at_work(call("pay", KNOWN))
     line = story.last(Asked).calls[0]
-    story.word("approve", call="pay", args_sha256=line.args_sha256, contract_digest=line.contract_digest).then(
+    story.send_control("approve", call="pay", args_sha256=line.args_sha256, contract_digest=line.contract_digest).then(
         Granted, call="pay", by="bob", args_sha256=line.args_sha256, contract_digest=line.contract_digest
     )
     assert story.stage("pay") == "ready"
@@ -62,68 +62,74 @@ def test_an_approval_of_something_else_than_shown_is_refused(field: str) -> None
 def test_a_forged_grant_for_other_arguments_is_ignored_by_the_fold(field: str) -> None:
     """Whoever wrote it: a grant is bound to arguments and contract."""
     story = at_work(call("pay"))
-    granted = story.word("approve", call="pay").decided
+    granted = story.send_control("approve", call="pay").decided
     assert isinstance(granted, Granted)
     forged = msgspec.structs.replace(granted, **{field: "0" * 64})
-    assert "other arguments" in story.tell("approver", forged).ignored
+    assert "other arguments" in story.append("approver", forged).ignored
     assert story.stage("pay") == "asked"
 
 
 def test_a_grant_after_its_expiry_is_ignored_by_the_fold() -> None:
     """It expires to deny even if no timer has fired yet."""
     story = at_work(call("pay"))
-    granted = story.word("approve", call="pay").decided
+    granted = story.send_control("approve", call="pay").decided
     assert granted is not None
-    assert story.wait(3_600).tell("approver", granted).ignored == "the approval had expired"
+    assert story.advance_s(3_600).append("approver", granted).ignored == "the approval had expired"
     assert "expired" in refusal(story, "approve", call="pay")
 
 
 def test_an_approval_covers_one_effect() -> None:
     """The same call in a later answer is not done again."""
-    story = at_work(call("pay", KNOWN)).word("approve", call="pay").said().quiet().tools(pay=OK)
-    story.model(reply(call("pay", KNOWN, id="again")))
+    story = (
+        at_work(call("pay", KNOWN))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=OK)
+    )
+    story.finish_model(reply(call("pay", KNOWN, id="again")))
     assert story.last(Judged).calls[0].verdict == "recorded"
     assert sum(isinstance(entry.event, EffectStarted) for entry in story.run.entries) == 1
 
 
-def test_a_denied_call_is_told_to_the_model_with_its_reason() -> None:
+def test_the_model_receives_the_reason_of_a_denied_call() -> None:
     """The run goes on; the model may try something else."""
     story = at_work(call("pay"))
-    story.word("deny", call="pay", why="too much").then(Denied, by="bob", why="too much")
-    assert story.run.calls["pay"].answer == "A person (bob) denied this call: too much"
+    story.send_control("deny", call="pay", why="too much").then(Denied, by="bob", why="too much")
+    assert story.run.calls["pay"].outcome_text == "A person (bob) denied this call: too much"
 
 
 def test_an_unanswered_approval_is_denied_after_an_hour() -> None:
     """``approval_expires_s``: nobody's answer is a no."""
-    story = at_work(call("pay")).wait(3_599)
-    story.when("approver").silent()
-    story.wait(1).when("approver").then(Denied, call="pay", by="timer")
-    assert story.run.calls["pay"].answer == "Nobody answered in time, so this was not done."
+    story = at_work(call("pay")).advance_s(3_599)
+    story.when("approver").expect_nothing()
+    story.advance_s(1).when("approver").then(Denied, call="pay", by="timer")
+    assert story.run.calls["pay"].outcome_text == "Nobody answered in time, so this was not done."
 
 
 def test_a_shorter_expiry_is_kept() -> None:
     """An agent may give people less time."""
-    story = at_work(call("pay"), version=agent(limits={"approval_expires_s": 10})).wait(10)
+    story = at_work(call("pay"), version=agent(limits={"approval_expires_s": 10})).advance_s(10)
     story.when("approver").then(Denied, by="timer")
 
 
 def test_a_quorum_of_two_needs_two_different_people() -> None:
     """The same person twice is one vote."""
     story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
-    story.word("approve", by="bob", call="pay").then(Granted)
+    story.send_control("approve", by="bob", call="pay").then(Granted)
     assert story.stage("pay") == "asked"
     assert "approved call 'pay' already" in refusal(story, "approve", by="bob", call="pay")
-    story.word("approve", by="eva", call="pay").then(Granted)
+    story.send_control("approve", by="eva", call="pay").then(Granted)
     assert story.stage("pay") == "ready"
 
 
-def test_only_those_who_may_decide_decide() -> None:
+def test_only_deciders_decide() -> None:
     """``deciders`` bounds approve, deny and edit."""
     story = at_work(call("pay"), version=agent(policy=Policy(deciders=("eva",))))
     verbs: tuple[Verb, ...] = ("approve", "deny", "edit")
     for verb in verbs:
         assert "may not decide" in refusal(story, verb, by="bob", call="pay", args={})
-    story.word("approve", by="eva", call="pay").then(Granted)
+    story.send_control("approve", by="eva", call="pay").then(Granted)
 
 
 def test_a_required_signature_must_be_a_known_persons() -> None:
@@ -135,26 +141,34 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
     assert "sign what was shown" in refusal(story, "approve", by="eva", call="pay", must_sign=True, signer="eva")
     signed = {"signature": "ab", **shown}
     assert "in the name of 'bob'" in refusal(story, "approve", call="pay", must_sign=True, signer="eva", **signed)
-    said = Word(verb="approve", control=Control(call="pay", **shown), signer="eva", signature_required=True)
-    story.when("approver", said).then(Granted, by="eva")
+    message = ControlMessage(
+        verb="approve", control=Control(call="pay", **shown), signer="eva", signature_required=True
+    )
+    story.when("approver", message).then(Granted, by="eva")
 
 
-def test_a_signed_word_counts_once() -> None:
+def test_a_signed_decision_counts_once() -> None:
     """Whoever overheard "do it again" cannot have an effect done once more by repeating it."""
-    story = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    story = (
+        at_work(call("pay"))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=UNKNOWN)
+    )
     control = Control(by="eva", call="pay", action="retry", signature="ab", key_id="eva")
-    said = Word(verb="resolve", control=control, signer="eva", signature_required=True)
-    story.when("approver", said).then(Resolved, nonce="", by="eva", signature="ab")
-    story.quiet().tools(pay=UNKNOWN)
+    message = ControlMessage(verb="resolve", control=control, signer="eva", signature_required=True)
+    story.when("approver", message).then(Resolved, nonce="", by="eva", signature="ab")
+    story.run_until_idle().finish_tools(pay=UNKNOWN)
     assert story.stage("pay") == "asked"
-    assert "was said before" in objection(story.run, said, story.now)
-    story.when("approver", said).silent()
+    assert "was said before" in rejection_reason(story.run, message, story.now)
+    story.when("approver", message).expect_nothing()
 
 
-def test_a_doubt_is_resolved_by_those_who_may_decide() -> None:
+def test_an_unknown_outcome_is_resolved_by_deciders_only() -> None:
     """Doing an effect again is a decision like the first, about the same arguments and in its time."""
     story = at_work(call("pay"), version=agent(policy=Policy(deciders=("eva",))))
-    story.word("approve", by="eva", call="pay").said().quiet().tools(pay=UNKNOWN)
+    story.send_control("approve", by="eva", call="pay").append_decided().run_until_idle().finish_tools(pay=UNKNOWN)
     assert "may not decide about 'pay'; eva may" in refusal(story, "resolve", by="bob", call="pay", action="retry")
     fields: dict[str, Any] = {"by": "eva", "call": "pay", "action": "retry"}
     assert "not those that were shown" in refusal(story, "resolve", args_sha256="0" * 64, **fields)
@@ -166,45 +180,49 @@ def test_a_doubt_is_resolved_by_those_who_may_decide() -> None:
 def test_an_edit_approves_what_the_person_wrote(tool: str) -> None:
     """One step: judged like any arguments, let through on the edit, and nothing else is what runs."""
     story = at_work(call(tool, STRANGE), version=CLEAR)
-    story.word("edit", call=tool, args={"q": "ann@example.com"}).then(Edited, approves=True)
+    story.send_control("edit", call=tool, args={"q": "ann@example.com"}).then(Edited, approves=True)
     assert story.stage(tool) == "pending"
-    story.quiet()
+    story.run_until_idle()
     assert story.last(Judged).calls[0].args == '{"q":"ann@example.com"}'
     assert [line.rule for line in story.last(Cleared).calls] == ["edited"]
-    work = story.executor.view(story.run, story.last(EffectStarted), story.facts)[0]
+    work = story.executor.prepare(story.run, story.last(EffectStarted), story.facts)[0]
     assert work.args == b'{"q":"ann@example.com"}'
     assert verify(TENANT, RUN, story.messages).status != "broken"
 
 
-def test_the_model_is_told_that_a_person_changed_the_call_and_sees_it_as_it_was_made() -> None:
+def test_the_model_sees_an_edited_call_as_it_was_made_with_a_note() -> None:
     """Its own arguments were never used, so it must not go on as if they had been; its blocks are changed too."""
     raw: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "hm", "signature": "s"},
         {"type": "tool_use", "id": "pay", "name": "pay", "input": {"q": "order 4711"}},
     ]
-    story = Story().opened().quiet().model(reply(call("pay"), blocks=tuple(raw)))
+    story = Story().open_run().run_until_idle().finish_model(reply(call("pay"), blocks=tuple(raw)))
     before = story.run.context_bytes
-    story.word("edit", call="pay", args={"q": "order 4712"}).said().quiet().tools(pay=OK)
+    story.send_control("edit", call="pay", args={"q": "order 4712"}).append_decided().run_until_idle().finish_tools(
+        pay=OK
+    )
     prompt = assemble(story.run, story.version)
-    said, told = prompt.messages[-2:]
-    assert (said.calls[0].args, said.blocks) == (
+    proposal, result = prompt.messages[-2:]
+    assert (proposal.calls[0].args, proposal.blocks) == (
         '{"q":"order 4712"}',
         (raw[0], raw[1] | {"input": {"q": "order 4712"}}),
     )
-    assert msgspec.json.decode(told.result_text) == {
+    assert msgspec.json.decode(result.result_text) == {
         "status": "succeeded", "edited_by": "bob", "untrusted": True, "result": {"ok": True},
         "note": "A person changed the arguments of this call to those shown.",
     }  # fmt: skip
-    assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(told.result_text)
+    assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(result.result_text)
 
 
 def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> None:
     """What a person writes is no more trusted than what a model writes, and two must have seen it."""
     story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
-    story.word("edit", call="pay", args={"q": "x"}).then(Edited, approves=False)
-    story.quiet()
+    story.send_control("edit", call="pay", args={"q": "x"}).then(Edited, approves=False)
+    story.run_until_idle()
     assert story.last(Asked).calls[0].rule == "edited"
-    story.word("approve", call="pay", by="ann").said().word("approve", call="pay", by="bob").said().quiet()
+    story.send_control("approve", call="pay", by="ann").append_decided().send_control(
+        "approve", call="pay", by="bob"
+    ).append_decided().run_until_idle()
     assert story.stage("pay") == "open"
     assert verify(TENANT, RUN, story.messages).status != "broken"
 
@@ -212,19 +230,19 @@ def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> Non
 def test_an_edit_of_an_older_version_is_asked_about_again() -> None:
     """It did not say that it approves; the model is told nothing, as when its log was written."""
     story = at_work(call("pay"))
-    edited = story.word("edit", call="pay", args={"q": "x"}).decided
+    edited = story.send_control("edit", call="pay", args={"q": "x"}).decided
     assert isinstance(edited, Edited)
-    story.given(msgspec.structs.replace(edited, approves=None)).quiet()
+    story.given(msgspec.structs.replace(edited, approves=None)).run_until_idle()
     assert story.last(Asked).calls[0].rule == "edited"
-    story.word("approve", call="pay").said().quiet().tools(pay=OK)
-    assert story.run.calls["pay"].answer == '{"ok":true}'
+    story.send_control("approve", call="pay").append_decided().run_until_idle().finish_tools(pay=OK)
+    assert story.run.calls["pay"].outcome_text == '{"ok":true}'
     assert assemble(story.run, story.version).messages[-2].calls[0].args == '{"q":"order 4711"}'
 
 
 def test_numbers_that_are_written_otherwise_are_the_same() -> None:
     """4.0 becomes 4 when it is judged, and is what the person wrote all the same."""
     story = at_work(call("pay"))
-    story.word("edit", call="pay", args={"amount": 4.0}).said().quiet()
+    story.send_control("edit", call="pay", args={"amount": 4.0}).append_decided().run_until_idle()
     assert story.last(Judged).calls[0].args == '{"amount":4}'
     assert story.stage("pay") == "open"
 
@@ -232,12 +250,12 @@ def test_numbers_that_are_written_otherwise_are_the_same() -> None:
 def test_an_approval_given_before_an_edit_does_not_cover_it() -> None:
     """The old grant is for other arguments."""
     story = at_work(call("pay"))
-    granted = story.word("approve", call="pay").decided
+    granted = story.send_control("approve", call="pay").decided
     assert granted is not None
-    edited = story.word("edit", call="pay", args={"q": "other"}).decided
+    edited = story.send_control("edit", call="pay", args={"q": "other"}).decided
     assert isinstance(edited, Edited)
-    story.given(msgspec.structs.replace(edited, approves=False)).quiet()
-    assert "other arguments" in story.tell("approver", granted).ignored
+    story.given(msgspec.structs.replace(edited, approves=False)).run_until_idle()
+    assert "other arguments" in story.append("approver", granted).ignored
 
 
 @pytest.mark.parametrize(
@@ -253,7 +271,7 @@ def test_an_edit_that_cannot_work_is_refused_and_the_question_stays_open(args: d
     sentence = refusal(story, "edit", call="pay", args=args)
     assert sentence.startswith("The call 'pay' cannot be made with these arguments: ")
     assert why in sentence
-    assert story.word("edit", call="pay", args=args).decided is None
+    assert story.send_control("edit", call="pay", args=args).decided is None
     assert story.stage("pay") == "asked"
 
 
@@ -269,9 +287,9 @@ def test_an_edit_that_cannot_work_is_refused_and_the_question_stays_open(args: d
 def test_an_edit_is_no_approval_of_what_was_not_asked(changes: dict[str, Any], why: str) -> None:
     """Whoever wrote the event: every reader ignores it, and the checker says so."""
     story = at_work(call("pay"))
-    edited = story.word("edit", call="pay", args={"q": "x"}).decided
+    edited = story.send_control("edit", call="pay", args={"q": "x"}).decided
     assert isinstance(edited, Edited)
-    assert why in story.tell("approver", msgspec.structs.replace(edited, **changes)).ignored
+    assert why in story.append("approver", msgspec.structs.replace(edited, **changes)).ignored
     assert verify(TENANT, RUN, story.messages).status == "broken"
 
 
@@ -282,19 +300,19 @@ def test_a_question_of_the_model_waits_for_an_answer() -> None:
     assert question is not None
     assert (question.text, question.options) == ("Which one?", ("a", "b"))
     assert "answer it" in refusal(story, "approve", call="q")
-    story.word("answer", call="q", answer="a").then(Answered, answer="a")
-    assert story.run.calls["q"].answer == "a"
+    story.send_control("answer", call="q", answer="a").then(Answered, answer="a")
+    assert story.run.calls["q"].outcome_text == "a"
 
 
-def test_an_answer_that_is_no_text_is_kept_as_json() -> None:
+def test_a_reply_that_is_not_a_text_is_stored_as_json() -> None:
     """Any JSON value may be an answer."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"))
-    story.word("answer", call="q", answer={"n": 1}).then(Answered, answer='{"n":1}')
+    story.send_control("answer", call="q", answer={"n": 1}).then(Answered, answer='{"n":1}')
 
 
 def test_an_unanswered_question_is_denied() -> None:
     """A question expires like an approval."""
-    story = at_work(call("ask.person", '{"question":"?"}', id="q")).wait(3_600)
+    story = at_work(call("ask.person", '{"question":"?"}', id="q")).advance_s(3_600)
     assert isinstance(story.run.calls["q"].asked, Question)
     story.when("approver").then(Denied, call="q", by="timer")
 
@@ -303,22 +321,22 @@ def test_a_pause_and_a_resume() -> None:
     """Each once; the other way round it has an objection."""
     story = at_work(call("pay"))
     assert refusal(story, "resume") == "The run is not paused."
-    story.word("pause", why="lunch").then(Paused, why="lunch")
+    story.send_control("pause", why="lunch").then(Paused, why="lunch")
     assert refusal(story, "pause") == "The run is paused already."
-    story.word("resume").then(Resumed)
+    story.send_control("resume").then(Resumed)
 
 
 def test_a_pause_holds_no_money() -> None:
     """Nothing is held for what may not start."""
-    story = Story().opened().word("pause").said()
-    story.when("budget").silent()
-    story.word("resume").said().when("budget").then(Held)
+    story = Story().open_run().send_control("pause").append_decided()
+    story.when("budget").expect_nothing()
+    story.send_control("resume").append_decided().when("budget").then(Held)
 
 
-def test_a_run_without_room_cannot_be_paused() -> None:
+def test_a_run_without_events_left_cannot_be_paused() -> None:
     """The last events of a run belong to its end."""
-    story = at_work(call("pay"), version=agent(limits={"events_max": 57})).word("pause").said()
-    assert story.run.room == 0
+    story = at_work(call("pay"), version=agent(limits={"events_max": 57})).send_control("pause").append_decided()
+    assert story.run.events_left == 0
     assert "can only be stopped" in refusal(story, "pause")
     assert not refusal(story, "stop")
 
@@ -326,7 +344,7 @@ def test_a_run_without_room_cannot_be_paused() -> None:
 def test_a_persons_stop_names_who_why_and_what_is_open() -> None:
     """The receipt's list of what may still be on the wire."""
     story = at_work(call("look"))
-    event = story.word("stop", why="enough", mode=StopMode.DRAIN).then(
+    event = story.send_control("stop", why="enough", mode=StopMode.DRAIN).then(
         Stopped, by="bob", why="enough", mode=StopMode.DRAIN
     )
     assert [(start.what, start.attempt) for start in event.open] == [("look", 1)]
@@ -336,33 +354,33 @@ def test_a_stop_before_anything_else_is_event_one() -> None:
     """A run that does not exist yet can be stopped; any other word needs a run."""
     story = Story()
     assert "There is no run" in refusal(story, "pause")
-    story.word("stop", why="not today").then(Stopped)
+    story.send_control("stop", why="not today").then(Stopped)
     assert story.run.n == 1
 
 
 @pytest.mark.parametrize("verb", ["stop", "pause", "approve", "resolve"])
-def test_a_stopped_run_takes_no_more_words(verb: Verb) -> None:
+def test_a_stopped_run_accepts_no_control_messages(verb: Verb) -> None:
     """And whoever says one is told since when."""
     story = at_work(call("pay")).given(Stopped(by="bob", why="enough"), by="operator")
     assert "is stopped already (enough)" in refusal(story, verb, call="pay")
-    story.word(verb, call="pay").silent()
+    story.send_control(verb, call="pay").expect_nothing()
 
 
-def test_a_stop_cancels_what_an_earlier_one_let_run_out() -> None:
+def test_a_stop_cancels_the_calls_that_a_draining_stop_let_finish() -> None:
     """Who stopped the run first, and why, stays; the other way round there is nothing to be changed."""
-    story = at_work(call("look")).word("stop", why="let it end", mode=StopMode.DRAIN).said()
+    story = at_work(call("look")).send_control("stop", why="let it end", mode=StopMode.DRAIN).append_decided()
     assert "is stopped already" in refusal(story, "stop", mode=StopMode.DRAIN)
     assert "is stopped already" in refusal(story, "pause")
-    story.word("stop", why="no, now").then(Stopped, mode=StopMode.FENCE)
+    story.send_control("stop", why="no, now").then(Stopped, mode=StopMode.FENCE)
     assert story.run.stopped is not None
     assert (story.run.stopped.why, story.run.stopped.mode) == ("let it end", StopMode.FENCE)
     assert "is stopped already (let it end)" in refusal(story, "stop")
-    story.tools(look=OK).quiet()
+    story.finish_tools(look=OK).run_until_idle()
     assert "is over" in refusal(story, "stop")
     assert story.last(Sealed).why == "let it end"
 
 
-def test_a_sealed_run_takes_no_more_words() -> None:
+def test_a_sealed_run_accepts_no_control_messages() -> None:
     """It is over."""
     assert "is over" in refusal(at_work(), "stop")
 
@@ -378,14 +396,20 @@ def test_a_sealed_run_takes_no_more_words() -> None:
         ("edit", {"call": "look", "args": {}}, "does not wait"),
     ],
 )
-def test_a_word_that_counts_for_nothing_says_why(verb: Verb, fields: dict[str, Any], sentence: str) -> None:
+def test_a_rejected_control_message_names_the_reason(verb: Verb, fields: dict[str, Any], sentence: str) -> None:
     """One sentence naming the call and what is wrong."""
-    story = at_work(call("look"), call("pay")).tools(look=OK)
+    story = at_work(call("look"), call("pay")).finish_tools(look=OK)
     assert sentence in refusal(story, verb, **fields)
 
 
 @pytest.mark.parametrize("verb", ["approve", "deny", "edit"])
-def test_a_word_of_agreement_about_an_unknown_fate_names_the_word_that_decides(verb: Verb) -> None:
+def test_an_approval_of_an_unknown_outcome_is_rejected_with_the_command_that_decides(verb: Verb) -> None:
     """It was agreed to before; what is asked is what became of it."""
-    story = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
+    story = (
+        at_work(call("pay"))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=UNKNOWN)
+    )
     assert "`linestop resolve r1 pay --retry|--done|--stop`" in refusal(story, verb, call="pay", args={})

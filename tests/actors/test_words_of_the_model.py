@@ -17,7 +17,7 @@ CLEAN = "it is [redacted:secret]"
 
 def thinking() -> Story:
     """A run whose first model call is under way."""
-    return Story().opened().quiet()
+    return Story().open_run().run_until_idle()
 
 
 @pytest.mark.parametrize(
@@ -30,29 +30,29 @@ def thinking() -> Story:
         ("", ""),
     ],
 )
-def test_what_the_model_says_beside_its_calls_is_their_reason(text: str, reason: str) -> None:
+def test_the_text_beside_calls_is_their_reason(text: str, reason: str) -> None:
     """On one line, cut at a word, and without what a terminal would obey."""
-    event = thinking().heard(reply(call("pay"), text=text))[0]
+    event = thinking().planner_events(reply(call("pay"), text=text))[0]
     assert isinstance(event, Proposed)
     assert (event.text, event.reason) == (text, reason)
 
 
 def test_a_final_answer_needs_no_reason() -> None:
     """It is its own text."""
-    event = thinking().heard(reply(text="done"))[0]
+    event = thinking().planner_events(reply(text="done"))[0]
     assert isinstance(event, Proposed)
     assert event.reason == ""
 
 
 def test_a_person_is_asked_with_the_models_reason() -> None:
     """Approvals show why the model wants what it wants."""
-    story = thinking().model(reply(call("pay"), text="The order never came."))
+    story = thinking().finish_model(reply(call("pay"), text="The order never came."))
     assert story.last(Asked).calls[0].reason == "The order never came."
 
 
 def secretive(**fields: object) -> Story:
     """A run whose first model call is under way, in a process that knows a secret."""
-    return Story(agent(**fields), facts=(Secrets(values=(SECRET,)),)).opened().quiet()
+    return Story(agent(**fields), facts=(Secrets(values=(SECRET,)),)).open_run().run_until_idle()
 
 
 def leaks(story: Story) -> list[str]:
@@ -64,7 +64,7 @@ def test_a_known_secret_in_an_answer_that_is_returned_is_in_no_event() -> None:
     """The last words of a run that failed are part of its outcome."""
     story = secretive(output_schema={"type": "object"}, limits={"returned_max": 2})
     for _ in range(3):
-        story.model(reply(text=f"it is {SECRET}"))
+        story.finish_model(reply(text=f"it is {SECRET}"))
     sealed = story.last(Sealed)
     assert (sealed.status, sealed.partial) == ("failed", "it is [redacted:secret]")
     assert leaks(story) == []
@@ -76,17 +76,17 @@ def test_a_known_secret_beside_calls_is_in_no_event_of_a_stopped_run() -> None:
     blocks: tuple[dict[str, object], ...] = (
         {"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": f"it is {SECRET}"},
     )  # fmt: skip
-    story.model(reply(call("pay"), text=f"it is {SECRET}", blocks=blocks))
+    story.finish_model(reply(call("pay"), text=f"it is {SECRET}", blocks=blocks))
     assert story.last(Proposed).blocks == canonical([blocks[0], {"type": "text", "text": CLEAN}]).decode()
     assert (story.last(Proposed).reason, story.last(Asked).calls[0].reason) == (CLEAN, CLEAN)
-    story.word("stop", why="enough").said().quiet()
+    story.send_control("stop", why="enough").append_decided().run_until_idle()
     assert story.last(Sealed).partial == CLEAN
     assert leaks(story) == []
 
 
 def test_a_known_secret_that_a_provider_repeats_is_in_no_failure() -> None:
     """Some quote the request that they refuse, and a failure is why the run ends."""
-    story = secretive().model(ModelFailed("permanent", f"no such thing: {SECRET}"))
+    story = secretive().finish_model(ModelFailed("permanent", f"no such thing: {SECRET}"))
     assert story.last(Sealed).why == "no such thing: [redacted:secret]"
     assert leaks(story) == []
 
@@ -95,7 +95,7 @@ def test_a_known_secret_is_in_no_summary() -> None:
     """It would be in every later prompt."""
     story = secretive()
     started = msgspec.structs.replace(story.last(ModelStarted), purpose="compact")
-    view = msgspec.structs.replace(story.planner.view(story.run, story.last(ModelStarted), story.facts), covers_to=1)
+    view = msgspec.structs.replace(story.planner.prepare(story.run, story.last(ModelStarted), story.facts), covers_to=1)
     story.caller.answer = reply(text=f"it is {SECRET}")
     (event,) = all_at_once(story.planner.perform(view, started))
     assert isinstance(event, Compacted)

@@ -15,7 +15,7 @@ from linestop.archive.writer import Archive
 from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
-from linestop.bus.interfaces import Delivery, Queue, Room
+from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stream_definitions import consumers
 
@@ -45,14 +45,16 @@ class NeverAcknowledged:
         del reason
 
 
-class Held:
+class NeverAcknowledgedQueue:
     """A queue of such deliveries."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
-    async def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncGenerator[Delivery]:
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, room=room):
+    async def deliveries(
+        self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
+    ) -> AsyncGenerator[Delivery]:
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, capacity=capacity):
             yield NeverAcknowledged(delivery)
 
 
@@ -62,7 +64,7 @@ async def main(url: str, seed: str, file: str) -> None:
     async with await connect(credential, name="archive to be killed") as connection:
         stream = await JetStream.open(connection)
         feed = next(spec for spec in consumers() if spec.name == stream_names.FEED)
-        await Archive(Path(file)).run(stream.log(), Held(stream.queue(feed)))
+        await Archive(Path(file)).run(stream.log(), NeverAcknowledgedQueue(stream.queue(feed)))
 
 
 if __name__ == "__main__":

@@ -19,19 +19,19 @@ from tests.run_logs import SCENARIOS, Message
 
 from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
-from linestop.archive.query_socket import DoorRequest, ask
+from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import Archive
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.create_streams import set_up
-from linestop.bus.interfaces import Delivery, Queue, Room, StoredMessage
+from linestop.bus.interfaces import Delivery, PullCapacity, Queue, StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -62,12 +62,12 @@ async def bus(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
         yield server
 
 
-async def say(server: EmbeddedServer, messages: Sequence[tuple[str, bytes]]) -> None:
+async def store_messages(server: EmbeddedServer, messages: Sequence[tuple[str, bytes]]) -> None:
     """Store messages in the run log, each as the role in its subject."""
     opened = {role: await connect(server.credential(role), name=role) for role in ROLES}  # type: ignore[arg-type]
     for subject, payload in messages:
         wire = (await JetStream.open(opened[subject.split(".")[3]])).wire
-        await wire.ask(subject, payload)
+        await wire.request(subject, payload)
     for connection in opened.values():
         await connection.close()
 
@@ -102,7 +102,7 @@ async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
     """Archive until everything up to ``seq`` is in."""
     async with archiving(server, path) as archive:
         with anyio.fail_after(30):
-            await archive.reached(seq)
+            await archive.wait_until_stored(seq)
 
 
 async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int) -> None:
@@ -110,14 +110,16 @@ async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int
     config = {**FEED.config, "ack_wait": seconds * SECOND_NS}
     body = {"stream_name": FEED.stream, "config": config, "action": "update"}
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-        await bootstrap.ask(jetstream_api.consumer_create(FEED.stream, FEED.name), body)
+        await bootstrap.api_request(jetstream_api.consumer_create(FEED.stream, FEED.name), body)
 
 
 async def all_acknowledged(server: EmbeddedServer) -> None:
     """Wait until the feed has delivered everything, and has it acknowledged."""
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
         while True:
-            info: dict[str, Any] = dict(await bootstrap.ask(jetstream_api.consumer_info(FEED.stream, FEED.name)))
+            info: dict[str, Any] = dict(
+                await bootstrap.api_request(jetstream_api.consumer_info(FEED.stream, FEED.name))
+            )
             if not info["num_ack_pending"] and not info["num_pending"]:
                 assert info["num_redelivered"] == 0
                 return
@@ -141,7 +143,7 @@ async def test_every_event_arrives_once_in_order_and_as_it_was(
 ) -> None:
     """The rows hold exactly what the log holds, and runs and calls say what the fold says."""
     path, log = tmp_path / "a.duckdb", logs[0]
-    await say(bus, [(subject, payload) for subject, payload, _ in log])
+    await store_messages(bus, [(subject, payload) for subject, payload, _ in log])
     await archived(bus, path, len(log))
     rows = query(path, "SELECT seq, subject, payload, raw, ignored FROM events ORDER BY seq")
     assert rows == [(n, subject, payload.decode(), None, "") for n, (subject, payload, _) in enumerate(log, 1)]
@@ -166,14 +168,14 @@ async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
     command = [sys.executable, str(PROCESS), credential.url, credential.seed, str(path)]
     async with await anyio.open_process(command, stdin=None, stderr=None) as process:
         assert process.stdout is not None
-        await say(bus, everything[:half])
+        await store_messages(bus, everything[:half])
         with anyio.fail_after(30):
             assert b"committed" in await process.stdout.receive()
         process.send_signal(signal.SIGKILL)
-    await say(bus, everything[half:])
+    await store_messages(bus, everything[half:])
     async with archiving(bus, path) as archive:
         with anyio.fail_after(30):
-            await archive.reached(len(everything))
+            await archive.wait_until_stored(len(everything))
             await all_acknowledged(bus)
     found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
     assert found == [(n, subject) for n, (subject, _) in enumerate(everything, 1)]
@@ -189,9 +191,11 @@ class Rival:
         self._queue = queue
         self._last_seq = last_seq
 
-    async def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncGenerator[Delivery]:
+    async def deliveries(
+        self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
+    ) -> AsyncGenerator[Delivery]:
         """What is left over."""
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, room=room):
+        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, capacity=capacity):
             if delivery.seq % 7 == 0 or delivery.seq == self._last_seq:
                 yield delivery
             else:
@@ -204,16 +208,16 @@ async def test_what_the_feed_does_not_bring_is_read_from_the_log(
     """Where messages were delivered to another process for good, the gaps between the others are filled."""
     path, log = tmp_path / "a.duckdb", logs[0]
     archive = Archive(path)
-    await say(bus, [(subject, payload) for subject, payload, _ in log[:1]])
+    await store_messages(bus, [(subject, payload) for subject, payload, _ in log[:1]])
     async with await connect(bus.credential("recorder"), name="archive") as connection:
         stream = await JetStream.open(connection)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(archive.run, stream.log(), Rival(stream.queue(FEED), len(log)))
             with anyio.fail_after(30):
                 # The first is read before anything is pulled, so that all others come from the feed.
-                await archive.reached(1)
-                await say(bus, [(subject, payload) for subject, payload, _ in log[1:]])
-                await archive.reached(len(log))
+                await archive.wait_until_stored(1)
+                await store_messages(bus, [(subject, payload) for subject, payload, _ in log[1:]])
+                await archive.wait_until_stored(len(log))
             tasks.cancel_scope.cancel()
     found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
     assert found == [(n, subject) for n, (subject, _, _) in enumerate(log, 1)]
@@ -232,16 +236,16 @@ async def test_a_rebuild_gives_the_same_tables(bus: EmbeddedServer, tmp_path: Pa
     everything = mixed([log if i == 0 else renamed(log, f"r{i + 1}") for i, log in enumerate(logs)])
     async with archiving(bus, path) as archive:
         for start in range(0, len(everything), 20):
-            await say(bus, everything[start : start + 20])
+            await store_messages(bus, everything[start : start + 20])
         with anyio.fail_after(30):
-            await archive.reached(len(everything))
+            await archive.wait_until_stored(len(everything))
     before = [table(path, name) for name in TABLES]
     assert len(before[0]) == len(everything)
     await rebuilt(bus, path)
     assert [table(path, name) for name in TABLES] == before
 
 
-async def test_what_is_no_event_is_kept_raw_with_the_reason(
+async def test_a_message_that_is_not_an_event_is_stored_raw_with_the_reason(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
     """Bytes that are no JSON, JSON that is no event, and a subject of nobody: all are in, and break nothing."""
@@ -253,7 +257,7 @@ async def test_what_is_no_event_is_kept_raw_with_the_reason(
         ("runs.t.r9.planner.proposed.3", b'{"cost_micros": 1' + b"0" * 30 + b"}"),
         ("runs.t.r9.planner.proposed.4", b"[" * 50 + b"]" * 50),
     ]
-    await say(bus, [*strange, *((subject, payload) for subject, payload, _ in logs[0])])
+    await store_messages(bus, [*strange, *((subject, payload) for subject, payload, _ in logs[0])])
     await archived(bus, path, len(strange) + len(logs[0]))
     rows = query(path, "SELECT subject, raw, ignored FROM events WHERE run <> 'r1' ORDER BY seq")
     assert [(subject, raw) for subject, raw, _ in rows] == strange
@@ -268,10 +272,10 @@ async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: P
     archive = Archive(path)
     backend = await JetStreamBackend.open({"recorder": bus.credential("recorder")}, name="host")
     try:
-        async with Host(backend, [Recorder()], HostConfig(worker="w#1"), archive=archive).running():
-            await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+        async with ActorProcess(backend, [Recorder()], ProcessSettings(worker="w#1"), archive=archive).running():
+            await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
             with anyio.fail_after(30):
-                await archive.reached(len(logs[0]))
+                await archive.wait_until_stored(len(logs[0]))
     finally:
         await backend.aclose()
     assert query(path, "SELECT count(*) FROM events WHERE run = 'r1'") == [(len(logs[0]),)]
@@ -341,23 +345,23 @@ async def test_other_processes_get_a_snapshot_and_never_the_file(
 ) -> None:
     """The recorder answers for its archive through a socket of its owner's; a copy may be opened by anybody."""
     path, copy = tmp_path / "a.duckdb", tmp_path / "it's a copy.duckdb"
-    await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+    await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
     async with archiving(bus, path) as archive:
         with anyio.fail_after(30):
-            await archive.reached(len(logs[0]))
+            await archive.wait_until_stored(len(logs[0]))
         assert (path.with_name("a.sock").stat().st_mode & 0o777) == 0o600
-        status = await ask(path, DoorRequest(want="status"))
+        status = await ask_recorder(path, QueryRequest(want="status"))
         assert status is not None
         assert (status.watermark, status.runs) == (len(logs[0]), 1)
-        await ask(path, DoorRequest(want="snapshot", path=str(copy)))
+        await ask_recorder(path, QueryRequest(want="snapshot", path=str(copy)))
         with pytest.raises(RetryableError, match="cannot take the place") as refused:
-            await ask(path, DoorRequest(want="snapshot", path=str(path)))
+            await ask_recorder(path, QueryRequest(want="snapshot", path=str(path)))
         assert not str(refused.value).endswith("..")
         done = await anyio.run_process([sys.executable, "-c", OPEN_IT, str(path)], check=False)
         assert ArchiveInUse.__name__ in done.stderr.decode()
         assert "ask that recorder for a snapshot" in done.stderr.decode()
         assert query(copy, "SELECT count(*) FROM events") == [(len(logs[0]),)]
-    assert await ask(path, DoorRequest(want="status")) is None
+    assert await ask_recorder(path, QueryRequest(want="status")) is None
     assert [table(path, name) for name in TABLES] == [table(copy, name) for name in TABLES]
 
 
@@ -395,14 +399,14 @@ async def test_an_archive_of_another_log_is_set_aside(
         [StoredMessage(subject=f"runs.t.old.planner.started.{n}", payload=b"{}", seq=n) for n in range(1, length + 1)]
     )
     file.close()
-    await say(bus, [(subject, payload) for subject, payload, _ in logs[0]])
+    await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
     await expect_acknowledgements_within(bus, seconds=1)
     async with archiving(bus, path):
         with anyio.fail_after(30):
             await all_acknowledged(bus)
     assert query(path, "SELECT run FROM runs") == [("r1",)]
-    (kept,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
-    assert query(kept, "SELECT count(*) FROM events") == [(length,)]
+    (set_aside,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
+    assert query(set_aside, "SELECT count(*) FROM events") == [(length,)]
 
 
 def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> None:

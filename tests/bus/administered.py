@@ -11,12 +11,12 @@ import msgspec
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts
+from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SIZES
 
 ADMIN = cast("CredentialName", "admin")
 
@@ -29,7 +29,7 @@ class Administered(msgspec.Struct, frozen=True, kw_only=True):
 
     async def ask(self, subject: str, body: object = None) -> dict[str, object]:
         """Send a request to the JetStream API as the administrator, who knows it by its own name."""
-        return await self.admin.ask(jetstream_api.at_server(subject), body)
+        return await self.admin.api_request(jetstream_api.server_subject(subject), body)
 
 
 @asynccontextmanager
@@ -37,12 +37,12 @@ async def administered(directory: Path) -> AsyncGenerator[Administered]:
     """Run a server below ``directory``, with nothing set up yet."""
     port = free_port()
     credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
-    section = accounts(logins_of(credentials))
+    section = accounts_section(logins_by_credential(credentials))
     section[STREAMS_ACCOUNT]["users"] = [{"user": ADMIN, "password": "secret"}]
     listen = Listen(
         port=port,
         store_dir=directory / "jetstream",
-        file_store_bytes_max=DEFAULT_SPACE.total,
+        file_store_bytes_max=DEFAULT_SIZES.total,
         log_file=directory / "nats.log",
     )
     write_private(directory / "nats.conf", server_config(listen, section))

@@ -17,7 +17,7 @@ from linestop.schemas.subjects import ACTORS
 
 Connect = Callable[[CredentialName], Awaitable[Connection]]
 
-WAKES = BusLayout(wakes={role: (subjects.wakes_on("operator", "stopped"),) for role in ACTORS})
+WAKES = BusLayout(wakes={role: (subjects.event_filter("operator", "stopped"),) for role in ACTORS})
 
 
 @pytest.fixture(scope="module")

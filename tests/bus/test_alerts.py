@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 from tests.builders import Story
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns, Tools
 from tests.stack import stack
 
 from linestop.actors.validator import Validator
@@ -22,20 +22,20 @@ from linestop.bus import run_outcomes_and_alerts, stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable
-from linestop.runtime.actor_process import Host
-from linestop.runtime.outbox import Outgoing
-from linestop.runtime.process_settings import HostConfig
-from linestop.runtime.role_binding import Station
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.outbox import Outbox
+from linestop.runtime.process_settings import ProcessSettings
+from linestop.runtime.role_binding import RoleBinding
 from linestop.runtime.role_factory import make_role
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, Refused, decode
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import LATEST, Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
@@ -52,12 +52,12 @@ async def serving(
     roles: Sequence[RoleName] = ACTORS,
     *,
     name: str = "w#1",
-) -> AsyncGenerator[Host]:
+) -> AsyncGenerator[ActorProcess]:
     """One process with these roles, on a scripted model."""
-    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
-    made = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in roles]
-    config = HostConfig(worker=name, now=virtual_now, chance=random.Random(1))
-    async with Host(InMemory(broker), made, config).running() as host:
+    await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+    made = [make_role(role, requester=ScriptedTurns(turns), runner=Tools({})) for role in roles]
+    config = ProcessSettings(worker=name, now=virtual_now, random_source=random.Random(1))
+    async with ActorProcess(InMemory(broker), made, config).running() as host:
         yield host
 
 
@@ -76,8 +76,8 @@ async def log_of(broker: MemoryBroker) -> Run:
 async def stop_directly(broker: MemoryBroker) -> None:
     """Stop the run as the operator does, with no actor."""
     run, log = await log_of(broker), broker.log(["operator"])
-    stamper = Stamper(build="", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
-    await stop_run(log, stamper, run, lambda at: stopped(at, by="ann", why="enough"))
+    encoder = EventEncoder(build="", blobs=broker.blobs(), random_source=random.Random(2), now=virtual_now)
+    await stop_run(log, encoder, run, lambda at: stop_event(at, by="ann", why="enough"))
 
 
 def alerts(broker: MemoryBroker) -> list[tuple[str, dict[str, Any]]]:
@@ -94,13 +94,13 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
         async with serving(broker, [[("pay", "a")]]):
             await submit(broker)
             await anyio.sleep(2)
-        [(kind, said)] = alerts(broker)
+        [(kind, payload)] = alerts(broker)
         assert kind == "approval-asked"
-        assert (said["tenant"], said["run"], said["agent"]) == (TENANT, RUN, "a")
-        n: int = said["n"]
+        assert (payload["tenant"], payload["run"], payload["agent"]) == (TENANT, RUN, "a")
+        n: int = payload["n"]
         entry = (await log_of(broker)).entries[n - 1]
         assert entry.name == "asked"
-        assert decode("approver", "asked", msgspec.json.encode(said["event"])) == entry.event
+        assert decode("approver", "asked", msgspec.json.encode(payload["event"])) == entry.event
         [stored] = broker.stream(stream_names.ALERTS).matching(">")
         assert entry.event is not None
         assert stored.headers == {
@@ -119,7 +119,7 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
     run_virtual(main, seed=1)
 
 
-def test_a_message_id_said_beforehand_silences_no_alert() -> None:
+def test_a_message_id_published_beforehand_suppresses_no_alert() -> None:
     """Whoever knows the run and counts ahead cannot take the place of what nobody has said yet."""
 
     async def main() -> None:
@@ -135,7 +135,7 @@ def test_a_message_id_said_beforehand_silences_no_alert() -> None:
     run_virtual(main, seed=1)
 
 
-def test_the_message_id_of_an_alert_is_the_same_whoever_sends_it_and_takes_all_of_it_to_know() -> None:
+def test_the_message_id_of_an_alert_depends_on_the_whole_alert_and_not_on_its_sender() -> None:
     """Two processes that read the same log name the same; another event in its place is named otherwise."""
 
     async def main() -> None:
@@ -145,27 +145,27 @@ def test_the_message_id_of_an_alert_is_the_same_whoever_sends_it_and_takes_all_o
             await anyio.sleep(2)
         run, again = await log_of(broker), await log_of(broker)
         [one], [same] = (
-            list(run_outcomes_and_alerts.alerts(run, since=NEVER)),
-            list(run_outcomes_and_alerts.alerts(again, since=NEVER)),
+            list(run_outcomes_and_alerts.event_alerts(run, since=NEVER)),
+            list(run_outcomes_and_alerts.event_alerts(again, since=NEVER)),
         )
         assert one == same
         asked = next(entry for entry in run.entries if entry.name == "asked")
         assert asked.event is not None
-        other = run_outcomes_and_alerts.alert(
+        other = run_outcomes_and_alerts.alert_for_event(
             run, msgspec.structs.replace(asked, event=msgspec.structs.replace(asked.event, id="other"))
         )
         assert other is not None
         assert other.headers["ce-id"] == one.headers["ce-id"]
         assert other.headers["Nats-Msg-Id"] != one.headers["Nats-Msg-Id"]
         [mine, still, theirs] = [
-            run_outcomes_and_alerts.no_worker(run, "planner", nonce=nonce) for nonce in ("a", "a", "b")
+            run_outcomes_and_alerts.no_worker_alert(run, "planner", nonce=nonce) for nonce in ("a", "a", "b")
         ]
         assert mine.headers["Nats-Msg-Id"] == still.headers["Nats-Msg-Id"] != theirs.headers["Nats-Msg-Id"]
 
     run_virtual(main, seed=1)
 
 
-def test_an_operators_stop_calls_once_when_the_run_is_sealed() -> None:
+def test_an_operators_stop_raises_one_alert_when_the_run_is_sealed() -> None:
     """Nobody but the operator said it, so the recorder calls."""
 
     async def main() -> None:
@@ -175,12 +175,12 @@ def test_an_operators_stop_calls_once_when_the_run_is_sealed() -> None:
             await anyio.sleep(1)
             await stop_directly(broker)
             await anyio.sleep(30)
-        assert [(kind, said["event"]["by"]) for kind, said in alerts(broker)] == [("stopped", "ann")]
+        assert [(kind, payload["event"]["by"]) for kind, payload in alerts(broker)] == [("stopped", "ann")]
 
     run_virtual(main, seed=1)
 
 
-def test_an_actors_stop_calls_once() -> None:
+def test_an_actors_stop_raises_one_alert() -> None:
     """What was said at once is not said again when the run is sealed."""
 
     async def main() -> None:
@@ -195,7 +195,7 @@ def test_an_actors_stop_calls_once() -> None:
     run_virtual(main, seed=1)
 
 
-def test_a_stop_for_a_role_that_said_something_illegal_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_after_an_illegal_decision_raises_an_alert(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also a stop that the shell says by itself."""
     monkeypatch.setattr(Validator, "decide", _illegal(Validator.decide))
 
@@ -204,21 +204,21 @@ def test_a_stop_for_a_role_that_said_something_illegal_calls(monkeypatch: pytest
         async with serving(broker, []):
             await submit(broker)
             await anyio.sleep(10)
-        assert [(kind, said["event"]["code"]) for kind, said in alerts(broker)] == [("stopped", "defect")]
+        assert [(kind, payload["event"]["code"]) for kind, payload in alerts(broker)] == [("stopped", "defect")]
 
     run_virtual(main, seed=1)
 
 
 def _illegal(inner: Any) -> Any:  # noqa: ANN401 - stands in for a method
     def decide(self: Any, run: Run, *args: Any) -> Any:  # noqa: ANN401
-        said = inner(self, run, *args)
+        event = inner(self, run, *args)
         wrong = run.proposals and not run.done
-        return msgspec.structs.replace(said, proposal_n=99) if wrong and said is not None else said
+        return msgspec.structs.replace(event, proposal_n=99) if wrong and event is not None else event
 
     return decide
 
 
-def _dead_already(*_: object) -> None:
+def _die_before_the_alert(*_: object) -> None:
     """Die before anybody is called."""
 
 
@@ -228,7 +228,7 @@ def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monk
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         with monkeypatch.context() as dying:
-            dying.setattr(Outgoing, "call", _dead_already)
+            dying.setattr(Outbox, "call", _die_before_the_alert)
             async with serving(broker, [[("pay", "a")]]):
                 await submit(broker)
                 await anyio.sleep(2)
@@ -242,7 +242,7 @@ def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monk
 
 
 @pytest.mark.parametrize("roles", [ACTORS, ("recorder", "budget")])
-def test_a_question_is_told_late_if_nobody_lived_to_tell_it(
+def test_a_question_raises_its_alert_later_if_its_process_died_first(
     monkeypatch: pytest.MonkeyPatch, roles: Sequence[RoleName]
 ) -> None:
     """However old it is, while it is open: the first look of the recorder's sweep calls."""
@@ -250,7 +250,7 @@ def test_a_question_is_told_late_if_nobody_lived_to_tell_it(
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         with monkeypatch.context() as dying:
-            dying.setattr(Outgoing, "call", _dead_already)
+            dying.setattr(Outbox, "call", _die_before_the_alert)
             async with serving(broker, [[("pay", "a")]]):
                 await submit(broker)
                 await anyio.sleep(2)
@@ -262,7 +262,7 @@ def test_a_question_is_told_late_if_nobody_lived_to_tell_it(
     run_virtual(main, seed=1)
 
 
-def test_a_question_that_is_answered_is_not_told_again() -> None:
+def test_a_question_that_is_answered_raises_no_second_alert() -> None:
     """A later process finds nothing open in a run that was stopped, and calls for no question."""
 
     async def main() -> None:
@@ -271,17 +271,19 @@ def test_a_question_that_is_answered_is_not_told_again() -> None:
             await submit(broker)
             await anyio.sleep(2)
         run = await log_of(broker)
-        assert [alert.kind for alert in run_outcomes_and_alerts.alerts(run, since=LATEST, asked_after=0)] == [
+        assert [alert.kind for alert in run_outcomes_and_alerts.event_alerts(run, since=LATEST, asked_after=0)] == [
             "approval-asked"
         ]
-        assert list(run_outcomes_and_alerts.alerts(run, since=LATEST, asked_after=run.n)) == []
+        assert list(run_outcomes_and_alerts.event_alerts(run, since=LATEST, asked_after=run.n)) == []
         await stop_directly(broker)
-        assert list(run_outcomes_and_alerts.alerts(await log_of(broker), since=LATEST, asked_after=0)) == []
+        assert list(run_outcomes_and_alerts.event_alerts(await log_of(broker), since=LATEST, asked_after=0)) == []
 
     run_virtual(main, seed=1)
 
 
-def test_a_sweep_that_has_seen_the_run_before_tells_what_its_asker_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_knows_the_run_sends_the_alert_that_the_asking_process_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The process that asks dies over it; the recorder, alive all the time, sees the run moved and calls."""
 
     async def main() -> None:
@@ -289,8 +291,8 @@ def test_a_sweep_that_has_seen_the_run_before_tells_what_its_asker_did_not(monke
         async with serving(broker, [], ["recorder", "budget", "validator"]) as recorder:
             await submit(broker)
             await anyio.sleep(12)
-            monkeypatch.setattr(Outgoing, "call", _dead_already)
-            async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.names]):
+            monkeypatch.setattr(Outbox, "call", _die_before_the_alert)
+            async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.role_names]):
                 await anyio.sleep(3)
             await anyio.sleep(10)
         # The first one is about the time in which there was no planner.
@@ -299,16 +301,16 @@ def test_a_sweep_that_has_seen_the_run_before_tells_what_its_asker_did_not(monke
     run_virtual(main, seed=1)
 
 
-def test_a_run_that_a_worker_does_not_move_is_stopped_once_a_person_was_called() -> None:
+def test_a_run_that_its_worker_does_not_advance_is_stopped_after_an_alert() -> None:
     """For all the recorder knows somebody plans, as with workers of an older linestop: the run counts as stuck."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         async with serving(broker, [], [role for role in ACTORS if role != "planner"]) as host:
-            host.sweep.is_missing = lambda role: role != "planner"
+            host.sweep.is_role_missing = lambda role: role != "planner"
             await submit(broker)
             await anyio.sleep(60)
-            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+            assert [(kind, payload.get("role")) for kind, payload in alerts(broker)] == [("no-worker", "planner")]
             await anyio.sleep(200)
         assert [kind for kind, _ in alerts(broker)] == ["no-worker", "stopped"]
         assert alerts(broker)[1][1]["event"]["code"] == "stuck"
@@ -316,7 +318,7 @@ def test_a_run_that_a_worker_does_not_move_is_stopped_once_a_person_was_called()
     run_virtual(main, seed=1)
 
 
-def test_a_run_whose_role_no_worker_does_calls_for_one_within_ten_seconds_and_is_not_stuck() -> None:
+def test_a_run_without_a_worker_for_its_role_raises_an_alert_within_ten_seconds_and_is_not_stuck() -> None:
     """The call comes once, and as long as there is no planner the run is not given up as one that does not move."""
 
     async def main() -> None:
@@ -325,7 +327,7 @@ def test_a_run_whose_role_no_worker_does_calls_for_one_within_ten_seconds_and_is
             await anyio.sleep(20)
             await submit(broker)
             await anyio.sleep(10)
-            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+            assert [(kind, payload.get("role")) for kind, payload in alerts(broker)] == [("no-worker", "planner")]
             await anyio.sleep(100)
             assert [kind for kind, _ in alerts(broker)] == ["no-worker"]
             assert (await log_of(broker)).stopped is None
@@ -334,7 +336,7 @@ def test_a_run_whose_role_no_worker_does_calls_for_one_within_ten_seconds_and_is
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_the_call_for_a_worker_comes_within_ten_seconds_of_the_death_of_the_last_one(killed: bool) -> None:
+def test_the_no_worker_alert_comes_within_ten_seconds_of_the_death_of_the_last_worker(killed: bool) -> None:
     """Said goodbye or not: the run waits from the moment in which its planner was last there."""
 
     async def main() -> None:
@@ -343,19 +345,19 @@ def test_the_call_for_a_worker_comes_within_ten_seconds_of_the_death_of_the_last
             async with serving(broker, [], ["planner"], name="p#1") as planner:
                 await anyio.sleep(20)
                 if killed:
-                    planner.presence.round = planner.presence._beat = _silent  # type: ignore[method-assign,assignment] # pyright: ignore[reportPrivateUsage]
+                    planner.presence.round = planner.presence._store_heartbeat = _store_no_heartbeat  # type: ignore[method-assign,assignment] # pyright: ignore[reportPrivateUsage]
             await submit(broker)
             await anyio.sleep(10)
-            assert [(kind, said.get("role")) for kind, said in alerts(broker)] == [("no-worker", "planner")]
+            assert [(kind, payload.get("role")) for kind, payload in alerts(broker)] == [("no-worker", "planner")]
 
     run_virtual(main, seed=1)
 
 
-async def _silent(*_: object) -> None:
+async def _store_no_heartbeat(*_: object) -> None:
     """Show nothing, as a process that was killed."""
 
 
-def test_no_worker_is_called_for_while_a_person_is_asked() -> None:
+def test_no_worker_alert_is_sent_while_a_run_waits_for_a_person() -> None:
     """A run that waits for a person waits for nobody's process."""
 
     async def main() -> None:
@@ -371,7 +373,7 @@ def test_no_worker_is_called_for_while_a_person_is_asked() -> None:
     run_virtual(main, seed=1)
 
 
-def test_a_run_that_waits_is_not_stopped_because_nobody_can_be_called() -> None:
+def test_a_waiting_run_is_not_stopped_because_its_alert_cannot_be_sent() -> None:
     """That the question is too large for an alert says nothing of the run: it waits until somebody looks."""
 
     async def main() -> None:
@@ -387,7 +389,7 @@ def test_a_run_that_waits_is_not_stopped_because_nobody_can_be_called() -> None:
     run_virtual(main, seed=1)
 
 
-def test_an_alert_that_cannot_be_sent_holds_nothing_up() -> None:
+def test_an_alert_that_cannot_be_sent_delays_nothing() -> None:
     """The run goes on while nobody can be called."""
 
     async def main() -> None:
@@ -404,54 +406,57 @@ def test_an_alert_that_cannot_be_sent_holds_nothing_up() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_on_the_real_server_a_stop_calls_once_and_what_goes_out_has_its_headers(tmp_path: Path) -> None:
+async def test_on_the_real_server_a_stop_raises_one_alert_and_every_message_has_its_headers(tmp_path: Path) -> None:
     """An operator's stop and an actor's: one alert each, said again or not; outcome and dead letter are named, too."""
     async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as operator:
         async with await connect(line.server.credential("operator"), name="look") as connection:
             wire = await Wire.open(connection)
-            heard: list[Msg] = []
-            await wire.subscribe("live.alerts.>", heard.append)
+            messages: list[Msg] = []
+            await wire.subscribe("live.alerts.>", messages.append)
             submitted = [await operator.submit("desk", "hang"), await operator.submit("desk", "hang")]
             await operator.stop(submitted[0].run, why="drill")
             async with Client.connect(line.directory) as client:
                 await client.stop(submitted[1].run, why="enough")
             assert line.host is not None
-            outgoing, station = line.host.shell.outgoing, line.host.shell.stations[0]
+            outbox, binding = line.host.shell.outbox, line.host.shell.bindings[0]
             run = Run(TENANT, RUN)
             for each in submitted:
                 outcome = await operator.outcome(each.run, timeout_s=SOON_S)
                 run = Run(TenantId(outcome.tenant), RunId(outcome.run))
-                await catch_up(station.log, run)
-                await outgoing.alerts(run, run_outcomes_and_alerts.alerts(run, since=NEVER))
+                await catch_up(binding.log, run)
+                await outbox.publish_alerts(run, run_outcomes_and_alerts.event_alerts(run, since=NEVER))
                 stored = await Reader(wire, stream_names.OUTCOMES).direct_last(f"outcomes.default.desk.{each.run}")
                 assert stored is not None
                 assert stored.headers["ce-type"] == "io.linestop.outcome"
                 assert run.sealed is not None
                 assert stored.headers["traceparent"] == run.sealed.trace
-            outgoing.bury(station, run, "for the test")
-            await station.publisher.alert(run.tenant, "last", b"{}", {})
+            outbox.dead_letter(binding, run, "for the test")
+            await binding.publisher.alert(run.tenant, "last", b"{}", {})
             with anyio.fail_after(SOON_S):
-                while not heard or not heard[-1].subject.endswith(".last"):  # noqa: ASYNC110
+                while not messages or not messages[-1].subject.endswith(".last"):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
-                while not (letter := await Reader(wire, stream_names.DEAD).direct_last(_dead(station, run))):  # noqa: ASYNC110
+                dead = Reader(wire, stream_names.DEAD)
+                while not (dead_letter := await dead.direct_last(_dead_letter_subject(binding, run))):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
-        said = [msgspec.json.decode(message.data) for message in heard[:-1]]
-        assert sorted(each["run"] for each in said) == sorted(each.run for each in submitted)
-        assert {each["event"]["why"] for each in said} == {"drill", "enough"}
-        assert [(message.headers or {}).get("ce-type") for message in heard[:-1]] == ["io.linestop.alert.stopped"] * 2
-        assert letter.headers["ce-type"] == "io.linestop.dead"
-        assert letter.headers["traceparent"].startswith("00-")
+        payloads = [msgspec.json.decode(message.data) for message in messages[:-1]]
+        assert sorted(each["run"] for each in payloads) == sorted(each.run for each in submitted)
+        assert {each["event"]["why"] for each in payloads} == {"drill", "enough"}
+        assert [(message.headers or {}).get("ce-type") for message in messages[:-1]] == [
+            "io.linestop.alert.stopped"
+        ] * 2
+        assert dead_letter.headers["ce-type"] == "io.linestop.dead"
+        assert dead_letter.headers["traceparent"].startswith("00-")
 
 
-def _dead(station: Station, run: Run) -> str:
-    return subjects.dead(run.tenant, run.run, role=station.role.name)
+def _dead_letter_subject(binding: RoleBinding, run: Run) -> str:
+    return subjects.dead_letter(run.tenant, run.run, role=binding.role.name)
 
 
 @pytest.mark.parametrize("stopped_first", [True, False])
 def test_the_outcome_of_a_run_that_never_opened_goes_to_one_place(stopped_first: bool) -> None:
     """``none`` if it was stopped first, whether or not its task came in time; else to the agent that was asked for."""
     story = Story()
-    stop = stopped(story.run, by="ann", why="enough")
+    stop = stop_event(story.run, by="ann", why="enough")
     refused = Refused(code="stopped" if stopped_first else "bad_task", sentence="No.", agent="desk")
     if stopped_first:
         story.given(stop, by="operator").given(refused)

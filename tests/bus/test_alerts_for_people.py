@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import CONTRACTS, agent, at_work, call, contract
 
-from linestop.bus.run_outcomes_and_alerts import alerts
+from linestop.bus.run_outcomes_and_alerts import event_alerts
 from linestop.schemas.events import NEVER, Asked
 
 NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}
@@ -20,8 +20,8 @@ AGENT = agent(tools=(*CONTRACTS, contract("wait.for_event", kind="wait", paramet
         ("pay", "{}", ["approval-asked"]),
     ],
 )
-def test_nobody_is_called_for_an_event(tool: str, args: str, kinds: list[str]) -> None:
+def test_a_wait_for_an_event_raises_no_alert(tool: str, args: str, kinds: list[str]) -> None:
     """A payment that is awaited is no reason to wake somebody up."""
     story = at_work(call(tool, args), version=AGENT)
     assert story.last(Asked)
-    assert [alert.kind for alert in alerts(story.run, since=NEVER)] == kinds
+    assert [alert.kind for alert in event_alerts(story.run, since=NEVER)] == kinds

@@ -9,8 +9,8 @@ import pytest
 
 from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.jetstream.reads import Found
-from linestop.bus.jetstream.replies import Meaning, head_named, meaning, read_ack
+from linestop.bus.jetstream.reads import StreamMessage
+from linestop.bus.jetstream.replies import ReplyMeaning, head_in_refusal, meaning, read_ack
 from linestop.bus.jetstream.wire import Wire
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -27,7 +27,7 @@ STORED = b'{"stream":"RUNS","seq":7}'
 DUPLICATE = b'{"stream":"RUNS","seq":7,"duplicate": true}'
 SUPERSEDED = refused(400, 10071, "wrong last sequence: 12")
 TAKEN = refused(503, 10077, "maximum messages per subject exceeded")
-ANSWERS: list[tuple[bytes, Meaning, int]] = [
+REPLIES: list[tuple[bytes, ReplyMeaning, int]] = [
     (STORED, "stored", 0),
     (DUPLICATE, "duplicate", 0),
     (SUPERSEDED, "superseded", 12),
@@ -43,33 +43,33 @@ ANSWERS: list[tuple[bytes, Meaning, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "means", "head"), ANSWERS, ids=[f"{row[1]}-{row[0][:40]!r}" for row in ANSWERS])
-def test_every_answer_of_a_stream_has_its_meaning(answer: bytes, means: Meaning, head: int) -> None:
+@pytest.mark.parametrize(("answer", "means", "head"), REPLIES, ids=[f"{row[1]}-{row[0][:40]!r}" for row in REPLIES])
+def test_every_reply_of_a_stream_has_its_meaning(answer: bytes, means: ReplyMeaning, head: int) -> None:
     """Only a superseded append is told the head; whatever nobody knows is asked again later."""
     ack = read_ack(answer)
-    assert (meaning(ack), head_named(ack)) == (means, head)
+    assert (meaning(ack), head_in_refusal(ack)) == (means, head)
 
 
 class Stored:
     """What the stream holds at the place that is looked up."""
 
-    def __init__(self, found: Found | None) -> None:
+    def __init__(self, found: StreamMessage | None) -> None:
         self.found = found
         self.asked: list[object] = []
 
-    async def at(self, seq: int) -> Found | None:
+    async def at(self, seq: int) -> StreamMessage | None:
         """The message at a sequence."""
         self.asked.append(seq)
         return self.found
 
-    async def last(self, subject: str) -> Found | None:
+    async def last(self, subject: str) -> StreamMessage | None:
         """The last message of a subject."""
         self.asked.append(subject)
         return self.found
 
 
 SUBJECT = "runs.t.r.planner.stopped.2"
-OURS = Found(subject=SUBJECT, payload=b"ours", seq=7, headers={})
+OURS = StreamMessage(subject=SUBJECT, payload=b"ours", seq=7, headers={})
 RIVAL = msgspec.structs.replace(OURS, payload=b"theirs")
 ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.2")
 
@@ -90,7 +90,7 @@ ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.
     ],
 )
 async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
-    answer: bytes, found: Found | None, asked: object, head: int | None
+    answer: bytes, found: StreamMessage | None, asked: object, head: int | None
 ) -> None:
     """A lost answer makes ours look refused; a rival's event, or our id used elsewhere, is a conflict."""
     log = JetStreamLog(cast("Wire", None))

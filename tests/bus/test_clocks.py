@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 import anyio
 import msgspec
 import pytest
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -49,11 +49,11 @@ class World:
 
     async def process(
         self, name: str, roles: Sequence[RoleName], wall: Wall, *, turns: Sequence[Sequence[tuple[str, str]]] = WAITS
-    ) -> Host:
+    ) -> ActorProcess:
         """Start one."""
-        made = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in roles]
-        config = HostConfig(worker=f"{name}#1", now=wall.now, chance=random.Random(name))
-        return await self._stack.enter_async_context(Host(InMemory(self.broker), made, config).running())
+        made = [make_role(role, requester=ScriptedTurns(turns), runner=Tools({})) for role in roles]
+        config = ProcessSettings(worker=f"{name}#1", now=wall.now, random_source=random.Random(name))
+        return await self._stack.enter_async_context(ActorProcess(InMemory(self.broker), made, config).running())
 
     async def task(self) -> None:
         """Give the agent something to do, once the processes have begun to listen."""
@@ -82,7 +82,7 @@ def in_world(main: Callable[[World], Awaitable[None]]) -> None:
 
     async def outer() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
         async with AsyncExitStack() as stack:
             await main(World(broker, stack))
 

@@ -12,9 +12,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import use_span
 from tests.builders import NOW, TASK, Story
 
-from linestop.actors.facts import CurrentAgent, Incoming
+from linestop.actors.facts import CurrentAgent, IncomingTask
 from linestop.actors.task_opening import task_sha256
-from linestop.bus.cloud_events import event_headers, received
+from linestop.bus.cloud_events import event_headers, unwrap
 from linestop.client.sender import message_headers
 from linestop.errors import InputError
 from linestop.schemas.events import Opened
@@ -55,14 +55,14 @@ def test_a_structured_event_is_unwrapped_however_its_names_are_written(
     name: str, media_type: str, payload: bytes
 ) -> None:
     """Header names and media types have no case, and the data may be JSON, JSON text or base64."""
-    data, _ = received({name: media_type}, payload)
+    data, _ = unwrap({name: media_type}, payload)
     assert json.loads(data) == TASK_JSON
 
 
 def test_the_payload_of_any_other_message_is_the_data() -> None:
     """Binary mode, and plain JSON."""
-    assert received({"ce-specversion": "1.0", "content-type": "application/json"}, b"{}") == (b"{}", "")
-    assert received({}, b"\xff") == (b"\xff", "")
+    assert unwrap({"ce-specversion": "1.0", "content-type": "application/json"}, b"{}") == (b"{}", "")
+    assert unwrap({}, b"\xff") == (b"\xff", "")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_payload_of_any_other_message_is_the_data() -> None:
 def test_what_claims_to_be_an_event_and_is_not_is_refused(media_type: str, payload: bytes, sentence: str) -> None:
     """The sentence names what is wrong."""
     with pytest.raises(InputError, match=sentence):
-        received({"Content-Type": media_type}, payload)
+        unwrap({"Content-Type": media_type}, payload)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_claims_to_be_an_event_and_is_not_is_refused(media_type: str, paylo
 )
 def test_a_trace_is_found_wherever_its_sender_put_it(headers: dict[str, str], payload: bytes) -> None:
     """As a header of W3C's, or as the attribute that CloudEvents has for it."""
-    assert received(headers, payload)[1] == THEIRS
+    assert unwrap(headers, payload)[1] == THEIRS
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def opened_with(trace: str) -> Story:
     """A run whose task came with this trace."""
     story = Story()
     task = Task(text=TASK, user="ann")
-    incoming = Incoming(agent=story.version.name, sha256=task_sha256(task), task=task, trace=trace)
-    return story.when("validator", incoming, CurrentAgent(version=story.version)).said()
+    incoming = IncomingTask(agent=story.version.name, sha256=task_sha256(task), task=task, trace=trace)
+    return story.when("validator", incoming, CurrentAgent(version=story.version)).append_decided()
 
 
 def test_an_opened_run_keeps_its_tasks_trace() -> None:
@@ -125,10 +125,10 @@ def test_an_opened_run_keeps_its_tasks_trace() -> None:
     assert not opened_with("nonsense").last(Opened).task.trace
 
 
-def test_what_goes_out_says_what_it_is_when_it_was_and_what_it_is_about() -> None:
+def test_published_headers_name_the_type_the_time_and_the_subject() -> None:
     """No SDK has to guess type, time or subject."""
     at = datetime(2026, 1, 1, 13, 0, 0, 5, tzinfo=timezone(timedelta(hours=1)))
-    assert event_headers(THEIRS, ident="i", role="recorder", kind="outcome", subject="r1", at=at) == {
+    assert event_headers(THEIRS, event_id="i", role="recorder", kind="outcome", subject="r1", at=at) == {
         "traceparent": THEIRS,
         "Content-Type": "application/json",
         "ce-specversion": "1.0",

@@ -16,8 +16,8 @@ from linestop.bus.credentials import ensure_credentials
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.server.outside_broker import bus_init, server_text
-from linestop.bus.stream_definitions import DEFAULT_SPACE, SECOND_NS, Space, consumers, streams
+from linestop.bus.server.outside_broker import bus_init, server_config_text
+from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, StreamSizes, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -62,7 +62,7 @@ SWITCHES = {
 """What would let messages vanish, change or come in unasked, and whether a server lets it be switched on later."""
 
 
-async def test_a_rule_that_is_switched_off_later_is_told(tmp_path: Path) -> None:
+async def test_a_rule_that_is_switched_off_later_is_reported(tmp_path: Path) -> None:
     """What the server's administrator can do to a write-once stream, the comparison names, with who can undo it."""
     async with administered(tmp_path) as server, await connect(server.credentials["bootstrap"], name="test") as mine:
         assert (await set_up(mine)).differences == await compare(mine) == ()
@@ -76,29 +76,33 @@ async def test_a_rule_that_is_switched_off_later_is_told(tmp_path: Path) -> None
                 except ApiError:
                     continue
                 allowed.add(field)
-                told = [line for line in await compare(mine) if line.startswith(f"stream {stream} has {field} true")]
-                assert len(told) == 1
-                assert "have the broker's administrator" in told[0]
+                sentences = [
+                    line for line in await compare(mine) if line.startswith(f"stream {stream} has {field} true")
+                ]
+                assert len(sentences) == 1
+                assert "have the broker's administrator" in sentences[0]
             assert allowed == {field for field, possible in SWITCHES.items() if possible}
         assert (await set_up(mine)).differences == await compare(mine) != ()
 
 
-async def test_setting_up_twice_changes_nothing_and_a_difference_is_told(tmp_path: Path) -> None:
+async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp_path: Path) -> None:
     """A stream that exists is compared and left alone; space and copies may differ, rules may not."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
         loose = {"name": "RUNS", "subjects": ["runs.>"], "storage": "file", "max_bytes": 1_000_000}
-        await bootstrap.ask(jetstream_api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1})
+        await bootstrap.api_request(
+            jetstream_api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1}
+        )
         assert "stream TASKS is missing: `linestop dev` or `linestop bus init` makes it." in await compare(bootstrap)
         first = await set_up(bootstrap)
         assert "stream TASKS" in first.created
         assert "stream RUNS" not in first.created
-        told = " ".join(first.differences)
+        sentences = " ".join(first.differences)
         for field in ("deny_purge", "deny_delete", "max_msgs_per_subject", "republish", "discard", "max_age"):
-            assert f"stream RUNS has {field} " in told
-        assert "max_bytes" not in told
+            assert f"stream RUNS has {field} " in sentences
+        assert "max_bytes" not in sentences
         assert (
             'stream RUNS has discard "old" where linestop needs "new": look who changed it, '
             "then have the broker's administrator set it back or delete it (docs/operations.md)."
@@ -120,9 +124,9 @@ async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_pat
         old = BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)})
         new = BusLayout(wakes={"budget": ("runs.*.*.planner.failed.>",)})
         assert (await set_up(bootstrap, old)).updated == ()
-        told = await compare(bootstrap, new)
-        assert len(told) == 1
-        assert told[0].startswith("consumer role_budget of RUNS is as an older linestop made it (filter_subjects)")
+        sentences = await compare(bootstrap, new)
+        assert len(sentences) == 1
+        assert sentences[0].startswith("consumer role_budget of RUNS is as an older linestop made it (filter_subjects)")
         # To look changes nothing.
         assert await compare(bootstrap, old) == ()
         done = await set_up(bootstrap, new)
@@ -146,9 +150,9 @@ async def test_a_consumer_that_cannot_be_brought_up_to_date_is_left_alone(
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
         runs = next(each for each in streams() if each.name == spec.stream)
-        await bootstrap.ask(jetstream_api.stream_create(runs.name), runs.config)
+        await bootstrap.api_request(jetstream_api.stream_create(runs.name), runs.config)
         body = {"stream_name": spec.stream, "config": config, "action": "create"}
-        await bootstrap.ask(jetstream_api.consumer_create(spec.stream, spec.name), body)
+        await bootstrap.api_request(jetstream_api.consumer_create(spec.stream, spec.name), body)
         done = await set_up(bootstrap)
         assert done.updated == ()
         assert sorted(line.split()[:6] for line in done.differences) == [
@@ -167,10 +171,10 @@ async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path)
             republish = {"src": f"$KV.{name}.>", "dest": f"live.{name}.>"}
             old = {"deny_purge": False, "allow_rollup_hdrs": True, "republish": republish}
             if name in {stream_names.AGENTS_BUCKET, stream_names.SHARED_BUCKET}:
-                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, **old})
+                await bootstrap.api_request(jetstream_api.stream_create(spec.name), {**spec.config, **old})
             if name == stream_names.TASKS:
                 aimed = {"src": "tasks.>", "dest": "runs.acme.x.approver.>"}
-                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, "republish": aimed})
+                await bootstrap.api_request(jetstream_api.stream_create(spec.name), {**spec.config, "republish": aimed})
         (difference,) = (await set_up(bootstrap)).differences
         assert difference.startswith('stream TASKS has republish {"src":"tasks.>","dest":"runs.acme.x.approver.>"}')
 
@@ -185,9 +189,9 @@ async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path)
         ("nats://nats:7", "0.0.0.0:7"),
     ],
 )
-def test_a_server_for_this_machine_listens_to_nobody_else(tmp_path: Path, url: str, listen: str) -> None:
+def test_a_server_for_this_machine_listens_on_loopback_only(tmp_path: Path, url: str, listen: str) -> None:
     """Every address of the loopback is one, also as IPv6; any other name is how others reach the server."""
-    assert json.loads(server_text(ensure_credentials(tmp_path, url), url))["listen"] == listen
+    assert json.loads(server_config_text(ensure_credentials(tmp_path, url), url))["listen"] == listen
 
 
 async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
-        huge = BusLayout(space=Space(runs=DEFAULT_SPACE.total * 2))
+        huge = BusLayout(sizes=StreamSizes(runs=DEFAULT_SIZES.total * 2))
         with pytest.raises(ConfigError, match=r"stream RUNS cannot be created: .*insufficient storage"):
             await set_up(bootstrap, huge)
 
@@ -240,34 +244,34 @@ async def test_streams_of_an_older_linestop_are_brought_up_to_date_by_the_embedd
     ):
         for spec in streams():
             if spec.name in OLD:
-                await bootstrap.ask(jetstream_api.stream_create(spec.name), {**spec.config, **OLD[spec.name]})
+                await bootstrap.api_request(jetstream_api.stream_create(spec.name), {**spec.config, **OLD[spec.name]})
         async with server.administrator() as admin:
             for name in OLD_DURABLES:
                 filters = ["control.>"] if name == "control_approver" else ["control.*.*.stop"]
                 config = {**consumers()[0].config, "durable_name": name, "name": name, "filter_subjects": filters}
                 body = {"stream_name": stream_names.CONTROL, "config": config, "action": "create"}
-                await admin.ask(
-                    jetstream_api.at_server(jetstream_api.consumer_create(stream_names.CONTROL, name)), body
+                await admin.api_request(
+                    jetstream_api.server_subject(jetstream_api.consumer_create(stream_names.CONTROL, name)), body
                 )
-        await person.ask("runs.acme.x.operator.stopped.1", {})
-        await person.ask("control.acme.x.stop", {})
-        await person.ask("control.acme.x.approve", {})
-        await validator.ask(stream_names.bucket_key(stream_names.IDS_BUCKET, "acme.k"), ["r", "d"])
-        told = (await set_up(bootstrap)).outdated
-        assert len(told) == len(OLD)
+        await person.api_request("runs.acme.x.operator.stopped.1", {})
+        await person.api_request("control.acme.x.stop", {})
+        await person.api_request("control.acme.x.approve", {})
+        await validator.api_request(stream_names.bucket_key(stream_names.IDS_BUCKET, "acme.k"), ["r", "d"])
+        sentences = (await set_up(bootstrap)).outdated
+        assert len(sentences) == len(OLD)
         assert all(
             line.startswith(f"stream {name} is as an older linestop made it")
-            for name, line in zip(OLD, told, strict=True)
+            for name, line in zip(OLD, sentences, strict=True)
         )
-        assert "`nats stream edit RUNS -f --compression=none`" in told[0]
-        assert set(told) <= set(await compare(bootstrap))
+        assert "`nats stream edit RUNS -f --compression=none`" in sentences[0]
+        assert set(sentences) <= set(await compare(bootstrap))
         done = await set_up(bootstrap, administrator=server.administrator)
         assert (done.outdated, done.differences) == ((), ())
         assert "stream RUNS (compression)" in done.updated
         assert await compare(bootstrap) == ()
-        states = {name: (await bootstrap.ask(jetstream_api.stream_info(name)))["state"] for name in OLD}
-        kept: dict[str, Any] = {name: state["messages"] for name, state in states.items()}  # type: ignore[index]
-        assert kept == {**dict.fromkeys(OLD, 0), "RUNS": 1, "CONTROL": 2, "KV_ids": 1}
+        states = {name: (await bootstrap.api_request(jetstream_api.stream_info(name)))["state"] for name in OLD}
+        message_counts: dict[str, Any] = {name: state["messages"] for name, state in states.items()}  # type: ignore[index]
+        assert message_counts == {**dict.fromkeys(OLD, 0), "RUNS": 1, "CONTROL": 2, "KV_ids": 1}
         assert states["CONTROL"]["consumer_count"] == 2  # type: ignore[index]
         with pytest.raises(PermissionDenied):
-            await bootstrap.ask(jetstream_api.stream_update(stream_names.RUNS), {})
+            await bootstrap.api_request(jetstream_api.stream_update(stream_names.RUNS), {})

@@ -57,7 +57,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
         load_credential(credential_path(tmp_path, "planner"))
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_not_read(tmp_path: Path) -> None:
     """A pipe in the place of a credential is not waited for."""
     os.mkfifo(tmp_path / "planner.json", 0o600)
     with pytest.raises(ConfigError, match=r"planner\.json cannot be read: it is no regular file"):
@@ -69,7 +69,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     ["broker", "broker:4222", "http://broker", "nats://", "nats://a:0", "nats://a:99999", "nats://a:x", "nats://[::1",
      "nats://a\0b", "nats://a,::", "nats://ann:hunter2@broker:4222"],
 )  # fmt: skip
-def test_an_address_that_is_none_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+def test_an_invalid_address_is_refused_without_showing_its_password(tmp_path: Path, url: str) -> None:
     """The sentence names the file and the form, and shows no secret."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, Credential(url=url, user="planner", password="secret-word"))
@@ -143,7 +143,9 @@ def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("secrets", [{"seed": GOOD.seed}, {"password": "wrong"}])
-async def test_a_credential_of_another_server_is_told_at_once(server: EmbeddedServer, secrets: dict[str, str]) -> None:
+async def test_a_credential_of_another_server_is_refused_at_once(
+    server: EmbeddedServer, secrets: dict[str, str]
+) -> None:
     """Trying again would not help, so the connection attempt ends."""
     wrong = Credential(url=server.url, user="planner", **secrets)
     before = time.monotonic()
@@ -184,14 +186,14 @@ async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureF
 
 
 @pytest.mark.broker
-async def test_a_violation_is_recorded_and_told_to_hooks(server: EmbeddedServer) -> None:
+async def test_a_violation_is_recorded_and_passed_to_hooks(server: EmbeddedServer) -> None:
     """Who publishes without waiting finds the refusal afterwards."""
     async with await connect(server.credential("watcher"), name="test") as watcher:
-        heard: asyncio.Queue[str] = asyncio.Queue()
-        watcher.on_denied(heard.put_nowait)
+        denied_subjects: asyncio.Queue[str] = asyncio.Queue()
+        watcher.on_denied(denied_subjects.put_nowait)
         await watcher.publish("tasks.acme.Support", b"{}")
-        assert await asyncio.wait_for(heard.get(), 5) == "tasks.acme.support"
-        assert list(watcher.violations) == [Violation(act="publish", subject="tasks.acme.support")]
+        assert await asyncio.wait_for(denied_subjects.get(), 5) == "tasks.acme.support"
+        assert list(watcher.violations) == [Violation(action="publish", subject="tasks.acme.support")]
 
 
 @pytest.mark.broker
@@ -203,7 +205,9 @@ async def test_a_message_over_the_brokers_limit_is_too_large(server: EmbeddedSer
 
 
 @pytest.mark.broker
-async def test_a_connection_restores_itself_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_connection_restores_itself_and_calls_its_hooks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """After a crash of the server the same connection and subscription work again, without a word on stderr."""
     async with EmbeddedServer(tmp_path) as server:
         async with (

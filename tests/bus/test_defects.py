@@ -11,21 +11,21 @@ from typing import Any, NoReturn
 import anyio
 import msgspec
 import pytest
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.facts import Facts
 from linestop.actors.role_protocol import Role
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.kill_switch_store import SwitchStore
-from linestop.client.kill_switches import KillSwitches
+from linestop.bus.kill_switch_store import KillSwitchStore
+from linestop.client.kill_switches import KillSwitchClient
 from linestop.errors import TooLarge
-from linestop.runtime.actor_process import FACTS_EVERY_S, Host
-from linestop.runtime.decide_next import Deciding, Draft, Look
+from linestop.runtime.actor_process import REFRESH_FACTS_EVERY_S, ActorProcess
+from linestop.runtime.decide_next import Decider, Draft, Pass
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.defaults import FOLD_BREAKS_MAX
+from linestop.schemas.defaults import FOLD_FAILURES_MAX
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.model_messages import ModelReply
@@ -54,27 +54,27 @@ def read(result: str) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def serving(broker: MemoryBroker, *, run: str = RUN, first: str = "look") -> AsyncGenerator[Host]:
+async def serving(broker: MemoryBroker, *, run: str = RUN, first: str = "look") -> AsyncGenerator[ActorProcess]:
     """One process with every role, whose model looks ``a`` up in each run, and a task for ``run``."""
-    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(CHECKED)
+    await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(CHECKED)
     outcomes = {"a": ToolResult(outcome="succeeded", value=NESTED)}
     turns: Mapping[str, Any] = {RUN: [[(first, "a")]], OTHER: [[("look", "b")]]}
-    roles = [make_role(role, caller=PerRun(turns), runner=Tools(outcomes)) for role in ACTORS]
-    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), checks={"look": read})
-    async with Host(InMemory(broker), roles, config).running() as host:
+    roles = [make_role(role, requester=ModelPerRun(turns), runner=Tools(outcomes)) for role in ACTORS]
+    config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), checks={"look": read})
+    async with ActorProcess(InMemory(broker), roles, config).running() as host:
         await submit(broker, run)
         yield host
 
 
-class PerRun:
+class ModelPerRun:
     """A scripted model for each run."""
 
     def __init__(self, turns: Mapping[str, Any]) -> None:
-        self._models = {run: Scripted(each) for run, each in turns.items()}
+        self._models = {run: ScriptedTurns(each) for run, each in turns.items()}
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Answer as this run's script says."""
-        return await self._models[work.run].call(work)
+        return await self._models[work.run].request(work)
 
 
 async def submit(broker: MemoryBroker, run: str) -> None:
@@ -93,12 +93,12 @@ def stops(run: Run) -> list[str]:
     return [entry.event.code for entry in run.entries if isinstance(entry.event, Stopped)]
 
 
-def letters(broker: MemoryBroker) -> list[dict[str, Any]]:
+def dead_letters(broker: MemoryBroker) -> list[dict[str, Any]]:
     """All dead letters."""
     return [msgspec.json.decode(stored.payload) for stored in broker.stream(stream_names.DEAD).matching(">")]
 
 
-def lost(broker: MemoryBroker) -> list[int]:
+def fold_failure_alerts(broker: MemoryBroker) -> list[int]:
     """Where each run stood that a person was called for because it is lost."""
     found = broker.stream(stream_names.ALERTS).matching(f"alerts.{TENANT}.lost")
     return [msgspec.json.decode(stored.payload)["n"] for stored in found]
@@ -124,15 +124,17 @@ def test_a_fact_that_cannot_be_gathered_stops_its_run_alone() -> None:
         assert ended.sealed.status == "failed"
         assert other.sealed is not None
         assert other.sealed.status == "completed"
-        assert [(letter["run"], letter["role"]) for letter in letters(broker)] == [(RUN, "validator")]
-        assert "RecursionError" in letters(broker)[0]["reason"]
+        assert [(dead_letter["run"], dead_letter["role"]) for dead_letter in dead_letters(broker)] == [
+            (RUN, "validator")
+        ]
+        assert "RecursionError" in dead_letters(broker)[0]["reason"]
 
     run_virtual(main, seed=1)
 
 
-def test_a_fact_at_hand_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_fact_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept of facts may break as well as what is fetched."""
-    inner = FactSource.at_hand
+    inner = FactSource.facts_at_hand
 
     def at_hand(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
         return fails() if role.name == "planner" and run.run == RUN else inner(self, run, role, now, extra)
@@ -148,7 +150,7 @@ def test_a_fact_at_hand_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch
         assert stops(ended) == ["defect"]
         assert ended.sealed is not None
         assert other.sealed is not None
-        assert len(letters(broker)) == 1
+        assert len(dead_letters(broker)) == 1
 
     run_virtual(main, seed=1)
 
@@ -170,7 +172,7 @@ def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.Monke
             nothing, other = await log_of(broker, RUN), await log_of(broker, OTHER)
         assert nothing.n == 0
         assert other.sealed is not None
-        assert ["ZeroDivisionError" in letter["reason"] for letter in letters(broker)] == [True]
+        assert ["ZeroDivisionError" in dead_letter["reason"] for dead_letter in dead_letters(broker)] == [True]
 
     run_virtual(main, seed=1)
 
@@ -192,17 +194,17 @@ def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.Monkey
             await submit(broker, OTHER)
             await anyio.sleep(600)
             ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
-        assert stops(ended) == ["defect"] * (FOLD_BREAKS_MAX if also_stop else 1)
+        assert stops(ended) == ["defect"] * (FOLD_FAILURES_MAX if also_stop else 1)
         assert "cannot be folded: ZeroDivisionError: it broke" in next(e.ignored for e in ended.entries if e.ignored)
         assert (ended.sealed is None) == also_stop
         assert other.sealed is not None
-        assert lost(broker) == ([ended.n] if also_stop else [])
-        assert 1 <= len(letters(broker)) <= (2 * FOLD_BREAKS_MAX + 2 if also_stop else 3)
+        assert fold_failure_alerts(broker) == ([ended.n] if also_stop else [])
+        assert 1 <= len(dead_letters(broker)) <= (2 * FOLD_FAILURES_MAX + 2 if also_stop else 3)
 
     run_virtual(main, seed=1)
 
 
-def test_a_late_fact_that_cannot_be_folded_is_not_said_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_result_that_cannot_be_folded_is_not_appended_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that breaks the fold each time it is said is given up after a few tries."""
     inner = fold.apply
 
@@ -217,14 +219,16 @@ def test_a_late_fact_that_cannot_be_folded_is_not_said_for_ever(monkeypatch: pyt
             await anyio.sleep(600)
             ended = await log_of(broker, RUN)
         assert stops(ended) == ["defect"]
-        assert sum(isinstance(entry.event, Finished) for entry in ended.entries) == 2 * FOLD_BREAKS_MAX + 1
-        assert len(letters(broker)) <= 4 * FOLD_BREAKS_MAX + 2
-        assert lost(broker) == [ended.n]
+        assert sum(isinstance(entry.event, Finished) for entry in ended.entries) == 2 * FOLD_FAILURES_MAX + 1
+        assert len(dead_letters(broker)) <= 4 * FOLD_FAILURES_MAX + 2
+        assert fold_failure_alerts(broker) == [ended.n]
 
     run_virtual(main, seed=1)
 
 
-def test_a_lost_run_calls_a_person_once_and_a_stop_that_can_be_read_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its own stops break it too, so it is said to be lost; the stop of whoever is called is settled and sealed."""
     inner = fold.apply
 
@@ -239,13 +243,15 @@ def test_a_lost_run_calls_a_person_once_and_a_stop_that_can_be_read_ends_it(monk
         async with serving(broker):
             await anyio.sleep(600)
             last = await log_of(broker, RUN)
-            assert last.lost
+            assert last.fold_failed_too_often
             assert not last.done
-            assert [each.kind for each in last.breaks] == ["ZeroDivisionError"] * (FOLD_BREAKS_MAX + 1)
-            assert {each.text for each in last.breaks} == {"it broke"}
-            assert lost(broker) == [last.n]
-            [why] = [letter["reason"] for letter in letters(broker) if "is lost" in letter["reason"]]
-            assert why.startswith(f"it is lost: {FOLD_BREAKS_MAX + 1} of its events cannot be folded, the last one")
+            assert [each.kind for each in last.fold_failures] == ["ZeroDivisionError"] * (FOLD_FAILURES_MAX + 1)
+            assert {each.text for each in last.fold_failures} == {"it broke"}
+            assert fold_failure_alerts(broker) == [last.n]
+            [why] = [
+                dead_letter["reason"] for dead_letter in dead_letters(broker) if "is lost" in dead_letter["reason"]
+            ]
+            assert why.startswith(f"it is lost: {FOLD_FAILURES_MAX + 1} of its events cannot be folded, the last one")
             assert why.endswith("ZeroDivisionError: it broke")
             await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
             await anyio.sleep(10)
@@ -256,7 +262,7 @@ def test_a_lost_run_calls_a_person_once_and_a_stop_that_can_be_read_ends_it(monk
     run_virtual(main, seed=1)
 
 
-def test_a_run_that_is_lost_while_it_waits_calls_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_run_whose_fold_failed_too_often_raises_an_alert_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at the deadline of the question, which is when it would be looked at otherwise."""
     inner = fold.apply
 
@@ -272,7 +278,7 @@ def test_a_run_that_is_lost_while_it_waits_calls_soon(monkeypatch: pytest.Monkey
             assert (await log_of(broker, RUN)).phase is Phase.WAITING
             await broker.publish(f"control.{TENANT}.{RUN}.pause", b'{"by":"ann"}')
             await anyio.sleep(20)
-            assert lost(broker) == [(await log_of(broker, RUN)).n]
+            assert fold_failure_alerts(broker) == [(await log_of(broker, RUN)).n]
 
     run_virtual(main, seed=1)
 
@@ -298,15 +304,15 @@ def test_a_dead_letter_that_cannot_be_stored_ends_nothing() -> None:
     run_virtual(main, seed=1)
 
 
-def test_a_run_that_no_look_survives_is_stopped_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever breaks there, each look is counted as one that moved nothing, and the sweep goes on with others."""
-    inner = Deciding.next
+    inner = Decider.next_draft
 
-    async def following(self: Deciding, look: Look, now: datetime) -> Draft | None:
-        run = look.entry.run
-        return fails() if run.run == RUN and run.opened and not run.done else await inner(self, look, now)
+    async def following(self: Decider, run_pass: Pass, now: datetime) -> Draft | None:
+        run = run_pass.entry.run
+        return fails() if run.run == RUN and run.opened and not run.done else await inner(self, run_pass, now)
 
-    monkeypatch.setattr(Deciding, "next", following)
+    monkeypatch.setattr(Decider, "next", following)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -348,7 +354,7 @@ def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await broker.shared(stream_names.SWITCHES_BUCKET).create(KEY, value)
+        await broker.bucket(stream_names.SWITCHES_BUCKET).create(KEY, value)
         async with serving(broker, run=OTHER):
             await anyio.sleep(1)
             refused = (await log_of(broker, OTHER)).refused
@@ -363,16 +369,16 @@ def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_op
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        shared, switches = broker.shared(), broker.shared(stream_names.SWITCHES_BUCKET)
+        shared, switches = broker.bucket(), broker.bucket(stream_names.SWITCHES_BUCKET)
         await shared.create(OLDER_KEY, b'["agent:a"]')
-        stored = KillSwitches(SwitchStore(switches, shared))
+        stored = KillSwitchClient(KillSwitchStore(switches, shared))
         async with serving(broker, run=OTHER):
             await anyio.sleep(1)
             assert (await log_of(broker, OTHER)).refused is not None
             assert await stored.closed() == {"agent:a"}
             assert await stored.open("agent:a") == set()
             assert await stored.closed() == set()
-            await anyio.sleep(FACTS_EVERY_S)
+            await anyio.sleep(REFRESH_FACTS_EVERY_S)
             await submit(broker, run=RunId("third"))
             await anyio.sleep(1)
             assert (await log_of(broker, RunId("third"))).refused is None
@@ -380,15 +386,15 @@ def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_op
     run_virtual(main, seed=1)
 
 
-def test_a_kill_switch_holds_two_seconds_after_it_was_closed() -> None:
+def test_a_kill_switch_takes_effect_two_seconds_after_it_was_closed() -> None:
     """Every process reads them that often."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         async with serving(broker):
             await anyio.sleep(1)
-            await broker.shared(stream_names.SWITCHES_BUCKET).create(KEY, b'["agent:a"]')
-            await anyio.sleep(FACTS_EVERY_S)
+            await broker.bucket(stream_names.SWITCHES_BUCKET).create(KEY, b'["agent:a"]')
+            await anyio.sleep(REFRESH_FACTS_EVERY_S)
             await submit(broker, run=OTHER)
             await anyio.sleep(1)
             assert (await log_of(broker, OTHER)).refused is not None

@@ -26,7 +26,7 @@ from linestop.bus.credentials import load_credential
 from linestop.bus.server import embedded as server_module
 from linestop.bus.server import process
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.stream_definitions import Space
+from linestop.bus.stream_definitions import StreamSizes
 from linestop.errors import ConfigError, Unreachable
 from linestop.testing.cluster import Cluster
 
@@ -66,7 +66,7 @@ async def test_a_killed_server_comes_back_with_its_port_and_data(tmp_path: Path)
         async with await bootstrap_of(server) as bootstrap:
             await set_up(bootstrap)
         async with await connect(server.credential("planner"), name="test") as planner:
-            await planner.ask(SUBJECT, {"kept": True})
+            await planner.api_request(SUBJECT, {"kept": True})
         url, pid = server.url, server.pid
         os.kill(pid, signal.SIGKILL)
         await events.wait_for("restarted")
@@ -157,11 +157,11 @@ async def test_a_server_that_makes_no_progress_is_ended(tmp_path: Path) -> None:
     config.write_text(f'{{"listen": "127.0.0.1:{process.free_port()}"}}')
     started = process.NatsProcess(config, tmp_path / "nats.log", port=process.free_port())
     with pytest.raises(Unreachable, match=r"has made no progress for 0\.2 s"):
-        await started.start(still_max_s=0.2)
+        await started.start(no_progress_max_s=0.2)
     assert started.pid == 0
 
 
-def test_an_idle_server_says_so(tmp_path: Path) -> None:
+def test_a_server_that_is_not_running_says_so(tmp_path: Path) -> None:
     """Asking for the address before the start is one sentence."""
     with pytest.raises(ConfigError, match="is not running: start it first"):
         _ = EmbeddedServer(tmp_path).url
@@ -217,17 +217,17 @@ async def test_another_process_cannot_use_the_directory(tmp_path: Path, monkeypa
 @pytest.mark.cluster
 async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_path: Path) -> None:
     """What was acknowledged is there, more can be written, and the killed node comes back."""
-    space = Space(runs=2**26, forks=2**24, blobs=2**24, tasks=2**24, outcomes=2**24, ids=2**22, small=2**22)
+    space = StreamSizes(runs=2**26, forks=2**24, blobs=2**24, tasks=2**24, outcomes=2**24, ids=2**22, small=2**22)
     async with Cluster(tmp_path, space=space) as cluster:
         async with await connect(cluster.credential("bootstrap"), name="test") as bootstrap:
-            (await set_up(bootstrap, BusLayout(space=space, replicas=3))).require_no_differences()
+            (await set_up(bootstrap, BusLayout(sizes=space, replicas=3))).require_no_differences()
         async with await connect(cluster.credential("planner"), name="test") as planner:
-            await planner.ask(SUBJECT, {"n": 1})
+            await planner.api_request(SUBJECT, {"n": 1})
             leader = await cluster.leader_of(stream_names.RUNS)
             await cluster.kill(leader)
             assert cluster.pids[leader] == 0
             # Until another leader is elected nobody answers; each try has a subject of its own.
-            second = await eventually(lambda n: planner.ask(f"{SUBJECT}{n}", {"n": n}, timeout_s=1))
+            second = await eventually(lambda n: planner.api_request(f"{SUBJECT}{n}", {"n": n}, timeout_s=1))
             assert cast("int", second["seq"]) > 1
             stored = await eventually(
                 lambda _: planner.request(jetstream_api.direct_get_last(stream_names.RUNS, SUBJECT), timeout_s=1)

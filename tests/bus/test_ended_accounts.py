@@ -10,8 +10,8 @@ import pytest
 from linestop.bus import stream_names
 from linestop.runtime.money import orphaned_holds
 from linestop.runtime.money.account_value import Account
-from linestop.runtime.money.ledger import KEPT
-from linestop.runtime.money.orphaned_holds import MARGIN, remove_ended_accounts
+from linestop.runtime.money.ledger import ACCOUNT_RETENTION
+from linestop.runtime.money.orphaned_holds import RETENTION_MARGIN, remove_ended_accounts
 from linestop.schemas.account_names import day_of, hour_of, period_end
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now
@@ -22,19 +22,23 @@ def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: p
     monkeypatch.setattr(orphaned_holds, "REMOVED_AT_ONCE", 2)
 
     async def main() -> None:
-        shared = MemoryBroker(virtual_now).shared(stream_names.SHARED_BUCKET)
+        shared = MemoryBroker(virtual_now).bucket(stream_names.SHARED_BUCKET)
         old, now = virtual_now() - timedelta(days=40), virtual_now()
         spent = msgspec.json.encode(Account(spent=5))
         holds = msgspec.json.encode(Account(holds={"acme.r.1": (7, 0)}))
         ended = [f"account.user-acme-{n}.{day_of(old)}" for n in range(4)] + [f"account.system.{hour_of(old)}"]
-        kept = [f"account.user-acme-1.{day_of(now)}", f"account.system.{hour_of(now)}", "account.odd.yesterday"]
-        for key in (*ended, *kept):
+        remaining_keys = [
+            f"account.user-acme-1.{day_of(now)}",
+            f"account.system.{hour_of(now)}",
+            "account.odd.yesterday",
+        ]
+        for key in (*ended, *remaining_keys):
             await shared.create(key, spent)
         await shared.create(f"account.user-acme-9.{day_of(old)}", holds)
         await shared.create("door.closed", b"[]")
         done = [await remove_ended_accounts(shared, now) for _ in range(3)]
         assert done == [False, False, True]
-        assert set(await shared.keys("")) == {f"account.user-acme-9.{day_of(old)}", *kept, "door.closed"}
+        assert set(await shared.keys("")) == {f"account.user-acme-9.{day_of(old)}", *remaining_keys, "door.closed"}
 
     run_virtual(main, seed=1)
 
@@ -43,10 +47,10 @@ def test_an_account_is_kept_as_long_as_its_time_to_live_would_keep_it() -> None:
     """To the hour: what has one ends by that."""
 
     async def main() -> None:
-        shared = MemoryBroker(virtual_now).shared(stream_names.SHARED_BUCKET)
+        shared = MemoryBroker(virtual_now).bucket(stream_names.SHARED_BUCKET)
         key = f"account.tenant-acme.{day_of(virtual_now())}"
         await shared.create(key, msgspec.json.encode(Account(spent=5)))
-        over = period_end(day_of(virtual_now())) + KEPT + MARGIN
+        over = period_end(day_of(virtual_now())) + ACCOUNT_RETENTION + RETENTION_MARGIN
         assert await remove_ended_accounts(shared, over)
         assert await shared.get(key) is not None
         assert await remove_ended_accounts(shared, over + timedelta(seconds=1))

@@ -18,7 +18,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CredentialName
-from linestop.bus.stream_definitions import MIB, Space, streams
+from linestop.bus.stream_definitions import MIB, StreamSizes, streams
 from linestop.cli.doctor_streams import space
 from linestop.client import Client
 from linestop.client.result_types import Submitted
@@ -29,20 +29,20 @@ from linestop.schemas.subjects import AgentName, RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
-SMALL = Space(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, ids=MIB, small=MIB)
+SMALL = StreamSizes(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, ids=MIB, small=MIB)
 AT_ONCE = 64
 WITHIN_S = 20.0
 
-Said = tuple[str, bytes]
+Message = tuple[str, bytes]
 
 
-async def _fill(connection: Connection, messages: Iterator[Said], *, most: int) -> int:
+async def _fill(connection: Connection, messages: Iterator[Message], *, messages_max: int) -> int:
     """Publish until the stream refuses or ``most`` are stored; return how many were."""
     stored, full = 0, False
 
     async def one() -> None:
         nonlocal stored, full
-        while not full and stored < most:
+        while not full and stored < messages_max:
             subject, payload = next(messages)
             reply = msgspec.json.decode((await connection.request(subject, payload, timeout_s=WITHIN_S)).data)
             full = full or "error" in reply
@@ -53,7 +53,7 @@ async def _fill(connection: Connection, messages: Iterator[Said], *, most: int) 
 
 
 async def _state(connection: Connection, stream: str) -> dict[str, Any]:
-    reply = await connection.ask(jetstream_api.stream_info(stream))
+    reply = await connection.api_request(jetstream_api.stream_info(stream))
     return msgspec.convert(reply["state"], dict[str, Any])
 
 
@@ -63,11 +63,11 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
             await anyio.sleep(0.02)
 
 
-def _task(agent: str = "desk", **fields: object) -> Said:
+def _task(agent: str = "desk", **fields: object) -> Message:
     return subjects.task(TENANT, AgentName(agent)), msgspec.json.encode(fields)
 
 
-def _kinds() -> dict[str, Iterator[Said]]:
+def _kinds() -> dict[str, Iterator[Message]]:
     """Everything that a client can send without end and that costs it nothing."""
     return {
         "tasks for no agent": (_task("nobody", text=f"{n}") for n in count()),
@@ -79,7 +79,7 @@ def _kinds() -> dict[str, Iterator[Said]]:
     }
 
 
-async def _begun(client: Client, line: Stack, text: str) -> Submitted:
+async def _started_run(client: Client, line: Stack, text: str) -> Submitted:
     submitted = await client.submit("desk", text)
     with anyio.fail_after(WITHIN_S):
         async for entry in client.events(submitted.run, follow=True):
@@ -96,20 +96,20 @@ async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Pat
         Client.connect(tmp_path, as_="operator") as operator,
         Client.connect(tmp_path) as client,
         await connect(line.server.credential("client"), name="flood") as flood,
-        await connect(line.server.credential("bootstrap"), name="look") as look,
+        await connect(line.server.credential("bootstrap"), name="look") as reader,
     ):
-        first, second, third, fourth = [await _begun(client, line, t) for t in ("hang", "hang", "pay 5", "pay 5")]
+        first, second, third, fourth = [await _started_run(client, line, t) for t in ("hang", "hang", "pay 5", "pay 5")]
         mine = await client.submit("desk", "say hello", run="mine", key="k")
         await client.outcome(mine.run, timeout_s=WITHIN_S)
 
         async def handled() -> bool:
-            states = [await _state(look, stream) for stream in (stream_names.TASKS, stream_names.CLIENTS)]
+            states = [await _state(reader, stream) for stream in (stream_names.TASKS, stream_names.CLIENTS)]
             return not any(state["messages"] for state in states)
 
         for messages in _kinds().values():
-            await _fill(flood, messages, most=300)
+            await _fill(flood, messages, messages_max=300)
             await _until(handled)
-        used = (await _state(look, stream_names.RUNS))["bytes"] / SMALL.runs
+        used = (await _state(reader, stream_names.RUNS))["bytes"] / SMALL.runs
         assert SPACE_FOR_NEW_WORK <= used < 0.96
 
         refused = await client.submit("desk", "say hello", key="later")
@@ -128,36 +128,36 @@ async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Pat
         assert line.effects.paid == [5]
 
 
-async def test_a_client_that_floods_its_stream_keeps_no_person_out(tmp_path: Path) -> None:
+async def test_a_client_that_floods_its_stream_blocks_no_person(tmp_path: Path) -> None:
     """With no actor alive a client fills its own stream only; what people said meanwhile is done when one is."""
     async with (
         stack(tmp_path, space=SMALL, actors=False) as line,
         Client.connect(tmp_path, as_="operator") as operator,
         await connect(line.server.credential("client"), name="flood") as flood,
         await connect(line.server.credential("operator"), name="person") as person,
-        await connect(line.server.credential("bootstrap"), name="look") as look,
+        await connect(line.server.credential("bootstrap"), name="look") as reader,
     ):
         async with line.actors():
             async with Client.connect(tmp_path) as client:
-                run = (await _begun(client, line, "pay 5")).run
+                run = (await _started_run(client, line, "pay 5")).run
             (asked,) = await operator.approvals()
         long = b'{"why":"%s"}' % (b"x" * (CONTROL_BYTES_MAX - 20))
         pauses = ((subjects.control(TENANT, RunId(f"p-{n}"), verb="pause"), long) for n in count())
-        assert await _fill(flood, pauses, most=1_000) < 20
+        assert await _fill(flood, pauses, messages_max=1_000) < 20
         body = {"by": "ada", "call": asked.call, "args_sha256": asked.args_sha256}
-        said = {**body, "contract_digest": asked.contract_digest}
-        await person.ask(subjects.control(TENANT, RunId(run), verb="approve"), said)
+        approval = {**body, "contract_digest": asked.contract_digest}
+        await person.api_request(subjects.control(TENANT, RunId(run), verb="approve"), approval)
         async with line.actors():
             assert (await operator.outcome(run, timeout_s=WITHIN_S)).status == "completed"
 
             async def empty() -> bool:
-                states = [await _state(look, stream) for stream in (stream_names.CONTROL, stream_names.CLIENTS)]
+                states = [await _state(reader, stream) for stream in (stream_names.CONTROL, stream_names.CLIENTS)]
                 return all(state["bytes"] == 0 for state in states)
 
             await _until(empty)
 
 
-FULL: dict[str, tuple[CredentialName, Callable[[int], Said]]] = {
+FULL: dict[str, tuple[CredentialName, Callable[[int], Message]]] = {
     stream_names.FORKS: ("fork", lambda n: (f"forks.default.f-{n}.planner.proposed.1", os.urandom(20_000))),
     stream_names.BLOBS: ("executor", lambda n: (f"blobs.default.{n:064x}.0", os.urandom(50_000))),
     stream_names.OUTCOMES: ("recorder", lambda n: (f"outcomes.default.desk.o-{n}", os.urandom(20_000))),
@@ -195,16 +195,16 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         Client.connect(tmp_path, as_="operator") as operator,
         Client.connect(tmp_path) as client,
     ):
-        runs = [(await _begun(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
+        runs = [(await _started_run(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
         await operator.kill_switches.close("agent:another")
         for stream, (name, message) in FULL.items():
             # A position is small.
-            most = 2_000 if stream == stream_names.bucket_stream(stream_names.POSITIONS_BUCKET) else 100
+            messages_max = 2_000 if stream == stream_names.bucket_stream(stream_names.POSITIONS_BUCKET) else 100
             async with await connect(line.server.credential(name), name="fill") as connection:
-                await _fill(connection, (message(n) for n in count()), most=most)
-        async with await connect(line.server.credential("bootstrap"), name="look") as look:
+                await _fill(connection, (message(n) for n in count()), messages_max=messages_max)
+        async with await connect(line.server.credential("bootstrap"), name="look") as reader:
             with pytest.raises(LinestopError) as found:
-                await space(look)
+                await space(reader)
         async with await connect(line.server.credential("recorder"), name="look") as recorder:
             # The recorder sees the same, and calls a person for it.
             fills = {fill.stream: fill.used for fill in await (await JetStream.open(recorder)).log().fills()}
@@ -229,7 +229,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         assert await operator.kill_switches.open("all", "agent:another") == set()
 
 
-async def test_a_client_that_fills_the_tasks_keeps_nobody_from_stopping_and_deciding(tmp_path: Path) -> None:
+async def test_a_client_that_fills_the_task_stream_prevents_no_stop_and_no_decision(tmp_path: Path) -> None:
     """A task without room is refused to its sender, in a sentence; the next one after some were done is not."""
     async with (
         stack(tmp_path, space=SMALL, actors=False) as line,
@@ -237,8 +237,8 @@ async def test_a_client_that_fills_the_tasks_keeps_nobody_from_stopping_and_deci
         await connect(line.server.credential("client"), name="flood") as flood,
     ):
         async with line.actors(), Client.connect(tmp_path) as client:
-            waits, goes = [(await _begun(client, line, "pay 5")).run for _ in range(2)]
-        assert await _fill(flood, (_task("nobody", text="x" * 50_000) for _ in count()), most=1_000) < 30
+            waits, goes = [(await _started_run(client, line, "pay 5")).run for _ in range(2)]
+        assert await _fill(flood, (_task("nobody", text="x" * 50_000) for _ in count()), messages_max=1_000) < 30
         with pytest.raises(LinestopError, match="wait until some are taken"):
             await operator.submit("desk", "y" * 50_000, key="mine", wait_opened=False)
         assert (await operator.stop(waits)).n > 0

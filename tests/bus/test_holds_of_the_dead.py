@@ -8,7 +8,7 @@ import anyio
 import msgspec
 import pytest
 from tests.bus.test_times import virtually
-from tests.clockwork import EACH, Model, Processes, agent, calls, processes
+from tests.clockwork import EACH, Processes, ScriptedModel, agent, calls, processes
 
 from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account
@@ -25,25 +25,25 @@ def _holds(p: Processes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spare", [True, False], ids=["another works on", "it is started again"])
-def test_what_a_dead_worker_held_is_free_soon(spare: bool) -> None:
+def test_the_holds_of_a_dead_worker_are_released_soon(spare: bool) -> None:
     """It said that the run is settled, and died before the accounts knew: they know within seconds, not minutes."""
 
     async def main() -> None:
-        async with processes(EACH, Model([calls(("mail", {"q": 1}))]), version=agent()) as p:
+        async with processes(EACH, ScriptedModel([calls(("mail", {"q": 1}))]), version=agent()) as p:
             if spare:
                 await p.start(("budget",), "spare#1")
             settled = anyio.Event()
 
             def stored(message: Any) -> None:  # noqa: ANN401 - a stored message
                 if ".budget.settled." in message.subject:
-                    p.fates.dead.add(p.fates.at_work())
+                    p.faults.dead.add(p.faults.current_process())
                     settled.set()
 
             p.broker.stream(stream_names.RUNS).listeners.append(stored)
             with anyio.fail_after(60):
                 await settled.wait()
             assert _holds(p)
-            died = next(iter(p.fates.dead))
+            died = next(iter(p.faults.dead))
             await p.end(died)
             if not spare:
                 await p.start(("budget",), "budget#2")

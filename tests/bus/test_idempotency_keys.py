@@ -12,7 +12,7 @@ from tests.stack import stack
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.idempotency_keys import run_of_key
-from linestop.bus.stream_definitions import MIB, Space
+from linestop.bus.stream_definitions import MIB, StreamSizes
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 
@@ -21,7 +21,7 @@ WITHIN_S = 20.0
 
 
 async def _keys(connection: Connection) -> int:
-    reply = await connection.ask(jetstream_api.stream_info(stream_names.bucket_stream(stream_names.IDS_BUCKET)))
+    reply = await connection.api_request(jetstream_api.stream_info(stream_names.bucket_stream(stream_names.IDS_BUCKET)))
     state = msgspec.convert(reply["state"], dict[str, object])
     return msgspec.convert(state["messages"], int)
 
@@ -31,20 +31,20 @@ async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_pat
     async with (
         stack(tmp_path) as line,
         Client.connect(tmp_path) as client,
-        await connect(line.server.credential("bootstrap"), name="look") as look,
+        await connect(line.server.credential("bootstrap"), name="look") as reader,
     ):
         refused = [await client.submit("desc", "say hello", key="order 7") for _ in range(2)]
         assert [each.status for each in refused] == ["refused", "refused"]
         assert refused[0].sentence.endswith("The key 'order 7' was not taken and can be used again.")
         assert refused[0].run == run_of_key("default", "order 7") != refused[1].run
-        assert await _keys(look) == 0
+        assert await _keys(reader) == 0
         opened = [await client.submit("desk", "say hello", key="order 7") for _ in range(3)]
         assert [each.status for each in opened] == ["opened"] * 3
         assert len({each.run for each in opened} - {each.run for each in refused}) == 1
         other = await client.submit("desk", "say goodbye", key="order 7")
         assert other.status == "refused"
         assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
-        assert await _keys(look) == 1
+        assert await _keys(reader) == 1
 
 
 async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> N
     taken = "r-" + "0" * 40
     async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
         for run, key in ((theirs, ""), (theirs, "order 8"), (run_of_key("other", "order 7"), "order 7"), (taken, "")):
-            squatter = await client.submit("desk", "say hello", run=run, key=key)
-            assert (squatter.status, squatter.run != run) == ("refused", True)
-            assert squatter.sentence.startswith(f"The task may not have the run id '{run}', which stands for another")
+            refused = await client.submit("desk", "say hello", run=run, key=key)
+            assert (refused.status, refused.run != run) == ("refused", True)
+            assert refused.sentence.startswith(f"The task may not have the run id '{run}', which stands for another")
         owner = await client.submit("desk", "say hello", key="order 7", run=theirs)
         assert (owner.status, owner.run) == ("opened", theirs)
         assert (await client.outcome(theirs, timeout_s=WITHIN_S)).status == "completed"
@@ -106,7 +106,7 @@ async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> N
 
 async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
     """It is an answer and no dead letter, and it blocks neither tasks without a key nor those whose key is known."""
-    space = Space(ids=MIB, small=MIB)
+    space = StreamSizes(ids=MIB, small=MIB)
     async with (
         stack(tmp_path, space=space) as line,
         Client.connect(tmp_path, as_="operator") as client,

@@ -10,15 +10,15 @@ import anyio
 import msgspec
 import pytest
 from tests.builders import NOW
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.executor import Executor
-from linestop.actors.task_opening import grant
+from linestop.actors.task_opening import tool_grant
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.event_envelope import Stamper
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.bus.event_envelope import EventEncoder
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
@@ -47,38 +47,38 @@ async def leak(ctx: Context) -> str:
     return WHOLE
 
 
-def stamper(broker: MemoryBroker) -> Stamper:
+def encoder(broker: MemoryBroker) -> EventEncoder:
     """What stores long texts."""
-    return Stamper(build="", blobs=broker.blobs(), chance=random.Random(1), now=lambda: NOW)
+    return EventEncoder(build="", blobs=broker.blobs(), random_source=random.Random(1), now=lambda: NOW)
 
 
 @pytest.mark.anyio
-async def test_what_is_kept_of_a_result_has_no_known_secret(tmp_path: Path) -> None:
+async def test_a_stored_full_result_contains_no_known_secret(tmp_path: Path) -> None:
     """The whole has passed the redactor like what the model sees, and its digest and size are the event's."""
     registry, broker = Registry(), MemoryBroker(lambda: NOW)
     registry.add(leak, "tests")
     runner = RegistryRunner(registry, tmp_path, limits=PerformLimits(redactor=Redactor([SECRET])))
     work = CallWork(
-        tenant=ACME, run="r1", call="c1", attempt=1, tool="leak", grant=grant(leak.contract), args=b"{}",
+        tenant=ACME, run="r1", call="c1", attempt=1, tool="leak", grant=tool_grant(leak.contract), args=b"{}",
         key="k" * 64, user="ann", tier="read", start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=5.0,
         result_bytes_max=1_000,
     )  # fmt: skip
-    (said,) = [each async for each in Executor(runner).perform((work,), EffectStarted(calls=(), worker="w#1"))]
-    assert isinstance(said, LongResult)
-    event = await stamper(broker).kept(ACME, said)
+    (result,) = [each async for each in Executor(runner).perform((work,), EffectStarted(calls=(), worker="w#1"))]
+    assert isinstance(result, LongResult)
+    event = await encoder(broker).store_full_result(ACME, result)
     assert isinstance(event, Finished)
-    kept = event.result_ref
-    assert kept is not None
-    assert kept == BlobRef(sha256=event.result_sha256, bytes=event.result_bytes, type="text/plain")
-    assert (await broker.blobs().get(ACME, kept.sha256)).decode() == WHOLE.replace(SECRET, "[redacted:secret]")
+    blob_ref = event.result_ref
+    assert blob_ref is not None
+    assert blob_ref == BlobRef(sha256=event.result_sha256, bytes=event.result_bytes, type="text/plain")
+    assert (await broker.blobs().get(ACME, blob_ref.sha256)).decode() == WHOLE.replace(SECRET, "[redacted:secret]")
 
 
 @pytest.mark.anyio
-async def test_a_result_whose_whole_cannot_be_stored_is_not_lost() -> None:
+async def test_a_result_whose_full_text_cannot_be_stored_is_not_lost() -> None:
     """It is appended as it was cut, and names no place."""
     event = Finished(call="c1", attempt=1, outcome="succeeded", result="x", result_bytes=BLOB_BYTES_MAX + 1)
-    said = LongResult(event=event, whole="x" * (BLOB_BYTES_MAX + 1), type="text/plain")
-    assert await stamper(MemoryBroker(lambda: NOW)).kept(ACME, said) == event
+    result = LongResult(event=event, full_text="x" * (BLOB_BYTES_MAX + 1), type="text/plain")
+    assert await encoder(MemoryBroker(lambda: NOW)).store_full_result(ACME, result) == event
 
 
 class SlowBlobs(NoFaults):
@@ -99,12 +99,12 @@ def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=SlowBlobs(takes_s))
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         tools = Tools({"long": ToolResult(outcome="succeeded", value=WHOLE)})
-        model = Scripted([[("look", "long"), ("look", "short"), ("look", "slow")]])
-        roles = [make_role(role, caller=model, runner=tools) for role in ACTORS]
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
-        async with Host(InMemory(broker), roles, config).running() as host:
+        model = ScriptedTurns([[("look", "long"), ("look", "short"), ("look", "slow")]])
+        roles = [make_role(role, requester=model, runner=tools) for role in ACTORS]
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1))
+        async with ActorProcess(InMemory(broker), roles, config).running() as host:
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "look", "run": RUN}))
             await anyio.sleep(0.5)
             entry = host.shell.cache.peek(TENANT, RUN)
@@ -117,8 +117,8 @@ def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s:
         assert run.sealed is not None
         fates = {fate.call: fate.fate for fate in run.sealed.receipt}
         assert fates == {"c1a": "done", "c1b": "done", "c1c": "failed"}
-        told = run.calls["c1a"].finished
-        assert told is not None
-        assert (told.result_ref is not None) == is_kept
+        finished = run.calls["c1a"].finished
+        assert finished is not None
+        assert (finished.result_ref is not None) == is_kept
 
     run_virtual(main, seed=1)

@@ -9,19 +9,19 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import msgspec
 import pytest
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.models.start_freshness import require_fresh
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import CallWork
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.subjects import ACTORS
@@ -45,16 +45,16 @@ class Preparing:
 
 
 @pytest.mark.parametrize("stops", [True, False])
-def test_a_stop_that_was_heard_holds_back_what_has_not_begun(stops: bool) -> None:
+def test_a_stop_hint_prevents_what_has_not_begun(stops: bool) -> None:
     """Also while somebody else works on the run, so that its log cannot be read."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         tools = Preparing()
-        roles = [make_role(role, caller=Scripted([[("look", "a")]]), runner=tools) for role in ACTORS]
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
-        async with Host(InMemory(broker), roles, config).running() as host:
+        roles = [make_role(role, requester=ScriptedTurns([[("look", "a")]]), runner=tools) for role in ACTORS]
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1))
+        async with ActorProcess(InMemory(broker), roles, config).running() as host:
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "look a", "run": RUN}))
             await anyio.sleep(0.5)
             entry = host.shell.cache.peek(TENANT, RUN)
@@ -64,8 +64,10 @@ def test_a_stop_that_was_heard_holds_back_what_has_not_begun(stops: bool) -> Non
                 if stops:
                     run, log = Run(TENANT, RUN), broker.log(["operator"])
                     await catch_up(log, run)
-                    stamper = Stamper(build="t", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
-                    await stop_run(log, stamper, run, lambda state: stopped(state, by="ann", why="enough"))
+                    encoder = EventEncoder(
+                        build="t", blobs=broker.blobs(), random_source=random.Random(2), now=virtual_now
+                    )
+                    await stop_run(log, encoder, run, lambda state: stop_event(state, by="ann", why="enough"))
                 await anyio.sleep(1.0)
                 assert entry.run.stopped is None
                 assert tools.reasons == [STOPPED_FIRST if stops else ""]

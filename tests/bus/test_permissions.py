@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.permissions import CREDENTIALS, AccessOptions, CredentialName, covers, grants
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.errors import PermissionDenied
 from linestop.reference.permissions_page import permissions_markdown
 from linestop.schemas import subjects
@@ -36,7 +36,7 @@ def new_run() -> RunId:
     return RunId(f"p-{next(_runs)}")
 
 
-def said(run: RunId, role: RoleName, n: int = 1, event: str = "stopped") -> str:
+def event_subject(run: RunId, role: RoleName, n: int = 1, event: str = "stopped") -> str:
     """Build the subject of an event of the tests' tenant."""
     return subjects.run_event(TENANT, run, role=role, event=event, n=n)
 
@@ -44,19 +44,19 @@ def said(run: RunId, role: RoleName, n: int = 1, event: str = "stopped") -> str:
 async def stored_subjects(everybody: Everybody, pattern: str, stream: str = stream_names.RUNS) -> list[str]:
     """What a stream really holds, asked by the one who may look at everything."""
     body = {"subjects_filter": pattern}
-    state: Any = (await everybody["bootstrap"].ask(jetstream_api.stream_info(stream), body))["state"]
+    state: Any = (await everybody["bootstrap"].api_request(jetstream_api.stream_info(stream), body))["state"]
     return sorted(state.get("subjects") or {})
 
 
-async def test_each_role_says_stopped_in_its_own_name_and_in_no_other(everybody: Everybody) -> None:
+async def test_each_role_appends_stopped_under_its_own_name_only(everybody: Everybody) -> None:
     """Of all credentials and roles, only a role's own credential gets an event stored for it."""
     run = new_run()
 
     async def attempt(name: CredentialName, n: int, role: RoleName) -> bool:
         try:
-            await everybody[name].ask(said(run, role, n), {})
+            await everybody[name].api_request(event_subject(run, role, n), {})
         except PermissionDenied as error:
-            assert f"credential {name!r} may not publish to {said(run, role, n)!r}" in str(error)  # noqa: PT017
+            assert f"credential {name!r} may not publish to {event_subject(run, role, n)!r}" in str(error)  # noqa: PT017
             return False
         return True
 
@@ -66,18 +66,18 @@ async def test_each_role_says_stopped_in_its_own_name_and_in_no_other(everybody:
     assert len(await stored_subjects(everybody, subjects.run_filter(TENANT, run))) == len(ROLES)
 
 
-async def test_a_refused_publisher_is_told_at_once(everybody: Everybody) -> None:
+async def test_a_refused_publish_fails_at_once(everybody: Everybody) -> None:
     """The error names subject and credential long before any timeout."""
     before = time.monotonic()
     with pytest.raises(PermissionDenied, match="credential 'planner' may not publish to 'runs"):
-        await everybody["planner"].request(said(new_run(), "approver", event="granted"), timeout_s=30)
+        await everybody["planner"].request(event_subject(new_run(), "approver", event="granted"), timeout_s=30)
     with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish to 'wake"):
         await everybody["watcher"].publish_checked(subjects.wake(TENANT, new_run(), role="budget"))
     assert time.monotonic() - before < 5
 
 
 FORBIDDEN = {
-    "live": subjects.live(said(RunId("x"), "planner")),
+    "live": subjects.live_subject(event_subject(RunId("x"), "planner")),
     "purge": jetstream_api.stream_purge(stream_names.RUNS),
     "delete stream": jetstream_api.stream_delete(stream_names.RUNS),
     "delete message": jetstream_api.message_delete(stream_names.RUNS),
@@ -94,7 +94,7 @@ FORBIDDEN = {
     "create bucket consumer": jetstream_api.consumer_create(
         stream_names.bucket_stream(stream_names.SHARED_BUCKET), "mine"
     ),
-    "outcome as a watcher would see it": subjects.live(subjects.outcome(TENANT, AGENT, run=RunId("x"))),
+    "outcome as a watcher would see it": subjects.live_subject(subjects.outcome(TENANT, AGENT, run=RunId("x"))),
     "fired timer": subjects.timer_fire(TENANT, RunId("x"), name="late"),
     "JetStream's own subject": "$JS.API.STREAM.PURGE.OTHER",
     "system": "$SYS.REQ.SERVER.PING",
@@ -103,7 +103,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-async def test_what_is_nobodys_is_refused_to_all(everybody: Everybody, what: str) -> None:
+async def test_a_forbidden_subject_is_refused_to_every_credential(everybody: Everybody, what: str) -> None:
     """Forging what the server republishes, deleting, changing, making something new: refused to ``bootstrap`` too."""
     for name in CREDENTIALS:
         with pytest.raises(PermissionDenied, match=f"credential '{name}' may not publish to"):
@@ -111,7 +111,7 @@ async def test_what_is_nobodys_is_refused_to_all(everybody: Everybody, what: str
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-async def test_a_credential_hears_only_its_own_inbox(everybody: Everybody, name: CredentialName) -> None:
+async def test_a_credential_receives_only_from_its_own_inbox(everybody: Everybody, name: CredentialName) -> None:
     """Another's inbox, all inboxes, everything, and acknowledgements cannot be listened to."""
 
     async def ignore(_msg: Msg) -> None: ...
@@ -143,7 +143,7 @@ async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: E
                     await everybody[name].publish_checked(subject, body)
 
 
-SAY: dict[str, set[str]] = {
+PUBLISHERS: dict[str, set[str]] = {
     subjects.task(TENANT, AGENT): {"operator", "client", "executor"},
     **{
         subjects.control(TENANT, RunId("x"), verb=verb): {"operator"}
@@ -156,9 +156,9 @@ SAY: dict[str, set[str]] = {
     subjects.alert(TENANT, "stopped"): set(ACTORS),
     subjects.timer_set(TENANT, RunId("x"), name="late"): set(ACTORS),
     subjects.blob(TENANT, DIGEST, part=0): {*ROLES, "fork"},
-    subjects.fork(said(RunId("x"), "planner")): {"fork"},
+    subjects.fork(event_subject(RunId("x"), "planner")): {"fork"},
     **{subjects.wake(TENANT, RunId("x"), role=role): set(ROLES) for role in ACTORS},
-    **{subjects.dead(TENANT, RunId("x"), role=role): {role} for role in ACTORS},
+    **{subjects.dead_letter(TENANT, RunId("x"), role=role): {role} for role in ACTORS},
     stream_names.bucket_key(stream_names.AGENTS_BUCKET, "support"): {"operator"},
     stream_names.bucket_key(stream_names.IDS_BUCKET, "acme.key"): {"validator"},
     stream_names.bucket_key(stream_names.SHARED_BUCKET, "account.user.u1"): {"budget"},
@@ -171,7 +171,7 @@ SAY: dict[str, set[str]] = {
     stream_names.bucket_key(stream_names.WORKERS_BUCKET, "w1"): set(ACTORS),
     stream_names.bucket_key(stream_names.POSITIONS_BUCKET, "client.outcomes.billing"): {"client"},
     stream_names.bucket_key(stream_names.POSITIONS_BUCKET, "watcher.alerts.pager"): {"watcher"},
-    stream_names.answer_inbox("client", "abc"): set(ACTORS),
+    stream_names.reply_inbox("client", "abc"): set(ACTORS),
     "_INBOX.client.abcdefghijklmnopqrstuv.1": set(),
     jetstream_api.direct_get(stream_names.RUNS): {*ROLES, "client", "watcher", "fork"},
     jetstream_api.direct_get(stream_names.FORKS): {"fork"},
@@ -186,8 +186,8 @@ SAY: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("subject", SAY)
-async def test_everything_else_is_said_only_by_those_whose_it_is(everybody: Everybody, subject: str) -> None:
+@pytest.mark.parametrize("subject", PUBLISHERS)
+async def test_every_other_subject_is_published_only_by_its_holders(everybody: Everybody, subject: str) -> None:
     """The table as the server enforces it, subject by subject, for every credential."""
     who: set[str] = set()
     for name in CREDENTIALS:
@@ -197,43 +197,46 @@ async def test_everything_else_is_said_only_by_those_whose_it_is(everybody: Ever
         except PermissionDenied:
             continue
         who.add(name)
-    assert who == SAY[subject]
+    assert who == PUBLISHERS[subject]
 
 
 @pytest.mark.parametrize("how", ["direct get", "message get", "acknowledgement", "pull"])
 async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: Everybody, how: str) -> None:
     """A planner that names the approver's subject as reply subject gets nothing stored and nobody fooled."""
     run, planner = new_run(), everybody["planner"]
-    forged = said(run, "approver", 2, "granted")
-    await planner.ask(said(run, "planner", 1, "proposed"), {"by": "a person, really"})
-    await everybody["operator"].ask(said(run, "operator", 1), {})
-    heard: list[str] = []
+    forged = event_subject(run, "approver", 2, "granted")
+    await planner.api_request(event_subject(run, "planner", 1, "proposed"), {"by": "a person, really"})
+    await everybody["operator"].api_request(event_subject(run, "operator", 1), {})
+    subjects_received: list[str] = []
 
     async def hear(msg: Msg) -> None:
-        heard.append(msg.subject)
+        subjects_received.append(msg.subject)
 
-    subscription = await everybody["watcher"].subscribe(subjects.live("runs.>"), hear)
+    subscription = await everybody["watcher"].subscribe(subjects.live_subject("runs.>"), hear)
     requests = {
-        "direct get": (jetstream_api.direct_get_last(stream_names.RUNS, said(run, "planner", 1, "proposed")), b""),
+        "direct get": (
+            jetstream_api.direct_get_last(stream_names.RUNS, event_subject(run, "planner", 1, "proposed")),
+            b"",
+        ),
         "message get": (
             jetstream_api.message_get(stream_names.RUNS),
-            msgspec.json.encode({"last_by_subj": said(run, "planner", 1, "proposed")}),
+            msgspec.json.encode({"last_by_subj": event_subject(run, "planner", 1, "proposed")}),
         ),
-        "acknowledgement": (said(run, "planner", 3, "proposed"), b"{}"),
+        "acknowledgement": (event_subject(run, "planner", 3, "proposed"), b"{}"),
         "pull": (
             jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("planner")),
             msgspec.json.encode({"batch": 5, "no_wait": True}),
         ),
     }
     subject, payload = requests[how]
-    for reply in (forged, subjects.live(forged), f"{stream_names.inbox_prefix('approver')}.abc"):
-        await planner.publish(subject, payload, reply=reply)
+    for reply in (forged, subjects.live_subject(forged), f"{stream_names.inbox_prefix('approver')}.abc"):
+        await planner.publish(subject, payload, reply_to=reply)
     # Once a later request is answered, so are these.
-    await planner.ask(jetstream_api.stream_info(stream_names.RUNS))
-    await everybody["watcher"].ask(jetstream_api.stream_info(stream_names.RUNS))
+    await planner.api_request(jetstream_api.stream_info(stream_names.RUNS))
+    await everybody["watcher"].api_request(jetstream_api.stream_info(stream_names.RUNS))
     await subscription.unsubscribe()
     assert forged not in await stored_subjects(everybody, subjects.run_filter(TENANT, run))
-    assert not [subject for subject in heard if "approver" in subject]
+    assert not [subject for subject in subjects_received if "approver" in subject]
 
 
 async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams_account(
@@ -242,38 +245,40 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
     """What a role needs to work arrives whole: many replies, their order, and the confirmation of an ack."""
     run = new_run()
     for n in (1, 2):
-        await everybody["operator"].ask(said(run, "operator", n), {"n": n})
+        await everybody["operator"].api_request(event_subject(run, "operator", n), {"n": n})
     budget = everybody["budget"]
     inbox = budget.nc.new_inbox()
     got: asyncio.Queue[Msg] = asyncio.Queue()
     subscription = await budget.subscribe(inbox, got.put)
     body = msgspec.json.encode({"multi_last": [subjects.run_filter(TENANT, run)]})
-    await budget.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply=inbox)
+    await budget.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply_to=inbox)
     replies = [await asyncio.wait_for(got.get(), 5) for _ in range(3)]
     assert [reply.data for reply in replies] == [b'{"n":1}', b'{"n":2}', b""]
     pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
-    await budget.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply=inbox)
+    await budget.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply_to=inbox)
     while (msg := await asyncio.wait_for(got.get(), 5)).reply:
         assert msg.reply.startswith(
             jetstream_api.consumer_ack(stream_names.RUNS, stream_names.role_consumer("budget"))[:-1]
         )
         await budget.request(msg.reply, b"+ACK")
-    assert (await budget.ask(jetstream_api.consumer_info(stream_names.RUNS, "role_budget")))["num_ack_pending"] == 0
+    assert (await budget.api_request(jetstream_api.consumer_info(stream_names.RUNS, "role_budget")))[
+        "num_ack_pending"
+    ] == 0
     await subscription.unsubscribe()
 
 
-async def test_live_and_answers_reach_those_who_may_hear_them(everybody: Everybody) -> None:
+async def test_live_events_and_replies_reach_the_credentials_that_may_receive_them(everybody: Everybody) -> None:
     """A client follows a stored event, gets a role's answer, and each hint arrives at its role once."""
     run = new_run()
     got: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = stream_names.answer_inbox("client", "t1")
+    inbox = stream_names.reply_inbox("client", "t1")
     opened = [
-        await everybody["client"].subscribe(subjects.live(subjects.run_filter(TENANT, run)), got.put),
+        await everybody["client"].subscribe(subjects.live_subject(subjects.run_filter(TENANT, run)), got.put),
         await everybody["client"].subscribe(inbox, got.put),
-        await everybody["budget"].subscribe(subjects.wakes_of("budget"), got.put, queue="budget"),
+        await everybody["budget"].subscribe(subjects.wake_filter("budget"), got.put, queue="budget"),
     ]
-    await everybody["recorder"].ask(said(run, "recorder"), {})
-    assert (await asyncio.wait_for(got.get(), 5)).subject == subjects.live(said(run, "recorder"))
+    await everybody["recorder"].api_request(event_subject(run, "recorder"), {})
+    assert (await asyncio.wait_for(got.get(), 5)).subject == subjects.live_subject(event_subject(run, "recorder"))
     await everybody["validator"].publish_checked(inbox, b"answer")
     assert (await asyncio.wait_for(got.get(), 5)).data == b"answer"
     await everybody["executor"].publish_checked(subjects.wake(TENANT, run, role="budget"), b"hint")
@@ -287,7 +292,7 @@ def test_a_client_can_be_kept_from_reading_runs() -> None:
     """Switched off, neither reading nor following of runs is left, nor of their long texts."""
     mine = grants("client", AccessOptions(client_reads_runs=False))
     assert not [s for s in (*mine.publish, *mine.subscribe) if "RUNS" in s or "BLOBS" in s or "live.runs" in s]
-    assert subjects.live("runs.>") in grants("client").subscribe
+    assert subjects.live_subject("runs.>") in grants("client").subscribe
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
@@ -297,9 +302,9 @@ def test_no_two_rights_of_a_credential_overlap(name: CredentialName) -> None:
         assert not covers(one, other)
 
 
-def test_nobody_lives_with_the_streams() -> None:
+def test_no_credential_shares_the_account_of_the_streams() -> None:
     """Isolation is the rule the rest stands on: one account a credential, and none in that of the streams."""
-    section = accounts({name: [{"user": name}] for name in CREDENTIALS})
+    section = accounts_section({name: [{"user": name}] for name in CREDENTIALS})
     users = {name: [user["user"] for user in account.get("users", ())] for name, account in section.items()}
     assert users.pop("LINESTOP") == []
     assert sorted(users.values()) == sorted([name] for name in CREDENTIALS)

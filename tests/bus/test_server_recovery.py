@@ -24,11 +24,11 @@ def test_a_process_that_works_makes_progress_and_one_that_idles_does_not(tmp_pat
     log = tmp_path / "nats.log"
     progress = Progress(os.getpid(), log, now=0.0)
     _work(0.15)
-    assert progress.still_s(25.0) == 0.0
-    assert progress.still_s(54.0) == 29.0
+    assert progress.no_progress_s(25.0) == 0.0
+    assert progress.no_progress_s(54.0) == 29.0
     log.write_text("recovered")
-    assert progress.still_s(60.0) == 0.0
-    assert progress.still_s(95.0) == 35.0
+    assert progress.no_progress_s(60.0) == 0.0
+    assert progress.no_progress_s(95.0) == 35.0
 
 
 def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
     (tmp_path / "1.blk").write_bytes(bytes(MIB))
     progress = Progress(os.getpid(), tmp_path / "nats.log", now=0.0)
     assert len((tmp_path / "1.blk").read_bytes()) == MIB
-    assert progress.still_s(40.0) == 0.0
+    assert progress.no_progress_s(40.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from tests.builders import NOW, RUN, TENANT, at_work, reply
 
-from linestop.bus.run_outcomes_and_alerts import Outcome, outcome
+from linestop.bus.run_outcomes_and_alerts import Outcome, encode_outcome
 from linestop.bus.signed_checkpoints import (
     KEY_FILE,
     PUBLIC_FILE,
     copy_checkpoint_key,
     ensure_checkpoint_key,
-    load_signer,
+    load_checkpoint_signer,
     trusted_checkpoint_key,
 )
 from linestop.cli.main import run as command
@@ -33,30 +33,32 @@ def folder(tmp_path: Path) -> Path:
 
 def signed(folder: Path) -> Checkpoint:
     """The checkpoint of a run that ended."""
-    signer = load_signer(folder, lambda: NOW)
+    signer = load_checkpoint_signer(folder, lambda: NOW)
     assert signer is not None
     return signer.checkpoint(at_work().run)
 
 
-def test_the_recorders_word_makes_a_log_authentic_to_its_end(folder: Path) -> None:
+def test_the_recorders_checkpoint_makes_a_log_authentic_to_its_end(folder: Path) -> None:
     """What it signs when it publishes the outcome is checked with the public half alone."""
     story = at_work()
-    signer = load_signer(folder, lambda: NOW)
+    signer = load_checkpoint_signer(folder, lambda: NOW)
     assert signer is not None
     assert story.run.sealed is not None
-    stored = msgspec.json.decode(outcome(story.run, story.run.sealed, signer.checkpoint(story.run)), type=Outcome)
+    stored = msgspec.json.decode(
+        encode_outcome(story.run, story.run.sealed, signer.checkpoint(story.run)), type=Outcome
+    )
     assert stored.checkpoint is not None
     keys = trusted_checkpoint_key(folder)
     verdict = verify(TENANT, RUN, story.messages, checkpoints=[stored.checkpoint], keys=keys)
     assert verdict.sentence == f"authentic up to {story.run.n}"
 
 
-def test_a_log_that_was_made_anew_after_its_outcome_is_broken(folder: Path) -> None:
+def test_a_log_that_was_rewritten_after_its_outcome_is_broken(folder: Path) -> None:
     """Whoever may rewrite the stream cannot rewrite what the recorder signed."""
     checkpoint, keys = signed(folder), trusted_checkpoint_key(folder)
     other = at_work()
-    anew = type(other)().opened().quiet().model(reply(text="something else"))
-    verdict = verify(TENANT, RUN, anew.messages, checkpoints=[checkpoint], keys=keys)
+    rewritten = type(other)().open_run().run_until_idle().finish_model(reply(text="something else"))
+    verdict = verify(TENANT, RUN, rewritten.messages, checkpoints=[checkpoint], keys=keys)
     assert verdict.broken
     assert any("vouches for another event" in problem.sentence for problem in verdict.problems)
 
@@ -74,35 +76,35 @@ def test_a_key_that_others_may_read_is_refused(folder: Path) -> None:
     """With the command that mends it."""
     (folder / KEY_FILE).chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
-        load_signer(folder, lambda: NOW)
+        load_checkpoint_signer(folder, lambda: NOW)
 
 
 @pytest.mark.parametrize("text", ["", "no key", "ab" * 31, "\u00e9" * 64])
-def test_a_damaged_key_is_said_to_be_one(folder: Path, text: str) -> None:
+def test_a_damaged_key_is_reported(folder: Path, text: str) -> None:
     """A recorder that silently signed nothing, or a check that trusted nothing, would look like a good one."""
     for name in (KEY_FILE, PUBLIC_FILE):
         (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=KEY_FILE):
-        load_signer(folder, lambda: NOW)
+        load_checkpoint_signer(folder, lambda: NOW)
     with pytest.raises(ConfigError, match=PUBLIC_FILE):
         trusted_checkpoint_key(folder)
 
 
 @pytest.mark.parametrize("name", [KEY_FILE, PUBLIC_FILE])
-def test_a_key_that_is_no_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_key_path_that_is_not_a_regular_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
     """A pipe gives nothing until somebody writes into it."""
     os.mkfifo(tmp_path / name)
     with pytest.raises(ConfigError, match=name):
-        _ = load_signer(tmp_path, lambda: NOW), trusted_checkpoint_key(tmp_path)
+        _ = load_checkpoint_signer(tmp_path, lambda: NOW), trusted_checkpoint_key(tmp_path)
 
 
-def test_without_a_key_nothing_is_signed_and_nobody_trusted(tmp_path: Path) -> None:
+def test_without_a_key_nothing_is_signed_and_no_key_is_trusted(tmp_path: Path) -> None:
     """A recorder from before there were keys goes on; its log is consistent, not authentic."""
-    assert load_signer(tmp_path, lambda: NOW) is None
+    assert load_checkpoint_signer(tmp_path, lambda: NOW) is None
     assert trusted_checkpoint_key(tmp_path) == {}
 
 
-def test_whoever_checks_gets_the_public_half_only(folder: Path, tmp_path: Path) -> None:
+def test_a_process_that_only_verifies_gets_the_public_half_only(folder: Path, tmp_path: Path) -> None:
     """The recorder's process gets both."""
     for name, signs, files in (("people", False, {PUBLIC_FILE}), ("recorder", True, {KEY_FILE, PUBLIC_FILE})):
         target = tmp_path / name

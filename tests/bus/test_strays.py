@@ -8,9 +8,9 @@ import anyio
 import pytest
 from tests.builders import NOW
 
-from linestop.bus.interfaces import Shared
-from linestop.runtime.money.ledger import Accounts, Wanted, read_account
-from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
+from linestop.bus.interfaces import Bucket
+from linestop.runtime.money.ledger import AccountLedger, HoldRequest, read_account
+from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Cue, Held, SettledHold
 from linestop.schemas.run.state import Run
@@ -20,13 +20,15 @@ from linestop.testing.memory import MemoryBroker
 pytestmark = pytest.mark.anyio
 HOLD = "acme.r1.1"
 HELD = Held(id="e", at=NOW, cue=Cue(kind="sweep"), hold=HOLD, amount_micros=1_000, accounts=(), release_after=NOW)
-WANTED = Wanted(hold=HOLD, least_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", since=0)
+REQUEST = HoldRequest(
+    hold=HOLD, amount_min_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", opened_at_ms=0
+)
 
 
 class Delayed:
     """Shared values, of which those of one kind of account and what comes after are first read late."""
 
-    def __init__(self, shared: Shared, kind: str = "tenant-") -> None:
+    def __init__(self, shared: Bucket, kind: str = "tenant-") -> None:
         self._shared = shared
         self._kind = kind
         self.at_tenant = anyio.Event()
@@ -42,82 +44,82 @@ class Delayed:
         return getattr(self._shared, name)
 
 
-async def test_a_hold_that_was_made_again_after_its_end_is_given_back_and_not_charged_twice() -> None:
+async def test_a_hold_that_was_made_again_after_its_end_is_released_and_not_charged_twice() -> None:
     """Whoever made it sees in the log that the run has settled it, and undoes it at once, in all accounts."""
     broker = MemoryBroker(lambda: NOW)
-    shared, limits = broker.shared("shared"), AccountLimits()
-    quick = Accounts(shared, limits, now=lambda: NOW)
+    shared, limits = broker.bucket("shared"), AccountLimits()
+    quick = AccountLedger(shared, limits, now=lambda: NOW)
     delayed = Delayed(shared, "system")
-    slow = Accounts(delayed, limits, now=lambda: NOW)  # type: ignore[arg-type]
+    slow = AccountLedger(delayed, limits, now=lambda: NOW)  # type: ignore[arg-type]
     run = Run(TenantId("acme"), RunId("r1"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(slow.reserve, WANTED)
+        tasks.start_soon(slow.reserve, REQUEST)
         await delayed.at_tenant.wait()
-        reserved = await quick.reserve(WANTED)
+        reserved = await quick.reserve(REQUEST)
         line = SettledHold(hold=HOLD, spent_micros=400, released_micros=600)
         await quick.settle((line,), {HOLD: reserved.accounts})
         delayed.goes_on.set()
     assert await _state(shared) == {"system": (400, 1), "tenant": (400, 1), "user": (400, 1)}
-    assert not slow.own.of_no_use(run)
+    assert not slow.own_holds.is_obsolete(run)
     run.holds_made = 1
-    assert slow.own.of_no_use(run)
-    await slow.give_up(run)
-    assert not slow.own.of_no_use(run)
+    assert slow.own_holds.is_obsolete(run)
+    await slow.release_own_hold(run)
+    assert not slow.own_holds.is_obsolete(run)
     assert await _state(shared) == {"system": (400, 0), "tenant": (400, 0), "user": (400, 0)}
 
 
 async def test_a_hold_that_the_log_shows_open_is_kept() -> None:
     """Its run needs it, whoever made it."""
     broker = MemoryBroker(lambda: NOW)
-    accounts = Accounts(broker.shared("shared"), AccountLimits(), now=lambda: NOW)
+    accounts = AccountLedger(broker.bucket("shared"), AccountLimits(), now=lambda: NOW)
     run = Run(TenantId("acme"), RunId("r1"))
-    await accounts.reserve(WANTED)
+    await accounts.reserve(REQUEST)
     run.holds_made, run.holds[HOLD] = 1, HELD
-    assert not accounts.own.of_no_use(run)
+    assert not accounts.own_holds.is_obsolete(run)
     run.holds.clear()
-    assert not accounts.own.of_no_use(run)
+    assert not accounts.own_holds.is_obsolete(run)
 
 
-async def test_what_an_overtaken_worker_reserved_is_given_back() -> None:
+async def test_the_hold_of_an_overtaken_worker_is_released() -> None:
     """One of two workers is slow between two accounts; meanwhile the other reserves, settles and ends the hold."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
-    shared, limits = broker.shared("shared"), AccountLimits()
-    quick = Accounts(shared, limits, now=lambda: at[0])
+    shared, limits = broker.bucket("shared"), AccountLimits()
+    quick = AccountLedger(shared, limits, now=lambda: at[0])
     delayed = Delayed(shared)
-    slow = Accounts(delayed, limits, now=lambda: at[0])  # type: ignore[arg-type]
+    slow = AccountLedger(delayed, limits, now=lambda: at[0])  # type: ignore[arg-type]
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(slow.reserve, WANTED)
+        tasks.start_soon(slow.reserve, REQUEST)
         await delayed.at_tenant.wait()
-        reserved = await quick.reserve(WANTED)
+        reserved = await quick.reserve(REQUEST)
         line = SettledHold(hold=HOLD, spent_micros=400, released_micros=600)
         await quick.settle((line,), {HOLD: reserved.accounts})
         delayed.goes_on.set()
     assert await _state(shared) == {"system": (400, 0), "tenant": (400, 1), "user": (400, 1)}
-    assert await release_forgotten(quick, broker.log()) == 0
-    at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
-    assert await release_forgotten(quick, broker.log()) == 1
+    assert await release_orphaned_holds(quick, broker.log()) == 0
+    at[0] += timedelta(seconds=ORPHANED_AFTER_S)
+    assert await release_orphaned_holds(quick, broker.log()) == 1
     assert await _state(shared) == {"system": (400, 0), "tenant": (400, 0), "user": (400, 0)}
 
 
-async def test_a_hold_that_was_asked_for_again_is_no_stray() -> None:
+async def test_a_hold_that_was_requested_again_is_not_a_stray() -> None:
     """Between the look at the accounts and the change a worker may reserve the same hold anew."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
-    shared = broker.shared("shared")
-    accounts = Accounts(shared, AccountLimits(), now=lambda: at[0])
-    reserved = await accounts.reserve(WANTED)
-    await accounts.end(HOLD, "system", reserved.accounts[0].period, spent_micros=0)
-    at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
-    strays = await accounts.strays(FORGOTTEN_AFTER_S)
+    shared = broker.bucket("shared")
+    accounts = AccountLedger(shared, AccountLimits(), now=lambda: at[0])
+    reserved = await accounts.reserve(REQUEST)
+    await accounts.end_hold(HOLD, "system", reserved.accounts[0].period, spent_micros=0)
+    at[0] += timedelta(seconds=ORPHANED_AFTER_S)
+    strays = await accounts.stray_holds(ORPHANED_AFTER_S)
     assert len(strays) == 2
-    await accounts.reserve(WANTED)
+    await accounts.reserve(REQUEST)
     for stray in strays:
-        await accounts.give_back(stray)
+        await accounts.release_stray(stray)
     assert await _state(shared) == {"system": (0, 1), "tenant": (0, 1), "user": (0, 1)}
 
 
-async def _state(shared: Shared) -> dict[str, tuple[int, int]]:
+async def _state(shared: Bucket) -> dict[str, tuple[int, int]]:
     """Spent and the number of holds of each account."""
     found = {key: (await read_account(shared, key))[0] for key in await shared.keys("account.")}
     return {key.split(".")[1].partition("-")[0]: (a.spent, len(a.holds)) for key, a in found.items()}

@@ -16,7 +16,7 @@ from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CREDENTIALS, CredentialName
-from linestop.bus.stream_definitions import DEFAULT_SPACE, SECOND_NS, consumers, streams
+from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, consumers, streams
 from linestop.errors import PermissionDenied
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, ROLES, AgentName, RoleName, RunId, TenantId
@@ -48,7 +48,7 @@ async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role:
     """The second message on an event's subject is refused at once and in words, and the first stays."""
     run, connection = new_run(), everybody[role]
     subject = subjects.run_event(TENANT, run, role=role, event="stopped", n=1)
-    seq = (await connection.ask(subject, {"role": role}))["seq"]
+    seq = (await connection.api_request(subject, {"role": role}))["seq"]
     claim = {"role": "approver" if role != "approver" else "planner", "tenant": "other", "n": 7}
     named = {
         name: value.format(seq=seq, run=subjects.run_filter(TENANT, run)) for name, value in AGAIN[headers].items()
@@ -62,11 +62,11 @@ async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_an_append_that_names_another_head_is_told_the_true_one(everybody: Everybody, role: RoleName) -> None:
+async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(everybody: Everybody, role: RoleName) -> None:
     """What the header says is checked for every role: the refusal names the sequence that it should have said."""
     run, connection = new_run(), everybody[role]
     first, second = (subjects.run_event(TENANT, run, role=role, event="stopped", n=n) for n in (1, 2))
-    seq = (await connection.ask(first, {}))["seq"]
+    seq = (await connection.api_request(first, {}))["seq"]
     named = {LAST: "0", f"{LAST}-Subject": subjects.run_filter(TENANT, run)}
     reply = await connection.request(second, b"{}", headers=named)
     with pytest.raises(ApiError, match=f"refused {second}: wrong last sequence: {seq} ") as refused:
@@ -76,7 +76,7 @@ async def test_an_append_that_names_another_head_is_told_the_true_one(everybody:
 
 @pytest.mark.parametrize("headers", AGAIN)
 @pytest.mark.parametrize("name", sorted(set(CREDENTIALS) - set(ROLES)))
-async def test_who_has_no_part_in_a_run_says_nothing_in_it(
+async def test_a_credential_that_is_not_a_role_appends_nothing_to_a_run(
     everybody: Everybody, name: CredentialName, headers: str
 ) -> None:
     """No header and no payload makes a difference: the refusal comes at once, and names subject and credential."""
@@ -93,16 +93,16 @@ async def test_who_has_no_part_in_a_run_says_nothing_in_it(
         assert time.monotonic() - began < 5
 
 
-async def test_an_outcome_and_a_blob_are_given_once(everybody: Everybody) -> None:
+async def test_an_outcome_and_a_blob_are_stored_once(everybody: Everybody) -> None:
     """What others rely on for ever cannot be replaced, by the one who gave it either."""
     for name, subject in (
         ("recorder", subjects.outcome(TENANT, AGENT, run=new_run())),
         ("executor", subjects.blob(TENANT, DIGEST, part=0)),
     ):
         connection = everybody[name]  # type: ignore[index] # pyright: ignore[reportArgumentType]
-        await connection.ask(subject, {"first": True})
+        await connection.api_request(subject, {"first": True})
         with pytest.raises(ApiError) as refused:
-            await connection.ask(subject, {"first": False})
+            await connection.api_request(subject, {"first": False})
         assert refused.value.err_code == 10077
 
 
@@ -125,8 +125,8 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
     """An id is the whole stream's: what is guessed must not make somebody's text a repetition."""
     data = b"what everybody knows will be stored"
     name = subjects.blob(TENANT, hashlib.sha256(data).hexdigest(), part=0)
-    squatted = {"Nats-Msg-Id": name, "Linestop-Parts": "1"}
-    reply = await everybody["planner"].request(subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=squatted)
+    taken_id_headers = {"Nats-Msg-Id": name, "Linestop-Parts": "1"}
+    reply = await everybody["planner"].request(subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=taken_id_headers)
     assert "error" not in msgspec.json.decode(reply.data)
     blobs = (await JetStream.open(everybody["executor"])).blobs()
     digest = await blobs.put(TENANT, data)
@@ -148,7 +148,7 @@ async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
 ) -> None:
     """A header that replaces all that was stored would reach the accounts and doors of others."""
     subject = stream_names.bucket_key(bucket, key)
-    await everybody[name].ask(subject, 1)
+    await everybody[name].api_request(subject, 1)
     reply = await everybody[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
     with pytest.raises(ApiError) as refused:
         jetstream_api.read_reply(subject, reply.data)
@@ -168,7 +168,7 @@ async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> 
     inbox = approver.nc.new_inbox()
     subscription = await approver.subscribe(inbox, got.put)
     pull = jetstream_api.consumer_next(stream_names.TIMERS, stream_names.TIMERS_CONSUMER)
-    await approver.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
+    await approver.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
     fired = await asyncio.wait_for(got.get(), 6)
     assert subjects.parse_timer(fired.subject).act == "fire"
     assert fired.data == b"late"
@@ -176,49 +176,49 @@ async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> 
     await subscription.unsubscribe()
 
 
-async def test_a_wake_given_up_is_recorded(everybody: Everybody) -> None:
+async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(everybody: Everybody) -> None:
     """A delivery that is refused as often as allowed ends as an advisory for the recorder."""
     budget, recorder = everybody["budget"], everybody["recorder"]
     subject = subjects.run_event(TENANT, new_run(), role="operator", event="stopped", n=1)
-    seq = (await everybody["operator"].ask(subject, {}))["seq"]
+    seq = (await everybody["operator"].api_request(subject, {}))["seq"]
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = budget.nc.new_inbox()
     subscription = await budget.subscribe(inbox, got.put)
     pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
     deliveries = 0
     while deliveries < 5:
-        await budget.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
+        await budget.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
         delivered = await asyncio.wait_for(got.get(), 6)
         deliveries += delivered.subject == subject
         await budget.request(delivered.reply, b"-NAK" if delivered.subject == subject else b"+ACK")
-    await budget.publish(pull, b'{"batch":1,"no_wait":true}', reply=inbox)
+    await budget.publish(pull, b'{"batch":1,"no_wait":true}', reply_to=inbox)
     await asyncio.wait_for(got.get(), 6)
     await subscription.unsubscribe()
     advised: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = recorder.nc.new_inbox()
     subscription = await recorder.subscribe(inbox, advised.put)
     pull = jetstream_api.consumer_next(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER)
-    await recorder.publish(pull, b'{"batch":1,"expires":5000000000}', reply=inbox)
+    await recorder.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
     advice = await asyncio.wait_for(advised.get(), 6)
     assert f'"stream_seq":{seq},'.encode() in advice.data
     await subscription.unsubscribe()
 
 
-def test_every_stream_is_bounded_and_every_wake_given_up_is_noticed() -> None:
+def test_every_stream_is_bounded_and_every_wake_that_reached_its_maximum_deliveries_is_noticed() -> None:
     """Nothing grows without limit, and only hints are ever given up."""
     specs = streams()
     assert all(spec.config["max_bytes"] > 0 and spec.config["max_msg_size"] > 0 for spec in specs)
-    assert sum(spec.config["max_bytes"] for spec in specs) <= DEFAULT_SPACE.total
-    given_up = [
+    assert sum(spec.config["max_bytes"] for spec in specs) <= DEFAULT_SIZES.total
+    max_deliveries = [
         spec.name
         for spec in consumers(dict.fromkeys(ACTORS, ("runs.*.*.operator.stopped.>",)))
         if spec.config["max_deliver"] > 0
     ]
-    assert given_up == [stream_names.role_consumer(role) for role in ACTORS]
+    assert max_deliveries == [stream_names.role_consumer(role) for role in ACTORS]
     assert {spec.config["num_replicas"] for spec in streams(replicas=3)} == {3}
 
 
-def test_what_a_killed_process_held_of_peoples_words_and_timers_comes_again_soon() -> None:
+def test_control_messages_and_timers_of_a_killed_process_are_redelivered_soon() -> None:
     """However often: a word is not given up because the processes that had it died. A stop waits for the least."""
     specs = [
         s
@@ -231,7 +231,7 @@ def test_what_a_killed_process_held_of_peoples_words_and_timers_comes_again_soon
         assert (spec.config["ack_wait"], spec.config["max_deliver"]) == (soon_s * SECOND_NS, -1)
 
 
-def test_every_control_message_is_somebodys() -> None:
+def test_every_control_message_belongs_to_exactly_one_consumer() -> None:
     """Each verb of either stream is in exactly one durable's filter, or a message would be kept or lost."""
     for stream, root in ((stream_names.CONTROL, "control"), (stream_names.CLIENTS, "clients")):
         filters = [f for s in consumers() if s.stream == stream for f in s.config["filter_subjects"]]

@@ -8,19 +8,19 @@ import pytest
 
 from linestop.bus import stream_names
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
-from linestop.bus.stream_definitions import DEFAULT_SPACE, MIB, Space, streams
+from linestop.bus.stream_definitions import DEFAULT_SIZES, MIB, StreamSizes, streams
 from linestop.bus.stream_sizes import (
     DISK_SHARE,
-    SPACE_FILE,
+    SIZES_FILE,
     TOTAL_MIN_BYTES,
-    Load,
-    embedded_space,
-    plan,
-    space_for,
-    store_space,
-    stored_space,
+    ExpectedLoad,
+    embedded_sizes,
+    plan_sizes,
+    sizes_for,
+    store_sizes,
+    stored_sizes,
 )
-from linestop.cli.commands.processes import KEPT_DAYS
+from linestop.cli.commands.processes import RUN_RETENTION_DAYS
 from linestop.errors import ConfigError
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
@@ -36,9 +36,9 @@ MEASURED = {
 @pytest.mark.parametrize("free", [0, GIB, 10 * GIB, 500 * GIB, 20_000 * GIB])
 def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
     """Hardly less, and never more unless there is next to nothing; each has some."""
-    space = space_for(free)
-    wanted = max(int(free * DISK_SHARE), TOTAL_MIN_BYTES)
-    assert 0.9 * wanted < space.total <= wanted
+    space = sizes_for(free)
+    expected_bytes = max(int(free * DISK_SHARE), TOTAL_MIN_BYTES)
+    assert 0.9 * expected_bytes < space.total <= expected_bytes
     specs = streams(space)
     assert sum(spec.config["max_bytes"] for spec in specs) <= space.total
     assert all(spec.config["max_bytes"] >= spec.config["max_msg_size"] for spec in specs)
@@ -47,29 +47,29 @@ def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
 def test_a_large_disk_is_of_no_use_to_a_broker_with_little_memory() -> None:
     """It keeps an index of what it stores in memory."""
     memory = 8 * GIB
-    space = space_for(500 * GIB, memory=memory)
+    space = sizes_for(500 * GIB, memory=memory)
     assert space.total <= memory * MACHINE_SHARE / INDEX_SHARE
-    assert space_for(10 * GIB, memory=memory) == space_for(10 * GIB)
+    assert sizes_for(10 * GIB, memory=memory) == sizes_for(10 * GIB)
 
 
 def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
     """A later start takes the same, however the disk has changed; an older folder keeps the sizes that it has."""
-    space, is_new = embedded_space(tmp_path)
-    assert (is_new, stored_space(tmp_path)) == (True, None)
-    store_space(tmp_path, Space(runs=7 * MIB))
-    assert embedded_space(tmp_path) == (Space(runs=7 * MIB), False)
+    space, is_new = embedded_sizes(tmp_path)
+    assert (is_new, stored_sizes(tmp_path)) == (True, None)
+    store_sizes(tmp_path, StreamSizes(runs=7 * MIB))
+    assert embedded_sizes(tmp_path) == (StreamSizes(runs=7 * MIB), False)
     (tmp_path / "older" / "jetstream").mkdir(parents=True)
-    assert embedded_space(tmp_path / "older") == (DEFAULT_SPACE, False)
+    assert embedded_sizes(tmp_path / "older") == (DEFAULT_SIZES, False)
     assert space.total >= TOTAL_MIN_BYTES
-    (tmp_path / SPACE_FILE).write_text("{")
+    (tmp_path / SIZES_FILE).write_text("{")
     with pytest.raises(ConfigError, match="does not hold the sizes of streams"):
-        stored_space(tmp_path)
+        stored_sizes(tmp_path)
 
 
 @pytest.mark.parametrize(("turns", "text"), MEASURED)
 def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
     """Never less than that; for runs of three turns and more hardly more in the stream that matters."""
-    found = plan(Load(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SPACE)
+    found = plan_sizes(ExpectedLoad(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SIZES)
     runs, outcomes, archive = MEASURED[turns, text]
     by_name = {line.stream: line for line in found.streams}
     assert runs <= by_name[stream_names.RUNS].run_bytes <= runs * (1.1 if turns >= 3 else 1.3)
@@ -78,18 +78,20 @@ def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "load", [Load(runs_per_day=5_000, turns=6), Load(runs_per_day=100_000, turns=1, long_bytes=9_000)]
+    "load", [ExpectedLoad(runs_per_day=5_000, turns=6), ExpectedLoad(runs_per_day=100_000, turns=1, long_bytes=9_000)]
 )
-def test_a_plan_names_a_disk_on_which_it_fits(load: Load) -> None:
+def test_a_plan_names_a_disk_on_which_it_fits(load: ExpectedLoad) -> None:
     """And what it says that sizes bear is what fits in them, neither more nor less."""
-    small = space_for(10 * GIB)
-    found = plan(load, small)
+    small = sizes_for(10 * GIB)
+    found = plan_sizes(load, small)
     assert not found.fits
-    assert plan(load, space_for(found.disk_bytes)).fits
-    assert not plan(load, space_for(int(found.disk_bytes * 0.95))).fits
+    assert plan_sizes(load, sizes_for(found.disk_bytes)).fits
+    assert not plan_sizes(load, sizes_for(int(found.disk_bytes * 0.95))).fits
 
     def bears(runs_per_day: int) -> bool:
-        return plan(Load(runs_per_day=runs_per_day, turns=load.turns, long_bytes=load.long_bytes), small).fits
+        return plan_sizes(
+            ExpectedLoad(runs_per_day=runs_per_day, turns=load.turns, long_bytes=load.long_bytes), small
+        ).fits
 
     assert bears(found.runs_per_day_max)
     assert not bears(found.runs_per_day_max + 2)
@@ -97,7 +99,7 @@ def test_a_plan_names_a_disk_on_which_it_fits(load: Load) -> None:
 
 def test_a_plan_counts_the_tenth_in_which_no_new_work_is_let_in() -> None:
     """A stream that is full after 90 days refuses new work before."""
-    (runs, *_) = plan(Load(runs_per_day=1_000, turns=3), DEFAULT_SPACE).streams
-    assert runs.needed_bytes == int(runs.run_bytes * 1_000 * KEPT_DAYS / SPACE_FOR_NEW_WORK)
-    assert runs.days == pytest.approx(DEFAULT_SPACE.runs * SPACE_FOR_NEW_WORK / runs.day_bytes, abs=0.1)
-    assert Load(runs_per_day=1, turns=1).days == KEPT_DAYS
+    (runs, *_) = plan_sizes(ExpectedLoad(runs_per_day=1_000, turns=3), DEFAULT_SIZES).streams
+    assert runs.needed_bytes == int(runs.run_bytes * 1_000 * RUN_RETENTION_DAYS / SPACE_FOR_NEW_WORK)
+    assert runs.days == pytest.approx(DEFAULT_SIZES.runs * SPACE_FOR_NEW_WORK / runs.day_bytes, abs=0.1)
+    assert ExpectedLoad(runs_per_day=1, turns=1).days == RUN_RETENTION_DAYS

@@ -21,9 +21,9 @@ from tests.clockwork import (
     OK,
     ONE,
     SECOND,
-    Hands,
-    Model,
     Processes,
+    ScriptedModel,
+    ScriptedTools,
     agent,
     busy,
     calls,
@@ -121,29 +121,29 @@ def virtually(test: Callable[[], Awaitable[None]]) -> None:
     run_virtual(test, seed=1)
 
 
-def on_time(found_s: float, wanted_s: float) -> bool:
+def on_time(found_s: float, expected_s: float) -> bool:
     """Whether it happened at its moment: never sooner, and at most a few milliseconds later."""
-    return -1e-6 <= found_s - wanted_s <= LATE_MAX_S
+    return -1e-6 <= found_s - expected_s <= LATE_MAX_S
 
 
-async def until_said(p: Processes, event: str, times: int) -> None:
+async def until_event(p: Processes, event: str, times: int) -> None:
     """Wait until an event was said so often."""
     with anyio.fail_after(10_000):
-        while len(await p.at(event)) < times:
-            await p.event()
+        while len(await p.event_times(event)) < times:
+            await p.next_event()
 
 
-async def play(row: Row, p: Processes, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+async def play(row: Row, p: Processes, midway: Callable[[], Awaitable[None]] | None = None) -> None:
     """Let the row's run come to its ``since``, do something in the middle of the time, and see when ``then`` comes."""
     failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
-    await until_said(p, row.since, max(failures, 1))
-    before = len(await p.at(row.then))
-    since_s = (await p.at(row.since))[-1]
-    if meanwhile is not None:
+    await until_event(p, row.since, max(failures, 1))
+    before = len(await p.event_times(row.then))
+    since_s = (await p.event_times(row.since))[-1]
+    if midway is not None:
         await anyio.sleep(row.after_s / 2)
-        await meanwhile()
+        await midway()
     await anyio.sleep(since_s + row.after_s + 0.5 - (anyio.current_time() - p.began_s))
-    found = await p.at(row.then)
+    found = await p.event_times(row.then)
     assert len(found) == before + 1, (await p.run()).entries
     assert on_time(found[-1], since_s + row.after_s), found[-1] - since_s
 
@@ -155,7 +155,9 @@ def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
     row = ROWS[name]
 
     async def main() -> None:
-        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+        async with processes(
+            roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=agent(**row.agent)
+        ) as p:
             await play(row, p)
 
     virtually(main)
@@ -168,7 +170,9 @@ def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, rol
     row = ROWS[name]
 
     async def main() -> None:
-        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+        async with processes(
+            roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=agent(**row.agent)
+        ) as p:
 
             async def restart() -> None:
                 await p.start(await p.kill(row.role), f"{row.role}#2")
@@ -190,7 +194,9 @@ def test_it_happens_at_its_moment_although_the_wall_clock_was_set(name: str, ste
 
     async def main() -> None:
         version = agent(**row.agent)
-        async with processes(roles, Model(row.script), Hands(row.tools), version=version, now=wall) as p:
+        async with processes(
+            roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=version, now=wall
+        ) as p:
 
             async def step() -> None:
                 await anyio.lowlevel.checkpoint()
@@ -206,13 +212,13 @@ def test_a_fallback_is_asked_as_soon_as_the_last_retry_has_failed(roles: Layout)
     """No pause lies before another model."""
 
     async def main() -> None:
-        model = Model([down()] * 4)
+        model = ScriptedModel([down()] * 4)
         async with processes(roles, model, version=agent(fallbacks=(SECOND,), on_model_down="fall_back")) as p:
             await anyio.sleep(60)
-            starts, failures = await p.at("planner.started"), await p.at("planner.failed")
+            starts, failures = await p.event_times("planner.started"), await p.event_times("planner.failed")
             assert on_time(starts[4], failures[3])
-            assert model.asked == ["playbook/first"] * 4 + ["playbook/second"]
-            assert len(await p.at("sealed")) == 1
+            assert model.models_requested == ["playbook/first"] * 4 + ["playbook/second"]
+            assert len(await p.event_times("sealed")) == 1
 
     virtually(main)
 
@@ -234,23 +240,23 @@ def test_a_lost_effect_is_taken_over_at_its_done_by(  # noqa: PLR0917 - a table
     timeout_s = 600.0 if far else 20.0
 
     async def main() -> None:
-        model, hands = Model([calls((tool, {"q": 1}))]), Hands(takes_s={tool: [HANGS]})
+        model, scripted_tools = ScriptedModel([calls((tool, {"q": 1}))]), ScriptedTools(takes_s={tool: [HANGS]})
         version = agent(timeout_s={tool: timeout_s}, **limits())
         if not shown:
-            monkeypatch.setattr(Presence, "_beat", _nothing_shown)
-        async with processes(roles, model, hands, version=version) as p:
-            await until_said(p, "executor.started", 1)
+            monkeypatch.setattr(Presence, "_beat", _store_no_heartbeat)
+        async with processes(roles, model, scripted_tools, version=version) as p:
+            await until_event(p, "executor.started", 1)
             done_by = (await p.run()).open_attempts[0].done_by
             await p.start(await p.kill("executor"), "spare#1")
             await anyio.sleep(timeout_s + 60)
-            starts = await p.at(then)
+            starts = await p.event_times(then)
             found = starts[-1] if then == "executor.finished" else starts[1]
             assert on_time(found, (done_by - p.began).total_seconds())
 
     virtually(main)
 
 
-async def _nothing_shown(_self: Presence, _role: RoleName) -> None:
+async def _store_no_heartbeat(_self: Presence, _role: RoleName) -> None:
     """Show nothing, as a worker of an older linestop."""
 
 
@@ -260,16 +266,16 @@ def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName
     """By a worker of another name, long before its end: the tool had 900 s. The log says why, and verifies."""
 
     async def main() -> None:
-        model = Model([calls((tool, {"q": 1}))] if tool else [calls()], [] if tool else [HANGS])
+        model = ScriptedModel([calls((tool, {"q": 1}))] if tool else [calls()], [] if tool else [HANGS])
         version = agent(timeout_s={tool: 900.0}, **limits())
-        async with processes(roles, model, Hands(takes_s={tool: [HANGS]}), version=version) as p:
-            await until_said(p, f"{role}.started", 1)
+        async with processes(roles, model, ScriptedTools(takes_s={tool: [HANGS]}), version=version) as p:
+            await until_event(p, f"{role}.started", 1)
             await anyio.sleep(20)
             started_by = (await p.run()).open_attempts[0].worker
             dead_s = anyio.current_time() - p.began_s
             await p.start(await p.kill(role), "spare#1")
             await anyio.sleep(30)
-            again_s = (await p.at(f"{role}.started"))[1]
+            again_s = (await p.event_times(f"{role}.started"))[1]
             assert dead_s <= again_s <= dead_s + 10, again_s - dead_s
             run = await p.run()
             starts = [e.event for e in run.entries if isinstance(e.event, EffectStarted if tool else ModelStarted)]
@@ -286,17 +292,17 @@ def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName
 @LAYOUTS
 def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a planner of another name, if the one before never showed that it lived."""
-    monkeypatch.setattr(Presence, "_beat", _nothing_shown)
+    monkeypatch.setattr(Presence, "_beat", _store_no_heartbeat)
 
     async def main() -> None:
-        model = Model([calls()], [HANGS])
+        model = ScriptedModel([calls()], [HANGS])
         async with processes(roles, model, version=agent(**limits())) as p:
-            await until_said(p, "planner.started", 1)
+            await until_event(p, "planner.started", 1)
             done_by = (await p.run()).open_attempts[0].done_by
             await p.start(await p.kill("planner"), "spare#1")
             await anyio.sleep(200)
-            assert on_time((await p.at("planner.started"))[1], (done_by - p.began).total_seconds())
-            assert len(await p.at("sealed")) == 1
+            assert on_time((await p.event_times("planner.started"))[1], (done_by - p.began).total_seconds())
+            assert len(await p.event_times("sealed")) == 1
 
     virtually(main)
 
@@ -307,13 +313,13 @@ def test_the_next_incarnation_takes_over_at_once_what_is_safe_to_repeat(tool: st
     """It holds the name, so its predecessor is gone."""
 
     async def main() -> None:
-        model, hands = Model([calls((tool, {"q": 1}))]), Hands(takes_s={tool: [HANGS]})
-        async with processes(roles, model, hands, version=agent(**limits())) as p:
-            await until_said(p, "executor.started", 1)
+        model, scripted_tools = ScriptedModel([calls((tool, {"q": 1}))]), ScriptedTools(takes_s={tool: [HANGS]})
+        async with processes(roles, model, scripted_tools, version=agent(**limits())) as p:
+            await until_event(p, "executor.started", 1)
             await p.start(await p.kill("executor"), f"{p.name_of(roles, 'executor')}#2")
             again_s = anyio.current_time() - p.began_s
             await anyio.sleep(1)
-            assert on_time((await p.at("executor.started"))[1], again_s - 0.001)
+            assert on_time((await p.event_times("executor.started"))[1], again_s - 0.001)
 
     virtually(main)
 
@@ -323,13 +329,16 @@ def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None
     """Two calls, one asked about, one retried: the retry comes at its moment, and so does the expiry."""
 
     async def main() -> None:
-        model, hands = Model([calls(("pay", {"q": 1}), ("look", {"q": 1}))]), Hands({"look": [busy(), busy(39.5)]})
-        async with processes(roles, model, hands, version=agent(**limits(approval_expires_s=40))) as p:
+        model, scripted_tools = (
+            ScriptedModel([calls(("pay", {"q": 1}), ("look", {"q": 1}))]),
+            ScriptedTools({"look": [busy(), busy(39.5)]}),
+        )
+        async with processes(roles, model, scripted_tools, version=agent(**limits(approval_expires_s=40))) as p:
             await anyio.sleep(60)
-            starts, ends = await p.at("executor.started"), await p.at("executor.finished")
+            starts, ends = await p.event_times("executor.started"), await p.event_times("executor.finished")
             assert on_time(starts[1], ends[0] + retry_delay_s("look-1", 1))
             assert on_time(starts[2], ends[1] + 39.5)
-            assert on_time((await p.at("approver.denied"))[0], (await p.at("approver.asked"))[0] + 40)
+            assert on_time((await p.event_times("approver.denied"))[0], (await p.event_times("approver.asked"))[0] + 40)
 
     virtually(main)
 
@@ -340,15 +349,17 @@ def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout)
     """What the tool itself could not tell is asked about at once; what was cut off, when it must be over."""
 
     async def main() -> None:
-        lost = ToolResult(outcome="unknown", ended=ended)
-        hands = Hands({"wire": [lost], "wire?": [OK]})
-        async with processes(roles, Model([calls(("wire", {"q": 1}))]), hands, version=agent(**limits())) as p:
-            await until_said(p, "executor.started", 1)
+        unknown_result = ToolResult(outcome="unknown", ended=ended)
+        scripted_tools = ScriptedTools({"wire": [unknown_result], "wire?": [OK]})
+        async with processes(
+            roles, ScriptedModel([calls(("wire", {"q": 1}))]), scripted_tools, version=agent(**limits())
+        ) as p:
+            await until_event(p, "executor.started", 1)
             done_by = (await p.run()).calls["wire-0"].attempts[0].done_by
             await anyio.sleep(60)
-            over_s = (await p.at("executor.finished"))[0] if ended else (done_by - p.began).total_seconds()
-            assert on_time((await p.at("executor.started"))[1], over_s)
-            assert hands.done == ["wire", "wire?"]
+            over_s = (await p.event_times("executor.finished"))[0] if ended else (done_by - p.began).total_seconds()
+            assert on_time((await p.event_times("executor.started"))[1], over_s)
+            assert scripted_tools.performed == ["wire", "wire?"]
 
     virtually(main)
 
@@ -362,13 +373,15 @@ def test_a_run_that_is_over_leaves_no_timer(name: str, roles: Layout) -> None:
     row = ROWS[name]
 
     async def main() -> None:
-        async with processes(roles, Model(row.script), Hands(row.tools), version=agent(**row.agent)) as p:
+        async with processes(
+            roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=agent(**row.agent)
+        ) as p:
             failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
-            await until_said(p, row.since, max(failures, 1))
+            await until_event(p, row.since, max(failures, 1))
             await anyio.sleep(1)
             assert p.broker.schedules.pending
-            await p.say("stop")
-            await until_said(p, "sealed", 1)
+            await p.send_control("stop")
+            await until_event(p, "sealed", 1)
             await anyio.sleep(1)
             assert p.broker.schedules.pending == []
 
@@ -383,17 +396,17 @@ WALL = {"limits": {"wall_s": 20}}
 @pytest.mark.parametrize("off_s", [12.0, 22.0, 33.0, 300.0])
 def test_a_run_does_not_work_while_a_process_is_off(when: str, off_s: float, roles: Layout) -> None:
     """All of it, or the one of six that is needed: the run goes on when it is back, whatever was open."""
-    thinks, acts, judges = when == "thinking", when == "acting", when == "between"
+    during_model_request, during_tool_call, between_steps = when == "thinking", when == "acting", when == "between"
 
     async def main() -> None:
-        model = Model([calls(("look", {"q": 1}))], [0.01, HANGS] if thinks else [])
-        hands = Hands(takes_s={"look": [HANGS]} if acts else {})
-        async with processes(roles, model, hands, version=agent(**WALL)) as p:
-            role: RoleName = "planner" if thinks else "executor" if acts else "validator"
-            if judges:
+        model = ScriptedModel([calls(("look", {"q": 1}))], [0.01, HANGS] if during_model_request else [])
+        scripted_tools = ScriptedTools(takes_s={"look": [HANGS]} if during_tool_call else {})
+        async with processes(roles, model, scripted_tools, version=agent(**WALL)) as p:
+            role: RoleName = "planner" if during_model_request else "executor" if during_tool_call else "validator"
+            if between_steps:
                 killed = await p.kill(role)
             else:
-                await until_said(p, f"{role}.started", 2 if thinks else 1)
+                await until_event(p, f"{role}.started", 2 if during_model_request else 1)
                 await anyio.sleep(1)
                 killed = await p.kill(role)
             await anyio.sleep(off_s)
@@ -414,26 +427,26 @@ def test_an_outage_of_the_broker_for_minutes_fails_nothing(when: str, tool: str,
     """What was done meanwhile is said when the broker is back: it is not done again, and its wait is no work."""
 
     async def main() -> None:
-        model = Model([calls((tool, {"q": 1}))], [0.01, 3.0])
-        hands = Hands({tool: [busy()]} if when == "retrying" else {}, {tool: [3.0]})
-        async with processes(roles, model, hands, version=agent(**WALL)) as p:
-            await until_said(
+        model = ScriptedModel([calls((tool, {"q": 1}))], [0.01, 3.0])
+        scripted_tools = ScriptedTools({tool: [busy()]} if when == "retrying" else {}, {tool: [3.0]})
+        async with processes(roles, model, scripted_tools, version=agent(**WALL)) as p:
+            await until_event(
                 p, "planner.started" if when == "thinking" else "executor.started", 2 - (when != "thinking")
             )
             await anyio.sleep(1)
             if when == "retrying":
-                await until_said(p, "executor.finished", 1)
-            p.fates.away = True
+                await until_event(p, "executor.finished", 1)
+            p.faults.away = True
             await anyio.sleep(120)
-            p.fates.away = False
+            p.faults.away = False
             back_s = anyio.current_time() - p.began_s
             await anyio.sleep(60)
             run = await p.run()
             assert run.sealed is not None
             assert run.sealed.status == "completed", run.sealed.why
-            assert (await p.at("sealed"))[0] - back_s < 10
-            assert hands.done == [tool] * (2 if when == "retrying" else 1)
-            assert len(model.asked) == 2
+            assert (await p.event_times("sealed"))[0] - back_s < 10
+            assert scripted_tools.performed == [tool] * (2 if when == "retrying" else 1)
+            assert len(model.models_requested) == 2
             assert run.active_s(run.at) < 12
 
     virtually(main)
@@ -445,14 +458,14 @@ def test_the_wall_ends_a_run_that_works_on(wall_s: int, roles: Layout) -> None:
     """A call that takes longer than the run may work is cut off there, near and far."""
 
     async def main() -> None:
-        model, hands = Model([calls(("slow", {"q": 1}))]), Hands(takes_s={"slow": [HANGS]})
+        model, scripted_tools = ScriptedModel([calls(("slow", {"q": 1}))]), ScriptedTools(takes_s={"slow": [HANGS]})
         version = agent(limits={"wall_s": wall_s})
-        async with processes(roles, model, hands, version=version) as p:
+        async with processes(roles, model, scripted_tools, version=version) as p:
             await anyio.sleep(wall_s + 5)
             run = await p.run()
             assert run.stopped is not None
             assert (run.stopped.code, run.stopped.open[0].what) == ("deadline", "slow-0")
-            assert on_time((await p.at("stopped"))[0], wall_s + (await p.at("opened"))[0])
+            assert on_time((await p.event_times("stopped"))[0], wall_s + (await p.event_times("opened"))[0])
 
     virtually(main)
 
@@ -462,13 +475,13 @@ def test_a_model_call_ends_with_its_runs_time(roles: Layout) -> None:
     """Whoever makes it vouches for it until then; the run says that its time is up."""
 
     async def main() -> None:
-        model = Model([calls()], [HANGS])
+        model = ScriptedModel([calls()], [HANGS])
         async with processes(roles, model, version=agent(**WALL)) as p:
             await anyio.sleep(30)
             run = await p.run()
             assert run.sealed is not None
             assert "worked for 20 s" in run.sealed.why
-            assert on_time((await p.at("stopped"))[0], 20.0 + (await p.at("opened"))[0])
+            assert on_time((await p.event_times("stopped"))[0], 20.0 + (await p.event_times("opened"))[0])
 
     virtually(main)
 
@@ -479,12 +492,14 @@ def test_a_start_whose_acknowledgement_is_lost_is_not_waited_for(tool: str, role
     """Who made it knows that it never began, and says so as soon as it reaches the broker."""
 
     async def main() -> None:
-        hands = Hands()
-        async with processes(roles, Model([calls((tool, {"q": 1}))]), hands, version=agent(**limits())) as p:
-            p.fates.lose_answer_to = "executor.started"
+        scripted_tools = ScriptedTools()
+        async with processes(
+            roles, ScriptedModel([calls((tool, {"q": 1}))]), scripted_tools, version=agent(**limits())
+        ) as p:
+            p.faults.lose_reply_to = "executor.started"
             await anyio.sleep(5)
-            assert hands.done == [tool]
+            assert scripted_tools.performed == [tool]
             assert [a.outcome for a in (await p.run()).calls[f"{tool}-0"].attempts] == ["never_started", "succeeded"]
-            assert len(await p.at("sealed")) == 1
+            assert len(await p.event_times("sealed")) == 1
 
     virtually(main)

@@ -15,9 +15,9 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.client.result_types import run_line
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.money.account_value import Account
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import AccountLimits
@@ -44,7 +44,7 @@ class Model:
     def __init__(self, calls: int = 0) -> None:
         self._calls = calls
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         await anyio.sleep(TAKES_S)
         more = work.turn <= self._calls
         calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q":"{work.turn}"}}'),) if more else ()
@@ -85,7 +85,7 @@ class Crowd:
 
 
 def crowd(
-    act: Callable[[Crowd], Awaitable[None]],
+    scenario: Callable[[Crowd], Awaitable[None]],
     *,
     user_day_micros: int,
     calls: int = 0,
@@ -97,33 +97,35 @@ def crowd(
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(agent)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(agent)
         limits = AccountLimits(user_day_micros=user_day_micros)
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=limits, sweeping=sweeping)
-        roles = [make_role(role, caller=Model(calls), runner=Tools({})) for role in ACTORS]
+        config = ProcessSettings(
+            worker="w#1", now=virtual_now, random_source=random.Random(1), account_limits=limits, sweeping=sweeping
+        )
+        roles = [make_role(role, requester=Model(calls), runner=Tools({})) for role in ACTORS]
         world = Crowd(broker, limits)
-        async with Host(InMemory(broker), roles, config).running():
-            await act(world)
+        async with ActorProcess(InMemory(broker), roles, config).running():
+            await scenario(world)
         assert not world.over
 
     run_virtual(main, seed=1, start=start)
 
 
-def at_most(run: Run) -> int:
+def first_request_cost_max_micros(run: Run) -> int:
     """What the run's first model call may cost at most."""
     return next(iter(run.attempts.values()))[0].cost_max_micros
 
 
-def bound() -> int:
+def measure_first_request_cost_max_micros() -> int:
     """What the first model call of such a run may cost at most, in micro-dollars."""
     found: list[int] = []
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         await world.submit("one")
         await anyio.sleep(5)
-        found.append(at_most(await world.run("one")))
+        found.append(first_request_cost_max_micros(await world.run("one")))
 
-    crowd(act, user_day_micros=5_000_000)
+    crowd(scenario, user_day_micros=5_000_000)
     return found[0]
 
 
@@ -134,24 +136,24 @@ def events(run: Run, kind: type) -> list[object]:
 
 def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
     """A hold ahead is taken only where there is room for it."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         await world.submit("one")
         await anyio.sleep(5)
         run = await world.run("one")
         assert run.sealed is not None
         assert run.sealed.status == "completed"
-        assert [held.amount_micros for held in events(run, Held) if isinstance(held, Held)] == [least]
+        assert [held.amount_micros for held in events(run, Held) if isinstance(held, Held)] == [needed_micros]
 
-    crowd(act, user_day_micros=least)
+    crowd(scenario, user_day_micros=needed_micros)
 
 
 def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> None:
     """The others wait while money is held and are refused when it is spent, oldest first, with few events."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         names = [f"r{index:02}" for index in range(64)]
         for name in names:
             await world.submit(name)
@@ -168,21 +170,21 @@ def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> 
         assert "user ann may spend" in stop.why
         assert "resets at 2026-05-05 00:00 UTC" in stop.why
 
-    crowd(act, user_day_micros=19 * COST + least)
+    crowd(scenario, user_day_micros=19 * COST + needed_micros)
 
 
 def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
     """Without the sweep: a hint, not a period. Meanwhile it is queued, and says for whose money it waits."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         await world.submit("one")
         await anyio.sleep(0.5)
         await world.submit("two")
         await anyio.sleep(0.25)
         waiting = run_line(await world.run("two"))
         assert waiting.status == "queued"
-        assert waiting.why.startswith(f"The next step may cost ${least / 1e6:.6f}".rstrip("0"))
+        assert waiting.why.startswith(f"The next step may cost ${needed_micros / 1e6:.6f}".rstrip("0"))
         assert "user ann may spend" in waiting.why
         assert "has spent $0.00 and holds" in waiting.why
         await anyio.sleep(5)
@@ -194,14 +196,14 @@ def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
         assert len(events(two, Queued)) == 1
         assert two.accepted is not None
 
-    crowd(act, user_day_micros=least + COST)
+    crowd(scenario, user_day_micros=needed_micros + COST)
 
 
 def test_runs_that_wait_for_each_other_all_go_on() -> None:
     """What a waiting run has not spent goes back: no two runs wait for each other's money."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         names = [f"r{index}" for index in range(3)]
         for name in names:
             await world.submit(name)
@@ -210,7 +212,7 @@ def test_runs_that_wait_for_each_other_all_go_on() -> None:
         assert [run.sealed.status if run.sealed else "" for run in runs] == ["completed"] * 3
         assert any(events(run, Queued) for run in runs)
 
-    crowd(act, user_day_micros=3 * least + 10, calls=3)
+    crowd(scenario, user_day_micros=3 * needed_micros + 10, calls=3)
 
 
 def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
@@ -218,12 +220,12 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
 
     The hold is younger than what counts as forgotten, since no log and no other account has it.
     """
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
-        shared = world.broker.shared(stream_names.SHARED_BUCKET)
+    async def scenario(world: Crowd) -> None:
+        shared = world.broker.bucket(stream_names.SHARED_BUCKET)
         key = f"account.user-{TENANT}-{__import__('hashlib').sha256(b'ann').hexdigest()[:24]}.2026-05-04"
-        held = Account(holds={"t.other.1": (least, int(virtual_now().timestamp()))})
+        held = Account(holds={"t.other.1": (needed_micros, int(virtual_now().timestamp()))})
         await shared.create(key, msgspec.json.encode(held))
         await world.submit("one")
         await anyio.sleep(300)
@@ -236,14 +238,14 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
         assert run.active_s(run.at) < 5
         assert run.n < 12
 
-    crowd(act, user_day_micros=least, start=datetime(2026, 5, 4, 23, 58, 20, tzinfo=UTC))
+    crowd(scenario, user_day_micros=needed_micros, start=datetime(2026, 5, 4, 23, 58, 20, tzinfo=UTC))
 
 
 def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
     """Nobody waits behind a run that is over."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         await world.submit("one")
         await anyio.sleep(0.2)
         await world.submit("two")
@@ -260,15 +262,15 @@ def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
         assert isinstance(held, Held)
         assert held.at - one.sealed.at < SOON
 
-    crowd(act, user_day_micros=least + COST)
+    crowd(scenario, user_day_micros=needed_micros + COST)
 
 
 @pytest.mark.parametrize("sweeping", [True, False])
 def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when_they_can(sweeping: bool) -> None:
     """It waits, is not stopped as stuck, and asks again within half a minute."""
-    least = bound()
+    needed_micros = measure_first_request_cost_max_micros()
 
-    async def act(world: Crowd) -> None:
+    async def scenario(world: Crowd) -> None:
         stream = world.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET))
         stream.bytes_max = stream.bytes_used + 1
         await world.submit("one")
@@ -288,4 +290,4 @@ def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when
         assert not events(run, Stopped)
         assert run.accepted is not None
 
-    crowd(act, user_day_micros=5 * least, sweeping=sweeping)
+    crowd(scenario, user_day_micros=5 * needed_micros, sweeping=sweeping)

@@ -15,7 +15,7 @@ from linestop.bus.connection import connect
 from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.cli.agents_tools import AgentLine, touched
+from linestop.cli.agents_tools import AgentLine, open_runs_with_changed_contracts
 from linestop.cli.assembly import agents_of, deploy_at_start, load_tools
 from linestop.cli.main import run
 from linestop.config.project_file import load_project
@@ -77,8 +77,8 @@ def test_a_tool_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lint_fails_for_a_tool_that_should_not_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, so that it can stand in a pipeline."""
     assert run(["tools", "lint", "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert {one["tool"] for one in found if one["level"] == "error"} == {"notes.burn"}
+    finding = json.loads(capsys.readouterr().out)
+    assert {one["tool"] for one in finding if one["level"] == "error"} == {"notes.burn"}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_an_agent_s_state_compares_files_and_bus(in_files: str, deployed: str, s
 def test_without_a_broker_agents_shows_the_files(capsys: pytest.CaptureFixture[str]) -> None:
     """And says that it shows only them."""
     assert run(["agents", "--json"]) == 0
-    said = capsys.readouterr()
-    assert [one["state"] for one in json.loads(said.out)] == ["in files"]
-    assert "deployed agents are not shown" in said.err
+    captured = capsys.readouterr()
+    assert [one["state"] for one in json.loads(captured.out)] == ["in files"]
+    assert "deployed agents are not shown" in captured.err
 
 
 def _changed(text: Path) -> AgentVersion:
@@ -110,11 +110,11 @@ def _changed(text: Path) -> AgentVersion:
     return found
 
 
-async def _a_start_leaves_it_as_it_is(server: EmbeddedServer, text: Path, mark: str) -> None:
+async def assert_start_keeps_mark(server: EmbeddedServer, text: Path, mark: str) -> None:
     """What `dev` and `up` find in files is not what a person decided, and only a person undoes that."""
     changed = _changed(text)
     async with await connect(server.credential("operator"), name="test") as connection:
-        store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
+        store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
         before = await store.current_digest("clerk")
         assert await deploy_at_start(server.credential("operator"), [changed]) == [
             f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys what is in files."
@@ -150,11 +150,11 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
             assert "is not a name" in capsys.readouterr().err
         assert await run_sync(run, ["rollback", "clerk", "--to", second.split()[1]]) == 0
         assert capsys.readouterr().out == second
-        await _a_start_leaves_it_as_it_is(server, folder / "agents" / "clerk.md", "rolled back")
+        await assert_start_keeps_mark(server, folder / "agents" / "clerk.md", "rolled back")
         assert await run_sync(run, ["agents", "--json"]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["mark"] == "rolled back"
         assert await run_sync(run, ["undeploy", "clerk"]) == 0
-        await _a_start_leaves_it_as_it_is(server, folder / "agents" / "clerk.md", "undeployed")
+        await assert_start_keeps_mark(server, folder / "agents" / "clerk.md", "undeployed")
         capsys.readouterr()
         assert await run_sync(run, ["agents"]) == 0
         assert "undeployed" in capsys.readouterr().out
@@ -168,7 +168,7 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
 
 def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
     """By tool, with what becomes of its calls; runs that are over and other agents' are not named."""
-    version_1, story = agent(), Story().opened()
+    version_1, story = agent(), Story().open_run()
     was = story.run.opened
     assert was is not None
     name = was.tools[0].name
@@ -177,13 +177,15 @@ def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
 
     def version(**fields: object) -> list[str]:
         now = msgspec.structs.replace(before, **fields)
-        return touched([story.run], [msgspec.structs.replace(version_1, tools=(now, *version_1.tools[1:]))])
+        return open_runs_with_changed_contracts(
+            [story.run], [msgspec.structs.replace(version_1, tools=(now, *version_1.tools[1:]))]
+        )
 
-    assert touched([story.run], [version_1]) == []
+    assert open_runs_with_changed_contracts([story.run], [version_1]) == []
     assert version(description="Mended.") == [
         f"1 open run ({story.run.run}) began with another contract of '{name}', and what they began with counts."
     ]
     (sentence,) = version(scopes=("all",))
     assert "and a person is asked before they call it as it is now: its scopes have 'all' in addition" in sentence
-    story.word("stop").said()
+    story.send_control("stop").append_decided()
     assert version(description="Mended.") == []

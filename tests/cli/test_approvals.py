@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack import Ran, Stack, background_stack, command, seen
+from tests.stack import CommandResult, Stack, background_stack, command, shown_option
 
 from linestop.client.credentials import write_key
 from linestop.runtime.intake import Person
@@ -21,20 +21,20 @@ pytestmark = pytest.mark.broker
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Everything, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
-def cli(line: Stack, *args: str) -> Ran:
+def cli(system: Stack, *args: str) -> CommandResult:
     """Run a command on the running whole."""
-    return command(line.directory, *args)
+    return command(system.directory, *args)
 
 
-def ask(line: Stack, text: str) -> dict[str, Any]:
+def ask(system: Stack, text: str) -> dict[str, Any]:
     """Give the agent a task that comes to wait; the question as JSON."""
-    ran = cli(line, "run", "desk", text, "--json")
+    ran = cli(system, "run", "desk", text, "--json")
     assert ran.code == 6, ran.err
     question: dict[str, Any] = ran.json["questions"][0]
     return question
@@ -42,95 +42,95 @@ def ask(line: Stack, text: str) -> dict[str, Any]:
 
 def test_approvals_lists_exact_arguments_and_says_when_there_are_none(tmp_path: Path) -> None:
     """The table has the whole call, also where it is longer than a column; JSON has everything."""
-    with background_stack(tmp_path) as line:
-        nothing = cli(line, "approvals")
+    with background_stack(tmp_path) as system:
+        nothing = cli(system, "approvals")
         assert (nothing.code, nothing.out) == (0, "")
         assert "Nothing waits" in nothing.err
-        assert cli(line, "approvals", "--json").json == []
-        question = ask(line, "pay 5")
-        table = cli(line, "approvals").out
-        assert cli(line, "approvals", "--json").json == [question]
-        assert cli(line, "approvals", "--tenant", "other", "--json").json == []
-        assert cli(line, "approvals", "--tenant", "other", "--all-tenants", "--json").json == [question]
+        assert cli(system, "approvals", "--json").json == []
+        question = ask(system, "pay 5")
+        table = cli(system, "approvals").out
+        assert cli(system, "approvals", "--json").json == [question]
+        assert cli(system, "approvals", "--tenant", "other", "--json").json == []
+        assert cli(system, "approvals", "--tenant", "other", "--all-tenants", "--json").json == [question]
     assert question["run"] in table
     column = "".join(row[row.find("pay(") if "pay(" in row else 0 :] for row in table.splitlines())
     assert '{"amount":5,"note":"\\u001b]0;owned\\u0007"' in column
     assert {"args", "args_sha256", "contract_digest", "tier", "rule", "expires_at"} <= set(question)
 
 
-def test_approve_does_the_call_and_deny_does_not(line: Stack) -> None:
+def test_approve_does_the_call_and_deny_does_not(system: Stack) -> None:
     """One word each, with its reason in the log for ever."""
-    yes, no = ask(line, "pay 5"), ask(line, "pay 5")
-    approved = cli(line, "approve", yes["run"], yes["call"], "--shown", yes["shown"], "--by", "ann", "--why", "small")
-    denied = cli(line, "deny", no["run"], no["call"], "--by", "bob", "--why", "too much", "--json")
+    yes, no = ask(system, "pay 5"), ask(system, "pay 5")
+    approved = cli(system, "approve", yes["run"], yes["call"], "--shown", yes["shown"], "--by", "ann", "--why", "small")
+    denied = cli(system, "deny", no["run"], no["call"], "--by", "bob", "--why", "too much", "--json")
     assert (approved.code, denied.code, denied.json["status"]) == (0, 0, "done")
     assert "approver.granted is event" in approved.out
-    assert "succeeded" in cli(line, "watch", yes["run"]).out
-    ended = cli(line, "watch", no["run"])
+    assert "succeeded" in cli(system, "watch", yes["run"]).out
+    ended = cli(system, "watch", no["run"])
     assert ended.code == 0
     assert "pay by bob: too much" in ended.out
-    assert line.effects.paid == [5]
+    assert system.effects.paid == [5]
 
 
-def test_approve_with_edit_approves_other_arguments(line: Stack, tmp_path: Path) -> None:
+def test_approve_with_edit_approves_other_arguments(system: Stack, tmp_path: Path) -> None:
     """New arguments come as JSON or from a file; anything else is refused and the question stays open."""
-    question = ask(line, "pay 5")
+    question = ask(system, "pay 5")
     run, call = question["run"], question["call"]
     file = tmp_path / "args.json"
     file.write_text('{"amount": 2}')
     (tmp_path / "huge.json").write_text("[" * 300_000)
-    for wrong, said in (
+    for wrong, sentence in (
         ("[1]", "JSON object"), ("{", "is not JSON"), ('{"amount": 1, "amount": 9}', 'the key "amount" is given twice'),
         ("@/nowhere", "cannot be read"), ("[" * 90_000, "is not JSON"),
         (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
     ):  # fmt: skip
-        ran = cli(line, "approve", run, call, "--shown", question["shown"], "--edit", wrong)
+        ran = cli(system, "approve", run, call, "--shown", question["shown"], "--edit", wrong)
         assert ran.code == 2
-        assert said in ran.err
+        assert sentence in ran.err
     shown = ("--shown", question["shown"])
-    unfit = cli(line, "approve", run, call, *shown, "--edit", '{"amount": "2"}', "--by", "ann")
+    unfit = cli(system, "approve", run, call, *shown, "--edit", '{"amount": "2"}', "--by", "ann")
     assert unfit.code == 1
     assert 'cannot be made with these arguments: $.amount: "2" is not of type' in unfit.err
-    still = next(each for each in cli(line, "approvals", "--json").json if each["run"] == run)
+    still = next(each for each in cli(system, "approvals", "--json").json if each["run"] == run)
     assert still["args"] == question["args"]
-    assert cli(line, "approve", run, call, *shown, "--edit", str(file), "--by", "ann").code == 0
-    assert cli(line, "watch", run).code == 0
-    assert line.effects.paid[-1] == 2
+    assert cli(system, "approve", run, call, *shown, "--edit", str(file), "--by", "ann").code == 0
+    assert cli(system, "watch", run).code == 0
+    assert system.effects.paid[-1] == 2
 
 
-def test_a_decision_about_nothing_says_what_there_is(line: Stack) -> None:
+def test_a_decision_about_an_unknown_call_lists_the_open_ones(system: Stack) -> None:
     """An unknown call, and a run that waits for nobody: 1, and the way to find what waits."""
-    run = ask(line, "pay 5")["run"]
-    wrong = cli(line, "approve", run, "c9", "--shown", "0" * 12)
+    run = ask(system, "pay 5")["run"]
+    wrong = cli(system, "approve", run, "c9", "--shown", "0" * 12)
     assert wrong.code == 1
     assert f"linestop show {run}" in wrong.err
-    cli(line, "deny", run)
-    assert cli(line, "watch", run).code == 0
-    nothing = cli(line, "approve", run, "--shown", "0" * 12)
+    cli(system, "deny", run)
+    assert cli(system, "watch", run).code == 0
+    nothing = cli(system, "approve", run, "--shown", "0" * 12)
     assert nothing.code == 1
     assert f"Run '{run}' is over and asks nobody anything now; `linestop approvals` lists" in nothing.err
 
 
-def test_answer_answers_a_question_with_text_or_json(line: Stack) -> None:
+def test_answer_answers_a_question_with_text_or_json(system: Stack) -> None:
     """The call may be left out if the run asks one thing only."""
-    first, second = ask(line, "ask"), ask(line, "ask")
-    assert cli(line, "answer", first["run"], "blue").code == 0
-    assert "blue" in cli(line, "watch", first["run"]).out
-    answered = cli(line, "answer", second["run"], second["call"], '{"colour": "red"}', "--json-answer", "--by", "ann")
+    first, second = ask(system, "ask"), ask(system, "ask")
+    assert cli(system, "answer", first["run"], "blue").code == 0
+    assert "blue" in cli(system, "watch", first["run"]).out
+    answered = cli(system, "answer", second["run"], second["call"], '{"colour": "red"}', "--json-answer", "--by", "ann")
     assert answered.code == 0
-    assert '{"colour":"red"}' in cli(line, "watch", second["run"]).out
-    assert cli(line, "answer", second["run"], "a", "b", "c").code == 2
+    assert '{"colour":"red"}' in cli(system, "watch", second["run"]).out
+    assert cli(system, "answer", second["run"], "a", "b", "c").code == 2
 
 
-def test_resolve_says_what_became_of_a_call(line: Stack) -> None:
+def test_resolve_settles_a_call_with_an_unknown_outcome(system: Stack) -> None:
     """Done with a result, or the end of the run; saying nothing is a usage error."""
-    first, second = ask(line, "doubt"), ask(line, "doubt")
+    first, second = ask(system, "doubt"), ask(system, "doubt")
     assert first["kind"] == "doubt"
-    assert cli(line, "resolve", first["run"]).code == 2
-    assert cli(line, "resolve", first["run"], "--retry", "--result", "1").code == 2
+    assert cli(system, "resolve", first["run"]).code == 2
+    assert cli(system, "resolve", first["run"], "--retry", "--result", "1").code == 2
     assert (
         cli(
-            line,
+            system,
             "resolve",
             first["run"],
             first["call"],
@@ -142,49 +142,51 @@ def test_resolve_says_what_became_of_a_call(line: Stack) -> None:
         ).code
         == 0
     )
-    assert "seen" in cli(line, "watch", first["run"]).out
-    assert cli(line, "resolve", second["run"], "--shown", second["shown"], "--stop", "--why", "cannot know").code == 0
+    assert "seen" in cli(system, "watch", first["run"]).out
+    assert cli(system, "resolve", second["run"], "--shown", second["shown"], "--stop", "--why", "cannot know").code == 0
 
 
-def test_a_decision_that_the_question_does_not_take_is_refused_before_anything_is_asked(line: Stack) -> None:
+def test_a_decision_of_the_wrong_kind_is_refused_before_the_person_is_prompted(system: Stack) -> None:
     """Nobody says yes to what then turns out to need another command; that command is named whole."""
-    doubt, approval = ask(line, "doubt"), ask(line, "pay 5")
+    doubt, approval = ask(system, "doubt"), ask(system, "pay 5")
     for wrong, question, right in (
         (("approve",), doubt, "resolve"), (("resolve", "--done"), approval, "approve"),
     ):  # fmt: skip
-        ran = cli(line, wrong[0], question["run"], *wrong[1:])
+        ran = cli(system, wrong[0], question["run"], *wrong[1:])
         assert ran.code == 1
         assert f"`linestop {wrong[0]}` cannot decide that" in ran.err
         assert f"`linestop {right} {question['run']} {question['call']} --shown {question['shown']}" in ran.err
 
 
-def test_the_key_of_an_effect_is_shown_where_somebody_must_look_it_up(line: Stack) -> None:
+def test_the_effect_key_is_shown_for_a_call_with_an_unknown_outcome(system: Stack) -> None:
     """Where a call is asked about, and where it is unknown what became of it, also once the run is over."""
-    doubt, approval = ask(line, "doubt"), ask(line, "pay 5")
-    printed = cli(line, "approvals").out
+    doubt, approval = ask(system, "doubt"), ask(system, "pay 5")
+    printed = cli(system, "approvals").out
     for question in (doubt, approval):
         run = question["run"]
-        key = cli(line, "show", run, "--json").json["calls"][0]["effect_key"]
+        key = cli(system, "show", run, "--json").json["calls"][0]["effect_key"]
         assert key
         assert question["effect_key"] == key
         assert key in printed
-        assert key in cli(line, "show", run).out
+        assert key in cli(system, "show", run).out
     key = doubt["effect_key"]
-    assert cli(line, "stop", doubt["run"]).code == 0
-    assert cli(line, "watch", doubt["run"]).code == 4
+    assert cli(system, "stop", doubt["run"]).code == 0
+    assert cli(system, "watch", doubt["run"]).code == 4
     for words in ((), (doubt["call"],)):
-        late = cli(line, "resolve", doubt["run"], *words, "--done", "--shown", doubt["shown"])
-        assert late.code == 1
-        assert "cannot be resolved any more. Look up where it may have taken effect, by its key" in late.err
-        assert key in late.err
-    assert f"doubtful ({doubt['call']}) took effect is unknown; its key is {key}" in cli(line, "show", doubt["run"]).out
+        repeated = cli(system, "resolve", doubt["run"], *words, "--done", "--shown", doubt["shown"])
+        assert repeated.code == 1
+        assert "cannot be resolved any more. Look up where it may have taken effect, by its key" in repeated.err
+        assert key in repeated.err
+    assert (
+        f"doubtful ({doubt['call']}) took effect is unknown; its key is {key}" in cli(system, "show", doubt["run"]).out
+    )
 
 
-def at_a_terminal(line: Stack, *args: str, typed_ahead: str, prompt: str, reply: str) -> tuple[int, str]:
+def at_a_terminal(system: Stack, *args: str, typed_ahead: str, prompt: str, reply: str) -> tuple[int, str]:
     """Run a command at a terminal where something was typed before it asks; its exit code and the screen."""
     controller, terminal = pty.openpty()
     os.write(controller, typed_ahead.encode())
-    environment = {**os.environ, "LINESTOP_DIR": str(line.directory), "COLUMNS": "300"}
+    environment = {**os.environ, "LINESTOP_DIR": str(system.directory), "COLUMNS": "300"}
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", *args],
         stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, env=environment,
@@ -203,44 +205,44 @@ def at_a_terminal(line: Stack, *args: str, typed_ahead: str, prompt: str, reply:
         os.close(controller)
 
 
-def test_what_was_typed_before_a_question_was_shown_does_not_answer_it(line: Stack) -> None:
+def test_input_typed_before_the_question_does_not_answer_it(system: Stack) -> None:
     """A key hit while the question was being fetched agrees to nothing, with `approve`, `resolve` and `run`."""
-    approval, doubt = ask(line, "pay 5"), ask(line, "doubt")
-    before = len(line.effects.paid)
+    approval, doubt = ask(system, "pay 5"), ask(system, "doubt")
+    before = len(system.effects.paid)
     for words in (("approve", approval["run"]), ("resolve", doubt["run"], "--done")):
-        code, screen = at_a_terminal(line, *words, typed_ahead="y\n", prompt="[y/N]: ", reply="n\n")
+        code, screen = at_a_terminal(system, *words, typed_ahead="y\n", prompt="[y/N]: ", reply="n\n")
         assert code == 2, screen
     code, screen = at_a_terminal(
-        line, "run", "desk", "pay 5", typed_ahead="approve\n", prompt="or later? [later] ", reply="deny\n"
+        system, "run", "desk", "pay 5", typed_ahead="approve\n", prompt="or later? [later] ", reply="deny\n"
     )
     assert code == 0, screen
-    assert len(line.effects.paid) == before
-    assert cli(line, "show", approval["run"], "--json").json["status"] == "waiting"
-    assert cli(line, "show", doubt["run"], "--json").json["status"] == "waiting"
+    assert len(system.effects.paid) == before
+    assert cli(system, "show", approval["run"], "--json").json["status"] == "waiting"
+    assert cli(system, "show", doubt["run"], "--json").json["status"] == "waiting"
 
 
-def test_a_decision_is_signed_with_the_key_of_whoever_is_named(tmp_path: Path) -> None:
+def test_a_decision_is_signed_with_the_key_of_the_named_person(tmp_path: Path) -> None:
     """With people configured, only a name with a key may decide."""
     people = {"ann": Person(name="ann", public_key=write_key(tmp_path / "people", "ann"))}
-    with background_stack(tmp_path, people=people) as line:
-        run = ask(line, "pay 5")["run"]
-        shown = seen(line.directory, run)
-        unsigned = cli(line, "approve", run, *shown, "--by", "bob")
+    with background_stack(tmp_path, people=people) as system:
+        run = ask(system, "pay 5")["run"]
+        shown = shown_option(system.directory, run)
+        unsigned = cli(system, "approve", run, *shown, "--by", "bob")
         assert unsigned.code == 1
         assert "must be signed" in unsigned.err
-        assert cli(line, "approve", run, *shown, "--by", "ann").code == 0
-        assert cli(line, "watch", run).code == 0
-        assert line.effects.paid == [5]
+        assert cli(system, "approve", run, *shown, "--by", "ann").code == 0
+        assert cli(system, "watch", run).code == 0
+        assert system.effects.paid == [5]
 
 
-def test_a_decision_names_what_was_shown(line: Stack) -> None:
+def test_a_decision_names_what_was_shown(system: Stack) -> None:
     """Seen: changed by somebody else between looking and typing, and approved as it then was."""
-    question = ask(line, "pay 5")
+    question = ask(system, "pay 5")
     run, call = question["run"], question["call"]
-    printed = next(each for each in cli(line, "approvals").out.splitlines() if f"approve {run}" in each)
+    printed = next(each for each in cli(system, "approvals").out.splitlines() if f"approve {run}" in each)
     assert printed.strip() == f"$ linestop approve {run} {call} --shown {question['shown']}"
-    before = len(line.effects.paid)
-    for shown, code, said in (
+    before = len(system.effects.paid)
+    for shown, code, sentence in (
         ((), 2, "add `--shown DIGEST`, as the commands that `linestop approvals` prints have it"),
         (("--shown", "3f9"), 2, "'3f9' is too short for a digest"),
         (
@@ -249,22 +251,22 @@ def test_a_decision_names_what_was_shown(line: Stack) -> None:
             f"is not what was shown as 3f9c1a3f9c1a. It now asks about {question['tool']}(",
         ),
     ):
-        ran = cli(line, "approve", run, *shown, "--by", "ann")
-        assert (ran.code, said in ran.err) == (code, True), ran
+        ran = cli(system, "approve", run, *shown, "--by", "ann")
+        assert (ran.code, sentence in ran.err) == (code, True), ran
     assert f"--shown {question['shown']}" in ran.err
-    assert len(line.effects.paid) == before
-    assert cli(line, *printed.split()[2:], "--by", "ann").code == 0
+    assert len(system.effects.paid) == before
+    assert cli(system, *printed.split()[2:], "--by", "ann").code == 0
 
 
-def test_an_event_is_reported_by_its_name(line: Stack) -> None:
+def test_an_event_is_reported_by_its_name(system: Stack) -> None:
     """Whoever reports it knows what happened, not which call waits; another event is refused with what is awaited."""
-    question = ask(line, "await the money")
+    question = ask(system, "await the money")
     run = question["run"]
-    printed = cli(line, "show", run).out
+    printed = cli(system, "show", run).out
     assert f"$ linestop event {run} paid --data JSON" in printed
     assert "waits for an event: paid" in printed
-    assert all(each["run"] != run for each in cli(line, "approvals", "--json").json)
-    assert cli(line, "event", run, "shipped").code == 0
-    assert cli(line, "event", run, "paid", "--data", '{"cents": 4250}').code == 0
-    assert "4250" in cli(line, "watch", run).out
-    assert cli(line, "event", run, "paid").code == 1
+    assert all(each["run"] != run for each in cli(system, "approvals", "--json").json)
+    assert cli(system, "event", run, "shipped").code == 0
+    assert cli(system, "event", run, "paid", "--data", '{"cents": 4250}').code == 0
+    assert "4250" in cli(system, "watch", run).out
+    assert cli(system, "event", run, "paid").code == 1

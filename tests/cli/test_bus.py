@@ -17,8 +17,8 @@ from linestop.bus import stream_sizes
 from linestop.bus.disk_space import GIB
 from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.server.process import free_port, server_program
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
-from linestop.bus.stream_sizes import space_for, store_space
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.bus.stream_sizes import sizes_for, store_sizes
 from linestop.cli import bus as cli_bus
 from linestop.cli.main import run
 from linestop.client import Client
@@ -50,40 +50,40 @@ async def test_a_server_with_the_printed_configuration_carries_a_task_to_its_out
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINESTOP_NATS", url := f"nats://127.0.0.1:{free_port()}")
     assert await run_sync(run, ["bus", "init"]) == 0
-    said = capsys.readouterr()
-    assert f"no broker answers at {url}" in said.err
-    assert "start nats-server there with this configuration, and run this again" in said.err
+    captured = capsys.readouterr()
+    assert f"no broker answers at {url}" in captured.err
+    assert "start nats-server there with this configuration, and run this again" in captured.err
     assert await run_sync(run, ["bus", "init"]) == 8
-    assert capsys.readouterr().out == said.out
-    (tmp_path / "nats.conf").write_text(said.out)
+    assert capsys.readouterr().out == captured.out
+    (tmp_path / "nats.conf").write_text(captured.out)
     async with nats_server(tmp_path):
         assert await run_sync(run, ["bus", "init"]) == 0
-        said = capsys.readouterr()
-        assert (said.out, f"{url} is ready." in said.err) == ("", True)
+        captured = capsys.readouterr()
+        assert (captured.out, f"{url} is ready." in captured.err) == ("", True)
         assert (tmp_path / "jetstream").is_dir()
         async with started(tmp_path, "up") as up, started(tmp_path, "actor", "validator") as actor:
-            await up.says("Ctrl-C ends it")
-            await actor.says("Ctrl-C ends it")
+            await up.wait_for_words("Ctrl-C ends it")
+            await actor.wait_for_words("Ctrl-C ends it")
             assert await run_sync(run, ["doctor"]) == 0
             async with Client.connect(tmp_path / ".linestop") as client:
                 submitted = await client.submit("hello", "Hello?")
                 outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
             assert outcome.status == "completed"
-            assert [await actor.ends(), await up.ends()] == [0, 0]
+            assert [await actor.end_with(), await up.end_with()] == [0, 0]
 
 
-async def test_a_server_that_does_not_know_the_credentials_is_told_apart_from_none(
+async def test_a_server_without_the_credentials_is_distinguished_from_no_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The one ends with 2 and wants a configuration, the other wants a server; both get the same text."""
     monkeypatch.chdir(tmp_path)
     url = f"nats://localhost:{free_port()}, nats://127.0.0.1:1"
     assert await run_sync(run, ["bus", "init", "--nats", url]) == 0
-    text, said = capsys.readouterr()
-    assert f"Next: no broker answers at {url}: start nats-server there with this configuration" in said
+    text, error_text = capsys.readouterr()
+    assert f"Next: no broker answers at {url}: start nats-server there with this configuration" in error_text
     assert await run_sync(run, ["bus", "init", "--nats", url]) == 8
-    out, said = capsys.readouterr()
-    assert (out, "linestop dev" in said) == (text, False)
+    out, error_text = capsys.readouterr()
+    assert (out, "linestop dev" in error_text) == (text, False)
     config = json.loads(text)
     assert config["jetstream"]["sync_interval"] == "always"
     config["accounts"]["LINESTOP_BOOTSTRAP"]["users"][0]["nkey"] = public_key(new_seed())
@@ -100,20 +100,20 @@ def test_a_plan_says_what_is_needed_and_what_fits(
 ) -> None:
     """For the sizes that were chosen, or those of a named disk; it asks no broker."""
     monkeypatch.chdir(tmp_path)
-    store_space(tmp_path / ".linestop", Space())
+    store_sizes(tmp_path / ".linestop", StreamSizes())
     words = ["bus", "plan", "--runs-per-day", "5000", "--turns", "6"]
     assert run(words) == 0
-    said = capsys.readouterr().out
-    runs = next(line.split() for line in said.splitlines() if line.startswith("RUNS"))
+    printed = capsys.readouterr().out
+    runs = next(line.split() for line in printed.splitlines() if line.startswith("RUNS"))
     assert (runs[-1], runs[-2]) == ("no", "6")
-    assert f"the sizes that were chosen for {tmp_path / '.linestop'}" in said
-    disk = said.partition("bus init --disk ")[2].partition("`")[0]
+    assert f"the sizes that were chosen for {tmp_path / '.linestop'}" in printed
+    disk = printed.partition("bus init --disk ")[2].partition("`")[0]
     assert run([*words, "--disk", disk]) == 0
-    said = capsys.readouterr().out
-    assert {line.split()[-1] for line in said.splitlines() if line.startswith(("RUNS", "OUTCOMES", "KV_ids"))} == {
+    printed = capsys.readouterr().out
+    assert {line.split()[-1] for line in printed.splitlines() if line.startswith(("RUNS", "OUTCOMES", "KV_ids"))} == {
         "yes"
     }
-    assert "remedy" not in said
+    assert "remedy" not in printed
     assert run([*words, "--disk", "a lot"]) == 2
     assert "'a lot' is not a size: write it as 200GiB" in capsys.readouterr().err
 
@@ -143,9 +143,9 @@ def test_sizes_come_from_the_named_disk_or_from_this_one_if_the_broker_is_here(
 
     here = f"nats://127.0.0.1:{free_port()}"
     chosen = allowed(folder="here", nats=here)
-    assert chosen == space_for(20 * GIB).total
+    assert chosen == sizes_for(20 * GIB).total
     free[0] = GIB
     assert allowed(folder="here", nats=here) == chosen
     monkeypatch.setattr(cli_bus, "is_loopback", no_broker_here)
-    assert allowed(folder="there", nats=here) == DEFAULT_SPACE.total
-    assert allowed("--disk", "300GB", folder="far", nats=here) == space_for(300 * 1000**3).total
+    assert allowed(folder="there", nats=here) == DEFAULT_SIZES.total
+    assert allowed("--disk", "300GB", folder="far", nats=here) == sizes_for(300 * 1000**3).total

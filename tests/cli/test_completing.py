@@ -17,7 +17,7 @@ from linestop.bus.credentials import Credential, write_credential
 
 pytestmark = pytest.mark.broker
 WITHIN_S = 60.0
-PATIENT = """
+PROGRAM_WITH_LONG_WAIT = """
 import sys
 from linestop.cli import completing, main
 sys.argv, completing.WITHIN_S = ["linestop"], {}
@@ -33,7 +33,8 @@ def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.
         "COMP_CWORD": str(len(words.split(" ")) - 1),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", PATIENT.format(within_s)], cwd=folder, env=environ, capture_output=True, text=True,
+        [sys.executable, "-c", PROGRAM_WITH_LONG_WAIT.format(within_s)], cwd=folder, env=environ,
+        capture_output=True, text=True,
         timeout=WITHIN_S, check=False,
     )  # fmt: skip
     assert done.stderr == ""
@@ -41,25 +42,25 @@ def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Everything, running beside the tests."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
-def test_runs_and_agents_are_completed(line: Stack, tmp_path: Path) -> None:
+def test_runs_and_agents_are_completed(system: Stack, tmp_path: Path) -> None:
     """Newest first, and of what begins as it was typed; wherever a command takes one."""
-    with SyncClient.connect(line.directory) as client:
+    with SyncClient.connect(system.directory) as client:
         for name in ("order-1", "order-2", "ticket-1"):
             client.execute("desk", "say hello", run=name, timeout_s=WITHIN_S)
-    assert complete(tmp_path, line.directory, "linestop show order") == ["order-2", "order-1"]
-    assert complete(tmp_path, line.directory, "linestop stop ") == ["ticket-1", "order-2", "order-1", "last"]
-    assert complete(tmp_path, line.directory, "linestop run d") == ["desk"]
-    assert complete(tmp_path, line.directory, "linestop stop --agent ") == ["desk"]
-    assert complete(tmp_path, line.directory, "linestop show --tenant nobody order") == []
+    assert complete(tmp_path, system.directory, "linestop show order") == ["order-2", "order-1"]
+    assert complete(tmp_path, system.directory, "linestop stop ") == ["ticket-1", "order-2", "order-1", "last"]
+    assert complete(tmp_path, system.directory, "linestop run d") == ["desk"]
+    assert complete(tmp_path, system.directory, "linestop stop --agent ") == ["desk"]
+    assert complete(tmp_path, system.directory, "linestop show --tenant nobody order") == []
 
 
-def test_what_needs_no_broker_is_completed_without_one(tmp_path: Path) -> None:
+def test_files_and_options_are_completed_without_a_broker(tmp_path: Path) -> None:
     """Roles, and the agents that a project has in files."""
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents" / "support.toml").write_text('model = "playbook/x"')
@@ -68,7 +69,7 @@ def test_what_needs_no_broker_is_completed_without_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["no state folder", "nobody listens", "nobody answers", "no project file"])
-def test_nothing_is_completed_and_nothing_said_where_no_broker_answers(what: str, tmp_path: Path) -> None:
+def test_completion_is_empty_and_silent_without_a_broker(what: str, tmp_path: Path) -> None:
     """No traceback reaches the prompt, and whoever pressed Tab does not wait for a broker."""
     directory = tmp_path / "state"
     if what == "no project file":

@@ -20,13 +20,13 @@ import pytest
 from rich.console import Console
 
 from linestop.cli.demo import screen
-from linestop.cli.demo.stories import Untold, require
+from linestop.cli.demo.stories import StoryFailed, require
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.broker, pytest.mark.e2e]
 
 
-def test_the_demo_ends_as_told(tmp_path: Path, linestop: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_demo_ends_as_announced(tmp_path: Path, linestop: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """All three stories, on real parts, in a folder where nothing is."""
     done = linestop(tmp_path, "demo", timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -71,11 +71,11 @@ def test_a_program_reads_the_demo_line_by_line(
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     for story in (1, 2, 3):
-        told = [line for line in lines if line.get("story") == story]
-        assert list(told[0]) == ["story", "title"]
-        assert list(told[-1]) == ["story", "result"]
-        assert [line["n"] for line in told[1:-1]] == list(range(1, len(told) - 1))
-        assert told[-2]["event"] == "sealed"
+        story_lines = [line for line in lines if line.get("story") == story]
+        assert list(story_lines[0]) == ["story", "title"]
+        assert list(story_lines[-1]) == ["story", "result"]
+        assert [line["n"] for line in story_lines[1:-1]] == list(range(1, len(story_lines) - 1))
+        assert story_lines[-2]["event"] == "sealed"
     assert lines[-1]["stories"] == 3
     assert lines[-1]["seconds"] > 0
     assert "kill -9 of the executor" in done.stderr
@@ -98,7 +98,7 @@ def at_a_terminal(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], int]
         process.wait()
 
 
-def shown_by(terminal: int, *, until: str = "") -> str:
+def text_shown(terminal: int, *, until: str = "") -> str:
     """What stands on the terminal, without colours and line ends: all of it, or up to some words."""
     data = b""
     while not until or until.encode() not in data:
@@ -122,20 +122,22 @@ def shown_by(terminal: int, *, until: str = "") -> str:
         (b"n\n", ("denied refunds.create, by", "You said no, and nothing was refunded"), "kill -9"),
     ],
 )
-def test_whoever_sits_at_the_demo_decides(tmp_path: Path, answer: bytes, told: tuple[str, ...], never: str) -> None:
+def test_the_person_at_the_terminal_decides_in_the_demo(
+    tmp_path: Path, answer: bytes, sentences: tuple[str, ...], never: str
+) -> None:
     """The refund is paid if they agree, and only then; the other stories are told either way."""
     with at_a_terminal(tmp_path) as (process, terminal):
-        assert "Pay this refund?" in shown_by(terminal, until="[Y/n]")
+        assert "Pay this refund?" in text_shown(terminal, until="[Y/n]")
         os.write(terminal, answer)
-        shown = shown_by(terminal)
+        shown = text_shown(terminal)
         assert process.wait(timeout=30) == 0, shown
-    for words in (*told, "All three stories ended as told"):
+    for words in (*sentences, "All three stories ended as told"):
         assert words in shown
     assert never not in shown
     assert "by the-demo" not in shown.split("2 of 3")[0]
 
 
-def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_input_is_not_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to sit at it: after a while the demo goes on by itself."""
     terminal, inside = pty.openpty()
     monkeypatch.setattr(screen, "ASK_WITHIN_S", 0.05)
@@ -147,7 +149,7 @@ def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """Closing the terminal, or a supervisor, ends it as Ctrl-C does."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "linestop.cli.main", "demo"],
@@ -166,5 +168,5 @@ def test_a_demo_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: sign
 def test_a_story_that_ends_otherwise_is_an_error() -> None:
     """A demo that only prints could print anything."""
     require(True, "this holds")  # noqa: FBT003 - the thing that is checked
-    with pytest.raises(Untold, match="this is not so: it was paid once"):
+    with pytest.raises(StoryFailed, match="this is not so: it was paid once"):
         require(False, "it was paid once")  # noqa: FBT003 - as above

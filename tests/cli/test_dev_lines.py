@@ -15,7 +15,7 @@ from tests.builders import CONTRACTS, Story, agent, at_work, call, contract, rep
 from tests.stack import stack
 
 from linestop.bus.connection import connect
-from linestop.cli.dev_lines import RunLines, describe, tell_of_changed_files
+from linestop.cli.dev_lines import RunLines, describe, report_changed_files
 from linestop.client import Client
 from linestop.config.project_file import load_project
 from linestop.schemas.events import Asked, Refused
@@ -23,11 +23,17 @@ from linestop.schemas.subjects import parse_run_event
 from linestop.testing.virtual_time import run_virtual
 
 
-def test_a_run_has_a_line_where_it_begins_waits_and_ends() -> None:
+def test_a_run_gets_a_line_when_it_begins_waits_and_ends() -> None:
     """And none for all that lies between."""
-    story = at_work(call("pay")).word("deny", call="pay", why="no").said().quiet().model(reply(text="done"))
-    said = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
-    lines = [line for line in said if line]
+    story = (
+        at_work(call("pay"))
+        .send_control("deny", call="pay", why="no")
+        .append_decided()
+        .run_until_idle()
+        .finish_model(reply(text="done"))
+    )
+    descriptions = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
+    lines = [line for line in descriptions if line]
     assert lines[0] == "opened: refund order 4711: pay 25 to ann@example.com"
     assert lines[1] == "waits for a person: pay (`linestop approvals`)"
     assert lines[2].startswith("completed (2 turns, $0.")
@@ -37,19 +43,19 @@ def test_a_run_has_a_line_where_it_begins_waits_and_ends() -> None:
 def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever edits an agent or a tool learns that it is not used yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anyio.to_thread.run_sync", _at_once)
+    monkeypatch.setattr("anyio.to_thread.run_sync", _run_inline)
     (tmp_path / "agents").mkdir()
     (tmp_path / "linestop.toml").write_text('tools = ["tools.py"]\n')
     (tmp_path / "tools.py").write_text("")
     prompt = tmp_path / "agents" / "desk.md"
     prompt.write_text("Be good.")
-    said: list[str] = []
+    written: list[str] = []
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(tell_of_changed_files, load_project(), said.append)
+            tasks.start_soon(report_changed_files, load_project(), written.append)
             await anyio.sleep(3)
-            assert said == []
+            assert written == []
             prompt.write_text("Be better.")
             os.utime(prompt, (1, 1))
             await anyio.sleep(4)
@@ -58,14 +64,14 @@ def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.Monkey
             tasks.cancel_scope.cancel()
 
     run_virtual(main, seed=1)
-    assert [line.split(" ")[0] for line in said] == ["agents/desk.md", "tools.py"]
-    assert "Ctrl-C" in said[0]
+    assert [line.split(" ")[0] for line in written] == ["agents/desk.md", "tools.py"]
+    assert "Ctrl-C" in written[0]
 
 
 def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planner function's file, and what it or a tool imports; not what a run imports only later."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("anyio.to_thread.run_sync", _at_once)
+    monkeypatch.setattr("anyio.to_thread.run_sync", _run_inline)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "linestop.toml").write_text("")
     for name, text in [("its_planner", "import its_helper\n"), ("its_helper", ""), ("its_late", ""), ("not_used", "")]:
@@ -75,7 +81,7 @@ def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatc
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(tell_of_changed_files, load_project(), said.append)
+            tasks.start_soon(report_changed_files, load_project(), said.append)
             await anyio.sleep(3)
             importlib.import_module("its_late")
             os.utime(tmp_path / "not_used.py", (1, 1))
@@ -97,10 +103,10 @@ def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatc
 def test_a_refused_task_has_one_line() -> None:
     """Its end says nothing that its refusal did not."""
     story = Story()
-    story.given(Refused(code="no_agent", sentence="There is none.", agent="desk")).quiet()
+    story.given(Refused(code="no_agent", sentence="There is none.", agent="desk")).run_until_idle()
     said = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
     assert [line for line in said if line] == ["refused: There is none."]
-    assert "recorder.sealed" in story.names()
+    assert "recorder.sealed" in story.event_names()
 
 
 @pytest.mark.parametrize(("tool", "says"), [("wait.for_event", "waits for the event 'paid'"), ("ask.person", "")])
@@ -125,26 +131,26 @@ async def test_a_run_that_waits_for_an_event_is_not_said_to_wait_for_a_person(to
 
 @pytest.mark.broker
 @pytest.mark.anyio
-async def test_a_run_of_before_a_restart_is_named_with_its_agent(tmp_path: Path) -> None:
+async def test_a_run_older_than_the_restart_is_named_with_its_agent(tmp_path: Path) -> None:
     """Its beginning was heard by the process before, and stands in its log."""
-    told = anyio.Event()
-    said: list[str] = []
+    line_written = anyio.Event()
+    written: list[str] = []
 
-    def say(text: str) -> None:
-        said.append(text)
-        told.set()
+    def write_line(text: str) -> None:
+        written.append(text)
+        line_written.set()
 
-    async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
+    async with stack(tmp_path) as system, Client.connect(tmp_path, as_="operator") as client:
         run = (await client.submit("desk", "hang")).run
-        async with await connect(line.server.credential("watcher"), name="dev") as connection:
-            await RunLines(say).listen(connection)
+        async with await connect(system.server.credential("watcher"), name="dev") as connection:
+            await RunLines(write_line).listen(connection)
             await client.stop(run, why="enough")
             with anyio.fail_after(30):
-                await told.wait()
-    assert f"{run}  desk " in said[0]
-    assert "stopped: enough" in said[0]
+                await line_written.wait()
+    assert f"{run}  desk " in written[0]
+    assert "stopped: enough" in written[0]
 
 
-async def _at_once(work: object) -> object:
+async def _run_inline(work: object) -> object:
     assert callable(work)
     return work()

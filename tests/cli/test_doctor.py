@@ -20,7 +20,7 @@ from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.doctor_streams import replicas
 from linestop.cli.main import run
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
-from linestop.runtime.workers.worker_names import hold_name
+from linestop.runtime.workers.worker_names import lock_name
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -40,7 +40,7 @@ def test_an_empty_folder_is_well(
     assert {"python", "nats-server", "sandboxes", "project", "tools", "agents", "model keys"} <= set(found)
 
 
-def test_it_is_one_line_a_check(
+def test_doctor_prints_one_line_a_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For people and for ``grep``."""
@@ -117,7 +117,7 @@ def test_a_worker_is_well_while_it_holds_its_name_and_beats(tmp_path: Path) -> N
     """Held by a process that hangs is not well."""
     with pytest.raises(NotFound, match="No worker called planner runs"):
         check_worker(tmp_path, "planner")
-    with hold_name(tmp_path, "planner") as lock:
+    with lock_name(tmp_path, "planner") as lock:
         assert check_worker(tmp_path, "planner") == "The worker planner is alive."
         then = lock.path.stat().st_mtime - BEAT_LATE_S - 1
         os.utime(lock.path, (then, then))
@@ -153,7 +153,7 @@ def test_a_broker_that_does_not_answer_is_exit_code_8_unless_more_is_wrong(
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_a_running_broker_is_compared_and_nothing_is_made(
+async def test_a_running_broker_is_checked_without_creating_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Streams that are missing are named; once they are there, streams and clock are well."""
@@ -213,7 +213,7 @@ class _Broker:
     def __init__(self, *peers: dict[str, object], silent: str = "") -> None:
         self._peers, self._silent = peers, silent
 
-    async def ask(self, subject: str, *, timeout_s: float) -> dict[str, object]:
+    async def api_request(self, subject: str, *, timeout_s: float) -> dict[str, object]:
         assert timeout_s > 0
         if self._silent and subject.endswith(f".{self._silent}"):
             raise Unreachable("no answer")
@@ -239,13 +239,13 @@ class _Broker:
         ),
     ],
 )
-async def test_a_copy_that_the_next_fault_cannot_spare_is_named(broker: _Broker, says: str) -> None:
+async def test_a_missing_or_lagging_replica_is_named(broker: _Broker, sentence: str) -> None:
     """A dead node's copy, which the server still calls current; one behind; one missing; a stream without a leader."""
-    with pytest.raises(LinestopError, match=f"^{says}.*stop no node until all are current"):
+    with pytest.raises(LinestopError, match=f"^{sentence}.*stop no node until all are current"):
         await replicas(cast("Connection", broker))
 
 
-def test_a_folder_that_is_not_trusted_can_be_looked_at_without_running_it(
+def test_an_untrusted_folder_can_be_checked_without_running_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With `--no-code` none of its Python is imported, and what needs it is left out."""

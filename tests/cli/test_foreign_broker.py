@@ -24,17 +24,17 @@ from linestop.bus.credentials import (
     credential_path,
     ensure_credentials,
     load_credential,
-    logins_of,
+    logins_by_credential,
     write_credential,
 )
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.server.store_health import new_supervisor
-from linestop.bus.stream_definitions import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SIZES
 from linestop.cli.main import run
 from linestop.client import Client
 from linestop.errors import LinestopError, PermissionDenied
@@ -67,7 +67,7 @@ GREETINGS: dict[str, dict[str, object]] = {
 }
 
 
-class Foreign:
+class ForeignBroker:
     """A broker that greets as it is told, answers every CONNECT with a refusal, and remembers all that was said."""
 
     def __init__(self, greeting: dict[str, object]) -> None:
@@ -75,15 +75,15 @@ class Foreign:
         self.url = f"nats://127.0.0.1:{self._socket.getsockname()[1]}"
         info = {"server_id": "X", "version": "2.15.1", "proto": 1, "headers": True, "max_payload": 1024, **greeting}
         self._info = b"INFO " + json.dumps(info).encode() + b"\r\n"
-        self._said: list[bytes] = []
+        self._received: list[bytes] = []
         self.connections = 0
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     @property
-    def said(self) -> bytes:
+    def received(self) -> bytes:
         """Every byte that came."""
-        return b"".join(self._said)
+        return b"".join(self._received)
 
     def _serve(self) -> None:
         while True:
@@ -97,7 +97,7 @@ class Foreign:
                 try:
                     connection.sendall(self._info)
                     while data := connection.recv(65536):
-                        self._said.append(data)
+                        self._received.append(data)
                         if b"PING" in data:
                             connection.sendall(b"-ERR 'Authorization Violation'\r\n")
                             break
@@ -112,15 +112,15 @@ class Foreign:
 
 
 @pytest.fixture
-def foreign(request: pytest.FixtureRequest) -> Generator[Foreign]:
+def foreign(request: pytest.FixtureRequest) -> Generator[ForeignBroker]:
     """Somebody else's broker."""
-    listener = Foreign(GREETINGS[getattr(request, "param", "asks for a password")])
+    listener = ForeignBroker(GREETINGS[getattr(request, "param", "asks for a password")])
     yield listener
     listener.close()
 
 
 @pytest.fixture(autouse=True)
-def _logs_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def _keep_test_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that runs in the test's own process does not take over where the tests' logs go."""
     monkeypatch.setattr("linestop.cli.processes.configure_logs", lambda: None)
 
@@ -144,8 +144,8 @@ def secrets_of(state: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("foreign", GREETINGS, indirect=True)
-def test_whoever_is_connected_to_learns_no_secret(
-    foreign: Foreign, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_foreign_broker_learns_no_secret(
+    foreign: ForeignBroker, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every command, a program, a health check and the supervisor, told by their user to talk to that broker."""
     monkeypatch.chdir(tmp_path)
@@ -171,14 +171,14 @@ def test_whoever_is_connected_to_learns_no_secret(
     done = subprocess.run([sys.executable, "-I", "-S", HEALTH, "planner"], check=False, env=os.environ)
     assert done.returncode == 1
     assert foreign.connections > before + len(CREDENTIALS)
-    assert foreign.said.count(b"CONNECT ") >= len(COMMANDS)
+    assert foreign.received.count(b"CONNECT ") >= len(COMMANDS)
     for secret in (*secrets, watcher.seed.encode(), b'"pass"', b'"auth_token"'):
-        assert secret not in foreign.said
+        assert secret not in foreign.received
 
 
 @pytest.mark.parametrize("how", ["named", "linked", "credentials linked", "by the environment"])
 def test_a_file_names_no_broker_for_a_state_folder_elsewhere(
-    foreign: Foreign, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+    foreign: ForeignBroker, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     """Nobody is called, nothing is written, and the sentence says what to do if it was meant."""
     theirs = state.parents[1] / "theirs"
@@ -199,15 +199,15 @@ def test_a_file_names_no_broker_for_a_state_folder_elsewhere(
     before = files(state)
     for words in COMMANDS:
         assert run(list(words)) in ({0} if words == ("agents",) else {1, 2}), words
-        said = "".join(capsys.readouterr())
-        assert "linestop.toml, nats.url: the broker" in said, words
-        assert "name it with LINESTOP_NATS or --nats" in " ".join(said.split()), words
+        printed = "".join(capsys.readouterr())
+        assert "linestop.toml, nats.url: the broker" in printed, words
+        assert "name it with LINESTOP_NATS or --nats" in " ".join(printed.split()), words
     assert foreign.connections == 0
     assert {path: digest for path, digest in files(state).items() if "worker-" not in path} == before
 
 
 def test_a_file_names_the_broker_of_the_state_folder_beside_it(
-    foreign: Foreign, state: Path, monkeypatch: pytest.MonkeyPatch
+    foreign: ForeignBroker, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is what the setting is for."""
     monkeypatch.delenv("LINESTOP_DIR", raising=False)
@@ -252,8 +252,8 @@ async def test_an_outside_broker_goes_from_passwords_to_keys_without_a_gap(tmp_p
     port = free_port()
     url, config = f"nats://127.0.0.1:{port}", tmp_path / "nats.conf"
     old = with_passwords(tmp_path / "state", url)
-    listen = Listen(port=port, store_dir=tmp_path / "jetstream", file_store_bytes_max=DEFAULT_SPACE.total)
-    config.write_bytes(server_config(listen, accounts(logins_of(old))))
+    listen = Listen(port=port, store_dir=tmp_path / "jetstream", file_store_bytes_max=DEFAULT_SIZES.total)
+    config.write_bytes(server_config(listen, accounts_section(logins_by_credential(old))))
     server = NatsProcess(config, tmp_path / "nats.log", port=port)
 
     async def reload(text: str) -> None:

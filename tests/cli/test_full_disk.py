@@ -21,12 +21,12 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream, retry
-from linestop.bus.jetstream.log_probe import round_trip
+from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.server import store_health
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
-from linestop.bus.server.store_health import StoreWatch, Stuck, stuck_in
+from linestop.bus.server.store_health import StoreWatch, StuckStream, read_stuck_stream
 from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable
@@ -66,7 +66,7 @@ def fill(file: Path) -> None:
         os.close(descriptor)
 
 
-class Told:
+class ServerEvents:
     """What the server told, and waiting for it."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Told:
                 await self._new.wait()
 
 
-async def look_away(_watch: StoreWatch) -> None:
+async def do_not_watch_store(_watch: StoreWatch) -> None:
     """Stand for a supervisor that there is not."""
 
 
@@ -99,7 +99,7 @@ async def planner_on(server: EmbeddedServer) -> AsyncGenerator[Wire]:
         await set_up(connection)
     async with await connect(server.credential("planner"), name="test") as planner:
         wire = (await JetStream.open(planner)).wire
-        await wire.ask(SUBJECT.format(1), b"{}")
+        await wire.request(SUBJECT.format(1), b"{}")
         yield wire
 
 
@@ -107,21 +107,21 @@ async def break_runs(wire: Wire, file: Path) -> None:
     """Fill the disk and have RUNS notice it."""
     fill(file)
     with pytest.raises(Unreachable):
-        await wire.ask(SUBJECT.format(2), b"x" * 8192, timeout_s=0.3)
+        await wire.request(SUBJECT.format(2), b"x" * 8192, timeout_s=0.3)
 
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_a_full_disk_is_named_and_does_not_stick(
+async def test_a_full_disk_is_reported_and_recovers(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``doctor``, ``health`` and ``stop`` say what to do; when it is done, the log takes events again."""
     monkeypatch.chdir(small_disk)
     # How long a request is repeated is not what is looked at.
-    monkeypatch.setattr(retry.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+    monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
     monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
-    state, told = small_disk / ".linestop", Told()
-    async with EmbeddedServer(state, on_event=told) as server, planner_on(server) as wire:
+    state, server_events = small_disk / ".linestop", ServerEvents()
+    async with EmbeddedServer(state, on_event=server_events) as server, planner_on(server) as wire:
         # No worker is there, which is not what is looked at.
         assert await run_sync(run, ["health"]) == 1
         assert "stores what it is given, with" in capsys.readouterr().out
@@ -129,45 +129,45 @@ async def test_a_full_disk_is_named_and_does_not_stick(
         await break_runs(wire, small_disk / "other-data")
         for command in (["health"], ["stop", "run-1", "--beforehand"], ["doctor"]):
             assert await run_sync(run, command) == 8, command
-            said = " ".join("".join(capsys.readouterr()).split())
-            assert f"The disk with the state folder {state} is full (0.0 MiB free)" in said, command
-            assert str(state / "nats.log") in said, command
+            printed = " ".join("".join(capsys.readouterr()).split())
+            assert f"The disk with the state folder {state} is full (0.0 MiB free)" in printed, command
+            assert str(state / "nats.log") in printed, command
             # A person who stops a run is told what holds, before the last try is over.
-            assert (f"{stop.NOT_CERTAIN} linestop:" in said) == (command[0] == "stop"), said
-        assert "is full" in (await told.of("stuck")).sentence
+            assert (f"{stop.NOT_STORED_YET} linestop:" in printed) == (command[0] == "stop"), printed
+        assert "is full" in (await server_events.of("stuck")).sentence
 
         (small_disk / "other-data").unlink()
-        await told.of("restarted")
-        assert await wire.connected(within_s=WITHIN_S)
-        await wire.ask(SUBJECT.format(2), b"x" * 8192)
+        await server_events.of("restarted")
+        assert await wire.wait_connected(within_s=WITHIN_S)
+        await wire.request(SUBJECT.format(2), b"x" * 8192)
         assert await run_sync(run, ["health"]) == 1
-    assert [event.kind for event in told.events] == ["started", "stuck", "stuck", "restarted", "stopped"]
-    assert "could not be written to" in told.events[2].sentence
+    assert [event.kind for event in server_events.events] == ["started", "stuck", "stuck", "restarted", "stopped"]
+    assert "could not be written to" in server_events.events[2].sentence
 
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_a_log_that_stays_broken_is_seen_without_writing_to_it(
+async def test_a_broken_log_is_detected_without_writing_to_it(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a broker that nobody starts again, ``health`` fails though there is room; and it leaves no event behind."""
     monkeypatch.chdir(small_disk)
-    monkeypatch.setattr(StoreWatch, "run", look_away)
+    monkeypatch.setattr(StoreWatch, "run", do_not_watch_store)
     async with EmbeddedServer(small_disk / ".linestop") as server, planner_on(server) as wire:
         await break_runs(wire, small_disk / "other-data")
         (small_disk / "other-data").unlink()
         async with await connect(server.credential("client"), name="test") as client:
-            await round_trip((await JetStream.open(client)).wire, client.credential)
+            await probe_log((await JetStream.open(client)).wire, client.credential)
         with pytest.raises(NotStored, match="RUNS does not store: as a rule the disk"):
-            await round_trip(wire, server.credential("planner"))
+            await probe_log(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(stop, "TOLD_AFTER_S", 0.0)
-        monkeypatch.setattr(retry.Patience.__init__, "__kwdefaults__", {"within_s": 0.5})
+        monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
         assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
-        said = " ".join(capsys.readouterr().err.split())
-        assert said.startswith("The broker answers, but does not say that the stop is stored")
-        assert stop.NOT_CERTAIN in said
-        info = msgspec.json.decode((await wire.ask(jetstream_api.stream_info(stream_names.RUNS))).data)
+        printed = " ".join(capsys.readouterr().err.split())
+        assert printed.startswith("The broker answers, but does not say that the stop is stored")
+        assert stop.NOT_STORED_YET in printed
+        info = msgspec.json.decode((await wire.request(jetstream_api.stream_info(stream_names.RUNS))).data)
         assert info["state"]["messages"] == 1
 
 
@@ -175,9 +175,9 @@ def test_only_a_failed_write_is_stuck() -> None:
     """A server that is unwell for another reason is not started again for it."""
     answer = b'{"server":{},"data":{"status":"unavailable","error":"%s"}}'
     stuck = answer % rb"JetStream stream 'LINESTOP \u003e RUNS' write error: write 1.blk: no space left on device"
-    assert stuck_in(stuck) == Stuck("RUNS", "write 1.blk: no space left on device")
-    assert stuck_in(answer % rb"JetStream stream 'LINESTOP \u003e RUNS' is not current") is None
-    assert stuck_in(b'{"data":{"status":"ok"}}') is None
+    assert read_stuck_stream(stuck) == StuckStream("RUNS", "write 1.blk: no space left on device")
+    assert read_stuck_stream(answer % rb"JetStream stream 'LINESTOP \u003e RUNS' is not current") is None
+    assert read_stuck_stream(b'{"data":{"status":"ok"}}') is None
 
 
 class Ill:
@@ -206,7 +206,7 @@ async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], 
     monkeypatch.setattr(store_health, "free_bytes", free_bytes)
     monkeypatch.setattr(store_health, "is_full", is_full)
     monkeypatch.setattr(time, "monotonic", lambda: float(now))
-    watch = StoreWatch(store_health.new_supervisor(""), Path(), say=lambda _: None, restart=restart)
+    watch = StoreWatch(store_health.new_supervisor(""), Path(), report=lambda _: None, restart=restart)
     for now in range(1, seconds + 1):  # noqa: B007 - read by the functions above
         await watch.look(cast("Connection", Ill()))
     return at

@@ -11,7 +11,7 @@ import anyio
 import click
 import pytest
 from tests.cli.leaves import leaves
-from tests.stack import Stack, background_stack, command, seen
+from tests.stack import Stack, background_stack, command, shown_option
 
 from linestop.cli.main import cli
 from linestop.client import Client
@@ -28,17 +28,17 @@ def test_every_command_has_json(name: str, found: click.Command) -> None:
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Everything, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
-class Asked:
+class JsonCommands:
     """Runs commands with ``--json`` and takes their output apart."""
 
-    def __init__(self, line: Stack) -> None:
-        self.line = line
+    def __init__(self, system: Stack) -> None:
+        self.line = system
         self.names: set[str] = set()
 
     def __call__(self, name: str, *words: str, code: int = 0, where: Path | None = None) -> list[Any]:
@@ -54,10 +54,10 @@ class Asked:
         return str(self("run", "desk", text, code=6)[0]["run"])
 
 
-def _dead_letter(line: Stack) -> str:
+def _dead_letter(system: Stack) -> str:
     async def work() -> int:
-        async with Client.connect(line.directory, as_="operator") as operator:
-            await operator.bus.wire.ask("tasks.Not_A_Name.desk", b'{"text":"x"}')
+        async with Client.connect(system.directory, as_="operator") as operator:
+            await operator.bus.wire.request("tasks.Not_A_Name.desk", b'{"text":"x"}')
             with anyio.fail_after(20):
                 while not (found := await operator.dead_letters()):  # noqa: ASYNC110
                     await anyio.sleep(0.02)
@@ -66,7 +66,7 @@ def _dead_letter(line: Stack) -> str:
     return str(anyio.run(work))
 
 
-def _runs(ask: Asked, folder: Path) -> None:
+def _runs(ask: JsonCommands, folder: Path) -> None:
     (done,) = ask("run", "desk", "say hello")
     run = str(done["run"])
     assert ask("show", run)[0]["run"] == run
@@ -82,29 +82,29 @@ def _runs(ask: Asked, folder: Path) -> None:
     assert ask("stop", paused)[0]["run"] == paused
 
 
-def _decisions(ask: Asked) -> None:
+def _decisions(ask: JsonCommands) -> None:
     yes, no, which = ask.waiting("pay 5"), ask.waiting("pay 5"), ask.waiting("ask")
     assert {each["run"] for each in ask("approvals")[0]} >= {yes, no, which}
-    approve = (yes, *seen(ask.line.directory, yes))
+    approve = (yes, *shown_option(ask.line.directory, yes))
     for name, words in (("approve", approve), ("deny", (no,)), ("answer", (which, "red"))):
         assert ask(name, *words)[0]["status"] == "done"
     assert ask("event", ask.waiting("await"), "paid", "--data", "1")[0]["status"] == "done"
     doubt = ask.waiting("doubt")
-    assert ask("resolve", doubt, "--done", *seen(ask.line.directory, doubt))[0]["status"] == "done"
+    assert ask("resolve", doubt, "--done", *shown_option(ask.line.directory, doubt))[0]["status"] == "done"
 
 
-def _workers(ask: Asked) -> None:
+def _workers(ask: JsonCommands) -> None:
     (found,) = ask("workers")
     assert {worker["beat"]["role"] for worker in found if worker["alive"]} == set(ACTORS)
 
 
-def _switches(ask: Asked) -> None:
+def _switches(ask: JsonCommands) -> None:
     assert ask("switch close", "tool:no.such") == [{"closed": ["tool:no.such"]}]
     assert ask("switch list") == [{"closed": ["tool:no.such"]}]
     assert ask("switch open", "tool:no.such") == [{"closed": []}]
 
 
-def _agents(ask: Asked) -> None:
+def _agents(ask: JsonCommands) -> None:
     assert "hello" in ask("deploy")[0]
     (agents,) = ask("agents")
     digest = next(each["deployed"] for each in agents if each["name"] == "hello")
@@ -115,11 +115,11 @@ def _agents(ask: Asked) -> None:
     assert ask("tools inspect", "clock.now")[0]["name"] == "clock.now"
 
 
-def _keeping(ask: Asked, folder: Path) -> None:
-    letter = _dead_letter(ask.line)
+def _records(ask: JsonCommands, folder: Path) -> None:
+    dead_letter = _dead_letter(ask.line)
     assert len(ask("dead ls")[0]) == 1
-    assert ask("dead show", letter)[0]["seq"] == int(letter)
-    assert ask("dead requeue", letter)[0]["requeued"]
+    assert ask("dead show", dead_letter)[0]["seq"] == int(dead_letter)
+    assert ask("dead requeue", dead_letter)[0]["requeued"]
     events = ask("recorder rebuild")[0]["events"]
     assert ask("recorder status")[0]["events"] == events
     assert ask("recorder snapshot", str(folder / "copy.duckdb"))[0]["events"] == events
@@ -133,16 +133,16 @@ def _keeping(ask: Asked, folder: Path) -> None:
 
 
 @pytest.mark.broker
-def test_whatever_any_command_prints_with_json_parses_line_by_line(
-    line: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_line_that_a_command_prints_with_json_is_valid_json(
+    system: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, on a running whole; one that is added without a word here fails."""
     monkeypatch.chdir(tmp_path)
-    ask = Asked(line)
+    ask = JsonCommands(system)
     _runs(ask, tmp_path)
     _decisions(ask)
     _workers(ask)
     _switches(ask)
     _agents(ask)
-    _keeping(ask, tmp_path)
+    _records(ask, tmp_path)
     assert ask.names == {name for name, _ in leaves(cli)} - ELSEWHERE

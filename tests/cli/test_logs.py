@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.stack import Ran, Stack, background_stack, command
+from tests.stack import CommandResult, Stack, background_stack, command
 
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli import output
@@ -19,84 +19,84 @@ pytestmark = pytest.mark.broker
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Everything, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
-def cli(line: Stack, *args: str) -> Ran:
+def cli(system: Stack, *args: str) -> CommandResult:
     """Run a command on the running whole."""
-    return command(line.directory, *args)
+    return command(system.directory, *args)
 
 
-def test_events_prints_one_line_an_event_and_all_data_as_json_lines(line: Stack) -> None:
+def test_events_prints_one_line_an_event_and_all_data_as_json_lines(system: Stack) -> None:
     """Both forms show the same events; ``--after`` begins later."""
-    run = cli(line, "run", "desk", "look", "--json").json["run"]
-    text = cli(line, "events", run)
-    lines = cli(line, "events", run, "--json").lines
+    run = cli(system, "run", "desk", "look", "--json").json["run"]
+    text = cli(system, "events", run)
+    lines = cli(system, "events", run, "--json").lines
     assert text.code == 0
     assert len(text.out.splitlines()) == len(lines)
     assert [each["n"] for each in lines] == list(range(1, len(lines) + 1))
     assert lines[0]["data"]["task"]["text"] == "look"
     assert "prev" in lines[1]["data"]
-    later = cli(line, "events", run, "--json", "--after", "3").lines
+    later = cli(system, "events", run, "--json", "--after", "3").lines
     assert later == lines[3:]
 
 
-def test_events_follows_a_run_until_it_is_sealed(line: Stack) -> None:
+def test_events_follows_a_run_until_it_is_sealed(system: Stack) -> None:
     """With ``--follow`` the command ends with the run; without, a run that is not there is an error."""
-    run = cli(line, "run", "desk", "say hello", "--detach").out.strip()
-    assert cli(line, "events", run, "--follow", "--json").lines[-1]["event"] == "sealed"
-    unborn = cli(line, "events", "unborn")
-    assert (unborn.code, unborn.out) == (1, "")
+    run = cli(system, "run", "desk", "say hello", "--detach").out.strip()
+    assert cli(system, "events", run, "--follow", "--json").lines[-1]["event"] == "sealed"
+    missing_run = cli(system, "events", "unborn")
+    assert (missing_run.code, missing_run.out) == (1, "")
 
 
-def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(line: Stack) -> None:
+def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(system: Stack) -> None:
     """A watcher sees what to decide on stderr, the log on stdout."""
-    run = cli(line, "run", "desk", "pay 5", "--json").json["run"]
-    cli(line, "stop", run, "--why", "enough")
-    watched = cli(line, "watch", run)
+    run = cli(system, "run", "desk", "pay 5", "--json").json["run"]
+    cli(system, "stop", run, "--why", "enough")
+    watched = cli(system, "watch", run)
     assert watched.code == 4
     assert "operator.stopped" in watched.out
     assert watched.out.splitlines()[-1].endswith("recorder.sealed      stopped: enough")
-    assert cli(line, "watch", run, "--json").lines[-1]["data"]["status"] == "stopped"
+    assert cli(system, "watch", run, "--json").lines[-1]["data"]["status"] == "stopped"
 
 
 @pytest.mark.anyio
-async def test_whoever_follows_is_told_when_the_broker_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_says_when_the_broker_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence would look like a run in which nothing happens."""
-    told = anyio.Event()
-    said: list[str] = []
+    noted = anyio.Event()
+    notes: list[str] = []
 
-    def tell(text: str) -> None:
-        said.append(text)
-        told.set()
+    def note(text: str) -> None:
+        notes.append(text)
+        noted.set()
 
     monkeypatch.setattr(output, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(output, "note", tell)
+    monkeypatch.setattr(output, "note", note)
     async with (
         EmbeddedServer(tmp_path) as server,
         Client.connect(tmp_path) as client,
-        output.telling_of_silence(client),
+        output.note_lost_connection(client),
     ):
         await server.stop()
         with anyio.fail_after(10):
-            await told.wait()
-    assert said == ["The broker does not answer; waiting for it."]
+            await noted.wait()
+    assert notes == ["The broker does not answer; waiting for it."]
 
 
-def test_watch_of_a_run_that_is_not_there_yet_says_what_it_waits_for(line: Stack) -> None:
+def test_watch_says_that_it_waits_for_a_run_that_does_not_exist(system: Stack) -> None:
     """A misspelt id must not look like a run in which nothing happens."""
     watching = subprocess.Popen(
-        [sys.executable, "-m", "linestop.cli.main", "watch", "unborn-yet", "--dir", str(line.directory)],
+        [sys.executable, "-m", "linestop.cli.main", "watch", "unborn-yet", "--dir", str(system.directory)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert watching.stderr is not None
     with watching:
-        said = watching.stderr.readline()
-        assert "There is no run 'unborn-yet' of tenant 'default' yet; waiting for its first event." in said
-        assert cli(line, "stop", "unborn-yet", "--why", "enough", "--beforehand").code == 0
+        first_line = watching.stderr.readline()
+        assert "There is no run 'unborn-yet' of tenant 'default' yet; waiting for its first event." in first_line
+        assert cli(system, "stop", "unborn-yet", "--why", "enough", "--beforehand").code == 0
         shown, _ = watching.communicate(timeout=60)
     assert watching.returncode == 4
     assert "operator.stopped" in shown

@@ -8,7 +8,7 @@ from tests.cli.test_output import asked
 
 from linestop.cli.lookalikes import WORDS_SHOWN, lookalikes
 from linestop.cli.output import question_text
-from linestop.cli.plain import clean
+from linestop.cli.plain import escape_controls
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ from linestop.cli.plain import clean
         ("\u212aelvin", "other characters than 'Kelvin'"),
     ],
 )
-def test_a_word_that_may_be_read_as_another_is_named(text: str, said: str) -> None:
+def test_a_word_that_may_be_read_as_another_is_named(text: str, sentences: str) -> None:
     """With its alphabets and the code of the letter."""
     [sentence] = lookalikes(text)
-    assert said in sentence
+    assert sentences in sentence
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_many_words_are_bounded() -> None:
     ["\U000e0041", "\U000e0001", "\ufe0f", "\U000e0100", "\u3164", "\uffa0", "\u115f", "\u2800", "\u00ad", "\u034f",
      "\u180e", "\u2061", "\u206a", "\ufff9", "\ue000", "\U0010fffd", "\u200b", "\u202e", "\ufeff"],
 )  # fmt: skip
-def test_what_nobody_can_see_is_escaped(char: str) -> None:
+def test_invisible_characters_are_escaped(char: str) -> None:
     """Tags, selectors, fillers, blanks that are no space, joiners, directions, private letters."""
-    assert clean(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
+    assert escape_controls(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
 
 
 def test_a_question_marks_both() -> None:

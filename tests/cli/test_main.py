@@ -14,10 +14,10 @@ from tests.cli.leaves import leaves
 from linestop.bus.permissions import CREDENTIALS
 from linestop.cli import main as cli_main
 from linestop.cli.commands import processes, runs
-from linestop.cli.declare import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, body_of
-from linestop.cli.main import LazyGroup, cli, first_known, run
+from linestop.cli.declare import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, implementation_of
+from linestop.cli.main import LazyGroup, cli, first_expected_error, run
 from linestop.client import credentials
-from linestop.client.client import MODES
+from linestop.client.client import STOP_MODES
 from linestop.config import project_file
 from linestop.config.project_file import Config
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, Unreachable
@@ -45,11 +45,11 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_mistyped_command_or_value_gets_a_plain_sentence(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the nearest command, or what there is to choose from, on one line."""
     assert run(words) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_help_imports_no_heavy_module(tmp_path: Path) -> None:
@@ -79,25 +79,27 @@ for name in {[name for name, _ in COMMANDS]!r}:
     print("HEAVY", name, [module for module in {HEAVY!r} if module in sys.modules])
 """
     done = python(code, tmp_path)
-    told = [line for line in done.stdout.splitlines() if line.startswith("HEAVY")]
-    assert len(told) == len(COMMANDS), done.stdout + done.stderr
-    assert [line for line in told if not line.endswith("[]")] == []
+    heavy_imports = [line for line in done.stdout.splitlines() if line.startswith("HEAVY")]
+    assert len(heavy_imports) == len(COMMANDS), done.stdout + done.stderr
+    assert [line for line in heavy_imports if not line.endswith("[]")] == []
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
-def test_a_command_hands_what_it_declares_to_what_it_does(name: str, command: click.Command) -> None:
+def test_a_command_passes_its_options_to_its_implementation(name: str, command: click.Command) -> None:
     """The table, the declaration and the function that is imported at the call agree."""
     assert command.help, name
     callback = command.callback
     assert callback is not None
-    inspect.signature(body_of(callback.__dict__["target"])).bind(**{str(param.name): None for param in command.params})
+    inspect.signature(implementation_of(callback.__dict__["target"])).bind(
+        **{str(param.name): None for param in command.params}
+    )
 
 
-def test_choices_are_those_of_the_modules_that_the_help_does_not_import() -> None:
+def test_choices_equal_those_of_the_modules_that_help_does_not_import() -> None:
     """They are written down a second time for the help's sake."""
     assert processes.ROLES == ACTORS
     assert set(processes.CREDENTIALS) == set(CREDENTIALS)
-    assert list(runs.STOP_MODES) == list(MODES)
+    assert list(runs.STOP_MODES) == list(STOP_MODES)
     assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (credentials.DIRECTORY_DEFAULT, project_file.CONFIG_FILE)
     assert Config().tenant == TENANT_DEFAULT
 
@@ -118,9 +120,9 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(
 ) -> None:
     """The sentence names what is wrong and where to look."""
     assert run(args) == 2
-    said = capsys.readouterr()
-    assert words in said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
 
 
 def test_bad_configuration_is_exit_code_2_for_every_command(
@@ -166,15 +168,15 @@ def test_errors_end_the_program_with_one_sentence_and_their_code(
         (ExceptionGroup("g", [OSError(30, "Read-only file system", "/a")]), 2, "/a cannot be used: Read-only file"),
     ],
 )
-def test_what_the_system_refuses_is_a_sentence_and_no_defect(
+def test_an_operating_system_error_is_one_sentence_and_not_a_defect(
     error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder that cannot be written and a full disk are nothing to report to us."""
     _command(monkeypatch, error)
     assert run(["boom"]) == code
-    said = capsys.readouterr().err
-    assert said.startswith(f"linestop: {words}")
-    assert said.count("\n") == 1
+    error_text = capsys.readouterr().err
+    assert error_text.startswith(f"linestop: {words}")
+    assert error_text.count("\n") == 1
 
 
 def test_an_error_holds_nothing_that_a_terminal_would_obey(
@@ -186,13 +188,13 @@ def test_an_error_holds_nothing_that_a_terminal_would_obey(
     assert capsys.readouterr().err == "linestop: No \\x1b[31m\\n such\\u202e thing.\n"
 
 
-def test_an_argument_that_is_no_text_is_refused_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_that_is_not_text_is_refused_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     """Bytes that are not UTF-8 come in as half characters, which cannot be stored."""
     assert run(["run", "hello", "caf\udce9"]) == 2
     assert "Argument 3 ('caf\\udce9') is not UTF-8 text" in capsys.readouterr().err
 
 
-def test_what_nobody_expected_is_one_sentence_and_a_file_with_the_traceback(
+def test_an_unexpected_error_is_one_sentence_and_a_traceback_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A terminal full of a traceback helps nobody; a file with it helps whoever mends it."""
@@ -201,10 +203,10 @@ def test_what_nobody_expected_is_one_sentence_and_a_file_with_the_traceback(
     _command(monkeypatch, ZeroDivisionError("by zero"))
     assert run(["boom"]) == 1
     (file,) = (tmp_path / ".linestop").glob("crash-*.txt")
-    said = capsys.readouterr().err
-    assert said.startswith("linestop: ZeroDivisionError where none was expected")
-    assert said.count("\n") == 1
-    assert str(file) in said
+    error_text = capsys.readouterr().err
+    assert error_text.startswith("linestop: ZeroDivisionError where none was expected")
+    assert error_text.count("\n") == 1
+    assert str(file) in error_text
     assert "Traceback" in file.read_text()
 
 
@@ -212,8 +214,8 @@ def test_the_first_error_of_ours_in_nested_groups_is_found() -> None:
     """A failed task group wraps what failed in it, perhaps more than once."""
     inner = Unreachable("gone")
     group = ExceptionGroup("a", [ValueError(), ExceptionGroup("b", [inner])])
-    assert first_known(group) is inner
-    assert first_known(ExceptionGroup("a", [ValueError()])) is None
+    assert first_expected_error(group) is inner
+    assert first_expected_error(ExceptionGroup("a", [ValueError()])) is None
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def test_a_text_file_is_read_whole(tmp_path: Path) -> None:
         (None, InputError, "cannot be read"),
     ],
 )
-def test_what_is_no_material_is_refused_in_one_sentence(
+def test_unusable_material_is_refused_in_one_sentence(
     tmp_path: Path, data: bytes | None, error: type[Exception], sentence: str
 ) -> None:
     """No such file, no text, or too much."""

@@ -10,7 +10,7 @@ from tests.builders import agent, at_work, call, contract
 
 from linestop.cli import output
 from linestop.cli.output import question_text
-from linestop.cli.plain import fit
+from linestop.cli.plain import wrap_lines
 from linestop.client.result_types import OpenQuestion, open_questions
 
 
@@ -38,14 +38,14 @@ def test_the_models_reason_is_shown_as_its_own_words_on_one_line(reason: str, sh
     assert len(lines) == len(question_text(asked("")).split("\n")) + 1
 
 
-def test_what_leaves_the_system_is_named_before_anybody_decides() -> None:
+def test_egress_arguments_are_named_before_a_decision() -> None:
     """The arguments that the contract says go out."""
     mail = contract("mail", tier="irreversible", egress=("amount", "q"))
     (question,) = open_questions(at_work(call("mail"), version=agent(tools=(mail,))).run, {})
     assert "  leaves  the system with this call: amount, q" in question_text(question).split("\n")
 
 
-def test_a_question_about_an_unknown_fate_says_so_and_names_its_command() -> None:
+def test_a_question_about_an_unknown_outcome_names_its_command() -> None:
     """It must not look like a call that waits to be agreed to."""
     doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.", shown="3f9c1a")
     lines = question_text(doubt).split("\n")
@@ -59,22 +59,22 @@ SENTENCE = "The run 0123456789abcdef is over: `linestop approvals --all-tenants`
 
 def test_a_sentence_is_broken_between_words_and_never_inside_a_command() -> None:
     """Ids and commands are there to be copied."""
-    lines = fit(SENTENCE, 40).split("\n")
+    lines = wrap_lines(SENTENCE, 40).split("\n")
     assert " ".join(lines) == SENTENCE
     assert max(map(len, lines)) <= 40
     assert "`linestop approvals --all-tenants` lists" in lines
-    assert fit("  $ linestop deny r1 c1 --why REASON", 20) == "  $ linestop deny r1 c1 --why REASON"
-    assert fit("  value   aaaa bbbb cccc", 21) == "  value   aaaa bbbb\n          cccc"
+    assert wrap_lines("  $ linestop deny r1 c1 --why REASON", 20) == "  $ linestop deny r1 c1 --why REASON"
+    assert wrap_lines("  value   aaaa bbbb cccc", 21) == "  value   aaaa bbbb\n          cccc"
 
 
-def test_what_does_not_go_to_a_terminal_stays_on_one_line(
+def test_output_to_a_pipe_stays_on_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Programs read lines; only a terminal has a width."""
     monkeypatch.setenv("COLUMNS", "40")
-    output.say(SENTENCE)
+    output.print_text(SENTENCE)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    output.say(SENTENCE)
+    output.print_text(SENTENCE)
     whole, *broken = capsys.readouterr().out.splitlines()
     assert whole == SENTENCE
     assert len(broken) == 3
@@ -82,7 +82,7 @@ def test_what_does_not_go_to_a_terminal_stays_on_one_line(
 
 def test_a_line_break_in_a_reason_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever stops a run cannot write a line of the run's log."""
-    output.say("stopped  by eve: enough\n  7 approver.granted pay by ann")
+    output.print_text("stopped  by eve: enough\n  7 approver.granted pay by ann")
     output.note("x\ny")
     assert capsys.readouterr() == ("stopped  by eve: enough\\n  7 approver.granted pay by ann\n", "x\\ny\n")
 

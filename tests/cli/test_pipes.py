@@ -28,8 +28,8 @@ def read_one_line(folder: Path, *args: str, stderr_too: bool = False, state: Pat
     try:
         assert process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read() if process.stderr else ""
-        return process.wait(ENDS_WITHIN_S), said
+        error_text = process.stderr.read() if process.stderr else ""
+        return process.wait(ENDS_WITHIN_S), error_text
     finally:
         process.kill()
         process.wait()
@@ -38,7 +38,7 @@ def read_one_line(folder: Path, *args: str, stderr_too: bool = False, state: Pat
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Everything, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
@@ -46,33 +46,31 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("args", [("watch",), ("events", "--follow")])
-def test_a_command_that_follows_a_run_ends_when_nobody_reads_it(
-    line: Stack, tmp_path: Path, args: tuple[str, ...]
-) -> None:
+def test_a_following_command_ends_when_its_reader_is_gone(system: Stack, tmp_path: Path, args: tuple[str, ...]) -> None:
     """Also while nothing happens: the run waits for a person."""
-    run = command(line.directory, "run", "desk", "pay 5", "--json").json["questions"][0]["run"]
-    code, said = read_one_line(tmp_path, *args, run, state=line.directory)
-    assert (code, "Traceback" in said, "linestop:" in said) == (0, False, False), said
+    run = command(system.directory, "run", "desk", "pay 5", "--json").json["questions"][0]["run"]
+    code, error_text = read_one_line(tmp_path, *args, run, state=system.directory)
+    assert (code, "Traceback" in error_text, "linestop:" in error_text) == (0, False, False), error_text
 
 
 @pytest.mark.broker
-def test_a_run_whose_progress_nobody_reads_goes_on_without_the_command(line: Stack, tmp_path: Path) -> None:
+def test_a_run_continues_when_the_reader_of_its_progress_is_gone(system: Stack, tmp_path: Path) -> None:
     """The command ends; the run was given to the actors."""
-    code, _ = read_one_line(tmp_path, "run", "desk", "hang", "--key", "unread", stderr_too=True, state=line.directory)
+    code, _ = read_one_line(tmp_path, "run", "desk", "hang", "--key", "unread", stderr_too=True, state=system.directory)
     assert code == 0
-    assert command(line.directory, "runs", "--open", "--json").json[0]["text"] == "hang"
+    assert command(system.directory, "runs", "--open", "--json").json[0]["text"] == "hang"
 
 
 @pytest.mark.broker
 @pytest.mark.parametrize("args", [("demo",), ("demo", "--json")])
-def test_a_demo_that_nobody_reads_ends_silently_and_cleans_up(tmp_path: Path, args: tuple[str, ...]) -> None:
+def test_a_demo_whose_reader_is_gone_ends_silently_and_cleans_up(tmp_path: Path, args: tuple[str, ...]) -> None:
     """No traceback, no process, no folder."""
     assert read_one_line(tmp_path, *args, stderr_too=args == ("demo",))[0] == 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.broker
-def test_dev_that_nobody_reads_ends_in_order(tmp_path: Path) -> None:
+def test_dev_shuts_down_in_order_when_its_reader_is_gone(tmp_path: Path) -> None:
     """Its broker ends with it, so that the next one may begin."""
     assert read_one_line(tmp_path, "dev", "--port", "0", stderr_too=True)[0] == 0
     assert not list(tmp_path.glob("*crash*"))

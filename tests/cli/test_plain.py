@@ -20,7 +20,7 @@ def terminal(encoding: str) -> tuple[io.TextIOWrapper, io.BytesIO]:
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "cp437"])
-def test_a_terminal_without_unicode_is_written_to_all_the_same(encoding: str) -> None:
+def test_a_terminal_without_unicode_gets_ascii_spellings(encoding: str) -> None:
     """Our own signs are spelled out, all others are escaped, and nothing fails."""
     stream, raw = terminal(encoding)
     accept_any_text(stream)
@@ -36,12 +36,12 @@ def test_json_stays_json_on_a_terminal_without_unicode(monkeypatch: pytest.Monke
     stream, raw = terminal("iso-8859-1")
     monkeypatch.setattr(sys, "stdout", stream)
     value = {"text": "é 漢 \N{PILE OF POO} \u202e"}
-    output.say_json(value)
+    output.print_json(value)
     assert json.loads(raw.getvalue().decode("ascii")) == value
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_nobody_gets_colours_who_wants_none(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_can_be_switched_off(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even at a terminal."""
 
     class Terminal(io.StringIO):

@@ -23,11 +23,11 @@ from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.stream_sizes import stored_space
+from linestop.bus.stream_sizes import stored_sizes
 from linestop.cli import processes
 from linestop.client import Client
 from linestop.errors import Unreachable
-from linestop.runtime.workers.worker_names import hold_name
+from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.events import EffectStarted, Finished
 from linestop.schemas.subjects import ACTORS, parse_delta
 
@@ -42,24 +42,24 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.said = ""
+        self.error_text = ""
         self.out = b""
 
-    async def says(self, words: str) -> None:
+    async def wait_for_words(self, words: str) -> None:
         """Wait until it says ``words``."""
         assert self.process.stderr is not None
         with anyio.fail_after(READY_WITHIN_S):
-            while words not in self.said:
+            while words not in self.error_text:
                 line = await self.process.stderr.readline()
-                assert line, f"it ended without saying {words!r}: {self.said}"
-                self.said += line.decode()
+                assert line, f"it ended without saying {words!r}: {self.error_text}"
+                self.error_text += line.decode()
 
-    async def ends(self, number: signal.Signals = signal.SIGTERM) -> int:
+    async def end_with(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Tell it to end, and return its exit code."""
         self.process.send_signal(number)
         with anyio.fail_after(READY_WITHIN_S):
             self.out, rest = await self.process.communicate()
-        self.said += rest.decode()
+        self.error_text += rest.decode()
         assert self.process.returncode is not None
         return self.process.returncode
 
@@ -84,27 +84,29 @@ async def started(
 async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
     """No configuration, no key: a run completes, and Ctrl-C ends everything cleanly."""
     async with started(tmp_path, "dev") as dev:
-        await dev.says("Ctrl-C ends it")
-        seconds = float(dev.said.split("ready after ")[1].split(" s")[0])
+        await dev.wait_for_words("Ctrl-C ends it")
+        seconds = float(dev.error_text.split("ready after ")[1].split(" s")[0])
         assert seconds < DEV_READY_S
-        assert 'linestop run hello "What time is it?"' in dev.said
-        chosen = stored_space(tmp_path / ".linestop")
+        assert 'linestop run hello "What time is it?"' in dev.error_text
+        chosen = stored_sizes(tmp_path / ".linestop")
         assert chosen is not None
         credential = load_credential(credential_path(tmp_path / ".linestop", "bootstrap"))
-        async with await connect(credential, name="look") as look:
-            runs = msgspec.convert((await look.ask(jetstream_api.stream_info("RUNS")))["config"], dict[str, Any])
+        async with await connect(credential, name="look") as observer:
+            runs = msgspec.convert(
+                (await observer.api_request(jetstream_api.stream_info("RUNS")))["config"], dict[str, Any]
+            )
         assert runs["max_bytes"] == chosen.runs
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("hello", "What time is it?")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert outcome.status == "completed"
         assert "I am a script" in str(outcome.answer)
-        assert await dev.ends(signal.SIGINT) == 0
-        assert "Ending" in dev.said
-        assert "Traceback" not in dev.said, dev.said
+        assert await dev.end_with(signal.SIGINT) == 0
+        assert "Ending" in dev.error_text
+        assert "Traceback" not in dev.error_text, dev.error_text
 
 
-PRINTING = """
+PRINTING_TOOL = """
 import os
 
 from linestop import Context, tool
@@ -120,54 +122,56 @@ async def look(ctx: Context) -> str:
 """
 
 
-async def test_what_a_tool_prints_does_not_stand_in_the_way_of_data(tmp_path: Path) -> None:
+async def test_output_of_a_tool_does_not_mix_with_data(tmp_path: Path) -> None:
     """It goes to stderr, from the import of its module on: stdout has the one line for programs."""
     (tmp_path / "linestop.toml").write_text('tools = ["tools.py"]\n')
-    (tmp_path / "tools.py").write_text(PRINTING)
+    (tmp_path / "tools.py").write_text(PRINTING_TOOL)
     async with started(tmp_path, "dev", "--json") as dev:
-        await dev.says("Ctrl-C ends it")
-        assert await dev.ends() == 0
+        await dev.wait_for_words("Ctrl-C ends it")
+        assert await dev.end_with() == 0
     assert [json.loads(line)["ready"] for line in dev.out.splitlines()] == [True]
-    assert "loaded" in dev.said
-    assert "loaded too" in dev.said
+    assert "loaded" in dev.error_text
+    assert "loaded too" in dev.error_text
 
 
-async def test_a_program_reads_in_one_line_what_has_begun_to_serve(tmp_path: Path) -> None:
+async def test_ready_processes_describe_themselves_in_one_json_line(tmp_path: Path) -> None:
     """With ``--json``: where the broker is, which roles there are, and whom to tell to end. People read stderr."""
     state = str(tmp_path / ".linestop")
     async with started(tmp_path, "dev", "--json") as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with started(tmp_path, "actor", "executor", "--name", "extra", "--json") as actor:
-            await actor.says("The executor works as extra#1")
-            assert await actor.ends() == 0
+            await actor.wait_for_words("The executor works as extra#1")
+            assert await actor.end_with() == 0
         async with started(tmp_path, "up", "--name", "second", "--json") as up:
-            await up.says("Ctrl-C ends it")
-            assert await up.ends() == 0
+            await up.wait_for_words("Ctrl-C ends it")
+            assert await up.end_with() == 0
         broker = _broker_of(dev.process.pid)
-        assert await dev.ends() == 0
-    told = [json.loads(each.out) for each in (dev, actor, up)]
-    assert [one["worker"] for one in told] == ["dev#1", "extra#1", "second#1"]
-    assert [one["pid"] for one in told] == [each.process.pid for each in (dev, actor, up)]
-    assert [one["broker_pid"] for one in told] == [broker, 0, 0]
-    assert {(one["ready"], one["url"], one["directory"]) for one in told} == {(True, told[0]["url"], state)}
-    assert told[1]["roles"] == ["executor"]
-    assert {tuple(sorted(one["roles"])) for one in (told[0], told[2])} == {tuple(sorted(ACTORS))}
-    assert told[0]["agents"] == ["hello"]
+        assert await dev.end_with() == 0
+    ready_messages = [json.loads(each.out) for each in (dev, actor, up)]
+    assert [one["worker"] for one in ready_messages] == ["dev#1", "extra#1", "second#1"]
+    assert [one["pid"] for one in ready_messages] == [each.process.pid for each in (dev, actor, up)]
+    assert [one["broker_pid"] for one in ready_messages] == [broker, 0, 0]
+    assert {(one["ready"], one["url"], one["directory"]) for one in ready_messages} == {
+        (True, ready_messages[0]["url"], state)
+    }
+    assert ready_messages[1]["roles"] == ["executor"]
+    assert {tuple(sorted(one["roles"])) for one in (ready_messages[0], ready_messages[2])} == {tuple(sorted(ACTORS))}
+    assert ready_messages[0]["agents"] == ["hello"]
     assert [each.out.count(b"\n") for each in (dev, actor, up)] == [1, 1, 1]
 
 
 async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
     """The broker is started again at the same address, and what comes after works."""
     async with started(tmp_path, "dev") as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             os.kill(_broker_of(dev.process.pid), signal.SIGKILL)
-            await dev.says("again.")
+            await dev.wait_for_words("again.")
             submitted = await client.submit("hello", "Still there?", key="after-the-crash")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert outcome.status == "completed"
-        code = await dev.ends()
-        assert code == 0, dev.said
+        code = await dev.end_with()
+        assert code == 0, dev.error_text
 
 
 async def test_what_surrounds_the_actors_is_begun_again_while_the_broker_is_away(
@@ -189,14 +193,14 @@ async def test_what_surrounds_the_actors_is_begun_again_while_the_broker_is_away
 async def test_a_crash_in_the_first_moment_ends_nothing(tmp_path: Path) -> None:
     """What is set up beside the actors waits for the broker, and works once it is there again."""
     async with started(tmp_path, "dev") as dev:
-        await dev.says("linestop is ready")
+        await dev.wait_for_words("linestop is ready")
         os.kill(_broker_of(dev.process.pid), signal.SIGKILL)
-        await dev.says("again.")
+        await dev.wait_for_words("again.")
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("hello", "Still there?")
             assert (await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)).status == "completed"
-        code = await dev.ends()
-        assert code == 0, dev.said
+        code = await dev.end_with()
+        assert code == 0, dev.error_text
 
 
 async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
@@ -205,34 +209,34 @@ async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
     seen: set[str] = set()
     for _ in range(2):
         async with started(tmp_path, "dev") as dev:
-            await dev.says("Ctrl-C ends it")
+            await dev.wait_for_words("Ctrl-C ends it")
             async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
                 submitted = await client.submit("hello", "Hello?")
                 await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
                 run = await client.run(submitted.run)
                 workers += [e.event.worker for e in run.entries if isinstance(e.event, EffectStarted)]
                 seen = {line.run for line in await client.runs()}
-            assert await dev.ends() == 0
+            assert await dev.end_with() == 0
     assert workers == ["dev#1", "dev#2"]
     assert len(seen) == 2
 
 
-async def test_two_of_one_name_cannot_run(tmp_path: Path) -> None:
+async def test_two_workers_of_one_name_cannot_run(tmp_path: Path) -> None:
     """The second says who holds the name."""
-    with hold_name(tmp_path / ".linestop", "dev"):
+    with lock_name(tmp_path / ".linestop", "dev"):
         async with started(tmp_path, "dev") as dev:
-            await dev.says(f"The worker name dev is held by process {os.getpid()}")
+            await dev.wait_for_words(f"The worker name dev is held by process {os.getpid()}")
             assert await dev.process.wait() == 2
 
 
 @pytest.mark.parametrize("name", [(), ("--name", "other")])
-async def test_a_second_dev_in_one_folder_is_told_of_the_first(tmp_path: Path, name: tuple[str, ...]) -> None:
+async def test_a_second_dev_in_one_folder_is_refused(tmp_path: Path, name: tuple[str, ...]) -> None:
     """Whatever its own name, the remedy is the same."""
     async with EmbeddedServer(tmp_path / ".linestop"):
-        with hold_name(tmp_path / ".linestop", "dev"):
+        with lock_name(tmp_path / ".linestop", "dev"):
             async with started(tmp_path, "dev", *name) as second:
-                await second.says(f"linestop dev already runs here (process {os.getpid()} ")
-                await second.says("end it with Ctrl-C there and start it again to load changed files")
+                await second.wait_for_words(f"linestop dev already runs here (process {os.getpid()} ")
+                await second.wait_for_words("end it with Ctrl-C there and start it again to load changed files")
                 assert await second.process.wait() == 2
 
 
@@ -243,30 +247,32 @@ async def test_dev_warns_of_an_agent_that_cannot_work(tmp_path: Path) -> None:
         (tmp_path / "agents" / f"{name}.toml").write_text(f"model = '{model}'")
         (tmp_path / "agents" / f"{name}.md").write_text("Hello.")
     async with started(tmp_path, "dev") as dev:
-        await dev.says("The agent a is on playbook/suport, and no playbook is called so; there is playbook/hello.")
-        await dev.says("openai/gpt-4o needs OPENAI_API_KEY, which is not set")
-        assert await dev.ends() == 0
+        await dev.wait_for_words(
+            "The agent a is on playbook/suport, and no playbook is called so; there is playbook/hello."
+        )
+        await dev.wait_for_words("openai/gpt-4o needs OPENAI_API_KEY, which is not set")
+        assert await dev.end_with() == 0
 
 
-async def test_an_actor_that_waits_for_its_broker_says_so_and_ends_when_told(tmp_path: Path) -> None:
+async def test_an_actor_says_that_it_waits_for_its_broker_and_ends_on_a_signal(tmp_path: Path) -> None:
     """A broker may come up later than its actors; a signal need not wait for it."""
     ensure_credentials(tmp_path / ".linestop", "nats://127.0.0.1:1")
     async with started(tmp_path, "actor", "planner") as actor:
-        await actor.says("no broker answers at nats://127.0.0.1:1 within 5 s (Connection refused)")
-        await actor.says("Trying for 30 s")
-        assert await actor.ends() == 0
+        await actor.wait_for_words("no broker answers at nats://127.0.0.1:1 within 5 s (Connection refused)")
+        await actor.wait_for_words("Trying for 30 s")
+        assert await actor.end_with() == 0
 
 
-async def test_an_actor_in_a_process_of_its_own_does_its_part(tmp_path: Path) -> None:
+async def test_an_actor_in_its_own_process_does_its_role(tmp_path: Path) -> None:
     """``up`` serves all roles of an outside broker; ``actor`` joins in under a name of its own."""
     (tmp_path / "a").mkdir()
     async with started(tmp_path / "a", "dev") as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with started(tmp_path / "a", "actor", "executor", "--name", "extra") as actor:
-            await actor.says("The executor works as extra#1")
-            assert await actor.ends() == 0
+            await actor.wait_for_words("The executor works as extra#1")
+            assert await actor.end_with() == 0
         async with started(tmp_path / "a", "up", "--name", "second") as up:
-            await up.says("Ctrl-C ends it")
+            await up.wait_for_words("Ctrl-C ends it")
             started_at = time.monotonic()
             async with Client.connect(tmp_path / "a" / ".linestop", as_="operator") as client:
                 submitted = await client.submit("hello", "Hello?")
@@ -275,8 +281,8 @@ async def test_an_actor_in_a_process_of_its_own_does_its_part(tmp_path: Path) ->
             assert outcome.status == "completed"
             assert sum(isinstance(e.event, Finished) for e in run.entries) == 1
             assert time.monotonic() - started_at < READY_WITHIN_S
-            assert await up.ends() == 0
-        assert await dev.ends() == 0
+            assert await up.end_with() == 0
+        assert await dev.end_with() == 0
 
 
 async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -> None:
@@ -290,7 +296,7 @@ async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -
         '[[step]]\nsay = "done"\n'
     )
     async with started(tmp_path, "--profile", "staging", "dev") as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("clerk", "Write a file.")
             await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
@@ -299,7 +305,7 @@ async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -
         assert len(results) == 1
         assert '"dry_run":true' in results[0]
         assert not list((tmp_path / ".linestop" / "workspaces").rglob("a"))
-        assert await dev.ends() == 0
+        assert await dev.end_with() == 0
 
 
 FLOW = """
@@ -327,46 +333,46 @@ async def test_a_function_of_the_folder_plans_instead_of_a_model(tmp_path: Path)
     (tmp_path / "own_tools.py").write_text(TOOL)
     program = Path(sys.executable).with_name("linestop")
     async with started(tmp_path, "dev", program=[str(program)]) as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
             submitted = await client.submit("flow", "Add.")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert (outcome.status, outcome.answer, outcome.cost_micros) == ("completed", "It is 42.", 0)
-        assert await dev.ends() == 0
+        assert await dev.end_with() == 0
     (tmp_path / "own_flows.py").write_text("")
     async with started(tmp_path, "dev", program=[str(program)]) as dev:
-        await dev.says("The agent 'flow', planner: The planner 'python:own_flows.total' cannot be imported")
+        await dev.wait_for_words("The agent 'flow', planner: The planner 'python:own_flows.total' cannot be imported")
         assert await dev.process.wait() == 2
 
 
-async def test_model_tokens_are_heard_under_their_attempt(tmp_path: Path) -> None:
+async def test_deltas_are_published_under_their_attempt(tmp_path: Path) -> None:
     """An answer that breaks off is one attempt, the whole one another: a watcher can tell them apart."""
     (tmp_path / "agents").mkdir()
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "agents" / "teller.toml").write_text('model = "playbook/teller"')
     (tmp_path / "agents" / "teller.md").write_text("Tell.")
-    said = "A sentence that is long enough to be told in pieces, so that it can break off in between."
+    answer = "A sentence that is long enough to be told in pieces, so that it can break off in between."
     (tmp_path / "playbooks" / "teller.toml").write_text(
-        f'name = "teller"\n[[step]]\nsay = "{said}"\nfault = {{ kind = "cut", after_events = 2, times = 1 }}'
+        f'name = "teller"\n[[step]]\nsay = "{answer}"\nfault = {{ kind = "cut", after_events = 2, times = 1 }}'
     )
-    heard: dict[tuple[int, int], str] = {}
+    received: dict[tuple[int, int], str] = {}
 
-    async def hear(message: Msg) -> None:
+    async def on_delta(message: Msg) -> None:
         place = parse_delta(message.subject)
-        heard[place.turn, place.attempt] = heard.get((place.turn, place.attempt), "") + message.data.decode()
+        received[place.turn, place.attempt] = received.get((place.turn, place.attempt), "") + message.data.decode()
 
     async with started(tmp_path, "dev") as dev:
-        await dev.says("Ctrl-C ends it")
+        await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="client") as client:
-            await client.bus.wire.connection.subscribe("deltas.>", hear)
+            await client.bus.wire.connection.subscribe("deltas.>", on_delta)
             submitted = await client.submit("teller", "Tell me.")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
-        assert outcome.answer == said
-        assert sorted(heard) == [(1, 1), (1, 2)]
-        assert heard[1, 2] == said
-        assert said.startswith(heard[1, 1])
-        assert 0 < len(heard[1, 1]) < len(said)
-        assert await dev.ends() == 0
+        assert outcome.answer == answer
+        assert sorted(received) == [(1, 1), (1, 2)]
+        assert received[1, 2] == answer
+        assert answer.startswith(received[1, 1])
+        assert 0 < len(received[1, 1]) < len(answer)
+        assert await dev.end_with() == 0
 
 
 def _broker_of(parent: int) -> int:
@@ -388,14 +394,14 @@ structlog.get_logger().warning("in_use", path="a.db", sentence="Another recorder
 
 
 @pytest.mark.parametrize(("level", "tool"), [("debug", 1), ("", 0)])
-async def test_what_tools_print_is_logged_for_who_asks(level: str, tool: int) -> None:
+async def test_output_of_tools_is_logged_at_the_debug_level(level: str, tool: int) -> None:
     """As JSON where no person reads; left out unless LINESTOP_LOG asks, since nothing in it is hidden."""
     done = await anyio.run_process([sys.executable, "-c", LOGS], env={**os.environ, "LINESTOP_LOG": level})
-    said = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["event"] for line in said] == ["output of tool look: 'hello'"] * tool + ["in_use"]
+    log_lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in log_lines] == ["output of tool look: 'hello'"] * tool + ["in_use"]
 
 
-async def test_a_log_level_that_there_is_not_is_refused() -> None:
+async def test_an_unknown_log_level_is_refused() -> None:
     """A slip must not read as if nothing was to be logged."""
     environ = {**os.environ, "LINESTOP_LOG": "loud"}
     done = await anyio.run_process([sys.executable, "-m", "linestop.cli.main", "up"], env=environ, check=False)
@@ -408,10 +414,10 @@ async def test_a_warning_with_a_sentence_is_that_sentence_at_a_terminal() -> Non
     ours, theirs = pty.openpty()
     try:
         await anyio.run_process([sys.executable, "-c", LOGS], stderr=theirs)
-        said = os.read(ours, 4096).decode()
+        printed = os.read(ours, 4096).decode()
     finally:
         os.close(ours)
         os.close(theirs)
-    assert "Another recorder writes it." in said
-    assert "a.db" not in said
-    assert len(said.splitlines()) == 1
+    assert "Another recorder writes it." in printed
+    assert "a.db" not in printed
+    assert len(printed.splitlines()) == 1

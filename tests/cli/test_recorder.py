@@ -25,17 +25,17 @@ async def command(*arguments: str) -> int:
     return await anyio.to_thread.run_sync(run, ["recorder", *arguments])
 
 
-async def test_an_archive_is_rebuilt_looked_at_and_copied(
+async def test_an_archive_is_rebuilt_shown_and_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without a recorder at work the commands open the archive themselves."""
     monkeypatch.chdir(tmp_path)
     copy = tmp_path / "copy.duckdb"
-    async with stack(tmp_path) as line:
-        where = ["--dir", str(line.directory)]
+    async with stack(tmp_path) as system:
+        where = ["--dir", str(system.directory)]
         assert await command("status", *where) == 1
         assert "There is no archive" in capfd.readouterr().err
-        async with Client.connect(line.directory) as client:
+        async with Client.connect(system.directory) as client:
             submitted = await client.submit("desk", "look")
             await client.outcome(submitted.run, timeout_s=20)
         assert await command("rebuild", *where) == 0
@@ -55,14 +55,14 @@ async def test_a_rebuild_beside_a_recorder_is_refused(
 ) -> None:
     """While another process has the archive open, the sentence says what to do."""
     monkeypatch.chdir(tmp_path)
-    async with stack(tmp_path) as line:
-        path = line.directory / "archive.duckdb"
+    async with stack(tmp_path) as system:
+        path = system.directory / "archive.duckdb"
         ArchiveFile(path).close()
         holder = f"import duckdb; c = duckdb.connect({str(path)!r}); print('open', flush=True); input()"
         async with await anyio.open_process([sys.executable, "-c", holder]) as process:
             assert process.stdout is not None
             await process.stdout.receive()
-            assert await command("rebuild", "--dir", str(line.directory)) == 1
+            assert await command("rebuild", "--dir", str(system.directory)) == 1
             process.kill()
     assert "is open in another process" in capfd.readouterr().err
 

@@ -12,12 +12,12 @@ from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
 from linestop.bus.broker_backend import JetStreamBackend
-from linestop.bus.credentials import ensure_credentials, logins_of
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.credentials import ensure_credentials, logins_by_credential
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SIZES
 from linestop.cli.assembly import prepare
 from linestop.cli.main import run
 from linestop.client import Client
@@ -34,8 +34,8 @@ async def small_broker(directory: Path) -> AsyncGenerator[str]:
     """Run a server that takes messages of 64 KiB; yields its address."""
     port = free_port()
     url = f"nats://127.0.0.1:{port}"
-    section = accounts(logins_of(ensure_credentials(directory, url)))
-    listen = Listen(port=port, store_dir=directory / "jetstream", file_store_bytes_max=DEFAULT_SPACE.total)
+    section = accounts_section(logins_by_credential(ensure_credentials(directory, url)))
+    listen = Listen(port=port, store_dir=directory / "jetstream", file_store_bytes_max=DEFAULT_SIZES.total)
     config = {**json.loads(server_config(listen, section)), "max_payload": SMALL}
     (directory / "nats.conf").write_text(json.dumps(config))
     server = NatsProcess(directory / "nats.conf", directory / "nats.log", port=port)
@@ -67,7 +67,7 @@ async def test_a_broker_that_takes_small_messages_only_is_refused_at_the_start(
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("size", [300_000, 2_000_000])
-async def test_an_agent_that_is_too_large_keeps_no_other_one_down(tmp_path: Path, size: int) -> None:
+async def test_an_agent_that_is_too_large_does_not_keep_the_others_from_starting(tmp_path: Path, size: int) -> None:
     """Its file, its size, the limit and the remedy are named."""
     folder = tmp_path / "agents"
     folder.mkdir()
@@ -76,17 +76,17 @@ async def test_an_agent_that_is_too_large_keeps_no_other_one_down(tmp_path: Path
         (folder / f"{name}.md").write_text("Help.")
     (folder / "large.md").write_text("x" * size)
     async with started(tmp_path, "dev") as dev:
-        await dev.says("Ctrl-C ends it")
-        said = " ".join(dev.said.split())
-        assert "The agent 'large' is left out: " in said
-        assert f"large.md has {size:,} bytes; at most {AGENT_BYTES_MAX:,} can be stored: shorten it" in said
+        await dev.wait_for_words("Ctrl-C ends it")
+        printed = " ".join(dev.error_text.split())
+        assert "The agent 'large' is left out: " in printed
+        assert f"large.md has {size:,} bytes; at most {AGENT_BYTES_MAX:,} can be stored: shorten it" in printed
         async with Client.connect(tmp_path / ".linestop") as client:
             submitted = await client.submit("small", "Hello?")
             assert (await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)).status == "completed"
         async with started(tmp_path, "deploy") as deploy:
-            await deploy.says("large.md has")
+            await deploy.wait_for_words("large.md has")
             assert await deploy.process.wait() == 2
         async with started(tmp_path, "deploy", "small") as deploy:
-            await deploy.says("New runs get these")
+            await deploy.wait_for_words("New runs get these")
             assert await deploy.process.wait() == 0
-        assert await dev.ends() == 0
+        assert await dev.end_with() == 0

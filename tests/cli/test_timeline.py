@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, at_work, call
 
-from linestop.actors.task_opening import grant
+from linestop.actors.task_opening import tool_grant
 from linestop.cli import timeline
 from linestop.schemas.events import (
     EVENTS,
@@ -130,7 +130,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Compacted(turn=1, attempt=1, covers_from=2, covers_to=9, summary="short"), "events 2 to 9 in 5 characters"),
     (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 #2 by w#1"),
     (
-        Widened(calls=(WidenedCall(call="c1", grant=grant(CONTRACTS[2])),), worker="w#1"),
+        Widened(calls=(WidenedCall(call="c1", grant=tool_grant(CONTRACTS[2])),), worker="w#1"),
         "pay may do more by now than was agreed to; a person must agree",
     ),
     (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 #1 succeeded: {"ok":1}'),
@@ -161,20 +161,21 @@ def test_an_event_is_described_in_words(event: AnyEvent, words: str) -> None:
     assert timeline.describe(event, timeline.CallNames()) == words
 
 
-def test_every_event_there_is_has_been_described() -> None:
+def test_every_event_has_a_description() -> None:
     """A new event fails here until it has its words above."""
     assert {type(event) for event, _ in WORDS} == {*EVENTS.values(), Stopped}
 
 
-def test_a_line_has_time_number_speaker_and_words() -> None:
+def test_a_line_has_time_number_role_and_description() -> None:
     """What counts, what is ignored, and what is no part of the chain look different."""
-    said = Paused(by="ann", at=AT)
+    paused = Paused(by="ann", at=AT)
     assert (
-        timeline.line(Entry(7, "", "approver", "paused", 3, said)) == "12:30:15.250    #3 approver.paused      by ann"
+        timeline.entry_line(Entry(7, "", "approver", "paused", 3, paused))
+        == "12:30:15.250    #3 approver.paused      by ann"
     )
-    ignored = timeline.line(Entry(7, "", "approver", "paused", 3, said, "it is not legal"))
+    ignored = timeline.entry_line(Entry(7, "", "approver", "paused", 3, paused, "it is not legal"))
     assert ignored.endswith("approver.paused      IGNORED: it is not legal")
-    void = timeline.line(Entry(7, "", "operator", "stopped", 0, None, "its number is 99"))
+    void = timeline.entry_line(Entry(7, "", "operator", "stopped", 0, None, "its number is 99"))
     assert void.split() == ["void", "operator.stopped", "IGNORED:", "its", "number", "is", "99"]
 
 
@@ -184,7 +185,7 @@ def test_calls_are_named_by_their_tool_and_the_second_of_a_tool_by_its_number() 
     names = timeline.CallNames(run)
     assert [names(f"toolu_0{i}") for i in (1, 2, 3)] == ["look", "look/2", "pay"]
     started = next(entry for entry in run.entries if entry.name == "started" and entry.role == "executor")
-    assert timeline.line(started, run).endswith("look #1, look/2 #1 by w#1")
+    assert timeline.entry_line(started, run).endswith("look #1, look/2 #1 by w#1")
     asked = next(entry for entry in run.entries if entry.name == "asked")
-    assert timeline.line(asked, run).endswith("may pay be done? (tier:irreversible)")
-    assert not any("toolu_" in timeline.line(entry, run) for entry in run.entries)
+    assert timeline.entry_line(asked, run).endswith("may pay be done? (tier:irreversible)")
+    assert not any("toolu_" in timeline.entry_line(entry, run) for entry in run.entries)

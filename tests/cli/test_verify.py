@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.run_logs import KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 from tests.schemas.test_verify import RULES
-from tests.schemas.test_verify_forgeries import LIES, VERSIONS
+from tests.schemas.test_verify_forgeries import FORGERIES, VERSIONS
 from tests.stack import stack
 
 from linestop.cli import verify as cli_verify
@@ -50,7 +50,7 @@ def test_a_good_file_is_consistent(file: Path, log: list[Message], capfd: pytest
 def test_a_broken_file_exits_with_nine(file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]) -> None:
     """The first broken event and the reason are printed, as text and as JSON."""
     forger = Forger(log)
-    n = forger.again("planner", "started", at=len(log))
+    n = forger.insert_copy("planner", "started", at=len(log))
     file.write_bytes(b"".join(write_bundle(forger.messages())))
     assert _verify(file) == 9
     printed = capfd.readouterr().out
@@ -66,7 +66,7 @@ PROJECT = "[people]\n" + "\n".join(f'{k} = "{v.public_key}"' for k, v in KEYS.it
 NO_TEXTS: dict[str, bytes] = {}
 BROKEN = [
     *((scenario, forge, rule, sentence, NO_TEXTS) for scenario, forge, rule, sentence in RULES),
-    *((scenario, lie, rule, sentence, VERSIONS) for scenario, _, lie, rule, sentence in LIES),
+    *((scenario, lie, rule, sentence, VERSIONS) for scenario, _, lie, rule, sentence in FORGERIES),
 ]
 
 
@@ -79,7 +79,7 @@ def logs() -> dict[str, list[Message]]:
 @pytest.mark.parametrize(
     ("scenario", "forge", "rule", "sentence", "texts"),
     BROKEN,
-    ids=[*(row[1].__name__[1:] for row in RULES), *(row[1] for row in LIES)],
+    ids=[*(row[1].__name__[1:] for row in RULES), *(row[1] for row in FORGERIES)],
 )
 def test_every_hand_broken_log_exits_with_nine_and_names_its_event(  # noqa: PLR0917 - a row of a table
     scenario: str,
@@ -103,7 +103,7 @@ def test_every_hand_broken_log_exits_with_nine_and_names_its_event(  # noqa: PLR
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_what_the_real_roles_wrote_exits_with_zero(
+def test_a_log_of_the_real_roles_exits_with_zero(
     scenario: str, file: Path, logs: dict[str, list[Message]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The logs that were broken by hand are good before that, for a checker that knows people and agents."""
@@ -163,7 +163,7 @@ def test_a_log_that_was_cut_off_says_where_it_ends(
     assert "is not sealed" not in capfd.readouterr().out
 
 
-def test_a_file_that_is_none_is_said_in_a_sentence(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_log_is_one_sentence(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A damaged file is the caller's mistake, not a broken log."""
     file.write_text("not a log\n", encoding="utf-8")
     assert _verify(file) == 2
@@ -171,16 +171,14 @@ def test_a_file_that_is_none_is_said_in_a_sentence(file: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"seq": ' + "9" * 5_000 + "}", '{"x": ' + "[" * 100_000])
-def test_a_line_that_nobody_can_read_is_said_in_a_sentence(
-    file: Path, line: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_line_is_one_sentence(file: Path, line: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Whoever sends a log to be checked may send anything."""
     file.write_text(line)
     assert _verify(file) == 2
     assert "Line 1 is no line of an exported log" in capfd.readouterr().err
 
 
-def test_a_line_without_end_is_not_read_to_its_end(
+def test_an_endless_line_is_not_read_to_its_end(
     file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A device may never end, and no line of a log is longer than its longest text."""
@@ -193,9 +191,9 @@ def test_a_line_without_end_is_not_read_to_its_end(
 def test_a_file_gives_back_every_byte() -> None:
     """Payloads that are no text, checkpoints and texts survive being written and read."""
     messages = ((f"runs.t.r1.planner.started.{n}", payload, n) for n, payload in enumerate((b"{}", b"\xff\x00"), 1))
-    kept = list(messages)
-    bundle = read_bundle(b"".join(write_bundle(kept, texts={"a" * 64: b"\xfe"})).splitlines(keepends=True))
-    assert list(bundle.messages) == kept
+    expected = list(messages)
+    bundle = read_bundle(b"".join(write_bundle(expected, texts={"a" * 64: b"\xfe"})).splitlines(keepends=True))
+    assert list(bundle.messages) == expected
     assert bundle.texts == {"a" * 64: b"\xfe"}
 
 
@@ -206,15 +204,15 @@ async def test_a_run_on_a_real_bus_verifies(
 ) -> None:
     """What the real processes wrote is authentic by the recorder's checkpoint, for whoever has its public key."""
     monkeypatch.chdir(tmp_path)
-    async with stack(tmp_path) as line:
-        async with Client.connect(line.directory) as client:
+    async with stack(tmp_path) as system:
+        async with Client.connect(system.directory) as client:
             submitted = await client.submit("desk", "look")
             await client.outcome(submitted.run, timeout_s=20)
-        arguments = ["verify", submitted.run, "--dir", str(line.directory)]
+        arguments = ["verify", submitted.run, "--dir", str(system.directory)]
         assert await anyio.to_thread.run_sync(run, arguments) == 0
-        (line.directory / "credentials" / "checkpoint.pub").unlink()
+        (system.directory / "credentials" / "checkpoint.pub").unlink()
         assert await anyio.to_thread.run_sync(run, arguments) == 0
-        assert await anyio.to_thread.run_sync(run, ["verify", "nobody", "--dir", str(line.directory)]) == 1
+        assert await anyio.to_thread.run_sync(run, ["verify", "nobody", "--dir", str(system.directory)]) == 1
         out, nowhere = tmp_path / "run.jsonl", tmp_path / "missing" / "run.jsonl"
         for name, file, code in (
             ("nobody", out, 1),
@@ -222,7 +220,7 @@ async def test_a_run_on_a_real_bus_verifies(
             (submitted.run, out, 0),
             (submitted.run, out, 2),
         ):
-            words = ["export", name, "--out", str(file), "--dir", str(line.directory)]
+            words = ["export", name, "--out", str(file), "--dir", str(system.directory)]
             assert await anyio.to_thread.run_sync(run, words) == code
     printed = capfd.readouterr()
     first, second, exported = [text for text in printed.out.splitlines() if text.startswith(submitted.run)]

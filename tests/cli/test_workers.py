@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from tests.stack import background_stack, command
 
-from linestop.bus.worker_heartbeats import Beat, Load, Worker
-from linestop.cli.doctor_streams import Warn
-from linestop.cli.doctor_workers import judge
+from linestop.bus.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
+from linestop.cli.doctor_streams import CheckWarning
+from linestop.cli.doctor_workers import workers_sentence
 from linestop.cli.workers import row
 from linestop.errors import LinestopError
-from linestop.runtime.workers.worker_names import hold_name
+from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.subjects import ACTORS, RoleName
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -23,8 +23,8 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.mark.broker
 def test_every_role_of_a_running_process_has_its_line(tmp_path: Path) -> None:
     """With its worker, its state and what it holds; a role that nobody does is named where one is missing."""
-    with background_stack(tmp_path / "line") as line:
-        ran = command(line.directory, "workers")
+    with background_stack(tmp_path / "line") as system:
+        ran = command(system.directory, "workers")
         assert ran.code == 0
         shown = {words[0]: words[1:3] for words in (text.split() for text in ran.out.splitlines()) if len(words) > 2}
         assert {role: shown[role][1] for role in ACTORS} == dict.fromkeys(ACTORS, "working")
@@ -34,8 +34,8 @@ def test_every_role_of_a_running_process_has_its_line(tmp_path: Path) -> None:
 @pytest.mark.broker
 def test_a_role_that_no_worker_does_is_named(tmp_path: Path) -> None:
     """So that nobody has to guess why a run stands still."""
-    with background_stack(tmp_path / "line", actors=False) as line:
-        ran = command(line.directory, "workers")
+    with background_stack(tmp_path / "line", actors=False) as system:
+        ran = command(system.directory, "workers")
         assert (ran.code, ran.out) == (0, "")
         assert all(role in ran.err for role in ACTORS)
 
@@ -43,31 +43,31 @@ def test_a_role_that_no_worker_does_is_named(tmp_path: Path) -> None:
 @pytest.mark.broker
 def test_doctor_and_health_fail_while_a_role_has_no_worker(tmp_path: Path) -> None:
     """They name every such role; a check of one worker is about that one only."""
-    with background_stack(tmp_path / "line", actors=False) as line:
+    with background_stack(tmp_path / "line", actors=False) as system:
         for words in (["doctor", "--json"], ["health"]):
-            ran = command(line.directory, *words)
+            ran = command(system.directory, *words)
             assert ran.code == 1, words
             assert f"no worker does these roles: {', '.join(ACTORS)}" in ran.out + ran.err, words
-        with hold_name(line.directory, "here"):
-            assert command(line.directory, "health", "--worker", "here").code == 0
+        with lock_name(system.directory, "here"):
+            assert command(system.directory, "health", "--worker", "here").code == 0
 
 
 @pytest.mark.broker
-def test_doctor_and_health_are_content_when_every_role_is_done(tmp_path: Path) -> None:
+def test_doctor_and_health_pass_when_every_role_has_a_worker(tmp_path: Path) -> None:
     """By one process, which they name."""
-    with background_stack(tmp_path / "line") as line:
-        found = {each["check"]: each for each in command(line.directory, "doctor", "--json").json}
+    with background_stack(tmp_path / "line") as system:
+        found = {each["check"]: each for each in command(system.directory, "doctor", "--json").json}
         assert found["workers"]["level"] == "ok"
         assert found["workers"]["sentence"].startswith("every role is done (stack#")
-        ran = command(line.directory, "health")
+        ran = command(system.directory, "health")
         assert (ran.code, "Workers: every role is done" in ran.out) == (0, True)
 
 
-def living(role: RoleName, **said: Any) -> Worker:  # noqa: ANN401 - any field of a beat
+def living(role: RoleName, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - any field of a beat
     """A worker that lives."""
-    given: dict[str, Any] = {"worker": f"{role}#1", "host": "h", "version": "1", "started_at": AT, **said}
-    beat = Beat(role=role, **given)
-    return Worker(beat=beat, last_beat=AT, alive=True)
+    given: dict[str, Any] = {"worker": f"{role}#1", "host": "h", "version": "1", "started_at": AT, **fields}
+    beat = Heartbeat(role=role, **given)
+    return WorkerStatus(beat=beat, last_beat=AT, alive=True)
 
 
 @pytest.mark.parametrize(
@@ -77,45 +77,45 @@ def living(role: RoleName, **said: Any) -> Worker:  # noqa: ANN401 - any field o
         ({"state": "ending"}, "no worker does this role: executor; start `linestop actor executor`, `up` or `dev`"),
     ],
 )
-def test_a_worker_that_does_nothing_is_none_for_doctor(said: dict[str, Any], says: str) -> None:
+def test_doctor_does_not_count_a_worker_that_does_nothing(fields: dict[str, Any], sentence: str) -> None:
     """One whose clock is wrong, or that is ending, does not do its role."""
-    found = [living(role, **(said if role == "executor" else {})) for role in ACTORS]
+    found = [living(role, **(fields if role == "executor" else {})) for role in ACTORS]
     with pytest.raises(LinestopError, match="no worker does this role: executor") as raised:
-        judge(found)
-    assert says in str(raised.value)
+        workers_sentence(found)
+    assert sentence in str(raised.value)
     # A second executor is enough; that the first one refuses is still said.
     found.append(living("executor", worker="other#1"))
-    if "why" in said:
-        with pytest.raises(Warn, match="executor#1 decides nothing"):
-            judge(found)
+    if "why" in fields:
+        with pytest.raises(CheckWarning, match="executor#1 decides nothing"):
+            workers_sentence(found)
     else:
-        assert judge(found).startswith("every role is done")
+        assert workers_sentence(found).startswith("every role is done")
 
 
 def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers() -> None:
     """Each process once, however many roles it has."""
-    load = Load(runs=9, runs_max=64, starts=64, starts_max=64, waiting=7, lag_s=0.4)
+    load = ProcessLoad(runs=9, runs_max=64, starts=64, starts_max=64, waiting=7, lag_s=0.4)
     busy = "64 of 64 starts, 7 waiting for a place, steps begin 0.40 s late"
     found = [living(role, worker="w#1", clock_offset_s=-2.5, load=load) for role in ACTORS]
-    with pytest.raises(Warn) as raised:
-        judge(found)
-    said = str(raised.value)
-    assert said.count("the clock of w#1 is -2.5 s from the broker's") == 1
-    assert said.count(f"w#1 is overloaded: 9 of 64 runs, {busy}") == 1
+    with pytest.raises(CheckWarning) as raised:
+        workers_sentence(found)
+    warning = str(raised.value)
+    assert warning.count("the clock of w#1 is -2.5 s from the broker's") == 1
+    assert warning.count(f"w#1 is overloaded: 9 of 64 runs, {busy}") == 1
     assert row(found[0])[2] == f"working, overloaded: 9 of 64 runs, {busy}"
-    free = Load(runs=1, runs_max=64, starts=1, starts_max=64, waiting=0, lag_s=0)
+    free = ProcessLoad(runs=1, runs_max=64, starts=1, starts_max=64, waiting=0, lag_s=0)
     well = [living(role, clock_offset_s=0.5, load=free) for role in ACTORS]
-    assert judge(well).startswith("every role is done")
+    assert workers_sentence(well).startswith("every role is done")
     assert row(well[0])[2] == "working"
 
 
-def test_a_worker_that_refuses_or_fell_silent_says_so() -> None:
+def test_workers_shows_who_refuses_work_or_is_silent() -> None:
     """With the reason, and how far its clock is off."""
-    beat = Beat(
+    beat = Heartbeat(
         role="executor", worker="w#1", host="h", version="1", started_at=AT, state="refusing",
         why="its clock is off", clock_offset_s=-40.0, starts=1,
     )  # fmt: skip
-    shown = row(Worker(beat=beat, last_beat=AT, alive=True))
+    shown = row(WorkerStatus(beat=beat, last_beat=AT, alive=True))
     assert shown[2] == "refusing: its clock is off"
     assert shown[6:] == ("-40.0 s", "0 runs, 1 start")
-    assert row(Worker(beat=beat, last_beat=AT, alive=False))[2] == "dead"
+    assert row(WorkerStatus(beat=beat, last_beat=AT, alive=False))[2] == "dead"

@@ -12,11 +12,11 @@ import pytest
 from tests.stack import stack
 
 from linestop.client import Client
-from linestop.client.stop_scope import AT_ONCE
+from linestop.client.stop_scope import CONCURRENT_STOPS_MAX
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
-RUNS = 2 * AT_ONCE
+RUNS = 2 * CONCURRENT_STOPS_MAX
 
 
 @pytest.mark.parametrize("scope", ["all", "user:ann"])

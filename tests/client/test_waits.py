@@ -9,21 +9,21 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, Story, agent, at_work, call
 
-from linestop.bus.worker_heartbeats import Beat, Load, Worker
+from linestop.bus.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.schemas.events import AccountLine, Policy, Queued, SettledHold
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.subjects import ACTORS, RoleName
 
-BUSY = Load(runs=64, runs_max=64, starts=64, starts_max=64, waiting=3, lag_s=0.0)
+BUSY = ProcessLoad(runs=64, runs_max=64, starts=64, starts_max=64, waiting=3, lag_s=0.0)
 
 
-def worker(role: RoleName, name: str = "w#1", *, alive: bool = True, **said: Any) -> Worker:  # noqa: ANN401 - of a beat
+def worker(role: RoleName, name: str = "w#1", *, alive: bool = True, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - of a beat
     """A worker that showed itself last at ``NOW``."""
-    return Worker(beat=Beat(role=role, worker=name, started_at=NOW, **said), last_beat=NOW, alive=alive)
+    return WorkerStatus(beat=Heartbeat(role=role, worker=name, started_at=NOW, **fields), last_beat=NOW, alive=alive)
 
 
-def everybody(*but: RoleName) -> list[Worker]:
+def everybody(*but: RoleName) -> list[WorkerStatus]:
     """One living worker of each role but these."""
     return [worker(role) for role in ACTORS if role not in but]
 
@@ -33,7 +33,7 @@ def after(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def only(story: Story, workers: list[Worker] | None = None, *, later_s: float = 0.0) -> Wait:
+def only(story: Story, workers: list[WorkerStatus] | None = None, *, later_s: float = 0.0) -> Wait:
     """The one thing that the run waits for."""
     (wait,) = waits(story.run, story.now + timedelta(seconds=later_s), workers)
     return wait
@@ -41,7 +41,7 @@ def only(story: Story, workers: list[Worker] | None = None, *, later_s: float = 
 
 def test_a_run_waits_for_the_role_whose_turn_it_is_and_says_whether_a_worker_does_it() -> None:
     """Since its last event, and at most until the run is over anyway."""
-    story = Story().opened()
+    story = Story().open_run()
     wait = only(story, everybody("budget"), later_s=38)
     assert (wait.kind, wait.role, wait.missing, wait.since) == ("worker", "budget", True, NOW)
     assert wait.sentence == (
@@ -56,15 +56,15 @@ def test_a_run_waits_for_the_role_whose_turn_it_is_and_says_whether_a_worker_doe
 def test_a_role_whose_only_worker_refuses_or_is_ending_is_missing() -> None:
     """With the reason that the worker gives."""
     refuses = worker("budget", state="refusing", why="Its clock is 300 s ahead of the broker's.")
-    wait = only(Story().opened(), [*everybody("budget"), refuses])
+    wait = only(Story().open_run(), [*everybody("budget"), refuses])
     assert wait.missing
     assert "(Its clock is 300 s ahead of the broker's)" in wait.sentence
-    assert only(Story().opened(), [*everybody("budget"), worker("budget", state="ending")]).missing
+    assert only(Story().open_run(), [*everybody("budget"), worker("budget", state="ending")]).missing
 
 
 def test_overload_is_named_only_where_no_worker_of_the_role_has_time() -> None:
     """One that has time takes the run."""
-    story = Story().opened()
+    story = Story().open_run()
     wait = only(story, [worker("budget", load=BUSY)])
     assert (wait.overloaded, wait.missing) == (True, False)
     assert "each one is overloaded: w#1 has 64 of 64 runs, 64 of 64 starts, 3 waiting for a place" in wait.sentence
@@ -73,7 +73,7 @@ def test_overload_is_named_only_where_no_worker_of_the_role_has_time() -> None:
 
 def test_an_attempt_under_way_is_named_with_its_worker_and_when_it_must_be_over() -> None:
     """First the model, then the tool."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     wait = only(story)
     assert (wait.kind, wait.sentence, wait.since) == (
         "model",
@@ -86,7 +86,7 @@ def test_an_attempt_under_way_is_named_with_its_worker_and_when_it_must_be_over(
 
 
 @pytest.mark.parametrize("gone", [worker("executor", alive=False), worker("executor", "w#2", state="refusing")])
-def test_an_attempt_whose_worker_is_gone_waits_for_another_executor(gone: Worker) -> None:
+def test_an_attempt_whose_worker_is_gone_waits_for_another_executor(gone: WorkerStatus) -> None:
     """Also while ``done_by`` is far away; a later holder of the name counts as its end."""
     tool, role = waits(at_work(call("look")).run, NOW, [*everybody("executor"), gone])
     assert tool.sentence.endswith("but that worker has ended or fallen silent")
@@ -97,7 +97,7 @@ def test_an_attempt_whose_worker_is_gone_waits_for_another_executor(gone: Worker
 
 def test_a_retry_is_waited_for_until_its_moment_and_then_it_is_a_role_s_turn() -> None:
     """A model that was not there is asked again."""
-    story = Story().opened().quiet().model(ModelFailed(kind="availability", message="503"))
+    story = Story().open_run().run_until_idle().finish_model(ModelFailed(kind="availability", message="503"))
     wait = only(story, everybody())
     assert (wait.kind, wait.sentence) == ("retry", "waits to ask model playbook/large again")
     assert wait.until is not None
@@ -108,7 +108,7 @@ def test_a_retry_is_waited_for_until_its_moment_and_then_it_is_a_role_s_turn() -
 def test_a_person_is_waited_for_until_the_question_expires() -> None:
     """What is asked, of whom, since when."""
     story = at_work(call("pay"))
-    story.wait(5)
+    story.advance_s(5)
     wait = only(story)
     assert (wait.kind, wait.sentence) == ("person", "waits for a person to approve pay")
     asked = story.run.calls["pay"].asked
@@ -121,7 +121,7 @@ def test_a_person_is_waited_for_until_the_question_expires() -> None:
 
 def test_a_paused_run_waits_for_whoever_resumes_it() -> None:
     """With who paused it and why, whatever else it would wait for."""
-    story = at_work(call("pay")).word("pause", why="look at this").said()
+    story = at_work(call("pay")).send_control("pause", why="look at this").append_decided()
     assert only(story).sentence == "waits for a person to resume it; bob paused it: look at this"
 
 
@@ -135,7 +135,7 @@ def test_a_wait_for_a_moment_says_until_when() -> None:
 
 def test_a_run_that_waits_for_money_names_the_account() -> None:
     """And when it begins again."""
-    story = Story().opened()
+    story = Story().open_run()
     line = AccountLine(account="user-acme-1", period="2026-01-01", before_micros=10, limit_micros=10, spent_micros=5)
     holds = tuple(SettledHold(hold=hold, spent_micros=0, released_micros=0) for hold in story.run.holds)
     story.given(Queued(need_micros=5, why="There is no room now.", account=line, resets_at=after(3600), holds=holds))
@@ -146,9 +146,9 @@ def test_a_run_that_waits_for_money_names_the_account() -> None:
 
 def test_a_stopped_run_waits_for_what_is_open_and_then_for_its_receipt() -> None:
     """Nothing of it is waited for by a person any more; a sealed one waits for nothing."""
-    story = at_work(call("look")).word("stop", why="enough")
-    story.said()
+    story = at_work(call("look")).send_control("stop", why="enough")
+    story.append_decided()
     assert only(story).kind == "tool"
-    story.tools(look=OK)
+    story.finish_tools(look=OK)
     assert story.run.sealed is not None
     assert waits(story.run, story.now, []) == []

@@ -15,8 +15,8 @@ from linestop.sandbox.tools.registry import load_registry
 from linestop.schemas.tool_contracts import Contract
 
 KEY = "ab" * 32
-LOOK = Contract(name="orders.look", description="Look.", parameters={"type": "object"}, tier="read")
-PAY = Contract(name="orders.pay", description="Pay.", parameters={"type": "object"}, tier="irreversible")
+LOOKUP_CONTRACT = Contract(name="orders.look", description="Look.", parameters={"type": "object"}, tier="read")
+PAY_CONTRACT = Contract(name="orders.pay", description="Pay.", parameters={"type": "object"}, tier="irreversible")
 
 
 def project(folder: Path, text: str = "", **environ: str) -> Project:
@@ -56,7 +56,7 @@ def test_a_profile_wins_over_the_file_and_the_environment_over_both(tmp_path: Pa
     assert (over.directory, over.config.tenant) == (tmp_path / "state", "acme")
 
 
-def test_what_a_process_works_on_at_once_is_set_by_file_and_environment(tmp_path: Path) -> None:
+def test_worker_limits_are_set_by_file_and_environment(tmp_path: Path) -> None:
     """0, the default, means that the cores decide."""
     assert project(tmp_path).config.worker.runs_max == 0
     text = "[worker]\nruns_max = 7\nstarts_max = 9\n"
@@ -71,9 +71,13 @@ def test_what_a_process_works_on_at_once_is_set_by_file_and_environment(tmp_path
         project(tmp_path, "[worker]\nruns_max = -1\n")
 
 
-def test_staging_is_dry_and_the_others_are_not(tmp_path: Path) -> None:
+def test_only_staging_is_a_dry_run(tmp_path: Path) -> None:
     """Only staging describes effects instead of doing them."""
-    assert [project(tmp_path, LINESTOP_PROFILE=name).dry for name in ("dev", "staging", "prod")] == [False, True, False]
+    assert [project(tmp_path, LINESTOP_PROFILE=name).describes_effects for name in ("dev", "staging", "prod")] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_the_digest_changes_with_the_configuration_and_with_nothing_else(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> No
     assert load_project(tmp_path, environ={}).config.tenant == "a"
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_a_special_file_is_not_read(tmp_path: Path) -> None:
     """A pipe would be waited for, and a device may never end."""
     os.mkfifo(tmp_path / "linestop.toml")
     with pytest.raises(ConfigError, match=r"linestop\.toml cannot be read \(it is no regular file\)"):
@@ -185,9 +189,9 @@ def test_an_agent_file_becomes_a_version_with_contracts_and_prices(tmp_path: Pat
     [policy]
     clear = ["orders.pay"]
     """
-    agent = load_agent(agent_file(tmp_path, text), [PAY, LOOK])
+    agent = load_agent(agent_file(tmp_path, text), [PAY_CONTRACT, LOOKUP_CONTRACT])
     assert (agent.name, agent.prompt, agent.limits.turns_max) == ("support", "Be kind.", 3)
-    assert agent.tools == (LOOK, PAY)
+    assert agent.tools == (LOOKUP_CONTRACT, PAY_CONTRACT)
     assert (agent.model.price.input, agent.model.price.table) == (1_000_000, "agent file")
     assert [choice.price.input for choice in agent.fallbacks] == [EXAMPLE_PRICE.input, 5]
     assert agent.output_schema == {"type": "object"}
@@ -203,16 +207,16 @@ def test_a_known_model_gets_its_price_from_the_table(tmp_path: Path) -> None:
 
 def test_an_agent_has_the_scopes_that_its_file_grants(tmp_path: Path) -> None:
     """A pattern that takes in a tool does not grant what the tool needs."""
-    pay = msgspec.structs.replace(PAY, scopes=("orders:write", "bank:pay"))
+    pay = msgspec.structs.replace(PAY_CONTRACT, scopes=("orders:write", "bank:pay"))
     text = 'model = "playbook/a"\ntools = ["orders.*"]\nscopes = [SCOPES]'
     sentence = (
         r"""scopes: the tool 'orders.pay' needs "orders:write", "bank:pay"; grant it in scopes = \["orders:write", """
     )
     for scopes in ("", '"orders:*"'):
         with pytest.raises(ConfigError, match=sentence):
-            load_agent(agent_file(tmp_path, text.replace("SCOPES", scopes)), [pay, LOOK])
-    granted = load_agent(agent_file(tmp_path, text.replace("SCOPES", '"orders:*", "bank:pay"')), [pay, LOOK])
-    assert granted.tools == (LOOK, pay)
+            load_agent(agent_file(tmp_path, text.replace("SCOPES", scopes)), [pay, LOOKUP_CONTRACT])
+    granted = load_agent(agent_file(tmp_path, text.replace("SCOPES", '"orders:*", "bank:pay"')), [pay, LOOKUP_CONTRACT])
+    assert granted.tools == (LOOKUP_CONTRACT, pay)
     assert granted.scopes == ("orders:*", "bank:pay")
 
 
@@ -280,7 +284,7 @@ def test_a_planner_function_needs_no_prompt_file(tmp_path: Path) -> None:
 def test_a_bad_agent_is_one_sentence_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
     """An agent that cannot work is refused before it is deployed."""
     with pytest.raises(ConfigError) as caught:
-        load_agent(agent_file(tmp_path, text), [LOOK])
+        load_agent(agent_file(tmp_path, text), [LOOKUP_CONTRACT])
     assert words in str(caught.value)
 
 

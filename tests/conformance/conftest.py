@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.bus_fixtures import MemoryRig, Rig, ServerRig, make_server_rig
+from tests.bus_fixtures import BusFixture, MemoryBusFixture, ServerBusFixture, make_server_fixture
 
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.schemas.subjects import RunId, TenantId
@@ -31,24 +31,24 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
 @pytest.fixture(scope="session")
 async def rig(
     anyio_backend: tuple[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Rig]:
+) -> AsyncIterator[BusFixture]:
     """The bus under test."""
     options = anyio_backend[1]
     if "loop_factory" in options:
-        yield MemoryRig(MemoryBroker(virtual_now), virtual_now)
+        yield MemoryBusFixture(MemoryBroker(virtual_now), virtual_now)
         return
     directory = tmp_path_factory.mktemp("bus")
     server = Cluster(directory) if "debug" in options else EmbeddedServer(directory)
     async with server:
-        made = await make_server_rig(server)
+        made = await make_server_fixture(server)
         yield made
         await made.close()
 
 
 @pytest.fixture
-def server_rig(rig: Rig) -> ServerRig:
+def server_rig(rig: BusFixture) -> ServerBusFixture:
     """The bus under test, if it can be killed."""
-    if not isinstance(rig, ServerRig):
+    if not isinstance(rig, ServerBusFixture):
         pytest.skip("a broker in memory has no process to kill")
     return rig
 

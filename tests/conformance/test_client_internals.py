@@ -12,7 +12,7 @@ import pytest
 from nats.aio import client as client_module
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from tests.bus_fixtures import Rig, ServerRig
+from tests.bus_fixtures import BusFixture, ServerBusFixture
 
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
@@ -46,16 +46,16 @@ def test_a_subscription_with_a_future_hands_messages_over_at_once() -> None:
     assert "_future = None" not in source, "the client forgets the sink after one message"
 
 
-async def test_what_is_written_reaches_the_server_and_its_answer_us(rig: Rig) -> None:
+async def test_a_request_reaches_the_server_and_its_reply_reaches_us(rig: BusFixture) -> None:
     """All of it together, on a real connection: a request, its answer, and one that nobody answers."""
-    if not isinstance(rig, ServerRig):
+    if not isinstance(rig, ServerBusFixture):
         pytest.skip("a broker in memory has no wire")
     wire = (await rig.open("operator")).wire
     assert (await Reader(wire, "RUNS").info()).error is None
     with pytest.raises(TooLarge, match="blobs"):
-        await wire.ask("tasks.t.a", bytes(2 * 1024 * 1024))
+        await wire.request("tasks.t.a", bytes(2 * 1024 * 1024))
     with pytest.raises(Unreachable, match=r"Nobody listens|did not answer"):
-        await wire.ask("wake.planner.t.nobody", timeout_s=0.2)
+        await wire.request("wake.planner.t.nobody", timeout_s=0.2)
 
 
 def test_a_header_with_a_line_break_is_refused() -> None:

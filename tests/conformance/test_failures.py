@@ -13,11 +13,11 @@ import anyio
 import anyio.abc
 import msgspec
 import pytest
-from tests.bus_fixtures import ServerRig, until
+from tests.bus_fixtures import ServerBusFixture, until
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Log
-from linestop.bus.jetstream.pull_queue import BEATS_MISSED_MAX, HEARTBEAT_S
+from linestop.bus.jetstream.pull_queue import HEARTBEAT_S, HEARTBEATS_MISSED_MAX
 from linestop.bus.stream_definitions import consumers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
@@ -30,7 +30,7 @@ WRITERS = 6
 BEFORE_KILL = 30
 AFTER_KILL = 20
 QUIET_S = 1.0
-RESUMED_WITHIN_S = HEARTBEAT_S * BEATS_MISSED_MAX * 0.75
+RESUMED_WITHIN_S = HEARTBEAT_S * HEARTBEATS_MISSED_MAX * 0.75
 WITHIN_S = 45.0
 TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
 
@@ -63,14 +63,14 @@ class Proxy:
         async with client, await anyio.connect_tcp("127.0.0.1", self._port) as server:
             self._streams += [client, server]
             async with anyio.create_task_group() as group:
-                group.start_soon(partial(self._pump, client, server, answers=False))
-                group.start_soon(partial(self._pump, server, client, answers=True))
+                group.start_soon(partial(self._pump, client, server, are_replies=False))
+                group.start_soon(partial(self._pump, server, client, are_replies=True))
 
-    async def _pump(self, source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream, *, answers: bool) -> None:
+    async def _pump(self, source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream, *, are_replies: bool) -> None:
         with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream):
             while True:
                 chunk = await source.receive()
-                if not (answers and self.swallowing):
+                if not (are_replies and self.swallowing):
                     await sink.send(chunk)
         with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
             await anyio.aclose_forcefully(sink)
@@ -91,7 +91,7 @@ def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") 
 
 
 @contextlib.asynccontextmanager
-async def proxied(server_rig: ServerRig) -> AsyncGenerator[tuple[Proxy, Log]]:
+async def proxied(server_rig: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, Log]]:
     """A planner's log behind a proxy; in a cluster it stands before one node, and what was cut goes to another."""
     first, *_ = server_rig.server.credential("planner").servers
     proxy = Proxy(int(first.rpartition(":")[2]))
@@ -103,8 +103,8 @@ async def proxied(server_rig: ServerRig) -> AsyncGenerator[tuple[Proxy, Log]]:
         group.cancel_scope.cancel()
 
 
-async def test_a_lost_answer_is_neither_a_duplicate_nor_a_loss(
-    server_rig: ServerRig, tenant: TenantId, run: RunId
+async def test_a_lost_reply_causes_neither_a_duplicate_nor_a_loss(
+    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """The event is stored, its answer never comes, the connection breaks: the append returns its sequence."""
     watcher = await server_rig.log()
@@ -126,8 +126,8 @@ async def test_a_lost_answer_is_neither_a_duplicate_nor_a_loss(
     assert [m.seq for m in await watcher.load(tenant, run)] == [first, *done]
 
 
-async def test_a_lost_answer_before_a_rival_is_still_recognised(
-    server_rig: ServerRig, tenant: TenantId, run: RunId
+async def test_an_append_whose_reply_was_lost_is_still_recognised_after_a_rival(
+    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Ours was stored and somebody has appended after it: the repetition is refused, and yet it is done."""
     rival = await server_rig.log("operator")
@@ -150,7 +150,9 @@ async def test_a_lost_answer_before_a_rival_is_still_recognised(
     assert done == [loaded[0].seq]
 
 
-async def test_an_append_survives_a_broker_that_hangs(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+async def test_an_append_survives_a_broker_that_hangs(
+    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+) -> None:
     """Stopped between publish and answer for longer than one answer may take, it is stored once."""
     log = await server_rig.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))
@@ -174,7 +176,9 @@ async def test_an_append_survives_a_broker_that_hangs(server_rig: ServerRig, ten
     assert [m.seq for m in await log.load(tenant, run, leader=True)] == [first, *seqs]
 
 
-async def test_every_acknowledged_append_survives_a_kill(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+async def test_every_acknowledged_append_survives_a_kill(
+    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+) -> None:
     """SIGKILL under writers, and a restart: what was acknowledged is there, once, and each run is one chain."""
     acked: dict[RunId, list[int]] = {RunId(f"{run}-{number}"): [] for number in range(WRITERS)}
     killed = anyio.Event()
@@ -208,11 +212,11 @@ async def test_every_acknowledged_append_survives_a_kill(server_rig: ServerRig, 
             assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, len(seqs) + 1))
 
 
-async def test_queues_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId) -> None:
+async def test_queues_go_on_after_a_kill(server_rig: ServerBusFixture, tenant: TenantId) -> None:
     """A pull that was open when the broker died brings what was said before and after."""
     task = subjects.task(tenant, AgentName("a"))
     deliveries = (await server_rig.queue(TASKS)).deliveries()
-    shared = await server_rig.shared()
+    shared = await server_rig.bucket()
     revision = await shared.create(f"account.{tenant}.a", b"1")
     seen: set[bytes] = set()
     killed_at: list[datetime] = []
@@ -228,11 +232,11 @@ async def test_queues_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId
     with anyio.fail_after(WITHIN_S):
         async with anyio.create_task_group() as group:
             group.start_soon(pull)
-            await server_rig.say(task, b"before")
+            await server_rig.publish(task, b"before")
             await server_rig.kill()
             killed_at.append(server_rig.now())
             await shared.update(f"account.{tenant}.a", b"2", revision=revision)
-            await server_rig.say(task, b"after")
+            await server_rig.publish(task, b"after")
         # A reconnect is reason enough to ask again: nobody waits for missed heartbeats.
         took = server_rig.now() - killed_at[0]
         assert isinstance(server_rig.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
@@ -241,7 +245,9 @@ async def test_queues_go_on_after_a_kill(server_rig: ServerRig, tenant: TenantId
     await deliveries.aclose()
 
 
-async def test_timers_survive_a_kill_as_they_were_left(server_rig: ServerRig, tenant: TenantId, run: RunId) -> None:
+async def test_timers_survive_a_kill_as_they_were_left(
+    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+) -> None:
     """After a restart the moved one fires at its new time, and the cancelled and the old one do not."""
     timers = await server_rig.timers()
     start = server_rig.now()

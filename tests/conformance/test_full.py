@@ -12,14 +12,14 @@ from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.interfaces import Append, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.stream_definitions import MIB, Space
+from linestop.bus.stream_definitions import MIB, StreamSizes
 from linestop.errors import TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now
 
-SPACE = Space(runs=2 * MIB)
+SPACE = StreamSizes(runs=2 * MIB)
 TENANT, RUN = TenantId("t"), RunId("r")
 
 
@@ -61,9 +61,9 @@ async def fill(log: Log) -> None:
 async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio_backend: str) -> None:
     """The stream's limit is told as such, and every event stored before it is still there."""
     assert anyio_backend == "asyncio"
-    async with EmbeddedServer(tmp_path, ServerOptions(space=SPACE)) as server:
+    async with EmbeddedServer(tmp_path, ServerOptions(sizes=SPACE)) as server:
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-            await set_up(bootstrap, BusLayout(space=SPACE))
+            await set_up(bootstrap, BusLayout(sizes=SPACE))
         async with await connect(server.credential("planner"), name="test") as connection:
             await fill((await JetStream.open(connection)).log())
 
@@ -74,10 +74,10 @@ async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio
 async def test_long_texts_without_room_count_as_a_full_log(tmp_path: Path, anyio_backend: str) -> None:
     """A run needs both, so new tasks are refused when either is nearly full."""
     assert anyio_backend == "asyncio"
-    space = Space(blobs=2 * MIB)
-    async with EmbeddedServer(tmp_path, ServerOptions(space=space)) as server:
+    space = StreamSizes(blobs=2 * MIB)
+    async with EmbeddedServer(tmp_path, ServerOptions(sizes=space)) as server:
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-            await set_up(bootstrap, BusLayout(space=space))
+            await set_up(bootstrap, BusLayout(sizes=space))
         async with await connect(server.credential("planner"), name="test") as connection:
             bus = await JetStream.open(connection)
             assert (await bus.log().fullest()).used < 0.1

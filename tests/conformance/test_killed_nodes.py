@@ -16,7 +16,7 @@ from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.interfaces import Append, Blobs, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.stream_definitions import MIB, Space
+from linestop.bus.stream_definitions import MIB, StreamSizes
 from linestop.cli.doctor_streams import replicas
 from linestop.errors import LinestopError, Unreachable
 from linestop.schemas import subjects
@@ -25,7 +25,7 @@ from linestop.testing.cluster import NODES, Cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.cluster]
 # No larger than needed: each node reserves it.
-SPACE = Space(runs=64 * MIB, forks=64 * MIB, blobs=64 * MIB, tasks=MIB, outcomes=MIB, small=MIB)
+SPACE = StreamSizes(runs=64 * MIB, forks=64 * MIB, blobs=64 * MIB, tasks=MIB, outcomes=MIB, small=MIB)
 TENANT = TenantId("t")
 WRITERS: Final = 2
 """For each of the three streams."""
@@ -147,7 +147,7 @@ async def held_by(cluster: Cluster, node: int) -> dict[str, Messages]:
     async with await connect(cluster.credential("fork", node=node), name="compare") as connection:
         wire = (await JetStream.open(connection)).wire
         return {
-            stream: {item.subject: digest(item.payload) for item in await Reader(wire, stream).walk(wanted)}
+            stream: {item.subject: digest(item.payload) for item in await Reader(wire, stream).read_all(wanted)}
             for stream, wanted in FILTERS.items()
         }
 
@@ -170,7 +170,7 @@ async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) 
     assert anyio_backend == "asyncio"
     async with Cluster(tmp_path_factory.mktemp("cluster"), space=SPACE) as made:
         async with await connect(made.credential("bootstrap"), name="init") as bootstrap:
-            (await set_up(bootstrap, BusLayout(space=SPACE, replicas=NODES))).require_no_differences()
+            (await set_up(bootstrap, BusLayout(sizes=SPACE, replicas=NODES))).require_no_differences()
         yield made
 
 

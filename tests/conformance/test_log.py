@@ -7,11 +7,11 @@ from functools import partial
 import anyio
 import msgspec
 import pytest
-from tests.bus_fixtures import Rig, ServerRig, until
+from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
 from linestop.bus.interfaces import Append, HeadMoved, Left, Log
 from linestop.bus.jetstream import retry
-from linestop.bus.jetstream.replies import Meaning, PubAck, meaning
+from linestop.bus.jetstream.replies import PubAck, ReplyMeaning, meaning
 from linestop.errors import InputError, PermissionDenied, TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.run.hash_chain import genesis, link
@@ -48,7 +48,9 @@ async def chain(log: Log, tenant: TenantId, run: RunId, *, length: int) -> list[
     return seqs[1:]
 
 
-async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(
+    rig: BusFixture, tenant: TenantId, run: RunId
+) -> None:
     """Its outcome says what became of it and of its key; that of a run whose first event is there does not count."""
     log, publisher = await rig.log(), await rig.publisher()
     assert await log.left(tenant, run) is None
@@ -64,7 +66,7 @@ async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(rig: Rig
 
 @pytest.mark.parametrize(("status", "free"), [("over_budget", False), ("stopped", False), ("refused", True)])
 async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
-    rig: Rig, tenant: TenantId, run: RunId, status: str, free: bool
+    rig: BusFixture, tenant: TenantId, run: RunId, status: str, free: bool
 ) -> None:
     """It is from before that was told; that a refused run keeps no key was known then."""
     await (await rig.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
@@ -73,7 +75,7 @@ async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
     assert (left.status, left.key_is_free, left.stopped_beforehand) == (status, free, False)
 
 
-async def test_what_is_appended_is_loaded_as_it_was(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_what_is_appended_is_loaded_as_it_was(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A load returns subject, bytes and sequence of every event, in order."""
     log = await rig.log()
     first = event(tenant, run, n=1, head_seq=0, text="é\n\0")
@@ -86,7 +88,7 @@ async def test_what_is_appended_is_loaded_as_it_was(rig: Rig, tenant: TenantId, 
     assert loaded[1].subject == run_event(tenant, run, role="planner", event="stopped", n=2)
 
 
-async def test_headers_may_be_given_and_change_nothing(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_headers_may_be_given_and_change_nothing(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Trace headers ride along and are no part of what is loaded."""
     log = await rig.log()
     traced = msgspec.structs.replace(
@@ -96,7 +98,7 @@ async def test_headers_may_be_given_and_change_nothing(rig: Rig, tenant: TenantI
     assert [m.payload for m in await log.load(tenant, run, leader=True)] == [traced.payload]
 
 
-async def test_a_header_cannot_smuggle_in_another(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_header_cannot_smuggle_in_another(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A line break in a header, or in an event id, is refused before anything is sent."""
     log = await rig.log()
     good = event(tenant, run, n=1, head_seq=0)
@@ -108,7 +110,7 @@ async def test_a_header_cannot_smuggle_in_another(rig: Rig, tenant: TenantId, ru
             await log.append(bad)
 
 
-async def test_a_stale_head_is_refused_and_the_real_one_named(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_stale_head_is_refused_and_the_real_one_named(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """An append after another event than the last stores nothing and says what the last is."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2)
@@ -118,7 +120,7 @@ async def test_a_stale_head_is_refused_and_the_real_one_named(rig: Rig, tenant: 
     assert len(await log.load(tenant, run, leader=True)) == 2
 
 
-async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Head 0 means that the run does not exist yet."""
     log = await rig.log()
     [seq] = await chain(log, tenant, run, length=1)
@@ -127,7 +129,9 @@ async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: Rig, tenant: 
     assert refused.value.head_seq == seq
 
 
-async def test_appending_the_same_event_again_returns_its_sequence(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_appending_the_same_event_again_returns_its_sequence(
+    rig: BusFixture, tenant: TenantId, run: RunId
+) -> None:
     """A repeated append is recognised, also when others came after it and from another connection."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=3)
@@ -137,18 +141,20 @@ async def test_appending_the_same_event_again_returns_its_sequence(rig: Rig, ten
     assert len(await log.load(tenant, run, leader=True)) == 3
 
 
-async def test_an_event_said_again_at_its_own_head_is_recognised(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_appended_again_at_its_own_head_is_recognised(
+    rig: BusFixture, tenant: TenantId, run: RunId
+) -> None:
     """Its place is taken, by itself: also when the broker has long forgotten the id it was said with."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2)
     again = event(tenant, run, n=2, head_seq=seqs[0])
-    for said in (again, msgspec.structs.replace(again, event_id="forgotten")):
-        assert await log.append(msgspec.structs.replace(said, head_seq=seqs[1])) == seqs[1]
+    for repeated in (again, msgspec.structs.replace(again, event_id="forgotten")):
+        assert await log.append(msgspec.structs.replace(repeated, head_seq=seqs[1])) == seqs[1]
     assert [m.seq for m in await log.load(tenant, run, leader=True)] == seqs
 
 
-async def test_a_message_that_is_no_event_stands_in_the_log_and_holds_nothing_up(
-    rig: Rig, tenant: TenantId, run: RunId
+async def test_a_message_that_is_not_an_event_stays_in_the_log_and_blocks_nothing(
+    rig: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Garbage in a run's place is loaded with its sequence, is the head to name, and is no part of the chain."""
     log, rogue = await rig.log(), await rig.log("executor")
@@ -174,7 +180,7 @@ async def test_a_message_that_is_no_event_stands_in_the_log_and_holds_nothing_up
     assert (folded.n, folded.head, folded.head_seq) == (2, head, seq)
 
 
-async def test_an_event_is_never_overwritten(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_is_never_overwritten(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Another event under a subject that is taken is refused, even with the right head."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2)
@@ -184,7 +190,7 @@ async def test_an_event_is_never_overwritten(rig: Rig, tenant: TenantId, run: Ru
     assert [m.payload for m in loaded][:1] == [event(tenant, run, n=1, head_seq=0).payload]
 
 
-async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Message ids count for the whole stream; a duplicate that is another's event is a conflict."""
     log = await rig.log()
     await log.append(event(tenant, run, n=1, head_seq=0))
@@ -194,7 +200,7 @@ async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: Rig, tenant
     assert await log.load(elsewhere, run) == []
 
 
-async def test_of_two_rivals_one_wins(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_of_two_rivals_one_wins(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Two roles that append after the same head at the same time: one is stored, one is told."""
     outcomes: list[str] = []
 
@@ -213,14 +219,14 @@ async def test_of_two_rivals_one_wins(rig: Rig, tenant: TenantId, run: RunId) ->
 
 
 async def test_sixteen_writers_make_exactly_one_chain(
-    rig: Rig, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
+    rig: BusFixture, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the race, each accepted event names the one before it as its head; three nodes tell more than one."""
     accepted: list[int] = []
-    answers: set[str] = set()
+    acks: set[str] = set()
 
-    def noted(ack: PubAck) -> Meaning:
-        answers.add(meaning(ack))
+    def noted(ack: PubAck) -> ReplyMeaning:
+        acks.add(meaning(ack))
         return meaning(ack)
 
     monkeypatch.setattr(retry, "meaning", noted)
@@ -250,15 +256,15 @@ async def test_sixteen_writers_make_exactly_one_chain(
     assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, WRITERS * EVENTS_EACH + 1))
     heads = [msgspec.json.decode(m.payload)["after"] for m in loaded]
     assert heads == [0, *(m.seq for m in loaded)][:-1]
-    if isinstance(rig, ServerRig):
+    if isinstance(rig, ServerBusFixture):
         # Only replicas have an append on its way while another comes, and refuse that one without naming a head.
         on_three = isinstance(rig.server, Cluster)
-        assert {"stored", "superseded"} <= answers
-        assert ("in_flight" in answers) == on_three
+        assert {"stored", "superseded"} <= acks
+        assert ("in_flight" in acks) == on_three
         assert (len(rig.nodes) > 1) == on_three, "the clients of a cluster must be spread over its nodes"
 
 
-async def test_a_long_run_is_loaded_whole_and_in_order(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_long_run_is_loaded_whole_and_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Over 2,000 events come in pages; from a sequence on, and from the leader too."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2_100)
@@ -272,7 +278,7 @@ async def test_a_long_run_is_loaded_whole_and_in_order(rig: Rig, tenant: TenantI
     assert await log.load(tenant, run, after_seq=seqs[-1]) == []
 
 
-async def test_a_load_sees_no_other_run(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_load_sees_no_other_run(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Runs whose names begin alike, and the same run of another tenant, stay apart."""
     log = await rig.log()
     await chain(log, tenant, run, length=2)
@@ -281,7 +287,7 @@ async def test_a_load_sees_no_other_run(rig: Rig, tenant: TenantId, run: RunId) 
     assert await log.load(TenantId("nobody"), run) == []
 
 
-async def test_head_and_message_at_come_from_the_leader(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_head_and_message_at_come_from_the_leader(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """The last message and any message by its sequence; None where there is none."""
     log = await rig.log()
     assert await log.head(tenant, run) is None
@@ -293,7 +299,7 @@ async def test_head_and_message_at_come_from_the_leader(rig: Rig, tenant: Tenant
     assert await log.message_at(10_000_000) is None
 
 
-async def test_open_runs_are_those_begun_and_not_sealed(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_open_runs_are_those_begun_and_not_sealed(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A run is open from its first event, whatever it is, until the recorder seals it."""
     log = await rig.log()
     recorder = await rig.log("recorder")
@@ -308,12 +314,12 @@ async def test_open_runs_are_those_begun_and_not_sealed(rig: Rig, tenant: Tenant
     assert (tenant, other) in still_open
 
 
-async def test_space_used_is_a_share(rig: Rig) -> None:
+async def test_space_used_is_a_share(rig: BusFixture) -> None:
     """It is between empty and full."""
     assert 0.0 <= (await (await rig.log()).fullest()).used < 1.0
 
 
-async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """An event of the largest size is stored, one byte more is not."""
     log = await rig.log()
     largest = msgspec.structs.replace(
@@ -327,7 +333,7 @@ async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: Rig, tenant
     assert [len(m.payload) for m in await log.load(tenant, run, leader=True)] == [MESSAGE_BYTES_MAX]
 
 
-async def test_a_role_cannot_speak_for_another(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_role_cannot_append_for_another(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """The broker refuses a planner's approval at once, and nothing is stored."""
     log = await rig.log("planner")
     with anyio.fail_after(2), pytest.raises(PermissionDenied):
@@ -335,7 +341,7 @@ async def test_a_role_cannot_speak_for_another(rig: Rig, tenant: TenantId, run: 
     assert await log.load(tenant, run, leader=True) == []
 
 
-async def test_pages_hold_every_message_of_every_run_in_order(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_pages_hold_every_message_of_every_run_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Read page by page, the log is whole and in order, and ends."""
     log = await rig.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import anyio
 import pytest
-from tests.bus_fixtures import Rig, ServerRig, until
+from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Delivery
@@ -27,7 +27,7 @@ LATE_MAX_S = 2.0
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOB_PART_BYTES, BLOB_PART_BYTES + 1, 20 * BLOB_PART_BYTES + 7])
-async def test_a_blob_comes_back_as_it_was(rig: Rig, tenant: TenantId, size: int) -> None:
+async def test_a_blob_comes_back_as_it_was(rig: BusFixture, tenant: TenantId, size: int) -> None:
     """Whatever its size, it is found under its digest; storing it again changes nothing."""
     blobs = await rig.blobs()
     data = (hashlib.sha256(tenant.encode()).digest() * (size // 32 + 1))[:size]
@@ -38,7 +38,7 @@ async def test_a_blob_comes_back_as_it_was(rig: Rig, tenant: TenantId, size: int
         assert await blobs.get(tenant, digest) == data
 
 
-async def test_a_blob_belongs_to_its_tenant(rig: Rig, tenant: TenantId) -> None:
+async def test_a_blob_belongs_to_its_tenant(rig: BusFixture, tenant: TenantId) -> None:
     """Another tenant does not find it, and what was never stored is not found."""
     blobs = await rig.blobs()
     digest = await blobs.put(tenant, b"secret")
@@ -48,13 +48,13 @@ async def test_a_blob_belongs_to_its_tenant(rig: Rig, tenant: TenantId) -> None:
         await blobs.get(tenant, hashlib.sha256(b"never").hexdigest())
 
 
-async def test_a_blob_over_the_limit_is_refused(rig: Rig, tenant: TenantId) -> None:
+async def test_a_blob_over_the_limit_is_refused(rig: BusFixture, tenant: TenantId) -> None:
     """One byte over the documented size is refused before anything is sent."""
     with pytest.raises(TooLarge, match=str(BLOB_BYTES_MAX)):
         await (await rig.blobs()).put(tenant, bytes(BLOB_BYTES_MAX + 1))
 
 
-async def fired(rig: Rig, tenant: TenantId, *, within_s: float) -> list[tuple[str, datetime]]:
+async def fired(rig: BusFixture, tenant: TenantId, *, within_s: float) -> list[tuple[str, datetime]]:
     """The timers of this tenant that fire in this time, and when."""
     found: list[tuple[str, datetime]] = []
     deliveries = (await rig.queue(TIMERS)).deliveries()
@@ -73,10 +73,10 @@ async def fired(rig: Rig, tenant: TenantId, *, within_s: float) -> list[tuple[st
     return found
 
 
-async def test_timers_fire_once_and_never_early(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_timers_fire_once_and_never_early(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """One in the past at once, one in the future not before; one moved and one cancelled as told."""
     timers = await rig.timers()
-    if isinstance(rig, ServerRig) and isinstance(rig.server, Cluster):
+    if isinstance(rig, ServerBusFixture) and isinstance(rig.server, Cluster):
         # In a cluster a pull that another test gave up takes messages for the rest of its time.
         await anyio.sleep(EXPIRES_S)
     start = rig.now()
@@ -97,7 +97,7 @@ async def test_timers_fire_once_and_never_early(rig: Rig, tenant: TenantId, run:
         assert at[name] <= when < max(at[name], start) + timedelta(seconds=LATE_MAX_S)
 
 
-async def test_a_run_has_one_outcome(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_a_run_has_one_outcome(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A second outcome is silently the first."""
     publisher = await rig.publisher()
     await publisher.outcome(tenant, "support", run, b"first", {"ce-type": "outcome"})
@@ -106,18 +106,18 @@ async def test_a_run_has_one_outcome(rig: Rig, tenant: TenantId, run: RunId) -> 
     assert await until(lambda: rig.stored(stream_names.OUTCOMES, subject)) == b"first"
 
 
-async def test_alerts_and_dead_letters_are_kept(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_alerts_and_dead_letters_are_stored(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Both are stored when the call returns; an alert of the same message id is the same alert."""
     publisher = await rig.publisher()
     await publisher.alert(tenant, "threshold", b"75 %", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
     await publisher.alert(tenant, "threshold", b"once more", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
-    await publisher.dead("recorder", tenant, run, b"why")
-    alert, letter = subjects.alert(tenant, "threshold"), subjects.dead(tenant, run, role="recorder")
+    await publisher.dead_letter("recorder", tenant, run, b"why")
+    alert, dead_letter_subject = subjects.alert(tenant, "threshold"), subjects.dead_letter(tenant, run, role="recorder")
     assert await until(lambda: rig.stored(stream_names.ALERTS, alert)) == b"75 %"
-    assert await until(lambda: rig.stored(stream_names.DEAD, letter)) == b"why"
+    assert await until(lambda: rig.stored(stream_names.DEAD, dead_letter_subject)) == b"why"
 
 
-async def test_lossy_messages_never_fail(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_lossy_messages_never_fail(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Hints, tokens and answers go out or are lost; an inbox that is none is ignored."""
     publisher = await rig.publisher()
     await publisher.wake("planner", tenant, run)

@@ -9,13 +9,13 @@ from datetime import timedelta
 import anyio
 import msgspec
 import pytest
-from tests.bus_fixtures import Rig, ServerRig
+from tests.bus_fixtures import BusFixture, ServerBusFixture
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Append, Delivery, Queue, Room
-from linestop.bus.stream_definitions import ConsumerSpec, consumers, role_wakes
+from linestop.bus.interfaces import Append, Delivery, PullCapacity, Queue
+from linestop.bus.stream_definitions import ConsumerSpec, consumers, role_wake_consumer
 from linestop.schemas import subjects
-from linestop.schemas.defaults import ACK_SOON_S
+from linestop.schemas.defaults import ACK_WAIT_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.testing.cluster import Cluster
 
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.anyio
 
 WITHIN_S = 20.0
 QUIET_S = 0.4
-TASKS_SAID = 20
+TASKS_PUBLISHED = 20
 AGENT = AgentName("support")
 TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
 ADVISORIES = next(spec for spec in consumers() if spec.name == stream_names.ADVISORIES_CONSUMER)
-PLANNER_WAKES = role_wakes("planner", [subjects.wakes_on("planner", "stopped")])
+PLANNER_WAKES = role_wake_consumer("planner", [subjects.event_filter("planner", "stopped")])
 
 
 @contextlib.asynccontextmanager
 async def pulling(
-    queue: Queue, *, in_flight_max: int = 64, room: Room | None = None
+    queue: Queue, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
 ) -> AsyncGenerator[AsyncIterator[Delivery]]:
     """Pull, and end the pull with the block."""
-    deliveries = queue.deliveries(in_flight_max=in_flight_max, room=room)
+    deliveries = queue.deliveries(in_flight_max=in_flight_max, capacity=capacity)
     try:
         yield deliveries
     finally:
@@ -61,32 +61,32 @@ async def is_quiet(deliveries: AsyncIterator[Delivery], tenant: TenantId, *, for
     return True
 
 
-class Places:
+class StubCapacity:
     """Room for as many messages as a test says."""
 
     def __init__(self, free: int) -> None:
-        self._free = free
+        self._free_count = free
         self.watchers: list[Callable[[], None]] = []
 
     def free(self) -> int:
         """See ``Room``."""
-        return self._free
+        return self._free_count
 
-    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
         """See ``Room``."""
-        self.watchers.append(grown)
-        return lambda: self.watchers.remove(grown)
+        self.watchers.append(on_freed)
+        return lambda: self.watchers.remove(on_freed)
 
     def grow(self, free: int) -> None:
         """Make room, and say so."""
-        self._free = free
-        for grown in self.watchers:
-            grown()
+        self._free_count = free
+        for on_freed in self.watchers:
+            on_freed()
 
 
-def swallows(rig: Rig) -> bool:
+def swallows(rig: BusFixture) -> bool:
     """Whether a pull that another test gave up may still take messages: in a cluster, for some seconds."""
-    return isinstance(rig, ServerRig) and isinstance(rig.server, Cluster)
+    return isinstance(rig, ServerBusFixture) and isinstance(rig.server, Cluster)
 
 
 def wake(tenant: TenantId, run: RunId) -> Append:
@@ -103,9 +103,9 @@ def wake(tenant: TenantId, run: RunId) -> Append:
     )
 
 
-async def test_a_task_is_delivered_as_it_was_said(rig: Rig, tenant: TenantId) -> None:
+async def test_a_task_is_delivered_as_it_was_published(rig: BusFixture, tenant: TenantId) -> None:
     """Subject, payload, headers, sequence, time and attempt are those of the message."""
-    await rig.say(subjects.task(tenant, AGENT), b"help", {"traceparent": "00-a-b-01"})
+    await rig.publish(subjects.task(tenant, AGENT), b"help", {"traceparent": "00-a-b-01"})
     async with pulling(await rig.queue(TASKS)) as deliveries:
         delivery = await next_of(deliveries, tenant)
         assert delivery.subject == subjects.task(tenant, AGENT)
@@ -117,34 +117,34 @@ async def test_a_task_is_delivered_as_it_was_said(rig: Rig, tenant: TenantId) ->
         await delivery.ack()
 
 
-async def test_what_is_acknowledged_does_not_come_again(rig: Rig, tenant: TenantId) -> None:
+async def test_what_is_acknowledged_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
     """After the acknowledgement and the waiting time of the consumer, nothing comes."""
-    await rig.say(subjects.task(tenant, AGENT), b"once")
+    await rig.publish(subjects.task(tenant, AGENT), b"once")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).ack()
-        assert await is_quiet(deliveries, tenant, for_s=ACK_SOON_S + QUIET_S)
+        assert await is_quiet(deliveries, tenant, for_s=ACK_WAIT_S + QUIET_S)
 
 
-async def test_what_is_not_acknowledged_comes_again(rig: Rig, tenant: TenantId) -> None:
+async def test_what_is_not_acknowledged_comes_again(rig: BusFixture, tenant: TenantId) -> None:
     """A delivery that nobody settles is repeated after ack_wait, under the same sequence, as attempt 2."""
-    await rig.say(subjects.task(tenant, AGENT), b"again")
+    await rig.publish(subjects.task(tenant, AGENT), b"again")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
         before = rig.now()
         second = await next_of(deliveries, tenant)
         assert second.seq == first.seq
         assert second.attempt > first.attempt
-        assert rig.now() - before > timedelta(seconds=ACK_SOON_S * 0.9)
+        assert rig.now() - before > timedelta(seconds=ACK_WAIT_S * 0.9)
         await second.ack()
 
 
-async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: TenantId) -> None:
+async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tenant: TenantId) -> None:
     """It is not asked for, so another loop gets it at once; and as soon as there is room, it comes."""
-    queue, places = await rig.queue(TASKS), Places(1)
+    queue, capacity = await rig.queue(TASKS), StubCapacity(1)
     texts = [b"one", b"two", b"three"]
-    async with pulling(queue, room=places) as deliveries:
+    async with pulling(queue, capacity=capacity) as deliveries:
         for text in texts:
-            await rig.say(subjects.task(tenant, AGENT), text)
+            await rig.publish(subjects.task(tenant, AGENT), text)
         first = await next_of(deliveries, tenant)
         texts.remove(first.payload)
         taken: dict[bytes, Delivery] = {}
@@ -159,7 +159,7 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: Ten
                     del taken[first.payload]
             await taken[texts[1]].ack()
             await taken[texts[0]].nak(0.1)
-        places.grow(2)
+        capacity.grow(2)
         again = await next_of(deliveries, tenant)
         while swallows(rig) and again.payload != texts[0]:
             await again.ack()
@@ -167,24 +167,24 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: Rig, tenant: Ten
         assert again.payload == texts[0]
         await first.ack()
         await again.ack()
-    assert places.watchers == []
+    assert capacity.watchers == []
 
 
-async def test_a_nak_comes_again_after_its_delay(rig: Rig, tenant: TenantId) -> None:
+async def test_a_nak_comes_again_after_its_delay(rig: BusFixture, tenant: TenantId) -> None:
     """Our own failure is repeated when we said, not at ack_wait and not at once."""
-    await rig.say(subjects.task(tenant, AGENT), b"later")
+    await rig.publish(subjects.task(tenant, AGENT), b"later")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         before = rig.now()
         first = await next_of(deliveries, tenant)
         await first.nak(0.5)
         second = await next_of(deliveries, tenant)
         assert timedelta(seconds=0.45) < rig.now() - before
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_SOON_S)
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_WAIT_S)
         assert second.attempt > first.attempt
         await second.ack()
 
 
-async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A consumer with a back-off list keeps our delay too, however often the message failed."""
     queue = await rig.queue(PLANNER_WAKES)
     await (await rig.log()).append(wake(tenant, run))
@@ -201,17 +201,17 @@ async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: Rig, tenant: Tenan
         await delivery.ack()
 
 
-async def test_a_terminated_message_never_comes_again(rig: Rig, tenant: TenantId) -> None:
+async def test_a_terminated_message_never_comes_again(rig: BusFixture, tenant: TenantId) -> None:
     """A message whose dead letter is written is over, whatever its reason looks like."""
-    await rig.say(subjects.task(tenant, AGENT), b"poison")
+    await rig.publish(subjects.task(tenant, AGENT), b"poison")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).term("not\r\nJSON")
-        assert await is_quiet(deliveries, tenant, for_s=ACK_SOON_S + QUIET_S)
+        assert await is_quiet(deliveries, tenant, for_s=ACK_WAIT_S + QUIET_S)
 
 
-async def test_what_is_still_being_handled_does_not_come_again(rig: Rig, tenant: TenantId) -> None:
+async def test_what_is_still_being_handled_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
     """Until nobody says so any more: then it comes to the next after ack_wait."""
-    await rig.say(subjects.task(tenant, AGENT), b"long")
+    await rig.publish(subjects.task(tenant, AGENT), b"long")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
         again: list[Delivery] = []
@@ -222,14 +222,14 @@ async def test_what_is_still_being_handled_does_not_come_again(rig: Rig, tenant:
         async with anyio.create_task_group() as group:
             group.start_soon(hear)
             for _ in range(4):
-                await anyio.sleep(ACK_SOON_S / 2)
+                await anyio.sleep(ACK_WAIT_S / 2)
                 await first.in_progress()
             assert again == []
         assert again[0].seq == first.seq
         await again[0].ack()
 
 
-async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: Rig, tenant: TenantId, run: RunId) -> None:
+async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A wake is given up after five attempts, and an advisory says which it was."""
     queue = await rig.queue(PLANNER_WAKES)
     async with pulling(await rig.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
@@ -242,19 +242,19 @@ async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: Rig, tenant: T
             await delivery.nak(0.0)
         assert attempts == sorted(set(attempts))
         assert await is_quiet(deliveries, tenant)
-        told: list[int] = []
+        advised_seqs: list[int] = []
         with anyio.fail_after(WITHIN_S):
             async for advisory in advisories:
-                told.append(msgspec.json.decode(advisory.payload)["stream_seq"])
+                advised_seqs.append(msgspec.json.decode(advisory.payload)["stream_seq"])
                 await advisory.ack()
-                if seq in told:
+                if seq in advised_seqs:
                     break
 
 
-async def test_no_more_are_in_flight_than_asked_for(rig: Rig, tenant: TenantId) -> None:
+async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: TenantId) -> None:
     """With two unsettled, the third waits until one of them is settled."""
     for number in range(5):
-        await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+        await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
     async with pulling(await rig.queue(TASKS), in_flight_max=2) as deliveries:
         first = await next_of(deliveries, tenant)
         await next_of(deliveries, tenant)
@@ -282,26 +282,26 @@ async def test_no_more_are_in_flight_than_asked_for(rig: Rig, tenant: TenantId) 
             await delivery.ack()
 
 
-async def test_what_is_over_the_limit_is_left_for_others(rig: Rig, tenant: TenantId) -> None:
+async def test_what_is_over_the_limit_is_left_for_others(rig: BusFixture, tenant: TenantId) -> None:
     """A loop that may have two in flight does not hoard the third: another loop has it before ack_wait."""
     for number in range(3):
-        await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+        await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
     queue = await rig.queue(TASKS)
     async with pulling(queue, in_flight_max=2) as deliveries, pulling(queue) as others:
         held = [await next_of(deliveries, tenant) for _ in range(2)]
         before = rig.now()
         third = await next_of(others, tenant)
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_SOON_S / 2)
+        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_WAIT_S / 2)
         assert third.payload not in {delivery.payload for delivery in held}
         for delivery in (*held, third):
             await delivery.ack()
 
 
-async def test_giving_up_a_pull_loses_nothing(rig: Rig, tenant: TenantId) -> None:
+async def test_giving_up_a_pull_loses_nothing(rig: BusFixture, tenant: TenantId) -> None:
     """What a cancelled loop had taken, handled or only buffered, is delivered to the next loop."""
     payloads = {str(number).encode() for number in range(10)}
     for payload in sorted(payloads):
-        await rig.say(subjects.task(tenant, AGENT), payload)
+        await rig.publish(subjects.task(tenant, AGENT), payload)
     queue = await rig.queue(TASKS)
 
     async def dies() -> None:
@@ -322,7 +322,7 @@ async def test_giving_up_a_pull_loses_nothing(rig: Rig, tenant: TenantId) -> Non
             await delivery.ack()
 
 
-async def test_two_workers_share_the_work(rig: Rig, tenant: TenantId) -> None:
+async def test_two_workers_share_the_work(rig: BusFixture, tenant: TenantId) -> None:
     """Each task is handled by one of two loops."""
     handled: list[bytes] = []
     all_handled = anyio.Event()
@@ -333,16 +333,16 @@ async def test_two_workers_share_the_work(rig: Rig, tenant: TenantId) -> None:
                 delivery = await next_of(deliveries, tenant)
                 handled.append(delivery.payload)
                 await delivery.ack()
-                if len(handled) == TASKS_SAID:
+                if len(handled) == TASKS_PUBLISHED:
                     all_handled.set()
 
     async with anyio.create_task_group() as group:
         group.start_soon(worker, TASKS)
         group.start_soon(worker, TASKS)
-        for number in range(TASKS_SAID):
-            await rig.say(subjects.task(tenant, AGENT), str(number).encode())
+        for number in range(TASKS_PUBLISHED):
+            await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
         with anyio.fail_after(WITHIN_S):
             await all_handled.wait()
         await anyio.sleep(QUIET_S)
         group.cancel_scope.cancel()
-    assert sorted(handled, key=int) == [str(number).encode() for number in range(TASKS_SAID)]
+    assert sorted(handled, key=int) == [str(number).encode() for number in range(TASKS_PUBLISHED)]

@@ -4,49 +4,49 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from tests.bus_fixtures import Rig, until
+from tests.bus_fixtures import BusFixture, until
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import SharedValue
+from linestop.bus.interfaces import BucketValue
 from linestop.errors import Conflict
 from linestop.schemas.subjects import TenantId
 
 pytestmark = pytest.mark.anyio
 
 
-async def present(rig: Rig, key: str, *, revision: int) -> SharedValue:
+async def present(rig: BusFixture, key: str, *, revision: int) -> BucketValue:
     """Read a key until a replica shows this revision: reads may lag behind one's own writes."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
 
-    async def look() -> SharedValue | None:
+    async def read() -> BucketValue | None:
         found = await shared.get(key)
         return found if found is not None and found.revision >= revision else None
 
-    found = await until(look)
+    found = await until(read)
     assert found is not None
     return found
 
 
-async def test_a_created_key_is_read_with_its_revision(rig: Rig, tenant: TenantId) -> None:
+async def test_a_created_key_is_read_with_its_revision(rig: BusFixture, tenant: TenantId) -> None:
     """Value and revision come back as they were stored."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     key = f"account.{tenant}"
     assert await shared.get(key) is None
     revision = await shared.create(key, b"5")
-    assert await present(rig, key, revision=revision) == SharedValue(key=key, value=b"5", revision=revision)
+    assert await present(rig, key, revision=revision) == BucketValue(key=key, value=b"5", revision=revision)
 
 
-async def test_a_key_is_created_once(rig: Rig, tenant: TenantId) -> None:
+async def test_a_key_is_created_once(rig: BusFixture, tenant: TenantId) -> None:
     """The second creator is told, even with the same value."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     await shared.create(f"account.{tenant}.1", b"5")
     with pytest.raises(Conflict):
         await shared.create(f"account.{tenant}.1", b"5")
 
 
-async def test_an_update_needs_the_present_revision(rig: Rig, tenant: TenantId) -> None:
+async def test_an_update_needs_the_present_revision(rig: BusFixture, tenant: TenantId) -> None:
     """An update after somebody else's is refused and changes nothing."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     key = f"account.{tenant}"
     first = await shared.create(key, b"1")
     second = await shared.update(key, b"2", revision=first)
@@ -56,9 +56,9 @@ async def test_an_update_needs_the_present_revision(rig: Rig, tenant: TenantId) 
     assert (await present(rig, key, revision=second)).value == b"2"
 
 
-async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: Rig, tenant: TenantId) -> None:
+async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: BusFixture, tenant: TenantId) -> None:
     """After a delete the key is not read and not listed; deleting it again is harmless."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     key = f"account.{tenant}.x"
     first = await shared.create(key, b"1")
     with pytest.raises(Conflict):
@@ -74,28 +74,28 @@ async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: Rig, tenant: 
     assert (await present(rig, key, revision=again)).value == b"2"
 
 
-async def test_keys_are_listed_by_whole_tokens(rig: Rig, tenant: TenantId) -> None:
+async def test_keys_are_listed_by_whole_tokens(rig: BusFixture, tenant: TenantId) -> None:
     """A prefix finds its own keys and no others, more than one page of them."""
-    shared = await rig.shared()
-    wanted = {f"account.{tenant}.{number}" for number in range(1_100)}
-    for key in sorted(wanted):
+    shared = await rig.bucket()
+    expected_keys = {f"account.{tenant}.{number}" for number in range(1_100)}
+    for key in sorted(expected_keys):
         await shared.create(key, b"")
     await shared.create(f"account.{tenant}x.1", b"")
 
     async def all_listed() -> bool:
-        return set(await shared.keys(f"account.{tenant}.")) == wanted
+        return set(await shared.keys(f"account.{tenant}.")) == expected_keys
 
     await until(all_listed)
 
 
-async def test_rivals_lose_no_update(rig: Rig, tenant: TenantId) -> None:
+async def test_rivals_lose_no_update(rig: BusFixture, tenant: TenantId) -> None:
     """Eight counters that retry on conflict add up to all of their steps."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     key = f"account.{tenant}"
     await shared.create(key, b"0")
 
     async def count() -> None:
-        mine = await rig.shared()
+        mine = await rig.bucket()
         done = 0
         while done < 5:
             found = await mine.get(key)
@@ -118,9 +118,9 @@ async def test_rivals_lose_no_update(rig: Rig, tenant: TenantId) -> None:
     await until(is_forty)
 
 
-async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: Rig, tenant: TenantId) -> None:
+async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: BusFixture, tenant: TenantId) -> None:
     """Of two who take it one has it, until it gives it back."""
-    ids = await rig.shared(stream_names.IDS_BUCKET)
+    ids = await rig.bucket(stream_names.IDS_BUCKET)
     revision = await ids.create(f"{tenant}.key", b"run-1")
     with pytest.raises(Conflict):
         await ids.create(f"{tenant}.key", b"run-2")
@@ -131,9 +131,11 @@ async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: Rig, ten
     assert await ids.create(f"{tenant}.key", b"run-2") > revision
 
 
-async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one(rig: Rig, tenant: TenantId) -> None:
+async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one(
+    rig: BusFixture, tenant: TenantId
+) -> None:
     """Accounts end by this. A key that was made without one (by an older linestop) ends once it is changed with one."""
-    shared = await rig.shared()
+    shared = await rig.bucket()
     short, renewed, lasting = (f"account.{tenant}.{name}" for name in ("short", "renewed", "lasting"))
     await shared.create(short, b"1", ttl_s=1)
     first = await shared.create(renewed, b"1", ttl_s=1)

@@ -19,15 +19,15 @@ from linestop.bus.connection import connect
 from linestop.bus.create_streams import BusLayout, compare, set_up
 from linestop.bus.interfaces import Append, HeadMoved, StoredMessage
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.key_value import JetStreamShared
-from linestop.bus.stream_definitions import MIB, Space, streams
+from linestop.bus.jetstream.key_value import JetStreamBucket
+from linestop.bus.stream_definitions import MIB, StreamSizes, streams
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import NODES, Cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.cluster]
-SPACE = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
-LAYOUT = BusLayout(space=SPACE, replicas=NODES)
+SPACE = StreamSizes(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, small=MIB)
+LAYOUT = BusLayout(sizes=SPACE, replicas=NODES)
 TENANT = TenantId("t")
 COMPRESSED: Final = (stream_names.RUNS, stream_names.FORKS, stream_names.BLOBS)
 ROUNDS_MAX: Final = 10
@@ -52,7 +52,7 @@ async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) 
             for spec in streams(SPACE, replicas=NODES):
                 if spec.name in COMPRESSED:
                     config = {**spec.config, "compression": "s2"}
-                    await bootstrap.ask(jetstream_api.stream_create(spec.name), config, timeout_s=10.0)
+                    await bootstrap.api_request(jetstream_api.stream_create(spec.name), config, timeout_s=10.0)
         yield made
 
 
@@ -80,18 +80,18 @@ def _event(run: RunId, n: int, head_seq: int) -> Append:
     )
 
 
-async def test_streams_that_an_older_linestop_compressed_are_told_of(cluster: Cluster) -> None:
+async def test_streams_that_an_older_linestop_compressed_are_reported(cluster: Cluster) -> None:
     """Each with the command that mends it: no credential may change a stream, and nobody else's work waits for it."""
     async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
         made = await set_up(bootstrap, LAYOUT)
-        said = await compare(bootstrap, LAYOUT)
+        sentences = await compare(bootstrap, LAYOUT)
     assert made.differences == ()
-    assert made.outdated == said
-    wanted = [f"`nats stream edit {name} -f --compression=none`" for name in COMPRESSED]
-    assert [command in line for command, line in zip(wanted, said, strict=True)] == [True] * len(wanted)
+    assert made.outdated == sentences
+    commands = [f"`nats stream edit {name} -f --compression=none`" for name in COMPRESSED]
+    assert [command in line for command, line in zip(commands, sentences, strict=True)] == [True] * len(commands)
 
 
-async def test_a_replica_that_lags_hides_nothing_from_who_decides(cluster: Cluster) -> None:
+async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster) -> None:
     """What a shell reads on replicas is whole although its own node lags, and an append to an old head is refused."""
     leader = await cluster.leader_of(stream_names.RUNS)
     behind, writing = (node for node in range(NODES) if node != leader)
@@ -139,13 +139,13 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
         await connect(cluster.credential("operator", node=writing), name="writing") as ahead,
     ):
         here = await JetStream.open(late)
-        looks, decides = (here.shared(stream_names.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
-        store = (await JetStream.open(ahead)).shared(stream_names.SWITCHES_BUCKET)
+        looks, decides = (here.bucket(stream_names.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
+        store = (await JetStream.open(ahead)).bucket(stream_names.SWITCHES_BUCKET)
         revision = await store.create(KEY, b"0")
         for _ in range(ROUNDS_MAX):
             near, whole = list[int](), list[int]()
 
-            async def read(found: list[int], bucket: JetStreamShared) -> None:
+            async def read(found: list[int], bucket: JetStreamBucket) -> None:
                 value = await bucket.get(KEY)
                 found.append(value.revision if value is not None else 0)
 
@@ -168,6 +168,6 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
 async def test_a_broker_of_an_older_linestop_is_read_as_it_was(cluster: Cluster) -> None:
     """Its credentials may not read from the leader: what any replica says is better than nothing."""
     async with await connect(cluster.credential("client"), name="older") as connection:
-        bucket = (await JetStream.open(connection)).shared(stream_names.SWITCHES_BUCKET, leader=True)
+        bucket = (await JetStream.open(connection)).bucket(stream_names.SWITCHES_BUCKET, leader=True)
         with anyio.fail_after(5):
             assert await bucket.get(KEY) is not None

@@ -59,8 +59,8 @@ def make_images(engine: Engine, folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--only-binary", ":all:", "--dest", str(context / "deploy" / "wheels")]
         run([*command, "-r", str(ROOT / lock)], environ=dict(os.environ), timeout_s=BUILD_TIMEOUT_S)
-    given = (f"PYTHON_IMAGE={PYTHON_IMAGE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels")
-    words = [word for argument in given for word in ("--build-arg", argument)]
+    build_args = (f"PYTHON_IMAGE={PYTHON_IMAGE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels")
+    words = [word for argument in build_args for word in ("--build-arg", argument)]
     # Without any network the build shows that it needs none.
     engine.docker(
         "build", "-q", "--network", "none", *words, "-t", LINESTOP_IMAGE, str(context), timeout_s=BUILD_TIMEOUT_S

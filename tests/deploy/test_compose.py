@@ -23,7 +23,7 @@ from linestop.schemas.subjects import ACTORS
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 WITHIN_S = 60.0
-LOOK_AROUND = """
+CREDENTIALS_SCRIPT = """
 import os
 for path in ("/blot", "/project/blot", "/opt/linestop/blot", "/state/credentials/blot"):
     try:
@@ -76,9 +76,9 @@ def users(engine: Engine, container: str) -> set[str]:
 
 def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engine, stack: Stack) -> None:
     """Six services do one run; the planner that worked on it is gone for good, the budget's process comes back."""
-    given = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
+    submitted = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
     until("a person is asked", lambda: bool(stack.linestop("approvals")), within_s=WITHIN_S)
-    events = stack.linestop("events", given["run"])
+    events = stack.linestop("events", submitted["run"])
     workers = [
         event["data"]["worker"] for event in events if event["role"] == "planner" and event["event"] == "started"
     ]
@@ -90,26 +90,26 @@ def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engin
     (budget,) = stack.containers("budget")
     os.kill(state(engine, budget)["Pid"], signal.SIGKILL)
     (question,) = stack.linestop("approvals")
-    stack.linestop("approve", given["run"], "--by", "alice", "--shown", question["shown"])
-    stack.wait_for_status(given["run"], "completed", within_s=WITHIN_S)
+    stack.linestop("approve", submitted["run"], "--by", "alice", "--shown", question["shown"])
+    stack.wait_for_status(submitted["run"], "completed", within_s=WITHIN_S)
 
     assert engine.inspect(budget)["RestartCount"] == 1
-    said = {event["role"] for event in stack.linestop("events", given["run"])}
-    assert said == set(ACTORS)
-    assert stack.linestop("verify", given["run"])
+    roles_in_log = {event["role"] for event in stack.linestop("events", submitted["run"])}
+    assert roles_in_log == set(ACTORS)
+    assert stack.linestop("verify", submitted["run"])
 
 
 @pytest.mark.parametrize("role", ACTORS)
-def test_a_role_is_nobody_and_has_its_own_credential_only(engine: Engine, stack: Stack, role: str) -> None:
+def test_a_role_runs_as_nobody_with_its_own_credential_only(engine: Engine, stack: Stack, role: str) -> None:
     """It has no rights of the kernel's, can write none of its files, and cannot read another role's password."""
     container = stack.containers(role)[0]
     signing = ["checkpoint.key", "checkpoint.pub"] if role == "recorder" else []
-    assert engine.docker("exec", container, "python", "-c", LOOK_AROUND).split() == [*signing, f"{role}.json"]
+    assert engine.docker("exec", container, "python", "-c", CREDENTIALS_SCRIPT).split() == [*signing, f"{role}.json"]
     assert engine.inspect(container)["HostConfig"]["ReadonlyRootfs"]
     assert users(engine, container) == {"10001"}
 
 
-def test_the_server_is_nobody_too(engine: Engine, stack: Stack) -> None:
+def test_the_server_runs_as_nobody(engine: Engine, stack: Stack) -> None:
     """It runs from a read-only image, and stores what it is given in its volume only."""
     (server,) = stack.containers("nats")
     found = engine.inspect(server)

@@ -27,7 +27,7 @@ def services() -> dict[str, Service]:
     return found
 
 
-def test_there_is_one_service_a_role() -> None:
+def test_each_role_has_one_service() -> None:
     """Roles, the server, and commands that end: nothing else."""
     assert set(services()) == {*ACTORS, *ONCE, "nats"}
     for role in ACTORS:
@@ -84,8 +84,8 @@ def test_a_role_mounts_its_own_credential_only(role: str) -> None:
     own = mounts[f"credential-{role}"]
     assert own["read_only"]
     assert own["target"] == "/state/credentials"
-    kept = {"executor": {"workspaces"}, "recorder": {"archive"}}.get(role, set())
-    assert set(mounts) - {f"credential-{role}"} == kept
+    data_volumes = {"executor": {"workspaces"}, "recorder": {"archive"}}.get(role, set())
+    assert set(mounts) - {f"credential-{role}"} == data_volumes
 
 
 def test_only_the_set_up_holds_all_credentials() -> None:
@@ -153,7 +153,7 @@ def dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text()
 
 
-def test_the_image_is_nobodys_and_checks_hashes() -> None:
+def test_the_image_runs_as_nobody_and_checks_hashes() -> None:
     """It runs as a user without a name; everything it installs is pinned by hash, or is linestop."""
     last = dockerfile().rpartition("\nFROM ")[2]
     assert "\nUSER 10001:10001\n" in last

@@ -19,7 +19,7 @@ from linestop.bus.credentials import ensure_credentials, load_credential
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server.process import server_program
 from linestop.cli.main import run
-from linestop.runtime.workers.worker_names import hold_name, host_name
+from linestop.runtime.workers.worker_names import host_name, lock_name
 from linestop.schemas.subjects import ACTORS
 
 
@@ -95,7 +95,7 @@ def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
     nobody = health()
     assert nobody.returncode == 1
     assert f"No worker called {host_name()}-planner runs" in nobody.stderr
-    with hold_name(tmp_path / ".linestop", f"{host_name()}-planner"):
+    with lock_name(tmp_path / ".linestop", f"{host_name()}-planner"):
         # The worker is found, so what is missing now is the credential.
         found = health()
     assert found.returncode == 8
@@ -115,8 +115,8 @@ def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) ->
         (tmp_path / "credentials").mkdir()
         (tmp_path / "credentials" / "planner.json").write_text("{}")
         assert (check(url).returncode, check(url).stdout) == (1, "No worker of the role planner runs here.\n")
-        with hold_name(tmp_path, f"{host_name()}-planner") as lock:
-            greeter = threading.Thread(target=_greet, args=(broker,))
+        with lock_name(tmp_path, f"{host_name()}-planner") as lock:
+            greeter = threading.Thread(target=_greet_client, args=(broker,))
             greeter.start()
             well = check(url)
             # One that still waited for a connection would take those of whatever gets this descriptor next.
@@ -124,11 +124,11 @@ def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) ->
             assert well.returncode == 0, well.stdout
             os.utime(lock.path, (0, 0))
             assert "has not moved for" in check(url).stdout
-            lock.beat()
+            lock.touch()
             assert "does not answer" in check("nats://127.0.0.1:1").stdout
 
 
-def _greet(broker: socket.socket) -> None:
+def _greet_client(broker: socket.socket) -> None:
     """Greet one client as a NATS server does."""
     broker.settimeout(60)
     connection, _ = broker.accept()

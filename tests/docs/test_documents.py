@@ -17,22 +17,22 @@ from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of
 from linestop import errors
 from linestop.cli import output
 from linestop.cli.main import EXIT_INTERRUPTED, cli
-from linestop.cli.verify import EXIT_BROKEN
+from linestop.cli.verify import EXIT_LOG_BROKEN
 from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
 from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import StopCode
 from linestop.schemas.model_messages import FailureClass
-from linestop.schemas.run.call_states import DOWN
+from linestop.schemas.run.call_states import MODEL_DOWN_KINDS
 from linestop.schemas.run.make_stop import CAUSE, STATUS
-from linestop.schemas.run.next_action import RETRIED
+from linestop.schemas.run.next_action import RETRIED_KINDS
 from linestop.schemas.subjects import ACTORS
 
 ERRORS = ROOT / "docs" / "errors.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 FILES_MAX = 400
-NOT_THERE_YET = ("view", "replay", "fork", "diff", "sql", "report", "eval", "console")
+MISSING_FEATURES = ("view", "replay", "fork", "diff", "sql", "report", "eval", "console")
 """Commands that the README names as missing; one that comes to exist must leave that list."""
 
 
@@ -103,12 +103,12 @@ def unknown_word(words: list[str]) -> str:
     return ""
 
 
-def test_what_is_said_to_be_missing_is_missing() -> None:
+def test_the_readme_names_only_features_that_are_missing() -> None:
     """The README's list of what is not there yet is not older than the code."""
-    said = ROOT.joinpath("README.md").read_text(encoding="utf-8").partition("## What it does not do")[2]
-    for name in NOT_THERE_YET:
+    limitations = ROOT.joinpath("README.md").read_text(encoding="utf-8").partition("## What it does not do")[2]
+    for name in MISSING_FEATURES:
         assert cli.get_command(click.Context(cli), name) is None, f"{name} exists: take it off the list"
-        assert name in said, f"the README does not say that {name} is missing"
+        assert name in limitations, f"the README does not say that {name} is missing"
 
 
 # --- errors.md -----------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_the_error_table_is_the_tree() -> None:
 def test_the_exit_codes_are_all_there() -> None:
     """Every code that a command can end with stands in the table."""
     used = {value for name, value in vars(output).items() if name.startswith("EXIT_") and isinstance(value, int)}
-    used |= {kind.exit_code for kind in all_errors().values()} | {EXIT_BROKEN, EXIT_INTERRUPTED}
+    used |= {kind.exit_code for kind in all_errors().values()} | {EXIT_LOG_BROKEN, EXIT_INTERRUPTED}
     assert {int(code) for code in table(ERRORS, "Exit codes")} == used
 
 
@@ -146,21 +146,21 @@ def test_the_failure_classes_are_those_of_the_code() -> None:
     """Each class of a model's failure stands in the table, with what is done about it."""
     rows = table(ERRORS, "Failure classes of a model call")
     assert set(rows) == set(get_args(FailureClass))
-    assert {name for name, cells in rows.items() if cells[0] == "yes"} == RETRIED
-    assert {name for name, cells in rows.items() if cells[1] == "yes"} == DOWN
+    assert {name for name, cells in rows.items() if cells[0] == "yes"} == RETRIED_KINDS
+    assert {name for name, cells in rows.items() if cells[1] == "yes"} == MODEL_DOWN_KINDS
 
 
 def test_the_refusal_codes_are_those_of_the_code() -> None:
     """Each code that a task may be refused with stands in the table."""
-    said: set[str] = set()
+    codes: set[str] = set()
     for path in (ROOT / "src" / "linestop" / "actors").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
                 first = node.args[0] if node.func.id == "refuse" else given.get("code")
                 if node.func.id in {"refuse", "Refused"} and isinstance(first, ast.Constant):
-                    said.add(str(first.value))
-    assert set(table(ERRORS, "Refusal codes")) == said
+                    codes.add(str(first.value))
+    assert set(table(ERRORS, "Refusal codes")) == codes
 
 
 # --- operations.md -------------------------------------------------------------------------------------------

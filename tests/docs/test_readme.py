@@ -27,7 +27,7 @@ _EVENT = re.compile(r"#(\d+) +(\w+\.\w+)")
 
 
 @dataclass(frozen=True)
-class Place:
+class ReadmeFolder:
     """A folder with the example's files in which ``linestop dev`` runs."""
 
     folder: Path
@@ -58,7 +58,7 @@ def shells() -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReadmeFolder]:
     """Write the files, start the first command of the first shell block, and wait until it says it is ready."""
     folder = tmp_path_factory.mktemp("example")
     for name, text in files().items():
@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     process = subprocess.Popen(first, cwd=folder, env=environ, stderr=subprocess.PIPE)
     try:
         wait_ready(process)
-        yield Place(folder, environ)
+        yield ReadmeFolder(folder, environ)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=READY_WITHIN_S)
@@ -87,13 +87,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
 def wait_ready(process: subprocess.Popen[bytes]) -> None:
     """Read what it says until it is ready."""
     assert process.stderr is not None
-    said = ""
+    output = ""
     deadline = time.monotonic() + READY_WITHIN_S
-    while "Ctrl-C ends it" not in said:
+    while "Ctrl-C ends it" not in output:
         readable, _, _ = select.select([process.stderr], [], [], max(0.0, deadline - time.monotonic()))
         read = os.read(process.stderr.fileno(), 65_536) if readable else b""
-        assert read, f"linestop dev did not get ready: {said}"
-        said += read.decode()
+        assert read, f"linestop dev did not get ready: {output}"
+        output += read.decode()
 
 
 def numbers_and_names(log: str) -> list[tuple[str, str]]:
@@ -101,7 +101,7 @@ def numbers_and_names(log: str) -> list[tuple[str, str]]:
     return _EVENT.findall(log)
 
 
-def test_the_commands_do_what_the_readme_shows(place: Place) -> None:
+def test_the_commands_do_what_the_readme_shows(place: ReadmeFolder) -> None:
     """Every line of the second shell block succeeds, and the log is the one that is printed."""
     before, log = "", ""
     for line in shells()[1].text.splitlines():
@@ -124,7 +124,7 @@ def test_the_commands_do_what_the_readme_shows(place: Place) -> None:
     assert log.count("completed") == 1
 
 
-def test_the_program_does_what_the_readme_shows(place: Place) -> None:
+def test_the_program_does_what_the_readme_shows(place: ReadmeFolder) -> None:
     """The Python program submits, approves and prints the answer; run again, it finds the same run answered."""
     for _ in range(2):
         assert "You get 4250 cents back." in place.shell("python handle.py")
@@ -146,7 +146,7 @@ def test_every_python_block_of_the_readme_is_a_file_that_was_run() -> None:
     assert shown <= set(files().values())
 
 
-def test_the_demo_tells_the_stories_that_are_printed(tmp_path: Path) -> None:
+def test_the_demo_prints_the_stories_of_the_readme(tmp_path: Path) -> None:
     """``linestop demo`` ends as told, and its first story's log is the one the README prints."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
     environ["PYTHONPATH"] = str(ROOT / "src")

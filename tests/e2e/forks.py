@@ -32,7 +32,7 @@ OUT = 3
 """Where stdout is moved to, so that nothing but ``say`` writes there; logs go to stderr."""
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """Write one line in one piece: several processes share this pipe."""
     os.write(OUT, f"{line}\n".encode())
 
@@ -43,21 +43,21 @@ class Forks:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._names: dict[int, str] = {}
-        self._wanted: set[str] = set()
+        self._supervised: set[str] = set()
 
     def start(self, name: str) -> None:
         """Fork the process ``name``."""
-        self._wanted.add(name)
+        self._supervised.add(name)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._child(name, parent)
         self._names[pid] = name
-        say(f"up {name} {pid}")
+        write_line(f"up {name} {pid}")
 
     def stop(self, name: str) -> None:
         """Kill the process ``name`` and leave it so."""
-        self._wanted.discard(name)
+        self._supervised.discard(name)
         for pid, known in self._names.items():
             if known == name:
                 os.kill(pid, signal.SIGKILL)
@@ -70,8 +70,8 @@ class Forks:
                 if pid == 0:
                     return
                 name = self._names.pop(pid)
-                say(f"down {name} {pid} {os.waitstatus_to_exitcode(status)}")
-                if name in self._wanted:
+                write_line(f"down {name} {pid} {os.waitstatus_to_exitcode(status)}")
+                if name in self._supervised:
                     self.start(name)
 
     def _child(self, name: str, parent: int) -> None:
@@ -94,10 +94,10 @@ class Forks:
 
 
 def _ready(name: str, worker: str) -> None:
-    say(f"ready {name} {os.getpid()} {worker}")
+    write_line(f"ready {name} {os.getpid()} {worker}")
 
 
-def _noted(number: int, frame: object) -> None:
+def _ignore_signal(number: int, frame: object) -> None:
     """Do nothing: with any handler of Python's own, the signal wakes the selector."""
     del number, frame
 
@@ -107,18 +107,18 @@ def main() -> None:
     os.dup2(1, OUT)
     os.dup2(2, 1)
     forks = Forks(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup))
-    woken, wakes = os.pipe2(os.O_NONBLOCK)
-    signal.set_wakeup_fd(wakes)
-    signal.signal(signal.SIGCHLD, _noted)
+    wakeup_reader, wakeup_writer = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(wakeup_writer)
+    signal.signal(signal.SIGCHLD, _ignore_signal)
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
-    selector.register(woken, selectors.EVENT_READ)
-    say("up forks 0")
+    selector.register(wakeup_reader, selectors.EVENT_READ)
+    write_line("up forks 0")
     buffered = b""
     while True:
         for key, _ in selector.select():
-            if key.fd == woken:
-                os.read(woken, 4096)
+            if key.fd == wakeup_reader:
+                os.read(wakeup_reader, 4096)
                 forks.reap()
                 continue
             read = os.read(0, 4096)

@@ -18,7 +18,7 @@ class LongestStep:
         self.seconds = 0.0
         self.what = ""
 
-    def take(self, seconds: float, what: object) -> None:
+    def add(self, seconds: float, what: object) -> None:
         """Note a step."""
         if seconds > self.seconds:
             self.seconds, self.what = seconds, repr(what)
@@ -35,7 +35,7 @@ def watching_steps() -> Generator[LongestStep]:
         try:
             original(self)
         finally:
-            longest.take(time.thread_time() - began, self)
+            longest.add(time.thread_time() - began, self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asyncio.Handle, "_run", run)

@@ -10,9 +10,9 @@ from typing import Any
 
 import anyio
 from tests.bus_fixtures import until
-from tests.e2e.processes import Broker, Processes, World, running
+from tests.e2e.processes import Broker, Processes, ToolServer, running
 from tests.e2e.role_process import Setup
-from tests.e2e.scene import BOOK, Scene, agent, described, names, operating
+from tests.e2e.scene import BOOK, OperatorView, agent, event_names, log_lines, operator_view
 
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
@@ -34,11 +34,18 @@ CELL_WITHIN_S = 30.0
 ONE_EACH: Mapping[str, tuple[RoleName, ...]] = {role: (role,) for role in ACTORS}
 
 
-class Stage:
+class E2eSystem:
     """Everything a cell needs, shared by all cells of a module."""
 
     def __init__(
-        self, directory: Path, scene: Scene, world: World, *, processes: Processes, broker: Broker, model_url: str
+        self,
+        directory: Path,
+        scene: OperatorView,
+        world: ToolServer,
+        *,
+        processes: Processes,
+        broker: Broker,
+        model_url: str,
     ) -> None:
         self.directory = directory
         self.scene = scene
@@ -52,7 +59,7 @@ class Stage:
         """Wait until the run is sealed, resolving as a person what nobody else can know."""
 
         def settled_or_asked(state: Run) -> bool:
-            asked = state.proposal is not None and any(call.asked_doubt for call in state.proposal.calls)
+            asked = state.proposal is not None and any(call.asked_about_outcome for call in state.proposal.calls)
             return state.sealed is not None or (asked and state.n > answered)
 
         answered = 0
@@ -65,36 +72,36 @@ class Stage:
     def check(self, state: Run) -> None:
         """The promises: the run is complete, nothing in it was void, and every effect happened once."""
         assert state.sealed is not None
-        assert state.sealed.status == "completed", described(state)
-        assert not [entry for entry in state.entries if entry.ignored], described(state)
-        assert set(EVENTS) <= set(names(state)), described(state)
-        assert self.world.effects("keyed", state.run) == 1, described(state)
-        assert self.world.requests["bare", state.run] == 1, described(state)
+        assert state.sealed.status == "completed", log_lines(state)
+        assert not [entry for entry in state.entries if entry.ignored], log_lines(state)
+        assert set(EVENTS) <= set(event_names(state)), log_lines(state)
+        assert self.world.effects("keyed", state.run) == 1, log_lines(state)
+        assert self.world.requests["bare", state.run] == 1, log_lines(state)
 
-    async def fired(self, run: str) -> int:
+    async def wait_until_fired(self, run: str) -> int:
         """The id of the process that was killed (or frozen) for this run; its mark may come after the last event."""
         mark = self.directory / "fired" / run
 
-        async def there() -> bool:
+        async def exists() -> bool:
             return mark.exists()
 
-        await until(there)
+        await until(exists)
         return int(mark.read_text())
 
 
 @asynccontextmanager
-async def staged(
+async def start_system(
     directory: Path,
     processes: Mapping[str, tuple[RoleName, ...]] = ONE_EACH,
     **more: Any,  # noqa: ANN401 - of Setup
-) -> AsyncGenerator[Stage]:
+) -> AsyncGenerator[E2eSystem]:
     """A broker, a scripted model, the tools' server, and these processes."""
     async with AsyncExitStack() as stack:
-        world = await stack.enter_async_context(World())
+        world = await stack.enter_async_context(ToolServer())
         model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
         broker = await stack.enter_async_context(Broker(directory))
-        scene = await stack.enter_async_context(operating(broker.credential("operator")))
+        scene = await stack.enter_async_context(operator_view(broker.credential("operator")))
         await scene.deploy(agent(model.url))
         setup = Setup(directory=str(directory), world=world.url, processes=dict(processes), **more)
         running_ones = await stack.enter_async_context(running(setup))
-        yield Stage(directory, scene, world, processes=running_ones, broker=broker, model_url=model.url)
+        yield E2eSystem(directory, scene, world, processes=running_ones, broker=broker, model_url=model.url)

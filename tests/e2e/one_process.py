@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 from nats.aio.msg import Msg
-from tests.e2e.scene import Scene, operating
+from tests.e2e.scene import OperatorView, operator_view
 
 from linestop.bus import stream_names
 from linestop.bus.broker_backend import JetStreamBackend
@@ -18,39 +18,39 @@ from linestop.bus.connection import connect
 from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.subjects import ACTORS
 
-ANSWERED_WITHIN_S = 10.0
+REPLY_WITHIN_S = 10.0
 _numbers = itertools.count(1)
 
 
 class OneProcess:
     """A running host, and what an operator sees of it."""
 
-    def __init__(self, server: EmbeddedServer, scene: Scene, host: Host, model_url: str) -> None:
+    def __init__(self, server: EmbeddedServer, scene: OperatorView, host: ActorProcess, model_url: str) -> None:
         self.server = server
         self.scene = scene
         self.host = host
         self.model_url = model_url
 
-    async def ask(self, subject: str, payload: bytes, **headers: str) -> Reply:
+    async def publish_and_wait(self, subject: str, payload: bytes, **headers: str) -> Reply:
         """Publish a task or a control message and return what is answered to it."""
-        inbox = stream_names.answer_inbox("operator", f"t{next(_numbers)}")
+        inbox = stream_names.reply_inbox("operator", f"t{next(_numbers)}")
         send, receive = anyio.create_memory_object_stream[Msg](16)
         wire = self.scene.bus.wire
         subscription = await wire.subscribe(inbox, send.send_nowait)
         try:
-            await self.scene.say(subject, payload, **{REPLY_HEADER: inbox}, **headers)
-            with anyio.fail_after(ANSWERED_WITHIN_S):
+            await self.scene.publish(subject, payload, **{REPLY_HEADER: inbox}, **headers)
+            with anyio.fail_after(REPLY_WITHIN_S):
                 return msgspec.json.decode((await receive.receive()).data, type=Reply)
         finally:
             await wire.unsubscribe(subscription)
@@ -59,12 +59,12 @@ class OneProcess:
 
     async def dead_letters(self) -> list[dict[str, object]]:
         """All dead letters there are."""
-        found = await Reader(self.scene.bus.wire, stream_names.DEAD).direct("dead.>")
+        found = await Reader(self.scene.bus.wire, stream_names.DEAD).last_of_each("dead.>")
         return [msgspec.json.decode(item.payload) for item in found or []]
 
 
 @asynccontextmanager
-async def working(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncGenerator[OneProcess]:
+async def one_process(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncGenerator[OneProcess]:
     """A broker, a scripted model and one process with every role."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(directory))
@@ -74,10 +74,10 @@ async def working(directory: Path, books: tuple[str, ...], registry: Registry) -
         backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="one")
         stack.push_async_callback(backend.aclose)
         runner = RegistryRunner(registry, directory / "workspaces")
-        caller = Caller()
+        caller = Requester()
         stack.push_async_callback(caller.aclose)
-        roles = [make_role(role, caller=caller, runner=runner) for role in ACTORS]
-        host = Host(backend, roles, HostConfig(worker="one#1", sweep_every_s=0.5))
-        scene = await stack.enter_async_context(operating(server.credential("operator")))
+        roles = [make_role(role, requester=caller, runner=runner) for role in ACTORS]
+        host = ActorProcess(backend, roles, ProcessSettings(worker="one#1", sweep_every_s=0.5))
+        scene = await stack.enter_async_context(operator_view(server.credential("operator")))
         await stack.enter_async_context(host.running())
         yield OneProcess(server, scene, host, model.url)

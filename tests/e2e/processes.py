@@ -22,12 +22,12 @@ from tests.e2e.role_process import Setup
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import BusLayout, set_up
-from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SPACE
+from linestop.bus.stream_definitions import DEFAULT_SIZES
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.subjects import ACTORS, RoleName
 
@@ -43,11 +43,11 @@ class Broker:
         port = free_port()
         self.credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
         listen = Listen(
-            port=port, store_dir=directory / "jetstream", file_store_bytes_max=DEFAULT_SPACE.total,
+            port=port, store_dir=directory / "jetstream", file_store_bytes_max=DEFAULT_SIZES.total,
             log_file=directory / "nats.log",
         )  # fmt: skip
         config = directory / "nats.conf"
-        write_private(config, server_config(listen, accounts(logins_of(self.credentials))))
+        write_private(config, server_config(listen, accounts_section(logins_by_credential(self.credentials))))
         self._process = NatsProcess(config, directory / "nats.log", port=port)
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
@@ -61,7 +61,7 @@ class Broker:
         """Who ``name`` is at this server."""
         return self.credentials[name]
 
-    async def killed(self, times: int) -> None:
+    async def wait_until_restarted(self, times: int) -> None:
         """Wait until it has been killed, and runs again, for the ``times``-th time."""
         with anyio.fail_after(READY_WITHIN_S):
             async with self._changed:
@@ -72,7 +72,7 @@ class Broker:
         await self._begin()
         async with await connect(self.credential("bootstrap"), name="set-up") as connection:
             wakes: dict[RoleName, tuple[str, ...]] = {
-                role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in ACTORS
+                role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in ACTORS
             }
             (await set_up(connection, BusLayout(wakes=wakes))).require_no_differences()
         self._supervisor = asyncio.create_task(self._supervise())
@@ -100,7 +100,7 @@ class Broker:
                 self._changed.notify_all()
 
 
-class World:
+class ToolServer:
     """Where effects happen: counts requests and effects by tool and run, and answers at most once a key.
 
     ``arrivals`` says which attempt each request was of, and when it came, by the clock that ``start_by`` goes by.
@@ -111,7 +111,7 @@ class World:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.keys: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.arrivals: defaultdict[tuple[str, str], list[tuple[int, datetime]]] = defaultdict(list)
-        self.hold: Callable[[str, str], Awaitable[None]] | None = None
+        self.before_reply: Callable[[str, str], Awaitable[None]] | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -169,12 +169,12 @@ class World:
         self.requests[tool, run] += 1
         self.arrivals[tool, run].append((int(headers["x-attempt"]), datetime.now(UTC)))
         self.keys[tool, run][headers["idempotency-key"]] += 1
-        if self.hold is not None:
-            await self.hold(tool, run)
+        if self.before_reply is not None:
+            await self.before_reply(tool, run)
         body = f"did {tool}".encode()
         fields = [("content-length", str(len(body))), ("connection", "close")]
-        answer = h11.Response(status_code=200, headers=fields)
-        writer.write((http.send(answer) or b"") + (http.send(h11.Data(data=body)) or b""))
+        response = h11.Response(status_code=200, headers=fields)
+        writer.write((http.send(response) or b"") + (http.send(h11.Data(data=body)) or b""))
         await writer.drain()
 
 
@@ -211,12 +211,12 @@ class Processes:
             async with self._changed:
                 await self._changed.wait_for(condition)
 
-    async def killed(self, pid: int) -> None:
+    async def wait_until_killed(self, pid: int) -> None:
         """Wait until the process of that id has died by SIGKILL."""
         await self.until(lambda: pid in self.deaths)
         assert self.deaths[pid] == -signal.SIGKILL
 
-    async def all_ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until every process works."""
         await self.until(lambda: all(name in self.workers for name in self.names))
 
@@ -225,10 +225,10 @@ class Processes:
         assert self._child.stdout is not None
         while line := await self._child.stdout.readline():
             async with self._changed:
-                self._take(*line.decode().split())
+                self._on_line(*line.decode().split())
                 self._changed.notify_all()
 
-    def _take(self, verb: str, name: str, pid: str, rest: str = "") -> None:
+    def _on_line(self, verb: str, name: str, pid: str, rest: str = "") -> None:
         match verb:
             case "up":
                 self.pids[name] = int(pid)
@@ -271,7 +271,7 @@ async def running(setup: Setup) -> AsyncGenerator[Processes]:
         try:
             for name in processes.names:
                 await processes.command(f"start {name}")
-            await processes.all_ready()
+            await processes.wait_until_ready()
             yield processes
         finally:
             # Its children die with it, by the kernel's hand.

@@ -17,18 +17,18 @@ from tests.e2e.triggers import Trigger, TriggeredBackend
 from linestop.actors import executor, planner
 from linestop.bus import stream_names
 from linestop.bus.credentials import Credential, credential_path, load_credential
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.runtime import deadline_alarms
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
-from linestop.runtime.workers.worker_names import hold_name, next_incarnation
+from linestop.runtime.workers.worker_names import lock_name, next_incarnation
 from linestop.sandbox.http.egress_guard import EgressPolicy
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
-from linestop.schemas.defaults import TIMER_NEAR_S
+from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.subjects import RoleName
 
 START_WITHIN_S: Final = 0.7
@@ -50,7 +50,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[str, tuple[RoleName, ...]]
     paths: dict[str, Literal["all", "sweep", "sweep_only"]] = {}
     sweep_every_s: float = 5.0
-    timer_near_s: float = TIMER_NEAR_S
+    timer_near_s: float = TIMER_IN_PROCESS_MAX_S
 
 
 @tool(tier="read", owner="e2e", timeout_s=TOOL_TIMEOUT_S)
@@ -88,12 +88,12 @@ async def _post(ctx: Context, name: str, what: str) -> str:
     trigger = Trigger.of(ctx.run)
     if trigger is not None and (trigger.when, trigger.event, trigger.count) == ("sending", name, ctx.attempt):
         trigger.fire(ctx.run, Path(os.environ["E2E_DIRECTORY"]))
-    answer = await ctx.http.post(
+    response = await ctx.http.post(
         f"{os.environ['E2E_WORLD']}/{name}",
         content=what.encode(),
         headers={"Idempotency-Key": ctx.key, "X-Run": ctx.run, "X-Attempt": str(ctx.attempt)},
     )
-    return answer.text
+    return response.text
 
 
 def registry() -> Registry:
@@ -104,15 +104,15 @@ def registry() -> Registry:
     return found
 
 
-class SweepingHost(Host):
+class SweepingHost(ActorProcess):
     """A process in which nothing but the sweep, and the doors if they are open, makes a role look at a run."""
 
-    doors = True
+    takes_tasks_and_control = True
 
     def _start(self, pumps: anyio.abc.TaskGroup) -> None:
         """Start no listening, no consumer of events and no alarm."""
-        if self.doors:
-            super()._start(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        if self.takes_tasks_and_control:
+            super()._start_pumps(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         else:
             pumps.start_soon(self._sweep)
         self.shell._alarms.set = _no_alarms  # type: ignore[method-assign] # pyright: ignore[reportPrivateUsage]
@@ -152,21 +152,21 @@ async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     credentials: dict[RoleName, Credential] = {
         role: load_credential(credential_path(directory, role)) for role in roles
     }
-    with hold_name(directory, name):
+    with lock_name(directory, name):
         backend = await TriggeredBackend.open(credentials, name=name)
         cast("TriggeredBackend", backend).directory = directory
         workers, older = (
-            backend.shared(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+            backend.bucket(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
         )
         worker = await next_incarnation(workers, name, older=older)
         policy = EgressPolicy(allow=(setup.world.removeprefix("http://"),))
         runner = RegistryRunner(registry(), directory / "workspaces", egress=policy)
-        actors = [make_role(role, caller=Caller(), runner=runner) for role in roles]
-        config = HostConfig(worker=worker, sweep_every_s=setup.sweep_every_s)
+        actors = [make_role(role, requester=Requester(), runner=runner) for role in roles]
+        config = ProcessSettings(worker=worker, sweep_every_s=setup.sweep_every_s)
         paths = setup.paths.get(name, "all")
-        host = Host(backend, actors, config) if paths == "all" else SweepingHost(backend, actors, config)
+        host = ActorProcess(backend, actors, config) if paths == "all" else SweepingHost(backend, actors, config)
         if isinstance(host, SweepingHost):
-            host.doors = paths == "sweep"
+            host.takes_tasks_and_control = paths == "sweep"
         async with host.running():
             ready(worker)
             await anyio.sleep_forever()

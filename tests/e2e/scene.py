@@ -34,7 +34,7 @@ from linestop.schemas.tool_contracts import Contract
 
 TENANT = TenantId("e2e")
 AGENT = AgentName("clerk")
-LOOK_AGAIN_S = 0.25
+POLL_S = 0.25
 """How long a live event may be lost before the log is read without one."""
 
 BOOK = """
@@ -61,52 +61,52 @@ def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contra
     )  # fmt: skip
 
 
-class Scene:
+class OperatorView:
     """An operator's connection to the broker."""
 
     def __init__(self, bus: JetStream) -> None:
         self.bus = bus
         self.log = bus.log()
-        self._news = asyncio.Condition()
+        self._event_arrived = asyncio.Condition()
         self._watchers: dict[str, Callable[[str, str, int], None]] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._last: dict[str, int] = {}
 
     async def deploy(self, version: AgentVersion) -> None:
         """Let new runs use this version."""
-        await AgentStore(self.bus.shared(stream_names.AGENTS_BUCKET)).deploy(version)
+        await AgentStore(self.bus.bucket(stream_names.AGENTS_BUCKET)).deploy(version)
 
-    async def say(self, subject: str, payload: bytes, **headers: str) -> None:
+    async def publish(self, subject: str, payload: bytes, **headers: str) -> None:
         """Publish to a stream as a service would, until it is stored. ``_`` in a header's name stands for ``-``."""
         block = header_block({name.replace("_", "-"): value for name, value in headers.items()})
         await publish(self.bus.wire, subject, payload, headers=block)
 
     async def task(self, run: str, text: str = "go", *, name: str = AGENT) -> None:
         """Send a task whose run is called ``run``."""
-        await self.say(subjects.task(TENANT, AgentName(name)), msgspec.json.encode({"text": text, "run": run}))
+        await self.publish(subjects.task(TENANT, AgentName(name)), msgspec.json.encode({"text": text, "run": run}))
 
     async def control(self, run: str, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of Control
         """Say something about a run as a person."""
         control = msgspec.convert({"by": "ann", **fields}, Control)
-        await self.say(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
+        await self.publish(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
 
     async def fold(self, run: str) -> Run:
         """The run as its log tells it now."""
-        there = await self.log.load(TENANT, RunId(run))
-        return fold_messages(TENANT, RunId(run), [(m.subject, m.payload, m.seq) for m in there])
+        stored = await self.log.load(TENANT, RunId(run))
+        return fold_messages(TENANT, RunId(run), [(m.subject, m.payload, m.seq) for m in stored])
 
-    def watch(self, run: str, seen: Callable[[str, str, int], None]) -> None:
+    def watch(self, run: str, on_event: Callable[[str, str, int], None]) -> None:
         """Call ``seen`` with role, event and how many of that kind the run has, for each event as it is stored."""
-        self._watchers[run] = seen
+        self._watchers[run] = on_event
 
     async def until(self, run: str, condition: Callable[[Run], bool], *, within_s: float = 60.0) -> Run:
         """Fold the run until the condition holds, again whenever it has a new event."""
         state = await self.fold(run)
         with anyio.move_on_after(within_s):
             while not condition(state):
-                await self.news_or_pause()
+                await self.wait_for_event_or_poll()
                 state = await self.fold(run)
-        assert condition(state), described(state)
+        assert condition(state), log_lines(state)
         return state
 
     async def outcome(self, run: str) -> dict[str, Any]:
@@ -114,31 +114,31 @@ class Scene:
         reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.fail_after(120):
             while True:
-                found = await reader.direct(subjects.outcome_of(TENANT, RunId(run)))
+                found = await reader.last_of_each(subjects.run_outcome_filter(TENANT, RunId(run)))
                 if found:
                     decoded: dict[str, Any] = msgspec.json.decode(found[0].payload)
                     return decoded
-                await self.news_or_pause()
+                await self.wait_for_event_or_poll()
 
-    async def resolve(self, state: Run, happened: Callable[[str], bool]) -> list[str]:
+    async def resolve(self, state: Run, took_effect: Callable[[str], bool]) -> list[str]:
         """Answer as a person for effects whose fate is in doubt; return the tools whose effect is to be retried."""
         retried: list[str] = []
         for call in state.proposal.calls if state.proposal and not state.done else ():
-            if call.stage is Stage.ASKED and call.asked_doubt:
-                action = "done" if happened(call.tool) else "retry"
+            if call.stage is Stage.ASKED and call.asked_about_outcome:
+                action = "done" if took_effect(call.tool) else "retry"
                 await self.control(state.run, "resolve", call=call.call, action=action, result="seen in the world")
                 retried += [call.tool] if action == "retry" else []
         return retried
 
-    async def news_or_pause(self) -> None:
+    async def wait_for_event_or_poll(self) -> None:
         """Wait for the next event of any run of these tests, but not long: it may have been missed."""
-        with anyio.move_on_after(LOOK_AGAIN_S):
-            async with self._news:
-                await self._news.wait()
+        with anyio.move_on_after(POLL_S):
+            async with self._event_arrived:
+                await self._event_arrived.wait()
 
-    async def _heard(self, message: Any) -> None:  # noqa: ANN401 - the client library's message
+    async def _on_event(self, message: Any) -> None:  # noqa: ANN401 - the client library's message
         try:
-            event = subjects.parse_run_event(subjects.stored(message.subject))
+            event = subjects.parse_run_event(subjects.stored_subject(message.subject))
         except InputError:
             return
         if event.n > self._last.get(event.run, 0):
@@ -147,33 +147,33 @@ class Scene:
             if event.run in self._watchers:
                 count = self._counts[event.run, event.role, event.event]
                 self._watchers[event.run](event.role, event.event, count)
-        async with self._news:
-            self._news.notify_all()
+        async with self._event_arrived:
+            self._event_arrived.notify_all()
 
     async def listen(self) -> None:
         """Hear of every event as it is stored."""
         await self.bus.wire.connection.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            f"live.runs.{TENANT}.>", cb=self._heard
+            f"live.runs.{TENANT}.>", cb=self._on_event
         )
 
 
 @asynccontextmanager
-async def operating(credential: Credential) -> AsyncGenerator[Scene]:
+async def operator_view(credential: Credential) -> AsyncGenerator[OperatorView]:
     """A scene over a connection of its own."""
     async with await connect(credential, name="test-operator") as connection:
-        scene = Scene(await JetStream.open(connection))
+        scene = OperatorView(await JetStream.open(connection))
         await scene.listen()
         yield scene
 
 
-def described(run: Run) -> str:
+def log_lines(run: Run) -> str:
     """A run's log in a few lines, for a failed assertion."""
     lines = [f"{run.run}: {run.phase}, stopped {run.stopped and run.stopped.why!r}"]
     lines += [f"  {e.n} {e.role}.{e.name} {e.event.at.time() if e.event else ''} {e.ignored}" for e in run.entries]
     return "\n".join(lines)
 
 
-def names(run: Run) -> list[tuple[str, str, int]]:
+def event_names(run: Run) -> list[tuple[str, str, int]]:
     """The run's events as (role, event, which of that name), in order."""
     counts: Counter[tuple[str, str]] = Counter()
     found: list[tuple[str, str, int]] = []

@@ -33,7 +33,7 @@ READY_S = 60
 NO_NETWORK = re.compile("ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN|ENETUNREACH")
 
 
-def absent(why: str) -> None:
+def skip_or_fail(why: str) -> None:
     """Skip where a developer's machine lacks something; in CI nothing may be lacking."""
     if os.environ.get("CI"):
         pytest.fail(why)
@@ -44,7 +44,7 @@ def install(folder: Path) -> None:
     """Install the pinned packages into ``folder``; skip where there is no node or no network."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        absent("needs node and npm")
+        skip_or_fail("needs node and npm")
     assert npm is not None
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PACKAGE / name, folder / name)
@@ -57,7 +57,7 @@ def install(folder: Path) -> None:
         check=False,
     )
     if done.returncode and NO_NETWORK.search(done.stderr):
-        absent("the package registry cannot be reached")
+        skip_or_fail("the package registry cannot be reached")
     assert done.returncode == 0, done.stderr
 
 
@@ -86,7 +86,7 @@ async def running(folder: Path) -> AsyncGenerator[None]:
                 await process.wait()
 
 
-async def test_a_stranger_submits_watches_approves_and_stops_over_plain_nats(tmp_path: Path) -> None:
+async def test_a_plain_nats_client_submits_watches_approves_and_stops(tmp_path: Path) -> None:
     """Two runs, one approved and one stopped, from JavaScript; and the same again when it is run again."""
     folder = tmp_path / "desk"
     shutil.copytree(EXAMPLE, folder)

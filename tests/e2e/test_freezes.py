@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Literal
 
 import pytest
-from tests.e2e.matrix import EVENTS, ONE_EACH, Stage, staged
-from tests.e2e.scene import described
+from tests.e2e.matrix import EVENTS, ONE_EACH, E2eSystem, start_system
+from tests.e2e.scene import log_lines
 from tests.e2e.triggers import Trigger
 
 from linestop.schemas.events import EffectStarted, Finished, Proposed
@@ -23,16 +23,16 @@ from linestop.schemas.run.state import Run
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 EVENTS_OF_CALLS = tuple(event for event in EVENTS if event[:2] == ("executor", "finished"))
-ON_ITS_WAY = timedelta(seconds=0.5)
+ON_THE_WIRE = timedelta(seconds=0.5)
 """How long after its first byte a request may be counted; a late one here comes a second after its ``start_by``."""
 
 
 @pytest.fixture(scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stage]:
+async def pair(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[E2eSystem]:
     """One process a role, with two executors and two planners."""
     assert anyio_backend == "asyncio"
     processes = {**ONE_EACH, "executor-2": ONE_EACH["executor"], "planner-2": ONE_EACH["planner"]}
-    async with staged(tmp_path_factory.mktemp("freezes"), processes, sweep_every_s=1.0) as stage:
+    async with start_system(tmp_path_factory.mktemp("freezes"), processes, sweep_every_s=1.0) as stage:
         yield stage
 
 
@@ -45,17 +45,17 @@ def outcomes(state: Run, tool: str) -> list[tuple[int, str]]:
     ]
 
 
-def first_told(state: Run, tool: str) -> bool:
+def first_outcome(state: Run, tool: str) -> bool:
     """Whether somebody who knows has said what became of a tool's first attempt."""
     return any(attempt == 1 and outcome != "unknown" for attempt, outcome in outcomes(state, tool))
 
 
-async def taken_over(pair: Stage, run: str) -> Run:
+async def wait_for_takeover(pair: E2eSystem, run: str) -> Run:
     """The run when another executor has done what has a key and asked about what has none, with the first frozen."""
 
     def other_was_there(state: Run) -> bool:
         calls = {call.tool: call for call in state.calls.values()}
-        return "keyed" in calls and calls["keyed"].answer_n > 0 and calls["bare"].asked_doubt
+        return "keyed" in calls and calls["keyed"].outcome_n > 0 and calls["bare"].asked_about_outcome
 
     state = await pair.scene.until(run, other_was_there)
     started = next(entry.event for entry in state.entries if isinstance(entry.event, EffectStarted) and entry.n > 10)
@@ -63,73 +63,75 @@ async def taken_over(pair: Stage, run: str) -> Run:
     return state
 
 
-def nothing_came_late(pair: Stage, state: Run) -> None:
+def assert_no_request_after_start_by(pair: E2eSystem, state: Run) -> None:
     """At the tools' server: no request of an attempt after its ``start_by``, and one at most without a key."""
     starts = [entry.event for entry in state.entries if isinstance(entry.event, EffectStarted)]
     start_by = {(state.calls[line.call].tool, line.attempt): line.start_by for start in starts for line in start.calls}
     for tool in ("keyed", "bare"):
         for attempt, arrived in pair.world.arrivals[tool, state.run]:
-            late = arrived - start_by[tool, attempt]
-            assert late < ON_ITS_WAY, f"{tool} {attempt} came {late} after its start_by\n{described(state)}"
-    assert pair.world.requests["bare", state.run] <= 1, described(state)
-    assert pair.world.effects("keyed", state.run) == 1, described(state)
+            delay = arrived - start_by[tool, attempt]
+            assert delay < ON_THE_WIRE, f"{tool} {attempt} came {delay} after its start_by\n{log_lines(state)}"
+    assert pair.world.requests["bare", state.run] <= 1, log_lines(state)
+    assert pair.world.effects("keyed", state.run) == 1, log_lines(state)
 
 
 @pytest.mark.parametrize(("when", "event"), [("stall", "started"), ("sending", "keyed"), ("sending", "bare")])
 async def test_an_executor_frozen_before_its_first_byte_sends_nothing_when_it_wakes(
-    pair: Stage, when: Literal["stall", "sending"], event: str
+    pair: E2eSystem, when: Literal["stall", "sending"], event: str
 ) -> None:
     """Its start is stored and nothing sent; past ``done_by`` it may not send any more, whoever did so meanwhile."""
     count = 2 if when == "stall" else 1
     run = Trigger(when=when, role="executor", event=event, count=count, victim="executor").run(next(pair.numbers))
     await pair.scene.task(run)
-    await taken_over(pair, run)
-    os.kill(await pair.fired(run), signal.SIGCONT)
+    await wait_for_takeover(pair, run)
+    os.kill(await pair.wait_until_fired(run), signal.SIGCONT)
     await pair.sealed(run)
     # What it did is over when it has said what became of its calls: what it would have sent would be there. Of an
     # effect that it was about to send, or may have been, it knows no more than the log does.
     known = ("keyed",) if when == "sending" else ("keyed", "bare")
-    state = await pair.scene.until(run, lambda s: all(first_told(s, tool) for tool in known))
+    state = await pair.scene.until(run, lambda s: all(first_outcome(s, tool) for tool in known))
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
-    nothing_came_late(pair, state)
+    assert state.sealed.status == "completed", log_lines(state)
+    assert_no_request_after_start_by(pair, state)
 
 
-async def test_an_executor_frozen_past_its_time_adds_its_results_as_facts(pair: Stage) -> None:
+async def test_an_executor_frozen_past_its_deadline_adds_late_results(pair: E2eSystem) -> None:
     """Another executor repeats what has a key and asks about what has none; the late results settle the rest."""
     run = Trigger(when="freeze", role="executor", event="finished", count=2, victim="executor").run(next(pair.numbers))
 
     def taken_over(state: Run) -> bool:
         calls = {call.tool: call for call in state.calls.values()}
-        return "keyed" in calls and calls["keyed"].answer_n > 0 and calls["bare"].asked_doubt
+        return "keyed" in calls and calls["keyed"].outcome_n > 0 and calls["bare"].asked_about_outcome
 
     await pair.scene.task(run)
     state = await pair.scene.until(run, taken_over)
     started = next(entry.event for entry in state.entries if isinstance(entry.event, EffectStarted) and entry.n > 10)
     assert state.at > started.calls[0].done_by
-    os.kill(await pair.fired(run), signal.SIGCONT)
+    os.kill(await pair.wait_until_fired(run), signal.SIGCONT)
 
     state = await pair.scene.until(run, lambda s: s.sealed is not None and (1, "succeeded") in outcomes(s, "keyed"))
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
+    assert state.sealed.status == "completed", log_lines(state)
     assert outcomes(state, "keyed") == [(2, "succeeded"), (1, "succeeded")]
     assert outcomes(state, "bare") == [(1, "unknown"), (1, "succeeded")]
     assert pair.world.requests["bare", run] == 1
     assert list(pair.world.keys["keyed", run].values()) == [2]
 
 
-async def test_a_planner_frozen_past_its_time_adds_its_answer_as_a_fact(pair: Stage) -> None:
+async def test_a_planner_frozen_past_its_deadline_adds_a_late_result(pair: E2eSystem) -> None:
     """Another planner asks the model again; the late answer is charged and changes nothing else."""
     run = Trigger(when="freeze", role="planner", event="proposed", count=2, victim="planner").run(next(pair.numbers))
     await pair.scene.task(run)
     await pair.scene.until(run, lambda s: s.sealed is not None)
-    os.kill(await pair.fired(run), signal.SIGCONT)
+    os.kill(await pair.wait_until_fired(run), signal.SIGCONT)
     state = await pair.scene.until(run, lambda s: s.amended is not None)
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
-    late = [e for e in state.entries if isinstance(e.event, Proposed) and (e.event.turn, e.event.attempt) == (2, 1)]
-    assert [entry.ignored for entry in late] == [""]
-    assert late[0].n > state.sealed_n
+    assert state.sealed.status == "completed", log_lines(state)
+    late_results = [
+        e for e in state.entries if isinstance(e.event, Proposed) and (e.event.turn, e.event.attempt) == (2, 1)
+    ]
+    assert [entry.ignored for entry in late_results] == [""]
+    assert late_results[0].n > state.sealed_n
     assert len(state.calls) == len(EVENTS_OF_CALLS)
     assert pair.world.requests["bare", run] == 1
     assert list(pair.world.keys["keyed", run].values()) == [1]

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 import pytest
 from tests.builders import CONTRACTS, RUN, TENANT
-from tests.e2e.scene import Scene, described, operating
+from tests.e2e.scene import OperatorView, log_lines, operator_view
 from tests.golden_logs.make import HERE
 from tests.golden_logs.test_golden_logs import Message, log_of
 
@@ -31,14 +31,14 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.sandbox.tools.context import Context
-from linestop.sandbox.tools.decorator import AnyTool, declare
+from linestop.sandbox.tools.decorator import AnyTool, make_tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas import subjects
@@ -109,7 +109,7 @@ def tools_of(log: Sequence[Message]) -> Registry:
         if contract.kind == "wait":
             registry.add_contract(older, "tests")
             continue
-        made: AnyTool = declare(
+        made: AnyTool = make_tool(
             act, {"name": contract.name, "probe": probe} if contract.probe else {"name": contract.name}
         )
         made.contract = older
@@ -129,7 +129,7 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
         stored = HERE / f"{name}.agent.json"
         if stored.exists():
             digest = json.loads(log[0][1])["agent"]["digest"]
-            agents = (await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET)
+            agents = (await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET)
             await agents.create(f"version.{digest}", stored.read_bytes())
             await agents.create("current.desk", digest.encode())
     async with AsyncExitStack() as stack:
@@ -155,7 +155,7 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
 
 
 @asynccontextmanager
-async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Registry) -> AsyncGenerator[Scene]:
+async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Registry) -> AsyncGenerator[OperatorView]:
     """A broker with what the older build left, and one process of today's with all roles."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(directory))
@@ -165,63 +165,63 @@ async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Re
         model = await stack.enter_async_context(PlaybookServer([parse_playbook(book) for book in BOOKS]))
         backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="new")
         stack.push_async_callback(backend.aclose)
-        caller = Caller(base_urls={"playbook": model.url})
+        caller = Requester(base_urls={"playbook": model.url})
         stack.push_async_callback(caller.aclose)
         hands = RegistryRunner(tools, directory / "workspaces")
-        roles = [make_role(role, caller=caller, runner=hands) for role in ACTORS]
-        config = HostConfig(worker="w#2", compares_clock=False, sweep_every_s=0.5, drain_s=0.1)
-        scene = await stack.enter_async_context(operating(server.credential("operator")))
-        await stack.enter_async_context(Host(backend, roles, config).running())
+        roles = [make_role(role, requester=caller, runner=hands) for role in ACTORS]
+        config = ProcessSettings(worker="w#2", compare_clock=False, sweep_every_s=0.5, drain_s=0.1)
+        scene = await stack.enter_async_context(operator_view(server.credential("operator")))
+        await stack.enter_async_context(ActorProcess(backend, roles, config).running())
         yield scene
 
 
-def words(run: Run) -> list[tuple[Verb, Control]]:
+def control_messages(run: Run) -> list[tuple[Verb, Control]]:
     """What a person is asked in this state, answered so that the run goes on."""
-    said: list[tuple[Verb, Control]] = []
+    messages: list[tuple[Verb, Control]] = []
     if run.paused:
-        said.append(("resume", Control(by="ann")))
+        messages.append(("resume", Control(by="ann")))
     if run.spend_asked:
-        said.append(("approve", Control(by="ann")))
+        messages.append(("approve", Control(by="ann")))
     for call in run.proposal.calls if run.proposal and not run.done else ():
         if call.stage is not Stage.ASKED or call.grant is None:
             continue
-        about = Control(
+        target = Control(
             by="ann", call=call.call, args_sha256=call.args_sha256, contract_digest=call.grant.contract_digest
         )
-        if call.asked_doubt:
-            said.append(("resolve", Control(by="ann", call=call.call, action="done", result={"id": 9})))
+        if call.asked_about_outcome:
+            messages.append(("resolve", Control(by="ann", call=call.call, action="done", result={"id": 9})))
         elif isinstance(call.asked, Question):
-            said.append(("answer", Control(by="ann", call=call.call, answer="the first")))
+            messages.append(("answer", Control(by="ann", call=call.call, answer="the first")))
         else:
-            said.append(("approve", about))
-    return said
+            messages.append(("approve", target))
+    return messages
 
 
-async def load(scene: Scene) -> list[Message]:
+async def load(scene: OperatorView) -> list[Message]:
     """The run's messages as they are stored."""
     return [(m.subject, m.payload, m.seq) for m in await scene.log.load(TENANT, RUN)]
 
 
-async def ended(scene: Scene) -> Run:
+async def ended(scene: OperatorView) -> Run:
     """The run when it is over, with a person who answers whatever is asked, once."""
     answered = 0
     with anyio.move_on_after(ENDED_WITHIN_S):
         while True:
             run = fold_messages(TENANT, RUN, await load(scene))
-            if run.sealed is not None and not run.facts_after_seal:
+            if run.sealed is not None and not run.late_results:
                 return run
-            for verb, control in words(run) if run.n > answered else ():
-                await scene.say(subjects.control(TENANT, RUN, verb=verb), msgspec.json.encode(control))
+            for verb, control in control_messages(run) if run.n > answered else ():
+                await scene.publish(subjects.control(TENANT, RUN, verb=verb), msgspec.json.encode(control))
                 answered = run.n
-            await scene.news_or_pause()
-    raise AssertionError(f"it hangs: {described(fold_messages(TENANT, RUN, await load(scene)))}")
+            await scene.wait_for_event_or_poll()
+    raise AssertionError(f"it hangs: {log_lines(fold_messages(TENANT, RUN, await load(scene)))}")
 
 
-async def check(scene: Scene, run: Run, log: Sequence[Message]) -> None:
+async def check(scene: OperatorView, run: Run, log: Sequence[Message]) -> None:
     """What was there is untouched, the end is sound, and somebody who only has the log agrees."""
     messages = await load(scene)
     assert messages[: len(log)] == list(log)
-    assert not [entry for entry in run.entries if entry.ignored], described(run)
+    assert not [entry for entry in run.entries if entry.ignored], log_lines(run)
     assert not run.open_attempts
     assert not run.holds
     # The stories of the golden logs hold money of no account. That is all that is wrong; today's build adds nothing.
@@ -231,11 +231,11 @@ async def check(scene: Scene, run: Run, log: Sequence[Message]) -> None:
     assert run.sealed is not None
     reader = Reader(scene.bus.wire, stream_names.OUTCOMES)
     with anyio.fail_after(ENDED_WITHIN_S):
-        while not (outcome := await reader.direct(subjects.outcome_of(TENANT, RUN))):
-            await scene.news_or_pause()
+        while not (outcome := await reader.last_of_each(subjects.run_outcome_filter(TENANT, RUN))):
+            await scene.wait_for_event_or_poll()
     assert msgspec.json.decode(outcome[0].payload)["status"] == run.sealed.status
-    buried = await Reader(scene.bus.wire, stream_names.DEAD).direct("dead.>")
-    assert not buried, buried
+    dead_letters = await Reader(scene.bus.wire, stream_names.DEAD).last_of_each("dead.>")
+    assert not dead_letters, dead_letters
 
 
 def moment(log: Sequence[Message]) -> datetime:
@@ -243,11 +243,13 @@ def moment(log: Sequence[Message]) -> datetime:
     return fold_messages(TENANT, RUN, list(log)).at
 
 
-def gone(run: Run, length: int) -> list[str]:
+def assert_tools_reported_missing(run: Run, length: int) -> list[str]:
     """The tools of which today's process said that it does not have them, in order."""
-    said = [entry.event for entry in run.entries[length:] if isinstance(entry.event, Finished)]
+    results = [entry.event for entry in run.entries[length:] if isinstance(entry.event, Finished)]
     return [
-        run.calls[e.call].tool for e in said if e.error is not None and "is not here: deploy the one" in e.error.message
+        run.calls[e.call].tool
+        for e in results
+        if e.error is not None and "is not here: deploy the one" in e.error.message
     ]
 
 
@@ -258,14 +260,14 @@ async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp
     whole = log_of(name)
     for length in CUTS[name]:
         log = whole[:length]
-        clock.PROCESS.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
+        clock.PROCESS_CLOCK.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
         async with upgraded(tmp_path / str(length), name, log, tools_of(whole)) as scene:
             run = await ended(scene)
             await check(scene, run, log)
         assert run.sealed is not None
         status, since = ENDS.get(name, ("completed", 1))
-        assert run.sealed.status == (status if length >= since else "completed"), described(run)
-        assert not gone(run, length), described(run)
+        assert run.sealed.status == (status if length >= since else "completed"), log_lines(run)
+        assert not assert_tools_reported_missing(run, length), log_lines(run)
 
 
 @pytest.mark.usefixtures("at_that_time")
@@ -273,32 +275,32 @@ async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp
     ("name", "length", "tools"),
     [("completed", 6, ["look", "pay"]), ("completed", 10, ["pay"]), ("unknown-resolved", 9, ["wire"])],
 )
-async def test_a_run_whose_tools_are_gone_ends_and_says_so(
+async def test_a_run_whose_tools_are_gone_ends_with_that_reason(
     name: str, length: int, tools: list[str], tmp_path: Path
 ) -> None:
     """Today's process has none of the tools: each call ends with a sentence about it, a doubt goes to a person."""
     log = log_of(name)[:length]
-    clock.PROCESS.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
+    clock.PROCESS_CLOCK.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
     async with upgraded(tmp_path, name, log, Registry()) as scene:
         run = await ended(scene)
         await check(scene, run, log)
-    assert gone(run, length) == tools, described(run)
+    assert assert_tools_reported_missing(run, length) == tools, log_lines(run)
     assert run.sealed is not None
-    assert run.sealed.status == "completed", described(run)
-    assert name == "completed" or "resolved" in {entry.name for entry in run.entries[length:]}, described(run)
+    assert run.sealed.status == "completed", log_lines(run)
+    assert name == "completed" or "resolved" in {entry.name for entry in run.entries[length:]}, log_lines(run)
 
 
 @pytest.mark.parametrize(
     ("name", "length"), [("completed", 3), ("completed", 7), ("completed", 11), ("fallen-back", 15)]
 )
-async def test_a_run_that_is_taken_up_months_later_is_stopped_for_that(name: str, length: int, tmp_path: Path) -> None:
+async def test_a_run_that_is_resumed_months_later_is_stopped_as_too_old(name: str, length: int, tmp_path: Path) -> None:
     """By the real clock its time is long over: nothing is begun any more, and the outcome says why."""
     log = log_of(name)[:length]
     async with upgraded(tmp_path, name, log, tools_of(log)) as scene:
         run = await ended(scene)
         await check(scene, run, log)
     assert run.stopped is not None
-    assert (run.stopped.code, run.stopped.why) == ("deadline", "The run did not end within 30 days."), described(run)
+    assert (run.stopped.code, run.stopped.why) == ("deadline", "The run did not end within 30 days."), log_lines(run)
     assert run.sealed is not None
-    assert run.sealed.status == "failed", described(run)
-    assert "started" not in {entry.name for entry in run.entries[length:]}, described(run)
+    assert run.sealed.status == "failed", log_lines(run)
+    assert "started" not in {entry.name for entry in run.entries[length:]}, log_lines(run)

@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator
 from typing import Literal, get_args
 
 import pytest
-from tests.e2e.matrix import EVENTS, Stage, staged
-from tests.e2e.scene import agent, described, names
-from tests.e2e.triggers import ANYBODY, Trigger
+from tests.e2e.matrix import EVENTS, E2eSystem, start_system
+from tests.e2e.scene import agent, event_names, log_lines
+from tests.e2e.triggers import ANY_RECEIVER, Trigger
 
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Policy
 from linestop.schemas.run.call_states import Stage as CallStage
 from linestop.schemas.run.state import Run
-from linestop.schemas.run.whose_turn import NEXT
+from linestop.schemas.run.whose_turn import NEXT_ROLES
 from linestop.schemas.subjects import ACTORS, RoleName
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
@@ -29,24 +29,24 @@ AROUND: tuple[Around, ...] = get_args(Around)
 
 DELIVERIES = (
     ("client", "task", 1, "validator"), ("recorder", "sealed", 1, "recorder"),
-    *((*event, victim) for event in EVENTS for victim in NEXT.get(f"{event[0]}.{event[1]}", ())),
+    *((*event, victim) for event in EVENTS for victim in NEXT_ROLES.get(f"{event[0]}.{event[1]}", ())),
 )  # fmt: skip
 """What is delivered to a role's own process in the script: (who says it, what, which of that name, to whom)."""
 
 ASKING = Policy(ask=("keyed",))
-PATIENT = Limits(model_deadline_s=1.0)
-HASTY = Limits(model_deadline_s=1.0, approval_expires_s=2)
+LONG_EXPIRY_LIMITS = Limits(model_deadline_s=1.0)
+SHORT_EXPIRY_LIMITS = Limits(model_deadline_s=1.0, approval_expires_s=2)
 NEAR_S = 1.0
 """Deadlines farther than this are durable timers here, so that an approval's expiry is one."""
 
 
 @pytest.fixture(scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stage]:
+async def stage(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[E2eSystem]:
     """One process a role; besides the scripted agent, two whose keyed effect needs a person."""
     assert anyio_backend == "asyncio"
-    async with staged(tmp_path_factory.mktemp("deliveries"), timer_near_s=NEAR_S) as stage:
-        await stage.scene.deploy(agent(stage.model_url, name="patient", limits=PATIENT, policy=ASKING))
-        await stage.scene.deploy(agent(stage.model_url, name="hasty", limits=HASTY, policy=ASKING))
+    async with start_system(tmp_path_factory.mktemp("deliveries"), timer_near_s=NEAR_S) as stage:
+        await stage.scene.deploy(agent(stage.model_url, name="patient", limits=LONG_EXPIRY_LIMITS, policy=ASKING))
+        await stage.scene.deploy(agent(stage.model_url, name="hasty", limits=SHORT_EXPIRY_LIMITS, policy=ASKING))
         yield stage
 
 
@@ -56,34 +56,36 @@ def test_every_role_has_a_delivery_in_the_script() -> None:
 
 
 @pytest.mark.parametrize("victim", ACTORS)
-async def test_a_role_killed_around_any_delivery_leaves_every_run_to_end_once(stage: Stage, victim: RoleName) -> None:
+async def test_a_role_killed_around_any_delivery_leaves_every_run_to_end_once(
+    stage: E2eSystem, victim: RoleName
+) -> None:
     """Each run ends complete although the role's process died when a delivery was taken, handled or acknowledged."""
     for role, event, count, whose in DELIVERIES:
         for when in AROUND if whose == victim else ():
             trigger = Trigger(when=when, role=role, event=event, count=count, victim=victim)
             run = trigger.run(next(stage.numbers))
-            await stage.processes.all_ready()
+            await stage.processes.wait_until_ready()
             await stage.scene.task(run)
             state = await stage.sealed(run)
             stage.check(state)
             await killed(stage, run)
 
 
-async def killed(stage: Stage, run: str) -> None:
+async def killed(stage: E2eSystem, run: str) -> None:
     """The trigger has hit one process, and the outcome is out."""
-    await stage.processes.killed(await stage.fired(run))
+    await stage.processes.wait_until_killed(await stage.wait_until_fired(run))
     await stage.scene.outcome(run)
 
 
-async def asked(stage: Stage, run: str, *, name: str = "patient") -> Run:
+async def asked(stage: E2eSystem, run: str, *, name: str = "patient") -> Run:
     """The run when it waits for a person."""
-    await stage.processes.all_ready()
+    await stage.processes.wait_until_ready()
     await stage.scene.task(run, name=name)
     return await stage.scene.until(run, lambda state: CallStage.ASKED in state.stages())
 
 
 @pytest.mark.parametrize("when", AROUND)
-async def test_an_approval_is_heard_although_the_approver_dies_of_it(stage: Stage, when: Around) -> None:
+async def test_an_approval_counts_although_the_approver_dies_handling_it(stage: E2eSystem, when: Around) -> None:
     """The person says it once, and what was approved is done once."""
     run = Trigger(when=when, role="person", event="approve", victim="approver").run(next(stage.numbers))
     state = await asked(stage, run)
@@ -94,35 +96,35 @@ async def test_an_approval_is_heard_although_the_approver_dies_of_it(stage: Stag
     )
     state = await stage.sealed(run)
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
-    assert [name for name in names(state) if name[1] in {"granted", "denied"}] == [("approver", "granted", 1)]
+    assert state.sealed.status == "completed", log_lines(state)
+    assert [name for name in event_names(state) if name[1] in {"granted", "denied"}] == [("approver", "granted", 1)]
     assert stage.world.effects("keyed", run) == stage.world.requests["bare", run] == 1
     await killed(stage, run)
 
 
 @pytest.mark.parametrize("when", AROUND)
-async def test_a_stop_is_heard_although_whoever_gets_it_dies_of_it(stage: Stage, when: Around) -> None:
+async def test_a_stop_counts_although_its_receiver_dies_handling_it(stage: E2eSystem, when: Around) -> None:
     """The word was stored, so the run stops, once, and nothing is done any more."""
-    run = Trigger(when=when, role="person", event="stop", victim=ANYBODY).run(next(stage.numbers))
+    run = Trigger(when=when, role="person", event="stop", victim=ANY_RECEIVER).run(next(stage.numbers))
     await asked(stage, run)
     await stage.scene.control(run, "stop", why="enough")
     state = await stage.sealed(run)
     assert state.sealed is not None
-    assert state.sealed.status == "stopped", described(state)
+    assert state.sealed.status == "stopped", log_lines(state)
     assert [e.name for e in state.entries if not e.ignored].count("stopped") == 1
     assert stage.world.requests["keyed", run] == 0
     await killed(stage, run)
 
 
 @pytest.mark.parametrize("when", AROUND)
-async def test_an_approval_expires_although_whoever_gets_its_timer_dies_of_it(stage: Stage, when: Around) -> None:
+async def test_an_approval_expires_although_the_receiver_of_its_timer_dies(stage: E2eSystem, when: Around) -> None:
     """Nobody answers; the timer, the sweep of whoever is born, or both say so, and the effect is denied."""
-    run = Trigger(when=when, role="timer", event="fired", victim=ANYBODY).run(next(stage.numbers))
+    run = Trigger(when=when, role="timer", event="fired", victim=ANY_RECEIVER).run(next(stage.numbers))
     await asked(stage, run, name="hasty")
     state = await stage.sealed(run)
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
-    assert [name for name in names(state) if name[1] in {"granted", "denied"}] == [("approver", "denied", 1)]
+    assert state.sealed.status == "completed", log_lines(state)
+    assert [name for name in event_names(state) if name[1] in {"granted", "denied"}] == [("approver", "denied", 1)]
     assert stage.world.requests["keyed", run] == 0
     assert stage.world.requests["bare", run] == 1
     await killed(stage, run)

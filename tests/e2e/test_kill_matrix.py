@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from typing import Literal
 
 import pytest
-from tests.e2e.matrix import EVENTS, Stage, staged
-from tests.e2e.scene import names
+from tests.e2e.matrix import EVENTS, E2eSystem, start_system
+from tests.e2e.scene import event_names
 from tests.e2e.triggers import Trigger
 
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -23,64 +23,68 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 
 @pytest.fixture(scope="module")
-async def stage(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stage]:
+async def stage(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[E2eSystem]:
     """A broker, a scripted model, the tools' server, and one process a role."""
     assert anyio_backend == "asyncio"
-    async with staged(tmp_path_factory.mktemp("matrix")) as stage:
+    async with start_system(tmp_path_factory.mktemp("matrix")) as stage:
         yield stage
 
 
-async def test_an_undisturbed_run_has_the_events_of_the_matrix(stage: Stage) -> None:
+async def test_an_undisturbed_run_has_the_events_of_the_matrix(stage: E2eSystem) -> None:
     """The matrix covers every event of the script, so a change of the script must change it."""
     await stage.scene.task("undisturbed")
     state = await stage.sealed("undisturbed")
     stage.check(state)
-    assert sorted(names(state)) == sorted(EVENTS)
+    assert sorted(event_names(state)) == sorted(EVENTS)
 
 
 @pytest.mark.parametrize("victim", ACTORS)
-async def test_a_role_killed_at_any_event_leaves_every_run_to_end_once(stage: Stage, victim: RoleName) -> None:
+async def test_a_role_killed_at_any_event_leaves_every_run_to_end_once(stage: E2eSystem, victim: RoleName) -> None:
     """Each run ends complete although the role's process was killed at one of its events."""
     for role, event, count in EVENTS:
         if role == victim:
-            await _own_event_cell(stage, Trigger(when="before", role=role, event=event, count=count, victim=victim))
-            await _own_event_cell(stage, Trigger(when="after", role=role, event=event, count=count, victim=victim))
+            await _killed_at_own_event(
+                stage, Trigger(when="before", role=role, event=event, count=count, victim=victim)
+            )
+            await _killed_at_own_event(stage, Trigger(when="after", role=role, event=event, count=count, victim=victim))
         else:
-            await _others_event_cell(stage, victim, role, event, count)
+            await _killed_at_event_of_another(stage, victim, role, event, count)
 
 
-async def _own_event_cell(stage: Stage, trigger: Trigger) -> None:
+async def _killed_at_own_event(stage: E2eSystem, trigger: Trigger) -> None:
     """The victim kills itself right before or after its own event is acknowledged."""
     run = trigger.run(next(stage.numbers))
-    await stage.processes.all_ready()
+    await stage.processes.wait_until_ready()
     await stage.scene.task(run)
     state = await stage.sealed(run)
     stage.check(state)
-    await stage.processes.killed(await stage.fired(run))
+    await stage.processes.wait_until_killed(await stage.wait_until_fired(run))
     await stage.scene.outcome(run)
 
 
-async def _others_event_cell(stage: Stage, victim: str, role: str, event: str, count: int) -> None:
+async def _killed_at_event_of_another(stage: E2eSystem, victim: str, role: str, event: str, count: int) -> None:
     """The victim is killed when another role's event is heard of."""
     run = f"o{next(stage.numbers)}-{role}-{event}-{count}-{victim}"
     pids: list[int] = []
 
-    def heard(who: str, what: str, which: int) -> None:
+    def on_event(who: str, what: str, which: int) -> None:
         if (who, what, which) == (role, event, count):
             pids.append(stage.processes.kill(victim))
 
-    stage.scene.watch(run, heard)
-    await stage.processes.all_ready()
+    stage.scene.watch(run, on_event)
+    await stage.processes.wait_until_ready()
     await stage.scene.task(run)
     state = await stage.sealed(run)
     stage.check(state)
     assert len(pids) == 1
-    await stage.processes.killed(pids[0])
+    await stage.processes.wait_until_killed(pids[0])
     await stage.scene.outcome(run)
 
 
 @pytest.mark.parametrize("tool", ["keyed", "bare"])
-async def test_an_executor_killed_with_its_request_on_the_wire_does_the_effect_once(stage: Stage, tool: str) -> None:
+async def test_an_executor_killed_with_its_request_on_the_wire_does_the_effect_once(
+    stage: E2eSystem, tool: str
+) -> None:
     """A keyed effect is repeated under its key; one without is asked about and not repeated."""
     run = f"wire-{tool}"
     pids: list[int] = []
@@ -88,31 +92,31 @@ async def test_an_executor_killed_with_its_request_on_the_wire_does_the_effect_o
     async def kill(what: str, of: str) -> None:
         if (what, of) == (tool, run) and not pids:
             pids.append(stage.processes.kill("executor"))
-            await stage.processes.killed(pids[0])
+            await stage.processes.wait_until_killed(pids[0])
 
-    stage.world.hold = kill
-    await stage.processes.all_ready()
+    stage.world.before_reply = kill
+    await stage.processes.wait_until_ready()
     await stage.scene.task(run)
     state = await stage.sealed(run)
-    stage.world.hold = None
+    stage.world.before_reply = None
     stage.check(state)
     assert len(pids) == 1
     assert list(stage.world.keys[tool, run].values()) == [2 if tool == "keyed" else 1]
-    assert tool == "keyed" or ("approver", "resolved", 1) in names(state)
+    assert tool == "keyed" or ("approver", "resolved", 1) in event_names(state)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_broker_killed_at_any_event_loses_nothing(stage: Stage, when: Literal["before", "after"]) -> None:
+async def test_a_broker_killed_at_any_event_loses_nothing(stage: E2eSystem, when: Literal["before", "after"]) -> None:
     """Each run ends complete although the broker was killed while or right after it stored one of its events."""
     for role, event, count in EVENTS:
         trigger = Trigger(when=when, role=role, event=event, count=count, victim="broker")
         run = trigger.run(next(stage.numbers))
         killed = stage.broker.kills
-        await stage.processes.all_ready()
+        await stage.processes.wait_until_ready()
         await stage.scene.task(run)
         state = await stage.sealed(run)
         stage.check(state)
         # The seal may be read before the process that stored it has fired.
-        assert await stage.fired(run)
-        await stage.broker.killed(killed + 1)
+        assert await stage.wait_until_fired(run)
+        await stage.broker.wait_until_restarted(killed + 1)
         await stage.scene.outcome(run)

@@ -26,9 +26,9 @@ def plan(messages: tuple[Message, ...]) -> Plan:
 
 async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_path: Path) -> None:
     """Nothing of it is stored; an answer that could be stored and is too long for one is refused as any other."""
-    async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
-        async with await connect(line.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
+    async with stack(tmp_path) as system, Client.connect(tmp_path) as client:
+        async with await connect(system.server.credential("operator"), name="deploy") as connection:
+            store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
             desk = await store.current(AGENT)
             assert desk is not None
             await store.deploy(msgspec.structs.replace(desk, planner=f"python:{__name__}.plan"))

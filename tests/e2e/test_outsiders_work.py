@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import pytest
 from tests.e2e.loop_watch import watching_steps
-from tests.e2e.one_process import OneProcess, working
-from tests.e2e.scene import agent, described
+from tests.e2e.one_process import OneProcess, one_process
+from tests.e2e.scene import agent, log_lines
 from tests.e2e.test_sizes import LARGE, book, until_done
 
 from linestop import off_loop as off_loop_module
@@ -110,7 +110,7 @@ async def serving(directory: Path, text: str) -> AsyncGenerator[OneProcess]:
     for each in (page, huge, send, pay):
         registry.add(each, "e2e")
     limits = LARGE
-    async with working(directory, (text,), registry) as one:
+    async with one_process(directory, (text,), registry) as one:
         # A process imports its providers before it serves; so does this one.
         await open_model("playbook/clerk", base_url=one.model_url).aclose()
         version = agent(
@@ -139,10 +139,10 @@ async def test_a_page_of_numbers_and_calls_of_many_numbers_do_not_keep_a_stop_wa
         with watching_steps() as longest:
             await one.scene.task("numbers", name="clerk")
             await one.scene.until("numbers", asked, within_s=60)
-            reply = await one.ask("control.e2e.numbers.stop", b"{}")
+            reply = await one.publish_and_wait("control.e2e.numbers.stop", b"{}")
             state = await until_done(one, "numbers")
     assert reply.status == "done"
-    assert state.stopped is not None, described(state)
+    assert state.stopped is not None, log_lines(state)
     assert longest.seconds < STEP_S_MAX, longest.what
 
 
@@ -155,7 +155,7 @@ async def test_a_result_of_thirty_megabytes_does_not_keep_a_stop_waiting(tmp_pat
             await one.scene.task("huge", name="clerk")
             state = await until_done(one, "huge", within_s=90)
     assert state.sealed is not None
-    assert state.sealed.status == "completed", described(state)
+    assert state.sealed.status == "completed", log_lines(state)
     assert longest.seconds < STEP_S_MAX, longest.what
 
 
@@ -209,7 +209,7 @@ async def test_a_stop_that_comes_while_outside_data_is_worked_on_does_not_wait_f
             try:
                 with anyio.fail_after(60):
                     await held.began.wait()
-                reply = await one.ask("control.e2e.held.stop", b"{}")
+                reply = await one.publish_and_wait("control.e2e.held.stop", b"{}")
                 stopped = await one.scene.fold("held")
             finally:
                 held.go_on()
@@ -217,7 +217,7 @@ async def test_a_stop_that_comes_while_outside_data_is_worked_on_does_not_wait_f
     assert reply.status == "done"
     assert stopped.stopped is not None
     assert state.sealed is not None
-    assert state.sealed.status == "stopped", described(state)
+    assert state.sealed.status == "stopped", log_lines(state)
     assert longest.seconds < STEP_S_MAX, longest.what
 
 
@@ -232,7 +232,7 @@ async def test_many_calls_of_large_arguments_do_not_keep_a_stop_waiting(tmp_path
         with watching_steps() as longest:
             await one.scene.task("large", name="clerk")
             await one.scene.until("large", lambda run: run.proposal is not None and run.proposal.judged, within_s=60)
-            reply = await one.ask("control.e2e.large.stop", b"{}")
+            reply = await one.publish_and_wait("control.e2e.large.stop", b"{}")
             await until_done(one, "large")
     assert reply.status == "done"
     assert longest.seconds < STEP_S_MAX, longest.what

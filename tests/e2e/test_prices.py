@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.e2e.one_process import OneProcess, working
-from tests.e2e.scene import TENANT, agent, described
+from tests.e2e.one_process import OneProcess, one_process
+from tests.e2e.scene import TENANT, agent, log_lines
 
 from linestop.bus import stream_names
 from linestop.bus.connection import connect
@@ -56,12 +56,12 @@ async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -
 
     registry = Registry()
     registry.add(survey, "e2e")
-    async with working(tmp_path, (BOOK,), registry) as one:
+    async with one_process(tmp_path, (BOOK,), registry) as one:
         version = agent(one.model_url, tools=registry.contracts(), limits=Limits(cost_max_micros=500_000))
         await one.scene.deploy(version)
         await one.scene.task("paid")
         state = await one.scene.until("paid", lambda run: run.sealed is not None)
-        assert begun == [1, 2], described(state)
+        assert begun == [1, 2], log_lines(state)
         assert state.sealed is not None
         assert state.stopped is not None
         assert (state.sealed.status, state.stopped.code) == ("over_budget", "budget")
@@ -79,7 +79,7 @@ async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -
 async def spent(one: OneProcess, key: str) -> int:
     """What an account says was spent, now that nothing is held."""
     async with await connect(one.server.credential("budget"), name="test-budget") as connection:
-        found = await (await JetStream.open(connection)).shared(stream_names.SHARED_BUCKET).get(key)
+        found = await (await JetStream.open(connection)).bucket(stream_names.SHARED_BUCKET).get(key)
     assert found is not None
     account = msgspec.json.decode(found.value, type=Account)
     assert not account.holds

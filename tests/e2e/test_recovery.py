@@ -12,15 +12,15 @@ from typing import Literal
 
 import pytest
 from msgspec import structs
-from tests.e2e.processes import Broker, Processes, World, running
+from tests.e2e.processes import Broker, Processes, ToolServer, running
 from tests.e2e.role_process import Setup, registry
-from tests.e2e.scene import BOOK, Scene, agent, described, operating
+from tests.e2e.scene import BOOK, OperatorView, agent, log_lines, operator_view
 from tests.e2e.triggers import Trigger
 
 from linestop.errors import ConfigError
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
-from linestop.runtime.workers.worker_names import hold_name
+from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.run.call_states import Stage
@@ -43,7 +43,9 @@ LONG = Limits(model_deadline_s=30.0)
 class System:
     """What a test of this module works with."""
 
-    def __init__(self, directory: Path, broker: Broker, scene: Scene, world: World, processes: Processes) -> None:
+    def __init__(
+        self, directory: Path, broker: Broker, scene: OperatorView, world: ToolServer, processes: Processes
+    ) -> None:
         self.directory = directory
         self.broker = broker
         self.scene = scene
@@ -53,7 +55,7 @@ class System:
     def check(self, state: Run) -> None:
         """The run is complete and each effect happened once."""
         assert state.sealed is not None
-        assert state.sealed.status == "completed", described(state)
+        assert state.sealed.status == "completed", log_lines(state)
         assert self.world.effects("keyed", state.run) == 1
         assert self.world.requests["bare", state.run] == 1
 
@@ -70,10 +72,10 @@ async def system(
     """Processes of all roles, each with the ways to be woken that ``names`` gives it; ``timeout_s`` is the tools'."""
     everything: tuple[RoleName, ...] = ACTORS
     async with AsyncExitStack() as stack:
-        world = await stack.enter_async_context(World())
+        world = await stack.enter_async_context(ToolServer())
         model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
         broker = await stack.enter_async_context(Broker(directory))
-        scene = await stack.enter_async_context(operating(broker.credential("operator")))
+        scene = await stack.enter_async_context(operator_view(broker.credential("operator")))
         tools = [structs.replace(tool, timeout_s=timeout_s or tool.timeout_s) for tool in registry().contracts()]
         await scene.deploy(agent(model.url, limits=limits, tools=tools))
         setup = Setup(
@@ -89,13 +91,13 @@ async def test_the_sweep_at_the_start_recovers_a_run_killed_at_any_event(tmp_pat
     async with system(tmp_path, {"all": "sweep"}) as running_system:
         for number, (role, event, count) in enumerate(EVENTS):
             run = Trigger(when="after", role=role, event=event, count=count, victim=role).run(number)
-            await running_system.processes.all_ready()
+            await running_system.processes.wait_until_ready()
             await running_system.scene.task(run)
             running_system.check(await running_system.sealed(run))
-            await running_system.processes.killed(int((tmp_path / "fired" / run).read_text()))
+            await running_system.processes.wait_until_killed(int((tmp_path / "fired" / run).read_text()))
 
 
-async def test_the_sweep_of_another_process_finishes_what_a_dead_one_began(tmp_path: Path) -> None:
+async def test_the_sweep_of_another_process_finishes_the_work_of_a_dead_one(tmp_path: Path) -> None:
     """A process with nothing but its sweep takes the run over after the dead one's time, and ends it."""
     async with system(tmp_path, {"doors": "sweep", "sweeper": "sweep_only"}) as running_system:
         stopping: list[asyncio.Task[None]] = []
@@ -126,7 +128,7 @@ async def test_work_goes_on_after_a_kill_without_waiting_for_the_deadline(tmp_pa
         assert second[1].at < second[0].done_by
 
 
-async def test_what_a_process_killed_for_good_had_begun_is_taken_over_long_before_its_end(tmp_path: Path) -> None:
+async def test_work_of_a_dead_process_is_taken_over_long_before_its_deadline(tmp_path: Path) -> None:
     """Nobody gets its name; another process knows from its missing beats that it is dead, and says so in the log."""
     async with system(tmp_path, {"one": "all", "two": "all"}, timeout_s=300.0) as running_system:
         killed: list[str] = []
@@ -140,21 +142,21 @@ async def test_what_a_process_killed_for_good_had_begun_is_taken_over_long_befor
             killed[0] = state.open_attempts[0].worker
             await running_system.processes.stop(killed[0].partition("#")[0])
 
-        running_system.world.hold = kill
+        running_system.world.before_reply = kill
         await running_system.scene.task("left")
         state = await running_system.sealed("left")
         running_system.check(state)
         starts = [e.event for e in state.entries if isinstance(e.event, EffectStarted)]
-        lost = next(start for start in starts if start.worker == killed[0] and len(start.calls) == 2)
+        abandoned = next(start for start in starts if start.worker == killed[0] and len(start.calls) == 2)
         taken = next(start for start in starts if start.dead_workers)
-        assert taken.dead_workers == (lost.worker,)
-        assert taken.worker != lost.worker
-        assert taken.at < min(line.done_by for line in lost.calls)
+        assert taken.dead_workers == (abandoned.worker,)
+        assert taken.worker != abandoned.worker
+        assert taken.at < min(line.done_by for line in abandoned.calls)
 
 
 def _answered(state: Run, tool: str) -> bool:
     calls = [call for call in state.calls.values() if call.tool == tool]
-    return bool(calls) and all(call.stage is Stage.ANSWERED for call in calls)
+    return bool(calls) and all(call.stage is Stage.ENDED for call in calls)
 
 
 async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_nor_run(tmp_path: Path) -> None:
@@ -165,9 +167,9 @@ async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_no
         async def restart(tool: str, run: str) -> None:
             if tool == "keyed" and running_system.world.requests[tool, run] == 1:
                 os.kill(running_system.broker.pid, signal.SIGKILL)
-                await running_system.broker.killed(killed + 1)
+                await running_system.broker.wait_until_restarted(killed + 1)
 
-        running_system.world.hold = restart
+        running_system.world.before_reply = restart
         await running_system.scene.task("interrupted")
         state = await running_system.sealed("interrupted")
         running_system.check(state)
@@ -179,12 +181,12 @@ async def test_a_worker_name_belongs_to_one_process_until_it_dies(tmp_path: Path
     """Nobody else can hold it; who gets it after a kill is a new incarnation."""
     async with system(tmp_path, {"all": "all"}) as running_system:
         processes = running_system.processes
-        with pytest.raises(ConfigError, match="held by process"), hold_name(tmp_path, "all"):
+        with pytest.raises(ConfigError, match="held by process"), lock_name(tmp_path, "all"):
             pytest.fail("two processes hold one name")
         assert processes.workers["all"] == "all#1"
-        await processes.killed(processes.kill("all"))
-        await processes.all_ready()
+        await processes.wait_until_killed(processes.kill("all"))
+        await processes.wait_until_ready()
         assert processes.workers["all"] == "all#2"
         await processes.stop("all")
-        with hold_name(tmp_path, "all") as lock:
+        with lock_name(tmp_path, "all") as lock:
             assert lock.name == "all"

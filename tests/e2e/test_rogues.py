@@ -25,7 +25,7 @@ LAST = "Nats-Expected-Last-Subject-Sequence"
 
 
 @pytest.fixture(scope="module")
-async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stack]:
+async def system(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Stack]:
     """The whole of linestop."""
     assert anyio_backend == "asyncio"
     async with stack(tmp_path_factory.mktemp("rogues")) as running:
@@ -43,9 +43,9 @@ async def written(rogue: Connection, where: str, body: dict[str, Any], headers: 
     return "error" not in json.loads(reply.data)
 
 
-async def ended(line: Stack, run: str, text: str = "say hello") -> tuple[Run, Outcome]:
+async def ended(system: Stack, run: str, text: str = "say hello") -> tuple[Run, Outcome]:
     """Submit a task under that run's id and wait for its end."""
-    async with Client.connect(line.directory, as_="operator") as client:
+    async with Client.connect(system.directory, as_="operator") as client:
         await client.submit("desk", text, run=run)
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
         return await client.run(run), outcome
@@ -62,26 +62,24 @@ async def ended(line: Stack, run: str, text: str = "say hello") -> tuple[Run, Ou
         ("recorder", "sealed", 7),
     ],
 )
-async def test_a_place_taken_beforehand_ends_its_run_and_no_other(
-    line: Stack, role: RoleName, event: str, n: int
-) -> None:
+async def test_a_run_whose_next_subject_is_taken_ends_alone(system: Stack, role: RoleName, event: str, n: int) -> None:
     """What cannot be said any more becomes a stop that says so; the run is sealed, and its outcome published."""
     run = f"squatted-{role}-{event}"
-    async with await connect(line.server.credential(role), name="rogue") as rogue:
+    async with await connect(system.server.credential(role), name="rogue") as rogue:
         assert await written(rogue, subject(run, role, event, n), {"id": "x", "prev": "0" * 64})
-    state, outcome = await ended(line, run)
+    state, outcome = await ended(system, run)
     assert state.stopped is not None
     assert (state.stopped.code, state.stopped.by, outcome.status) == ("squatted", role, "stopped")
     assert subject(run, role, event, n) in state.stopped.why
     assert not [entry.ignored for entry in state.entries if entry.n and entry.ignored]
-    assert (await ended(line, f"beside-{role}-{event}"))[1].status == "completed"
+    assert (await ended(system, f"beside-{role}-{event}"))[1].status == "completed"
 
 
-async def test_a_task_whose_first_place_is_taken_is_refused(line: Stack) -> None:
+async def test_a_task_whose_first_subject_is_taken_is_refused(system: Stack) -> None:
     """Its run is stopped before it begins."""
-    async with await connect(line.server.credential("validator"), name="rogue") as rogue:
+    async with await connect(system.server.credential("validator"), name="rogue") as rogue:
         assert await written(rogue, subject("taken", "validator", "opened", 1), {"id": "x", "prev": "0" * 64})
-    state, outcome = await ended(line, "taken")
+    state, outcome = await ended(system, "taken")
     assert (state.opened, outcome.status) == (None, "stopped")
 
 
@@ -95,12 +93,12 @@ HEADERS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("what", HEADERS)
-async def test_whatever_the_concurrency_header_says_a_rival_of_a_stored_event_is_void(line: Stack, what: str) -> None:
+async def test_a_rival_of_a_stored_event_is_void_with_any_concurrency_header(system: Stack, what: str) -> None:
     """The header saves retries; that a run has one event a number is decided by the chain, for every role."""
     run = f"rival-{list(HEADERS).index(what)}"
     async with AsyncExitStack() as connections:
         rogues: dict[RoleName, Connection] = {
-            role: await connections.enter_async_context(await connect(line.server.credential(role), name="rogue"))
+            role: await connections.enter_async_context(await connect(system.server.credential(role), name="rogue"))
             for role in ROLES
         }
         first = rogues["operator"]
@@ -122,7 +120,7 @@ async def test_whatever_the_concurrency_header_says_a_rival_of_a_stored_event_is
                 where = subject(run, role, name, n)
                 # Its own old subject again, for the one who spoke first.
                 assert not (await written(rogue, where, claim, HEADERS[what]) and (role, n) == ("operator", 1))
-    state, outcome = await ended(line, run)
+    state, outcome = await ended(system, run)
     assert state.stopped is not None
     assert (state.stopped.why, outcome.status, outcome.why) == ("enough", "stopped", "enough")
     counted = [(entry.role, entry.name) for entry in state.entries if entry.n]
@@ -133,10 +131,10 @@ async def test_whatever_the_concurrency_header_says_a_rival_of_a_stored_event_is
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored(line: Stack, role: RoleName) -> None:
+async def test_an_event_that_its_role_may_not_append_is_ignored(system: Stack, role: RoleName) -> None:
     """Another's event in the chain, with that role's name in its payload, changes nothing; the run goes on."""
     run, event = f"not-its-own-{role}", "granted" if role != "approver" else "finished"
-    async with Client.connect(line.directory, as_="operator") as client:
+    async with Client.connect(system.directory, as_="operator") as client:
         await client.submit("desk", "pay 5", run=run)
         async for entry in client.events(run, follow=True):
             if entry.name == "asked":
@@ -146,11 +144,11 @@ async def test_what_a_role_says_in_its_own_name_but_is_not_its_to_say_is_ignored
         claim: dict[str, Any] = {"id": "x", "prev": state.head, "at": state.at.isoformat(), "call": call.call}
         claim |= {"by": "ann", "role": "approver", "args_sha256": call.args_sha256, "contract_digest": ""}
         claim |= {"attempt": 1, "status": "ok", "result": '{"paid":5}'}
-        async with await connect(line.server.credential(role), name="rogue") as rogue:
+        async with await connect(system.server.credential(role), name="rogue") as rogue:
             assert await written(rogue, subject(run, role, event, state.n + 1), claim)
         await client.deny(run, why="no")
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
         after = await client.run(run)
     forged = after.entries[state.n]
     assert (forged.n, forged.ignored) == (state.n + 1, f"'{event}' is not the {role}'s to say")
-    assert (outcome.status, line.effects.paid) == ("completed", [])
+    assert (outcome.status, system.effects.paid) == ("completed", [])

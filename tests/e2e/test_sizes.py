@@ -11,18 +11,18 @@ from typing import Any, cast
 import anyio
 import msgspec
 import pytest
-from tests.e2e.one_process import OneProcess, working
-from tests.e2e.scene import agent, described
+from tests.e2e.one_process import OneProcess, one_process
+from tests.e2e.scene import agent, log_lines
 
-from linestop.bus.event_envelope import Stamper
-from linestop.bus.interfaces import Append, HeadMoved, Log, Meanwhile
+from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.interfaces import Append, HeadMoved, Log, OnSent
 from linestop.bus.operator_stop import stop_run
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.verify import verify
 
@@ -53,7 +53,7 @@ class Gate:
         self.all_here = asyncio.Event()
 
 
-gate = Gate()
+GATE = Gate()
 
 
 @tool(tier="read", owner="e2e", timeout_s=30)
@@ -75,10 +75,10 @@ async def together(ctx: Context, number: int) -> int:
         number: Which of them.
     """
     del ctx
-    gate.waiting += 1
-    if gate.waiting == CALLS:
-        gate.all_here.set()
-    await gate.open.wait()
+    GATE.waiting += 1
+    if GATE.waiting == CALLS:
+        GATE.all_here.set()
+    await GATE.open.wait()
     return number
 
 
@@ -113,7 +113,7 @@ async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> Async
     registry = Registry()
     registry.add(echo, "e2e")
     registry.add(together, "e2e")
-    async with working(directory, books, registry) as one:
+    async with one_process(directory, books, registry) as one:
         for text in books:
             name = text.split('"')[1]
             version = agent(
@@ -131,7 +131,7 @@ async def test_an_argument_and_a_result_of_five_megabytes_pass_through_a_run(tmp
         await one.scene.task("huge", name="large")
         state = await until_done(one, "huge")
         assert state.sealed is not None
-        assert state.sealed.status == "completed", described(state)
+        assert state.sealed.status == "completed", log_lines(state)
         args = [c.args for e in state.entries if isinstance(e.event, Proposed | Judged) for c in e.event.calls]
         assert [isinstance(each, BlobRef) for each in args] == [True, True]
         blob = args[1]
@@ -140,10 +140,10 @@ async def test_an_argument_and_a_result_of_five_megabytes_pass_through_a_run(tmp
         finished = [e.event for e in state.entries if isinstance(e.event, Finished)]
         assert [(each.outcome, each.result_bytes) for each in finished] == [("succeeded", FIVE_MB)]
         assert finished[0].result.endswith(f"[cut: {FIVE_MB} bytes in all]")
-        kept = finished[0].result_ref
-        assert kept is not None
-        assert kept == BlobRef(sha256=finished[0].result_sha256, bytes=FIVE_MB, type="text/plain")
-        assert await one.scene.bus.blobs().get(state.tenant, kept.sha256) == text.encode()
+        whole_result = finished[0].result_ref
+        assert whole_result is not None
+        assert whole_result == BlobRef(sha256=finished[0].result_sha256, bytes=FIVE_MB, type="text/plain")
+        assert await one.scene.bus.blobs().get(state.tenant, whole_result.sha256) == text.encode()
         assert max(entry.bytes for entry in state.entries) < 64 * 1024
 
 
@@ -155,7 +155,7 @@ async def test_many_arguments_that_together_are_over_a_message_pass_through_a_ru
         await one.scene.task("wide", name="many")
         state = await until_done(one, "wide")
         assert state.sealed is not None
-        assert state.sealed.status == "completed", described(state)
+        assert state.sealed.status == "completed", log_lines(state)
         assert [e.event.outcome for e in state.entries if isinstance(e.event, Finished)] == ["succeeded"] * 10
 
 
@@ -191,16 +191,16 @@ async def test_a_run_has_all_of_its_two_thousand_events(tmp_path: Path) -> None:
     async with serving(tmp_path, book("full", last, {"call": calls}), limits=limits) as one:
         await one.scene.task("whole", name="full")
         with anyio.fail_after(100):
-            await gate.all_here.wait()
+            await GATE.all_here.wait()
         state = await one.scene.until("whole", lambda run: len(run.open_attempts) == EVENTS_RESERVED - 3)
         work = EVENTS_MAX - EVENTS_RESERVED
         assert state.n >= work - 200, "people would have to say too much"
         assert (work - state.n) % 2 == 0, "who pauses must resume; take one turn more or less"
         for number in range(work - state.n):
             verb = "resume" if number % 2 else "pause"
-            reply = await one.ask(f"control.{state.tenant}.whole.{verb}", b'{"by": "ann"}')
+            reply = await one.publish_and_wait(f"control.{state.tenant}.whole.{verb}", b'{"by": "ann"}')
             assert reply.sentence == f"approver.{verb}d is event {state.n + number + 1}."
-        gate.open.set()
+        GATE.open.set()
         state = await until_done(one, "whole")
         assert state.n == EVENTS_MAX
         assert [entry.name for entry in state.entries[work:]] == (
@@ -224,10 +224,10 @@ class CountingLog:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
         return getattr(self._inner, name)
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Append, and note a refusal."""
         try:
-            return await self._inner.append(append, meanwhile=meanwhile)
+            return await self._inner.append(append, on_sent=on_sent)
         except HeadMoved as moved:
             self.heads.append(moved.head_seq)
             raise
@@ -243,22 +243,24 @@ async def test_a_stop_among_eight_calls_that_end_at_once_is_in_within_ten_tries(
         for number in range(ROUNDS):
             state, refused_at = await _raced_stop(one, f"race-{number}")
             place = next(e.n for e in state.entries if e.name == "stopped")
-            late = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
-            assert not late, described(state)
-            assert not [entry for entry in state.entries if entry.ignored], described(state)
+            starts_after_stop = [
+                e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)
+            ]
+            assert not starts_after_stop, log_lines(state)
+            assert not [entry for entry in state.entries if entry.ignored], log_lines(state)
             assert not state.open_attempts
             starts = [e.event for e in state.entries if isinstance(e.event, EffectStarted)]
             assert len(starts[0].calls) == CALLS, "the calls were not under way together"
             results = [e for e in state.entries if isinstance(e.event, Finished)]
-            assert len(results) >= CALLS, described(state)
-            assert len(refused_at) + 1 <= TRIES_MAX, f"it took {len(refused_at) + 1} tries\n{described(state)}"
+            assert len(results) >= CALLS, log_lines(state)
+            assert len(refused_at) + 1 <= TRIES_MAX, f"it took {len(refused_at) + 1} tries\n{log_lines(state)}"
             among += bool(refused_at) and results[CALLS - 1].seq > refused_at[0]
     assert among >= ROUNDS / 2, f"only {among} of {ROUNDS} stops were tried while results came in: the race was none"
 
 
 def _close_gate() -> None:
     # New ones, as an event belongs to the loop of the test that first waits for it.
-    gate.waiting, gate.open, gate.all_here = 0, asyncio.Event(), asyncio.Event()
+    GATE.waiting, GATE.open, GATE.all_here = 0, asyncio.Event(), asyncio.Event()
 
 
 async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, list[int]]:
@@ -266,22 +268,24 @@ async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, list[int]]:
     _close_gate()
     await one.scene.task(run, name="eight")
     with anyio.fail_after(30):
-        await gate.all_here.wait()
+        await GATE.all_here.wait()
     state = await one.scene.fold(run)
-    assert len(state.open_attempts) == CALLS, described(state)
+    assert len(state.open_attempts) == CALLS, log_lines(state)
     log = CountingLog(one.scene.log)
     host = one.host
-    stamper = Stamper(build="", blobs=one.scene.bus.blobs(), chance=host.config.chance, now=host.config.now)
+    stamper = EventEncoder(
+        build="", blobs=one.scene.bus.blobs(), random_source=host.config.random_source, now=host.config.now
+    )
     first_result = asyncio.Event()
 
-    def heard(role: str, event: str, count: int) -> None:
+    def on_event(role: str, event: str, count: int) -> None:
         if (role, event, count) == ("executor", "finished", 1):
             first_result.set()
 
-    one.scene.watch(run, heard)
-    gate.open.set()
+    one.scene.watch(run, on_event)
+    GATE.open.set()
     with anyio.fail_after(30):
         await first_result.wait()
     # The stop names a head that the first result has moved; the others come in while it is tried again.
-    await stop_run(cast("Log", log), stamper, state, lambda at: stopped(at, by="ann", why="enough"))
+    await stop_run(cast("Log", log), stamper, state, lambda at: stop_event(at, by="ann", why="enough"))
     return await until_done(one, run), log.heads

@@ -20,7 +20,7 @@ import anyio
 import msgspec
 import pytest
 from tests.bus_fixtures import until
-from tests.e2e.race.judging import LATE_NS, Race, Request, Stop, judge, race_of
+from tests.e2e.race.judging import ARRIVAL_AFTER_ACK_MAX_NS, Race, Request, Stop, assert_no_start_after_stop, race_of
 from tests.e2e.race.worker import agent
 
 from linestop.bus import stream_names
@@ -39,7 +39,7 @@ AT_ONCE = 10
 RACES = 500
 
 
-class World:
+class ToolServer:
     """The tool's own server: notes every request it gets, by run, call and attempt, with its arrival."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class World:
             writer.close()
 
     @asynccontextmanager
-    async def open(self) -> AsyncGenerator[World]:
+    async def open(self) -> AsyncGenerator[ToolServer]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
@@ -93,29 +93,29 @@ async def lines(child: anyio.abc.Process) -> AsyncIterator[str]:
 
 async def race(directory: Path, operator: JetStream, races: int, seed: int) -> None:
     """Run ``races`` races and judge them."""
-    await AgentStore(operator.shared(stream_names.AGENTS_BUCKET)).deploy(agent())
-    async with World().open() as world:
+    await AgentStore(operator.bucket(stream_names.AGENTS_BUCKET)).deploy(agent())
+    async with ToolServer().open() as world:
         address = f"127.0.0.1:{world.port}"
         worker_args = (str(HERE / "worker.py"), str(directory), address)
         stopper_args = (str(HERE / "stopper.py"), str(directory), str(seed), str(races))
         async with process(*worker_args) as worker, process(*stopper_args) as stopper:
             assert await anext(lines(worker)) == "ready"
             stops: list[Stop] = []
-            heard = lines(stopper)
-            assert json.loads(await anext(heard)) == {"ready": True}
+            stop_lines = lines(stopper)
+            assert json.loads(await anext(stop_lines)) == {"ready": True}
             submitted = 0
             while len(stops) < races:
                 while submitted < races and submitted - len(stops) < AT_ONCE:
                     submitted += 1
                     body = msgspec.json.encode({"text": f"http://{address}/", "run": f"race-{submitted}"})
-                    await operator.wire.ask(f"tasks.{TENANT}.race", body)
-                stops.append(msgspec.json.decode(await anext(heard), type=Stop))
+                    await operator.wire.request(f"tasks.{TENANT}.race", body)
+                stops.append(msgspec.json.decode(await anext(stop_lines), type=Stop))
             await all_sealed(operator, {stop.run for stop in stops})
         # Nobody is left who could start or send anything, so what is read now is all there will be.
         log = operator.log()
         found = [(stop, await log.load(TENANT, RunId(stop.run))) for stop in stops]
         assert len({stop.run for stop in stops}) == races
-        judge(
+        assert_no_start_after_stop(
             [race_of(TENANT, stop, [(m.subject, m.payload, m.seq) for m in log]) for stop, log in found], world.requests
         )
 
@@ -137,18 +137,18 @@ def raced(number: int, *, start_first: bool, after: tuple[str, ...] = ()) -> Rac
 
 
 SOUND = [raced(number, start_first=number < 5) for number in range(10)]
-IN_TIME = [Request("r0", "other", 1, -LATE_NS), Request("r0", "raced", 1, LATE_NS)]
+IN_TIME = [Request("r0", "other", 1, -ARRIVAL_AFTER_ACK_MAX_NS), Request("r0", "raced", 1, ARRIVAL_AFTER_ACK_MAX_NS)]
 
 
-def test_the_judge_lets_pass_what_the_contract_allows() -> None:
+def test_the_race_check_accepts_what_the_contract_allows() -> None:
     """A call that was started before the stop may arrive up to the bound after it."""
-    judge(SOUND, IN_TIME)
+    assert_no_start_after_stop(SOUND, IN_TIME)
 
 
 @pytest.mark.parametrize(
     ("races", "requests", "told"),
     [
-        (SOUND, [*IN_TIME, Request("r1", "raced", 1, LATE_NS + 1)], "1 requests .* too long after"),
+        (SOUND, [*IN_TIME, Request("r1", "raced", 1, ARRIVAL_AFTER_ACK_MAX_NS + 1)], "1 requests .* too long after"),
         (SOUND, [*IN_TIME, Request("r9", "raced", 1, -1)], "1 requests .* without a start"),
         (SOUND, [*IN_TIME, Request("r0", "raced", 2, -1)], "1 requests .* without a start"),
         ([*SOUND, raced(10, start_first=True, after=("started.11",))], IN_TIME, "1 starts in the log behind"),
@@ -157,10 +157,12 @@ def test_the_judge_lets_pass_what_the_contract_allows() -> None:
         (SOUND, IN_TIME[:1], "no raced call came"),
     ],
 )
-def test_the_judge_sees_what_the_contract_forbids(races: list[Race], requests: list[Request], told: str) -> None:
+def test_the_race_check_reports_what_the_contract_forbids(
+    races: list[Race], requests: list[Request], sentence: str
+) -> None:
     """A late request, one without a start, a start behind the stop, and races that are none: each is told."""
-    with pytest.raises(AssertionError, match=told):
-        judge(races, requests)
+    with pytest.raises(AssertionError, match=sentence):
+        assert_no_start_after_stop(races, requests)
 
 
 @pytest.mark.broker

@@ -12,16 +12,16 @@ from typing import Any
 import anyio
 import pytest
 from bench import stage
-from tests.e2e.scene import described
+from tests.e2e.scene import log_lines
 
 from linestop import Client
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.operator_stop import TRIES_ALONE
+from linestop.bus.operator_stop import TRIES_BEFORE_HELP
 from linestop.client.client import StopMode
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
@@ -32,7 +32,7 @@ from linestop.schemas.subjects import ACTORS
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 STOPS = 20
-LOST_MAX = 3 * TRIES_ALONE
+CONFLICTS_MAX = 3 * TRIES_BEFORE_HELP
 """How often a stop may come late although it was asked for: some tries pass before that is heard."""
 
 EVENTS_FIRST = 20
@@ -44,7 +44,7 @@ _runs = itertools.count(1)
 class EndlessModel:
     """Answers at once, always with one more call, so that only a stop (or a limit far away) ends the run."""
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Ask for the next look."""
         call = ToolCall(id=f"c{work.turn}", name="look", args=json.dumps({"q": f"{work.turn}"}))
         usage = Usage(fresh_in=1, out=1)
@@ -54,13 +54,15 @@ class EndlessModel:
 
 
 @asynccontextmanager
-async def busy() -> AsyncGenerator[stage.Stage]:
+async def busy() -> AsyncGenerator[stage.BenchSystem]:
     """A server and one process with all roles, whose model and tool answer at once."""
-    async with stage.stage("1s") as here:
+    async with stage.bench_system("1s") as here:
         backend = await JetStreamBackend.open({role: here.server.credential(role) for role in ACTORS}, name="busy")
-        roles = [make_role(role, caller=EndlessModel(), runner=stage.InstantTool()) for role in ACTORS]
-        config = HostConfig(worker="busy#1", accounts=stage.PLENTY, chance=random.Random(1), drain_s=0.2)
-        async with Host(backend, roles, config).running():
+        roles = [make_role(role, requester=EndlessModel(), runner=stage.InstantTool()) for role in ACTORS]
+        config = ProcessSettings(
+            worker="busy#1", account_limits=stage.ACCOUNT_LIMITS, random_source=random.Random(1), drain_s=0.2
+        )
+        async with ActorProcess(backend, roles, config).running():
             yield here
         await backend.aclose()
 
@@ -75,17 +77,17 @@ async def under_way(client: Client) -> str:
     raise AssertionError("the run ended by itself")
 
 
-def is_fenced(state: Run) -> None:
+def assert_fenced(state: Run) -> None:
     """Nothing was started after the one stop that counts."""
     place = next(entry.n for entry in state.entries if entry.name == "stopped" and not entry.ignored)
-    late = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
-    assert not late, described(state)
+    starts_after_stop = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
+    assert not starts_after_stop, log_lines(state)
 
 
 @pytest.fixture
-def lost(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs in which an append of the operator's came too late, once for each time."""
-    found: list[str] = []
+    conflicts_seen: list[str] = []
     real = JetStreamLog.append
 
     async def append(log: JetStreamLog, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the port's
@@ -93,19 +95,19 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return await real(log, append, **options)
         except HeadMoved:
             if append.role == "operator":
-                found.append(append.run)
+                conflicts_seen.append(append.run)
             raise
 
     monkeypatch.setattr(JetStreamLog, "append", append)
-    return found
+    return conflicts_seen
 
 
 @pytest.mark.parametrize("mode", ["fence", "drain"])
-async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: StopMode, lost: list[str]) -> None:
+async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: StopMode, conflicts: list[str]) -> None:
     """The head has moved whenever the operator's append arrives, so the process that works on the run helps."""
     async with busy() as here, Client.connect(here.directory, as_="operator") as operator:
         for _ in range(STOPS):
-            lost.clear()
+            conflicts.clear()
             run = await under_way(operator)
             with anyio.fail_after(5):
                 receipt = await operator.stop(run, why="enough", by="ann", mode=mode, tenant=stage.TENANT)
@@ -113,5 +115,5 @@ async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: S
             assert (await operator.outcome(run, timeout_s=10, tenant=stage.TENANT)).status == "stopped"
             state = await operator.run(run, tenant=stage.TENANT)
             assert state.entries[receipt.n - 1].name == "stopped"
-            is_fenced(state)
-            assert len(lost) <= LOST_MAX, f"the stop was tried {len(lost)} times: nobody helped"
+            assert_fenced(state)
+            assert len(conflicts) <= CONFLICTS_MAX, f"the stop was tried {len(conflicts)} times: nobody helped"

@@ -35,31 +35,31 @@ AGED = tuple(s for s in consumers() if s.stream == stream_names.CONTROL or s.nam
 
 
 @asynccontextmanager
-async def bootstrap_of(line: Stack) -> AsyncGenerator[Connection]:
+async def bootstrap_of(system: Stack) -> AsyncGenerator[Connection]:
     """The credential that sets up."""
-    async with await connect(line.server.credential("bootstrap"), name="test") as bootstrap:
+    async with await connect(system.server.credential("bootstrap"), name="test") as bootstrap:
         yield bootstrap
 
 
 async def test_a_run_that_waits_in_an_older_folder_ends_after_the_upgrade(tmp_path: Path) -> None:
     """Every consumer of the older linestop is brought up to date where it is, by what each process does first."""
-    async with stack(tmp_path, actors=False) as line, Client.connect(tmp_path, as_="operator") as client:
-        async with bootstrap_of(line) as bootstrap:
+    async with stack(tmp_path, actors=False) as system, Client.connect(tmp_path, as_="operator") as client:
+        async with bootstrap_of(system) as bootstrap:
             for spec in AGED:
                 body = {"stream_name": spec.stream, "config": as_it_was(spec), "action": "update"}
-                await bootstrap.ask(jetstream_api.consumer_create(spec.stream, spec.name), body)
-        async with line.actors():
+                await bootstrap.api_request(jetstream_api.consumer_create(spec.stream, spec.name), body)
+        async with system.actors():
             run = (await client.submit("desk", "pay 5")).run
             async for entry in client.events(run, follow=True):
                 if entry.name == "asked":
                     break
-        updated = await prepare(line.server.credential("bootstrap"), ())
+        updated = await prepare(system.server.credential("bootstrap"), ())
         assert [each.partition(" (")[0] for each in updated] == [f"consumer {s.name} of {s.stream}" for s in AGED]
         assert "consumer control_approver of CONTROL (filter_subjects, ack_wait)" in updated
-        assert await prepare(line.server.credential("bootstrap"), ()) == ()
-        async with bootstrap_of(line) as bootstrap:
+        assert await prepare(system.server.credential("bootstrap"), ()) == ()
+        async with bootstrap_of(system) as bootstrap:
             assert await compare(bootstrap) == ()
-        async with line.actors():
+        async with system.actors():
             await client.approve(run)
             outcome = await client.outcome(run, timeout_s=WITHIN_S)
-    assert (outcome.status, line.effects.paid) == ("completed", [5])
+    assert (outcome.status, system.effects.paid) == ("completed", [5])

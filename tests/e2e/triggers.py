@@ -19,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from linestop.bus.broker_backend import JetStreamBackend
-from linestop.bus.interfaces import Append, Delivery, Log, Meanwhile, Queue, Room
+from linestop.bus.interfaces import Append, Delivery, Log, OnSent, PullCapacity, Queue
 from linestop.bus.jetstream.pull_queue import IN_FLIGHT_MAX
 from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.schemas.messages import Task
@@ -35,7 +35,7 @@ Moment = Literal["before", "after", "freeze", "stall", "sending", "taken", "unac
 """
 
 FREEZES = frozenset({"freeze", "stall", "sending"})
-ANYBODY = "anybody"
+ANY_RECEIVER = "anybody"
 """As the victim of a delivery: whoever gets it, for consumers that several processes share."""
 
 _TRIGGER = re.compile(rf"t[0-9]+-({'|'.join(get_args(Moment))})-([a-z]+)-([a-z]+)-([0-9]+)-([a-z]+)")
@@ -97,19 +97,19 @@ class TriggeredLog:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
         return getattr(self._inner, name)
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Append, with the trigger's crash before or after."""
         trigger = Trigger.of(append.run)
         if trigger is None or not await self._armed(trigger, append):
-            return await self._inner.append(append, meanwhile=meanwhile)
+            return await self._inner.append(append, on_sent=on_sent)
         if trigger.when in {"after", "stall"}:
-            seq = await self._inner.append(append, meanwhile=meanwhile)
+            seq = await self._inner.append(append, on_sent=on_sent)
             trigger.fire(append.run, self._directory)
             return seq
         if trigger.victim != "broker":
             trigger.fire(append.run, self._directory)
-            return await self._inner.append(append, meanwhile=meanwhile)
-        appending = asyncio.ensure_future(self._inner.append(append, meanwhile=meanwhile))
+            return await self._inner.append(append, on_sent=on_sent)
+        appending = asyncio.ensure_future(self._inner.append(append, on_sent=on_sent))
         # One turn of the loop, so that the request is written and not yet answered.
         await asyncio.sleep(0)
         trigger.fire(append.run, self._directory)
@@ -121,12 +121,12 @@ class TriggeredLog:
             return False
         if mark(append.run, self._directory).exists():
             return False
-        there = await self._inner.load(append.tenant, append.run)
+        stored = await self._inner.load(append.tenant, append.run)
         same = f".{append.role}.{append.event}."
-        return sum(same in message.subject for message in there) == trigger.count - 1
+        return sum(same in message.subject for message in stored) == trigger.count - 1
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryTopic(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery is about: who says what of which run; ``n`` is the event's number, 0 if it is none."""
 
     tenant: TenantId
@@ -136,7 +136,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 0
 
     @classmethod
-    def of(cls, delivery: Delivery) -> Word | None:
+    def of(cls, delivery: Delivery) -> DeliveryTopic | None:
         """What a delivery is about, None for what has no run."""
         kind, *tokens = delivery.subject.split(".")
         match kind, tokens:
@@ -159,22 +159,22 @@ class TriggeredDelivery:
     """A delivery that goes off around its acknowledgement: before it, or after ``left`` has shown that it is out."""
 
     def __init__(
-        self, inner: Delivery, *, fire: Callable[[], None], left: Callable[[], Awaitable[object]] | None
+        self, inner: Delivery, *, fire: Callable[[], None], after_ack: Callable[[], Awaitable[object]] | None
     ) -> None:
         self._inner = inner
         self._fire = fire
-        self._left = left
+        self._after_ack = after_ack
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
         return getattr(self._inner, name)
 
     async def ack(self) -> None:
         """Acknowledge, with the trigger's crash before or after."""
-        if self._left is None:
+        if self._after_ack is None:
             self._fire()
         await self._inner.ack()
-        if self._left is not None:
-            await self._left()
+        if self._after_ack is not None:
+            await self._after_ack()
             self._fire()
 
 
@@ -188,34 +188,36 @@ class TriggeredQueue:
         self._directory = directory
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[Delivery]:
         """Yield what comes; a delivery that is the trigger's may be the last."""
-        coming = cast("AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max, room=room))
-        async with aclosing(coming):
-            async for delivery in coming:
-                word = Word.of(delivery)
-                trigger = Trigger.of(word.run) if word is not None else None
-                if word is None or trigger is None or not await self._armed(trigger, word):
+        inner_deliveries = cast(
+            "AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max, capacity=capacity)
+        )
+        async with aclosing(inner_deliveries):
+            async for delivery in inner_deliveries:
+                topic = DeliveryTopic.of(delivery)
+                trigger = Trigger.of(topic.run) if topic is not None else None
+                if topic is None or trigger is None or not await self._armed(trigger, topic):
                     yield delivery
                     continue
-                fire = partial(trigger.fire, word.run, self._directory)
+                fire = partial(trigger.fire, topic.run, self._directory)
                 if trigger.when == "taken":
                     fire()
                 # Nobody answers to an acknowledgement; what is answered after it on its connection proves that it left.
-                left = partial(self._log.load, word.tenant, word.run) if trigger.when == "acked" else None
-                yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, left=left))
+                after_ack = partial(self._log.load, topic.tenant, topic.run) if trigger.when == "acked" else None
+                yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, after_ack=after_ack))
 
-    async def _armed(self, trigger: Trigger, word: Word) -> bool:
-        if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {self._role, ANYBODY}:
+    async def _armed(self, trigger: Trigger, topic: DeliveryTopic) -> bool:
+        if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {self._role, ANY_RECEIVER}:
             return False
-        if (word.role, word.event) != (trigger.role, trigger.event) or mark(word.run, self._directory).exists():
+        if (topic.role, topic.event) != (trigger.role, trigger.event) or mark(topic.run, self._directory).exists():
             return False
-        if not word.n:
+        if not topic.n:
             return True
-        there = [parse_run_event(message.subject) for message in await self._log.load(word.tenant, word.run)]
-        same = [e.n for e in there if (e.role, e.event) == (word.role, word.event)]
-        return same[trigger.count - 1 : trigger.count] == [word.n]
+        stored = [parse_run_event(message.subject) for message in await self._log.load(topic.tenant, topic.run)]
+        same = [e.n for e in stored if (e.role, e.event) == (topic.role, topic.event)]
+        return same[trigger.count - 1 : trigger.count] == [topic.n]
 
 
 class TriggeredBackend(JetStreamBackend):

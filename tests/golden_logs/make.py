@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from tests.builders import OK, SPARE, TASK, Story, agent, at_work, call, reply
 
-from linestop.actors.facts import CurrentAgent, Incoming
+from linestop.actors.facts import CurrentAgent, IncomingTask
 from linestop.schemas.events import Finished, Policy, Stopped
 from linestop.schemas.messages import Task
 from linestop.schemas.model_messages import ModelFailed, Usage
@@ -30,108 +30,136 @@ ROOMY = {"tokens_max": 500_000, "cost_max_micros": 5_000_000, "wall_s": 10_000}
 
 def completed() -> Story:
     """Two reads, one payment that a person approves, one that is edited, and the answer."""
-    story = at_work(call("look"), call("pay", '{"q":"ann@example.com","amount":25}')).tools(look=OK).wait(60)
-    story.word("approve", call="pay", why="fine").said().quiet().tools(pay=OK)
-    story.model(reply(call("pay", '{"q":"eve@example.org"}', id="second"), call("rent", id="car")))
-    story.wait(5).word("edit", call="second", args={"q": "ann@example.com"}).said().quiet()
-    story.word("deny", call="second", why="once is enough").said().quiet().tools(car=OK)
-    return story.model(reply(text="Order 4711 is refunded."))
+    story = (
+        at_work(call("look"), call("pay", '{"q":"ann@example.com","amount":25}')).finish_tools(look=OK).advance_s(60)
+    )
+    story.send_control("approve", call="pay", why="fine").append_decided().run_until_idle().finish_tools(pay=OK)
+    story.finish_model(reply(call("pay", '{"q":"eve@example.org"}', id="second"), call("rent", id="car")))
+    story.advance_s(5).send_control(
+        "edit", call="second", args={"q": "ann@example.com"}
+    ).append_decided().run_until_idle()
+    story.send_control("deny", call="second", why="once is enough").append_decided().run_until_idle().finish_tools(
+        car=OK
+    )
+    return story.finish_model(reply(text="Order 4711 is refunded."))
 
 
 def looped() -> Story:
     """The same read four times with the same result."""
-    story = at_work(call("look", id="a")).tools(a=OK)
+    story = at_work(call("look", id="a")).finish_tools(a=OK)
     for name in "bc":
-        story.wait(1).model(reply(call("look", id=name))).tools(**{name: OK})
-    return story.model(reply(call("look", id="d")))
+        story.advance_s(1).finish_model(reply(call("look", id=name))).finish_tools(**{name: OK})
+    return story.finish_model(reply(call("look", id="d")))
 
 
-def stopped_with_late_facts() -> Story:
+def stopped_with_late_results() -> Story:
     """A stop while a payment and a read are under way; one result before the seal, one after it."""
-    story = at_work(call("look"), call("pay")).word("approve", call="pay").said().quiet()
-    story.wait(1).word("stop", why="the line is stopped").said().quiet().tools(look=OK)
-    story.wait(12).quiet()
+    story = at_work(call("look"), call("pay")).send_control("approve", call="pay").append_decided().run_until_idle()
+    story.advance_s(1).send_control("stop", why="the line is stopped").append_decided().run_until_idle().finish_tools(
+        look=OK
+    )
+    story.advance_s(12).run_until_idle()
     assert story.run.phase == "sealed"
-    story.wait(3).given(Finished(call="pay", attempt=1, outcome="succeeded", result='{"ok":true}', late=True))
-    return story.quiet()
+    story.advance_s(3).given(Finished(call="pay", attempt=1, outcome="succeeded", result='{"ok":true}', late=True))
+    return story.run_until_idle()
 
 
 def unknown_resolved() -> Story:
     """A wire whose probe cannot say; a person has it made once more, then says that it was done."""
-    story = at_work(call("wire")).word("approve", call="wire").said().quiet()
-    story.wait(12).quiet().tools(wire=ToolResult(outcome="unknown"))
-    story.wait(30).word("resolve", call="wire", action="retry", why="the bank has nothing").said().quiet()
-    story.tools(wire=UNKNOWN).wait(30)
-    story.word("resolve", call="wire", action="done", result={"id": 9}).said().quiet()
-    return story.model(reply(text="The wire went out."))
+    story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
+    story.advance_s(12).run_until_idle().finish_tools(wire=ToolResult(outcome="unknown"))
+    story.advance_s(30).send_control(
+        "resolve", call="wire", action="retry", why="the bank has nothing"
+    ).append_decided().run_until_idle()
+    story.finish_tools(wire=UNKNOWN).advance_s(30)
+    story.send_control("resolve", call="wire", action="done", result={"id": 9}).append_decided().run_until_idle()
+    return story.finish_model(reply(text="The wire went out."))
 
 
 def compacted() -> Story:
     """Long results, a summary, and on with it."""
     small = msgspec.structs.replace(SPARE, window_tokens=10_000)
-    story = Story(agent(model=small, limits=ROOMY)).opened().quiet()
+    story = Story(agent(model=small, limits=ROOMY)).open_run().run_until_idle()
     long = ToolResult(outcome="succeeded", value="y" * 15_000)
     for name in "ab":
         usage = Usage(fresh_in=story.run.context_bytes // 4, out=9)
-        story.wait(1).model(reply(call("look", f'{{"q":"{name}"}}', id=name), usage=usage)).tools(**{name: long})
-    story.model(reply(text="Two long pages were read; nothing is left to do."))
-    return story.wait(1).model(reply(text="done at last"))
+        story.advance_s(1).finish_model(reply(call("look", f'{{"q":"{name}"}}', id=name), usage=usage)).finish_tools(
+            **{name: long}
+        )
+    story.finish_model(reply(text="Two long pages were read; nothing is left to do."))
+    return story.advance_s(1).finish_model(reply(text="done at last"))
 
 
 def refused() -> Story:
     """A task without a text."""
     story = Story(task=Task(text=" "))
-    incoming = Incoming(agent="desk", sha256="0" * 64, task=story.task)
-    return story.when("validator", incoming, CurrentAgent(version=story.version)).said().quiet(incoming)
+    incoming = IncomingTask(agent="desk", sha256="0" * 64, task=story.task)
+    return (
+        story.when("validator", incoming, CurrentAgent(version=story.version)).append_decided().run_until_idle(incoming)
+    )
 
 
 def fallen_back() -> Story:
     """The first model is down, twice; the second one answers; a takeover in between."""
-    story = Story(agent(fallbacks=(SPARE,), limits={**ROOMY, "model_retries_max": 1})).opened().quiet()
-    story.model(ModelFailed("availability", "connection refused")).wait(2).quiet()
-    story.model(ModelFailed("rate_limit", "too many requests", possibly_billed=True))
-    story.wait(131).quiet()
-    story.model(reply(call("note"), call("ask.person", '{"question":"which?"}', id="q"))).tools(note=OK)
-    story.wait(9).word("answer", call="q", answer="the first").said().quiet()
-    return story.word("pause").said().wait(5).word("resume").said().quiet().model(reply())
+    story = Story(agent(fallbacks=(SPARE,), limits={**ROOMY, "model_retries_max": 1})).open_run().run_until_idle()
+    story.finish_model(ModelFailed("availability", "connection refused")).advance_s(2).run_until_idle()
+    story.finish_model(ModelFailed("rate_limit", "too many requests", possibly_billed=True))
+    story.advance_s(131).run_until_idle()
+    story.finish_model(reply(call("note"), call("ask.person", '{"question":"which?"}', id="q"))).finish_tools(note=OK)
+    story.advance_s(9).send_control("answer", call="q", answer="the first").append_decided().run_until_idle()
+    return (
+        story.send_control("pause")
+        .append_decided()
+        .advance_s(5)
+        .send_control("resume")
+        .append_decided()
+        .run_until_idle()
+        .finish_model(reply())
+    )
 
 
 def denied_spending() -> Story:
     """A person will not have it go on spending."""
     version = agent(policy=Policy(ask_on_spend=True), limits={"ask_from_micros": 30_000})
-    story = Story(version).opened().quiet().model(reply(call("look"))).tools(look=OK)
+    story = Story(version).open_run().run_until_idle().finish_model(reply(call("look"))).finish_tools(look=OK)
     if story.run.spend_asked is None:
-        story.model(reply(call("rent")))
-    return story.wait(4).word("deny", why="too dear").said().quiet()
+        story.finish_model(reply(call("rent")))
+    return story.advance_s(4).send_control("deny", why="too dear").append_decided().run_until_idle()
 
 
 def stopped_first() -> Story:
     """A stop of a run that never was."""
-    return Story(task=Task(text=TASK)).given(Stopped(by="ann", why="not today"), by="operator").quiet()
+    return Story(task=Task(text=TASK)).given(Stopped(by="ann", why="not today"), by="operator").run_until_idle()
 
 
-def told_in_one_form() -> Story:
+def every_outcome() -> Story:
     """Everything that may become of a call, as the model is told it in one form; and a result too long to be kept."""
     version = agent(limits={**ROOMY, "result_bytes_max": 200})
-    story = Story(version).opened().quiet()
-    story.model(reply(call("look"), call("note"), call("pay"), call("nothing"), call("look", '{"x":1}', id="odd")))
+    story = Story(version).open_run().run_until_idle()
+    story.finish_model(
+        reply(call("look"), call("note"), call("pay"), call("nothing"), call("look", '{"x":1}', id="odd"))
+    )
     error = ToolError(type="invalid", message='no "order"', retry_safe=True)
-    story.tools(look=ToolResult(outcome="succeeded", value="y" * 999), note=ToolResult(outcome="failed", error=error))
-    story.wait(2).word("deny", call="pay", why="too much").said().quiet()
-    story.model(reply(call("pay", id="again"), call("note", '{"q":"b"}', id="note2")))
-    story.wait(1).word("edit", call="again", args={"q": "ann@example.com"}).said().quiet()
-    story.tools(again=msgspec.structs.replace(OK, findings=("odd",)), note2=OK)
-    return story.model(reply(text="All was told."))
+    story.finish_tools(
+        look=ToolResult(outcome="succeeded", value="y" * 999), note=ToolResult(outcome="failed", error=error)
+    )
+    story.advance_s(2).send_control("deny", call="pay", why="too much").append_decided().run_until_idle()
+    story.finish_model(reply(call("pay", id="again"), call("note", '{"q":"b"}', id="note2")))
+    story.advance_s(1).send_control(
+        "edit", call="again", args={"q": "ann@example.com"}
+    ).append_decided().run_until_idle()
+    story.finish_tools(again=msgspec.structs.replace(OK, findings=("odd",)), note2=OK)
+    return story.finish_model(reply(text="All was told."))
 
 
 STORIES: dict[str, Callable[[], Story]] = {
-    "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_facts,
+    "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_results,
     "unknown-resolved": unknown_resolved, "compacted": compacted, "refused": refused, "fallen-back": fallen_back,
-    "denied-spending": denied_spending, "stopped-first": stopped_first, "told-in-one-form": told_in_one_form,
+    "denied-spending": denied_spending, "stopped-first": stopped_first, "told-in-one-form": every_outcome,
 }  # fmt: skip
 
 
-def told(run: Run) -> dict[str, Any]:
+def summary_of(run: Run) -> dict[str, Any]:
     """What a log folds to, as far as somebody outside can tell."""
     assert run.sealed is not None
     return {
@@ -147,7 +175,7 @@ def told(run: Run) -> dict[str, Any]:
         "wait_s": run.wait_s,
         "context_bytes": run.context_bytes,
         "calls": {
-            c.call: [c.stage, c.fate, len(c.attempts), c.answer[:80], c.answer_is_error] for c in run.calls.values()
+            c.call: [c.stage, c.fate, len(c.attempts), c.outcome_text[:80], c.is_error] for c in run.calls.values()
         },
     }
 
@@ -156,8 +184,8 @@ def files(name: str) -> dict[str, bytes]:
     """The files of one story, as this version would write them."""
     story = STORIES[name]()
     lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
-    expected = {"agent": msgspec.to_builtins(story.version), **told(story.run)}
-    version = {f"{name}.agent.json": story.version.stored()} if story.run.opened is not None else {}
+    expected = {"agent": msgspec.to_builtins(story.version), **summary_of(story.run)}
+    version = {f"{name}.agent.json": story.version.stored_bytes()} if story.run.opened is not None else {}
     return {
         f"{name}.jsonl": b"\n".join(lines) + b"\n",
         f"{name}.expect.json": msgspec.json.format(msgspec.json.encode(expected), indent=1) + b"\n",

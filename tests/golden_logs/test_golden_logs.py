@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.builders import RUN, TENANT
-from tests.golden_logs.make import HERE, STORIES, told
+from tests.golden_logs.make import HERE, STORIES, summary_of
 from tests.laws.walk import Walk
 
 from linestop.actors.prompt import assemble
@@ -50,9 +50,9 @@ def test_every_story_has_its_log_and_every_log_its_story() -> None:
 def test_a_golden_log_folds_to_what_it_always_did(name: str) -> None:
     """Phase, seal, totals, every call, what is ignored, and the hash of the head."""
     run = fold_messages(TENANT, RUN, log_of(name))
-    wanted = expected(name)
-    agent = wanted.pop("agent")
-    assert as_json(told(run)) == wanted
+    expected_fold = expected(name)
+    agent = expected_fold.pop("agent")
+    assert as_json(summary_of(run)) == expected_fold
     assert msgspec.convert(agent, AgentVersion).name == "desk"
 
 
@@ -66,7 +66,7 @@ def test_the_stored_version_of_a_golden_logs_agent_is_what_its_run_was_opened_wi
         stored = file.read_bytes()
         assert hashlib.sha256(stored).hexdigest() == opened.agent.digest
         version = msgspec.json.decode(stored, type=AgentVersion)
-        assert version.stored() == msgspec.convert(expected(name)["agent"], AgentVersion).stored()
+        assert version.stored_bytes() == msgspec.convert(expected(name)["agent"], AgentVersion).stored_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +75,7 @@ def test_every_beginning_of_a_golden_log_is_ended_by_todays_roles(name: str) -> 
     log, version = log_of(name), msgspec.convert(expected(name)["agent"], AgentVersion)
     for length in range(1, len(log) + 1):
         walk = Walk(version=version, log=log[:length])
-        run = walk.ended()
+        run = walk.run_to_seal()
         assert run.phase is Phase.SEALED
         assert not [entry.ignored for entry in run.entries if entry.ignored], length
         assert not run.open_attempts
@@ -91,7 +91,7 @@ def test_every_model_of_a_golden_log_is_shown_to_have_been_asked_what_its_log_sa
     for event, message in zip(events, log, strict=True):
         if isinstance(event, ModelStarted):
             assert run.opened is not None
-            model = next(choice for choice in models_of(run.opened) if choice.asked_by(event))
+            model = next(choice for choice in models_of(run.opened) if choice.is_requested_by(event))
             prompt = assemble(
                 run, version, purpose=event.purpose, model=model, dropped_to=event.dropped_to, limit=event.limit
             )

@@ -38,7 +38,7 @@ def fields_of(tag: str) -> list[str]:
 
 
 @st.composite
-def changed(draw: st.DrawFn, payload: bytes) -> bytes:
+def spoilt(draw: st.DrawFn, payload: bytes) -> bytes:
     """A stored event with some of its values exchanged, its chain fields left alone."""
     value: dict[str, Any] = msgspec.json.decode(payload)
 
@@ -91,7 +91,7 @@ def test_any_event_that_chains_keeps_its_number_and_folds(tag: str, extra: dict[
     n = story.run.n + 1
     entry = story.run.apply(f"runs.acme.r1.{tag}.{n}", payload, story.run.head_seq + 1)
     assert (entry.n, story.run.n) == (n, n)
-    assert story.run.blind == (tag == "planner.unheard")
+    assert story.run.has_unknown_events == (tag == "planner.unheard")
     assert story.run.head == hash_chain.link(f"runs.acme.r1.{tag}.{n}", payload)
 
 
@@ -104,7 +104,7 @@ def test_a_log_with_spoilt_values_folds(choice: int, numbers: list[int], data: s
         walk.step(number)
     run = Run(TENANT, RUN)
     for seq, (subject, payload, _) in enumerate(walk.messages, 1):
-        value = msgspec.json.decode(data.draw(changed(payload)))
+        value = msgspec.json.decode(data.draw(spoilt(payload)))
         entry = run.apply(subject, msgspec.json.encode({**value, "prev": run.head}), seq)
         assert entry.n == seq
         assert run.head_seq == seq
@@ -137,7 +137,7 @@ def test_an_event_beyond_the_calendar_is_ignored(at: str) -> None:
     assert story.run.at == NOW
 
 
-def test_every_role_may_stop_and_nobody_may_speak_for_another() -> None:
+def test_every_role_may_stop_and_no_role_may_append_for_another() -> None:
     """``stopped`` is everybody's; every other event has one speaker."""
     for role in ROLES:
         story = at_work(call("pay"))
@@ -148,4 +148,4 @@ def test_every_role_may_stop_and_nobody_may_speak_for_another() -> None:
     body = msgspec.json.encode({"id": "x", "prev": story.run.head, "call": "pay", "by": "planner"})
     entry = story.run.apply(f"runs.acme.r1.planner.granted.{story.run.n + 1}", body, 99)
     assert entry.ignored == "'granted' is not the planner's to say"
-    assert not story.run.blind
+    assert not story.run.has_unknown_events

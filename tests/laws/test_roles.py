@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.builders import copied
+from tests.builders import refolded
 from tests.laws.walk import AGENTS, Walk
 
 from linestop.schemas.events import Sealed
@@ -17,7 +17,9 @@ BOUNDED = settings(
 
 @BOUNDED
 @given(st.integers(0, len(AGENTS) - 1), NUMBERS)
-def test_every_role_is_pure_idempotent_fenced_by_a_stop_and_silent_when_blind(choice: int, numbers: list[int]) -> None:
+def test_every_role_is_pure_idempotent_fenced_by_a_stop_and_silent_after_an_unknown_event(
+    choice: int, numbers: list[int]
+) -> None:
     """Checked at each decision of a random walk, with wakes, costs and prompt sizes: see ``Walk.ask``."""
     walk = Walk(choice)
     for number in numbers:
@@ -26,16 +28,16 @@ def test_every_role_is_pure_idempotent_fenced_by_a_stop_and_silent_when_blind(ch
 
 @settings(BOUNDED, max_examples=150)
 @given(st.integers(0, len(AGENTS) - 1), NUMBERS)
-def test_every_run_comes_to_its_seal_and_folds_to_the_same_again(choice: int, numbers: list[int]) -> None:
+def test_every_run_reaches_its_seal_and_folds_to_the_same_state_again(choice: int, numbers: list[int]) -> None:
     """Whatever happened before: a person answers, deadlines pass, and nothing is left open."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)
-    run = walk.ended()
+    run = walk.run_to_seal()
     assert not run.open_attempts
     assert not run.holds
     sealed = walk.last(Sealed)
-    again = copied(walk)
+    again = refolded(walk)
     assert (again.phase, again.head, again.sealed, again.spent_micros) == (
         run.phase,
         run.head,
@@ -47,20 +49,20 @@ def test_every_run_comes_to_its_seal_and_folds_to_the_same_again(choice: int, nu
 
 @settings(BOUNDED, max_examples=150)
 @given(st.integers(0, len(AGENTS) - 1), NUMBERS)
-def test_no_unsafe_effect_is_attempted_twice_by_itself(choice: int, numbers: list[int]) -> None:
+def test_no_unsafe_effect_is_attempted_twice_without_a_decision(choice: int, numbers: list[int]) -> None:
     """A second attempt of what is not safe to repeat follows a failure known to be safe, or a person's word."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)
-    for state in walk.ended().calls.values():
+    for state in walk.run_to_seal().calls.values():
         if state.grant is None or state.grant.safe_to_repeat:
             continue
         for first, second in zip(state.effects, state.effects[1:], strict=False):
             between = walk.run.entries[first.n : second.n]
-            told = [e for e in between if getattr(e.event, "call", "") == state.call and not e.ignored]
+            about_call = [e for e in between if getattr(e.event, "call", "") == state.call and not e.ignored]
             allowed = [
                 e
-                for e in told
+                for e in about_call
                 if e.name == "resolved" or getattr(e.event, "outcome", "") in {"failed", "never_started"}
             ]
             assert allowed, [f"{e.role}.{e.name}" for e in between]

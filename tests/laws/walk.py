@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 
-from linestop.actors.facts import Facts, Findings, Word, Worker
+from linestop.actors.facts import CheckFindings, ControlMessage, Facts, Worker
 from linestop.actors.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
-    NAMES,
-    SPEAKERS,
+    EVENT_NAMES,
+    EVENT_ROLES,
     Amended,
     AnyEvent,
     Cue,
@@ -45,7 +45,7 @@ from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical
 
 CUE = Cue(kind="sweep")
-FACTS_AFTER_STOP = (Finished, ModelFailedEvent, Settled, Sealed, Amended, Refused)
+EVENTS_AFTER_STOP = (Finished, ModelFailedEvent, Settled, Sealed, Amended, Refused)
 ROOMY = {"wall_s": 100_000, "cost_max_micros": 5_000_000, "tokens_max": 500_000}
 SMALL = msgspec.structs.replace(SPARE, window_tokens=4_000)
 
@@ -90,18 +90,18 @@ PAUSES_S = (0.5, 2.0, 6.0, 13.0, 61.0, 131.0, 3_601.0)
 def size(run: Run, version: AgentVersion, event: ModelStarted) -> int:
     """Bytes of everything in the next prompt that a provider turns into tokens."""
     prompt = assemble(run, version, purpose=event.purpose, dropped_to=event.dropped_to, limit=event.limit)
-    said = sum(
+    message_bytes = sum(
         len(m.text.encode()) + len(m.call_id) + sum(len(c.id) + len(c.name) + len(c.args.encode()) for c in m.calls)
         for m in prompt.messages
     )
-    return len(prompt.system.encode()) + said + len(canonical(prompt.tools))
+    return len(prompt.system.encode()) + message_bytes + len(canonical(prompt.tools))
 
 
 def closing_bytes(run: Run, event: ModelStarted) -> int:
     """What a closing prompt has beside the conversation: instructions, and a note for each call not made."""
     if event.purpose != "close" or run.proposal is None:
         return 0
-    return INSTRUCTION_BYTES + sum(256 for call in run.proposal.calls if call.stage is not Stage.ANSWERED)
+    return INSTRUCTION_BYTES + sum(256 for call in run.proposal.calls if call.stage is not Stage.ENDED)
 
 
 class Walk(Story):
@@ -118,7 +118,7 @@ class Walk(Story):
         chosen, task = AGENTS[choice % len(AGENTS)]
         super().__init__(version or chosen, task=task)
         self.check = check
-        self.lives = 1
+        self.incarnation = 1
         self.proposed = 0
         for message in log:
             self.messages.append(message)
@@ -126,50 +126,50 @@ class Walk(Story):
         if log:
             self.now = self.run.at
         else:
-            self.opened()
+            self.open_run()
 
     # --- laws ------------------------------------------------------------------------------------------
 
-    def known(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+    def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
         """What a role knows: its worker's present life, and what the tools' checks found."""
         waiting: dict[int, tuple[str, ...]] = {
             c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK
         }
-        return super().known(Worker(id=f"w#{self.lives}"), Findings(by_event=waiting), *more)
+        return super().current_facts(Worker(id=f"w#{self.incarnation}"), CheckFindings(by_event=waiting), *more)
 
-    def ask(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
+    def decide(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
         """Let one role decide, check every law about it, and append what it said."""
-        facts, run = self.known(*more), self.run
+        facts, run = self.current_facts(*more), self.run
         before = pickle.dumps(run) if self.check else b""
         event = self.roles[role].decide(run, CUE, facts, self.now)
         if self.check:
             assert event == self.roles[role].decide(run, CUE, facts, self.now), "the same question, two answers"
             assert pickle.dumps(run) == before, f"{role} changed the run"
-            self._blind(role, facts)
+            self._check_unknown_events(role, facts)
         if event is None:
             return False
-        assert not run.stopped or isinstance(event, FACTS_AFTER_STOP), f"{role} says {event} after a stop"
+        assert not run.stopped or isinstance(event, EVENTS_AFTER_STOP), f"{role} says {event} after a stop"
         self._check_start(event)
-        willing = self._willing() if self.check else set[RoleName]()
+        willing = self._roles_with_events() if self.check else set[RoleName]()
         self.put(role, event)
         if self.check:
-            again = self.roles[role].decide(run, CUE, facts, self.now)
-            assert again is None or again != event, f"{role} says the same again: {event}"
+            repeated = self.roles[role].decide(run, CUE, facts, self.now)
+            assert repeated is None or repeated != event, f"{role} says the same again: {event}"
             self._check_wakes(role, event, willing)
         return True
 
     def put(self, role: RoleName, event: AnyEvent) -> None:
         """Append what a role said: the table and the rules let every such event count."""
-        entry = self.tell(role, event)
-        assert not entry.ignored, f"{role} said {NAMES[type(event)]} in vain: {entry.ignored}"
+        entry = self.append(role, event)
+        assert not entry.ignored, f"{role} said {EVENT_NAMES[type(event)]} in vain: {entry.ignored}"
 
-    def _blind(self, role: RoleName, facts: Facts) -> None:
-        self.run.blind = True
+    def _check_unknown_events(self, role: RoleName, facts: Facts) -> None:
+        self.run.has_unknown_events = True
         assert self.roles[role].decide(self.run, CUE, facts, self.now) is None, f"{role} speaks although it is blind"
-        self.run.blind = False
+        self.run.has_unknown_events = False
 
     def _check_start(self, event: AnyEvent) -> None:
-        start = next_start(self.run, self.now, f"w#{self.lives}")
+        start = next_start(self.run, self.now, f"w#{self.incarnation}")
         match event:
             case ModelStarted():
                 assert isinstance(start, NextStart)
@@ -187,18 +187,20 @@ class Walk(Story):
             case _:
                 return
 
-    def _willing(self) -> set[RoleName]:
-        facts = self.known()
-        said: dict[RoleName, AnyEvent | None] = {
+    def _roles_with_events(self) -> set[RoleName]:
+        facts = self.current_facts()
+        decided: dict[RoleName, AnyEvent | None] = {
             name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()
         }
         # A limit or a warning is found at the next look; everything else must not wait for one.
-        return {name for name, event in said.items() if event is not None and not isinstance(event, Stopped | Warned)}
+        return {
+            name for name, event in decided.items() if event is not None and not isinstance(event, Stopped | Warned)
+        }
 
-    def _check_wakes(self, speaker: RoleName, event: AnyEvent, willing: set[RoleName]) -> None:
+    def _check_wakes(self, speaker: RoleName, event: AnyEvent, ready_before: set[RoleName]) -> None:
         """Who has something to say only since this event must be woken by it, or have said it."""
-        name = "stopped" if isinstance(event, Stopped) else f"{SPEAKERS[type(event)]}.{NAMES[type(event)]}"
-        for role in self._willing() - willing - {speaker}:
+        name = "stopped" if isinstance(event, Stopped) else f"{EVENT_ROLES[type(event)]}.{EVENT_NAMES[type(event)]}"
+        for role in self._roles_with_events() - ready_before - {speaker}:
             assert name in self.roles[role].wakes, f"{name} gives {role} something to say and does not wake it"
 
     # --- steps -----------------------------------------------------------------------------------------
@@ -206,39 +208,41 @@ class Walk(Story):
     def step(self, number: int) -> None:
         """One thing that may happen, chosen by a number."""
         kinds: tuple[Callable[[int], object], ...] = (
-            self.one_role, self.all_roles, self.all_roles, self.all_roles, self.model_speaks, self.model_speaks,
-            self.model_speaks, self.tool_speaks, self.tool_speaks, self.tool_speaks, self.person_speaks,
-            self.person_speaks, self.time_passes, self.one_role, self.worker_dies, self.one_role,
+            self.run_one_role, self.run_all_roles, self.run_all_roles, self.run_all_roles,
+            self.finish_model_request, self.finish_model_request,
+            self.finish_model_request, self.finish_tool_call, self.finish_tool_call, self.finish_tool_call,
+            self.send_any_control,
+            self.send_any_control, self.advance_any_time, self.run_one_role, self.restart_worker, self.run_one_role,
         )  # fmt: skip
         kinds[number % len(kinds)](number // len(kinds))
         assert not self.check or self.run.available_micros >= 0 or self.run.spent_micros > 0
 
-    def one_role(self, number: int) -> object:
+    def run_one_role(self, number: int) -> object:
         """Any role looks."""
-        return self.ask(ACTORS[number % len(ACTORS)])
+        return self.decide(ACTORS[number % len(ACTORS)])
 
-    def all_roles(self, number: int) -> None:
+    def run_all_roles(self, number: int) -> None:
         """All look, beginning anywhere, until none has anything to say."""
         order: list[RoleName] = [*ACTORS[number % len(ACTORS) :], *ACTORS[: number % len(ACTORS)]]
         for _ in range(200):
-            if not any(self.ask(name) for name in order):
+            if not any(self.decide(name) for name in order):
                 return
         raise AssertionError("the roles never fall silent")
 
-    def model_speaks(self, number: int) -> None:
+    def finish_model_request(self, number: int) -> None:
         """An answer to any model call that has none, late or in time."""
         ours = [a for attempts in self.run.attempts.values() for a in attempts if not a.call and not a.closed_n]
         if not ours:
             return
         attempt = ours[-1 - number % len(ours)] if number % 7 == 0 else ours[-1]
-        events = self.heard(self._answer(number), n=attempt.n)
-        willing = self._willing() if self.check else set[RoleName]()
+        events = self.planner_events(self._model_reply(number), n=attempt.n)
+        willing = self._roles_with_events() if self.check else set[RoleName]()
         for event in events:
             self.put("planner", event)
             if self.check:
                 self._check_wakes("planner", event, willing)
 
-    def _answer(self, number: int) -> ModelReply | ModelFailed:
+    def _model_reply(self, number: int) -> ModelReply | ModelFailed:
         if number % 13 == 5:
             return FAILURES[number // 13 % len(FAILURES)]
         usage = Usage(fresh_in=self.run.context_bytes // 4, out=number % 400)
@@ -252,7 +256,7 @@ class Walk(Story):
         )
         return reply(*calls, text="I think so", usage=usage)
 
-    def tool_speaks(self, number: int) -> None:
+    def finish_tool_call(self, number: int) -> None:
         """A result for any attempt whose fate the log does not know for certain."""
         ours = [
             a for attempts in self.run.attempts.values() for a in attempts
@@ -268,20 +272,22 @@ class Walk(Story):
         started = self.run.entries[attempt.n - 1].event
         assert isinstance(started, EffectStarted)
         self.runner.results = {attempt.call: result}
-        view = tuple(w for w in self.executor.view(self.run, started, self.known()) if w.call == attempt.call)
-        willing = self._willing() if self.check else set[RoleName]()
+        view = tuple(
+            w for w in self.executor.prepare(self.run, started, self.current_facts()) if w.call == attempt.call
+        )
+        willing = self._roles_with_events() if self.check else set[RoleName]()
         for event in performed(self.executor, view, started):
             self.put("executor", event)
             if self.check:
                 self._check_wakes("executor", event, willing)
 
-    def person_speaks(self, number: int) -> None:
+    def send_any_control(self, number: int) -> None:
         """Any word about any call, or about the run."""
         verbs: tuple[Verb, ...] = ("approve", "approve", "deny", "answer", "resolve", "edit", "pause", "resume", "stop")
         verb = verbs[number % len(verbs)]
         if verb == "stop" and number // 9 % 4:
             return
-        if number % 4 and self._answers():
+        if number % 4 and self._send_decisions():
             return
         names = [c.call for c in self.run.calls.values() if c.stage is Stage.ASKED or number % 5 == 0]
         name = names[number // 9 % len(names)] if names else ""
@@ -295,54 +301,54 @@ class Walk(Story):
             result=7,
             why="so",
         )
-        self.ask("approver", Word(verb=verb, control=control))
+        self.decide("approver", ControlMessage(verb=verb, control=control))
 
-    def time_passes(self, number: int) -> None:
+    def advance_any_time(self, number: int) -> None:
         """Seconds, minutes, an hour."""
-        self.wait(PAUSES_S[number % len(PAUSES_S)])
+        self.advance_s(PAUSES_S[number % len(PAUSES_S)])
 
-    def worker_dies(self, number: int) -> None:
+    def restart_worker(self, number: int) -> None:
         """The process is started anew under its name."""
-        self.lives += 1 if number % 3 == 0 else 0
+        self.incarnation += 1 if number % 3 == 0 else 0
 
     # --- the end -----------------------------------------------------------------------------------------
 
-    def ended(self, steps_max: int = 400) -> Run:
+    def run_to_seal(self, steps_max: int = 400) -> Run:
         """Bring the run to its seal: a person answers, performers report, deadlines pass."""
         for _ in range(steps_max):
-            self.all_roles(0)
+            self.run_all_roles(0)
             if self.run.phase == "sealed":
                 return self.run
-            if not (self._answers() or self._reports()):
-                ahead = [d.at for d in deadlines(self.run, self.now) if d.at > self.now]
-                assert ahead, f"nothing will ever happen: {self.run.phase}, {self.names()[-5:]}"
-                self.now = ahead[0]
-        raise AssertionError(f"the run never ends: {self.run.phase}, {self.names()[-5:]}")
+            if not (self._send_decisions() or self._finish_open_starts()):
+                next_deadlines = [d.at for d in deadlines(self.run, self.now) if d.at > self.now]
+                assert next_deadlines, f"nothing will ever happen: {self.run.phase}, {self.event_names()[-5:]}"
+                self.now = next_deadlines[0]
+        raise AssertionError(f"the run never ends: {self.run.phase}, {self.event_names()[-5:]}")
 
-    def _answers(self) -> bool:
-        words: list[tuple[Verb, Control]] = []
+    def _send_decisions(self) -> bool:
+        messages: list[tuple[Verb, Control]] = []
         if self.run.paused:
-            words.append(("resume", Control(by="ann")))
+            messages.append(("resume", Control(by="ann")))
         if self.run.spend_asked:
-            words.append(("approve", Control(by="ann")))
+            messages.append(("approve", Control(by="ann")))
         for state in self.run.calls.values():
             if state.stage is Stage.ASKED:
                 verb: Verb = "answer" if isinstance(state.asked, Question) else "approve"
-                verb = "resolve" if state.asked_doubt else verb
+                verb = "resolve" if state.asked_about_outcome else verb
                 action: Any = ("done", "retry")[state.index % 2]
-                said = Control(call=state.call, answer="yes", action=action)
+                control_base = Control(call=state.call, answer="yes", action=action)
                 for by in ("ann", "bob"):
-                    words.append((verb, msgspec.structs.replace(said, by=by)))  # noqa: PERF401 - a word each
-        heard = [self.ask("approver", Word(verb=verb, control=control)) for verb, control in words]
-        return any(heard)
+                    messages.append((verb, msgspec.structs.replace(control_base, by=by)))  # noqa: PERF401 - a word each
+        appended = [self.decide("approver", ControlMessage(verb=verb, control=control)) for verb, control in messages]
+        return any(appended)
 
-    def _reports(self) -> bool:
+    def _finish_open_starts(self) -> bool:
         open_now = list(self.run.open_attempts)
         for attempt in open_now:
             if attempt.call:
                 self.report(attempt, RESULTS[0])
             else:
                 answer = reply(text="summary") if attempt.purpose == "compact" else reply(text="the end")
-                for event in self.heard(answer, n=attempt.n):
+                for event in self.planner_events(answer, n=attempt.n):
                     self.put("planner", event)
         return bool(open_now)

@@ -20,11 +20,11 @@ _WIRES = {"/messages": "anthropic", "/chat/completions": "openai"}
 _STATUS: dict[int, FailureClass] = {
     408: "availability", 409: "availability", 425: "availability", 429: "rate_limit", 499: "cancelled",
 }  # fmt: skip
-_CUT: dict[str, FailureClass] = {
+_FAILURE_BY_STOP: dict[str, FailureClass] = {
     "max_tokens": "truncated", "length": "truncated", "model_context_window_exceeded": "truncated",
     "pause_turn": "truncated", "refusal": "refusal", "content_filter": "refusal",
 }  # fmt: skip
-_WHOLE = {
+_STOP_REASONS = {
     "end_turn": "end",
     "stop": "end",
     "tool_use": "calls",
@@ -34,7 +34,7 @@ _WHOLE = {
 
 
 @dataclass
-class Understood:
+class ExpectedReply:
     """An answer that must be understood, as its provider meant it."""
 
     model: str
@@ -45,7 +45,7 @@ class Understood:
 
 
 @dataclass
-class Refusal:
+class ExpectedFailure:
     """An answer that must be refused: how, and with which words."""
 
     kind: FailureClass
@@ -60,59 +60,59 @@ def wire_of(interaction: Raw) -> str:
     return next((wire for end, wire in _WIRES.items() if posted and path.endswith(end)), "")
 
 
-def expected(interaction: Raw) -> Understood | Refusal:
+def expected(interaction: Raw) -> ExpectedReply | ExpectedFailure:
     """What must come of a recorded answer."""
     status, response = interaction["status"], interaction["response"]
     if status >= 300:
-        return _of_status(status, response)
+        return _failure_of_status(status, response)
     if wire_of(interaction):
-        return _of_answer(wire_of(interaction), response)
+        return _expected_of_response(wire_of(interaction), response)
     named = "Responses API" if interaction["path"].partition("?")[0].endswith("/responses") else "not its protocol"
-    return Refusal("malformed", named)
+    return ExpectedFailure("malformed", named)
 
 
-def _of_status(status: int, response: Any) -> Refusal:  # noqa: ANN401 - a recorded answer
-    error = _row(response).get("error") if isinstance(response, dict) else None
-    error = _row(error) if isinstance(error, dict) else {}
+def _failure_of_status(status: int, response: Any) -> ExpectedFailure:  # noqa: ANN401 - a recorded answer
+    error = _fields(response).get("error") if isinstance(response, dict) else None
+    error = _fields(error) if isinstance(error, dict) else {}
     kind: FailureClass = _STATUS.get(status) or ("availability" if status >= 500 else "permanent")
     if error.get("code") in {"content_filter", "content_policy_violation"}:
         kind = "refusal"
-    return Refusal(kind, str(error.get("message", ""))[:40], status)
+    return ExpectedFailure(kind, str(error.get("message", ""))[:40], status)
 
 
-def _of_answer(wire: str, response: Any) -> Understood | Refusal:  # noqa: ANN401 - a recorded answer
+def _expected_of_response(wire: str, response: Any) -> ExpectedReply | ExpectedFailure:  # noqa: ANN401 - a recorded answer
     try:
         if isinstance(response, str):
-            response = _FOLDED[wire](_events(response))
+            response = _JOIN_STREAM[wire](_events(response))
         if isinstance(response.get("error"), dict):
-            return Refusal("unknown", str(response["error"].get("message", ""))[:40])
-        stop, said = _READ[wire](response)
+            return ExpectedFailure("unknown", str(response["error"].get("message", ""))[:40])
+        stop, reply = _READ_RESPONSE[wire](response)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return Refusal("malformed", "not its protocol")
-    if stop is None and said.calls and all(_is_object(args) for _, args in said.calls):
+        return ExpectedFailure("malformed", "not its protocol")
+    if stop is None and reply.calls and all(_is_object(args) for _, args in reply.calls):
         # Some proxies never say why they stop; calls that are complete are whole all the same.
         stop = "tool_calls"
     if stop is None:
-        return Refusal("unknown", "")
-    if stop in _CUT:
-        return Refusal(_CUT[stop], "")
-    if stop not in _WHOLE:
-        return Refusal("malformed", str(stop))
-    if bool(said.calls) != (_WHOLE[stop] == "calls"):
-        return Refusal("malformed", f"made {len(said.calls)} tool calls")
-    said.stop_reason = _WHOLE[stop]
-    return said
+        return ExpectedFailure("unknown", "")
+    if stop in _FAILURE_BY_STOP:
+        return ExpectedFailure(_FAILURE_BY_STOP[stop], "")
+    if stop not in _STOP_REASONS:
+        return ExpectedFailure("malformed", str(stop))
+    if bool(reply.calls) != (_STOP_REASONS[stop] == "calls"):
+        return ExpectedFailure("malformed", f"made {len(reply.calls)} tool calls")
+    reply.stop_reason = _STOP_REASONS[stop]
+    return reply
 
 
 # --- answers -----------------------------------------------------------------------------------------------
 
 
-def _row(value: Any) -> Raw:  # noqa: ANN401 - a recorded value, which may be null
+def _fields(value: Any) -> Raw:  # noqa: ANN401 - a recorded value, which may be null
     row: Raw = value or {}
     return row
 
 
-def rows(value: Any) -> list[Raw]:  # noqa: ANN401 - as above
+def items(value: Any) -> list[Raw]:  # noqa: ANN401 - as above
     """A recorded list, which may be null."""
     found: list[Raw] = value or []
     return found
@@ -130,25 +130,25 @@ def _is_object(args: str) -> bool:
         return False
 
 
-def _said(content: Any) -> str:  # noqa: ANN401 - a text, its parts, or nothing
-    return content or "" if not isinstance(content, list) else "".join(part.get("text", "") for part in rows(content))
+def _text_of(content: Any) -> str:  # noqa: ANN401 - a text, its parts, or nothing
+    return content or "" if not isinstance(content, list) else "".join(part.get("text", "") for part in items(content))
 
 
-def _anthropic(response: Raw) -> tuple[str | None, Understood]:
-    blocks, usage = rows(response["content"]), _row(response.get("usage"))
+def _anthropic(response: Raw) -> tuple[str | None, ExpectedReply]:
+    blocks, usage = items(response["content"]), _fields(response.get("usage"))
     calls = [(from_wire(block["name"]), json.dumps(block["input"])) for block in blocks if block["type"] == "tool_use"]
     counts = {
         "fresh_in": usage["input_tokens"],
         "cache_read": usage.get("cache_read_input_tokens") or 0,
         "cache_write": usage.get("cache_creation_input_tokens") or 0,
         "out": usage["output_tokens"],
-        "reasoning": _row(usage.get("output_tokens_details")).get("thinking_tokens", 0),
+        "reasoning": _fields(usage.get("output_tokens_details")).get("thinking_tokens", 0),
     }
     text = "".join(block["text"] for block in blocks if block["type"] == "text")
-    return response["stop_reason"], Understood(response["model"], "", text, calls, counts)
+    return response["stop_reason"], ExpectedReply(response["model"], "", text, calls, counts)
 
 
-def _anthropic_folded(events: list[Raw]) -> Raw:
+def _anthropic_joined(events: list[Raw]) -> Raw:
     message: Raw = {}
     parts: dict[int, list[str]] = {}
     for event in events:
@@ -173,11 +173,11 @@ def _anthropic_folded(events: list[Raw]) -> Raw:
     return message
 
 
-def _openai(response: Raw) -> tuple[str | None, Understood]:
+def _openai(response: Raw) -> tuple[str | None, ExpectedReply]:
     (choice,) = response["choices"]
-    message, usage = choice["message"], _row(response.get("usage"))
-    details = _row(usage.get("prompt_tokens_details"))
-    calls = [call["function"] for call in rows(message.get("tool_calls"))]
+    message, usage = choice["message"], _fields(response.get("usage"))
+    details = _fields(usage.get("prompt_tokens_details"))
+    calls = [call["function"] for call in items(message.get("tool_calls"))]
     counts: dict[str, int] = {}
     if usage:
         cached, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
@@ -187,14 +187,14 @@ def _openai(response: Raw) -> tuple[str | None, Understood]:
             "cache_write": written,
             # Some servers leave reasoning out of it.
             "out": max(usage["completion_tokens"], usage.get("total_tokens", 0) - usage["prompt_tokens"]),
-            "reasoning": _row(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0,
+            "reasoning": _fields(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0,
         }
     stop = "refusal" if message.get("refusal") else choice["finish_reason"]
     named = [(from_wire(call["name"]), call["arguments"] or "{}") for call in calls]
-    return stop, Understood(response["model"], "", _said(message.get("content")), named, counts)
+    return stop, ExpectedReply(response["model"], "", _text_of(message.get("content")), named, counts)
 
 
-def _openai_folded(chunks: list[Raw]) -> Raw:
+def _openai_joined(chunks: list[Raw]) -> Raw:
     message: Raw = {"content": "", "tool_calls": [], "refusal": ""}
     usage: Raw = {}
     stop: str | None = None
@@ -204,9 +204,9 @@ def _openai_folded(chunks: list[Raw]) -> Raw:
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
             stop = choice.get("finish_reason") or stop
-            message["content"] += _said(choice["delta"].get("content"))
+            message["content"] += _text_of(choice["delta"].get("content"))
             message["refusal"] += choice["delta"].get("refusal") or ""
-            for call in rows(choice["delta"].get("tool_calls")):
+            for call in items(choice["delta"].get("tool_calls")):
                 made, fragment = message["tool_calls"], call["function"]
                 index = call.get("index", len(made) if call.get("id") else len(made) - 1)
                 if index == len(made):
@@ -215,8 +215,11 @@ def _openai_folded(chunks: list[Raw]) -> Raw:
     return {"model": chunks[0]["model"], "choices": [{"message": message, "finish_reason": stop}], "usage": usage}
 
 
-_READ: dict[str, Callable[[Raw], tuple[str | None, Understood]]] = {"anthropic": _anthropic, "openai": _openai}
-_FOLDED: dict[str, Callable[[list[Raw]], Raw]] = {"anthropic": _anthropic_folded, "openai": _openai_folded}
+_READ_RESPONSE: dict[str, Callable[[Raw], tuple[str | None, ExpectedReply]]] = {
+    "anthropic": _anthropic,
+    "openai": _openai,
+}
+_JOIN_STREAM: dict[str, Callable[[list[Raw]], Raw]] = {"anthropic": _anthropic_joined, "openai": _openai_joined}
 
 
 # --- requests ----------------------------------------------------------------------------------------------
@@ -227,15 +230,15 @@ def request_of(interaction: Raw) -> ModelRequest:
     wire, recorded = wire_of(interaction), interaction["request"]
     if not wire:
         provider = "anthropic" if "anthropic" in interaction.get("host", "") else "openai"
-        model = _row(recorded).get("model", "any") if isinstance(recorded, dict) else "any"
+        model = _fields(recorded).get("model", "any") if isinstance(recorded, dict) else "any"
         return ModelRequest(model=f"{provider}/{model}", system="", messages=(Message(role="user", text="hello"),))
     tools: list[ToolSpec] = []
-    for tool in rows(recorded.get("tools")):
+    for tool in items(recorded.get("tools")):
         body = tool.get("function", tool)
         schema = body.get("input_schema") or body.get("parameters")
         if schema is not None:
-            name, told = from_wire(body["name"]), body.get("description") or ""
-            tools.append(ToolSpec(name=name, description=told, parameters=schema))
+            name, description = from_wire(body["name"]), body.get("description") or ""
+            tools.append(ToolSpec(name=name, description=description, parameters=schema))
     read = _anthropic_message if wire == "anthropic" else _openai_message
     messages = [message for entry in recorded["messages"] for message in read(entry)]
     return ModelRequest(model=f"{wire}/{recorded['model']}", system="", messages=tuple(messages), tools=tuple(tools))
@@ -265,7 +268,7 @@ def _openai_message(entry: Raw) -> list[Message]:
     text = entry.get("content") or ""
     text = text if isinstance(text, str) else json.dumps(text)
     if entry["role"] == "assistant":
-        made = [call for call in rows(entry.get("tool_calls")) if "function" in call]
+        made = [call for call in items(entry.get("tool_calls")) if "function" in call]
         calls = tuple(
             ToolCall(id=c["id"], name=from_wire(c["function"]["name"]), args=c["function"]["arguments"]) for c in made
         )

@@ -16,7 +16,7 @@ import pytest
 
 from linestop.actors.planner import Planner
 from linestop.models import open_model
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.models.planner_function import Plan, load_planner
 from linestop.models.transport import ERROR_BYTES_MAX
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
@@ -26,7 +26,7 @@ from linestop.schemas.performer_interfaces import ModelWork
 
 pytestmark = pytest.mark.anyio
 
-Play = Callable[[asyncio.StreamWriter], Awaitable[None]]
+WriteResponse = Callable[[asyncio.StreamWriter], Awaitable[None]]
 KEY = "sk-not-to-be-repeated"
 PRICE = Price(input=3_000_000, output=15_000_000)
 RESERVED = 70_000
@@ -36,13 +36,13 @@ both = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 
 
 @asynccontextmanager
-async def _server(play: Play, asked: list[int]) -> AsyncGenerator[str]:
+async def _server(play: WriteResponse, request_sizes: list[int]) -> AsyncGenerator[str]:
     """A server that reads a request's head and body, then lets ``play`` write what it likes."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            asked.append(len(await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))))
+            request_sizes.append(len(await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))))
             await play(writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             # The client has had enough, which is the point.
@@ -58,7 +58,7 @@ async def _server(play: Play, asked: list[int]) -> AsyncGenerator[str]:
         await server.wait_closed()
 
 
-async def _event(play: Play, provider: str, *, purpose: Any = "turn", deadline_s: float = 10.0) -> AnyEvent:  # noqa: ANN401
+async def _event(play: WriteResponse, provider: str, *, purpose: Any = "turn", deadline_s: float = 10.0) -> AnyEvent:  # noqa: ANN401
     """What the planner says of an answer; it has asked once, and what it says fits into a message."""
     now = datetime.now(UTC)
     request = ModelRequest(
@@ -66,10 +66,10 @@ async def _event(play: Play, provider: str, *, purpose: Any = "turn", deadline_s
         deadline_s=deadline_s,
     )  # fmt: skip
     started = ModelStarted(turn=1, attempt=1, model="m", worker="w#1", start_by=now, done_by=now, purpose=purpose)
-    asked: list[int] = []
-    caller = Caller()
+    request_sizes: list[int] = []
+    caller = Requester()
     try:
-        async with _server(play, asked) as url:
+        async with _server(play, request_sizes) as url:
             work = ModelWork(
                 tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, base_url=url,
                 cost_max_micros=RESERVED, start_by=now + timedelta(seconds=60), tool_mode="native",
@@ -77,14 +77,16 @@ async def _event(play: Play, provider: str, *, purpose: Any = "turn", deadline_s
             (event,) = [event async for event in Planner(caller).perform(work, started)]
     finally:
         await caller.aclose()
-    assert len(asked) == 1
+    assert len(request_sizes) == 1
     if not (isinstance(event, Proposed) and isinstance(event.text, str) and len(event.text) > MESSAGE_BYTES_MAX):
         # A long text alone becomes a blob before it is appended.
         assert len(encode(event)) < MESSAGE_BYTES_MAX
     return event
 
 
-def _says(body: bytes, status: str = "200 OK", media: str = "text/event-stream", *headers: str) -> Play:
+def _respond_with(
+    body: bytes, status: str = "200 OK", media: str = "text/event-stream", *headers: str
+) -> WriteResponse:
     lines = [f"HTTP/1.1 {status}", f"content-type: {media}", f"content-length: {len(body)}", *headers, "", ""]
 
     async def play(writer: asyncio.StreamWriter) -> None:
@@ -180,7 +182,7 @@ CASES: dict[str, tuple[str, bytes, str, int]] = {
 async def test_an_answer_that_cannot_be_used_is_one_failure_with_its_reason(case: str) -> None:
     """It costs what was reported and believed, else the reservation."""
     provider, body, sentence, charged = CASES[case]
-    event = await _event(_says(body), provider)
+    event = await _event(_respond_with(body), provider)
     assert isinstance(event, ModelFailedEvent)
     assert sentence in event.message
     assert event.charged_micros == charged
@@ -189,7 +191,7 @@ async def test_an_answer_that_cannot_be_used_is_one_failure_with_its_reason(case
 async def test_names_that_a_provider_makes_up_are_cut() -> None:
     """Nothing looks into them but people; no tool's name is as long, so no call finds another tool by that."""
     body = _openai({"tool_calls": [_call(name="x" * 400_000)]}, finish="tool_calls", model="m" * 400_000)
-    event = await _event(_says(body.replace(b'"c1"', b'"%b"' % (b"c" * 400_000))), "openai")
+    event = await _event(_respond_with(body.replace(b'"c1"', b'"%b"' % (b"c" * 400_000))), "openai")
     assert isinstance(event, Proposed)
     assert (len(event.calls[0].tool), len(event.request_id)) == (200, 200)
 
@@ -197,7 +199,7 @@ async def test_names_that_a_provider_makes_up_are_cut() -> None:
 async def test_more_cached_tokens_than_tokens_are_not_charged() -> None:
     """The parts cannot be more than the whole."""
     usage = USAGE | {"prompt_tokens_details": {"cached_tokens": 10**9, "cache_write_tokens": 10**9}}
-    event = await _event(_says(_openai({"content": "x"}, usage=usage)), "openai")
+    event = await _event(_respond_with(_openai({"content": "x"}, usage=usage)), "openai")
     assert isinstance(event, Proposed)
     assert (event.usage.cache_read, event.usage.cache_write, event.usage.fresh_in) == (10, 0, 0)
     assert event.cost_micros <= RESERVED
@@ -206,7 +208,7 @@ async def test_more_cached_tokens_than_tokens_are_not_charged() -> None:
 @pytest.mark.parametrize("start", [{}, {"usage": None}])
 async def test_an_answer_without_usage_stands_and_counts_at_its_reservation(start: dict[str, Any]) -> None:
     """A compatible server may count nothing."""
-    event = await _event(_says(_anthropic({"type": "text", "text": "Noon."}, **start)), "anthropic")
+    event = await _event(_respond_with(_anthropic({"type": "text", "text": "Noon."}, **start)), "anthropic")
     assert isinstance(event, Proposed)
     assert (event.text, event.usage_source, event.cost_micros) == ("Noon.", "reserved", RESERVED)
 
@@ -219,7 +221,7 @@ async def test_a_long_answer_is_whole(provider: str) -> None:
     if provider == "anthropic":
         texts = [{"type": "text", "text": piece}, {"type": "text", "text": piece}]
         body = _anthropic(*texts, usage={"input_tokens": 10, "output_tokens": 4})
-    event = await _event(_says(body), provider)
+    event = await _event(_respond_with(body), provider)
     assert isinstance(event, Proposed)
     assert len(str(event.text)) == 10_000_000
 
@@ -237,9 +239,9 @@ async def test_a_long_answer_is_whole(provider: str) -> None:
         ("7", 7.0),
     ],
 )
-async def test_a_wait_that_is_none_is_left_out(provider: str, wait: str, seconds: float | None) -> None:
+async def test_an_unreadable_retry_after_is_left_out(provider: str, wait: str, seconds: float | None) -> None:
     """Whatever a server writes there, the failure stays what it is."""
-    event = await _event(_says(b"{}", "429 Slow", "application/json", f"retry-after: {wait}"), provider)
+    event = await _event(_respond_with(b"{}", "429 Slow", "application/json", f"retry-after: {wait}"), provider)
     assert isinstance(event, ModelFailedEvent)
     assert (event.kind, event.retry_after_s, event.charged_micros) == ("rate_limit", seconds, 0)
 
@@ -254,14 +256,14 @@ async def test_a_wait_that_is_none_is_left_out(provider: str, wait: str, seconds
         ({"message": {"deep": "x" * 5_000}}, "permanent", '{"deep": "xxx'),
     ],
 )
-async def test_what_an_error_says_is_told_but_never_the_key(
+async def test_an_error_message_is_passed_on_without_the_key(
     provider: str, error: dict[str, Any], kind: str, sentence: str
 ) -> None:
     """The words go into a log that keeps them for ever."""
     if kind == "refusal" and provider == "anthropic":
         kind = "permanent"
     request = ModelRequest(model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),))
-    play = _says(json.dumps({"error": error}).encode(), "400 No", "application/json")
+    play = _respond_with(json.dumps({"error": error}).encode(), "400 No", "application/json")
     async with _server(play, []) as url:
         client = open_model(f"{provider}/m", base_url=url, api_key=KEY)
         with pytest.raises(ModelFailed) as failed:
@@ -295,10 +297,12 @@ async def test_the_body_of_an_error_is_read_to_a_bound(provider: str) -> None:
 async def test_a_compressed_answer_is_read_and_a_false_one_fails(provider: str) -> None:
     """What unfolds to more than an answer may have is stopped on the way."""
     packed = "content-encoding: gzip"
-    good = await _event(_says(gzip.compress(_text(provider, "Noon.")), "200 OK", "text/event-stream", packed), provider)
-    false = await _event(_says(b"not gzip", "200 OK", "text/event-stream", packed), provider)
+    good = await _event(
+        _respond_with(gzip.compress(_text(provider, "Noon.")), "200 OK", "text/event-stream", packed), provider
+    )
+    false = await _event(_respond_with(b"not gzip", "200 OK", "text/event-stream", packed), provider)
     bomb = await _event(
-        _says(gzip.compress(b"data: " + b"x" * 20_000_000, 1), "200 OK", "text/event-stream", packed), provider
+        _respond_with(gzip.compress(b"data: " + b"x" * 20_000_000, 1), "200 OK", "text/event-stream", packed), provider
     )
     assert isinstance(good, Proposed)
     assert good.text == "Noon."
@@ -306,9 +310,9 @@ async def test_a_compressed_answer_is_read_and_a_false_one_fails(provider: str) 
 
 
 @both
-async def test_a_mark_before_the_first_event_hides_nothing(provider: str) -> None:
+async def test_a_byte_order_mark_before_the_first_event_is_skipped(provider: str) -> None:
     """Left there, it would swallow the first piece of the answer without a trace."""
-    event = await _event(_says(b"\xef\xbb\xbf" + _text(provider, "Noon.")), provider)
+    event = await _event(_respond_with(b"\xef\xbb\xbf" + _text(provider, "Noon.")), provider)
     assert isinstance(event, Proposed)
     assert event.text == "Noon."
 
@@ -317,7 +321,7 @@ async def test_a_mark_before_the_first_event_hides_nothing(provider: str) -> Non
 @pytest.mark.parametrize(
     "body", [b"", b"SSH-2.0-hello\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n", b"HTTP/1.1 204 No\r\n\r\n"]
 )
-async def test_what_is_no_answer_at_all_is_unavailable_and_charged(provider: str, body: bytes) -> None:
+async def test_an_empty_response_is_unavailable_and_charged(provider: str, body: bytes) -> None:
     """Something took the request, so it may be billed."""
 
     async def play(writer: asyncio.StreamWriter) -> None:
@@ -330,7 +334,7 @@ async def test_what_is_no_answer_at_all_is_unavailable_and_charged(provider: str
 
 
 @both
-async def test_an_error_without_an_end_ends_at_the_deadline(provider: str) -> None:
+async def test_an_endless_error_body_ends_at_the_deadline(provider: str) -> None:
     """The deadline is of the whole call, also of reading why it failed."""
     left = asyncio.Event()
 
@@ -346,13 +350,13 @@ async def test_an_error_without_an_end_ends_at_the_deadline(provider: str) -> No
     assert "no whole answer within 0.1 s" in event.message
 
 
-async def test_a_summary_that_is_too_long_to_keep_is_a_failure() -> None:
+async def test_a_summary_that_is_too_long_to_store_is_a_failure() -> None:
     """It would stand in every later prompt, and does not fit into an event."""
-    event = await _event(_says(_text("openai", "x" * 40_000)), "openai", purpose="compact")
+    event = await _event(_respond_with(_text("openai", "x" * 40_000)), "openai", purpose="compact")
     assert isinstance(event, ModelFailedEvent)
     assert "at most 32768 can be kept" in event.message
-    kept = await _event(_says(_text("openai", "x" * 30_000)), "openai", purpose="compact")
-    assert isinstance(kept, Compacted)
+    summary = await _event(_respond_with(_text("openai", "x" * 30_000)), "openai", purpose="compact")
+    assert isinstance(summary, Compacted)
 
 
 @both
@@ -361,14 +365,14 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(provider: s
     asked: list[int] = []
     now = datetime.now(UTC)
     request = ModelRequest(model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),))
-    async with _server(_says(_text(provider, "Noon.")), asked) as url:
-        caller = Caller()
+    async with _server(_respond_with(_text(provider, "Noon.")), asked) as url:
+        caller = Requester()
         for _ in range(3):
             work = ModelWork(
                 tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, base_url=url,
                 cost_max_micros=RESERVED, start_by=now + timedelta(seconds=60),
             )  # fmt: skip
-            reply, _ = await caller.call(work)
+            reply, _ = await caller.request(work)
             assert reply.text == "Noon."
         await caller.aclose()
     assert len(asked) == 3
@@ -378,13 +382,13 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(provider: s
 async def test_an_extra_that_breaks_the_bound_is_refused_before_anything_is_sent(key: str) -> None:
     """Five answers cost five times what one reserves."""
     request = ModelRequest(model="openai/m", system="", messages=(), params={"extra_body": {key: 5}})
-    caller = Caller()
+    caller = Requester()
     work = ModelWork(
         tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, cost_max_micros=RESERVED,
         base_url="http://127.0.0.1:9/v1", start_by=datetime.now(UTC) + timedelta(seconds=60),
     )  # fmt: skip
     with pytest.raises(ModelFailed, match="would break the bound") as failed:
-        await caller.call(work)
+        await caller.request(work)
     await caller.aclose()
     assert (failed.value.kind, failed.value.possibly_billed) == ("permanent", False)
 
@@ -413,7 +417,7 @@ async def test_a_planner_function_that_gives_no_plan_is_a_permanent_failure(func
         planner=f"python:{__name__}.{function}", start_by=datetime.now(UTC) + timedelta(seconds=60),
     )  # fmt: skip
     with pytest.raises(ModelFailed, match="planner") as failed:
-        await Caller().call(work)
+        await Requester().request(work)
     assert failed.value.kind == "permanent"
 
 

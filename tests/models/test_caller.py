@@ -14,7 +14,7 @@ import pytest
 from tests.builders import CONTRACTS, OK, Story, agent
 
 from linestop.actors.planner import Planner
-from linestop.models.caller import Caller, encodable
+from linestop.models.caller import Requester, without_lone_surrogates
 from linestop.models.planner_function import Plan
 from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.models.playbook.wire import PIECE_CHARS
@@ -48,8 +48,8 @@ usage = {input = 200, output = 20}
 
 
 @asynccontextmanager
-async def _caller(**options: Any) -> AsyncGenerator[Caller]:  # noqa: ANN401 - as the caller takes them
-    caller = Caller(**options)
+async def _caller(**options: Any) -> AsyncGenerator[Requester]:  # noqa: ANN401 - as the caller takes them
+    caller = Requester(**options)
     try:
         yield caller
     finally:
@@ -65,17 +65,17 @@ def _work(model: str, **changes: Any) -> ModelWork:  # noqa: ANN401 - any field
     return ModelWork(**fields)
 
 
-async def _turn(story: Story, caller: Caller) -> None:
+async def _turn(story: Story, caller: Requester) -> None:
     """Perform the open model call with real requests, then let the roles go on."""
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
     planner = Planner(caller)
-    view = planner.view(story.run, started, story.facts)
+    view = planner.prepare(story.run, started, story.facts)
     view = msgspec.structs.replace(view, start_by=datetime.now(UTC) + timedelta(seconds=30))
     events = [event async for event in planner.perform(view, started)]
-    story.given(*events).quiet()
+    story.given(*events).run_until_idle()
     while not story.run.open_attempts and not story.run.done:
-        story.wait(5).quiet()
+        story.advance_s(5).run_until_idle()
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ async def test_a_server_gets_exactly_the_requests_that_were_started_and_paid_for
     async with PlaybookServer(parse_playbook(BOOK.replace("MODE", able))) as server, _caller() as caller:
         tools = tuple(contract for contract in CONTRACTS if contract.name == "look")
         version = agent(model=price, base_url=f"{server.url}/v1", tool_mode=mode, tools=tools)
-        story = Story(version).opened().quiet()
+        story = Story(version).open_run().run_until_idle()
         while story.run.open_attempts:
             await _turn(story, caller)
             for call in story.run.calls.values():
                 if call.open_attempt:
-                    story.tools(**{call.call: OK})
+                    story.finish_tools(**{call.call: OK})
         counted = list(server.requests)
     starts = [entry.event for entry in story.run.entries if isinstance(entry.event, ModelStarted)]
     assert len(counted) == len(starts) == requests
@@ -115,18 +115,18 @@ async def test_a_server_gets_exactly_the_requests_that_were_started_and_paid_for
 async def test_a_call_whose_start_by_has_passed_sends_nothing(provider: str) -> None:
     """It is free, and it is tried again as a start of its own."""
     async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
-        late = _work(f"{provider}/m", base_url=server.url, start_by=datetime.now(UTC))
+        expired = _work(f"{provider}/m", base_url=server.url, start_by=datetime.now(UTC))
         with pytest.raises(ModelFailed, match="start_by") as failed:
-            await caller.call(late)
+            await caller.request(expired)
         assert not server.requests
         assert (failed.value.kind, failed.value.possibly_billed, failed.value.usage) == ("cancelled", False, None)
-        reply, _ = await caller.call(
+        reply, _ = await caller.request(
             _work(f"{provider}/m", base_url=server.url.rstrip("/") + ("/v1" if provider == "openai" else ""))
         )
     assert reply.text == "x"
 
 
-async def test_the_clock_is_looked_at_when_the_connection_stands() -> None:
+async def test_start_by_is_checked_when_the_connection_is_open() -> None:
     """Connecting may take longer than the moment in which a call may begin."""
     got: list[bytes] = []
 
@@ -147,7 +147,7 @@ async def test_the_clock_is_looked_at_when_the_connection_stands() -> None:
     try:
         async with _caller() as caller:
             with pytest.raises(ModelFailed, match="start_by") as failed:
-                await caller.call(_work("playbook/m", base_url=f"http://localhost:{port}", start_by=start_by))
+                await caller.request(_work("playbook/m", base_url=f"http://localhost:{port}", start_by=start_by))
     finally:
         del asyncio.get_running_loop().getaddrinfo
         server.close()
@@ -170,37 +170,37 @@ async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
     async with _caller() as caller:
         name = f"python:{__name__}.plan"
         with pytest.raises(ModelFailed, match="start_by"):
-            await caller.call(_work("function/plan", planner=name, start_by=datetime.now(UTC)))
+            await caller.request(_work("function/plan", planner=name, start_by=datetime.now(UTC)))
         assert not ASKED
-        reply, _ = await caller.call(_work("function/plan", planner=name))
+        reply, _ = await caller.request(_work("function/plan", planner=name))
     assert isinstance(reply, ModelReply)
     assert (reply.text, ASKED) == ("done", [1])
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "playbook"])
-async def test_watchers_are_told_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
+async def test_deltas_contain_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
     """Tokens are shown as they come, and a server breaks them where it likes."""
-    told: list[str] = []
+    deltas: list[str] = []
     at: list[int] = []
 
     async def watch(_: ModelWork, text: str, offset: int) -> None:
-        told.append(text)
+        deltas.append(text)
         at.append(offset)
 
     before = "." * (PIECE_CHARS - 7)
-    say = f"{before}hunter2hunter2, so it is."
+    scripted_text = f"{before}hunter2hunter2, so it is."
     async with (
-        PlaybookServer(parse_playbook(f'name = "m"\n[[step]]\nsay = "{say}"')) as server,
+        PlaybookServer(parse_playbook(f'name = "m"\n[[step]]\nsay = "{scripted_text}"')) as server,
         _caller(on_delta=watch) as caller,
     ):
         work = _work(f"{provider}/m", base_url=server.url, redactor=Redactor(["hunter2hunter2"]))
-        reply, _ = await caller.call(work)
-    assert reply.text == say
-    assert told == [before, "[redacted:secret], so it is."]
+        reply, _ = await caller.request(work)
+    assert reply.text == scripted_text
+    assert deltas == [before, "[redacted:secret], so it is."]
     assert at == [0, len(before)]
 
 
-async def test_a_watcher_that_fails_costs_no_answer() -> None:
+async def test_a_failing_watcher_does_not_lose_the_answer() -> None:
     """Also at the very last piece."""
 
     async def watch(_: ModelWork, text: str, __: int) -> None:
@@ -210,21 +210,21 @@ async def test_a_watcher_that_fails_costs_no_answer() -> None:
         PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server,
         _caller(on_delta=watch) as caller,
     ):
-        reply, _ = await caller.call(_work("playbook/m", base_url=server.url))
+        reply, _ = await caller.request(_work("playbook/m", base_url=server.url))
     assert reply.text == "x"
 
 
-def test_halves_of_characters_are_in_no_answer_and_no_failure() -> None:
+def test_unpaired_surrogates_are_replaced_in_answers_and_failures() -> None:
     """No event could hold them: the attempt would stay open until its end, and be charged in full."""
     half = "a\ud83d"
     reply = ModelReply(
         text="t", calls=(ToolCall(id="c", name=half, args="{}"),), stop_reason="calls", usage=Usage(out=3),
         usage_reported=True, model=half, request_id=half, blocks=({"type": half, half: [half, 1, None]},),
     )  # fmt: skip
-    sound = encodable(reply)
+    sound = without_lone_surrogates(reply)
     assert msgspec.json.encode(sound)
     assert (sound.calls[0].name, sound.model, sound.usage) == ("a?", "a?", Usage(out=3))
     assert sound.blocks == ({"type": "a?", "a?": ["a?", 1, None]},)
     whole = msgspec.structs.replace(reply, calls=(), model="m", request_id="", blocks=({"x": 1},))
-    assert encodable(whole) is whole
+    assert without_lone_surrogates(whole) is whole
     assert str(ModelFailed("malformed", half)) == "a?"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models.recordings import Raw, Refusal, Understood, blocks_of, expected, request_of, rows, wire_of
+from tests.models.recordings import ExpectedFailure, ExpectedReply, Raw, blocks_of, expected, items, request_of, wire_of
 
 from linestop.errors import Refused
 from linestop.models import open_model
@@ -54,7 +54,7 @@ async def test_a_recorded_conversation_is_understood_or_refused_clearly(serve: S
     outcomes = [await replayed(serve, each) for each in interactions(file)]
     assert outcomes
     if file.stem in FLOOR:
-        assert all(isinstance(outcome, Understood) for outcome in outcomes)
+        assert all(isinstance(outcome, ExpectedReply) for outcome in outcomes)
 
 
 def interactions(file: Path) -> list[Raw]:
@@ -86,7 +86,7 @@ def streamed(*events: object) -> str:
 
 CALL = {"id": "call_12345678", "type": "function", "function": {"name": "files__read", "arguments": "{not json"}}
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
-UNSEEN: dict[str, tuple[Raw, FailureClass | None, str]] = {
+INVENTED_RECORDINGS: dict[str, tuple[Raw, FailureClass | None, str]] = {
     "a call with arguments that are no JSON": (recorded(said("tool_calls", tool_calls=[CALL])), None, ""),
     "an answer that was cut": (recorded(said("length", content="half")), "truncated", "output_tokens_max"),
     "an answer that was withheld": (recorded(said("content_filter")), "refusal", "content filter"),
@@ -112,41 +112,43 @@ UNSEEN: dict[str, tuple[Raw, FailureClass | None, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", UNSEEN)
-async def test_a_recording_that_nobody_has_seen_is_judged_by_what_it_says(serve: Serve, case: str) -> None:
+@pytest.mark.parametrize("case", INVENTED_RECORDINGS)
+async def test_an_invented_recording_is_judged_by_its_content(serve: Serve, case: str) -> None:
     """Other recordings may lie in the folder tomorrow: none needs to be listed anywhere."""
-    interaction, kind, words = UNSEEN[case]
+    interaction, kind, words = INVENTED_RECORDINGS[case]
     outcome = await replayed(serve, interaction)
     if kind is None:
-        assert isinstance(outcome, Understood)
+        assert isinstance(outcome, ExpectedReply)
         return
     assert isinstance(outcome, ModelFailed)
     assert outcome.kind == kind
     assert words in str(outcome)
 
 
-async def replayed(serve: Serve, interaction: Raw) -> Understood | ModelFailed:
+async def replayed(serve: Serve, interaction: Raw) -> ExpectedReply | ModelFailed:
     """Replay one recorded answer, and check that what came of it is what its recording means."""
-    wanted, request = expected(interaction), request_of(interaction)
+    expected_outcome, request = expected(interaction), request_of(interaction)
     answer, sent = await _asked(serve, interaction, request)
-    if isinstance(wanted, Refusal):
+    if isinstance(expected_outcome, ExpectedFailure):
         assert isinstance(answer, ModelFailed), answer
         # What broke off in the middle may say in many words why; only its class is ours to choose.
-        assert wanted.kind in {answer.kind, "unknown"}
-        assert answer.status == wanted.status or wanted.status is None
-        assert wanted.words in str(answer)
+        assert expected_outcome.kind in {answer.kind, "unknown"}
+        assert answer.status == expected_outcome.status or expected_outcome.status is None
+        assert expected_outcome.words in str(answer)
         assert str(answer).startswith(request.model)
-        assert len(str(answer)) > len(request.model) + len(wanted.words)
+        assert len(str(answer)) > len(request.model) + len(expected_outcome.words)
         return answer
     assert isinstance(answer, ModelReply), answer
-    assert (answer.text, answer.stop_reason) == (wanted.text, wanted.stop_reason)
-    assert [(call.name, _args(call.args)) for call in answer.calls] == [(n, _args(args)) for n, args in wanted.calls]
-    assert answer.usage_reported == bool(wanted.usage)
-    if wanted.usage:
-        assert Counter(_counts(answer.usage)) == Counter(wanted.usage)
-        _check_cost(f"{wire_of(interaction)}/{wanted.model}", answer.usage)
+    assert (answer.text, answer.stop_reason) == (expected_outcome.text, expected_outcome.stop_reason)
+    assert [(call.name, _args(call.args)) for call in answer.calls] == [
+        (n, _args(args)) for n, args in expected_outcome.calls
+    ]
+    assert answer.usage_reported == bool(expected_outcome.usage)
+    if expected_outcome.usage:
+        assert Counter(_counts(answer.usage)) == Counter(expected_outcome.usage)
+        _check_cost(f"{wire_of(interaction)}/{expected_outcome.model}", answer.usage)
     _check_past(interaction, sent)
-    return wanted
+    return expected_outcome
 
 
 async def _asked(serve: Serve, interaction: Raw, request: ModelRequest) -> tuple[ModelReply | ModelFailed, Raw]:
@@ -185,7 +187,7 @@ def _check_past(interaction: Raw, sent: Raw) -> None:
 
 def _made(messages: list[Raw]) -> list[tuple[str, ...]]:
     """The calls in recorded messages: id, name, arguments."""
-    calls = [call for entry in messages for call in rows(entry.get("tool_calls")) if "function" in call]
+    calls = [call for entry in messages for call in items(entry.get("tool_calls")) if "function" in call]
     return [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
 

@@ -8,7 +8,7 @@ from email.utils import formatdate
 import httpx2
 import pytest
 
-from linestop.models.failures import of_body, of_error, of_status, retry_after_s
+from linestop.models.failures import class_of_status, failure_of_error, failure_of_error_body, retry_after_s
 from linestop.schemas.model_messages import FailureClass
 
 
@@ -23,7 +23,7 @@ from linestop.schemas.model_messages import FailureClass
 )
 def test_a_status_has_one_class(status: int, kind: FailureClass) -> None:
     """Only what may pass by itself is worth another attempt."""
-    assert of_status(status) == kind
+    assert class_of_status(status) == kind
 
 
 @pytest.mark.parametrize(
@@ -69,25 +69,25 @@ def test_an_error_inside_a_good_response_is_classified_by_name(
     error: object, kind: FailureClass, status: int | None
 ) -> None:
     """Providers report faults within a stream too; an unknown one is unknown."""
-    failed = of_body(error, "openai/x")
+    failed = failure_of_error_body(error, "openai/x")
     assert (failed.kind, failed.status) == (kind, status)
 
 
 def test_only_what_cannot_have_begun_is_not_billed() -> None:
     """A refused connection costs nothing; a broken one may."""
-    refused = of_error(httpx2.ConnectError("refused"), "openai/x", answering=False)
-    broken = of_error(httpx2.RemoteProtocolError("cut"), "openai/x", answering=True)
+    refused = failure_of_error(httpx2.ConnectError("refused"), "openai/x", has_response=False)
+    broken = failure_of_error(httpx2.RemoteProtocolError("cut"), "openai/x", has_response=True)
     assert (refused.kind, refused.possibly_billed) == ("availability", False)
     assert (broken.kind, broken.possibly_billed) == ("availability", True)
 
 
 def test_a_request_that_cannot_be_written_is_permanent() -> None:
     """The same exception means malformed once the answer has begun."""
-    before = of_error(ValueError("surrogates not allowed"), "openai/x", answering=False)
-    after = of_error(ValueError("not JSON"), "openai/x", answering=True)
+    before = failure_of_error(ValueError("surrogates not allowed"), "openai/x", has_response=False)
+    after = failure_of_error(ValueError("not JSON"), "openai/x", has_response=True)
     assert (before.kind, before.possibly_billed) == ("permanent", False)
     assert (after.kind, after.possibly_billed) == ("malformed", True)
-    illegal = of_error(httpx2.LocalProtocolError("illegal header"), "openai/x", answering=False)
+    illegal = failure_of_error(httpx2.LocalProtocolError("illegal header"), "openai/x", has_response=False)
     assert illegal.kind == "permanent"
 
 
@@ -101,10 +101,10 @@ def test_a_request_that_cannot_be_written_is_permanent() -> None:
 )  # fmt: skip
 def test_the_providers_own_words_are_given_without_their_envelope(error: object) -> None:
     """Whatever the server, a person reads a sentence and not a data structure."""
-    assert str(of_body(error, "openai/m")) == "openai/m broke off with an error: model not loaded"
+    assert str(failure_of_error_body(error, "openai/m")) == "openai/m broke off with an error: model not loaded"
 
 
 @pytest.mark.parametrize(("error", "words"), [({"code": 7, "x": {"y": 1}}, '{"code": 7, "x": {"y": 1}}'), ({}, "{}")])
 def test_an_error_without_words_is_shown_as_it_came(error: object, words: str) -> None:
     """Somebody may know what it means."""
-    assert str(of_body(error, "openai/m")).endswith(words)
+    assert str(failure_of_error_body(error, "openai/m")).endswith(words)

@@ -17,7 +17,7 @@ from linestop.actors.planner import Planner
 from linestop.config.agent_files import load_agent
 from linestop.errors import ConfigError
 from linestop.models import anthropic, key_variable, open_model, openai
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model_messages import ModelFailed, ModelRequest
@@ -79,20 +79,20 @@ async def _ask(story: Story) -> AnyEvent:
     """Perform the model call that is open with a real request; return what came of it."""
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
-    caller = Caller()
-    view = Planner(caller).view(story.run, started, story.facts)
+    caller = Requester()
+    view = Planner(caller).prepare(story.run, started, story.facts)
     view = msgspec.structs.replace(view, start_by=datetime.now(UTC) + timedelta(seconds=30))
     try:
         (event,) = [event async for event in Planner(caller).perform(view, started)]
     finally:
         await caller.aclose()
-    story.given(event).quiet()
+    story.given(event).run_until_idle()
     return event
 
 
 def _two(tmp_path: Path, main: list[str], spare: list[str]) -> Story:
     version = _file(tmp_path, *main, "limits.model_retries_max = 0", "[[fallbacks]]", *spare)
-    return Story(version).opened().quiet()
+    return Story(version).open_run().run_until_idle()
 
 
 @pairs
@@ -193,10 +193,10 @@ async def test_each_model_gets_its_own_parameters_mode_and_limits(serve: Serve, 
     assert verify(story.run.tenant, story.run.run, story.messages).status == "consistent"
 
 
-def test_what_a_version_of_before_says_belongs_to_its_main_model() -> None:
+def test_settings_of_an_older_version_belong_to_its_main_model() -> None:
     """Deployed versions stay what they are: their address was meant for the model beside it."""
     version = agent(base_url="http://127.0.0.1:9/v1", tool_mode="native", params={"seed": 1}, fallbacks=(SPARE,))
-    story = Story(version).opened().quiet()
+    story = Story(version).open_run().run_until_idle()
     story.open_model()
     assert version.settings(version.model).base_url == "http://127.0.0.1:9/v1"
     assert version.settings(version.model).params == {"seed": 1}
@@ -224,7 +224,7 @@ def test_a_setting_that_cannot_be_is_refused_by_its_place(tmp_path: Path, lines:
     assert "sk" not in str(refused.value).replace("desk", "").replace("ask", "")
 
 
-def test_a_key_that_is_none_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_key_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line break in it would come back inside an error of the transport."""
     monkeypatch.setenv("MINE", "sk-abc\nsk-def")
     with pytest.raises(ConfigError, match="MINE does not hold a key") as refused:
@@ -235,14 +235,14 @@ def test_a_key_that_is_none_is_refused_without_being_repeated(monkeypatch: pytes
         open_model("openai/m", base_url="http://h/v1", api_key_env="MINE")
 
 
-async def test_a_start_at_a_server_that_the_run_was_not_opened_with_counts_for_nobody(tmp_path: Path) -> None:
+async def test_a_start_at_a_server_that_is_not_in_the_opening_is_ignored(tmp_path: Path) -> None:
     """Fold and checker both know a model by its name and its server."""
     story = _two(tmp_path, _table("openai", "http://127.0.0.1:9", "MAIN_KEY"), _table("openai", "http://h", "MAIN_KEY"))
-    story.given(*story.heard(ModelFailed("availability", "down")))
+    story.given(*story.planner_events(ModelFailed("availability", "down")))
     started = story.when("planner").decided
     assert isinstance(started, ModelStarted)
     assert (started.base_url, started.fallback_of) == ("http://h", "openai/m")
-    entry = story.tell("planner", msgspec.structs.replace(started, base_url="http://elsewhere"))
+    entry = story.append("planner", msgspec.structs.replace(started, base_url="http://elsewhere"))
     assert "was not opened with the model 'openai/m' at http://elsewhere" in entry.ignored
     found = verify(story.run.tenant, story.run.run, story.messages)
     assert any("which the run was not opened with" in problem.sentence for problem in found.problems)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linestop.models.wire_names import check_names, from_wire, step_id, to_wire, unique_id, wire_id
+from linestop.models.wire_names import check_names, from_wire, json_mode_call_id, to_wire, unique_id, wire_id
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID
+from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
 
 
 def _tool(name: str) -> ToolSpec:
@@ -48,6 +48,6 @@ def test_a_call_id_that_is_not_unique_gets_one_that_is() -> None:
 
 def test_the_id_of_a_call_tells_how_it_was_made() -> None:
     """As a JSON object, or as a tool call whose server gave it no id of use."""
-    assert step_id("reply-1").startswith(STEP_ID)
-    assert unique_id("0", "reply-1").startswith(NATIVE_ID)
-    assert step_id("reply-1") != step_id("reply-2")
+    assert json_mode_call_id("reply-1").startswith(JSON_MODE_ID_PREFIX)
+    assert unique_id("0", "reply-1").startswith(NATIVE_ID_PREFIX)
+    assert json_mode_call_id("reply-1") != json_mode_call_id("reply-2")

@@ -62,7 +62,7 @@ def test_a_model_that_cannot_be_opened_says_what_to_do(model: str, sentence: str
         "http://h/v1/chat/completions", "http://h/v1/responses/", "http://h/v1/messages", "http://h/v1?key=1",
     ],
 )  # fmt: skip
-def test_a_base_url_that_is_none_is_a_configuration_error(url: str) -> None:
+def test_an_invalid_base_url_is_a_configuration_error(url: str) -> None:
     """The URL is judged when the client is opened, not when the first call fails."""
     with pytest.raises(ConfigError, match="base_url") as refused:
         open_model("openai/m", base_url=url)
@@ -104,7 +104,7 @@ async def test_a_playbook_is_opened_by_the_address_of_its_server(path: str) -> N
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
-async def test_the_environment_does_not_act_behind_our_back(
+async def test_environment_variables_of_the_sdk_have_no_effect(
     serve: Serve, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither another key, nor headers, nor another address, nor an organisation comes from a variable."""

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.models.planner_function import CALLS_AT_ONCE_MAX, PLAN_BYTES_MAX, Plan
 from linestop.schemas.model_messages import Message, ModelFailed, ModelRequest, Price
 from linestop.schemas.performer_interfaces import ModelWork
 
 pytestmark = pytest.mark.anyio
 
-LET_GO = threading.Event()
+RELEASE = threading.Event()
 THREADS: list[int] = []
 
 
@@ -48,40 +48,40 @@ def fitting(messages: tuple[Message, ...]) -> Plan:
 
 def hanging(messages: tuple[Message, ...]) -> Plan:
     """Return once the test lets go."""
-    LET_GO.wait()
+    RELEASE.wait()
     return Plan(answer=str(len(messages)))
 
 
 @pytest.mark.parametrize("function", [answering, calling])
 async def test_a_plan_that_is_too_large_is_a_failure_that_says_so(function: Callable[..., object]) -> None:
     """With the limit and what to do; not retried, as the same conversation gives the same plan."""
-    said = r"returned has too many bytes as JSON; at most \d+: return less"
-    with pytest.raises(ModelFailed, match=said) as failed:
-        await Caller().call(work(function))
+    sentence = r"returned has too many bytes as JSON; at most \d+: return less"
+    with pytest.raises(ModelFailed, match=sentence) as failed:
+        await Requester().request(work(function))
     assert failed.value.kind == "permanent"
 
 
 async def test_a_plan_that_fits_is_made_beside_the_loop() -> None:
     """Whatever the function computes, other runs go on."""
-    reply, _ = await Caller().call(work(fitting))
+    reply, _ = await Requester().request(work(fitting))
     assert len(reply.text) == PLAN_BYTES_MAX
     assert THREADS[-1] != threading.get_ident()
 
 
 async def test_a_function_that_does_not_return_fails_in_time_and_holds_nothing_up() -> None:
     """Its run ends with a sentence; a stop is heard at once; and hung functions do not pile up."""
-    LET_GO.clear()
-    caller = Caller()
+    RELEASE.clear()
+    caller = Requester()
     try:
         with pytest.raises(ModelFailed, match=r"has not returned within 0\.01 s"):
-            await caller.call(work(hanging, deadline_s=0.01))
+            await caller.request(work(hanging, deadline_s=0.01))
         with anyio.move_on_after(0.01) as stop:
-            await caller.call(work(hanging))
+            await caller.request(work(hanging))
         assert stop.cancelled_caught
         for _ in range(CALLS_AT_ONCE_MAX - 2):
             with anyio.move_on_after(0):
-                await caller.call(work(hanging))
+                await caller.request(work(hanging))
         with pytest.raises(ModelFailed, match="64 planner functions have not returned: restart"):
-            await caller.call(work(answering))
+            await caller.request(work(answering))
     finally:
-        LET_GO.set()
+        RELEASE.set()

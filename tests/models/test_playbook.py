@@ -16,7 +16,7 @@ import pytest
 
 from linestop.errors import ConfigError
 from linestop.models.playbook import PlaybookServer, parse_playbook
-from linestop.models.playbook.server import FAULTS_MAX, JOURNAL_MAX
+from linestop.models.playbook.server import FAULT_COUNTS_MAX, REQUESTS_RECORDED_MAX
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def test_a_whole_answer_has_the_providers_shape() -> None:
 
 
 @both
-async def test_what_no_step_answers_is_a_clear_400(wire: str) -> None:
+async def test_a_request_without_a_matching_step_is_a_clear_400(wire: str) -> None:
     """The error names playbook and turn, in the provider's shape."""
     script = parse_playbook('name = "m"\n[[step]]\nwhen = {contains = "refund"}\nsay = "x"')
     async with PlaybookServer(script) as server:
@@ -90,13 +90,13 @@ async def test_two_playbooks_of_one_name_are_refused() -> None:
 async def test_a_connection_serves_many_requests_and_the_journal_is_bounded() -> None:
     """Keep-alive works, and what is remembered has an end."""
     async with PlaybookServer(HELLO) as server, httpx2.AsyncClient(trust_env=False) as client:
-        for number in range(JOURNAL_MAX + 5):
+        for number in range(REQUESTS_RECORDED_MAX + 5):
             answer = await client.post(server.url + PATHS["openai"], json=_body("hello", str(number)))
             assert answer.status_code == 200
-        assert len(server.requests) == JOURNAL_MAX
+        assert len(server.requests) == REQUESTS_RECORDED_MAX
         last = server.requests[-1]
         assert (last.model, last.turn, last.step, last.method) == ("hello", 1, 0, "POST")
-        assert json.loads(last.body)["messages"][0]["content"] == str(JOURNAL_MAX + 4)
+        assert json.loads(last.body)["messages"][0]["content"] == str(REQUESTS_RECORDED_MAX + 4)
 
 
 async def test_faults_are_counted_where_they_are_met() -> None:
@@ -115,11 +115,11 @@ async def test_the_table_of_faults_forgets_the_oldest() -> None:
     """A long benchmark must not fill the memory."""
     script = parse_playbook('name = "m"\n[[step]]\nsay = "x"\nfault = {kind = "status", status = 503, times = 1}')
     server = PlaybookServer(script)
-    bodies = [json.dumps(_body("m", str(number))).encode() for number in range(FAULTS_MAX + 1)]
+    bodies = [json.dumps(_body("m", str(number))).encode() for number in range(FAULT_COUNTS_MAX + 1)]
     for body in bodies:
-        assert server.answer("POST", PATHS["openai"], {}, body).status == 503
-    assert server.answer("POST", PATHS["openai"], {}, bodies[-1]).status == 200
-    assert server.answer("POST", PATHS["openai"], {}, bodies[0]).status == 503
+        assert server.reply_to("POST", PATHS["openai"], {}, body).status == 503
+    assert server.reply_to("POST", PATHS["openai"], {}, bodies[-1]).status == 200
+    assert server.reply_to("POST", PATHS["openai"], {}, bodies[0]).status == 503
 
 
 @both

@@ -12,8 +12,8 @@ import pytest
 
 from linestop.errors import ConfigError
 from linestop.models.playbook import Playbook, load_playbook, parse_playbook
-from linestop.models.playbook.answer import Answer, NoAnswer, choose, compose
-from linestop.models.playbook.conversation import Conversation, Wire, read_conversation
+from linestop.models.playbook.answer import NoScriptedReply, ScriptedReply, choose_step, compose_reply
+from linestop.models.playbook.conversation import Conversation, WireFormat, read_conversation
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_script_that_is_not_there_says_so(tmp_path: Path) -> None:
         load_playbook(tmp_path / "none.toml")
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_a_special_file_is_not_read(tmp_path: Path) -> None:
     """A pipe would be waited for, and a device may never end."""
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(ConfigError, match=r"pipe\.toml cannot be read \(it is no regular file\)"):
@@ -73,10 +73,10 @@ def test_the_example_of_the_page_is_a_playbook() -> None:
     assert [parse_playbook(script).name for script in scripts] == ["support"]
 
 
-def _conversation(*said: str, results: tuple[str, ...] = (), wire: Wire = "openai", **more: Any) -> Conversation:  # noqa: ANN401
+def _conversation(*texts: str, results: tuple[str, ...] = (), wire: WireFormat = "openai", **more: Any) -> Conversation:  # noqa: ANN401
     """A conversation in which the texts of user and model take turns; ``results`` follow as tool results."""
     messages: list[dict[str, Any]] = [
-        {"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(said)
+        {"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(texts)
     ]
     for number, result in enumerate(results):
         call = {"id": f"c{number}", "type": "function", "function": {"name": "orders__lookup", "arguments": "{}"}}
@@ -89,9 +89,9 @@ def _book(steps: str) -> Playbook:
     return parse_playbook(f'name = "m"\n{steps}')
 
 
-def _answer(steps: str, conversation: Conversation) -> Answer:
+def _answer(steps: str, conversation: Conversation) -> ScriptedReply:
     book = _book(steps)
-    return compose(book, book.steps[choose(book, conversation)], conversation)
+    return compose_reply(book, book.steps[choose_step(book, conversation)], conversation)
 
 
 SEQUENCE = '[[step]]\nsay = "one"\n[[step]]\nsay = "two"\n[[step]]\nsay = "three"\nrepeat = true'
@@ -101,9 +101,9 @@ SEQUENCE = '[[step]]\nsay = "one"\n[[step]]\nsay = "two"\n[[step]]\nsay = "three
     ("said", "step"),
     [(("go",), 0), (("go", "one", "on"), 1), (("go", "one", "on", "two", "on"), 2), (("go", "?") * 7 + ("on",), 2)],
 )
-def test_steps_answer_in_order_and_only_a_repeating_one_again(said: tuple[str, ...], step: int) -> None:
+def test_steps_answer_in_order_and_only_a_repeating_one_again(texts: tuple[str, ...], step: int) -> None:
     """Which step is next follows from the conversation alone, so a restarted server goes on where it was."""
-    assert choose(_book(SEQUENCE), _conversation(*said)) == step
+    assert choose_step(_book(SEQUENCE), _conversation(*texts)) == step
 
 
 def test_conditions_decide_before_order() -> None:
@@ -123,22 +123,22 @@ when = {tool_result = "orders.lookup"}
 say = "not paid"
 """
     book = _book(steps)
-    assert choose(book, _conversation("hello")) == 1
-    assert choose(book, _conversation("a Refund please")) == 2
-    assert choose(book, _conversation("refund", results=('{"state": "paid"}',))) == 0
-    assert choose(book, _conversation("refund", results=('{"state": "open"}',))) == 3
+    assert choose_step(book, _conversation("hello")) == 1
+    assert choose_step(book, _conversation("a Refund please")) == 2
+    assert choose_step(book, _conversation("refund", results=('{"state": "paid"}',))) == 0
+    assert choose_step(book, _conversation("refund", results=('{"state": "open"}',))) == 3
 
 
 def test_a_step_answers_once_even_if_its_condition_still_holds() -> None:
     """`contains` looks at the whole conversation, so what it saw once it would see for ever."""
     steps = '[[step]]\nwhen = {contains = "refund"}\nsay = "one"\n[[step]]\nsay = "two"'
-    assert choose(_book(steps), _conversation("refund", "one", "and?")) == 1
+    assert choose_step(_book(steps), _conversation("refund", "one", "and?")) == 1
 
 
 def test_a_conversation_without_a_step_says_where_it_is() -> None:
     """Turn and last tool are what a writer of scripts needs to know."""
-    with pytest.raises(NoAnswer, match=r'"m" answers turn 2 after a result of "orders\.lookup": 1 of 1 steps'):
-        choose(_book('[[step]]\nsay = "one"'), _conversation("go", results=("{}",)))
+    with pytest.raises(NoScriptedReply, match=r'"m" answers turn 2 after a result of "orders\.lookup": 1 of 1 steps'):
+        choose_step(_book('[[step]]\nsay = "one"'), _conversation("go", results=("{}",)))
 
 
 def test_placeholders_are_filled_in_from_the_last_result() -> None:
@@ -161,7 +161,7 @@ call = [{tool = "pay", args = {total = "{{result.order.total}}", list = ["{{turn
 )
 def test_a_placeholder_that_cannot_be_filled_in_is_an_error(placeholder: str) -> None:
     """A script never says half of what it should."""
-    with pytest.raises(NoAnswer, match=placeholder):
+    with pytest.raises(NoScriptedReply, match=placeholder):
         _answer(
             f'[[step]]\nwhen = {{turn = 2}}\nsay = "{{{{{placeholder}}}}}"\n[[step]]\nsay = "x"',
             _conversation("go", results=('{"order": {"total": 1}}',)),
@@ -173,11 +173,11 @@ def test_usage_follows_from_the_bytes_unless_the_script_says() -> None:
     conversation = _conversation("go")
     counted = _answer('[[step]]\nsay = "12345678"', conversation).usage
     assert (counted.input, counted.output) == (-(-conversation.request_bytes // 4), 3)
-    said = _answer('[[step]]\nsay = "x"\nusage = {input = 100, output = 20}', conversation).usage
-    assert (said.input, said.output) == (100, 20)
+    scripted = _answer('[[step]]\nsay = "x"\nusage = {input = 100, output = 20}', conversation).usage
+    assert (scripted.input, scripted.output) == (100, 20)
 
 
-def test_the_token_limit_is_kept() -> None:
+def test_the_token_limit_is_respected() -> None:
     """Like a real provider: what does not fit is cut off and said to be."""
     answer = _answer('[[step]]\nsay = "0123456789012345678901234567890123456789"', _conversation("go", max_tokens=5))
     assert (answer.stop, answer.usage.output, answer.text) == ("length", 5, "01234567890123456789")

@@ -40,12 +40,12 @@ async def _ask(server: PlaybookServer, request: ModelRequest, deltas: list[str] 
     base_url = server.url + ("/v1" if provider == "openai" else "")
     client = open_model(request.model, base_url=base_url, tool_mode="native")
 
-    async def keep(text: str) -> None:
+    async def collect(text: str) -> None:
         if deltas is not None:
             deltas.append(text)
 
     try:
-        return await client.complete(request, keep)
+        return await client.complete(request, collect)
     finally:
         await client.aclose()
 
@@ -57,14 +57,14 @@ def _server(step: str) -> PlaybookServer:
 @both
 async def test_text_comes_whole_and_in_pieces(provider: str) -> None:
     """The pieces that watchers see add up to the text of the reply."""
-    said = "This answer is longer than one piece of the stream, by far: " + "é" * 50
+    answer = "This answer is longer than one piece of the stream, by far: " + "é" * 50
     deltas: list[str] = []
     async with _server(
-        f'say = "{said}"\nusage = {{input = 100, output = 20, cache_read = 7, cache_write = 5}}'
+        f'say = "{answer}"\nusage = {{input = 100, output = 20, cache_read = 7, cache_write = 5}}'
     ) as server:
         reply = await _ask(server, _request(provider), deltas)
-    assert (reply.text, reply.stop_reason, reply.calls) == (said, "end", ())
-    assert "".join(deltas) == said
+    assert (reply.text, reply.stop_reason, reply.calls) == (answer, "end", ())
+    assert "".join(deltas) == answer
     assert len(deltas) > 1
     assert reply.usage == Usage(fresh_in=100, cache_read=7, cache_write=5, out=20)
     assert reply.usage_reported
@@ -323,7 +323,7 @@ say = "Done."
     assert other[2]["tool_calls"][0]["id"] == other[3]["tool_call_id"] == first.calls[0].id
 
 
-async def test_a_past_of_oddities_can_still_be_sent() -> None:
+async def test_an_unusual_history_can_still_be_sent() -> None:
     """Empty answers, invented tools and broken arguments must not make every later request fail."""
     calls = msgspec.json.decode(b'[{"id": "a b", "name": "no such tool!", "args": "{broken"}]')
     past = Message(role="assistant")

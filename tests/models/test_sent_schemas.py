@@ -15,8 +15,8 @@ from tests.models.argument_shapes import SHAPES, Address
 
 from linestop.actors.prompt import base_size, system_text, tool_specs
 from linestop.models.anthropic import request_body as anthropic_body
-from linestop.models.embedded_schemas import embedded
-from linestop.models.json_mode import FINAL, step_request, trial_request
+from linestop.models.embedded_schemas import embed_schema
+from linestop.models.json_mode import FINAL_ANSWER_TOOL, json_mode_request, trial_request
 from linestop.models.openai import request_body as openai_body
 from linestop.sandbox.tools.decorator import Context, tool
 from linestop.schemas.agents import AgentVersion
@@ -138,7 +138,7 @@ def _sent(request: ModelRequest) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _steps(request: ModelRequest) -> dict[str, Any]:
-    schema: dict[str, Any] = _on_the_wire(step_request(request)[1])["json_schema"]["schema"]
+    schema: dict[str, Any] = _on_the_wire(json_mode_request(request)[1])["json_schema"]["schema"]
     return schema
 
 
@@ -185,9 +185,9 @@ def test_every_schema_that_is_sent_says_what_the_contract_says(name: str) -> Non
         places.add(place)
         fits = _compiled(sent)
         if place == "steps":
-            for step in ({"tool": "shop__place", "args": good}, {"tool": FINAL, "args": {"answer": good}}):
+            for step in ({"tool": "shop__place", "args": good}, {"tool": FINAL_ANSWER_TOOL, "args": {"answer": good}}):
                 assert fits(step), step
-            for step in ({"tool": "shop__place", "args": bad}, {"tool": FINAL, "args": {"answer": bad}}):
+            for step in ({"tool": "shop__place", "args": bad}, {"tool": FINAL_ANSWER_TOOL, "args": {"answer": bad}}):
                 assert not fits(step), step
         elif sent == schema:
             assert (fits(good), fits(bad)) == (True, False)
@@ -202,8 +202,8 @@ def test_all_shapes_at_once_keep_their_definitions_apart() -> None:
     for index, (_, good, bad) in enumerate(CASES.values()):
         assert fits({"tool": f"shop__t{index}", "args": good})
         assert not fits({"tool": f"shop__t{index}", "args": bad})
-    assert fits({"tool": FINAL, "args": {"answer": answer_good}})
-    assert not fits({"tool": FINAL, "args": {"answer": answer_bad}})
+    assert fits({"tool": FINAL_ANSWER_TOOL, "args": {"answer": answer_good}})
+    assert not fits({"tool": FINAL_ANSWER_TOOL, "args": {"answer": answer_bad}})
 
 
 def test_definitions_of_one_name_do_not_clash() -> None:
@@ -218,7 +218,7 @@ def test_definitions_of_one_name_do_not_clash() -> None:
     for name in values:
         for of, value in values.items():
             assert fits({"tool": name, "args": value}) is (name == of)
-    assert fits({"tool": FINAL, "args": {"answer": True}})
+    assert fits({"tool": FINAL_ANSWER_TOOL, "args": {"answer": True}})
 
 
 def test_definitions_whose_names_are_written_alike_do_not_clash() -> None:
@@ -228,40 +228,40 @@ def test_definitions_whose_names_are_written_alike_do_not_clash() -> None:
         "$defs": {"grün": {"type": "integer"}, "grön": {"type": "boolean"}},
     }
     definitions: dict[str, Any] = {}
-    part = embedded(schema, "t", definitions)
+    part = embed_schema(schema, "t", definitions)
     assert part["properties"] == {"a": {"$ref": "#/$defs/t.gr_n"}, "b": {"$ref": "#/$defs/t.gr_n_2"}}
     assert definitions == {"t.gr_n": {"type": "integer"}, "t.gr_n_2": {"type": "boolean"}}
 
 
-def test_what_is_embedded_stays_as_it_was() -> None:
+def test_embedding_does_not_change_the_schema() -> None:
     """A contract is pinned by its digest: nobody may change its schema."""
     for schema, _, _ in CASES.values():
         before = msgspec.json.encode(schema)
-        step_request(_request(_spec("shop.place", schema), output_schema=schema))
+        json_mode_request(_request(_spec("shop.place", schema), output_schema=schema))
         assert msgspec.json.encode(schema) == before
 
 
 @pytest.mark.parametrize("mode", ["json_schema", "auto"])
 @pytest.mark.parametrize("name", [*CASES, "all of them"])
-def test_what_a_run_reserves_covers_what_is_sent_in_every_mode(name: str, mode: ToolMode) -> None:
+def test_a_reservation_covers_the_request_in_every_mode(name: str, mode: ToolMode) -> None:
     """The schemas come twice where a turn is one JSON object: in words, and as the object's own."""
-    wanted = CASES if name == "all of them" else {name: CASES[name]}
+    cases = CASES if name == "all of them" else {name: CASES[name]}
     tools = [
         Contract(name=f"shop.{'t' * 40}{index}", description="It.", parameters=schema)
-        for index, (schema, _, _) in enumerate(wanted.values())
+        for index, (schema, _, _) in enumerate(cases.values())
     ]
     choice = ModelChoice(
         model="openai/m", price=Price(input=1, output=1), base_url="http://127.0.0.1:1/v1", tool_mode=mode
     )
     version = AgentVersion(
-        name="a", prompt="Go.", model=choice, tools=tuple(tools), output_schema=next(iter(wanted.values()))[0]
+        name="a", prompt="Go.", model=choice, tools=tuple(tools), output_schema=next(iter(cases.values()))[0]
     )
     names = tuple(tool.name for tool in tools)
     asked = msgspec.structs.replace(
         _request(*tool_specs(version, names), output_schema=version.output_schema),
         system=system_text(version, form=True),
     )
-    written, form = step_request(asked)
+    written, form = json_mode_request(asked)
     reserved = base_size(version, names).bytes + TOKEN_OVERHEAD
     assert len(written.system.encode()) + len(msgspec.json.encode(form)) <= reserved
     trial = trial_request(asked)

@@ -48,7 +48,7 @@ def _chunk(delta: object = None, finish: object = None, **more: object) -> Raw:
     return {"id": "c1", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
 
 
-def _made(**more: object) -> Raw:
+def _call_row(**more: object) -> Raw:
     function = {"name": "clock", "arguments": '{"zone": "A"}'}
     return {"index": 0, "id": "call_aaaaaaaa", "type": "function", "function": function, **more}
 
@@ -58,7 +58,7 @@ def _function(arguments: object, **more: object) -> Raw:
 
 
 TEXT, END = _chunk({"content": "Noon."}), _chunk({}, "stop", usage=USAGE)
-TWO = [_made(), _made(id="call_bbbbbbbb", **_function('{"zone": "B"}'))]
+TWO = [_call_row(), _call_row(id="call_bbbbbbbb", **_function('{"zone": "B"}'))]
 CALLED = _chunk({}, "tool_calls", usage=USAGE)
 OPENAI_TEXTS: dict[str, bytes] = {
     "no [DONE]": _sse(TEXT, END),
@@ -121,7 +121,7 @@ OPENAI_CALLS: dict[str, bytes] = {
         _chunk({"tool_calls": [call | {"index": i - 1} for i, call in enumerate(TWO)]}), CALLED
     ),
     "arguments as objects": _sse(
-        _chunk({"tool_calls": [_made(**_function({"zone": zone})) | {"index": i} for i, zone in enumerate("AB")]}),
+        _chunk({"tool_calls": [_call_row(**_function({"zone": zone})) | {"index": i} for i, zone in enumerate("AB")]}),
         CALLED,
     ),
     "no ids": _sse(_chunk({"tool_calls": [call | {"id": None, "index": i} for i, call in enumerate(TWO)]}), CALLED),
@@ -155,7 +155,9 @@ OPENAI_CALLS: dict[str, bytes] = {
     ),
     "fragments that repeat what came before": _sse(
         *(
-            _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_xxxxxx", **_function(f'{{"zone": "{zone}"}}'[:end]))]})
+            _chunk(
+                {"tool_calls": [_call_row(index=i, id=f"call_{i}_xxxxxx", **_function(f'{{"zone": "{zone}"}}'[:end]))]}
+            )
             for i, zone in enumerate("AB")
             for end in (4, 9, 13)
         ),
@@ -163,7 +165,7 @@ OPENAI_CALLS: dict[str, bytes] = {
     ),
     "a placeholder before the fragments": _sse(
         *(
-            _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_xxxxxx", function={"name": name, "arguments": a})]})
+            _chunk({"tool_calls": [_call_row(index=i, id=f"call_{i}_xxxxxx", function={"name": name, "arguments": a})]})
             for i, zone in enumerate("AB")
             for name, a in [("clock", "{}"), (None, '{"zo'), (None, f'ne": "{zone}"}}')]
         ),
@@ -174,7 +176,9 @@ OPENAI_CALLS: dict[str, bytes] = {
     ),
     "an id made up for each fragment": _sse(
         *(
-            _chunk({"tool_calls": [_made(index=i, id=f"call_{i}_{j}_xxxx", function={"name": name, "arguments": a})]})
+            _chunk(
+                {"tool_calls": [_call_row(index=i, id=f"call_{i}_{j}_xxxx", function={"name": name, "arguments": a})]}
+            )
             for i, zone in enumerate("AB")
             for j, (name, a) in enumerate([("clock", '{"zo'), (None, f'ne": "{zone}"}}')])
         ),
@@ -516,7 +520,7 @@ def _parted(whole: bytes) -> tuple[bytes, bytes, bytes]:
 async def test_one_call_in_pieces_is_never_two(serve: Serve) -> None:
     """A fragment that is an object of its own inside other arguments does not begin a call."""
     fragments = ['{"zone": ', '{"of": "A"}', "}"]
-    rows = [_made(id=None, function={"name": "clock", "arguments": fragment}) for fragment in fragments]
+    rows = [_call_row(id=None, function={"name": "clock", "arguments": fragment}) for fragment in fragments]
     reply = await _ask(serve, "openai", _sse(*(_chunk({"tool_calls": [row]}) for row in rows), CALLED))
     assert [json.loads(call.args) for call in reply.calls] == [{"zone": {"of": "A"}}]
 
@@ -552,20 +556,21 @@ async def test_a_label_does_not_decide_how_an_answer_is_read(
 HALF = '{"zone": "A'
 UNFINISHED: dict[str, tuple[str, bytes, str]] = {
     "half arguments that end with stop": (
-        "openai", _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}), END), "malformed"),
+        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), END), "malformed"),
     "half arguments without a finish reason": (
-        "openai", _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}), _chunk({}, None, usage=USAGE)), "malformed"),
+        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), _chunk({}, None, usage=USAGE)),
+        "malformed"),
     "a call without arguments that ends with stop": (
-        "openai", _sse(_chunk({"tool_calls": [_made(**_function(""))]}), END), "malformed"),
+        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(""))]}), END), "malformed"),
     "a call without arguments behind a whole one, without a finish reason": (
         "openai",
-        _sse(_chunk({"tool_calls": [_made(), _made(index=1, id="call_bbbbbbbb", **_function(""))]}),
+        _sse(_chunk({"tool_calls": [_call_row(), _call_row(index=1, id="call_bbbbbbbb", **_function(""))]}),
              _chunk({}, None, usage=USAGE)),
         "malformed"),
     "two calls that are mixed": (
         "openai",
-        _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}),
-             _chunk({"tool_calls": [_made(id="call_bbbbbbbb", **_function('"}'))]}), CALLED),
+        _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}),
+             _chunk({"tool_calls": [_call_row(id="call_bbbbbbbb", **_function('"}'))]}), CALLED),
         "malformed"),
     "a text without an end": ("openai", _sse(TEXT), "availability"),
     "an error in the middle": (
@@ -622,7 +627,7 @@ async def test_an_unfinished_answer_is_never_acted_on(serve: Serve, case: str) -
         ("openai", _sse(TEXT | {"usage": USAGE}, 'data: {"choices": ['), "malformed"),
         ("openai", _sse(TEXT | {"usage": USAGE}, {"error": {"code": 502}}), "availability"),
         ("openai", _sse(_chunk({"refusal": "No."}), END), "refusal"),
-        ("openai", _sse(_chunk({"tool_calls": [_made(**_function(HALF))]}), END), "malformed"),
+        ("openai", _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), END), "malformed"),
         ("anthropic", _stream(_use("A", 0, (HALF,)), _block(1)).replace(b'"text_delta"', b'"odd"'), "malformed"),
         ("anthropic", _stream(_block(), stop="refusal"), "refusal"),
         ("anthropic", _stream(_block(), stop="max_tokens"), "truncated"),

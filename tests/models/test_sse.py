@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linestop.models import sse
-from linestop.models.sse import EventDecoder, ServerEvent
+from linestop.models.sse import EventDecoder, SseEvent
 from linestop.schemas.model_messages import ModelFailed
 
 STREAM = b": comment\r\nevent: a\r\ndata: 1\r\n\r\ndata:2\ndata: 3\n\nid: 7\n\ndata: unfinished\n"
@@ -21,7 +21,7 @@ def test_events_do_not_depend_on_where_the_bytes_are_cut(cuts: list[int]) -> Non
     places = [0, *sorted(cuts), len(STREAM)]
     decoder = EventDecoder()
     events = [event for start, end in itertools.pairwise(places) for event in decoder.feed(STREAM[start:end])]
-    assert events == [ServerEvent("a", b"1"), ServerEvent("", b"2\n3")]
+    assert events == [SseEvent("a", b"1"), SseEvent("", b"2\n3")]
 
 
 def test_a_stream_over_its_bound_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:

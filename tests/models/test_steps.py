@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from linestop.models import open_model
-from linestop.models.json_mode import bounded, step_reply, step_request, trial_reply
+from linestop.models.json_mode import bound_strings, json_mode_reply, json_mode_request, trial_reply
 from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.schemas.model_messages import (
     Message,
@@ -51,7 +51,7 @@ def _server(tools: str) -> PlaybookServer:
     return PlaybookServer(parse_playbook(SCRIPT.replace("MODE", tools)))
 
 
-SPENT = Usage(fresh_in=100, out=10)
+USAGE_IN_TESTS = Usage(fresh_in=100, out=10)
 
 
 def _reply(text: str) -> ModelReply:
@@ -60,7 +60,7 @@ def _reply(text: str) -> ModelReply:
     )
 
 
-async def _told(client: ModelClient, request: ModelRequest = REQUEST) -> ModelReply | ModelFailed:
+async def _failure_of(client: ModelClient, request: ModelRequest = REQUEST) -> ModelReply | ModelFailed:
     try:
         return await client.complete(request)
     except ModelFailed as failed:
@@ -86,8 +86,8 @@ async def test_a_first_call_shows_that_tools_are_understood() -> None:
         ["orders__lookup", "final_answer"],
         ["orders__lookup"],
     ]
-    assert (first.stop_reason, first.calls[0].name, first.usage) == ("calls", "orders.lookup", SPENT)
-    assert (second.text, second.stop_reason, second.usage) == ("Refunded.", "end", SPENT)
+    assert (first.stop_reason, first.calls[0].name, first.usage) == ("calls", "orders.lookup", USAGE_IN_TESTS)
+    assert (second.text, second.stop_reason, second.usage) == ("Refunded.", "end", USAGE_IN_TESTS)
 
 
 @pytest.mark.anyio
@@ -95,18 +95,18 @@ async def test_a_model_that_does_not_call_is_asked_for_an_object_in_an_attempt_o
     """Each request is one call with its own outcome and usage, so each can be reserved for and charged."""
     async with _server("json_schema") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
-        first = await _told(client)
+        first = await _failure_of(client)
         assert len(server.requests) == 1
         second = await client.complete(REQUEST)
         third = await client.complete(_with_result(second))
         bodies = [msgspec.json.decode(request.body) for request in server.requests]
         await client.aclose()
     assert isinstance(first, ModelFailed)
-    assert (first.kind, first.usage, first.possibly_billed) == ("malformed", SPENT, False)
+    assert (first.kind, first.usage, first.possibly_billed) == ("malformed", USAGE_IN_TESTS, False)
     assert "answered without calling a tool" in str(first)
     assert ["response_format" in body for body in bodies] == [False, True, True]
-    assert (second.calls[0].name, second.usage) == ("orders.lookup", SPENT)
-    assert (third.text, third.calls, third.usage) == ("Refunded.", (), SPENT)
+    assert (second.calls[0].name, second.usage) == ("orders.lookup", USAGE_IN_TESTS)
+    assert (third.text, third.calls, third.usage) == ("Refunded.", (), USAGE_IN_TESTS)
 
 
 @pytest.mark.anyio
@@ -115,9 +115,9 @@ async def test_a_model_that_can_do_neither_is_a_permanent_failure() -> None:
     async with _server("none") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         for requests in (2, 4):
-            told = [await _told(client) for _ in range(2)]
-            assert [isinstance(one, ModelFailed) and one.kind for one in told] == ["malformed", "permanent"]
-            assert "did not call a tool when it was offered tools" in str(told[1])
+            failures = [await _failure_of(client) for _ in range(2)]
+            assert [isinstance(one, ModelFailed) and one.kind for one in failures] == ["malformed", "permanent"]
+            assert "did not call a tool when it was offered tools" in str(failures[1])
             assert len(server.requests) == requests
         await client.aclose()
 
@@ -129,10 +129,10 @@ async def test_a_server_that_refuses_tools_is_asked_for_an_object(status: int, k
     script = SCRIPT.replace("MODE", "native").replace(COST, f'fault = {{kind = "status", status = {status}}}', 1)
     async with PlaybookServer(parse_playbook(script)) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
-        told = [await _told(client) for _ in range(2)]
+        failures = [await _failure_of(client) for _ in range(2)]
         bodies = [msgspec.json.decode(request.body) for request in server.requests]
         await client.aclose()
-    assert [isinstance(one, ModelFailed) and (one.kind, one.status, one.possibly_billed) for one in told] == [
+    assert [isinstance(one, ModelFailed) and (one.kind, one.status, one.possibly_billed) for one in failures] == [
         (kind, status, False) for kind in kinds
     ]
     assert ["response_format" in body for body in bodies] == [False, kinds[0] == "malformed"]
@@ -160,7 +160,7 @@ say = "Really."
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("mode", "fields"), [("native", "tools"), ("json_schema", "response_format")])
-async def test_a_given_mode_is_not_tried_out(mode: ToolMode, fields: str) -> None:
+async def test_a_configured_mode_is_used_without_a_trial(mode: ToolMode, fields: str) -> None:
     """Whoever knows the server saves an attempt, and the final answer is no tool then."""
     async with _server(mode) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1", tool_mode=mode)
@@ -196,7 +196,7 @@ async def test_concurrent_first_requests_are_one_request_each() -> None:
                 tasks.start_soon(ask)
         await client.aclose()
         assert len(server.requests) == 4
-    assert usages == [SPENT] * 4
+    assert usages == [USAGE_IN_TESTS] * 4
 
 
 @pytest.mark.anyio
@@ -207,7 +207,7 @@ async def test_a_failure_that_says_nothing_about_the_model_decides_nothing() -> 
     )
     async with PlaybookServer(parse_playbook(script)) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
-        failed, reply = await _told(client), await _told(client)
+        failed, reply = await _failure_of(client), await _failure_of(client)
         await client.aclose()
     assert isinstance(failed, ModelFailed)
     assert failed.kind == "availability"
@@ -236,7 +236,7 @@ def test_a_final_answer_without_one_is_malformed_and_charged() -> None:
 
 
 def _schema() -> dict[str, Any]:
-    _, response_format = step_request(REQUEST)
+    _, response_format = json_mode_request(REQUEST)
     schema: dict[str, Any] = response_format["json_schema"]["schema"]
     return schema
 
@@ -262,7 +262,7 @@ def test_strings_that_are_bounded_already_stay_as_they_are() -> None:
     """Only free strings get a limit, wherever they are."""
     schema = {"items": [{"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "string", "enum": ["a"]}]}
     bound = {"items": [{"type": "string", "maxLength": 2_000}, *schema["items"][1:]]}
-    assert bounded(schema) == bound
+    assert bound_strings(schema) == bound
 
 
 def test_a_conversation_becomes_plain_text() -> None:
@@ -273,7 +273,7 @@ def test_a_conversation_becomes_plain_text() -> None:
         Message(role="tool", call_id="1", text="no such order", is_error=True),
         Message(role="assistant", text="None."),
     )
-    written, _ = step_request(msgspec.structs.replace(REQUEST, messages=past))
+    written, _ = json_mode_request(msgspec.structs.replace(REQUEST, messages=past))
     assert [message.role for message in written.messages] == ["user", "assistant", "user", "assistant"]
     assert written.messages[1].text == '{"tool": "orders__lookup", "args": {"order": "A1"}}'
     assert written.messages[2].text == "The tool failed:\nno such order"
@@ -284,17 +284,17 @@ def test_a_conversation_becomes_plain_text() -> None:
 
 def test_an_answer_with_a_schema_comes_back_as_its_json() -> None:
     """A structured answer is the text of the reply, word for word."""
-    reply = step_reply(_reply('{"tool": "final_answer", "args": {"answer": {"n": 1}}}'), "openai/m")
+    reply = json_mode_reply(_reply('{"tool": "final_answer", "args": {"answer": {"n": 1}}}'), "openai/m")
     assert (reply.text, reply.calls) == ('{"n": 1}', ())
 
 
 @pytest.mark.parametrize(
     "text", ["I would call it.", "", "{}", '{"tool": "x"}', '{"tool": "final_answer", "args": {}}']
 )
-def test_text_that_is_no_step_is_malformed_and_charged(text: str) -> None:
+def test_text_that_is_not_a_json_turn_is_malformed_and_charged(text: str) -> None:
     """The tokens were used, whatever they say."""
     with pytest.raises(ModelFailed, match="did not keep to the JSON schema") as failed:
-        step_reply(_reply(text), "openai/m")
+        json_mode_reply(_reply(text), "openai/m")
     assert (failed.value.kind, failed.value.usage) == ("malformed", Usage(out=3))
 
 
@@ -302,4 +302,4 @@ def test_a_tool_may_not_be_called_like_the_final_answer() -> None:
     """Otherwise nobody could tell the call from the answer."""
     tools = (ToolSpec(name="final_answer", description="", parameters={}),)
     with pytest.raises(ModelFailed, match="rename the tool"):
-        step_request(msgspec.structs.replace(REQUEST, tools=tools))
+        json_mode_request(msgspec.structs.replace(REQUEST, tools=tools))

@@ -79,9 +79,9 @@ def test_every_event_has_its_channel() -> None:
         assert f"runs.{{tenant}}.{{run}}.{who}.{event}.{{n}}" in addresses
 
 
-def test_what_goes_out_to_be_kept_has_a_trace_and_the_attributes_of_a_cloud_event() -> None:
+def test_every_stored_outgoing_message_has_a_trace_and_the_attributes_of_a_cloud_event() -> None:
     """The document names the headers of events, outcomes, alerts and dead letters as the messages have them."""
-    named = set(event_headers("00-…", ident="1", role="recorder", kind="outcome", subject="r", at=NOW))
+    named = set(event_headers("00-…", event_id="1", role="recorder", kind="outcome", subject="r", at=NOW))
     assert named == set(HEADER_NAMES)
     document = asyncapi("1.2.3")["components"]["messages"]
     for key in ("recorderSealed", "stopped", "outcomes", "alerts", "dead"):

@@ -19,7 +19,7 @@ from linestop.reference.json_schema import (
     phases_markdown,
     tasks_document,
 )
-from linestop.schemas.run.phases import LEGAL, MOVES, STOPPED
+from linestop.schemas.run.phases import LEGAL, STOPPED, TRANSITIONS
 from linestop.schemas.run.state import Run
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -77,12 +77,12 @@ def test_every_change_of_phase_is_in_the_diagram(scenario: str, log_of: Callable
         before = run.phase
         entry = run.apply(subject, payload, seq)
         name = STOPPED if entry.name == STOPPED else f"{entry.role}.{entry.name}"
-        assert run.phase is before or (before, name, run.phase) in MOVES
+        assert run.phase is before or (before, name, run.phase) in TRANSITIONS
 
 
 def test_every_move_is_legal() -> None:
     """Nothing is drawn that the table of phases forbids."""
-    assert [(source, event) for source, event, _ in MOVES if event not in LEGAL[source]] == []
+    assert [(source, event) for source, event, _ in TRANSITIONS if event not in LEGAL[source]] == []
 
 
 def test_the_page_of_phases_is_up_to_date() -> None:

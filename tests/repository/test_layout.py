@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "linestop"
-FOUR = ("actors", "bus", "sandbox", "schemas")
+MAIN_FOLDERS = ("actors", "bus", "sandbox", "schemas")
 LAYERS: dict[str, frozenset[str]] = {
     "schemas": frozenset(),
     "actors": frozenset({"schemas"}),
@@ -67,7 +67,7 @@ def imports(path: Path) -> set[str]:
     return {room(name) for name in found if name.startswith("linestop.")}
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", MAIN_FOLDERS)
 def test_the_top_links_to_the_four_folders(name: str) -> None:
     """A visitor sees the four main folders at the top, as relative links."""
     assert (ROOT / name).readlink() == Path("src/linestop") / name
@@ -80,8 +80,8 @@ def test_imports_point_one_way(folder: str) -> None:
     for path in (SRC / folder).rglob("*.py"):
         module = ".".join(["linestop", *path.relative_to(SRC).with_suffix("").parts])
         if room(module) == folder:
-            strangers = imports(path) - allowed
-            assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+            forbidden_imports = imports(path) - allowed
+            assert not forbidden_imports, f"{path.relative_to(ROOT)} imports {sorted(forbidden_imports)}"
 
 
 def test_every_folder_has_its_layer() -> None:
@@ -141,8 +141,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module(built: Path) -> None:
     """Every file of the package is in the wheel, data files too."""
     names = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
-    wanted = {f"linestop/{path.relative_to(SRC)}" for path in sources()} | {"linestop/py.typed"}
-    assert not wanted - names
+    expected = {f"linestop/{path.relative_to(SRC)}" for path in sources()} | {"linestop/py.typed"}
+    assert not expected - names
 
 
 def test_the_sdist_holds_every_module(built: Path) -> None:

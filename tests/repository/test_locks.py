@@ -31,8 +31,8 @@ def test_both_locks_are_complete_for_every_supported_pip(pip: str, tmp_path: Pat
     """A lock that leaves out an extra (`coverage` for `coverage[toml]`) installs with the newest pip alone."""
     venv.create(tmp_path / "venv", with_pip=True)
     command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    wanted = f"pip=={OLDEST_PIP[sys.version_info[:2]]}" if pip == "oldest" else "pip"
-    subprocess.run([*command, "--upgrade", wanted], check=True, timeout=INSTALL_TIMEOUT_S)
+    pip_version = f"pip=={OLDEST_PIP[sys.version_info[:2]]}" if pip == "oldest" else "pip"
+    subprocess.run([*command, "--upgrade", pip_version], check=True, timeout=INSTALL_TIMEOUT_S)
     for lock in ("requirements.lock", "requirements-dev.lock"):
         done = subprocess.run(
             [*command, "--require-hashes", "-r", str(ROOT / lock)],

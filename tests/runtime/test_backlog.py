@@ -17,8 +17,8 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.defaults import RUNS_PER_CORE, STARTS_PER_CORE, AccountLimits, WorkerLimits
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
@@ -58,7 +58,7 @@ class _Busy(NoFaults):
 class _Model:
     """Calls a tool in each turn but the last."""
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """As ``ModelCaller``."""
         await anyio.sleep(takes_s := FIRST_S if work.turn == 1 else NEXT_S)
         calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q": "{work.turn}"}}'),) * (work.turn < TURNS)
@@ -75,13 +75,15 @@ async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:
     """
     most = 0
     broker = MemoryBroker(virtual_now, faults=_Busy())
-    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+    await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     for index in range(tasks):
         await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "work", "run": f"r{index}"}))
-    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), accounts=PLENTY, limits=TWO_CORES)
-    roles = [make_role(role, caller=_Model(), runner=Tools({})) for role in ACTORS]
+    config = ProcessSettings(
+        worker="w#1", now=virtual_now, random_source=random.Random(1), account_limits=PLENTY, limits=TWO_CORES
+    )
+    roles = [make_role(role, requester=_Model(), runner=Tools({})) for role in ACTORS]
     runs = broker.stream(stream_names.RUNS)
-    async with Host(InMemory(broker), roles, config).running() as host:
+    async with ActorProcess(InMemory(broker), roles, config).running() as host:
         with anyio.fail_after(3_600):
             while len(runs.matching("runs.*.*.recorder.sealed.*")) < tasks:
                 await anyio.sleep(1.0)

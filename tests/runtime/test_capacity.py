@@ -15,12 +15,12 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.worker_heartbeats import BEAT_EVERY_S, read_beat
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.bus.worker_heartbeats import HEARTBEAT_EVERY_S, read_heartbeat
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.runtime.run_cache import Key
-from linestop.runtime.workers.capacity import LAG_COUNTS_S, RECHECK_AFTER_S, Capacity
+from linestop.runtime.workers.capacity import LAG_VALID_S, RECHECK_AFTER_S, Capacity
 from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
@@ -33,7 +33,7 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 PATIENT = msgspec.structs.replace(AGENT, limits=Limits(wall_s=36_000))
 
 
-class Looks:
+class ScheduledPasses:
     """Notes the runs that are to be looked at again, and whether their logs are to be read first."""
 
     def __init__(self) -> None:
@@ -51,16 +51,16 @@ class SlowModel:
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
-        self.now = self.most = self.calls = 0
+        self.concurrent = self.concurrent_max = self.calls = 0
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         self.calls += 1
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.concurrent += 1
+        self.concurrent_max = max(self.concurrent_max, self.concurrent)
         try:
             await anyio.sleep(self._takes_s)
         finally:
-            self.now -= 1
+            self.concurrent -= 1
         asks = "pay" in work.request.messages[0].text and work.turn == 1
         calls = (ToolCall(id="c1", name="pay", args='{"q": "1"}'),) if asks else ()
         return ModelReply(
@@ -72,7 +72,7 @@ class SlowModel:
 class Process:
     """One process with all roles over a broker in memory."""
 
-    def __init__(self, broker: MemoryBroker, model: SlowModel, host: Host) -> None:
+    def __init__(self, broker: MemoryBroker, model: SlowModel, host: ActorProcess) -> None:
         self.broker, self.model, self.host = broker, model, host
 
     async def tasks(self, *texts: str) -> None:
@@ -93,18 +93,18 @@ class Process:
 
 
 def with_process(
-    act: Callable[[Process], Awaitable[None]], *, runs_max: int = 0, starts_max: int = 0, takes_s: float = 1.0
+    scenario: Callable[[Process], Awaitable[None]], *, runs_max: int = 0, starts_max: int = 0, takes_s: float = 1.0
 ) -> None:
     """Run ``act`` beside a process with these bounds."""
 
     async def main() -> None:
         broker, model = MemoryBroker(virtual_now), SlowModel(takes_s)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(PATIENT)
         limits = WorkerLimits(runs_max=runs_max, starts_max=starts_max)
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), limits=limits)
-        roles = [make_role(role, caller=model, runner=Tools({})) for role in ACTORS]
-        async with Host(InMemory(broker), roles, config).running() as host:
-            await act(Process(broker, model, host))
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), limits=limits)
+        roles = [make_role(role, requester=model, runner=Tools({})) for role in ACTORS]
+        async with ActorProcess(InMemory(broker), roles, config).running() as host:
+            await scenario(Process(broker, model, host))
 
     run_virtual(main)
 
@@ -112,86 +112,86 @@ def with_process(
 def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:
     """However many there are: never more runs and starts at once than allowed, and no start without its result."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 300)
         await anyio.sleep(10)
         assert process.host.shell.capacity.load.runs <= 8
         assert 300 - process.queued <= 8 * 11
         await anyio.sleep(60)
-        assert (process.queued, process.model.most, process.model.calls) == (0, 8, 300)
+        assert (process.queued, process.model.concurrent_max, process.model.calls) == (0, 8, 300)
         runs = [await process.run(index) for index in range(300)]
         assert {run.sealed.status for run in runs if run.sealed} == {"completed"}
         assert all(run.sealed for run in runs)
 
-    with_process(act, runs_max=8)
+    with_process(scenario, runs_max=8)
 
 
 def test_starts_wait_their_turn_without_an_event() -> None:
     """Runs are opened, their calls begin one after the other, in the order in which they came."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 6)
         await anyio.sleep(0.5)
         load = process.host.shell.capacity.load
-        assert (load.runs, load.starts, load.waiting, load.full) == (6, 2, 4, True)
+        assert (load.runs, load.starts, load.waiting, load.is_overloaded) == (6, 2, 4, True)
         assert [(await process.run(index)).n for index in range(6)] == [3, 3, 2, 2, 2, 2]
         await anyio.sleep(2.6)
-        assert process.model.most == 2
+        assert process.model.concurrent_max == 2
         assert all([(await process.run(index)).sealed for index in range(6)])
-        assert process.host.shell.capacity.load.full is False
+        assert process.host.shell.capacity.load.is_overloaded is False
 
-    with_process(act, starts_max=2)
+    with_process(scenario, starts_max=2)
 
 
 def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_more() -> None:
     """Within one beat: so `workers`, `doctor` and `show` can name it."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         async def shown() -> list[tuple[bool, int]]:
-            found = await process.broker.shared(stream_names.BEATS_BUCKET).values("")
-            beats = [beat for value in found if (beat := read_beat(value)) is not None]
+            found = await process.broker.bucket(stream_names.BEATS_BUCKET).values("")
+            beats = [beat for value in found if (beat := read_heartbeat(value)) is not None]
             assert len(beats) == len(ACTORS)
-            return sorted({(beat.overloaded, beat.load.waiting) for beat in beats if beat.load is not None})
+            return sorted({(beat.is_overloaded, beat.load.waiting) for beat in beats if beat.load is not None})
 
         assert await shown() == [(False, 0)]
         await process.tasks(*["work"] * 6)
-        await anyio.sleep(BEAT_EVERY_S + 0.5)
+        await anyio.sleep(HEARTBEAT_EVERY_S + 0.5)
         assert await shown() == [(True, 4)]
-        await anyio.sleep(20 + BEAT_EVERY_S)
+        await anyio.sleep(20 + HEARTBEAT_EVERY_S)
         assert await shown() == [(False, 0)]
 
-    with_process(act, starts_max=2, takes_s=5.0)
+    with_process(scenario, starts_max=2, takes_s=5.0)
 
 
 def test_a_run_that_waits_for_a_place_for_minutes_is_not_stuck() -> None:
     """The sweep looks at it again and again, and does not count that."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         await process.tasks("work", "work", "work")
         await anyio.sleep(310)
         assert [(await process.run(index)).sealed is not None for index in range(3)] == [True, True, True]
         assert [(await process.run(index)).stopped for index in range(3)] == [None, None, None]
 
-    with_process(act, starts_max=1, takes_s=100.0)
+    with_process(scenario, starts_max=1, takes_s=100.0)
 
 
 def test_a_run_that_waits_for_a_person_lets_others_in() -> None:
     """Its place is free from the question to the answer."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         await process.tasks("pay it", "work", "work")
         await anyio.sleep(3.5)
         assert (await process.run(0)).phase == "waiting"
         assert all([(await process.run(index)).sealed for index in (1, 2)])
         assert process.host.shell.capacity.load.runs == 0
 
-    with_process(act, runs_max=1)
+    with_process(scenario, runs_max=1)
 
 
-def test_a_stop_is_heard_by_a_full_process() -> None:
+def test_a_full_process_carries_out_a_stop() -> None:
     """Of a run that waits for its turn as of one that is at work, at once; and its place goes to the next."""
 
-    async def act(process: Process) -> None:
+    async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 4)
         await anyio.sleep(0.5)
         for index in (0, 3):
@@ -202,24 +202,24 @@ def test_a_stop_is_heard_by_a_full_process() -> None:
         assert len((await process.run(1)).open_attempts) == 1
         assert (await process.run(3)).attempts == {}
 
-    with_process(act, starts_max=1)
+    with_process(scenario, starts_max=1)
 
 
 def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
     """Though nothing was heard of it: when all places are taken, the oldest are looked at again."""
 
     async def main() -> None:
-        looks = Looks()
-        capacity = Capacity(WorkerLimits(runs_max=1, starts_max=1), looks)
+        scheduled = ScheduledPasses()
+        capacity = Capacity(WorkerLimits(runs_max=1, starts_max=1), scheduled)
         run = at_work(call("drop")).run
-        capacity.looked(at_work(call("look")).run, run.at, ours=True)
-        assert (capacity.free(), looks.keys) == (0, [])
+        capacity.pass_ended(at_work(call("look")).run, run.at, is_ours=True)
+        assert (capacity.free(), scheduled.keys) == (0, [])
         await anyio.sleep(RECHECK_AFTER_S + 1)
-        assert (capacity.free(), looks.keys, looks.fresh) == (0, [(run.tenant, run.run)], [True])
-        grown: list[int] = []
-        forget = capacity.watch(lambda: grown.append(1))
-        capacity.looked(run, run.at, ours=True)
-        assert (capacity.free(), grown) == (1, [1])
+        assert (capacity.free(), scheduled.keys, scheduled.fresh) == (0, [(run.tenant, run.run)], [True])
+        freed: list[int] = []
+        forget = capacity.watch(lambda: freed.append(1))
+        capacity.pass_ended(run, run.at, is_ours=True)
+        assert (capacity.free(), freed) == (1, [1])
         forget()
 
     run_virtual(main)
@@ -230,13 +230,13 @@ def test_a_process_that_lags_takes_nothing_new_for_a_while() -> None:
 
     async def main() -> None:
         await anyio.sleep(5)
-        capacity = Capacity(WorkerLimits(runs_max=10), Looks())
+        capacity = Capacity(WorkerLimits(runs_max=10), ScheduledPasses())
         run = at_work(call("look")).run
-        capacity.lagged(2.0)
+        capacity.record_lag(2.0)
         assert capacity.free() == 10
-        capacity.looked(run, run.at, ours=True)
-        assert (capacity.free(), capacity.load.full, capacity.load.lag_s) == (0, True, 2.0)
-        await anyio.sleep(LAG_COUNTS_S)
+        capacity.pass_ended(run, run.at, is_ours=True)
+        assert (capacity.free(), capacity.load.is_overloaded, capacity.load.lag_s) == (0, True, 2.0)
+        await anyio.sleep(LAG_VALID_S)
         assert (capacity.free(), capacity.load.lag_s) == (9, 0.0)
 
     run_virtual(main)
@@ -248,7 +248,7 @@ def test_a_tool_in_a_process_of_its_own_takes_more_places(kind: str, weight: int
 
     async def main() -> None:
         story = at_work(call("look"), version=desk(tools=(contract("look", kind=kind),)))
-        capacity = Capacity(WorkerLimits(starts_max=2), Looks())
+        capacity = Capacity(WorkerLimits(starts_max=2), ScheduledPasses())
         started = story.last(EffectStarted)
         assert capacity.reserve(story.run, started)
         capacity.begin(story.run, started)
@@ -265,17 +265,17 @@ def test_a_reservation_that_becomes_no_start_goes_to_the_next() -> None:
     """In the order in which they came; nobody overtakes."""
 
     async def main() -> None:
-        looks = Looks()
-        capacity = Capacity(WorkerLimits(starts_max=1), looks)
+        scheduled = ScheduledPasses()
+        capacity = Capacity(WorkerLimits(starts_max=1), scheduled)
         started = at_work(call("look")).last(ModelStarted)
         runs = [Run(TENANT, RunId(f"r{index}")) for index in range(3)]
         assert [capacity.reserve(run, started) for run in runs] == [True, False, False]
         capacity.release((TENANT, RunId("r0")))
-        assert looks.keys == [(TENANT, "r1")]
+        assert scheduled.keys == [(TENANT, "r1")]
         assert [capacity.reserve(run, started) for run in runs] == [False, True, False]
-        assert capacity.waits((TENANT, RunId("r1")))
+        assert capacity.is_waiting((TENANT, RunId("r1")))
         capacity.release((TENANT, RunId("r1")))
-        assert looks.keys[1:] == [(TENANT, "r2")]
+        assert scheduled.keys[1:] == [(TENANT, "r2")]
 
     run_virtual(main)
 
@@ -294,11 +294,11 @@ def test_a_run_that_retries_later_does_not_count() -> None:
     """One that waits for a far date is nobody's work; one whose turn comes in a moment is."""
 
     async def main() -> None:
-        capacity = Capacity(WorkerLimits(), Looks())
+        capacity = Capacity(WorkerLimits(), ScheduledPasses())
         story = at_work(call("look"))
-        capacity.looked(story.run, story.now, ours=True)
+        capacity.pass_ended(story.run, story.now, is_ours=True)
         assert capacity.load.runs == 1
-        capacity.looked(story.run, story.now + timedelta(days=1), ours=False)
+        capacity.pass_ended(story.run, story.now + timedelta(days=1), is_ours=False)
         assert capacity.load.runs == 0
 
     run_virtual(main)
@@ -308,11 +308,11 @@ def test_a_run_that_waits_for_money_does_not_count_where_the_accounts_are_asked(
     """A process without budget cannot know: for it the run is on its way."""
 
     async def main() -> None:
-        story = Story().opened()
+        story = Story().open_run()
         for has_budget, runs in ((False, 1), (True, 0)):
-            capacity = Capacity(WorkerLimits(), Looks())
+            capacity = Capacity(WorkerLimits(), ScheduledPasses())
             capacity.has_budget = has_budget
-            capacity.looked(story.run, story.now, ours=True)
+            capacity.pass_ended(story.run, story.now, is_ours=True)
             assert capacity.load.runs == runs
 
     run_virtual(main)

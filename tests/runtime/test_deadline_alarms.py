@@ -7,13 +7,13 @@ from datetime import datetime
 
 import anyio
 import msgspec
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.interfaces import Timers
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import Finished
 from linestop.schemas.run.state import fold_messages
@@ -22,7 +22,7 @@ from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
-class Noting(InMemory):
+class RecordingBackend(InMemory):
     """Ports that note which durable timers are set."""
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -32,20 +32,20 @@ class Noting(InMemory):
 
     def timers(self, role: RoleName) -> Timers:
         """The timers, with ``set`` noted."""
-        return NotingTimers(super().timers(role), self.set, self.cancelled)
+        return RecordingTimers(super().timers(role), self.set, self.cancelled)
 
 
-class NotingTimers:
+class RecordingTimers:
     """See ``Noting``."""
 
-    def __init__(self, inner: Timers, noted: list[tuple[str, datetime]], cancelled: list[str]) -> None:
+    def __init__(self, inner: Timers, recorded: list[tuple[str, datetime]], cancelled: list[str]) -> None:
         self._inner = inner
         self._cancelled = cancelled
-        self._noted = noted
+        self._recorded = recorded
 
     async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
         """Note it and set it."""
-        self._noted.append((name, at))
+        self._recorded.append((name, at))
         await self._inner.set(tenant, run, name, at)
 
     async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
@@ -59,13 +59,13 @@ def test_of_two_long_waits_the_sooner_has_the_timer_and_each_is_set_once() -> No
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
-        waits = Scripted([[("wait.until", "3000"), ("wait.until", "2000")]])
-        roles = [make_role(role, caller=waits, runner=Tools({})) for role in ACTORS]
-        ports = Noting(broker)
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), sweeping=False)
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+        waits = ScriptedTurns([[("wait.until", "3000"), ("wait.until", "2000")]])
+        roles = [make_role(role, requester=waits, runner=Tools({})) for role in ACTORS]
+        ports = RecordingBackend(broker)
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), sweeping=False)
         began = virtual_now()
-        async with Host(ports, roles, config).running():
+        async with ActorProcess(ports, roles, config).running():
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait", "run": RUN}))
             await anyio.sleep(3_100)
             found = await broker.log().load(TENANT, RUN)
@@ -84,11 +84,13 @@ def test_a_run_that_is_over_leaves_no_timer() -> None:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
-        roles = [make_role(role, caller=Scripted([[("wait.until", "3000")]]), runner=Tools({})) for role in ACTORS]
-        ports = Noting(broker)
-        config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1), sweeping=False)
-        async with Host(ports, roles, config).running():
+        await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+        roles = [
+            make_role(role, requester=ScriptedTurns([[("wait.until", "3000")]]), runner=Tools({})) for role in ACTORS
+        ]
+        ports = RecordingBackend(broker)
+        config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), sweeping=False)
+        async with ActorProcess(ports, roles, config).running():
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait", "run": RUN}))
             await anyio.sleep(5)
             assert ([name for name, _ in ports.set], ports.cancelled) == (["executor-wait"], [])

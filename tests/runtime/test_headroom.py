@@ -41,7 +41,7 @@ class SlowLog:
 def headroom() -> Headroom:
     """That of a process, with facts that have nothing but the space."""
     none = cast("Any", None)
-    return Headroom(FactSource(agents=none, accounts=None, blobs=none, switches=none, worker="validator#1"))
+    return Headroom(FactSource(agents=none, ledger=None, blobs=none, switches=none, worker="validator#1"))
 
 
 async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from tests.stack import Stack, command, stack
 
 from linestop.archive.duckdb_file import ArchiveFile
-from linestop.archive.query_socket import Door
+from linestop.archive.query_socket import QuerySocket
 from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE, Archive
 from linestop.bus import jetstream_api, stream_names
@@ -25,7 +25,7 @@ from linestop.bus.idempotency_keys import run_of_key
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.stream_definitions import MIB, RUNS_KEPT_NS, SECOND_NS, Space, consumers
+from linestop.bus.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes, consumers
 from linestop.cli.rotate import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
@@ -36,7 +36,7 @@ from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
-SMALL = Space(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
+SMALL = StreamSizes(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
 FEED = next(spec for spec in consumers() if spec.name == stream_names.FEED)
 SECONDS = 1 / 86_400
 WITHIN_S = 20.0
@@ -91,7 +91,7 @@ async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
 
 
 async def _config(stream: JetStream) -> dict[str, Any]:
-    info = await stream.wire.connection.ask(jetstream_api.stream_info(stream_names.RUNS))
+    info = await stream.wire.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
     return msgspec.convert(info["config"], dict[str, Any])
 
 
@@ -108,7 +108,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         turns._days = SECONDS / 2  # type: ignore[assignment]
         first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
         before = [(entry.n, entry.name) async for entry in client.events(first)]
-        await archive.reached((await bus.log().page(after_seq=0))[-1].seq)
+        await archive.wait_until_stored((await bus.log().page(after_seq=0))[-1].seq)
         # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and is no run of its own.
         fourth = await Reader(bus.wire, stream_names.RUNS).at(4)
         assert fourth is not None
@@ -130,7 +130,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         await _left(turns, bus, first, named)
         held = f"run '{next(iter(whole))}' of tenant 'default'"
         assert any(told.startswith("RUNS keeps more than ") and held in told for told in said)
-        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+        assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
         assert [(entry.n, entry.name) async for entry in client.events(first)] == before
         assert (await client.run(first)).sealed is not None
@@ -236,7 +236,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         @asynccontextmanager
         async def administrator() -> AsyncGenerator[Connection]:
             async with line.server.administrator() as admin:
-                asked, original = 0, admin.ask
+                asked, original = 0, admin.api_request
 
                 async def ask(*args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as the original
                     nonlocal asked
@@ -245,7 +245,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
                         raise Unreachable("The broker went away.")
                     return await original(*args, **options)
 
-                admin.ask = ask  # type: ignore[method-assign]
+                admin.api_request = ask  # type: ignore[method-assign]
                 try:
                     yield admin
                 finally:
@@ -255,19 +255,19 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         with pytest.raises(Unreachable):
             await rotate(administrator, cut)
         assert 3_600 * SECOND_NS <= ages[0] < 3_700 * SECOND_NS
-        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+        assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
         async with line.server.administrator() as admin:
             config = await _config(bus)
             short = {**config, "max_age": 3_600 * SECOND_NS}
-            await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream_names.RUNS)), short)
-        done = await set_up(bootstrap, BusLayout(space=SMALL))
+            await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_update(stream_names.RUNS)), short)
+        done = await set_up(bootstrap, BusLayout(sizes=SMALL))
         assert [sentence.split(":")[0] for sentence in done.outdated] == [
             "stream RUNS is as an older linestop made it (max_age); it takes the broker's administrator"
         ]
         assert "--max-age=7776000s" in done.outdated[0]
-        await set_up(bootstrap, BusLayout(space=SMALL), administrator=line.server.administrator)
-        assert (await _config(bus))["max_age"] == RUNS_KEPT_NS
+        await set_up(bootstrap, BusLayout(sizes=SMALL), administrator=line.server.administrator)
+        assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
 
 def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> None:
@@ -314,7 +314,7 @@ async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch
         assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
         monkeypatch.setattr("linestop.cli.rotate.holds_broker", elsewhere)
         await _done(client, "say hello")
-        await archive.reached(1)
+        await archive.wait_until_stored(1)
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))
         assert young.json == {"before": None, "held_by": "", "commands": ""}
         assert (await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))).code == 0
@@ -341,5 +341,5 @@ async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_p
     file.close()
     want = Reach(watermark=7, oldest_open_seq=7)
     assert await reach_of(path) == want
-    async with AtWork(path) as archive, Door(path, archive).open():
+    async with AtWork(path) as archive, QuerySocket(path, archive).open():
         assert await reach_of(path) == want

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import NOW
 
-from linestop.runtime.money.ledger import Accounts, Wanted
-from linestop.runtime.money.orphaned_holds import FORGOTTEN_AFTER_S, release_forgotten
+from linestop.runtime.money.ledger import AccountLedger, HoldRequest
+from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
 from linestop.schemas.defaults import AccountLimits
 from linestop.testing.memory import MemoryBroker
 
@@ -24,17 +24,19 @@ pytestmark = pytest.mark.anyio
         ("account.system.2026-01-01-00", b'{"holds":{"x":[1]}}'),
     ],
 )
-async def test_an_account_that_cannot_be_read_keeps_no_other_hold(key: str, value: bytes) -> None:
+async def test_an_account_that_cannot_be_read_delays_the_release_of_no_other_hold(key: str, value: bytes) -> None:
     """It is named in the log each time, and the forgotten holds of the other accounts are released."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
-    shared = broker.shared("shared")
-    accounts = Accounts(shared, AccountLimits(), now=lambda: at[0])
+    shared = broker.bucket("shared")
+    accounts = AccountLedger(shared, AccountLimits(), now=lambda: at[0])
     await accounts.reserve(
-        Wanted(hold="acme.r1.1", least_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", since=0)
+        HoldRequest(
+            hold="acme.r1.1", amount_min_micros=1_000, amount_micros=1_000, tenant="acme", user="ann", opened_at_ms=0
+        )
     )
     await shared.create(key, value)
-    at[0] += timedelta(seconds=FORGOTTEN_AFTER_S)
+    at[0] += timedelta(seconds=ORPHANED_AFTER_S)
     with capture_logs() as logs:
-        assert await release_forgotten(accounts, broker.log()) == 1
+        assert await release_orphaned_holds(accounts, broker.log()) == 1
     assert [(line["event"], line["key"]) for line in logs] == [("account_unreadable", key)]

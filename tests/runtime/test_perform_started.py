@@ -8,40 +8,40 @@ import anyio
 import msgspec
 import pytest
 import tests.run_logs
-from tests.run_logs import AGENT, RUN, TENANT, Bench, Tools, record
+from tests.run_logs import AGENT, RUN, TENANT, LiveRun, Tools, record
 
 from linestop.schemas.events import Finished, Policy
 from linestop.schemas.performer_interfaces import CallWork
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.tool_contracts import ToolResult
 
-DAWDLES_S = 60.0
+SLOW_S = 60.0
 POSTING = msgspec.structs.replace(AGENT, policy=Policy(clear=("post",)))
 
 
-class Dawdling(Tools):
+class SlowTools(Tools):
     """Tools that have their result long after they should have ended."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
         """Take your time."""
-        await anyio.sleep(DAWDLES_S)
+        await anyio.sleep(SLOW_S)
         async for done in super().run(works):
             yield done
 
 
-async def wait(bench: Bench) -> None:
+async def wait(bench: LiveRun) -> None:
     """Let the tool end."""
     del bench
-    await anyio.sleep(DAWDLES_S + 5)
+    await anyio.sleep(SLOW_S + 5)
 
 
 @pytest.mark.parametrize("dawdles", [False, True])
 def test_a_result_is_late_if_its_attempt_was_given_up_before(monkeypatch: pytest.MonkeyPatch, dawdles: bool) -> None:
     """After its time an attempt is said to be unknown; what becomes known then is marked, and settles it."""
     if dawdles:
-        monkeypatch.setattr(tests.run_logs, "Tools", Dawdling)
+        monkeypatch.setattr(tests.run_logs, "Tools", SlowTools)
     log = record([[("post", "a")]], wait, agent=POSTING)
     run = fold_messages(TENANT, RUN, log)
-    said = [entry.event for entry in run.entries if isinstance(entry.event, Finished) and not entry.ignored]
-    told = [(event.outcome, event.late) for event in said]
-    assert told == ([("unknown", False), ("succeeded", True)] if dawdles else [("succeeded", False)])
+    results = [entry.event for entry in run.entries if isinstance(entry.event, Finished) and not entry.ignored]
+    outcomes = [(event.outcome, event.late) for event in results]
+    assert outcomes == ([("unknown", False), ("succeeded", True)] if dawdles else [("succeeded", False)])

@@ -12,10 +12,10 @@ from tests.run_logs import InMemory
 
 from linestop.bus import stream_names
 from linestop.bus.interfaces import Fill, Log, Publisher
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.housekeeping import space_alerts
-from linestop.runtime.housekeeping.space_alerts import LOOK_EVERY_S, SpaceWatch
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.housekeeping.space_alerts import CHECK_EVERY_S, SpaceWatch
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.testing.memory import MemoryBroker
@@ -37,18 +37,18 @@ class Streams:
     async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
         """As ``Publisher``."""
         del headers
-        said = msgspec.json.decode(payload, type=dict[str, object])
+        fields = msgspec.json.decode(payload, type=dict[str, object])
         assert (tenant, kind) == ("system", "space")
-        self.why = str(said["why"])
-        self.alerts.append((str(said["what"]), cast("int", said["used_percent"])))
+        self.why = str(fields["why"])
+        self.alerts.append((str(fields["what"]), cast("int", fields["used_percent"])))
 
 
-def watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
+def make_watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
     """A watch over these streams."""
     return SpaceWatch(cast("Log", streams), cast("Publisher", streams), directory, virtual_now)
 
 
-def test_each_mark_calls_once_and_again_only_after_something_became_free() -> None:
+def test_each_threshold_raises_one_alert_and_another_only_after_space_became_free() -> None:
     """To and fro around a mark calls nobody."""
     fills_and_calls: list[tuple[float, list[int]]] = [
         (0.74, []), (0.75, [75]), (0.76, []), (0.74, []), (0.75, []), (0.89, []), (0.90, [90]), (0.99, []), (0.88, []),
@@ -58,11 +58,11 @@ def test_each_mark_calls_once_and_again_only_after_something_became_free() -> No
 
     async def main() -> None:
         streams = Streams()
-        looks = watch(streams)
-        for used, called in fills_and_calls:
+        space_watch = make_watch(streams)
+        for used, alerted in fills_and_calls:
             streams.used, streams.alerts = {"RUNS": used, "DEAD": 0.1}, []
-            await looks.look()
-            assert streams.alerts == [("RUNS", percent) for percent in called], used
+            await space_watch.check()
+            assert streams.alerts == [("RUNS", percent) for percent in alerted], used
 
     run_virtual(main, seed=1)
 
@@ -75,19 +75,19 @@ def test_each_mark_calls_once_and_again_only_after_something_became_free() -> No
         ("CONTROL", "The stream CONTROL is 80% full; when it is full, what is sent to it is refused."),
     ],
 )
-def test_it_says_what_follows(stream: str, says: str) -> None:
+def test_the_alert_names_the_consequence(stream: str, says: str) -> None:
     """Which is not the same for all streams."""
 
     async def main() -> None:
         streams = Streams()
         streams.used = {stream: 0.8}
-        await watch(streams).look()
+        await make_watch(streams).check()
         assert streams.why == f"{says} Make room (docs/operations.md)."
 
     run_virtual(main, seed=1)
 
 
-def test_the_disk_of_the_state_folder_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_of_the_state_folder_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same marks; each machine has its own."""
 
     def used_share(folder: Path) -> float:
@@ -97,16 +97,16 @@ def test_the_disk_of_the_state_folder_is_looked_at_too(tmp_path: Path, monkeypat
 
     async def main() -> None:
         streams = Streams()
-        looks = watch(streams, tmp_path)
-        await looks.look()
-        await looks.look()
-        assert streams.alerts == [(space_alerts.DISK, 75)]
+        space_watch = make_watch(streams, tmp_path)
+        await space_watch.check()
+        await space_watch.check()
+        assert streams.alerts == [(space_alerts.DISK_LABEL, 75)]
         assert f"The disk with {tmp_path} is 80% full; when it is full, everything stops" in streams.why
 
     run_virtual(main, seed=1)
 
 
-def test_a_recorder_looks_again_and_again_and_two_of_them_call_once() -> None:
+def test_a_recorder_checks_again_and_again_and_two_of_them_raise_one_alert() -> None:
     """Within one round of its look; what several recorders say at once is one alert."""
 
     async def main() -> None:
@@ -117,22 +117,22 @@ def test_a_recorder_looks_again_and_again_and_two_of_them_call_once() -> None:
         def alerts() -> int:
             return len(broker.stream(stream_names.ALERTS).matching("alerts.system.space"))
 
-        first = HostConfig(worker="a#1", now=virtual_now)
-        second = HostConfig(worker="b#1", now=virtual_now)
-        recorder = [make_role("recorder", caller=None, runner=None)]
+        first = ProcessSettings(worker="a#1", now=virtual_now)
+        second = ProcessSettings(worker="b#1", now=virtual_now)
+        recorder = [make_role("recorder", requester=None, runner=None)]
         everybody = [
-            make_role(role, caller=None, runner=None) for role in ACTORS if role not in {"planner", "executor"}
+            make_role(role, requester=None, runner=None) for role in ACTORS if role not in {"planner", "executor"}
         ]
         async with (
-            Host(InMemory(broker), everybody, first).running(),
-            Host(InMemory(broker), recorder, second).running(),
+            ActorProcess(InMemory(broker), everybody, first).running(),
+            ActorProcess(InMemory(broker), recorder, second).running(),
         ):
             await anyio.sleep(1)
             assert alerts() == 0
             runs.bytes_used = 80_000
-            await anyio.sleep(LOOK_EVERY_S)
+            await anyio.sleep(CHECK_EVERY_S)
             assert alerts() == 1
-            await anyio.sleep(100 * LOOK_EVERY_S)
+            await anyio.sleep(100 * CHECK_EVERY_S)
             assert alerts() == 1
 
     run_virtual(main, seed=1)

@@ -8,21 +8,21 @@ from typing import Any
 
 import anyio
 import msgspec
-from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, Scripted, Tools
+from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns, Tools
 
 from linestop.actors.prompt import assemble
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
-from linestop.bus.event_envelope import Stamper
-from linestop.bus.interfaces import Append, Log, Meanwhile
+from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.interfaces import Append, Log, OnSent
 from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.errors import Unreachable
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import ModelStarted
 from linestop.schemas.messages import REPLY_HEADER, Reply
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker, NoFaults
@@ -39,22 +39,22 @@ async def at_once() -> None:
 class LosingLog:
     """A log that loses the first append of one event: it has left, and the broker never gets it."""
 
-    def __init__(self, inner: Log, event: str, meanwhile: Loss, lost: list[Append]) -> None:
+    def __init__(self, inner: Log, event: str, loss: Loss, lost: list[Append]) -> None:
         self._inner = inner
         self._event = event
-        self._loss = meanwhile
+        self._loss = loss
         self._lost = lost
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else the port has
         return getattr(self._inner, name)
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Append, or lose it when it was folded ahead."""
         if self._lost or f"{append.role}.{append.event}" != self._event:
-            return await self._inner.append(append, meanwhile=meanwhile)
+            return await self._inner.append(append, on_sent=on_sent)
         self._lost.append(append)
-        assert meanwhile is not None
-        meanwhile()
+        assert on_sent is not None
+        on_sent()
         await self._loss()
         raise Unreachable("It never arrived.")
 
@@ -79,32 +79,32 @@ async def serve(
     turns: list[list[tuple[str, str]]],
     lost: str,
     *,
-    act: Callable[[Host], Awaitable[None]],
+    scenario: Callable[[ActorProcess], Awaitable[None]],
     loss: Loss = at_once,
     headers: dict[str, str] | None = None,
 ) -> None:
     """Serve one task on a scripted model, losing the first append of ``lost``, if it names one."""
-    await AgentStore(broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
-    config = HostConfig(worker="w#1", now=virtual_now, chance=random.Random(1))
-    roles = [make_role(role, caller=Scripted(turns), runner=Tools({})) for role in ACTORS]
+    await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+    config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1))
+    roles = [make_role(role, requester=ScriptedTurns(turns), runner=Tools({})) for role in ACTORS]
     backend = Losing(broker, lost, loss)
-    host = Host(backend, roles, config)
+    host = ActorProcess(backend, roles, config)
     async with host.running():
         await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait a slow", "run": RUN}), headers)
-        await act(host)
+        await scenario(host)
     assert [f"{append.role}.{append.event}" for append in backend.lost] == ([lost] if lost else [])
 
 
-def test_what_a_lost_append_would_have_said_is_in_no_prompt() -> None:
+def test_the_content_of_a_lost_append_is_in_no_prompt() -> None:
     """The end of a wait is said again a little later, with another time in it: the model hears the stored one."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
 
-        async def act(_host: Host) -> None:
+        async def scenario(_host: ActorProcess) -> None:
             await anyio.sleep(30)
 
-        await serve(broker, [[("wait.until", "3")]], "executor.finished", act=act)
+        await serve(broker, [[("wait.until", "3")]], "executor.finished", scenario=scenario)
         run = Run(TENANT, RUN)
         digests: list[tuple[str, str]] = []
         for message in await broker.log().load(TENANT, RUN):
@@ -114,12 +114,12 @@ def test_what_a_lost_append_would_have_said_is_in_no_prompt() -> None:
                 digests.append((event.prompt_sha256, expected))
         assert len(digests) == 2
         assert run.sealed is not None
-        assert all(said == expected for said, expected in digests)
+        assert all(digest == expected for digest, expected in digests)
 
     run_virtual(main, seed=1)
 
 
-def test_a_stop_that_is_heard_while_a_rival_of_it_is_on_its_way_cancels_at_once() -> None:
+def test_a_stop_hint_during_a_rival_append_cancels_at_once() -> None:
     """The hint names the number that the lost event had: it is looked after, not taken for known."""
 
     async def main() -> None:
@@ -129,11 +129,11 @@ def test_a_stop_that_is_heard_while_a_rival_of_it_is_on_its_way_cancels_at_once(
         async def stop() -> None:
             run, log = Run(TENANT, RUN), broker.log(["operator"])
             await catch_up(log, run)
-            stamper = Stamper(build="", blobs=broker.blobs(), chance=random.Random(2), now=virtual_now)
-            await stop_run(log, stamper, run, lambda at: stopped(at, by="ann", why="enough"))
+            encoder = EventEncoder(build="", blobs=broker.blobs(), random_source=random.Random(2), now=virtual_now)
+            await stop_run(log, encoder, run, lambda at: stop_event(at, by="ann", why="enough"))
             await anyio.sleep(0.1)
 
-        async def act(host: Host) -> None:
+        async def scenario(host: ActorProcess) -> None:
             await anyio.sleep(0.2)
             entry = host.shell.cache.peek(TENANT, RUN)
             began = virtual_now()
@@ -141,13 +141,13 @@ def test_a_stop_that_is_heard_while_a_rival_of_it_is_on_its_way_cancels_at_once(
                 await anyio.sleep(0.01)
             cancelled_after_s.append((virtual_now() - began).total_seconds())
 
-        await serve(broker, [[("look", "a"), ("look", "slow")]], "executor.finished", act=act, loss=stop)
+        await serve(broker, [[("look", "a"), ("look", "slow")]], "executor.finished", scenario=scenario, loss=stop)
         assert cancelled_after_s[0] < 1
 
     run_virtual(main, seed=1)
 
 
-def test_the_answer_to_a_task_is_what_its_look_found() -> None:
+def test_the_reply_to_a_task_is_what_its_pass_found() -> None:
     """However long its acknowledgement takes, and whatever is lost meanwhile."""
 
     class SlowAck(NoFaults):
@@ -157,60 +157,60 @@ def test_the_answer_to_a_task_is_what_its_look_found() -> None:
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=SlowAck())
-        heard: list[Reply] = []
+        replies: list[Reply] = []
 
-        async def act(_host: Host) -> None:
+        async def scenario(_host: ActorProcess) -> None:
             async for hint in broker.listen(INBOX):
-                heard.append(msgspec.json.decode(hint.payload, type=Reply))
+                replies.append(msgspec.json.decode(hint.payload, type=Reply))
                 return
 
-        await serve(broker, [], "planner.proposed", act=act, headers={REPLY_HEADER: INBOX})
-        assert [reply.status for reply in heard] == ["opened"]
+        await serve(broker, [], "planner.proposed", scenario=scenario, headers={REPLY_HEADER: INBOX})
+        assert [reply.status for reply in replies] == ["opened"]
 
     run_virtual(main, seed=1)
 
 
-def test_a_word_that_counts_for_nothing_is_refused_whatever_its_look_moves() -> None:
+def test_a_control_message_without_effect_is_refused_whatever_its_pass_appends() -> None:
     """What roles say in the look that a word woke carries its cue, but is not what the person said."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
-        heard: list[Reply] = []
+        replies: list[Reply] = []
 
-        async def act(_host: Host) -> None:
+        async def scenario(_host: ActorProcess) -> None:
             await anyio.sleep(0.5)
             async with anyio.create_task_group() as tasks:
 
                 async def hear() -> None:
                     async for hint in broker.listen(INBOX):
-                        heard.append(msgspec.json.decode(hint.payload, type=Reply))
+                        replies.append(msgspec.json.decode(hint.payload, type=Reply))
                         return
 
                 tasks.start_soon(hear)
                 await anyio.sleep(0.1)
                 await broker.publish(f"control.{TENANT}.{RUN}.resume", b'{"by":"ann"}', {REPLY_HEADER: INBOX})
 
-        await serve(broker, [[("look", "a")]], "validator.judged", act=act)
-        assert [(reply.status, reply.sentence) for reply in heard] == [("refused", "The run is not paused.")]
+        await serve(broker, [[("look", "a")]], "validator.judged", scenario=scenario)
+        assert [(reply.status, reply.sentence) for reply in replies] == [("refused", "The run is not paused.")]
 
     run_virtual(main, seed=1)
 
 
-def test_a_stop_cancels_before_anybody_is_told_of_it() -> None:
+def test_a_stop_cancels_before_its_alert_is_sent() -> None:
     """That alerts go nowhere keeps no call on the wire."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
         left: list[bool] = []
 
-        async def act(host: Host) -> None:
+        async def scenario(host: ActorProcess) -> None:
             await anyio.sleep(0.2)
             await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
             await anyio.sleep(1)
             entry = host.shell.cache.peek(TENANT, RUN)
             left.append(entry is not None and bool(entry.performing))
 
-        await serve(broker, [[("look", "slow")]], "", act=act)
+        await serve(broker, [[("look", "slow")]], "", scenario=scenario)
         assert left == [False]
 
     run_virtual(main, seed=1)

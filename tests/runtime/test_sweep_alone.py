@@ -14,14 +14,14 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.bus.test_times import LAYOUTS, ROWS, Layout, Row, until_said, virtually
-from tests.clockwork import HANGS, Fates, Hands, Model, Processes, agent, calls, processes
+from tests.bus.test_times import LAYOUTS, ROWS, Layout, Row, until_event, virtually
+from tests.clockwork import HANGS, BrokerFaults, Processes, ScriptedModel, ScriptedTools, agent, calls, processes
 
 from linestop.bus.worker_heartbeats import Roster
 from linestop.runtime import run_loop
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.deadline_alarms import Alarms
-from linestop.runtime.housekeeping.stalled_run_sweep import OPEN_RESTS
+from linestop.runtime.housekeeping.stalled_run_sweep import OPEN_RUN_RECHECK
 from linestop.schemas.defaults import SWEEP_EVERY_S
 from linestop.schemas.model_messages import ModelFailed
 
@@ -31,26 +31,26 @@ ROUNDS_S = 2 * SWEEP_EVERY_S + 0.5
 
 def late_max_s(roles: Layout) -> float:
     """Who performs elsewhere may have ended long before the sweep looks at a run with something open again."""
-    return ROUNDS_S + (OPEN_RESTS.total_seconds() if len(roles) > 1 else 0.0)
+    return ROUNDS_S + (OPEN_RUN_RECHECK.total_seconds() if len(roles) > 1 else 0.0)
 
 
 CUT = ("runs.", "live.", "timers.")
 
 
-def _copies(self: Fates, subject: str) -> Sequence[float]:
+def _copies(self: BrokerFaults, subject: str) -> Sequence[float]:
     del self
     return () if subject.startswith(CUT) else (0.0,)
 
 
-def _nothing(*args: Any, **options: Any) -> None:
+def _do_nothing(*args: Any, **options: Any) -> None:
     del args, options
 
 
-async def _nothing_set(*args: Any, **options: Any) -> None:
+async def _set_nothing(*args: Any, **options: Any) -> None:
     del args, options
 
 
-def _nobody(*args: Any, **options: Any) -> list[Any]:
+def _no_workers(*args: Any, **options: Any) -> list[Any]:
     del args, options
     return []
 
@@ -59,17 +59,18 @@ def _nobody(*args: Any, **options: Any) -> list[Any]:
 def only_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut everything else."""
     cut: list[tuple[Any, str, Callable[..., Any]]] = [
-        (Fates, "copies", _copies), (run_loop, "role_to_wake", _nothing), (Alarms, "_ring_in", _nothing),
-        (Alarms, "_set_durable", _nothing_set), (Host, "_on_deaths", _nothing), (Host, "_on_room", _nothing),
-        (Roster, "look", _nobody),
+        (BrokerFaults, "copies", _copies), (run_loop, "role_to_wake", _do_nothing), (Alarms, "_ring_in", _do_nothing),
+        (Alarms, "_set_durable", _set_nothing), (ActorProcess, "_on_deaths", _do_nothing),
+        (ActorProcess, "_on_room", _do_nothing),
+        (Roster, "look", _no_workers),
     ]  # fmt: skip
     for owner, name, instead in cut:
         monkeypatch.setattr(owner, name, instead)
 
 
-async def _ends(p: Processes, *, within_s: float) -> None:
+async def _expect_completion(p: Processes, *, within_s: float) -> None:
     with anyio.fail_after(within_s):
-        await until_said(p, "sealed", 1)
+        await until_event(p, "sealed", 1)
     run = await p.run()
     assert run.sealed is not None
     assert run.sealed.status == "completed", run.sealed.why
@@ -80,28 +81,28 @@ def test_a_run_comes_to_its_end(roles: Layout) -> None:
     """A turn with a call and one without; with one role a process each of the dozen steps waits for the sweep."""
 
     async def main() -> None:
-        model = Model([calls(("mail", {"q": 1}))])
+        model = ScriptedModel([calls(("mail", {"q": 1}))])
         async with processes(roles, model, version=agent(limits={"wall_s": 10_000}), sweeping=True) as p:
-            await _ends(p, within_s=20 * late_max_s(roles) if len(roles) > 1 else 1)
+            await _expect_completion(p, within_s=20 * late_max_s(roles) if len(roles) > 1 else 1)
 
     virtually(main)
 
 
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
-def test_it_happens_although_nothing_rings(name: str, roles: Layout) -> None:
+def test_it_happens_although_no_alarm_rings(name: str, roles: Layout) -> None:
     """Retries, expiries and waits, near and far: never sooner than their moment, and at most two rounds later."""
     row = ROWS[name]
 
     async def main() -> None:
         async with processes(
-            roles, Model(row.script), Hands(row.tools), version=agent(**row.agent), sweeping=True
+            roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=agent(**row.agent), sweeping=True
         ) as p:
-            await until_said(p, row.since, max(_failures(row), 1))
-            before, since_s = len(await p.at(row.then)), (await p.at(row.since))[-1]
+            await until_event(p, row.since, max(_failures(row), 1))
+            before, since_s = len(await p.event_times(row.then)), (await p.event_times(row.since))[-1]
             due_s = since_s + row.after_s
             await anyio.sleep(due_s + late_max_s(roles) - (anyio.current_time() - p.began_s))
-            found = await p.at(row.then)
+            found = await p.event_times(row.then)
             assert len(found) > before, (await p.run()).entries
             assert due_s - 1e-6 <= found[before] <= due_s + late_max_s(roles), found[before] - due_s
 
@@ -118,14 +119,16 @@ def test_what_a_dead_worker_left_is_taken_over(role: Any, roles: Layout) -> None
     """At its end, by a worker that knows of the death only from the log."""
 
     async def main() -> None:
-        model = Model([calls(("mail", {"q": 1}))], [] if role == "executor" else [HANGS])
-        hands = Hands(takes_s={"mail": [HANGS]} if role == "executor" else {})
-        async with processes(roles, model, hands, version=agent(limits={"wall_s": 10_000}), sweeping=True) as p:
-            await until_said(p, f"{role}.started", 1)
+        model = ScriptedModel([calls(("mail", {"q": 1}))], [] if role == "executor" else [HANGS])
+        scripted_tools = ScriptedTools(takes_s={"mail": [HANGS]} if role == "executor" else {})
+        async with processes(
+            roles, model, scripted_tools, version=agent(limits={"wall_s": 10_000}), sweeping=True
+        ) as p:
+            await until_event(p, f"{role}.started", 1)
             done_s = ((await p.run()).open_attempts[0].done_by - p.began).total_seconds()
             await p.start(await p.kill(role), "spare#1")
             await anyio.sleep(done_s + 2 * ROUNDS_S - (anyio.current_time() - p.began_s))
-            again_s = (await p.at(f"{role}.started"))[1]
+            again_s = (await p.event_times(f"{role}.started"))[1]
             assert done_s <= again_s <= done_s + 2 * ROUNDS_S, again_s - done_s
 
     virtually(main)

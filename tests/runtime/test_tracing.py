@@ -42,7 +42,7 @@ def spans_of(messages: Sequence[tuple[str, bytes, int]], tenant: str = TENANT, r
     for message in messages:
         entry = run.apply(*message)
         if entry.event is not None and not entry.ignored:
-            spans.after(run, entry.event)
+            spans.emit_ended(run, entry.event)
     spans.close()
     return list(exporter.get_finished_spans())
 
@@ -55,8 +55,8 @@ def of_story(story: Story) -> list[ReadableSpan]:
 def refunded() -> Story:
     """A run with a call whose first executor fell silent, told to its end."""
     story = at_work(call("look"))
-    story.wait(12).quiet().tools(look=OK)
-    return story.model(reply(text="done"))
+    story.advance_s(12).run_until_idle().finish_tools(look=OK)
+    return story.finish_model(reply(text="done"))
 
 
 def test_a_run_is_one_trace_with_a_span_a_call() -> None:
@@ -105,14 +105,14 @@ def test_an_attempt_that_nobody_reported_has_its_span() -> None:
 
 def test_a_model_request_that_nobody_reported_has_its_span() -> None:
     """The same for a model."""
-    story = Story(agent(limits={"wall_s": 1_000})).opened().quiet().wait(200).quiet()
+    story = Story(agent(limits={"wall_s": 1_000})).open_run().run_until_idle().advance_s(200).run_until_idle()
     chats = [span for span in of_story(story) if span.name.startswith("chat")]
     assert [(span.attributes or {})["error.type"] for span in chats] == ["superseded"]
 
 
 def test_a_stopped_run_sends_what_was_open_once() -> None:
     """Whoever speaks for a killed attempt ends its span; no id is sent twice."""
-    story = at_work(call("look")).given(Stopped(by="ann", why="enough"), by="operator").wait(200).quiet()
+    story = at_work(call("look")).given(Stopped(by="ann", why="enough"), by="operator").advance_s(200).run_until_idle()
     assert story.run.sealed
     ids = [span.context.span_id for span in of_story(story) if span.context]
     assert len(ids) == len(set(ids)) == 3
@@ -120,7 +120,7 @@ def test_a_stopped_run_sends_what_was_open_once() -> None:
 
 def test_a_run_continues_the_trace_of_its_task() -> None:
     """The sender's trace, with the sender's span as the parent of the run's."""
-    story = opened_with(THEIRS).quiet().model(reply(text="done"))
+    story = opened_with(THEIRS).run_until_idle().finish_model(reply(text="done"))
     found = of_story(story)
     theirs = parse_traceparent(THEIRS)
     assert theirs is not None
@@ -153,11 +153,11 @@ def test_a_run_is_sent_whole_or_not_at_all(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     story = (
         opened_with(trace)
-        .quiet()
-        .model(reply(call("look")))
+        .run_until_idle()
+        .finish_model(reply(call("look")))
         .given(Stopped(by="ann", why="enough"), by="operator")
-        .wait(200)
-        .quiet()
+        .advance_s(200)
+        .run_until_idle()
     )
     assert len(of_story(story)) == sent
     spans = Spans(SimpleSpanProcessor(InMemorySpanExporter()))
@@ -200,7 +200,13 @@ def test_a_model_request_names_the_server_that_was_asked(
     """Its own provider's, or the one that is configured; nothing where the log does not tell."""
     version = agent()
     choice = msgspec.structs.replace(version.model, model=model, base_url=base_url)
-    story = Story(msgspec.structs.replace(version, model=choice)).opened().quiet().model(reply(text="done")).quiet()
+    story = (
+        Story(msgspec.structs.replace(version, model=choice))
+        .open_run()
+        .run_until_idle()
+        .finish_model(reply(text="done"))
+        .run_until_idle()
+    )
     [chat] = [span for span in of_story(story) if span.name.startswith("chat")]
     assert chat.attributes
     assert (chat.attributes.get("server.address"), chat.attributes.get("server.port")) == server

@@ -19,7 +19,7 @@ from linestop.bus.connection import connect
 from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import Credential, write_credential
 from linestop.errors import ConfigError, InputError
-from linestop.runtime.workers.worker_names import hold_free_name, hold_name, host_name, is_held, next_incarnation
+from linestop.runtime.workers.worker_names import host_name, is_locked, lock_free_name, lock_name, next_incarnation
 from linestop.schemas.subjects import ACTORS
 from linestop.testing.memory import MemoryBroker
 
@@ -35,50 +35,50 @@ with hold_name(Path(sys.argv[1]), "planner"):
 
 def test_a_held_name_is_refused_and_names_its_holder(tmp_path: Path) -> None:
     """Two processes under one name could take over what the other one is doing."""
-    with hold_name(tmp_path, "planner"):
-        assert is_held(tmp_path, "planner")
+    with lock_name(tmp_path, "planner"):
+        assert is_locked(tmp_path, "planner")
         with (
             pytest.raises(ConfigError, match=f"planner is held by process {os.getpid()}"),
-            hold_name(tmp_path, "planner"),
+            lock_name(tmp_path, "planner"),
         ):
             pass
-    assert not is_held(tmp_path, "planner")
+    assert not is_locked(tmp_path, "planner")
 
 
-def test_a_killed_holder_lets_go_at_once(tmp_path: Path) -> None:
+def test_a_killed_holder_releases_the_name_at_once(tmp_path: Path) -> None:
     """The operating system lets go of the lock, however the process dies."""
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == b"held\n"
-        assert is_held(tmp_path, "planner")
+        assert is_locked(tmp_path, "planner")
     finally:
         child.send_signal(signal.SIGKILL)
         child.communicate()
-    with hold_name(tmp_path, "planner"):
-        assert is_held(tmp_path, "planner")
+    with lock_name(tmp_path, "planner"):
+        assert is_locked(tmp_path, "planner")
 
 
 def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
     """Any number of processes may be started without naming them; a replacement gets the name that is free."""
-    with hold_free_name(tmp_path, "planner") as one:
-        with hold_free_name(tmp_path, "planner") as two:
+    with lock_free_name(tmp_path, "planner") as one:
+        with lock_free_name(tmp_path, "planner") as two:
             assert (one.name, two.name) == ("planner", "planner-2")
-        with hold_free_name(tmp_path, "planner") as again:
+        with lock_free_name(tmp_path, "planner") as again:
             assert again.name == "planner-2"
 
 
 def test_a_beat_moves_the_time_of_the_file(tmp_path: Path) -> None:
     """A health check sees by it that the event loop still turns."""
-    with hold_name(tmp_path, "planner") as lock:
+    with lock_name(tmp_path, "planner") as lock:
         os.utime(lock.path, (1, 1))
-        lock.beat()
+        lock.touch()
         assert lock.path.stat().st_mtime > 1
 
 
 def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
     """It becomes a token of a subject."""
-    with pytest.raises(InputError, match="is not a name"), hold_name(tmp_path, "No Name"):
+    with pytest.raises(InputError, match="is not a name"), lock_name(tmp_path, "No Name"):
         pass
     assert host_name() == host_name().lower()
 
@@ -87,7 +87,7 @@ def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
 async def test_each_holder_gets_the_next_number() -> None:
     """What an older incarnation left open may be taken over, so no number is given twice."""
     broker = MemoryBroker(lambda: datetime.now(UTC))
-    workers, older = broker.shared("workers"), broker.shared("shared")
+    workers, older = broker.bucket("workers"), broker.bucket("shared")
     names = [await next_incarnation(workers, "planner", older=older) for _ in range(3)]
     assert names == ["planner#1", "planner#2", "planner#3"]
     assert await next_incarnation(workers, "executor", older=older) == "executor#1"
@@ -103,9 +103,9 @@ async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_l
         backend = await JetStreamBackend.open({role: server.credentials[role] for role in ACTORS}, name="test")
         try:
             for role in ACTORS:
-                await server.admin.ask(stream_names.bucket_key(stream_names.SHARED_BUCKET, f"worker.{role}"), 7)
+                await server.admin.api_request(stream_names.bucket_key(stream_names.SHARED_BUCKET, f"worker.{role}"), 7)
                 workers, older = (
-                    backend.shared(role, each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+                    backend.bucket(role, each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
                 )
                 assert await next_incarnation(workers, role, older=older) == f"{role}#8"
                 assert await next_incarnation(workers, role, older=older) == f"{role}#9"
@@ -115,12 +115,12 @@ async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_l
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("bucket", "key"), [("workers", "planner"), ("shared", "worker.planner")])
-async def test_a_counter_that_is_no_number_is_refused(bucket: str, key: str) -> None:
+async def test_a_counter_that_is_not_a_number_is_refused(bucket: str, key: str) -> None:
     """Starting again from one would give a number twice."""
     broker = MemoryBroker(lambda: datetime.now(UTC))
-    await broker.shared(bucket).create(key, b"many")
+    await broker.bucket(bucket).create(key, b"many")
     with pytest.raises(ConfigError, match=f"Key {key} of the bucket `{bucket}` is not a number"):
-        await next_incarnation(broker.shared("workers"), "planner", older=broker.shared("shared"))
+        await next_incarnation(broker.bucket("workers"), "planner", older=broker.bucket("shared"))
 
 
 def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> No
     shared.mkdir(mode=0o755)
     before = os.umask(0o022)
     try:
-        with hold_free_name(tmp_path / "a", "dev"), hold_name(tmp_path / "b", "dev"), hold_name(shared, "dev"):
+        with lock_free_name(tmp_path / "a", "dev"), lock_name(tmp_path / "b", "dev"), lock_name(shared, "dev"):
             pass
         write_credential(tmp_path / "d" / "credentials" / "x.json", Credential(url="", user="client", password=""))
     finally:

@@ -19,7 +19,7 @@ from linestop.sandbox.tools.context import Context
 
 
 @dataclass
-class Heard:
+class ReceivedRequest:
     """One request as the server received it."""
 
     method: str
@@ -28,7 +28,7 @@ class Heard:
     body: bytes
 
 
-Answer = bytes | Callable[[Heard, asyncio.StreamWriter], Awaitable[None]]
+Responder = bytes | Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Server:
     """A server that answers by path; ``heard`` is all it was asked."""
 
     port: int
-    routes: dict[str, Answer]
-    heard: list[Heard] = field(default_factory=list["Heard"])
+    routes: dict[str, Responder]
+    requests: list[ReceivedRequest] = field(default_factory=list["ReceivedRequest"])
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -67,7 +67,7 @@ class Servers:
         """An answer that sends the client elsewhere."""
         return self.response(b"", status, Location=location)
 
-    async def start(self, routes: dict[str, Answer], tls: ssl.SSLContext | None = None) -> Server:
+    async def start(self, routes: dict[str, Responder], tls: ssl.SSLContext | None = None) -> Server:
         """Serve ``routes`` on a free port of loopback."""
         server = Server(0, routes)
         conversations: set[asyncio.Task[None]] = set()
@@ -78,7 +78,7 @@ class Servers:
             conversations.add(task)
             try:
                 with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-                    await _converse(server, reader, writer)
+                    await _serve_connection(server, reader, writer)
                 server.closed.set()
             finally:
                 writer.transport.abort()
@@ -104,20 +104,20 @@ async def servers(anyio_backend: str) -> AsyncIterator[Servers]:
         yield Servers(stack)
 
 
-async def _converse(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve_connection(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, _ = head[0].split(" ")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        heard = Heard(method, target, headers, body)
-        server.heard.append(heard)
-        answer = server.routes.get(target, Servers.response(status="404 Not Found"))
-        if isinstance(answer, bytes):
-            writer.write(answer)
+        request = ReceivedRequest(method, target, headers, body)
+        server.requests.append(request)
+        respond = server.routes.get(target, Servers.response(status="404 Not Found"))
+        if isinstance(respond, bytes):
+            writer.write(respond)
             await writer.drain()
         else:
-            await answer(heard, writer)
+            await respond(request, writer)
             return
 
 

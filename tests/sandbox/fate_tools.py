@@ -91,7 +91,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
 }
 """What a function raises after it acted."""
 
-OPEN: dict[str, Callable[[], Any]] = {
+UNKNOWN_ENDS: dict[str, Callable[[], Any]] = {
     "unknown": lambda: _raise(ToolUnknown("the line went dead")),
     "cancelled error": lambda: _raise(asyncio.CancelledError()),
     "coroutine": _later,
@@ -100,17 +100,17 @@ OPEN: dict[str, Callable[[], Any]] = {
 }
 """Ends that say themselves that nobody knows, whatever the contract says of what is raised."""
 
-SAID: dict[str, Callable[[], Any]] = {
+TOOL_FAILURES: dict[str, Callable[[], Any]] = {
     "failed": lambda: _raise(ToolFailed("no such order")),
     "failed safely": lambda: _raise(ToolFailed("busy", type="transient", retry_safe=True)),
     "strange failure": lambda: _raise(StrangeFailure()),
 }
 """What the tool itself says."""
 
-WAYS = VALUES | ERRORS | OPEN | SAID
+BEHAVIORS = VALUES | ERRORS | UNKNOWN_ENDS | TOOL_FAILURES
 
 
-def _library(ctx: Context, how: str) -> None:
+def _use_context(ctx: Context, how: str) -> None:
     """Have ``ctx`` raise its own errors."""
     if how == "workspace":
         ctx.workspace.write("../outside", b"")
@@ -120,22 +120,22 @@ def _library(ctx: Context, how: str) -> None:
         os.kill(os.getpid(), 9)
 
 
-def _act(ctx: Context, how: str) -> dict[str, int]:
+def _effect_then(ctx: Context, how: str) -> dict[str, int]:
     """Do the effect, then go wrong in a chosen way."""
     ctx.workspace.write("done", b"x")
-    _library(ctx, how)
-    return WAYS[how]() if how in WAYS else {"paid_cents": 4250}
+    _use_context(ctx, how)
+    return BEHAVIORS[how]() if how in BEHAVIORS else {"paid_cents": 4250}
 
 
-async def _act_async(ctx: Context, how: str) -> dict[str, int]:
+async def _effect_then_async(ctx: Context, how: str) -> dict[str, int]:
     """Do the effect, then go wrong in a chosen way."""
     ctx.workspace.write("done", b"x")
     if how == "denied":
         await ctx.http.post("http://10.0.0.1/")
     if how == "hang":
         await asyncio.Event().wait()
-    _library(ctx, how)
-    return WAYS[how]() if how in WAYS else {"paid_cents": 4250}
+    _use_context(ctx, how)
+    return BEHAVIORS[how]() if how in BEHAVIORS else {"paid_cents": 4250}
 
 
 CONTRACTS: dict[str, dict[str, Any]] = {
@@ -150,7 +150,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 _declare: Any = tool
 TOOLS: dict[str, AnyTool] = {
     f"{kind}_{name}": _declare(name=f"{kind}_{name}", kind=kind, timeout_s=30, price_micros=7, **options)(fn)
-    for kind, fn in (("async", _act_async), ("thread", _act), ("process", _act))
+    for kind, fn in (("async", _effect_then_async), ("thread", _effect_then), ("process", _effect_then))
     for name, options in CONTRACTS.items()
 }
 globals().update(TOOLS)

@@ -68,7 +68,7 @@ def _raise(error: BaseException) -> str:
     raise error
 
 
-WAYS: dict[str, Callable[[], object]] = {
+BEHAVIORS: dict[str, Callable[[], object]] = {
     "forge": _forge,
     "flood": _flood,
     "orphan": _orphan,
@@ -85,7 +85,7 @@ WAYS: dict[str, Callable[[], object]] = {
 def misbehave(ctx: Context, how: str) -> str:
     """Misbehave in a chosen way."""
     ctx.workspace.write("pids", str(os.getpid()).encode())
-    return str(WAYS[how]())
+    return str(BEHAVIORS[how]())
 
 
 @tool(tier="irreversible", kind="process", timeout_s=30, price_micros=5)

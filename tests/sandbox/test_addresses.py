@@ -8,7 +8,7 @@ import ipaddress
 import pytest
 
 from linestop.errors import ConfigError
-from linestop.sandbox.http.addresses import Rule, address_error, allowed, host_error, parse_allow
+from linestop.sandbox.http.addresses import Rule, address_error, host_error, matching_rule, parse_allow
 
 REFUSED = """
 127.0.0.1 127.255.255.254 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 100.64.0.1 169.254.169.254
@@ -74,11 +74,11 @@ def test_a_proper_host_is_legal(host: str) -> None:
 def test_the_allow_list_says_which_host_and_port() -> None:
     """A name means ports 80 and 443; a port means that one; a star any public host or any sub-domain."""
     rules = parse_allow(("api.example.com", "*.shop.example", "127.0.0.1:8080", "[::1]:9090", "API.internal:7000"))
-    assert allowed(rules, "api.example.com", 443) == Rule("api.example.com", 0)
-    assert allowed(rules, "a.b.shop.example", 80) == Rule("*.shop.example", 0)
-    assert allowed(rules, "127.0.0.1", 8080) == Rule("127.0.0.1", 8080)
-    assert allowed(rules, "0:0:0:0:0:0:0:1", 9090) == Rule("::1", 9090)
-    assert allowed(rules, "api.internal", 7000) == Rule("api.internal", 7000)
+    assert matching_rule(rules, "api.example.com", 443) == Rule("api.example.com", 0)
+    assert matching_rule(rules, "a.b.shop.example", 80) == Rule("*.shop.example", 0)
+    assert matching_rule(rules, "127.0.0.1", 8080) == Rule("127.0.0.1", 8080)
+    assert matching_rule(rules, "0:0:0:0:0:0:0:1", 9090) == Rule("::1", 9090)
+    assert matching_rule(rules, "api.internal", 7000) == Rule("api.internal", 7000)
     for host, port in (
         ("api.example.com", 4222),
         ("api.example.com.evil.example", 443),
@@ -89,10 +89,10 @@ def test_the_allow_list_says_which_host_and_port() -> None:
         ("127.0.0.2", 8080),
         ("api.internal", 443),
     ):
-        assert allowed(rules, host, port) is None
-    assert allowed((), "example.com", 443) is None
-    assert allowed(parse_allow(("*",)), "example.com", 443) == Rule("*", 0)
-    assert allowed(parse_allow(("*",)), "example.com", 4222) is None
+        assert matching_rule(rules, host, port) is None
+    assert matching_rule((), "example.com", 443) is None
+    assert matching_rule(parse_allow(("*",)), "example.com", 443) == Rule("*", 0)
+    assert matching_rule(parse_allow(("*",)), "example.com", 4222) is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_allow_list_says_which_host_and_port() -> None:
         "[::1",
     ],
 )
-def test_an_entry_that_is_no_host_is_a_configuration_error(entry: str) -> None:
+def test_an_entry_that_is_not_a_host_is_a_configuration_error(entry: str) -> None:
     """One sentence that says what may be written."""
     with pytest.raises(ConfigError, match=r"write host, host:port, \*\.domain or \*"):
         parse_allow((entry,))

@@ -43,7 +43,7 @@ async def test_files_are_written_read_and_listed(make_context: MakeContext) -> N
 
 
 @pytest.mark.parametrize("path", ["../other", "/etc/passwd", "nope.txt", "binary"])
-async def test_a_file_that_cannot_be_read_is_the_models_to_mend(make_context: MakeContext, path: str) -> None:
+async def test_a_file_that_cannot_be_read_is_an_error_for_the_model(make_context: MakeContext, path: str) -> None:
     """The failure is ``invalid``, with a sentence the model can use."""
     ctx = make_context()
     ctx.workspace.write("binary", b"\xff\xfe")
@@ -92,7 +92,7 @@ async def test_a_refused_page_fails_for_good_and_is_on_record(make_context: Make
     assert [(egress.host, egress.status) for egress in result.egress] == [("169.254.169.254", 0)]
 
 
-async def test_the_clock_tells_utc(make_context: MakeContext) -> None:
+async def test_the_clock_returns_utc(make_context: MakeContext) -> None:
     """Both forms are the same moment."""
     value = (await call(make_context(), "clock.now")).value
     assert value["utc"].endswith("+00:00")
@@ -121,7 +121,7 @@ async def test_the_clock_tells_utc(make_context: MakeContext) -> None:
         (ASK_PERSON, '{"question":"x","options":["a","a"]}', False),
     ],
 )
-def test_the_waits_take_what_they_say(contract: Contract, raw: str, good: bool) -> None:
+def test_the_waits_accept_what_their_schemas_describe(contract: Contract, raw: str, good: bool) -> None:
     """Their schemas hold the bounds, since no function checks them."""
     assert (check_arguments(raw, contract).args is not None) is good
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from tests.builders import at_work, call
 
-from linestop.actors.task_opening import grant
-from linestop.bus.run_outcomes_and_alerts import alerts
+from linestop.actors.task_opening import tool_grant
+from linestop.bus.run_outcomes_and_alerts import event_alerts
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool, ToolOptions, tool
 from linestop.sandbox.tools.registry import Registry
@@ -59,12 +59,12 @@ async def happened(ctx: Context, to: str, cents: int = 1) -> bool | None:
     return True
 
 
-async def performed(directory: Path, was: AnyTool, now: AnyTool, *, probe: bool = False) -> ToolResult:
+async def perform_under(directory: Path, was: AnyTool, now: AnyTool, *, probe: bool = False) -> ToolResult:
     """What comes of a call of a run that was opened with one tool, when another one is here."""
     registry, given = Registry(), b'{"to":"ann"}'
     registry.add(now, "tests")
     work = CallWork(
-        tenant="acme", run="run-1", call="c1", attempt=1, tool="pay", grant=grant(was.contract), args=given,
+        tenant="acme", run="run-1", call="c1", attempt=1, tool="pay", grant=tool_grant(was.contract), args=given,
         key=hashlib.sha256(given).hexdigest(), user="ann", tier=was.contract.tier, probe=probe,
         start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=was.contract.timeout_s,
         result_bytes_max=16_384, cost_max_micros=was.contract.price_micros,
@@ -87,10 +87,10 @@ def changed(fn: Any = pay, **options: Any) -> AnyTool:  # noqa: ANN401 - any fun
         {"egress": []}, {"owner": "somebody"}, {"kind": "thread"}, {"price_micros": 0}, {"idempotent": True},
     ],
 )  # fmt: skip
-async def test_a_contract_that_is_not_wider_is_no_reason_to_fail(tmp_path: Path, options: dict[str, Any]) -> None:
+async def test_a_contract_that_is_not_wider_still_performs(tmp_path: Path, options: dict[str, Any]) -> None:
     """Its owner may mend a docstring or a timeout while a call waits for a person."""
     fn = pay_in_thread if options.get("kind") == "thread" else pay
-    result = await performed(tmp_path, changed(), changed(fn, **options))
+    result = await perform_under(tmp_path, changed(), changed(fn, **options))
     assert (result.outcome, result.value) == ("succeeded", "ann has 1")
     assert result.cost_micros == 7
 
@@ -103,65 +103,65 @@ async def test_a_contract_that_is_not_wider_is_no_reason_to_fail(tmp_path: Path,
         ({"egress": ["to", "cents"]}, "its egress have 'cents' in addition"),
     ],
 )
-async def test_a_tool_that_may_do_more_is_not_called(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+async def test_a_tool_that_may_do_more_is_not_called(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
     """Nobody agreed to that; the model is told in one sentence, and it cost nothing."""
-    result = await performed(tmp_path, changed(), changed(**options))
+    result = await perform_under(tmp_path, changed(), changed(**options))
     assert result.error is not None
-    assert says in result.error.message
+    assert sentence in result.error.message
     assert (result.outcome, result.cost_micros, result.error.widened) == ("failed", 0, True)
     assert (result.error.known_by, result.error.retry_safe) == ("not_begun", False)
 
 
-async def test_a_promise_that_was_taken_back_is_wider(tmp_path: Path) -> None:
+async def test_dropping_raises_before_effect_widens_the_contract(tmp_path: Path) -> None:
     """A run that repeats a call because it was safe to repeat would have its effect twice."""
-    result = await performed(tmp_path, changed(idempotent=True), changed())
+    result = await perform_under(tmp_path, changed(idempotent=True), changed())
     assert result.error is not None
     assert "it is no longer safe to repeat" in result.error.message
 
 
-async def test_a_promise_made_later_does_not_count(tmp_path: Path) -> None:
+async def test_raises_before_effect_added_later_does_not_count(tmp_path: Path) -> None:
     """Whether a failure is known is judged by what was pinned and what is: both must promise it."""
     for was, now in [(False, True), (True, False)]:
         before, after = changed(raises_before_effect=was), changed(raises, raises_before_effect=now)
-        assert (await performed(tmp_path, before, after)).outcome == "unknown"
+        assert (await perform_under(tmp_path, before, after)).outcome == "unknown"
     promised = changed(raises, raises_before_effect=True, timeout_s=6.0)
-    assert (await performed(tmp_path, changed(raises_before_effect=True), promised)).outcome == "failed"
+    assert (await perform_under(tmp_path, changed(raises_before_effect=True), promised)).outcome == "failed"
 
 
-async def test_arguments_that_the_tool_does_not_take_any_more_are_said_to_the_model(tmp_path: Path) -> None:
+async def test_arguments_that_the_tool_no_longer_takes_are_reported_to_the_model(tmp_path: Path) -> None:
     """They are checked before anything begins."""
-    result = await performed(tmp_path, changed(), changed(pay_whom, egress=[]))
+    result = await perform_under(tmp_path, changed(), changed(pay_whom, egress=[]))
     assert result.error is not None
     assert (result.outcome, result.error.type, result.error.widened) == ("failed", "invalid", False)
     assert "was changed since this run was opened and does not take these arguments: " in result.error.message
     assert "whom" in result.error.message
 
 
-async def test_a_call_in_doubt_is_probed_whatever_became_of_the_contract(tmp_path: Path) -> None:
+async def test_an_unknown_call_is_probed_even_if_the_contract_changed(tmp_path: Path) -> None:
     """The probe changes nothing; a tool that has none any more leaves the doubt to a person."""
     probed = changed(probe=happened)
-    assert (await performed(tmp_path, probed, changed(probe=happened, tier="destructive"), probe=True)).outcome == (
+    assert (await perform_under(tmp_path, probed, changed(probe=happened, tier="destructive"), probe=True)).outcome == (
         "succeeded"
     )
-    gone = await performed(tmp_path, probed, changed(), probe=True)
+    gone = await perform_under(tmp_path, probed, changed(), probe=True)
     assert gone.error is not None
     assert (gone.outcome, gone.error.message) == ("unknown", "The tool 'pay' has no probe any more.")
 
 
 async def test_scopes_of_an_older_log_are_not_known() -> None:
     """So a changed tool that needs one counts as wider, as every changed one did; one that needs none does not."""
-    old = msgspec.structs.replace(grant(changed().contract), scopes=None)
+    old = msgspec.structs.replace(tool_grant(changed().contract), scopes=None)
     assert old.widened_by(changed().contract) == ()
     assert old.widened_by(changed(timeout_s=6.0).contract) == ("its scopes have 'money.pay' in addition",)
     assert old.widened_by(changed(scopes=[]).contract) == ()
 
 
-async def test_a_person_is_told_of_a_tool_that_may_do_more() -> None:
+async def test_a_tool_that_may_do_more_raises_an_alert() -> None:
     """The alert carries the event, whose error names what widened."""
     for widened in (True, False):
         story = at_work(call("look", "{}"))
         error = ToolError(type="permanent", message="No.", known_by="not_begun", widened=widened)
-        story.tools(look=ToolResult(outcome="failed", error=error))
+        story.finish_tools(look=ToolResult(outcome="failed", error=error))
         assert story.last(Finished).error == error
-        kinds = [alert.kind for alert in alerts(story.run, since=NEVER)]
+        kinds = [alert.kind for alert in event_alerts(story.run, since=NEVER)]
         assert kinds == (["wider-contract"] if widened else [])

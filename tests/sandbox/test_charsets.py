@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from linestop.sandbox.http.transport import readable_type
+from linestop.sandbox.http.transport import readable_content_type
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,6 @@ from linestop.sandbox.http.transport import readable_type
         ("application/json; charset=rot13", "application/json"),
     ],
 )
-def test_only_charsets_of_text_are_believed(said: str, read: str) -> None:
+def test_only_charsets_of_text_are_believed(content_type: str, read: str) -> None:
     """A codec that takes quadratic time, or gives no text, is never asked."""
-    assert readable_type(said) == read
+    assert readable_content_type(content_type) == read

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
-from tests.sandbox.fate_tools import CONTRACTS, ERRORS, OPEN, SAID, VALUES
+from tests.sandbox.fate_tools import CONTRACTS, ERRORS, TOOL_FAILURES, UNKNOWN_ENDS, VALUES
 
-from linestop.actors.executor import finished
-from linestop.actors.task_opening import grant
+from linestop.actors.executor import finished_event
+from linestop.actors.task_opening import tool_grant
 from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
@@ -35,16 +35,16 @@ IN_A_PROCESS = ("wrong type", "surrogate", "surrogate exception", "interrupt", "
 """A process takes a quarter of a second to start, so it goes only through the ways that differ there."""
 
 
-async def act(name: str, how: str, ctx: Context, scope: anyio.CancelScope | None = None) -> ToolResult:
+async def perform_and_finish(name: str, how: str, ctx: Context, scope: anyio.CancelScope | None = None) -> ToolResult:
     """Perform, and see that the result can be stored: as an event, read back."""
     made = TOOLS[name]
     async with ctx.http:
         result = await perform(made, ctx, msgspec.json.encode({"how": how}), scope=scope)
     work = CallWork(
-        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, grant=grant(made.contract), args=b"",
+        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, grant=tool_grant(made.contract), args=b"",
         key=ctx.key, user="", tier=made.contract.tier, start_by=ctx.start_by, timeout_s=1, result_bytes_max=100_000,
     )  # fmt: skip
-    event = finished(work, result, 0.0)
+    event = finished_event(work, result, 0.0)
     assert msgspec.json.decode(msgspec.json.encode(event), type=Finished) == event
     assert ctx.workspace.read("done") == b"x"
     return result
@@ -57,11 +57,11 @@ async def test_a_value_that_came_back_is_a_success_with_a_finding(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
     """The effect took place; of a read, which has none, an unusable result is a failure."""
-    result = await act(f"{kind}_{contract}", how, make_context())
-    said = result.findings if contract != "read" else (result.error.message if result.error else "",)
+    result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
+    findings = result.findings if contract != "read" else (result.error.message if result.error else "",)
     assert result.outcome == ("succeeded" if contract != "read" else "failed")
-    assert len(said) == 1
-    assert said[0].startswith(f"tool {kind}_{contract}: its result ")
+    assert len(findings) == 1
+    assert findings[0].startswith(f"tool {kind}_{contract}: its result ")
     assert result.cost_micros == 7
 
 
@@ -75,14 +75,16 @@ async def test_a_value_that_came_back_is_a_success_with_a_finding(
         ("cycle", '{"a":1,"me":"…"}'),
     ],
 )
-async def test_whatever_can_be_kept_of_a_value_is_kept(make_context: MakeContext, how: str, kept: object) -> None:
+async def test_the_storable_part_of_a_value_is_stored(make_context: MakeContext, how: str, stored: object) -> None:
     """A person who looks into it later finds what the tool said."""
-    assert (await act("thread_reversible", how, make_context())).value == kept
+    assert (await perform_and_finish("thread_reversible", how, make_context())).value == stored
 
 
-async def test_of_a_value_that_is_too_much_the_beginning_is_kept(make_context: MakeContext) -> None:
+async def test_a_value_that_is_too_large_is_cut_to_its_beginning(make_context: MakeContext) -> None:
     """As text, within a bound."""
-    deep, large = [(await act("async_reversible", how, make_context())).value for how in ("too deep", "too large")]
+    deep, large = [
+        (await perform_and_finish("async_reversible", how, make_context())).value for how in ("too deep", "too large")
+    ]
     assert deep.startswith('{"deep":[[[[')
     assert large.startswith('{"aaaa')
     assert len(large) == 65_536
@@ -91,11 +93,11 @@ async def test_of_a_value_that_is_too_much_the_beginning_is_kept(make_context: M
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("kind", ["async", "thread"])
 @pytest.mark.parametrize("how", ERRORS)
-async def test_what_is_raised_after_the_effect_leaves_it_unknown(
+async def test_an_exception_after_the_effect_makes_the_call_unknown(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
     """Unless repeating is safe, or the contract says that it raises only before it acts."""
-    result = await act(f"{kind}_{contract}", how, make_context())
+    result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     assert result.error is not None
     failed = {"read": "", "idempotent": "", "raises": "contract"}
     assert result.outcome == ("failed" if contract in failed else "unknown")
@@ -107,12 +109,12 @@ async def test_what_is_raised_after_the_effect_leaves_it_unknown(
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("kind", ["async", "thread"])
-@pytest.mark.parametrize("how", OPEN)
-async def test_an_end_that_says_nothing_is_unknown(
+@pytest.mark.parametrize("how", UNKNOWN_ENDS)
+async def test_a_call_that_ends_without_a_result_is_unknown(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
     """Whatever the contract says of what is raised: a promise of a value is no value, and no error of the tool."""
-    result = await act(f"{kind}_{contract}", how, make_context())
+    result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     safe = contract in {"read", "idempotent"}
     assert (result.outcome, result.cost_micros) == ("failed" if safe else "unknown", 7)
     assert result.error is not None
@@ -121,10 +123,12 @@ async def test_an_end_that_says_nothing_is_unknown(
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("kind", ["async", "thread"])
-@pytest.mark.parametrize("how", SAID)
-async def test_the_tools_own_word_is_believed(make_context: MakeContext, kind: str, contract: str, how: str) -> None:
+@pytest.mark.parametrize("how", TOOL_FAILURES)
+async def test_an_explicit_tool_failure_is_believed(
+    make_context: MakeContext, kind: str, contract: str, how: str
+) -> None:
     """Under every contract; what cannot be stored of it is left out."""
-    result = await act(f"{kind}_{contract}", how, make_context())
+    result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     assert result.error is not None
     assert (result.outcome, result.error.known_by) == ("failed", "tool")
     assert result.error.type == ("transient" if how == "failed safely" else "permanent")
@@ -134,11 +138,11 @@ async def test_the_tools_own_word_is_believed(make_context: MakeContext, kind: s
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("how", ["workspace", "denied"])
-async def test_an_error_of_the_context_is_not_the_tools_word(
+async def test_an_error_raised_by_the_context_is_not_an_explicit_tool_failure(
     make_context: MakeContext, contract: str, how: str
 ) -> None:
     """The workspace and the guard say that they did nothing; what the tool had done before they do not know."""
-    result = await act(f"async_{contract}", how, make_context())
+    result = await perform_and_finish(f"async_{contract}", how, make_context())
     failed = {"read": "", "idempotent": "", "raises": "contract"}
     assert result.error is not None
     assert (result.outcome, result.error.known_by) == (
@@ -151,9 +155,9 @@ async def test_an_error_of_the_context_is_not_the_tools_word(
 @pytest.mark.parametrize("how", [*IN_A_PROCESS, "killed"])
 async def test_a_process_decides_as_the_other_kinds_do(make_context: MakeContext, contract: str, how: str) -> None:
     """A value comes back over its pipe; a death does not say what it did."""
-    result = await act(f"process_{contract}", how, make_context())
+    result = await perform_and_finish(f"process_{contract}", how, make_context())
     safe = contract in {"read", "idempotent"}
-    if how in SAID:
+    if how in TOOL_FAILURES:
         assert result.outcome == "failed"
     elif how in VALUES:
         assert result.outcome == ("failed" if contract == "read" else "succeeded")
@@ -165,7 +169,7 @@ async def test_a_process_decides_as_the_other_kinds_do(make_context: MakeContext
 
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("way", ["timeout", "stop"])
-async def test_an_interrupted_call_is_unknown_whatever_it_says_of_raising(
+async def test_an_interrupted_call_is_unknown_even_with_raises_before_effect(
     make_context: MakeContext, contract: str, way: str
 ) -> None:
     """Being cancelled is not raising."""
@@ -173,7 +177,7 @@ async def test_an_interrupted_call_is_unknown_whatever_it_says_of_raising(
     ctx = make_context(deadline_in_s=0.02 if way == "timeout" else 30)
     if way == "stop":
         asyncio.get_running_loop().call_later(0.02, scope.cancel)
-    result = await act(f"async_{contract}", "hang", ctx, scope)
+    result = await perform_and_finish(f"async_{contract}", "hang", ctx, scope)
     assert result.outcome == ("failed" if contract in {"read", "idempotent"} else "unknown")
 
 
@@ -211,7 +215,7 @@ async def test_a_refused_answer_does_not_hide_an_accepted_one(make_context: Make
             assert (await perform(pay, ctx, b'{"twice":%s}' % twice)).outcome == outcome
 
 
-async def test_a_tool_that_asked_whether_it_may_begin_has_said_so(make_context: MakeContext) -> None:
+async def test_require_fresh_in_a_tool_marks_the_call_as_not_begun(make_context: MakeContext) -> None:
     """``require_fresh`` stands before the effect, so the call did nothing."""
 
     @tool(tier="reversible")

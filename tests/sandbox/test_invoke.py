@@ -31,7 +31,7 @@ class Tool:
         return self._value
 
 
-def tower(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - any JSON
+def nested_value(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - any JSON
     """A value so many levels deep, with shallower ones and texts full of brackets beside each level."""
     value: Any = [] if levels else 0
     for level in range(1, levels):
@@ -53,7 +53,7 @@ def test_a_result_is_too_deep_exactly_from_one_level_over_the_limit(seed: int) -
     """Whatever stands beside its levels, and however many brackets its texts have."""
     chance = random.Random(seed)
     for levels in (DEPTH_MAX - 1, DEPTH_MAX, DEPTH_MAX + 1, DEPTH_MAX + 30):
-        value = tower(levels, chance)
+        value = nested_value(levels, chance)
         assert call_function.too_deep(msgspec.json.encode([value, *[[]] * 300])) == (depth(value) + 1 > DEPTH_MAX)
 
 

@@ -283,7 +283,7 @@ async def test_cancelling_the_caller_cancels_the_tool(make_context: MakeContext)
     assert ctx.workspace.read("cancelled") == b""
 
 
-async def test_a_thread_is_left_behind_at_once(make_context: MakeContext) -> None:
+async def test_a_thread_is_abandoned_at_once(make_context: MakeContext) -> None:
     """Its fate is unknown unless repeating is safe; it goes on, and its late result is dropped."""
     release, ended = threading.Event(), threading.Event()
 
@@ -354,7 +354,7 @@ async def test_a_call_that_broke_after_sending_is_unknown(
 ) -> None:
     """Calling it failed would invite the model to do it again; only the tool's own word says otherwise."""
 
-    async def hang_up(_heard: object, writer: asyncio.StreamWriter) -> None:
+    async def hang_up(_request: object, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
     server = await servers.start({"/": servers.response(b"ok"), "/gone": hang_up})

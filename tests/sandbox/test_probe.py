@@ -36,11 +36,11 @@ async def give(ctx: Context) -> int:
     ("answer", "outcome"),
     [("true", "succeeded"), ("false", "never_started"), ("none", "unknown"), ("raise", "unknown"), ("hang", "unknown")],
 )
-async def test_a_probe_tells_the_fate_of_a_key(make_context: MakeContext, answer: str, outcome: str) -> None:
+async def test_a_probe_tells_whether_a_key_took_effect(make_context: MakeContext, answer: str, outcome: str) -> None:
     """True, false, or it cannot tell; a probe that breaks or hangs cannot tell."""
     asked: list[str] = []
 
-    async def look(ctx: Context, to: str) -> bool | None:
+    async def probe_key(ctx: Context, to: str) -> bool | None:
         asked.append(ctx.key + to)
         if answer == "raise":
             raise ConnectionError("no route")
@@ -52,7 +52,7 @@ async def test_a_probe_tells_the_fate_of_a_key(make_context: MakeContext, answer
         """Text."""
         del ctx, to
 
-    made = declared(send, probe=look, timeout_s=0.1 if answer == "hang" else 20)
+    made = declared(send, probe=probe_key, timeout_s=0.1 if answer == "hang" else 20)
     assert made.contract.probe is True
     result = await probe(made, make_context(), b'{"to":"x"}')
     assert result.outcome == outcome
@@ -77,7 +77,7 @@ def test_a_check_returns_findings() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()])
-def test_whatever_a_check_raises_is_a_finding(error: BaseException) -> None:
+def test_an_exception_of_a_check_is_a_finding(error: BaseException) -> None:
     """It looks at what is there, so nothing that it does may end the process, or the look at the run."""
 
     def check(value: int) -> list[str]:
@@ -88,7 +88,7 @@ def test_whatever_a_check_raises_is_a_finding(error: BaseException) -> None:
     assert type(error).__name__ in found
 
 
-def test_a_finding_has_no_halves_of_characters() -> None:
+def test_unpaired_surrogates_in_a_finding_are_replaced() -> None:
     """A file's name may have some, and an event cannot hold them."""
 
     def halves(value: int) -> list[str]:

@@ -181,7 +181,7 @@ async def test_a_child_sends_through_the_guard_and_reports_it(make_context: Make
     result = await run(fetch, make_context((server.netloc,)), msgspec.json.encode({"url": server.url()}))
     assert (result.outcome, result.value) == ("succeeded", "thanks")
     assert [(egress.host, egress.method, egress.status) for egress in result.egress] == [(server.netloc, "POST", 200)]
-    assert server.heard[0].body == msgspec.json.encode({"key": "k" * 64})
+    assert server.requests[0].body == msgspec.json.encode({"key": "k" * 64})
     refused = await run(fetch, make_context(), msgspec.json.encode({"url": server.url()}))
     assert refused.outcome == "unknown"
     assert [egress.status for egress in refused.egress] == [0]

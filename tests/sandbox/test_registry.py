@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from linestop.errors import ConfigError, NotFound
-from linestop.sandbox.tools.contract_lint import lint
+from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.sandbox.tools.registry import Registry, load_registry
 from linestop.schemas.tool_contracts import Contract
 
@@ -55,7 +55,7 @@ def test_built_in_tools_are_there_and_clean() -> None:
         "wait.for_event",
         "wait.until",
     ]
-    assert lint(registry.contracts(), tierless=registry.tierless()) == []
+    assert lint_contracts(registry.contracts(), without_tier=registry.without_tier()) == []
     assert len(load_registry(builtins=False)) == 0
 
 
@@ -73,13 +73,13 @@ def test_tools_come_from_files_and_modules(tmp_path: Path, monkeypatch: pytest.M
     assert again.tool("orders.lookup") is registry.tool("orders.lookup")
 
 
-def test_an_unknown_tool_is_told() -> None:
+def test_an_unknown_tool_is_reported() -> None:
     """A wait has a contract but no function."""
     registry = load_registry()
     assert registry.contract("wait.until").kind == "wait"
-    for look in (lambda: registry.tool("nope"), lambda: registry.contract("nope")):
+    for lookup in (lambda: registry.tool("nope"), lambda: registry.contract("nope")):
         with pytest.raises(NotFound, match="no tool nope"):
-            look()
+            lookup()
     with pytest.raises(NotFound, match=r"no tool wait\.until"):
         registry.tool("wait.until")
 
@@ -111,7 +111,7 @@ def test_a_bad_source_is_one_sentence(tmp_path: Path, text: str, sentence: str, 
 
 
 @pytest.mark.parametrize("source", ["nowhere.py", "python:nowhere.at_all", "support", "python:", "http://x/tools.py"])
-def test_a_source_that_is_not_there_is_told(tmp_path: Path, source: str) -> None:
+def test_a_missing_source_is_reported(tmp_path: Path, source: str) -> None:
     """What it is not, and what to write."""
     with pytest.raises(ConfigError, match="tools:"):
         load_registry([source], base=tmp_path)
@@ -212,12 +212,12 @@ RETURNS = msgspec.json.schema(Order)
 )
 def test_lint_finds_exactly_the_fault(faulty: Contract, rules: list[str]) -> None:
     """Each rule fires on its own fault and on nothing else."""
-    found = [f"{finding.level} {finding.rule}" for finding in lint([faulty])]
+    found = [f"{finding.level} {finding.rule}" for finding in lint_contracts([faulty])]
     assert found == rules
-    assert all(finding.message for finding in lint([faulty]))
+    assert all(finding.message for finding in lint_contracts([faulty]))
 
 
-def test_lint_tells_a_tool_without_a_tier() -> None:
+def test_lint_reports_a_tool_without_a_tier() -> None:
     """The contract says destructive either way; the registry knows that nobody said so."""
-    (finding,) = lint([contract()], tierless={"orders.cancel"})
+    (finding,) = lint_contracts([contract()], without_tier={"orders.cancel"})
     assert (finding.level, finding.rule, finding.tool) == ("error", "tier", "orders.cancel")

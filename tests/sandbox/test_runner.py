@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.actors.task_opening import grant
+from linestop.actors.task_opening import tool_grant
 from linestop.sandbox.files.workspace import Workspace
 from linestop.sandbox.http.egress_client import EgressPolicy
 from linestop.sandbox.tools.builtin import http_get
@@ -115,7 +115,7 @@ def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 -
     contract, given = TOOLS[name].contract, msgspec.json.encode(args)
     return CallWork(
         tenant="acme", run="run-1", call=f"{name}-{number}", attempt=1, tool=contract.name,
-        grant=grant(contract), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
+        grant=tool_grant(contract), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
         tier=contract.tier, start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=contract.timeout_s,
         result_bytes_max=16_384, cost_max_micros=contract.price_micros,
     )  # fmt: skip
@@ -156,13 +156,13 @@ async def test_a_result_nested_too_deep_is_that_calls_own_finding(
     assert done.cost_micros == TOOLS[name].contract.price_micros
 
 
-async def test_a_result_as_deep_as_allowed_is_kept(runner: RegistryRunner) -> None:
+async def test_a_result_as_deep_as_allowed_is_stored(runner: RegistryRunner) -> None:
     """The limit itself is no failure."""
     found = await results(runner.run((work("deep", levels=DEPTH_MAX),)))
     assert found["deep-1"].value == nested(DEPTH_MAX)
 
 
-async def test_brackets_in_a_text_are_no_nesting(tmp_path: Path, servers: Servers) -> None:
+async def test_brackets_in_a_text_do_not_count_as_nesting(tmp_path: Path, servers: Servers) -> None:
     """However many there are, and whatever is escaped beside them."""
     texts = ['"' + "[" * 400, "{\\" * 400 + '\\"']
     server = await servers.start({"/": servers.response(msgspec.json.encode(texts), Content_Type="application/json")})
@@ -201,7 +201,7 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
-    inner = Redactor.finds_nothing
+    inner = Redactor.is_clean
 
     def broken_for(redactor: Redactor, text: str) -> bool:
         if text == '"well"':
@@ -219,18 +219,18 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
         assert "could not be performed to its end" in error.message
 
 
-async def test_what_had_ended_before_the_stop_is_told(runner: RegistryRunner) -> None:
+async def test_results_from_before_the_stop_are_yielded(runner: RegistryRunner) -> None:
     """Results that came while their reader was busy are not thrown away with the call that is cut off."""
-    told: list[str] = []
+    finished_calls: list[str] = []
     works = (work("ends", 1, how="well"), work("ends", 2, how="fine"), work("ends", 3, how="never"))
     with anyio.CancelScope() as scope:
         async for each, _, _ in runner.run(works):
-            told.append(each.call)
+            finished_calls.append(each.call)
             with anyio.CancelScope(shield=True):
                 await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 await anyio.wait_all_tasks_blocked()
-    assert sorted(told) == ["ends-1", "ends-2"]
+    assert sorted(finished_calls) == ["ends-1", "ends-2"]
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,10 @@ async def test_a_call_costs_its_price_unless_it_did_nothing(
 
 async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runner: RegistryRunner) -> None:
     """Nothing that costs happens in any of them."""
-    late = msgspec.structs.replace(work("ends", how="well"), start_by=datetime.now(UTC) - timedelta(seconds=1))
+    expired = msgspec.structs.replace(work("ends", how="well"), start_by=datetime.now(UTC) - timedelta(seconds=1))
     dry = msgspec.structs.replace(work("ends", 2, how="well"), dry_run=True)
     probe = msgspec.structs.replace(work("probed", how="well"), probe=True, cost_max_micros=0)
-    found = await results(runner.run((late, dry, probe)))
+    found = await results(runner.run((expired, dry, probe)))
     outcomes = {call: (result.outcome, result.cost_micros) for call, result in found.items()}
     assert outcomes == {"ends-1": ("never_started", 0), "ends-2": ("succeeded", 0), "probed-1": ("succeeded", 0)}
 

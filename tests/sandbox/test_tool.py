@@ -85,7 +85,7 @@ async def place(  # noqa: PLR0917 - a tool is called by name
     return Receipt(id=f"{ctx.run}:{len(lines)}:{note}")
 
 
-def test_the_contract_says_what_was_declared() -> None:
+def test_the_contract_has_the_declared_options() -> None:
     """Every option ends up in the contract, sorted where order means nothing."""
     contract = place.contract
     assert (contract.name, contract.tier, contract.kind) == ("orders.place", "irreversible", "async")
@@ -131,7 +131,7 @@ def test_schema_and_signature_agree(raw: str, good: bool) -> None:
         assert set(place.bind(checked.args)) == {"lines", "note", "colour", "mode", "at", "tags"}
 
 
-def test_arguments_that_do_not_fit_are_the_models_to_mend() -> None:
+def test_arguments_that_do_not_fit_are_an_error_for_the_model() -> None:
     """Binding fails as ``invalid``, before anything took effect."""
     with pytest.raises(ToolFailed, match="do not fit its signature") as caught:
         place.bind(b'{"lines":1}')
@@ -157,7 +157,7 @@ def test_a_bare_decorator_makes_a_destructive_tool() -> None:
     assert wipe.contract.tier == "destructive"
     assert wipe.contract.kind == "thread"
     assert not wipe.contract.safe_to_repeat
-    assert wipe.tier_declared is False
+    assert wipe.declares_tier is False
     assert wipe.contract.parameters == {
         "type": "object",
         "properties": {},

@@ -22,7 +22,7 @@ from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST
 from linestop.schemas.tool_contracts import Egress
 
 if TYPE_CHECKING:
-    from tests.sandbox.conftest import Heard, Servers
+    from tests.sandbox.conftest import ReceivedRequest, Servers
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_a_large_answer_is_cut_off(servers: Servers) -> None:
     """Whether it announces its size or not, no more is read than the limit allows."""
     sent = 0
 
-    async def endless(_heard: Heard, writer: asyncio.StreamWriter) -> None:
+    async def endless(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
         for _ in range(1_000):
@@ -93,7 +93,7 @@ async def test_a_coding_that_cannot_be_read_is_refused(servers: Servers, body: b
             await http.get(server.url())
 
 
-async def _drip(_heard: Heard, writer: asyncio.StreamWriter) -> None:
+async def _drip(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     while not writer.is_closing():
         writer.write(b"x")
@@ -101,13 +101,13 @@ async def _drip(_heard: Heard, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _silent(_heard: Heard, _writer: asyncio.StreamWriter) -> None:
+async def _silent(_request: ReceivedRequest, _writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("answer", [_drip, _silent])
 async def test_a_slow_answer_ends_at_the_deadline(
-    servers: Servers, answer: Callable[[Heard, asyncio.StreamWriter], Awaitable[None]]
+    servers: Servers, answer: Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 ) -> None:
     """A byte now and then does not keep the client: the deadline is for the whole exchange."""
     server = await servers.start({"/": answer})
@@ -152,7 +152,7 @@ async def test_nothing_leaves_after_start_by(servers: Servers) -> None:
         assert http.effect_sent is False
         with pytest.raises(StartedTooLate):
             await http.get(f"http://app.example:{server.port}/")
-    assert server.heard == []
+    assert server.requests == []
 
 
 async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
@@ -172,7 +172,7 @@ async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
         async with EgressClient(policy, deadline=now + SOON, start_by=now + SOON, resolve=resolve) as http:
             with pytest.raises(StartedTooLate, match=STOPPED_FIRST):
                 await http.get(f"http://app.example:{server.port}/")
-        assert server.heard == []
+        assert server.requests == []
         stops.clear()
         async with client(server.netloc) as http:
             await http.get(server.url())
@@ -193,13 +193,13 @@ async def test_what_has_begun_may_go_on_after_start_by(servers: Servers) -> None
         asyncio.get_running_loop().call_later(0.51, passed.set)
         await passed.wait()
         await http.get(server.url())
-    assert len(server.heard) == 2
+    assert len(server.requests) == 2
 
 
 async def test_effect_sent_says_whether_a_request_may_have_been_read(servers: Servers) -> None:
     """A read never is an effect; a write is one as soon as it may have been read, answered or not."""
 
-    async def hang_up(_heard: Heard, writer: asyncio.StreamWriter) -> None:
+    async def hang_up(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
     server = await servers.start({"/": servers.response(b"x"), "/gone": hang_up})
@@ -267,14 +267,14 @@ async def test_a_pinned_connection_still_checks_the_name(servers: Servers, tmp_p
             await http.post(f"https://other.example:{server.port}/", json={})
         assert http.effect_sent is False
     assert asked == ["api.example", "other.example"]
-    assert server.heard[0].headers["host"] == f"api.example:{server.port}"
+    assert server.requests[0].headers["host"] == f"api.example:{server.port}"
 
 
 async def test_a_cancelled_request_leaves_no_connection(servers: Servers) -> None:
     """Leaving the scope closes the connection, which the server sees."""
     reached = asyncio.Event()
 
-    async def wait(_heard: Heard, writer: asyncio.StreamWriter) -> None:
+    async def wait(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         reached.set()
         await writer.wait_closed()
 

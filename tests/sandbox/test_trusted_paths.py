@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from linestop.sandbox.tools.contract_lint import _leads_somewhere as leads_somewhere  # pyright: ignore[reportPrivateUsage]
+from linestop.sandbox.tools.contract_lint import _path_exists as leads_somewhere  # pyright: ignore[reportPrivateUsage]
 
 RETURNS: dict[str, Any] = {
     "type": "object",

@@ -21,7 +21,7 @@ SECRET = b"the secret of another run"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run every test both ways; the kernel's way only where the kernel has it."""
     way = str(request.param)
-    if way == "openat2" and not safe_paths.OPENAT2:
+    if way == "openat2" and not safe_paths.HAS_OPENAT2:
         pytest.skip("this kernel has no openat2")
     monkeypatch.setattr(safe_paths, "OPENAT2", way == "openat2")
     return way
@@ -226,7 +226,7 @@ def test_a_workspace_is_named_plainly(tmp_path: Path) -> None:
             Workspace.create(tmp_path, name, "run-1")
 
 
-def test_a_missing_workspace_is_told(tmp_path: Path) -> None:
+def test_a_missing_workspace_is_reported(tmp_path: Path) -> None:
     """The sentence is about the workspace, not about the path in it."""
     assert "workspace of this run" in refused(Workspace(tmp_path / "gone"), "a")
 

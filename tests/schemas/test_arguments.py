@@ -53,7 +53,7 @@ def test_equal_arguments_have_equal_bytes(other: str) -> None:
     assert check_arguments(other, ORDER).args == b'{"id":1,"price":100}'
 
 
-def test_all_errors_are_told_at_once_with_their_paths() -> None:
+def test_all_errors_are_listed_at_once_with_their_paths() -> None:
     """The model can mend everything in one turn."""
     checked = check_arguments('{"id":0,"note":3,"tags":["a",1],"extra":true}', ORDER)
     assert checked.args is None
@@ -128,7 +128,7 @@ def test_what_is_not_strict_json_is_refused_in_one_sentence(raw: str | bytes, se
     assert len(checked.errors[0]) <= SENTENCE_CHARS_MAX
 
 
-def test_commas_and_brackets_within_a_text_are_no_values() -> None:
+def test_commas_and_brackets_within_a_text_do_not_count_as_values() -> None:
     """A long letter is one value, and the number of values itself is legal."""
     assert check_arguments('{"a":"' + ",[{" * ARGUMENT_VALUES_MAX + '"}', ANYTHING).args is not None
     assert check_arguments('{"a":[' + "1," * (ARGUMENT_VALUES_MAX - 3) + "1]}", ANYTHING).args is not None

@@ -12,7 +12,7 @@ from tests.builders import NOW, OK, Story, agent, at_work, call, contract, refus
 from linestop.bus.agent_versions import AgentStore
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.defaults import CLOSING_EVENTS, LIMITS_MOST, Limits, bounded, excess
+from linestop.schemas.defaults import CLOSING_EVENTS, LIMITS_MAX, Limits, clamp, excessive_limit
 from linestop.schemas.events import (
     Asked,
     Compacted,
@@ -52,34 +52,34 @@ def start(story: Story) -> ModelStarted:
         ({"done_by": NOW.replace(year=8999)}, "'model_deadline_s'"),
     ],
 )
-def test_a_model_call_that_leaves_its_bounds_counts_for_nothing(lie: dict[str, Any], reason: str) -> None:
+def test_a_model_request_beyond_its_limits_is_ignored(lie: dict[str, Any], reason: str) -> None:
     """Another model, another price or another end than the run was opened with."""
-    story = Story().opened().when("budget").said()
+    story = Story().open_run().when("budget").append_decided()
     honest = start(story)
-    assert reason in story.tell("planner", msgspec.structs.replace(honest, **lie)).ignored
+    assert reason in story.append("planner", msgspec.structs.replace(honest, **lie)).ignored
     assert story.run.model_attempt is None
-    assert not story.tell("planner", honest).ignored
+    assert not story.append("planner", honest).ignored
 
 
 def test_no_turn_comes_after_the_last() -> None:
     """``turns_max`` binds the planner's credential, not only its code."""
-    story = Story(agent(limits={"turns_max": 1})).opened().quiet()
+    story = Story(agent(limits={"turns_max": 1})).open_run().run_until_idle()
     first = story.last(ModelStarted)
     story.given(Proposed(turn=1, attempt=1))
     again = msgspec.structs.replace(first, turn=2, attempt=1, start_by=story.now, done_by=story.now)
-    assert story.tell("planner", again).ignored == "the run has had its 1 turns"
+    assert story.append("planner", again).ignored == "the run has had its 1 turns"
 
 
 def test_a_run_is_compacted_as_often_as_it_may_and_only_over_what_is_there() -> None:
     """A summary of events to come would hide them from every later prompt."""
-    story = Story(agent(limits={"compactions_max": 1})).opened().when("budget").said()
+    story = Story(agent(limits={"compactions_max": 1})).open_run().when("budget").append_decided()
     compact = msgspec.structs.replace(start(story), purpose="compact")
-    assert not story.tell("planner", compact).ignored
+    assert not story.append("planner", compact).ignored
     ahead = Compacted(turn=1, attempt=1, covers_from=1, covers_to=story.run.n + 1, summary="s")
-    assert "not there yet" in story.tell("planner", ahead).ignored
+    assert "not there yet" in story.append("planner", ahead).ignored
     story.given(msgspec.structs.replace(ahead, covers_to=1))
     twice = msgspec.structs.replace(compact, attempt=2)
-    assert "as often as its limits allow" in story.tell("planner", twice).ignored
+    assert "as often as its limits allow" in story.append("planner", twice).ignored
 
 
 @pytest.mark.parametrize(
@@ -89,18 +89,20 @@ def test_a_run_is_compacted_as_often_as_it_may_and_only_over_what_is_there() -> 
         ("rent", {"done_by": NOW + timedelta(hours=1)}, "longer than its tool's timeout"),
     ],
 )
-def test_an_effect_that_leaves_its_bounds_counts_for_nothing(tool: str, lie: dict[str, Any], reason: str) -> None:
+def test_an_effect_beyond_its_limits_is_ignored(tool: str, lie: dict[str, Any], reason: str) -> None:
     """A price below the contract's, an end beyond its timeout."""
-    story = Story().opened().quiet()
-    story.given(*story.heard(reply(call(tool)))).when("validator").said().when("approver").said()
+    story = Story().open_run().run_until_idle()
+    story.given(*story.planner_events(reply(call(tool)))).when("validator").append_decided().when(
+        "approver"
+    ).append_decided()
     story.when("budget")
     if story.decided is not None:
-        story.said()
+        story.append_decided()
     honest = story.when("executor").decided
     assert isinstance(honest, EffectStarted)
     lines = tuple(msgspec.structs.replace(line, **lie) for line in honest.calls)
-    assert reason in story.tell("executor", msgspec.structs.replace(honest, calls=lines)).ignored
-    assert not story.tell("executor", honest).ignored
+    assert reason in story.append("executor", msgspec.structs.replace(honest, calls=lines)).ignored
+    assert not story.append("executor", honest).ignored
 
 
 def test_a_call_that_keeps_to_an_order_waits_for_those_before_it() -> None:
@@ -113,33 +115,33 @@ def test_a_call_that_keeps_to_an_order_waits_for_those_before_it() -> None:
         line, call="after", args_sha256=after.args_sha256, effect_key=after.judged.effect_key, gate_n=after.gate_n
     )
     event = msgspec.structs.replace(story.last(EffectStarted), calls=(early,))
-    assert "keeps to an order" in story.tell("executor", event).ignored
+    assert "keeps to an order" in story.append("executor", event).ignored
 
 
-def test_a_takeover_beyond_the_tools_retries_counts_for_nothing() -> None:
+def test_a_takeover_beyond_the_tools_retries_is_ignored() -> None:
     """Three attempts of a read, and no fourth."""
     version = agent(tools=(contract("look", retries_max=0),))
-    story = at_work(call("look"), version=version).wait(12)
+    story = at_work(call("look"), version=version).advance_s(12)
     event = story.last(EffectStarted)
     line = msgspec.structs.replace(event.calls[0], attempt=2)
     assert (
-        "as often as its tool allows" in story.tell("executor", msgspec.structs.replace(event, calls=(line,))).ignored
+        "as often as its tool allows" in story.append("executor", msgspec.structs.replace(event, calls=(line,))).ignored
     )
 
 
 def test_an_effect_that_was_done_is_not_done_under_another_call_whatever_was_judged() -> None:
     """At most once does not rest on the validator: the fold itself compares the effect keys."""
-    story = at_work(call("pay"), version=agent(policy=CLEAR)).tools(pay=OK)
-    story.given(*story.heard(reply(call("pay", id="again"))))
+    story = at_work(call("pay"), version=agent(policy=CLEAR)).finish_tools(pay=OK)
+    story.given(*story.planner_events(reply(call("pay", id="again"))))
     judged = story.when("validator").decided
     assert judged is not None
     first = story.run.calls["pay"].judged
     assert first is not None
     passed = msgspec.structs.replace(first, call="again")
-    story.given(msgspec.structs.replace(judged, calls=(passed,))).when("approver").said()
+    story.given(msgspec.structs.replace(judged, calls=(passed,))).when("approver").append_decided()
     start_again = story.when("executor").decided
     assert isinstance(start_again, EffectStarted)
-    assert "may have been made by call 'pay'" in story.tell("executor", start_again).ignored
+    assert "may have been made by call 'pay'" in story.append("executor", start_again).ignored
 
 
 # --- room -------------------------------------------------------------------------------------------------
@@ -150,16 +152,16 @@ def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
     """Whoever fills it: from event 1,950 on nothing new counts; stop, facts and seal do, beyond 2,000 too."""
     story = at_work(call("look"))
     for value in range(story.run.n, 1_949):
-        story.tell("budget", Warned(limit=f"x{value}", value=value, max_value=1))
-    assert story.run.room == 1
+        story.append("budget", Warned(limit=f"x{value}", value=value, max_value=1))
+    assert story.run.events_left == 1
     for value in range(more):
-        story.tell("approver", Paused(by="eve") if value % 2 == 0 else Resumed(by="eve"))
-    story.tools(look=OK)
+        story.append("approver", Paused(by="eve") if value % 2 == 0 else Resumed(by="eve"))
+    story.finish_tools(look=OK)
     if not more:
         assert story.last(ModelStarted).purpose == "close"
-        story.model(reply(text="I looked."))
+        story.finish_model(reply(text="I looked."))
     assert story.last(Stopped).limit is not None
-    sealed = story.quiet().last(Sealed)
+    sealed = story.run_until_idle().last(Sealed)
     assert sealed.status == "failed"
     assert story.run.n <= 2_000 + more
     assert not story.run.open_attempts
@@ -169,14 +171,14 @@ def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
     assert verdict.sentence == ("broken at 2001" if more else "consistent"), verdict.problems
 
 
-def test_beyond_the_last_event_nobody_says_what_is_no_fact_and_no_end() -> None:
+def test_beyond_the_last_event_only_results_and_the_end_are_appended() -> None:
     """A person is told so, nobody asks or warns any more, and the run is stopped."""
-    story = Story(agent(limits={"tokens_max": 5_000})).opened().quiet()
-    story.given(*story.heard(reply(call("pay"), out=3_900))).when("validator").said()
+    story = Story(agent(limits={"tokens_max": 5_000})).open_run().run_until_idle()
+    story.given(*story.planner_events(reply(call("pay"), out=3_900))).when("validator").append_decided()
     assert isinstance(story.when("approver").decided, Asked)
     assert isinstance(story.when("budget").decided, Warned)
-    while not story.run.full:
-        story.tell("approver", Resumed(by="eve"))
+    while not story.run.is_full:
+        story.append("approver", Resumed(by="eve"))
     assert story.run.n == 2_000
     assert story.when("approver").decided is None
     assert story.when("budget").decided is None
@@ -186,33 +188,33 @@ def test_beyond_the_last_event_nobody_says_what_is_no_fact_and_no_end() -> None:
 
 def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
     """The last fifty events belong to its end, whoever would use them otherwise."""
-    story = Story(agent(limits={"events_max": 55})).opened().when("budget").said()
+    story = Story(agent(limits={"events_max": 55})).open_run().when("budget").append_decided()
     honest = start(story)
     for value in range(3):
         story.given(Warned(limit=f"x{value}", value=1, max_value=1))
-    assert story.run.room == 0
-    assert "belongs to stop, facts and seal" in story.tell("planner", honest).ignored
+    assert story.run.events_left == 0
+    assert "belongs to stop, facts and seal" in story.append("planner", honest).ignored
     for value in range(CLOSING_EVENTS + 1):
         # A closing turn may still need money.
         story.given(Warned(limit=f"y{value}", value=1, max_value=1))
     held = Held(hold="acme.r1.2", amount_micros=1, release_after=NOW)
-    assert "belongs to stop, facts and seal" in story.tell("budget", held).ignored
-    assert story.quiet().last(Sealed).status == "failed"
+    assert "belongs to stop, facts and seal" in story.append("budget", held).ignored
+    assert story.run_until_idle().last(Sealed).status == "failed"
 
 
 # --- the size of limits -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(LIMITS_MOST))
-def test_every_limit_has_a_most(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(LIMITS_MAX))
+def test_every_limit_has_a_maximum(name: str) -> None:
     """At it a limit may stand, beyond it not; a number that is none is beyond."""
-    assert set(LIMITS_MOST) == set(Limits.__struct_fields__)
-    at_most = msgspec.structs.replace(Limits(), **{name: LIMITS_MOST[name]})
-    assert not excess(at_most)
-    for beyond in (LIMITS_MOST[name] + 1, float("nan"), float("inf"), -1):
-        assert f"limits.{name}: " in excess(msgspec.structs.replace(Limits(), **{name: beyond}))
-    assert bounded(msgspec.structs.replace(Limits(), **{name: 10**30})) == at_most
-    assert bounded(Limits()) == Limits()
+    assert set(LIMITS_MAX) == set(Limits.__struct_fields__)
+    at_most = msgspec.structs.replace(Limits(), **{name: LIMITS_MAX[name]})
+    assert not excessive_limit(at_most)
+    for beyond in (LIMITS_MAX[name] + 1, float("nan"), float("inf"), -1):
+        assert f"limits.{name}: " in excessive_limit(msgspec.structs.replace(Limits(), **{name: beyond}))
+    assert clamp(msgspec.structs.replace(Limits(), **{name: 10**30})) == at_most
+    assert clamp(Limits()) == Limits()
 
 
 @pytest.mark.anyio
@@ -225,7 +227,7 @@ def test_every_limit_has_a_most(name: str) -> None:
 )
 async def test_an_agent_whose_limits_leave_the_calendar_is_not_deployed(version: AgentVersion, sentence: str) -> None:
     """Refused with limit, bound and remedy, before any run has it."""
-    store = AgentStore(MemoryBroker(lambda: NOW).shared("agents"))
+    store = AgentStore(MemoryBroker(lambda: NOW).bucket("agents"))
     with pytest.raises(InputError, match="is not deployed") as refused:
         await store.deploy(version)
     assert sentence in str(refused.value)
@@ -236,20 +238,20 @@ def test_a_log_that_holds_endless_limits_is_folded_decided_and_ended() -> None:
     """An older build let them in: its runs have dates all the same, and come to their end."""
     names = ("wall_s", "run_max_s", "model_deadline_s", "approval_expires_s")
     endless: dict[str, Any] = dict.fromkeys(names, 10**18)
-    pinned = Story(agent(tools=(contract("pay", tier="irreversible", timeout_s=1e300),))).opened().last(Opened)
+    pinned = Story(agent(tools=(contract("pay", tier="irreversible", timeout_s=1e300),))).open_run().last(Opened)
     story = Story()
     story.given(msgspec.structs.replace(pinned, limits=Limits(**endless)))
-    story.quiet().given(*story.heard(reply(call("pay")))).quiet()
+    story.run_until_idle().given(*story.planner_events(reply(call("pay")))).run_until_idle()
     assert all(deadline.at.year < 2027 for deadline in deadlines(story.run, story.now))
-    story.word("approve", call="pay").said().quiet()
+    story.send_control("approve", call="pay").append_decided().run_until_idle()
     assert story.run.open_attempts[0].done_by < NOW + timedelta(days=2)
-    story.given(Stopped(by="a", why="x"), by="operator").wait(2 * 86_400).quiet()
+    story.given(Stopped(by="a", why="x"), by="operator").advance_s(2 * 86_400).run_until_idle()
     assert story.last(Sealed).status == "stopped"
 
 
 def test_a_proposal_with_calls_ends_a_row_of_returned_answers() -> None:
     """A final answer does not."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     story.run.returned_in_a_row = 2
     story.given(Proposed(turn=1, attempt=1, final=True, text="x"))
     assert story.run.returned_in_a_row == 2

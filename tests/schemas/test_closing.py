@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, copied, reply
+from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, contract, refolded, reply
 
-from linestop.bus.run_outcomes_and_alerts import alert, outcome
-from linestop.schemas.defaults import FALLBACK_KEPT_S
+from linestop.bus.run_outcomes_and_alerts import alert_for_event, encode_outcome
+from linestop.schemas.defaults import FALLBACK_FIRST_S
 from linestop.schemas.events import (
     Accepted,
     LimitHit,
@@ -24,12 +24,12 @@ from linestop.schemas.run.next_action import out_of_time
 from linestop.schemas.verify import verify
 
 
-def closed(story: Story, text: str = "So far: one look, and it was fine.") -> Sealed:
+def seal_after_closing_turn(story: Story, text: str = "So far: one look, and it was fine.") -> Sealed:
     """The seal of a run that is in its closing turn, after the model has summed up."""
     start = story.last(ModelStarted)
     assert start.purpose == "close"
     assert start.limit is not None
-    sealed = story.model(reply(text=text)).last(Sealed)
+    sealed = story.finish_model(reply(text=text)).last(Sealed)
     assert verify(TENANT, RUN, story.messages).problems == ()
     assert (sealed.partial, sealed.partial_is) == (text, "summary")
     assert story.last(Stopped).limit == start.limit
@@ -39,57 +39,59 @@ def closed(story: Story, text: str = "So far: one look, and it was fine.") -> Se
 
 def test_out_of_turns_the_model_sums_up_without_tools() -> None:
     """One turn beyond ``turns_max``; the outcome says that this is not the answer."""
-    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
-    view = story.planner.view(story.run, story.last(ModelStarted), story.facts)
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
+    view = story.planner.prepare(story.run, story.last(ModelStarted), story.facts)
     assert view.request.tools == ()
     assert "limit 'turns_max'" in view.request.messages[-1].text
-    sealed = closed(story)
+    sealed = seal_after_closing_turn(story)
     assert sealed.status == "failed"
-    assert story.run.tokens == copied(story).tokens
-    told = msgspec.json.decode(outcome(story.run, sealed))
-    assert (told["partial"], told["partial_is"]) == (sealed.partial, "summary")
+    assert story.run.tokens == refolded(story).tokens
+    published = msgspec.json.decode(encode_outcome(story.run, sealed))
+    assert (published["partial"], published["partial_is"]) == (sealed.partial, "summary")
 
 
 def test_out_of_tokens_the_model_sums_up() -> None:
     """Where the next turn no longer fits, a shorter one does."""
     version = agent(limits={"tokens_max": 16_000})
-    story = at_work(call("look"), version=version).tools(look=msgspec.structs.replace(OK, value="y" * 5_000))
-    story.given(*story.heard(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=1_800, out=200))))
-    story.quiet().tools(b=msgspec.structs.replace(OK, value="z" * 9_000))
-    closed(story)
+    story = at_work(call("look"), version=version).finish_tools(look=msgspec.structs.replace(OK, value="y" * 5_000))
+    story.given(*story.planner_events(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=1_800, out=200))))
+    story.run_until_idle().finish_tools(b=msgspec.structs.replace(OK, value="z" * 9_000))
+    seal_after_closing_turn(story)
     assert story.run.tokens <= 16_000
 
 
 def test_out_of_money_the_model_sums_up() -> None:
     """A tool that is too dear is not made; the model is told and has the last word."""
     version = agent(tools=(contract("rent", price_micros=400_000),))
-    story = at_work(call("rent"), version=version).tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
-    story.model(reply(call("rent", '{"q":"b"}', id="more")))
-    view = story.planner.view(story.run, story.last(ModelStarted), story.facts)
+    story = at_work(call("rent"), version=version).finish_tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
+    story.finish_model(reply(call("rent", '{"q":"b"}', id="more")))
+    view = story.planner.prepare(story.run, story.last(ModelStarted), story.facts)
     assert view.request.messages[-2].text.startswith("(not made")
-    assert closed(story).status == "over_budget"
+    assert seal_after_closing_turn(story).status == "over_budget"
 
 
 @pytest.mark.parametrize("there", [SPARE, msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")])
 def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
     """A fallback too, however long after the first model was down: its count of the prompt is known."""
     story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits={"turns_max": 1, "wall_s": 1_000}))
-    story.opened().quiet()
+    story.open_run().run_until_idle()
     for _ in range(4):
-        story.model(ModelFailed("availability", "down")).wait(10).quiet()
-    story.given(*story.heard(reply(call("look")))).quiet().wait(2 * FALLBACK_KEPT_S).tools(look=OK)
+        story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
+    story.given(*story.planner_events(reply(call("look")))).run_until_idle().advance_s(
+        2 * FALLBACK_FIRST_S
+    ).finish_tools(look=OK)
     start = story.last(ModelStarted)
     assert (start.model, start.base_url) == (there.model, there.base_url)
-    closed(story)
+    seal_after_closing_turn(story)
 
 
 def test_a_model_without_another_try_is_not_asked_to_sum_up() -> None:
     """Where the next model has no window for the conversation, the results are listed."""
     narrow = msgspec.structs.replace(SPARE, window_tokens=1_000)
     version = agent(prompt="x" * 4_000, fallbacks=(narrow,), on_model_down="fall_back", limits={"wall_s": 1_000})
-    story = at_work(call("look"), version=version).tools(look=OK)
+    story = at_work(call("look"), version=version).finish_tools(look=OK)
     for _ in range(4):
-        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+        story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
     assert not [e for e in story.run.entries if isinstance(e.event, ModelStarted) and e.event.purpose == "close"]
     limit = story.last(Stopped).limit
     assert limit is not None
@@ -101,26 +103,26 @@ def test_a_model_without_another_try_is_not_asked_to_sum_up() -> None:
 def test_a_tools_own_limit_is_named_and_not_the_rejections_it_led_to() -> None:
     """The first reason, not the last."""
     version = agent(tools=(contract("look", calls_max=1),), limits={"rejections_max": 2})
-    story = at_work(call("look"), version=version).tools(look=OK)
+    story = at_work(call("look"), version=version).finish_tools(look=OK)
     for n in range(2):
-        story.model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}")))
-    closed(story)
+        story.finish_model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}")))
+    seal_after_closing_turn(story)
     assert story.last(Stopped).limit == LimitHit(name="calls_max of look", value=2, max_value=1)
 
 
 def test_rejections_without_a_limit_are_named_as_such() -> None:
     """A model that keeps to no schema ran into ``rejections_max`` alone."""
-    story = Story(agent(limits={"rejections_max": 2})).opened().quiet()
+    story = Story(agent(limits={"rejections_max": 2})).open_run().run_until_idle()
     for n in range(2):
-        story.model(reply(call("nothing", id=f"c{n}")))
+        story.finish_model(reply(call("nothing", id=f"c{n}")))
     limit = story.last(Stopped).limit
     assert limit == LimitHit(name="rejections_max", value=2, max_value=2)
 
 
 def test_without_a_result_there_is_no_closing_turn() -> None:
     """There is nothing to sum up: the model's own words are kept."""
-    story = Story(agent(limits={"turns_max": 1})).opened().quiet()
-    story.model(reply(call("nothing"), text="I shall look."))
+    story = Story(agent(limits={"turns_max": 1})).open_run().run_until_idle()
+    story.finish_model(reply(call("nothing"), text="I shall look."))
     sealed = story.last(Sealed)
     assert (sealed.partial, sealed.partial_is) == ("I shall look.", "words")
 
@@ -129,12 +131,12 @@ def test_without_a_result_there_is_no_closing_turn() -> None:
 def test_where_no_closing_turn_fits_or_it_fails_the_results_are_listed_by_name(failed: bool) -> None:
     """The outcome says what there is and where."""
     limits = {"turns_max": 1} if failed else {"tokens_max": 12_000}
-    story = at_work(call("look"), call("note"), version=agent(limits=limits)).tools(look=OK, note=OK)
+    story = at_work(call("look"), call("note"), version=agent(limits=limits)).finish_tools(look=OK, note=OK)
     if failed:
-        story.model(ModelFailed("availability", "HTTP 503"))
+        story.finish_model(ModelFailed("availability", "HTTP 503"))
     else:
-        story.model(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=11_000, out=900)))
-        story.tools(b=OK)
+        story.finish_model(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=11_000, out=900)))
+        story.finish_tools(b=OK)
     sealed, calls = story.last(Sealed), story.run.calls
     assert sealed.partial_is == "results"
     named = ", ".join(f"{c.tool} (event {c.finished_n})" for c in calls.values() if c.finished_n)
@@ -143,17 +145,17 @@ def test_where_no_closing_turn_fits_or_it_fails_the_results_are_listed_by_name(f
 
 def test_after_the_closing_turn_nothing_starts() -> None:
     """Whoever says it, the fold passes over it."""
-    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
     start = story.last(ModelStarted)
-    story.given(*story.heard(reply(text="So far.")))
+    story.given(*story.planner_events(reply(text="So far.")))
     again = msgspec.structs.replace(start, turn=3, purpose="turn")
-    assert story.tell("planner", again).ignored == "the run has had its closing turn"
+    assert story.append("planner", again).ignored == "the run has had its closing turn"
 
 
-def test_a_call_in_the_closing_answer_is_none() -> None:
+def test_a_call_in_the_closing_answer_is_dropped() -> None:
     """It was offered no tool."""
-    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).tools(look=OK)
-    story.model(reply(call("look", '{"q":"c"}', id="c"), text="So far."))
+    story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
+    story.finish_model(reply(call("look", '{"q":"c"}', id="c"), text="So far."))
     assert story.last(Proposed).calls == ()
     assert "c" not in story.run.calls
     assert story.last(Sealed).partial == "So far."
@@ -161,21 +163,21 @@ def test_a_call_in_the_closing_answer_is_none() -> None:
 
 def test_the_final_answer_in_the_last_event_for_new_work_is_accepted() -> None:
     """Event 1,950 is the last that new work may use, and an answer is no new work."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     for value in range(story.run.n, 1_949):
-        story.tell("budget", Warned(limit=f"x{value}", value=value, max_value=1))
-    story.given(*story.heard(reply(text="done")))
+        story.append("budget", Warned(limit=f"x{value}", value=value, max_value=1))
+    story.given(*story.planner_events(reply(text="done")))
     assert story.run.n == 1_950
     for role in ("planner", "budget", "approver", "executor"):
-        story.when(role).silent()
+        story.when(role).expect_nothing()
     story.when("validator").then(Accepted)
-    assert story.quiet().last(Sealed).status == "completed"
+    assert story.run_until_idle().last(Sealed).status == "completed"
 
 
 def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
     """A run that waited for a 503 until its time was up says so."""
-    story = Story(agent(limits={"wall_s": 20, "model_retries_max": 9})).opened().quiet()
-    story.model(ModelFailed("availability", "HTTP 503: overloaded", status=503))
+    story = Story(agent(limits={"wall_s": 20, "model_retries_max": 9})).open_run().run_until_idle()
+    story.finish_model(ModelFailed("availability", "HTTP 503: overloaded", status=503))
     over = out_of_time(story.run)
     assert over.code == "model_down"
     assert "1 attempt within the 20 s" in over.why
@@ -186,20 +188,20 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
 @pytest.mark.parametrize("calls", [1, 6])
 def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
     """Whatever the cost limit: once there is a result, the run that has reached it sums up, and stays within it."""
-    first = Story(agent()).opened().quiet().last(ModelStarted).cost_max_micros
+    first = Story(agent()).open_run().run_until_idle().last(ModelStarted).cost_max_micros
     limits = {"cost_max_micros": first * part // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
               "tokens_max": 2_000_000, "wall_s": 10_000, "compactions_max": 0}  # fmt: skip
-    story = Story(agent(limits=limits)).opened().quiet()
+    story = Story(agent(limits=limits)).open_run().run_until_idle()
     n = 0
     while story.last(ModelStarted).purpose == "turn":
         n += 1
         start = story.last(ModelStarted)
         usage = Usage(fresh_in=story.run.context_bytes // 3, out=start.output_tokens_max)
         looks = [call("look", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(calls)]
-        story.model(reply(*looks, usage=usage))
-        story.tools(**{f"c{n}x{i}": msgspec.structs.replace(OK, value="y" * 40) for i in range(calls)})
+        story.finish_model(reply(*looks, usage=usage))
+        story.finish_tools(**{f"c{n}x{i}": msgspec.structs.replace(OK, value="y" * 40) for i in range(calls)})
         assert n < 60
-    assert closed(story).status == "over_budget"
+    assert seal_after_closing_turn(story).status == "over_budget"
     assert story.run.spent_micros <= story.run.limits.cost_max_micros
 
 
@@ -207,26 +209,26 @@ def test_a_call_that_is_too_dear_leaves_money_for_the_last_word() -> None:
     """The price of a tool does not use up what the closing turn takes, with the notes of all calls not made."""
     limits = {"cost_max_micros": 500_000, "turns_max": 20}
     story = at_work(call("rent"), version=agent(tools=(contract("rent", price_micros=100_000),), limits=limits))
-    story.tools(rent=msgspec.structs.replace(OK, cost_micros=100_000))
+    story.finish_tools(rent=msgspec.structs.replace(OK, cost_micros=100_000))
     for n in range(4):
         if story.last(ModelStarted).purpose != "turn":
             break
-        story.model(reply(*(call("rent", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(2))))
+        story.finish_model(reply(*(call("rent", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(2))))
         paid = {
             name: msgspec.structs.replace(OK, cost_micros=100_000)
             for name, c in story.run.calls.items()
             if c.open_attempt
         }
-        story.tools(**paid)
-    assert closed(story).status == "over_budget"
+        story.finish_tools(**paid)
+    assert seal_after_closing_turn(story).status == "over_budget"
     assert story.run.spent_micros <= 500_000
 
 
 def over_reporting(times: int) -> Story:
     """A run whose provider reports many times what its last call could use."""
-    story = at_work(call("look")).tools(look=OK)
+    story = at_work(call("look")).finish_tools(look=OK)
     start = story.last(ModelStarted)
-    return story.model(reply(text="Done.", usage=Usage(fresh_in=start.input_tokens_max * times, out=9)))
+    return story.finish_model(reply(text="Done.", usage=Usage(fresh_in=start.input_tokens_max * times, out=9)))
 
 
 @pytest.mark.parametrize("times", [12, 200])
@@ -247,12 +249,14 @@ def test_a_provider_that_reports_too_much_is_named_in_an_alert() -> None:
     """Once, with what could be charged and what was."""
     story = over_reporting(12)
     found = [
-        each for entry in story.run.entries if (each := alert(story.run, entry)) and each.kind == "over-reservation"
+        each
+        for entry in story.run.entries
+        if (each := alert_for_event(story.run, entry)) and each.kind == "over-reservation"
     ]
     assert len(found) == 1
     told = msgspec.json.decode(found[0].payload)
     assert told["model"] == MODEL.model
     assert told["why"].startswith(f"'{MODEL.model}' reported usage of $")
     assert told["event"]["usage"]["out"] == 9
-    quiet = at_work(call("look")).tools(look=OK).model(reply(text="Done."))
-    assert not [e for e in quiet.run.entries if (a := alert(quiet.run, e)) and a.kind == "over-reservation"]
+    quiet = at_work(call("look")).finish_tools(look=OK).finish_model(reply(text="Done."))
+    assert not [e for e in quiet.run.entries if (a := alert_for_event(quiet.run, e)) and a.kind == "over-reservation"]

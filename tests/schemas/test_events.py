@@ -9,9 +9,9 @@ import pytest
 from tests.schemas.golden.make import HERE, WIRE, example, files
 
 from linestop.schemas.events import (
+    EVENT_NAMES,
+    EVENT_ROLES,
     EVENTS,
-    NAMES,
-    SPEAKERS,
     BlobRef,
     Cleared,
     Event,
@@ -21,7 +21,7 @@ from linestop.schemas.events import (
     decode,
     decode_envelope,
     encode,
-    known,
+    is_known,
 )
 from linestop.schemas.subjects import ACTORS
 
@@ -45,7 +45,7 @@ def test_a_golden_form_is_what_this_version_writes(name: str) -> None:
     assert (HERE / name).read_bytes() == files()[name]
 
 
-def test_there_is_no_golden_form_of_what_no_longer_exists() -> None:
+def test_no_golden_form_is_left_of_a_removed_struct() -> None:
     """A removed event would leave logs that nobody can read."""
     assert {path.name for path in HERE.glob("*.json")} == set(files())
 
@@ -70,8 +70,8 @@ def test_an_event_is_read_by_its_role_and_name(role: Any, name: str) -> None:  #
     """The pair in the subject says what the payload is."""
     event = example(EVENTS[role, name], full=True)
     assert decode(role, name, encode(event)) == event
-    assert (SPEAKERS[type(event)], NAMES[type(event)]) == (role, name)
-    assert known(role, name)
+    assert (EVENT_ROLES[type(event)], EVENT_NAMES[type(event)]) == (role, name)
+    assert is_known(role, name)
 
 
 def test_a_text_may_be_a_reference_to_a_blob() -> None:
@@ -83,15 +83,15 @@ def test_a_text_may_be_a_reference_to_a_blob() -> None:
 
 
 @pytest.mark.parametrize("role", [*ACTORS, "operator"])
-def test_a_stop_is_everybodys(role: Any) -> None:  # noqa: ANN401 - a role's name
+def test_every_role_may_append_a_stop(role: Any) -> None:  # noqa: ANN401 - a role's name
     """Whoever says it."""
-    assert known(role, "stopped")
+    assert is_known(role, "stopped")
     assert isinstance(decode(role, "stopped", b'{"by":"x","why":"y"}'), Stopped)
 
 
 def test_an_event_of_another_role_is_unknown() -> None:
     """A planner cannot even say an approval."""
-    assert not known("planner", "granted")
+    assert not is_known("planner", "granted")
     with pytest.raises(KeyError):
         decode("planner", "granted", b"{}")
 
@@ -99,7 +99,7 @@ def test_an_event_of_another_role_is_unknown() -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"[]", b"{}", b'{"calls":1}', b"\xff", b'{"calls":[],"at":"2026-01-01T00:00:00"}', b"[" * 9_999]
 )
-def test_what_is_not_the_event_is_not_read(payload: bytes) -> None:
+def test_a_payload_of_another_form_is_not_read(payload: bytes) -> None:
     """Not JSON, a field missing, of another type, or a moment without a zone."""
     with pytest.raises((msgspec.DecodeError, RecursionError)):
         decode("approver", "cleared", payload)

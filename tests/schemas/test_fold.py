@@ -23,7 +23,7 @@ from linestop.schemas.run.fold import fits
 
 def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> None:
     """The reservation gives way to the real cost."""
-    story = Story().opened().quiet()
+    story = Story().open_run().run_until_idle()
     cost = story.last(ModelStarted).cost_max_micros
     assert (story.run.reserved_micros, story.run.spent_micros) == (cost, 0)
     story.given(Proposed(turn=1, attempt=1, text="x", final=True, cost_micros=7, usage=Usage(fresh_in=3)))
@@ -32,7 +32,7 @@ def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> 
 
 def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
     """To the last micro-dollar."""
-    run = Story().opened().when("budget").said().run
+    run = Story().open_run().when("budget").append_decided().run
     assert fits(run, run.available_micros)
     assert not fits(run, run.available_micros + 1)
     assert not fits(run, -1)
@@ -49,35 +49,35 @@ def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
 )
 def test_a_result_of_what_was_not_started_is_ignored(event: AnyEvent) -> None:
     """No answer without a call."""
-    assert Story().opened().quiet().tell("planner", event).ignored
+    assert Story().open_run().run_until_idle().append("planner", event).ignored
 
 
 def test_a_second_result_of_one_attempt_is_ignored() -> None:
     """The first word counts."""
-    story = Story().opened().quiet().model(reply(call("look")))
-    assert "has its result" in story.tell("planner", Proposed(turn=1, attempt=1)).ignored
+    story = Story().open_run().run_until_idle().finish_model(reply(call("look")))
+    assert "has its result" in story.append("planner", Proposed(turn=1, attempt=1)).ignored
     failed = ModelFailedEvent(turn=1, attempt=1, kind="unknown", message="x")
-    assert "has its result" in story.tell("planner", failed).ignored
+    assert "has its result" in story.append("planner", failed).ignored
 
 
 @pytest.mark.parametrize(("turn", "attempt"), [(1, 1), (1, 3), (2, 1)])
 def test_a_start_with_another_turn_or_attempt_than_the_next_is_ignored(turn: int, attempt: int) -> None:
     """Nobody skips or repeats a place: after a failure comes the next attempt of the same turn."""
-    story = Story().opened().quiet().model(ModelFailed("availability", "down"))
+    story = Story().open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
     wrong = msgspec.structs.replace(story.last(ModelStarted), turn=turn, attempt=attempt)
-    assert story.tell("planner", wrong).ignored == "the next model call is attempt 2 of turn 1"
+    assert story.append("planner", wrong).ignored == "the next model call is attempt 2 of turn 1"
 
 
 def test_a_proposal_of_a_superseded_attempt_counts_only_its_cost() -> None:
     """Its calls are not made."""
-    story = Story().opened().quiet()
-    story.when("planner", Worker(id="w#2")).said()
-    story.given(*story.heard(reply(call("look")), n=3))
+    story = Story().open_run().run_until_idle()
+    story.when("planner", Worker(id="w#2")).append_decided()
+    story.given(*story.planner_events(reply(call("look")), n=3))
     assert story.run.calls == {}
     assert story.run.phase == "thinking"
 
 
-def test_a_stop_is_kept_as_the_first_that_was_said() -> None:
+def test_the_first_stop_stands() -> None:
     """A second one changes nothing."""
     story = at_work(call("look")).given(Stopped(by="ann", why="first"), by="operator")
     story.given(Stopped(by="bob", why="second"), by="planner")
@@ -89,15 +89,15 @@ def test_a_task_is_refused_once() -> None:
     """And not after it was opened."""
     refusal = Refused(code="stopped", sentence="x")
     story = Story().given(Stopped(by="a", why="b"), by="operator").given(refusal)
-    assert "opened or refused before" in story.tell("validator", refusal).ignored
-    opened = Story().opened().given(Stopped(by="a", why="b"), by="operator")
-    assert "opened or refused before" in opened.tell("validator", refusal).ignored
+    assert "opened or refused before" in story.append("validator", refusal).ignored
+    opened = Story().open_run().given(Stopped(by="a", why="b"), by="operator")
+    assert "opened or refused before" in opened.append("validator", refusal).ignored
 
 
 def test_a_returned_answer_lets_the_model_be_asked_again() -> None:
     """Its errors take their place in the prompt."""
-    story = Story().opened().quiet()
-    story.given(*story.heard(reply()))
+    story = Story().open_run().run_until_idle()
+    story.given(*story.planner_events(reply()))
     before = story.run.context_bytes
     story.given(Returned(proposal_n=story.run.n, errors=("too short",), returned_in_a_row=1))
     assert (story.run.phase, story.run.returned_in_a_row) == ("queued", 1)
@@ -106,7 +106,7 @@ def test_a_returned_answer_lets_the_model_be_asked_again() -> None:
 
 def test_a_summary_takes_the_place_of_what_it_covers() -> None:
     """The bound on the prompt shrinks with it."""
-    story = at_work(call("look")).tools(look=msgspec.structs.replace(OK, value="x" * 9_000))
+    story = at_work(call("look")).finish_tools(look=msgspec.structs.replace(OK, value="x" * 9_000))
     attempt = story.run.turn_attempts[-1]
     attempt.purpose = "compact"
     before = story.run.context_bytes
@@ -117,7 +117,7 @@ def test_a_summary_takes_the_place_of_what_it_covers() -> None:
 
 def test_a_summary_that_comes_after_a_stop_is_only_paid_for() -> None:
     """A late fact closes its attempt and changes nothing else."""
-    story = at_work(call("look")).tools(look=OK)
+    story = at_work(call("look")).finish_tools(look=OK)
     story.run.turn_attempts[-1].purpose = "compact"
     story.given(Stopped(by="a", why="b"), by="operator")
     story.given(Compacted(turn=2, attempt=1, covers_from=1, covers_to=4, summary="s", cost_micros=9))

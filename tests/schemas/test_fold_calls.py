@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import NOW, OK, Story, at_gate, at_work, call
 
-from linestop.schemas.defaults import RETRY_ASKED_S_MAX
+from linestop.schemas.defaults import RETRY_AFTER_MAX_S
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -35,8 +35,8 @@ def test_a_pause_is_a_quarter_early_or_late_at_most_and_the_same_for_every_reade
     assert retry_delay_s(seed, attempt) == retry_delay_s(seed, attempt)
 
 
-@pytest.mark.parametrize(("asked", "pause"), [(0, 0), (-5, 0), (7.5, 7.5), (1e300, RETRY_ASKED_S_MAX)])
-def test_a_pause_that_was_asked_for_is_kept_within_reason(asked: float, pause: float) -> None:
+@pytest.mark.parametrize(("asked", "pause"), [(0, 0), (-5, 0), (7.5, 7.5), (1e300, RETRY_AFTER_MAX_S)])
+def test_a_requested_pause_is_bounded(asked: float, pause: float) -> None:
     """Not below zero, not beyond the longest run."""
     assert retry_delay_s("x", 1, asked) == pause
 
@@ -49,7 +49,7 @@ def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
         ClearedCall(call="note", rule="r", args_sha256="0"),
         ClearedCall(call="nope", rule="r", args_sha256="0"),
     ):
-        assert "not waiting at the gate" in story.tell("approver", Cleared(calls=(good, bad))).ignored
+        assert "not waiting at the gate" in story.append("approver", Cleared(calls=(good, bad))).ignored
     assert story.stage("look") == "gate"
 
 
@@ -57,7 +57,7 @@ def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
     """Or one in doubt."""
     story = at_work(call("look"))
     question = Question(call="look", text="?", expires_at=NOW)
-    assert "not waiting at the gate" in story.tell("approver", Asked(question=question)).ignored
+    assert "not waiting at the gate" in story.append("approver", Asked(question=question)).ignored
 
 
 @pytest.mark.parametrize(
@@ -73,65 +73,73 @@ def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
         Edited(call="nope", args="{}", args_sha256="x", by="a"),
     ],
 )
-def test_a_word_about_a_call_that_waits_for_nobody_is_ignored(
+def test_a_decision_about_a_call_that_waits_for_no_person_is_ignored(
     word: Granted | Denied | Edited | Answered | Resolved,
 ) -> None:
     """Whoever wrote it."""
-    assert at_work(call("look"), call("pay")).tell("approver", word).ignored
+    assert at_work(call("look"), call("pay")).append("approver", word).ignored
 
 
 def test_a_question_is_answered_neither_by_approval_nor_by_edit() -> None:
     """And an approval not by an answer."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"), call("pay"))
-    assert "is a question" in story.tell("approver", Granted(call="q", by="a")).ignored
-    assert story.tell("approver", Edited(call="q", args="{}", args_sha256="x", by="a")).ignored
-    assert "not a question" in story.tell("approver", Answered(call="pay", answer="x", by="a")).ignored
+    assert "is a question" in story.append("approver", Granted(call="q", by="a")).ignored
+    assert story.append("approver", Edited(call="q", args="{}", args_sha256="x", by="a")).ignored
+    assert "not a question" in story.append("approver", Answered(call="pay", answer="x", by="a")).ignored
 
 
 def test_a_long_answer_is_named_not_shown() -> None:
     """The model reads how long it is and its digest."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"))
     story.given(Answered(call="q", answer=BlobRef(sha256="a" * 64, bytes=70_000, type="text/plain"), by="a"))
-    assert story.run.calls["q"].answer == f"[70000 bytes of text/plain, SHA-256 {'a' * 64}]"
+    assert story.run.calls["q"].outcome_text == f"[70000 bytes of text/plain, SHA-256 {'a' * 64}]"
 
 
 @pytest.mark.parametrize(("call_id", "attempt"), [("nope", 1), ("look", 2), ("look", 0)])
 def test_a_result_of_what_was_not_started_is_ignored(call_id: str, attempt: int) -> None:
     """No result without its start; a wait that nobody waits for does not end."""
     story = at_work(call("look"))
-    assert story.tell("executor", Finished(call=call_id, attempt=attempt, outcome="succeeded")).ignored
+    assert story.append("executor", Finished(call=call_id, attempt=attempt, outcome="succeeded")).ignored
 
 
 def test_a_wait_does_not_end_before_its_moment() -> None:
     """Whoever says so."""
     story = at_work(call("wait.until", '{"until":60}', id="w"))
     early = Finished(call="w", attempt=0, outcome="succeeded")
-    assert "moment has not come" in story.tell("executor", early).ignored
+    assert "moment has not come" in story.append("executor", early).ignored
 
 
-def test_a_fate_that_is_known_is_not_told_again() -> None:
+def test_a_known_outcome_is_not_recorded_again() -> None:
     """But an unknown one may be learnt, once."""
-    story = at_work(call("look")).tools(look=OK)
-    assert "has its result" in story.tell("executor", Finished(call="look", attempt=1, outcome="failed")).ignored
-    doubt = at_work(call("pay")).word("approve", call="pay").said().quiet().tools(pay=UNKNOWN)
-    assert "has its result" in doubt.tell("executor", Finished(call="pay", attempt=1, outcome="unknown")).ignored
-    doubt.given(Finished(call="pay", attempt=1, outcome="failed"))
-    assert "has its result" in doubt.tell("executor", Finished(call="pay", attempt=1, outcome="succeeded")).ignored
+    story = at_work(call("look")).finish_tools(look=OK)
+    assert "has its result" in story.append("executor", Finished(call="look", attempt=1, outcome="failed")).ignored
+    unsettled = (
+        at_work(call("pay"))
+        .send_control("approve", call="pay")
+        .append_decided()
+        .run_until_idle()
+        .finish_tools(pay=UNKNOWN)
+    )
+    assert "has its result" in unsettled.append("executor", Finished(call="pay", attempt=1, outcome="unknown")).ignored
+    unsettled.given(Finished(call="pay", attempt=1, outcome="failed"))
+    assert (
+        "has its result" in unsettled.append("executor", Finished(call="pay", attempt=1, outcome="succeeded")).ignored
+    )
 
 
 def fates(*results: ToolResult, tool: str = "pay") -> str:
     """The fate of a call after these results of its attempts."""
     story: Story = at_work(call(tool))
     if story.stage(tool) == "asked":
-        story.word("approve", call=tool).said().quiet()
+        story.send_control("approve", call=tool).append_decided().run_until_idle()
     for result in results:
-        story.tools(**{tool: result})
+        story.finish_tools(**{tool: result})
         if story.stage(tool) == "doubt":
-            story.wait(20).quiet()
+            story.advance_s(20).run_until_idle()
     return story.run.calls[tool].fate
 
 
-def test_a_receipt_tells_the_fate_of_a_call() -> None:
+def test_a_receipt_lists_the_fate_of_a_call() -> None:
     """What is open or unknown is unknown; a refused call was not started."""
     assert fates() == "unknown"
     assert fates(OK) == "done"
@@ -141,7 +149,7 @@ def test_a_receipt_tells_the_fate_of_a_call() -> None:
     assert fates(UNKNOWN, OK, tool="wire") == "done"
     never = ToolResult(outcome="never_started")
     assert fates(never, never, never) == "never_started"
-    story = at_work(call("pay")).word("deny", call="pay").said()
+    story = at_work(call("pay")).send_control("deny", call="pay").append_decided()
     assert story.run.calls["pay"].fate == "not_started"
 
 
@@ -149,5 +157,5 @@ def test_a_receipt_tells_the_fate_of_a_call() -> None:
 def test_a_result_of_an_attempt_that_cannot_be_is_ignored(attempt: int) -> None:
     """No number makes a reader look beyond what was started."""
     story = at_work(call("look"))
-    entry = story.tell("executor", Finished(call="look", attempt=attempt, outcome="succeeded"))
+    entry = story.append("executor", Finished(call="look", attempt=attempt, outcome="succeeded"))
     assert "was not started" in entry.ignored

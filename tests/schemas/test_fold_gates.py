@@ -49,14 +49,14 @@ def test_what_needs_a_person_is_not_cleared(tool: str, version: AgentVersion, re
     """The policy is the run's, not the approver's."""
     args = '{"question":"which?"}' if tool == "ask.person" else '{"q":"order 4711"}'
     story = at_gate(call(tool, args), version=version)
-    assert reason in story.tell("approver", cleared(story, tool)).ignored
+    assert reason in story.append("approver", cleared(story, tool)).ignored
     assert story.stage(tool) == "gate"
 
 
 def test_a_value_of_unknown_origin_is_not_cleared_though_policy_clears_the_tool() -> None:
     """Provenance binds the approver too."""
     story = at_gate(call("pay", '{"q":"eve@example.org"}'), version=agent(policy=Policy(clear=("pay",))))
-    assert "needs a person (provenance)" in story.tell("approver", cleared(story, "pay")).ignored
+    assert "needs a person (provenance)" in story.append("approver", cleared(story, "pay")).ignored
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_value_of_unknown_origin_is_not_cleared_though_policy_clears_the_tool(
         ({"years": 5}, "for longer than the run's limit"),
     ],
 )
-def test_a_question_that_shows_or_asks_something_else_counts_for_nothing(lie: dict[str, Any], reason: str) -> None:
+def test_an_invalid_question_is_ignored(lie: dict[str, Any], reason: str) -> None:
     """Who is asked, what is shown and until when are fixed by policy, judgement and limits."""
     story = at_gate(call("pay"), version=agent(policy=Policy(deciders=("eva", "bob"), quorum=2)))
     honest = story.when("approver").decided
@@ -78,32 +78,32 @@ def test_a_question_that_shows_or_asks_something_else_counts_for_nothing(lie: di
     years = lie.pop("years", 0)
     line: AskedCall = msgspec.structs.replace(honest.calls[0], **lie)
     line = msgspec.structs.replace(line, expires_at=line.expires_at.replace(year=line.expires_at.year + years))
-    assert reason in story.tell("approver", Asked(calls=(line,))).ignored
-    assert not story.tell("approver", honest).ignored
+    assert reason in story.append("approver", Asked(calls=(line,))).ignored
+    assert not story.append("approver", honest).ignored
 
 
 def test_an_effect_is_not_made_a_question_that_an_answer_settles() -> None:
     """Or the model would hear of a payment that nobody made."""
     story = at_gate(call("pay"))
     question = Question(call="pay", text="paid?", expires_at=story.now + timedelta(hours=1))
-    assert "is no question" in story.tell("approver", Asked(question=question)).ignored
+    assert "is no question" in story.append("approver", Asked(question=question)).ignored
 
 
-def test_nobody_decides_who_may_not() -> None:
+def test_only_deciders_decide() -> None:
     """Granting, denying, editing and resolving in another's name counts for nothing."""
     story = at_work(call("pay"), version=EVA)
     line = story.last(Asked).calls[0]
     shown: dict[str, Any] = {"args_sha256": line.args_sha256, "contract_digest": line.contract_digest}
     for by in ("mallory", "", "timer"):
-        reason = story.tell("approver", Granted(call="pay", by=by, **shown)).ignored
+        reason = story.append("approver", Granted(call="pay", by=by, **shown)).ignored
         assert "may not decide" in reason or "a person's name" in reason
-    assert "'mallory' may not decide" in story.tell("approver", Denied(call="pay", by="mallory", **shown)).ignored
+    assert "'mallory' may not decide" in story.append("approver", Denied(call="pay", by="mallory", **shown)).ignored
     edited = Edited(call="pay", args="{}", args_sha256="x", by="mallory")
-    assert "'mallory' may not decide; eva may" in story.tell("approver", edited).ignored
-    story.given(Granted(call="pay", by="eva", **shown)).quiet().tools(pay=UNKNOWN)
+    assert "'mallory' may not decide; eva may" in story.append("approver", edited).ignored
+    story.given(Granted(call="pay", by="eva", **shown)).run_until_idle().finish_tools(pay=UNKNOWN)
     retry = Resolved(call="pay", action="retry", by="mallory")
-    assert "may not decide" in story.tell("approver", retry).ignored
-    assert not story.tell("approver", msgspec.structs.replace(retry, by="eva")).ignored
+    assert "may not decide" in story.append("approver", retry).ignored
+    assert not story.append("approver", msgspec.structs.replace(retry, by="eva")).ignored
 
 
 def test_a_grant_that_ended_sooner_than_its_question_is_over() -> None:
@@ -114,29 +114,29 @@ def test_a_grant_that_ended_sooner_than_its_question_is_over() -> None:
         call="pay", by="bob", args_sha256=line.args_sha256, contract_digest=line.contract_digest,
         expires_at=story.now + timedelta(seconds=10),
     )  # fmt: skip
-    assert "expired" in story.wait(10).tell("approver", granted).ignored
+    assert "expired" in story.advance_s(10).append("approver", granted).ignored
 
 
-def test_time_denies_nothing_before_it_is_up() -> None:
+def test_no_question_is_denied_before_it_expires() -> None:
     """``timer`` is no person, and says no only when the question has expired."""
     story = at_work(call("pay"))
     denied = Denied(call="pay", by="timer")
-    assert "not expired yet" in story.wait(3_599).tell("approver", denied).ignored
-    assert not story.wait(1).tell("approver", denied).ignored
+    assert "not expired yet" in story.advance_s(3_599).append("approver", denied).ignored
+    assert not story.advance_s(1).append("approver", denied).ignored
 
 
-def test_spending_is_decided_by_those_who_may() -> None:
+def test_only_deciders_decide_about_spending() -> None:
     """A question about spending names nobody, so the policy does."""
     policy = Policy(ask_on_spend=True, deciders=("eva",))
-    story = Story(agent(policy=policy, limits={"ask_from_micros": 0})).opened().quiet()
-    assert "may not decide" in story.tell("approver", Granted(call="", by="mallory")).ignored
-    assert "may not decide" in story.tell("approver", Denied(call="", by="mallory")).ignored
-    assert "not expired yet" in story.tell("approver", Denied(call="", by="timer")).ignored
+    story = Story(agent(policy=policy, limits={"ask_from_micros": 0})).open_run().run_until_idle()
+    assert "may not decide" in story.append("approver", Granted(call="", by="mallory")).ignored
+    assert "may not decide" in story.append("approver", Denied(call="", by="mallory")).ignored
+    assert "not expired yet" in story.append("approver", Denied(call="", by="timer")).ignored
     asked = story.last(Asked).spend
     assert asked is not None
     story.given(Granted(call="", by="eva"))
     longer = Asked(spend=msgspec.structs.replace(asked, expires_at=asked.expires_at.replace(year=2030)))
-    assert "for longer" in story.tell("approver", longer).ignored
+    assert "for longer" in story.append("approver", longer).ignored
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def test_spending_is_decided_by_those_who_may() -> None:
         ({"verdict": "recorded", "recorded_n": 3}, "event 3 is no result of the effect"),
     ],
 )
-def test_a_false_verdict_counts_for_nothing(lie: dict[str, Any], reason: str) -> None:
+def test_an_invalid_verdict_is_ignored(lie: dict[str, Any], reason: str) -> None:
     """Tier, digest, key and record are recomputed by every reader."""
-    story = Story().opened().quiet()
-    honest = story.given(*story.heard(reply(call("pay")))).when("validator").decided
+    story = Story().open_run().run_until_idle()
+    honest = story.given(*story.planner_events(reply(call("pay")))).when("validator").decided
     assert isinstance(honest, Judged)
     verdict = msgspec.structs.replace(honest.calls[0], **lie)
-    assert reason in story.tell("validator", msgspec.structs.replace(honest, calls=(verdict,))).ignored
+    assert reason in story.append("validator", msgspec.structs.replace(honest, calls=(verdict,))).ignored
     assert story.stage("pay") == "pending"
 
 
 def test_an_answer_is_not_taken_from_the_record_of_another_effect() -> None:
     """Only the very same effect has been done already."""
     version = agent(policy=Policy(clear=("pay",)))
-    story = at_work(call("pay"), version=version).tools(pay=OK)
-    honest = story.given(*story.heard(reply(call("pay", '{"q":"25"}', id="b")))).when("validator").decided
+    story = at_work(call("pay"), version=version).finish_tools(pay=OK)
+    honest = story.given(*story.planner_events(reply(call("pay", '{"q":"25"}', id="b")))).when("validator").decided
     assert isinstance(honest, Judged)
     record = story.run.calls["pay"].finished_n
     verdict = msgspec.structs.replace(honest.calls[0], verdict="recorded", recorded_n=record)
-    entry = story.tell("validator", msgspec.structs.replace(honest, calls=(verdict,)))
+    entry = story.append("validator", msgspec.structs.replace(honest, calls=(verdict,)))
     assert "is no result of the effect of call 'b'" in entry.ignored
 
 
@@ -183,9 +183,9 @@ def test_more_calls_than_the_limits_allow_are_not_let_pass(limits: dict[str, int
     """Run, tool and contract each bound how often; the judgement as a whole counts for nothing."""
     two = reply(call("look", id="a"), call("look", '{"q":"b"}', id="b"))
     verdicts = agent(tools=(contract("look"),))
-    judge = Story(verdicts).opened().quiet()
-    honest = judge.given(*judge.heard(two)).when("validator").decided
+    judge = Story(verdicts).open_run().run_until_idle()
+    honest = judge.given(*judge.planner_events(two)).when("validator").decided
     assert isinstance(honest, Judged)
-    story = Story(agent(tools=tools, limits=limits)).opened().quiet()
-    story.given(*story.heard(two))
-    assert reason in story.tell("validator", honest).ignored
+    story = Story(agent(tools=tools, limits=limits)).open_run().run_until_idle()
+    story.given(*story.planner_events(two))
+    assert reason in story.append("validator", honest).ignored

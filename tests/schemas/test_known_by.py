@@ -36,7 +36,7 @@ def problems(story: Story) -> list[str]:
 
 def test_the_model_sees_a_result_with_what_is_wrong_with_it() -> None:
     """It neither takes it for what was declared nor makes the call again; the event keeps the two apart."""
-    story = at_work(call("move"), version=AGENT).tools(move=ODD)
+    story = at_work(call("move"), version=AGENT).finish_tools(move=ODD)
     assert msgspec.json.decode(assemble(story.run, story.version).messages[-1].result_text) == {
         "status": "succeeded", "note": "The call took effect; do not make it again.", "findings": [FINDING],
         "untrusted": True, "result": {"paid": "4250"},
@@ -48,19 +48,19 @@ def test_the_model_sees_a_result_with_what_is_wrong_with_it() -> None:
 
 def test_a_call_that_is_repeated_after_a_result_that_does_not_fit_is_answered_from_the_record() -> None:
     """Seen: recorded as failed, done again, paid twice."""
-    story = at_work(call("move"), version=AGENT).tools(move=ODD).model(reply(call("move", id="again")))
+    story = at_work(call("move"), version=AGENT).finish_tools(move=ODD).finish_model(reply(call("move", id="again")))
     verdict = story.last(Judged).calls[0]
     assert (verdict.verdict, verdict.recorded_n) == ("recorded", story.run.calls["move"].finished_n)
-    assert story.run.calls["again"].answer == story.run.calls["move"].answer
-    assert story.names().count("executor.started") == 1
+    assert story.run.calls["again"].outcome_text == story.run.calls["move"].outcome_text
+    assert story.event_names().count("executor.started") == 1
     assert problems(story) == []
 
 
 @pytest.mark.parametrize("known_by", ["tool", "not_begun"])
 def test_a_call_may_be_made_again_after_a_failure_that_is_known(known_by: str) -> None:
     """The tool said so, or was never called."""
-    story = at_work(call("move"), version=AGENT).tools(move=failed("no such order", known_by))
-    story.model(reply(call("move", id="again"))).tools(again=ToolResult(outcome="succeeded", value=1))
+    story = at_work(call("move"), version=AGENT).finish_tools(move=failed("no such order", known_by))
+    story.finish_model(reply(call("move", id="again"))).finish_tools(again=ToolResult(outcome="succeeded", value=1))
     assert story.run.calls["again"].fate == "done"
     assert problems(story) == []
 
@@ -68,8 +68,8 @@ def test_a_call_may_be_made_again_after_a_failure_that_is_known(known_by: str) -
 def test_a_contract_that_says_so_makes_an_exception_a_failure() -> None:
     """``raises_before_effect`` is pinned with the rest of the contract when the run opens."""
     raised = failed("tool draw raised ValueError: no", "contract", retry_safe=True)
-    story = at_work(call("draw"), version=AGENT).tools(draw=raised)
-    story.model(reply(call("draw", id="again"))).tools(again=ToolResult(outcome="succeeded", value=1))
+    story = at_work(call("draw"), version=AGENT).finish_tools(draw=raised)
+    story.finish_model(reply(call("draw", id="again"))).finish_tools(again=ToolResult(outcome="succeeded", value=1))
     assert story.run.calls["again"].fate == "done"
     assert problems(story) == []
 
@@ -78,7 +78,7 @@ def test_a_failure_that_the_contract_does_not_vouch_for_is_ignored() -> None:
     """Whoever wrote it: the attempt stays open until somebody says the truth."""
     story = at_work(call("move"), version=AGENT)
     result = failed("tool move raised ValueError: no", "contract")
-    entry = story.tell("executor", Finished(call="move", attempt=1, outcome="failed", error=result.error))
+    entry = story.append("executor", Finished(call="move", attempt=1, outcome="failed", error=result.error))
     assert entry.ignored == "the contract of call 'move' does not say that its tool raises before it acts"
     assert story.stage("move") == "open"
 
@@ -93,25 +93,25 @@ def test_a_failure_that_the_contract_does_not_vouch_for_is_ignored() -> None:
         "tool move: it returned something to be awaited; declare it with async def",
     ],
 )
-def test_a_failure_as_older_versions_wrote_it_is_no_leave_to_do_it_again(message: str) -> None:
+def test_a_failure_recorded_by_an_older_version_does_not_allow_a_repetition(message: str) -> None:
     """A run that was begun under them may go on under this one."""
-    story = at_work(call("move"), version=AGENT).tools(move=failed(message))
-    story.model(reply(call("move", id="again")))
+    story = at_work(call("move"), version=AGENT).finish_tools(move=failed(message))
+    story.finish_model(reply(call("move", id="again")))
     assert story.last(Judged).calls[0].verdict == "reject"
-    assert story.names().count("executor.started") == 1
+    assert story.event_names().count("executor.started") == 1
     assert problems(story) == []
 
 
 @pytest.mark.parametrize("message", [FINDING, "tool move raised ValueError: half done"])
 def test_a_log_that_repeats_such_an_effect_is_found(message: str) -> None:
     """As older versions left it: judged, cleared and started once more under the same key."""
-    story = at_work(call("move"), version=AGENT).tools(move=failed(message))
+    story = at_work(call("move"), version=AGENT).finish_tools(move=failed(message))
     first = story.run.calls["move"].judged
     assert first is not None
-    story.given(*story.heard(reply(call("move", id="again"))))
+    story.given(*story.planner_events(reply(call("move", id="again"))))
     assert story.run.proposal is not None
     verdict: JudgedCall = msgspec.structs.replace(first, call="again")
-    story.given(Judged(proposal_n=story.run.proposal.n, calls=(verdict,))).when("approver").said()
+    story.given(Judged(proposal_n=story.run.proposal.n, calls=(verdict,))).when("approver").append_decided()
     line: StartedCall = msgspec.structs.replace(
         story.last(EffectStarted).calls[0], call="again", gate_n=story.run.n, attempt=1
     )

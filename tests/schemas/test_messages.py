@@ -17,15 +17,15 @@ from linestop.schemas.messages import (
     VERBS,
     Control,
     Task,
-    lowered,
+    lower_limits,
     read_message,
+    read_stop,
     readable,
     signed_bytes,
-    stop_said,
 )
 
 
-def test_the_least_task_is_a_text() -> None:
+def test_the_smallest_task_is_a_text() -> None:
     """Everything else has a default."""
     assert msgspec.json.decode(b'{"text":"hello"}', type=Task) == Task(text="hello")
 
@@ -55,17 +55,17 @@ def test_the_verbs_are_those_of_the_subjects() -> None:
 
 def test_a_limit_can_only_be_lowered() -> None:
     """A higher one is passed over, a lower one of the right type."""
-    assert lowered(Limits(), {"turns_max": 3.0, "tokens_max": 10**9, "tool_timeout_s": 1}) == Limits(
+    assert lower_limits(Limits(), {"turns_max": 3.0, "tokens_max": 10**9, "tool_timeout_s": 1}) == Limits(
         turns_max=3, tool_timeout_s=1.0
     )
-    assert lowered(Limits(), {}) == Limits()
-    assert lowered(Limits(), {"turns_max": 0}) == Limits(turns_max=0)
+    assert lower_limits(Limits(), {}) == Limits()
+    assert lower_limits(Limits(), {"turns_max": 0}) == Limits(turns_max=0)
 
 
 @pytest.mark.parametrize(("wanted", "part"), [({"turns": 1}, "no limit named 'turns'"), ({"wall_s": -1}, "negative")])
-def test_a_limit_that_cannot_be_is_named(wanted: dict[str, float], part: str) -> None:
+def test_an_impossible_limit_is_named(wanted: dict[str, float], part: str) -> None:
     """One sentence."""
-    sentence = lowered(Limits(), wanted)
+    sentence = lower_limits(Limits(), wanted)
     assert isinstance(sentence, str)
     assert part in sentence
 
@@ -104,8 +104,8 @@ def test_a_signature_covers_everything_that_makes_the_decision() -> None:
 )
 def test_a_stop_means_stop_whatever_its_body_says(payload: bytes, said: Control) -> None:
     """What can be read of who and why is kept; a mode that nobody knows cancels."""
-    assert stop_said(payload) == said
-    assert type(stop_said(payload).mode) is StopMode
+    assert read_stop(payload) == said
+    assert type(read_stop(payload).mode) is StopMode
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,17 @@ def test_a_decision_with_a_field_that_is_not_known_is_refused_and_a_stop_is_not(
     body = b'{"by":"ann","call":"pay","arg_sha256":"3f9c"}'
     with pytest.raises(InputError, match="the field 'arg_sha256' is not known; perhaps 'args_sha256'"):
         read_message(body, Control)
-    assert stop_said(body).by == "ann"
+    assert read_stop(body).by == "ann"
 
 
 def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
     """The list of all limits is for a name that is like none."""
-    assert lowered(Limits(), {"turn_max": 3}) == "There is no limit named 'turn_max'; perhaps 'turns_max' is meant."
-    assert str(lowered(Limits(), {"speed": 3})).startswith("There is no limit named 'speed'; there are: turns_max, ")
+    assert (
+        lower_limits(Limits(), {"turn_max": 3}) == "There is no limit named 'turn_max'; perhaps 'turns_max' is meant."
+    )
+    assert str(lower_limits(Limits(), {"speed": 3})).startswith(
+        "There is no limit named 'speed'; there are: turns_max, "
+    )
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "Infinity", "[1, NaN]"])

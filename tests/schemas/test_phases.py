@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from linestop.schemas.events import EVENTS
-from linestop.schemas.run.phases import LATE_FACTS, LEGAL, STOPPED, Phase, legal
+from linestop.schemas.run.phases import LATE_RESULTS, LEGAL, STOPPED, Phase, is_legal
 
 TAGS = {f"{role}.{name}" for role, name in EVENTS}
 STARTS = {"planner.started", "executor.started", "budget.held"}
@@ -20,8 +20,8 @@ def test_the_table_has_every_phase_and_only_events_there_are() -> None:
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.SEALED])
 def test_a_run_can_be_stopped_in_every_phase_but_the_last(phase: Phase) -> None:
     """By anybody."""
-    assert legal(phase, "operator", "stopped")
-    assert legal(phase, "planner", "stopped")
+    assert is_legal(phase, "operator", "stopped")
+    assert is_legal(phase, "planner", "stopped")
 
 
 @pytest.mark.parametrize("phase", [Phase.SETTLING, Phase.DRAINING, Phase.SEALED])
@@ -31,21 +31,21 @@ def test_nothing_starts_in_a_run_that_is_over(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.NEW])
-def test_what_happened_can_be_said_whenever_a_run_has_begun(phase: Phase) -> None:
+def test_results_can_be_appended_whenever_a_run_has_begun(phase: Phase) -> None:
     """Results of starts that were made before."""
-    assert LEGAL[phase] >= LATE_FACTS
+    assert LEGAL[phase] >= LATE_RESULTS
 
 
-def test_after_the_seal_only_late_facts_and_the_amendment_are_legal() -> None:
+def test_after_the_seal_only_late_results_and_the_amendment_are_legal() -> None:
     """Not even a stop."""
-    assert LEGAL[Phase.SEALED] == LATE_FACTS | {"recorder.amended"}
+    assert LEGAL[Phase.SEALED] == LATE_RESULTS | {"recorder.amended"}
 
 
 def test_a_run_opens_once() -> None:
     """``opened`` is legal before anything else only."""
-    assert [phase for phase in Phase if legal(phase, "validator", "opened")] == [Phase.NEW]
+    assert [phase for phase in Phase if is_legal(phase, "validator", "opened")] == [Phase.NEW]
 
 
 def test_an_event_of_another_role_is_never_legal() -> None:
     """The pair is what counts."""
-    assert not any(legal(phase, "planner", "granted") for phase in Phase)
+    assert not any(is_legal(phase, "planner", "granted") for phase in Phase)

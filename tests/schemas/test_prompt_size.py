@@ -32,13 +32,13 @@ def real(story: Story) -> int:
 def turn(story: Story, n: int, *, result: str, reported: int | None = None) -> Story:
     """One more look with this result; the provider reports the real tokens, or ``reported``."""
     read = real(story) if reported is None else reported
-    story.model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
-    return story.tools(**{f"c{n}": msgspec.structs.replace(OK, value=result)})
+    story.finish_model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
+    return story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value=result)})
 
 
 def test_what_a_model_has_answered_to_counts_as_it_was_counted() -> None:
     """The bound is the known part and a token a byte for what is new: here less than half of all bytes."""
-    story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).opened().quiet()
+    story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).open_run().run_until_idle()
     first = story.last(ModelStarted)
     assert first.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
     before, read = story.run.context_bytes, real(story)
@@ -51,7 +51,7 @@ def test_what_a_model_has_answered_to_counts_as_it_was_counted() -> None:
 @pytest.mark.parametrize("reported", [1, 50])
 def test_a_count_that_is_too_small_to_be_true_is_not_believed(reported: int) -> None:
     """No prompt has more than six bytes a token."""
-    story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).opened().quiet()
+    story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).open_run().run_until_idle()
     before = story.run.context_bytes
     turn(story, 1, result="y", reported=reported)
     assert story.last(ModelStarted).input_tokens_max >= before // TOKEN_BYTES_MAX
@@ -59,17 +59,17 @@ def test_a_count_that_is_too_small_to_be_true_is_not_believed(reported: int) -> 
 
 def test_a_provider_that_counts_more_than_it_could_is_not_believed_again() -> None:
     """Its counts bound nothing, so every byte counts for the rest of the run."""
-    story = Story(agent(limits=ROOMY)).opened().quiet()
+    story = Story(agent(limits=ROOMY)).open_run().run_until_idle()
     turn(turn(story, 1, result="y"), 2, result="y", reported=story.run.context_bytes * 3)
     assert story.last(ModelStarted).input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
 
 
 def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
     """One tokeniser's count says nothing of another's, nor of another prompt."""
-    story = Story(agent(fallbacks=(SPARE,), on_model_down="fall_back", limits=ROOMY)).opened().quiet()
+    story = Story(agent(fallbacks=(SPARE,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="y" * 500)
     for _ in range(4):
-        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+        story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
     start = story.last(ModelStarted)
     assert start.model == SPARE.model
     assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
@@ -78,11 +78,11 @@ def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
 def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
     """Another server may count another way."""
     there = msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")
-    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits=ROOMY)).opened().quiet()
+    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="y" * 500)
     assert story.last(ModelStarted).input_tokens_max < story.run.context_bytes + TOKEN_OVERHEAD
     for _ in range(4):
-        story.model(ModelFailed("availability", "down")).wait(10).quiet()
+        story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
     start = story.last(ModelStarted)
     assert (start.model, start.base_url) == (there.model, there.base_url)
     assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
@@ -90,29 +90,29 @@ def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
 
 def test_unreported_tokens_count_as_they_were_reserved() -> None:
     """Whether a whole answer has no usage, or a lost one may be billed: never over the budget."""
-    story = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).opened().quiet()
+    story = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).open_run().run_until_idle()
     first = story.last(ModelStarted)
-    story.model(ModelFailed("availability", "reset", possibly_billed=True)).wait(10).quiet()
+    story.finish_model(ModelFailed("availability", "reset", possibly_billed=True)).advance_s(10).run_until_idle()
     assert story.run.tokens == first.input_tokens_max + first.output_tokens_max
     second = story.last(ModelStarted)
     used = story.run.tokens + second.input_tokens_max + second.output_tokens_max
-    story.model(reply(call("look"), usage=Usage(), usage_reported=False))
+    story.finish_model(reply(call("look"), usage=Usage(), usage_reported=False))
     assert story.run.tokens == used <= 30_000
     assert verify(TENANT, RUN, story.messages).problems == ()
 
 
 def test_a_takeover_leaves_the_tokens_that_the_lost_attempt_may_be_charged() -> None:
     """Both count, so both must fit; where they do not, the run ends instead."""
-    roomy = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).opened().quiet()
+    roomy = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).open_run().run_until_idle()
     first = roomy.last(ModelStarted)
     each = first.input_tokens_max + first.output_tokens_max
-    roomy.wait(200).quiet()
+    roomy.advance_s(200).run_until_idle()
     assert roomy.last(ModelStarted).attempt == 2
     assert roomy.run.tokens == each
 
-    tight = Story(agent(limits={**ROOMY, "tokens_max": each + first.input_tokens_max})).opened().quiet()
+    tight = Story(agent(limits={**ROOMY, "tokens_max": each + first.input_tokens_max})).open_run().run_until_idle()
     assert tight.last(ModelStarted).attempt == 1
-    end = tight.wait(200).quiet().last(Stopped)
+    end = tight.advance_s(200).run_until_idle().last(Stopped)
     assert end.limit is not None
     assert (end.limit.name, end.code) == ("tokens_max", "limit")
     assert tight.run.tokens <= tight.run.limits.tokens_max
@@ -123,14 +123,14 @@ def test_a_takeover_leaves_the_tokens_that_the_lost_attempt_may_be_charged() -> 
 def test_a_run_uses_nearly_all_of_its_tokens_and_never_more() -> None:
     """Real usage comes close to the budget, which a bound by bytes alone stopped at three quarters."""
     version = agent(prompt="Be good. " * 300, limits={**ROOMY, "tokens_max": 50_000, "compactions_max": 0})
-    story = Story(version).opened().quiet()
+    story = Story(version).open_run().run_until_idle()
     n = 0
     while story.run.stopped is None:
         n += 1
         story = (
             turn(story, n, result="word " * 100)
             if story.last(ModelStarted).purpose == "turn"
-            else story.model(reply(text="summed up", usage=Usage(fresh_in=real(story), out=40)))
+            else story.finish_model(reply(text="summed up", usage=Usage(fresh_in=real(story), out=40)))
         )
         assert story.run.tokens <= 50_000
     assert story.run.tokens > 42_000
@@ -141,11 +141,11 @@ def test_a_run_uses_nearly_all_of_its_tokens_and_never_more() -> None:
 def test_the_window_is_never_exceeded_after_the_last_summary() -> None:
     """The oldest results are left out with a note, and the run goes on."""
     small = msgspec.structs.replace(SPARE, window_tokens=12_000)
-    story = Story(agent(model=small, limits=ROOMY)).opened().quiet()
+    story = Story(agent(model=small, limits=ROOMY)).open_run().run_until_idle()
     for n in range(40):
         assert real(story) + story.last(ModelStarted).output_tokens_max <= 12_000
         if story.last(ModelStarted).purpose == "compact":
-            story.model(reply(text="short", usage=Usage(fresh_in=real(story), out=5)))
+            story.finish_model(reply(text="short", usage=Usage(fresh_in=real(story), out=5)))
         turn(story, n, result="word " * 1_000)
     assert len([e for e in story.run.entries if isinstance(e.event, Compacted)]) == 3
     prompt = assemble(story.run, story.version)
@@ -159,7 +159,7 @@ def test_the_window_is_never_exceeded_after_the_last_summary() -> None:
 def test_a_prompt_that_fits_into_no_window_ends_the_run_in_a_sentence() -> None:
     """It names the model, its window and what to do; nothing is sent."""
     tiny = msgspec.structs.replace(SPARE, window_tokens=1_000)
-    story = Story(agent(model=tiny, prompt="x" * 4_000)).opened().quiet()
+    story = Story(agent(model=tiny, prompt="x" * 4_000)).open_run().run_until_idle()
     event = story.last(Stopped)
     assert event.limit is not None
     assert (event.code, event.limit.name, event.limit.max_value) == ("limit", "window_tokens", 1_000)
@@ -171,7 +171,7 @@ def test_a_result_as_large_as_the_window_is_left_out_at_once() -> None:
     """The model is told that it was, and how large it is."""
     small = msgspec.structs.replace(SPARE, window_tokens=4_000, output_tokens_max=500)
     story = at_work(call("look"), version=agent(model=small, limits=ROOMY))
-    story.tools(look=msgspec.structs.replace(OK, value="word " * 3_000))
+    story.finish_tools(look=msgspec.structs.replace(OK, value="word " * 3_000))
     assert story.last(ModelStarted).dropped_to > 0
     assert assemble(story.run, story.version).messages[-1].text.startswith("[Left out to fit the model's window: 15000")
 
@@ -211,19 +211,19 @@ def test_no_mixture_of_texts_exceeds_the_window(seed: int, window: int) -> None:
     """Prose first, so that a density learned from it would be wrong; then any kind and size, to the end of the run."""
     chance = Random(seed)
     small = msgspec.structs.replace(SPARE, window_tokens=window, output_tokens_max=500)
-    story = Story(agent(model=small, limits={**ROOMY, "turns_max": 30})).opened().quiet()
+    story = Story(agent(model=small, limits={**ROOMY, "turns_max": 30})).open_run().run_until_idle()
     n = most = 0
     while story.run.stopped is None and n < 60:
         start, read, n = story.last(ModelStarted), dense_prompt(story), n + 1
         assert read + start.output_tokens_max <= window
         most = max(most, read)
         if start.purpose != "turn":
-            story.model(reply(text="summed up", usage=Usage(fresh_in=read, out=40)))
+            story.finish_model(reply(text="summed up", usage=Usage(fresh_in=read, out=40)))
             continue
         kind = "prose" if n < 3 else chance.choice(list(KINDS))
         size = chance.choice([200, 2_000, 9_000, 16_000, 30_000])
-        story.model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
-        story.tools(**{f"c{n}": msgspec.structs.replace(OK, value=(KINDS[kind] * size)[: size // 2])})
+        story.finish_model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
+        story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value=(KINDS[kind] * size)[: size // 2])})
     assert most > window // 3
     assert verify(TENANT, RUN, story.messages).problems == ()
 
@@ -231,23 +231,23 @@ def test_no_mixture_of_texts_exceeds_the_window(seed: int, window: int) -> None:
 def test_the_digits_of_a_result_are_not_taken_for_prose() -> None:
     """16 kB of digits after a prompt of four bytes a token: left out of a window of 8,000, not sent into it."""
     small = msgspec.structs.replace(SPARE, window_tokens=8_000, output_tokens_max=500)
-    story = Story(agent(model=small, limits=ROOMY)).opened().quiet()
+    story = Story(agent(model=small, limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="word " * 1_000)
     turn(story, 2, result="4711" * 4_000)
-    assert story.last(ModelStarted).dropped_to == story.run.calls["c2"].answer_n
+    assert story.last(ModelStarted).dropped_to == story.run.calls["c2"].outcome_n
     assert dense_prompt(story) <= 8_000
 
 
 def test_a_tokenizer_that_counts_more_than_any_other_is_believed() -> None:
     """What it counted above the estimate counts for all that is new, and never more than the bytes."""
-    story = Story(agent(limits={**ROOMY, "tokens_max": 2_000_000})).opened().quiet()
+    story = Story(agent(limits={**ROOMY, "tokens_max": 2_000_000})).open_run().run_until_idle()
     for n in range(2):
-        story.model(
+        story.finish_model(
             reply(
                 call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=story.run.context_bytes - 500, out=40)
             )
         )
-        story.tools(**{f"c{n}": msgspec.structs.replace(OK, value="word " * 600)})
+        story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value="word " * 600)})
     run = story.run
     more = Size.of("word " * 600)
     ahead = tokens_estimate(run, story.version.model, run.context + more) - tokens_estimate(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linestop.schemas import redaction
-from linestop.schemas.redaction import HELD_CHARS_MAX, SECRET_CHARS_MIN, Pieces, Redactor
+from linestop.schemas.redaction import PENDING_CHARS_MAX, SECRET_CHARS_MIN, Redactor, StreamRedactor
 
 # Made up here, piece by piece, so that no scanner takes this file for a leak.
 LETTERS = "abcdEFGH1234ijklMNOP5678qrstUVWX90yz"
@@ -132,7 +132,7 @@ def test_the_redactor_does_not_show_its_secrets() -> None:
         "aws_secret_access_key=",
     ],
 )
-def test_hostile_text_is_no_work_without_end(unit: str) -> None:
+def test_hostile_text_takes_bounded_time(unit: str) -> None:
     """A megabyte of half secrets is done at once; a search begun anew at each would outlast its limit by hours."""
     text = unit * (1_000_000 // len(unit))
     assert Redactor().text(text)
@@ -145,14 +145,14 @@ def test_redaction_is_stable(text: str) -> None:
     assert Redactor().text(once) == once
 
 
-def shown(redactor: Redactor, pieces: list[str]) -> list[str]:
+def stream_redacted(redactor: Redactor, pieces: list[str]) -> list[str]:
     """What of a text in pieces is shown after each of them, and at its end."""
-    held = Pieces(redactor)
-    return [*(held.add(piece) for piece in pieces), held.rest()]
+    stream = StreamRedactor(redactor)
+    return [*(stream.add(piece) for piece in pieces), stream.finish()]
 
 
 SECRETS = ("hunter2 hunter2", "r2 hunting", "rrrrrrrr", 'q"\u00e4/long' * 40)
-SPOKEN = (
+SAMPLES = (
     *SHAPED.values(),
     *(f"{before}{LETTERS}" for before in ("Bearer ", "bearer:", "authorization: basic ", "hooks.slack.com/services/")),
     *(f"{before}{LETTERS}abcd" for before in ("sk-", "aws_secret_access_key=", 'AWS_SECRET_ACCESS_KEY": "')),
@@ -184,16 +184,16 @@ def end(text: str, at: int) -> str:
 
 LIKE_SECRETS = ("", " ", "\n", ".", "-", "=", "@", "a", "\u5b57", "sk", "eyJ", "-----", "://")
 PARTS = st.one_of(
-    st.sampled_from(SPOKEN),
-    st.builds(beginning, st.sampled_from(SPOKEN), st.integers(0, 999)),
-    st.builds(end, st.sampled_from(SPOKEN), st.integers(0, 999)),
+    st.sampled_from(SAMPLES),
+    st.builds(beginning, st.sampled_from(SAMPLES), st.integers(0, 999)),
+    st.builds(end, st.sampled_from(SAMPLES), st.integers(0, 999)),
     st.sampled_from(LIKE_SECRETS),
     st.text(),
 )
 
 
 @st.composite
-def spoken(draw: st.DrawFn) -> list[str]:
+def pieces_of_text(draw: st.DrawFn) -> list[str]:
     """Pieces of a text: secrets, their beginnings and ends, what is like them, and other text, cut anywhere."""
     text = "".join(draw(st.lists(PARTS, max_size=8)))
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=12)))
@@ -203,30 +203,30 @@ def spoken(draw: st.DrawFn) -> list[str]:
 
 
 @settings(max_examples=300)
-@given(spoken())
+@given(pieces_of_text())
 def test_a_text_in_pieces_is_redacted_as_the_whole_is(pieces: list[str]) -> None:
     """Wherever it is broken, with known secrets and without."""
     for redactor in (Redactor(), Redactor(SECRETS)):
-        assert "".join(shown(redactor, pieces)) == redactor.text("".join(pieces))
+        assert "".join(stream_redacted(redactor, pieces)) == redactor.text("".join(pieces))
 
 
-@pytest.mark.parametrize("said", SPOKEN)
+@pytest.mark.parametrize("said", SAMPLES)
 def test_no_place_to_break_a_secret_shows_it(said: str) -> None:
     """Character by character, and in two pieces at every place."""
     redactor = Redactor(SECRETS)
     text = f"so {said}, it is"
     whole = redactor.text(text)
-    assert "".join(shown(redactor, list(text))) == whole
-    assert {"".join(shown(redactor, [text[:at], text[at:]])) for at in range(len(text))} == {whole}
+    assert "".join(stream_redacted(redactor, list(text))) == whole
+    assert {"".join(stream_redacted(redactor, [text[:at], text[at:]])) for at in range(len(text))} == {whole}
 
 
 @given(st.lists(st.text("hunter2 \n", max_size=9)), st.integers(0, 15))
 def test_a_known_secret_that_comes_in_pieces_is_never_shown(pieces: list[str], at: int) -> None:
     """Wherever it is broken; and what is no secret comes out as it went in."""
     for secret in ("hunter2 hunter2", "rrrrrrrr"):
-        told = "".join(shown(Redactor([secret]), [*pieces, secret[:at], secret[at:], *pieces]))
-        assert secret not in told
-        assert told.replace("[redacted:secret]", secret) == "".join([*pieces, secret, *pieces])
+        shown = "".join(stream_redacted(Redactor([secret]), [*pieces, secret[:at], secret[at:], *pieces]))
+        assert secret not in shown
+        assert shown.replace("[redacted:secret]", secret) == "".join([*pieces, secret, *pieces])
 
 
 @pytest.mark.parametrize(
@@ -240,44 +240,46 @@ def test_a_known_secret_that_comes_in_pieces_is_never_shown(pieces: list[str], a
         "aGVsbG8gd29ybGQ" * 60,
     ],
 )
-def test_what_is_no_secret_is_shown_at_once(text: str) -> None:
+def test_text_that_is_not_a_secret_is_shown_at_once(text: str) -> None:
     """In any language, with blanks or without, however long the secrets are that are known: a few characters wait."""
-    held = Pieces(Redactor(["k3y/+" * 480, "hunter2hunter2"]))
-    told = 0
+    stream = StreamRedactor(Redactor(["k3y/+" * 480, "hunter2hunter2"]))
+    chars_shown = 0
     for at in range(0, len(text), 4):
-        told += len(held.add(text[at : at + 4]))
-        assert told >= min(at + 4, len(text)) - 8
-    assert told + len(held.rest()) == len(text)
+        chars_shown += len(stream.add(text[at : at + 4]))
+        assert chars_shown >= min(at + 4, len(text)) - 8
+    assert chars_shown + len(stream.finish()) == len(text)
 
 
 def test_a_private_key_of_any_length_is_replaced_and_what_follows_is_shown() -> None:
     """It does not have to be kept to know where it ends."""
     key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQ--\n" * 4000 + "-----END PRIVATE KEY-----"
     text = f"x {key} y"
-    assert "".join(shown(Redactor(), [text[at : at + 7] for at in range(0, len(text), 7)])) == (
+    assert "".join(stream_redacted(Redactor(), [text[at : at + 7] for at in range(0, len(text), 7)])) == (
         "x [redacted:private_key] y"
     )
 
 
-@pytest.mark.parametrize(("begin", "secret"), [("bearer ", "b4" * HELD_CHARS_MAX), ("", "r" * 2 * HELD_CHARS_MAX)])
-def test_what_seems_to_be_a_secret_without_end_ends_what_is_shown(begin: str, secret: str) -> None:
+@pytest.mark.parametrize(
+    ("begin", "secret"), [("bearer ", "b4" * PENDING_CHARS_MAX), ("", "r" * 2 * PENDING_CHARS_MAX)]
+)
+def test_an_endless_apparent_secret_ends_the_shown_text(begin: str, secret: str) -> None:
     """Nobody can say where it ends, so nothing of it or after it is shown, and memory stays bounded."""
-    told = shown(
+    shown = stream_redacted(
         Redactor(["rrrrrrrr"]),
         [*([f"so {begin}"] + [secret[at : at + 50] for at in range(0, len(secret), 50)]), " it is"],
     )
-    assert "".join(told) == f"so {begin}[redacted:long]"
+    assert "".join(shown) == f"so {begin}[redacted:long]"
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "unit", ["a", "ab ", "Q", "sk-ant-", "eyJ", " eyJaaaaaaaa.eyJaaaaaaaa", "bearer ", "://a:", "-----BEGIN "]
 )
-def test_hostile_pieces_are_no_work_without_end(unit: str) -> None:
+def test_hostile_pieces_take_bounded_time(unit: str) -> None:
     """The same in small pieces beside a long secret that is known: what was shown is not searched again."""
     text = unit * (1_000_000 // len(unit))
     redactor = Redactor(["s" * 10, "Q" * 4000])
-    assert shown(redactor, [text[at : at + 8] for at in range(0, len(text), 8)])
+    assert stream_redacted(redactor, [text[at : at + 8] for at in range(0, len(text), 8)])
 
 
 UNITS = (

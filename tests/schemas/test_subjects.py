@@ -31,7 +31,7 @@ PARSERS: dict[str, Callable[[str], msgspec.Struct]] = {
     "alerts": subjects.parse_alert,
     "timers": subjects.parse_timer,
     "wake": subjects.parse_wake,
-    "dead": subjects.parse_dead,
+    "dead": subjects.parse_dead_letter,
     "blobs": subjects.parse_blob,
 }
 TENANT, RUN = TenantId("acme"), RunId("run-1")
@@ -45,20 +45,20 @@ EXAMPLES = {
     "alerts": subjects.alert(TENANT, "stopped"),
     "timers": subjects.timer_set(TENANT, RUN, name="approval-3"),
     "wake": subjects.wake(TENANT, RUN, role="budget"),
-    "dead": subjects.dead(TENANT, RUN, role="executor"),
+    "dead": subjects.dead_letter(TENANT, RUN, role="executor"),
     "blobs": subjects.blob(TENANT, "ab" * 32, part=0),
 }
 
 
 def matches(pattern: str, subject: str) -> bool:
     """Whether the broker would say that ``subject`` matches ``pattern``."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted = wanted[:-1]
-        if len(tokens) <= len(wanted):
+    expected, tokens = pattern.split("."), subject.split(".")
+    if expected[-1] == ">":
+        expected = expected[:-1]
+        if len(tokens) <= len(expected):
             return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
+        tokens = tokens[: len(expected)]
+    return len(expected) == len(tokens) and all(w in ("*", t) for w, t in zip(expected, tokens, strict=True))
 
 
 @given(tenants, runs, roles, names, numbers)
@@ -72,11 +72,11 @@ def test_a_run_event_parses_to_its_parts_and_matches_its_filters(
     assert subjects.parse_fork_event(subjects.fork(subject)) == parsed
     for pattern in (
         subjects.run_filter(tenant, run),
-        subjects.said_by(role),
-        subjects.wakes_on(role, event),
+        subjects.role_filter(role),
+        subjects.event_filter(role, event),
     ):
         assert matches(pattern, subject)
-        assert matches(subjects.live(pattern), subjects.live(subject))
+        assert matches(subjects.live_subject(pattern), subjects.live_subject(subject))
     assert not matches(subjects.run_filter(tenant, RunId("x" + run[:62])), subject)
 
 
@@ -91,7 +91,7 @@ def test_a_message_to_or_from_a_service_parses_to_its_parts(
     assert matches(subjects.control_filter(verb), control)
     outcome = subjects.outcome(tenant, agent, run=run)
     assert subjects.parse_outcome(outcome) == subjects.OutcomeSubject(tenant=tenant, agent=agent, run=run)
-    assert matches(subjects.outcome_of(tenant, run), outcome)
+    assert matches(subjects.run_outcome_filter(tenant, run), outcome)
 
 
 @given(tenants, runs, roles, names, numbers, numbers)
@@ -108,8 +108,10 @@ def test_everything_else_parses_to_its_parts(  # noqa: PLR0917 - one strategy an
     assert fired == subjects.TimerSubject(act="fire", tenant=tenant, run=run, name=name)
     whose = subjects.RoleRunSubject(role=role, tenant=tenant, run=run)
     wake = subjects.wake(tenant, run, role=role)
-    assert subjects.parse_wake(wake) == whose == subjects.parse_dead(subjects.dead(tenant, run, role=role))
-    assert matches(subjects.wakes_of(role), wake)
+    assert (
+        subjects.parse_wake(wake) == whose == subjects.parse_dead_letter(subjects.dead_letter(tenant, run, role=role))
+    )
+    assert matches(subjects.wake_filter(role), wake)
 
 
 @given(tenants, digests, st.integers(min_value=0, max_value=10**6))
@@ -171,13 +173,13 @@ def test_builders_refuse_what_would_not_parse() -> None:
     with pytest.raises(InputError, match="n 0 is out of range"):
         subjects.run_event(TENANT, RUN, role="planner", event="proposed", n=0)
     with pytest.raises(InputError, match="'janitor' is not a role"):
-        subjects.said_by("janitor")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        subjects.role_filter("janitor")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="not a control verb"):
         subjects.control(TENANT, RUN, verb="explode")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="not a SHA-256"):
         subjects.blob(TENANT, "AB" * 32, part=0)
     with pytest.raises(InputError, match="must begin with 'live\\.'"):
-        subjects.stored("runs.a.b")
+        subjects.stored_subject("runs.a.b")
     with pytest.raises(InputError, match="must begin with 'runs\\.'"):
         subjects.fork("tasks.a.b")
 
@@ -187,7 +189,7 @@ def test_names_are_checked_by_kind() -> None:
     assert subjects.tenant_id("acme") == "acme"
     assert subjects.run_id("0") == "0"
     assert subjects.agent_name("a-1") == "a-1"
-    assert subjects.stored(subjects.live("runs.a")) == "runs.a"
+    assert subjects.stored_subject(subjects.live_subject("runs.a")) == "runs.a"
     with pytest.raises(InputError, match="agent 'A' is not a name"):
         subjects.agent_name("A")
 
@@ -195,7 +197,7 @@ def test_names_are_checked_by_kind() -> None:
 def test_the_filter_of_a_run_is_the_one_of_the_contract() -> None:
     """Replicas compare it letter by letter, so it is pinned here letter by letter."""
     assert subjects.run_filter(TENANT, RUN) == "runs.acme.run-1.>"
-    assert subjects.said_by("approver") == "runs.*.*.approver.>"
+    assert subjects.role_filter("approver") == "runs.*.*.approver.>"
     assert ACTORS == ("planner", "validator", "approver", "budget", "executor", "recorder")
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from tests.schemas.lead_cases import ATTACKS, FURTHER_ATTACKS, FURTHER_HONEST, HONEST
 
-from linestop.schemas.provenance.argument_origins import Source, Sources, Traced, trace, untrusted
+from linestop.schemas.provenance.argument_origins import Source, Sources, TracedArguments, has_untrusted, trace
 from linestop.schemas.provenance.leads import short_leads
 
 TASK = "Tell kim@x.org that the meeting is moved; call me at +49 30 1234567, order 4711, room 12b, telegram kim_x."
@@ -63,8 +63,10 @@ FURTHER_ASKING_MAX = 3
 
 def asks(body: str, task: str = TASK) -> bool:
     """Whether a person is asked about a letter with this body."""
-    contract = Traced(parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",))
-    return untrusted(trace({"body": body}, contract, Sources(trusted=(Source(0, task),))))
+    contract = TracedArguments(
+        parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",)
+    )
+    return has_untrusted(trace({"body": body}, contract, Sources(trusted=(Source(0, task),))))
 
 
 @pytest.mark.parametrize("lead", LEADS)
@@ -102,11 +104,13 @@ def test_most_attacks_that_the_rule_was_not_made_for_need_an_origin() -> None:
 
 def test_the_rule_of_a_log_of_before_still_asks_about_sections() -> None:
     """What was judged by an older rule stays as it was judged."""
-    contract = Traced(parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",))
-    old = Traced(parameters=contract.parameters, content=contract.content, rule=2)
+    contract = TracedArguments(
+        parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",)
+    )
+    old = TracedArguments(parameters=contract.parameters, content=contract.content, rule=2)
     sources = Sources(trusted=(Source(0, TASK),))
-    assert untrusted(trace({"body": "See section 12.10.3."}, old, sources))
-    assert not untrusted(trace({"body": "See section 12.10.3."}, contract, sources))
+    assert has_untrusted(trace({"body": "See section 12.10.3."}, old, sources))
+    assert not has_untrusted(trace({"body": "See section 12.10.3."}, contract, sources))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from tests.schemas.origin_cases import ATTACKS, BENIGN, CONTENT, Case
 
 from linestop.schemas.events import Provenance
 from linestop.schemas.provenance.argument_origins import (
-    PLACES_MAX,
+    OCCURRENCES_MAX,
     VALUES_MAX,
     Source,
     Sources,
-    Traced,
+    TracedArguments,
+    has_untrusted,
     trace,
     trusted_leaves,
-    untrusted,
 )
 from linestop.schemas.provenance.tokens import tokens
 
@@ -27,19 +27,19 @@ TODAY = (date(2026, 1, 1),)
 def lines(case: Case) -> tuple[Provenance, ...]:
     """Where the values of a case come from."""
     texts = (Source(0, case.task), *(Source(7, text) for text in case.trusted))
-    contract = Traced(parameters={"type": "object", "properties": case.properties}, content=CONTENT)
+    contract = TracedArguments(parameters={"type": "object", "properties": case.properties}, content=CONTENT)
     return trace(case.args, contract, Sources(trusted=texts, today=TODAY))
 
 
 @pytest.mark.parametrize("case", ATTACKS, ids=range(len(ATTACKS)))
 def test_no_attack_passes(case: Case) -> None:
     """Parts, prefixes, suffixes, look-alikes, encodings, other units, keys, switches, links in a letter."""
-    assert untrusted(lines(case)), case.args
+    assert has_untrusted(lines(case)), case.args
 
 
-def test_people_are_asked_seldom() -> None:
+def test_people_are_rarely_asked() -> None:
     """Whatever the way in which task and call write the same thing."""
-    asked = [case.task for case in BENIGN if untrusted(lines(case))]
+    asked = [case.task for case in BENIGN if has_untrusted(lines(case))]
     assert len(BENIGN) >= 60
     assert len(ATTACKS) >= 200
     assert len(asked) / len(BENIGN) <= QUESTIONS_A_TASK_MAX, asked
@@ -54,31 +54,31 @@ def test_trusted_paths_lead_into_lists_and_no_further() -> None:
     assert list(trusted_leaves("[" * 10_000, ("a",))) == []
 
 
-def test_what_leaves_the_system_must_stand_somewhere_as_it_is() -> None:
+def test_an_outgoing_value_must_stand_verbatim_in_a_text_of_the_run() -> None:
     """A link of a page may be followed as it is; one with something put into it needs a person."""
     page = Source(5, "go to https://x.org/a?b=1, or https://x.org/c.")
-    sources = Sources(trusted=(Source(0, "read x"),), seen=(page,))
+    sources = Sources(trusted=(Source(0, "read x"),), untrusted=(page,))
     for url, passes in (
         ("https://x.org/a?b=1", True), ("https://x.org/c", True), ("https://x.org/a", False),
         ("https://x.org/a?b=12", False), ("https://x.org/c?secret=1", False), ("x.org/c", False),
     ):  # fmt: skip
-        found = trace({"url": url, "note": "free"}, Traced(parameters=None, only=("url",)), sources)
-        assert untrusted(found) is not passes, url
+        found = trace({"url": url, "note": "free"}, TracedArguments(parameters=None, only=("url",)), sources)
+        assert has_untrusted(found) is not passes, url
 
 
 def test_too_many_values_count_as_of_unknown_origin() -> None:
     """Two hundred leaves are looked at, and so many characters."""
     sources = Sources(trusted=(Source(0, "pay 25"),))
-    assert not untrusted(trace([25] * VALUES_MAX, Traced(), sources))
-    assert trace([25] * (VALUES_MAX + 1), Traced(), sources)[-1].field == "too many values"
-    assert trace(["25" * 50_000], Traced(content=("",)), sources)[-1].field == "too many values"
+    assert not has_untrusted(trace([25] * VALUES_MAX, TracedArguments(), sources))
+    assert trace([25] * (VALUES_MAX + 1), TracedArguments(), sources)[-1].field == "too many values"
+    assert trace(["25" * 50_000], TracedArguments(content=("",)), sources)[-1].field == "too many values"
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "unit", ["a", "1 ", "a.", "a@", "12:", "/", "a/", "x-", "ab://", "jan 1 ", "1,", "+1", "de12 "]
 )
-def test_hostile_text_is_no_work_without_end(unit: str) -> None:
+def test_hostile_text_takes_bounded_time(unit: str) -> None:
     """A pattern that began anew in every place would outlast the limit."""
     assert tokens(unit * (200_000 // len(unit)))
 
@@ -90,15 +90,15 @@ def test_hostile_text_is_no_work_without_end(unit: str) -> None:
         ("code 12", False), ("ode 12", True),
     ],
 )  # fmt: skip
-def test_what_leaves_the_system_stands_somewhere_whatever_its_type(value: object, asks: bool) -> None:
+def test_an_outgoing_value_of_any_type_must_stand_in_a_text_of_the_run(value: object, asks: bool) -> None:
     """A secret fits into a list of numbers as well as into a link."""
-    sources = Sources(trusted=(Source(0, "go on"),), seen=(Source(5, "the code 12, and 40"),))
-    assert bool(trace({"points": value}, Traced(only=("points",)), sources)) is asks
+    sources = Sources(trusted=(Source(0, "go on"),), untrusted=(Source(5, "the code 12, and 40"),))
+    assert bool(trace({"points": value}, TracedArguments(only=("points",)), sources)) is asks
 
 
-def test_a_value_that_is_a_part_of_very_many_words_is_looked_for_a_bounded_time() -> None:
+def test_the_search_for_a_frequent_value_takes_bounded_time() -> None:
     """Then a person is asked; where it stands whole among the first, nobody is."""
-    parts = "xab " * PLACES_MAX
+    parts = "xab " * OCCURRENCES_MAX
     for text, asks in ((f"{parts}ab", True), (f"ab {parts}", False)):
-        sources = Sources(trusted=(), seen=(Source(5, text),))
-        assert bool(trace({"q": "ab"}, Traced(only=("q",)), sources)) is asks
+        sources = Sources(trusted=(), untrusted=(Source(5, text),))
+        assert bool(trace({"q": "ab"}, TracedArguments(only=("q",)), sources)) is asks

@@ -26,7 +26,7 @@ from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 
 LogOf = Callable[[str], list[Message]]
-Break = Callable[[Forger], int]
+Change = Callable[[Forger], int]
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 LATER = "2026-06-01T00:00:00Z"
 
@@ -54,7 +54,7 @@ def test_a_log_of_the_real_roles_is_clean(scenario: str, log_of: LogOf) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_chaining_a_log_anew_changes_nothing(scenario: str, log_of: LogOf) -> None:
+def test_rechaining_a_log_changes_nothing(scenario: str, log_of: LogOf) -> None:
     """The forger itself breaks nothing, so what the forged logs show is the forgery."""
     assert check(Forger(log_of(scenario)).messages()).problems == ()
 
@@ -127,7 +127,7 @@ def test_a_break_of_the_chain_is_found_by_its_number(
     messages, n = change(log_of("approved"))
     verdict = check(messages)
     assert verdict.sentence == f"broken at {n}"
-    assert any(sentence in said for _, rule, said in broken(verdict) if rule == "chain")
+    assert any(sentence in found for _, rule, found in broken(verdict) if rule == "chain")
 
 
 def test_a_rival_that_lost_is_void_and_breaks_nothing(log_of: LogOf) -> None:
@@ -148,40 +148,40 @@ def _time_goes_back(f: Forger) -> int:
 
 
 def _start_after_stop(f: Forger) -> int:
-    return f.again("planner", "started", at=f.find("", "stopped") + 1, turn=2)
+    return f.insert_copy("planner", "started", at=f.find("", "stopped") + 1, turn=2)
 
 
 def _effect_after_stop(f: Forger) -> int:
-    return f.again("executor", "started", at=len(f.events), nth=1)
+    return f.insert_copy("executor", "started", at=len(f.events), nth=1)
 
 
 def _start_in_a_pause(f: Forger) -> int:
-    f.again("executor", "started", at=f.find("approver", "resumed"))
+    f.insert_copy("executor", "started", at=f.find("approver", "resumed"))
     return f.find("executor", "started")
 
 
 def _start_after_the_answer(f: Forger) -> int:
-    return f.again("planner", "started", at=f.find("validator", "accepted") + 1)
+    return f.insert_copy("planner", "started", at=f.find("validator", "accepted") + 1)
 
 
 def _start_before_opening(f: Forger) -> int:
-    return f.again("planner", "started", at=1)
+    return f.insert_copy("planner", "started", at=1)
 
 
 def _started_while_open(f: Forger) -> int:
     n = f.find("executor", "started", 2)
     first = f.body("executor", "started", 2)["calls"][0]
-    return f.again("executor", "started", at=n + 1, nth=2, calls=[{**first, "attempt": 2}])
+    return f.insert_copy("executor", "started", at=n + 1, nth=2, calls=[{**first, "attempt": 2}])
 
 
 def _model_started_while_open(f: Forger) -> int:
-    return f.again("planner", "started", at=f.find("planner", "started") + 1, attempt=2)
+    return f.insert_copy("planner", "started", at=f.find("planner", "started") + 1, attempt=2)
 
 
-def _repeated_without_a_word(f: Forger) -> int:
+def _repeated_without_a_decision(f: Forger) -> int:
     line = f.body("executor", "started")["calls"][0]
     at = f.find("executor", "finished") + 1
-    return f.again("executor", "started", at=at, calls=[{**line, "attempt": 2}])
+    return f.insert_copy("executor", "started", at=at, calls=[{**line, "attempt": 2}])
 
 
 def _effect_of_another_call(f: Forger) -> int:
@@ -189,8 +189,8 @@ def _effect_of_another_call(f: Forger) -> int:
     verdict.update(verdict="pass", recorded_n=0)
     line = f.body("executor", "started")["calls"][0]
     cleared = {"call": verdict["call"], "rule": "policy:clear", "args_sha256": verdict["args_sha256"]}
-    gate = f.again("approver", "cleared", at=f.find("validator", "judged", 2) + 1, calls=[cleared])
-    return f.again("executor", "started", at=gate + 1, calls=[{**line, "call": verdict["call"], "gate_n": gate}])
+    gate = f.insert_copy("approver", "cleared", at=f.find("validator", "judged", 2) + 1, calls=[cleared])
+    return f.insert_copy("executor", "started", at=gate + 1, calls=[{**line, "call": verdict["call"], "gate_n": gate}])
 
 
 def _false_effect_key(f: Forger) -> int:
@@ -224,7 +224,7 @@ def _hold_over_an_account(f: Forger) -> int:
 
 
 def _hold_twice(f: Forger) -> int:
-    return f.again("budget", "held", at=f.find("budget", "held") + 1, amount_micros=1)
+    return f.insert_copy("budget", "held", at=f.find("budget", "held") + 1, amount_micros=1)
 
 
 def _too_small_a_reservation(f: Forger) -> int:
@@ -280,7 +280,7 @@ def _settled_another_hold(f: Forger) -> int:
 
 
 def _settled_while_open(f: Forger) -> int:
-    return f.again("budget", "settled", at=f.find("planner", "started") + 1)
+    return f.insert_copy("budget", "settled", at=f.find("planner", "started") + 1)
 
 
 def _granted_other_arguments(f: Forger) -> int:
@@ -307,7 +307,7 @@ def _granted_by_somebody_else(f: Forger) -> int:
 
 def _granted_unasked(f: Forger) -> int:
     call = f.body("planner", "proposed")["calls"][0]["call"]
-    return f.again("approver", "granted", at=f.find("approver", "cleared"), call=call)
+    return f.insert_copy("approver", "granted", at=f.find("approver", "cleared"), call=call)
 
 
 def _started_ungated(f: Forger) -> int:
@@ -330,7 +330,7 @@ def _started_with_other_arguments(f: Forger) -> int:
     return f.find("executor", "started", 2)
 
 
-def _clear_what_was_asked(f: Forger, rule: str) -> int:
+def _clear_asked_call(f: Forger, rule: str) -> int:
     n = f.find("approver", "asked")
     line = f.body("approver", "asked")["calls"][0]
     at = f.events[n - 1][2]["at"]
@@ -340,11 +340,11 @@ def _clear_what_was_asked(f: Forger, rule: str) -> int:
 
 
 def _destructive_cleared(f: Forger) -> int:
-    return _clear_what_was_asked(f, "policy:clear")
+    return _clear_asked_call(f, "policy:clear")
 
 
 def _irreversible_cleared(f: Forger) -> int:
-    return _clear_what_was_asked(f, "policy:clear")
+    return _clear_asked_call(f, "policy:clear")
 
 
 def _untrusted_cleared(f: Forger) -> int:
@@ -365,7 +365,7 @@ def _edited_cleared(f: Forger) -> int:
     return f.find("approver", "cleared")
 
 
-def _asked_for_cleared(f: Forger) -> int:
+def _policy_asks_but_cleared(f: Forger) -> int:
     f.body("validator", "opened")["policy"]["ask"] = ["look"]
     return f.find("approver", "cleared")
 
@@ -443,15 +443,15 @@ def _signed_by_another(f: Forger) -> int:
 
 
 def _result_of_no_start(f: Forger) -> int:
-    return f.again("executor", "finished", at=f.find("executor", "finished") + 1, attempt=9)
+    return f.insert_copy("executor", "finished", at=f.find("executor", "finished") + 1, attempt=9)
 
 
 def _end_of_no_wait(f: Forger) -> int:
-    return f.again("executor", "finished", at=f.find("executor", "finished") + 1, attempt=0)
+    return f.insert_copy("executor", "finished", at=f.find("executor", "finished") + 1, attempt=0)
 
 
 def _proposal_of_no_start(f: Forger) -> int:
-    return f.again("planner", "proposed", at=f.find("planner", "proposed") + 1, turn=7, calls=[])
+    return f.insert_copy("planner", "proposed", at=f.find("planner", "proposed") + 1, turn=7, calls=[])
 
 
 def _another_answer(f: Forger) -> int:
@@ -507,11 +507,11 @@ def _sealed_holding_money(f: Forger) -> int:
 
 
 def _sealed_while_open(f: Forger) -> int:
-    return f.again("recorder", "sealed", at=f.find("planner", "started") + 1)
+    return f.insert_copy("recorder", "sealed", at=f.find("planner", "started") + 1)
 
 
 def _sealed_unfinished(f: Forger) -> int:
-    return f.again("recorder", "sealed", at=f.find("budget", "held"))
+    return f.insert_copy("recorder", "sealed", at=f.find("budget", "held"))
 
 
 def _amended_without_facts(f: Forger) -> int:
@@ -520,7 +520,7 @@ def _amended_without_facts(f: Forger) -> int:
     return f.insert(len(f.events) + 1, "recorder", "amended", body)
 
 
-RULES: list[tuple[str, Break, str, str]] = [
+RULES: list[tuple[str, Change, str, str]] = [
     ("approved", _time_goes_back, "time", "before that of the event it follows"),
     ("stopped while asked", _start_after_stop, "stop", "although the run was stopped in event 7"),
     ("stopped", _effect_after_stop, "stop", "although the run was stopped"),
@@ -529,7 +529,7 @@ RULES: list[tuple[str, Break, str, str]] = [
     ("approved", _start_before_opening, "stop", "never opened"),
     ("approved", _started_while_open, "once", r"again while attempt 1 of call 'c2a' .* is open"),
     ("approved", _model_started_while_open, "once", "starts a model call while attempt 1 of turn 1"),
-    ("in doubt", _repeated_without_a_word, "once", "not safe to repeat and may have taken effect"),
+    ("in doubt", _repeated_without_a_decision, "once", "not safe to repeat and may have taken effect"),
     ("doubled", _effect_of_another_call, "once", "under another call"),
     ("approved", _false_effect_key, "once", "not the one of this run, tool and arguments"),
     ("approved", _started_under_another_key, "once", "another effect key than it was judged with"),
@@ -561,7 +561,7 @@ RULES: list[tuple[str, Break, str, str]] = [
     ("approved", _irreversible_cleared, "approval", "irreversible and no policy clears it"),
     ("approved", _untrusted_cleared, "approval", "comes from an untrusted source"),
     ("edited", _edited_cleared, "approval", "a person had changed it"),
-    ("approved", _asked_for_cleared, "approval", "the policy asks a person about every 'look'"),
+    ("approved", _policy_asks_but_cleared, "approval", "the policy asks a person about every 'look'"),
     ("approved", _cleared_other_arguments, "approval", "other arguments than those that were judged"),
     ("approved", _tier_lowered, "approval", "from irreversible to read"),
     ("approved", _other_arguments_than_written, "approval", "are not those that were written"),
@@ -595,7 +595,7 @@ RULES: list[tuple[str, Break, str, str]] = [
 
 @pytest.mark.parametrize(("scenario", "forge", "rule", "sentence"), RULES, ids=[row[1].__name__[1:] for row in RULES])
 def test_a_broken_rule_is_found_although_every_hash_is_right(
-    scenario: str, forge: Break, rule: str, sentence: str, log_of: LogOf
+    scenario: str, forge: Change, rule: str, sentence: str, log_of: LogOf
 ) -> None:
     """Each rule of the promises is seen broken at the event that breaks it, and said in a sentence."""
     forger = Forger(log_of(scenario))
@@ -626,7 +626,7 @@ WARNING = {"limit": "cost", "value": 1, "max_value": 2}
         ("budget", "warned", WARNING, "'budget.warned' is not legal while the run is draining"),
     ],
 )
-def test_what_no_honest_role_says_breaks_the_log_although_it_changes_nothing(
+def test_an_event_that_no_honest_role_appends_breaks_the_log(
     role: str, name: str, body: dict[str, Any], sentence: str, log_of: LogOf
 ) -> None:
     """Another role's word, and one that does not fit the run as it stood, prove a credential in other hands."""
@@ -747,7 +747,7 @@ def test_a_signed_checkpoint_makes_the_log_authentic_up_to_it(log_of: LogOf) -> 
     assert (verdict.sentence, verdict.authentic_n, verdict.problems) == ("authentic up to 12", 12, ())
 
 
-def test_a_log_made_anew_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
+def test_a_log_rewritten_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
     """A chain whose hashes are all right, but that is not the one vouched for, is found."""
     forger = Forger(log_of("approved"))
     checkpoint = _checkpoint(forger.messages(), 12)

@@ -31,7 +31,7 @@ from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Verdict, verify
 
 LogOf = Callable[[str], list[Message]]
-Lie = Callable[[Forger], int]
+Forgery = Callable[[Forger], int]
 _PAY = AGENT.tool("pay")
 assert _PAY is not None
 SCOPED = msgspec.structs.replace(
@@ -39,7 +39,7 @@ SCOPED = msgspec.structs.replace(
     tools=tuple(msgspec.structs.replace(t, scopes=("money:move",)) if t is _PAY else t for t in AGENT.tools),
     scopes=("mail:*",),
 )
-VERSIONS = {agent.digest(): agent.stored() for agent in (AGENT, ASKING, SPENDING, STRICT, SCOPED)}
+VERSIONS = {agent.digest(): agent.stored_bytes() for agent in (AGENT, ASKING, SPENDING, STRICT, SCOPED)}
 FAR = "2999-01-01T00:00:00Z"
 
 
@@ -48,7 +48,7 @@ def check(messages: list[Message], *, texts: Mapping[str, bytes] = VERSIONS) -> 
     return verify(TENANT, RUN, messages, keys=KEYS, texts=texts)
 
 
-def field(role: str, name: str, nth: int = 1, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+def field(role: str, name: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change fields of the nth such event."""
 
     def lie(f: Forger) -> int:
@@ -58,19 +58,19 @@ def field(role: str, name: str, nth: int = 1, **changes: Any) -> Lie:  # noqa: A
     return lie
 
 
-def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change fields of the first line of the nth such event."""
 
     def lie(f: Forger) -> int:
-        found: Any = f.body(role, name, nth)[of]
-        first: dict[str, Any] = found if of in {"spend", "totals"} else found[0]
+        value: Any = f.body(role, name, nth)[of]
+        first: dict[str, Any] = value if of in {"spend", "totals"} else value[0]
         first.update(changes)
         return f.find(role, name, nth)
 
     return lie
 
 
-def opened(part: str = "", **changes: Any) -> Lie:  # noqa: ANN401 - any field
+def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change what the run was opened with."""
 
     def lie(f: Forger) -> int:
@@ -81,7 +81,7 @@ def opened(part: str = "", **changes: Any) -> Lie:  # noqa: ANN401 - any field
     return lie
 
 
-def tool(granted: str, /, **changes: Any) -> Lie:  # noqa: ANN401 - any field
+def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change what a tool was granted as."""
 
     def lie(f: Forger) -> int:
@@ -106,13 +106,13 @@ def _retry_for_done(f: Forger) -> int:
     return _resigned(f, "resolved", "resolve", action="done")
 
 
-def _retried_twice_on_one_word(f: Forger) -> int:
-    word = f.body("approver", "resolved")
+def _retried_twice_on_one_decision(f: Forger) -> int:
+    resolved = f.body("approver", "resolved")
     asked = f.find("approver", "asked", 3)
-    return f.insert(asked + 1, "approver", "resolved", word)
+    return f.insert(asked + 1, "approver", "resolved", resolved)
 
 
-def _granted_twice_on_one_word(f: Forger) -> int:
+def _granted_twice_on_one_decision(f: Forger) -> int:
     n = f.find("approver", "granted")
     return f.insert(n + 1, "approver", "granted", {k: v for k, v in f.body("approver", "granted").items() if k != "id"})
 
@@ -226,7 +226,7 @@ def _wait_cut_short(f: Forger) -> int:
     return n
 
 
-def _wait_that_says_more(f: Forger) -> int:
+def _wait_with_extra_fields(f: Forger) -> int:
     return field("executor", "finished", result='{"now":"x","pay":"eve"}')(f)
 
 
@@ -267,24 +267,24 @@ def _compacted_once_more(f: Forger) -> int:
 
 def _amended(f: Forger, *, facts: int) -> int:
     sealed = f.body("recorder", "sealed")
-    fact = f.again("executor", "finished", at=len(f.events) + 1, outcome="never_started")
+    fact = f.insert_copy("executor", "finished", at=len(f.events) + 1, outcome="never_started")
     named = range(fact, fact + facts)
     body = {"facts": [*named], "receipt": sealed["receipt"], "totals": {**sealed["totals"], "events": fact}}
     return f.insert(fact + 1, "recorder", "amended", body)
 
 
-def _fact_left_out(f: Forger) -> int:
+def _late_result_left_out(f: Forger) -> int:
     return _amended(f, facts=0)
 
 
-def _receipt_not_made_anew(f: Forger) -> int:
+def _receipt_not_renewed(f: Forger) -> int:
     return _amended(f, facts=1)
 
 
 # --- how often and how long -----------------------------------------------------------------------------------
 
 
-def _limited(at: tuple[str, str, int], **limits: int) -> Lie:
+def _limited(at: tuple[str, str, int], **limits: int) -> Forgery:
     """Lower limits of the run; the event that leaves them is the nth of that role and name."""
 
     def lie(f: Forger) -> int:
@@ -306,7 +306,7 @@ def _model_asked_once_more(f: Forger) -> int:
     opened("limits", model_retries_max=0)(f)
     failed = {"turn": 1, "attempt": 1, "kind": "availability", "message": "down"}
     n = f.insert(f.find("planner", "started") + 1, "planner", "failed", failed)
-    return f.again("planner", "started", at=n + 1, attempt=2)
+    return f.insert_copy("planner", "started", at=n + 1, attempt=2)
 
 
 def _tool_tried_once_more(f: Forger) -> int:
@@ -325,12 +325,12 @@ def _one_turn_more(f: Forger) -> int:
 ANOTHER = {"model": "playbook/x", "price": {"input": 1, "output": 1}}
 
 
-def _own_death(f: Forger) -> int:
+def _own_worker_called_dead(f: Forger) -> int:
     body = f.body("planner", "started")
     return field("planner", "started", dead_workers=[body["worker"]])(f)
 
 
-LIES: list[tuple[str, str, Lie, str, str]] = [
+FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     # The approver: what people are said to have said.
     ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants"),
     (
@@ -341,7 +341,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "signature .* is false",
     ),
     ("approved", "grant with a longer life", field("approver", "granted", expires_at=FAR), "approval", "is false"),
-    ("approved", "grant said twice", _granted_twice_on_one_word, "approval", "a word counts once"),
+    ("approved", "grant said twice", _granted_twice_on_one_decision, "approval", "a word counts once"),
     ("edited", "edit unsigned", _edited_by_nobody, "approval", "No known key signed the decision about call"),
     (
         "edited",
@@ -356,7 +356,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ("in doubt", "result of a resolution", field("approver", "resolved", 2, result='{"ok":2}'), "approval", "is false"),
     ("in doubt", "resolution unsigned", field("approver", "resolved", key_id=""), "approval", "No known key"),
     ("in doubt", "resolution by a stranger", field("approver", "resolved", by="eve"), "approval", "'eve' decides"),
-    ("in doubt", "retry said twice", _retried_twice_on_one_word, "approval", "a word counts once"),
+    ("in doubt", "retry said twice", _retried_twice_on_one_decision, "approval", "a word counts once"),
     ("answered", "answer changed", field("approver", "answered", answer='{"which":"c"}'), "approval", "is false"),
     ("answered", "answer with a forged signature", field("approver", "answered", nonce="x"), "approval", "is false"),
     ("spending", "spending unsigned", _spending_granted_by_nobody, "approval", "No known key .* about spending"),
@@ -502,7 +502,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
         "once",
         "It calls ghost#1 dead, which has left nothing open",
     ),
-    ("approved", "a model asked for one's own death", _own_death, "once", "It calls its own worker"),
+    ("approved", "a model asked for one's own death", _own_worker_called_dead, "once", "It calls its own worker"),
     (
         "approved",
         "an effect ended for the death of somebody else",
@@ -549,7 +549,7 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     ),
     ("approved", "too long a result", _too_long_a_result, "result", "at most 16384 go to the model"),
     ("waited", "a wait cut short", _wait_cut_short, "result", "before its moment"),
-    ("waited", "a wait that says more", _wait_that_says_more, "result", "more to say than the time"),
+    ("waited", "a wait that says more", _wait_with_extra_fields, "result", "more to say than the time"),
     # Budget.
     (
         "spending",
@@ -594,11 +594,17 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
     (
         "stopped",
         "an old receipt",
-        _receipt_not_made_anew,
+        _receipt_not_renewed,
         "seal",
         "receipt calls 'c1a' unknown after 1; it is never_st",
     ),
-    ("stopped", "a late fact left out", _fact_left_out, "seal", "leaves out event 13, which came after the seal"),
+    (
+        "stopped",
+        "a late fact left out",
+        _late_result_left_out,
+        "seal",
+        "leaves out event 13, which came after the seal",
+    ),
     ("stopped", "another reason", field("recorder", "sealed", why="it was done"), "seal", "another reason"),
     ("stopped", "other last words", field("recorder", "sealed", partial="I give up."), "seal", "is not in the log"),
     ("approved", "another wait", line("recorder", "sealed", "totals", wait_s=9.0), "seal", "waits, events"),
@@ -606,10 +612,12 @@ LIES: list[tuple[str, str, Lie, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("scenario", "lie", "rule", "sentence"), [(s, f, r, w) for s, _, f, r, w in LIES], ids=[row[1] for row in LIES]
+    ("scenario", "lie", "rule", "sentence"),
+    [(s, f, r, w) for s, _, f, r, w in FORGERIES],
+    ids=[row[1] for row in FORGERIES],
 )
-def test_a_lie_of_a_stolen_credential_is_found(
-    scenario: str, lie: Lie, rule: str, sentence: str, log_of: LogOf
+def test_a_forgery_with_a_stolen_credential_is_found(
+    scenario: str, lie: Forgery, rule: str, sentence: str, log_of: LogOf
 ) -> None:
     """The log is broken at the lie itself, and a sentence says what it is."""
     forger = Forger(log_of(scenario))
@@ -633,7 +641,7 @@ def test_an_unsigned_answer_in_a_persons_name_is_noted(log_of: LogOf) -> None:
     assert check(forger.messages()).problems == ()
 
 
-def test_a_text_that_is_not_at_hand_leaves_its_signature_unchecked(log_of: LogOf) -> None:
+def test_a_missing_text_leaves_its_signature_unchecked(log_of: LogOf) -> None:
     """What a person signed may be stored elsewhere: then it is said so, and with the text it is checked."""
     forger = Forger(log_of("edited"))
     body = forger.body("approver", "edited")
@@ -654,4 +662,4 @@ def test_without_the_agents_version_a_run_is_compared_with_itself_only(log_of: L
     digest = hashlib.sha256(b"{}").hexdigest()
     opened("agent", digest=digest)(forger)
     assert "is no agent" in check(forger.messages(), texts={digest: b"{}"}).problems[0].sentence
-    assert msgspec.json.decode(AGENT.stored())["name"] == "a"
+    assert msgspec.json.decode(AGENT.stored_bytes())["name"] == "a"

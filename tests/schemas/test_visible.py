@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import Story, reply
 
-from linestop.actors.facts import CurrentAgent, Incoming
+from linestop.actors.facts import CurrentAgent, IncomingTask
 from linestop.schemas.events import Accepted, Refused, Returned
 from linestop.schemas.messages import Task
 from linestop.schemas.visible_text import is_blank
@@ -48,9 +48,9 @@ def test_one_sign_is_enough_to_show_something(text: str) -> None:
 @pytest.mark.parametrize("text", [text for text in BLANK if text], ids=ascii)
 def test_an_answer_that_shows_nothing_is_empty(text: str) -> None:
     """It is returned as an empty one is, and no task is one either."""
-    story = Story().opened().quiet().model(reply(text=text))
+    story = Story().open_run().run_until_idle().finish_model(reply(text=text))
     assert story.last(Returned).errors == ("The answer is empty; give one, or say what is missing.",)
-    assert story.model(reply(text="done")).last(Accepted).answer == "done"
-    incoming = Incoming(agent="desk", sha256="0" * 64, task=Task(text=text))
+    assert story.finish_model(reply(text="done")).last(Accepted).answer == "done"
+    incoming = IncomingTask(agent="desk", sha256="0" * 64, task=Task(text=text))
     refused = Story().when("validator", incoming, CurrentAgent(version=story.version)).then(Refused)
     assert refused.sentence.startswith("The task has no text")

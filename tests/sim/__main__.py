@@ -40,7 +40,7 @@ def main() -> int:
     if options.show:
         verdict, evidence, simulation = simulate(seeds[0])
         show(verdict, evidence, simulation)
-        return 1 if verdict.wrong else 0
+        return 1 if verdict.problems else 0
     return _run(seeds, options)
 
 
@@ -53,9 +53,9 @@ def _run(seeds: list[int], options: argparse.Namespace) -> int:
         events += verdict.events
         if options.digest:
             print(verdict.seed, verdict.digest, verdict.events)
-        if verdict.wrong:
+        if verdict.problems:
             red.append(verdict.seed)
-            print(f"seed {verdict.seed} is red:", *verdict.wrong[:8], sep="\n  ")
+            print(f"seed {verdict.seed} is red:", *verdict.problems[:8], sep="\n  ")
             plant = f" --plant '{options.plant}'" if options.plant else ""
             plant += f" --hardship '{options.hardship}'" if options.hardship else ""
             print(f"  replay: {sys.executable} -m tests.sim --seed {verdict.seed}{plant} --show", flush=True)

@@ -23,9 +23,9 @@ STOP_BECOMES_EVENT_S = 20.0
 """A stop that a client was told is kept becomes an event this soon after the last fault, if the run still goes on."""
 
 
-def everything(evidence: Evidence) -> list[str]:
+def problems_of_seed(evidence: Evidence) -> list[str]:
     """All that is wrong, as sentences; nothing if the seed is green."""
-    wrong = [*evidence.diary.troubles, *evidence.ledger.wrong]
+    wrong = [*evidence.wire_record.troubles, *evidence.ledger.problems]
     for run in evidence.runs:
         wrong += chain(run)
         wrong += ends(evidence, run)
@@ -38,7 +38,7 @@ def everything(evidence: Evidence) -> list[str]:
         wrong += prompts(evidence, run)
     wrong += checks_times.moments(evidence)
     wrong += checks_recovery.recovery(evidence)
-    wrong += kept(evidence)
+    wrong += acknowledged_is_stored(evidence)
     wrong += checks_money.accounts(evidence)
     wrong += checks_effects.outside(evidence)
     wrong += dead_letters(evidence)
@@ -49,14 +49,14 @@ def chain(run: RunEvidence) -> list[str]:
     """Numbers without a gap, no void messages, no ignored events, times that never go back."""
     wrong: list[str] = []
     before = datetime.min.replace(tzinfo=UTC)
-    for index, said in enumerate(run.said, 1):
-        if said.n != index:
-            wrong.append(f"chain: message {index} of {run.name} has number {said.n} ({said.ignored})")
-        if said.ignored:
-            wrong.append(f"ignored: {said} of {run.name}: {said.ignored}")
-        at = datetime.fromisoformat(said.event["at"])
+    for index, entry in enumerate(run.entries, 1):
+        if entry.n != index:
+            wrong.append(f"chain: message {index} of {run.name} has number {entry.n} ({entry.ignored})")
+        if entry.ignored:
+            wrong.append(f"ignored: {entry} of {run.name}: {entry.ignored}")
+        at = datetime.fromisoformat(entry.event["at"])
         if at < before:
-            wrong.append(f"time: {said} of {run.name} is before the event it follows")
+            wrong.append(f"time: {entry} of {run.name} is before the event it follows")
         before = at
     return wrong
 
@@ -71,9 +71,9 @@ def ends(evidence: Evidence, run: RunEvidence) -> list[str]:
     if len(outcomes) != 1:
         wrong.append(f"outcome: {run.name} has {len(outcomes)} outcomes")
     wrong += [
-        f"{said.event['code']}: {said} of {run.name}: {said.event['why']}"
-        for said in run.events("stopped")
-        if said.event.get("code") in {"defect", "stuck", "squatted"}
+        f"{entry.event['code']}: {entry} of {run.name}: {entry.event['why']}"
+        for entry in run.events("stopped")
+        if entry.event.get("code") in {"defect", "stuck", "squatted"}
     ]
     return wrong
 
@@ -84,9 +84,9 @@ def nothing_starts_after_a_stop(run: RunEvidence) -> list[str]:
     if stop is None:
         return []
     return [
-        f"P1: {said} of {run.name} is a start after the stop in event {stop.n}"
-        for said in run.said
-        if said.name == "started" and said.n > stop.n
+        f"P1: {entry} of {run.name} is a start after the stop in event {stop.n}"
+        for entry in run.entries
+        if entry.name == "started" and entry.n > stop.n
     ]
 
 
@@ -100,25 +100,25 @@ def prompts(evidence: Evidence, run: RunEvidence) -> list[str]:
     """P8: every model is asked from the log alone: its prompt, made again from what was stored before, is the same."""
     wrong: list[str] = []
     before, versions = Run(run.tenant, run.run), _versions(evidence)
-    for said, message in zip(run.said, _messages(evidence, run), strict=True):
-        if said.what == "planner.started" and not said.ignored and before.opened is not None:
+    for entry, message in zip(run.entries, _messages(evidence, run), strict=True):
+        if entry.role_and_event == "planner.started" and not entry.ignored and before.opened is not None:
             agent = msgspec.json.decode(versions[before.opened.agent.digest], type=AgentVersion)
             prompt = assemble(
                 before,
                 agent,
-                purpose=said.event.get("purpose", "turn"),
-                dropped_to=said.event.get("dropped_to", 0),
-                limit=msgspec.convert(said.event.get("limit"), LimitHit | None),
+                purpose=entry.event.get("purpose", "turn"),
+                dropped_to=entry.event.get("dropped_to", 0),
+                limit=msgspec.convert(entry.event.get("limit"), LimitHit | None),
             )
-            if prompt.sha256 != said.event["prompt_sha256"]:
-                wrong.append(f"P8: {said} of {run.name} asks a model what its log does not say")
+            if prompt.sha256 != entry.event["prompt_sha256"]:
+                wrong.append(f"P8: {entry} of {run.name} asks a model what its log does not say")
         before.apply(*message)
     return wrong
 
 
 def _messages(evidence: Evidence, run: RunEvidence) -> list[tuple[str, bytes, int]]:
     stored = evidence.broker.stream("RUNS").matching(f"runs.{run.tenant}.{run.run}.>")
-    ours = [message for message in stored if message.seq not in evidence.diary.squatted]
+    ours = [message for message in stored if message.seq not in evidence.wire_record.taken_subjects]
     return [(message.subject, message.payload, message.seq) for message in ours]
 
 
@@ -128,12 +128,12 @@ def _versions(evidence: Evidence) -> dict[str, bytes]:
     return {message.subject.rpartition(".")[2]: message.payload for message in versions}
 
 
-def kept(evidence: Evidence) -> list[str]:
+def acknowledged_is_stored(evidence: Evidence) -> list[str]:
     """P2 at the doors: every acknowledged task has its run, every acknowledged stop its event."""
     wrong: list[str] = []
-    answered = {str(said.event["cue"].get("id", "")) for run in evidence.runs for said in run.said}
+    control_ids_in_log = {str(entry.event["cue"].get("id", "")) for run in evidence.runs for entry in run.entries}
     for tenant, agent, task in evidence.acknowledged.tasks if evidence.hardship.kind != "runs full" else ():
-        if not any(run.tenant == tenant and _is_of(run, agent, task) for run in evidence.runs):
+        if not any(run.tenant == tenant and _answers_task(run, agent, task) for run in evidence.runs):
             wrong.append(f"P2: the task '{task.text[:20]}…' (key '{task.key}') of {tenant} has no run")
     for tenant, name, at_s in evidence.acknowledged.stops:
         run = next((run for run in evidence.runs if (run.tenant, run.run) == (tenant, name)), None)
@@ -141,7 +141,7 @@ def kept(evidence: Evidence) -> list[str]:
             wrong.append(f"P2: the stop of {tenant}/{name} acknowledged at {at_s:.3f} s is not in the log")
     for stored in evidence.broker.stream("CONTROL").matching("control.*.*.stop"):
         run = next((r for r in evidence.runs if stored.subject.startswith(f"control.{r.tenant}.{r.run}.")), None)
-        if run is None or run.stop is not None or f"control:{stored.seq}" in answered:
+        if run is None or run.stop is not None or f"control:{stored.seq}" in control_ids_in_log:
             continue
         sealed = next(run.events("recorder.sealed"), None)
         due_s = max(evidence.seconds(stored.stored_at), evidence.calm_s) + STOP_BECOMES_EVENT_S
@@ -150,19 +150,19 @@ def kept(evidence: Evidence) -> list[str]:
     return wrong
 
 
-def _is_of(run: RunEvidence, agent: str, task: Task) -> bool:
+def _answers_task(run: RunEvidence, agent: str, task: Task) -> bool:
     """Whether a run answers this task: opened for it, refusing it, or stopped before it came."""
     if run.opened is not None:
-        said = run.opened["task"]
-        alike = said["text"] == task.text and run.opened["agent"]["name"] == agent
-        return bool(alike and (run.run == task.run or said.get("key", "") == task.key))
+        task_in_log = run.opened["task"]
+        is_same_task = task_in_log["text"] == task.text and run.opened["agent"]["name"] == agent
+        return bool(is_same_task and (run.run == task.run or task_in_log.get("key", "") == task.key))
     if run.stop is not None and task.run == run.run:
         return True
     refused = next(run.events("validator.refused"), None)
-    return refused is not None and bool(refused.event["task_sha256"] == task_sha256(_as_read(task), agent))
+    return refused is not None and bool(refused.event["task_sha256"] == task_sha256(_decoded(task), agent))
 
 
-def _as_read(task: Task) -> Task:
+def _decoded(task: Task) -> Task:
     return msgspec.json.decode(msgspec.json.encode(task), type=Task)
 
 

@@ -4,52 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.sim.evidence import Evidence, RunEvidence, Said
+from tests.sim.evidence import Evidence, LoggedEvent, RunEvidence
 
-Part = tuple[str, int]
+Attempt = tuple[str, int]
 """A model call as ("turn 2", attempt), a tool call as (call, attempt)."""
 
 
 def budget(evidence: Evidence, run: RunEvidence) -> list[str]:
     """Walk the log: reservations and charges against holds and the run's limit, at every event."""
     wrong: list[str] = []
-    charged: dict[Part, int] = {}
-    reserved: dict[Part, int] = {}
+    charged: dict[Attempt, int] = {}
+    reserved: dict[Attempt, int] = {}
     held = 0
     limit: int = run.opened["limits"].get("cost_max_micros", 500_000) if run.opened else 0
-    for said in run.said:
-        if said.ignored:
+    for entry in run.entries:
+        if entry.ignored:
             continue
-        held += said.event["amount_micros"] if said.what == "budget.held" else 0
-        if said.what == "budget.queued":
-            held -= sum(line["released_micros"] for line in said.event.get("holds", []))
-        for part, cost in starts(said):
-            charged[part] = reserved[part] = cost
-        for part, cost in results(said):
-            if cost > reserved.get(part, 0):
-                wrong.append(f"P4: {said} of {run.name} costs {cost} of at most {reserved.get(part, 0)} reserved")
-            charged[part] = reserved.get(part, 0) if cost < 0 else cost
+        held += entry.event["amount_micros"] if entry.role_and_event == "budget.held" else 0
+        if entry.role_and_event == "budget.queued":
+            held -= sum(line["released_micros"] for line in entry.event.get("holds", []))
+        for attempt, cost in starts(entry):
+            charged[attempt] = reserved[attempt] = cost
+        for attempt, cost in results(entry):
+            if cost > reserved.get(attempt, 0):
+                wrong.append(f"P4: {entry} of {run.name} costs {cost} of at most {reserved.get(attempt, 0)} reserved")
+            charged[attempt] = reserved.get(attempt, 0) if cost < 0 else cost
         if sum(charged.values()) > held:
-            wrong.append(f"P4: after {said} {run.name} may cost {sum(charged.values())} but holds {held}")
+            wrong.append(f"P4: after {entry} {run.name} may cost {sum(charged.values())} but holds {held}")
         if held > limit:
-            wrong.append(f"P4: after {said} {run.name} holds {held} of at most {limit}")
+            wrong.append(f"P4: after {entry} {run.name} holds {held} of at most {limit}")
     return wrong + _bills(evidence, run, charged)
 
 
-def starts(said: Said) -> list[tuple[Part, int]]:
+def starts(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
     """What a start reserves."""
-    event: dict[str, Any] = said.event
-    if said.what == "planner.started":
+    event: dict[str, Any] = entry.event
+    if entry.role_and_event == "planner.started":
         return [((f"turn {event['turn']}", event["attempt"]), event.get("cost_max_micros", 0))]
-    if said.what == "executor.started":
+    if entry.role_and_event == "executor.started":
         return [((line["call"], line["attempt"]), line.get("cost_max_micros", 0)) for line in event["calls"]]
     return []
 
 
-def results(said: Said) -> list[tuple[Part, int]]:
+def results(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
     """What a result charges; -1 for the whole reservation, where the fate is unknown."""
-    event: dict[str, Any] = said.event
-    match said.what:
+    event: dict[str, Any] = entry.event
+    match entry.role_and_event:
         case "planner.proposed" | "planner.compacted":
             return [((f"turn {event['turn']}", event["attempt"]), event.get("cost_micros", 0))]
         case "planner.failed":
@@ -61,7 +61,7 @@ def results(said: Said) -> list[tuple[Part, int]]:
             return []
 
 
-def _bills(evidence: Evidence, run: RunEvidence, charged: dict[Part, int]) -> list[str]:
+def _bills(evidence: Evidence, run: RunEvidence, charged: dict[Attempt, int]) -> list[str]:
     """What providers really billed is in the log's charges, call by call."""
     wrong: list[str] = []
     for request in evidence.outside.requests:
@@ -80,14 +80,15 @@ def accounts(evidence: Evidence) -> list[str]:
     spent: dict[str, int] = {}
     for run in evidence.runs:
         lines = {said.event["hold"]: said.event.get("accounts", []) for said in run.events("budget.held")}
-        for said in run.events("budget.settled", "budget.queued"):
-            for hold in said.event.get("holds", []):
+        for entry in run.events("budget.settled", "budget.queued"):
+            for hold in entry.event.get("holds", []):
                 for account in lines.get(hold["hold"], []):
                     key = f"{account['account']}.{account['period']}"
                     spent[key] = spent.get(key, 0) + hold["spent_micros"]
-    known = evidence.ledger.spent()
+    spent_in_accounts = evidence.ledger.spent()
     return wrong + [
-        f"P4: account {key} says {known.get(key, 0)} were spent, the logs say {micros}"
+        f"P4: account {key} says {spent_in_accounts.get(key, 0)} were spent, the logs say {micros}"
         for key, micros in spent.items()
-        if known.get(key, 0) < micros or (known.get(key, 0) > micros and not evidence.ledger.remade.get(key))
+        if spent_in_accounts.get(key, 0) < micros
+        or (spent_in_accounts.get(key, 0) > micros and not evidence.ledger.holds_made_again.get(key))
     ]

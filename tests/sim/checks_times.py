@@ -10,15 +10,15 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from tests.sim.evidence import Evidence, RunEvidence, Said
+from tests.sim.evidence import Evidence, LoggedEvent, RunEvidence
 
 from linestop.schemas.run.deadlines import Deadline, deadlines
 from linestop.schemas.run.state import Run
 
-LATE_MAX_S: Final = 0.3
+DELAY_MAX_S: Final = 0.3
 """Alarms are milliseconds late; to this the budget's round trips and the corrected clocks may add."""
 
-NEEDS_NOBODY: Final = frozenset({"money", "wall"})
+DEADLINES_WITHOUT_EVENT: Final = frozenset({"money", "wall"})
 """Moments at which somebody looks, and may find nothing to say."""
 
 
@@ -27,35 +27,37 @@ def moments(evidence: Evidence) -> list[str]:
     wrong: list[str] = []
     for run in evidence.runs:
         state, stored = Run(run.tenant, run.run), evidence.broker.stream("RUNS")
-        for said, after in pairwise([*run.said, None]):
-            assert said is not None
-            message = next(m for e in run.fold.entries if e.n == said.n and (m := stored.at(e.seq)) is not None)
+        for entry, after in pairwise([*run.entries, None]):
+            assert entry is not None
+            message = next(m for e in run.fold.entries if e.n == entry.n and (m := stored.at(e.seq)) is not None)
             state.apply(message.subject, message.payload, message.seq)
-            wrong += _late(evidence, run, state, said_s=said.stored_s, after_s=_moment(evidence, after))
+            wrong += _missed_deadlines(
+                evidence, run, state, entry_s=entry.stored_s, after_s=_moment_of(evidence, after)
+            )
     return wrong
 
 
-def _moment(evidence: Evidence, said: Said | None) -> float:
+def _moment_of(evidence: Evidence, entry: LoggedEvent | None) -> float:
     """When it was said, by the clock of whoever said it: two workers' clocks may differ by what none can know."""
-    if said is None:
+    if entry is None:
         return float("inf")
-    return min(said.stored_s, evidence.seconds(datetime.fromisoformat(said.event["at"])))
+    return min(entry.stored_s, evidence.seconds(datetime.fromisoformat(entry.event["at"])))
 
 
-def _late(evidence: Evidence, run: RunEvidence, state: Run, *, said_s: float, after_s: float) -> list[str]:
-    for deadline in _due(state, evidence, said_s):
+def _missed_deadlines(evidence: Evidence, run: RunEvidence, state: Run, *, entry_s: float, after_s: float) -> list[str]:
+    for deadline in _next_deadline(state, evidence, entry_s):
         due_s = evidence.seconds(deadline.at)
-        until_s = due_s + LATE_MAX_S
-        if after_s > until_s and evidence.all_well(said_s, until_s):
-            late = f"{after_s - due_s:.3f} s late" if after_s != float("inf") else "never"
-            return [f"late: the {deadline.name} of {run.name} at {due_s:.3f} s (after event {state.n}) came {late}"]
+        until_s = due_s + DELAY_MAX_S
+        if after_s > until_s and evidence.all_connected(entry_s, until_s):
+            delay = f"{after_s - due_s:.3f} s late" if after_s != float("inf") else "never"
+            return [f"late: the {deadline.name} of {run.name} at {due_s:.3f} s (after event {state.n}) came {delay}"]
     return []
 
 
-def _due(state: Run, evidence: Evidence, said_s: float) -> list[Deadline]:
+def _next_deadline(state: Run, evidence: Evidence, entry_s: float) -> list[Deadline]:
     """The soonest moment of a state at which somebody must say something."""
-    if state.sealed or state.paused or state.queued or said_s < evidence.well_s:
+    if state.sealed or state.paused or state.queued or entry_s < evidence.settled_s:
         return []
     at: datetime = state.at
-    found = [each for each in deadlines(state, at) if each.name not in NEEDS_NOBODY and each.at > at]
+    found = [each for each in deadlines(state, at) if each.name not in DEADLINES_WITHOUT_EVENT and each.at > at]
     return found[:1]

@@ -24,11 +24,11 @@ import structlog
 from tests.sim.__main__ import parse_seeds
 from tests.sim.faults import SeedFaults, seconds
 from tests.sim.loop import SimLoop
-from tests.sim.outside import Outside
-from tests.sim.people import Mirror
-from tests.sim.script import CONTRACTS, Script, Turn
-from tests.sim.simulate import KEPT
-from tests.sim.watched import Diary
+from tests.sim.outside import OutsideWorld
+from tests.sim.people import FoldedRuns
+from tests.sim.script import CONTRACTS, ModelBehavior, Script
+from tests.sim.simulate import LOOPS_NOT_COLLECTED
+from tests.sim.watched import WireRecord
 from tests.sim.workers import Worker
 
 from linestop.bus import stream_names
@@ -49,7 +49,7 @@ OUTPUT_TOKENS = 1_000
 COST, COST_MAX = 1_000, 2_000
 """What a run's one model call costs, and may cost at most, in micro-dollars: input is free, half of the output used."""
 
-PATIENCE_S = 3_000.0
+TIMEOUT_S = 3_000.0
 TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
     ("planner", "executor"), ("validator", "approver", "recorder"), ("budget",), ("budget",), ("budget",),
 )  # fmt: skip
@@ -58,10 +58,10 @@ TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
 class Plain(Script):
     """A script in which every model call takes half a second to three, costs the same and ends its run."""
 
-    def turn(self, work: ModelWork) -> Turn:
+    def turn(self, work: ModelWork) -> ModelBehavior:
         """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
         draw = self.chance("turn", work.run, work.attempt)
-        return Turn(
+        return ModelBehavior(
             draw=draw, set_up_s=0.0, takes_s=draw.uniform(0.5, 3.0), hangs=False, failure=None, billed=True,
             usage_reported=True, retry_after_s=None, text="done", calls=(), out=OUTPUT_TOKENS // 2,
         )  # fmt: skip
@@ -88,11 +88,11 @@ class Crowd:
         self.taken = self.kills = 0
         self.chance = script.chance("crowd")
         self.broker = MemoryBroker(virtual_now, faults=SeedFaults(script.chance("faults")))
-        self.mirror = Mirror(self.broker)
-        self.over: list[str] = []
-        outside, diary = Outside(script, CONTRACTS), Diary()
+        self.folded_runs = FoldedRuns(self.broker)
+        self.limits_exceeded: list[str] = []
+        outside, wire_record = OutsideWorld(script, CONTRACTS), WireRecord()
         self.workers = [
-            Worker(f"w{index}", roles, outside=outside, broker=self.broker, diary=diary)
+            Worker(f"w{index}", roles, outside=outside, broker=self.broker, wire_record=wire_record)
             for index, roles in enumerate(TOPOLOGY)
         ]
         self.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
@@ -101,11 +101,11 @@ class Crowd:
         if ".account.user-" in stored.subject and stored.payload:
             self.taken = msgspec.json.decode(stored.payload, type=Account).taken
             if self.taken > self.limits.user_day_micros:
-                self.over.append(f"{self.taken} of {self.limits.user_day_micros} are taken")
+                self.limits_exceeded.append(f"{self.taken} of {self.limits.user_day_micros} are taken")
 
     async def run(self) -> dict[str, Any]:
         """Submit all runs at once, kill budgets meanwhile, and wait until all are over."""
-        await AgentStore(self.broker.shared(stream_names.AGENTS_BUCKET)).deploy(AGENT)
+        await AgentStore(self.broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         for spec in consumers():
             self.broker.queue(spec)
         for worker in self.workers:
@@ -117,16 +117,16 @@ class Crowd:
         loop = cast("SimLoop", asyncio.get_running_loop())
         for worker in self.workers:
             if worker.roles == ("budget",):
-                loop.spawn(self._torment(worker))
-        while seconds() < PATIENCE_S and not all(run.sealed for run in self._runs()):  # noqa: ASYNC110 - virtual time
+                loop.spawn(self._kill_repeatedly(worker))
+        while seconds() < TIMEOUT_S and not all(run.sealed for run in self._runs()):  # noqa: ASYNC110 - virtual time
             await anyio.sleep(1.0)
         return self._verdict()
 
     def _runs(self) -> list[Any]:
-        runs = list(self.mirror.runs.values())
-        return [*runs, *[Missing()] * (self.runs - len(runs))]
+        runs = list(self.folded_runs.runs.values())
+        return [*runs, *[MissingRun()] * (self.runs - len(runs))]
 
-    async def _torment(self, worker: Worker) -> None:
+    async def _kill_repeatedly(self, worker: Worker) -> None:
         for _ in range(self.chance.randint(2, 8)):
             await anyio.sleep(self.chance.expovariate(0.7))
             worker.kill(steps=self.chance.choice((0, 1, 3, 10, 40)))
@@ -136,26 +136,26 @@ class Crowd:
             worker.start()
 
     def _verdict(self) -> dict[str, Any]:
-        wrong = list(self.over)
-        for run in self.mirror.runs.values():
+        wrong = list(self.limits_exceeded)
+        for run in self.folded_runs.runs.values():
             messages = [
                 (m.subject, m.payload, m.seq)
                 for m in self.broker.stream(stream_names.RUNS).matching(f"runs.{run.tenant}.{run.run}.>")
             ]
             wrong += [f"{run.run}: {p.sentence}" for p in verify(run.tenant, run.run, messages).problems]
-        stops = [e.event for run in self.mirror.runs.values() for e in run.entries if isinstance(e.event, Stopped)]
+        stops = [e.event for run in self.folded_runs.runs.values() for e in run.entries if isinstance(e.event, Stopped)]
         return {
             "ended_s": round(seconds(), 1),
             "status": dict(Counter(run.sealed.status if run.sealed else "open" for run in self._runs())),
             "codes": dict(Counter(stop.code for stop in stops)),
             "taken_micros": self.taken,
             "kills": self.kills,
-            "events_max": max(run.n for run in self.mirror.runs.values()),
+            "events_max": max(run.n for run in self.folded_runs.runs.values()),
             "wrong": wrong,
         }
 
 
-class Missing:
+class MissingRun:
     """A run that was never opened."""
 
     sealed = None
@@ -164,7 +164,7 @@ class Missing:
 def crowd(seed: int, *, runs: int, paid_for: int) -> dict[str, Any]:
     """Run one seed in a loop of its own; see ``simulate``."""
     loop = SimLoop(seed=seed, start=START)
-    KEPT.append(loop)
+    LOOPS_NOT_COLLECTED.append(loop)
     asyncio.set_event_loop(loop)
 
     async def main() -> dict[str, Any]:

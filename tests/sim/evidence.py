@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from tests.sim.faults import Weather
+from tests.sim.faults import FaultPlan
 from tests.sim.hardships import Hardship
-from tests.sim.outside import Outside
-from tests.sim.people import Acknowledged, Mirror
-from tests.sim.watched import Diary
+from tests.sim.outside import OutsideWorld
+from tests.sim.people import Acknowledged, FoldedRuns
+from tests.sim.watched import WireRecord
 
 from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account
@@ -32,16 +32,16 @@ class Ledger:
     """Every value an account ever had, checked against its limit as it is written."""
 
     def __init__(self, broker: MemoryBroker, limits: AccountLimits) -> None:
-        self.wrong: list[str] = []
+        self.problems: list[str] = []
         self._limits = limits
         self._last: dict[str, Account] = {}
         self._in_log: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
-        self.remade: dict[str, set[str]] = {}
+        self.holds_made_again: dict[str, set[str]] = {}
         """Account → holds that an overtaken worker made once more after they were settled: charged again if it dies."""
 
-        broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
-        broker.stream(stream_names.RUNS).listeners.append(self._said)
+        broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._on_account_written)
+        broker.stream(stream_names.RUNS).listeners.append(self._on_event)
 
     def open_holds(self) -> dict[str, list[str]]:
         """Holds that are in an account now: account → holds."""
@@ -51,37 +51,39 @@ class Ledger:
         """What each account and period says was spent, in micro-dollars."""
         return {key: account.spent for key, account in self._last.items()}
 
-    def _written(self, stored: Stored) -> None:
+    def _on_account_written(self, stored: Stored) -> None:
         if not stored.subject.startswith(ACCOUNTS):
             return
         key = stored.subject.removeprefix(ACCOUNTS)
         before, account = self._last.get(key, Account()), msgspec.json.decode(stored.payload, type=Account)
         self._last[key] = account
-        self.remade.setdefault(key, set()).update((account.holds.keys() - before.holds.keys()) & self._settled)
+        self.holds_made_again.setdefault(key, set()).update(
+            (account.holds.keys() - before.holds.keys()) & self._settled
+        )
         if account.taken > self._limit(key):
-            self.wrong.append(f"P4: account {key} has {account.taken} taken of at most {self._limit(key)}")
+            self.problems.append(f"P4: account {key} has {account.taken} taken of at most {self._limit(key)}")
         for held in self._in_log.values():
-            self._covers(held, key)
+            self._check_hold_covered(held, key)
 
-    def _said(self, stored: Stored) -> None:
+    def _on_event(self, stored: Stored) -> None:
         """A hold of the log must be in its accounts, from its ``held`` event to ``settled``."""
         if ".budget.held." in stored.subject:
             held: dict[str, Any] = msgspec.json.decode(stored.payload)
             self._in_log[held["hold"]] = held
             for line in held.get("accounts", []):
-                self._covers(held, f"{line['account']}.{line['period']}")
+                self._check_hold_covered(held, f"{line['account']}.{line['period']}")
         elif ".budget.settled." in stored.subject or ".budget.queued." in stored.subject:
             for line in msgspec.json.decode(stored.payload).get("holds", []):
                 self._in_log.pop(line["hold"], None)
                 self._settled.add(line["hold"])
 
-    def _covers(self, held: dict[str, Any], key: str) -> None:
+    def _check_hold_covered(self, held: dict[str, Any], key: str) -> None:
         if all(f"{line['account']}.{line['period']}" != key for line in held.get("accounts", [])):
             return
         amount, _ = self._last.get(key, Account()).holds.get(held["hold"], (0, 0))
         if amount < held["amount_micros"]:
             name = held["hold"]
-            self.wrong.append(f"P4: account {key} has {amount} held for {name}, the log {held['amount_micros']}")
+            self.problems.append(f"P4: account {key} has {amount} held for {name}, the log {held['amount_micros']}")
 
     def _limit(self, key: str) -> int:
         if key.startswith("system."):
@@ -90,7 +92,7 @@ class Ledger:
 
 
 @dataclass(slots=True, frozen=True)
-class Said:
+class LoggedEvent:
     """One event as it is stored: the subject's parts, the payload as plain JSON, when the broker stored it."""
 
     n: int
@@ -101,13 +103,13 @@ class Said:
     stored_s: float
 
     @property
-    def what(self) -> str:
+    def role_and_event(self) -> str:
         """``role.event``."""
         return f"{self.role}.{self.name}"
 
     def __str__(self) -> str:
         """Name it, for a sentence."""
-        return f"event {self.n} ({self.what})"
+        return f"event {self.n} ({self.role_and_event})"
 
 
 @dataclass(slots=True)
@@ -117,26 +119,26 @@ class RunEvidence:
     tenant: TenantId
     run: RunId
     fold: Run
-    said: list[Said]
+    entries: list[LoggedEvent]
 
     @property
     def name(self) -> str:
         """How a sentence names it."""
         return f"{self.tenant}/{self.run}"
 
-    def events(self, *what: str) -> Iterator[Said]:
+    def events(self, *what: str) -> Iterator[LoggedEvent]:
         """The events of these names (``role.event``, or ``stopped`` of anybody) that count."""
-        for said in self.said:
-            if not said.ignored and (said.what in what or said.name in what):
-                yield said
+        for entry in self.entries:
+            if not entry.ignored and (entry.role_and_event in what or entry.name in what):
+                yield entry
 
     @property
     def opened(self) -> dict[str, Any] | None:
         """The payload of ``opened``."""
-        return next((said.event for said in self.events("validator.opened")), None)
+        return next((entry.event for entry in self.events("validator.opened")), None)
 
     @property
-    def stop(self) -> Said | None:
+    def stop(self) -> LoggedEvent | None:
         """The first stop."""
         return next(self.events("stopped"), None)
 
@@ -151,12 +153,12 @@ class Evidence:
     """Everything of one seed."""
 
     broker: MemoryBroker
-    mirror: Mirror
-    outside: Outside
-    diary: Diary
+    folded_runs: FoldedRuns
+    outside: OutsideWorld
+    wire_record: WireRecord
     acknowledged: Acknowledged
     ledger: Ledger
-    weather: Weather
+    fault_plan: FaultPlan
     calm_s: float
     hardship: Hardship
     began: datetime
@@ -164,38 +166,41 @@ class Evidence:
 
     def __post_init__(self) -> None:
         """Read the log."""
-        self.runs = [self._run(fold) for fold in self.mirror.runs.values()]
+        self.runs = [self._run(fold) for fold in self.folded_runs.runs.values()]
 
     def seconds(self, moment: datetime) -> float:
         """True seconds since the simulation began."""
         return (moment - self.began).total_seconds()
 
-    def was_well(self, process: str, from_s: float, to_s: float) -> bool:
+    def was_connected(self, process: str, from_s: float, to_s: float) -> bool:
         """Whether a process lived, ran and reached the broker all that time."""
         name = process.partition("#")[0]
-        cuts = [*self.weather.outages, *self.weather.partitions.get(name, [])]
-        cuts += [(begin, end) for who, begin, end in self.diary.out if who == process]
+        cuts = [*self.fault_plan.outages, *self.fault_plan.partitions.get(name, [])]
+        cuts += [(begin, end) for who, begin, end in self.wire_record.disconnections if who == process]
         return all(end <= from_s or begin >= to_s for begin, end in cuts)
 
     @property
-    def well_s(self) -> float:
+    def settled_s(self) -> float:
         """From when on no answer is late any more, and nothing of what went wrong is left."""
         return 0.0 if self.hardship.kind == "provider away" else self.calm_s + SETTLED_S
 
-    def all_well(self, from_s: float, to_s: float) -> bool:
+    def all_connected(self, from_s: float, to_s: float) -> bool:
         """Whether every process lived, ran and reached the broker all that time, and no fault was to be feared."""
-        times = [*self.weather.outages, *((begin, end) for _, begin, end in self.diary.out if end != float("inf"))]
-        return from_s >= self.well_s and all(end <= from_s or begin >= to_s for begin, end in times)
+        times = [
+            *self.fault_plan.outages,
+            *((begin, end) for _, begin, end in self.wire_record.disconnections if end != float("inf")),
+        ]
+        return from_s >= self.settled_s and all(end <= from_s or begin >= to_s for begin, end in times)
 
     def _run(self, fold: Run) -> RunEvidence:
         stream = self.broker.stream(stream_names.RUNS)
-        said: list[Said] = []
+        logged: list[LoggedEvent] = []
         for entry in fold.entries:
-            if entry.seq in self.diary.squatted:
+            if entry.seq in self.wire_record.taken_subjects:
                 continue
             stored = stream.at(entry.seq)
             assert stored is not None
             body: dict[str, Any] = msgspec.json.decode(stored.payload)
             at_s = self.seconds(stored.stored_at)
-            said.append(Said(entry.n, entry.role, entry.name, entry.ignored, body, at_s))
-        return RunEvidence(fold.tenant, fold.run, fold, said)
+            logged.append(LoggedEvent(entry.n, entry.role, entry.name, entry.ignored, body, at_s))
+        return RunEvidence(fold.tenant, fold.run, fold, logged)

@@ -12,17 +12,17 @@ from tests.sim.loop import PROCESS
 
 from linestop.errors import Unreachable
 
-ANSWER_S = 2.0
+REPLY_TIMEOUT_S = 2.0
 """How long a client waits for an answer before it calls the broker unreachable."""
 
 
 @dataclass(slots=True)
-class Weather:
+class FaultPlan:
     """How bad it is: probabilities an operation, and windows (seconds) in which nothing gets through."""
 
     unreachable: float = 0.0
-    answer_lost: float = 0.0
-    answer_late: float = 0.0
+    reply_lost: float = 0.0
+    reply_late: float = 0.0
     late_max_s: float = 0.0
     dropped: float = 0.0
     doubled: float = 0.0
@@ -32,96 +32,96 @@ class Weather:
     partitions: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
 
 
-def draw_weather(chance: random.Random, names: Sequence[str], until_s: float) -> Weather:
+def draw_fault_plan(chance: random.Random, names: Sequence[str], until_s: float) -> FaultPlan:
     """Draw the weather of a seed: a third of them calm, a third rough, a third foul."""
     kind = chance.choice(("calm", "rough", "foul"))
     if kind == "calm":
-        return Weather(delayed=0.05, delayed_max_s=0.05)
+        return FaultPlan(delayed=0.05, delayed_max_s=0.05)
     scale = 1.0 if kind == "rough" else 3.0
-    weather = Weather(
-        unreachable=0.01 * scale, answer_lost=0.008 * scale, answer_late=0.06 * scale,
+    plan = FaultPlan(
+        unreachable=0.01 * scale, reply_lost=0.008 * scale, reply_late=0.06 * scale,
         late_max_s=chance.choice((0.5, 5.0, 9.0)), dropped=0.02 * scale, doubled=0.03 * scale,
         delayed=0.1 * scale, delayed_max_s=chance.choice((0.1, 1.0, 6.0)),
     )  # fmt: skip
     for _ in range(chance.choice((0, 1, 2))):
         begin = chance.uniform(0.0, until_s - 8.0)
-        weather.outages.append((begin, begin + chance.uniform(0.5, 7.0)))
+        plan.outages.append((begin, begin + chance.uniform(0.5, 7.0)))
     for name in names:
         if chance.random() < 0.25 * scale:
             begin = chance.uniform(0.0, until_s - 12.0)
-            weather.partitions.setdefault(name, []).append((begin, begin + chance.uniform(1.0, 11.0)))
-    return weather
+            plan.partitions.setdefault(name, []).append((begin, begin + chance.uniform(1.0, 11.0)))
+    return plan
 
 
 class SeedFaults:
     """The faults of one seed; see ``linestop.testing.memory.Faults``. Off until ``raging`` is set."""
 
     def __init__(self, chance: random.Random) -> None:
-        self.weather = Weather()
-        self.raging = False
-        self._held_s = 0.0
+        self.plan = FaultPlan()
+        self.is_active = False
+        self._next_reply_delay_s = 0.0
         self._chance = chance
 
-    def hold_next_answer(self, held_s: float) -> None:
+    def delay_next_reply(self, delay_s: float) -> None:
         """Let the next answer, that to the request being handled now, be this long on its way."""
-        self._held_s = held_s
+        self._next_reply_delay_s = delay_s
 
     async def before(self, op: str) -> None:
         """Let the request travel, or lose it."""
-        if not self.raging:
-            if self._outage():
-                await anyio.sleep(ANSWER_S / 2)
+        if not self.is_active:
+            if self._is_outage():
+                await anyio.sleep(REPLY_TIMEOUT_S / 2)
                 raise Unreachable(f"The broker did not answer to {op}.")
             return
-        if self._cut() or self._chance.random() < self.weather.unreachable:
-            await anyio.sleep(self._chance.uniform(0.0, ANSWER_S))
+        if self._is_disconnected() or self._chance.random() < self.plan.unreachable:
+            await anyio.sleep(self._chance.uniform(0.0, REPLY_TIMEOUT_S))
             raise Unreachable(f"The broker did not answer to {op}.")
-        await self._travel()
+        await self._transmit()
 
     async def after(self, op: str) -> None:
         """Let the answer travel, late or never."""
-        if not self.raging:
+        if not self.is_active:
             return
         drawn = self._chance.random()
-        weather = self.weather
-        if self._held_s:
-            held_s, self._held_s = self._held_s, 0.0
-            await anyio.sleep(held_s)
-        if self._cut() or drawn < weather.answer_lost:
-            await anyio.sleep(ANSWER_S)
+        plan = self.plan
+        if self._next_reply_delay_s:
+            delay_s, self._next_reply_delay_s = self._next_reply_delay_s, 0.0
+            await anyio.sleep(delay_s)
+        if self._is_disconnected() or drawn < plan.reply_lost:
+            await anyio.sleep(REPLY_TIMEOUT_S)
             raise Unreachable(f"The broker's answer to {op} was lost.")
-        if drawn < weather.answer_lost + weather.answer_late:
-            await anyio.sleep(self._chance.uniform(0.05, weather.late_max_s))
+        if drawn < plan.reply_lost + plan.reply_late:
+            await anyio.sleep(self._chance.uniform(0.05, plan.late_max_s))
         else:
-            await self._travel()
+            await self._transmit()
 
     def copies(self, subject: str) -> Sequence[float]:
         """Deliver once, or not, twice, late; whatever it is."""
         del subject
-        if not self.raging:
-            return () if self._outage() else (0.0,)
+        if not self.is_active:
+            return () if self._is_outage() else (0.0,)
         drawn = self._chance.random()
-        weather = self.weather
-        if self._outage() or drawn < weather.dropped:
+        plan = self.plan
+        if self._is_outage() or drawn < plan.dropped:
             return ()
-        if drawn < weather.dropped + weather.doubled:
-            return (0.0, self._chance.uniform(0.0, weather.delayed_max_s))
-        if drawn < weather.dropped + weather.doubled + weather.delayed:
-            return (self._chance.uniform(0.0, weather.delayed_max_s),)
+        if drawn < plan.dropped + plan.doubled:
+            return (0.0, self._chance.uniform(0.0, plan.delayed_max_s))
+        if drawn < plan.dropped + plan.doubled + plan.delayed:
+            return (self._chance.uniform(0.0, plan.delayed_max_s),)
         return (0.0,)
 
-    async def _travel(self) -> None:
+    async def _transmit(self) -> None:
         await anyio.sleep(self._chance.expovariate(1_000.0) if self._chance.random() < 0.3 else 0.0)
 
-    def _cut(self) -> bool:
+    def _is_disconnected(self) -> bool:
         process = PROCESS.get()
         if process is None:
-            return self._outage()
-        windows = self.weather.partitions.get(process.name.partition("#")[0], [])
-        return self._outage() or _within(windows)
+            return self._is_outage()
+        windows = self.plan.partitions.get(process.name.partition("#")[0], [])
+        return self._is_outage() or _within(windows)
 
-    def _outage(self) -> bool:
-        return _within(self.weather.outages)
+    def _is_outage(self) -> bool:
+        return _within(self.plan.outages)
 
 
 def _within(windows: list[tuple[float, float]]) -> bool:

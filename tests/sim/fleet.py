@@ -69,7 +69,7 @@ def _fork(seeds: list[int]) -> _Child:
         try:
             verdict, _, _ = simulate(seed)
         except BaseException:  # noqa: BLE001 - whatever it is, the seed is red
-            verdict = Verdict(seed=seed, wrong=[traceback.format_exc()[-3_000:]])
+            verdict = Verdict(seed=seed, problems=[traceback.format_exc()[-3_000:]])
         os.write(writing, msgspec.json.encode(verdict) + b"\n")
     os._exit(0)
 
@@ -87,4 +87,4 @@ def _reap(child: _Child) -> Iterator[Verdict]:
     _, status = os.waitpid(child.pid, 0)
     missing = [seed for seed in child.seeds if seed not in child.done]
     if missing:
-        yield Verdict(seed=missing[0], wrong=[f"its process ended with status {status} before it had a verdict"])
+        yield Verdict(seed=missing[0], problems=[f"its process ended with status {status} before it had a verdict"])

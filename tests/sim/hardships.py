@@ -20,8 +20,8 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName
 
 if TYPE_CHECKING:
-    from tests.sim.outside import Outside
-    from tests.sim.watched import Diary
+    from tests.sim.outside import OutsideWorld
+    from tests.sim.watched import WireRecord
     from tests.sim.workers import Worker
 
     from linestop.testing.memory import MemoryBroker
@@ -61,16 +61,16 @@ class Hardship:
     amount: float = 0.0
 
     @property
-    def alone(self) -> bool:
+    def excludes_other_faults(self) -> bool:
         """Whether nothing else goes wrong beside it, so that it can be told to the moment what it must lead to."""
         return self.kind in {"role away", "worker lost", "provider away"}
 
     @property
-    def over_s(self) -> float:
+    def ends_s(self) -> float:
         """When it is over for good; 0 for what changes nothing for the worse."""
         return self.until_s if self.kind in LASTING else 0.0
 
-    def at_work(self, *kinds: Kind) -> bool:
+    def is_active(self, *kinds: Kind) -> bool:
         """Whether it is one of these, and at work now."""
         return self.kind in kinds and self.from_s <= seconds() < self.until_s
 
@@ -99,7 +99,7 @@ def draw_hardship(chance: random.Random) -> Hardship:
     return Hardship(kind, from_s, from_s + for_s, amount)
 
 
-def cuts(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
+def draw_disconnections(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
     """When a worker is cut off."""
     found: list[tuple[float, float]] = []
     end = chance.uniform(0.0, 8.0)
@@ -109,25 +109,27 @@ def cuts(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
     return found
 
 
-class Trouble:
+class HardshipDriver:
     """Makes the hardship of a seed happen."""
 
-    def __init__(self, hardship: Hardship, chance: random.Random, *, broker: MemoryBroker, outside: Outside) -> None:
+    def __init__(
+        self, hardship: Hardship, chance: random.Random, *, broker: MemoryBroker, outside: OutsideWorld
+    ) -> None:
         self.hardship = hardship
         self._chance = chance
         self._broker = broker
         self._outside = outside
 
-    async def live(self, workers: Sequence[Worker], agents: Sequence[AgentVersion], diary: Diary) -> None:
+    async def run(self, workers: Sequence[Worker], agents: Sequence[AgentVersion], wire_record: WireRecord) -> None:
         """Wait for its time, and do what it takes."""
         hardship = self.hardship
         await anyio.sleep(hardship.from_s)
         match hardship.kind:
             case "role away":
                 role = self._chance.choice(ACTORS)
-                await self._away([worker for worker in workers if role in worker.roles], diary)
+                await self._take_away([worker for worker in workers if role in worker.roles], wire_record)
             case "worker lost":
-                await self._lost(self._chance.choice(workers), diary)
+                await self._kill_after_next_start(self._chance.choice(workers), wire_record)
             case "outcomes full":
                 stream = self._broker.stream(stream_names.OUTCOMES)
                 stream.bytes_max = max(stream.bytes_used, 1)
@@ -135,19 +137,19 @@ class Trouble:
                 stream.bytes_max = 0
             case "contracts change":
                 await self._change(agents)
-                await self._roll(workers, diary)
+                await self._roll(workers, wire_record)
             case _:
                 pass
 
-    async def _away(self, workers: Sequence[Worker], diary: Diary) -> None:
+    async def _take_away(self, workers: Sequence[Worker], wire_record: WireRecord) -> None:
         for worker in workers:
-            diary.out.append((worker.process.name, seconds(), float("inf")))
+            wire_record.disconnections.append((worker.process.name, seconds(), float("inf")))
             worker.kill()
         await anyio.sleep(self.hardship.until_s - seconds())
         for worker in workers:
             worker.start()
 
-    async def _lost(self, victim: Worker, diary: Diary) -> None:
+    async def _kill_after_next_start(self, victim: Worker, wire_record: WireRecord) -> None:
         """Kill it a little after the next start it stores."""
         started, name = anyio.Event(), f'"worker":"{victim.process.name}"'.encode()
 
@@ -159,7 +161,7 @@ class Trouble:
         with anyio.move_on_after(self.hardship.until_s - seconds()):
             await started.wait()
             await anyio.sleep(self._chance.choice((0.0, 0.01, 0.3)))
-            await self._away([victim], diary)
+            await self._take_away([victim], wire_record)
 
     async def _change(self, agents: Sequence[AgentVersion]) -> None:
         """Deploy all agents anew: each tool is described otherwise, and some may do more than before."""
@@ -167,15 +169,15 @@ class Trouble:
         for name, contract in contracts.items():
             wider = {"scopes": ("more",)} if self._chance.random() < 0.4 and contract.kind != "wait" else {}
             contracts[name] = msgspec.structs.replace(contract, description=f"{contract.description} anew", **wider)
-        store = AgentStore(self._broker.shared(stream_names.AGENTS_BUCKET))
+        store = AgentStore(self._broker.bucket(stream_names.AGENTS_BUCKET))
         for agent in agents:
             tools = tuple(contracts[tool.name] for tool in agent.tools)
             await store.deploy(msgspec.structs.replace(agent, prompt=f"{agent.prompt} Now.", tools=tools))
 
-    async def _roll(self, workers: Sequence[Worker], diary: Diary) -> None:
+    async def _roll(self, workers: Sequence[Worker], diary: WireRecord) -> None:
         """Start one worker after the other anew, with the tools as they are now: meanwhile old and new ones work."""
         for worker in workers:
             await anyio.sleep(self._chance.choice((0.0, 0.2, 5.0)))
-            diary.out.append((worker.process.name, seconds(), float("inf")))
+            diary.disconnections.append((worker.process.name, seconds(), float("inf")))
             await worker.drain()
             worker.start()

@@ -35,7 +35,7 @@ class Process:
         self.steps_left = 0
         """Steps until it dies; 0 for no such plan."""
         self.at_death: list[Callable[[], None]] = []
-        self._waiting: list[asyncio.Handle] = []
+        self._suspended: list[asyncio.Handle] = []
 
     def may_step(self, handle: asyncio.Handle) -> bool:
         """Whether this step is taken now; a step of a dead or frozen process is kept aside."""
@@ -46,21 +46,21 @@ class Process:
         if self.alive and not self.frozen:
             return True
         # Kept also when dead: a suspended coroutine that is collected would run its ``finally``.
-        self._waiting.append(handle)
+        self._suspended.append(handle)
         return False
 
     def kill(self) -> None:
         """End it, as SIGKILL does."""
         if self.alive:
             self.alive = False
-            for act in self.at_death:
-                act()
+            for callback in self.at_death:
+                callback()
 
     def thaw(self, loop: SimLoop) -> None:
         """Let a frozen process go on with what became due meanwhile."""
         self.frozen = False
-        loop.resume(self._waiting)
-        self._waiting = []
+        loop.resume(self._suspended)
+        self._suspended = []
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
@@ -76,7 +76,7 @@ class SimLoop(VirtualLoop):
         nothing.cancel()
         cast("Any", self)._ready = _Ready(random.Random(seed), nothing)
         self.outside = contextvars.Context()
-        self._kept: list[asyncio.Task[Any]] = []
+        self._tasks_created: list[asyncio.Task[Any]] = []
         self._numbers = iter(range(1 << 60))
         self.set_task_factory(self._make_task)
 
@@ -105,7 +105,7 @@ class SimLoop(VirtualLoop):
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = _NumberedTask(coroutine, number=next(self._numbers), loop=loop, **options)
-        self._kept.append(task)
+        self._tasks_created.append(task)
         return task
 
 

@@ -20,10 +20,10 @@ import msgspec
 from tests.sim.faults import seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import PROCESS, Process, SimLoop
-from tests.sim.script import Act, Script
+from tests.sim.script import CallBehavior, Script
 
 from linestop.sandbox.tools import tool_runner
-from linestop.sandbox.tools.call_function import Reply
+from linestop.sandbox.tools.call_function import FunctionReply
 from linestop.sandbox.tools.perform_call import PerformLimits, result_of
 from linestop.schemas.model_messages import ModelFailed, ModelReply, ModelRequest, Usage
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Outside:
+class OutsideWorld:
     """All requests, and how often each effect key took effect."""
 
     script: Script
@@ -85,7 +85,7 @@ class Outside:
 _SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.", retry_safe=True)
 
 
-def too_late(now: datetime, start_by: datetime) -> bool:
+def is_past_start_by(now: datetime, start_by: datetime) -> bool:
     """The last look before the first byte leaves; see ``linestop.schemas.start_deadline``."""
     return now >= start_by
 
@@ -98,7 +98,7 @@ class SimRunner:
 
     def __init__(
         self,
-        outside: Outside,
+        outside: OutsideWorld,
         process: Process,
         now: Callable[[], datetime],
         proof: Proof,
@@ -117,7 +117,7 @@ class SimRunner:
 
         async def one(work: CallWork) -> None:
             began = seconds()
-            result = await self._one(work)
+            result = await self._perform(work)
             await send.send((work, result, seconds() - began))
 
         async with send, receive, anyio.create_task_group() as tasks:
@@ -126,8 +126,8 @@ class SimRunner:
             for _ in works:
                 yield await receive.receive()
 
-    async def _one(self, work: CallWork) -> ToolResult:
-        act = self._outside.script.act(work)
+    async def _perform(self, work: CallWork) -> ToolResult:
+        behavior = self._outside.script.call_behavior(work)
         request = Request(
             kind="probe" if work.probe else "effect", tenant=work.tenant, run=work.run, call=work.call,
             attempt=work.attempt, process=self._process.name, begun_s=seconds(), started_by=work.start_by,
@@ -136,53 +136,53 @@ class SimRunner:
         )  # fmt: skip
         self._outside.requests.append(request)
         try:
-            await anyio.sleep(act.set_up_s)
+            await anyio.sleep(behavior.set_up_s)
             request.wider = work.grant.widened_by(self._tools[work.tool])
-            if changed := unlike_its_grant(work, self._tools[work.tool]):
+            if changed := refused_by_grant(work, self._tools[work.tool]):
                 return changed
-            if too_late(self._now(), work.start_by):
+            if is_past_start_by(self._now(), work.start_by):
                 if work.probe:
                     return ToolResult(outcome="failed", error=_SAFE_FAILURE)
                 return ToolResult(outcome="never_started", begun=False)
             with anyio.move_on_after(work.timeout_s):
-                return await (self._probe(work, act) if work.probe else self._effect(work, act, request))
+                return await (self._probe(work, behavior) if work.probe else self._effect(work, behavior, request))
             return self._interrupted(work)
         finally:
             request.ended_s = seconds()
 
-    async def _probe(self, work: CallWork, act: Act) -> ToolResult:
-        await anyio.sleep(act.effect_s)
-        if act.fate in {"hangs", "answer lost"}:
+    async def _probe(self, work: CallWork, behavior: CallBehavior) -> ToolResult:
+        await anyio.sleep(behavior.effect_s)
+        if behavior.fate in {"hangs", "answer lost"}:
             await anyio.sleep_forever()
-        if act.fate == "fails before":
+        if behavior.fate == "fails before":
             return ToolResult(outcome="unknown", error=_SAFE_FAILURE)
         happened = work.key in self._outside.keys
         return ToolResult(outcome="succeeded" if happened else "never_started", value={"probed": happened})
 
-    async def _effect(self, work: CallWork, act: Act, request: Request) -> ToolResult:
+    async def _effect(self, work: CallWork, behavior: CallBehavior, request: Request) -> ToolResult:
         contract = self._tools[work.tool]
-        if act.fate == "fails before":
-            return ToolResult(outcome="failed", error=ToolError(type=act.error, message="No.", retry_safe=True))
+        if behavior.fate == "fails before":
+            return ToolResult(outcome="failed", error=ToolError(type=behavior.error, message="No.", retry_safe=True))
         request.sent_s, request.sent_at = seconds(), self._now()
-        happens = act.fate != "hangs"
-        arrival = self._send(work, contract, act) if happens and work.tier != "read" else None
+        happens = behavior.fate != "hangs"
+        arrival = self._send(work, contract, behavior) if happens and work.tier != "read" else None
         try:
-            await anyio.sleep(act.effect_s)
+            await anyio.sleep(behavior.effect_s)
         finally:
             if arrival is not None and contract.kind == "process":
                 arrival.cancel()
-        if act.fate in {"hangs", "answer lost"}:
+        if behavior.fate in {"hangs", "answer lost"}:
             await anyio.sleep_forever()
-        await anyio.sleep(act.answer_s)
-        if act.fate == "fails after":
+        await anyio.sleep(behavior.reply_s)
+        if behavior.fate == "fails after":
             return self._interrupted(work) if contract.safe_to_repeat else _raised(contract)
-        return ToolResult(outcome="succeeded", value=act.value, cost_micros=work.cost_max_micros // 2)
+        return ToolResult(outcome="succeeded", value=behavior.value, cost_micros=work.cost_max_micros // 2)
 
-    def _send(self, work: CallWork, contract: Contract, act: Act) -> asyncio.TimerHandle:
+    def _send(self, work: CallWork, contract: Contract, behavior: CallBehavior) -> asyncio.TimerHandle:
         """Put the request on the wire: nothing but the end of a child process calls it back."""
         loop = cast("SimLoop", asyncio.get_running_loop())
         handle = loop.call_later(
-            act.effect_s * 0.9,
+            behavior.effect_s * 0.9,
             lambda: self._outside.effect(work, idempotent=contract.idempotent),
             context=loop.outside.copy(),
         )
@@ -197,31 +197,31 @@ class SimRunner:
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
 
 
-def unlike_its_grant(work: CallWork, now: Contract) -> ToolResult | None:
+def refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
     """What production says of a tool that may do more than the run was opened with."""
-    return tool_runner._unlike_its_grant(work, now)  # pyright: ignore[reportPrivateUsage]
+    return tool_runner._refused_by_grant(work, current)  # pyright: ignore[reportPrivateUsage]
 
 
 def _raised(contract: Contract) -> ToolResult:
     """What production says of a tool that acted and then raised."""
     error = ToolError(type="permanent", message=f"tool {contract.name} raised ValueError: half done")
     nothing_seen: Any = SimpleNamespace(http=SimpleNamespace(requests=(), effect_sent=False))
-    return result_of(contract, Reply(error=error), nothing_seen, PerformLimits())
+    return result_of(contract, FunctionReply(error=error), nothing_seen, PerformLimits())
 
 
-class SimCaller:
+class SimRequester:
     """The planner's voice of one worker; see ``linestop.schemas.performer_interfaces.ModelCaller``."""
 
-    def __init__(self, outside: Outside, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
+    def __init__(self, outside: OutsideWorld, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
         self._outside = outside
         self._process = process
         self._now = now
         self._proof = proof
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Answer as the script of the seed says, or raise ``ModelFailed``."""
         assert PROCESS.get() is self._process
-        turn = self._outside.script.turn(work)
+        turn = self._outside.script.model_behavior(work)
         request = Request(
             kind="model", tenant=work.tenant, run=work.run, call=str(work.turn), attempt=work.attempt,
             process=self._process.name, begun_s=seconds(), started_by=work.start_by,
@@ -232,9 +232,9 @@ class SimCaller:
             await anyio.sleep(turn.set_up_s)
         finally:
             request.ended_s = seconds()
-        if too_late(self._now(), work.start_by):
+        if is_past_start_by(self._now(), work.start_by):
             raise ModelFailed("cancelled", "It was not begun.", begun=False)
-        if self._outside.hardship.at_work("provider away") and work.request.model.endswith("first"):
+        if self._outside.hardship.is_active("provider away") and work.request.model.endswith("first"):
             raise ModelFailed("availability", "The provider is away.", possibly_billed=False)
         request.sent_s, request.sent_at = seconds(), self._now()
         # A provider counts the same prompt the same way each time: what it counted bounds what it will count.
@@ -248,9 +248,10 @@ class SimCaller:
                 if turn.hangs:
                     await anyio.sleep_forever()
                 if turn.failure:
-                    told = usage if turn.billed and turn.usage_reported else None
+                    reported_usage = usage if turn.billed and turn.usage_reported else None
                     raise ModelFailed(
-                        turn.failure, f"scripted {turn.failure}", usage=told, retry_after_s=turn.retry_after_s,
+                        turn.failure, f"scripted {turn.failure}", usage=reported_usage,
+                        retry_after_s=turn.retry_after_s,
                         possibly_billed=turn.billed,
                     )  # fmt: skip
                 return ModelReply(

@@ -12,17 +12,17 @@ import msgspec
 from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import EVENTS
 from tests.sim.loop import SimLoop
-from tests.sim.outside import Outside
+from tests.sim.outside import OutsideWorld
 
 from linestop.bus import stream_names
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.events import AskedCall, Cue, Question
 from linestop.schemas.messages import Control, Task
 from linestop.schemas.run.call_states import CallState, Stage
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
 from linestop.testing.memory import MemoryBroker
@@ -44,40 +44,46 @@ class Acknowledged:
     )
 
 
-class Mirror:
+class FoldedRuns:
     """All runs as their logs stand now, folded as they are stored, behind the ports."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.runs: dict[tuple[TenantId, RunId], Run] = {}
-        broker.stream(stream_names.RUNS).listeners.append(self._stored)
+        broker.stream(stream_names.RUNS).listeners.append(self._on_event)
 
-    def _stored(self, stored: Stored) -> None:
-        parts = subjects.parse_run_event(stored.subject)
-        run = self.runs.get((parts.tenant, parts.run)) or Run(parts.tenant, parts.run)
+    def _on_event(self, stored: Stored) -> None:
+        subject = subjects.parse_run_event(stored.subject)
+        run = self.runs.get((subject.tenant, subject.run)) or Run(subject.tenant, subject.run)
         run.apply(stored.subject, stored.payload, stored.seq)
         if run.n:
             # Of what only a squatter wrote to, nobody knows.
-            self.runs[parts.tenant, parts.run] = run
+            self.runs[subject.tenant, subject.run] = run
 
 
 class People:
     """Everybody outside. Before ``at_last`` they are moody; from then on they answer everything."""
 
     def __init__(
-        self, broker: MemoryBroker, outside: Outside, *, mirror: Mirror, faults: SeedFaults, agents: list[str]
+        self,
+        broker: MemoryBroker,
+        outside: OutsideWorld,
+        *,
+        folded_runs: FoldedRuns,
+        faults: SeedFaults,
+        agents: list[str],
     ) -> None:
         self.acknowledged = Acknowledged()
-        self.at_last = False
+        self.decides_promptly = False
         self._broker = broker
         self._outside = outside
-        self._mirror = mirror
+        self._folded_runs = folded_runs
         self._faults = faults
         self._agents = agents
         self._chance = outside.script.chance("people")
-        self._stamper = Stamper(build="sim", blobs=broker.blobs(), chance=self._chance, now=virtual_now)
-        self._lurking = outside.script.chance("lurking")
-        self._lurks = self._lurking.choice((0.0, 0.05, 0.2))
-        broker.stream(stream_names.RUNS).listeners.append(self._lurk)
+        self._stamper = EventEncoder(build="sim", blobs=broker.blobs(), random_source=self._chance, now=virtual_now)
+        self._stop_after_start_random = outside.script.chance("lurking")
+        self._stop_after_start_share = self._stop_after_start_random.choice((0.0, 0.05, 0.2))
+        broker.stream(stream_names.RUNS).listeners.append(self._stop_after_start)
 
     # --- clients ---------------------------------------------------------------------------------------------
 
@@ -115,71 +121,75 @@ class People:
 
     # --- people ----------------------------------------------------------------------------------------------
 
-    async def live(self) -> None:
+    async def act_on_runs(self) -> None:
         """Look at the runs now and then, and say something about one of them."""
         while True:
-            await anyio.sleep(self._chance.uniform(0.05, 4.0) if not self.at_last else 1.0)
-            runs = list(self._mirror.runs.values())
-            if self.at_last:
+            await anyio.sleep(self._chance.uniform(0.05, 4.0) if not self.decides_promptly else 1.0)
+            runs = list(self._folded_runs.runs.values())
+            if self.decides_promptly:
                 for run in runs:
-                    await self._answer_all(run)
+                    await self._decide_everything(run)
             elif runs:
-                await self._say_something(self._chance.choice(runs))
+                await self._send_random_control(self._chance.choice(runs))
 
-    async def _answer_all(self, state: Run) -> None:
+    async def _decide_everything(self, state: Run) -> None:
         tenant, run = state.tenant, state.run
         if state.done:
             return
         if state.paused:
-            await self.say(tenant, run, "resume", Control(by="pia"))
+            await self.publish_control(tenant, run, "resume", Control(by="pia"))
         if state.spend_asked:
-            await self.say(tenant, run, "approve", Control(by="pia"))
+            await self.publish_control(tenant, run, "approve", Control(by="pia"))
         for call in state.proposal.calls if state.proposal else ():
             if call.stage is Stage.ASKED:
                 for person in ("pia", "per"):
                     await self._decide(state, call, person, yes=True)
 
-    async def _say_something(self, state: Run) -> None:
+    async def _send_random_control(self, state: Run) -> None:
         tenant, run, chance = state.tenant, state.run, self._chance
-        mood = chance.random()
-        if mood < 0.06:
-            await self.say(tenant, run, "stop", Control(by="pia", why="enough"))
-        elif mood < 0.12:
+        drawn = chance.random()
+        if drawn < 0.06:
+            await self.publish_control(tenant, run, "stop", Control(by="pia", why="enough"))
+        elif drawn < 0.12:
             await self.stop_directly(tenant, run)
-        elif mood < 0.20:
-            await self.say(tenant, run, "pause", Control(by="pia"))
-        elif mood < 0.45:
-            await self.say(tenant, run, "resume", Control(by="pia"))
-        if self._outside.hardship.at_work("events") and chance.random() < 0.5:
-            await self.say(tenant, run, "answer", Control(by="pia", event=chance.choice(EVENTS), answer="it is"))
+        elif drawn < 0.20:
+            await self.publish_control(tenant, run, "pause", Control(by="pia"))
+        elif drawn < 0.45:
+            await self.publish_control(tenant, run, "resume", Control(by="pia"))
+        if self._outside.hardship.is_active("events") and chance.random() < 0.5:
+            await self.publish_control(
+                tenant, run, "answer", Control(by="pia", event=chance.choice(EVENTS), answer="it is")
+            )
         for call in state.proposal.calls if state.proposal else ():
             if call.stage is Stage.ASKED and chance.random() < 0.7:
                 await self._decide(state, call, chance.choice(("pia", "per")), yes=chance.random() < 0.75)
         if state.spend_asked and chance.random() < 0.6:
-            await self.say(tenant, run, chance.choice(("approve", "deny")), Control(by="pia"))
+            await self.publish_control(tenant, run, chance.choice(("approve", "deny")), Control(by="pia"))
 
     async def _decide(self, state: Run, call: CallState, person: str, *, yes: bool) -> None:
         tenant, run = state.tenant, state.run
         if isinstance(call.asked, Question):
-            await self.say(tenant, run, "answer", Control(by=person, call=call.call, answer="blue"))
-        elif call.asked_doubt:
+            await self.publish_control(tenant, run, "answer", Control(by=person, call=call.call, answer="blue"))
+        elif call.asked_about_outcome:
             happened = call.judged is not None and call.judged.effect_key in self._outside.keys
             action: Any = "done" if happened else "retry" if yes else "stop"
-            await self.say(tenant, run, "resolve", Control(by=person, call=call.call, action=action))
+            await self.publish_control(tenant, run, "resolve", Control(by=person, call=call.call, action=action))
         elif isinstance(call.asked, AskedCall):
             shown = Control(
                 by=person, call=call.call, args_sha256=call.asked.args_sha256,
                 contract_digest=call.asked.contract_digest,
             )  # fmt: skip
-            if not self.at_last and self._chance.random() < 0.1:
+            if not self.decides_promptly and self._chance.random() < 0.1:
                 # A screen that shows an older question: such an approval must not count.
                 shown = msgspec.structs.replace(shown, args_sha256="0" * 64)
-            elif not self.at_last and self._chance.random() < (0.7 if self._outside.hardship.kind == "edits" else 0.1):
-                await self.say(tenant, run, "edit", msgspec.structs.replace(shown, args={"q": "green"}))
+            elif not self.decides_promptly and self._chance.random() < (
+                0.7 if self._outside.hardship.kind == "edits" else 0.1
+            ):
+                await self.publish_control(tenant, run, "edit", msgspec.structs.replace(shown, args={"q": "green"}))
                 return
-            await self.say(tenant, run, "approve" if yes else "deny", shown)
+            await self.publish_control(tenant, run, "approve" if yes else "deny", shown)
 
-    async def say(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> None:
+    async def publish_control(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> None:
         """Say one word; whoever is not answered says it again later, or not at all."""
         try:
             subject = subjects.control(tenant, run, verb=verb)
@@ -198,8 +208,8 @@ class People:
                     state.apply(message.subject, message.payload, message.seq)
                 if state.stopped or state.sealed:
                     return
-                event = stopped(state, by="olga", why="line stopped")
-                await log.append(await self._stamper.stamp(state, "operator", event, Cue(kind="control", id="olga")))
+                event = stop_event(state, by="olga", why="line stopped")
+                await log.append(await self._stamper.encode(state, "operator", event, Cue(kind="control", id="olga")))
             except (HeadMoved, Unreachable):
                 await anyio.sleep(self._chance.uniform(0.0, 0.05))
                 continue
@@ -211,23 +221,23 @@ class People:
         chance: random.Random = self._chance
         for _ in range(chance.choice((0, 1, 2, 4))):
             await anyio.sleep(chance.uniform(0.0, until_s))
-            runs = list(self._mirror.runs) or [(TENANTS[0], RunId("run-0"))]
+            runs = list(self._folded_runs.runs) or [(TENANTS[0], RunId("run-0"))]
             await self.stop_directly(*chance.choice(runs))
 
-    def _lurk(self, stored: Stored) -> None:
+    def _stop_after_start(self, stored: Stored) -> None:
         """Stop or pause some runs between the storing of a start and its acknowledgement, which comes late then.
 
         What was started never begins then. That is hardest to tell apart for a probe, so most probes meet it.
         """
-        parts = subjects.parse_run_event(stored.subject)
-        if parts.event != "started" or not self._faults.raging:
+        subject = subjects.parse_run_event(stored.subject)
+        if subject.event != "started" or not self._faults.is_active:
             return
         is_probe = b'"purpose":"probe"' in stored.payload
-        if self._lurking.random() >= (0.4 if is_probe else self._lurks):
+        if self._stop_after_start_random.random() >= (0.4 if is_probe else self._stop_after_start_share):
             return
-        self._faults.hold_next_answer(self._lurking.uniform(0.02, 1.5))
+        self._faults.delay_next_reply(self._stop_after_start_random.uniform(0.02, 1.5))
         loop = cast("SimLoop", asyncio.get_running_loop())
-        if self._lurking.random() < 0.6:
-            loop.spawn(self.stop_directly(parts.tenant, parts.run))
+        if self._stop_after_start_random.random() < 0.6:
+            loop.spawn(self.stop_directly(subject.tenant, subject.run))
         else:
-            loop.spawn(self.say(parts.tenant, parts.run, "pause", Control(by="pia")))
+            loop.spawn(self.publish_control(subject.tenant, subject.run, "pause", Control(by="pia")))

@@ -24,7 +24,7 @@ from tests.sim.loop import PROCESS, SimLoop
 from tests.sim.workers import Worker
 
 from linestop.actors import approver, call_judging, control_messages, executor, planner
-from linestop.actors.executor import Executor, finished
+from linestop.actors.executor import Executor, finished_event
 from linestop.bus import run_outcomes_and_alerts
 from linestop.errors import Unreachable
 from linestop.runtime import actor_process, perform_started
@@ -33,7 +33,7 @@ from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
 from linestop.runtime.money import ledger
 from linestop.runtime.money.account_value import apply_change
-from linestop.runtime.outbox import Outgoing
+from linestop.runtime.outbox import Outbox
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
 from linestop.sandbox.tools import perform_call
@@ -94,37 +94,37 @@ def _retry_without_start() -> None:
         async for work, result, duration_s in runner.run(view):
             if result.outcome == "failed":
                 async for again, second, more_s in runner.run((work,)):
-                    yield finished(again, second, more_s)
+                    yield finished_event(again, second, more_s)
             else:
-                yield finished(work, result, duration_s)
+                yield finished_event(work, result, duration_s)
         del started
 
     cast("Any", Executor).perform = perform_call
 
 
-def _never(act: object) -> datetime:
-    del act
+def _never(execution: object) -> datetime:
+    del execution
     return datetime.max.replace(tzinfo=UTC)
 
 
 def _no_start_by() -> None:
-    cast("Any", perform_started.Act).start_by = property(_never)
-    cast("Any", outside).too_late = _in_time
+    cast("Any", perform_started.Execution).start_by = property(_never)
+    cast("Any", outside).too_late = _never_past_start_by
 
 
-def _in_time(now: datetime, start_by: datetime) -> bool:
+def _never_past_start_by(now: datetime, start_by: datetime) -> bool:
     del now, start_by
     return False
 
 
-def _said_again() -> None:
+def _append_repeated_after_timeout() -> None:
     def make(original: Any) -> Any:
-        async def append(self: Any, look: Any, draft: Draft) -> Any:
+        async def append(self: Any, current_pass: Any, draft: Draft) -> Any:
             try:
-                return await original(self, look, draft)
+                return await original(self, current_pass, draft)
             except Unreachable:
-                await self._refresh(look.entry)
-                return await original(self, look, Draft(draft.station, draft.event, draft.facts, at=draft.at))
+                await self._refresh(current_pass.entry)
+                return await original(self, current_pass, Draft(draft.binding, draft.event, draft.facts, at=draft.at))
 
         return append
 
@@ -133,11 +133,11 @@ def _said_again() -> None:
 
 def _no_compare() -> None:
     def make(original: Any) -> Any:
-        async def append(self: Any, look: Any, draft: Draft) -> Any:
-            run = look.entry.run
-            head = await draft.station.log.head(run.tenant, run.run)
+        async def append(self: Any, current_pass: Any, draft: Draft) -> Any:
+            run = current_pass.entry.run
+            head = await draft.binding.log.head(run.tenant, run.run)
             run.head_seq = head.seq if head else 0
-            return await original(self, look, draft)
+            return await original(self, current_pass, draft)
 
         return append
 
@@ -146,26 +146,26 @@ def _no_compare() -> None:
 
 def _no_reading_after_conflict() -> None:
     def make(original: Any) -> Any:
-        async def refresh(self: Any, entry: Any, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
+        async def refresh(self: Any, entry: Any, n_min: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
             if head_seq:
                 entry.run.head_seq = head_seq
             else:
-                await original(self, entry, n_least, leader=leader)
+                await original(self, entry, n_min, leader=leader)
 
         return refresh
 
     _wrap(Shell, "_refresh", make)
 
 
-def _refused_kept() -> None:
+def _refused_event_stays_in_cache() -> None:
     def reset(self: CachedRun) -> None:
-        self.loaded = True
+        self.is_loaded = True
 
     cast("Any", CachedRun).reset = reset
 
 
-def _prompt_kept_by_turn() -> None:
-    kept: dict[tuple[Any, ...], Any] = {}
+def _prompt_cached_by_turn() -> None:
+    cached: dict[tuple[Any, ...], Any] = {}
 
     def make(original: Any) -> Any:
         def assemble(run: Run, agent: Any, *, purpose: str = "turn", model: Any = None, **more: Any) -> Any:
@@ -173,7 +173,7 @@ def _prompt_kept_by_turn() -> None:
             last = run.proposals[-1].n if run.proposals else 0
             about = (purpose, repr(model), repr(sorted(more.items())))
             key = (process.name if process else "", opened, last, len(run.compactions), *about)
-            return kept.setdefault(key, original(run, agent, purpose=purpose, model=model, **more))
+            return cached.setdefault(key, original(run, agent, purpose=purpose, model=model, **more))
 
         return assemble
 
@@ -202,30 +202,30 @@ def _early_takeover() -> None:
     cast("Any", Attempt).expired = expired
 
 
-def _plenty(run: Run) -> int:
+def _unlimited_money(run: Run) -> int:
     del run
     return 1 << 40
 
 
-def _nothing(*args: object) -> None:
+def _do_nothing(*args: object) -> None:
     del args
 
 
 def _uncovered_start() -> None:
-    cast("Any", Run).available_micros = property(_plenty)
+    cast("Any", Run).available_micros = property(_unlimited_money)
 
 
-def _no_objection(*args: object) -> str:
+def _never_rejected(*args: object) -> str:
     del args
     return ""
 
 
 def _stale_grant() -> None:
-    cast("Any", control_messages)._objection_to_decision = _no_objection
+    cast("Any", control_messages)._objection_to_decision = _never_rejected
 
 
 def _stop_ignored() -> None:
-    cast("Any", Shell)._react_to_stop = _nothing
+    cast("Any", Shell)._react_to_stop = _do_nothing
 
 
 def _no_sweep() -> None:
@@ -267,7 +267,11 @@ def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
         return start
 
     _wrap(Worker, "start", starting)
-    for owner, name in ((actor_process.Host, "_on_wake"), (actor_process.Host, "_timer"), (ControlIntake, "handle")):
+    for owner, name in (
+        (actor_process.ActorProcess, "_on_wake"),
+        (actor_process.ActorProcess, "_timer"),
+        (ControlIntake, "handle"),
+    ):
         _wrap(owner, name, make)
 
 
@@ -284,14 +288,14 @@ def _key_with_call() -> None:
 
 
 def _no_expiry() -> None:
-    cast("Any", approver)._expired = _nothing
+    cast("Any", approver)._expired = _do_nothing
 
 
 def _outcome_never() -> None:
-    async def publish(self: Outgoing, run: Run) -> None:
+    async def publish(self: Outbox, run: Run) -> None:
         del self, run
 
-    cast("Any", Outgoing).outcome = publish
+    cast("Any", Outbox).outcome = publish
 
 
 def _outcome_twice() -> None:
@@ -309,7 +313,7 @@ def _outcome_only_at_once() -> None:
         del self
         await delivery.ack()
 
-    cast("Any", actor_process.Host)._on_seal = on_seal
+    cast("Any", actor_process.ActorProcess)._on_seal = on_seal
 
 
 def _late_acknowledgement_trusted() -> None:
@@ -319,10 +323,10 @@ def _late_acknowledgement_trusted() -> None:
 
         return init
 
-    _wrap(cast("Any", perform_started.Act), "__init__", make)
+    _wrap(cast("Any", perform_started.Execution), "__init__", make)
 
 
-def _holds_forgotten() -> None:
+def _orphaned_holds_stay() -> None:
     async def nothing(accounts: Any, log: Any, *, older_than_s: float) -> int:
         del accounts, log, older_than_s
         return 0
@@ -336,26 +340,26 @@ def _accounts_not_compared() -> None:
     async def commit(self: Any, changes: Any) -> Any:
         account, revision = self._known or await ledger.read_account(self._shared, self._key)
         account = account.copy()
-        answers = [apply_change(account, change) for change in changes]
+        replies = [apply_change(account, change) for change in changes]
         value = msgspec.json.encode(account)
-        found = await self._shared.get(self._key)
-        if found is None:
+        stored = await self._shared.get(self._key)
+        if stored is None:
             revision = await self._shared.create(self._key, value)
         else:
-            revision = await self._shared.update(self._key, value, revision=found.revision)
+            revision = await self._shared.update(self._key, value, revision=stored.revision)
         self._known = (account, revision)
-        return answers
+        return replies
 
     writer._commit = commit
 
 
 def _cost_over_reservation() -> None:
     def make(original: Any) -> Any:
-        def told(work: Any, result: Any, duration_s: float) -> Any:
+        def finished_event(work: Any, result: Any, duration_s: float) -> Any:
             event = original(work, result, duration_s)
             return msgspec.structs.replace(event, cost_micros=2 * work.cost_max_micros)
 
-        return told
+        return finished_event
 
     _wrap(executor, "finished", make)
 
@@ -363,8 +367,8 @@ def _cost_over_reservation() -> None:
 def _probe_never_began() -> None:
     def make(original: Any) -> Any:
         def cancelled(self: Executor, view: Any, done: Any, *, begun: bool) -> Any:
-            found = original(self, view, done, begun=begun)
-            return found if begun else [msgspec.structs.replace(event, outcome="never_started") for event in found]
+            events = original(self, view, done, begun=begun)
+            return events if begun else [msgspec.structs.replace(event, outcome="never_started") for event in events]
 
         return cancelled
 
@@ -384,11 +388,11 @@ PLANTED: dict[str, Planted] = {
     "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped, "131-999"),
     "tool tried again without a new start": Planted("on one start", _retry_without_start),
     "start_by not checked": Planted("after its start_by", _no_start_by),
-    "event said again after a time-out": Planted("ignored: ", _said_again),
+    "event said again after a time-out": Planted("ignored: ", _append_repeated_after_timeout),
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
-    "event kept that was refused": Planted("chain: ", _refused_kept),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_kept_by_turn, "190-999", "workers cut"),
+    "event kept that was refused": Planted("chain: ", _refused_event_stays_in_cache),
+    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_cached_by_turn, "190-999", "workers cut"),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
@@ -404,15 +408,15 @@ PLANTED: dict[str, Planted] = {
     "outcome published twice": Planted("outcome: ", _outcome_twice),
     "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
     "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-999"),
-    "forgotten holds stay": Planted("P4: ", _holds_forgotten),
+    "forgotten holds stay": Planted("P4: ", _orphaned_holds_stay),
     "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
     "cost over its reservation": Planted("P4: ", _cost_over_reservation),
     "last try not taken over": Planted(
         "which is safe to repeat and has a try left", more.last_try_not_taken_over, hardship="workers cut"
     ),
-    "unopened task acknowledged": Planted("P2: the task", more.unopened_acknowledged, hardship="squatter"),
+    "unopened task acknowledged": Planted("P2: the task", more.unopened_task_acknowledged, hardship="squatter"),
     "outcome dropped without room": Planted("outcome: ", more.outcome_dropped_without_room, hardship="outcomes full"),
-    "older incarnation spoken for": Planted("speaks for a dead worker's", more.older_incarnation_spoken_for),
+    "older incarnation spoken for": Planted("speaks for a dead worker's", more.older_incarnation_reported_as_unknown),
     "hold settled twice": Planted("P4: account", more.hold_settled_twice, hardship="broker away"),
     "superseded success thrown away": Planted(
         "as if nobody had", more.superseded_success_thrown_away, "30-999", hardship="workers cut"
@@ -425,9 +429,9 @@ PLANTED: dict[str, Planted] = {
     "earlier grant counts": Planted(
         "under a contract that nobody agreed to", more.earlier_grant_counts, hardship="contracts change"
     ),
-    "report forgotten": Planted("events: ", more.report_forgotten, hardship="events"),
+    "report forgotten": Planted("events: ", more.reported_event_ignored, hardship="events"),
     "downtime is work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),
-    "not begun is a try": Planted("begun: ", more.not_begun_is_a_try),
+    "not begun is a try": Planted("begun: ", more.not_begun_counts_as_an_attempt),
     "primary asked first": Planted("fallback: ", more.primary_asked_first, hardship="provider away"),
 }
 """What is wrong → how the checks name it, and how it is planted."""

@@ -13,7 +13,7 @@ from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
 from linestop.runtime.intake import TaskIntake
 from linestop.runtime.money import account_value, ledger
-from linestop.runtime.outbox import Outgoing
+from linestop.runtime.outbox import Outbox
 from linestop.sandbox.tools import tool_runner
 from linestop.schemas.messages import Reply
 from linestop.schemas.run import call_rules, call_states, model_order, next_action, widened_contract_rules
@@ -25,7 +25,7 @@ def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(owner, name, make(getattr(owner, name)))
 
 
-def _nothing(*args: Any, **options: Any) -> None:
+def _do_nothing(*args: Any, **options: Any) -> None:
     del args, options
 
 
@@ -46,7 +46,7 @@ def last_try_not_taken_over() -> None:
     _wrap(next_action, "_startable", make)
 
 
-def unopened_acknowledged() -> None:
+def unopened_task_acknowledged() -> None:
     """A task is acknowledged although the look at its run came to nothing."""
 
     def make(original: Any) -> Any:
@@ -70,10 +70,10 @@ def outcome_dropped_without_room() -> None:
 
         return outcome
 
-    _wrap(Outgoing, "outcome", make)
+    _wrap(Outbox, "outcome", make)
 
 
-def older_incarnation_spoken_for() -> None:
+def older_incarnation_reported_as_unknown() -> None:
     """An executor calls an unsafe effect of its older incarnation unknown at once."""
 
     def is_given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
@@ -88,10 +88,10 @@ def hold_settled_twice() -> None:
 
     def make(original: Any) -> Any:
         def apply_change(account: Any, change: Any) -> Any:
-            gone = change.spent is not None and change.hold not in account.holds
-            answer = original(account, change)
-            account.spent += change.spent if gone else 0
-            return answer
+            has_ended = change.spent is not None and change.hold not in account.holds
+            reply = original(account, change)
+            account.spent += change.spent if has_ended else 0
+            return reply
 
         return apply_change
 
@@ -159,7 +159,7 @@ def opened_without_room() -> None:
 
 def changed_contract_performed() -> None:
     """A tool that may do more than when the run was opened is called."""
-    cast("Any", tool_runner)._unlike_its_grant = cast("Any", executor).widened = _nothing
+    cast("Any", tool_runner)._unlike_its_grant = cast("Any", executor).widened = _do_nothing
 
 
 def earlier_grant_counts() -> None:
@@ -179,9 +179,9 @@ def earlier_grant_counts() -> None:
     _wrap(widened_contract_rules, "widened", make)
 
 
-def report_forgotten() -> None:
+def reported_event_ignored() -> None:
     """An event that came before anybody waited for it does not count."""
-    cast("Any", approver)._reported = _nothing
+    cast("Any", approver)._reported = _do_nothing
 
 
 def downtime_is_work() -> None:
@@ -194,7 +194,7 @@ def downtime_is_work() -> None:
     cast("Any", Run).active_s = active_s
 
 
-def not_begun_is_a_try() -> None:
+def not_begun_counts_as_an_attempt() -> None:
     """An attempt that certainly did not begin counts against the retries."""
     for module in (call_states, model_order, next_action):
         cast("Any", module).counted = len

@@ -47,24 +47,24 @@ TOOLS: tuple[Contract, ...] = (
     msgspec.structs.replace(ASK_PERSON),
 )
 CONTRACTS = {tool.name: tool for tool in (*TOOLS, WAIT_FOR_EVENT)}
-Fate = Literal["works", "fails before", "fails after", "hangs", "answer lost"]
+CallFate = Literal["works", "fails before", "fails after", "hangs", "answer lost"]
 FAILURES: tuple[FailureClass, ...] = get_args(FailureClass)
 
 
 @dataclass(slots=True, frozen=True)
-class Act:
+class CallBehavior:
     """What one attempt at a call does. Times in seconds; the effect comes within the tool's timeout."""
 
-    fate: Fate
+    fate: CallFate
     set_up_s: float
     effect_s: float
-    answer_s: float
+    reply_s: float
     error: ErrorType
     value: dict[str, Any]
 
 
 @dataclass(slots=True, frozen=True)
-class Turn:
+class ModelBehavior:
     """What one model call gives."""
 
     draw: random.Random
@@ -86,7 +86,7 @@ class Script:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         chance = self.chance("mood")
-        self.trouble = chance.choice((0.05, 0.25, 0.5))
+        self.trouble_share = chance.choice((0.05, 0.25, 0.5))
         self.turns = chance.randint(1, 6)
         # Tools with a probe are where the fate of an effect is hardest to tell, so one is always there.
         probed = chance.choice([tool for tool in TOOLS if tool.probe])
@@ -96,34 +96,34 @@ class Script:
         """A source of draws for one purpose."""
         return random.Random(":".join(str(part) for part in (self.seed, *what)))
 
-    def act(self, work: CallWork) -> Act:
+    def call_behavior(self, work: CallWork) -> CallBehavior:
         """What this attempt does outside."""
         draw = self.chance("act", work.tenant, work.run, work.call, work.attempt)
-        bad: tuple[Fate, ...] = ("fails before", "fails after", "hangs", "answer lost")
-        fate: Fate = draw.choice(bad) if draw.random() < self.trouble else "works"
+        bad: tuple[CallFate, ...] = ("fails before", "fails after", "hangs", "answer lost")
+        fate: CallFate = draw.choice(bad) if draw.random() < self.trouble_share else "works"
         quick = draw.random() < 0.45
-        return Act(
+        return CallBehavior(
             fate=fate,
             set_up_s=draw.choice((0.0, 0.0, 0.01, 0.4, 3.0, 5.5)) if not quick else 0.0,
             effect_s=draw.uniform(0.001, 0.02) if quick else draw.uniform(0.02, work.timeout_s * 0.95),
-            answer_s=0.0 if quick else draw.uniform(0.0, 0.3),
+            reply_s=0.0 if quick else draw.uniform(0.0, 0.3),
             error=draw.choice(("transient", "permanent", "rate_limit", "invalid")),
             value={"seen": draw.choice(VALUES), "state": BAD_RESULT if draw.random() < 0.2 else "fine"},
         )
 
-    def turn(self, work: ModelWork) -> Turn:
+    def model_behavior(self, work: ModelWork) -> ModelBehavior:
         """What this model call gives."""
         what = (work.tenant, work.run, work.turn, work.attempt)
         draw = self.chance("turn", *what)
-        failure = draw.choice(FAILURES) if draw.random() < self.trouble * 0.6 else None
+        failure = draw.choice(FAILURES) if draw.random() < self.trouble_share * 0.6 else None
         last = work.turn > self.turns or draw.random() < 0.1
         calls = () if last else self._calls(draw, work)
         text = f"thinking about {draw.choice(VALUES)}" if draw.random() < 0.9 else ""
-        return Turn(
+        return ModelBehavior(
             draw=draw,
             set_up_s=self.chance("set up", *what).choice((0.0, 0.0, 0.0, 0.0, 0.01, 0.4, 5.5)),
             takes_s=draw.uniform(0.001, 0.05) if draw.random() < 0.7 else draw.uniform(0.05, 6.0),
-            hangs=draw.random() < self.trouble * 0.1,
+            hangs=draw.random() < self.trouble_share * 0.1,
             failure=failure,
             billed=failure is None or draw.random() < 0.5,
             usage_reported=draw.random() < 0.85,

@@ -87,7 +87,7 @@ def test_seeds_are_given_as_a_number_or_by_name() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "some", "1-", "-3", "3,,7", "9-7"])
-def test_what_names_no_seeds_is_refused(text: str) -> None:
+def test_an_invalid_seed_argument_is_refused(text: str) -> None:
     """A slip does not pass as a night without red seeds."""
     done = _simulate(f"--seeds={text}")
     assert done.returncode == 2

@@ -14,22 +14,22 @@ from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Append, Fill, Left, Meanwhile, StoredMessage
+from linestop.bus.interfaces import Append, Fill, Left, OnSent, StoredMessage
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import virtual_now
 
 NEARLY_FULL: Final = 0.95
-THINKS: Final = 0.05
+BLOCK_SHARE: Final = 0.05
 """How often a busy process thinks after it has heard from the log."""
 
-SQUATS: Final = 0.9
+TAKE_SUBJECT_SHARE: Final = 0.9
 CUTS: Final = 0.5
 """How often a worker is cut off as it says the result of a first attempt."""
 
 
 @dataclass(slots=True)
-class Sight:
+class LogAccess:
     """When a worker last asked the log about a run, and when it sent its last start there. True seconds."""
 
     asked_s: float = -1.0
@@ -37,68 +37,72 @@ class Sight:
 
 
 @dataclass(slots=True)
-class Diary:
+class WireRecord:
     """What was seen on the wire, for the checks: (process, tenant, run) → sight; when processes were out, and died.
 
     ``squatted`` are the places in the log of what no role of ours wrote.
     """
 
     hardship: Hardship = field(default_factory=Hardship)
-    sights: dict[tuple[str, str, str], Sight] = field(default_factory=dict[tuple[str, str, str], Sight])
-    out: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    log_accesses: dict[tuple[str, str, str], LogAccess] = field(default_factory=dict[tuple[str, str, str], LogAccess])
+    disconnections: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
     died: dict[str, float] = field(default_factory=dict[str, float])
-    squatted: set[int] = field(default_factory=set[int])
+    taken_subjects: set[int] = field(default_factory=set[int])
     troubles: list[str] = field(default_factory=list[str])
 
-    def dies(self, process: str) -> None:
+    def note_death(self, process: str) -> None:
         """Note when a process died."""
         self.died.setdefault(process, seconds())
 
     def proof(self, process: str, tenant: str, run: str) -> tuple[float, float]:
         """When this process last sent a start of this run, and when it last asked for its log."""
-        sight = self.sights.get((process, tenant, run), Sight())
-        return sight.sent_s, sight.asked_s
+        access = self.log_accesses.get((process, tenant, run), LogAccess())
+        return access.sent_s, access.asked_s
 
 
 class WatchedLog:
     """The log as a worker sees it, noting when it asked and when it started something."""
 
-    def __init__(self, broker: MemoryBroker, role: RoleName, process: Process, diary: Diary) -> None:
+    def __init__(self, broker: MemoryBroker, role: RoleName, process: Process, wire_record: WireRecord) -> None:
         self._broker = broker
         self._log = broker.log([role])
         self._process = process
-        self._diary = diary
-        self._hardship = diary.hardship
-        self._chance = random.Random(f"{process.name}:{role}:{diary.hardship}")
+        self._wire_record = wire_record
+        self._hardship = wire_record.hardship
+        self._chance = random.Random(f"{process.name}:{role}:{wire_record.hardship}")
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Append, noting when a start was sent."""
         if append.event == "started":
-            self._sight(append.tenant, append.run).sent_s = seconds()
-        if append.event == "opened" and self._hardship.at_work("squatter") and self._chance.random() < SQUATS:
-            self._squat(append)
+            self._access(append.tenant, append.run).sent_s = seconds()
+        if (
+            append.event == "opened"
+            and self._hardship.is_active("squatter")
+            and self._chance.random() < TAKE_SUBJECT_SHARE
+        ):
+            self._take_subject(append)
         attempt = self._attempt_to_cut_at(append)
         if attempt == 1 and self._chance.random() < CUTS:
             self._cut_off()
-        seq = await self._log.append(append, meanwhile=meanwhile)
+        seq = await self._log.append(append, on_sent=on_sent)
         if attempt > 1:
-            self._broker_faults().weather.partitions.clear()
+            self._broker_faults().plan.partitions.clear()
             self._cut_off()
-        self._think()
+        self._block_process()
         return seq
 
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
         """Load, noting when it was asked; a replica that lags proves nothing about that moment."""
-        asked_s, lags = seconds(), self._hardship.at_work("replica lags") and not leader
-        found = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
-        if lags:
-            return [message for message in found if self._has_arrived(message.seq)]
-        sight = self._sight(tenant, run)
-        sight.asked_s = max(sight.asked_s, asked_s)
-        self._think()
-        return found
+        asked_s, is_lagging = seconds(), self._hardship.is_active("replica lags") and not leader
+        stored = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
+        if is_lagging:
+            return [message for message in stored if self._has_arrived(message.seq)]
+        access = self._access(tenant, run)
+        access.asked_s = max(access.asked_s, asked_s)
+        self._block_process()
+        return stored
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """See ``Log``."""
@@ -130,7 +134,7 @@ class WatchedLog:
 
     async def fullest(self) -> Fill:
         """See ``Log``."""
-        if self._hardship.at_work("runs full"):
+        if self._hardship.is_active("runs full"):
             return Fill(stream=stream_names.RUNS, used=NEARLY_FULL)
         return await self._log.fullest()
 
@@ -138,36 +142,36 @@ class WatchedLog:
         stored = self._broker.stream(stream_names.RUNS).at(seq)
         return stored is not None and stored.stored_at <= virtual_now() - timedelta(seconds=self._hardship.amount)
 
-    def _think(self) -> None:
+    def _block_process(self) -> None:
         """Keep the process from everything else for a while, now and then."""
-        if not self._hardship.at_work("busy") or self._process.frozen or self._chance.random() >= THINKS:
+        if not self._hardship.is_active("busy") or self._process.frozen or self._chance.random() >= BLOCK_SHARE:
             return
         loop, process = cast("SimLoop", asyncio.get_running_loop()), self._process
         for_s = self._chance.uniform(0.0, self._hardship.amount)
         process.frozen = True
-        self._diary.out.append((process.name, seconds(), seconds() + for_s))
+        self._wire_record.disconnections.append((process.name, seconds(), seconds() + for_s))
         loop.call_later(for_s, process.thaw, loop, context=loop.outside.copy())
 
     def _attempt_to_cut_at(self, append: Append) -> int:
         """Of which attempt this is the result, 0 if it is none or nobody is cut off at results."""
-        if append.event != "finished" or not self._hardship.at_work("workers cut") or not self._hardship.amount:
+        if append.event != "finished" or not self._hardship.is_active("workers cut") or not self._hardship.amount:
             return 0
         return int(msgspec.json.decode(append.payload)["attempt"])
 
     def _cut_off(self) -> None:
         """Let nothing of this process reach the broker for a while."""
         worker, for_s = self._process.name.partition("#")[0], self._hardship.amount * self._chance.uniform(0.9, 1.6)
-        self._broker_faults().weather.partitions.setdefault(worker, []).append((seconds(), seconds() + for_s))
+        self._broker_faults().plan.partitions.setdefault(worker, []).append((seconds(), seconds() + for_s))
 
     def _broker_faults(self) -> SeedFaults:
         return cast("SeedFaults", self._broker.faults)
 
-    def _squat(self, append: Append) -> None:
+    def _take_subject(self, append: Append) -> None:
         """Write what is no event of the run at its head, as whoever has stolen a credential can."""
         stream = self._broker.stream(stream_names.RUNS)
-        place = len(self._diary.squatted) + 100
-        subject = f"runs.{append.tenant}.{append.run}.planner.proposed.{place}"
-        self._diary.squatted.add(stream.publish(subject, b"{}"))
+        n = len(self._wire_record.taken_subjects) + 100
+        subject = f"runs.{append.tenant}.{append.run}.planner.proposed.{n}"
+        self._wire_record.taken_subjects.add(stream.publish(subject, b"{}"))
 
-    def _sight(self, tenant: str, run: str) -> Sight:
-        return self._diary.sights.setdefault((self._process.name, tenant, run), Sight())
+    def _access(self, tenant: str, run: str) -> LogAccess:
+        return self._wire_record.log_accesses.setdefault((self._process.name, tenant, run), LogAccess())

@@ -12,15 +12,15 @@ from typing import cast
 import anyio
 from tests.sim.faults import seconds
 from tests.sim.loop import Process, SimLoop
-from tests.sim.outside import Outside, SimCaller, SimRunner
+from tests.sim.outside import OutsideWorld, SimRequester, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
-from tests.sim.watched import Diary, WatchedLog
+from tests.sim.watched import WatchedLog, WireRecord
 
-from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import Unreachable
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -44,14 +44,14 @@ TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
 class WorkerBackend:
     """The ports of one process; see ``linestop.bus.broker_backend.Backend``."""
 
-    def __init__(self, broker: MemoryBroker, process: Process, diary: Diary) -> None:
+    def __init__(self, broker: MemoryBroker, process: Process, wire_record: WireRecord) -> None:
         self._broker = broker
         self._process = process
-        self._diary = diary
+        self._wire_record = wire_record
 
     def log(self, role: RoleName) -> Log:
         """The run log as ``role`` sees it."""
-        return WatchedLog(self._broker, role, self._process, self._diary)
+        return WatchedLog(self._broker, role, self._process, self._wire_record)
 
     def publisher(self, role: RoleName) -> Publisher:
         """What ``role`` may send."""
@@ -68,10 +68,10 @@ class WorkerBackend:
         del role
         return self._broker.blobs()
 
-    def shared(self, role: RoleName, bucket: str) -> Shared:
+    def bucket(self, role: RoleName, bucket: str) -> Bucket:
         """A bucket."""
         del role
-        return self._broker.shared(bucket)
+        return self._broker.bucket(bucket)
 
     def timers(self, role: RoleName) -> Timers:
         """Durable timers."""
@@ -85,7 +85,7 @@ class WorkerBackend:
             yield hint.subject
 
 
-def _time_of(hosts: list[Host]) -> datetime:
+def _time_of(hosts: list[ActorProcess]) -> datetime:
     """The time of those who perform: their host's, which corrects the clock of its machine."""
     return hosts[0].clock.now()
 
@@ -94,7 +94,13 @@ class Worker:
     """One worker name with its incarnations: at most one of them lives at a time."""
 
     def __init__(
-        self, name: str, roles: tuple[RoleName, ...], *, outside: Outside, broker: MemoryBroker, diary: Diary
+        self,
+        name: str,
+        roles: tuple[RoleName, ...],
+        *,
+        outside: OutsideWorld,
+        broker: MemoryBroker,
+        wire_record: WireRecord,
     ) -> None:
         self.name = name
         self.roles = roles
@@ -104,10 +110,10 @@ class Worker:
         self.process.alive = False
         self._outside = outside
         self._broker = broker
-        self._diary = diary
+        self._wire_record = wire_record
         self._incarnation = 0
-        self._ends = asyncio.Event()
-        self._over = asyncio.Event()
+        self._end_requested = asyncio.Event()
+        self._has_ended = asyncio.Event()
 
     def now(self) -> datetime:
         """This worker's own clock."""
@@ -119,10 +125,10 @@ class Worker:
             return
         self._incarnation += 1
         self.process = process = Process(f"{self.name}#{self._incarnation}")
-        self._ends = asyncio.Event()
-        self._over = asyncio.Event()
-        process.at_death += [self._over.set, partial(self._diary.dies, process.name)]
-        cast("SimLoop", asyncio.get_running_loop()).spawn(self._live(process, self._ends), process)
+        self._end_requested = asyncio.Event()
+        self._has_ended = asyncio.Event()
+        process.at_death += [self._has_ended.set, partial(self._wire_record.note_death, process.name)]
+        cast("SimLoop", asyncio.get_running_loop()).spawn(self._run_process(process, self._end_requested), process)
 
     def kill(self, steps: int = 0) -> None:
         """End it now, or ``steps`` steps from now, between two awaits."""
@@ -134,9 +140,9 @@ class Worker:
     async def crash(self) -> None:
         """Die at once, and be there again a second later, as under a supervisor."""
         process = self.process
-        self._diary.out.append((process.name, seconds(), float("inf")))
+        self._wire_record.disconnections.append((process.name, seconds(), float("inf")))
         process.kill()
-        await self._again(process)
+        await self._restart_soon(process)
 
     def freeze(self) -> None:
         """Stop it as SIGSTOP does."""
@@ -148,40 +154,42 @@ class Worker:
 
     async def drain(self) -> None:
         """Ask it to end, as SIGTERM does, and wait until it has (or is killed meanwhile)."""
-        self._ends.set()
+        self._end_requested.set()
         with anyio.move_on_after(30.0):
-            await self._over.wait()
+            await self._has_ended.wait()
         self.process.kill()
 
-    async def _live(self, process: Process, ends: asyncio.Event) -> None:
+    async def _run_process(self, process: Process, ends: asyncio.Event) -> None:
         chance = random.Random(f"{self._outside.script.seed}:{process.name}")
-        proof = partial(self._diary.proof, process.name)
-        now = partial(_time_of, hosts := list[Host]())
-        caller = SimCaller(self._outside, process, now, proof)
+        proof = partial(self._wire_record.proof, process.name)
+        now = partial(_time_of, hosts := list[ActorProcess]())
+        caller = SimRequester(self._outside, process, now, proof)
         tools = dict(self._outside.contracts)
         runner = SimRunner(self._outside, process, now, proof, tools)
-        config = HostConfig(
-            worker=process.name, build="sim", accounts=self.accounts, checks={CHECKED_TOOL: check_result},
-            tools=tuple(tools.values()), now=self.now, chance=chance, drain_s=chance.choice((0.5, 6.0)),
+        config = ProcessSettings(
+            worker=process.name, build="sim", account_limits=self.accounts, checks={CHECKED_TOOL: check_result},
+            tools=tuple(tools.values()), now=self.now, random_source=chance, drain_s=chance.choice((0.5, 6.0)),
         )  # fmt: skip
-        backend = WorkerBackend(self._broker, process, self._diary)
+        backend = WorkerBackend(self._broker, process, self._wire_record)
         is_up = False
         try:
-            host = Host(backend, [make_role(role, caller=caller, runner=runner) for role in self.roles], config)
+            host = ActorProcess(
+                backend, [make_role(role, requester=caller, runner=runner) for role in self.roles], config
+            )
             hosts.append(host)
             async with host.running():
                 is_up = True
                 await ends.wait()
         except BaseException as error:
             if is_up or not isinstance(error, Unreachable):
-                self._diary.troubles.append(f"{process.name} died of {error!r} at {seconds():.3f} s")
+                self._wire_record.troubles.append(f"{process.name} died of {error!r} at {seconds():.3f} s")
                 raise
             # A worker that finds no broker ends; whoever started it starts it again.
-            cast("SimLoop", asyncio.get_running_loop()).spawn(self._again(process))
+            cast("SimLoop", asyncio.get_running_loop()).spawn(self._restart_soon(process))
         finally:
             process.kill()
 
-    async def _again(self, process: Process) -> None:
+    async def _restart_soon(self, process: Process) -> None:
         await anyio.sleep(1.0)
         if self.process is process:
             self.start()

@@ -36,7 +36,7 @@ def event(n: int, head_seq: int, *, by: str = "") -> Append:
     )
 
 
-class LosesAnswers(NoFaults):
+class LosesReplies(NoFaults):
     """Loses the request or the answer of every other operation."""
 
     def __init__(self, seed: int) -> None:
@@ -54,11 +54,11 @@ class LosesAnswers(NoFaults):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_lost_requests_and_answers_neither_lose_nor_double_an_event(seed: int) -> None:
+def test_lost_requests_and_replies_neither_lose_nor_duplicate_an_event(seed: int) -> None:
     """Four writers that repeat the very same append until they know make exactly one chain."""
 
     async def main() -> list[str]:
-        broker = MemoryBroker(virtual_now, faults=LosesAnswers(seed))
+        broker = MemoryBroker(virtual_now, faults=LosesReplies(seed))
         acked: list[int] = []
 
         async def writer(name: str) -> None:
@@ -138,7 +138,7 @@ def test_delayed_deliveries_overtake_each_other() -> None:
     assert seen == [(b"2", 1, 0.1), (b"1", 1, 0.5)]
 
 
-def test_a_lost_acknowledgement_shows_to_nobody_and_brings_the_message_again() -> None:
+def test_a_lost_acknowledgement_is_silent_and_redelivers_the_message() -> None:
     """The worker's ack() succeeds; the broker, which never heard it, delivers again."""
 
     class LosesFirstAck(NoFaults):
@@ -162,16 +162,16 @@ def test_a_lost_acknowledgement_shows_to_nobody_and_brings_the_message_again() -
     assert run_virtual(main) == [1, 2]
 
 
-def test_listeners_hear_what_is_said_and_what_is_stored() -> None:
+def test_listeners_receive_published_and_stored_messages() -> None:
     """Wakes pass as they are; an event is republished once it is stored, a refused one never."""
 
     async def main() -> list[str]:
         broker = MemoryBroker(virtual_now)
-        heard: list[str] = []
+        received: list[str] = []
 
         async def listener() -> None:
             async for hint in broker.listen("live.runs.>", "wake.planner.>"):
-                heard.append(hint.subject)  # noqa: PERF401 - a comprehension over it would never end
+                received.append(hint.subject)  # noqa: PERF401 - a comprehension over it would never end
 
         async with anyio.create_task_group() as group:
             group.start_soon(listener)
@@ -183,7 +183,7 @@ def test_listeners_hear_what_is_said_and_what_is_stored() -> None:
             await broker.publisher().wake("budget", TENANT, RUN)
             await anyio.sleep(0.1)
             group.cancel_scope.cancel()
-        return heard
+        return received
 
     assert run_virtual(main) == ["live.runs.t.r.planner.started.1", "wake.planner.t.r"]
 

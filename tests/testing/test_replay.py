@@ -38,7 +38,7 @@ def test_every_decision_comes_out_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_log_alone_is_compared_as_far_as_it_goes(name: str) -> None:
+def test_a_log_without_its_agent_is_compared_in_part(name: str) -> None:
     """Without the agent's version, what hangs on its prompt and schemas is passed over, and nothing else differs."""
     assert replay(SCENARIOS[name]()) == []
 
@@ -53,7 +53,7 @@ def test_a_decision_that_would_come_out_differently_is_named() -> None:
         assert [(d.role, d.event, d.field) for d in differences] == [("approver", "cleared", "calls")]
 
 
-def test_what_is_no_event_of_the_run_is_passed_over() -> None:
+def test_a_message_that_is_not_an_event_of_the_run_is_skipped() -> None:
     """Neither an empty log nor garbage before, between and behind the events is a difference."""
     log = SCENARIOS["approved"]()
     strange = [("runs.T.?", b"{}"), ("runs.t.r1.planner.dreamt.99", b"\xff"), ("runs.t.r1.a.b.c.d", b"[" * 100_000)]
@@ -67,10 +67,10 @@ def test_what_is_no_event_of_the_run_is_passed_over() -> None:
 @pytest.mark.broker
 async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
     """Time passes between a decision and its append; every deadline is decided again to the microsecond."""
-    async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as client:
+    async with stack(tmp_path) as system, Client.connect(system.directory, as_="operator") as client:
         for run, text in (("paid", "pay 5"), ("cut", "hang")):
             await client.submit("desk", text, run=run)
-        await line.effects.hanging.wait()
+        await system.effects.hanging.wait()
         await client.stop("cut", why="enough")
         async for entry in client.events("paid", follow=True):
             if entry.name == "asked":
@@ -80,7 +80,7 @@ async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
             stored = await client.bus.log().load(TENANT, RunId(run))
             opened = (await client.run(run)).opened
             assert opened is not None
-            version = await client.bus.shared(stream_names.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
+            version = await client.bus.bucket(stream_names.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
             assert version is not None
             log = [(message.subject, message.payload, message.seq) for message in stored]
             found = replay(log, blobs={opened.agent.digest: version.value})

@@ -103,7 +103,7 @@ def test_a_loop_that_spins_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         run_virtual(spins)
 
 
-def test_the_clock_starts_where_it_is_told() -> None:
+def test_the_clock_starts_at_the_given_time() -> None:
     """``start`` is the date at loop time 0."""
 
     async def main() -> datetime:

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from linestop.actors.control_messages import word
-from linestop.actors.facts import Facts, PinnedAgent, Word
+from linestop.actors.control_messages import event_for_message
+from linestop.actors.facts import ControlMessage, Facts, PinnedAgent
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     Answered,
@@ -32,9 +32,9 @@ from linestop.schemas.events import (
     SpendQuestion,
     Stopped,
 )
-from linestop.schemas.run.approval_policy import awaited, by_fallback, may_do_more, rule
+from linestop.schemas.run.approval_policy import approval_rule, awaited_event, is_by_fallback, may_do_more
 from linestop.schemas.run.call_states import CallState, Stage
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import spend_question_due
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
@@ -53,19 +53,25 @@ class Approver:
         "executor.widened",
         "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Word, PinnedAgent)
+    needs: tuple[type[Any], ...] = (ControlMessage, PinnedAgent)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Say what a person said, deny what has expired, then clear or ask."""
         del cue
-        if run.blind:
+        if run.has_unknown_events:
             return None
-        said = facts.get(Word)
-        if said is not None and (event := word(run, said, now, _agent(facts))) is not None:
+        message = facts.get(ControlMessage)
+        if message is not None and (event := event_for_message(run, message, now, _agent(facts))) is not None:
             return event
-        if run.opened is None or run.done or run.full:
+        if run.opened is None or run.done or run.is_full:
             return None
-        return _ended(run) or _expired(run, now) or _spending(run, now) or _gate(run, now) or _doubt(run, now)
+        return (
+            _stop_after_decision(run)
+            or _deny_expired(run, now)
+            or _ask_about_spending(run, now)
+            or _clear_or_ask(run, now)
+            or _ask_about_outcome(run, now)
+        )
 
 
 def _agent(facts: Facts) -> AgentVersion | None:
@@ -73,36 +79,36 @@ def _agent(facts: Facts) -> AgentVersion | None:
     return pinned.version if pinned else None
 
 
-def _ended(run: Run) -> Stopped | None:
+def _stop_after_decision(run: Run) -> Stopped | None:
     """The stop that a person's word asks for: spending was refused, or an unknown effect is too much."""
     if denial := run.spend_denied:
         if denial.by == "timer":
             why = "Nobody said in time whether the run may go on spending."
-            return stopped(run, by="approver", why=why, code="expired")
+            return stop_event(run, by="approver", why=why, code="expired")
         why = f"Going on spending was denied by {denial.by}" + (f": {denial.why}" if denial.why else ".")
-        return stopped(run, by="approver", why=why, code="denied")
-    if over := run.stop_over:
-        why = over.why or f"Nobody knows what became of call '{over.call}'."
-        return stopped(run, by=over.by, why=why, code="unknown_effect")
+        return stop_event(run, by="approver", why=why, code="denied")
+    if resolution := run.stop_resolution:
+        why = resolution.why or f"Nobody knows what became of call '{resolution.call}'."
+        return stop_event(run, by=resolution.by, why=why, code="unknown_effect")
     return None
 
 
-def _expired(run: Run, now: datetime) -> AnyEvent | None:
+def _deny_expired(run: Run, now: datetime) -> AnyEvent | None:
     """What nobody answered in time: denied; an unknown effect ends the run."""
     if run.spend_asked and now >= run.spend_asked.expires_at:
         return Denied(call="", by="timer", via="timer")
     for call in run.proposal.calls if run.proposal else ():
         if call.stage is not Stage.ASKED or call.asked is None or now < call.asked.expires_at:
             continue
-        if call.asked_doubt:
+        if call.asked_about_outcome:
             why = f"Nobody said what became of '{call.tool}' (call '{call.call}') in time."
-            return stopped(run, by="approver", why=why, code="expired")
+            return stop_event(run, by="approver", why=why, code="expired")
         digest = call.asked.contract_digest if isinstance(call.asked, AskedCall) else ""
         return Denied(call=call.call, by="timer", via="timer", args_sha256=call.args_sha256, contract_digest=digest)
     return None
 
 
-def _spending(run: Run, now: datetime) -> Asked | None:
+def _ask_about_spending(run: Run, now: datetime) -> Asked | None:
     """Ask before a run spends more than its policy lets it without a person."""
     if run.spend_asked or not spend_question_due(run, now):
         return None
@@ -112,15 +118,15 @@ def _spending(run: Run, now: datetime) -> Asked | None:
     )
 
 
-def _gate(run: Run, now: datetime) -> AnyEvent | None:
+def _clear_or_ask(run: Run, now: datetime) -> AnyEvent | None:
     """Clear what needs nobody; ask about the rest. One event a gate and proposal."""
     if run.phase is not Phase.CLEARING or run.proposal is None or run.opened is None:
         return None
     waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
     if question := next((call for call in waiting if call.tool in QUESTIONS), None):
-        return _reported(run, question) or Asked(question=_question(run, question, now))
-    dry_run, fallback = run.opened.task.dry_run, by_fallback(run)
-    rules = [(call, *rule(run.opened.policy, call, dry_run=dry_run, fallback=fallback)) for call in waiting]
+        return _answer_from_report(run, question) or Asked(question=_question(run, question, now))
+    dry_run, fallback = run.opened.task.dry_run, is_by_fallback(run)
+    rules = [(call, *approval_rule(run.opened.policy, call, dry_run=dry_run, fallback=fallback)) for call in waiting]
     cleared = tuple(
         ClearedCall(call=call.call, rule=name, args_sha256=call.args_sha256)
         for call, name, needs_person in rules
@@ -128,26 +134,26 @@ def _gate(run: Run, now: datetime) -> AnyEvent | None:
     )
     if cleared:
         return Cleared(calls=cleared)
-    return Asked(calls=tuple(_asked(run, call, name, now) for call, name, _ in rules))
+    return Asked(calls=tuple(_asked_call(run, call, name, now) for call, name, _ in rules))
 
 
-def _reported(run: Run, call: CallState) -> Answered | None:
+def _answer_from_report(run: Run, call: CallState) -> Answered | None:
     """The answer to a wait for an event that was reported before: the oldest of its name, each once.
 
     What somebody vouches for comes first: a client may have reported the same name before it.
     """
-    name = awaited(call)
-    found = [(kept.untrusted, n) for n, kept in run.reported.items() if name and kept.event == name]
-    if not found:
+    name = awaited_event(call)
+    oldest = [(kept.untrusted, n) for n, kept in run.reported_events.items() if name and kept.event == name]
+    if not oldest:
         return None
-    n = min(found)[1]
-    kept = run.reported[n]
+    n = min(oldest)[1]
+    report = run.reported_events[n]
     return Answered(
-        call=call.call, event=name, answer=kept.answer, by=kept.by, untrusted=kept.untrusted, reported_n=n
+        call=call.call, event=name, answer=report.answer, by=report.by, untrusted=report.untrusted, reported_n=n
     )  # fmt: skip
 
 
-def _asked(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
+def _asked_call(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
     assert run.opened is not None
     assert call.grant is not None
     policy = run.opened.policy
@@ -176,13 +182,13 @@ def _question(run: Run, call: CallState, now: datetime) -> Question:
     )
 
 
-def _doubt(run: Run, now: datetime) -> Asked | None:
+def _ask_about_outcome(run: Run, now: datetime) -> Asked | None:
     """Ask a person what became of effects that no probe can settle."""
-    doubtful = [
+    unsettled = [
         call
         for call in (run.proposal.calls if run.proposal else ())
-        if call.stage is Stage.DOUBT and call.grant and (call.probed or not call.grant.probe)
+        if call.stage is Stage.UNKNOWN_OUTCOME and call.grant and (call.probed or not call.grant.probe)
     ]
-    if not doubtful:
+    if not unsettled:
         return None
-    return Asked(calls=tuple(_asked(run, call, "unknown", now) for call in doubtful))
+    return Asked(calls=tuple(_asked_call(run, call, "unknown", now) for call in unsettled))

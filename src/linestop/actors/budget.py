@@ -28,12 +28,12 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
-from linestop.schemas.run.make_stop import stopped
-from linestop.schemas.run.next_action import NextStart, hold_needed_micros, hold_wanted_micros, next_start
+from linestop.schemas.run.make_stop import stop_event
+from linestop.schemas.run.next_action import NextStart, hold_min_micros, hold_target_micros, next_start
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
-NOT_CHANGED = "the accounts cannot be changed now: "
+ACCOUNTS_UNAVAILABLE = "the accounts cannot be changed now: "
 """Comes before the cause in why a run waits for money."""
 
 
@@ -52,16 +52,16 @@ class Budget:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Settle a run that is over, hold for one that is not covered, warn, or stop it."""
         del cue
-        if run.sealed or run.blind:
+        if run.sealed or run.has_unknown_events:
             return None
         if run.done:
             return _settle(run) if run.holds and not run.open_attempts else None
-        if run.opened is None or run.full:
+        if run.opened is None or run.is_full:
             return None
-        return _warn(run) or _hold(run, facts.get(Reservation), now)
+        return _warn(run) or _hold_or_wait(run, facts.get(Reservation), now)
 
 
-def wanted(run: Run, now: datetime) -> tuple[str, int]:
+def next_hold(run: Run, now: datetime) -> tuple[str, int]:
     """The hold this run wants now: its id and amount in micro-dollars, or ('', 0).
 
     The id is made from the run and the hold's ordinal, so asking the accounts twice is asking once.
@@ -69,34 +69,34 @@ def wanted(run: Run, now: datetime) -> tuple[str, int]:
     start = next_start(run, now)
     if not isinstance(start, NextStart) or run.done:
         return "", 0
-    amount = hold_wanted_micros(run, start)
-    return (_next_hold(run), amount) if amount > 0 else ("", 0)
+    amount = hold_target_micros(run, start)
+    return (_next_hold_id(run), amount) if amount > 0 else ("", 0)
 
 
-def needed_micros(run: Run, now: datetime) -> int:
+def next_hold_min_micros(run: Run, now: datetime) -> int:
     """How much of the hold that this run wants its next start cannot do without, in micro-dollars."""
     start = next_start(run, now)
-    return hold_needed_micros(run, start) if isinstance(start, NextStart) else 0
+    return hold_min_micros(run, start) if isinstance(start, NextStart) else 0
 
 
-def _next_hold(run: Run) -> str:
+def _next_hold_id(run: Run) -> str:
     """The id of the run's next hold; with the tenant, since all tenants' holds share the system's account."""
     return f"{run.tenant}.{run.run}.{run.holds_made + 1}"
 
 
-def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Queued | Stopped | None:
+def _hold_or_wait(run: Run, reservation: Reservation | None, now: datetime) -> Held | Queued | Stopped | None:
     start = next_start(run, now)
     if not isinstance(start, NextStart):
         return None
-    amount = hold_wanted_micros(run, start)
+    amount = hold_target_micros(run, start)
     if amount == 0:
         return None
     if amount < 0:
-        return _too_dear(run, start, now)
-    if reservation is None or reservation.hold != _next_hold(run):
+        return _stop_at_cost_limit(run, start, now)
+    if reservation is None or reservation.hold != _next_hold_id(run):
         return None
     if reservation.refused_account or reservation.cause:
-        return _no_money(run, start, reservation)
+        return _wait_or_stop(run, start, reservation)
     return Held(
         hold=reservation.hold,
         amount_micros=reservation.amount_micros,
@@ -106,7 +106,7 @@ def _hold(run: Run, reservation: Reservation | None, now: datetime) -> Held | Qu
     )
 
 
-def _too_dear(run: Run, start: NextStart, now: datetime) -> Stopped | None:
+def _stop_at_cost_limit(run: Run, start: NextStart, now: datetime) -> Stopped | None:
     """Stop a run whose next start does not fit into its own limit; one whose open starts may yet cost less waits."""
     if any(not attempt.expired(now) for attempt in run.open_attempts):
         return None
@@ -116,50 +116,50 @@ def _too_dear(run: Run, start: NextStart, now: datetime) -> Stopped | None:
         f"The next step may cost {dollars(start.cost_max_micros)}, but of the run's limit 'cost_max_micros' "
         f"({dollars(run.limits.cost_max_micros)}) only {dollars(run.limits.cost_max_micros - spent)} is left."
     )
-    return stopped(run, by="budget", why=why, code="budget", limit=limit)
+    return stop_event(run, by="budget", why=why, code="budget", limit=limit)
 
 
-def _no_money(run: Run, start: NextStart, reservation: Reservation) -> Queued | Stopped | None:
+def _wait_or_stop(run: Run, start: NextStart, reservation: Reservation) -> Queued | Stopped | None:
     """Let the run wait for what other runs hold, or stop it if the next start fits into nothing that can come."""
-    if run.queued and (reservation.waits or reservation.cause):
+    if run.queued and (reservation.may_wait or reservation.cause):
         return None
     if run.open_attempts:
         # What is open may cost less than it reserves, and the run is asked again when it has ended.
         return None
-    need = hold_needed_micros(run, start)
+    need = hold_min_micros(run, start)
     step = f"The next step may cost {dollars(start.cost_max_micros)}"
     if reservation.cause:
-        why = f"{step}; {NOT_CHANGED}{reservation.cause}"
-        return Queued(need_micros=need, why=why, holds=_spent_of_holds(run))
+        why = f"{step}; {ACCOUNTS_UNAVAILABLE}{reservation.cause}"
+        return Queued(need_micros=need, why=why, holds=_settled_holds(run))
     assert run.opened is not None
     line = next(a for a in reservation.accounts if a.account == reservation.refused_account)
     owner = owner_of(line, run.tenant, run.opened.task.user)
     why = f"{step}; {budget_sentence(line, owner)}."
-    if reservation.waits:
+    if reservation.may_wait:
         return Queued(
             need_micros=need, why=why, owner=owner, account=line, resets_at=period_end(line.period),
-            holds=_spent_of_holds(run),
+            holds=_settled_holds(run),
         )  # fmt: skip
     why += f" Submit the task again then, or raise '{setting_of(line)}' under [accounts]."
     hit = LimitHit(
         name=line.account, value=line.before_micros + need, max_value=line.limit_micros, period=line.period,
         spent=line.spent_micros,
     )  # fmt: skip
-    return stopped(run, by="budget", why=why, code="budget", limit=hit)
+    return stop_event(run, by="budget", why=why, code="budget", limit=hit)
 
 
 def _warn(run: Run) -> Warned | None:
     spent = run.spent_micros + run.reserved_micros
-    for limit, value, most in (
+    for limit, value, value_max in (
         ("cost_max_micros", spent, run.limits.cost_max_micros),
         ("tokens_max", run.tokens, run.limits.tokens_max),
     ):
-        if limit not in run.warned and value * 100 >= most * run.limits.warn_percent:
-            return Warned(limit=limit, value=value, max_value=most)
+        if limit not in run.warned and value * 100 >= value_max * run.limits.warn_percent:
+            return Warned(limit=limit, value=value, max_value=value_max)
     return None
 
 
-def _spent_of_holds(run: Run) -> tuple[SettledHold, ...]:
+def _settled_holds(run: Run) -> tuple[SettledHold, ...]:
     """What the run has spent of each open hold: the oldest first, as much as each has, and the last what is over.
 
     It is over only where a provider reported more than it could have used; the accounts are charged what the run is.
@@ -185,4 +185,4 @@ def _settle(run: Run) -> Settled:
         for attempt in attempts
         if attempt.charged_micros
     )
-    return Settled(holds=_spent_of_holds(run), by_event=by_event)
+    return Settled(holds=_settled_holds(run), by_event=by_event)

@@ -14,18 +14,18 @@ import msgspec
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
-from linestop.schemas.provenance.argument_origins import untrusted
+from linestop.schemas.provenance.argument_origins import has_untrusted
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.call_states import CallState, ProposalState, Stage
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
-from linestop.schemas.tool_contracts import TRACED, effect_key, unfounded
+from linestop.schemas.tool_contracts import TRACED_TIERS, effect_key, may_have_taken_effect
 
 WAIT_MAX_S = 2_592_000
-WAIT_PAST_S = 60.0
+WAIT_OVERDUE_MAX_S = 60.0
 """A moment that passed while the model was thinking is no mistake; the wait is then over at once."""
 
-TOKENS_COST = 8
+TOKENIZING_COST = 8
 NAMES_SHOWN_MAX = 20
 
 
@@ -46,11 +46,11 @@ def judging_bytes(run: Run) -> int:
         return 0
     pending = [call for call in run.proposal.calls if call.stage is Stage.PENDING]
     size = sum(c.raw_args.bytes if isinstance(c.raw_args, BlobRef) else len(c.raw_args) for c in pending)
-    if any(call.grant is not None and (call.grant.tier in TRACED or call.grant.egress) for call in pending):
+    if any(call.grant is not None and (call.grant.tier in TRACED_TIERS or call.grant.egress) for call in pending):
         task = run.opened.task.text if run.opened else ""
         # Taking a text apart takes as long as comparing many times as much.
-        size = TOKENS_COST * (size + (len(task) if isinstance(task, str) else 0))
-        size += sum(len(call.answer) for call in run.calls.values())
+        size = TOKENIZING_COST * (size + (len(task) if isinstance(task, str) else 0))
+        size += sum(len(call.outcome_text) for call in run.calls.values())
     return size
 
 
@@ -59,7 +59,7 @@ def judge_edit(run: Run, call: CallState, args: bytes, agent: AgentVersion, *, n
     # Where the values come from decides nothing here, and costs time: only calls of a higher tier are traced.
     grant = (
         msgspec.structs.replace(call.grant, tier="reversible")
-        if call.grant and call.grant.tier in TRACED
+        if call.grant and call.grant.tier in TRACED_TIERS
         else call.grant
     )
     edited = replace(call, raw_args=args.decode(), stage=Stage.PENDING, grant=grant)
@@ -76,7 +76,7 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     before: list[JudgedCall],
     now: datetime,
 ) -> JudgedCall:
-    raw = _raw(call, texts)
+    raw = _raw_args(call, texts)
     raw_sha256 = hashlib.sha256(raw).hexdigest()
 
     def reject(*errors: str) -> JudgedCall:
@@ -84,8 +84,8 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
 
     contract, grant = agent.tool(call.tool), call.grant
     if grant is None or contract is None:
-        return reject(_no_such_tool(run, call.tool))
-    if excess := _too_many(run, call, grant, before):
+        return reject(_unknown_tool_message(run, call.tool))
+    if excess := _exceeded_call_limit(run, call, grant, before):
         sentence, limit = excess
         return msgspec.structs.replace(reject(sentence), limit=limit)
     checked = check_arguments(raw, contract)
@@ -97,61 +97,61 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     args_sha256 = hashlib.sha256(checked.args).hexdigest()
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
     earlier = [c for c in run.calls.values() if c.call != call.call and c.judged and c.judged.effect_key == key]
-    verdict, errors, recorded_n = _repeated(run, grant, earlier, key=key, before=before)
-    if verdict == "pass" and (again := _asked_already(run, grant, key=key, before=before)):
-        return reject(again)
+    verdict, errors, recorded_n = _check_repetition(run, grant, earlier, key=key, before=before)
+    if verdict == "pass" and (duplicate := _duplicate_question(run, grant, key=key, before=before)):
+        return reject(duplicate)
     lines = provenance(run, contract, msgspec.json.decode(checked.args), agent)
     return JudgedCall(
         call=call.call, tool=call.tool, verdict=verdict, errors=errors, args=checked.args.decode(),
         args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,
-        flags=("untrusted-value",) if untrusted(lines) else (), recorded_n=recorded_n, wait_until=until,
+        flags=("untrusted-value",) if has_untrusted(lines) else (), recorded_n=recorded_n, wait_until=until,
     )  # fmt: skip
 
 
-def _raw(call: CallState, texts: Mapping[str, bytes]) -> bytes:
+def _raw_args(call: CallState, texts: Mapping[str, bytes]) -> bytes:
     if isinstance(call.raw_args, BlobRef):
         return texts.get(call.raw_args.sha256, b"")
     return call.raw_args.encode()
 
 
-def _no_such_tool(run: Run, name: str) -> str:
+def _unknown_tool_message(run: Run, name: str) -> str:
     names = [grant.name for grant in run.opened.tools] if run.opened else []
     listed = ", ".join(names[:NAMES_SHOWN_MAX]) or "none"
     return f"There is no tool '{name[:80]}' in this run; the tools are: {listed}."
 
 
-def _too_many(
+def _exceeded_call_limit(
     run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCall]
 ) -> tuple[str, LimitHit | None] | None:
     """Why this tool may not be called once more, and which limit says so; None if it may."""
     limits = run.limits
     if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
         return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer.", None
-    if run.room <= 0:
+    if run.events_left <= 0:
         hit = LimitHit(name="events_max", value=run.n, max_value=limits.events_max)
         return "The run has used up its events; no further call can be made.", hit
-    made = sum(1 for c in run.calls.values() if c.call != call.call and c.passed)
+    made = sum(1 for c in run.calls.values() if c.call != call.call and c.has_passed)
     made += sum(1 for verdict in before if verdict.verdict == "pass")
     if made >= limits.calls_max:
         hit = LimitHit(name="calls_max", value=made + 1, max_value=limits.calls_max)
         return f"The run may make {limits.calls_max} calls, and has made them.", hit
-    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c.call != call.call and c.passed)
+    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c.call != call.call and c.has_passed)
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
-    most = grant.calls_max or limits.calls_per_tool_max
-    if passed >= most:
+    calls_max = grant.calls_max or limits.calls_per_tool_max
+    if passed >= calls_max:
         name = f"calls_max of {call.tool}" if grant.calls_max else "calls_per_tool_max"
-        hit = LimitHit(name=name, value=passed + 1, max_value=most)
-        return f"The tool '{call.tool}' may be called {most} times in a run, and has been.", hit
+        hit = LimitHit(name=name, value=passed + 1, max_value=calls_max)
+        return f"The tool '{call.tool}' may be called {calls_max} times in a run, and has been.", hit
     return None
 
 
-def _repeated(
+def _check_repetition(
     run: Run, grant: ToolGrant, earlier: list[CallState], *, key: str, before: list[JudgedCall]
 ) -> tuple[Any, tuple[str, ...], int]:
     """Whether this call was made before: verdict, errors, and the event to answer from."""
-    answers = [c.answer for c in earlier if c.stage is Stage.ANSWERED and c.judged and c.judged.verdict != "loop"]
-    most = run.limits.equal_calls_max
-    if len(answers) >= most and len(set(answers[-most:])) == 1:
+    answers = [c.outcome_text for c in earlier if c.stage is Stage.ENDED and c.judged and c.judged.verdict != "loop"]
+    calls_max = run.limits.equal_calls_max
+    if len(answers) >= calls_max and len(set(answers[-calls_max:])) == 1:
         sentence = f"This call was made {len(answers)} times with the same result; making it again changes nothing."
         return "loop", (sentence,), 0
     if grant.tier == "read" or grant.repeatable:
@@ -159,22 +159,24 @@ def _repeated(
     if any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
         return "reject", ("The same effect is proposed twice in this answer.",), 0
     for call in reversed(earlier):
-        if call.finished is not None and call.finished.outcome == "succeeded" and call.stage is Stage.ANSWERED:
+        if call.finished is not None and call.finished.outcome == "succeeded" and call.stage is Stage.ENDED:
             return "recorded", ("This was done already; the answer is the recorded one.",), call.finished_n
         if call.stage in {Stage.OPEN, Stage.READY, Stage.CHECK, Stage.ASKED, Stage.GATE}:
             return "reject", (f"The same effect is under way already (call '{call.call}').",), 0
         if call.fate == "done" or any(attempt.outcome == "succeeded" for attempt in call.effects):
             return "reject", (f"The same effect was done already (call '{call.call}').",), 0
-        unclear = not grant.safe_to_repeat and any(a.outcome == "failed" and unfounded(a.error) for a in call.effects)
-        if call.stage is Stage.DOUBT or call.fate == "unknown" or unclear:
+        unclear = not grant.safe_to_repeat and any(
+            a.outcome == "failed" and may_have_taken_effect(a.error) for a in call.effects
+        )
+        if call.stage is Stage.UNKNOWN_OUTCOME or call.fate == "unknown" or unclear:
             return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
     return "pass", (), 0
 
 
-def _asked_already(run: Run, grant: ToolGrant, *, key: str, before: list[JudgedCall]) -> str:
+def _duplicate_question(run: Run, grant: ToolGrant, *, key: str, before: list[JudgedCall]) -> str:
     """Why a person is not asked about this call: the same question stands in the same answer already."""
     policy = run.opened.policy if run.opened else Policy()
-    asks = grant.kind == "wait" or grant.tier in TRACED or any(fnmatchcase(grant.name, p) for p in policy.ask)
+    asks = grant.kind == "wait" or grant.tier in TRACED_TIERS or any(fnmatchcase(grant.name, p) for p in policy.ask)
     if not asks or not any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
         return ""
     return "The same call stands in this answer already; read its answer, then make it again if it is wanted twice."
@@ -198,7 +200,7 @@ def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
             return f"'{value}' is not an ISO 8601 moment; write e.g. 2030-01-31T09:00:00+00:00, or seconds."
         if until.tzinfo is None:
             return f"'{value}' names no time zone; write {value}+00:00 for UTC, or the offset that is meant."
-        if (now - until).total_seconds() > WAIT_PAST_S:
+        if (now - until).total_seconds() > WAIT_OVERDUE_MAX_S:
             return f"'{value}' is past: it is {now.astimezone(UTC):%Y-%m-%dT%H:%M:%S+00:00} now."
     if (until - now).total_seconds() > WAIT_MAX_S:
         return f"A wait may last at most {WAIT_MAX_S // 86_400} days; '{value}' is later than that."

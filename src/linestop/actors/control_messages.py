@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from linestop.actors.call_judging import judge_edit
-from linestop.actors.facts import Word
+from linestop.actors.facts import ControlMessage
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.defaults import REPORTED_MAX
+from linestop.schemas.defaults import REPORTED_EVENTS_MAX
 from linestop.schemas.events import (
     Answered,
     AnyEvent,
@@ -27,122 +27,134 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
-from linestop.schemas.run.approval_policy import waiting_for
+from linestop.schemas.run.approval_policy import call_waiting_for
 from linestop.schemas.run.approval_rules import reports_kept
 from linestop.schemas.run.call_states import CallState, Stage
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import canonical
 
 
-def word(run: Run, said: Word, now: datetime, agent: AgentVersion | None = None) -> AnyEvent | None:
+def event_for_message(
+    run: Run, message: ControlMessage, now: datetime, agent: AgentVersion | None = None
+) -> AnyEvent | None:
     """The event that this control message becomes in this run now, or None (see ``objection``)."""
-    return None if objection(run, said, now, agent) else _event(run, said)
+    return None if rejection_reason(run, message, now, agent) else _message_as_event(run, message)
 
 
-def objection(  # noqa: C901 - a list of reasons, one a line
-    run: Run, said: Word, now: datetime, agent: AgentVersion | None = None
+def rejection_reason(  # noqa: C901 - a list of reasons, one a line
+    run: Run, message: ControlMessage, now: datetime, agent: AgentVersion | None = None
 ) -> str:
     """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts.
 
     ``agent`` is the version the run was opened with: with it changed arguments are judged before they are taken.
     """
-    control = said.control
-    if said.verb == "stop" and _ends_a_drain(run, said):
+    control = message.control
+    if message.verb == "stop" and _cancels_drain(run, message):
         return ""
-    if over := _objection_to_any(run):
-        return over
-    if said.verb == "stop":
+    if reason := _ended_run_rejection_reason(run):
+        return reason
+    if message.verb == "stop":
         return ""
     if run.done:
         return f"Run '{run.run}' has come to its end; it can only be stopped."
-    if run.blind:
+    if run.has_unknown_events:
         return f"Run '{run.run}' has an event that this version does not know, so it can only be stopped here."
     if run.opened is None:
         return f"There is no run '{run.run}' yet."
-    if run.full:
+    if run.is_full:
         return f"Run '{run.run}' has all of its {run.limits.events_max} events, so it can only be stopped."
-    if over := _objection_to_signature(run, said):
-        return over
-    if said.verb == "pause":
-        return _objection_to_pause(run)
-    if said.verb == "resume":
+    if reason := _signature_rejection_reason(run, message):
+        return reason
+    if message.verb == "pause":
+        return _pause_rejection_reason(run)
+    if message.verb == "resume":
         return "" if run.paused else "The run is not paused."
-    if said.verb in {"approve", "deny"} and not control.call:
-        return _objection_to_spending(run, said, now)
-    event = control.event if said.verb == "answer" else ""
-    call = waiting_for(run, event) if event else run.calls.get(control.call)
+    if message.verb in {"approve", "deny"} and not control.call:
+        return _spending_rejection_reason(run, message, now)
+    event = control.event if message.verb == "answer" else ""
+    call = call_waiting_for(run, event) if event else run.calls.get(control.call)
     if call is None:
-        return _objection_to_report(run, said) if event else f"There is no call '{control.call}' in run '{run.run}'."
-    return _objection_to_call(run, call, said, now) or _objection_to_edit(run, call, said, now=now, agent=agent)
+        return (
+            _report_rejection_reason(run, message)
+            if event
+            else f"There is no call '{control.call}' in run '{run.run}'."
+        )
+    return _call_rejection_reason(run, call, message, now) or _edit_rejection_reason(
+        run, call, message, now=now, agent=agent
+    )
 
 
-def _objection_to_report(run: Run, said: Word) -> str:
+def _report_rejection_reason(run: Run, said: ControlMessage) -> str:
     """Why an event that no call waits for is not kept."""
-    if reports_kept(run, untrusted=not said.trusted) < REPORTED_MAX:
+    if reports_kept(run, untrusted=not said.trusted) < REPORTED_EVENTS_MAX:
         return ""
-    return f"Run '{run.run}' keeps {REPORTED_MAX} events that it has not waited for yet; report it when it waits."
+    return (
+        f"Run '{run.run}' keeps {REPORTED_EVENTS_MAX} events that it has not waited for yet; report it when it waits."
+    )
 
 
-def _objection_to_edit(run: Run, call: CallState, said: Word, *, now: datetime, agent: AgentVersion | None) -> str:
+def _edit_rejection_reason(
+    run: Run, call: CallState, message: ControlMessage, *, now: datetime, agent: AgentVersion | None
+) -> str:
     """Why arguments that a person wrote would be rejected: they are told, and not the model, which wrote others."""
-    if said.verb != "edit" or agent is None:
+    if message.verb != "edit" or agent is None:
         return ""
-    args = canonical(said.control.args)
+    args = canonical(message.control.args)
     errors = judge_edit(run, call, args, agent, now=now)
     return f"The call '{call.call}' cannot be made with these arguments: {'; '.join(errors)}" if errors else ""
 
 
-def _objection_to_any(run: Run) -> str:
+def _ended_run_rejection_reason(run: Run) -> str:
     if run.phase == "sealed":
         return f"Run '{run.run}' is over; nothing can be changed any more."
     return f"Run '{run.run}' is stopped already ({run.stopped.why})." if run.stopped else ""
 
 
-def _objection_to_signature(run: Run, said: Word) -> str:
-    control = said.control
-    if said.verb in SIGNED_VERBS and said.signature_required and not said.signer:
+def _signature_rejection_reason(run: Run, message: ControlMessage) -> str:
+    control = message.control
+    if message.verb in SIGNED_VERBS and message.signature_required and not message.signer:
         return "A decision must be signed with the key of a person who may decide; this one is not."
-    if not said.signer or not control.signature:
+    if not message.signer or not control.signature:
         return ""
-    if control.by not in {"", said.signer}:
-        return f"It is signed with the key of '{said.signer}' but made in the name of '{control.by}'."
+    if control.by not in {"", message.signer}:
+        return f"It is signed with the key of '{message.signer}' but made in the name of '{control.by}'."
     if any(getattr(entry.event, "signature", "") == control.signature for entry in run.entries if not entry.ignored):
         # Whoever heard a signed word could otherwise say it again, and have an effect retried once more.
         return "This very word was said before; say and sign it anew, with another nonce."
     return ""
 
 
-def _ends_a_drain(run: Run, said: Word) -> bool:
+def _cancels_drain(run: Run, message: ControlMessage) -> bool:
     """Whether it is a stop that cancels what the first one let run out."""
-    return run.sealed is None and run.stopped is not None and _stop(run, said).outdoes(run.stopped)
+    return run.sealed is None and run.stopped is not None and _stop_event(run, message).overrides(run.stopped)
 
 
-def _objection_to_pause(run: Run) -> str:
-    if run.room <= 0:
+def _pause_rejection_reason(run: Run) -> str:
+    if run.events_left <= 0:
         return f"Run '{run.run}' has {run.n} events; what is left belongs to its end, so it can only be stopped."
     return "The run is paused already." if run.paused else ""
 
 
-def _objection_to_spending(run: Run, said: Word, now: datetime) -> str:
+def _spending_rejection_reason(run: Run, message: ControlMessage, now: datetime) -> str:
     asked, deciders = run.spend_asked, run.opened.policy.deciders if run.opened else ()
     if asked is None:
         return "Name the call: the run does not ask about its spending."
     if now >= asked.expires_at:
         return f"The question about spending expired at {asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."
-    person = said.signer or said.control.by
+    person = message.signer or message.control.by
     if deciders and person not in deciders:
         return f"'{person}' may not decide about spending; {', '.join(deciders)} may."
-    return "" if person or said.verb == "deny" else "Say who approves, in 'by'."
+    return "" if person or message.verb == "deny" else "Say who approves, in 'by'."
 
 
-def _objection_to_call(run: Run, call: CallState, said: Word, now: datetime) -> str:
-    doubtful = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
-    if said.verb == "resolve":
-        if not doubtful:
+def _call_rejection_reason(run: Run, call: CallState, message: ControlMessage, now: datetime) -> str:
+    is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME or (call.stage is Stage.ASKED and call.asked_about_outcome)
+    if message.verb == "resolve":
+        if not is_outcome_unknown:
             return f"The fate of call '{call.call}' is not in doubt; nothing is to be resolved."
-        return _objection_to_resolution(run, call, said, now)
-    if doubtful:
+        return _resolution_rejection_reason(run, call, message, now)
+    if is_outcome_unknown:
         return (
             f"What became of call '{call.call}' is not known, and that is what is asked: "
             f"`linestop resolve {run.run} {call.call} --retry|--done|--stop` decides it."
@@ -151,18 +163,18 @@ def _objection_to_call(run: Run, call: CallState, said: Word, now: datetime) -> 
         return f"Call '{call.call}' does not wait for a person (it is {call.stage})."
     if now >= call.asked.expires_at:
         return f"The question about call '{call.call}' expired at {call.asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."
-    if said.verb == "answer":
+    if message.verb == "answer":
         return "" if isinstance(call.asked, Question) else f"Call '{call.call}' wants approve or deny."
-    if said.verb == "deny" and isinstance(call.asked, Question):
+    if message.verb == "deny" and isinstance(call.asked, Question):
         return ""
     if isinstance(call.asked, Question):
         return f"Call '{call.call}' is a question; answer it."
-    return _objection_to_decision(call, call.asked, said, now)
+    return _decision_rejection_reason(call, call.asked, message, now)
 
 
-def _objection_to_resolution(run: Run, call: CallState, said: Word, now: datetime) -> str:
+def _resolution_rejection_reason(run: Run, call: CallState, message: ControlMessage, now: datetime) -> str:
     """A word about a doubt has an effect done again, or not at all: whose it may be is the policy's."""
-    control, person = said.control, said.signer or said.control.by
+    control, person = message.control, message.signer or message.control.by
     deciders = run.opened.policy.deciders if run.opened else ()
     if deciders and person not in deciders:
         return f"'{person}' may not decide about '{call.tool}'; {', '.join(deciders)} may."
@@ -173,17 +185,17 @@ def _objection_to_resolution(run: Run, call: CallState, said: Word, now: datetim
     return "" if control.action else "Say what to do: action 'retry', 'done' or 'stop'."
 
 
-def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: datetime) -> str:
-    control, person = said.control, said.signer or said.control.by
-    if said.verb == "approve" and person in call.votes:
+def _decision_rejection_reason(call: CallState, asked: AskedCall, message: ControlMessage, now: datetime) -> str:
+    control, person = message.control, message.signer or message.control.by
+    if message.verb == "approve" and person in call.votes:
         return f"'{person}' approved call '{call.call}' already; {asked.quorum} people must."
     if asked.deciders and person not in asked.deciders:
         return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
-    if said.verb == "edit" and not isinstance(control.args, dict):
+    if message.verb == "edit" and not isinstance(control.args, dict):
         return "Give the new arguments as a JSON object."
-    if said.verb in {"approve", "edit"} and not person:
+    if message.verb in {"approve", "edit"} and not person:
         return "Say who approves, in 'by'."
-    if said.signature_required and not (control.args_sha256 and control.contract_digest):
+    if message.signature_required and not (control.args_sha256 and control.contract_digest):
         return "A signed decision names the arguments and the contract it is about; sign what was shown."
     if control.expires_at is not None and now >= control.expires_at:
         return f"The decision about call '{asked.call}' expired at {control.expires_at:%Y-%m-%d %H:%M:%S} UTC."
@@ -191,10 +203,10 @@ def _objection_to_decision(call: CallState, asked: AskedCall, said: Word, now: d
         return f"The arguments of call '{asked.call}' are not those that were shown; look again."
     if control.contract_digest and control.contract_digest != asked.contract_digest:
         return f"The contract of '{asked.tool}' is not the one that was shown; look again."
-    return _objection_to_wider(call, asked, said)
+    return _objection_to_wider(call, asked, message)
 
 
-def _objection_to_wider(call: CallState, asked: AskedCall, said: Word) -> str:
+def _objection_to_wider(call: CallState, asked: AskedCall, said: ControlMessage) -> str:
     """Why a word about a tool that may do more by now does not count: it may be about what was asked before."""
     if call.wider and said.verb != "deny" and not said.control.contract_digest:
         return f"{asked.wider} Look again, and name the contract that is shown."
@@ -203,17 +215,17 @@ def _objection_to_wider(call: CallState, asked: AskedCall, said: Word) -> str:
     return ""
 
 
-def _stop(run: Run, said: Word) -> Stopped:
-    by, control = said.signer or said.control.by or "unknown", said.control
-    return msgspec.structs.replace(stopped(run, by=by, why=control.why), mode=control.mode)
+def _stop_event(run: Run, message: ControlMessage) -> Stopped:
+    by, control = message.signer or message.control.by or "unknown", message.control
+    return msgspec.structs.replace(stop_event(run, by=by, why=control.why), mode=control.mode)
 
 
-def _event(run: Run, said: Word) -> AnyEvent:
-    control = said.control
-    by = said.signer or control.by or "unknown"
-    match said.verb:
+def _message_as_event(run: Run, message: ControlMessage) -> AnyEvent:
+    control = message.control
+    by = message.signer or control.by or "unknown"
+    match message.verb:
         case "stop":
-            return _stop(run, said)
+            return _stop_event(run, message)
         case "pause":
             return Paused(by=by, why=control.why)
         case "resume":
@@ -221,36 +233,39 @@ def _event(run: Run, said: Word) -> AnyEvent:
         case "answer":
             text = control.answer if isinstance(control.answer, str) else canonical(control.answer).decode()
             if control.event:
-                return _report(run, said, text, by)
-            return Answered(call=control.call, answer=text, by=by, untrusted=not said.trusted, **_as_signed(control))
+                return _report_event(run, message, text, by)
+            return Answered(
+                call=control.call, answer=text, by=by, untrusted=not message.trusted, **_signed_fields(control)
+            )
         case "edit":
             args = canonical(control.args)
             return Edited(
                 call=control.call, args=args.decode(), args_sha256=hashlib.sha256(args).hexdigest(), by=by,
-                why=control.why, approves=run.opened is None or run.opened.policy.quorum <= 1, **_as_signed(control),
+                why=control.why, approves=run.opened is None or run.opened.policy.quorum <= 1,
+                **_signed_fields(control),
             )  # fmt: skip
         case "resolve":
             result = "" if control.result is None else canonical(control.result).decode()
             return Resolved(
                 call=control.call, action=control.action or "stop", by=by, result=result, why=control.why,
-                **_as_signed(control),
+                **_signed_fields(control),
             )  # fmt: skip
         case "approve" | "deny":
-            return _decision(run, said.verb == "approve", control, by)
+            return _decision_event(run, message.verb == "approve", control, by)
 
 
-def _report(run: Run, said: Word, text: str, by: str) -> Answered:
+def _report_event(run: Run, message: ControlMessage, text: str, by: str) -> Answered:
     """What is said of an event: the answer to the call that waits for it, or kept until one does.
 
     A signature covers a call, which whoever reports an event does not name: one adds nothing to it.
     """
-    call, trusted = waiting_for(run, said.control.event), said.trusted and not said.signer
+    call, trusted = call_waiting_for(run, message.control.event), message.trusted and not message.signer
     return Answered(
-        call=call.call if call else "", event=said.control.event, answer=text, by=by, untrusted=not trusted
+        call=call.call if call else "", event=message.control.event, answer=text, by=by, untrusted=not trusted
     )  # fmt: skip
 
 
-def _as_signed(control: Control) -> dict[str, Any]:
+def _signed_fields(control: Control) -> dict[str, Any]:
     """What else the signature of a word covers: kept with it, so that it can be checked from the log alone."""
     return {
         "shown_sha256": control.args_sha256, "contract_digest": control.contract_digest, "nonce": control.nonce,
@@ -258,10 +273,10 @@ def _as_signed(control: Control) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denied:
+def _decision_event(run: Run, is_approval: bool, control: Control, by: str) -> Granted | Denied:
     call = run.calls.get(control.call)
     asked = call.asked if call and isinstance(call.asked, AskedCall) else None
-    kind = Granted if yes else Denied
+    kind = Granted if is_approval else Denied
     return kind(
         call=control.call, by=by, why=control.why, via=control.via or "control",
         args_sha256=asked.args_sha256 if asked else "", contract_digest=asked.contract_digest if asked else "",
@@ -270,31 +285,32 @@ def _decision(run: Run, yes: bool, control: Control, by: str) -> Granted | Denie
     )  # fmt: skip
 
 
-BECOMES: dict[Verb, type[AnyEvent]] = {
+EVENT_OF_VERB: dict[Verb, type[AnyEvent]] = {
     "stop": Stopped, "pause": Paused, "resume": Resumed, "approve": Granted, "deny": Denied, "edit": Edited,
     "answer": Answered, "resolve": Resolved,
 }  # fmt: skip
 """The event that a control message becomes."""
 
-PERSONS_WORDS = tuple(event for verb, event in BECOMES.items() if verb != "stop")
+EVENTS_OF_CONTROL_MESSAGES = tuple(event for verb, event in EVENT_OF_VERB.items() if verb != "stop")
 """The same but for a stop, which ends the run and so cannot be said twice."""
 
 
-def spoken(run: Run, cue: Cue) -> bool:
+def is_recorded(run: Run, cue: Cue) -> bool:
     """Whether this control message became an event already: said once, a word is not said again."""
     return cue.kind == "control" and any(
-        isinstance(entry.event, PERSONS_WORDS) and entry.event.cue.id == cue.id for entry in reversed(run.entries)
+        isinstance(entry.event, EVENTS_OF_CONTROL_MESSAGES) and entry.event.cue.id == cue.id
+        for entry in reversed(run.entries)
     )
 
 
-def stop_asked(facts: tuple[Any, ...]) -> bool:
+def has_stop_message(facts: tuple[Any, ...]) -> bool:
     """Whether somebody asks for a stop: who says it does not give way to others on the run's head."""
-    return any(isinstance(fact, Word) and fact.verb == "stop" for fact in facts)
+    return any(isinstance(fact, ControlMessage) and fact.verb == "stop" for fact in facts)
 
 
-def said_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
+def requested_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
     """A stop that somebody asked for: every role may say it, so whichever shell sees it first does."""
     for fact in facts:
-        if isinstance(fact, Word) and fact.verb == "stop":
-            return word(run, fact, now)
+        if isinstance(fact, ControlMessage) and fact.verb == "stop":
+            return event_for_message(run, fact, now)
     return None

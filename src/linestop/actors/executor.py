@@ -17,16 +17,25 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.actors.facts import DeadWorkers, Doors, Facts, Performing, Texts, ToolsHere, Worker, switch_closed
-from linestop.actors.own_starts import about_to_be_said, never_begun, out_of_time
+from linestop.actors.facts import (
+    DeadWorkers,
+    Facts,
+    KillSwitches,
+    Performing,
+    Texts,
+    ToolsHere,
+    Worker,
+    kill_switch_message,
+)
+from linestop.actors.own_starts import about_to_be_said, stop_out_of_time, unacknowledged_start
 from linestop.actors.widened_contracts import left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
 from linestop.schemas.run.call_rules import grant_of
-from linestop.schemas.run.call_states import Attempt, CallState, Stage, relied_on
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_workers_relied_on
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
@@ -45,7 +54,7 @@ class Executor:
         "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
         "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, Doors, Texts, Performing, ToolsHere)
+    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, KillSwitches, Texts, Performing, ToolsHere)
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner
@@ -55,80 +64,88 @@ class Executor:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Start what may start; end waits that are over; speak for attempts that nobody else will."""
         del cue
-        if run.opened is None or run.blind or run.phase is Phase.SEALED:
+        if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED:
             return None
         worker = facts.get(Worker)
-        me = worker.id if worker else ""
+        worker_id = worker.id if worker else ""
         dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
         performing = facts.get(Performing)
-        if lost := never_begun(run, me, performing, effect=True):
-            return _never_performed(lost)
+        if unacknowledged := unacknowledged_start(run, worker_id, performing, effect=True):
+            return _report_unacknowledged(unacknowledged)
         unheard = [attempt for attempt in run.open_attempts if not about_to_be_said(attempt, performing)]
         if run.done:
-            return _unknown(run, unheard, now, worker=me, dead=dead)
-        if late := out_of_time(run, now, performing, by="executor"):
-            return late
-        if over := _wait_over(run, now):
-            return over
+            return _report_abandoned(run, unheard, now, worker=worker_id, dead=dead)
+        if timeout_stop := stop_out_of_time(run, now, performing, by="executor"):
+            return timeout_stop
+        if ended_wait := _end_wait(run, now):
+            return ended_wait
         tools = facts.get(ToolsHere) or ToolsHere()
-        if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=me):
+        if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=worker_id):
             return wider
-        start = next_start(run, now, me, dead)
+        start = next_start(run, now, worker_id, dead)
         if isinstance(start, NextStart) and _is_due(run, start, now, unheard):
             if attempt := left_open(run, start, tools):
-                return _given_up(run, attempt, now, worker=me, dead=dead)
-            if event := _start(run, start, facts.get(Doors) or Doors(), now, worker=me, dead=dead):
+                return _is_abandoned(run, attempt, now, worker=worker_id, dead=dead)
+            if event := _start(run, start, facts.get(KillSwitches) or KillSwitches(), now, worker=worker_id, dead=dead):
                 return event
-        return _unknown(run, unheard, now, worker=me, dead=dead)
+        return _report_abandoned(run, unheard, now, worker=worker_id, dead=dead)
 
     # --- performing --------------------------------------------------------------------------------------
 
-    def view(self, run: Run, started: AnyEvent, facts: Facts) -> tuple[CallWork, ...]:
+    def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> tuple[CallWork, ...]:
         """Freeze what the calls of ``started`` need."""
         assert isinstance(started, EffectStarted)
         assert run.opened is not None
         texts = facts.get(Texts) or Texts()
-        return tuple(_work(run, line, started, texts) for line in started.calls)
+        return tuple(_call_work(run, line, started, texts) for line in started.calls)
 
-    async def perform(self, view: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[Finished | LongResult]:
+    async def perform(self, work: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[Finished | LongResult]:
         """Perform all calls at once and yield each result as it comes; one that had to be cut with the whole of it."""
         assert self._runner is not None
-        async for work, result, duration_s in self._runner.run(view):
-            yield await off_loop(result.bytes, partial(_report, work, result, duration_s))
+        async for call_work, result, duration_s in self._runner.run(work):
+            yield await off_loop(result.bytes, partial(_report_result, call_work, result, duration_s))
         del started
 
-    def cancelled(self, view: tuple[CallWork, ...], done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
+    def report_cancelled(
+        self, work: tuple[CallWork, ...], done: frozenset[tuple[str, int]], *, begun: bool
+    ) -> list[AnyEvent]:
         """What to say of calls that were cancelled before they had a result."""
-        return [_cancelled(work, begun=begun) for work in view if (work.call, work.attempt) not in done]
+        return [
+            _report_cancelled(call_work, begun=begun)
+            for call_work in work
+            if (call_work.call, call_work.attempt) not in done
+        ]
 
 
 _CANCELLED = ToolError(type="transient", message="The call was cancelled before its result was known.")
 _NOT_BEGUN = ToolError(type="transient", message="The call was not begun; nothing was done.", retry_safe=True)
-_NOBODY = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
+_NOT_REPORTED = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
 
 
-def _cancelled(work: CallWork, *, begun: bool) -> Finished:
+def _report_cancelled(work: CallWork, *, begun: bool) -> Finished:
     # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
     if not begun and not work.probe:
-        return _not_begun(work)
-    return _lost(
+        return _report_not_begun(work)
+    return _outcome_not_known(
         work.call, work.attempt, read=work.tier == "read" and not work.probe, cost_micros=work.cost_max_micros,
         error=_CANCELLED,
     )  # fmt: skip
 
 
-def _not_begun(work: CallWork) -> Finished:
+def _report_not_begun(work: CallWork) -> Finished:
     return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_NOT_BEGUN, begun=False)
 
 
-def _never_performed(attempt: Attempt) -> Finished:
+def _report_unacknowledged(attempt: Attempt) -> Finished:
     """Say of a start of this process that it never began: its acknowledgement was lost, so nobody performs it."""
     if attempt.purpose == "probe":
-        return _lost(attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED)
+        return _outcome_not_known(
+            attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED
+        )
     return Finished(call=attempt.call, attempt=attempt.attempt, outcome="never_started", error=_CANCELLED)
 
 
-def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
+def _outcome_not_known(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
     """Say that nobody knows. Of a read that leaves nothing in doubt: it failed, and may be made again at once."""
     if read:
         error = msgspec.structs.replace(error, retry_safe=True, retry_after_s=0.0)
@@ -136,21 +153,21 @@ def _lost(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolE
     return Finished(call=call, attempt=attempt, outcome=outcome, error=error, cost_micros=cost_micros)
 
 
-def _report(work: CallWork, result: ToolResult, duration_s: float) -> Finished | LongResult:
+def _report_result(work: CallWork, result: ToolResult, duration_s: float) -> Finished | LongResult:
     """What is said of a result; one that had to be cut goes with the whole of it."""
-    event = finished(work, result, duration_s)
+    event = finished_event(work, result, duration_s)
     if event.result_bytes <= work.result_bytes_max:
         return event
     kind = "text/plain" if isinstance(result.value, str) else "application/json"
-    return LongResult(event=event, whole=_as_text(result.value), type=kind)
+    return LongResult(event=event, full_text=_as_text(result.value), type=kind)
 
 
-def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
+def finished_event(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
     """The event that reports ``result`` of ``work``, capped for the model."""
     if not result.begun:
-        return _not_begun(work)
+        return _report_not_begun(work)
     text = "" if result.outcome != "succeeded" else _as_text(result.value)
-    capped, size = cap(text, work.result_bytes_max)
+    capped, size = truncate(text, work.result_bytes_max)
     return Finished(
         call=work.call, attempt=work.attempt, outcome=result.outcome, result=capped, result_bytes=size,
         result_sha256=hashlib.sha256(text.encode()).hexdigest() if result.outcome == "succeeded" else "",
@@ -160,7 +177,7 @@ def finished(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
     )  # fmt: skip
 
 
-def cap(text: str, bytes_max: int) -> tuple[str, int]:
+def truncate(text: str, bytes_max: int) -> tuple[str, int]:
     """``text`` cut to ``bytes_max`` UTF-8 bytes with a note saying so, and its full size."""
     data = text.encode()
     if len(data) <= bytes_max:
@@ -173,7 +190,7 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else canonical(value).decode()
 
 
-def _wait_over(run: Run, now: datetime) -> Finished | None:
+def _end_wait(run: Run, now: datetime) -> Finished | None:
     for call in run.proposal.calls if run.proposal else ():
         if call.stage is Stage.WAITING and call.ready_at is not None and call.ready_at <= now:
             text = canonical({"now": now.isoformat()}).decode()
@@ -187,23 +204,25 @@ def _is_due(run: Run, start: NextStart, now: datetime, unheard: Sequence[Attempt
     return start.kind != "model" and start.at <= now and all(attempt in unheard for attempt in before)
 
 
-def _unknown(
+def _report_abandoned(
     run: Run, attempts: Sequence[Attempt], now: datetime, *, worker: str, dead: frozenset[str]
 ) -> Finished | None:
     """Speak for one of these open attempts that is past its end and that nobody may repeat."""
     for attempt in attempts:
         if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
-            return _given_up(run, attempt, now, worker=worker, dead=dead)
+            return _is_abandoned(run, attempt, now, worker=worker, dead=dead)
     return None
 
 
-def _given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
+def _is_abandoned(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
     """Say of an attempt that nobody knows what became of it."""
     grant = run.calls[attempt.call].grant
     # In a run that goes on, the fold tells the model that a read was tried often enough.
     read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
-    lost = _lost(attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOBODY)
-    return msgspec.structs.replace(lost, dead_workers=relied_on([attempt], now, worker=worker, dead=dead))
+    lost = _outcome_not_known(
+        attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOT_REPORTED
+    )
+    return msgspec.structs.replace(lost, dead_workers=dead_workers_relied_on([attempt], now, worker=worker, dead=dead))
 
 
 def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
@@ -218,29 +237,31 @@ def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead
 
 
 def _start(  # noqa: PLR0913 - what a start rests on
-    run: Run, start: NextStart, doors: Doors, now: datetime, *, worker: str, dead: frozenset[str]
+    run: Run, start: NextStart, doors: KillSwitches, now: datetime, *, worker: str, dead: frozenset[str]
 ) -> AnyEvent | None:
     """Start it, unless a kill switch is closed or the run does not hold what it may cost."""
-    if shut := doors.shut_for(run, *(run.calls[name].tool for name in start.calls)):
-        return stopped(run, by="executor", why=switch_closed(shut), code="policy")
+    if shut := doors.first_closed_for(run, *(run.calls[name].tool for name in start.calls)):
+        return stop_event(run, by="executor", why=kill_switch_message(shut), code="policy")
     if start.cost_max_micros > run.available_micros:
         return None
-    started = _started(run, start, worker, doors.revision, now=now)
-    return msgspec.structs.replace(started, dead_workers=_taken_from(run, start, worker, dead, now=now))
+    started = _started_event(run, start, worker, doors.revision, now=now)
+    return msgspec.structs.replace(started, dead_workers=_dead_owners(run, start, worker, dead, now=now))
 
 
-def _started(run: Run, start: NextStart, worker: str, doors_revision: int, *, now: datetime) -> EffectStarted:
-    lines = tuple(_line(run, run.calls[name], start, now) for name in start.calls)
+def _started_event(
+    run: Run, start: NextStart, worker: str, kill_switches_revision: int, *, now: datetime
+) -> EffectStarted:
+    lines = tuple(_started_call(run, run.calls[name], start, now) for name in start.calls)
     purpose: Literal["effect", "probe"] = "probe" if start.kind == "probe" else "effect"
-    return EffectStarted(calls=lines, worker=worker, purpose=purpose, doors_revision=doors_revision)
+    return EffectStarted(calls=lines, worker=worker, purpose=purpose, doors_revision=kill_switches_revision)
 
 
-def _taken_from(run: Run, start: NextStart, worker: str, dead: frozenset[str], *, now: datetime) -> tuple[str, ...]:
+def _dead_owners(run: Run, start: NextStart, worker: str, dead: frozenset[str], *, now: datetime) -> tuple[str, ...]:
     before = [attempt for name in start.calls if (attempt := run.calls[name].open_attempt) is not None]
-    return relied_on(before, now, worker=worker, dead=dead)
+    return dead_workers_relied_on(before, now, worker=worker, dead=dead)
 
 
-def _line(run: Run, call: CallState, start: NextStart, now: datetime) -> StartedCall:
+def _started_call(run: Run, call: CallState, start: NextStart, now: datetime) -> StartedCall:
     assert call.grant is not None
     assert call.judged is not None
     start_by = now + timedelta(seconds=START_WITHIN_S)
@@ -253,7 +274,7 @@ def _line(run: Run, call: CallState, start: NextStart, now: datetime) -> Started
     )  # fmt: skip
 
 
-def _work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> CallWork:
+def _call_work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> CallWork:
     call = run.calls[line.call]
     assert call.grant is not None
     assert call.judged is not None

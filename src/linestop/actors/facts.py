@@ -28,10 +28,10 @@ class Facts:
 
     def get(self, kind: type[F]) -> F | None:
         """The fact of that type, if the shell has one."""
-        found: F | None = self._by_type.get(kind)
-        return found
+        fact: F | None = self._by_type.get(kind)
+        return fact
 
-    def with_(self, *facts: Any) -> Facts:  # noqa: ANN401 - any fact type
+    def with_facts(self, *facts: Any) -> Facts:  # noqa: ANN401 - any fact type
         """A copy with more facts."""
         return Facts(*self._by_type.values(), *facts)
 
@@ -46,16 +46,16 @@ class Performing(msgspec.Struct, frozen=True):
     """The starts (event numbers) of this run that this process performs now, or is about to say the results of."""
 
     starts: frozenset[int] = frozenset()
-    unsaid: frozenset[int] = frozenset()
+    unreported: frozenset[int] = frozenset()
     """Those of them that have ended: what they gave is not stored yet, perhaps since the broker is away."""
 
     lost: frozenset[int] = frozenset()
     """Those that have ended, and of which a result could not be said at all."""
 
     @property
-    def live(self) -> frozenset[int]:
+    def running(self) -> frozenset[int]:
         """Those that are worked on."""
-        return self.starts - self.unsaid - self.lost
+        return self.starts - self.unreported - self.lost
 
 
 class DeadWorkers(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class DeadWorkers(msgspec.Struct, frozen=True):
     workers: frozenset[str] = frozenset()
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+class IncomingTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task at the door.
 
     ``problem`` is set where it cannot even be read, and ``readable`` has what can be read of it; ``existing_run`` where
@@ -85,7 +85,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: datetime | None = None
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True):
+class ControlMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A control message for this run. ``signer`` is the person whose key signed it, empty if nobody's did.
 
     ``trusted``: it came as a person's may come, signed or with the operator's credential, and not as any client's.
@@ -111,26 +111,26 @@ class PinnedAgent(msgspec.Struct, frozen=True, kw_only=True):
     version: AgentVersion | None
 
 
-class Doors(msgspec.Struct, frozen=True, kw_only=True):
+class KillSwitches(msgspec.Struct, frozen=True, kw_only=True):
     """The kill switches that operators have closed; see ``schemas.kill_switches`` for their names."""
 
     revision: int = 0
     closed: frozenset[str] = frozenset()
 
-    def shut(self, *names: str) -> str:
+    def first_closed(self, *names: str) -> str:
         """The first of ``names`` (or of those that close everything) that is closed, or an empty string."""
         return next((name for name in (EVERYTHING, UNREADABLE, *names) if name in self.closed), "")
 
-    def shut_for(self, run: Run, *tools: str) -> str:
+    def first_closed_for(self, run: Run, *tools: str) -> str:
         """The first that is closed of those that concern an open run and these tools of its, or an empty string."""
         if run.opened is None:
-            return self.shut(f"tenant:{run.tenant}")
+            return self.first_closed(f"tenant:{run.tenant}")
         user = (f"user:{run.opened.task.user}",) if run.opened.task.user else ()
         agent = run.opened.agent.name
-        return self.shut(f"tenant:{run.tenant}", f"agent:{agent}", *user, *(f"tool:{tool}" for tool in tools))
+        return self.first_closed(f"tenant:{run.tenant}", f"agent:{agent}", *user, *(f"tool:{tool}" for tool in tools))
 
 
-def switch_closed(name: str) -> str:
+def kill_switch_message(name: str) -> str:
     """Why nothing starts: the sentence about a closed kill switch."""
     if name == UNREADABLE:
         return (
@@ -157,7 +157,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     amount_micros: int
     accounts: tuple[AccountLine, ...] = ()
     refused_account: str = ""
-    waits: bool = False
+    may_wait: bool = False
     cause: str = ""
 
 
@@ -180,7 +180,7 @@ class ToolsHere(msgspec.Struct, frozen=True, kw_only=True):
     by_name: dict[str, ToolHere] = {}
 
 
-class Findings(msgspec.Struct, frozen=True, kw_only=True):
+class CheckFindings(msgspec.Struct, frozen=True, kw_only=True):
     """What the tools' own checks found in results that wait for them: event number → findings."""
 
     by_event: dict[int, tuple[str, ...]] = {}

@@ -25,13 +25,13 @@ from linestop.schemas.run.model_order import models_of
 from linestop.schemas.run.prompt_size import output_room, tokens_bound, tokens_left
 from linestop.schemas.run.state import Run
 
-LOOKED_AT_MAX: Final = 1_500
+TAIL_CHARS_MAX: Final = 1_500
 """Characters of an answer's end in which a clause is looked for: an answer that goes on after it is about more."""
 
-AFTER_MAX: Final = 200
+AFTER_CHARS_MAX: Final = 200
 """Characters that may follow such a clause."""
 
-SENT_BACK: Final = "The answer tells of a call of"
+REASON_PREFIX: Final = "The answer tells of a call of"
 """How the reason begins for which such an answer is sent back: by it a run knows that it has done so."""
 
 EVENTS_LEFT_MIN: Final = 20
@@ -42,14 +42,14 @@ ARGS_CHARS_MAX: Final = 4_000
 CLAUSE_CHARS_MAX: Final = 120
 
 _QUOTES: Final = "`\"'“”„«»‘’「」『』*_"
-_TOOL_WORDS: Final = (
+_TOOL_NOUNS: Final = (
     "tool|function|werkzeug|funktion|outil|fonction|herramienta|función|strumento|funzione|ferramenta|função|"
     "narzędzie|narzędzia|funkcję|funkcji|инструмент|функцию|функция|aracını|aracı|fonksiyonunu|hulpmiddel|functie|"
     "verktyget|funktionen|工具|函数|ツール|関数|도구|함수|أداة|दायित्व|टूल"
 )
 
 # What somebody says who is about to call something: before the tool's name, or behind it.
-_BEFORE: Final = re.compile(
+_INTENT_BEFORE: Final = re.compile(
     r"(?:"
     # English
     r"\b(?:i['’]?ll|i will|i shall|i['’]?m going to|i am going to|i['’]?m about to|i am about to|i need to|i must|"
@@ -83,12 +83,12 @@ _BEFORE: Final = re.compile(
     r")",
     re.IGNORECASE,
 )
-_NEEDS_VERB_BEHIND: Final = re.compile(
+_NEEDS_VERB_AFTER: Final = re.compile(
     r"\b(?:ich werde|werde ich|ich muss|ich rufe|rufe ich|lass\w* (?:sie )?(?:mich|uns)|ik ga|ik zal|ik roep|ik moet|"
     r"jag ska|jag kommer att)\b",
     re.IGNORECASE,
 )
-_BEHIND: Final = re.compile(
+_INTENT_AFTER: Final = re.compile(
     r"(?:\b(?:aufrufen|auf|aufzurufen|verwenden|nutzen|benutzen|ausführen|starten|aanroepen|aan|gebruiken|uitvoeren|"
     r"anropa|använda|köra|çağıracağım|çağırıyorum|kullanacağım|kullanıyorum|çalıştıracağım)\b"
     r"|(?:呼び出します|呼び出す|呼びます|使います|使用します|実行します)"
@@ -96,7 +96,7 @@ _BEHIND: Final = re.compile(
     r"|(?:को कॉल कर|का उपयोग कर)(?:ूँगा|ूंगा|ूँगी|ूंगी|ता हूँ|ता हूं|ती हूँ|ती हूं|रहा हूँ)?)",
     re.IGNORECASE,
 )
-_BEHIND_ALONE: Final = re.compile(
+_INTENT_AFTER_ALONE: Final = re.compile(
     r"(?:\b(?:çağıracağım|çağırıyorum|kullanacağım|kullanıyorum|çalıştıracağım)\b"
     r"|呼び出します|呼び出す|呼びます|使います|使用します|実行します"
     r"|호출하겠습니다|호출합니다|호출할게요|사용하겠습니다|실행하겠습니다"
@@ -133,7 +133,7 @@ _NAME_FIELDS: Final = ("tool", "name", "function", "action", "tool_name", "recip
 _ARGS_FIELDS: Final = frozenset({"args", "arguments", "parameters", "input", "action_input", "tool_input", "params"})
 
 
-def untold_call(run: Run, proposal: ProposalState, agent: AgentVersion, now: datetime) -> tuple[str, ...]:
+def narration_errors(run: Run, proposal: ProposalState, agent: AgentVersion, now: datetime) -> tuple[str, ...]:
     """Why a final answer is sent back, if it tells of a call instead of making it; once a run, and where that can help.
 
     An answer that keeps to a schema is data. A planner function says what it was written to say.
@@ -142,21 +142,23 @@ def untold_call(run: Run, proposal: ProposalState, agent: AgentVersion, now: dat
     if not isinstance(text, str) or agent.output_schema is not None or agent.planner.startswith("python:"):
         return ()
     returned = [p.returned.errors for p in run.proposals if p.returned is not None]
-    if any(errors and errors[0].startswith(SENT_BACK) for errors in returned) or not _may_go_on(run, proposal, now):
+    if any(errors and errors[0].startswith(REASON_PREFIX) for errors in returned) or not _can_ask_again(
+        run, proposal, now
+    ):
         return ()
     tool = narrated_call(text, [grant.name for grant in run.opened.tools] if run.opened else [])
     how = "Call the tool now if the call is needed; otherwise give the final answer, which will then stand."
-    return (f"{SENT_BACK} '{tool}' instead of calling it. {how}",) if tool else ()
+    return (f"{REASON_PREFIX} '{tool}' instead of calling it. {how}",) if tool else ()
 
 
-def _may_go_on(run: Run, proposal: ProposalState, now: datetime) -> bool:
+def _can_ask_again(run: Run, proposal: ProposalState, now: datetime) -> bool:
     """Whether the model can be asked once more: an answer is better than a run that ends at a limit without one."""
     limits, opened = run.limits, run.opened
     if opened is None or run.turn >= limits.turns_max or run.returned_in_a_row >= limits.returned_max:
         return False
-    if run.room < EVENTS_LEFT_MIN or limits.wall_s - run.active_s(now) < limits.model_deadline_s / 2:
+    if run.events_left < EVENTS_LEFT_MIN or limits.wall_s - run.active_s(now) < limits.model_deadline_s / 2:
         return False
-    model = next((choice for choice in models_of(opened) if choice.asked_by(proposal)), opened.model)
+    model = next((choice for choice in models_of(opened) if choice.is_requested_by(proposal)), opened.model)
     reads, writes = tokens_bound(run, model, run.context_bytes + TOKEN_OVERHEAD), output_room(run, model)
     if tokens_left(run) < reads + writes:
         return False
@@ -168,13 +170,13 @@ def narrated_call(text: str, tools: Iterable[str]) -> str:
     names = tuple(sorted(tools, key=len, reverse=True))
     if not names:
         return ""
-    return _as_text(text, names) or _announced(text[-LOOKED_AT_MAX:], names)
+    return _tool_of_textual_call(text, names) or _announced_tool(text[-TAIL_CHARS_MAX:], names)
 
 
 # --- a call as text ------------------------------------------------------------------------------------
 
 
-def _as_text(text: str, names: tuple[str, ...]) -> str:
+def _tool_of_textual_call(text: str, names: tuple[str, ...]) -> str:
     """The tool of an answer that is a call and nothing else."""
     if len(text) > CALL_CHARS_MAX:
         return ""
@@ -190,17 +192,17 @@ def _as_text(text: str, names: tuple[str, ...]) -> str:
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return ""
     items = cast("list[object]", value) if isinstance(value, list) else [value]
-    found = [_of_object(item, known) for item in items]
-    return found[0] if found and all(found) else ""
+    tools = [_tool_of_json_call(item, known) for item in items]
+    return tools[0] if tools and all(tools) else ""
 
 
-def _of_object(value: object, known: dict[str, str]) -> str:
+def _tool_of_json_call(value: object, known: dict[str, str]) -> str:
     """The tool of a call as a JSON object; one without arguments is something else."""
     if not isinstance(value, dict):
         return ""
     fields = cast("dict[str, Any]", value)
     if isinstance(inner := fields.get("function"), dict):
-        return _of_object(cast("object", inner), known)
+        return _tool_of_json_call(cast("object", inner), known)
     name = next((name for key in _NAME_FIELDS if isinstance(name := fields.get(key), str)), "")
     return known.get(name.removeprefix("functions."), "") if fields.keys() & _ARGS_FIELDS else ""
 
@@ -208,38 +210,38 @@ def _of_object(value: object, known: dict[str, str]) -> str:
 # --- a call that is announced ----------------------------------------------------------------------------
 
 
-def _announced(text: str, names: tuple[str, ...]) -> str:
+def _announced_tool(text: str, names: tuple[str, ...]) -> str:
     """The tool that a clause near the end of an answer says is called now."""
     for name, start, end in _mentions(text, names):
         before = text[max(start - CLAUSE_CHARS_MAX, 0) : start]
         breaks = list(_BREAK.finditer(before))
         before = before[breaks[-1].end() :] if breaks else before
         args_end = _end_of_args(text, end)
-        behind, rest = _to_its_end(text[args_end:])
-        if len(rest.strip()) <= AFTER_MAX and _is_announcement(before, behind):
+        after, rest = _split_clause(text[args_end:])
+        if len(rest.strip()) <= AFTER_CHARS_MAX and _is_announcement(before, after):
             return name
     return ""
 
 
-def _is_announcement(before: str, behind: str) -> bool:
-    if _VETO.search(before) or _VETO.search(behind):
+def _is_announcement(before: str, after: str) -> bool:
+    if _VETO.search(before) or _VETO.search(after):
         return False
-    said = _BEFORE.search(before)
-    if said is None:
-        return _BEHIND_ALONE.search(behind) is not None
-    return not _NEEDS_VERB_BEHIND.search(before) or _BEHIND.search(behind) is not None
+    intent = _INTENT_BEFORE.search(before)
+    if intent is None:
+        return _INTENT_AFTER_ALONE.search(after) is not None
+    return not _NEEDS_VERB_AFTER.search(before) or _INTENT_AFTER.search(after) is not None
 
 
 def _mentions(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
     """Where the text names a tool as one: the tool, and where its name and what belongs to it begin and end."""
     known = {spelling.lower(): name for name in names for spelling in _spellings(name)}
-    for found in _pattern(names).finditer(text):
-        start, end = found.span()
-        name = known[found[0].lower()]
+    for match in _pattern(names).finditer(text):
+        start, end = match.span()
+        name = known[match[0].lower()]
         quoted = text[start - 1 : start] in _QUOTES and text[end : end + 1] in _QUOTES and start > 0 and end < len(text)
         called = text[end : end + 2].lstrip(_QUOTES + " ").startswith("(")
-        beside = re.search(rf"(?:{_TOOL_WORDS})\W{{0,3}}$", text[max(start - 25, 0) : start], re.IGNORECASE)
-        beside = beside or re.match(rf"\W{{0,3}}(?:{_TOOL_WORDS})", text[end : end + 25], re.IGNORECASE)
+        beside = re.search(rf"(?:{_TOOL_NOUNS})\W{{0,3}}$", text[max(start - 25, 0) : start], re.IGNORECASE)
+        beside = beside or re.match(rf"\W{{0,3}}(?:{_TOOL_NOUNS})", text[end : end + 25], re.IGNORECASE)
         if quoted or called or beside or re.search(r"[._-]", name):
             yield name, start, end
 
@@ -268,9 +270,9 @@ def _end_of_args(text: str, start: int) -> int:
     return start
 
 
-def _to_its_end(text: str) -> tuple[str, str]:
+def _split_clause(text: str) -> tuple[str, str]:
     """What is left of a clause, and what follows it; a mark that ends a question belongs to the clause."""
-    found = _BREAK.search(text)
-    if found is None:
+    clause_end = _BREAK.search(text)
+    if clause_end is None:
         return text[:CLAUSE_CHARS_MAX], ""
-    return text[: found.end()][:CLAUSE_CHARS_MAX], text[found.end() :]
+    return text[: clause_end.end()][:CLAUSE_CHARS_MAX], text[clause_end.end() :]

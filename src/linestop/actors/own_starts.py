@@ -7,13 +7,13 @@ from datetime import datetime
 from linestop.actors.facts import Performing
 from linestop.schemas.events import Stopped
 from linestop.schemas.run.call_states import Attempt
-from linestop.schemas.run.make_stop import stopped
-from linestop.schemas.run.next_action import worked_out
+from linestop.schemas.run.make_stop import stop_event
+from linestop.schemas.run.next_action import out_of_time_message
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 
-def never_begun(run: Run, worker: str, performing: Performing | None, *, effect: bool) -> Attempt | None:
+def unacknowledged_start(run: Run, worker: str, performing: Performing | None, *, effect: bool) -> Attempt | None:
     """An open start (of an effect, or of a model call) that ``worker`` itself made and does not perform.
 
     Its acknowledgement was lost, so it did not begin and never will; nobody need wait for its ``done_by``.
@@ -29,11 +29,11 @@ def about_to_be_said(attempt: Attempt | None, performing: Performing | None) -> 
 
     However long past its end that is, its roles neither call it lost nor make it again: its result would come too late.
     """
-    return attempt is not None and performing is not None and attempt.n in performing.unsaid
+    return attempt is not None and performing is not None and attempt.n in performing.unreported
 
 
-def out_of_time(run: Run, now: datetime, performing: Performing | None, *, by: RoleName) -> Stopped | None:
+def stop_out_of_time(run: Run, now: datetime, performing: Performing | None, *, by: RoleName) -> Stopped | None:
     """The stop of a run whose time is used up by what this process performs, which nobody else can know."""
-    if performing is None or not performing.live or run.active_s(now, performing.live) < run.limits.wall_s:
+    if performing is None or not performing.running or run.active_s(now, performing.running) < run.limits.wall_s:
         return None
-    return stopped(run, by=by, why=worked_out(run.limits.wall_s), code="deadline")
+    return stop_event(run, by=by, why=out_of_time_message(run.limits.wall_s), code="deadline")

@@ -18,7 +18,7 @@ from linestop.schemas.model_messages import Message, ModelRequest, ToolCall, Too
 from linestop.schemas.run import call_outcome
 from linestop.schemas.run.call_outcome import STRUCTURED
 from linestop.schemas.run.call_states import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
-from linestop.schemas.run.prompt_size import covered
+from linestop.schemas.run.prompt_size import last_covered_n
 from linestop.schemas.run.state import Run
 from linestop.schemas.text_size import Size, total
 from linestop.schemas.tool_contracts import canonical
@@ -80,12 +80,12 @@ def base_size(agent: AgentVersion, tools: tuple[str, ...]) -> Size:
     specs = [canonical(spec).decode() for spec in tool_specs(agent, tools)]
     said = Size.of(system_text(agent, form=True)) + Size.of(COMPACT_RULES) + ITEM + ITEM
     listed = total(Size.of(spec) + ITEM for spec in specs)
-    if not _may_ask_for_steps(agent):
+    if not _may_use_json_mode(agent):
         return said + listed
     return said + listed + total(map(_step_size, (*specs, canonical(agent.output_schema or {}).decode())))
 
 
-def _may_ask_for_steps(agent: AgentVersion) -> bool:
+def _may_use_json_mode(agent: AgentVersion) -> bool:
     """Whether one of its models may be asked for one JSON object a turn: then the schemas of all tools come twice."""
     choices = [agent.settings(choice) for choice in (agent.model, *agent.fallbacks)]
     return any(
@@ -139,14 +139,14 @@ def assemble(  # noqa: PLR0913 - what a start says of its prompt
     messages = [Message(role="user", text=_text(run.opened.task.text))]
     if run.opened.task.material:
         messages.append(Message(role="user", text=material_text(run.opened.task.material)))
-    since, until = 0, covered(run) if purpose == "compact" and run.proposals else run.n
+    since, until = 0, last_covered_n(run) if purpose == "compact" and run.proposals else run.n
     if run.compactions:
         last = run.compactions[-1]
         since = last.covers_to
         messages.append(Message(role="user", text=_summary(last)))
     for proposal in run.proposals:
         if since < proposal.n <= until:
-            messages.extend(_exchange(proposal, dropped_to, structured=run.opened.result_form >= STRUCTURED))
+            messages.extend(_exchange_messages(proposal, dropped_to, structured=run.opened.result_form >= STRUCTURED))
     if purpose == "compact":
         messages.append(Message(role="user", text=COMPACT_RULES))
     if purpose == "close":
@@ -155,8 +155,8 @@ def assemble(  # noqa: PLR0913 - what a start says of its prompt
     system = system_text(agent, form=bool(tools))
     schema = agent.output_schema if purpose == "turn" and not tools else None
     # What an agent does not set is no part of the digest, which is then the one that earlier versions wrote.
-    more = [params, schema] if params or schema else []
-    digest = hashlib.sha256(canonical([system, messages, tools, *more])).hexdigest()
+    optional_parts = [params, schema] if params or schema else []
+    digest = hashlib.sha256(canonical([system, messages, tools, *optional_parts])).hexdigest()
     return Prompt(
         system=system, messages=tuple(messages), tools=tools, params=params, output_schema=schema, sha256=digest
     )
@@ -171,37 +171,35 @@ def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: f
     )  # fmt: skip
 
 
-def _exchange(proposal: ProposalState, dropped_to: int, *, structured: bool) -> list[Message]:
+def _exchange_messages(proposal: ProposalState, dropped_to: int, *, structured: bool) -> list[Message]:
     """One answer of the model and what it got back."""
     event = proposal.event
     blocks: tuple[dict[str, Any], ...] = ()
     if isinstance(event.blocks, str) and event.blocks:
-        blocks = tuple(_as_made(block, proposal) for block in msgspec.json.decode(event.blocks))
-    told = {call.call: call.args_told for call in proposal.calls}
-    calls = tuple(ToolCall(id=c.call, name=c.tool, args=_args(told.get(c.call) or c.args)) for c in event.calls)
-    said = Message(role="assistant", text=_text(event.text), calls=calls, blocks=blocks, blocks_of=event.blocks_of)
+        blocks = tuple(_with_edited_args(block, proposal) for block in msgspec.json.decode(event.blocks))
+    edited_args = {call.call: call.edited_args for call in proposal.calls}
+    calls = tuple(ToolCall(id=c.call, name=c.tool, args=_args(edited_args.get(c.call) or c.args)) for c in event.calls)
+    proposed = Message(role="assistant", text=_text(event.text), calls=calls, blocks=blocks, blocks_of=event.blocks_of)
     if event.final:
         errors = "\n".join(proposal.returned.errors) if proposal.returned else ""
-        return [said, Message(role="user", text=errors)] if errors else [said]
-    return [said, *(_answer(call, dropped_to, structured=structured) for call in proposal.calls)]
+        return [proposed, Message(role="user", text=errors)] if errors else [proposed]
+    return [proposed, *(_outcome_message(call, dropped_to, structured=structured) for call in proposal.calls)]
 
 
-def _as_made(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
+def _with_edited_args(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
     """A provider's block of the answer, with the arguments that a person put in the place of the model's."""
     for call in proposal.calls:
-        if block.get("id") == call.call and "input" in block and call.args_told:
-            return block | {"input": msgspec.json.decode(_args(call.args_told))}
+        if block.get("id") == call.call and "input" in block and call.edited_args:
+            return block | {"input": msgspec.json.decode(_args(call.edited_args))}
     return block
 
 
-def _answer(call: CallState, dropped_to: int, *, structured: bool) -> Message:
-    if call.stage is not Stage.ANSWERED:
+def _outcome_message(call: CallState, dropped_to: int, *, structured: bool) -> Message:
+    if call.stage is not Stage.ENDED:
         outcome = call_outcome.NOT_MADE if structured else None
         return Message(role="tool", call_id=call.call, text=NOT_MADE, is_error=True, outcome=outcome)
-    text, outcome = call.shown(dropped_to)
-    return Message(
-        role="tool", call_id=call.call, text=text or "(nothing)", is_error=call.answer_is_error, outcome=outcome
-    )
+    text, outcome = call.outcome_in_prompt(dropped_to)
+    return Message(role="tool", call_id=call.call, text=text or "(nothing)", is_error=call.is_error, outcome=outcome)
 
 
 def _summary(event: Compacted) -> str:

@@ -36,35 +36,35 @@ _VALUE = re.compile(
 )
 
 
-def covered_answers(run: Run, covers_to: int) -> tuple[tuple[int, str], ...]:
+def covered_texts(run: Run, covers_to: int) -> tuple[tuple[int, str], ...]:
     """The answers up to proposal ``covers_to``, newest first, each with its event; the task, which stays, is the last.
 
     What is looked for in them takes time, so it is done where the model is called: see ``exact_values``.
     """
     task = run.opened.task.text if run.opened else ""
     proposals = reversed([p for p in run.proposals if p.n <= covers_to])
-    answers = [(c.answer_n, c.answer) for p in proposals for c in reversed(p.calls) if not c.answer_is_error]
-    return (*answers, (0, task if isinstance(task, str) else ""))
+    texts = [(c.outcome_n, c.outcome_text) for p in proposals for c in reversed(p.calls) if not c.is_error]
+    return (*texts, (0, task if isinstance(task, str) else ""))
 
 
 def exact_values(covered: tuple[tuple[int, str], ...]) -> tuple[ExactValue, ...]:
     """The values that these answers have (see ``covered_answers``), and the task has not."""
-    *answers, (_, task) = covered or ((0, ""),)
-    seen = set(_found(task))
-    kept: list[ExactValue] = []
-    for n, answer in answers:
-        if len(kept) >= VALUES_MAX:
+    *texts, (_, task) = covered or ((0, ""),)
+    seen = set(_find_values(task))
+    selected: list[ExactValue] = []
+    for n, answer in texts:
+        if len(selected) >= VALUES_MAX:
             break
-        values = [value for value in _found(answer) if value not in seen][:PER_RESULT_MAX]
+        values = [value for value in _find_values(answer) if value not in seen][:PER_RESULT_MAX]
         seen.update(values)
-        kept.extend(ExactValue(value=value, n=n) for value in values)
-    return tuple(sorted(kept[:VALUES_MAX], key=lambda value: value.n))
+        selected.extend(ExactValue(value=value, n=n) for value in values)
+    return tuple(sorted(selected[:VALUES_MAX], key=lambda value: value.n))
 
 
-def _found(text: str) -> dict[str, None]:
+def _find_values(text: str) -> dict[str, None]:
     """The values in ``text``, each once and in their order."""
-    found = (value for part in _parts(text) for value in _VALUE.findall(part))
-    return dict.fromkeys(value for value in found if len(value) <= CHARS_MAX)
+    values = (value for part in _parts(text) for value in _VALUE.findall(part))
+    return dict.fromkeys(value for value in values if len(value) <= CHARS_MAX)
 
 
 def _parts(text: str) -> Iterator[str]:

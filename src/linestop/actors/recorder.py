@@ -12,8 +12,8 @@ from typing import Any
 
 from linestop.actors.facts import Facts
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
-from linestop.schemas.run.closing_turn import NOTHING, partial
-from linestop.schemas.run.make_stop import CAUSE, STATUS, fitting
+from linestop.schemas.run.closing_turn import NO_PARTIAL, partial_answer
+from linestop.schemas.run.make_stop import CAUSE, STATUS, fit_receipt
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
@@ -32,31 +32,31 @@ class Recorder:
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Seal a run that is over; amend a sealed one that facts came to."""
         del cue, facts, now
-        if run.blind:
+        if run.has_unknown_events:
             return None
         if run.sealed:
-            if not run.facts_after_seal:
+            if not run.late_results:
                 return None
             fates = receipt(run)
-            listed = fitting(fates)
+            listed = fit_receipt(fates)
             return Amended(
-                facts=tuple(run.facts_after_seal), receipt=listed, receipt_omits=len(fates) - len(listed),
+                facts=tuple(run.late_results), receipt=listed, receipt_omits=len(fates) - len(listed),
                 totals=totals(run),
             )  # fmt: skip
         if run.phase not in {Phase.SETTLING, Phase.DRAINING} or run.open_attempts or run.holds:
             return None
-        return sealed(run)
+        return sealed_event(run)
 
 
-def sealed(run: Run) -> Sealed:
+def sealed_event(run: Run) -> Sealed:
     """The last word about a run that is over."""
     status, cause, why = ending(run)
     answer = run.accepted.answer if run.accepted and status == "completed" else None
-    said, kind = partial(run) if answer is None else NOTHING
+    partial_text, partial_is = partial_answer(run) if answer is None else NO_PARTIAL
     fates = receipt(run)
-    listed = fitting(fates)
+    listed = fit_receipt(fates)
     return Sealed(
-        status=status, cause=cause, why=why, answer=answer, partial=said, partial_is=kind,
+        status=status, cause=cause, why=why, answer=answer, partial=partial_text, partial_is=partial_is,
         receipt=listed, receipt_omits=len(fates) - len(listed), totals=totals(run), head_sha256=run.head,
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def receipt(run: Run) -> tuple[Fate, ...]:
             effect_key=call.judged.effect_key if call.judged else "",
         )
         for call in run.calls.values()
-        if call.passed
+        if call.has_passed
     )  # fmt: skip
 
 

@@ -36,15 +36,15 @@ class Performer(Protocol):
     later can change what is done; ``perform`` does it and yields the results as they come.
     """
 
-    def view(self, run: Run, started: AnyEvent, facts: Facts) -> Any:  # noqa: ANN401 - each performer's own
+    def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> Any:  # noqa: ANN401 - each performer's own
         """Freeze what ``perform`` needs. Pure."""
         ...
 
-    def perform(self, view: Any, started: AnyEvent) -> AsyncIterator[AnyEvent | LongResult]:  # noqa: ANN401 - see view
+    def perform(self, work: Any, started: AnyEvent) -> AsyncIterator[AnyEvent | LongResult]:  # noqa: ANN401 - see view
         """Do what ``started`` announced and yield its results. Cancelled when the run is stopped."""
         ...
 
-    def cancelled(self, view: Any, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:  # noqa: ANN401
+    def report_cancelled(self, work: Any, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:  # noqa: ANN401
         """What to say of the parts of a start without a result (``done``: call, attempt). Pure.
 
         ``begun`` is False if performing never began, so that nothing can have happened.

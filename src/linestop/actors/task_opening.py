@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.actors.facts import CurrentAgent, Doors, Facts, Incoming, Secrets, Space, switch_closed
+from linestop.actors.facts import CurrentAgent, Facts, IncomingTask, KillSwitches, Secrets, Space, kill_switch_message
 from linestop.actors.prompt import base_size, material_bytes
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.defaults import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excess
+from linestop.schemas.defaults import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excessive_limit
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
-from linestop.schemas.messages import Task, lowered, oversized
+from linestop.schemas.messages import Task, lower_limits, oversized_field
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.call_outcome import STRUCTURED
 from linestop.schemas.run.state import Run
@@ -27,14 +27,18 @@ REFUSED_LABELS_BYTES_MAX = 4_096
 """The most bytes that a refused task's labels take in its refusal: one client may send many tasks that are refused."""
 
 
-def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) -> Opened | Refused:
+def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime) -> Opened | Refused:
     """Decide about a task at the door. What a run may use is fixed here, before any untrusted data is read."""
-    current, doors, space = facts.get(CurrentAgent), facts.get(Doors) or Doors(), facts.get(Space) or Space()
+    current, kill_switches, space = (
+        facts.get(CurrentAgent),
+        facts.get(KillSwitches) or KillSwitches(),
+        facts.get(Space) or Space(),
+    )
     agent = current.version if current else None
 
     def refuse(code: str, sentence: str) -> Refused:
         return Refused(
-            code=code, sentence=f"{sentence}{of_key(incoming)}", task_sha256=incoming.sha256,
+            code=code, sentence=f"{sentence}{free_key_note(incoming)}", task_sha256=incoming.sha256,
             existing_run=incoming.existing_run, agent=incoming.agent, asked=asked_for(incoming, now),
         )  # fmt: skip
 
@@ -42,28 +46,30 @@ def open_or_refuse(run: Run, incoming: Incoming, facts: Facts, now: datetime) ->
         return refuse("malformed", incoming.problem or "The task cannot be read.")
     if incoming.existing_run:
         stop = incoming.problem
-        return refuse("stopped", stop) if stop else refuse("key_taken", key_taken(incoming.existing_run))
+        return refuse("stopped", stop) if stop else refuse("key_taken", key_taken_message(incoming.existing_run))
     if agent is None:
         hint = "`linestop agents` lists them, and `linestop deploy` deploys one that is in files."
         return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
     user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
-    if shut := doors.shut(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
-        return refuse("door_closed", f"New runs are not let in. {switch_closed(shut)}")
-    if no_room := full(space):
-        return refuse("no_space", no_room)
-    limits = lowered(agent.limits, incoming.task.limits)
+    if closed := kill_switches.first_closed(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
+        return refuse("door_closed", f"New runs are not let in. {kill_switch_message(closed)}")
+    if space_reason := no_space_message(space):
+        return refuse("no_space", space_reason)
+    limits = lower_limits(agent.limits, incoming.task.limits)
     if isinstance(limits, str):
         return refuse("bad_limits", limits)
-    if reason := excess(limits):
+    if reason := excessive_limit(limits):
         return refuse("bad_limits", f"The agent '{agent.name}' cannot be run: {reason}.")
-    if sentence := _unfit(incoming.task, agent, limits):
+    if sentence := _invalid_task(incoming.task, agent, limits):
         return refuse("bad_task", sentence)
     # What is pinned is what the store has it under: a newer build may write the same version differently.
     digest = current.digest if current and current.digest else agent.digest()
-    return _opened(_without_secrets(incoming, facts), agent, limits, digest=digest, doors=doors, now=now)
+    return _opened_event(
+        _redact_material(incoming, facts), agent, limits, digest=digest, kill_switches=kill_switches, now=now
+    )
 
 
-def asked_for(incoming: Incoming, now: datetime) -> AskedFor:
+def asked_for(incoming: IncomingTask, now: datetime) -> AskedFor:
     """Whose task is refused, as far as it can be read and is no longer than in a run."""
     asked_at = min(incoming.asked_at, now) if incoming.asked_at else None
     task = incoming.task or incoming.readable
@@ -76,7 +82,7 @@ def asked_for(incoming: Incoming, now: datetime) -> AskedFor:
     return AskedFor(user=user, submitter=submitter, labels=labels, key=key, asked_at=asked_at)
 
 
-def _without_secrets(incoming: Incoming, facts: Facts) -> Incoming:
+def _redact_material(incoming: IncomingTask, facts: Facts) -> IncomingTask:
     """The task with its material redacted: that is outside data, as a tool's result is."""
     task, secrets = incoming.task, facts.get(Secrets) or Secrets()
     if task is None or not task.material:
@@ -85,7 +91,7 @@ def _without_secrets(incoming: Incoming, facts: Facts) -> Incoming:
     return msgspec.structs.replace(incoming, task=clean)
 
 
-def full(space: Space) -> str:
+def no_space_message(space: Space) -> str:
     """Why no run may begin for lack of room, in one sentence; empty if there is room."""
     if space.used < SPACE_FOR_NEW_WORK:
         return ""
@@ -94,33 +100,33 @@ def full(space: Space) -> str:
     )
 
 
-def of_key(incoming: Incoming) -> str:
+def free_key_note(incoming: IncomingTask) -> str:
     """What a refusal says of the task's key: the run of another task keeps it, no other refusal takes it."""
     if incoming.task is None or not incoming.task.key or incoming.existing_run:
         return ""
     return f" The key '{incoming.task.key[:80]}' was not taken and can be used again."
 
 
-def key_taken(run: str) -> str:
+def key_taken_message(run: str) -> str:
     """Why a task cannot have a key or a run id, in one sentence."""
     return f"The key or run id is taken: run '{run}' has another task under it."
 
 
-def stopped_beforehand(why: str, incoming: Incoming) -> str:
+def stopped_beforehand(why: str, incoming: IncomingTask) -> str:
     """Why a run that was stopped before its task came does not begin, and what becomes of the task's key."""
     why = why.strip()
     sentence = f"The run was stopped before it began{': ' if why else ''}{why}"
     return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'}{given_back(incoming)}"
 
 
-def given_back(incoming: Incoming) -> str:
+def given_back(incoming: IncomingTask) -> str:
     """What a refusal says of the key of a run that was stopped before its task came."""
     if incoming.task is None or not incoming.task.key:
         return ""
     return f" The key '{incoming.task.key[:80]}' is free: sent again, the task is a run of another name."
 
 
-def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
+def _invalid_task(task: Task, agent: AgentVersion, limits: Limits) -> str:
     """What is wrong with the task itself, in one sentence, or nothing."""
     if is_blank(task.text):
         return "The task has no text; say in 'text' what is to be done."
@@ -130,23 +136,29 @@ def _unfit(task: Task, agent: AgentVersion, limits: Limits) -> str:
         return f"The task's material has {size} bytes; at most {MATERIAL_BYTES_MAX} are allowed: shorten it."
     if len(task.labels) > LABELS_MAX or any(len(k) + len(v) > LABEL_CHARS_MAX for k, v in task.labels.items()):
         return f"A task has at most {LABELS_MAX} labels of at most {LABEL_CHARS_MAX} characters."
-    if sentence := oversized(task):
+    if sentence := oversized_field(task):
         return sentence
-    has = {contract.name for contract in agent.tools}
-    if missing := next((name for name in task.scope or () if name not in has), ""):
+    tool_names = {contract.name for contract in agent.tools}
+    if missing := next((name for name in task.scope or () if name not in tool_names), ""):
         return f"The task's scope names the tool '{missing[:80]}', which agent '{agent.name}' does not have."
     if len(task.scope or ()) > len(agent.tools):
         return f"The task's scope names {len(task.scope or ())} tools, more than the agent has; name each once."
     return ""
 
 
-def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
-    incoming: Incoming, agent: AgentVersion, limits: Limits, *, digest: str, doors: Doors, now: datetime
+def _opened_event(  # noqa: PLR0913 - all that is fixed when a run opens
+    incoming: IncomingTask,
+    agent: AgentVersion,
+    limits: Limits,
+    *,
+    digest: str,
+    kill_switches: KillSwitches,
+    now: datetime,
 ) -> Opened:
     task = incoming.task
     assert task is not None
-    tools = [c for c in agent.tools if agent.grants(c) and (task.scope is None or c.name in task.scope)]
-    tools = [c for c in tools if not doors.shut(f"tool:{c.name}")]
+    tools = [c for c in agent.tools if agent.has_scopes_for(c) and (task.scope is None or c.name in task.scope)]
+    tools = [c for c in tools if not kill_switches.first_closed(f"tool:{c.name}")]
     base = base_size(agent, tuple(c.name for c in tools))
     return Opened(
         task=TaskFacts(
@@ -162,7 +174,7 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
         model=agent.model,
         fallbacks=agent.fallbacks,
         on_model_down=agent.on_model_down,
-        tools=tuple(bounded(grant(contract), limits) for contract in tools),
+        tools=tuple(clamp_grant(tool_grant(contract), limits) for contract in tools),
         limits=limits,
         policy=agent.policy,
         policy_digest=_sha256(agent.policy),
@@ -170,12 +182,12 @@ def _opened(  # noqa: PLR0913 - all that is fixed when a run opens
         base_bytes=base.bytes,
         base_tokens=base.tokens,
         deadline_at=now + timedelta(seconds=limits.run_max_s),
-        doors_revision=doors.revision,
+        doors_revision=kill_switches.revision,
         result_form=STRUCTURED,
     )  # fmt: skip
 
 
-def grant(contract: Contract) -> ToolGrant:
+def tool_grant(contract: Contract) -> ToolGrant:
     """The part of a contract that decisions need, with the digests that pin the rest."""
     return ToolGrant(
         name=contract.name, contract_digest=contract.digest(), schema_digest=_sha256(contract.parameters),
@@ -187,7 +199,7 @@ def grant(contract: Contract) -> ToolGrant:
     )  # fmt: skip
 
 
-def bounded(granted: ToolGrant, limits: Limits) -> ToolGrant:
+def clamp_grant(granted: ToolGrant, limits: Limits) -> ToolGrant:
     """A grant within the run's limits: a limit below its default bounds every tool, whatever its contract says.
 
     At its default a limit is only what a contract has that names nothing else: SQL may take longer.

@@ -25,7 +25,7 @@ REMOVED: Final = '"[redacted arguments]"'
 _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
 
 
-def cleaned(call: ToolCall, tools: Sequence[Contract], redactor: Redactor) -> ToolCall:
+def clean_call(call: ToolCall, tools: Sequence[Contract], redactor: Redactor) -> ToolCall:
     """Return the call as it is if it can be made or holds no secret, else with its secrets replaced.
 
     Args:
@@ -35,8 +35,8 @@ def cleaned(call: ToolCall, tools: Sequence[Contract], redactor: Redactor) -> To
     """
     contract = next((contract for contract in tools if contract.name == call.name), None)
     name = call.name if contract is not None else redactor.text(call.name)
-    args = _unescaped(call.args)
-    if (redactor.finds_nothing(call.args) and redactor.finds_nothing(args)) or _fits(call.args, contract):
+    args = _unescape(call.args)
+    if (redactor.is_clean(call.args) and redactor.is_clean(args)) or _fits(call.args, contract):
         return call if name == call.name else msgspec.structs.replace(call, name=name)
     try:
         value = decode_strict(call.args)
@@ -54,6 +54,6 @@ def _fits(args: str, contract: Contract | None) -> bool:
     return contract is not None and check_arguments(args, contract).args is not None
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     """JSON text with its characters written out, as far as that is possible without reading it as JSON."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)

@@ -14,18 +14,18 @@ from typing import Any
 from linestop.actors import task_opening
 from linestop.actors.call_judging import judge
 from linestop.actors.facts import (
+    CheckFindings,
     CurrentAgent,
-    Doors,
     Facts,
-    Findings,
-    Incoming,
+    IncomingTask,
+    KillSwitches,
     Performing,
     PinnedAgent,
     Secrets,
     Space,
     Texts,
 )
-from linestop.actors.narrated_calls import untold_call
+from linestop.actors.narrated_calls import narration_errors
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
@@ -43,7 +43,7 @@ from linestop.schemas.events import (
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.call_states import ProposalState, Stage
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import out_of_time
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
@@ -61,16 +61,16 @@ class Validator:
         "executor.finished", "stopped",
     })  # fmt: skip
     needs: tuple[type[Any], ...] = (
-        Incoming, CurrentAgent, PinnedAgent, Doors, Space, Texts, Findings, Secrets, Performing,
+        IncomingTask, CurrentAgent, PinnedAgent, KillSwitches, Space, Texts, CheckFindings, Secrets, Performing,
     )  # fmt: skip
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
         """Open, judge, check, accept or return; or stop the run at a limit."""
         del cue
-        if run.blind:
+        if run.has_unknown_events:
             return None
         if run.opened is None:
-            incoming = facts.get(Incoming)
+            incoming = facts.get(IncomingTask)
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
@@ -82,19 +82,19 @@ class Validator:
             return task_opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
-        if over := _limit(run, now, facts.get(Performing) or Performing()):
-            return over
+        if limit_stop := _stop_at_limit(run, now, facts.get(Performing) or Performing()):
+            return limit_stop
         proposal = run.proposal
         if proposal is None:
             return None
         if run.phase is Phase.JUDGING:
-            return _no_room(run, facts.get(Space) or Space()) or _judged(run, proposal, facts, now)
+            return _stop_without_space(run, facts.get(Space) or Space()) or _judge_calls(run, proposal, facts, now)
         if run.phase is Phase.ANSWERING:
-            return _answered(run, proposal, facts, now)
-        return _checked(run, proposal, facts)
+            return _judge_answer(run, proposal, facts, now)
+        return _check_result(run, proposal, facts)
 
 
-def _no_room(run: Run, space: Space) -> Stopped | None:
+def _stop_without_space(run: Run, space: Space) -> Stopped | None:
     """Stop a run that wants to do more when what is left of a stream is for the ends of runs.
 
     What was judged before goes on, and so does what a person decides about it.
@@ -103,35 +103,35 @@ def _no_room(run: Run, space: Space) -> Stopped | None:
         return None
     hit = LimitHit(name="space_percent", value=int(space.used * 100), max_value=int(SPACE_FOR_STARTS * 100))
     why = f"The stream {space.stream} is {space.used:.0%} full; the rest is kept for the ends of open runs."
-    return stopped(run, by="validator", why=why, code="limit", limit=hit)
+    return stop_event(run, by="validator", why=why, code="limit", limit=hit)
 
 
-def _limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:
+def _stop_at_limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:
     """Stop a run that is over one of its limits or its time."""
     limits = run.limits
     assert run.opened is not None
     if now >= run.opened.deadline_at:
         why = f"The run did not end within {limits.run_max_s / 86_400:.0f} days."
         if run.queued:
-            return stopped(run, by="validator", why=f"{why} It waited for money: {run.queued.why}", code="budget")
-        return stopped(run, by="validator", why=why, code="deadline")
-    if run.phase is not Phase.WAITING and run.active_s(now, performing.live) >= limits.wall_s:
-        over = out_of_time(run)
-        return stopped(run, by="validator", why=over.why, code=over.code)
+            return stop_event(run, by="validator", why=f"{why} It waited for money: {run.queued.why}", code="budget")
+        return stop_event(run, by="validator", why=why, code="deadline")
+    if run.phase is not Phase.WAITING and run.active_s(now, performing.running) >= limits.wall_s:
+        end = out_of_time(run)
+        return stop_event(run, by="validator", why=end.why, code=end.code)
     looped = [c for c in run.proposal.calls if c.judged and c.judged.verdict == "loop"] if run.proposal else []
     if looped:
         hit = LimitHit(name="equal_calls_max", value=limits.equal_calls_max + 1, max_value=limits.equal_calls_max)
         why = f"The model called '{looped[0].tool}' again and again with the same arguments and the same result."
-        return stopped(run, by="validator", why=why, code="loop", limit=hit)
+        return stop_event(run, by="validator", why=why, code="loop", limit=hit)
     return None
 
 
-def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
+def _judge_calls(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
     pinned = facts.get(PinnedAgent)
     if pinned is None:
         return None
     if pinned.version is None:
-        return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
+        return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
     texts = facts.get(Texts) or Texts()
     calls = judge(run, proposal, pinned.version, texts.by_sha256, now=now)
     rejected = all(verdict.verdict == "reject" for verdict in calls)
@@ -139,15 +139,15 @@ def _judged(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> A
     return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)
 
 
-def _answered(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
+def _judge_answer(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
     pinned = facts.get(PinnedAgent)
     if pinned is None:
         return None
     if pinned.version is None:
-        return stopped(run, by="validator", why="The agent's version is not in the store.", code="defect")
+        return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
     text = proposal.event.text
     secrets = facts.get(Secrets) or Secrets()
-    errors = _answer_errors(text, pinned.version.output_schema) or untold_call(run, proposal, pinned.version, now)
+    errors = _answer_errors(text, pinned.version.output_schema) or narration_errors(run, proposal, pinned.version, now)
     if not errors:
         answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
         read = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
@@ -156,7 +156,7 @@ def _answered(run: Run, proposal: ProposalState, facts: Facts, now: datetime) ->
     if run.returned_in_a_row >= run.limits.returned_max:
         hit = LimitHit(name="returned_max", value=run.returned_in_a_row + 1, max_value=run.limits.returned_max)
         why = f"The model's answer was returned {run.returned_in_a_row} times; the last reason: {errors[0]}"
-        return stopped(run, by="validator", why=why, code="limit", limit=hit)
+        return stop_event(run, by="validator", why=why, code="limit", limit=hit)
     return Returned(proposal_n=proposal.n, errors=errors, returned_in_a_row=run.returned_in_a_row + 1)
 
 
@@ -172,11 +172,11 @@ def _answer_errors(text: str | BlobRef, schema: dict[str, object] | None) -> tup
     return checked.errors
 
 
-def _checked(run: Run, proposal: ProposalState, facts: Facts) -> Checked | None:
-    findings = facts.get(Findings)
+def _check_result(run: Run, proposal: ProposalState, facts: Facts) -> Checked | None:
+    findings = facts.get(CheckFindings)
     for call in proposal.calls:
         if call.stage is Stage.CHECK and findings is not None and call.finished_n in findings.by_event:
-            found = findings.by_event[call.finished_n]
-            return Checked(finished_n=call.finished_n, verdict="reject" if found else "pass", findings=found)
+            sentences = findings.by_event[call.finished_n]
+            return Checked(finished_n=call.finished_n, verdict="reject" if sentences else "pass", findings=sentences)
     del run
     return None

@@ -6,7 +6,7 @@ The process that would call a tool knows its contract as it is; the run pinned t
 from __future__ import annotations
 
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
-from linestop.actors.task_opening import bounded
+from linestop.actors.task_opening import clamp_grant
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.run.call_states import Attempt, CallState
@@ -17,7 +17,7 @@ from linestop.schemas.run.widened_contract_rules import may_be_widened
 
 def widened(run: Run, tools: ToolsHere, texts: Texts, *, worker: str) -> Widened | None:
     """The calls whose tools may do more than was agreed to, and which have not begun."""
-    if run.proposal is None or run.opened is None or run.room <= 0:
+    if run.proposal is None or run.opened is None or run.events_left <= 0:
         return None
     lines: list[WidenedCall] = []
     for call in run.proposal.calls:
@@ -26,7 +26,7 @@ def widened(run: Run, tools: ToolsHere, texts: Texts, *, worker: str) -> Widened
             continue
         if not _allows_more(call, here.grant) or not _takes(here, call, texts):
             continue
-        lines.append(WidenedCall(call=call.call, grant=bounded(here.grant, run.limits)))
+        lines.append(WidenedCall(call=call.call, grant=clamp_grant(here.grant, run.limits)))
     return Widened(calls=tuple(lines), worker=worker) if lines else None
 
 

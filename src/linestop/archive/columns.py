@@ -68,25 +68,25 @@ Row = tuple[Value, ...]
 
 def event_row(message: StoredMessage, entry: Entry | None, *, ignored: str = "") -> Row:
     """The row of one message; ``entry`` is what the fold made of it, None (and ``ignored`` why) if nothing."""
-    place: tuple[str, str, str, str, int] = ("", "", "", "", 0)
+    subject_parts: tuple[str, str, str, str, int] = ("", "", "", "", 0)
     with contextlib.suppress(InputError):
         subject = parse_run_event(message.subject)
-        place = (subject.tenant, subject.run, subject.role, subject.event, subject.n)
+        subject_parts = (subject.tenant, subject.run, subject.role, subject.event, subject.n)
     event = entry.event if entry else None
-    payload, raw = readable(message.payload), None
+    payload, raw = as_json_text(message.payload), None
     if payload is None or event is None:
         raw = message.payload
     at = _utc(event.at) if event else None
     why = entry.ignored if entry else ignored
-    return (message.seq, *place, at, _cost(event), why, message.subject, payload, raw)
+    return (message.seq, *subject_parts, at, _cost(event), why, message.subject, payload, raw)
 
 
-def fitting(row: Row) -> Row:
+def clamp_integers(row: Row) -> Row:
     """The row with integers that a column holds: one absurd figure in a log must not keep the rest out."""
     return tuple(min(max(v, -INTEGER_MAX), INTEGER_MAX) if isinstance(v, int) else v for v in row)
 
 
-def readable(payload: bytes) -> str | None:
+def as_json_text(payload: bytes) -> str | None:
     """The payload as JSON text, exactly as stored, or None if it is none.
 
     What msgspec takes for JSON the database takes too; the reverse does not hold.
@@ -141,7 +141,7 @@ def call_row(run: Run, call: CallState) -> Row:
         call.proposal_n, call.gate_n, sum(attempt.charged_micros for attempt in call.attempts),
         _utc(started) if started else None, _utc(last.at) if last else None,
         finished.duration_s if finished else last.duration_s if last else None,
-        error.type if error else "", error.message if error else "", call.answer_is_error,
+        error.type if error else "", error.message if error else "", call.is_error,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def last_result(run: Run, call: CallState) -> Finished | None:
     return None
 
 
-def touched(run: Run, since_seq: int) -> list[CallState]:
+def changed_calls(run: Run, since_seq: int) -> list[CallState]:
     """The calls that what came after ``since_seq`` may have changed."""
     names: set[str] = set()
     for entry in reversed(run.entries):

@@ -25,10 +25,10 @@ from linestop.archive.columns import (
     VERSION,
     Row,
     call_row,
+    changed_calls,
+    clamp_integers,
     event_row,
-    fitting,
     run_row,
-    touched,
 )
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
 from linestop.archive.requests import Reach, Wanted
@@ -109,7 +109,7 @@ class ArchiveFile:
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._old = OldRuns(path, self._query_old)
         self._make_tables()
-        self._keep_private()
+        self._restrict_access()
         self.watermark = self._meta("watermark")
 
     def close(self) -> None:
@@ -120,41 +120,43 @@ class ArchiveFile:
 
     def store(self, messages: Sequence[StoredMessage]) -> None:
         """Add messages that follow the watermark, in order, with all that follows from them; all or nothing."""
-        fresh = [message for message in messages if message.seq > self.watermark]
-        if not fresh:
+        new_messages = [message for message in messages if message.seq > self.watermark]
+        if not new_messages:
             return
         self._connection.begin()
         try:
-            rows, changed = self._fold(fresh)
+            rows, changed = self._fold(new_messages)
             self._append("events", rows, action="insert")
             self._append("runs", [run_row(run) for run in changed])
-            self._append("calls", [call_row(run, call) for run in changed for call in touched(run, self.watermark)])
-            self._set_meta("watermark", fresh[-1].seq)
+            self._append(
+                "calls", [call_row(run, call) for run in changed for call in changed_calls(run, self.watermark)]
+            )
+            self._set_meta("watermark", new_messages[-1].seq)
             self._connection.commit()
         except BaseException:
             # The folds have seen what the file has not.
             self._folds.clear()
             self._connection.rollback()
             raise
-        self.watermark = fresh[-1].seq
-        self._keep_private()
-        self._forget()
+        self.watermark = new_messages[-1].seq
+        self._restrict_access()
+        self._trim_folds()
 
     def reset(self, *, first_seq: int = 1) -> None:
         """Forget what the log still has, from ``first_seq`` on, so that it is read again; what has left it stays."""
         self._folds.clear()
         self._connection.begin()
-        if first_seq > 1 and self.of_this_version():
+        if first_seq > 1 and self.has_current_version():
             for table in ("calls", "runs"):
                 gone = "(SELECT tenant, run FROM runs WHERE last_seq >= ?)"
-                self._run(f"DELETE FROM {table} WHERE (tenant, run) IN {gone}", [first_seq])  # noqa: S608 - our names
-            self._run("DELETE FROM events WHERE seq >= ?", [first_seq])
+                self._execute(f"DELETE FROM {table} WHERE (tenant, run) IN {gone}", [first_seq])  # noqa: S608 - our names
+            self._execute("DELETE FROM events WHERE seq >= ?", [first_seq])
             self.watermark = min(self.watermark, first_seq - 1)
             self._set_meta("watermark", self.watermark)
             self._connection.commit()
             return
         for table in TABLES:
-            self._run(f"DROP TABLE IF EXISTS {table}")
+            self._execute(f"DROP TABLE IF EXISTS {table}")
         self._connection.commit()
         self._make_tables()
         self.watermark = 0
@@ -169,7 +171,7 @@ class ArchiveFile:
                 rows.append(event_row(message, None, ignored="its subject is that of no event"))
                 continue
             key = subject.tenant, subject.run
-            run = changed[key] = changed.get(key) or self._run_of(key, begins=subject.n == 1)
+            run = changed[key] = changed.get(key) or self._folded_run(key, begins=subject.n == 1)
             try:
                 rows.append(event_row(message, run.apply(message.subject, message.payload, message.seq)))
             except Exception as error:  # noqa: BLE001 - whatever a log holds, the archive keeps it
@@ -180,19 +182,19 @@ class ArchiveFile:
     def _append(self, table: str, rows: list[Row], *, action: Literal["insert", "upsert"] = "upsert") -> None:
         if rows:
             with self._connection.appender(table, action=action) as appender:
-                appender.append_rows([fitting(row) for row in rows])
+                appender.append_rows([clamp_integers(row) for row in rows])
 
     # --- reading -----------------------------------------------------------------------------------------
 
     def subject_at(self, seq: int) -> str | None:
         """The subject of the message with this sequence, if it is in."""
-        found = self._run("SELECT subject FROM events WHERE seq = ?", [seq])
+        found = self._execute("SELECT subject FROM events WHERE seq = ?", [seq])
         found = found or self._old.events(where="seq = ?", values=[seq])
         return str(found[0][0]) if found else None
 
     def status(self) -> ArchiveStatus:
         """How far the archive is."""
-        counts = [int(self._run(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
+        counts = [int(self._execute(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
         return ArchiveStatus(
             path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
             bytes=sum(file.stat().st_size for file in self._files() if file.exists()) + self._old.bytes(),
@@ -211,22 +213,22 @@ class ArchiveFile:
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        name = str(self._run("SELECT current_database()")[0][0]).replace('"', '""')
+        name = str(self._execute("SELECT current_database()")[0][0]).replace('"', '""')
         quoted = str(unfinished).replace("'", "''")
-        self._run(f"ATTACH '{quoted}' AS snapshot_copy")
+        self._execute(f"ATTACH '{quoted}' AS snapshot_copy")
         try:
             unfinished.chmod(0o600)
-            self._run(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
+            self._execute(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
         finally:
-            self._run("DETACH snapshot_copy")
+            self._execute("DETACH snapshot_copy")
         os.replace(unfinished, target)  # noqa: PTH105 - the atomic one of both
 
-    def _run_of(self, key: Key, *, begins: bool = False) -> Run:
+    def _folded_run(self, key: Key, *, begins: bool = False) -> Run:
         """A run as the archive has it, folded; ``begins``: what follows is its first event, as far as anybody knows."""
         run = self._folds.get(key)
         if run is None:
             run = Run(*key)
-            if not begins or self._run("SELECT 1 FROM runs WHERE tenant = ? AND run = ?", list(key)):
+            if not begins or self._execute("SELECT 1 FROM runs WHERE tenant = ? AND run = ?", list(key)):
                 for subject, payload, seq in self.log_of(key):
                     # What could not be folded the first time cannot be now; it is in, with the reason.
                     with contextlib.suppress(Exception):
@@ -237,10 +239,10 @@ class ArchiveFile:
 
     def log_of(self, key: Key) -> list[tuple[str, bytes, int]]:
         """The messages of a run, in order: subject, payload and sequence."""
-        first = self._run("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
+        first = self._execute("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
         where, values = "tenant = ? AND run = ?", list(key)
         sql = f"SELECT subject, payload, raw, seq FROM events WHERE seq >= ? AND {where} ORDER BY seq"  # noqa: S608 - our names
-        found = self._run(sql, [first[0][0] if first else 0, *values])
+        found = self._execute(sql, [first[0][0] if first else 0, *values])
         if not found or (first and found[0][3] > first[0][0]) or not first:
             # Moved out of the database, or its beginning was.
             seen = {row[3] for row in found}
@@ -258,14 +260,14 @@ class ArchiveFile:
         else:
             sql = "SELECT tenant, run, first_seq FROM runs WHERE first_seq < ? ORDER BY first_seq DESC LIMIT ?"
             found = {(t, r): int(first) for t, r, first in self._old.runs(before_seq=want.before_seq, limit=want.limit)}
-            found |= {(str(t), str(r)): int(first) for t, r, first in self._run(sql, [want.before_seq, want.limit])}
+            found |= {(str(t), str(r)): int(first) for t, r, first in self._execute(sql, [want.before_seq, want.limit])}
             newest = sorted(found.items(), key=lambda each: -each[1])[: want.limit]
             lines = (msgspec.json.encode(key) + b"\n" for key, _ in newest)
         write_private(path, b"".join(lines))
 
     def reach(self) -> Reach:
         """How far it is, and where its oldest open run begins."""
-        found = self._run("SELECT min(first_seq) FROM runs WHERE sealed_at IS NULL")
+        found = self._execute("SELECT min(first_seq) FROM runs WHERE sealed_at IS NULL")
         return Reach(watermark=self.watermark, oldest_open_seq=int(found[0][0] or 0))
 
     def move_old(self, before: datetime) -> int:
@@ -275,21 +277,21 @@ class ArchiveFile:
         """
         cut = before.astimezone(UTC).replace(tzinfo=None)
         # The last message of the log stays: by it the archive is recognised (``subject_at``).
-        self._run("DROP TABLE IF EXISTS moving")
-        self._run(
+        self._execute("DROP TABLE IF EXISTS moving")
+        self._execute(
             "CREATE TEMP TABLE moving AS WITH old AS (SELECT tenant, run, last_seq, sealed_at::DATE AS day FROM runs "
             "WHERE sealed_at < ? AND last_seq < ?) SELECT * FROM old WHERE day = (SELECT min(day) FROM old) "
             "ORDER BY last_seq LIMIT ?",
             [cut, self.watermark, RUNS_MAX],
         )
-        count, day = self._run("SELECT count(*), min(day) FROM moving")[0]
+        count, day = self._execute("SELECT count(*), min(day) FROM moving")[0]
         if count:
             self._delete_moved(self._old.holding(f"{day:%Y-%m-%d}"))
-        ((left, last_seq),) = self._run("SELECT count(*), max(last_seq) FROM moving")
+        ((left, last_seq),) = self._execute("SELECT count(*), max(last_seq) FROM moving")
         if left:
             self._delete_moved([self._old.write(f"{day:%Y-%m-%d}", int(last_seq))])
-        ((left,),) = self._run("SELECT count(*) FROM moving")
-        self._run("DROP TABLE moving")
+        ((left,),) = self._execute("SELECT count(*) FROM moving")
+        self._execute("DROP TABLE moving")
         return int(count) - int(left)
 
     def _delete_moved(self, batches: list[Path]) -> None:
@@ -304,7 +306,7 @@ class ArchiveFile:
             self._connection.rollback()
             raise
 
-    def _forget(self) -> None:
+    def _trim_folds(self) -> None:
         """Keep a bounded number of folds, and none of runs that are over."""
         for key in [key for key, run in self._folds.items() if run.sealed]:
             del self._folds[key]
@@ -316,7 +318,7 @@ class ArchiveFile:
     def _make_tables(self) -> None:
         self._connection.begin()
         for table, columns in TABLES.items():
-            self._run(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+            self._execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
         if not self._meta("version"):
             self._set_meta("version", VERSION)
         self._connection.commit()
@@ -325,28 +327,28 @@ class ArchiveFile:
         """The file, and beside it what was written last."""
         return self.path, self.path.with_name(f"{self.path.name}.wal")
 
-    def _keep_private(self) -> None:
+    def _restrict_access(self) -> None:
         """Let only the owner read: the database makes files as the umask has it, the second one again and again."""
         for file in self._files():
             # It may not be there, or be another user's, who then says who reads it.
             with contextlib.suppress(OSError):
                 file.chmod(0o600)
 
-    def of_this_version(self) -> bool:
+    def has_current_version(self) -> bool:
         """Whether its tables are the present ones."""
         return self._meta("version") == VERSION
 
     def _meta(self, name: str) -> int:
-        found = self._run("SELECT value FROM meta WHERE name = ?", [name])
+        found = self._execute("SELECT value FROM meta WHERE name = ?", [name])
         return int(found[0][0]) if found else 0
 
     def _set_meta(self, name: str, value: int) -> None:
-        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
+        self._execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, value])
 
     def _query_old(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._run(sql, values)
+        return self._execute(sql, values)
 
-    def _run(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    def _execute(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement to its end: an unread result would block the next."""
         rows: list[tuple[Any, ...]] = self._connection.execute(sql, values or []).fetchall()
         return rows

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINE_BYTES_MAX: Final = 64 * 1024
-ANSWER_WITHIN_S: Final = 300.0
+REPLY_WITHIN_S: Final = 300.0
 
 
-class DoorRequest(msgspec.Struct, frozen=True, kw_only=True):
+class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is wanted; ``path`` is where a snapshot goes, or what is told of runs."""
 
     want: Literal["status", "reach", "snapshot", "runs"]
@@ -39,7 +39,7 @@ class DoorRequest(msgspec.Struct, frozen=True, kw_only=True):
     runs: Wanted | None = None
 
 
-class DoorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class QueryReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The archive's status after the request, or why it was not done; ``reach`` if that was wanted."""
 
     status: ArchiveStatus | None = None
@@ -47,7 +47,7 @@ class DoorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
-class Door:
+class QuerySocket:
     """Answers requests about one open archive."""
 
     def __init__(self, path: Path, archive: Archive) -> None:
@@ -57,13 +57,13 @@ class Door:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Listen while the block runs."""
-        with _short(self._path) as socket:
+        with _short_path(self._path) as socket:
             # Whoever has the archive open is the only one who may listen, so what lies there is left over.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(socket)  # noqa: PTH108 - see _short
             listener = await anyio.create_unix_listener(socket, mode=0o600)
             async with listener, anyio.create_task_group() as tasks:
-                tasks.start_soon(listener.serve, self._answer)
+                tasks.start_soon(listener.serve, self._serve_request)
                 try:
                     yield
                 finally:
@@ -71,35 +71,35 @@ class Door:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(socket)  # noqa: PTH108 - see _short
 
-    async def _answer(self, stream: anyio.abc.SocketStream) -> None:
+    async def _serve_request(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:
             try:
-                answer = await self._done(msgspec.json.decode(await _line(stream), type=DoorRequest))
+                reply = await self._done(msgspec.json.decode(await _read_line(stream), type=QueryRequest))
             except (LinestopError, msgspec.DecodeError, OSError) as error:
-                answer = DoorAnswer(error=str(error))
+                reply = QueryReply(error=str(error))
             except Exception as error:  # noqa: BLE001 - the database's own, told to whoever asked
-                answer = DoorAnswer(error=f"{type(error).__name__}: {error}")
+                reply = QueryReply(error=f"{type(error).__name__}: {error}")
             with contextlib.suppress(anyio.BrokenResourceError):
-                await stream.send(msgspec.json.encode(answer) + b"\n")
+                await stream.send(msgspec.json.encode(reply) + b"\n")
 
-    async def _done(self, request: DoorRequest) -> DoorAnswer:
+    async def _done(self, request: QueryRequest) -> QueryReply:
         if request.want == "reach":
-            return DoorAnswer(reach=await self._archive.reach())
+            return QueryReply(reach=await self._archive.reach())
         if request.want == "snapshot":
             await self._archive.snapshot(Path(request.path))
         elif request.runs is not None:
             await self._archive.export(request.runs, Path(request.path))
-        return DoorAnswer(status=await self._archive.status())
+        return QueryReply(status=await self._archive.status())
 
 
-async def ask(path: Path, request: DoorRequest) -> ArchiveStatus | None:
+async def ask_recorder(path: Path, request: QueryRequest) -> ArchiveStatus | None:
     """Ask the recorder that has the archive ``path`` open; None if no recorder has.
 
     Raises:
         RetryableError: it did not do what was asked, and says why.
     """
-    answer = await _answered(path, request)
-    return None if answer is None else _given(path, answer, answer.status)
+    reply = await _answered(path, request)
+    return None if reply is None else _given(path, reply, reply.status)
 
 
 async def ask_reach(path: Path) -> Reach | None:
@@ -108,31 +108,31 @@ async def ask_reach(path: Path) -> Reach | None:
     Raises:
         RetryableError: it did not tell, and says why.
     """
-    answer = await _answered(path, DoorRequest(want="reach"))
+    answer = await _answered(path, QueryRequest(want="reach"))
     return None if answer is None else _given(path, answer, answer.reach)
 
 
-def _given(path: Path, answer: DoorAnswer, found: T | None) -> T:
+def _given(path: Path, answer: QueryReply, found: T | None) -> T:
     if answer.error or found is None:
         why = answer.error.removesuffix(".") or "it said nothing"
         raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
     return found
 
 
-async def _answered(path: Path, request: DoorRequest) -> DoorAnswer | None:
-    with _short(path) as socket:
+async def _answered(path: Path, request: QueryRequest) -> QueryReply | None:
+    with _short_path(path) as socket:
         try:
             stream = await anyio.connect_unix(socket)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return None
         async with stream:
-            with anyio.fail_after(ANSWER_WITHIN_S):
+            with anyio.fail_after(REPLY_WITHIN_S):
                 await stream.send(msgspec.json.encode(request) + b"\n")
-                return msgspec.json.decode(await _line(stream), type=DoorAnswer)
+                return msgspec.json.decode(await _read_line(stream), type=QueryReply)
 
 
 @contextlib.contextmanager
-def _short(path: Path) -> Generator[str]:
+def _short_path(path: Path) -> Generator[str]:
     """A path of the socket that is short enough: the kernel takes 107 bytes, however deep the folder lies."""
     name = f"{path.stem}.sock"
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -142,7 +142,7 @@ def _short(path: Path) -> Generator[str]:
         os.close(folder)
 
 
-async def _line(stream: anyio.abc.SocketStream) -> bytes:
+async def _read_line(stream: anyio.abc.SocketStream) -> bytes:
     data = b""
     while b"\n" not in data and len(data) < LINE_BYTES_MAX:
         try:

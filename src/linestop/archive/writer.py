@@ -23,7 +23,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
 from linestop.archive.parquet_files import old_folder
-from linestop.archive.query_socket import Door
+from linestop.archive.query_socket import QuerySocket
 from linestop.archive.requests import Reach, Wanted
 from linestop.bus.interfaces import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
@@ -32,17 +32,17 @@ T = TypeVar("T")
 
 LOG = structlog.get_logger("linestop.archive")
 ARCHIVE_FILE: Final = "archive.duckdb"
-IN_FLIGHT: Final = 512
+IN_FLIGHT_MAX: Final = 512
 BATCH_MESSAGES_MAX: Final = 512
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-GATHER_S: Final = 0.05
+BATCH_WAIT_S: Final = 0.05
 """How long a batch waits for more once it has its first message: a commit costs about 10 ms, whatever is in it."""
 
 RETRY_S: Final = 5.0
 MOVE_EVERY_S: Final = 3600.0
 
 
-class _AnotherStream(Exception):  # noqa: N818 - caught here
+class _LogReplaced(Exception):  # noqa: N818 - caught here
     """Raised when the log is not the one this archive was made from."""
 
 
@@ -63,7 +63,7 @@ class Archive:
             try:
                 await self._open()
                 waiting, told = False, ""
-                async with Door(self.path, self).open():
+                async with QuerySocket(self.path, self).open():
                     await self._follow(log, queue)
             except* ArchiveInUse:
                 if not waiting:
@@ -72,7 +72,7 @@ class Archive:
                         sentence=f"Another recorder writes {self.path}; this one waits for it and does the rest.",
                     )  # fmt: skip
                 waiting = True
-            except* _AnotherStream:
+            except* _LogReplaced:
                 await self._set_aside()
             except* LinestopError as group:
                 if told != str(group.exceptions[0]):
@@ -95,7 +95,7 @@ class Archive:
         await self._open()
         try:
             first = await log.page(after_seq=0)
-            await self._call(partial(self._opened.reset, first_seq=first[0].seq if first else 1))
+            await self._in_thread(partial(self._open_file.reset, first_seq=first[0].seq if first else 1))
             await self._catch_up(log)
             return await self.status()
         finally:
@@ -108,30 +108,30 @@ class Archive:
         Raises:
             InputError: that is the archive itself.
         """
-        await self._call(self._opened.snapshot, path)
+        await self._in_thread(self._open_file.snapshot, path)
 
     async def status(self) -> ArchiveStatus:
         """How far the archive is."""
-        return await self._call(self._opened.status)
+        return await self._in_thread(self._open_file.status)
 
     async def reach(self) -> Reach:
         """How far it is, and where its oldest open run begins; waits until the archive is open."""
-        await self.reached(0)
-        return await self._call(self._opened.reach)
+        await self.wait_until_stored(0)
+        return await self._in_thread(self._open_file.reach)
 
     async def export(self, want: Wanted, path: Path) -> None:
         """Write what is wanted of a run, or of the oldest runs, to a new file that only its owner may read."""
-        await self._call(self._opened.export, want, path)
+        await self._in_thread(self._open_file.export, want, path)
 
     async def move_old(self) -> int:
         """Move what is old enough from the database to Parquet files; return how many runs that were."""
         before = datetime.now(UTC) - timedelta(days=self._database_days)
         moved = 0
-        while some := await self._call(self._opened.move_old, before):
+        while some := await self._in_thread(self._open_file.move_old, before):
             moved += some
         return moved
 
-    async def reached(self, seq: int) -> None:
+    async def wait_until_stored(self, seq: int) -> None:
         """Wait until everything up to this stream sequence is in."""
         while self._file is None or self._file.watermark < seq:
             await self._changed.wait()
@@ -141,15 +141,15 @@ class Archive:
     async def _follow(self, log: Log, queue: Queue) -> None:
         await self._check_origin(log)
         await self._catch_up(log)
-        send, receive = anyio.create_memory_object_stream[Delivery](IN_FLIGHT)
+        send, receive = anyio.create_memory_object_stream[Delivery](IN_FLIGHT_MAX)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._pull, queue, send)
             if self._database_days:
                 tasks.start_soon(self._move_old)
             async with receive:
                 while True:
-                    batch = await _gather(receive)
-                    await self._take(log, batch)
+                    batch = await _next_batch(receive)
+                    await self._store_batch(log, batch)
                     for delivery in batch:
                         await delivery.ack()
 
@@ -165,48 +165,48 @@ class Archive:
 
     async def _pull(self, queue: Queue, send: MemoryObjectSendStream[Delivery]) -> None:
         async with send:
-            async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT):
+            async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT_MAX):
                 await send.send(delivery)
 
-    async def _take(self, log: Log, batch: Sequence[Delivery]) -> None:
+    async def _store_batch(self, log: Log, batch: Sequence[Delivery]) -> None:
         """Store a batch in stream order; what is missing between its messages is read from the log."""
-        ready: list[StoredMessage] = []
-        due = self._opened.watermark + 1
+        to_store: list[StoredMessage] = []
+        next_seq = self._open_file.watermark + 1
         for delivery in sorted(batch, key=lambda one: one.seq):
-            if delivery.seq < due:
-                await self._must_be_known(delivery)
+            if delivery.seq < next_seq:
+                await self._require_known(delivery)
                 continue
-            if delivery.seq > due:
-                await self._store(ready)
-                ready = []
+            if delivery.seq > next_seq:
+                await self._store(to_store)
+                to_store = []
                 await self._catch_up(log, before_seq=delivery.seq)
-                if delivery.seq <= self._opened.watermark:
-                    due = self._opened.watermark + 1
+                if delivery.seq <= self._open_file.watermark:
+                    next_seq = self._open_file.watermark + 1
                     continue
-            ready.append(StoredMessage(subject=delivery.subject, payload=delivery.payload, seq=delivery.seq))
-            due = delivery.seq + 1
-        await self._store(ready)
+            to_store.append(StoredMessage(subject=delivery.subject, payload=delivery.payload, seq=delivery.seq))
+            next_seq = delivery.seq + 1
+        await self._store(to_store)
 
     async def _check_origin(self, log: Log) -> None:
         """The last message in the archive is the one that the log has under its sequence, if it still has it."""
-        seq = self._opened.watermark
-        there = await log.message_at(seq) if seq else None
-        same = there is None or await self._call(self._opened.subject_at, seq) == there.subject
-        if not same or not await self._call(self._opened.of_this_version):
-            raise _AnotherStream
+        seq = self._open_file.watermark
+        logged = await log.message_at(seq) if seq else None
+        same = logged is None or await self._in_thread(self._open_file.subject_at, seq) == logged.subject
+        if not same or not await self._in_thread(self._open_file.has_current_version):
+            raise _LogReplaced
 
-    async def _must_be_known(self, delivery: Delivery) -> None:
+    async def _require_known(self, delivery: Delivery) -> None:
         """A message that should be in already is in, unless the stream was made anew and counts from 1 again."""
-        if delivery.seq > self._opened.watermark:
+        if delivery.seq > self._open_file.watermark:
             return
-        known = await self._call(self._opened.subject_at, delivery.seq)
+        known = await self._in_thread(self._open_file.subject_at, delivery.seq)
         if known != delivery.subject:
-            raise _AnotherStream
+            raise _LogReplaced
 
     async def _catch_up(self, log: Log, *, before_seq: int | None = None) -> None:
         """Read from the log what the archive does not have: all, or all before a sequence."""
-        while before_seq is None or self._opened.watermark < before_seq - 1:
-            page = await log.page(after_seq=self._opened.watermark)
+        while before_seq is None or self._open_file.watermark < before_seq - 1:
+            page = await log.page(after_seq=self._open_file.watermark)
             if not page or (before_seq is not None and page[0].seq >= before_seq):
                 # Nothing is left before it: what would be is older than the log keeps.
                 return
@@ -214,20 +214,20 @@ class Archive:
 
     async def _store(self, messages: list[StoredMessage]) -> None:
         if messages:
-            await self._call(self._opened.store, messages)
+            await self._in_thread(self._open_file.store, messages)
             self._tell()
 
     # --- the file, in a thread ---------------------------------------------------------------------------
 
     @property
-    def _opened(self) -> ArchiveFile:
+    def _open_file(self) -> ArchiveFile:
         if self._file is None:
             raise InputError(f"The archive {self.path} is not open.")
         return self._file
 
     async def _open(self) -> None:
         self._limiter = anyio.CapacityLimiter(1)
-        self._file = await self._call(ArchiveFile, self.path)
+        self._file = await self._in_thread(ArchiveFile, self.path)
         self._tell()
 
     def _tell(self) -> None:
@@ -238,7 +238,7 @@ class Archive:
     async def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            await self._call(file.close)
+            await self._in_thread(file.close)
 
     async def _set_aside(self) -> None:
         """Keep a file that belongs to another log under another name, and begin a new one."""
@@ -250,16 +250,16 @@ class Archive:
             await folder.rename(old_folder(old))
         LOG.warning("archive_set_aside", path=str(old), reason="it was made from another log or by another version")
 
-    async def _call(self, work: Callable[..., T], *args: object) -> T:
+    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         """Run blocking work, one at a time. It is not abandoned when cancelled: a commit is finished."""
         return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
 
 
-async def _gather(receive: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:
+async def _next_batch(receive: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:
     """The next batch: at least one message, bounded in number and bytes."""
     batch = [await receive.receive()]
     size = len(batch[0].payload)
-    await anyio.sleep(GATHER_S)
+    await anyio.sleep(BATCH_WAIT_S)
     while len(batch) < BATCH_MESSAGES_MAX and size < BATCH_BYTES_MAX:
         try:
             batch.append(receive.receive_nowait())

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus.interfaces import Shared
+from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict, Defect, InputError, LinestopError, NotFound
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import check_name
@@ -30,15 +30,15 @@ _MARKS: Final[dict[bytes, Mark]] = {b"rolled back": "rolled back", b"undeployed"
 class AgentStore:
     """Reads and deploys agent versions. Versions are immutable, so they are cached for ever (bounded)."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
         self._versions: OrderedDict[str, AgentVersion] = OrderedDict()
 
     async def version(self, digest: str) -> AgentVersion | None:
         """The version with that digest, or None if the store does not have it."""
         if digest in self._versions:
             return self._versions[digest]
-        found = await self._shared.get(f"version.{digest}")
+        found = await self._bucket.get(f"version.{digest}")
         if found is None:
             return None
         if hashlib.sha256(found.value).hexdigest() != digest:
@@ -61,16 +61,16 @@ class AgentStore:
             InputError: that is no name of an agent.
         """
         check_name("agent", name)
-        found = await self._shared.get(f"current.{name}")
+        found = await self._bucket.get(f"current.{name}")
         return found.value.decode() if found else ""
 
     async def names(self) -> list[str]:
         """All deployed agents, sorted."""
-        return sorted(key.removeprefix("current.") for key in await self._shared.keys("current."))
+        return sorted(key.removeprefix("current.") for key in await self._bucket.keys("current."))
 
     async def mark(self, name: str) -> Mark:
         """What a person did to the agent last, if only `linestop deploy` undoes it."""
-        found = await self._shared.get(f"mark.{name}")
+        found = await self._bucket.get(f"mark.{name}")
         return _MARKS.get(found.value, "rolled back") if found else ""
 
     async def deploy(self, agent: AgentVersion) -> str:
@@ -80,21 +80,21 @@ class AgentStore:
             InputError: one of its limits is beyond what any may be.
         """
         digest = await self._store(agent)
-        await self._point(agent.name, digest)
+        await self._set_current(agent.name, digest)
         if await self.mark(agent.name):
-            await self._shared.delete(f"mark.{agent.name}")
+            await self._bucket.delete(f"mark.{agent.name}")
         return digest
 
     async def deploy_at_start(self, agent: AgentVersion) -> Mark:
         """Deploy what a process finds in its files, unless a person decided otherwise: then return what they did."""
         digest = await self._store(agent)
-        return await self._point(agent.name, digest, unless_marked=True)
+        return await self._set_current(agent.name, digest, unless_marked=True)
 
     async def roll_back(self, version: AgentVersion) -> None:
         """Let new runs use this version of its agent until a person deploys another."""
         digest = await self._store(version)
         await self._set_mark(version.name, "rolled back")
-        await self._point(version.name, digest)
+        await self._set_current(version.name, digest)
 
     async def undeploy(self, name: str) -> None:
         """Let the agent have no new runs until a person deploys it. Runs under way keep their version.
@@ -103,59 +103,59 @@ class AgentStore:
             NotFound: it is not deployed.
         """
         for _ in range(TRIES_MAX):
-            present = await self._shared.get(f"current.{check_name('agent', name)}")
-            if present is None:
+            current = await self._bucket.get(f"current.{check_name('agent', name)}")
+            if current is None:
                 raise NotFound(f"There is no agent {name!r} deployed; `linestop agents` lists them.")
             await self._set_mark(name, "undeployed")
             try:
-                await self._shared.delete(f"current.{name}", revision=present.revision)
+                await self._bucket.delete(f"current.{name}", revision=current.revision)
             except Conflict:
                 continue
             return
-        raise _contended(name)
+        raise _contended_error(name)
 
     async def _store(self, agent: AgentVersion) -> str:
-        if reason := agent.excess():
+        if reason := agent.excessive_limit():
             raise InputError(f"The agent '{agent.name}' is not deployed: {reason}.")
         digest = agent.digest()
         try:
-            await self._shared.create(f"version.{digest}", agent.stored())
+            await self._bucket.create(f"version.{digest}", agent.stored_bytes())
         except Conflict:
             if await self.version(digest) is None:
                 raise
         return digest
 
-    async def _point(self, name: str, digest: str, *, unless_marked: bool = False) -> Mark:
+    async def _set_current(self, name: str, digest: str, *, unless_marked: bool = False) -> Mark:
         key = f"current.{name}"
         for _ in range(TRIES_MAX):
-            present = await self._shared.get(key)
-            if present is not None and present.value.decode() == digest:
+            current = await self._bucket.get(key)
+            if current is not None and current.value.decode() == digest:
                 return ""
             if unless_marked and (mark := await self.mark(name)):
                 return mark
             try:
-                if present is None:
-                    await self._shared.create(key, digest.encode())
+                if current is None:
+                    await self._bucket.create(key, digest.encode())
                 else:
-                    await self._shared.update(key, digest.encode(), revision=present.revision)
+                    await self._bucket.update(key, digest.encode(), revision=current.revision)
             except Conflict:
                 continue
             return ""
-        raise _contended(name)
+        raise _contended_error(name)
 
     async def _set_mark(self, name: str, mark: Mark) -> None:
         for _ in range(TRIES_MAX):
-            present = await self._shared.get(f"mark.{name}")
+            current = await self._bucket.get(f"mark.{name}")
             try:
-                if present is None:
-                    await self._shared.create(f"mark.{name}", mark.encode())
+                if current is None:
+                    await self._bucket.create(f"mark.{name}", mark.encode())
                 else:
-                    await self._shared.update(f"mark.{name}", mark.encode(), revision=present.revision)
+                    await self._bucket.update(f"mark.{name}", mark.encode(), revision=current.revision)
             except Conflict:
                 continue
             return
-        raise _contended(name)
+        raise _contended_error(name)
 
 
-def _contended(name: str) -> LinestopError:
+def _contended_error(name: str) -> LinestopError:
     return LinestopError(f"The agent '{name}' is being deployed by somebody else; try again.")

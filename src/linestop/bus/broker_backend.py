@@ -9,7 +9,7 @@ import anyio
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
-from linestop.bus.interfaces import Blobs, Log, Publisher, Queue, Shared, Timers
+from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.schemas.subjects import RoleName
@@ -36,7 +36,7 @@ class Backend(Protocol):
         """Blobs as ``role``."""
         ...
 
-    def shared(self, role: RoleName, bucket: str) -> Shared:
+    def bucket(self, role: RoleName, bucket: str) -> Bucket:
         """A bucket as ``role``."""
         ...
 
@@ -93,9 +93,9 @@ class JetStreamBackend:
         """Blobs as ``role``."""
         return self._streams[role].blobs()
 
-    def shared(self, role: RoleName, bucket: str) -> Shared:
+    def bucket(self, role: RoleName, bucket: str) -> Bucket:
         """A bucket as ``role``, which decides by it."""
-        return self._streams[role].shared(bucket, leader=True)
+        return self._streams[role].bucket(bucket, leader=True)
 
     def timers(self, role: RoleName) -> Timers:
         """Durable timers as ``role``."""
@@ -105,18 +105,18 @@ class JetStreamBackend:
         """Subjects of core messages; a full buffer drops them, as the sweep makes lost hints good."""
         send, receive = anyio.create_memory_object_stream[str](HINTS_MAX)
 
-        async def heard(message: object) -> None:
+        async def on_message(message: object) -> None:
             try:
                 send.send_nowait(getattr(message, "subject", ""))
             except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return
 
         nc = self._connections[role].nc
-        subscription = await nc.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
+        subscription = await nc.subscribe(subject, cb=on_message)  # pyright: ignore[reportUnknownMemberType] - nats-py
         try:
             async with receive:
-                async for heard_subject in receive:
-                    yield heard_subject
+                async for hinted_subject in receive:
+                    yield hinted_subject
         finally:
             send.close()
             if not self._connections[role].closed:

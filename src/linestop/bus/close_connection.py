@@ -28,28 +28,33 @@ async def close(nc: Client) -> None:
     """Send what is waiting, if the server is there, and close. Raises nothing but its caller's own cancellation."""
     if nc.is_closed:
         return
-    inside: Any = nc  # its inside has no types
+    internals: Any = nc  # its inside has no types
     if not nc.is_connected:
         # Nobody takes it, and the library would fail over it.
-        inside._pending, inside._pending_data_size = [], 0
-    tasks: list[asyncio.Task[Any] | None] = [each._wait_for_msgs_task for each in inside._subs.values()]
+        internals._pending, internals._pending_data_size = [], 0
+    tasks: list[asyncio.Task[Any] | None] = [each._wait_for_msgs_task for each in internals._subs.values()]
     closing = asyncio.ensure_future(nc.close())
     try:
         await asyncio.wait((closing,), timeout=CLOSE_WITHIN_S)
     finally:
         with anyio.CancelScope(shield=True):
-            await end(closing)
-            tasks += [inside._reconnection_task, inside._reading_task, inside._ping_interval_task, inside._flusher_task]
+            await cancel_until_done(closing)
+            tasks += [
+                internals._reconnection_task,
+                internals._reading_task,
+                internals._ping_interval_task,
+                internals._flusher_task,
+            ]
             for task in tasks:
                 if task is not None and task is not asyncio.current_task():
-                    await end(task)
-        if inside._transport is not None:
-            inside._transport.close()
+                    await cancel_until_done(task)
+        if internals._transport is not None:
+            internals._transport.close()
         # A reconnection that was under way says otherwise at its end.
-        inside._status = Client.CLOSED
+        internals._status = Client.CLOSED
 
 
-async def end(task: asyncio.Future[Any]) -> None:
+async def cancel_until_done(task: asyncio.Future[Any]) -> None:
     """Cancel until it has ended: ``asyncio.wait_for`` of Python 3.11, in the client, may swallow a cancellation."""
     for _ in range(CANCELS_MAX):
         if task.done():

@@ -39,7 +39,7 @@ class _Structured(msgspec.Struct, frozen=True):
 
 
 def event_headers(  # noqa: PLR0913 - the attributes of an event
-    trace: str, *, ident: str, role: str, kind: str, subject: str, at: datetime
+    trace: str, *, event_id: str, role: str, kind: str, subject: str, at: datetime
 ) -> dict[str, str]:
     """The headers of a message that others read: the trace context ``trace``, and an event's attributes.
 
@@ -50,7 +50,7 @@ def event_headers(  # noqa: PLR0913 - the attributes of an event
         "traceparent": trace,
         "Content-Type": JSON_TYPE,
         "ce-specversion": "1.0",
-        "ce-id": ident,
+        "ce-id": event_id,
         "ce-source": f"/linestop/{role}",
         "ce-type": f"{TYPE_PREFIX}.{kind}",
         "ce-subject": subject,
@@ -68,11 +68,11 @@ def dead_letter_headers(role: RoleName, tenant: str, run: str, payload: bytes, *
     """The headers of a dead letter; the same letter again has the same message id."""
     digest = hashlib.sha256(f"{role}.{tenant}.{run}".encode() + b"\0" + payload).hexdigest()
     trace = own_trace(tenant, run).traceparent()
-    named = event_headers(trace, ident=digest, role=role, kind="dead", subject=run, at=at)
-    return {**named, "Nats-Msg-Id": digest}
+    headers = event_headers(trace, event_id=digest, role=role, kind="dead", subject=run, at=at)
+    return {**headers, "Nats-Msg-Id": digest}
 
 
-def received(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
+def unwrap(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
     """The data of a message and its ``traceparent``, whether it is an event in structured mode or not.
 
     Header names and media types are compared without regard to case. In binary mode the payload is the data.
@@ -80,9 +80,9 @@ def received(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
     Raises:
         InputError: it says that it is an event in structured mode, and is not one that can be read.
     """
-    named = {name.lower(): value for name, value in headers.items()}
-    trace = named.get("traceparent") or named.get("ce-traceparent", "")
-    media_type = named.get("content-type", "").partition(";")[0].strip().lower()
+    lowered = {name.lower(): value for name, value in headers.items()}
+    trace = lowered.get("traceparent") or lowered.get("ce-traceparent", "")
+    media_type = lowered.get("content-type", "").partition(";")[0].strip().lower()
     if not media_type.startswith(STRUCTURED):
         return payload, trace
     if media_type not in {STRUCTURED, STRUCTURED_JSON}:
@@ -91,8 +91,8 @@ def received(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
         event = msgspec.json.decode(payload, type=_Structured)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"it is not a CloudEvent in the JSON format: {error}") from None
-    carried = event.traceparent if isinstance(event.traceparent, str) else ""
-    return _data(event), trace or carried
+    event_trace = event.traceparent if isinstance(event.traceparent, str) else ""
+    return _data(event), trace or event_trace
 
 
 def _data(event: _Structured) -> bytes:

@@ -40,7 +40,7 @@ PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 PAYLOAD_BYTES_MIN: Final = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
 """The largest message that linestop sends, with its headers."""
 
-VIOLATIONS_KEPT: Final = 64
+VIOLATIONS_MAX: Final = 64
 PING_INTERVAL_S: Final = 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]+)"', re.IGNORECASE)
@@ -55,7 +55,7 @@ Hook = Callable[[], None]
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """A refusal by the broker. ``subject`` is in small letters, as the client library reports it."""
 
-    act: str
+    action: str
     subject: str
 
 
@@ -75,12 +75,12 @@ class Connection:
     def __init__(self, credential: Credential, nc: Client) -> None:
         self.credential = credential
         self.nc = nc
-        self.violations: deque[Violation] = deque(maxlen=VIOLATIONS_KEPT)
-        self._waiting: dict[tuple[str, str], set[asyncio.Future[None]]] = {}
+        self.violations: deque[Violation] = deque(maxlen=VIOLATIONS_MAX)
+        self._refusal_waiters: dict[tuple[str, str], set[asyncio.Future[None]]] = {}
         self._on_reconnect: list[Hook] = []
         self._on_disconnect: list[Hook] = []
         self._on_denied: list[Callable[[str], None]] = []
-        self._refused = asyncio.Event()
+        self._credential_refused = asyncio.Event()
         self._last_error = "no answer"
 
     @property
@@ -89,7 +89,7 @@ class Connection:
         return self.nc.is_closed
 
     @property
-    def absence(self) -> str:
+    def unreachable_reason(self) -> str:
         """Why the server cannot be reached, in a sentence."""
         return f"The broker at {self.credential.url} cannot be reached ({self._last_error}); try again later."
 
@@ -137,7 +137,7 @@ class Connection:
             Unreachable: if no reply comes in time. Whether the request arrived is not known.
             TooLarge: if the server takes no message of that size.
         """
-        with self.refusal(subject) as refused:
+        with self.watch_refusal(subject) as refused:
             reply = asyncio.ensure_future(
                 self.nc.request(subject, payload, timeout=timeout_s, headers=dict(headers or {}) or None)
             )
@@ -155,7 +155,7 @@ class Connection:
                 reply.cancel()
 
     async def publish(
-        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+        self, subject: str, payload: bytes = b"", *, reply_to: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         """Send a message and do not wait; a refusal shows in ``violations`` only.
 
@@ -164,7 +164,7 @@ class Connection:
             TooLarge: if the server takes no message of that size.
         """
         try:
-            await self.nc.publish(subject, payload, reply=reply, headers=dict(headers or {}) or None)
+            await self.nc.publish(subject, payload, reply=reply_to, headers=dict(headers or {}) or None)
         except FAILURES as error:
             raise self._explain(error, subject, 0) from None
 
@@ -182,7 +182,7 @@ class Connection:
             PermissionDenied: if this credential may not publish there.
             Unreachable: if the server does not answer in time.
         """
-        with self.refusal(subject) as refused:
+        with self.watch_refusal(subject) as refused:
             await self.publish(subject, payload, headers=headers)
             await self._flush(subject, timeout_s)
             if refused.done():
@@ -202,7 +202,7 @@ class Connection:
             PermissionDenied: if this credential may not subscribe there.
             Unreachable: if the server does not answer in time.
         """
-        with self.refusal(subject, act="subscription") as refused:
+        with self.watch_refusal(subject, action="subscription") as refused:
             try:
                 subscription = await self.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
                     subject, queue=queue, cb=callback
@@ -216,7 +216,7 @@ class Connection:
                 raise self.denied("subscribe to", subject)
         return subscription
 
-    async def ask(
+    async def api_request(
         self, subject: str, body: object = None, *, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> dict[str, object]:
         """Send a JSON request to the JetStream API and return its JSON reply.
@@ -228,26 +228,26 @@ class Connection:
         return read_reply(subject, (await self.request(subject, payload, timeout_s=timeout_s)).data)
 
     @contextlib.contextmanager
-    def refusal(self, subject: str, *, act: str = "publish") -> Generator[asyncio.Future[None]]:
+    def watch_refusal(self, subject: str, *, action: str = "publish") -> Generator[asyncio.Future[None]]:
         """Give a future that is done as soon as the broker refuses ``act`` on ``subject``.
 
         For callers with a faster way to publish: wait for it beside the acknowledgement.
         """
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        key = (act, subject.lower())
-        self._waiting.setdefault(key, set()).add(refused)
+        key = (action, subject.lower())
+        self._refusal_waiters.setdefault(key, set()).add(refused)
         try:
             yield refused
         finally:
-            self._waiting[key].discard(refused)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            self._refusal_waiters[key].discard(refused)
+            if not self._refusal_waiters[key]:
+                del self._refusal_waiters[key]
             refused.cancel()
 
-    def denied(self, act: str, subject: str) -> PermissionDenied:
+    def denied(self, action: str, subject: str) -> PermissionDenied:
         """Make the error for a refused subject."""
         return PermissionDenied(
-            f"credential {self.credential.user!r} may not {act} {subject!r}: "
+            f"credential {self.credential.user!r} may not {action} {subject!r}: "
             "use the credential that docs/permissions.md lists for it."
         )
 
@@ -279,23 +279,23 @@ class Connection:
                 reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
                 ping_interval=PING_INTERVAL_S,
                 pending_size=PENDING_BYTES_MAX,
-                error_cb=self._error,
+                error_cb=self._on_error,
                 reconnected_cb=self._reconnected,
                 disconnected_cb=self._disconnected,
             )
         )
-        refused = asyncio.ensure_future(self._refused.wait())
+        refused = asyncio.ensure_future(self._credential_refused.wait())
         try:
             await asyncio.wait((attempt, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if failure := self._not_opened(attempt, timeout_s):
+            if failure := self._open_failure(attempt, timeout_s):
                 raise failure
         finally:
             refused.cancel()
-            await close_connection.end(attempt)
+            await close_connection.cancel_until_done(attempt)
 
-    def _not_opened(self, attempt: asyncio.Task[None], timeout_s: float) -> LinestopError | None:
+    def _open_failure(self, attempt: asyncio.Task[None], timeout_s: float) -> LinestopError | None:
         """Why there is no connection after the first attempt."""
-        if self._refused.is_set():
+        if self._credential_refused.is_set():
             return PermissionDenied(
                 f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
                 "the server does not know its key; take the file from the server's own directory, or give an "
@@ -334,21 +334,21 @@ class Connection:
             case _:
                 return Unreachable(f"{subject!r} cannot be sent to {self.credential.url}: {error}.")
 
-    async def _error(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         """Take what the library reports on the side; without this it prints tracebacks to stderr."""
         self._last_error = _reason(error)
-        found = _VIOLATION.search(self._last_error)
-        if found is not None:
-            act, subject = found[1].lower(), found[2].lower()
-            self.violations.append(Violation(act=act, subject=subject))
-            for future in self._waiting.get((act, subject), ()):
+        violation = _VIOLATION.search(self._last_error)
+        if violation is not None:
+            action, subject = violation[1].lower(), violation[2].lower()
+            self.violations.append(Violation(action=action, subject=subject))
+            for future in self._refusal_waiters.get((action, subject), ()):
                 if not future.done():
                     future.set_result(None)
-            if act == "publish":
+            if action == "publish":
                 for hook in self._on_denied:
                     hook(subject)
         elif "authorization violation" in self._last_error.lower():
-            self._refused.set()
+            self._credential_refused.set()
 
     async def _reconnected(self) -> None:
         for hook in self._on_reconnect:

@@ -18,7 +18,7 @@ from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.migrate_streams import Administrator, how_to_update, is_older, update
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Config, Space, consumers, streams
+from linestop.bus.stream_definitions import DEFAULT_SIZES, Config, StreamSizes, consumers, streams
 from linestop.bus.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.errors import ConfigError
 from linestop.schemas.subjects import RoleName
@@ -54,12 +54,12 @@ _UPDATABLE: Final = frozenset({"ack_wait", "backoff", "filter_subjects", "max_ac
 class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
     """What to create: how large, how many copies, and which roles run alone with which wakes."""
 
-    space: Space = DEFAULT_SPACE
+    sizes: StreamSizes = DEFAULT_SIZES
     replicas: int = 1
     wakes: Mapping[RoleName, tuple[str, ...]] = {}
 
 
-class SetUp(msgspec.Struct, frozen=True, kw_only=True):
+class SetUpResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was done: names created and brought up to date, and a sentence for each difference left.
 
     ``outdated`` says of each stream that is as an older linestop made it what the broker's administrator has to do.
@@ -79,21 +79,21 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_LAYOUT: Final = BusLayout()
 
 
-class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class _Definition(msgspec.Struct, frozen=True, kw_only=True):
     """One stream or consumer: what it must be, and how the server is asked about it."""
 
-    what: str
+    label: str
     config: Config
-    info: str
-    create: str
+    info_subject: str
+    create_subject: str
     body: Mapping[str, Any]
-    taken: frozenset[int]
+    exists_err_codes: frozenset[int]
     updatable: frozenset[str] = frozenset()
 
 
 async def set_up(
     connection: Connection, layout: BusLayout = DEFAULT_LAYOUT, *, administrator: Administrator | None = None
-) -> SetUp:
+) -> SetUpResult:
     """Create what is missing, bring consumers up to date, compare the rest. Needs the credential ``bootstrap``.
 
     With an ``administrator`` it also brings up to date what streams an older linestop made.
@@ -106,26 +106,30 @@ async def set_up(
     created: list[str] = []
     updated: list[str] = []
     differences: list[str] = []
-    outdated: dict[str, tuple[_Wanted, dict[str, Any], list[str]]] = {}
-    for wanted in _all(layout):
-        found = await _ensure(connection, wanted)
-        if found is None:
-            created.append(wanted.what)
-        elif fields := _older(wanted, found):
-            outdated[wanted.config["name"]] = wanted, found, fields
-        elif fields := _outdated(wanted, found):
-            await _request(connection, wanted, "updated", {**wanted.body, "action": "update"})
-            updated.append(f"{wanted.what} ({', '.join(fields)})")
+    outdated: dict[str, tuple[_Definition, dict[str, Any], list[str]]] = {}
+    for definition in _definitions(layout):
+        existing = await _create_or_read(connection, definition)
+        if existing is None:
+            created.append(definition.label)
+        elif fields := _older_fields(definition, existing):
+            outdated[definition.config["name"]] = definition, existing, fields
+        elif fields := _updatable_fields(definition, existing):
+            await _request(connection, definition, "updated", {**definition.body, "action": "update"})
+            updated.append(f"{definition.label} ({', '.join(fields)})")
         else:
-            differences += _compare(wanted, found)
+            differences += _compare(definition, existing)
     if outdated and administrator is not None:
         async with administrator() as admin:
-            for wanted, found, fields in outdated.values():
-                await _update(admin, wanted, found)
-                updated.append(f"{wanted.what} ({', '.join(fields)})")
+            for definition, existing, fields in outdated.values():
+                await _update(admin, definition, existing)
+                updated.append(f"{definition.label} ({', '.join(fields)})")
         outdated = {}
-    left = tuple(how_to_update(name, fields, wanted.config) for name, (wanted, _, fields) in outdated.items())
-    return SetUp(created=tuple(created), updated=tuple(updated), differences=tuple(differences), outdated=left)
+    outdated_sentences = tuple(
+        how_to_update(name, fields, wanted.config) for name, (wanted, _, fields) in outdated.items()
+    )
+    return SetUpResult(
+        created=tuple(created), updated=tuple(updated), differences=tuple(differences), outdated=outdated_sentences
+    )
 
 
 async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> tuple[str, ...]:
@@ -134,65 +138,65 @@ async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) ->
     Raises:
         PermissionDenied: if the connection may not look; ``Unreachable`` if the server does not answer.
     """
-    told: list[str] = []
-    for wanted in _all(layout):
-        found = await _found(connection, wanted)
-        if found is None:
-            told.append(f"{wanted.what} is missing: `linestop dev` or `linestop bus init` makes it.")
-        elif fields := _older(wanted, found):
-            told.append(how_to_update(wanted.config["name"], fields, wanted.config))
-        elif fields := _outdated(wanted, found):
-            told.append(
-                f"{wanted.what} is as an older linestop made it ({', '.join(fields)}): `linestop dev` or "
+    sentences: list[str] = []
+    for definition in _definitions(layout):
+        existing = await _existing(connection, definition)
+        if existing is None:
+            sentences.append(f"{definition.label} is missing: `linestop dev` or `linestop bus init` makes it.")
+        elif fields := _older_fields(definition, existing):
+            sentences.append(how_to_update(definition.config["name"], fields, definition.config))
+        elif fields := _updatable_fields(definition, existing):
+            sentences.append(
+                f"{definition.label} is as an older linestop made it ({', '.join(fields)}): `linestop dev` or "
                 "`linestop bus init` brings it up to date."
             )
         else:
-            told += _compare(wanted, found)
-    return tuple(told)
+            sentences += _compare(definition, existing)
+    return tuple(sentences)
 
 
-def _all(layout: BusLayout) -> list[_Wanted]:
-    wanted = [
-        _Wanted(
-            what=f"stream {spec.name}",
+def _definitions(layout: BusLayout) -> list[_Definition]:
+    definitions = [
+        _Definition(
+            label=f"stream {spec.name}",
             config=spec.config,
-            info=jetstream_api.stream_info(spec.name),
-            create=jetstream_api.stream_create(spec.name),
+            info_subject=jetstream_api.stream_info(spec.name),
+            create_subject=jetstream_api.stream_create(spec.name),
             body=spec.config,
-            taken=frozenset({jetstream_api.STREAM_EXISTS}),
+            exists_err_codes=frozenset({jetstream_api.STREAM_EXISTS}),
         )
-        for spec in streams(layout.space, replicas=layout.replicas)
+        for spec in streams(layout.sizes, replicas=layout.replicas)
     ]
-    wanted += [
-        _Wanted(
-            what=f"consumer {spec.name} of {spec.stream}",
+    definitions += [
+        _Definition(
+            label=f"consumer {spec.name} of {spec.stream}",
             config=spec.config,
-            info=jetstream_api.consumer_info(spec.stream, spec.name),
-            create=jetstream_api.consumer_create(spec.stream, spec.name),
+            info_subject=jetstream_api.consumer_info(spec.stream, spec.name),
+            create_subject=jetstream_api.consumer_create(spec.stream, spec.name),
             body={"stream_name": spec.stream, "config": spec.config, "action": "create"},
-            taken=frozenset({jetstream_api.CONSUMER_EXISTS, jetstream_api.CONSUMER_NAME_USED}),
+            exists_err_codes=frozenset({jetstream_api.CONSUMER_EXISTS, jetstream_api.CONSUMER_NAME_USED}),
             updatable=_UPDATABLE,
         )
         for spec in consumers(layout.wakes)
     ]
-    return wanted
+    return definitions
 
 
-async def _ensure(connection: Connection, wanted: _Wanted) -> dict[str, Any] | None:
+async def _create_or_read(connection: Connection, definition: _Definition) -> dict[str, Any] | None:
     """Create it and return None, or return the configuration of the one that exists."""
     for _ in range(2):
-        found = await _found(connection, wanted)
-        if found is not None:
-            return found
+        existing = await _existing(connection, definition)
+        if existing is not None:
+            return existing
         # Another process may have been faster: then look again.
-        if await _request(connection, wanted, "created", wanted.body):
+        if await _request(connection, definition, "created", definition.body):
             return None
-    raise ConfigError(f"{wanted.what} comes and goes: let only one process set up the bus.")
+    raise ConfigError(f"{definition.label} comes and goes: let only one process set up the bus.")
 
 
-async def _found(connection: Connection, wanted: _Wanted) -> dict[str, Any] | None:
+async def _existing(connection: Connection, definition: _Definition) -> dict[str, Any] | None:
     try:
-        reply = await connection.ask(wanted.info)
+        reply = await connection.api_request(definition.info_subject)
     except ApiError as error:
         if error.err_code not in _MISSING:
             raise
@@ -200,67 +204,72 @@ async def _found(connection: Connection, wanted: _Wanted) -> dict[str, Any] | No
     return msgspec.convert(reply["config"], dict[str, Any])
 
 
-async def _request(connection: Connection, wanted: _Wanted, verb: str, body: Mapping[str, Any]) -> bool:
+async def _request(connection: Connection, definition: _Definition, verb: str, body: Mapping[str, Any]) -> bool:
     """Create or update it; return whether that was done, False if there is another one by now."""
     try:
-        await connection.ask(wanted.create, body, timeout_s=CREATE_TIMEOUT_S)
+        await connection.api_request(definition.create_subject, body, timeout_s=CREATE_TIMEOUT_S)
     except ApiError as error:
-        if error.err_code in wanted.taken:
+        if error.err_code in definition.exists_err_codes:
             return False
-        raise ConfigError(f"{wanted.what} cannot be {verb}: {error}") from None
+        raise ConfigError(f"{definition.label} cannot be {verb}: {error}") from None
     return True
 
 
-def _outdated(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+def _updatable_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     """Name the fields that can be brought up to date, if nothing else differs."""
-    fields = _differing(wanted, found)
-    return fields if wanted.updatable.issuperset(fields) and not _forbidden(wanted, found) else []
+    fields = _differing(definition, existing)
+    return fields if definition.updatable.issuperset(fields) and not _forbidden(definition, existing) else []
 
 
-def _older(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+def _older_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     """Name the fields of a stream that are as an older linestop made them, if nothing else differs."""
-    fields = _differing(wanted, found)
-    return fields if is_older(str(wanted.config["name"]), fields, found) and not _forbidden(wanted, found) else []
+    fields = _differing(definition, existing)
+    return (
+        fields
+        if is_older(str(definition.config["name"]), fields, existing) and not _forbidden(definition, existing)
+        else []
+    )
 
 
-async def _update(admin: Connection, wanted: _Wanted, found: Mapping[str, Any]) -> None:
+async def _update(admin: Connection, definition: _Definition, existing: Mapping[str, Any]) -> None:
     try:
-        await update(admin, wanted.config, found)
+        await update(admin, definition.config, existing)
     except ApiError as error:
-        raise ConfigError(f"{wanted.what} cannot be brought up to date: {error}") from None
+        raise ConfigError(f"{definition.label} cannot be brought up to date: {error}") from None
 
 
-def _compare(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+def _compare(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     """Say in a sentence each what differs."""
     differences = [
-        f"{wanted.what} has {field} {_show(found.get(field))} where linestop needs {_show(wanted.config[field])}: "
+        f"{definition.label} has {field} {_shown_value(existing.get(field))} where linestop needs "
+        f"{_shown_value(definition.config[field])}: "
         "look who changed it, then have the broker's administrator set it back or delete it (docs/operations.md)."
-        for field in _differing(wanted, found)
+        for field in _differing(definition, existing)
     ]
     differences += [
-        f"{wanted.what} has {field} {_show(found[field])}, which linestop does not allow: "
+        f"{definition.label} has {field} {_shown_value(existing[field])}, which linestop does not allow: "
         "have the broker's administrator remove it (docs/operations.md)."
-        for field in _forbidden(wanted, found)
+        for field in _forbidden(definition, existing)
     ]
     return differences
 
 
-def _differing(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
+def _differing(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     """Name what is not as it must be; a field the server leaves out has its zero value."""
     return [
         field
-        for field, value in wanted.config.items()
+        for field, value in definition.config.items()
         if field not in _LEFT_TO_OPERATORS
-        and not (field in _OLDER_RULES and found.get("name") in _OLDER_BUCKETS)
-        and _normal(field, found.get(field)) != _normal(field, value)
+        and not (field in _OLDER_RULES and existing.get("name") in _OLDER_BUCKETS)
+        and _normal(field, existing.get(field)) != _normal(field, value)
     ]
 
 
-def _forbidden(wanted: _Wanted, found: Mapping[str, Any]) -> list[str]:
-    fields = [field for field in _MUST_BE_ABSENT if found.get(field)]
+def _forbidden(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+    fields = [field for field in _MUST_BE_ABSENT if existing.get(field)]
     # To ``live.`` an older linestop republished more. Elsewhere it would have the server say what roles may not.
-    republish = msgspec.convert(found.get("republish") or {}, dict[str, Any])
-    if "republish" not in wanted.config and not republish.get("dest", "live.").startswith("live."):
+    republish = msgspec.convert(existing.get("republish") or {}, dict[str, Any])
+    if "republish" not in definition.config and not republish.get("dest", "live.").startswith("live."):
         fields.append("republish")
     return fields
 
@@ -276,5 +285,5 @@ def _normal(field: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value
     return value or None
 
 
-def _show(value: object) -> str:
+def _shown_value(value: object) -> str:
     return "nothing" if value is None else msgspec.json.encode(value).decode()

@@ -20,7 +20,7 @@ from linestop.errors import ConfigError
 FILE_BYTES_MAX: Final = 64 * 1024
 SCHEMES: Final = frozenset({"nats", "tls", "ws", "wss"})
 URL_CHARS_SHOWN: Final = 200
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_MODE: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -62,7 +62,7 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         ConfigError: if it is missing, may be read by others, or is not a credential.
     """
     try:
-        text, found = read_regular(path, FILE_BYTES_MAX)
+        text, file_stat = read_regular(path, FILE_BYTES_MAX)
     except FileNotFoundError:
         raise ConfigError(
             f"credential file {path} does not exist: start the bus with that directory (`linestop dev`), or run "
@@ -70,8 +70,8 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
         ) from None
     except OSError as error:
         raise ConfigError(f"credential file {path} cannot be read: {error.strerror}.") from None
-    mode = found.st_mode
-    if check_mode and mode & _OTHERS:
+    mode = file_stat.st_mode
+    if check_mode and mode & _OTHERS_MODE:
         raise ConfigError(
             f"credential file {path} may be read by others (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {path}`."
         )
@@ -115,11 +115,11 @@ def require_urls(text: str, where: str) -> None:
     for url in filter(str.strip, text.split(",")):
         try:
             parts = urlsplit(url.strip())
-            fine = parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-            fine = fine and parts.username is None and parts.path in {"", "/"}
+            is_valid = parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+            is_valid = is_valid and parts.username is None and parts.path in {"", "/"}
         except ValueError:
-            fine = False
-        if not fine:
+            is_valid = False
+        if not is_valid:
             shown = url.strip().rpartition("@")[2]
             raise ConfigError(
                 f"{where}: {shown[:URL_CHARS_SHOWN]!r} is no address of a broker: write nats://host:port, "
@@ -171,7 +171,7 @@ def ensure_credentials(directory: Path, url: str, *, keep_passwords: bool = Fals
     return result
 
 
-def forget_passwords(directory: Path, credentials: Mapping[CredentialName, Credential]) -> None:
+def remove_passwords(directory: Path, credentials: Mapping[CredentialName, Credential]) -> None:
     """Write these credentials without their passwords: the server knows their keys.
 
     Raises:
@@ -185,16 +185,18 @@ def forget_passwords(directory: Path, credentials: Mapping[CredentialName, Crede
             raise ConfigError(f"credential file {path} cannot be written ({error.strerror}).") from None
 
 
-def logins_of(credentials: Mapping[CredentialName, Credential]) -> dict[CredentialName, list[dict[str, str]]]:
+def logins_by_credential(
+    credentials: Mapping[CredentialName, Credential],
+) -> dict[CredentialName, list[dict[str, str]]]:
     """Return how a server's configuration names each user: by public key, and by password as long as there is one."""
     return {name: logins(credential) for name, credential in credentials.items()}
 
 
 def logins(credential: Credential) -> list[dict[str, str]]:
     """Return how a server's configuration names one user."""
-    found: list[dict[str, str]] = []
+    entries: list[dict[str, str]] = []
     if credential.seed:
-        found.append({"nkey": public_key(credential.seed)})
+        entries.append({"nkey": public_key(credential.seed)})
     if credential.password:
-        found.append({"user": credential.user, "password": credential.password})
-    return found
+        entries.append({"user": credential.user, "password": credential.password})
+    return entries

@@ -19,17 +19,17 @@ PORT_FILE: Final = "port"
 
 def free_bytes(directory: Path) -> int:
     """Bytes that are free for us on the disk of ``directory``, or of the folder where it would be made."""
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    found = os.statvfs(there)
-    return found.f_bavail * found.f_frsize
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    stats = os.statvfs(existing)
+    return stats.f_bavail * stats.f_frsize
 
 
 def used_share(directory: Path) -> float:
     """How full the disk of ``directory`` is for us, 0.0 to 1.0."""
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    found = os.statvfs(there)
-    ours = found.f_blocks - found.f_bfree + found.f_bavail
-    return 1.0 - found.f_bavail / ours if ours else 0.0
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    stats = os.statvfs(existing)
+    usable_blocks = stats.f_blocks - stats.f_bfree + stats.f_bavail
+    return 1.0 - stats.f_bavail / usable_blocks if usable_blocks else 0.0
 
 
 def is_full(directory: Path) -> bool:
@@ -37,25 +37,27 @@ def is_full(directory: Path) -> bool:
     return free_bytes(directory) < DISK_FULL_BYTES
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Say a number of bytes in words: ``3.2 GiB``."""
     return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / MIB:,.1f} MiB"
 
 
-def holds_broker(directory: Path) -> bool:
+def is_broker_directory(directory: Path) -> bool:
     """Whether this is the state folder of a broker of one's own, that of ``linestop dev``."""
     return (directory / PORT_FILE).exists()
 
 
 def broker_disk_is_full(directory: Path) -> bool:
     """Whether a full disk here explains that the broker does not store."""
-    return holds_broker(directory) and is_full(directory)
+    return is_broker_directory(directory) and is_full(directory)
 
 
-def full_sentence(directory: Path) -> str:
+def disk_full_message(directory: Path) -> str:
     """What is wrong, and what to do about it."""
     return (
-        f"The disk with the state folder {directory} is full ({size(free_bytes(directory))} free), so the broker can "
-        f"store nothing, not even a stop: free at least {size(DISK_FULL_BYTES)} there. `linestop dev` then goes on by "
+        f"The disk with the state folder {directory} is full "
+        f"({format_bytes(free_bytes(directory))} free), so the broker can "
+        f"store nothing, not even a stop: free at least {format_bytes(DISK_FULL_BYTES)} there. "
+        f"`linestop dev` then goes on by "
         f"itself within seconds; the broker's log is {directory / LOG_FILE}."
     )

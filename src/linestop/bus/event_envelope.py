@@ -18,7 +18,7 @@ from linestop.bus.interfaces import Append, Blobs
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.events import (
-    NAMES,
+    EVENT_NAMES,
     Accepted,
     Answered,
     AnyEvent,
@@ -37,7 +37,7 @@ from linestop.schemas.subjects import RoleName, TenantId
 from linestop.schemas.trace_context import event_traceparent
 
 LOG = structlog.get_logger("linestop.stamp")
-KEPT_WITHIN_S = 1.5
+STORE_FULL_RESULT_WITHIN_S = 1.5
 """How long a result may wait for the whole of it to be stored: less than the 2 s after which others speak for it."""
 
 EVENT_BYTES_MAX = MESSAGE_BYTES_MAX - 1_024
@@ -55,7 +55,7 @@ def uuid7(now: datetime, random_bits: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-class Stamper:
+class EventEncoder:
     """Stamps events for one process. ``sampled`` says whether the spans of a run are recorded, if they are here."""
 
     def __init__(
@@ -63,77 +63,83 @@ class Stamper:
         *,
         build: str,
         blobs: Blobs,
-        chance: random.Random,
+        random_source: random.Random,
         now: Callable[[], datetime],
         sampled: Callable[[Run, AnyEvent], bool] | None = None,
     ) -> None:
         self._build = build
         self._blobs = blobs
-        self._chance = chance
+        self._random_source = random_source
         self._now = now
         self._sampled = sampled
 
-    async def stamp(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None) -> Append:
+    async def encode(
+        self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None
+    ) -> Append:
         """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first.
 
         ``at`` is when it was decided, now if nobody decided it: a replay decides it again at that very moment.
         """
-        if self.short(event):
-            return self.stamp_short(run, role, event, cue, at=at)
+        if self.is_short(event):
+            return self.encode_short(run, role, event, cue, at=at)
         spilled = await self._spill(run.tenant, event, INLINE_BYTES_MAX)
         if isinstance(event, Proposed | Judged) and len(encode(spilled)) > EVENT_BYTES_MAX:
             # Each of its texts would fit, all of them together do not.
             spilled = await self._spill(run.tenant, event, CROWDED_BYTES_MAX)
-        return self.stamp_short(run, role, spilled, cue, at=at)
+        return self.encode_short(run, role, spilled, cue, at=at)
 
     @staticmethod
-    def short(event: AnyEvent) -> bool:
+    def is_short(event: AnyEvent) -> bool:
         """Whether its texts, all together, surely need no blob."""
         return sum(len(text) for text in _texts(event) if isinstance(text, str)) * 4 <= INLINE_BYTES_MAX
 
-    def stamp_short(self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None) -> Append:
+    def encode_short(
+        self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None
+    ) -> Append:
         """The same for an event that is short, or whose long texts are stored already."""
         now = at or self._now()
-        event_id = uuid7(now, self._chance.getrandbits(74))
+        event_id = uuid7(now, self._random_source.getrandbits(74))
         trace = event_traceparent(run, event, sampled=self._sampled(run, event) if self._sampled else None)
-        said_at = max(now, run.at)
-        stamped = msgspec.structs.replace(
-            event, id=event_id, prev=run.head, at=said_at, cue=cue, build=self._build, trace=trace
+        event_at = max(now, run.at)
+        enveloped = msgspec.structs.replace(
+            event, id=event_id, prev=run.head, at=event_at, cue=cue, build=self._build, trace=trace
         )
-        name = NAMES[type(event)]
+        name = EVENT_NAMES[type(event)]
         return Append(
             tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1, event_id=event_id,
-            head_seq=run.head_seq, payload=encode(stamped),
+            head_seq=run.head_seq, payload=encode(enveloped),
             headers=event_headers(
-                trace, ident=event_id, role=role, kind=f"run.{role}.{name}", subject=run.run, at=said_at
+                trace, event_id=event_id, role=role, kind=f"run.{role}.{name}", subject=run.run, at=event_at
             ),
         )  # fmt: skip
 
-    async def kept(self, tenant: TenantId, said: LongResult) -> AnyEvent:
+    async def store_full_result(self, tenant: TenantId, result: LongResult) -> AnyEvent:
         """The event of a result that was cut; the whole of it is stored first, and named in the event.
 
         A result matters more than the whole of it: where that cannot be stored, the event names none.
         """
-        data = await off_loop(said.event.result_bytes, said.whole.encode)
+        data = await off_loop(result.event.result_bytes, result.full_text.encode)
         try:
-            with anyio.fail_after(KEPT_WITHIN_S):
+            with anyio.fail_after(STORE_FULL_RESULT_WITHIN_S):
                 sha256 = await self._blobs.put(tenant, data)
         except Exception as error:  # noqa: BLE001 - whatever it is, the result itself must be told
-            LOG.warning("result_not_kept", tenant=tenant, call=said.event.call, bytes=len(data), error=repr(error))
-            return said.event
-        return msgspec.structs.replace(said.event, result_ref=BlobRef(sha256=sha256, bytes=len(data), type=said.type))
+            LOG.warning("result_not_kept", tenant=tenant, call=result.event.call, bytes=len(data), error=repr(error))
+            return result.event
+        return msgspec.structs.replace(
+            result.event, result_ref=BlobRef(sha256=sha256, bytes=len(data), type=result.type)
+        )
 
-    async def _spill(self, tenant: TenantId, event: AnyEvent, most: int) -> AnyEvent:
+    async def _spill(self, tenant: TenantId, event: AnyEvent, bytes_max: int) -> AnyEvent:
         """Replace texts over ``most`` bytes by blob references."""
 
         async def text(value: Text, kind: str = "application/json") -> Text:
-            return await self._text(tenant, value, most, kind=kind)
+            return await self._text_or_blob(tenant, value, bytes_max, kind=kind)
 
         match event:
             case Proposed():
                 calls = tuple([msgspec.structs.replace(c, args=await text(c.args)) for c in event.calls])
-                said, blocks = await text(event.text, "text/plain"), await text(event.blocks)
-                return msgspec.structs.replace(event, text=said, blocks=blocks, calls=calls)
+                spilled_text, blocks = await text(event.text, "text/plain"), await text(event.blocks)
+                return msgspec.structs.replace(event, text=spilled_text, blocks=blocks, calls=calls)
             case Judged():
                 judged = tuple([msgspec.structs.replace(c, args=await text(c.args)) for c in event.calls])
                 return msgspec.structs.replace(event, calls=judged)
@@ -146,11 +152,11 @@ class Stamper:
             case _:
                 return event
 
-    async def _text(self, tenant: TenantId, text: Text, most: int, *, kind: str) -> Text:
-        if isinstance(text, BlobRef) or len(text) * 4 <= most:
+    async def _text_or_blob(self, tenant: TenantId, text: Text, bytes_max: int, *, kind: str) -> Text:
+        if isinstance(text, BlobRef) or len(text) * 4 <= bytes_max:
             return text
         data = text.encode()
-        if len(data) <= most:
+        if len(data) <= bytes_max:
             return text
         return BlobRef(sha256=await self._blobs.put(tenant, data), bytes=len(data), type=kind)
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.interfaces import Shared
+from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict
 from linestop.schemas.subjects import RunId
 
@@ -21,7 +21,7 @@ MOVES_MAX: Final = 3
 """Rivals that a key is lost to before its task is tried again later."""
 
 
-_BOUND: Final = re.compile(r"[kr]-[0-9a-f]{40}")
+_COMPUTED_RUN_ID: Final = re.compile(r"[kr]-[0-9a-f]{40}")
 """The run ids that are computed: of a key, and of the refusal of a task whose key or run another task has."""
 
 
@@ -38,32 +38,32 @@ def run_of_key(tenant: str, key: str) -> RunId:
     return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
 
 
-def names_another_key(tenant: str, run: str, key: str) -> str:
+def run_id_rejection_reason(tenant: str, run: str, key: str) -> str:
     """Why a task with this key may not choose this run id: it stands for another key, or for a refusal; or nothing.
 
     A run id of such a form is bound to one key of one tenant, so that no other task can take it first. Not even the
     refusal may be written there.
     """
-    if _BOUND.fullmatch(run) is None or (key and run == run_of_key(tenant, key)):
+    if _COMPUTED_RUN_ID.fullmatch(run) is None or (key and run == run_of_key(tenant, key)):
         return ""
     return f"The task may not have the run id '{run}', which stands for another key: choose another run id."
 
 
-class Keys:
+class IdempotencyKeys:
     """The keys of all tenants. Belongs to the validator."""
 
-    def __init__(self, ids: Shared) -> None:
-        self._ids = ids
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
 
     async def owner(self, tenant: str, key: str) -> KeyOwner | None:
         """Whose the key is, None if no run has it."""
-        found = await self._ids.get(_name(tenant, key))
+        found = await self._bucket.get(_bucket_key(tenant, key))
         if found is None:
             return None
         run, sha256 = msgspec.json.decode(found.value, type=tuple[str, str])
         return KeyOwner(RunId(run), sha256, found.revision)
 
-    async def take(self, tenant: str, key: str, *, run: RunId, sha256: str, before: KeyOwner | None) -> bool:
+    async def take(self, tenant: str, key: str, *, run: RunId, sha256: str, previous_owner: KeyOwner | None) -> bool:
         """Give the key to ``run``, in place of ``before``; return False if another run was faster.
 
         Raises:
@@ -71,14 +71,14 @@ class Keys:
         """
         value = msgspec.json.encode([run, sha256])
         try:
-            if before is None:
-                await self._ids.create(_name(tenant, key), value)
+            if previous_owner is None:
+                await self._bucket.create(_bucket_key(tenant, key), value)
             else:
-                await self._ids.update(_name(tenant, key), value, revision=before.revision)
+                await self._bucket.update(_bucket_key(tenant, key), value, revision=previous_owner.revision)
         except Conflict:
             return False
         return True
 
 
-def _name(tenant: str, key: str) -> str:
+def _bucket_key(tenant: str, key: str) -> str:
     return f"{tenant}.{hashlib.sha256(key.encode()).hexdigest()}"

@@ -59,7 +59,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return run_event(self.tenant, self.run, role=self.role, event=self.event, n=self.n)
 
 
-Meanwhile = Callable[[], None]
+OnSent = Callable[[], None]
 """What to do in the time that an append takes; what it raises, the append raises."""
 
 
@@ -101,7 +101,7 @@ def left_of(outcome: bytes) -> Left:
 class Log(Protocol):
     """The run log as one credential sees it."""
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Store the event if the run's head is still ``append.head_seq``; return its stream sequence.
 
         ``meanwhile`` is called, at least once, when the event is on its way and before its answer is there.
@@ -211,14 +211,14 @@ class Delivery(Protocol):
         ...
 
 
-class Room(Protocol):
+class PullCapacity(Protocol):
     """How many more messages may be asked for."""
 
     def free(self) -> int:
         """As many as this, now, those that are handled already included."""
         ...
 
-    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
         """Call ``grown`` when it may be more; return what ends that."""
         ...
 
@@ -226,7 +226,7 @@ class Room(Protocol):
 class Queue(Protocol):
     """One durable consumer, pulled in a loop of our own with heartbeats; survives reconnects."""
 
-    def deliveries(self, *, in_flight_max: int = 64, room: Room | None = None) -> AsyncIterator[Delivery]:
+    def deliveries(self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None) -> AsyncIterator[Delivery]:
         """Yield messages as they come, for ever; at most ``in_flight_max`` un-acknowledged at once.
 
         With ``room``, no more are asked for than it has free; the others stay where they are.
@@ -254,7 +254,7 @@ class Blobs(Protocol):
         ...
 
 
-class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
+class BucketValue(msgspec.Struct, frozen=True, kw_only=True):
     """A shared fact and the revision to name when changing it."""
 
     key: str
@@ -264,10 +264,10 @@ class SharedValue(msgspec.Struct, frozen=True, kw_only=True):
     """By the broker's clock; told by ``values`` alone."""
 
 
-class Shared(Protocol):
+class Bucket(Protocol):
     """Small facts that all processes agree on by compare-and-set: accounts, doors, agents."""
 
-    async def get(self, key: str) -> SharedValue | None:
+    async def get(self, key: str) -> BucketValue | None:
         """The present value of ``key``, None if it has none."""
         ...
 
@@ -291,7 +291,7 @@ class Shared(Protocol):
         """Remove ``key``, if its revision is still the given one."""
         ...
 
-    async def values(self, prefix: str) -> list[SharedValue]:
+    async def values(self, prefix: str) -> list[BucketValue]:
         """All keys that begin with ``prefix`` (whole tokens, e.g. ``account.``) with their values, unordered."""
         ...
 
@@ -323,7 +323,7 @@ class Publisher(Protocol):
         """Call a person: store an alert of this kind, once for each ``Nats-Msg-Id`` within the stream's window."""
         ...
 
-    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+    async def dead_letter(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter: what could not be handled, and why."""
         ...
 

@@ -48,11 +48,11 @@ def read_reply(subject: str, payload: bytes) -> dict[str, Any]:  # the API's rep
     Raises:
         ApiError: if the reply says that the request failed.
     """
-    failed = msgspec.json.decode(payload, type=_Reply).error
-    if failed is not None:
+    error = msgspec.json.decode(payload, type=_Reply).error
+    if error is not None:
         raise ApiError(
-            f"JetStream refused {subject}: {failed.description} (error {failed.err_code}).",
-            err_code=failed.err_code,
+            f"JetStream refused {subject}: {error.description} (error {error.err_code}).",
+            err_code=error.err_code,
         )
     return msgspec.json.decode(payload, type=dict[str, Any])
 
@@ -127,7 +127,7 @@ def consumer_ack(stream: str, consumer: str) -> str:
     return f"$JS.ACK.{stream}.{consumer}.>"
 
 
-def at_server(subject: str) -> str:
+def server_subject(subject: str) -> str:
     """Return the subject as the server itself knows it: with its own prefix if it is one of the API's."""
     if subject.startswith(f"{PREFIX}."):
         return SERVER_PREFIX + subject[len(PREFIX) :]

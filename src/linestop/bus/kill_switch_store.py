@@ -6,28 +6,28 @@ space, and then no switch could be closed any more.
 
 from __future__ import annotations
 
-from linestop.bus.interfaces import Shared, SharedValue
+from linestop.bus.interfaces import Bucket, BucketValue
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 
 
-class SwitchStore:
+class KillSwitchStore:
     """The stored value of the kill switches, as one credential reads or writes it."""
 
-    def __init__(self, switches: Shared, older: Shared) -> None:
+    def __init__(self, switches: Bucket, older: Bucket) -> None:
         self._switches = switches
         self._older = older
 
-    async def get(self) -> SharedValue | None:
+    async def get(self) -> BucketValue | None:
         """The present value; what an older linestop stored counts until one is stored here."""
         return await self._switches.get(KEY) or await self._older.get(OLDER_KEY)
 
-    async def replace(self, found: SharedValue | None, value: bytes) -> None:
+    async def replace(self, current: BucketValue | None, value: bytes) -> None:
         """Store ``value`` instead of what ``get`` found.
 
         Raises:
             Conflict: it was changed meanwhile.
         """
-        if found is None or found.key != KEY:
+        if current is None or current.key != KEY:
             await self._switches.create(KEY, value)
         else:
-            await self._switches.update(KEY, value, revision=found.revision)
+            await self._switches.update(KEY, value, revision=current.revision)

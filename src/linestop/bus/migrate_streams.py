@@ -44,18 +44,18 @@ _FLAGS: Final = {
     "duplicate_window": "--dupe-window={}s",
 }
 _DURATIONS: Final = frozenset({"max_age", "duplicate_window"})
-_STALE: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver")
+_STALE_CONSUMERS: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver")
 """Durables on CONTROL that nobody pulls any more: they would keep every stop."""
 
 
-def is_older(stream: str, fields: list[str], found: Mapping[str, Any]) -> bool:
+def is_older(stream: str, fields: list[str], existing: Mapping[str, Any]) -> bool:
     """Whether an older linestop made the stream so: ``fields`` are those that differ, each as it was then."""
     older = _OLDER.get(stream, {})
     if stream == stream_names.RUNS and "max_age" in fields:
         # Or a rotation was interrupted: it lets RUNS keep less for some milliseconds (``rotation``).
-        older = {**older, **{field: found.get(field) for field in ("max_age", "duplicate_window")}}
+        older = {**older, **{field: existing.get(field) for field in ("max_age", "duplicate_window")}}
     return bool(fields) and all(
-        field in older and (found.get(field) or None) == (older[field] or None) for field in fields
+        field in older and (existing.get(field) or None) == (older[field] or None) for field in fields
     )
 
 
@@ -64,7 +64,9 @@ def how_to_update(stream: str, fields: list[str], config: Config) -> str:
     values = {field: config[field] // SECOND_NS if field in _DURATIONS else config[field] for field in fields}
     flags = " ".join(_FLAGS[field].format(values[field]) for field in fields)
     stale = (
-        "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE) if stream == stream_names.CONTROL else ""
+        "".join(f" && nats consumer rm -f {stream} {name}" for name in _STALE_CONSUMERS)
+        if stream == stream_names.CONTROL
+        else ""
     )
     return (
         f"stream {stream} is as an older linestop made it ({', '.join(fields)}); it takes the broker's administrator: "
@@ -72,18 +74,20 @@ def how_to_update(stream: str, fields: list[str], config: Config) -> str:
     )
 
 
-async def update(admin: Connection, config: Config, found: Mapping[str, Any]) -> None:
+async def update(admin: Connection, config: Config, existing: Mapping[str, Any]) -> None:
     """Bring one stream up to date; its size and its copies stay as they are.
 
     Raises:
         ApiError: the server refuses; the stream is as it was.
     """
     stream = config["name"]
-    kept = {field: found[field] for field in ("max_bytes", "num_replicas") if field in found}
-    await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream)), {**found, **config, **kept})
-    for name in _STALE if stream == stream_names.CONTROL else ():
+    unchanged = {field: existing[field] for field in ("max_bytes", "num_replicas") if field in existing}
+    await admin.api_request(
+        jetstream_api.server_subject(jetstream_api.stream_update(stream)), {**existing, **config, **unchanged}
+    )
+    for name in _STALE_CONSUMERS if stream == stream_names.CONTROL else ():
         try:
-            await admin.ask(jetstream_api.at_server(jetstream_api.consumer_delete(stream, name)))
+            await admin.api_request(jetstream_api.server_subject(jetstream_api.consumer_delete(stream, name)))
         except ApiError as error:
             if error.err_code != jetstream_api.CONSUMER_NOT_FOUND:
                 raise

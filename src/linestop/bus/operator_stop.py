@@ -17,7 +17,7 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.schemas.events import Cue, Stopped, decode_envelope
@@ -28,24 +28,24 @@ LOG = structlog.get_logger("linestop.shell")
 STOP_WITHIN_S: Final = 10.0
 """How long a stop is tried, against a run that moves all the time."""
 
-TRIES_ALONE: Final = 3
+TRIES_BEFORE_HELP: Final = 3
 """Heads that a stop loses to before it asks for help: a run that waits for models loses to none or one."""
 
-ASK_WITHIN_S: Final = 2.0
+HELP_WITHIN_S: Final = 2.0
 
 
 async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = False) -> None:
     """Fold what the log has beyond ``run``. ``head_seq`` is the head a refusal named, 0 if none did."""
     if head_seq > run.head_seq:
         message = await log.message_at(head_seq)
-        if message is not None and _follows(run, message):
+        if message is not None and _is_next(run, message):
             run.apply(message.subject, message.payload, message.seq)
             return
     for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
         run.apply(message.subject, message.payload, message.seq)
 
 
-async def read_on(log: Log, run: Run, *, n_least: int, head_seq: int, leader: bool) -> None:
+async def catch_up_to(log: Log, run: Run, *, n_min: int, head_seq: int, leader: bool) -> None:
     """Fold what the log has beyond ``run``; one that then is not at event ``n_least``, or this head, asks the leader.
 
     Raises:
@@ -53,7 +53,7 @@ async def read_on(log: Log, run: Run, *, n_least: int, head_seq: int, leader: bo
     """
     try:
         await catch_up(log, run, head_seq=head_seq, leader=leader)
-        if run.n < n_least or run.head_seq < head_seq:
+        if run.n < n_min or run.head_seq < head_seq:
             await catch_up(log, run, leader=True)
     except LinestopError:
         raise
@@ -62,7 +62,7 @@ async def read_on(log: Log, run: Run, *, n_least: int, head_seq: int, leader: bo
         raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
 
 
-def _follows(run: Run, message: StoredMessage) -> bool:
+def _is_next(run: Run, message: StoredMessage) -> bool:
     """Whether this head is the next of the chain: if not, what lies between must be read before it."""
     if not message.subject.endswith(f".{run.n + 1}"):
         return False
@@ -74,11 +74,11 @@ def _follows(run: Run, message: StoredMessage) -> bool:
 
 async def stop_run(
     log: Log,
-    stamper: Stamper,
+    encoder: EventEncoder,
     run: Run,
-    stop: Callable[[Run], Stopped],
+    make_stop: Callable[[Run], Stopped],
     *,
-    ask: Callable[[], Awaitable[object]] | None = None,
+    request_help: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
     """See to it that the run is stopped; return the number of the event that did it, 0 if the run was over before.
 
@@ -96,17 +96,17 @@ async def stop_run(
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + STOP_WITHIN_S
-    lost, kept = 0, False
-    while run.sealed is None and (run.stopped is None or stop(run).outdoes(run.stopped)):
+    conflicts, is_stored = 0, False
+    while run.sealed is None and (run.stopped is None or make_stop(run).overrides(run.stopped)):
         if clock() >= deadline:
-            raise _gave_up(run, lost, kept=kept)
-        append = await stamper.stamp(run, "operator", stop(run), Cue(kind="control"))
+            raise _timed_out_error(run, conflicts, is_stored=is_stored)
+        append = await encoder.encode(run, "operator", make_stop(run), Cue(kind="control"))
         try:
             seq = await log.append(append)
         except HeadMoved as moved:
-            lost += 1
-            if lost == TRIES_ALONE and ask is not None:
-                kept = await _asked(ask)
+            conflicts += 1
+            if conflicts == TRIES_BEFORE_HELP and request_help is not None:
+                is_stored = await _request_help(request_help)
             await catch_up(log, run, head_seq=moved.head_seq, leader=True)
             continue
         subject = run_event(append.tenant, append.run, role="operator", event=append.event, n=append.n)
@@ -116,17 +116,17 @@ async def stop_run(
     return stop_number(run)
 
 
-async def _asked(ask: Callable[[], Awaitable[object]]) -> bool:
+async def _request_help(request_help: Callable[[], Awaitable[object]]) -> bool:
     """Ask for help, but do not wait long for it, nor fail over it."""
-    with anyio.move_on_after(ASK_WITHIN_S), contextlib.suppress(LinestopError):
-        await ask()
+    with anyio.move_on_after(HELP_WITHIN_S), contextlib.suppress(LinestopError):
+        await request_help()
         return True
     return False
 
 
-def _gave_up(run: Run, lost: int, *, kept: bool) -> TimedOut:
-    rest = "it is kept, and counts as soon as an actor takes it up" if kept else "stop it again"
-    return TimedOut(f"Run '{run.run}' moved {lost} times in the {STOP_WITHIN_S:g} s it was being stopped; {rest}.")
+def _timed_out_error(run: Run, conflicts: int, *, is_stored: bool) -> TimedOut:
+    rest = "it is kept, and counts as soon as an actor takes it up" if is_stored else "stop it again"
+    return TimedOut(f"Run '{run.run}' moved {conflicts} times in the {STOP_WITHIN_S:g} s it was being stopped; {rest}.")
 
 
 def stop_number(run: Run) -> int:
@@ -137,4 +137,4 @@ def stop_number(run: Run) -> int:
 def fence_number(run: Run) -> int:
     """The number of the event that cancelled what the run's stop let end, 0 if nothing did."""
     stops = [(e.n, e.event) for e in run.entries if isinstance(e.event, Stopped) and not e.ignored]
-    return next((n for n, event in stops if event.outdoes(stops[0][1])), 0)
+    return next((n for n, event in stops if event.overrides(stops[0][1])), 0)

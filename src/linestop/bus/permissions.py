@@ -28,7 +28,7 @@ from linestop.schemas.subjects import ACTORS, ROLES, RoleName, Verb
 CredentialName = Literal[RoleName, "client", "watcher", "fork", "bootstrap"]
 CREDENTIALS: Final[tuple[CredentialName, ...]] = (*ROLES, "client", "watcher", "fork", "bootstrap")
 
-Act = Literal["publish", "subscribe"]
+Action = Literal["publish", "subscribe"]
 SELF: Final = "{self}"
 CLIENT_VERBS: Final[tuple[Verb, ...]] = ("stop", "pause", "resume", "answer")
 
@@ -36,7 +36,7 @@ CLIENT_VERBS: Final[tuple[Verb, ...]] = ("stop", "pause", "resume", "answer")
 class Right(msgspec.Struct, frozen=True, kw_only=True):
     """One row: ``holders`` may ``act`` on ``subjects``. ``{self}`` is the holder's own name."""
 
-    act: Act
+    action: Action
     subjects: tuple[str, ...]
     holders: tuple[CredentialName, ...]
     why: str
@@ -59,7 +59,7 @@ class AccessOptions(msgspec.Struct, frozen=True, kw_only=True):
     client_reads_runs: bool = True
 
 
-def _reads(stream: str) -> tuple[str, ...]:
+def _read_subjects(stream: str) -> tuple[str, ...]:
     """Reading by the message or by the batch, and how large the stream is; from any replica."""
     return (
         jetstream_api.direct_get(stream),
@@ -68,7 +68,7 @@ def _reads(stream: str) -> tuple[str, ...]:
     )
 
 
-def _pulls(stream: str, consumer: str) -> tuple[str, ...]:
+def _pull_subjects(stream: str, consumer: str) -> tuple[str, ...]:
     return (
         jetstream_api.consumer_next(stream, consumer),
         jetstream_api.consumer_ack(stream, consumer),
@@ -76,27 +76,29 @@ def _pulls(stream: str, consumer: str) -> tuple[str, ...]:
     )
 
 
-def _bucket(bucket: str) -> tuple[str, ...]:
-    return *_reads(stream_names.bucket_stream(bucket)), jetstream_api.message_get(stream_names.bucket_stream(bucket))
+def _bucket_read_subjects(bucket: str) -> tuple[str, ...]:
+    return *_read_subjects(stream_names.bucket_stream(bucket)), jetstream_api.message_get(
+        stream_names.bucket_stream(bucket)
+    )
 
 
-def _keys(kind: str) -> str:
+def _shared_key_filter(kind: str) -> str:
     return stream_names.bucket_key(stream_names.SHARED_BUCKET, f"{kind}.>")
 
 
 _SWITCHES: Final = stream_names.bucket_key(stream_names.SWITCHES_BUCKET, KEY)
-_EYES: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
-_ROLE_FEED = stream_names.role_consumer(SELF)
+_OBSERVERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
+_ROLE_CONSUMER = stream_names.role_consumer(SELF)
 
 
-def _row(act: Act, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
-    return Right(act=act, subjects=granted, holders=holders, why=why)
+def _row(action: Action, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
+    return Right(action=action, subjects=granted, holders=holders, why=why)
 
 
 TABLE: Final[tuple[Right, ...]] = (
     # The run log.
     _row("publish", ("runs.*.*.{self}.>",), holders=ROLES, why="say what is its own to say, `stopped` included"),
-    _row("publish", _reads(stream_names.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
+    _row("publish", _read_subjects(stream_names.RUNS), holders=(*ROLES, "watcher", "fork"), why="fold runs"),
     _row(
         "publish",
         (jetstream_api.message_get(stream_names.OUTCOMES),),
@@ -117,11 +119,21 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row("publish", (jetstream_api.message_get(stream_names.RUNS),), holders=ROLES, why="read a head from the leader"),
     _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
-    _row("publish", _pulls(stream_names.RUNS, _ROLE_FEED), holders=ACTORS, why="be woken, in a process of its own"),
-    _row("publish", _pulls(stream_names.RUNS, stream_names.FEED), holders=("recorder",), why="archive every event"),
     _row(
         "publish",
-        _pulls(stream_names.RUNS, stream_names.SEALED_CONSUMER),
+        _pull_subjects(stream_names.RUNS, _ROLE_CONSUMER),
+        holders=ACTORS,
+        why="be woken, in a process of its own",
+    ),
+    _row(
+        "publish",
+        _pull_subjects(stream_names.RUNS, stream_names.FEED),
+        holders=("recorder",),
+        why="archive every event",
+    ),
+    _row(
+        "publish",
+        _pull_subjects(stream_names.RUNS, stream_names.SEALED_CONSUMER),
         holders=("recorder",),
         why="publish outcomes",
     ),
@@ -136,7 +148,7 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        _pulls(stream_names.TASKS, stream_names.TASKS_CONSUMER),
+        _pull_subjects(stream_names.TASKS, stream_names.TASKS_CONSUMER),
         holders=("validator",),
         why="be the door for tasks",
     ),
@@ -155,19 +167,19 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
     _row(
         "publish",
-        tuple(subject for durable in stream_names.STOPS_CONSUMERS for subject in _pulls(*durable)),
+        tuple(subject for durable in stream_names.STOPS_CONSUMERS for subject in _pull_subjects(*durable)),
         holders=ACTORS,
         why="carry out stops",
     ),
     _row(
         "publish",
-        tuple(subject for durable in stream_names.REQUESTS_CONSUMERS for subject in _pulls(*durable)),
+        tuple(subject for durable in stream_names.REQUESTS_CONSUMERS for subject in _pull_subjects(*durable)),
         holders=("approver",),
         why="see what people decide and clients ask",
     ),
     _row(
         "publish",
-        (stream_names.answer_inbox("client", ">"), stream_names.answer_inbox("operator", ">")),
+        (stream_names.reply_inbox("client", ">"), stream_names.reply_inbox("operator", ">")),
         holders=ACTORS,
         why="answer to the inbox in `Linestop-Reply`",
     ),
@@ -175,21 +187,21 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("outcomes.>",), holders=("recorder",), why="be the door out"),
     _row(
         "publish",
-        _reads(stream_names.OUTCOMES),
-        holders=(*_EYES, "recorder", "executor"),
+        _read_subjects(stream_names.OUTCOMES),
+        holders=(*_OBSERVERS, "recorder", "executor"),
         why="read outcomes; the executor of child runs",
     ),
-    _row("subscribe", ("live.outcomes.>",), holders=(*_EYES, "executor"), why="wait for outcomes"),
+    _row("subscribe", ("live.outcomes.>",), holders=(*_OBSERVERS, "executor"), why="wait for outcomes"),
     _row("publish", ("deltas.>",), holders=("planner",), why="show tokens as they come"),
-    _row("subscribe", ("deltas.>",), holders=_EYES, why="watch tokens as they come"),
+    _row("subscribe", ("deltas.>",), holders=_OBSERVERS, why="watch tokens as they come"),
     _row("publish", ("alerts.>",), holders=ACTORS, why="call a person"),
-    _row("publish", _reads(stream_names.ALERTS), holders=("operator", "watcher"), why="read past alerts"),
+    _row("publish", _read_subjects(stream_names.ALERTS), holders=("operator", "watcher"), why="read past alerts"),
     _row("subscribe", ("live.alerts.>",), holders=("operator", "watcher"), why="be called"),
     _row("publish", ("dead.{self}.>",), holders=ACTORS, why="keep what it could not handle"),
-    _row("publish", _reads(stream_names.DEAD), holders=("operator",), why="look into dead letters"),
+    _row("publish", _read_subjects(stream_names.DEAD), holders=("operator",), why="look into dead letters"),
     _row(
         "publish",
-        _pulls(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER),
+        _pull_subjects(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER),
         holders=("recorder",),
         why="make dead letters of wakes that were given up",
     ),
@@ -197,17 +209,17 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("publish", ("timers.set.>",), holders=ACTORS, why="wait"),
     _row(
         "publish",
-        _pulls(stream_names.TIMERS, stream_names.TIMERS_CONSUMER),
+        _pull_subjects(stream_names.TIMERS, stream_names.TIMERS_CONSUMER),
         holders=ACTORS,
         why="turn fired timers into hints",
     ),
     _row("publish", ("blobs.>",), holders=(*ROLES, "fork"), why="store long texts, write-once"),
-    _row("publish", _reads(stream_names.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
+    _row("publish", _read_subjects(stream_names.BLOBS), holders=(*ROLES, "watcher", "fork"), why="read long texts"),
     # Key-value buckets. Nobody may create the consumer that a client library would watch with: its creator
     # chooses any subject to deliver to.
     _row(
         "publish",
-        _bucket(stream_names.AGENTS_BUCKET),
+        _bucket_read_subjects(stream_names.AGENTS_BUCKET),
         holders=(*ROLES, "client", "watcher", "fork"),
         why="read agents",
     ),
@@ -217,7 +229,12 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=("operator",),
         why="deploy and roll back agents",
     ),
-    _row("publish", _bucket(stream_names.IDS_BUCKET), holders=("validator", "operator"), why="find the run of a key"),
+    _row(
+        "publish",
+        _bucket_read_subjects(stream_names.IDS_BUCKET),
+        holders=("validator", "operator"),
+        why="find the run of a key",
+    ),
     _row(
         "publish",
         (stream_names.bucket_key(stream_names.IDS_BUCKET, ">"),),
@@ -226,14 +243,14 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        _bucket(stream_names.SHARED_BUCKET),
+        _bucket_read_subjects(stream_names.SHARED_BUCKET),
         holders=(*ROLES, "watcher"),
         why="read accounts",
     ),
-    _row("publish", (_keys("account"),), holders=("budget",), why="account for spending"),
+    _row("publish", (_shared_key_filter("account"),), holders=("budget",), why="account for spending"),
     _row(
         "publish",
-        _bucket(stream_names.SWITCHES_BUCKET),
+        _bucket_read_subjects(stream_names.SWITCHES_BUCKET),
         holders=(*ROLES, "watcher"),
         why="read kill switches",
     ),
@@ -243,14 +260,19 @@ TABLE: Final[tuple[Right, ...]] = (
         (
             jetstream_api.direct_get_last(stream_names.bucket_stream(stream_names.SWITCHES_BUCKET), _SWITCHES),
             # Where an older linestop kept them.
-            jetstream_api.direct_get_last(stream_names.bucket_stream(stream_names.SHARED_BUCKET), _keys("door")),
+            jetstream_api.direct_get_last(
+                stream_names.bucket_stream(stream_names.SHARED_BUCKET), _shared_key_filter("door")
+            ),
         ),
         holders=("client",),
         why="see which kill switches are closed",
     ),
     _row(
         "publish",
-        (*_bucket(stream_names.WORKERS_BUCKET), stream_names.bucket_key(stream_names.WORKERS_BUCKET, ">")),
+        (
+            *_bucket_read_subjects(stream_names.WORKERS_BUCKET),
+            stream_names.bucket_key(stream_names.WORKERS_BUCKET, ">"),
+        ),
         holders=ACTORS,
         why="number the holders of a worker's name",
     ),
@@ -262,20 +284,23 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        _bucket(stream_names.BEATS_BUCKET),
+        _bucket_read_subjects(stream_names.BEATS_BUCKET),
         holders=(*ROLES, "client", "watcher", "bootstrap"),
         why="see which workers live, and when one does no more",
     ),
     _row(
         "publish",
-        (*_bucket(stream_names.POSITIONS_BUCKET), stream_names.bucket_key(stream_names.POSITIONS_BUCKET, f"{SELF}.>")),
-        holders=_EYES,
+        (
+            *_bucket_read_subjects(stream_names.POSITIONS_BUCKET),
+            stream_names.bucket_key(stream_names.POSITIONS_BUCKET, f"{SELF}.>"),
+        ),
+        holders=_OBSERVERS,
         why="keep how far its named listeners have come",
     ),
     # Forks, setting up, and looking after it all.
     _row(
         "publish",
-        ("forks.>", *_reads(stream_names.FORKS), jetstream_api.message_get(stream_names.FORKS)),
+        ("forks.>", *_read_subjects(stream_names.FORKS), jetstream_api.message_get(stream_names.FORKS)),
         holders=("fork",),
         why="write and fold forks, where no live credential has any right",
     ),
@@ -310,13 +335,13 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        (stream_names.probe(SELF),),
+        (stream_names.probe_subject(SELF),),
         holders=CREDENTIALS,
         why="see whether the broker stores (`health`, `doctor`)",
     ),
     _row(
         "subscribe",
-        (stream_names.answer_inbox(SELF, ">"),),
+        (stream_names.reply_inbox(SELF, ">"),),
         holders=("operator", "client"),
         why="hear answers of roles",
     ),
@@ -329,10 +354,10 @@ TABLE: Final[tuple[Right, ...]] = (
 )
 """The one table. Rows about `shared` name the first token of its keys (see ``layout``)."""
 
-_CLIENT_READS: Final[tuple[Right, ...]] = (
+_CLIENT_READ_RIGHTS: Final[tuple[Right, ...]] = (
     _row(
         "publish",
-        (*_reads(stream_names.RUNS), *_reads(stream_names.BLOBS)),
+        (*_read_subjects(stream_names.RUNS), *_read_subjects(stream_names.BLOBS)),
         holders=("client",),
         why="follow runs from any point (`client_reads_runs`)",
     ),
@@ -355,7 +380,7 @@ DEFAULT_ACCESS: Final = AccessOptions()
 
 def rights(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> tuple[Right, ...]:
     """Return the rows of a credential, with its own name filled in."""
-    table = (*TABLE, *_CLIENT_READS) if options.client_reads_runs else TABLE
+    table = (*TABLE, *_CLIENT_READ_RIGHTS) if options.client_reads_runs else TABLE
     return tuple(
         msgspec.structs.replace(row, subjects=tuple(s.replace(SELF, name) for s in row.subjects))
         for row in table
@@ -365,27 +390,27 @@ def rights(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> tup
 
 def grants(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> Grants:
     """Return all that a credential may publish and subscribe to."""
-    mine = rights(name, options)
-    publish = _distinct(s for row in mine if row.act == "publish" for s in row.subjects)
+    own_rights = rights(name, options)
+    publish = _without_duplicates(s for row in own_rights if row.action == "publish" for s in row.subjects)
     return Grants(
         # Every publish right becomes an import; two that overlap would deliver a message twice.
         publish=tuple(s for s in publish if not any(s != t and covers(t, s) for t in publish)),
-        subscribe=_distinct(s for row in mine if row.act == "subscribe" for s in row.subjects),
+        subscribe=_without_duplicates(s for row in own_rights if row.action == "subscribe" for s in row.subjects),
     )
 
 
 def covers(pattern: str, subject: str) -> bool:
     """Whether everything that matches ``subject`` (itself a pattern perhaps) matches ``pattern``."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted = wanted[:-1]
-        if len(tokens) <= len(wanted):
+    pattern_tokens, tokens = pattern.split("."), subject.split(".")
+    if pattern_tokens[-1] == ">":
+        pattern_tokens = pattern_tokens[:-1]
+        if len(tokens) <= len(pattern_tokens):
             return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(
-        w == t or (w == "*" and t != ">") for w, t in zip(wanted, tokens, strict=True)
+        tokens = tokens[: len(pattern_tokens)]
+    return len(pattern_tokens) == len(tokens) and all(
+        w == t or (w == "*" and t != ">") for w, t in zip(pattern_tokens, tokens, strict=True)
     )
 
 
-def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+def _without_duplicates(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))

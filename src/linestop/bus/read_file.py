@@ -18,11 +18,11 @@ def read_regular(path: Path, bytes_max: int) -> tuple[bytes, os.stat_result]:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        file_stat = os.fstat(descriptor)
+        if not stat.S_ISREG(file_stat.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         # Read one byte too many: what a file of the kernel holds is not what it says its size is.
         data = file.read(bytes_max + 1)
     if len(data) > bytes_max:
         raise OSError(errno.EFBIG, f"it has over {bytes_max} bytes", str(path))
-    return data, found
+    return data, file_stat

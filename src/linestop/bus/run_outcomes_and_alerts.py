@@ -30,14 +30,20 @@ from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.trace_context import own_trace, run_trace
 from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
-SYSTEM: Final = TenantId("system")
+SYSTEM_TENANT: Final = TenantId("system")
 """The tenant in the subject of what belongs to no run."""
 
-KINDS: Final[tuple[str, ...]] = ("approval-asked", "stopped", "threshold", "wider-contract", "over-reservation")
+EVENT_ALERT_KINDS: Final[tuple[str, ...]] = (
+    "approval-asked",
+    "stopped",
+    "threshold",
+    "wider-contract",
+    "over-reservation",
+)
 """The kinds of alerts that an event of a run gives rise to."""
 
 
-def kind_of(event: AnyEvent | None) -> str:
+def alert_kind(event: AnyEvent | None) -> str:
     """The kind of the alert that calls a person because of this event, or nothing."""
     match event:
         case Asked():
@@ -52,7 +58,7 @@ def kind_of(event: AnyEvent | None) -> str:
             return ""
 
 
-class Alert(msgspec.Struct, frozen=True):
+class AlertMessage(msgspec.Struct, frozen=True):
     """What calls a person: the last token of its subject, its JSON, its headers."""
 
     kind: str
@@ -113,7 +119,7 @@ def agent_of(run: Run) -> str:
     return asked or NO_AGENT
 
 
-def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
+def encode_outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
     """The outcome of a sealed run as JSON."""
     totals, opened = sealed.totals, run.opened
     # Of a refused task the log has whose it was, so far as it could be read.
@@ -124,7 +130,7 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
             run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
             why=sealed.why, text=sealed.answer, answer_is=answer_is, partial=sealed.partial,
             partial_is=sealed.partial_is, key=asked.key if asked else "",
-            gave_key_back=run.gave_key_back or run.stopped_beforehand, user=asked.user if asked else "",
+            gave_key_back=run.has_released_key or run.stopped_beforehand, user=asked.user if asked else "",
             submitter=asked.submitter if asked else "", labels=asked.labels if asked else {},
             model=run.proposal.model if run.proposal else "", asked_at=asked.asked_at if asked else None,
             opened_at=run.opened_at if opened else None, ended_at=sealed.at, turns=totals.turns, calls=totals.calls,
@@ -138,14 +144,15 @@ def outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> b
 
 def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
     """The headers of its outcome."""
-    ident = f"{run.tenant}/{run.run}/{run.sealed_n}"
+    outcome_id = f"{run.tenant}/{run.run}/{run.sealed_n}"
     return event_headers(
-        sealed.trace or run_trace(run).traceparent(), ident=ident, role="recorder", kind="outcome", subject=run.run,
+        sealed.trace or run_trace(run).traceparent(), event_id=outcome_id, role="recorder", kind="outcome",
+        subject=run.run,
         at=sealed.at,
     )  # fmt: skip
 
 
-def alert(run: Run, entry: Entry) -> Alert | None:
+def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
     """The alert that an event of the run gives rise to, or None.
 
     It has the event as it is stored, and so has its message id: whoever says it again changes nothing, and nobody
@@ -153,16 +160,16 @@ def alert(run: Run, entry: Entry) -> Alert | None:
     """
     event = entry.event
     over = _over_reservation(run, entry)
-    kind = "over-reservation" if over else kind_of(event)
-    if event is None or not kind or entry.ignored or _asks_nobody(run, event):
+    kind = "over-reservation" if over else alert_kind(event)
+    if event is None or not kind or entry.ignored or _asks_no_person(run, event):
         return None
-    ident = f"{run.tenant}/{run.run}/{entry.n}"
-    named = event_headers(
-        event.trace or run_trace(run).traceparent(), ident=ident, role=entry.role, kind=f"alert.{kind}",
+    alert_id = f"{run.tenant}/{run.run}/{entry.n}"
+    headers = event_headers(
+        event.trace or run_trace(run).traceparent(), event_id=alert_id, role=entry.role, kind=f"alert.{kind}",
         subject=run.run, at=event.at,
     )  # fmt: skip
     payload = _payload(run, entry.n, event=msgspec.to_builtins(event), **over)
-    return Alert(kind, payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
+    return AlertMessage(kind, payload, {**headers, "Nats-Msg-Id": _digest(alert_id, payload)})
 
 
 def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
@@ -182,31 +189,31 @@ def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
     return {"model": attempt.model, "base_url": attempt.base_url, "why": why}
 
 
-def _asks_nobody(run: Run, event: AnyEvent) -> bool:
+def _asks_no_person(run: Run, event: AnyEvent) -> bool:
     """Whether it is a wait for an event, which a service reports: no person is called for it."""
     call = run.calls.get(event.question.call) if isinstance(event, Asked) and event.question else None
     return call is not None and call.tool == "wait.for_event"
 
 
-def alerts(
+def event_alerts(
     run: Run,
     *,
     since: datetime,
-    kinds: frozenset[str] = frozenset(KINDS),
+    kinds: frozenset[str] = frozenset(EVENT_ALERT_KINDS),
     asked_after: int | None = None,
-) -> Iterator[Alert]:
+) -> Iterator[AlertMessage]:
     """The alerts of all of a run's events since then, and of questions after event ``asked_after`` that are open."""
     for entry in run.entries:
         if entry.event is None:
             continue
-        late = asked_after is not None and entry.n > asked_after and _open(run, entry.event)
-        if entry.event.at >= since or late:
-            found = alert(run, entry)
-            if found is not None and found.kind in kinds:
-                yield found
+        is_still_open = asked_after is not None and entry.n > asked_after and _is_open_question(run, entry.event)
+        if entry.event.at >= since or is_still_open:
+            message = alert_for_event(run, entry)
+            if message is not None and message.kind in kinds:
+                yield message
 
 
-def _open(run: Run, event: AnyEvent) -> bool:
+def _is_open_question(run: Run, event: AnyEvent) -> bool:
     """Whether it asks a person something that nobody has answered yet."""
     if not isinstance(event, Asked) or run.done:
         return False
@@ -216,50 +223,54 @@ def _open(run: Run, event: AnyEvent) -> bool:
     return any(line is each for line in (*event.calls, event.question) for each in waiting if each is not None)
 
 
-def no_worker(run: Run, role: RoleName, *, nonce: str) -> Alert:
+def no_worker_alert(run: Run, role: RoleName, *, nonce: str) -> AlertMessage:
     """The alert that nobody does the work of ``role``, with a run that waits for it.
 
     There is one a tenant and role from whoever keeps ``nonce`` to himself, so that nobody else can name it.
     """
-    ident = f"no-worker/{run.tenant}/{role}"
-    named = _headers(run, ident=ident, kind="no-worker")
-    return Alert("no-worker", _payload(run, run.n, role=role), {**named, "Nats-Msg-Id": _digest(ident, nonce.encode())})
+    alert_id = f"no-worker/{run.tenant}/{role}"
+    headers = _headers(run, alert_id=alert_id, kind="no-worker")
+    return AlertMessage(
+        "no-worker", _payload(run, run.n, role=role), {**headers, "Nats-Msg-Id": _digest(alert_id, nonce.encode())}
+    )
 
 
-def clock_off(worker: str, role: RoleName, why: str, *, at: datetime) -> Alert:
+def clock_off_alert(worker: str, role: RoleName, why: str, *, at: datetime) -> AlertMessage:
     """The alert that a worker decides nothing because its clock is wrong; it belongs to no run."""
-    ident = f"clock-off/{worker}/{at.isoformat()}"
-    trace = own_trace(SYSTEM, worker).traceparent()
-    named = event_headers(trace, ident=ident, role=role, kind="alert.clock-off", subject=worker, at=at)
-    payload = canonical({"tenant": SYSTEM, "worker": worker, "role": role, "why": why})
-    return Alert("clock-off", payload, {**named, "Nats-Msg-Id": _digest(ident, payload)})
+    alert_id = f"clock-off/{worker}/{at.isoformat()}"
+    trace = own_trace(SYSTEM_TENANT, worker).traceparent()
+    headers = event_headers(trace, event_id=alert_id, role=role, kind="alert.clock-off", subject=worker, at=at)
+    payload = canonical({"tenant": SYSTEM_TENANT, "worker": worker, "role": role, "why": why})
+    return AlertMessage("clock-off", payload, {**headers, "Nats-Msg-Id": _digest(alert_id, payload)})
 
 
-def space_short(what: str, used_percent: int, why: str, *, at: datetime) -> Alert:
+def space_alert(what: str, used_percent: int, why: str, *, at: datetime) -> AlertMessage:
     """The alert that a stream or a disk is nearly full; it belongs to no run. All recorders say it with one id."""
-    ident = f"space/{what}/{used_percent}"
-    trace = own_trace(SYSTEM, what).traceparent()
-    named = event_headers(trace, ident=ident, role="recorder", kind="alert.space", subject=what, at=at)
-    payload = canonical({"tenant": SYSTEM, "what": what, "used_percent": used_percent, "why": why})
-    return Alert("space", payload, {**named, "Nats-Msg-Id": _digest(ident, b"")})
+    alert_id = f"space/{what}/{used_percent}"
+    trace = own_trace(SYSTEM_TENANT, what).traceparent()
+    headers = event_headers(trace, event_id=alert_id, role="recorder", kind="alert.space", subject=what, at=at)
+    payload = canonical({"tenant": SYSTEM_TENANT, "what": what, "used_percent": used_percent, "why": why})
+    return AlertMessage("space", payload, {**headers, "Nats-Msg-Id": _digest(alert_id, b"")})
 
 
-def lost(run: Run) -> Alert:
+def fold_failure_alert(run: Run) -> AlertMessage:
     """The alert that a run is lost: so many of its events broke the fold that nothing more is said in it."""
-    payload = _payload(run, run.n, why=f"{len(run.breaks)} of its events cannot be folded: {run.breaks[-1].kind}")
-    ident = f"lost/{run.tenant}/{run.run}/{run.n}"
-    named = _headers(run, ident=ident, kind="lost")
-    return Alert("lost", payload, {**named, "Nats-Msg-Id": _digest(ident, run.head.encode() + payload)})
+    payload = _payload(
+        run, run.n, why=f"{len(run.fold_failures)} of its events cannot be folded: {run.fold_failures[-1].kind}"
+    )
+    alert_id = f"lost/{run.tenant}/{run.run}/{run.n}"
+    headers = _headers(run, alert_id=alert_id, kind="lost")
+    return AlertMessage("lost", payload, {**headers, "Nats-Msg-Id": _digest(alert_id, run.head.encode() + payload)})
 
 
-def _headers(run: Run, *, ident: str, kind: str) -> dict[str, str]:
+def _headers(run: Run, *, alert_id: str, kind: str) -> dict[str, str]:
     """The headers of an alert about a run that no event of it gives rise to."""
     trace = run_trace(run).traceparent()
-    return event_headers(trace, ident=ident, role="recorder", kind=f"alert.{kind}", subject=run.run, at=run.at)
+    return event_headers(trace, event_id=alert_id, role="recorder", kind=f"alert.{kind}", subject=run.run, at=run.at)
 
 
-def _digest(ident: str, rest: bytes) -> str:
-    return hashlib.sha256(f"{ident}\0".encode() + rest).hexdigest()
+def _digest(alert_id: str, rest: bytes) -> str:
+    return hashlib.sha256(f"{alert_id}\0".encode() + rest).hexdigest()
 
 
 def _payload(run: Run, n: int, **more: Any) -> bytes:  # noqa: ANN401 - any JSON

@@ -19,7 +19,7 @@ from linestop.bus.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 from linestop.schemas.run.state import Run
-from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, signed
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign
 
 LOG = structlog.get_logger("linestop.checkpoints")
 KEY_FILE: Final = "checkpoint.key"
@@ -28,7 +28,7 @@ KEY_BYTES_MAX: Final = 4 * 1024
 _ID_DIGITS: Final = 16
 
 
-class Signer:
+class CheckpointSigner:
     """Vouches for runs. ``now`` says when."""
 
     def __init__(self, key: Ed25519PrivateKey, now: Callable[[], datetime]) -> None:
@@ -42,7 +42,7 @@ class Signer:
             tenant=run.tenant, run=run.run, n=run.n, head_sha256=run.head, at=self._now(), key_id=self._key_id,
             signature="",
         )  # fmt: skip
-        return signed(self._key, unsigned)
+        return sign(self._key, unsigned)
 
 
 def key_id(public_key: str) -> str:
@@ -74,13 +74,13 @@ def load_checkpoint_key(credentials: Path) -> Ed25519PrivateKey | None:
     """
     path = credentials / KEY_FILE
     try:
-        data, found = read_regular(path, KEY_BYTES_MAX)
+        data, file_stat = read_regular(path, KEY_BYTES_MAX)
         text = data.decode("ascii")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"checkpoint key {path} cannot be read: {error}.") from None
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if file_stat.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"checkpoint key {path} may be read by others: run `chmod 600 {path}`.")
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.strip()))
@@ -91,7 +91,7 @@ def load_checkpoint_key(credentials: Path) -> Ed25519PrivateKey | None:
         ) from None
 
 
-def load_signer(credentials: Path, now: Callable[[], datetime]) -> Signer | None:
+def load_checkpoint_signer(credentials: Path, now: Callable[[], datetime]) -> CheckpointSigner | None:
     """The signer with the key in this folder; None, and a line in the log, where set-up left none.
 
     Raises:
@@ -101,7 +101,7 @@ def load_signer(credentials: Path, now: Callable[[], datetime]) -> Signer | None
     if key is None:
         LOG.warning("checkpoints_unsigned", missing=str(credentials / KEY_FILE))
         return None
-    return Signer(key, now)
+    return CheckpointSigner(key, now)
 
 
 def copy_checkpoint_key(credentials: Path, folder: Path, *, signs: bool) -> None:

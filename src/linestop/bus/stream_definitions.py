@@ -35,12 +35,12 @@ import msgspec
 from linestop.bus import stream_names
 from linestop.schemas import subjects
 from linestop.schemas.defaults import (
-    ACK_SOON_S,
+    ACK_WAIT_S,
     BLOB_PART_BYTES,
     CONTROL_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     RUNS_DAYS_MAX,
-    STOP_ACK_S,
+    STOP_ACK_WAIT_S,
 )
 from linestop.schemas.subjects import VERBS, RoleName
 
@@ -48,9 +48,9 @@ SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
 MIB: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8 * 1024
-RUNS_KEPT_NS: Final = RUNS_DAYS_MAX * DAY_NS
+RUNS_RETENTION_NS: Final = RUNS_DAYS_MAX * DAY_NS
 
-DEAD_A_SUBJECT_MAX: Final = 64
+DEAD_LETTERS_PER_SUBJECT_MAX: Final = 64
 """Dead letters of one run and role, or of all that a role could not address."""
 
 PROBE_BYTES: Final = 8 * 1024
@@ -65,8 +65,8 @@ DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
 WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
 ACK_WAIT_NS: Final = 30 * SECOND_NS
-BEAT_BYTES_MAX: Final = 16 * 1024
-BEATS_BYTES: Final = 8 * MIB
+HEARTBEAT_BYTES_MAX: Final = 16 * 1024
+HEARTBEATS_BYTES: Final = 8 * MIB
 """Space for what workers say of themselves: about 10,000 names."""
 
 POSITIONS_BYTES: Final = 8 * MIB
@@ -78,7 +78,7 @@ Config = Mapping[str, Any]
 """A configuration as the server's JSON API takes it: an open format."""
 
 
-FIXED_BYTES: Final = BEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
+FIXED_BYTES: Final = HEARTBEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
 SMALL_STREAMS: Final = 12
 """Streams and buckets of the size ``Space.small``, and some to spare."""
 
@@ -98,7 +98,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
 
 
-class Space(msgspec.Struct, frozen=True, kw_only=True):
+class StreamSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes on disk for each kind of stream; ``small`` for every other one. Reserved when it is created."""
 
     runs: int = 2048 * MIB
@@ -116,12 +116,12 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         return kinds + SMALL_STREAMS * self.small + FIXED_BYTES
 
 
-DEFAULT_SPACE: Final = Space()
+DEFAULT_SIZES: Final = StreamSizes()
 
 
-def streams(space: Space = DEFAULT_SPACE, *, replicas: int = 1) -> tuple[StreamSpec, ...]:
+def streams(sizes: StreamSizes = DEFAULT_SIZES, *, replicas: int = 1) -> tuple[StreamSpec, ...]:
     """Return all streams and buckets, for one server or for a cluster."""
-    specs = (*_log_streams(space), *_queue_streams(space), *_buckets(space))
+    specs = (*_log_streams(sizes), *_queue_streams(sizes), *_buckets(sizes))
     return tuple(
         # Not compressed: a replica that is killed would lose messages of a compressed stream (nats-server 2.15.1).
         StreamSpec(
@@ -140,17 +140,22 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
             ``subjects.wakes_on``). In a process that runs every role they wake each other, and it needs
             none: each consumer costs the server work for every event.
     """
-    feed = _pull(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
+    feed = _pull_consumer(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
     # What a killed process held comes again soon: a task, a timer, and the outcome that somebody waits for.
-    soon = int(ACK_SOON_S * SECOND_NS)
-    sealed = _pull(
-        stream_names.RUNS, stream_names.SEALED_CONSUMER, [subjects.wakes_on("recorder", "sealed")], ack_wait=soon
+    ack_wait_ns = int(ACK_WAIT_S * SECOND_NS)
+    sealed = _pull_consumer(
+        stream_names.RUNS,
+        stream_names.SEALED_CONSUMER,
+        [subjects.event_filter("recorder", "sealed")],
+        ack_wait=ack_wait_ns,
     )
-    tasks = _pull(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=soon)
-    timers = _pull(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=soon)
-    given_up = _pull(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER, [_GIVEN_UP])
-    own = tuple(role_wakes(role, filters) for role, filters in (wakes or {}).items())
-    return (feed, sealed, tasks, timers, given_up, *_control(), *own)
+    tasks = _pull_consumer(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=ack_wait_ns)
+    timers = _pull_consumer(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=ack_wait_ns)
+    max_deliveries = _pull_consumer(
+        stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER, [_MAX_DELIVERIES_ADVISORY]
+    )
+    role_consumers = tuple(role_wake_consumer(role, filters) for role, filters in (wakes or {}).items())
+    return (feed, sealed, tasks, timers, max_deliveries, *_control_consumers(), *role_consumers)
 
 
 def consumer_spec(name: str) -> ConsumerSpec:
@@ -158,13 +163,13 @@ def consumer_spec(name: str) -> ConsumerSpec:
     return next(spec for spec in consumers() if spec.name == name)
 
 
-def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
+def role_wake_consumer(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
     """Return the durable on RUNS that wakes ``role`` in a process of its own.
 
     It begins with what is stored after its creation: a shell that starts sweeps its role anyway, and 90 days
     of old wakes help nobody.
     """
-    return _pull(
+    return _pull_consumer(
         stream_names.RUNS,
         stream_names.role_consumer(role),
         sorted(filters),
@@ -175,7 +180,7 @@ def role_wakes(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
     )
 
 
-_GIVEN_UP: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
+_MAX_DELIVERIES_ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 _WRITE_ONCE: Final[Config] = {
     "retention": "limits",
     "storage": "file",
@@ -188,51 +193,51 @@ _WRITE_ONCE: Final[Config] = {
     "allow_msg_ttl": False,
     "allow_msg_schedules": False,
     "allow_direct": True,
-    "max_age": RUNS_KEPT_NS,
+    "max_age": RUNS_RETENTION_NS,
     "duplicate_window": DUPLICATE_WINDOW_NS,
 }
 
 
-def _log_streams(space: Space) -> tuple[StreamSpec, ...]:
+def _log_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
     message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
     return (
-        _spec(
+        _stream_spec(
             stream_names.RUNS,
             ["runs.>"],
             **_WRITE_ONCE,
-            max_bytes=space.runs,
+            max_bytes=sizes.runs,
             max_msg_size=message,
             republish={"src": "runs.>", "dest": "live.runs.>"},
         ),
-        _spec(
+        _stream_spec(
             stream_names.FORKS,
             ["forks.>"],
             **_WRITE_ONCE,
-            max_bytes=space.forks,
+            max_bytes=sizes.forks,
             max_msg_size=message,
         ),
-        _spec(
+        _stream_spec(
             stream_names.OUTCOMES,
             ["outcomes.>"],
             **_WRITE_ONCE,
-            max_bytes=space.outcomes,
+            max_bytes=sizes.outcomes,
             max_msg_size=message,
             republish={"src": "outcomes.>", "dest": "live.outcomes.>"},
         ),
-        _spec(
+        _stream_spec(
             stream_names.BLOBS,
             ["blobs.>"],
             **_WRITE_ONCE,
-            max_bytes=space.blobs,
+            max_bytes=sizes.blobs,
             max_msg_size=BLOB_PART_BYTES + HEADER_BYTES_MAX,
         ),
     )
 
 
-def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
+def _queue_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
     common: Config = {"storage": "file", "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": True}
     message = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
-    small: Config = {**common, "max_bytes": space.small, "max_msg_size": message, "retention": "limits"}
+    small: Config = {**common, "max_bytes": sizes.small, "max_msg_size": message, "retention": "limits"}
     control: Config = {
         **small,
         "retention": "interest",
@@ -241,19 +246,19 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
         "max_msg_size": CONTROL_BYTES_MAX + HEADER_BYTES_MAX,
     }
     return (
-        _spec(
+        _stream_spec(
             stream_names.TASKS,
             ["tasks.>"],
             **common,
             retention="workqueue",
             discard="new",
             max_age=0,
-            max_bytes=space.tasks,
+            max_bytes=sizes.tasks,
             max_msg_size=message,
         ),
-        _spec(stream_names.CONTROL, ["control.>"], **control),
-        _spec(stream_names.CLIENTS, ["clients.>"], **control),
-        _spec(
+        _stream_spec(stream_names.CONTROL, ["control.>"], **control),
+        _stream_spec(stream_names.CLIENTS, ["clients.>"], **control),
+        _stream_spec(
             stream_names.ALERTS,
             ["alerts.>"],
             **small,
@@ -261,15 +266,15 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             max_age=30 * DAY_NS,
             republish={"src": "alerts.>", "dest": "live.alerts.>"},
         ),
-        _spec(
+        _stream_spec(
             stream_names.DEAD,
             ["dead.>"],
             **small,
             discard="old",
             max_age=90 * DAY_NS,
-            max_msgs_per_subject=DEAD_A_SUBJECT_MAX,
+            max_msgs_per_subject=DEAD_LETTERS_PER_SUBJECT_MAX,
         ),
-        _spec(
+        _stream_spec(
             stream_names.TIMERS,
             ["timers.set.>", "timers.fire.>"],
             **small,
@@ -278,10 +283,10 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
             allow_msg_schedules=True,
             allow_msg_ttl=True,
         ),
-        _spec(stream_names.ADVISORIES, [_GIVEN_UP], **small, discard="old", max_age=7 * DAY_NS),
-        _spec(
+        _stream_spec(stream_names.ADVISORIES, [_MAX_DELIVERIES_ADVISORY], **small, discard="old", max_age=7 * DAY_NS),
+        _stream_spec(
             stream_names.PROBES,
-            [stream_names.probe("*")],
+            [stream_names.probe_subject("*")],
             **{**common, "max_bytes": PROBES_BYTES, "max_msg_size": PROBE_BYTES + HEADER_BYTES_MAX},
             retention="limits",
             discard="old",
@@ -291,46 +296,46 @@ def _queue_streams(space: Space) -> tuple[StreamSpec, ...]:
     )
 
 
-def _buckets(space: Space) -> tuple[StreamSpec, ...]:
+def _buckets(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
     """Return the key-value buckets, laid out as every NATS client expects them."""
     return (
-        _bucket(stream_names.AGENTS_BUCKET, space, history=64),
+        _bucket_stream(stream_names.AGENTS_BUCKET, sizes, history=64),
         # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
-        _bucket(stream_names.IDS_BUCKET, space, history=1, max_age=RUNS_KEPT_NS, max_bytes=space.ids),
-        _bucket(stream_names.SHARED_BUCKET, space, history=1, allow_msg_ttl=True),
+        _bucket_stream(stream_names.IDS_BUCKET, sizes, history=1, max_age=RUNS_RETENTION_NS, max_bytes=sizes.ids),
+        _bucket_stream(stream_names.SHARED_BUCKET, sizes, history=1, allow_msg_ttl=True),
         # Whatever it holds is replaced by the next value, so a switch can be closed while there is disk.
-        _bucket(stream_names.SWITCHES_BUCKET, space, history=1, discard="old", max_bytes=SWITCHES_BYTES),
+        _bucket_stream(stream_names.SWITCHES_BUCKET, sizes, history=1, discard="old", max_bytes=SWITCHES_BYTES),
         # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
-        _bucket(stream_names.WORKERS_BUCKET, space, history=1),
+        _bucket_stream(stream_names.WORKERS_BUCKET, sizes, history=1),
         # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.
-        _bucket(
+        _bucket_stream(
             stream_names.BEATS_BUCKET,
-            space,
+            sizes,
             history=1,
             discard="old",
-            max_bytes=BEATS_BYTES,
+            max_bytes=HEARTBEATS_BYTES,
             max_age=DAY_NS,
-            max_msg_size=BEAT_BYTES_MAX,
+            max_msg_size=HEARTBEAT_BYTES_MAX,
         ),
         # A position that nobody has moved for so long is before the oldest outcome that is kept.
-        _bucket(
+        _bucket_stream(
             stream_names.POSITIONS_BUCKET,
-            space,
+            sizes,
             history=1,
-            max_bytes=min(POSITIONS_BYTES, space.small),
-            max_age=RUNS_KEPT_NS,
+            max_bytes=min(POSITIONS_BYTES, sizes.small),
+            max_age=RUNS_RETENTION_NS,
             max_msg_size=POSITION_BYTES_MAX,
         ),
     )
 
 
-def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec:  # noqa: ANN401 - see Config
+def _bucket_stream(name: str, sizes: StreamSizes, *, history: int, **more: Any) -> StreamSpec:  # noqa: ANN401 - see Config
     config: Config = {
         "retention": "limits",
         "storage": "file",
         "discard": "new",
         "max_msgs_per_subject": history,
-        "max_bytes": space.small,
+        "max_bytes": sizes.small,
         "max_msg_size": MESSAGE_BYTES_MAX,
         "max_age": 0,
         "deny_delete": True,
@@ -342,27 +347,29 @@ def _bucket(name: str, space: Space, *, history: int, **more: Any) -> StreamSpec
         "allow_direct": True,
         "duplicate_window": DUPLICATE_WINDOW_NS,
     }
-    return _spec(stream_names.bucket_stream(name), [stream_names.bucket_key(name, ">")], **{**config, **more})
+    return _stream_spec(stream_names.bucket_stream(name), [stream_names.bucket_key(name, ">")], **{**config, **more})
 
 
-def _control() -> Iterable[ConsumerSpec]:
+def _control_consumers() -> Iterable[ConsumerSpec]:
     """Return the durables through which stops, and everything else that people and clients want, are seen."""
     stops = subjects.control_filter("stop")
     others = [subjects.control_filter(verb) for verb in VERBS if verb != "stop"]
     for filters, ack_wait_s, durables in (
-        ([stops], STOP_ACK_S, stream_names.STOPS_CONSUMERS),
-        (others, ACK_SOON_S, stream_names.REQUESTS_CONSUMERS),
+        ([stops], STOP_ACK_WAIT_S, stream_names.STOPS_CONSUMERS),
+        (others, ACK_WAIT_S, stream_names.REQUESTS_CONSUMERS),
     ):
         for stream, name in durables:
-            mine = filters if stream == stream_names.CONTROL else [subjects.by_client(each) for each in filters]
-            yield _pull(stream, name, mine, ack_wait=int(ack_wait_s * SECOND_NS))
+            stream_filters = (
+                filters if stream == stream_names.CONTROL else [subjects.client_subject(each) for each in filters]
+            )
+            yield _pull_consumer(stream, name, stream_filters, ack_wait=int(ack_wait_s * SECOND_NS))
 
 
-def _spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config
+def _stream_spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config
     return StreamSpec(name=name, config={"subjects": stream_subjects, **config})
 
 
-def _pull(
+def _pull_consumer(
     stream: str,
     name: str,
     filters: list[str],

@@ -56,7 +56,7 @@ REQUESTS_CONSUMERS: Final = ((CONTROL, "control_approver"), (CLIENTS, "client_re
 """All other control messages: the approver's, as (stream, consumer)."""
 
 
-def probe(credential: str) -> str:
+def probe_subject(credential: str) -> str:
     """Build the subject of a credential's probes."""
     return f"probes.{credential}"
 
@@ -76,7 +76,7 @@ def inbox_prefix(credential: str) -> str:
     return f"_INBOX.{credential}"
 
 
-def answer_inbox(credential: str, token: str) -> str:
+def reply_inbox(credential: str, token: str) -> str:
     """Build the inbox to name in ``Linestop-Reply``.
 
     It lies inside the credential's own inbox, apart from where its requests are answered: a role may send

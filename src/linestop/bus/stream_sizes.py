@@ -19,17 +19,17 @@ from linestop.bus.disk_space import free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
 from linestop.bus.stream_definitions import (
     DAY_NS,
-    DEFAULT_SPACE,
+    DEFAULT_SIZES,
     FIXED_BYTES,
     MIB,
-    RUNS_KEPT_NS,
+    RUNS_RETENTION_NS,
     SMALL_STREAMS,
-    Space,
+    StreamSizes,
 )
 from linestop.errors import ConfigError
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
-SPACE_FILE: Final = Path("credentials") / "space.json"
+SIZES_FILE: Final = Path("credentials") / "space.json"
 """The sizes that were chosen at set-up, below the state folder: with the credentials, which a process that
 creates streams has."""
 
@@ -43,7 +43,7 @@ _SHARES: Final[Mapping[str, float]] = {
 }  # fmt: skip
 """How the streams that grow with the number of runs share the space."""
 
-KEPT_DAYS: Final = RUNS_KEPT_NS // DAY_NS
+RETENTION_DAYS: Final = RUNS_RETENTION_NS // DAY_NS
 RUN_BYTES: Final = 1_700
 """Of a run in RUNS, whatever it does: opened, held, settled, sealed."""
 
@@ -60,7 +60,7 @@ ARCHIVE_SHARE: Final = 0.8
 """Bytes in the archive for each byte in RUNS; half of that once DuckDB has compressed them."""
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class ExpectedLoad(msgspec.Struct, frozen=True, kw_only=True):
     """What an installation is to bear.
 
     ``text_bytes`` have the arguments of a call, its result, and the answer of a run, each. ``long_bytes`` a run are in
@@ -71,8 +71,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     turns: int
     text_bytes: int = 1_000
     long_bytes: int = 0
-    days: int = KEPT_DAYS
-    runs_days: int = KEPT_DAYS
+    days: int = RETENTION_DAYS
+    runs_days: int = RETENTION_DAYS
 
     def kept_days(self, stream: str) -> int:
         """For how many days this stream keeps what a run leaves there."""
@@ -95,14 +95,14 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.needed_bytes <= self.space_bytes
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class SizePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a load needs.
 
     ``runs_per_day_max`` is what the sizes bear for as long; ``memory_bytes`` is that of the broker, ``disk_bytes`` what
     must be free at set-up for the streams to be large enough.
     """
 
-    load: Load
+    load: ExpectedLoad
     streams: tuple[StreamPlan, ...]
     archive_day_bytes: int
     needed_bytes: int
@@ -116,7 +116,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return all(stream.fits for stream in self.streams)
 
 
-def space_for(free: int, *, memory: int = 0) -> Space:
+def sizes_for(free: int, *, memory: int = 0) -> StreamSizes:
     """Choose the sizes of new streams.
 
     Args:
@@ -128,77 +128,81 @@ def space_for(free: int, *, memory: int = 0) -> Space:
     if memory:
         total = min(total, int(memory * MACHINE_SHARE / INDEX_SHARE))
     total = max(total, TOTAL_MIN_BYTES)
-    small = min(max(total // 128, SMALL_MIN_BYTES), DEFAULT_SPACE.small) // MIB * MIB
+    small = min(max(total // 128, SMALL_MIN_BYTES), DEFAULT_SIZES.small) // MIB * MIB
     rest = total - SMALL_STREAMS * small - FIXED_BYTES
-    return Space(small=small, **{name: int(rest * share) // MIB * MIB for name, share in _SHARES.items()})
+    return StreamSizes(small=small, **{name: int(rest * share) // MIB * MIB for name, share in _SHARES.items()})
 
 
-def stored_space(directory: Path) -> Space | None:
+def stored_sizes(directory: Path) -> StreamSizes | None:
     """The sizes that were chosen for this state folder; None if none were.
 
     Raises:
         ConfigError: the file that says so cannot be read.
     """
-    path = directory / SPACE_FILE
+    path = directory / SIZES_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Space)
+        return msgspec.json.decode(path.read_bytes(), type=StreamSizes)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{path} does not hold the sizes of streams ({error}): restore it from a backup.") from None
 
 
-def store_space(directory: Path, space: Space) -> None:
+def store_sizes(directory: Path, sizes: StreamSizes) -> None:
     """Keep the chosen sizes, so that every later start takes the same."""
-    (directory / SPACE_FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(directory / SPACE_FILE, msgspec.json.format(msgspec.json.encode(space)))
+    (directory / SIZES_FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(directory / SIZES_FILE, msgspec.json.format(msgspec.json.encode(sizes)))
 
 
-def local_space(directory: Path) -> Space:
+def local_sizes(directory: Path) -> StreamSizes:
     """The sizes for a broker that is to store on this machine, on the disk of ``directory``."""
-    return space_for(free_bytes(directory), memory=machine_bytes())
+    return sizes_for(free_bytes(directory), memory=machine_bytes())
 
 
-def embedded_space(directory: Path) -> tuple[Space, bool]:
+def embedded_sizes(directory: Path) -> tuple[StreamSizes, bool]:
     """The sizes of the streams of a broker of one's own, and whether they are chosen only now.
 
     A state folder that has streams and no sizes was made by an older linestop, which had one size for all.
     """
-    if (found := stored_space(directory)) is not None:
-        return found, False
+    if (stored := stored_sizes(directory)) is not None:
+        return stored, False
     if (directory / "jetstream").exists():
-        return DEFAULT_SPACE, False
-    return local_space(directory), True
+        return DEFAULT_SIZES, False
+    return local_sizes(directory), True
 
 
-def plan(load: Load, space: Space) -> Plan:
+def plan_sizes(load: ExpectedLoad, sizes: StreamSizes) -> SizePlan:
     """Say what a load needs in streams of these sizes. New work is refused at 90 %, so a tenth is added."""
-    of_run = {
+    run_bytes = {
         stream_names.RUNS: RUN_BYTES + load.turns * TURN_BYTES + TEXT_COPIES * load.turns * load.text_bytes,
         stream_names.OUTCOMES: OUTCOME_BYTES + load.turns * OUTCOME_TURN_BYTES + load.text_bytes,
         stream_names.BLOBS: load.long_bytes,
         stream_names.bucket_stream(stream_names.IDS_BUCKET): KEY_BYTES,
     }
-    has = {
-        stream_names.RUNS: space.runs,
-        stream_names.OUTCOMES: space.outcomes,
-        stream_names.BLOBS: space.blobs,
-        stream_names.bucket_stream(stream_names.IDS_BUCKET): space.ids,
+    available_bytes = {
+        stream_names.RUNS: sizes.runs,
+        stream_names.OUTCOMES: sizes.outcomes,
+        stream_names.BLOBS: sizes.blobs,
+        stream_names.bucket_stream(stream_names.IDS_BUCKET): sizes.ids,
     }
-    lines = tuple(_of_stream(name, size, has[name], load) for name, size in of_run.items() if size)
-    growing = sum(line.needed_bytes for line in lines)
-    kept = {name: size * load.kept_days(name) for name, size in of_run.items() if size}
-    bears = min(int(has[name] * SPACE_FOR_NEW_WORK / stored) for name, stored in kept.items())
+    stream_plans = tuple(
+        _stream_plan(name, size, available_bytes[name], load) for name, size in run_bytes.items() if size
+    )
+    growing_bytes = sum(line.needed_bytes for line in stream_plans)
+    kept = {name: size * load.kept_days(name) for name, size in run_bytes.items() if size}
+    runs_per_day_max = min(int(available_bytes[name] * SPACE_FOR_NEW_WORK / stored) for name, stored in kept.items())
     # Tasks, control messages, alerts and the like do not grow with the days that runs are kept.
-    fixed = DEFAULT_SPACE.total - DEFAULT_SPACE.runs - DEFAULT_SPACE.outcomes - DEFAULT_SPACE.blobs - DEFAULT_SPACE.ids
-    return Plan(
+    fixed_bytes = (
+        DEFAULT_SIZES.total - DEFAULT_SIZES.runs - DEFAULT_SIZES.outcomes - DEFAULT_SIZES.blobs - DEFAULT_SIZES.ids
+    )
+    return SizePlan(
         load=load,
-        streams=lines,
-        archive_day_bytes=int(of_run[stream_names.RUNS] * ARCHIVE_SHARE) * load.runs_per_day,
-        needed_bytes=growing + fixed,
-        disk_bytes=_disk_for({line.stream: line.needed_bytes for line in lines}),
-        memory_bytes=int(growing * INDEX_SHARE),
-        runs_per_day_max=bears,
+        streams=stream_plans,
+        archive_day_bytes=int(run_bytes[stream_names.RUNS] * ARCHIVE_SHARE) * load.runs_per_day,
+        needed_bytes=growing_bytes + fixed_bytes,
+        disk_bytes=_disk_for({line.stream: line.needed_bytes for line in stream_plans}),
+        memory_bytes=int(growing_bytes * INDEX_SHARE),
+        runs_per_day_max=runs_per_day_max,
     )
 
 
@@ -212,12 +216,13 @@ def _disk_for(needed: Mapping[str, int]) -> int:
     }
     # Sizes are whole mebibytes.
     rest = max((size + MIB) / _SHARES[shares[name]] for name, size in needed.items())
-    return int((rest + SMALL_STREAMS * DEFAULT_SPACE.small + FIXED_BYTES) / DISK_SHARE) + MIB
+    return int((rest + SMALL_STREAMS * DEFAULT_SIZES.small + FIXED_BYTES) / DISK_SHARE) + MIB
 
 
-def _of_stream(name: str, size: int, has: int, load: Load) -> StreamPlan:
-    day = size * load.runs_per_day
+def _stream_plan(name: str, run_bytes: int, available_bytes: int, load: ExpectedLoad) -> StreamPlan:
+    day_bytes = run_bytes * load.runs_per_day
     return StreamPlan(
-        stream=name, run_bytes=size, day_bytes=day, needed_bytes=int(day * load.kept_days(name) / SPACE_FOR_NEW_WORK),
-        space_bytes=has, days=round(has * SPACE_FOR_NEW_WORK / day, 1),
+        stream=name, run_bytes=run_bytes, day_bytes=day_bytes,
+        needed_bytes=int(day_bytes * load.kept_days(name) / SPACE_FOR_NEW_WORK),
+        space_bytes=available_bytes, days=round(available_bytes * SPACE_FOR_NEW_WORK / day_bytes, 1),
     )  # fmt: skip

@@ -17,26 +17,26 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from linestop.bus.interfaces import SharedValue
+from linestop.bus.interfaces import BucketValue
 from linestop.schemas.run.call_states import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.workers")
-BEAT_EVERY_S: Final = 2.0
+HEARTBEAT_EVERY_S: Final = 2.0
 MISSED_MAX: Final = 3
 """Beats missed in a row after which a worker is presumed dead."""
 
-FORGOTTEN_ROUNDS: Final = 1_800
+FORGET_AFTER_ROUNDS: Final = 1_800
 """Rounds after which a worker is forgotten whose key is gone: an hour."""
 
-State = Literal["working", "refusing", "ending", "ended"]
+WorkerState = Literal["working", "refusing", "ending", "ended"]
 
 
 LAG_MAX_S = 0.25
 """While steps of a process begin later than this after they were due, it takes no new tasks."""
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessLoad(msgspec.Struct, frozen=True, kw_only=True):
     """What a process works on now. ``waiting`` runs wait for a free place; ``lag_s`` is how late its steps begin."""
 
     runs: int
@@ -47,7 +47,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float
 
     @property
-    def full(self) -> bool:
+    def is_overloaded(self) -> bool:
         """Whether something waits for this process to get less busy."""
         return self.waiting > 0 or self.runs >= self.runs_max or self.lag_s > LAG_MAX_S
 
@@ -62,7 +62,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts)
 
 
-class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says of itself. ``worker`` is ``<name>#<incarnation>``, ``why`` the reason of a refusal.
 
     ``runs`` are those it has in memory and that are not over, ``starts`` what it performs for this role.
@@ -75,54 +75,54 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str = ""
     version: str = ""
     started_at: datetime
-    state: State = "working"
+    state: WorkerState = "working"
     why: str = ""
     clock_offset_s: float = 0.0
     runs: int = 0
     starts: int = 0
-    load: Load | None = None
+    load: ProcessLoad | None = None
 
     @property
-    def overloaded(self) -> bool:
+    def is_overloaded(self) -> bool:
         """Whether something waits for its process to get less busy."""
-        return self.load is not None and self.load.full
+        return self.load is not None and self.load.is_overloaded
 
 
-class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A beat with when the broker stored it, and whether its worker lives, as far as one can tell from it."""
 
-    beat: Beat
+    beat: Heartbeat
     last_beat: datetime
     alive: bool
 
     @property
-    def works(self) -> bool:
+    def is_working(self) -> bool:
         """Whether it does its role now: it lives, is not ending, and its clock lets it decide."""
         return self.alive and self.beat.state == "working"
 
 
-def beat_key(role: RoleName, worker: str) -> str:
+def heartbeat_key(role: RoleName, worker: str) -> str:
     """Build the key of a worker's beats for one role."""
     return f"{role}.{worker.partition('#')[0]}"
 
 
-def read_beat(found: SharedValue) -> Beat | None:
+def read_heartbeat(value: BucketValue) -> Heartbeat | None:
     """Read a beat; None for what is none, or stands under another's key."""
     try:
-        beat = msgspec.json.decode(found.value, type=Beat)
+        beat = msgspec.json.decode(value.value, type=Heartbeat)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    return beat if beat_key(beat.role, beat.worker) == found.key else None
+    return beat if heartbeat_key(beat.role, beat.worker) == value.key else None
 
 
 @dataclass(slots=True)
-class _Seen:
-    beat: Beat
-    mark: tuple[int, datetime | None]
+class _KnownWorker:
+    beat: Heartbeat
+    version: tuple[int, datetime | None]
     missed: int = 0
 
     @property
-    def dead(self) -> bool:
+    def is_dead(self) -> bool:
         return self.beat.state == "ended" or self.missed >= MISSED_MAX
 
 
@@ -130,74 +130,76 @@ class Roster:
     """The workers that one process knows of, judged by its own rounds."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._known: dict[str, _KnownWorker] = {}
         self._rounds = 0
 
-    def look(self, found: Iterable[SharedValue]) -> list[Beat]:
+    def update(self, values: Iterable[BucketValue]) -> list[Heartbeat]:
         """Take note of all beats as they are stored now, after one's own; return whose worker has died since.
 
         A worker that was replaced by a later one of its name is among them.
         """
         self._rounds += 1
-        died: list[Beat] = []
-        present = {value.key: value for value in found}
-        for key, seen in list(self._seen.items()):
+        died: list[Heartbeat] = []
+        present = {value.key: value for value in values}
+        for key, known in list(self._known.items()):
             if key in present:
                 continue
-            seen.missed += 1
-            if seen.missed == MISSED_MAX and seen.beat.state != "ended":
-                died.append(seen.beat)
-            elif seen.missed > FORGOTTEN_ROUNDS:
-                del self._seen[key]
+            known.missed += 1
+            if known.missed == MISSED_MAX and known.beat.state != "ended":
+                died.append(known.beat)
+            elif known.missed > FORGET_AFTER_ROUNDS:
+                del self._known[key]
         for key, value in present.items():
-            if (dead := self._note(key, value)) is not None:
+            if (dead := self._update_one(key, value)) is not None:
                 died.append(dead)
         return died
 
-    def _note(self, key: str, value: SharedValue) -> Beat | None:
-        seen, mark = self._seen.get(key), (value.revision, value.stored_at)
-        if seen is not None and seen.mark == mark:
-            seen.missed += 1
-            return seen.beat if seen.missed == MISSED_MAX and seen.beat.state != "ended" else None
-        beat = read_beat(value)
+    def _update_one(self, key: str, value: BucketValue) -> Heartbeat | None:
+        known, version = self._known.get(key), (value.revision, value.stored_at)
+        if known is not None and known.version == version:
+            known.missed += 1
+            return known.beat if known.missed == MISSED_MAX and known.beat.state != "ended" else None
+        beat = read_heartbeat(value)
         if beat is None:
             return None
-        self._seen[key] = _Seen(beat, mark)
-        if seen is None:
+        self._known[key] = _KnownWorker(beat, version)
+        if known is None:
             return beat if beat.state == "ended" else None
-        if seen.beat.worker != beat.worker and not seen.dead:
-            return seen.beat
-        return beat if beat.state == "ended" and not seen.dead else None
+        if known.beat.worker != beat.worker and not known.is_dead:
+            return known.beat
+        return beat if beat.state == "ended" and not known.is_dead else None
 
-    def dead_among(self, attempts: Iterable[Attempt]) -> frozenset[str]:
+    def dead_workers(self, attempts: Iterable[Attempt]) -> frozenset[str]:
         """The workers of these open attempts that are known to be dead: by goodbye, by name or by silence."""
         return frozenset(a.worker for a in attempts if self.is_dead("executor" if a.call else "planner", a.worker))
 
     def is_dead(self, role: RoleName, worker: str) -> bool:
         """Whether this very worker is known to be dead; one that never showed itself is not."""
-        seen = self._seen.get(beat_key(role, worker))
-        if seen is None:
+        known = self._known.get(heartbeat_key(role, worker))
+        if known is None:
             return False
-        if seen.beat.worker == worker:
-            return seen.dead
-        return incarnation_of(worker) < incarnation_of(seen.beat.worker)
+        if known.beat.worker == worker:
+            return known.is_dead
+        return incarnation_of(worker) < incarnation_of(known.beat.worker)
 
     def is_missing(self, role: RoleName) -> bool:
         """Whether surely no worker does this role now; False until this process has looked often enough to know."""
         return self._rounds > MISSED_MAX and not any(
-            seen.beat.role == role and seen.beat.state == "working" and seen.missed < MISSED_MAX
-            for seen in self._seen.values()
+            known.beat.role == role and known.beat.state == "working" and known.missed < MISSED_MAX
+            for known in self._known.values()
         )
 
 
-def workers(found: Iterable[SharedValue], now: datetime) -> list[Worker]:
+def workers(values: Iterable[BucketValue], now: datetime) -> list[WorkerStatus]:
     """All workers from their last beats; ``now`` is the broker's time, that of its newest message at least."""
-    stored = [(beat, v.stored_at) for v in found if (beat := read_beat(v)) is not None and v.stored_at is not None]
+    stored = [
+        (beat, v.stored_at) for v in values if (beat := read_heartbeat(v)) is not None and v.stored_at is not None
+    ]
     now = max([now, *(at for _, at in stored)])
-    silent_s = BEAT_EVERY_S * (MISSED_MAX + 1)
+    silent_s = HEARTBEAT_EVERY_S * (MISSED_MAX + 1)
     return sorted(
         (
-            Worker(
+            WorkerStatus(
                 beat=beat, last_beat=at,
                 alive=beat.state != "ended" and (now - at).total_seconds() <= silent_s,
             )

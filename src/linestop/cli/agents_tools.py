@@ -12,19 +12,19 @@ import msgspec
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore, Mark
 from linestop.bus.connection import connect
-from linestop.bus.interfaces import Shared
+from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
-from linestop.sandbox.tools.contract_lint import lint as lint_contracts
+from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.run.state import Run
 
 DIGEST_SHOWN: Final = 12
-NAMED_MAX: Final = 5
+RUNS_NAMED_MAX: Final = 5
 RESTART: Final = "processes load tools and playbooks when they start: restart them (`linestop dev`, `up`, `actor`)"
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
     mark: Mark = ""
 
     @property
-    def stale(self) -> bool:
+    def differs_from_deployed(self) -> bool:
         """Whether the files hold what new runs do not get."""
         return self.asked and bool(self.in_files) and self.in_files != self.deployed
 
@@ -61,68 +61,71 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
 
 def agents(nats: str | None, as_json: bool) -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
-    project = load_project().at(nats)
-    large: list[AgentTooLargeError] = []
-    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project), left_out=large.append)}
-    for error in large:
+    project = load_project().with_broker(nats)
+    too_large: list[AgentTooLargeError] = []
+    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project), on_left_out=too_large.append)}
+    for error in too_large:
         output.note(str(error))
     deployed: dict[str, AgentVersion] = {}
     marks: dict[str, Mark] = {}
-    asked = True
+    broker_was_asked = True
 
-    async def look(shared: Shared) -> tuple[dict[str, AgentVersion], dict[str, Mark]]:
+    async def read_deployed(shared: Bucket) -> tuple[dict[str, AgentVersion], dict[str, Mark]]:
         present = await _deployed(shared)
         return present, {name: await AgentStore(shared).mark(name) for name in {*in_files, *present}}
 
     try:
-        deployed, marks = with_store(project, look)
+        deployed, marks = with_store(project, read_deployed)
     except LinestopError as error:
         click.echo(f"The deployed agents are not shown: {error}", err=True)
-        asked = False
+        broker_was_asked = False
     lines = [
         msgspec.structs.replace(
-            _line(name, in_files.get(name), deployed.get(name), asked=asked), mark=marks.get(name, "")
+            _line(name, in_files.get(name), deployed.get(name), broker_was_asked=broker_was_asked),
+            mark=marks.get(name, ""),
         )
         for name in sorted({*in_files, *deployed})
     ]
     if as_json:
-        output.say_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
+        output.print_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
         return
     for line in lines:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
-    if any(line.stale for line in lines):
+    if any(line.differs_from_deployed for line in lines):
         output.note(f"`linestop deploy` deploys what is in files; {RESTART}.")
 
 
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
-    project = load_project().at(nats)
-    large: list[AgentTooLargeError] = []
-    found = {agent.name: agent for agent in agents_of(project, load_tools(project), left_out=large.append)}
-    if named := next((error for error in large if error.agent in names), None):
-        raise named
-    unknown = [name for name in names if name not in found]
+    project = load_project().with_broker(nats)
+    too_large: list[AgentTooLargeError] = []
+    agents_in_files = {
+        agent.name: agent for agent in agents_of(project, load_tools(project), on_left_out=too_large.append)
+    }
+    if requested_error := next((error for error in too_large if error.agent in names), None):
+        raise requested_error
+    unknown = [name for name in names if name not in agents_in_files]
     if unknown:
-        raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(found) or 'none'}.")
-    wanted = [agent for name, agent in found.items() if not names or name in names]
+        raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(agents_in_files) or 'none'}.")
+    chosen = [agent for name, agent in agents_in_files.items() if not names or name in names]
 
     async def work(stream: JetStream) -> tuple[dict[str, str], list[Run]]:
-        store = AgentStore(stream.shared(stream_names.AGENTS_BUCKET))
-        done = {agent.name: await store.deploy(agent) for agent in wanted}
+        store = AgentStore(stream.bucket(stream_names.AGENTS_BUCKET))
+        done = {agent.name: await store.deploy(agent) for agent in chosen}
         return done, await _open_runs(stream)
 
     digests, runs = _with_stream(project, work)
     if as_json:
-        output.say_json(digests)
+        output.print_json(digests)
     else:
         for name, digest in digests.items():
             click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
         output.note(f"New runs get these; {RESTART}.")
-    for sentence in touched(runs, wanted):
+    for sentence in open_runs_with_changed_contracts(runs, chosen):
         output.note(sentence)
-    if large and not names:
-        raise large[0]
+    if too_large and not names:
+        raise too_large[0]
 
 
 async def _open_runs(stream: JetStream) -> list[Run]:
@@ -135,41 +138,41 @@ async def _open_runs(stream: JetStream) -> list[Run]:
     return found
 
 
-def touched(runs: Sequence[Run], agents: Sequence[AgentVersion]) -> list[str]:
+def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[AgentVersion]) -> list[str]:
     """Which open runs of these agents have another contract of a tool than the version has now, a sentence a tool."""
-    found: dict[tuple[str, str], list[str]] = {}
-    now = {agent.name: agent for agent in agents}
+    runs_by_change: dict[tuple[str, str], list[str]] = {}
+    agents_by_name = {agent.name: agent for agent in agents}
     for run in runs:
-        agent = now.get(run.opened.agent.name) if run.opened and not run.done else None
+        agent = agents_by_name.get(run.opened.agent.name) if run.opened and not run.done else None
         for grant in run.opened.tools if run.opened and agent else ():
             contract = agent.tool(grant.name) if agent else None
             if contract is None or contract.digest() == grant.contract_digest:
                 continue
             wider = "; ".join(grant.widened_by(contract))
-            what = (
+            consequence = (
                 f"and a person is asked before they call it as it is now: {wider}"
                 if wider
                 else "and what they began with counts"
             )
-            found.setdefault((grant.name, what), []).append(run.run)
-    return [_touched(tool, what, of) for (tool, what), of in sorted(found.items())]
+            runs_by_change.setdefault((grant.name, consequence), []).append(run.run)
+    return [_changed_contract_sentence(tool, what, of) for (tool, what), of in sorted(runs_by_change.items())]
 
 
-def _touched(tool: str, what: str, runs: list[str]) -> str:
-    names = ", ".join(runs[:NAMED_MAX]) + (", …" if len(runs) > NAMED_MAX else "")
-    return f"{output.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {what}."
+def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> str:
+    names = ", ".join(runs[:RUNS_NAMED_MAX]) + (", …" if len(runs) > RUNS_NAMED_MAX else "")
+    return f"{output.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
 
 
 def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
     """Let AGENT have no new runs."""
-    project = load_project().at(nats)
+    project = load_project().with_broker(nats)
 
-    async def work(shared: Shared) -> None:
+    async def work(shared: Bucket) -> None:
         await AgentStore(shared).undeploy(name)
 
     with_store(project, work)
     if as_json:
-        output.say_json({name: ""})
+        output.print_json({name: ""})
         return
     click.echo(f"{name}  undeployed")
     output.note(
@@ -179,23 +182,23 @@ def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
 
 def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
     """Let new runs of AGENT use an earlier version again."""
-    project = load_project().at(nats)
+    project = load_project().with_broker(nats)
 
-    async def work(shared: Shared) -> AgentVersion:
+    async def work(shared: Bucket) -> AgentVersion:
         store = AgentStore(shared)
-        present = await store.current(name)
-        if present is None:
+        deployed = await store.current(name)
+        if deployed is None:
             raise NotFound(f"There is no agent {name!r} deployed; `linestop agents` lists them.")
-        version = _earlier(await _versions(shared, name), present.digest(), digest)
+        version = _earlier_version(await _versions(shared, name), deployed.digest(), digest)
         if version is None:
-            wanted = f"version {digest}" if digest else "earlier version"
-            raise NotFound(f"The agent {name!r} has no {wanted} to go back to.")
+            missing = f"version {digest}" if digest else "earlier version"
+            raise NotFound(f"The agent {name!r} has no {missing} to go back to.")
         await store.roll_back(version)
         return version
 
     version = with_store(project, work)
     if as_json:
-        output.say_json({name: version.digest()})
+        output.print_json({name: version.digest()})
         return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
     output.note(f"It stays so when processes start again; `linestop deploy {name}` deploys what is in files.")
@@ -206,7 +209,7 @@ def tools_ls(as_json: bool) -> None:
     registry = load_tools(load_project())
     contracts = registry.contracts()
     if as_json:
-        output.say_json(contracts)
+        output.print_json(contracts)
         return
     width = max((len(contract.name) for contract in contracts), default=0)
     for contract in contracts:
@@ -219,7 +222,7 @@ def tools_inspect(name: str, as_json: bool) -> None:
     registry = load_tools(load_project())
     contract = registry.contract(name)
     if as_json:
-        output.say_json(contract)
+        output.print_json(contract)
         return
     click.echo(f"{contract.name}: {contract.description}")
     shown: dict[str, Any] = msgspec.to_builtins(contract)
@@ -236,20 +239,20 @@ def tools_inspect(name: str, as_json: bool) -> None:
 def tools_lint(as_json: bool) -> None:
     """Judge the contracts; exit code 1 if one should not be used as it is."""
     registry = load_tools(load_project())
-    findings = lint_contracts(registry.contracts(), tierless=registry.tierless())
+    findings = lint_contracts(registry.contracts(), without_tier=registry.without_tier())
     if as_json:
-        output.say_json(findings)
+        output.print_json(findings)
     else:
-        for found in findings:
-            output.say(f"{found.level:<7}  {found.tool}  {found.rule}: {found.message}", hang=9)
+        for finding in findings:
+            output.print_text(f"{finding.level:<7}  {finding.tool}  {finding.rule}: {finding.message}", hang=9)
         click.echo(f"{output.counted(len(registry), 'tool')}, {output.counted(len(findings), 'finding')}", err=True)
     if any(found.level == "error" for found in findings):
-        output.finish(1)
+        output.exit_with(1)
 
 
-def with_store(project: Project, work: Callable[[Shared], Awaitable[T]]) -> T:
+def with_store(project: Project, work: Callable[[Bucket], Awaitable[T]]) -> T:
     """Run ``work`` on the bucket of agents, as the operator."""
-    return _with_stream(project, lambda stream: work(stream.shared(stream_names.AGENTS_BUCKET)))
+    return _with_stream(project, lambda stream: work(stream.bucket(stream_names.AGENTS_BUCKET)))
 
 
 def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) -> T:
@@ -262,13 +265,13 @@ def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) ->
     return anyio.run(connected)
 
 
-async def _deployed(shared: Shared) -> dict[str, AgentVersion]:
+async def _deployed(shared: Bucket) -> dict[str, AgentVersion]:
     store = AgentStore(shared)
     found = {name: await store.current(name) for name in await store.names()}
     return {name: agent for name, agent in found.items() if agent is not None}
 
 
-async def _versions(shared: Shared, name: str) -> list[AgentVersion]:
+async def _versions(shared: Bucket, name: str) -> list[AgentVersion]:
     """All stored versions of an agent, in the order in which they were first deployed."""
     found: list[tuple[int, AgentVersion]] = []
     for key in await shared.keys("version."):
@@ -280,16 +283,18 @@ async def _versions(shared: Shared, name: str) -> list[AgentVersion]:
     return [agent for _, agent in sorted(found, key=lambda pair: pair[0])]
 
 
-def _earlier(versions: list[AgentVersion], present: str, wanted: str | None) -> AgentVersion | None:
+def _earlier_version(versions: list[AgentVersion], present: str, digest: str | None) -> AgentVersion | None:
     """The version that ``wanted`` begins, or the one first deployed before the present one."""
-    if wanted is not None:
-        fitting = [version for version in versions if wanted and version.digest().startswith(wanted)]
-        return fitting[0] if len(fitting) == 1 else None
-    places = [place for place, version in enumerate(versions) if version.digest() == present]
-    return versions[places[0] - 1] if places and places[0] > 0 else None
+    if digest is not None:
+        matches = [version for version in versions if digest and version.digest().startswith(digest)]
+        return matches[0] if len(matches) == 1 else None
+    positions = [place for place, version in enumerate(versions) if version.digest() == present]
+    return versions[positions[0] - 1] if positions and positions[0] > 0 else None
 
 
-def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | None, *, asked: bool) -> AgentLine:
+def _line(
+    name: str, in_files: AgentVersion | None, deployed: AgentVersion | None, *, broker_was_asked: bool
+) -> AgentLine:
     shown = in_files or deployed
     assert shown is not None, "a name comes from one of the two"
     return AgentLine(
@@ -298,5 +303,5 @@ def _line(name: str, in_files: AgentVersion | None, deployed: AgentVersion | Non
         tools=tuple(tool.name for tool in shown.tools),
         in_files=in_files.digest() if in_files else "",
         deployed=deployed.digest() if deployed else "",
-        asked=asked,
+        asked=broker_was_asked,
     )

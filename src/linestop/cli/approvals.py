@@ -10,8 +10,8 @@ import click
 
 from linestop.cli import output
 from linestop.client import Client
-from linestop.client.client import Resolution, Said
-from linestop.client.result_types import OpenQuestion, pick
+from linestop.client.client import DecisionOptions, Resolution
+from linestop.client.result_types import OpenQuestion, pick_question
 from linestop.errors import InputError, Refused
 from linestop.schemas.messages import Reply
 
@@ -22,9 +22,9 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
     async def work(client: Client) -> None:
         questions = await client.approvals(tenant="" if all_tenants else options["tenant"])
         if options["as_json"]:
-            output.say_json(questions)
+            output.print_json(questions)
         elif questions:
-            output.say("\n\n".join(output.question_text(question) for question in questions), block=True)
+            output.print_text("\n\n".join(output.question_text(question) for question in questions), block=True)
         else:
             output.note("Nothing waits for a person.")
 
@@ -34,8 +34,8 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
     args = None if edit is None else _new_args(edit)
-    ask = "Approve this?" if args is None else f"Approve it with {edit} instead?"
-    options = _as_shown(options, run, call, verb="approve", ask=ask)
+    confirmation = "Approve this?" if args is None else f"Approve it with {edit} instead?"
+    options = _with_shown_digest(options, run, call, verb="approve", confirmation=confirmation)
     if args is None:
         _decide(options, lambda client, said: client.approve(run, call, **said))
     else:
@@ -49,10 +49,10 @@ def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as clic
 
 def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Answer a question of RUN's model, or deliver the event it waits for."""
-    words = list(call_and_answer)
-    if len(words) > 2:
+    arguments = list(call_and_answer)
+    if len(arguments) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
-    call, text = words[0] if len(words) == 2 else "", words[-1]
+    call, text = arguments[0] if len(arguments) == 2 else "", arguments[-1]
     value: object = output.json_argument(text, "The answer") if json_answer else text
     _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
 
@@ -71,7 +71,7 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
         raise InputError("--result goes with --done.")
     value: object = None if result is None else output.json_argument(result, "The result")
     chosen = cast("Resolution", action)
-    options = _as_shown(options, run, call, verb="resolve", ask=f"Is it so ({action})?")
+    options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Is it so ({action})?")
     _decide(options, lambda client, said: client.resolve(run, chosen, call=call, result=value, **said))
 
 
@@ -82,7 +82,7 @@ def _new_args(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", args)
 
 
-def _as_shown(options: dict[str, Any], run: str, call: str, *, verb: str, ask: str) -> dict[str, Any]:
+def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: str, confirmation: str) -> dict[str, Any]:
     """The options with the digest of what the person has seen: named on the command line, or shown here and now.
 
     Raises:
@@ -92,11 +92,11 @@ def _as_shown(options: dict[str, Any], run: str, call: str, *, verb: str, ask: s
     if options["shown"]:
         return options
 
-    async def look(client: Client) -> OpenQuestion:
+    async def read_question(client: Client) -> OpenQuestion:
         state = await client.run(run, tenant=options["tenant"])
-        return pick(state, await client.questions_of(state), call)
+        return pick_question(state, await client.questions_of(state), call)
 
-    question = output.with_client(options["directory"], look)
+    question = output.with_client(options["directory"], read_question)
     _require_verb(question, verb)
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise InputError(
@@ -104,12 +104,12 @@ def _as_shown(options: dict[str, Any], run: str, call: str, *, verb: str, ask: s
         )
     output.note(output.question_text(question), block=True)
     output.discard_typed_ahead()
-    if not click.confirm(ask, err=True):
+    if not click.confirm(confirmation, err=True):
         raise InputError("Nothing was decided; the question stays open.")
     return options | {"shown": question.shown}
 
 
-WAITS_FOR: Final = {
+WAITS_FOR_SENTENCES: Final = {
     "approval": "waits for an approval",
     "spend": "waits for an approval",
     "question": "waits for an answer",
@@ -125,13 +125,15 @@ def _require_verb(question: OpenQuestion, verb: str) -> None:
         return
     what = f"Call '{question.call}' of run '{question.run}'" if question.call else f"Run '{question.run}'"
     listed = ", ".join(f"`{command}`" for command in commands)
-    raise Refused(f"{what} {WAITS_FOR[question.kind]}; `linestop {verb}` cannot decide that. Use {listed}.")
+    raise Refused(f"{what} {WAITS_FOR_SENTENCES[question.kind]}; `linestop {verb}` cannot decide that. Use {listed}.")
 
 
-def _decide(options: dict[str, Any], decide: Callable[[Client, Said], Awaitable[Reply]]) -> None:
-    said = Said(by=options["by"], why=options["why"], tenant=options["tenant"], shown=options["shown"])
+def _decide(options: dict[str, Any], decide: Callable[[Client, DecisionOptions], Awaitable[Reply]]) -> None:
+    control_options = DecisionOptions(
+        by=options["by"], why=options["why"], tenant=options["tenant"], shown=options["shown"]
+    )
 
     async def work(client: Client) -> Reply:
-        return await decide(client, said)
+        return await decide(client, control_options)
 
-    output.say_reply(output.with_client(options["directory"], work), as_json=options["as_json"])
+    output.print_reply(output.with_client(options["directory"], work), as_json=options["as_json"])

@@ -29,21 +29,21 @@ from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
 from linestop.bus.migrate_streams import Administrator
 from linestop.bus.permissions import CredentialName
-from linestop.bus.signed_checkpoints import load_signer
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
+from linestop.bus.signed_checkpoints import load_checkpoint_signer
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.config.agent_files import AgentTooLargeError, load_agents
 from linestop.config.project_file import CONFIG_FILE, Project
 from linestop.config.toml_files import read_toml
 from linestop.errors import ConfigError, Unreachable
 from linestop.models import key_variable
-from linestop.models.caller import Caller, Delta
+from linestop.models.caller import OnModelDelta, Requester
 from linestop.models.planner_constants import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.models.playbook import PlaybookServer, load_playbook
-from linestop.runtime.actor_process import Host
-from linestop.runtime.fetch_facts import Check
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
-from linestop.runtime.process_settings import HostConfig, utc_now
+from linestop.runtime.process_settings import ProcessSettings, utc_now
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
 from linestop.sandbox.http.egress_guard import EgressPolicy
@@ -129,7 +129,7 @@ async def prepare(
     bootstrap: Credential,
     roles: Sequence[RoleName],
     *,
-    space: Space = DEFAULT_SPACE,
+    space: StreamSizes = DEFAULT_SIZES,
     on_wait: Callable[[str], None] | None = None,
     administrator: Administrator | None = None,
 ) -> tuple[str, ...]:
@@ -150,30 +150,30 @@ async def prepare(
             try:
                 async with await connect(bootstrap, name="linestop set-up") as connection:
                     connection.require_payload()
-                    bus = BusLayout(space=space, wakes=wakes)
-                    done = await set_up(connection, bus, administrator=administrator)
+                    bus = BusLayout(sizes=space, wakes=wakes)
+                    set_up_result = await set_up(connection, bus, administrator=administrator)
             except Unreachable as error:
                 if on_wait is not None:
                     on_wait(f"{error} Trying for {READY_WITHIN_S:g} s …")
                     on_wait = None
                 await anyio.sleep(RETRY_S)
             else:
-                done.require_no_differences()
-                for sentence in done.outdated:
+                set_up_result.require_no_differences()
+                for sentence in set_up_result.outdated:
                     LOG.warning("stream_outdated", sentence=f"warning: {sentence}")
-                return done.updated
+                return set_up_result.updated
     raise Unreachable(f"The broker at {bootstrap.url} was not ready within {READY_WITHIN_S:g} s.")
 
 
 def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
     """What wakes each of ``roles`` in a process of its own."""
-    return {role: tuple(role_filters(make_role(role, caller=None, runner=None))) for role in roles}
+    return {role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in roles}
 
 
 async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:
     """Let new runs use these versions; return a sentence for each that a person rolled back or undeployed."""
     async with await connect(operator, name="linestop deploy") as connection:
-        store = AgentStore((await JetStream.open(connection)).shared(stream_names.AGENTS_BUCKET))
+        store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
         marks = [(agent.name, await store.deploy_at_start(agent)) for agent in agents]
         return [
             f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys what is in files."
@@ -202,7 +202,7 @@ async def serve(
     *,
     lock: WorkerLock,
     registry: Registry | None = None,
-) -> AsyncGenerator[Host]:
+) -> AsyncGenerator[ActorProcess]:
     """Run ``roles`` in this process while the block runs; ``lock`` is the held name of the worker.
 
     Raises:
@@ -211,23 +211,23 @@ async def serve(
     secrets = (*project.secret_values().values(), *_model_keys(project))
     tools = registry if registry is not None or "executor" not in roles else load_tools(project)
     async with AsyncExitStack() as stack:
-        own: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
-        backend = await JetStreamBackend.open(own, name=lock.name)
+        role_credentials: dict[RoleName, Credential] = {role: credentials[role] for role in roles}
+        backend = await JetStreamBackend.open(role_credentials, name=lock.name)
         stack.push_async_callback(backend.aclose)
         workers, older = (
-            backend.shared(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
+            backend.bucket(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
         )
-        config = HostConfig(
+        config = ProcessSettings(
             spans=_spans(stack),
             worker=await next_incarnation(workers, lock.name, older=older),
             build=project.build,
-            accounts=project.config.accounts,
+            account_limits=project.config.accounts,
             limits=project.config.worker,
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
             secrets=secrets,
             tools=tools.contracts() if tools is not None and "executor" in roles else (),
             checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
-            signer=load_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
+            signer=load_checkpoint_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
             directory=project.directory,
         )
         caller = None
@@ -235,14 +235,14 @@ async def serve(
             make_importable(project)
             url = await stack.enter_async_context(playbook_server(project))
             await anyio.to_thread.run_sync(_import_providers, project)
-            caller = Caller(on_delta=show_words(backend.publisher("planner")), base_urls={PLAYBOOK: url})
+            caller = Requester(on_delta=publish_deltas(backend.publisher("planner")), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
         runner = _runner(project, tools, secrets) if tools is not None and "executor" in roles else None
         archive = _archive(project) if "recorder" in roles else None
-        made = [make_role(role, caller=caller, runner=runner) for role in roles]
-        host = Host(backend, made, config, archive=archive)
+        role_actors = [make_role(role, requester=caller, runner=runner) for role in roles]
+        host = ActorProcess(backend, role_actors, config, archive=archive)
         beats = await stack.enter_async_context(anyio.create_task_group())
-        beats.start_soon(_beat, lock)
+        beats.start_soon(_beat_for_ever, lock)
         stack.callback(beats.cancel_scope.cancel)
         yield await stack.enter_async_context(host.running())
 
@@ -255,7 +255,7 @@ def _archive(project: Project) -> Archive:
 
 
 def agents_of(
-    project: Project, registry: Registry, *, left_out: Callable[[AgentTooLargeError], None] | None = None
+    project: Project, registry: Registry, *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
     """The project's agents with the contracts of its tools; ``left_out`` is told of those that are too large.
 
@@ -263,7 +263,7 @@ def agents_of(
         ConfigError: one is none, or names a planner function that is not there.
     """
     make_importable(project)
-    agents = load_agents(project, registry.contracts(), left_out=left_out)
+    agents = load_agents(project, registry.contracts(), on_left_out=on_left_out)
     return tuple(_with_constants(agent) if agent.planner.startswith(PREFIX) else agent for agent in agents)
 
 
@@ -320,10 +320,10 @@ def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> T
         egress=EgressPolicy(allow=project.config.egress.allow),
         limits=PerformLimits(redactor=Redactor(secrets)),
     )
-    return DryRunner(runner) if project.dry else runner
+    return DryRunner(runner) if project.describes_effects else runner
 
 
-def show_words(publisher: Publisher) -> Delta:
+def publish_deltas(publisher: Publisher) -> OnModelDelta:
     """Send what models write to every listener, as it comes."""
 
     async def on_delta(work: ModelWork, text: str, offset: int) -> None:
@@ -333,12 +333,12 @@ def show_words(publisher: Publisher) -> Delta:
     return on_delta
 
 
-def _checks(registry: Registry | None) -> dict[str, Check]:
+def _checks(registry: Registry | None) -> dict[str, ResultCheck]:
     tools = registry.tools() if registry else ()
     return {tool.name: _check(tool) for tool in tools if tool.check is not None}
 
 
-def _check(tool: AnyTool) -> Check:
+def _check(tool: AnyTool) -> ResultCheck:
     def check(result: str) -> tuple[str, ...]:
         try:
             value = msgspec.json.decode(result)
@@ -354,9 +354,9 @@ def _check(tool: AnyTool) -> Check:
 
 def _import_providers(project: Project) -> None:
     """Import the SDKs of the folder's agents now: in the middle of a run that would hold up all others."""
-    named = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
+    providers_used = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
     for provider, module in PROVIDERS.items():
-        if provider in named:
+        if provider in providers_used:
             importlib.import_module(module)
 
 
@@ -376,9 +376,9 @@ def _model_tables(project: Project) -> Iterator[dict[str, Any]]:
             yield entry if isinstance(entry, dict) else {"model": entry}
 
 
-async def _beat(lock: WorkerLock) -> None:
+async def _beat_for_ever(lock: WorkerLock) -> None:
     while True:
-        lock.beat()
+        lock.touch()
         await anyio.sleep(BEAT_EVERY_S)
 
 

@@ -16,18 +16,18 @@ from linestop.bus.credentials import (
     Credential,
     credential_path,
     ensure_credentials,
-    logins_of,
+    logins_by_credential,
     write_credential,
     write_private,
 )
-from linestop.bus.disk_space import GIB, free_bytes, holds_broker, size
+from linestop.bus.disk_space import GIB, format_bytes, free_bytes, is_broker_directory
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
 from linestop.bus.signed_checkpoints import copy_checkpoint_key, ensure_checkpoint_key
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
-from linestop.bus.stream_sizes import Load, local_space, space_for, store_space, stored_space
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.bus.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
 from linestop.cli import output
 from linestop.cli.assembly import wakes_of
 from linestop.config.project_file import load_project
@@ -47,9 +47,9 @@ Copies = tuple[tuple[CredentialName, Path], ...]
 
 def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Write the credential files, print the server's configuration, create streams and consumers."""
-    project = load_project().at(nats)
+    project = load_project().with_broker(nats)
     url = project.broker_url(credential_path(project.directory, "bootstrap")) or URL_DEFAULT
-    if holds_broker(project.directory):
+    if is_broker_directory(project.directory):
         # Its credentials would name the other broker from then on, and whoever uses them would lose it.
         raise ConfigError(
             f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "
@@ -68,14 +68,14 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
         _write_config(config_file, url, credentials, space)
         click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)
         return
-    layout = BusLayout(space=space, replicas=int(replicas), wakes=wakes_of(ACTORS))
+    layout = BusLayout(sizes=space, replicas=int(replicas), wakes=wakes_of(ACTORS))
 
     async def work() -> InitResult:
         return await bus_init(url, project.directory, layout=layout)
 
     result = anyio.run(work)
     if options["as_json"]:
-        output.say_json(result)
+        output.print_json(result)
     elif result.set_up is None or result.passwords:
         click.echo(result.server_config, nl=False)
     if result.set_up is not None:
@@ -98,44 +98,51 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
     """Print what a number of runs a day needs, stream by stream, and what of it fits."""
     project = load_project()
     directory, keep = project.directory, project.config.keep
-    space = stored_space(directory)
+    space = stored_sizes(directory)
     if disk is not None:
-        space, has = space_for(disk), f"what `bus init --disk` would take of {size(disk)}"
+        space, space_source = sizes_for(disk), f"what `bus init --disk` would take of {format_bytes(disk)}"
     elif space is not None:
-        has = f"the sizes that were chosen for {directory}"
-    elif holds_broker(directory) or credential_path(directory, "bootstrap").exists():
-        space, has = DEFAULT_SPACE, f"the sizes of {directory}, made by an older linestop"
+        space_source = f"the sizes that were chosen for {directory}"
+    elif is_broker_directory(directory) or credential_path(directory, "bootstrap").exists():
+        space, space_source = DEFAULT_SIZES, f"the sizes of {directory}, made by an older linestop"
     else:
-        space, has = local_space(directory), f"what set-up would take of {size(free_bytes(directory))} free here"
+        space, space_source = (
+            local_sizes(directory),
+            f"what set-up would take of {format_bytes(free_bytes(directory))} free here",
+        )
     figures = {name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")}
-    load = Load(**figures, runs_days=options["runs_days"] or keep.runs_days)
-    found = stream_sizes.plan(load, space)
+    load = ExpectedLoad(**figures, runs_days=options["runs_days"] or keep.runs_days)
+    load_plan = stream_sizes.plan_sizes(load, space)
     if options["as_json"]:
-        output.say_json(found)
+        output.print_json(load_plan)
         return
     rows = [
         (
-            line.stream, f"{line.run_bytes / 1024:,.1f} KiB", size(line.day_bytes), size(line.needed_bytes),
-            size(line.space_bytes), f"{line.days:,.0f}", "yes" if line.fits else "no",
+            line.stream, f"{line.run_bytes / 1024:,.1f} KiB", format_bytes(line.day_bytes),
+            format_bytes(line.needed_bytes),
+            format_bytes(line.space_bytes), f"{line.days:,.0f}", "yes" if line.fits else "no",
         )
-        for line in found.streams
+        for line in load_plan.streams
     ]  # fmt: skip
-    output.say_table(("stream", "a run", "a day", _days_need(load), "has", "full after days", "fits"), rows)
-    day, memory = size(found.archive_day_bytes), size(found.memory_bytes)
-    output.say(f"has      {has}")
-    output.say(f"bears    {found.runs_per_day_max:,} such runs a day for {load.days} days")
-    output.say(
-        f"streams  {size(found.needed_bytes)} needed in all, and {memory} of the broker's memory for their index"
+    output.print_table(("stream", "a run", "a day", _days_need(load), "has", "full after days", "fits"), rows)
+    day, memory = format_bytes(load_plan.archive_day_bytes), format_bytes(load_plan.memory_bytes)
+    output.print_text(f"has      {space_source}")
+    output.print_text(f"bears    {load_plan.runs_per_day_max:,} such runs a day for {load.days} days")
+    output.print_text(
+        f"streams  {format_bytes(load_plan.needed_bytes)} needed in all, and {memory} of the "
+        f"broker's memory for their index"
     )
-    grows = _archive_text(found.archive_day_bytes, keep.archive_days)
-    output.say(f"archive  {day} a day on the recorder's disk, {grows}")
-    if not found.fits:
-        disk_gib = -(-found.disk_bytes // GIB)
-        output.say(f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:")
-        output.say("         docs/operations.md, Changing what nobody may")
+    grows = _archive_text(load_plan.archive_day_bytes, keep.archive_days)
+    output.print_text(f"archive  {day} a day on the recorder's disk, {grows}")
+    if not load_plan.fits:
+        disk_gib = -(-load_plan.disk_bytes // GIB)
+        output.print_text(
+            f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:"
+        )
+        output.print_text("         docs/operations.md, Changing what nobody may")
 
 
-def _days_need(load: Load) -> str:
+def _days_need(load: ExpectedLoad) -> str:
     """The head of a column: RUNS may keep what it has for less long."""
     runs = load.kept_days(stream_names.RUNS)
     return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {stream_names.RUNS} {runs}"
@@ -144,33 +151,33 @@ def _days_need(load: Load) -> str:
 def _archive_text(day_bytes: int, database_days: int) -> str:
     """How the archive grows."""
     if not database_days:
-        return f"{size(365 * day_bytes)} a year in its database (`keep.archive_days`)"
-    return (
-        f"{size(database_days * day_bytes)} in its database; what is older than {database_days} days in Parquet files"
-    )
+        return f"{format_bytes(365 * day_bytes)} a year in its database (`keep.archive_days`)"
+    database = format_bytes(database_days * day_bytes)
+    return f"{database} in its database; what is older than {database_days} days in Parquet files"
 
 
-def _space(directory: Path, url: str, disk: int | None, *, first: bool, container: bool) -> Space:
+def _space(directory: Path, url: str, disk: int | None, *, first: bool, container: bool) -> StreamSizes:
     """The sizes of new streams: from a named disk, chosen before, from this machine's disk, or the default."""
     if disk is not None:
-        chosen = space_for(disk)
-    elif (stored := stored_space(directory)) is not None:
+        chosen = sizes_for(disk)
+    elif (stored := stored_sizes(directory)) is not None:
         return stored
     elif not first:
-        return DEFAULT_SPACE
+        return DEFAULT_SIZES
     elif container or is_loopback(url):
-        chosen = local_space(directory)
+        chosen = local_sizes(directory)
     else:
-        chosen = DEFAULT_SPACE
+        chosen = DEFAULT_SIZES
         click.echo(
-            f"The broker's disk is not here, so its streams get {size(chosen.total)} in all: name what is free there "
+            f"The broker's disk is not here, so its streams get {format_bytes(chosen.total)} in "
+            f"all: name what is free there "
             "with --disk, and see `linestop bus plan`.", err=True,
         )  # fmt: skip
-    store_space(directory, chosen)
+    store_sizes(directory, chosen)
     return chosen
 
 
-def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential], space: Space) -> None:
+def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential], space: StreamSizes) -> None:
     """Write what a server needs that has a network of its own around it, with every append synced to disk.
 
     It holds the passwords of an older linestop as long as there are some, so that only its owner may read it.
@@ -184,4 +191,4 @@ def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Cre
         sync_interval="always",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, server_config(listen, accounts(logins_of(credentials))))
+    write_private(path, server_config(listen, accounts_section(logins_by_credential(credentials))))

@@ -19,10 +19,10 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from linestop.client import Client
 
-WITHIN_S: Final = 0.7
+TIMEOUT_S: Final = 0.7
 """How long to look, imports included: with the start of Python it is less than a second."""
 
-RUNS_MAX: Final = 200
+RUNS_OFFERED_MAX: Final = 200
 LAST: Final = "last"
 
 
@@ -30,7 +30,7 @@ def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[C
     """The tenant's newest runs that begin so, newest first, and ``last``."""
 
     async def work(client: Client, tenant: str) -> Sequence[str]:
-        return [*await client.newest(RUNS_MAX, tenant=tenant), LAST]
+        return [*await client.newest(RUNS_OFFERED_MAX, tenant=tenant), LAST]
 
     return _items(_from_broker(ctx, work), incomplete)
 
@@ -43,7 +43,7 @@ def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
         from linestop.bus import stream_names  # noqa: PLC0415
         from linestop.bus.agent_versions import AgentStore  # noqa: PLC0415
 
-        return sorted(await AgentStore(client.bus.shared(stream_names.AGENTS_BUCKET)).names())
+        return sorted(await AgentStore(client.bus.bucket(stream_names.AGENTS_BUCKET)).names())
 
     return _items(_from_broker(ctx, work), incomplete)
 
@@ -51,19 +51,19 @@ def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 def agent_files(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The agents that the project has in files."""
 
-    def look() -> Sequence[str]:
+    def read_names() -> Sequence[str]:
         from linestop.config.project_file import load_project  # noqa: PLC0415 - as above
 
         _enter_project(ctx)
         return [file.stem for file in load_project().agent_files()]
 
-    return _items(_in_time(look), incomplete)
+    return _items(_names_in_time(read_names), incomplete)
 
 
 def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[str]:
     """What ``work`` finds with a client of the command's own state folder, for its tenant."""
 
-    def look() -> Sequence[str]:
+    def read_names() -> Sequence[str]:
         from linestop.cli import declare, output  # noqa: PLC0415 - as above
 
         _enter_project(ctx)
@@ -71,7 +71,7 @@ def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[st
         tenant = ctx.params.get("tenant") or declare.tenant_default()
         return output.with_client(directory, lambda client: work(client, tenant), as_="client")  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # it is a coroutine function
 
-    return _in_time(look)
+    return _names_in_time(read_names)
 
 
 def _enter_project(ctx: click.Context) -> None:
@@ -81,22 +81,22 @@ def _enter_project(ctx: click.Context) -> None:
         os.chdir(folder)
 
 
-def _in_time(look: Callable[[], Sequence[str]]) -> Sequence[str]:
+def _names_in_time(read_names: Callable[[], Sequence[str]]) -> Sequence[str]:
     """What ``look`` finds in time. It is given up in the middle: a resolver of host names cannot be called back."""
-    found: list[str] = []
+    names: list[str] = []
 
     def work() -> None:
         with contextlib.suppress(Exception, SystemExit):
-            found.extend(look())
+            names.extend(read_names())
 
     # A thread that ends with the process; what it says on the way is nobody's business.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123 - a device
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        thread.join(WITHIN_S)
+        thread.join(TIMEOUT_S)
         if thread.is_alive():
             os._exit(0)
-    return found
+    return names
 
 
 def _items(names: Sequence[str], incomplete: str) -> list[CompletionItem]:

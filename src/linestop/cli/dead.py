@@ -12,48 +12,56 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     """List dead letters, oldest first."""
 
     async def work(client: Client) -> None:
-        letters = await client.dead_letters()
+        dead_letters = await client.dead_letters()
         if options["as_json"]:
-            output.say_json(letters)
-        elif letters:
-            rows = [(str(each.seq), each.role, each.tenant, each.run, output.short(each.reason)) for each in letters]
-            output.say_table(("letter", "role", "tenant", "run", "reason"), rows, fold=("reason",))
+            output.print_json(dead_letters)
+        elif dead_letters:
+            rows = [
+                (str(each.seq), each.role, each.tenant, each.run, output.short(each.reason)) for each in dead_letters
+            ]
+            output.print_table(("letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
         else:
             output.note("There are no dead letters.")
 
     output.with_client(options["directory"], work)
 
 
-def show(letter: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Show one dead LETTER whole."""
 
     async def work(client: Client) -> None:
-        found = await client.dead_letter(letter)
+        dead_letter = await client.dead_letter(dead_letter_seq)
         if options["as_json"]:
-            output.say_json(found)
+            output.print_json(dead_letter)
             return
-        output.say(f"letter   {found.seq}, of {found.at}")
-        output.say(f"role     {found.role}")
-        output.say(f"run      {found.run} (tenant {found.tenant})")
-        output.say(f"reason   {found.reason}")
-        if found.subject:
-            output.say(f"subject  {found.subject}")
-            output.say(f"payload  {found.payload}")
-        for name, value in found.more.items():
-            output.say(f"{name:<8} {value}")
+        output.print_text(f"letter   {dead_letter.seq}, of {dead_letter.at}")
+        output.print_text(f"role     {dead_letter.role}")
+        output.print_text(f"run      {dead_letter.run} (tenant {dead_letter.tenant})")
+        output.print_text(f"reason   {dead_letter.reason}")
+        if dead_letter.subject:
+            output.print_text(f"subject  {dead_letter.subject}")
+            output.print_text(f"payload  {dead_letter.payload}")
+        for name, value in dead_letter.more.items():
+            output.print_text(f"{name:<8} {value}")
 
     output.with_client(options["directory"], work)
 
 
-def requeue(letter: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""
 
     async def work(client: Client) -> None:
-        found = await client.requeue(letter)
+        dead_letter = await client.requeue(dead_letter_seq)
         if options["as_json"]:
-            output.say_json({"letter": found.seq, "requeued": True, "run": found.run, "subject": found.subject})
+            output.print_json(
+                {"letter": dead_letter.seq, "requeued": True, "run": dead_letter.run, "subject": dead_letter.subject}
+            )
             return
-        what = f"'{found.subject}' was sent again" if found.subject else f"{found.role} looks at run {found.run} again"
-        output.say(f"Letter {found.seq}: {what}.")
+        consequence = (
+            f"'{dead_letter.subject}' was sent again"
+            if dead_letter.subject
+            else f"{dead_letter.role} looks at run {dead_letter.run} again"
+        )
+        output.print_text(f"Letter {dead_letter.seq}: {consequence}.")
 
     output.with_client(options["directory"], work)

@@ -39,11 +39,11 @@ class Bytes(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
         """Read it; click says what is wrong with it."""
-        found = _BYTES.fullmatch(str(value).strip())
-        unit = found["unit"].upper() if found else ""
-        if found is None or unit not in _UNITS:
+        match = _BYTES.fullmatch(str(value).strip())
+        unit = match["unit"].upper() if match else ""
+        if match is None or unit not in _UNITS:
             self.fail(f"'{value}' is not a size: write it as 200GiB, 1.5TB or a number of bytes.", param, ctx)
-        return int(float(found["number"]) * _UNITS[unit])
+        return int(float(match["number"]) * _UNITS[unit])
 
 
 _BYTES: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
@@ -56,23 +56,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def does(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
+def implemented_by(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
     """Let a declaration do what the function ``<module>:<name>`` of this folder does, with the same arguments."""
 
-    def decorate(declared: Callable[[], None]) -> Callable[..., object]:
-        @functools.wraps(declared)
-        def call(**given: Any) -> object:  # noqa: ANN401 - as click gives them
-            if SHORT_RUN.fullmatch(given.get("run", "")) and "directory" in given and not given.get("file"):
-                given["run"] = _find_run(given["run"], given)
-            return body_of(target)(**given)
+    def decorate(declaration: Callable[[], None]) -> Callable[..., object]:
+        @functools.wraps(declaration)
+        def run_command(**options: Any) -> object:  # noqa: ANN401 - as click gives them
+            if SHORT_RUN.fullmatch(options.get("run", "")) and "directory" in options and not options.get("file"):
+                options["run"] = _whole_run_id(options["run"], options)
+            return implementation_of(target)(**options)
 
-        call.__dict__["target"] = target
-        return call
+        run_command.__dict__["target"] = target
+        return run_command
 
     return decorate
 
 
-def _find_run(text: str, given: dict[str, Any]) -> str:
+def _whole_run_id(text: str, options: dict[str, Any]) -> str:
     """The whole id of the run that a person named by ``last`` or by the beginning of its id."""
     # Imported here: a whole id needs no look at the log.
     from linestop.cli import output  # noqa: PLC0415
@@ -80,7 +80,7 @@ def _find_run(text: str, given: dict[str, Any]) -> str:
 
     try:
         return output.with_client(
-            given["directory"], lambda client: client.find_run(text, tenant=given["tenant"]), as_="client"
+            options["directory"], lambda client: client.find_run(text, tenant=options["tenant"]), as_="client"
         )
     except NotFound:
         # Some commands take a run that is yet to come, under a name that a client chose.
@@ -89,27 +89,27 @@ def _find_run(text: str, given: dict[str, Any]) -> str:
         return text
 
 
-def body_of(target: str) -> Callable[..., object]:
+def implementation_of(target: str) -> Callable[..., object]:
     """Import what a command does."""
     module, _, name = target.partition(":")
-    body: Callable[..., object] = getattr(importlib.import_module(f"linestop.cli.{module}"), name)
-    return body
+    implementation: Callable[..., object] = getattr(importlib.import_module(f"linestop.cli.{module}"), name)
+    return implementation
 
 
-def as_json(command: Callable[P, T]) -> Callable[P, T]:
+def json_option(command: Callable[P, T]) -> Callable[P, T]:
     """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")(command)
 
 
-def nats(command: Callable[P, T]) -> Callable[P, T]:
+def nats_option(command: Callable[P, T]) -> Callable[P, T]:
     """Add ``--nats``."""
     text = "Address of the broker [LINESTOP_NATS, else linestop.toml, else the credential's]."
     return click.option("--nats", metavar="URL", help=text)(command)
 
 
-def common(command: Callable[P, T]) -> Callable[P, T]:
+def common_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add what every command about runs takes: ``--dir``, ``--tenant``, ``--json``."""
-    command = as_json(command)
+    command = json_option(command)
     command = click.option(
         "--tenant", default=tenant_default, help="Whose runs [LINESTOP_TENANT, else linestop.toml, else `default`]."
     )(command)
@@ -123,7 +123,7 @@ def common(command: Callable[P, T]) -> Callable[P, T]:
     )(command)
 
 
-def shown(command: Callable[P, T]) -> Callable[P, T]:
+def shown_option(command: Callable[P, T]) -> Callable[P, T]:
     """Add what binds a decision to what was shown."""
     return click.option(
         "--shown",
@@ -133,7 +133,7 @@ def shown(command: Callable[P, T]) -> Callable[P, T]:
     )(command)
 
 
-def person(command: Callable[P, T]) -> Callable[P, T]:
+def person_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add what every decision takes: ``--by`` and ``--why``."""
     command = click.option("--why", default="", help="The reason; it is kept for ever.")(command)
     return click.option("--by", default="", help="Who says so; by default your user name.")(command)

@@ -22,16 +22,16 @@ from linestop.errors import LinestopError
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
 from linestop.schemas.run.approval_policy import EVENT_WAIT
 from linestop.schemas.run.state import Run, fold_messages
-from linestop.schemas.subjects import RunSubject, parse_run_event, stored
+from linestop.schemas.subjects import RunSubject, parse_run_event, stored_subject
 
 LOG = structlog.get_logger("linestop.dev")
-SHOWN: Final = ("validator.opened", "validator.refused", "approver.asked", "budget.queued", "recorder.sealed")
+EVENTS_SHOWN: Final = ("validator.opened", "validator.refused", "approver.asked", "budget.queued", "recorder.sealed")
 """The events that have a line; a stop has it where the run is sealed."""
 
 RUNS_KNOWN_MAX: Final = 1_000
 """Runs whose agent is remembered for their later lines."""
 
-LOOK_EVERY_S: Final = 2.0
+FILES_POLL_S: Final = 2.0
 FILES_MAX: Final = 5_000
 TEXT_CHARS_SHOWN: Final = 60
 
@@ -39,41 +39,41 @@ TEXT_CHARS_SHOWN: Final = 60
 class RunLines:
     """Says what becomes of each run, from the events as the server republishes them."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
         self._agents: OrderedDict[str, str] = OrderedDict()
         self._log: Log | None = None
 
     async def listen(self, connection: Connection) -> None:
         """Say it from now on, as long as the connection is open."""
         self._log = (await JetStream.open(connection)).log()
-        for name in SHOWN:
+        for name in EVENTS_SHOWN:
             role, _, event = name.partition(".")
-            await connection.subscribe(f"live.runs.*.*.{role}.{event}.*", self._heard)
+            await connection.subscribe(f"live.runs.*.*.{role}.{event}.*", self._on_event)
 
-    async def _heard(self, message: Msg) -> None:
+    async def _on_event(self, message: Msg) -> None:
         try:
-            where = parse_run_event(stored(message.subject))
-            event = decode(where.role, where.event, message.data)
+            subject = parse_run_event(stored_subject(message.subject))
+            event = decode(subject.role, subject.event, message.data)
         except Exception:
             # A courtesy to whoever watches: it ends nothing.
             LOG.exception("event_not_shown", subject=message.subject)
             return
         if isinstance(event, Opened):
-            self._know(where.run, event.agent.name)
+            self._remember_agent(subject.run, event.agent.name)
         elif isinstance(event, Refused) and event.agent:
-            self._know(where.run, event.agent)
-        said = await self._waits_for_event(where, event) or describe(event)
-        if said:
-            agent = await self._agent_of(where)
-            self._say(f"{event.at:%H:%M:%S}  {where.run}  {agent:<12} {said}")
+            self._remember_agent(subject.run, event.agent)
+        text = await self._waits_for_event(subject, event) or describe(event)
+        if text:
+            agent = await self._agent_of(subject)
+            self._write_line(f"{event.at:%H:%M:%S}  {subject.run}  {agent:<12} {text}")
 
-    async def _agent_of(self, where: RunSubject) -> str:
+    async def _agent_of(self, subject: RunSubject) -> str:
         """The run's agent, read from its log where it began before this process did; empty if it was never opened."""
-        if where.run not in self._agents and self._log is not None:
-            run = await self._read(where)
-            self._know(where.run, run.opened.agent.name if run and run.opened else "")
-        return self._agents.get(where.run, "")
+        if subject.run not in self._agents and self._log is not None:
+            run = await self._read(subject)
+            self._remember_agent(subject.run, run.opened.agent.name if run and run.opened else "")
+        return self._agents.get(subject.run, "")
 
     async def _waits_for_event(self, where: RunSubject, event: AnyEvent) -> str:
         """What is said of a run that a service ends the waiting of; nothing where a person is asked."""
@@ -96,7 +96,7 @@ class RunLines:
                 )
         return None
 
-    def _know(self, run: str, agent: str) -> None:
+    def _remember_agent(self, run: str, agent: str) -> None:
         self._agents[run] = agent
         if len(self._agents) > RUNS_KNOWN_MAX:
             self._agents.popitem(last=False)
@@ -111,10 +111,10 @@ def describe(event: AnyEvent) -> str:
         case Refused():
             return f"refused: {output.short(event.sentence, 2 * TEXT_CHARS_SHOWN)}"
         case Asked():
-            about = [call.tool for call in event.calls]
-            about += [output.short(event.question.text, TEXT_CHARS_SHOWN)] if event.question else []
-            about += ["spending"] if event.spend else []
-            return f"waits for a person: {', '.join(about)} (`linestop approvals`)"
+            waits_for = [call.tool for call in event.calls]
+            waits_for += [output.short(event.question.text, TEXT_CHARS_SHOWN)] if event.question else []
+            waits_for += ["spending"] if event.spend else []
+            return f"waits for a person: {', '.join(waits_for)} (`linestop approvals`)"
         case Queued():
             return f"waits for money: {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
         case Sealed(status="refused"):
@@ -128,23 +128,27 @@ def describe(event: AnyEvent) -> str:
             return ""
 
 
-async def tell_of_changed_files(project: Project, say: Callable[[str], None]) -> None:
+async def report_changed_files(project: Project, write_line: Callable[[str], None]) -> None:
     """Say once of each file of the project that it changed since it was loaded; looks every other second."""
-    before = dict(_stamps(project))
+    times_before = dict(_modification_times(project))
     while True:
-        await anyio.sleep(LOOK_EVERY_S)
-        now = await anyio.to_thread.run_sync(lambda: dict(_stamps(project)))
+        await anyio.sleep(FILES_POLL_S)
+        times_now = await anyio.to_thread.run_sync(lambda: dict(_modification_times(project)))
         imported = {path for path, _ in _stamped(project, _imported(project))}
         # What a run imports only now is new, but is used as it is.
-        late = imported - before.keys()
-        changed = sorted(path for path in {*before, *now} - late if before.get(path) != now.get(path))
+        late = imported - times_before.keys()
+        changed = sorted(
+            path for path in {*times_before, *times_now} - late if times_before.get(path) != times_now.get(path)
+        )
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            say(f"{changed[0]}{more} changed since it was loaded: end this with Ctrl-C and start it again to use it.")
-        before = now
+            write_line(
+                f"{changed[0]}{more} changed since it was loaded: end this with Ctrl-C and start it again to use it."
+            )
+        times_before = times_now
 
 
-def _stamps(project: Project) -> Iterator[tuple[str, int]]:
+def _modification_times(project: Project) -> Iterator[tuple[str, int]]:
     """The files that an agent is made of, with when each was written."""
     yield from _stamped(project, _files(project))
     yield from _stamped(project, _imported(project))
@@ -172,17 +176,17 @@ def _imported(project: Project) -> list[Path]:
 def _files(project: Project) -> Iterator[Path]:
     if project.file is not None:
         yield project.file
-    yield from _some((project.root / AGENTS_FOLDER).rglob("*"))
+    yield from _first_files((project.root / AGENTS_FOLDER).rglob("*"))
     for pattern in project.config.playbooks:
-        yield from _some(project.root.glob(pattern))
+        yield from _first_files(project.root.glob(pattern))
     for tools in project.config.tools:
         if tools.endswith(".py"):
             yield project.root / tools
         elif (folder := project.root / tools).is_dir():
-            yield from _some(folder.rglob("*.py"))
+            yield from _first_files(folder.rglob("*.py"))
 
 
-def _some(paths: Iterator[Path]) -> Iterator[Path]:
+def _first_files(paths: Iterator[Path]) -> Iterator[Path]:
     for number, path in enumerate(paths):
         if number >= FILES_MAX:
             return

@@ -29,18 +29,18 @@ from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
 from linestop.cli import output
 from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
-from linestop.cli.doctor_streams import Warn, disk, log, replicas, space, where_it_logs
+from linestop.cli.doctor_streams import CheckWarning, broker_log_hint, disk, log, replicas, space
 from linestop.cli.doctor_workers import roles
-from linestop.cli.plain import fit_to
+from linestop.cli.plain import wrap_for
 from linestop.cli.stop import closed_sentence
-from linestop.client.kill_switches import KillSwitches
+from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
-from linestop.runtime.workers.worker_names import host_name, is_held, lock_path
-from linestop.sandbox.tools.contract_lint import lint
+from linestop.runtime.workers.worker_names import host_name, is_locked, lock_path
+from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.sandbox.tools.registry import Registry
 
-PYTHON_LEAST: Final = (3, 11)
+PYTHON_MIN: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
@@ -66,32 +66,34 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
     """Check this machine and this project: one line a check."""
     findings = [*_machine(), *_project_findings(nats, code=not no_code)]
     if as_json:
-        output.say_json(findings)
+        output.print_json(findings)
     else:
-        for found in findings:
-            click.secho(f"{found.level:<{LEVEL_WIDTH}}", fg=_COLOURS[found.level], nl=False)
+        for finding in findings:
+            click.secho(f"{finding.level:<{LEVEL_WIDTH}}", fg=_COLOURS[finding.level], nl=False)
             margin = " " * LEVEL_WIDTH
-            click.echo(fit_to(sys.stdout, f"{margin}{found.check}: {found.sentence}", hang=LEVEL_WIDTH)[LEVEL_WIDTH:])
-    failed = [found for found in findings if found.level == "error"]
-    if failed:
-        output.finish(Unreachable.exit_code if all(found.code == Unreachable.code for found in failed) else 1)
+            click.echo(
+                wrap_for(sys.stdout, f"{margin}{finding.check}: {finding.sentence}", hang=LEVEL_WIDTH)[LEVEL_WIDTH:]
+            )
+    errors = [found for found in findings if found.level == "error"]
+    if errors:
+        output.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
 
 
 def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
     """Say whether the broker answers and the worker works, or with no worker named, whether every role is done."""
-    project = load_project().at(nats)
+    project = load_project().with_broker(nats)
     names = [name for name in (worker, f"{host_name()}-{role}" if role else None) if name is not None]
-    everybody = () if names else (("roles", lambda: anyio.run(_roles, project)),)
-    looks: list[tuple[str, Callable[[], str]]] = [
+    all_roles = () if names else (("roles", lambda: anyio.run(_workers_sentence, project)),)
+    checks: list[tuple[str, Callable[[], str]]] = [
         *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
-        ("broker", lambda: anyio.run(_reach, project)),
+        ("broker", lambda: anyio.run(_broker_sentence, project)),
         # Whoever looks after one worker must not end it because another is missing.
-        *everybody,
+        *all_roles,
     ]
-    for check, look in looks:
-        sentence = look()
+    for check, run_check in checks:
+        sentence = run_check()
         if as_json:
-            output.say_json(Finding(check=check, level="ok", sentence=sentence))
+            output.print_json(Finding(check=check, level="ok", sentence=sentence))
         else:
             click.echo(sentence)
 
@@ -103,11 +105,11 @@ def check_worker(directory: Path, name: str) -> str:
         NotFound: nobody holds the name.
         RetryableError: whoever holds it hangs.
     """
-    if not is_held(directory, name):
+    if not is_locked(directory, name):
         raise NotFound(f"No worker called {name} runs with the state folder {directory}: start it.")
-    late_s = time.time() - lock_path(directory, name).stat().st_mtime
-    if late_s > BEAT_LATE_S:
-        raise RetryableError(f"The worker {name} has not moved for {late_s:.0f} s; restart it.")
+    beat_age_s = time.time() - lock_path(directory, name).stat().st_mtime
+    if beat_age_s > BEAT_LATE_S:
+        raise RetryableError(f"The worker {name} has not moved for {beat_age_s:.0f} s; restart it.")
     return f"The worker {name} is alive."
 
 
@@ -121,7 +123,7 @@ def _machine() -> Iterator[Finding]:
 def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
     """Check the project, as far as one finding lets the next be looked at; without ``code`` none of it is imported."""
     try:
-        project = load_project().at(nats)
+        project = load_project().with_broker(nats)
     except LinestopError as error:
         yield _failed("project", error)
         return
@@ -145,12 +147,12 @@ def _failed(check: str, error: LinestopError) -> Finding:
     return Finding(check=check, level="error", sentence=str(error), code=error.code)
 
 
-def _finding(check: str, look: Callable[[], str]) -> Finding:
+def _finding(check: str, run_check: Callable[[], str]) -> Finding:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DeprecationWarning)
-            sentence = look()
-    except Warn as warning:
+            sentence = run_check()
+    except CheckWarning as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
         return _failed(check, error)
@@ -161,8 +163,8 @@ def _finding(check: str, look: Callable[[], str]) -> Finding:
 
 def _python() -> str:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    if sys.version_info < PYTHON_LEAST:
-        raise LinestopError(f"{version} is too old: linestop needs at least {PYTHON_LEAST[0]}.{PYTHON_LEAST[1]}.")
+    if sys.version_info < PYTHON_MIN:
+        raise LinestopError(f"{version} is too old: linestop needs at least {PYTHON_MIN[0]}.{PYTHON_MIN[1]}.")
     return f"{version} in {sys.prefix}"
 
 
@@ -186,7 +188,7 @@ def _traces() -> str:
 def _environment() -> str:
     unknown = sorted(name for name in os.environ if name.startswith("LINESTOP_") and name not in ENVIRONMENT)
     if unknown:
-        raise Warn(f"{unknown[0]} is no variable of linestop; there is {', '.join(ENVIRONMENT)}")
+        raise CheckWarning(f"{unknown[0]} is no variable of linestop; there is {', '.join(ENVIRONMENT)}")
     used = [name for name in ENVIRONMENT if name in os.environ]
     return f"{', '.join(used)} set" if used else "nothing is overridden"
 
@@ -198,11 +200,15 @@ def _secrets(project: Project) -> str:
 
 def _tools(project: Project, registry: list[Registry]) -> str:
     registry.append(load_tools(project))
-    known = registry[0]
-    findings = [found for found in lint(known.contracts(), tierless=known.tierless()) if found.level == "error"]
+    registered = registry[0]
+    findings = [
+        finding
+        for finding in lint_contracts(registered.contracts(), without_tier=registered.without_tier())
+        if finding.level == "error"
+    ]
     if findings:
-        raise Warn(f"{findings[0].tool} {findings[0].message}; `linestop tools lint` shows all")
-    return f"{len(known)} known"
+        raise CheckWarning(f"{findings[0].tool} {findings[0].message}; `linestop tools lint` shows all")
+    return f"{len(registered)} known"
 
 
 def _agents(project: Project, registry: Registry) -> str:
@@ -213,13 +219,13 @@ def _agents(project: Project, registry: Registry) -> str:
 
 def _playbooks(project: Project, registry: Registry) -> str:
     if missing := missing_playbooks(project, agents_of(project, registry)):
-        raise Warn(" ".join(missing))
+        raise CheckWarning(" ".join(missing))
     return "every scripted model that an agent names is there"
 
 
 def _keys(project: Project, registry: Registry) -> str:
     if missing := missing_keys(agents_of(project, registry)):
-        raise Warn(" ".join(missing))
+        raise CheckWarning(" ".join(missing))
     return "all that the agents' models need"
 
 
@@ -229,7 +235,7 @@ def _credentials(project: Project) -> str:
     for path in found:
         load_credential(path)
     if not found:
-        raise Warn(f"none in {project.directory} yet; `linestop dev` and `linestop bus init` make them")
+        raise CheckWarning(f"none in {project.directory} yet; `linestop dev` and `linestop bus init` make them")
     return f"{len(found)} of {len(paths)} in {project.directory}, readable by nobody else"
 
 
@@ -238,23 +244,23 @@ async def _broker(project: Project) -> list[Finding]:
     name = _first_credential(project, (*SEES_STREAMS, *CREDENTIALS))
     if name is None:
         return []
-    found: list[Finding] = []
-    logs = where_it_logs(project.directory)
+    findings: list[Finding] = []
+    logs = broker_log_hint(project.directory)
     try:
         credential = stored_credentials(project, [name])[name]
         async with await connect(credential, name="linestop doctor") as connection:
-            found.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
-            found.append(_finding("messages", lambda: _messages(connection)))
-            found.append(await _looked("log", lambda: _log(project)))
-            found += await _look_at_streams(connection, name)
+            findings.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
+            findings.append(_finding("messages", lambda: _messages(connection)))
+            findings.append(await _awaited_finding("log", lambda: _log(project)))
+            findings += await _look_at_streams(connection, name)
             # Without the streams, or with a broker that does not store, no worker can show that it lives.
-            if all(each.level != "error" for each in found if each.check in {"streams", "log"}):
-                found.append(await _looked("workers", lambda: roles(connection)))
-        if all(each.level != "error" for each in found if each.check == "streams"):
-            found.append(await _looked("kill switches", lambda: _switches(project)))
+            if all(each.level != "error" for each in findings if each.check in {"streams", "log"}):
+                findings.append(await _awaited_finding("workers", lambda: roles(connection)))
+        if all(each.level != "error" for each in findings if each.check == "streams"):
+            findings.append(await _awaited_finding("kill switches", lambda: _switches(project)))
     except LinestopError as error:
-        found.append(_failed("broker", error))
-    return found
+        findings.append(_failed("broker", error))
+    return findings
 
 
 async def _look_at_streams(connection: Connection, name: CredentialName) -> list[Finding]:
@@ -265,17 +271,17 @@ async def _look_at_streams(connection: Connection, name: CredentialName) -> list
         )
         return [Finding(check="streams", level="warning", sentence=sentence)]
     return [
-        await _looked("streams", lambda: _streams(connection)),
-        await _looked("space", lambda: space(connection)),
-        await _looked("replicas", lambda: replicas(connection)),
-        await _looked("clock", lambda: _clock(connection)),
+        await _awaited_finding("streams", lambda: _streams(connection)),
+        await _awaited_finding("space", lambda: space(connection)),
+        await _awaited_finding("replicas", lambda: replicas(connection)),
+        await _awaited_finding("clock", lambda: _clock(connection)),
     ]
 
 
-async def _looked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def _awaited_finding(check: str, run_check: Callable[[], Awaitable[str]]) -> Finding:
     try:
-        return Finding(check=check, level="ok", sentence=await look())
-    except Warn as warning:
+        return Finding(check=check, level="ok", sentence=await run_check())
+    except CheckWarning as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
         return _failed(check, error)
@@ -288,34 +294,34 @@ def _messages(connection: Connection) -> str:
 
 async def _streams(connection: Connection) -> str:
     """Compare what is there with what must be. What is missing is named and not made: this only looks."""
-    told = await compare(connection)
-    if told:
-        more = f" (And {len(told) - DIFFERENCES_SHOWN} more.)" if len(told) > DIFFERENCES_SHOWN else ""
-        raise LinestopError(" ".join(told[:DIFFERENCES_SHOWN]) + more)
+    differences = await compare(connection)
+    if differences:
+        more = f" (And {len(differences) - DIFFERENCES_SHOWN} more.)" if len(differences) > DIFFERENCES_SHOWN else ""
+        raise LinestopError(" ".join(differences[:DIFFERENCES_SHOWN]) + more)
     return "as linestop needs them"
 
 
 async def _switches(project: Project) -> str:
     """Say which kill switches are closed: whoever wonders why nothing starts looks here."""
     if not credential_path(project.directory, "operator").exists():
-        raise Warn("there is no operator's credential to read them with")
+        raise CheckWarning("there is no operator's credential to read them with")
     credential = stored_credentials(project, ["operator"])["operator"]
     async with await connect(credential, name="linestop doctor") as connection:
-        closed = await KillSwitches((await JetStream.open(connection)).switches()).closed()
+        closed = await KillSwitchClient((await JetStream.open(connection)).kill_switches()).closed()
     if closed:
-        raise Warn(closed_sentence(closed))
+        raise CheckWarning(closed_sentence(closed))
     return "none is closed"
 
 
 async def _clock(connection: Connection) -> str:
     """Compare with the broker's clock, by the time at which it says that it answered."""
     before = datetime.now(UTC)
-    reply = await connection.ask(jetstream_api.stream_info(stream_names.RUNS))
+    reply = await connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
     after = datetime.now(UTC)
-    there = msgspec.convert(reply["ts"], datetime)
-    off_s = max((before - there).total_seconds(), (there - after).total_seconds(), 0.0)
+    broker_time = msgspec.convert(reply["ts"], datetime)
+    off_s = max((before - broker_time).total_seconds(), (broker_time - after).total_seconds(), 0.0)
     if off_s > CLOCK_OFF_MAX_S:
-        raise Warn(f"this machine's and the broker's differ by {off_s:.1f} s: synchronise them")
+        raise CheckWarning(f"this machine's and the broker's differ by {off_s:.1f} s: synchronise them")
     return "agrees with the broker's"
 
 
@@ -327,24 +333,24 @@ async def _log(project: Project) -> str:
         return await log(connection, project.directory)
 
 
-async def _reach(project: Project) -> str:
+async def _broker_sentence(project: Project) -> str:
     name = _any_credential(project)
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop health") as connection:
         try:
             stores = await log(connection, project.directory)
-        except Warn as warning:
+        except CheckWarning as warning:
             stores = str(warning)
         return f"The broker at {credential.url} answers: it {stores}."
 
 
-async def _roles(project: Project) -> str:
+async def _workers_sentence(project: Project) -> str:
     name = _any_credential(project)
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop health") as connection:
         try:
             sentence = await roles(connection)
-        except Warn as warning:
+        except CheckWarning as warning:
             sentence = str(warning)
     return f"Workers: {sentence}."
 

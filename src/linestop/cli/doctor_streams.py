@@ -14,35 +14,35 @@ from linestop.bus.connection import Connection
 from linestop.bus.disk_space import (
     LOG_FILE,
     broker_disk_is_full,
+    disk_full_message,
+    format_bytes,
     free_bytes,
-    full_sentence,
-    holds_broker,
+    is_broker_directory,
     is_full,
-    size,
     used_share,
 )
 from linestop.bus.interfaces import Fill
-from linestop.bus.jetstream.log_probe import round_trip
+from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
 from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
-NAMED_MAX: Final = 3
+FAULTS_NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000
 """Operations that a copy may be behind for a moment under load."""
 
-ANSWER_S: Final = 2.5
-SILENT_MAX_S: Final = 3.0
+REPLY_TIMEOUT_S: Final = 2.5
+SILENCE_MAX_S: Final = 3.0
 """A node that lives answers its leaders every second."""
 
 
-class Warn(Exception):  # noqa: N818 - a finding, not a failure
+class CheckWarning(Exception):  # noqa: N818 - a finding, not a failure
     """Raised by a check for something to know about that stops nothing."""
 
 
-class _Limit(msgspec.Struct, frozen=True):
+class _StreamConfig(msgspec.Struct, frozen=True):
     max_bytes: int = -1
     num_replicas: int = 1
 
@@ -66,14 +66,14 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class _StreamInfo(msgspec.Struct, frozen=True):
-    config: _Limit
+    config: _StreamConfig
     state: _State
     cluster: _Cluster | None = None
 
 
-def where_it_logs(directory: Path) -> str:
+def broker_log_hint(directory: Path) -> str:
     """Name the broker's log, if the broker is our own; the log of another one is its administrator's."""
-    return f"; its log is {directory / LOG_FILE}" if holds_broker(directory) else ""
+    return f"; its log is {directory / LOG_FILE}" if is_broker_directory(directory) else ""
 
 
 def disk(directory: Path) -> str:
@@ -84,13 +84,13 @@ def disk(directory: Path) -> str:
         Warn: little.
     """
     if broker_disk_is_full(directory):
-        raise NotStored(full_sentence(directory))
+        raise NotStored(disk_full_message(directory))
     used = used_share(directory)
-    free = f"{size(free_bytes(directory))} free where {directory} is ({used:.0%} full)"
+    free = f"{format_bytes(free_bytes(directory))} free where {directory} is ({used:.0%} full)"
     if is_full(directory):
         raise LinestopError(f"{free}: the disk is full, and workers cannot keep there what they have to; make room")
     if free_bytes(directory) < DISK_TO_WARN_BYTES or used >= SPACE_TO_WARN:
-        raise Warn(f"{free}: make room before it is full, because a full disk stops everything")
+        raise CheckWarning(f"{free}: make room before it is full, because a full disk stops everything")
     return free
 
 
@@ -103,16 +103,16 @@ async def log(connection: Connection, directory: Path) -> str:
         Warn: it was set up for an older linestop and does not take the probe.
     """
     try:
-        await round_trip(await Wire.open(connection), connection.credential)
+        await probe_log(await Wire.open(connection), connection.credential)
     except PermissionDenied:
-        raise Warn(
+        raise CheckWarning(
             "may store or not: it has no permission for probes yet; give it the configuration of `linestop bus init`"
         ) from None
     except NotStored:
         if broker_disk_is_full(directory):
-            raise NotStored(full_sentence(directory)) from None
+            raise NotStored(disk_full_message(directory)) from None
         raise
-    free = f", with {size(free_bytes(directory))} free on its disk" if holds_broker(directory) else ""
+    free = f", with {format_bytes(free_bytes(directory))} free on its disk" if is_broker_directory(directory) else ""
     return f"stores what it is given{free}"
 
 
@@ -124,16 +124,18 @@ async def space(connection: Connection) -> str:
         Warn: one is fuller than three quarters.
     """
     fills = sorted([await _fill(connection, spec.name) for spec in streams()], key=lambda fill: -fill.used)
-    said = ", ".join(f"{fill.stream} {fill.used:.0%}" for fill in fills)
+    usage = ", ".join(f"{fill.stream} {fill.used:.0%}" for fill in fills)
     if fills[0].used >= SPACE_FOR_NEW_WORK:
-        raise LinestopError(f"{said}; what a full stream means and how to make room: docs/operations.md")
+        raise LinestopError(f"{usage}; what a full stream means and how to make room: docs/operations.md")
     if fills[0].used >= SPACE_TO_WARN:
-        raise Warn(f"{said}; make room before {fills[0].stream} is at {SPACE_FOR_NEW_WORK:.0%}: docs/operations.md")
-    return said
+        raise CheckWarning(
+            f"{usage}; make room before {fills[0].stream} is at {SPACE_FOR_NEW_WORK:.0%}: docs/operations.md"
+        )
+    return usage
 
 
 async def _fill(connection: Connection, stream: str) -> Fill:
-    reply = msgspec.convert(await connection.ask(jetstream_api.stream_info(stream)), _StreamInfo)
+    reply = msgspec.convert(await connection.api_request(jetstream_api.stream_info(stream)), _StreamInfo)
     limit = reply.config.max_bytes
     return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
 
@@ -144,34 +146,34 @@ async def replicas(connection: Connection) -> str:
     Raises:
         LinestopError: one is away, behind, or has no leader: the next fault may lose what was acknowledged.
     """
-    looked = await asyncio.gather(*(_copies(connection, spec.name) for spec in streams()))
-    copies = max(count for count, _ in looked)
-    told = [lack for _, lacks in looked for lack in lacks]
-    if told:
-        more = f" (and {len(told) - NAMED_MAX} more)" if len(told) > NAMED_MAX else ""
+    streams_checked = await asyncio.gather(*(_replica_faults(connection, spec.name) for spec in streams()))
+    copies = max(count for count, _ in streams_checked)
+    faults = [lack for _, lacks in streams_checked for lack in lacks]
+    if faults:
+        more = f" (and {len(faults) - FAULTS_NAMED_MAX} more)" if len(faults) > FAULTS_NAMED_MAX else ""
         raise LinestopError(
-            f"{', '.join(told[:NAMED_MAX])}{more}: stop no node until all are current (docs/operations.md)"
+            f"{', '.join(faults[:FAULTS_NAMED_MAX])}{more}: stop no node until all are current (docs/operations.md)"
         )
     return "one copy of each stream" if copies == 1 else f"{copies} copies of each stream, all current"
 
 
-async def _copies(connection: Connection, stream: str) -> tuple[int, list[str]]:
+async def _replica_faults(connection: Connection, stream: str) -> tuple[int, list[str]]:
     """How many copies a stream is to have, and what each lacks."""
     try:
         reply = await _info(connection, stream)
     except Unreachable:
         return 1, [f"{stream} gives no answer"]
-    wanted, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
-    told = [f"{stream} has no leader"] if wanted > 1 and not cluster.leader else []
-    if len(cluster.replicas) < wanted - 1:
-        told.append(f"{stream} has {len(cluster.replicas) + 1} of {wanted} copies")
-    told += [f"{stream} on {peer.name} {lack}" for peer in cluster.replicas if (lack := _lack(peer))]
-    return wanted, told
+    replicas_wanted, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
+    faults = [f"{stream} has no leader"] if replicas_wanted > 1 and not cluster.leader else []
+    if len(cluster.replicas) < replicas_wanted - 1:
+        faults.append(f"{stream} has {len(cluster.replicas) + 1} of {replicas_wanted} copies")
+    faults += [f"{stream} on {peer.name} {lack}" for peer in cluster.replicas if (lack := _replica_fault(peer))]
+    return replicas_wanted, faults
 
 
 async def _info(connection: Connection, stream: str) -> _StreamInfo:
     # While a leader is being elected nobody answers, not even afterwards: so it is asked again.
-    request = partial(connection.ask, jetstream_api.stream_info(stream), timeout_s=ANSWER_S)
+    request = partial(connection.api_request, jetstream_api.stream_info(stream), timeout_s=REPLY_TIMEOUT_S)
     try:
         reply = await request()
     except Unreachable:
@@ -179,11 +181,11 @@ async def _info(connection: Connection, stream: str) -> _StreamInfo:
     return msgspec.convert(reply, _StreamInfo)
 
 
-def _lack(peer: _Peer) -> str:
+def _replica_fault(peer: _Peer) -> str:
     """What keeps a copy from being as good as the leader's; nothing if it is."""
     silent_s = peer.active / 1e9
     # The server calls a copy current for some seconds after its node died, and calls no node offline that it knew.
-    if peer.offline or silent_s > SILENT_MAX_S:
+    if peer.offline or silent_s > SILENCE_MAX_S:
         return f"has not been heard of for {silent_s:.0f} s"
     if not peer.current or peer.lag > REPLICA_LAG_MAX:
         return f"is {peer.lag} operations behind" if peer.lag else "is not current"

@@ -15,46 +15,46 @@ from linestop.cli.declare import TENANT_DEFAULT
 from linestop.client import Client
 from linestop.errors import LinestopError
 
-LOOK_WITHIN_S: Final = 5.0
-RUNS_MAX: Final = 200
+LOOKUP_TIMEOUT_S: Final = 5.0
+RUNS_READ_MAX: Final = 200
 """Open runs that are looked at for an agent or a tool that is not deployed."""
 
-KNOWN_AS: Final = {
+UNKNOWN_SENTENCES: Final = {
     "agent": "agent '{}' is deployed, and no open run has it",
     "tool": "deployed agent and no open run has the tool '{}'",
     "tenant": "run of a tenant '{}' is known",
 }
 
 
-async def tell_of_unknown(client: Client, scopes: Iterable[str]) -> None:
+async def note_unknown_names(client: Client, scopes: Iterable[str]) -> None:
     """Say on stderr which of these scopes (``agent:NAME`` …) name nothing that is known now, with the nearest name.
 
     A courtesy after the deed: what cannot be looked up in time is not spoken of.
     """
     for scope in scopes:
         kind, _, name = scope.partition(":")
-        if kind not in KNOWN_AS:
+        if kind not in UNKNOWN_SENTENCES:
             continue
         try:
-            with anyio.fail_after(LOOK_WITHIN_S):
-                known = await _known(client, kind)
+            with anyio.fail_after(LOOKUP_TIMEOUT_S):
+                known = await _known_names(client, kind)
         except (LinestopError, TimeoutError):
             continue
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             nearest = f" The nearest name is '{near[0]}'." if near else ""
-            output.note(f"No {KNOWN_AS[kind].format(name)} now.{nearest}")
+            output.note(f"No {UNKNOWN_SENTENCES[kind].format(name)} now.{nearest}")
 
 
-async def _known(client: Client, kind: str) -> set[str]:
+async def _known_names(client: Client, kind: str) -> set[str]:
     """The names of this kind that are deployed, or that a run has."""
     if kind == "tenant":
         return {TENANT_DEFAULT, *await client.tenants()}
-    store = AgentStore(client.bus.shared(stream_names.AGENTS_BUCKET))
+    store = AgentStore(client.bus.bucket(stream_names.AGENTS_BUCKET))
     versions = [await store.current(name) for name in await store.names()]
     agents = {version.name for version in versions if version}
     tools = {tool.name for version in versions if version for tool in version.tools}
-    for tenant, run in (await client.bus.log().open_runs())[-RUNS_MAX:]:
+    for tenant, run in (await client.bus.log().open_runs())[-RUNS_READ_MAX:]:
         opened = (await client.run(run, tenant=tenant)).opened
         if opened is not None:
             agents.add(opened.agent.name)

@@ -16,14 +16,14 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
 
     async def work(client: Client) -> None:
         if follow:
-            await _tell_if_absent(client, run, options["tenant"])
+            await _note_if_absent(client, run, options["tenant"])
         source = client.watch(run, after_n=after_n, follow=follow, tenant=options["tenant"])
-        async with output.telling_of_silence(client), contextlib.aclosing(source) as states:
+        async with output.note_lost_connection(client), contextlib.aclosing(source) as states:
             async for state, entry in states:
                 if options["as_json"]:
-                    output.say_json(entry_document(entry))
+                    output.print_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry, state), hang=timeline.HANG)
+                    output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
 
     output.with_client(options["directory"], work, as_="client")
 
@@ -33,26 +33,26 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
 
     async def work(client: Client) -> int:
         status = ""
-        await _tell_if_absent(client, run, options["tenant"])
+        await _note_if_absent(client, run, options["tenant"])
         async with (
-            output.telling_of_silence(client),
+            output.note_lost_connection(client),
             contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states,
         ):
             async for state, entry in states:
                 if options["as_json"]:
-                    output.say_json(entry_document(entry))
+                    output.print_json(entry_document(entry))
                 else:
-                    output.say(timeline.line(entry, state), hang=timeline.HANG)
+                    output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
                         output.note(output.question_text(question), block=True)
                 status = state.sealed.status if state.sealed else ""
-        return output.EXIT_OF.get(status, output.EXIT_FAILED)
+        return output.EXIT_CODE_BY_STATUS.get(status, output.EXIT_FAILED)
 
-    output.finish(output.with_client(options["directory"], work, as_="client"))
+    output.exit_with(output.with_client(options["directory"], work, as_="client"))
 
 
-async def _tell_if_absent(client: Client, run: str, tenant: str) -> None:
+async def _note_if_absent(client: Client, run: str, tenant: str) -> None:
     """Say what is waited for, so that a misspelt id does not look like a run in which nothing happens."""
     try:
         await client.run(run, tenant=tenant)

@@ -11,7 +11,7 @@ import unicodedata
 from typing import Final
 
 from linestop.cli.confusables import CONFUSABLES
-from linestop.cli.plain import clean
+from linestop.cli.plain import escape_controls
 
 WORDS_SHOWN: Final = 5
 TEXT_CHARS_MAX: Final = 20_000
@@ -45,7 +45,7 @@ def lookalikes(text: str) -> list[str]:
     for match in _WORD.finditer(text[:TEXT_CHARS_MAX]):
         if match[0].isascii():
             continue
-        sentence = _about(match[0])
+        sentence = _lookalike_sentence(match[0])
         if sentence and sentence not in found:
             found.append(sentence)
             if len(found) == WORDS_SHOWN:
@@ -53,12 +53,12 @@ def lookalikes(text: str) -> list[str]:
     return found
 
 
-def _about(word: str) -> str:
+def _lookalike_sentence(word: str) -> str:
     alphabets: dict[str, str] = {}
     for char in word:
         if name := _alphabet(char):
             alphabets.setdefault(name, char)
-    shown = clean(word[:80])
+    shown = escape_controls(word[:80])
     if len(alphabets) > 1:
         parts = ", ".join(f"{name.title()} {char} (U+{ord(char):04X})" for name, char in alphabets.items())
         return f"'{shown}' mixes alphabets: {parts}"
@@ -69,7 +69,8 @@ def _about(word: str) -> str:
     read = "".join(_read(char, address=address) for char in word)
     if read != word and "LATIN" in alphabets.keys() | {"LATIN" if _is_styled(char) else "" for char in word}:
         char = next(char for char in word if _read(char, address=address) != char)
-        return f"'{shown}' is written with other characters than '{clean(read[:80])}': {char} (U+{ord(char):04X})"
+        plain = escape_controls(read[:80])
+        return f"'{shown}' is written with other characters than '{plain}': {char} (U+{ord(char):04X})"
     return ""
 
 

@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from linestop.cli.plain import accept_any_text, clean, fit_to
+from linestop.cli.plain import accept_any_text, escape_controls, wrap_for
 from linestop.errors import LinestopError
 
-COMPLETING: Final = "_LINESTOP_COMPLETE"
+COMPLETION_VARIABLE: Final = "_LINESTOP_COMPLETE"
 """Set where the shell asks what could follow."""
 
 
@@ -87,7 +87,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 PATH_CHARS_SHOWN: Final = 400
-_SYSTEM: Final = frozenset(
+_SYSTEM_ERRORS: Final = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
         errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO,
@@ -181,75 +181,75 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (DESIGN section 9)."""
-    words = sys.argv[1:] if args is None else list(args)
-    if COMPLETING in os.environ:
+    arguments = sys.argv[1:] if args is None else list(args)
+    if COMPLETION_VARIABLE in os.environ:
         # Nothing is said at a prompt: a project that cannot be read has nothing to complete.
         with contextlib.suppress(Exception):
-            cli.main(args=words)
+            cli.main(args=arguments)
         return 1
     try:
         accept_any_text(sys.stdout, sys.stderr)
-        _require_text(words)
-        result: object = cli.main(args=words, standalone_mode=False, color=_color())
+        _require_text(arguments)
+        result: object = cli.main(args=arguments, standalone_mode=False, color=_color())
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_USAGE
     except click.ClickException as error:
-        return _end(_sentence(error), error.exit_code)
+        return _end_with_sentence(_sentence(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
-        return _failed(error)
+        return _end_with_error(error)
     return result if isinstance(result, int) else 0
 
 
 def _color() -> bool | None:
     """Whether to write colours: never where the user or the terminal wants none, else as the stream is."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return False if plain else None
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if is_plain else None
 
 
-def _require_text(words: Sequence[str]) -> None:
+def _require_text(arguments: Sequence[str]) -> None:
     """Refuse what is no text: it could not be stored, and would fail in some depth or other.
 
     Raises:
         UsageError: an argument is not UTF-8.
     """
-    for number, word in enumerate(words, 1):
+    for number, argument in enumerate(arguments, 1):
         try:
-            word.encode()
+            argument.encode()
         except UnicodeEncodeError:
-            raise click.UsageError(f"Argument {number} ({word[:40]!r}) is not UTF-8 text: convert it.") from None
+            raise click.UsageError(f"Argument {number} ({argument[:40]!r}) is not UTF-8 text: convert it.") from None
 
 
-def first_known(error: BaseException) -> LinestopError | OSError | None:
+def first_expected_error(error: BaseException) -> LinestopError | OSError | None:
     """The first error that has a sentence for people in a group of errors, as a failed task group raises them.
 
     Those are ours, and what the operating system refuses: a folder that cannot be written, a full disk.
     """
-    if isinstance(error, LinestopError) or (isinstance(error, OSError) and error.errno in _SYSTEM):
+    if isinstance(error, LinestopError) or (isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS):
         return error
     if isinstance(error, BaseExceptionGroup):
-        inner = [first_known(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+        inner = [first_expected_error(one) for one in error.exceptions]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
         return next((one for one in inner if one is not None), None)
     return None
 
 
 def _sentence(error: click.ClickException) -> str:
     # Click puts each choice on a line of its own; this is one sentence.
-    said = " ".join(error.format_message().split())
+    sentence = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{said if said.endswith(('.', '?')) else said + '.'} See `{error.ctx.command_path} --help`."
-    return said
+        return f"{sentence if sentence.endswith(('.', '?')) else sentence + '.'} See `{error.ctx.command_path} --help`."
+    return sentence
 
 
-def _end(sentence: str, code: int) -> int:
+def _end_with_sentence(sentence: str, code: int) -> int:
     """Print why the program ends; names and reasons in it come from anywhere, so nothing of it is obeyed."""
-    click.echo(fit_to(sys.stderr, f"linestop: {clean(sentence)}"), err=True)
+    click.echo(wrap_for(sys.stderr, f"linestop: {escape_controls(sentence)}"), err=True)
     return code
 
 
-def _failed(error: Exception) -> int:
+def _end_with_error(error: Exception) -> int:
     # Imported here: the help needs no event loop.
     from linestop.cli.pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
 
@@ -257,13 +257,15 @@ def _failed(error: Exception) -> int:
         # Whoever read our output has seen enough; nothing more may be written, not even at exit.
         discard_unread()
         return 0
-    known = first_known(error)
-    if isinstance(known, OSError):
-        return _end(_refused_by_system(known), EXIT_USAGE if known.filename else 1)
-    if known is not None:
-        return _end(str(known), known.exit_code)
-    where = _keep_traceback(error)
-    return _end(f"{type(error).__name__} where none was expected; this is a defect. The traceback is in {where}.", 1)
+    expected = first_expected_error(error)
+    if isinstance(expected, OSError):
+        return _end_with_sentence(_refused_by_system(expected), EXIT_USAGE if expected.filename else 1)
+    if expected is not None:
+        return _end_with_sentence(str(expected), expected.exit_code)
+    traceback_file = _store_traceback(error)
+    return _end_with_sentence(
+        f"{type(error).__name__} where none was expected; this is a defect. The traceback is in {traceback_file}.", 1
+    )
 
 
 def _refused_by_system(error: OSError) -> str:
@@ -272,7 +274,7 @@ def _refused_by_system(error: OSError) -> str:
     return f"The system refuses to write or open something: {error.strerror}."
 
 
-def _keep_traceback(error: Exception) -> Path:
+def _store_traceback(error: Exception) -> Path:
     """Write the traceback into the state folder if there is one, else into a temporary file."""
     state = Path(os.environ.get("LINESTOP_DIR") or ".linestop").absolute()
     text = "".join(traceback.format_exception(error))

@@ -23,13 +23,13 @@ import click
 import msgspec
 
 from linestop.bus.credentials import credential_path, require_urls
-from linestop.bus.disk_space import broker_disk_is_full, full_sentence
+from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.cli.lookalikes import lookalikes
 from linestop.cli.pipes import STDERR, STDOUT, until_reader_is_gone
-from linestop.cli.plain import HIDDEN, clean, fit_to, writes_unicode
+from linestop.cli.plain import HIDDEN, escape_controls, wrap_for, writes_unicode
 from linestop.client import Client
 from linestop.client.credentials import identify, state_directory
 from linestop.client.result_types import OpenQuestion
@@ -47,7 +47,7 @@ EXIT_BUDGET: Final = 5
 EXIT_WAITING: Final = 6
 EXIT_DENIED: Final = 7
 
-EXIT_OF: Final = {
+EXIT_CODE_BY_STATUS: Final = {
     "completed": EXIT_DONE,
     "stopped": EXIT_STOPPED,
     "over_budget": EXIT_BUDGET,
@@ -66,12 +66,12 @@ ARGS_HEAD_CHARS: Final = 4_000
 ARGS_TAIL_CHARS: Final = 500
 """What a question shows of long arguments: a screenful or two, and their end."""
 
-LOOK_EVERY_S: Final = 1.0
-LOOKS_UNTIL_TOLD: Final = 3
+CONNECTION_POLL_S: Final = 1.0
+POLLS_BEFORE_NOTE: Final = 3
 """A broker that is restarted is back by then."""
 
 NO_BREAK: Final = "\xa0"
-FOLDED_WIDTH_MIN: Final = 16
+WRAPPED_WIDTH_MIN: Final = 16
 GAP_WIDTH: Final = 3
 """Columns that a folded cell needs to be read, and that lie between two cells."""
 
@@ -81,26 +81,26 @@ _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f{HIDDEN}]")
 
 def short(text: str, chars_max: int = 100) -> str:
     """One clean line of at most ``chars_max`` characters."""
-    line = clean(" ".join(text.split(" ")))
+    line = escape_controls(" ".join(text.split(" ")))
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 
-def say(text: str, *, hang: int = 0, block: bool = False) -> None:
+def print_text(text: str, *, hang: int = 0, block: bool = False) -> None:
     """Print data on stdout, escaped: one line, which a narrow terminal continues ``hang`` spaces in.
 
     With ``block`` line breaks are kept. Then whatever is not ours in it must stand alone, or be one line already: a
     reason that brings a line break along could pass for a line of ours.
     """
-    click.echo(fit_to(sys.stdout, clean(text, block=block), hang=hang))
+    click.echo(wrap_for(sys.stdout, escape_controls(text, block=block), hang=hang))
 
 
 def note(text: str, *, hang: int = 0, block: bool = False) -> None:
     """Print progress on stderr; as ``say``."""
-    click.echo(fit_to(sys.stderr, clean(text, block=block), hang=hang), err=True)
+    click.echo(wrap_for(sys.stderr, escape_controls(text, block=block), hang=hang), err=True)
 
 
 @contextmanager
-def stdout_for_data_alone() -> Generator[TextIO]:
+def reserve_stdout_for_data() -> Generator[TextIO]:
     """Send to stderr what others print meanwhile (a tool, a library), and yield what was stdout: the way for data."""
     sys.stdout.flush()
     saved = os.dup(STDOUT)
@@ -114,7 +114,7 @@ def stdout_for_data_alone() -> Generator[TextIO]:
         os.close(saved)
 
 
-def say_json(value: object, *, file: TextIO | None = None) -> None:
+def print_json(value: object, *, file: TextIO | None = None) -> None:
     """Print one JSON document (or one line of a stream of them) on stdout, or into ``file``."""
     text = msgspec.json.encode(value).decode()
     # JSON leaves some characters that terminals obey as they are; inside its strings an escape means the same.
@@ -128,7 +128,7 @@ def _json_escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Sequence[str] = ()) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: Sequence[str] = ()) -> None:
     """Print a table on stdout, its cells escaped; only the columns in ``fold`` are broken into lines.
 
     An id is there to be copied, so where the screen is too narrow for whole ones each row becomes a block.
@@ -144,42 +144,42 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, fold: Se
     console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False, width=WIDTH_PIPED)
-    cells = [[clean(cell, block=True) for cell in row] for row in rows]
-    least = [
-        FOLDED_WIDTH_MIN if name in fold else max([cell_len(name), *(cell_len(row[at]) for row in cells)])
+    cells = [[escape_controls(cell, block=True) for cell in row] for row in rows]
+    column_widths_min = [
+        WRAPPED_WIDTH_MIN if name in wrap else max([cell_len(name), *(cell_len(row[at]) for row in cells)])
         for at, name in enumerate(columns)
     ]
-    if sum(least) + GAP_WIDTH * (len(columns) - 1) > console.width:
+    if sum(column_widths_min) + GAP_WIDTH * (len(columns) - 1) > console.width:
         for row in cells:
-            click.echo(_block(columns, row, fold, width=console.width))
+            click.echo(_row_as_lines(columns, row, wrap, width=console.width))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name not in fold)
+        table.add_column(name, overflow="fold", no_wrap=name not in wrap)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
 
 
-def _block(columns: Sequence[str], row: Sequence[str], fold: Sequence[str], *, width: int) -> str:
+def _row_as_lines(columns: Sequence[str], row: Sequence[str], wrap: Sequence[str], *, width: int) -> str:
     """A row as lines: what it is about whole, then the short cells, then a line for each of the long ones."""
     rest = list(zip(columns, row, strict=True))[1:]
     # A cell and its name stay together; whatever is longer than the screen is the terminal's to break.
-    pairs = [f"{name} {cell}".replace(" ", NO_BREAK) for name, cell in rest if cell and name not in fold]
+    pairs = [f"{name} {cell}".replace(" ", NO_BREAK) for name, cell in rest if cell and name not in wrap]
     short_ones = textwrap.wrap(
         "   ".join(pairs),
         width=width, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    long_ones = [f"  {name} {cell}" for name, cell in rest if cell and name in fold]
+    long_ones = [f"  {name} {cell}" for name, cell in rest if cell and name in wrap]
     return "\n".join([row[0], *(line.replace(NO_BREAK, " ") for line in short_ones), *long_ones])
 
 
-def say_reply(reply: Reply, *, as_json: bool) -> None:
+def print_reply(reply: Reply, *, as_json: bool) -> None:
     """Print what became of a word."""
     if as_json:
-        say_json(reply)
+        print_json(reply)
     else:
-        say(f"{reply.run}: {reply.sentence}")
+        print_text(f"{reply.run}: {reply.sentence}")
 
 
 def for_tenant(tenant: str) -> str:
@@ -216,7 +216,7 @@ def until(moment: datetime) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
-def finish(code: int) -> NoReturn:
+def exit_with(code: int) -> NoReturn:
     """End the command with this exit code."""
     click.get_current_context().exit(code)
 
@@ -230,16 +230,16 @@ def client_of(directory: Path, *, as_: CredentialName) -> Client:
     Raises:
         ConfigError: ``linestop.toml`` names a broker, and the directory is not in its folder.
     """
-    elsewhere = os.environ.get("LINESTOP_NATS", "")
-    if elsewhere:
-        require_urls(elsewhere, "LINESTOP_NATS")
+    url = os.environ.get("LINESTOP_NATS", "")
+    if url:
+        require_urls(url, "LINESTOP_NATS")
     elif Path(CONFIG_FILE).exists():
         project = load_project()
         if state_directory(directory).resolve() == project.directory.resolve():
-            elsewhere = project.broker_url(directory if directory.is_file() else credential_path(directory, as_))
+            url = project.broker_url(directory if directory.is_file() else credential_path(directory, as_))
     identity = identify(directory, as_=as_)
-    if elsewhere:
-        credential = msgspec.structs.replace(identity.credential, url=elsewhere)
+    if url:
+        credential = msgspec.structs.replace(identity.credential, url=url)
         identity = msgspec.structs.replace(identity, credential=credential)
     return Client(identity, name="cli")
 
@@ -255,39 +255,39 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
         return anyio.run(main)
     except NotStored:
         if broker_disk_is_full(state := state_directory(directory)):
-            raise NotStored(full_sentence(state)) from None
+            raise NotStored(disk_full_message(state)) from None
         raise
 
 
 @asynccontextmanager
-async def telling_of_silence(client: Client) -> AsyncGenerator[None]:
+async def note_lost_connection(client: Client) -> AsyncGenerator[None]:
     """Say it when the broker does not answer for a while: what is followed goes on when it does.
 
     Raises:
         BrokenPipeError: whoever read the output is gone; what is followed may write nothing for hours.
     """
-    unread = anyio.CancelScope()
+    no_reader = anyio.CancelScope()
 
-    async def look() -> None:
-        away = 0
+    async def watch_connection() -> None:
+        polls_without_connection = 0
         while True:
-            await anyio.sleep(LOOK_EVERY_S)
-            away = 0 if client.connected else away + 1
-            if away == LOOKS_UNTIL_TOLD:
+            await anyio.sleep(CONNECTION_POLL_S)
+            polls_without_connection = 0 if client.connected else polls_without_connection + 1
+            if polls_without_connection == POLLS_BEFORE_NOTE:
                 note("The broker does not answer; waiting for it.")
 
-    async def end() -> None:
+    async def end_when_reader_is_gone() -> None:
         await until_reader_is_gone()
-        unread.cancel()
+        no_reader.cancel()
 
-    tasks = [asyncio.create_task(look()), asyncio.create_task(end())]
+    tasks = [asyncio.create_task(watch_connection()), asyncio.create_task(end_when_reader_is_gone())]
     try:
-        with unread:
+        with no_reader:
             yield
     finally:
         for task in tasks:
             task.cancel()
-    if unread.cancelled_caught:
+    if no_reader.cancelled_caught:
         raise BrokenPipeError
 
 
@@ -323,14 +323,14 @@ def commands_for(question: OpenQuestion) -> list[str]:
     tenant = for_tenant(question.tenant)
     match question.kind:
         case "approval" | "spend":
-            words = [f"approve {target}", f"deny {target} --why REASON"]
+            commands = [f"approve {target}", f"deny {target} --why REASON"]
         case "question":
-            words = [f"answer {target} ANSWER"]
+            commands = [f"answer {target} ANSWER"]
         case "event":
-            words = [f"event {question.run} {question.text} --data JSON"]
+            commands = [f"event {question.run} {question.text} --data JSON"]
         case "doubt":
-            words = [f"resolve {target} --{action}" for action in ("retry", "done", "stop")]
-    return [f"linestop {word}{tenant}" for word in words]
+            commands = [f"resolve {target} --{action}" for action in ("retry", "done", "stop")]
+    return [f"linestop {word}{tenant}" for word in commands]
 
 
 def discard_typed_ahead() -> None:
@@ -342,43 +342,43 @@ def discard_typed_ahead() -> None:
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
-def model_says(question: OpenQuestion) -> str:
+def reason_of_model(question: OpenQuestion) -> str:
     """The model's reason as its own words: on one line, so that it can pass for no other part of the question."""
     return f"the model says: {short(question.reason, REASON_CHARS_SHOWN)}"
 
 
-def _ends_of(question: OpenQuestion) -> str:
+def _shortened_args(question: OpenQuestion) -> str:
     """The arguments whole, or the beginning and the end of long ones with where the rest is to be read."""
-    left = len(question.args) - ARGS_HEAD_CHARS - ARGS_TAIL_CHARS
-    if left <= 0:
+    hidden_chars = len(question.args) - ARGS_HEAD_CHARS - ARGS_TAIL_CHARS
+    if hidden_chars <= 0:
         return question.args
-    rest = f"[{left:,} characters more: `linestop show {question.run} --json{for_tenant(question.tenant)}`]"
-    return f"{question.args[:ARGS_HEAD_CHARS]} … {rest} … {question.args[-ARGS_TAIL_CHARS:]}"
+    hint = f"[{hidden_chars:,} characters more: `linestop show {question.run} --json{for_tenant(question.tenant)}`]"
+    return f"{question.args[:ARGS_HEAD_CHARS]} … {hint} … {question.args[-ARGS_TAIL_CHARS:]}"
 
 
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
     kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
-    left = until(question.expires_at)
-    left += " left" if left[0].isdigit() else ""
+    time_left = until(question.expires_at)
+    time_left += " left" if time_left[0].isdigit() else ""
     what = f"an event: {question.text}" if question.kind == "event" else f"a person: {kind}"
-    lines = [f"Run {question.run} ({question.agent}) waits for {what}, {left}."]
-    told = {
+    lines = [f"Run {question.run} ({question.agent}) waits for {what}, {time_left}."]
+    fields = {
         "task": short(question.task),
-        "call": f"{question.call}: {question.tool}({_ends_of(question)})" if question.tool else "",
+        "call": f"{question.call}: {question.tool}({_shortened_args(question)})" if question.tool else "",
         "tier": f"{question.tier} (rule {question.rule})" if question.tier else "",
         "wider": question.wider,
         "key": question.effect_key,
         "cost": f"{dollars(question.cost_max_micros)} at most" if question.cost_max_micros else "",
         "asks": question.text,
         "options": " | ".join(question.options),
-        "reason": model_says(question) if question.reason else "",
+        "reason": reason_of_model(question) if question.reason else "",
     }
-    lines += [f"  {label:<7} {clean(text)}" for label, text in told.items() if text]
+    lines += [f"  {label:<7} {escape_controls(text)}" for label, text in fields.items() if text]
     lines += [f"  letters {sentence}" for sentence in lookalikes(f"{question.args} {question.text}")]
     for origin in question.provenance:
-        seen = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
-        lines.append(f"  value   {origin.path} comes from {seen}")
+        source = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
+        lines.append(f"  value   {origin.path} comes from {source}")
     if question.egress:
         lines.append(f"  leaves  the system with this call: {', '.join(question.egress)}")
     if question.quorum > 1:

@@ -16,7 +16,7 @@ import anyio
 
 STDOUT: Final = 1
 STDERR: Final = 2
-LOOK_EVERY_S: Final = 0.5
+READER_POLL_S: Final = 0.5
 
 
 def reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> bool:
@@ -31,7 +31,7 @@ async def until_reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) ->
     """Return as soon as nobody can read what is written there any more."""
     # A pipe tells nobody that it was closed unless it is asked.
     while not reader_is_gone(descriptors):  # noqa: ASYNC110 - as above
-        await anyio.sleep(LOOK_EVERY_S)
+        await anyio.sleep(READER_POLL_S)
 
 
 def is_closed_pipe(error: BaseException) -> bool:

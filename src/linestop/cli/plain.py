@@ -15,36 +15,38 @@ HIDDEN: Final = f"{INVISIBLE}\ue000-\uf8ff\U000f0000-\U0010ffff"
 
 # C0 and C1 controls, DEL and lone surrogates: what a terminal obeys, or cannot write.
 _UNSAFE: Final = re.compile(f"[\x00-\x1f\x7f-\x9f{HIDDEN}\ud800-\udfff]")
-_BLOCK: Final = frozenset("\n\t")
+_ALLOWED_IN_BLOCK: Final = frozenset("\n\t")
 
 
-def clean(text: str, *, block: bool = False) -> str:
+def escape_controls(text: str, *, block: bool = False) -> str:
     """Escape what a terminal would obey. ``block`` keeps line breaks and tabs."""
 
     def escaped(match: re.Match[str]) -> str:
         char = match[0]
-        if block and char in _BLOCK:
+        if block and char in _ALLOWED_IN_BLOCK:
             return char
         return char.encode("unicode_escape", "surrogatepass").decode()
 
     return _UNSAFE.sub(escaped, text)
 
 
-_SPELLED: Final = {"…": "...", "·": "-", "✓": "ok", "—": "-", "→": "->", "“": '"', "”": '"'}
+_ASCII_SPELLINGS: Final = {"…": "...", "·": "-", "✓": "ok", "—": "-", "→": "->", "“": '"', "”": '"'}
 """What our own sentences use beyond ASCII, for terminals that cannot show it."""
 
 
-def _spell(error: UnicodeError) -> tuple[str, int]:
+def _spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
     """Write what an encoding does not have as something that it has: a codec's error handler."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text), error.end
+    return "".join(
+        _ASCII_SPELLINGS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text
+    ), error.end
 
 
 def accept_any_text(*streams: object) -> None:
     """Let these streams write every character, whatever the terminal's encoding is."""
-    codecs.register_error("linestop-spell", _spell)
+    codecs.register_error("linestop-spell", _spell_in_ascii)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="linestop-spell")
@@ -61,15 +63,15 @@ _LABEL: Final = re.compile(r" {2,}\S+ +")
 COLUMNS_MIN: Final = 20
 
 
-def fit(text: str, columns: int, *, hang: int = 0) -> str:
+def wrap_lines(text: str, columns: int, *, hang: int = 0) -> str:
     """Break lines that are longer than ``columns`` between words, and never inside a command.
 
     What follows is put below the text of a labelled line (``  reason  …``), else ``hang`` spaces in.
     """
-    return "\n".join(_fit_line(line, columns, hang) for line in text.split("\n"))
+    return "\n".join(_wrap_line(line, columns, hang) for line in text.split("\n"))
 
 
-def _fit_line(line: str, columns: int, hang: int) -> str:
+def _wrap_line(line: str, columns: int, hang: int) -> str:
     if len(line) <= columns or line.lstrip().startswith("$ "):
         return line
     # Imported here: most lines fit.
@@ -77,18 +79,18 @@ def _fit_line(line: str, columns: int, hang: int) -> str:
 
     label = _LABEL.match(line)
     indent = len(label[0]) if label else hang
-    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), line)
+    unbroken = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), line)
     lines = textwrap.wrap(
-        whole, columns, subsequent_indent=" " * (indent if indent <= columns // 2 else 0), break_long_words=False,
+        unbroken, columns, subsequent_indent=" " * (indent if indent <= columns // 2 else 0), break_long_words=False,
         break_on_hyphens=False, replace_whitespace=False, expand_tabs=False,
     )  # fmt: skip
     return "\n".join(lines).replace(_NO_BREAK, " ")
 
 
-def fit_to(stream: IO[str], text: str, *, hang: int = 0) -> str:
+def wrap_for(stream: IO[str], text: str, *, hang: int = 0) -> str:
     """The text as ``fit`` breaks it if the stream is a terminal, else unchanged: programs read whole lines."""
     columns = _columns(stream)
-    return fit(text, columns, hang=hang) if columns >= COLUMNS_MIN else text
+    return wrap_lines(text, columns, hang=hang) if columns >= COLUMNS_MIN else text
 
 
 def _columns(stream: IO[str]) -> int:

@@ -25,8 +25,8 @@ from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.stream_definitions import DEFAULT_SPACE
-from linestop.bus.stream_sizes import embedded_space, store_space, stored_space
+from linestop.bus.stream_definitions import DEFAULT_SIZES
+from linestop.bus.stream_sizes import embedded_sizes, store_sizes, stored_sizes
 from linestop.cli import output
 from linestop.cli.assembly import (
     Credentials,
@@ -39,15 +39,15 @@ from linestop.cli.assembly import (
     serve,
     stored_credentials,
 )
-from linestop.cli.dev_lines import RunLines, tell_of_changed_files
+from linestop.cli.dev_lines import RunLines, report_changed_files
 from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.pipes import STDERR, until_reader_is_gone
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError, LinestopError, Unreachable
-from linestop.runtime.actor_process import Host
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.housekeeping.log_rotation import Rotation
-from linestop.runtime.workers.worker_names import WorkerLock, hold_free_name, hold_name, host_name
+from linestop.runtime.workers.worker_names import WorkerLock, host_name, lock_free_name, lock_name
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import RUNS_DAYS_MAX
@@ -73,34 +73,34 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     agents: tuple[str, ...] = ()
 
 
-def say(text: str = "") -> None:
+def note_progress(text: str = "") -> None:
     """Tell a person how it goes; on stderr, because stdout is for data."""
     output.note(text)
 
 
-def run_loop(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
+def run_process(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
     """Run ``work`` on uvloop with logs on stderr; its event is set by SIGINT or SIGTERM.
 
     A second signal cancels what the first did not bring to an end. No exit that a tool leaves behind ends it.
     """
     configure_logs()
-    anyio.run(_until_told, work, backend="asyncio", backend_options={"loop_factory": enduring_loop})
+    anyio.run(_run_until_signal, work, backend="asyncio", backend_options={"loop_factory": enduring_loop})
 
 
-async def _until_told(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
-    told = anyio.Event()
+async def _run_until_signal(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
+    stop_requested = anyio.Event()
 
     async def listen() -> None:
         async for _ in signals:
-            if told.is_set():
+            if stop_requested.is_set():
                 tasks.cancel_scope.cancel()
-            told.set()
+            stop_requested.set()
 
     # Signals are taken from the very start: whoever has read that it works may tell it to end.
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
-            await work(told)
+            await work(stop_requested)
             tasks.cancel_scope.cancel()
 
 
@@ -109,18 +109,18 @@ def configure_logs() -> None:
 
     Tools use Python's own logging, so that theirs is written the same way.
     """
-    plain = sys.stderr.isatty()
-    asked = os.environ.get("LINESTOP_LOG") or "warning"
-    level = LOG_LEVELS.get(asked.lower())
+    is_terminal = sys.stderr.isatty()
+    level_name = os.environ.get("LINESTOP_LOG") or "warning"
+    level = LOG_LEVELS.get(level_name.lower())
     if level is None:
-        raise ConfigError(f"LINESTOP_LOG: {asked!r} is no level: write {', '.join(LOG_LEVELS)}, or leave it out.")
+        raise ConfigError(f"LINESTOP_LOG: {level_name!r} is no level: write {', '.join(LOG_LEVELS)}, or leave it out.")
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=True) if is_terminal else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *([] if plain else [structlog.processors.format_exc_info]),
+        *([] if is_terminal else [structlog.processors.format_exc_info]),
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
@@ -128,18 +128,18 @@ def configure_logs() -> None:
     tools.handlers, tools.propagate = [handler], False
     tools.setLevel(level)
     structlog.configure(
-        processors=[*shared, *([_sentence] if plain else []), renderer],
+        processors=[*shared, *([_print_sentence] if is_terminal else []), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
 
 
-def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _print_sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Say what has a sentence for people as that sentence, and nothing else of it."""
     if "sentence" not in event:
         return event
-    say(event["sentence"])
+    note_progress(event["sentence"])
     raise structlog.DropEvent
 
 
@@ -147,12 +147,14 @@ def dev(port: int | None, name: str, *, as_json: bool) -> None:
     """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents."""
     project = load_project()
     chosen = project.config.nats.port if port is None else port
-    with output.stdout_for_data_alone() as out:
+    with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_loop(lambda told: _serve_dev(project, told, port=chosen, name=name, data=data))
+        run_process(lambda told: _serve_dev(project, told, port=chosen, name=name, data=data))
 
 
-async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: str, data: TextIO | None) -> None:
+async def _serve_dev(
+    project: Project, stop_requested: anyio.Event, *, port: int, name: str, data: TextIO | None
+) -> None:
     """Serve everything from one process until ``told``.
 
     Raises:
@@ -161,45 +163,45 @@ async def _serve_dev(project: Project, told: anyio.Event, *, port: int, name: st
     """
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry, left_out=_say_left_out)
-    gave_up = anyio.Event()
-    unread = anyio.Event()
+    agents = agents_of(project, registry, on_left_out=_note_left_out)
+    broker_failed = anyio.Event()
+    reader_is_gone = anyio.Event()
 
     def on_event(event: ServerEvent) -> None:
         if event.kind in {"recovering", "crashed", "stuck", "restarted", "gave_up"}:
-            say(event.sentence)
+            note_progress(event.sentence)
         if event.kind == "gave_up":
-            gave_up.set()
-            told.set()
+            broker_failed.set()
+            stop_requested.set()
 
-    space, is_new = embedded_space(project.directory)
-    options = ServerOptions(port=port, sync_interval=project.config.nats.sync, space=space)
+    space, is_new = embedded_sizes(project.directory)
+    options = ServerOptions(port=port, sync_interval=project.config.nats.sync, sizes=space)
     # The broker first: a second `dev` in one folder is told so, whatever name it is given.
     async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
-        with hold_name(project.directory, name) as lock:
+        with lock_name(project.directory, name) as lock:
             if is_new:
-                store_space(project.directory, space)
+                store_sizes(project.directory, space)
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
-            _say_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
+            _note_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
             for sentence in await deploy_at_start(credentials["operator"], agents):
-                say(sentence)
+                note_progress(sentence)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
-                where = f"{server.url}, log and streams in {project.directory}"
-                _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
+                location = f"{server.url}, log and streams in {project.directory}"
+                _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
                 if data is not None:
-                    ready = _ready(project, host, server.url, agents=agents, broker_pid=server.pid)
-                    output.say_json(ready, file=data)
+                    ready = _ready_message(project, host, server.url, agents=agents, broker_pid=server.pid)
+                    output.print_json(ready, file=data)
                 async with anyio.create_task_group() as watching:
                     watching.start_soon(repeat_until_done, partial(_show_runs, server))
-                    watching.start_soon(tell_of_changed_files, project, say)
-                    watching.start_soon(_end_unread, told, unread)
+                    watching.start_soon(report_changed_files, project, note_progress)
+                    watching.start_soon(_stop_when_reader_is_gone, stop_requested, reader_is_gone)
                     watching.start_soon(repeat_until_done, partial(_rotate, project, server, host))
-                    await told.wait()
+                    await stop_requested.wait()
                     watching.cancel_scope.cancel()
-                if unread.is_set():
+                if reader_is_gone.is_set():
                     raise BrokenPipeError
-                say("Ending: nothing new starts, what runs may finish.")
-    if gave_up.is_set():
+                note_progress("Ending: nothing new starts, what runs may finish.")
+    if broker_failed.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
 
 
@@ -219,79 +221,81 @@ async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
 async def _show_runs(server: EmbeddedServer) -> None:
     """Say what becomes of each run."""
     async with await connect(server.credential("watcher"), name="linestop dev") as connection:
-        await RunLines(say).listen(connection)
+        await RunLines(note_progress).listen(connection)
         await anyio.sleep_forever()
 
 
-async def _rotate(project: Project, server: EmbeddedServer, host: Host) -> None:
+async def _rotate(project: Project, server: EmbeddedServer, host: ActorProcess) -> None:
     """Let sealed and archived runs leave the log as early as the project says."""
     days = project.config.keep.runs_days
     if days < RUNS_DAYS_MAX and host.archive is not None:
-        rotation = Rotation(server.administrator, host.archive, days=days, say=say)
+        rotation = Rotation(server.administrator, host.archive, days=days, say=note_progress)
         async with await connect(server.credential("operator"), name="linestop rotation") as connection:
             await rotation.run_for_ever(await JetStream.open(connection))
 
 
-async def _end_unread(told: anyio.Event, unread: anyio.Event) -> None:
+async def _stop_when_reader_is_gone(stop_requested: anyio.Event, reader_is_gone: anyio.Event) -> None:
     await until_reader_is_gone([STDERR])
-    unread.set()
-    told.set()
+    reader_is_gone.set()
+    stop_requested.set()
 
 
 def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder."""
-    project = load_project().at(nats)
-    with output.stdout_for_data_alone() as out:
+    project = load_project().with_broker(nats)
+    with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_loop(lambda told: _serve_up(project, told, name, deploying=not no_deploy, data=data))
+        run_process(lambda told: _serve_up(project, told, name, deploying=not no_deploy, data=data))
 
 
 async def _serve_up(
-    project: Project, told: anyio.Event, name: str | None, *, deploying: bool, data: TextIO | None
+    project: Project, stop_requested: anyio.Event, name: str | None, *, deploying: bool, data: TextIO | None
 ) -> None:
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry, left_out=_say_left_out)
-    with _held(project, name, host_name()) as lock:
+    agents = agents_of(project, registry, on_left_out=_note_left_out)
+    with _worker_lock(project, name, host_name()) as lock:
         credentials = stored_credentials(project, ACTORS)
-        if not await _prepare_if_able(project, (), told):
+        if not await _prepare_if_able(project, (), stop_requested):
             return
         if deploying:
             operator = stored_credentials(project, ["operator"])["operator"]
             for sentence in await deploy_at_start(operator, agents):
-                say(sentence)
+                note_progress(sentence)
         async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
             url = credentials["planner"].url
-            where = f"{url}, credentials in {project.directory}"
-            _say_ready(project, agents, registry, where=where, seconds=time.monotonic() - began)
+            location = f"{url}, credentials in {project.directory}"
+            _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
             if data is not None:
-                output.say_json(_ready(project, host, url, agents=agents), file=data)
-            await told.wait()
+                output.print_json(_ready_message(project, host, url, agents=agents), file=data)
+            await stop_requested.wait()
 
 
 def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
     """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
-    project = load_project().at(nats)
-    with output.stdout_for_data_alone() as out:
+    project = load_project().with_broker(nats)
+    with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_loop(lambda told: _serve_actor(project, told, role, name=name, data=data))
+        run_process(lambda told: _serve_actor(project, told, role, name=name, data=data))
 
 
 async def _serve_actor(
-    project: Project, told: anyio.Event, role: RoleName, *, name: str | None, data: TextIO | None
+    project: Project, stop_requested: anyio.Event, role: RoleName, *, name: str | None, data: TextIO | None
 ) -> None:
-    with _held(project, name, f"{host_name()}-{role}") as lock:
+    with _worker_lock(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
-        if not await _prepare_if_able(project, [role], told):
+        if not await _prepare_if_able(project, [role], stop_requested):
             return
         async with serve(project, [role], credentials, lock=lock) as host:
-            say(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+            note_progress(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
             if data is not None:
-                output.say_json(_ready(project, host, credentials[role].url), file=data)
-            await told.wait()
+                output.print_json(_ready_message(project, host, credentials[role].url), file=data)
+            await stop_requested.wait()
 
 
-async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleName, ...], told: anyio.Event) -> bool:
+async def _prepare_if_able(
+    project: Project, roles: list[RoleName] | tuple[RoleName, ...], stop_requested: anyio.Event
+) -> bool:
     """Create what is missing where the credential for it is at hand; a container has only its role's own.
 
     False if it was told to end while it waited for the broker.
@@ -301,32 +305,32 @@ async def _prepare_if_able(project: Project, roles: list[RoleName] | tuple[RoleN
     bootstrap = stored_credentials(project, ["bootstrap"])["bootstrap"]
 
     async def give_up() -> None:
-        await told.wait()
+        await stop_requested.wait()
         tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
-        space = stored_space(project.directory) or DEFAULT_SPACE
-        _say_updated(await prepare(bootstrap, roles, space=space, on_wait=say))
+        space = stored_sizes(project.directory) or DEFAULT_SIZES
+        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=note_progress))
         tasks.cancel_scope.cancel()
-    return not told.is_set()
+    return not stop_requested.is_set()
 
 
-def _say_left_out(error: AgentTooLargeError) -> None:
-    say(f"  warning  The agent '{error.agent}' is left out: {error}")
+def _note_left_out(error: AgentTooLargeError) -> None:
+    note_progress(f"  warning  The agent '{error.agent}' is left out: {error}")
 
 
-def _say_updated(updated: Sequence[str]) -> None:
+def _note_updated(updated: Sequence[str]) -> None:
     if updated:
-        say(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
+        note_progress(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
 
 
-def _held(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
-    return hold_name(project.directory, name) if name else hold_free_name(project.directory, kind)
+def _worker_lock(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
+    return lock_name(project.directory, name) if name else lock_free_name(project.directory, kind)
 
 
-def _ready(
-    project: Project, host: Host, url: str, *, agents: tuple[AgentVersion, ...] = (), broker_pid: int = 0
+def _ready_message(
+    project: Project, host: ActorProcess, url: str, *, agents: tuple[AgentVersion, ...] = (), broker_pid: int = 0
 ) -> Ready:
     return Ready(
         worker=host.config.worker,
@@ -340,23 +344,23 @@ def _ready(
     )
 
 
-def _say_ready(
-    project: Project, agents: tuple[AgentVersion, ...], registry: Registry, *, where: str, seconds: float
+def _note_ready(
+    project: Project, agents: tuple[AgentVersion, ...], registry: Registry, *, location: str, seconds: float
 ) -> None:
     first = agents[0].name if agents else "AGENT"
-    say(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
-    say(f"  broker   {where}")
-    say(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
+    note_progress(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
+    note_progress(f"  broker   {location}")
+    note_progress(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
     for agent in agents:
         tools = ", ".join(tool.name for tool in agent.tools) or "no tools"
-        say(f"  agent    {agent.name} on {agent.model.model}: {tools}")
+        note_progress(f"  agent    {agent.name} on {agent.model.model}: {tools}")
     for sentence in (*missing_playbooks(project, agents), *missing_keys(agents)):
-        say(f"  warning  {sentence}")
-    say(f"  tools    {len(registry)} known, see `linestop tools ls`")
-    if project.dry:
-        say("  staging  effects above `read` are described, not done")
-    say("Next, in another terminal:")
+        note_progress(f"  warning  {sentence}")
+    note_progress(f"  tools    {len(registry)} known, see `linestop tools ls`")
+    if project.describes_effects:
+        note_progress("  staging  effects above `read` are described, not done")
+    note_progress("Next, in another terminal:")
     question = "What time is it?" if first == "hello" else "..."
-    say(f'  linestop run {first} "{question}"')
-    say("  linestop runs            linestop approvals            linestop stop RUN")
-    say("Ctrl-C ends it; state is kept.")
+    note_progress(f'  linestop run {first} "{question}"')
+    note_progress("  linestop runs            linestop approvals            linestop stop RUN")
+    note_progress("Ctrl-C ends it; state is kept.")

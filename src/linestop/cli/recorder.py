@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveStatus
-from linestop.archive.query_socket import DoorRequest, ask
+from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import ARCHIVE_FILE, Archive
 from linestop.cli import output
 from linestop.client import Client
@@ -20,25 +20,25 @@ MIB: Final = 1024 * 1024
 
 def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Say how far the archive is, whether its recorder runs or not."""
-    path = _path(options["directory"])
+    path = _archive_path(options["directory"])
 
     async def work() -> ArchiveStatus:
-        found = await ask(path, DoorRequest(want="status"))
-        return found if found is not None else _offline(path, None)
+        status = await ask_recorder(path, QueryRequest(want="status"))
+        return status if status is not None else _status_offline(path, None)
 
     _print(anyio.run(work), as_json=options["as_json"])
 
 
 def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Copy the archive into the file TARGET, which any program may open with DuckDB."""
-    path, request = _path(options["directory"]), DoorRequest(want="snapshot", path=str(target.absolute()))
+    path, request = _archive_path(options["directory"]), QueryRequest(want="snapshot", path=str(target.absolute()))
 
     async def work() -> ArchiveStatus:
-        found = await ask(path, request)
-        return found if found is not None else _offline(path, target)
+        status = await ask_recorder(path, request)
+        return status if status is not None else _status_offline(path, target)
 
-    found = msgspec.structs.replace(anyio.run(work), path=str(target), bytes=target.stat().st_size)
-    _print(found, as_json=options["as_json"])
+    status = msgspec.structs.replace(anyio.run(work), path=str(target), bytes=target.stat().st_size)
+    _print(status, as_json=options["as_json"])
 
 
 def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -51,7 +51,7 @@ def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     _print(output.with_client(directory, work), as_json=options["as_json"])
 
 
-def _path(directory: Path) -> Path:
+def _archive_path(directory: Path) -> Path:
     """The archive of a state directory.
 
     Raises:
@@ -63,7 +63,7 @@ def _path(directory: Path) -> Path:
     return path
 
 
-def _offline(path: Path, target: Path | None) -> ArchiveStatus:
+def _status_offline(path: Path, target: Path | None) -> ArchiveStatus:
     """Look into an archive that no recorder has open, and copy it if a target is given."""
     file = ArchiveFile(path)
     try:
@@ -74,9 +74,9 @@ def _offline(path: Path, target: Path | None) -> ArchiveStatus:
         file.close()
 
 
-def _print(found: ArchiveStatus, *, as_json: bool) -> None:
+def _print(status: ArchiveStatus, *, as_json: bool) -> None:
     if as_json:
-        output.say_json(found)
+        output.print_json(status)
         return
-    output.say(f"{found.path}: {found.events} events of {found.runs} runs with {found.calls} calls")
-    output.say(f"up to sequence {found.watermark} of the run log, {found.bytes / MIB:.1f} MiB")
+    output.print_text(f"{status.path}: {status.events} events of {status.runs} runs with {status.calls} calls")
+    output.print_text(f"up to sequence {status.watermark} of the run log, {status.bytes / MIB:.1f} MiB")

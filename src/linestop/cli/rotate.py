@@ -12,7 +12,7 @@ from linestop.archive.query_socket import ask_reach
 from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE
 from linestop.bus import stream_names
-from linestop.bus.disk_space import holds_broker
+from linestop.bus.disk_space import is_broker_directory
 from linestop.cli import output
 from linestop.client import Client
 from linestop.config.project_file import load_project
@@ -23,7 +23,7 @@ from linestop.runtime.housekeeping.log_rotation import Cut, find_cut
 def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Say which sealed and archived runs may leave RUNS, and print the commands for it; changes nothing."""
     project, directory = load_project(), Path(options["directory"])
-    if holds_broker(directory):
+    if is_broker_directory(directory):
         raise ConfigError(
             f"The broker of {directory} is that of `linestop dev`, which does this itself every hour: set [keep] "
             "runs_days in linestop.toml and start it again."
@@ -35,7 +35,9 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
 
     cut = output.with_client(directory, work, as_="operator")
     if options["as_json"]:
-        output.say_json({"before": cut.before, "held_by": cut.held_by, "commands": cut.by_hand() if cut.before else ""})
+        output.print_json(
+            {"before": cut.before, "held_by": cut.held_by, "commands": cut.by_hand() if cut.before else ""}
+        )
         return
     if cut.held_by:
         output.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
@@ -46,7 +48,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
         f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may leave. Run this within the hour, as the broker's"
     )
     output.note("administrator: the first command lets them go, the second lets RUNS keep 90 days again.")
-    output.say(cut.by_hand())
+    output.print_text(cut.by_hand())
 
 
 async def reach_of(path: Path) -> Reach:

@@ -15,7 +15,7 @@ import msgspec
 from linestop.cli import output, timeline
 from linestop.cli.stop import closed_sentence
 from linestop.client import Client, Outcome, Submitted
-from linestop.client.client import Said, TaskOptions
+from linestop.client.client import DecisionOptions, TaskOptions
 from linestop.client.result_types import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -35,26 +35,26 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
         material=_material(options["material"]),
     )
     body = _stdin() if text == "-" else text
-    going: list[str] = []
+    runs_submitted: list[str] = []
 
     async def work(client: Client) -> int:
         submitted = await client.submit(agent, body, tenant=options["tenant"], **task)
-        going.append(submitted.run)
+        runs_submitted.append(submitted.run)
         if submitted.sentence and submitted.status == "kept":
             output.note(submitted.sentence)
         if options["detach"]:
             return _detached(submitted, as_json=options["as_json"])
-        waited = _Waiting(client, options["directory"], tenant=options["tenant"], as_json=options["as_json"])
-        return await waited.run(submitted.run, options["wait_s"])
+        waiting = _RunFollower(client, options["directory"], tenant=options["tenant"], as_json=options["as_json"])
+        return await waiting.run(submitted.run, options["wait_s"])
 
     try:
         code = output.with_client(options["directory"], work, as_="client")
     except KeyboardInterrupt:
-        for name in going:
+        for name in runs_submitted:
             target = name + output.for_tenant(options["tenant"])
             output.note(f"Run {name} goes on: `linestop watch {target}` follows it, `linestop stop {target}` ends it.")
         raise
-    output.finish(code)
+    output.exit_with(code)
 
 
 def _material(path: str) -> str:
@@ -97,9 +97,9 @@ def _stdin() -> str:
         raise InputError(f"The text is not UTF-8 (byte {error.start}): convert it.") from None
 
 
-def _limits(given: tuple[str, ...]) -> dict[str, float]:
+def _limits(options: tuple[str, ...]) -> dict[str, float]:
     limits: dict[str, float] = {}
-    for each in given:
+    for each in options:
         name, _, value = each.partition("=")
         try:
             limits[name] = float(value)
@@ -112,15 +112,15 @@ def _limits(given: tuple[str, ...]) -> dict[str, float]:
 
 def _detached(submitted: Submitted, *, as_json: bool) -> int:
     if as_json:
-        output.say_json(submitted)
+        output.print_json(submitted)
     else:
-        output.say(submitted.run)
+        output.print_text(submitted.run)
         if submitted.status == "refused":
             output.note(submitted.sentence)
     return output.EXIT_FAILED if submitted.status == "refused" else output.EXIT_DONE
 
 
-ANSWERS: Final[dict[str, tuple[str, ...]]] = {
+DECISION_VERBS: Final[dict[str, tuple[str, ...]]] = {
     "approval": ("approve", "deny"),
     "spend": ("approve", "deny"),
     "question": ("answer",),
@@ -141,7 +141,7 @@ DECIDE_ELSEWHERE: Final = (
 TYPED_TRIES_MAX: Final = 5
 
 
-async def _typed(verbs: tuple[str, ...]) -> str:
+async def _typed_decision(verbs: tuple[str, ...]) -> str:
     """What the person at the terminal types: one of ``verbs``, the text of an answer, or ``later``."""
     wants_text = verbs == ("answer",)
     prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
@@ -155,13 +155,13 @@ async def _typed(verbs: tuple[str, ...]) -> str:
             return LATER
         if wants_text:
             return line
-        found = [verb for verb in (*verbs, LATER) if verb.startswith(line.lower())]
-        if found:
-            return found[0]
+        matches = [verb for verb in (*verbs, LATER) if verb.startswith(line.lower())]
+        if matches:
+            return matches[0]
     return LATER
 
 
-class _Waiting:
+class _RunFollower:
     """Waits for a run: shows what happens, and leaves when it is over, asks a person, or takes too long."""
 
     def __init__(self, client: Client, directory: Path, *, tenant: str, as_json: bool) -> None:
@@ -177,7 +177,7 @@ class _Waiting:
         with anyio.move_on_after(wait_s):
             code = await self._until_over(run)
             if code is None:
-                return self._end(await self._client.outcome(run, tenant=self._tenant))
+                return self._print_outcome(await self._client.outcome(run, tenant=self._tenant))
         if code is not None:
             return code
         target = run + output.for_tenant(self._tenant)
@@ -186,14 +186,14 @@ class _Waiting:
     async def _until_over(self, run: str) -> int | None:
         """Follow the run; the exit code if it waits for somebody who is not there, None when it is sealed."""
         watched = self._client.watch(run, tenant=self._tenant)
-        async with output.telling_of_silence(self._client), contextlib.aclosing(watched) as states:
+        async with output.note_lost_connection(self._client), contextlib.aclosing(watched) as states:
             async for state, entry in states:
-                output.note(timeline.line(entry, state), hang=timeline.HANG)
-                if entry.name == "asked" and not entry.ignored and await self._ask(state.run):
+                output.note(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
+                if entry.name == "asked" and not entry.ignored and await self._show_questions(state.run):
                     return output.EXIT_WAITING
         return None
 
-    async def _ask(self, run: str) -> bool:
+    async def _show_questions(self, run: str) -> bool:
         """Show what a person is asked; whether to leave because there is nobody to see it."""
         # Asked anew: the entry may be of the past, and have been answered since.
         questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
@@ -212,40 +212,40 @@ class _Waiting:
                 await self._decide_here(question)
             return False
         if self._as_json:
-            output.say_json({"run": run, "status": "waiting", "questions": questions})
+            output.print_json({"run": run, "status": "waiting", "questions": questions})
         return True
 
     async def _decide_here(self, question: OpenQuestion) -> None:
         """Ask whoever sits at the terminal; what is left for later is decided elsewhere."""
-        verbs = ANSWERS.get(question.kind, ())
-        reply = await _typed(verbs) if verbs else LATER
-        if reply == LATER:
+        verbs = DECISION_VERBS.get(question.kind, ())
+        typed = await _typed_decision(verbs) if verbs else LATER
+        if typed == LATER:
             output.note(REPORT_ELSEWHERE if question.kind == "event" else DECIDE_ELSEWHERE)
             return
-        said = Said(tenant=self._tenant, shown=question.shown)
+        control_options = DecisionOptions(tenant=self._tenant, shown=question.shown)
         try:
             async with output.client_of(self._directory, as_="operator") as client:
                 if verbs == ("answer",):
-                    done = await client.answer(question.run, reply, call=question.call, tenant=self._tenant)
-                elif reply == "approve":
-                    done = await client.approve(question.run, question.call, **said)
+                    reply = await client.answer(question.run, typed, call=question.call, tenant=self._tenant)
+                elif typed == "approve":
+                    reply = await client.approve(question.run, question.call, **control_options)
                 else:
-                    done = await client.deny(question.run, question.call, **said)
+                    reply = await client.deny(question.run, question.call, **control_options)
         except LinestopError as error:
             output.note(str(error))
         else:
-            output.note(f"{done.run}: {done.sentence}")
+            output.note(f"{reply.run}: {reply.sentence}")
 
-    def _end(self, outcome: Outcome[Any]) -> int:
+    def _print_outcome(self, outcome: Outcome[Any]) -> int:
         if self._as_json:
-            output.say_json(msgspec.structs.replace(outcome, position=0))
+            output.print_json(msgspec.structs.replace(outcome, position=0))
         elif isinstance(outcome.text, str):
-            output.say(outcome.text, block=True)
+            output.print_text(outcome.text, block=True)
         elif outcome.partial:
             output.note(f"Partial answer: {outcome.partial}", block=True)
         why = f": {outcome.why}" if outcome.why else ""
         output.note(f"{outcome.run} {outcome.status}{why} ({output.dollars(outcome.cost_micros)})")
-        return output.EXIT_OF.get(outcome.status, output.EXIT_FAILED)
+        return output.EXIT_CODE_BY_STATUS.get(outcome.status, output.EXIT_FAILED)
 
 
 def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
@@ -254,41 +254,41 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
     async def work(client: Client) -> None:
         lines = await client.runs(limit=limit, open_only=open_only, tenant="" if all_tenants else tenant)
         if as_json:
-            output.say_json(lines)
+            output.print_json(lines)
             return
         with contextlib.suppress(LinestopError):
             # A courtesy: the list itself is there, whether or not the switches can be read.
             if closed := await client.kill_switches.closed():
                 output.note(closed_sentence(closed))
         if not lines:
-            output.note(_none(tenant, open_only=open_only, all_tenants=all_tenants))
+            output.note(_no_runs_sentence(tenant, open_only=open_only, all_tenants=all_tenants))
             return
         columns = ("run", "agent", "status", "turns", "calls", "cost", "age", "task")
-        output.say_table(
+        output.print_table(
             columns,
             [
                 (
                     line.run, line.agent, line.status, str(line.turns), str(line.calls),
                     output.dollars(line.cost_micros), output.ago(line.opened_at or line.last_at),
-                    _task(line),
+                    _task_cell(line),
                 )
                 for line in lines
             ],
-            fold=("task",),
+            wrap=("task",),
         )  # fmt: skip
 
     output.with_client(directory, work, as_="client")
 
 
-def _none(tenant: str, *, open_only: bool, all_tenants: bool) -> str:
+def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str:
     whose = "" if all_tenants else f" of tenant '{tenant}'"
     return f"There are no{' open' if open_only else ''} runs{whose}."
 
 
-def _task(line: RunLine) -> str:
+def _task_cell(line: RunLine) -> str:
     """The task, and below it why the run stands or ended as it did; a refused one has only that."""
     reason = f"{line.status}: {line.why}" if line.why else ""
-    return "\n".join(output.short(part, TASK_CHARS_SHOWN) for part in (line.text, reason) if part)
+    return "\n".join(output.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -296,7 +296,7 @@ def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN4
 
     async def work(client: Client) -> None:
         reply = await client.pause(run, by=by, why=why, tenant=options["tenant"])
-        output.say_reply(reply, as_json=options["as_json"])
+        output.print_reply(reply, as_json=options["as_json"])
 
     output.with_client(options["directory"], work)
 
@@ -306,6 +306,6 @@ def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN
 
     async def work(client: Client) -> None:
         reply = await client.resume(run, by=by, why=why, tenant=options["tenant"])
-        output.say_reply(reply, as_json=options["as_json"])
+        output.print_reply(reply, as_json=options["as_json"])
 
     output.with_client(options["directory"], work)

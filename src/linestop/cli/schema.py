@@ -12,19 +12,19 @@ from linestop.config.project_file import package_version
 from linestop.reference.asyncapi import asyncapi
 from linestop.reference.json_schema import Document, control_document, events_document, tasks_document
 
-What = Literal["events", "asyncapi", "tasks", "control"]
+DocumentName = Literal["events", "asyncapi", "tasks", "control"]
 
 
-def schema(what: What, *, as_json: bool) -> None:
+def schema(what: DocumentName, *, as_json: bool) -> None:
     """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""
     found = document(what)
     if as_json:
-        output.say_json(found)
+        output.print_json(found)
     else:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
 
 
-def document(what: What) -> Document:
+def document(what: DocumentName) -> Document:
     """The document of that name."""
     match what:
         case "events":

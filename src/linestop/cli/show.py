@@ -21,7 +21,7 @@ def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
         state = await client.run(run, tenant=tenant)
         questions, waits = await client.questions_of(state), await client.waits_of(state)
         if as_json:
-            output.say_json({**_document(state, questions), "waits": waits})
+            output.print_json({**_document(state, questions), "waits": waits})
         else:
             _print(state, questions, waits)
 
@@ -31,47 +31,49 @@ def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
 def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None:
     summary = run_line(state)
     opened = state.opened
-    output.say(f"run      {summary.run} (tenant {summary.tenant})")
-    output.say(
+    output.print_text(f"run      {summary.run} (tenant {summary.tenant})")
+    output.print_text(
         f"agent    {summary.agent}" + (f", version {opened.agent.digest[:12]}, {opened.model.model}" if opened else "")
     )
-    output.say(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
+    output.print_text(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
     for wait in waits:
-        output.say(f"         {wait_text(wait)}", hang=timeline.HANG)
+        output.print_text(f"         {wait_text(wait)}", hang=timeline.HANGING_INDENT)
     if opened:
-        output.say(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
-        output.say(f"begun    {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
-    output.say(
+        output.print_text(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
+        output.print_text(f"begun    {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
+    output.print_text(
         f"cost     {output.dollars(state.spent_micros)} spent, {output.dollars(state.reserved_micros)} reserved, "
         f"{output.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
     )
     for hold in state.holds.values():
-        output.say(
+        output.print_text(
             f"hold     {hold.hold} {output.dollars(hold.amount_micros)}, until {hold.release_after:%Y-%m-%d %H:%M} UTC"
         )
     if state.stopped:
-        output.say(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
-    output.say("")
+        output.print_text(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
+    output.print_text("")
     for entry in state.entries:
-        output.say(timeline.line(entry, state), hang=timeline.HANG)
+        output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
     _print_calls(state)
     answer = state.accepted.answer if state.accepted else None
     if isinstance(answer, str):
-        output.say(f"\n{answer}", block=True)
+        output.print_text(f"\n{answer}", block=True)
     for question in questions:
-        output.say("\n" + output.question_text(question), block=True)
+        output.print_text("\n" + output.question_text(question), block=True)
 
 
 def _print_calls(state: Run) -> None:
     """The calls, and of those whose outcome is unknown the key by which the other side can look the effect up."""
     if not state.calls:
         return
-    output.say("")
+    output.print_text("")
     rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
-    output.say_table(("call", "tool", "stage", "fate", "attempts"), rows)
+    output.print_table(("call", "tool", "stage", "fate", "attempts"), rows)
     for call in state.calls.values():
         if call.fate == "unknown" and call.judged:
-            output.say(f"Whether {call.tool} ({call.call}) took effect is unknown; its key is {call.judged.effect_key}")
+            output.print_text(
+                f"Whether {call.tool} ({call.call}) took effect is unknown; its key is {call.judged.effect_key}"
+            )
 
 
 def wait_text(wait: Wait) -> str:
@@ -89,7 +91,7 @@ def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
             "call": call.call, "tool": call.tool, "stage": call.stage, "fate": call.fate,
             "args": call.judged.args if call.judged else call.raw_args, "args_sha256": call.args_sha256,
             "effect_key": call.judged.effect_key if call.judged else "", "attempts": len(call.effects),
-            "answer": call.answer, "error": call.answer_is_error,
+            "answer": call.outcome_text, "error": call.is_error,
         }
         for call in state.calls.values()
     ]  # fmt: skip

@@ -43,7 +43,7 @@ from linestop.schemas.events import (
 from linestop.schemas.run.state import Entry, Run
 
 TEXT_CHARS_MAX = 200
-HANG = 17
+HANGING_INDENT = 17
 """How far in a line goes on that a terminal has no room for: below who says it."""
 
 
@@ -58,22 +58,24 @@ class CallNames:
         self._names: dict[str, str] = {}
         for call in run.calls.values() if run is not None else ():
             counts[call.tool] += 1
-            again = counts[call.tool]
-            self._names[call.call] = call.tool if again == 1 else f"{call.tool}/{again}"
+            ordinal = counts[call.tool]
+            self._names[call.call] = call.tool if ordinal == 1 else f"{call.tool}/{ordinal}"
 
     def __call__(self, call: str, tool: str = "") -> str:
         """The name of the call with this id, and of this tool as far as is known without the run."""
         return self._names.get(call) or tool or call
 
 
-def line(entry: Entry, run: Run | None = None) -> str:
+def entry_line(entry: Entry, run: Run | None = None) -> str:
     """One line for one entry of ``run``: time, number, who says what, and what it means."""
     at = f"{entry.event.at:%H:%M:%S.%f}"[:-3] if entry.event else " " * 12
     number = f"#{entry.n}" if entry.n else "void"
-    said = f"{entry.role}.{entry.name}"
+    role_and_event = f"{entry.role}.{entry.name}"
     if entry.ignored:
-        return f"{at} {number:>5} {said:<20} IGNORED: {entry.ignored}"
-    return f"{at} {number:>5} {said:<20} {describe(entry.event, CallNames(run)) if entry.event else ''}".rstrip()
+        return f"{at} {number:>5} {role_and_event:<20} IGNORED: {entry.ignored}"
+    return (
+        f"{at} {number:>5} {role_and_event:<20} {describe(entry.event, CallNames(run)) if entry.event else ''}".rstrip()
+    )
 
 
 def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 - one arm an event
@@ -97,8 +99,8 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
             return f"asks {event.model} (turn {event.turn}{again}, {event.purpose})"
         case Proposed():
-            wanted = ", ".join(f"{calls(call.call, call.tool)}({_text(call.args)})" for call in event.calls)
-            return "; ".join(part for part in (_text(event.text), wanted) if part)
+            calls_text = ", ".join(f"{calls(call.call, call.tool)}({_text(call.args)})" for call in event.calls)
+            return "; ".join(text for text in (_text(event.text), calls_text) if text)
         case ModelFailedEvent():
             return f"{event.kind}: {_text(event.message)}"
         case Compacted():
@@ -107,11 +109,13 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             probe = " (asks what became of it)" if event.purpose == "probe" else ""
             return ", ".join(f"{calls(c.call)} #{c.attempt}" for c in event.calls) + f" by {event.worker}{probe}"
         case Finished():
-            what = event.error.message if event.error else event.result
-            kept = f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
-            but = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
+            message = event.error.message if event.error else event.result
+            whole_result = (
+                f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
+            )
+            findings = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
             attempt = f" #{event.attempt}" if event.attempt else ""
-            return f"{calls(event.call)}{attempt} {event.outcome}: {_text(what)}{kept}{but}"
+            return f"{calls(event.call)}{attempt} {event.outcome}: {_text(message)}{whole_result}{findings}"
         case Widened():
             names = ", ".join(calls(call.call, call.grant.name) for call in event.calls)
             return f"{names} may do more by now than was agreed to; a person must agree"

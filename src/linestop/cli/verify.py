@@ -17,18 +17,18 @@ from linestop.cli import output
 from linestop.cli.declare import SHORT_RUN
 from linestop.client import Client
 from linestop.client.run_names import named_runs
-from linestop.client.run_reader import LAST
+from linestop.client.run_reader import LAST_RUN
 from linestop.config.project_file import load_project
 from linestop.errors import InputError, NotFound, TooLarge
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
 from linestop.schemas.run.state import Run, fold_messages
-from linestop.schemas.subjects import RunId, TenantId, outcome_of, parse_run_event, run_id, tenant_id
+from linestop.schemas.subjects import RunId, TenantId, parse_run_event, run_id, run_outcome_filter, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
 from linestop.schemas.verify.export_bundle import Bundle, read_bundle, write_bundle
 
-EXIT_BROKEN: Final = 9
+EXIT_LOG_BROKEN: Final = 9
 KEY_DIGITS: Final = 64
 LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
 """Of an exported log: the longest text in base64, and room for what stands around it."""
@@ -39,16 +39,16 @@ TEXTS_MAX: Final = 256
 
 def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - as click gives
     """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken."""
-    tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted(keys, options["directory"])
+    tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted_keys(keys, options["directory"])
     if file is not None:
         with file.open("rb") as lines:
-            bundle = read_bundle(_bounded(lines))
-        name = _meant(name, tenant, bundle)
+            bundle = read_bundle(_bounded_lines(lines))
+        name = _run_in_file(name, tenant, bundle)
     else:
         bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
     _print(verdict, as_json=options["as_json"])
-    output.finish(EXIT_BROKEN if verdict.broken else output.EXIT_DONE)
+    output.exit_with(EXIT_LOG_BROKEN if verdict.broken else output.EXIT_DONE)
 
 
 def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -68,22 +68,22 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
         raise InputError(f"{out} cannot be written: {error.strerror}.") from None
     events, checkpoints, texts = len(bundle.messages), len(bundle.checkpoints), len(bundle.texts)
     if options["as_json"]:
-        output.say_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})
+        output.print_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})
     else:
-        held = (output.counted(events, "event"), output.counted(checkpoints, "checkpoint"))
-        output.say(f"{run}: {held[0]}, {held[1]} and {output.counted(texts, 'long text')} are in {out}")
+        counts = (output.counted(events, "event"), output.counted(checkpoints, "checkpoint"))
+        output.print_text(f"{run}: {counts[0]}, {counts[1]} and {output.counted(texts, 'long text')} are in {out}")
 
 
-def _meant(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
+def _run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
     """The run of an exported log that ``last`` or the beginning of its id means, as with a broker; else ``name``."""
-    keys = named_runs([subject for subject, _, _ in bundle.messages if _is_of_a_run(subject)])
+    keys = named_runs([subject for subject, _, _ in bundle.messages if _is_run_event(subject)])
     runs = [run for of, run in keys if of == tenant]
-    if len(runs) == 1 and SHORT_RUN.fullmatch(name) and (name == LAST or runs[0].startswith(name)):
+    if len(runs) == 1 and SHORT_RUN.fullmatch(name) and (name == LAST_RUN or runs[0].startswith(name)):
         return runs[0]
     return name
 
 
-def _is_of_a_run(subject: str) -> bool:
+def _is_run_event(subject: str) -> bool:
     try:
         parse_run_event(subject)
     except InputError:
@@ -91,7 +91,7 @@ def _is_of_a_run(subject: str) -> bool:
     return True
 
 
-def _bounded(file: BinaryIO) -> Iterator[bytes]:
+def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file, none of them longer than the longest text that a log may refer to.
 
     Raises:
@@ -103,17 +103,17 @@ def _bounded(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _trusted(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
+def _trusted_keys(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
     """The keys of the project's people, the recorder's in the state folder, and those of the command line."""
     people = load_project().config.people.items()
-    found = {name: TrustedKey(public_key=key, purpose="person", name=name) for name, key in people}
-    found |= trusted_checkpoint_key(directory.parent if directory.is_file() else directory / "credentials")
+    trusted = {name: TrustedKey(public_key=key, purpose="person", name=name) for name, key in people}
+    trusted |= trusted_checkpoint_key(directory.parent if directory.is_file() else directory / "credentials")
     for text in keys:
         key_id, _, public_key = text.partition("=")
         if not key_id or len(public_key) != KEY_DIGITS or not all(char in "0123456789abcdef" for char in public_key):
             raise InputError(f"--key {text!r} is not ID=HEX: an Ed25519 public key has {KEY_DIGITS} digits 0-9, a-f.")
-        found[key_id] = TrustedKey(public_key=public_key, purpose="checkpoint")
-    return found
+        trusted[key_id] = TrustedKey(public_key=public_key, purpose="checkpoint")
+    return trusted
 
 
 async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
@@ -126,14 +126,14 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     if not stored:
         raise NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
     messages = [(message.subject, message.payload, message.seq) for message in stored]
-    outcomes = await Reader(client.bus.wire, stream_names.OUTCOMES).direct(outcome_of(tenant, run))
+    outcomes = await Reader(client.bus.wire, stream_names.OUTCOMES).last_of_each(run_outcome_filter(tenant, run))
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:
         output.note("No checkpoint of this run is stored, so nobody vouches that its log was not made anew.")
-    wanted = [ref.sha256 for entry in state.entries if entry.event for ref in _content(entry.event)]
-    texts: dict[str, bytes] = await _version(client, state)
-    for sha256 in wanted[:TEXTS_MAX]:
+    digests = [ref.sha256 for entry in state.entries if entry.event for ref in _blob_refs(entry.event)]
+    texts: dict[str, bytes] = await _agent_version(client, state)
+    for sha256 in digests[:TEXTS_MAX]:
         try:
             texts[sha256] = await client.bus.blobs().get(tenant, sha256)
         except NotFound:
@@ -141,12 +141,12 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 
-async def _version(client: Client, state: Run) -> dict[str, bytes]:
+async def _agent_version(client: Client, state: Run) -> dict[str, bytes]:
     """The agent that the run was opened with, as it was deployed: what it was given is compared with that."""
     if state.opened is None:
         return {}
     digest = state.opened.agent.digest
-    found = await client.bus.shared(stream_names.AGENTS_BUCKET).get(f"version.{digest}")
+    found = await client.bus.bucket(stream_names.AGENTS_BUCKET).get(f"version.{digest}")
     if found is None:
         output.note(f"The agent's version {digest} is not stored, so what the run was opened with is not checked.")
     return {digest: found.value} if found is not None else {}
@@ -160,7 +160,7 @@ def _checkpoint(outcome: bytes) -> Checkpoint | None:
         return None
 
 
-def _content(event: AnyEvent) -> list[BlobRef]:
+def _blob_refs(event: AnyEvent) -> list[BlobRef]:
     """What of this event is stored elsewhere and checked: arguments, and what people signed."""
     match event:
         case Proposed() | Judged():
@@ -179,10 +179,10 @@ def _content(event: AnyEvent) -> list[BlobRef]:
 def _print(verdict: Verdict, *, as_json: bool) -> None:
     if as_json:
         document: Mapping[str, object] = {"verdict": verdict.sentence, **msgspec.to_builtins(verdict)}
-        output.say_json(document)
+        output.print_json(document)
         return
     end = "" if verdict.broken or verdict.sealed else f"; it ends at event {verdict.events} and is not sealed"
     head = verdict.head_sha256 or "none"
-    output.say(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {head}{end}")
+    output.print_text(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {head}{end}")
     for problem in verdict.problems:
-        output.say(f"  {problem.n:>5}  {problem.level:<8} {problem.rule:<10} {problem.sentence}")
+        output.print_text(f"  {problem.n:>5}  {problem.level:<8} {problem.rule:<10} {problem.sentence}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from linestop.bus.worker_heartbeats import Worker
+from linestop.bus.worker_heartbeats import WorkerStatus
 from linestop.cli import output
 from linestop.cli.doctor_workers import clock, overload
 from linestop.client import Client
@@ -14,22 +14,22 @@ from linestop.schemas.subjects import ACTORS
 def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     """List the workers, by role."""
 
-    async def work(client: Client) -> list[Worker]:
+    async def work(client: Client) -> list[WorkerStatus]:
         return await client.workers()
 
-    found = output.with_client(options["directory"], work, as_="client")
+    all_workers = output.with_client(options["directory"], work, as_="client")
     if options["as_json"]:
-        output.say_json(found)
+        output.print_json(all_workers)
         return
-    if found:
+    if all_workers:
         columns = ("role", "worker", "state", "host", "version", "last beat", "clock", "holds")
-        output.say_table(columns, [row(worker) for worker in found], fold=("state",))
-    alive = {worker.beat.role for worker in found if worker.works}
+        output.print_table(columns, [row(worker) for worker in all_workers], wrap=("state",))
+    alive = {worker.beat.role for worker in all_workers if worker.is_working}
     if missing := [role for role in ACTORS if role not in alive]:
         output.note(f"No worker does this: {', '.join(missing)}. Start one with `linestop actor ROLE`, `up` or `dev`.")
 
 
-def row(worker: Worker) -> tuple[str, ...]:
+def row(worker: WorkerStatus) -> tuple[str, ...]:
     """What a person reads of one worker."""
     beat = worker.beat
     state: str = beat.state if worker.alive or beat.state == "ended" else "dead"

@@ -6,13 +6,13 @@ from linestop.client.blocking_client import SyncClient
 from linestop.client.client import Client, TaskOptions
 from linestop.client.listening import Alert, Listener
 from linestop.client.outcome import Outcome
-from linestop.client.result_types import Letter, OpenQuestion, Receipt, RunLine, Submitted
+from linestop.client.result_types import DeadLetter, OpenQuestion, Receipt, RunLine, Submitted
 from linestop.client.token_stream import Token
 
 __all__ = [
     "Alert",
     "Client",
-    "Letter",
+    "DeadLetter",
     "Listener",
     "OpenQuestion",
     "Outcome",

@@ -34,14 +34,14 @@ def _blocking(
 ) -> Callable[Concatenate[SyncClient, P], R]:
     """The same method, run in the background loop and waited for."""
 
-    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def blocking(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         async def work() -> R:
             return await method(self.client, *args, **kwargs)
 
         return self.portal.call(work)
 
-    functools.update_wrapper(call, method)
-    return call
+    functools.update_wrapper(blocking, method)
+    return blocking
 
 
 async def _next(source: AsyncIterator[R]) -> R | None:
@@ -202,7 +202,7 @@ class SyncClient:
 
     def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Generator[Token]:
         """The words of the run's model, as ``Client.stream`` gives them. Closing the generator ends the listening."""
-        return self._each(self.client.stream(run, tenant=tenant))
+        return self._iterate(self.client.stream(run, tenant=tenant))
 
     @overload
     def outcomes(
@@ -229,15 +229,15 @@ class SyncClient:
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
     ) -> Generator[Entry]:
         """The run's entries, as ``Client.events`` gives them. Closing the generator ends the watching."""
-        return self._each(self.client.events(run, after_n=after_n, follow=follow, tenant=tenant))
+        return self._iterate(self.client.events(run, after_n=after_n, follow=follow, tenant=tenant))
 
     def watch(
         self, run: str, *, after_n: int = 0, follow: bool = True, tenant: str = DEFAULT_TENANT
     ) -> Generator[tuple[Run, Entry]]:
         """The run folded up to each entry, as ``Client.watch`` gives it. Closing the generator ends the watching."""
-        return self._each(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
+        return self._iterate(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
 
-    def _each(self, source: AsyncGenerator[R]) -> Generator[R]:
+    def _iterate(self, source: AsyncGenerator[R]) -> Generator[R]:
         portal = self.portal
         try:
             while (item := portal.call(_next, source)) is not None:

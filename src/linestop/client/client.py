@@ -13,28 +13,28 @@ import anyio
 import msgspec
 
 from linestop.bus.operator_stop import fence_number, stop_number
-from linestop.client.dead_letters import Letters
-from linestop.client.following import Following
-from linestop.client.kill_switches import KillSwitches
+from linestop.client.dead_letters import DeadLetters
+from linestop.client.following import RunFollower
+from linestop.client.kill_switches import KillSwitchClient
 from linestop.client.outcome import Outcome
-from linestop.client.result_types import Letter, Receipt, StoppedRuns, Submitted, pick, require_shown
+from linestop.client.result_types import DeadLetter, Receipt, StoppedRuns, Submitted, pick_question, require_shown
 from linestop.client.run_reader import DEFAULT_TENANT
-from linestop.client.sender import WAIT_S, Mouth
-from linestop.client.stop import DirectStop, is_of, no_such_run
+from linestop.client.sender import REPLY_WAIT_S, Sender
+from linestop.client.stop import DirectStop, is_stop_of, no_such_run
 from linestop.client.stop_scope import stop_scope
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
-from linestop.schemas.messages import Control, Reply, Task, Verb, shortened, unknown_field
+from linestop.schemas.messages import Control, Reply, Task, Verb, shorten, unknown_field
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
 
 T = TypeVar("T")
 Resolution = Literal["retry", "done", "stop"]
 StopMode = Literal["fence", "drain"]
-MODES: Final[dict[StopMode, events.StopMode]] = {"fence": events.StopMode.FENCE, "drain": events.StopMode.DRAIN}
+STOP_MODES: Final[dict[StopMode, events.StopMode]] = {"fence": events.StopMode.FENCE, "drain": events.StopMode.DRAIN}
 
-SEEN_WITHIN_S: Final = 5.0
+STOP_VISIBLE_WITHIN_S: Final = 5.0
 """How long a replica may take to show a stop that a role has said."""
 
 
@@ -54,7 +54,7 @@ class TaskOptions(TypedDict, total=False):
     limits: dict[str, float]
 
 
-class Said(TypedDict, total=False):
+class DecisionOptions(TypedDict, total=False):
     """Who says a word, why, and of which tenant's run. ``by`` is by default the client's ``person``.
 
     ``shown`` is the digest of the question as it was shown (``OpenQuestion.shown``): if something else is asked by
@@ -67,7 +67,7 @@ class Said(TypedDict, total=False):
     shown: str
 
 
-class Client(Following):
+class Client(RunFollower):
     """One connection to linestop. Use ``async with Client.connect(...) as client``."""
 
     @property
@@ -97,14 +97,14 @@ class Client(Following):
             Unreachable: the broker does not answer; submitting again with the same key is safe.
             PermissionDenied: this credential may not submit.
         """
-        if misspelt := unknown_field(options, Task):
-            raise InputError(f"The task cannot be sent: {misspelt}.")
+        if unknown := unknown_field(options, Task):
+            raise InputError(f"The task cannot be sent: {unknown}.")
         try:
             task = msgspec.convert({**options, "text": text}, Task)
         except msgspec.ValidationError as error:
             raise InputError(f"The task is not one: {error}.") from None
-        wait_s = WAIT_S if wait_opened else 0.0
-        return await self._says.task(TenantId(tenant), AgentName(agent), task, wait_s=wait_s)
+        wait_s = REPLY_WAIT_S if wait_opened else 0.0
+        return await self._connected_sender.send_task(TenantId(tenant), AgentName(agent), task, wait_s=wait_s)
 
     @overload
     async def execute(
@@ -138,7 +138,7 @@ class Client(Following):
 
     # --- decisions ---------------------------------------------------------------------------------------
 
-    async def approve(self, run: str, call: str = "", **said: Unpack[Said]) -> Reply:
+    async def approve(self, run: str, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
         """Agree to exactly what the run asks now; without ``call``, to the one thing it asks.
 
         Signed with the key of ``by`` if there is one in ``<dir>/people``.
@@ -150,24 +150,26 @@ class Client(Following):
             TimedOut: no approver answered; the word is kept and counts when one runs.
             PermissionDenied: this credential may not decide.
         """
-        return await self._decide("approve", run, Control(call=call), said)
+        return await self._send_decision("approve", run, Control(call=call), options)
 
-    async def deny(self, run: str, call: str = "", **said: Unpack[Said]) -> Reply:
+    async def deny(self, run: str, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
         """Say no; the model is told ``why``. Errors as ``approve``."""
-        return await self._decide("deny", run, Control(call=call), said)
+        return await self._send_decision("deny", run, Control(call=call), options)
 
-    async def edit(self, run: str, args: dict[str, Any], *, call: str = "", **said: Unpack[Said]) -> Reply:
+    async def edit(
+        self, run: str, args: dict[str, Any], *, call: str = "", **options: Unpack[DecisionOptions]
+    ) -> Reply:
         """Put other arguments in a call's place, and approve these; asked again where the policy wants two people.
 
         Errors as ``approve``; ``Refused`` too if the call could not be made with these arguments: it stays asked.
         """
-        return await self._decide("edit", run, Control(call=call, args=args), said)
+        return await self._send_decision("edit", run, Control(call=call, args=args), options)
 
-    async def answer(self, run: str, answer: object, *, call: str = "", **said: Unpack[Said]) -> Reply:
+    async def answer(self, run: str, answer: object, *, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
         """Answer a question of the model, or deliver the event it waits for. Errors as ``approve``."""
-        return await self._decide("answer", run, Control(call=call, answer=answer), said)
+        return await self._send_decision("answer", run, Control(call=call, answer=answer), options)
 
-    async def event(self, run: str, name: str, data: object = None, **said: Unpack[Said]) -> Reply:
+    async def event(self, run: str, name: str, data: object = None, **options: Unpack[DecisionOptions]) -> Reply:
         """Report an event to a run: to the call that waits for it (``wait.for_event``), or to the first that will.
 
         ``data`` is what the model is told. A run keeps a few reports that it has not waited for yet.
@@ -178,43 +180,47 @@ class Client(Following):
         """
         if not name:
             raise InputError("Give the name of the event.")
-        await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
-        return await self._word("answer", run, Control(event=name, answer={} if data is None else data), said)
+        await self.run(run, tenant=options.get("tenant", DEFAULT_TENANT))
+        return await self._send_control(
+            "answer", run, Control(event=name, answer={} if data is None else data), options
+        )
 
     async def resolve(
-        self, run: str, action: Resolution, *, call: str = "", result: object = None, **said: Unpack[Said]
+        self, run: str, action: Resolution, *, call: str = "", result: object = None, **options: Unpack[DecisionOptions]
     ) -> Reply:
         """Say what became of a call whose fate is unknown. Errors as ``approve``.
 
         ``retry``: do it again. ``done``: it took effect, and ``result`` goes to the model. ``stop``: end it.
         """
-        return await self._decide("resolve", run, Control(call=call, action=action, result=result), said)
+        return await self._send_decision("resolve", run, Control(call=call, action=action, result=result), options)
 
-    async def _decide(self, verb: Verb, run: str, control: Control, said: Said) -> Reply:
+    async def _send_decision(self, verb: Verb, run: str, control: Control, options: DecisionOptions) -> Reply:
         """Bind a word to what the run asks at this moment, and say it."""
-        state = await self.run(run, tenant=said.get("tenant", DEFAULT_TENANT))
-        asked = pick(state, await self.questions_of(state), control.call)
-        if shown := said.get("shown", ""):
-            require_shown(asked, shown)
+        state = await self.run(run, tenant=options.get("tenant", DEFAULT_TENANT))
+        question = pick_question(state, await self.questions_of(state), control.call)
+        if shown := options.get("shown", ""):
+            require_shown(question, shown)
         bound = msgspec.structs.replace(
             control,
-            call=asked.call,
-            args_sha256=asked.args_sha256,
-            contract_digest=asked.contract_digest,
-            expires_at=asked.expires_at,
+            call=question.call,
+            args_sha256=question.args_sha256,
+            contract_digest=question.contract_digest,
+            expires_at=question.expires_at,
         )
-        return await self._word(verb, run, bound, said)
+        return await self._send_control(verb, run, bound, options)
 
-    async def _word(self, verb: Verb, run: str, control: Control, said: Said) -> Reply:
-        signed_by = msgspec.structs.replace(
-            control, by=said.get("by") or self.person, why=said.get("why", ""), via=self.name
+    async def _send_control(self, verb: Verb, run: str, control: Control, options: DecisionOptions) -> Reply:
+        message = msgspec.structs.replace(
+            control, by=options.get("by") or self.person, why=options.get("why", ""), via=self.name
         )
-        return await self._says.word(TenantId(said.get("tenant", DEFAULT_TENANT)), RunId(run), verb, signed_by)
+        return await self._connected_sender.send_control(
+            TenantId(options.get("tenant", DEFAULT_TENANT)), RunId(run), verb, message
+        )
 
     # --- the line ----------------------------------------------------------------------------------------
 
     async def stop(
-        self, run: str, *, mode: StopMode = "fence", beforehand: bool = True, **said: Unpack[Said]
+        self, run: str, *, mode: StopMode = "fence", beforehand: bool = True, **options: Unpack[DecisionOptions]
     ) -> Receipt:
         """Stop a run; when this returns, nothing of it can start any more.
 
@@ -230,11 +236,13 @@ class Client(Following):
             TimedOut: no role has taken up the stop yet; it is kept, and will be the first thing they see.
             Unreachable: the broker does not answer; stopping again is safe.
         """
-        tenant, run_id = tenant_id(said.get("tenant", DEFAULT_TENANT)), subjects.run_id(run)
-        if mode not in MODES:
-            raise InputError(f"There is no stop mode '{mode}': use {' or '.join(MODES)}.")
-        control = shortened(
-            Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
+        tenant, run_id = tenant_id(options.get("tenant", DEFAULT_TENANT)), subjects.run_id(run)
+        if mode not in STOP_MODES:
+            raise InputError(f"There is no stop mode '{mode}': use {' or '.join(STOP_MODES)}.")
+        control = shorten(
+            Control(
+                by=options.get("by") or self.person, why=options.get("why", ""), via=self.name, mode=STOP_MODES[mode]
+            )
         )
         if self.operator:
             state, already = await DirectStop(self.bus).stop(tenant, run_id, control, beforehand=beforehand)
@@ -242,19 +250,21 @@ class Client(Following):
         if not beforehand and not await self._may_exist(tenant, run_id):
             raise no_such_run(tenant, run_id)
         try:
-            await self._says.word(tenant, run_id, "stop", control)
+            await self._connected_sender.send_control(tenant, run_id, "stop", control)
         except TimedOut:
             # The answer is a courtesy, and may be lost; the log is not.
-            found = await self._stopped(tenant, run_id, within_s=0.0)
-            if found is None:
+            stopped_run = await self._stopped_run(tenant, run_id, within_s=0.0)
+            if stopped_run is None:
                 raise
         else:
-            found = await self._stopped(tenant, run_id, within_s=SEEN_WITHIN_S)
-        if found is None:
+            stopped_run = await self._stopped_run(tenant, run_id, within_s=STOP_VISIBLE_WITHIN_S)
+        if stopped_run is None:
             return Receipt(run=run, n=0, by=control.by, why=control.why)
-        return _receipt(found, already=not is_of(found, control))
+        return _receipt(stopped_run, already=not is_stop_of(stopped_run, control))
 
-    async def stop_all(self, scope: str = "all", *, mode: StopMode = "fence", **said: Unpack[Said]) -> StoppedRuns:
+    async def stop_all(
+        self, scope: str = "all", *, mode: StopMode = "fence", **options: Unpack[DecisionOptions]
+    ) -> StoppedRuns:
         """Stop every open run that ``scope`` names; needs the operator's credential.
 
         ``scope`` is written as a kill switch: ``all``, ``tenant:NAME``, ``agent:NAME``, ``user:NAME`` or ``tool:NAME``
@@ -268,20 +278,22 @@ class Client(Following):
         """
         if not self.operator:
             raise PermissionDenied("Only the operator's credential stops many runs; connect with as_='operator'.")
-        if mode not in MODES:
-            raise InputError(f"'{mode}' is not a stop mode: use {' or '.join(MODES)}.")
-        tenant = said.get("tenant", "")
-        control = shortened(
-            Control(by=said.get("by") or self.person, why=said.get("why", ""), via=self.name, mode=MODES[mode])
+        if mode not in STOP_MODES:
+            raise InputError(f"'{mode}' is not a stop mode: use {' or '.join(STOP_MODES)}.")
+        tenant = options.get("tenant", "")
+        control = shorten(
+            Control(
+                by=options.get("by") or self.person, why=options.get("why", ""), via=self.name, mode=STOP_MODES[mode]
+            )
         )
         return await stop_scope(self, switch_name(scope), control, tenant=tenant_id(tenant) if tenant else None)
 
     # --- kill switches -----------------------------------------------------------------------------------
 
     @property
-    def kill_switches(self) -> KillSwitches:
+    def kill_switches(self) -> KillSwitchClient:
         """Which kill switches are closed, and, with the operator's credential, closing and opening them."""
-        return KillSwitches(self.bus.switches())
+        return KillSwitchClient(self.bus.kill_switches())
 
     async def _may_exist(self, tenant: TenantId, run: RunId) -> bool:
         """Whether the run has an event, as far as this credential may know."""
@@ -290,7 +302,7 @@ class Client(Following):
         except PermissionDenied:
             return True
 
-    async def _stopped(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
+    async def _stopped_run(self, tenant: TenantId, run: RunId, *, within_s: float) -> Run | None:
         """The run with its stop, if this credential may read runs and a replica shows it in time."""
         try:
             with anyio.move_on_after(within_s):
@@ -303,47 +315,47 @@ class Client(Following):
             return None
         return state if state.stopped is not None else None
 
-    async def pause(self, run: str, **said: Unpack[Said]) -> Reply:
+    async def pause(self, run: str, **options: Unpack[DecisionOptions]) -> Reply:
         """Let nothing of the run start until ``resume``; deadlines go on.
 
         Raises:
             Refused: there is no such run, or it is over or paused already.
             TimedOut: no approver answered; the word is kept.
         """
-        return await self._word("pause", run, Control(), said)
+        return await self._send_control("pause", run, Control(), options)
 
-    async def resume(self, run: str, **said: Unpack[Said]) -> Reply:
+    async def resume(self, run: str, **options: Unpack[DecisionOptions]) -> Reply:
         """Let a paused run go on. Errors as ``pause``."""
-        return await self._word("resume", run, Control(), said)
+        return await self._send_control("resume", run, Control(), options)
 
     # --- dead letters ------------------------------------------------------------------------------------
 
-    async def dead_letters(self) -> list[Letter]:
+    async def dead_letters(self) -> list[DeadLetter]:
         """What could not be handled, oldest first. Needs the operator's credential."""
-        return await Letters(self.bus.wire).all()
+        return await DeadLetters(self.bus.wire).all()
 
-    async def dead_letter(self, seq: int) -> Letter:
+    async def dead_letter(self, seq: int) -> DeadLetter:
         """One dead letter by its number.
 
         Raises:
             NotFound: there is none.
         """
-        return await Letters(self.bus.wire).one(seq)
+        return await DeadLetters(self.bus.wire).one(seq)
 
-    async def requeue(self, seq: int) -> Letter:
+    async def requeue(self, seq: int) -> DeadLetter:
         """Send a dead letter's message again, or wake the role that gave up; the letter stays.
 
         Raises:
             NotFound: there is no such letter.
             InputError: it holds nothing that can be sent again.
         """
-        return await Letters(self.bus.wire).requeue(seq)
+        return await DeadLetters(self.bus.wire).requeue(seq)
 
     @property
-    def _says(self) -> Mouth:
-        if self._mouth is None:
+    def _connected_sender(self) -> Sender:
+        if self._sender is None:
             raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
-        return self._mouth
+        return self._sender
 
 
 def _receipt(state: Run, *, already: bool) -> Receipt:

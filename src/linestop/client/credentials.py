@@ -126,10 +126,10 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
     if path is None or not path.is_file():
         return None
     try:
-        data, found = read_regular(path, KEY_FILE_BYTES_MAX)
+        data, file_stat = read_regular(path, KEY_FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigError(f"The key {path} cannot be read: {error.strerror}.") from None
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if file_stat.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"The key {path} may be read by others: run `chmod 600 {path}`.")
     text = data.strip()
     try:
@@ -146,6 +146,6 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
 
 def sign(control: Control, key: Ed25519PrivateKey, *, tenant: str, run: str, verb: Verb) -> Control:
     """Return the word with a nonce and the signature of ``control.by``, whose key this is."""
-    fresh = msgspec.structs.replace(control, nonce=secrets.token_hex(16), key_id=control.by)
-    signature = key.sign(signed_bytes(tenant, run, verb, fresh))
-    return msgspec.structs.replace(fresh, signature=signature.hex())
+    with_nonce = msgspec.structs.replace(control, nonce=secrets.token_hex(16), key_id=control.by)
+    signature = key.sign(signed_bytes(tenant, run, verb, with_nonce))
+    return msgspec.structs.replace(with_nonce, signature=signature.hex())

@@ -7,30 +7,30 @@ from typing import Any, Final, cast
 import msgspec
 
 from linestop.bus import jetstream_api, stream_names
-from linestop.bus.jetstream.reads import Found, Reader
-from linestop.bus.jetstream.retry import patiently, publish
+from linestop.bus.jetstream.reads import Reader, StreamMessage
+from linestop.bus.jetstream.retry import publish, with_retries
 from linestop.bus.jetstream.wire import Wire, header_block
-from linestop.client.result_types import Letter
+from linestop.client.result_types import DeadLetter
 from linestop.errors import InputError, NotFound
-from linestop.schemas.subjects import parse_dead, wake
+from linestop.schemas.subjects import parse_dead_letter, wake
 
-ALL: Final = "dead.>"
-RESENT: Final = ("tasks.", "control.")
+ALL_SUBJECTS: Final = "dead.>"
+RESENDABLE: Final = ("tasks.", "control.")
 """Messages that can be sent again as they were; of a run, its role is woken instead."""
 
 
-class Letters:
+class DeadLetters:
     """Dead letters as the operator sees them."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._reader = Reader(wire, stream_names.DEAD)
 
-    async def all(self) -> list[Letter]:
+    async def all(self) -> list[DeadLetter]:
         """All letters, oldest first."""
-        return [_letter(found) for found in await self._reader.walk(ALL)]
+        return [_read_dead_letter(message) for message in await self._reader.read_all(ALL_SUBJECTS)]
 
-    async def one(self, seq: int) -> Letter:
+    async def one(self, seq: int) -> DeadLetter:
         """The letter with this number.
 
         Raises:
@@ -38,42 +38,50 @@ class Letters:
         """
         if seq > 0:
             body = msgspec.json.encode({"seq": seq})
-            msg = await patiently(self._wire, lambda: self._wire.ask(jetstream_api.direct_get(stream_names.DEAD), body))
+            msg = await with_retries(
+                self._wire, lambda: self._wire.request(jetstream_api.direct_get(stream_names.DEAD), body)
+            )
             headers = msg.headers or {}
             if "Nats-Subject" in headers:
-                return _letter(Found(subject=headers["Nats-Subject"], seq=seq, payload=msg.data, headers=dict(headers)))
+                return _read_dead_letter(
+                    StreamMessage(subject=headers["Nats-Subject"], seq=seq, payload=msg.data, headers=dict(headers))
+                )
         raise NotFound(f"There is no dead letter {seq}; `linestop dead ls` lists them.")
 
-    async def requeue(self, seq: int) -> Letter:
+    async def requeue(self, seq: int) -> DeadLetter:
         """Send the message of a letter again, or wake the role that gave up on a run. The letter stays.
 
         Raises:
             NotFound: there is no such letter.
             InputError: it holds nothing that could be sent again.
         """
-        letter = await self.one(seq)
-        if letter.subject.startswith(RESENT):
+        dead_letter = await self.one(seq)
+        if dead_letter.subject.startswith(RESENDABLE):
             headers = {"Nats-Msg-Id": f"requeue:{seq}", "Content-Type": "application/json"}
-            await publish(self._wire, letter.subject, letter.payload.encode(), headers=header_block(headers))
-        elif letter.subject:
-            raise InputError(f"Dead letter {seq} is of '{letter.subject}', which is not sent again: look into its run.")
+            await publish(self._wire, dead_letter.subject, dead_letter.payload.encode(), headers=header_block(headers))
+        elif dead_letter.subject:
+            raise InputError(
+                f"Dead letter {seq} is of '{dead_letter.subject}', which is not sent again: look into its run."
+            )
         else:
-            found = parse_dead(f"dead.{letter.role}.{letter.tenant}.{letter.run}")
-            await self._wire.connection.publish_checked(wake(found.tenant, found.run, role=found.role))
-        return letter
+            role_and_run = parse_dead_letter(f"dead.{dead_letter.role}.{dead_letter.tenant}.{dead_letter.run}")
+            await self._wire.connection.publish_checked(
+                wake(role_and_run.tenant, role_and_run.run, role=role_and_run.role)
+            )
+        return dead_letter
 
 
-def _letter(found: Found) -> Letter:
-    where = parse_dead(found.subject)
+def _read_dead_letter(message: StreamMessage) -> DeadLetter:
+    subject = parse_dead_letter(message.subject)
     try:
-        body: Any = msgspec.json.decode(found.payload)
+        body: Any = msgspec.json.decode(message.payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = None
     fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
     known = {"reason", "subject", "payload", "role", "run"}
-    return Letter(
-        seq=found.seq, role=where.role, tenant=where.tenant, run=where.run,
-        reason=str(fields.get("reason", "It gives no reason.")), at=found.headers.get("Nats-Time-Stamp", ""),
+    return DeadLetter(
+        seq=message.seq, role=subject.role, tenant=subject.tenant, run=subject.run,
+        reason=str(fields.get("reason", "It gives no reason.")), at=message.headers.get("Nats-Time-Stamp", ""),
         subject=str(fields.get("subject", "")), payload=str(fields.get("payload", "")),
         more={key: value for key, value in fields.items() if key not in known},
     )  # fmt: skip

@@ -10,24 +10,24 @@ from typing import Any, TypeVar, overload
 import anyio
 
 from linestop.bus import stream_names
-from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.client.credentials import Identity
-from linestop.client.listening import Alert, HasPosition, Listener, Listening, alert_of
+from linestop.client.listening import Alert, HasPosition, Listener, ListenerOptions, read_alert
 from linestop.client.outcome import Outcome, outcome_as, with_text
-from linestop.client.run_reader import DEFAULT_TENANT, Looking, as_run, as_tenant
-from linestop.client.token_stream import Token, Words
-from linestop.client.waiting import hints, pieces
+from linestop.client.run_reader import DEFAULT_TENANT, RunReader, as_run, as_tenant
+from linestop.client.token_stream import Token, TokenStream
+from linestop.client.waiting import token_feed, watch_hints
 from linestop.errors import TimedOut
 from linestop.schemas import subjects
 from linestop.schemas.events import BlobRef, Proposed
 from linestop.schemas.run.state import Entry, Run
-from linestop.schemas.subject_filters import alerts_of, outcomes_of
+from linestop.schemas.subject_filters import alert_filter, outcome_filter
 
 T = TypeVar("T")
 M = TypeVar("M", bound=HasPosition)
 
 
-class Following(Looking):
+class RunFollower(RunReader):
     """A connection that can follow. ``Client`` is one that can also speak."""
 
     def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
@@ -44,20 +44,20 @@ class Following(Looking):
             Unreachable: the broker does not answer; what was given stands. Begin again.
             PermissionDenied: this credential may not read runs.
         """
-        state, words = Run(as_tenant(tenant), as_run(run)), Words()
+        state, tokens = Run(as_tenant(tenant), as_run(run)), TokenStream()
         log = self.bus.log()
-        async with pieces(self.bus.wire, state.tenant, state.run) as heard:
+        async with token_feed(self.bus.wire, state.tenant, state.run) as feed:
             while True:
-                if heard.log_is_due(state.head_seq, now=words.unknown):
+                if feed.should_read_log(state.head_seq, now=tokens.has_early_pieces):
                     for message in await log.load(state.tenant, state.run, after_seq=state.head_seq):
                         entry = state.apply(message.subject, message.payload, message.seq)
-                        for token in words.read(entry, await _said(self, entry, tenant)):
+                        for token in tokens.add_entry(entry, await _proposal_text(self, entry, tenant)):
                             yield token
-                for token in (token for piece in heard.take() for token in words.hear(piece)):
+                for token in (token for piece in feed.take() for token in tokens.add_piece(piece)):
                     yield token
                 if state.sealed:
                     return
-                await heard.wait(state.head_seq)
+                await feed.wait(state.head_seq)
 
     @overload
     async def outcome(
@@ -80,11 +80,11 @@ class Following(Looking):
             TimedOut: not over after ``timeout_s``; the run goes on.
             InputError: the answer is not an ``output``.
         """
-        wanted = subjects.outcome_of(as_tenant(tenant), as_run(run))
+        wanted = subjects.run_outcome_filter(as_tenant(tenant), as_run(run))
         reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.move_on_after(timeout_s):
-            async with hints(self.bus.wire, subjects.live(wanted)) as news:
-                while not (found := await reader.direct(wanted)):
+            async with watch_hints(self.bus.wire, subjects.live_subject(wanted)) as news:
+                while not (found := await reader.last_of_each(wanted)):
                     await news.wait()
                 outcome = outcome_as(found[-1].payload, output, position=found[-1].seq)
                 if isinstance(outcome.text, BlobRef):
@@ -117,13 +117,15 @@ class Following(Looking):
         Raises:
             InputError: agent, tenant or position is not a name, or both ``position`` and ``after`` are given.
         """
-        wanted = Listening(stream=stream_names.OUTCOMES, subject=outcomes_of(tenant, agent), after=after, name=position)
+        wanted = ListenerOptions(
+            stream=stream_names.OUTCOMES, subject=outcome_filter(tenant, agent), after=after, name=position
+        )
         return self._listener(wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
 
     def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Listener[Alert]:
         """What calls a person, as ``outcomes``: needs the credential ``operator`` or ``watcher``."""
-        wanted = Listening(stream=stream_names.ALERTS, subject=alerts_of(tenant), after=after, name=position)
-        return self._listener(wanted, alert_of)
+        options = ListenerOptions(stream=stream_names.ALERTS, subject=alert_filter(tenant), after=after, name=position)
+        return self._listener(options, read_alert)
 
     async def close(self) -> None:
         """Close the connection, and before it the listeners that a ``break`` left open."""
@@ -134,13 +136,13 @@ class Following(Looking):
                 await each.aclose()
         await super().close()
 
-    def _listener(self, wanted: Listening, read: Callable[[Found], M]) -> Listener[M]:
-        listener = Listener(lambda: self.bus, wanted, read)
+    def _listener(self, options: ListenerOptions, read: Callable[[StreamMessage], M]) -> Listener[M]:
+        listener = Listener(lambda: self.bus, options, read)
         self._listeners.add(listener)
         return listener
 
 
-async def _said(looking: Looking, entry: Entry, tenant: str) -> str:
+async def _proposal_text(reader: RunReader, entry: Entry, tenant: str) -> str:
     """The whole text of a proposal, nothing of another event."""
     event = entry.event
-    return await looking.text(event.text, tenant=tenant) if isinstance(event, Proposed) else ""
+    return await reader.text(event.text, tenant=tenant) if isinstance(event, Proposed) else ""

@@ -7,22 +7,22 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.kill_switch_store import KillSwitchStore
 from linestop.errors import Conflict, InputError
 from linestop.schemas.kill_switches import CLOSED_MAX, UNREADABLE, closed_switches, switch_name
 
 TRIES_MAX: Final = 20
 
 
-class KillSwitches:
+class KillSwitchClient:
     """The kill switches as one credential sees them; only the operator's may change them."""
 
-    def __init__(self, stored: SwitchStore) -> None:
-        self._stored = stored
+    def __init__(self, store: KillSwitchStore) -> None:
+        self._store = store
 
     async def closed(self) -> frozenset[str]:
         """Those that are closed; ``unreadable`` alone if the stored value is not a list of names."""
-        found = await self._stored.get()
+        found = await self._store.get()
         return frozenset() if found is None else _read(found.value)
 
     async def close(self, *names: str) -> frozenset[str]:
@@ -32,8 +32,8 @@ class KillSwitches:
             InputError: a name is not a kill switch's, too many are closed, or the stored value cannot be read.
             PermissionDenied: the credential is not the operator's.
         """
-        wanted = frozenset(switch_name(name) for name in names)
-        return await self._change(lambda closed: closed | wanted)
+        names_to_close = frozenset(switch_name(name) for name in names)
+        return await self._change(lambda closed: closed | names_to_close)
 
     async def open(self, *names: str) -> frozenset[str]:
         """Open these; return those that are still closed. A value that cannot be read is replaced: nothing is closed.
@@ -42,13 +42,13 @@ class KillSwitches:
             InputError: a name is not a kill switch's, or is not closed.
             PermissionDenied: the credential is not the operator's.
         """
-        wanted = frozenset(switch_name(name) for name in names)
+        names_to_open = frozenset(switch_name(name) for name in names)
 
         def opened(closed: frozenset[str]) -> frozenset[str]:
-            if missing := sorted(wanted - closed):
+            if missing := sorted(names_to_open - closed):
                 listed = ", ".join(sorted(closed)) or "none is"
                 raise InputError(f"The kill switch '{missing[0]}' is not closed; closed: {listed}.")
-            return closed - wanted
+            return closed - names_to_open
 
         return await self._change(opened, repair=True)
 
@@ -56,22 +56,22 @@ class KillSwitches:
         self, change: Callable[[frozenset[str]], frozenset[str]], *, repair: bool = False
     ) -> frozenset[str]:
         for _ in range(TRIES_MAX):
-            found = await self._stored.get()
-            closed = frozenset[str]() if found is None else _read(found.value)
+            stored = await self._store.get()
+            closed = frozenset[str]() if stored is None else _read(stored.value)
             if UNREADABLE in closed and not repair:
                 raise InputError(
                     "The stored kill switches cannot be read, so all count as closed: open them with "
                     "`linestop switch open all`, then close those that must stay closed."
                 )
-            wanted = frozenset[str]() if UNREADABLE in closed else change(closed)
-            if len(wanted) > CLOSED_MAX:
+            new_closed = frozenset[str]() if UNREADABLE in closed else change(closed)
+            if len(new_closed) > CLOSED_MAX:
                 raise InputError(f"At most {CLOSED_MAX} kill switches may be closed at once; open some of them.")
-            value = msgspec.json.encode(sorted(wanted))
+            value = msgspec.json.encode(sorted(new_closed))
             try:
-                await self._stored.replace(found, value)
+                await self._store.replace(stored, value)
             except Conflict:
                 continue
-            return wanted
+            return new_closed
         raise Conflict(f"The kill switches changed {TRIES_MAX} times meanwhile; try again.")
 
 

@@ -54,11 +54,11 @@ class LeftRuns:
             return []
         # Imported here: they load a database, which is needed for runs that have left the log alone.
         from linestop.archive.duckdb_file import ArchiveFile  # noqa: PLC0415
-        from linestop.archive.query_socket import DoorRequest, ask  # noqa: PLC0415
+        from linestop.archive.query_socket import QueryRequest, ask_recorder  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory(prefix="linestop-") as folder:
             target = Path(folder) / "lines"
-            if await ask(path, DoorRequest(want="runs", path=str(target), runs=wanted)) is None:
+            if await ask_recorder(path, QueryRequest(want="runs", path=str(target), runs=wanted)) is None:
 
                 def read() -> None:
                     file = ArchiveFile(path)

@@ -14,11 +14,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import msgspec
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Shared
+from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.wire import NoResponders
-from linestop.client.waiting import hints
+from linestop.client.waiting import watch_hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import check_name
@@ -60,14 +60,14 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     position: int = 0
 
 
-def alert_of(found: Found) -> Alert:
+def read_alert(message: StreamMessage) -> Alert:
     """Read a stored alert."""
-    fields = msgspec.json.decode(found.payload, type=dict[str, Any])
-    kind, at = found.subject.rpartition(".")[2], found.headers.get("ce-time", "")
-    return msgspec.convert({**fields, "kind": kind, "at": at, "position": found.seq}, Alert)
+    fields = msgspec.json.decode(message.payload, type=dict[str, Any])
+    kind, at = message.subject.rpartition(".")[2], message.headers.get("ce-time", "")
+    return msgspec.convert({**fields, "kind": kind, "at": at, "position": message.seq}, Alert)
 
 
-class Listening(msgspec.Struct, frozen=True, kw_only=True):
+class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What to listen to. ``after`` is a position, ``name`` the listener's whose position is kept; neither: from now."""
 
     stream: str
@@ -85,20 +85,22 @@ class Listener(Generic[M]):
     and a warning says so. Of two listeners with one name, one gets ``Conflict``.
     """
 
-    def __init__(self, bus: Callable[[], JetStream], wanted: Listening, read: Callable[[Found], M]) -> None:
+    def __init__(
+        self, bus: Callable[[], JetStream], options: ListenerOptions, read: Callable[[StreamMessage], M]
+    ) -> None:
         # One that cannot be made is deleted, too.
         self._closed = False
         self._position: _Position | None = None
-        if wanted.after is not None and wanted.name:
+        if options.after is not None and options.name:
             raise InputError("Give either `after` or `position`: a listener with a name knows where it was.")
-        if wanted.name:
-            check_name("position", wanted.name)
+        if options.name:
+            check_name("position", options.name)
         self._bus = bus
-        self._wanted = wanted
+        self._options = options
         self._read = read
         self._source = self._messages()
         self._after: int | None = None
-        self._given = 0
+        self._last_given_seq = 0
 
     def __aiter__(self) -> AsyncIterator[M]:
         return self
@@ -114,39 +116,39 @@ class Listener(Generic[M]):
         await self.save()
         while True:
             try:
-                found = await anext(self._source)
+                message = await anext(self._source)
             except StopAsyncIteration:
                 if self._closed:
                     raise
                 # An error, or whoever waited and gave up, ended it: it goes on where it was.
                 self._source = self._messages()
                 continue
-            if found is None:
+            if message is None:
                 continue
-            self._given = found.seq
+            self._last_given_seq = message.seq
             try:
-                return self._read(found)
+                return self._read(message)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise Defect(
-                    f"Message {found.seq} of {self._wanted.stream} cannot be read ({error}); report it. "
-                    f"`after={found.seq}` goes on behind it."
+                    f"Message {message.seq} of {self._options.stream} cannot be read ({error}); report it. "
+                    f"`after={message.seq}` goes on behind it."
                 ) from None
 
     async def save(self) -> None:
         """Count all that was given as handled. Without a name it does nothing."""
         if self._position is not None:
-            await self._position.save(self._given)
+            await self._position.save(self._last_given_seq)
 
     def __del__(self) -> None:
         self.warn_if_unsaved()
 
     def warn_if_unsaved(self) -> None:
         """Say that the last message comes again, where nothing told whether it was handled."""
-        if not self._closed and self._position is not None and self._position.seq != self._given:
+        if not self._closed and self._position is not None and self._position.seq != self._last_given_seq:
             LOG.warning(
                 "Position '%s': nothing told whether message %d was handled, since its loop was left: it comes again. "
                 "Use `async with` around the loop, or `await listener.save()` before you leave it.",
-                self._wanted.name, self._given,
+                self._options.name, self._last_given_seq,
             )  # fmt: skip
 
     async def aclose(self) -> None:
@@ -168,41 +170,41 @@ class Listener(Generic[M]):
         finally:
             await self.aclose()
 
-    async def _messages(self) -> AsyncGenerator[Found | None]:
+    async def _messages(self) -> AsyncGenerator[StreamMessage | None]:
         """None once it is known where to begin, then every message."""
-        bus, wanted = self._bus(), self._wanted
-        reader = Reader(bus.wire, wanted.stream)
-        async with hints(bus.wire, subjects.live(wanted.subject)) as news:
+        bus, options = self._bus(), self._options
+        reader = Reader(bus.wire, options.stream)
+        async with watch_hints(bus.wire, subjects.live_subject(options.subject)) as new_messages:
             after = self._after = await self._begin(bus, reader) if self._after is None else self._after
             yield None
             while True:
-                page = await reader.page(wanted.subject, after_seq=after)
-                for found in page:
-                    after = self._after = found.seq
-                    yield found
+                page = await reader.page(options.subject, after_seq=after)
+                for message in page:
+                    after = self._after = message.seq
+                    yield message
                 if not page:
-                    await news.wait(after)
+                    await new_messages.wait(after)
 
     async def _begin(self, bus: JetStream, reader: Reader) -> int:
         """The position to begin behind."""
-        wanted = self._wanted
-        if wanted.name:
-            key = f"{bus.wire.connection.credential.user}.{wanted.stream.lower()}.{wanted.name}"
-            self._position = await _Position.read(bus.shared(stream_names.POSITIONS_BUCKET), key)
-            after = self._given = self._position.seq
-        elif wanted.after is not None:
-            after = wanted.after
+        options = self._options
+        if options.name:
+            key = f"{bus.wire.connection.credential.user}.{options.stream.lower()}.{options.name}"
+            self._position = await _Position.read(bus.bucket(stream_names.POSITIONS_BUCKET), key)
+            after = self._last_given_seq = self._position.seq
+        elif options.after is not None:
+            after = options.after
         else:
-            after = await _last(reader)
-        if after and (wanted.name or wanted.after is not None) and after > (last := await _last(reader)):
+            after = await _last_seq(reader)
+        if after and (options.name or options.after is not None) and after > (last := await _last_seq(reader)):
             raise InputError(
-                f"Position {after} is behind the last message of {wanted.stream}, {last}: it belongs to another "
+                f"Position {after} is behind the last message of {options.stream}, {last}: it belongs to another "
                 "broker, or to one that was set up again. Begin with `after=0`, or under another name."
             )
         return after
 
 
-async def _last(reader: Reader) -> int:
+async def _last_seq(reader: Reader) -> int:
     state = (await reader.info()).state
     return state.last_seq if state else 0
 
@@ -214,24 +216,24 @@ class _Seq(msgspec.Struct, frozen=True):
 class _Position:
     """How far the listener of one name has come, kept in a key of its own; whoever moved it last must be us."""
 
-    def __init__(self, bucket: Shared, key: str, seq: int, revision: int) -> None:
+    def __init__(self, bucket: Bucket, key: str, seq: int, revision: int) -> None:
         self._bucket = bucket
         self._key = key
         self.seq = seq
         self._revision = revision
 
     @classmethod
-    async def read(cls, bucket: Shared, key: str) -> Self:
+    async def read(cls, bucket: Bucket, key: str) -> Self:
         try:
-            found = await bucket.get(key)
+            stored = await bucket.get(key)
         except NoResponders:
             raise Unreachable(
                 "The broker keeps no positions of listeners: an older linestop set it up. Start `linestop dev` again, "
                 "or run `linestop bus init`."
             ) from None
-        if found is None:
+        if stored is None:
             return cls(bucket, key, 0, 0)
-        return cls(bucket, key, msgspec.json.decode(found.value, type=_Seq).seq, found.revision)
+        return cls(bucket, key, msgspec.json.decode(stored.value, type=_Seq).seq, stored.revision)
 
     async def save(self, seq: int) -> None:
         if seq == self.seq:

@@ -113,7 +113,7 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_at: datetime | None = None
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A dead letter: something ``role`` could not handle; with ``subject`` and ``payload`` if it was a message."""
 
     seq: int
@@ -163,20 +163,20 @@ def _why(run: Run) -> str:
     return run.queued.why if run.queued else ""
 
 
-def blobs_asked(run: Run) -> list[BlobRef]:
+def blobs_in_questions(run: Run) -> list[BlobRef]:
     """The arguments under question that are too long for an event and must be fetched."""
-    return [text for call in _asked(run) if isinstance(text := _args(call), BlobRef)]
+    return [text for call in _asked_calls(run) if isinstance(text := _args(call), BlobRef)]
 
 
 def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
     """All that the run asks a person; ``texts`` holds the fetched arguments by digest."""
     if run.done:
         return []
-    found = [_question(run, call, texts) for call in _asked(run)]
+    questions = [_question(run, call, texts) for call in _asked_calls(run)]
     if run.spend_asked:
         spend = run.spend_asked
         so_far, limit = spend.so_far_micros / 1e6, spend.limit_micros / 1e6
-        found.append(
+        questions.append(
             OpenQuestion(
                 kind="spend",
                 tenant=run.tenant,
@@ -187,12 +187,12 @@ def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
                 text=f"The run has spent ${so_far:.4f}; beyond ${limit:.4f} it needs a person.",
             )
         )
-    return [msgspec.structs.replace(question, shown=_digest(question)) for question in found]
+    return [msgspec.structs.replace(question, shown=_digest(question)) for question in questions]
 
 
 SHOWN_CHARS = 12
 SHOWN_CHARS_MIN = 6
-ASKED_CHARS_SHOWN = 400
+QUESTION_CHARS_SHOWN = 400
 
 
 def _digest(question: OpenQuestion) -> str:
@@ -216,14 +216,14 @@ def require_shown(question: OpenQuestion, shown: str) -> None:
     if question.shown.startswith(shown) or (question.args_sha256.startswith(shown) and not question.wider):
         return
     what = f"{question.tool}({question.args})" if question.tool else question.text
-    what = what if len(what) <= ASKED_CHARS_SHOWN else what[:ASKED_CHARS_SHOWN] + "…"
+    what = what if len(what) <= QUESTION_CHARS_SHOWN else what[:QUESTION_CHARS_SHOWN] + "…"
     raise Refused(
         f"What run '{question.run}' asks is not what was shown as {shown}. It now asks about {what}: look at it with "
         f"`linestop approvals`, and decide with `--shown {question.shown}`."
     )
 
 
-def _asked(run: Run) -> list[CallState]:
+def _asked_calls(run: Run) -> list[CallState]:
     return [call for call in run.calls.values() if call.stage is Stage.ASKED and call.asked is not None]
 
 
@@ -233,7 +233,9 @@ def _args(call: CallState) -> Text:
 
 def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuestion:
     asked, args = call.asked, _args(call)
-    shown = args if isinstance(args, str) else texts.get(args.sha256, f"[{args.bytes} bytes, SHA-256 {args.sha256}]")
+    args_text = (
+        args if isinstance(args, str) else texts.get(args.sha256, f"[{args.bytes} bytes, SHA-256 {args.sha256}]")
+    )
     common: dict[str, Any] = {
         "tenant": run.tenant,
         "run": run.run,
@@ -241,7 +243,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
         "task": _task(run),
         "call": call.call,
         "tool": call.tool,
-        "args": shown,
+        "args": args_text,
     }
     if isinstance(asked, Question):
         return OpenQuestion(
@@ -250,7 +252,8 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
         )  # fmt: skip
     assert isinstance(asked, AskedCall), "a call that is asked about has its question"
     return OpenQuestion(
-        kind="doubt" if call.asked_doubt else "approval", expires_at=asked.expires_at, args_sha256=asked.args_sha256,
+        kind="doubt" if call.asked_about_outcome else "approval", expires_at=asked.expires_at,
+        args_sha256=asked.args_sha256,
         contract_digest=asked.contract_digest, tier=asked.tier, rule=asked.rule, reason=asked.reason,
         effect_key=call.judged.effect_key if call.judged else "",
         provenance=asked.provenance, egress=call.grant.egress if call.grant else (),
@@ -259,7 +262,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     )  # fmt: skip
 
 
-def unknown_for_good(run: Run, call: CallState) -> str:
+def unknown_outcome_message(run: Run, call: CallState) -> str:
     """Why nobody can say any more in the log what became of a call, and what a person can do then."""
     key = call.judged.effect_key if call.judged else ""
     return (
@@ -269,7 +272,7 @@ def unknown_for_good(run: Run, call: CallState) -> str:
     )
 
 
-def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
+def pick_question(run: Run, questions: list[OpenQuestion], call: str) -> OpenQuestion:
     """The question that a word about ``call`` ends; with an empty ``call``, the only one there is.
 
     Raises:
@@ -277,22 +280,22 @@ def pick(run: Run, asked: list[OpenQuestion], call: str) -> OpenQuestion:
         InputError: no call is named and the run asks several things.
         Refused: the call, or the whole run, waits for nobody.
     """
-    unknown = [
+    unknown_calls = [
         each for each in run.calls.values() if each.fate == "unknown" and each.judged and call in {"", each.call}
     ]
-    if run.done and unknown:
-        raise Refused(unknown_for_good(run, unknown[0]))
+    if run.done and unknown_calls:
+        raise Refused(unknown_outcome_message(run, unknown_calls[0]))
     if not call:
-        if len(asked) == 1:
-            return asked[0]
-        if not asked:
+        if len(questions) == 1:
+            return questions[0]
+        if not questions:
             over = " is over and" if run.done else ""
             raise Refused(f"Run '{run.run}'{over} asks nobody anything now; `linestop approvals` lists what waits.")
-        calls = ", ".join(f"'{question.call}'" for question in asked)
+        calls = ", ".join(f"'{question.call}'" for question in questions)
         raise InputError(f"Name the call: run '{run.run}' asks about {calls}.")
-    found = next((question for question in asked if question.call == call), None)
-    if found is not None:
-        return found
+    matching = next((question for question in questions if question.call == call), None)
+    if matching is not None:
+        return matching
     state = run.calls.get(call)
     if state is None:
         raise NotFound(f"Run '{run.run}' has no call '{call}'; `linestop show {run.run}` lists them.")

@@ -13,14 +13,14 @@ Key = tuple[TenantId, RunId]
 NEAREST_SHOWN: Final = 3
 """How many runs are named to a person who typed a run that does not exist."""
 
-ALIKE: Final = 0.6
+SIMILARITY_MIN: Final = 0.6
 """From which similarity on (of ``difflib``) an id is taken for a misspelt one."""
 
 
 def named_runs(first_events: Sequence[str]) -> list[Key]:
     """The runs of these subjects of first events, each once, in their order."""
     # A void rival of a first event names the same run a second time.
-    return list(dict.fromkeys((where.tenant, where.run) for where in map(parse_run_event, first_events)))
+    return list(dict.fromkeys((subject.tenant, subject.run) for subject in map(parse_run_event, first_events)))
 
 
 def begun_runs(first_events: Sequence[str]) -> list[Key]:
@@ -30,6 +30,6 @@ def begun_runs(first_events: Sequence[str]) -> list[Key]:
 
 def nearest_runs(text: str, runs: Sequence[RunId]) -> list[RunId]:
     """The runs whose ids are most like ``text``, else the newest; ``runs`` come oldest first."""
-    plain = {run.replace("-", ""): run for run in runs}
-    alike = difflib.get_close_matches(text.replace("-", ""), plain, n=NEAREST_SHOWN, cutoff=ALIKE)
-    return [plain[found] for found in alike] or list(reversed(runs[-NEAREST_SHOWN:]))
+    by_plain_id = {run.replace("-", ""): run for run in runs}
+    similar = difflib.get_close_matches(text.replace("-", ""), by_plain_id, n=NEAREST_SHOWN, cutoff=SIMILARITY_MIN)
+    return [by_plain_id[found] for found in similar] or list(reversed(runs[-NEAREST_SHOWN:]))

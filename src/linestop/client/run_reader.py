@@ -19,13 +19,13 @@ from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permissions import CredentialName
-from linestop.bus.worker_heartbeats import Worker, workers
+from linestop.bus.worker_heartbeats import WorkerStatus, workers
 from linestop.client.credentials import Identity, default_person, identify
 from linestop.client.left_runs import LeftRuns
-from linestop.client.result_types import OpenQuestion, RunLine, blobs_asked, open_questions, run_line
+from linestop.client.result_types import OpenQuestion, RunLine, blobs_in_questions, open_questions, run_line
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
-from linestop.client.sender import Mouth
-from linestop.client.waiting import hints
+from linestop.client.sender import Sender
+from linestop.client.waiting import watch_hints
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
@@ -34,12 +34,12 @@ from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
 DEFAULT_TENANT: Final = "default"
-AT_ONCE: Final = 16
+CONCURRENT_READS_MAX: Final = 16
 """Runs that are read at a time."""
 
 RUNS_SHOWN: Final = 50
 CANDIDATES_SHOWN: Final = 5
-LAST: Final = "last"
+LAST_RUN: Final = "last"
 """What stands for the run that was begun last, wherever a person names a run."""
 
 WINDOW_MESSAGES: Final = 5_000
@@ -49,7 +49,7 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
 
 
-class Looking:
+class RunReader:
     """A connection that can look. ``Client`` is one that can also speak."""
 
     def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
@@ -58,8 +58,8 @@ class Looking:
         """The name that decisions are made under where none is given."""
         self.name = name
         self._connection: Connection | None = None
-        self._stream: JetStream | None = None
-        self._mouth: Mouth | None = None
+        self._jetstream: JetStream | None = None
+        self._sender: Sender | None = None
         self._left = LeftRuns(identity.people.parent if identity.people is not None else None)
 
     @classmethod
@@ -99,11 +99,11 @@ class Looking:
         """
         self._connection = await connect(self.identity.credential, name=self.name)
         try:
-            self._stream = await JetStream.open(self._connection)
+            self._jetstream = await JetStream.open(self._connection)
         except BaseException:
             await self._connection.close()
             raise
-        self._mouth = Mouth(self._connection, self._stream.wire, self.identity.people)
+        self._sender = Sender(self._connection, self._jetstream.wire, self.identity.people)
 
     async def close(self) -> None:
         """Close the connection; what was submitted goes on."""
@@ -126,9 +126,9 @@ class Looking:
         Raises:
             InputError: it is not connected.
         """
-        if self._stream is None:
+        if self._jetstream is None:
             raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
-        return self._stream
+        return self._jetstream
 
     @property
     def connected(self) -> bool:
@@ -145,7 +145,7 @@ class Looking:
         """
         state = await self._fold(as_tenant(tenant), as_run(run))
         if not state.entries:
-            raise _unknown(state)
+            raise _no_such_run(state)
         return state
 
     async def find_run(self, text: str, *, tenant: str = DEFAULT_TENANT) -> RunId:
@@ -157,12 +157,12 @@ class Looking:
             NotFound: there is no such run.
             InputError: several ids begin so.
         """
-        if text == LAST:
-            found = await self._newest(1, as_tenant(tenant), begun_only=True)
+        if text == LAST_RUN:
+            found = await self._newest_runs(1, as_tenant(tenant), begun_only=True)
             if not found:
                 raise NotFound(f"There is no run of tenant '{tenant}' yet.")
             return found[-1][1]
-        begun = sorted(run for _, run in await self._begun(as_tenant(tenant)) if run.startswith(text))
+        begun = sorted(run for _, run in await self._begun_runs(as_tenant(tenant)) if run.startswith(text))
         if text in begun:
             return RunId(text)
         if len(begun) > 1:
@@ -174,7 +174,7 @@ class Looking:
 
     async def open_runs_like(self, text: str, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
         """A few open runs of the tenant for a person who typed a run that does not exist, the nearest ids first."""
-        begun = set(await self._begun(as_tenant(tenant)))
+        begun = set(await self._begun_runs(as_tenant(tenant)))
         return nearest_runs(text, [key[1] for key in await self.bus.log().open_runs() if key in begun])
 
     async def events(
@@ -203,18 +203,20 @@ class Looking:
         """
         state = Run(as_tenant(tenant), as_run(run))
         log = self.bus.log()
-        async with hints(self.bus.wire, subjects.live(subjects.run_filter(state.tenant, state.run))) as news:
+        async with watch_hints(
+            self.bus.wire, subjects.live_subject(subjects.run_filter(state.tenant, state.run))
+        ) as new_messages:
             while True:
                 for message in await self._left.load(log, state.tenant, state.run, after_seq=state.head_seq):
-                    shown = state.n >= after_n
+                    is_after = state.n >= after_n
                     entry = state.apply(message.subject, message.payload, message.seq)
-                    if shown:
+                    if is_after:
                         yield state, entry
                 if state.sealed or not follow:
                     break
-                await news.wait(state.head_seq)
+                await new_messages.wait(state.head_seq)
         if not state.entries:
-            raise _unknown(state)
+            raise _no_such_run(state)
 
     async def text(self, text: Text, *, tenant: str = DEFAULT_TENANT) -> str:
         """The text itself, fetched if it is stored as a blob.
@@ -240,14 +242,14 @@ class Looking:
         """The runs begun last, newest first; of all tenants unless one is named."""
         if tenant:
             check_name("tenant", tenant)
-        keys = await self.bus.log().open_runs() if open_only else await self._newest(limit, tenant)
+        keys = await self.bus.log().open_runs() if open_only else await self._newest_runs(limit, tenant)
         if not open_only and len(keys) < limit:
             keys = [*keys, *await self._of_archive(limit, set(keys))]
 
         async def line(key: Key) -> RunLine:
             return run_line(await self._fold(*key))
 
-        lines = await _each([key for key in keys if not tenant or key[0] == tenant], line)
+        lines = await _map_concurrently([key for key in keys if not tenant or key[0] == tenant], line)
         lines.sort(key=lambda line: line.opened_at or line.last_at or _LONG_AGO, reverse=True)
         return lines[:limit]
 
@@ -260,19 +262,24 @@ class Looking:
 
     async def newest(self, limit: int, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
         """The ids of the tenant's runs begun last, newest first."""
-        return [run for _, run in reversed(await self._newest(limit, as_tenant(tenant)))]
+        return [run for _, run in reversed(await self._newest_runs(limit, as_tenant(tenant)))]
 
     async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
         """What all open runs wait for a person to say, so not events; the most urgent first."""
         keys = [key for key in await self.bus.log().open_runs() if not tenant or key[0] == tenant]
 
-        async def of(key: Key) -> list[OpenQuestion]:
+        async def read_questions(key: Key) -> list[OpenQuestion]:
             return await self.questions_of(await self._fold(*key))
 
-        found = [question for questions in await _each(keys, of) for question in questions if question.kind != "event"]
+        found = [
+            question
+            for questions in await _map_concurrently(keys, read_questions)
+            for question in questions
+            if question.kind != "event"
+        ]
         return sorted(found, key=lambda question: question.expires_at)
 
-    async def workers(self) -> list[Worker]:
+    async def workers(self) -> list[WorkerStatus]:
         """The workers that have shown themselves, by role and name, each with whether it lives.
 
         A worker that missed three of its beats, one every 2 s by the broker's clock, is presumed dead.
@@ -289,20 +296,20 @@ class Looking:
 
     async def tenants(self) -> set[TenantId]:
         """The tenants that have a run in the log."""
-        found = await Reader(self.bus.wire, stream_names.RUNS).walk("runs.*.*.*.*.1")
+        found = await Reader(self.bus.wire, stream_names.RUNS).read_all("runs.*.*.*.*.1")
         return {tenant for tenant, _ in begun_runs([item.subject for item in found])}
 
-    async def _begun(self, tenant: TenantId) -> list[Key]:
-        found = await Reader(self.bus.wire, stream_names.RUNS).walk(f"runs.{tenant}.*.*.*.1")
+    async def _begun_runs(self, tenant: TenantId) -> list[Key]:
+        found = await Reader(self.bus.wire, stream_names.RUNS).read_all(f"runs.{tenant}.*.*.*.1")
         return begun_runs([item.subject for item in found])
 
-    async def _newest(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
+    async def _newest_runs(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
         reader = Reader(self.bus.wire, stream_names.RUNS)
-        info = await self.bus.wire.connection.ask(jetstream_api.stream_info(stream_names.RUNS))
+        info = await self.bus.wire.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
         last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
         window = WINDOW_MESSAGES
         while True:
-            found = await reader.walk(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
+            found = await reader.read_all(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
             firsts = [item.subject for item in found]
             keys = begun_runs(firsts) if begun_only else named_runs(firsts)
             if len(keys) >= limit or window >= last:
@@ -322,36 +329,36 @@ class Looking:
     async def questions_of(self, state: Run) -> list[OpenQuestion]:
         """What a folded run asks, with arguments that are stored as blobs fetched."""
         texts: dict[str, str] = {}
-        for ref in blobs_asked(state):
+        for ref in blobs_in_questions(state):
             with contextlib.suppress(NotFound):
                 texts[ref.sha256] = await self.text(ref, tenant=state.tenant)
         return open_questions(state, texts)
 
 
-async def read_workers(stream: JetStream) -> list[Worker]:
+async def read_workers(bus: JetStream) -> list[WorkerStatus]:
     """The workers that have shown themselves to this broker.
 
     Raises:
         PermissionDenied: the credential may not see them; ``ApiError`` if their bucket is missing.
     """
-    stored = await stream.shared(stream_names.BEATS_BUCKET).values("")
-    info = await stream.wire.connection.ask(
+    stored = await bus.bucket(stream_names.BEATS_BUCKET).values("")
+    info = await bus.wire.connection.api_request(
         jetstream_api.stream_info(stream_names.bucket_stream(stream_names.BEATS_BUCKET))
     )
     return workers(stored, msgspec.convert(info["ts"], datetime))
 
 
-async def _each(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> list[T]:
+async def _map_concurrently(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> list[T]:
     """Do ``work`` for every key, a bounded number at a time; in the order of the keys."""
     results: dict[int, T] = {}
 
     async def one(index: int) -> None:
         results[index] = await work(keys[index])
 
-    for start in range(0, len(keys), AT_ONCE):
+    for start in range(0, len(keys), CONCURRENT_READS_MAX):
         try:
             async with anyio.create_task_group() as tasks:
-                for index in range(start, min(start + AT_ONCE, len(keys))):
+                for index in range(start, min(start + CONCURRENT_READS_MAX, len(keys))):
                     tasks.start_soon(one, index)
         except ExceptionGroup as failures:
             # Reads fail for one reason; callers expect that error itself, not a group of it.
@@ -369,5 +376,5 @@ def as_run(run: str) -> RunId:
     return RunId(check_name("run", run))
 
 
-def _unknown(state: Run) -> NotFound:
+def _no_such_run(state: Run) -> NotFound:
     return NotFound(f"There is no run '{state.run}' of tenant '{state.tenant}'; `linestop runs` lists them.")

@@ -23,7 +23,7 @@ from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.client.credentials import load_key, sign
 from linestop.client.result_types import Submitted
-from linestop.client.waiting import Answers, answer_within
+from linestop.client.waiting import ReplyInbox, reply_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -32,40 +32,46 @@ from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.trace_context import TraceContext
 from linestop.schemas.value_size import OversizedError, json_size
 
-WAIT_S: Final = 10.0
+REPLY_WAIT_S: Final = 10.0
 """How long to wait for a role's answer to a task or a word. What was said is kept in any case."""
 
 SOURCE: Final = "/linestop/client"
 TASK_TYPE: Final = "io.linestop.task"
 CONTROL_TYPE: Final = "io.linestop.control"
 
-_KEPT: Final = "The broker keeps the task, but nobody has opened it yet: see that the actors run (`linestop health`)."
+_STORED_NOT_OPENED: Final = (
+    "The broker keeps the task, but nobody has opened it yet: see that the actors run (`linestop health`)."
+)
 
 
-class Mouth:
+class Sender:
     """Says things over one connection; ``people`` is the folder of the keys that decisions are signed with."""
 
     def __init__(self, connection: Connection, wire: Wire, people: Path | None) -> None:
         self._wire = wire
         self._people = people
-        self._answers = Answers(connection)
+        self._replies = ReplyInbox(connection)
         self._operator = connection.credential.user == "operator"
 
-    async def task(self, tenant: TenantId, agent: AgentName, task: Task, *, wait_s: float) -> Submitted:
+    async def send_task(self, tenant: TenantId, agent: AgentName, task: Task, *, wait_s: float) -> Submitted:
         """Store a task; wait at most ``wait_s`` for the validator to let it in."""
-        run = run_id(task.run) if task.run else _run_for(tenant, task)
+        run = run_id(task.run) if task.run else _run_id_for(tenant, task)
         # A run id of the client's own lets it find the run again even if no answer ever comes.
-        named = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
+        task_with_run = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
         subject = subjects.task(tenant, agent)
-        reply = await self._say(
-            subject, _encoded(named, "task"), message_headers(run, TASK_TYPE), wait_s=wait_s, answered=wait_s > 0
+        reply = await self._send(
+            subject,
+            _encoded(task_with_run, "task"),
+            message_headers(run, TASK_TYPE),
+            wait_s=wait_s,
+            wants_reply=wait_s > 0,
         )
         if reply is None:
-            return Submitted(run=run, status="kept", sentence=_KEPT if wait_s > 0 else "")
+            return Submitted(run=run, status="kept", sentence=_STORED_NOT_OPENED if wait_s > 0 else "")
         status: Literal["opened", "refused"] = "opened" if reply.status == "opened" else "refused"
         return Submitted(run=reply.run or run, status=status, sentence=reply.sentence)
 
-    async def word(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> Reply:
+    async def send_control(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> Reply:
         """Store a word about a run, signed if it must be and can be; return what it became.
 
         Raises:
@@ -74,54 +80,55 @@ class Mouth:
             TimedOut: nobody has taken it up yet.
         """
         # An answer that a client could not have given is believed: see docs/any-client.md.
-        own = verb == "answer" and self._operator
-        subject = subjects.control(tenant, run, verb="reply" if own else verb)
+        is_from_operator = verb == "answer" and self._operator
+        subject = subjects.control(tenant, run, verb="reply" if is_from_operator else verb)
         _encoded(control, verb)
         if verb in SIGNED_VERBS and (key := load_key(self._people, control.by)) is not None:
             control = sign(control, key, tenant=tenant, run=run, verb=verb)
-        reply = await self._say(
-            subject, _encoded(control, verb), message_headers(run, CONTROL_TYPE), wait_s=WAIT_S, answered=True
+        reply = await self._send(
+            subject, _encoded(control, verb), message_headers(run, CONTROL_TYPE), wait_s=REPLY_WAIT_S, wants_reply=True
         )
         if reply is None:
             raise TimedOut(
-                f"Nobody has taken up the {verb} of run '{run}' within {WAIT_S:g} s; it is kept and will count when "
+                f"Nobody has taken up the {verb} of run '{run}' within {REPLY_WAIT_S:g} s; it is "
+                f"kept and will count when "
                 "the actors run (`linestop dev`, `linestop health`)."
             )
         if reply.status != "done":
             raise Refused(reply.sentence or f"The {verb} of run '{run}' was refused.")
         return reply
 
-    async def _say(
-        self, subject: str, payload: bytes, headers: dict[str, str], *, wait_s: float, answered: bool
+    async def _send(
+        self, subject: str, payload: bytes, headers: dict[str, str], *, wait_s: float, wants_reply: bool
     ) -> Reply | None:
         """Store a message; return the answer, or None if none was wanted or came."""
-        if not answered:
+        if not wants_reply:
             await publish(self._wire, subject, payload, headers=header_block(headers))
             return None
-        await self._answers.open()
-        with self._answers.expect() as (inbox, future):
+        await self._replies.open()
+        with self._replies.expect() as (inbox, future):
             await publish(self._wire, subject, payload, headers=header_block({**headers, REPLY_HEADER: inbox}))
-            return await answer_within(future, wait_s)
+            return await reply_within(future, wait_s)
 
 
 _MEASURED_BYTES_MAX: Final = 16 * MESSAGE_BYTES_MAX
 """What is larger is not written at all; what is just too large is refused with its size."""
 
 
-def _encoded(said: Task | Control, what: str) -> bytes:
+def _encoded(message: Task | Control, what: str) -> bytes:
     """What goes onto the wire.
 
     Raises:
         InputError: a text in it cannot be written as UTF-8, or a number is not finite.
         TooLarge: no message may have so many bytes.
     """
-    bytes_max = MESSAGE_BYTES_MAX if isinstance(said, Task) else CONTROL_BYTES_MAX
+    bytes_max = MESSAGE_BYTES_MAX if isinstance(message, Task) else CONTROL_BYTES_MAX
     try:
         # Before it is written: what shares its parts or holds itself has no end as JSON.
-        json_size(said, bytes_max=_MEASURED_BYTES_MAX)
+        json_size(message, bytes_max=_MEASURED_BYTES_MAX)
         # The fast writer makes null of NaN and the infinities without a word.
-        json.dumps(msgspec.to_builtins(said), allow_nan=False)
-        payload = msgspec.json.encode(said)
+        json.dumps(msgspec.to_builtins(message), allow_nan=False)
+        payload = msgspec.json.encode(message)
     except OversizedError as error:
         raise TooLarge(f"The {what} {error}.") from None
     except UnicodeEncodeError as error:
@@ -140,7 +147,7 @@ def _encoded(said: Task | Control, what: str) -> bytes:
     return payload
 
 
-def _run_for(tenant: TenantId, task: Task) -> RunId:
+def _run_id_for(tenant: TenantId, task: Task) -> RunId:
     """The run a task will be: its key's, else a fresh one."""
     if task.key:
         # Imported here because it takes half of the actors along, and few tasks have keys.

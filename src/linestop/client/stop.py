@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from linestop.actors.facts import Space
-from linestop.actors.task_opening import full
-from linestop.bus.event_envelope import Stamper
+from linestop.actors.task_opening import no_space_message
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.retry import publish
@@ -24,7 +24,7 @@ from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
@@ -32,11 +32,11 @@ from linestop.schemas.subjects import ACTORS, RunId, TenantId
 class DirectStop:
     """Appends ``operator.stopped``; ``stream`` must be the operator's."""
 
-    def __init__(self, stream: JetStream) -> None:
-        self._log: Log = stream.log()
-        self._stream = stream
-        self._stamper = Stamper(
-            build="client", blobs=stream.blobs(), chance=random.SystemRandom(), now=lambda: datetime.now(UTC)
+    def __init__(self, bus: JetStream) -> None:
+        self._log: Log = bus.log()
+        self._bus = bus
+        self._encoder = EventEncoder(
+            build="client", blobs=bus.blobs(), random_source=random.SystemRandom(), now=lambda: datetime.now(UTC)
         )
 
     async def stop(
@@ -62,7 +62,7 @@ class DirectStop:
         if state.n == 0 and await self._log.head(tenant, run) is None:
             if not beforehand:
                 raise no_such_run(tenant, run)
-            await self._require_room(run)
+            await self._require_space(run)
         return state, await self.stop_from(state, control)
 
     async def stop_from(self, state: Run, control: Control) -> bool:
@@ -75,29 +75,29 @@ class DirectStop:
         before = state.stopped is not None
 
         def stop(at: Run) -> Stopped:
-            return msgspec.structs.replace(stopped(at, by=control.by, why=control.why), mode=control.mode)
+            return msgspec.structs.replace(stop_event(at, by=control.by, why=control.why), mode=control.mode)
 
         async def ask() -> None:
             headers = header_block({"Nats-Msg-Id": secrets.token_hex(16), "Content-Type": "application/json"})
             subject = subjects.control(tenant, run, verb="stop")
-            await publish(self._stream.wire, subject, msgspec.json.encode(control), headers=headers)
+            await publish(self._bus.wire, subject, msgspec.json.encode(control), headers=headers)
 
-        if not await stop_run(self._log, self._stamper, state, stop, ask=ask):
+        if not await stop_run(self._log, self._encoder, state, stop, request_help=ask):
             status = state.sealed.status if state.sealed else "unknown"
             raise Refused(f"Run '{run}' is over ({status}); there is nothing to stop.")
         self._hint(tenant, run)
-        return before or not is_of(state, control)
+        return before or not is_stop_of(state, control)
 
-    async def _require_room(self, run: RunId) -> None:
+    async def _require_space(self, run: RunId) -> None:
         """Refuse to write to a run that does not exist where the room is for those that do."""
         fill = await self._log.fullest()
-        if no_room := full(Space(used=fill.used, stream=fill.stream)):
-            raise Refused(f"There is no run '{run}', so there is nothing to stop. {no_room}")
+        if no_space := no_space_message(Space(used=fill.used, stream=fill.stream)):
+            raise Refused(f"There is no run '{run}', so there is nothing to stop. {no_space}")
 
     def _hint(self, tenant: TenantId, run: RunId) -> None:
         """Let the actors settle and seal it now and not at the next sweep."""
         for role in ACTORS:
-            self._stream.wire.send(subjects.wake(tenant, run, role=role), b"")
+            self._bus.wire.send(subjects.wake(tenant, run, role=role), b"")
 
 
 def no_such_run(tenant: TenantId, run: RunId) -> NotFound:
@@ -105,6 +105,6 @@ def no_such_run(tenant: TenantId, run: RunId) -> NotFound:
     return NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
 
 
-def is_of(run: Run, control: Control) -> bool:
+def is_stop_of(run: Run, control: Control) -> bool:
     """Whether the run's stop says what ``control`` does: then it is that one, whoever carried it out."""
     return run.stopped is not None and (run.stopped.by, run.stopped.why) == (control.by, control.why)

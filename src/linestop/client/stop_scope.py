@@ -15,9 +15,9 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 if TYPE_CHECKING:
-    from linestop.client.run_reader import Looking
+    from linestop.client.run_reader import RunReader
 
-AT_ONCE: Final = 32
+CONCURRENT_STOPS_MAX: Final = 32
 """Runs that are stopped at a time."""
 
 PASSES_MAX: Final = 3
@@ -26,7 +26,7 @@ PASSES_MAX: Final = 3
 Key = tuple[TenantId, RunId]
 
 
-async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: TenantId | None) -> StoppedRuns:
+async def stop_scope(client: RunReader, scope: str, control: Control, *, tenant: TenantId | None) -> StoppedRuns:
     """Stop every open run of ``scope`` (see ``schemas.kill_switches``), of one tenant or of all."""
     stop = DirectStop(client.bus)
     stopped: list[str] = []
@@ -34,7 +34,7 @@ async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: T
     seen: set[Key] = set()
     over = 0
 
-    async def one(key: Key, limiter: anyio.Semaphore) -> None:
+    async def stop_one(key: Key, limiter: anyio.Semaphore) -> None:
         nonlocal over
         try:
             state = await client.run(key[1], tenant=key[0])
@@ -55,15 +55,15 @@ async def stop_scope(client: Looking, scope: str, control: Control, *, tenant: T
             limiter.release()
 
     for _ in range(PASSES_MAX):
-        found = [key for key in await client.bus.log().open_runs() if tenant in {None, key[0]} and key not in seen]
-        if not found:
+        open_runs = [key for key in await client.bus.log().open_runs() if tenant in {None, key[0]} and key not in seen]
+        if not open_runs:
             break
-        seen.update(found)
-        limiter = anyio.Semaphore(AT_ONCE)
+        seen.update(open_runs)
+        limiter = anyio.Semaphore(CONCURRENT_STOPS_MAX)
         async with anyio.create_task_group() as tasks:
-            for key in found:
+            for key in open_runs:
                 await limiter.acquire()
-                tasks.start_soon(one, key, limiter)
+                tasks.start_soon(stop_one, key, limiter)
     return StoppedRuns(stopped=tuple(sorted(stopped)), over=over, failed=failed)
 
 

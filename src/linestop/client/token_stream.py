@@ -14,8 +14,8 @@ import msgspec
 from linestop.schemas.events import ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.run.state import Entry
 
-Place = tuple[int, int]
-SHOWN: Final = frozenset({"turn", "close"})
+TurnAttempt = tuple[int, int]
+STREAMED_PURPOSES: Final = frozenset({"turn", "close"})
 """The purposes of model calls whose words are the run's; summaries of the conversation are not."""
 
 PIECES_MAX: Final = 256
@@ -35,10 +35,10 @@ class Token(str):
     offset: int
 
     @classmethod
-    def of(cls, text: str, place: Place, offset: int) -> Self:
+    def of(cls, text: str, turn_attempt: TurnAttempt, offset: int) -> Self:
         """Make one."""
         token = cls(text)
-        token.turn, token.attempt = place
+        token.turn, token.attempt = turn_attempt
         token.offset = offset
         return token
 
@@ -46,78 +46,83 @@ class Token(str):
 class Piece(msgspec.Struct, frozen=True):
     """What came over the wire: ``offset`` is -1 if the sender did not tell it."""
 
-    place: Place
+    turn_attempt: TurnAttempt
     offset: int
     text: str
 
 
-class Words:
+class TokenStream:
     """Puts pieces and events into the order in which the run's words are given: one attempt after the other."""
 
     def __init__(self) -> None:
-        self._newest: Place = (0, 0)
+        self._newest: TurnAttempt = (0, 0)
         """The attempt that was started last."""
 
-        self._open = False
+        self._is_streaming = False
         """Whether that one is under way and its words are the run's."""
 
-        self._given: list[str] = []
+        self._yielded: list[str] = []
         """What was given of it."""
 
         self._length = 0
         self._early: list[Piece] = []
 
     @property
-    def unknown(self) -> bool:
+    def has_early_pieces(self) -> bool:
         """Whether there are pieces of an attempt whose start was not read yet."""
         return bool(self._early)
 
-    def hear(self, piece: Piece) -> list[Token]:
+    def add_piece(self, piece: Piece) -> list[Token]:
         """Take a piece; return what can be given now."""
-        if piece.place > self._newest:
+        if piece.turn_attempt > self._newest:
             if len(self._early) < PIECES_MAX:
                 self._early.append(piece)
             return []
-        return self._next(piece) if self._open and piece.place == self._newest else []
+        return self._new_part(piece) if self._is_streaming and piece.turn_attempt == self._newest else []
 
-    def read(self, entry: Entry, text: str = "") -> list[Token]:
+    def add_entry(self, entry: Entry, text: str = "") -> list[Token]:
         """Take the log's next entry; ``text`` is the whole text of a proposal. Return what can be given now."""
         event = entry.event
         if entry.ignored:
             return []
         if isinstance(event, ModelStarted):
-            return self._begin((event.turn, event.attempt), shown=event.purpose in SHOWN)
+            return self._begin((event.turn, event.attempt), is_streamed=event.purpose in STREAMED_PURPOSES)
         if (
             isinstance(event, Proposed | ModelFailedEvent)
             and (event.turn, event.attempt) == self._newest
-            and self._open
+            and self._is_streaming
         ):
-            self._open = False
-            return self._missing(text) if isinstance(event, Proposed) else []
+            self._is_streaming = False
+            return self._missing_tokens(text) if isinstance(event, Proposed) else []
         return []
 
-    def _begin(self, place: Place, *, shown: bool) -> list[Token]:
-        self._newest, self._open, self._given, self._length = place, shown, [], 0
-        early, self._early = self._early, [piece for piece in self._early if piece.place > place]
-        return [token for piece in early if piece.place == place and shown for token in self._next(piece)]
+    def _begin(self, turn_attempt: TurnAttempt, *, is_streamed: bool) -> list[Token]:
+        self._newest, self._is_streaming, self._yielded, self._length = turn_attempt, is_streamed, [], 0
+        early, self._early = self._early, [piece for piece in self._early if piece.turn_attempt > turn_attempt]
+        return [
+            token
+            for piece in early
+            if piece.turn_attempt == turn_attempt and is_streamed
+            for token in self._new_part(piece)
+        ]
 
-    def _next(self, piece: Piece) -> list[Token]:
+    def _new_part(self, piece: Piece) -> list[Token]:
         """The part of a piece that was not given yet; nothing behind a gap."""
         begins = self._length if piece.offset < 0 else piece.offset
-        return self._give(piece.text[self._length - begins :]) if begins <= self._length else []
+        return self._make_token(piece.text[self._length - begins :]) if begins <= self._length else []
 
-    def _missing(self, text: str) -> list[Token]:
+    def _missing_tokens(self, text: str) -> list[Token]:
         """What is missing of the attempt's whole text, or all of it if something else had been given."""
-        given = "".join(self._given)
-        if text.startswith(given):
-            return self._give(text[len(given) :])
-        self._given, self._length = [], 0
-        return self._give(text)
+        yielded = "".join(self._yielded)
+        if text.startswith(yielded):
+            return self._make_token(text[len(yielded) :])
+        self._yielded, self._length = [], 0
+        return self._make_token(text)
 
-    def _give(self, text: str) -> list[Token]:
+    def _make_token(self, text: str) -> list[Token]:
         if not text:
             return []
         token = Token.of(text, self._newest, self._length)
-        self._given.append(text)
+        self._yielded.append(text)
         self._length += len(text)
         return [token]

@@ -19,11 +19,11 @@ from nats.aio.msg import Msg
 
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.wire import Wire
-from linestop.bus.stream_names import answer_inbox
+from linestop.bus.stream_names import reply_inbox
 from linestop.client.token_stream import Piece
 from linestop.schemas.messages import OFFSET_HEADER, Reply
-from linestop.schemas.subject_filters import words_of
-from linestop.schemas.subjects import RunId, TenantId, live, parse_delta, run_filter
+from linestop.schemas.subject_filters import delta_filter
+from linestop.schemas.subjects import RunId, TenantId, live_subject, parse_delta, run_filter
 
 POLL_S: Final = 2.0
 """How long a change may go unnoticed when its hint is lost."""
@@ -40,12 +40,12 @@ class Hints:
 
     def __init__(self) -> None:
         self.seq = 0
-        self._news = asyncio.Event()
+        self._announced = asyncio.Event()
 
-    def tell(self, seq: int = 0) -> None:
+    def announce(self, seq: int = 0) -> None:
         """Announce something."""
         self.seq = max(self.seq, seq)
-        self._news.set()
+        self._announced.set()
 
     async def wait(self, read_to: int = 0) -> None:
         """Return when there may be more to read than up to ``read_to``; at the latest after ``POLL_S``."""
@@ -53,12 +53,12 @@ class Hints:
             await anyio.sleep(LAG_S)
             return
         with anyio.move_on_after(POLL_S):
-            await self._news.wait()
-        self._news.clear()
+            await self._announced.wait()
+        self._announced.clear()
 
 
 @contextlib.asynccontextmanager
-async def listening(wire: Wire, subject: str, receive: Callable[[Msg], None]) -> AsyncGenerator[None]:
+async def subscribed(wire: Wire, subject: str, receive: Callable[[Msg], None]) -> AsyncGenerator[None]:
     """Call ``receive`` with each message on ``subject``. The subscription reaches the server before any later read."""
     subscription = await wire.subscribe(subject, receive)
     try:
@@ -68,23 +68,23 @@ async def listening(wire: Wire, subject: str, receive: Callable[[Msg], None]) ->
 
 
 @contextlib.asynccontextmanager
-async def hints(wire: Wire, subject: str, made: Hints | None = None) -> AsyncGenerator[Hints]:
+async def watch_hints(wire: Wire, subject: str, target: Hints | None = None) -> AsyncGenerator[Hints]:
     """Listen on ``subject`` and to reconnects, and tell ``made`` or a new ``Hints``."""
-    told = made or Hints()
+    hints = target or Hints()
 
-    def heard(msg: Msg) -> None:
+    def on_message(msg: Msg) -> None:
         seq = (msg.headers or {}).get("Nats-Sequence", "")
-        told.tell(int(seq) if seq.isdecimal() else 0)
+        hints.announce(int(seq) if seq.isdecimal() else 0)
 
-    forget = wire.watch(restored=told.tell)
+    stop_watching = wire.watch(restored=hints.announce)
     try:
-        async with listening(wire, subject, heard):
-            yield told
+        async with subscribed(wire, subject, on_message):
+            yield hints
     finally:
-        forget()
+        stop_watching()
 
 
-class Heard(Hints):
+class TokenFeed(Hints):
     """The pieces of a run's words that were heard, and hints that its log has more. What is too much is dropped."""
 
     def __init__(self) -> None:
@@ -92,18 +92,18 @@ class Heard(Hints):
         self._pieces: collections.deque[Piece] = collections.deque(maxlen=PIECES_MAX)
         self._read_at = 0.0
 
-    def hear(self, msg: Msg) -> None:
+    def receive(self, msg: Msg) -> None:
         """Keep a piece until it is taken."""
-        place = parse_delta(msg.subject)
+        subject = parse_delta(msg.subject)
         offset = (msg.headers or {}).get(OFFSET_HEADER, "")
         self._pieces.append(
             Piece(
-                (place.turn, place.attempt),
+                (subject.turn, subject.attempt),
                 int(offset) if offset.isdecimal() else -1,
                 msg.data.decode(errors="replace"),
             )
         )
-        self.tell()
+        self.announce()
 
     def take(self) -> list[Piece]:
         """What was heard since the last time."""
@@ -111,7 +111,7 @@ class Heard(Hints):
         self._pieces.clear()
         return taken
 
-    def log_is_due(self, read_to: int, *, now: bool) -> bool:
+    def should_read_log(self, read_to: int, *, now: bool) -> bool:
         """Whether to read the log: it has more, it is to be read ``now``, or its hint may be lost."""
         at = asyncio.get_running_loop().time()
         if not now and self.seq <= read_to and at - self._read_at < POLL_S:
@@ -121,17 +121,17 @@ class Heard(Hints):
 
 
 @contextlib.asynccontextmanager
-async def pieces(wire: Wire, tenant: TenantId, run: RunId) -> AsyncGenerator[Heard]:
+async def token_feed(wire: Wire, tenant: TenantId, run: RunId) -> AsyncGenerator[TokenFeed]:
     """Listen to the run's words and events, and to reconnects."""
-    heard = Heard()
+    feed = TokenFeed()
     async with (
-        listening(wire, words_of(tenant, run), heard.hear),
-        hints(wire, live(run_filter(tenant, run)), heard),
+        subscribed(wire, delta_filter(tenant, run), feed.receive),
+        watch_hints(wire, live_subject(run_filter(tenant, run)), feed),
     ):
-        yield heard
+        yield feed
 
 
-class Answers:
+class ReplyInbox:
     """The inbox that roles answer to. It is opened when the first answer is wanted."""
 
     def __init__(self, connection: Connection) -> None:
@@ -149,7 +149,7 @@ class Answers:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
         try:
-            yield answer_inbox(self._connection.credential.user, f"{self._token}.{token}"), future
+            yield reply_inbox(self._connection.credential.user, f"{self._token}.{token}"), future
         finally:
             del self._waiting[token]
             future.cancel()
@@ -162,11 +162,11 @@ class Answers:
         """
         async with self._opening:
             if not self._opened:
-                inbox = answer_inbox(self._connection.credential.user, f"{self._token}.*")
-                await self._connection.subscribe(inbox, self._heard)
+                inbox = reply_inbox(self._connection.credential.user, f"{self._token}.*")
+                await self._connection.subscribe(inbox, self._on_reply)
                 self._opened = True
 
-    async def _heard(self, msg: Msg) -> None:
+    async def _on_reply(self, msg: Msg) -> None:
         future = self._waiting.get(msg.subject.rpartition(".")[2])
         if future is None or future.done():
             return
@@ -174,7 +174,7 @@ class Answers:
             future.set_result(msgspec.json.decode(msg.data, type=Reply))
 
 
-async def answer_within(future: asyncio.Future[Reply], wait_s: float) -> Reply | None:
+async def reply_within(future: asyncio.Future[Reply], wait_s: float) -> Reply | None:
     """The answer, or None if none comes in time."""
     await asyncio.wait((future,), timeout=wait_s)
     return future.result() if future.done() else None

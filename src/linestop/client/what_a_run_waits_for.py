@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus.worker_heartbeats import Worker, beat_key
+from linestop.bus.worker_heartbeats import WorkerStatus, heartbeat_key
 from linestop.schemas.account_names import owner_of
 from linestop.schemas.events import Asked, AskedCall
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, incarnation_of
@@ -18,7 +18,7 @@ from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import RoleName
 
 Kind = Literal["person", "resume", "time", "event", "account", "model", "tool", "retry", "worker"]
-_ONE_OF: Final[Mapping[RoleName, str]] = {
+_ROLE_PHRASES: Final[Mapping[RoleName, str]] = {
     "validator": "a validator",
     "approver": "an approver",
     "budget": "a budget worker",
@@ -27,7 +27,7 @@ _ONE_OF: Final[Mapping[RoleName, str]] = {
     "recorder": "a recorder",
     "operator": "an operator",
 }
-_RESULTS: Final = frozenset({"finished", "failed"})
+_RESULT_EVENTS: Final = frozenset({"finished", "failed"})
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,7 +46,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     overloaded: bool = False
 
 
-def waits(run: Run, now: datetime, workers: Sequence[Worker] | None = None) -> list[Wait]:
+def waits(run: Run, now: datetime, workers: Sequence[WorkerStatus] | None = None) -> list[Wait]:
     """All that an open run waits for now; nothing if it is over.
 
     Args:
@@ -56,26 +56,26 @@ def waits(run: Run, now: datetime, workers: Sequence[Worker] | None = None) -> l
     """
     if run.sealed is not None or not run.entries:
         return []
-    found = [] if run.done else _people(run)
+    found_waits = [] if run.done else _people(run)
     if run.paused is None or run.done:
-        found += [_attempt(run, attempt, now, workers or ()) for attempt in run.open_attempts]
+        found_waits += [_attempt(run, attempt, now, workers or ()) for attempt in run.open_attempts]
     if not run.done and run.paused is None:
-        found += [*_moments(run), *_account(run, now), *_retry(run, now)]
+        found_waits += [*_timed_waits(run), *_account(run, now), *_retry(run, now)]
     if (turn := whose_turn(run, now)) is not None:
         # A pause before a retry is not the role's: its turn began when that was over.
         start = next_start(run, run.at)
         since = start.at if isinstance(start, NextStart) and start.at <= now else run.at
-        found.append(_turn(run, turn, since, workers))
-    elif (left := next((a for a in run.open_attempts if _is_dead(a, workers or ())), None)) is not None:
-        found.append(_turn(run, _performer(left), left.started_at, workers))
-    return found
+        found_waits.append(_turn(run, turn, since, workers))
+    elif (abandoned := next((a for a in run.open_attempts if _is_dead(a, workers or ())), None)) is not None:
+        found_waits.append(_turn(run, _role_of_attempt(abandoned), abandoned.started_at, workers))
+    return found_waits
 
 
 def _people(run: Run) -> list[Wait]:
     if run.paused is not None:
         why = f": {run.paused.why}" if run.paused.why else ""
         sentence = f"waits for a person to resume it; {run.paused.by} paused it{why}"
-        return [Wait(kind="resume", sentence=sentence, since=run.paused.at, until=_over_at(run))]
+        return [Wait(kind="resume", sentence=sentence, since=run.paused.at, until=_run_deadline(run))]
     found: list[Wait] = []
     if run.spend_asked is not None:
         sentence = "waits for a person to say whether it may spend more"
@@ -95,7 +95,7 @@ def _question(call: CallState) -> str:
     if not isinstance(asked, AskedCall):
         text = asked.text if asked else ""
         return f"waits for the event '{text}'" if call.tool == "wait.for_event" else "waits for a person to answer it"
-    if call.asked_doubt:
+    if call.asked_about_outcome:
         return f"waits for a person to say what became of {call.tool}"
     who = f"one of {', '.join(asked.deciders)}" if asked.deciders else "a person"
     votes = f" ({len(call.votes)} of {asked.quorum} have)" if asked.quorum > 1 else ""
@@ -113,7 +113,7 @@ def _asked_at(run: Run, call: str) -> datetime:
     return run.at
 
 
-def _attempt(run: Run, attempt: Attempt, now: datetime, workers: Sequence[Worker]) -> Wait:
+def _attempt(run: Run, attempt: Attempt, now: datetime, workers: Sequence[WorkerStatus]) -> Wait:
     """A start whose result is not in the log yet."""
     what = f"tool {run.calls[attempt.call].tool}" if attempt.call else f"model {attempt.model}"
     sentence = f"waits for {what} (attempt {attempt.attempt}, by {attempt.worker})"
@@ -126,26 +126,28 @@ def _attempt(run: Run, attempt: Attempt, now: datetime, workers: Sequence[Worker
     )
 
 
-def _performer(attempt: Attempt) -> RoleName:
+def _role_of_attempt(attempt: Attempt) -> RoleName:
     return "executor" if attempt.call else "planner"
 
 
-def _is_dead(attempt: Attempt, workers: Sequence[Worker]) -> bool:
+def _is_dead(attempt: Attempt, workers: Sequence[WorkerStatus]) -> bool:
     """Whether the worker of this attempt is known to be gone; another may hold its name now."""
-    key = beat_key(_performer(attempt), attempt.worker)
-    shown = next((w for w in workers if beat_key(w.beat.role, w.beat.worker) == key), None)
-    if shown is None:
+    key = heartbeat_key(_role_of_attempt(attempt), attempt.worker)
+    status = next((w for w in workers if heartbeat_key(w.beat.role, w.beat.worker) == key), None)
+    if status is None:
         return False
-    if shown.beat.worker == attempt.worker:
-        return not shown.alive
-    return incarnation_of(attempt.worker) < incarnation_of(shown.beat.worker)
+    if status.beat.worker == attempt.worker:
+        return not status.alive
+    return incarnation_of(attempt.worker) < incarnation_of(status.beat.worker)
 
 
-def _moments(run: Run) -> list[Wait]:
+def _timed_waits(run: Run) -> list[Wait]:
     """What ``wait.until`` was cleared for and waits for now."""
     calls = [call for call in (run.proposal.calls if run.proposal else ()) if call.stage is Stage.WAITING]
     sentence = "waits until the time it asked for"
-    return [Wait(kind="time", sentence=sentence, since=_at(run, call.gate_n), until=call.ready_at) for call in calls]
+    return [
+        Wait(kind="time", sentence=sentence, since=_event_time(run, call.gate_n), until=call.ready_at) for call in calls
+    ]
 
 
 def _account(run: Run, now: datetime) -> list[Wait]:
@@ -156,7 +158,7 @@ def _account(run: Run, now: datetime) -> list[Wait]:
     owner = queued.owner or (owner_of(queued.account, run.tenant, user) if queued.account else "")
     sentence = f"waits for money of {owner}: {queued.why}" if owner else f"waits for money: {queued.why}"
     until = queued.resets_at if queued.resets_at is None or queued.resets_at > now else None
-    return [Wait(kind="account", sentence=sentence.rstrip("."), since=queued.at, until=until or _over_at(run))]
+    return [Wait(kind="account", sentence=sentence.rstrip("."), since=queued.at, until=until or _run_deadline(run))]
 
 
 def _retry(run: Run, now: datetime) -> list[Wait]:
@@ -165,35 +167,35 @@ def _retry(run: Run, now: datetime) -> list[Wait]:
         return []
     tools = ", ".join(run.calls[call].tool for call in start.calls if call in run.calls)
     what = f"model {start.model.model}" if start.model else f"tool {tools}"
-    last = next((e.event.at for e in reversed(run.entries) if e.event is not None and e.name in _RESULTS), run.at)
+    last = next((e.event.at for e in reversed(run.entries) if e.event is not None and e.name in _RESULT_EVENTS), run.at)
     return [Wait(kind="retry", sentence=f"waits to ask {what} again", since=last, until=start.at)]
 
 
-def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[Worker] | None) -> Wait:
+def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[WorkerStatus] | None) -> Wait:
     """It is the turn of a role: whether any worker does it, and has the time."""
-    sentence = f"waits for {_ONE_OF[role]}"
-    mine = [worker for worker in workers or () if worker.beat.role == role]
-    working = [worker for worker in mine if worker.works]
+    sentence = f"waits for {_ROLE_PHRASES[role]}"
+    role_workers = [worker for worker in workers or () if worker.beat.role == role]
+    working = [worker for worker in role_workers if worker.is_working]
     missing = workers is not None and not working
-    overloaded = bool(working) and all(worker.beat.overloaded for worker in working)
+    overloaded = bool(working) and all(worker.beat.is_overloaded for worker in working)
     if missing:
-        refusing = next((worker.beat.why for worker in mine if worker.alive and worker.beat.why), "")
+        refusing = next((worker.beat.why for worker in role_workers if worker.alive and worker.beat.why), "")
         sentence += f", and no worker does that role: start one with `linestop actor {role}`, `up` or `dev`"
         sentence += f" ({refusing.rstrip('.')})" if refusing else ""
     elif overloaded:
         busy = "; ".join(f"{w.beat.worker} has {w.beat.load.sentence}" for w in working if w.beat.load)
         sentence += f", and each one is overloaded: {busy}"
     return Wait(
-        kind="worker", sentence=sentence, since=since, until=_over_at(run), role=role,
+        kind="worker", sentence=sentence, since=since, until=_run_deadline(run), role=role,
         missing=missing, overloaded=overloaded,
     )  # fmt: skip
 
 
-def _at(run: Run, n: int) -> datetime:
+def _event_time(run: Run, n: int) -> datetime:
     """When event ``n`` was said."""
     return next((e.event.at for e in reversed(run.entries) if e.n == n and e.event is not None), run.at)
 
 
-def _over_at(run: Run) -> datetime | None:
+def _run_deadline(run: Run) -> datetime | None:
     """When a run that does not move is ended in any case."""
     return run.opened.deadline_at if run.opened is not None and not run.done else None

@@ -19,9 +19,9 @@ from linestop.errors import ConfigError, InputError, Refused
 from linestop.models import check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
-from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excess
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
 from linestop.schemas.events import ModelChoice, Policy
-from linestop.schemas.model_messages import FUNCTION_MODELS, Price, ToolMode
+from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX, Price, ToolMode
 from linestop.schemas.subjects import check_name
 from linestop.schemas.tool_contracts import Contract
 
@@ -31,8 +31,8 @@ EXAMPLE_PRICE: Final = Price(
 """What a scripted model is booked at ($3 and $15 per million tokens), so that budgets show in a demo."""
 
 FREE: Final = Price(input=0, output=0, table="a planner function costs nothing")
-PLAYBOOK: Final = "playbook/"
-FUNCTION: Final = "python:"
+PLAYBOOK_PREFIX: Final = "playbook/"
+FUNCTION_PREFIX: Final = "python:"
 
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 """A price: one below zero would give money back, and no budget would hold."""
@@ -116,7 +116,7 @@ class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def load_agents(
-    project: Project, contracts: Sequence[Contract], *, left_out: Callable[[AgentTooLargeError], None] | None = None
+    project: Project, contracts: Sequence[Contract], *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
     """All agents of ``config.project_file``, by name; ``contracts`` are the tools that exist.
 
@@ -125,15 +125,15 @@ def load_agents(
     Raises:
         ConfigError: in one sentence with file and key.
     """
-    found: list[AgentVersion] = []
+    agents: list[AgentVersion] = []
     for path in project.agent_files():
         try:
-            found.append(load_agent(path, contracts))
+            agents.append(load_agent(path, contracts))
         except AgentTooLargeError as error:
-            if left_out is None:
+            if on_left_out is None:
                 raise
-            left_out(error)
-    return tuple(found)
+            on_left_out(error)
+    return tuple(agents)
 
 
 def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
@@ -169,7 +169,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     )
     _check_scopes(path, agent)
     _check_policy(path, agent)
-    if (size := len(agent.stored())) > AGENT_BYTES_MAX:
+    if (size := len(agent.stored_bytes())) > AGENT_BYTES_MAX:
         sentence = f"{path}: with its prompt and the contracts of its tools the agent has {size:,} bytes; at most "
         raise AgentTooLargeError(
             f"{sentence}{AGENT_BYTES_MAX:,} can be stored: shorten {prompt}, or give the agent fewer tools.", agent=name
@@ -179,7 +179,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
 
 def _prompt(path: Path, file: AgentFile, prompt: Path) -> str:
     """The prompt; a planner function reads none, so it needs none unless one is named or there."""
-    if file.planner.startswith(FUNCTION) and not file.prompt and not prompt.exists():
+    if file.planner.startswith(FUNCTION_PREFIX) and not file.prompt and not prompt.exists():
         return ""
     return read_text(prompt, f"{path}, prompt")
 
@@ -199,14 +199,14 @@ def _check_prompt_size(path: Path, prompt: Path, name: str) -> None:
 
 
 def _check(path: Path, file: AgentFile) -> None:
-    if file.planner != "model" and not file.planner.startswith(FUNCTION):
+    if file.planner != "model" and not file.planner.startswith(FUNCTION_PREFIX):
         raise ConfigError(f'{path}, planner: write "model" or "python:<module>.<function>", not "{file.planner}".')
     if file.planner == "model" and not file.model:
         raise ConfigError(f'{path}, model: name one, such as "anthropic/<name>", "openai/<name>" or "playbook/<name>".')
     for limit in file.limits.__struct_fields__:
         if getattr(file.limits, limit) < 0:
             raise ConfigError(f"{path}, limits.{limit}: no limit may be negative.")
-    if reason := excess(file.limits):
+    if reason := excessive_limit(file.limits):
         raise ConfigError(f"{path}, {reason}.")
 
 
@@ -226,7 +226,7 @@ def _check_policy(path: Path, agent: AgentVersion) -> None:
 
 def _check_scopes(path: Path, agent: AgentVersion) -> None:
     for contract in agent.tools:
-        if not agent.grants(contract):
+        if not agent.has_scopes_for(contract):
             needs = ", ".join(f'"{scope}"' for scope in contract.scopes)
             raise ConfigError(
                 f"{path}, scopes: the tool '{contract.name}' needs {needs}; grant it in scopes = [{needs}], "
@@ -237,18 +237,18 @@ def _check_scopes(path: Path, agent: AgentVersion) -> None:
 def _models(path: Path, file: AgentFile) -> tuple[ModelChoice, ...]:
     """The main model, then the fallbacks, each with its own settings only."""
     tables = [entry if isinstance(entry, ModelTable) else ModelTable(model=entry) for entry in file.fallbacks]
-    spare = [_model(f"{path}, fallbacks {place}", table) for place, table in enumerate(tables, 1)]
-    if file.planner.startswith(FUNCTION):
-        main = ModelChoice(model=FUNCTION_MODELS + file.planner.removeprefix(FUNCTION), price=FREE)
+    fallbacks = [_model(f"{path}, fallbacks {place}", table) for place, table in enumerate(tables, 1)]
+    if file.planner.startswith(FUNCTION_PREFIX):
+        main = ModelChoice(model=FUNCTION_MODEL_PREFIX + file.planner.removeprefix(FUNCTION_PREFIX), price=FREE)
     else:
         main = _model(str(path), file)
-    for place, choice in enumerate(spare):
-        if any(choice.asked_by(earlier) for earlier in (main, *spare[:place])):
+    for place, choice in enumerate(fallbacks):
+        if any(choice.is_requested_by(earlier) for earlier in (main, *fallbacks[:place])):
             raise ConfigError(
                 f"{path}, fallbacks {place + 1}: {choice.model} is named twice for one server; leave one out, "
                 "or give it a base_url of its own."
             )
-    return (main, *spare)
+    return (main, *fallbacks)
 
 
 def _model(where: str, table: ModelTable) -> ModelChoice:
@@ -277,7 +277,7 @@ def _price(where: str, model: str, table: PriceTable | None) -> Price:
     """The price in the file, else that of the table that ships with linestop."""
     if table is not None:
         return table.price()
-    if model.startswith(PLAYBOOK):
+    if model.startswith(PLAYBOOK_PREFIX):
         return EXAMPLE_PRICE
     # Imported here because the table takes a quarter of a second to load and most projects of a test need none.
     from linestop.models.prices import price_of  # noqa: PLC0415
@@ -288,22 +288,22 @@ def _price(where: str, model: str, table: PriceTable | None) -> Price:
         raise ConfigError(f"{where}, model: {error}") from None
 
 
-def _tools(path: Path, wanted: Iterable[str], contracts: Sequence[Contract]) -> tuple[Contract, ...]:
+def _tools(path: Path, patterns: Iterable[str], contracts: Sequence[Contract]) -> tuple[Contract, ...]:
     """The contracts that the names and patterns choose, by name."""
     chosen: dict[str, Contract] = {}
-    for pattern in wanted:
-        found = {c.name: c for c in contracts if fnmatchcase(c.name, pattern)}
-        if not found:
+    for pattern in patterns:
+        matches = {c.name: c for c in contracts if fnmatchcase(c.name, pattern)}
+        if not matches:
             known = ", ".join(sorted(c.name for c in contracts))
             raise ConfigError(f"{path}, tools: no tool is called {pattern!r}; there is {known or 'none'}.")
-        chosen |= found
+        chosen |= matches
     return tuple(chosen[name] for name in sorted(chosen))
 
 
-def _schema(path: Path, written: str | dict[str, Any] | None) -> dict[str, Any] | None:
-    if written is None:
+def _schema(path: Path, output_schema: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if output_schema is None:
         return None
-    schema = written if isinstance(written, dict) else _schema_file(path, path.parent / written)
+    schema = output_schema if isinstance(output_schema, dict) else _schema_file(path, path.parent / output_schema)
     if reason := schema_error(schema):
         raise ConfigError(f"{path}, output_schema: this JSON Schema cannot be used ({reason}).")
     return schema

@@ -13,27 +13,29 @@ def known_values(kind: type[Any], key: str, *, of_keys: bool) -> str:
     # Imported here: it is needed only where something is wrong.
     from msgspec import inspect  # noqa: PLC0415
 
-    here: tuple[inspect.Type, ...] = (inspect.type_info(kind),)
+    types: tuple[inspect.Type, ...] = (inspect.type_info(kind),)
     for step in _STEP.findall(key):
-        below: list[inspect.Type] = []
-        for each in here:
+        inner_types: list[inspect.Type] = []
+        for each in types:
             match each:
                 case inspect.StructType(fields=fields):
-                    below += [field.type for field in fields if field.encode_name == step]
+                    inner_types += [field.type for field in fields if field.encode_name == step]
                 case inspect.DictType(value_type=inner) | inspect.VarTupleType(item_type=inner):
-                    below.append(inner)
+                    inner_types.append(inner)
                 case _:
                     pass
-        here = tuple(one for each in below for one in (each.types if isinstance(each, inspect.UnionType) else (each,)))
-    found: list[str] = []
-    for each in here:
+        types = tuple(
+            one for each in inner_types for one in (each.types if isinstance(each, inspect.UnionType) else (each,))
+        )
+    names: list[str] = []
+    for each in types:
         match each:
             case inspect.LiteralType(values=values):
-                found += [str(value) for value in values]
+                names += [str(value) for value in values]
             case inspect.StructType(fields=fields):
-                found += [field.encode_name for field in fields]
+                names += [field.encode_name for field in fields]
             case inspect.DictType(key_type=inspect.LiteralType(values=values)) if of_keys:
-                found += [str(value) for value in values]
+                names += [str(value) for value in values]
             case _:
                 pass
-    return ", ".join(found)
+    return ", ".join(names)

@@ -30,7 +30,7 @@ PORT_MAX: Final = 65_535
 MICROS_MAX: Final = 10**15
 """A billion dollars: more is a mistake, and the accounts are kept in 64 bits."""
 
-PLACES_MAX: Final = 100_000
+WORKER_LIMIT_MAX: Final = 100_000
 DIGITS_MAX: Final = 9
 WORKER_VARIABLES: Final = {"runs_max": "LINESTOP_RUNS_MAX", "starts_max": "LINESTOP_STARTS_MAX"}
 AGENTS_FOLDER: Final = "agents"
@@ -98,7 +98,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     file: Path | None = None
     digest: str = ""
-    broker_in_file: bool = False
+    is_broker_from_file: bool = False
     """Whether ``nats.url`` is what the file says, and not the environment or an option."""
 
     @property
@@ -107,7 +107,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return (self.root / self.config.dir).absolute()
 
     @property
-    def dry(self) -> bool:
+    def describes_effects(self) -> bool:
         """Whether effects above ``read`` are described instead of done."""
         return self.config.profile == "staging"
 
@@ -116,7 +116,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         """What every event says of the program that wrote it: version and configuration digest."""
         return f"{package_version()} {self.digest[:12]}"
 
-    def at(self, url: str | None) -> Project:
+    def with_broker(self, url: str | None) -> Project:
         """The same project with its broker at ``url``, if one is given.
 
         Raises:
@@ -138,17 +138,17 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: the address stands in a file whose folder does not hold the credential.
         """
         url = self.config.nats.url
-        if self.broker_in_file and url and not credential.resolve().is_relative_to(self.root.resolve()):
+        if self.is_broker_from_file and url and not credential.resolve().is_relative_to(self.root.resolve()):
             raise ConfigError(
-                f"{self._where('nats.url')}: the broker {url} is not used with {credential}, which is not in that "
+                f"{self._location('nats.url')}: the broker {url} is not used with {credential}, which is not in that "
                 "file's folder: if it is that state folder's broker, name it with LINESTOP_NATS or --nats."
             )
         return url
 
     def agent_files(self) -> tuple[Path, ...]:
         """The agents' files, by name; those of the built-in project if this one has none."""
-        own = tuple(sorted((self.root / AGENTS_FOLDER).glob("*.toml")))
-        return own or tuple(sorted((builtin_folder() / AGENTS_FOLDER).glob("*.toml")))
+        project_files = tuple(sorted((self.root / AGENTS_FOLDER).glob("*.toml")))
+        return project_files or tuple(sorted((builtin_folder() / AGENTS_FOLDER).glob("*.toml")))
 
     def playbook_files(self) -> tuple[Path, ...]:
         """The scripted models' files, the built-in ones last.
@@ -156,13 +156,13 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: if one is named that does not exist.
         """
-        found: list[Path] = []
+        files: list[Path] = []
         for pattern in self.config.playbooks:
             matches = [Path(pattern)] if Path(pattern).is_absolute() else sorted(self.root.glob(pattern))
             if not matches and "*" not in pattern:
-                raise ConfigError(f"{self._where('playbooks')}: there is no file {pattern} in {self.root}.")
-            found.extend(matches)
-        return (*found, *sorted((builtin_folder() / "playbooks").glob("*.toml")))
+                raise ConfigError(f"{self._location('playbooks')}: there is no file {pattern} in {self.root}.")
+            files.extend(matches)
+        return (*files, *sorted((builtin_folder() / "playbooks").glob("*.toml")))
 
     def secret_values(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
         """Read the secrets; their values are taken out of tool results and of what models say.
@@ -170,22 +170,22 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: if one is not set.
         """
-        surroundings = os.environ if environ is None else environ
-        found = {name: surroundings.get(name, "") for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
+        environment = os.environ if environ is None else environ
+        secrets = {name: environment.get(name, "") for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
         for name, source in self.config.secrets.items():
-            found[name] = self._secret(name, source, surroundings)
-        return {name: value for name, value in found.items() if value}
+            secrets[name] = self._secret(name, source, environment)
+        return {name: value for name, value in secrets.items() if value}
 
     def _secret(self, name: str, source: str, environ: Mapping[str, str]) -> str:
         kind, _, rest = source.partition(":")
         assert kind in {"env", "file"}, "checked when the project was read"
         if kind == "file":
-            return read_text(self.root / rest, f"{self._where('secrets.' + name)}").strip()
+            return read_text(self.root / rest, f"{self._location('secrets.' + name)}").strip()
         if value := environ.get(rest, "").strip():
             return value
-        raise ConfigError(f"{self._where('secrets.' + name)}: the environment variable {rest} is not set.")
+        raise ConfigError(f"{self._location('secrets.' + name)}: the environment variable {rest} is not set.")
 
-    def _where(self, key: str) -> str:
+    def _location(self, key: str) -> str:
         return f"{self.file or CONFIG_FILE}, {key}"
 
 
@@ -208,39 +208,39 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
     Raises:
         ConfigError: in one sentence with file and key.
     """
-    surroundings = os.environ if environ is None else environ
-    folder = (root or Path(surroundings.get("LINESTOP_PROJECT") or ".")).absolute()
+    environment = os.environ if environ is None else environ
+    folder = (root or Path(environment.get("LINESTOP_PROJECT") or ".")).absolute()
     if not folder.is_dir():
         raise ConfigError(f"The project folder {folder} does not exist: name another with --project.")
     file = folder / CONFIG_FILE
     raw = read_toml(file) if file.exists() else {}
     source = str(file if file.exists() else CONFIG_FILE)
-    written = convert(raw, Config, source)
-    profile = _profile(surroundings, written.profile)
-    merged = _merged(raw, _table_of_profile(raw, written, profile, source))
+    file_config = convert(raw, Config, source)
+    profile = _profile(environment, file_config.profile)
+    merged = _merged(raw, _profile_table(raw, file_config, profile, source))
     config = convert({**merged, "profile": profile}, Config, source)
-    config = _overridden(config, surroundings)
-    _check(config, source, surroundings)
+    config = _overridden(config, environment)
+    _check(config, source, environment)
     digest = hashlib.sha256(msgspec.json.encode(config, order="deterministic")).hexdigest()
     return Project(
         root=folder,
         config=config,
         file=file if file.exists() else None,
         digest=digest,
-        broker_in_file=not surroundings.get("LINESTOP_NATS"),
+        is_broker_from_file=not environment.get("LINESTOP_NATS"),
     )
 
 
-def _profile(environ: Mapping[str, str], written: ProfileName) -> ProfileName:
-    wanted = environ.get("LINESTOP_PROFILE") or written
+def _profile(environ: Mapping[str, str], file_profile: ProfileName) -> ProfileName:
+    profile = environ.get("LINESTOP_PROFILE") or file_profile
     for name in PROFILES:
-        if name == wanted:
+        if name == profile:
             return name
-    raise ConfigError(f"LINESTOP_PROFILE is {wanted!r}: use one of {', '.join(PROFILES)}.")
+    raise ConfigError(f"LINESTOP_PROFILE is {profile!r}: use one of {', '.join(PROFILES)}.")
 
 
-def _table_of_profile(raw: Mapping[str, Any], written: Config, profile: ProfileName, source: str) -> dict[str, Any]:
-    for name, table in written.profiles.items():
+def _profile_table(raw: Mapping[str, Any], file_config: Config, profile: ProfileName, source: str) -> dict[str, Any]:
+    for name, table in file_config.profiles.items():
         if not {"profile", "profiles"}.isdisjoint(table):
             raise ConfigError(f"{source}, profiles.{name}: a profile cannot choose or hold profiles.")
         # Checked for every profile: an error in `prod` must not wait for the day of the deployment.
@@ -248,16 +248,16 @@ def _table_of_profile(raw: Mapping[str, Any], written: Config, profile: ProfileN
             convert(_merged(raw, table), Config, source)
         except ConfigError as error:
             raise ConfigError(str(error).replace(f"{source}, ", f"{source}, profiles.{name}.", 1)) from None
-    return written.profiles.get(profile, {})
+    return file_config.profiles.get(profile, {})
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with the values of ``over``; tables are merged, everything else is replaced."""
     merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merged(cast("dict[str, Any]", old), cast("dict[str, Any]", value))
+    for key, value in overrides.items():
+        base_value = merged.get(key)
+        if isinstance(base_value, dict) and isinstance(value, dict):
+            merged[key] = _merged(cast("dict[str, Any]", base_value), cast("dict[str, Any]", value))
         else:
             merged[key] = value
     return merged
@@ -281,45 +281,45 @@ def _overridden(config: Config, environ: Mapping[str, str]) -> Config:
     )
 
 
-def _whole_number(variable: str, text: str | None, otherwise: int) -> int:
+def _whole_number(variable: str, text: str | None, default: int) -> int:
     if not text:
-        return otherwise
+        return default
     if not text.isdecimal() or len(text) > DIGITS_MAX:
         raise ConfigError(f"{variable} is {text!r}: give a whole number, 0 for the default.")
     return int(text)
 
 
 def _check(config: Config, source: str, environ: Mapping[str, str]) -> None:
-    def where(key: str, variable: str) -> str:
+    def location(key: str, variable: str) -> str:
         return variable if environ.get(variable) else f"{source}, {key}"
 
     try:
         check_name("tenant", config.tenant)
     except InputError as error:
-        raise ConfigError(f"{where('tenant', 'LINESTOP_TENANT')}: {error}") from None
+        raise ConfigError(f"{location('tenant', 'LINESTOP_TENANT')}: {error}") from None
     for name, key in config.people.items():
-        if not _is_key(key):
+        if not _is_public_key(key):
             raise ConfigError(
                 f"{source}, people.{name}: an Ed25519 public key has {2 * ED25519_KEY_BYTES} hexadecimal digits."
             )
     if not config.dir or "\0" in config.dir:
-        raise ConfigError(f"{where('dir', 'LINESTOP_DIR')}: name a folder, or leave it out.")
+        raise ConfigError(f"{location('dir', 'LINESTOP_DIR')}: name a folder, or leave it out.")
     if not 0 <= config.nats.port <= PORT_MAX:
         raise ConfigError(f"{source}, nats.port: {config.nats.port} is no port: use 0 (any free one) to {PORT_MAX}.")
     if config.nats.url:
-        require_urls(config.nats.url, where("nats.url", "LINESTOP_NATS"))
-    _check_amounts(config, source, where)
+        require_urls(config.nats.url, location("nats.url", "LINESTOP_NATS"))
+    _check_amounts(config, source, location)
     _check_paths(config, source)
 
 
-def _check_amounts(config: Config, source: str, where: Callable[[str, str], str]) -> None:
+def _check_amounts(config: Config, source: str, location: Callable[[str, str], str]) -> None:
     for name in config.accounts.__struct_fields__:
         if not 0 <= getattr(config.accounts, name) <= MICROS_MAX:
             raise ConfigError(f"{source}, accounts.{name}: give 0 to {MICROS_MAX:,} micro-dollars.")
     for name, variable in WORKER_VARIABLES.items():
-        if not 0 <= (value := getattr(config.worker, name)) <= PLACES_MAX:
-            sentence = f"{value} is not between 0 (by the cores) and {PLACES_MAX}"
-            raise ConfigError(f"{where(f'worker.{name}', variable)}: {sentence}.")
+        if not 0 <= (value := getattr(config.worker, name)) <= WORKER_LIMIT_MAX:
+            sentence = f"{value} is not between 0 (by the cores) and {WORKER_LIMIT_MAX}"
+            raise ConfigError(f"{location(f'worker.{name}', variable)}: {sentence}.")
 
 
 def _check_paths(config: Config, source: str) -> None:
@@ -341,7 +341,7 @@ def _check_paths(config: Config, source: str) -> None:
             raise ConfigError(f"{source}, egress.{str(error).removesuffix('.')}.") from None
 
 
-def _is_key(key: str) -> bool:
+def _is_public_key(key: str) -> bool:
     try:
         return len(bytes.fromhex(key)) == ED25519_KEY_BYTES
     except ValueError:

@@ -35,18 +35,18 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not TOML: {error}.") from None
 
 
-def read_text(path: Path, where: str) -> str:
+def read_text(path: Path, location: str) -> str:
     """Read a text file of at most ``FILE_BYTES_MAX``; ``where`` is the file and key that name it."""
-    named = where if where == str(path) else f"{where}: {path}"
+    label = location if location == str(path) else f"{location}: {path}"
     try:
         data, _ = read_regular(path, FILE_BYTES_MAX)
         # Some editors begin a file with a mark that is no part of the text.
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"{named} is not UTF-8 text.") from None
+        raise ConfigError(f"{label} is not UTF-8 text.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{named} cannot be read ({reason}).") from None
+        raise ConfigError(f"{label} cannot be read ({reason}).") from None
 
 
 def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
@@ -55,10 +55,10 @@ def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         sentence = str(error)
-        found = _PATH.search(sentence)
-        key = found.group(1) if found else ""
+        match = _PATH.search(sentence)
+        key = match.group(1) if match else ""
         known = known_values(kind, key, of_keys="`key` in" in sentence)
-        said = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
+        message = f"{_PATH.sub('', sentence)}" + (f"; there is {known}" if known else "")
         if "price" in key and "got `float`" in sentence:
-            said += "; a price is a whole number of micro-dollars per million tokens, so $0.15 is 150000"
-        raise ConfigError(f"{source}, {key or 'the top level'}: {said}.") from None
+            message += "; a price is a whole number of micro-dollars per million tokens, so $0.15 is 150000"
+        raise ConfigError(f"{source}, {key or 'the top level'}: {message}.") from None

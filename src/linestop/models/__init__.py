@@ -11,7 +11,7 @@ import re
 from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model_messages import NO_KEY, OWN_HOSTS, ModelClient, ToolMode
+from linestop.schemas.model_messages import NO_KEY, PROVIDER_HOSTS, ModelClient, ToolMode
 
 _KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -53,7 +53,7 @@ def open_model(
         check_base_url(model, base_url)
     if provider == "playbook":
         return _open_playbook(model, base_url, tool_mode)
-    key = api_key or _key(model, base_url, api_key_env)
+    key = api_key or _key_of(model, base_url, api_key_env)
     if provider == "anthropic":
         if tool_mode == "json_schema":
             raise ConfigError(f'tool_mode "json_schema" of {model} is for OpenAI-compatible servers; remove it.')
@@ -86,12 +86,16 @@ def is_own_host(provider: str, base_url: str | None) -> bool:
     """Whether an address is the provider's own, regional ones included; None and "" stand for that."""
     if not base_url:
         return True
-    parts, own = urlsplit(base_url), OWN_HOSTS.get(provider)
+    parts, provider_host = urlsplit(base_url), PROVIDER_HOSTS.get(provider)
     host = parts.hostname or ""
-    return own is not None and parts.scheme == "https" and (host == own or host.endswith(f".{own}"))
+    return (
+        provider_host is not None
+        and parts.scheme == "https"
+        and (host == provider_host or host.endswith(f".{provider_host}"))
+    )
 
 
-def _key(model: str, base_url: str | None, api_key_env: str) -> str:
+def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:
     variable = key_variable(model, base_url, api_key_env)
     if not variable:
         return NO_KEY

@@ -9,8 +9,8 @@ from typing import Any, cast
 import httpx2
 from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 
-from linestop.models.anthropic_reply import AnthropicReply, as_input
-from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
+from linestop.models.anthropic_reply import AnthropicReplyReader, arguments_object
+from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
 from linestop.schemas.visible_text import is_blank
@@ -61,23 +61,23 @@ class AnthropicClient:
         """
         body = request_body(request)
 
-        async def call() -> ModelReply:
+        async def send() -> ModelReply:
             return await exchange(
                 self._open(body, request.deadline_s),
-                AnthropicReply(request.model),
-                who=request.model,
+                AnthropicReplyReader(request.model),
+                asked_model=request.model,
                 sdk_error=AnthropicError,
                 on_delta=on_delta,
             )
 
-        return await within(request, self._api_key, call)
+        return await with_deadline(request, self._api_key, send)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._sdk.close()
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpAnswer]:
+    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpResponse]:
         fields = dict(body)
         async with self._sdk.messages.with_streaming_response.create(
             model=fields.pop("model"),
@@ -86,8 +86,8 @@ class AnthropicClient:
             stream=True,
             extra_body=fields,
             timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
-        ) as answer:
-            yield cast("HttpAnswer", answer)
+        ) as response:
+            yield cast("HttpResponse", response)
 
 
 def request_body(request: ModelRequest) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _content(message: Message) -> list[dict[str, Any]]:
         return list(message.blocks)
     content: list[dict[str, Any]] = [] if is_blank(message.text) else [{"type": "text", "text": message.text}]
     calls = [
-        {"type": "tool_use", "id": wire_id(call.id), "name": to_wire(call.name), "input": as_input(call.args)}
+        {"type": "tool_use", "id": wire_id(call.id), "name": to_wire(call.name), "input": arguments_object(call.args)}
         for call in message.calls
     ]
     return content + calls

@@ -11,21 +11,21 @@ from typing import Any, Never, cast
 
 import msgspec
 
-from linestop.models.failures import of_body
-from linestop.models.sse import ServerEvent
+from linestop.models.failures import failure_of_error_body
+from linestop.models.sse import SseEvent
 from linestop.models.wire_names import from_wire, unique_id, wire_id
 from linestop.models.wire_values import (
     Shown,
     TokenCounts,
+    arguments_text,
     assembled_args,
     fields_of,
-    is_object,
-    joined,
-    position,
+    id_text,
+    is_json_object,
+    join_pieces,
+    read_index,
     read_object,
-    short_text,
-    showable,
-    written_args,
+    replace_surrogates,
 )
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
@@ -47,11 +47,11 @@ _FAILURES: dict[str, tuple[FailureClass, str]] = {
     "pause_turn": ("truncated", "paused in the middle of its turn, as only the provider's own tools make it do"),
     "refusal": ("refusal", "refused to answer"),
 }
-_PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_FIELD_OF_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 _KINDS = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
 """What a piece is that does not say it, by its field."""
 
-_PLAIN = frozenset({"text", "tool_use"})
+_PLAIN_BLOCK_TYPES = frozenset({"text", "tool_use"})
 
 
 _COUNTERS = {
@@ -61,7 +61,7 @@ _COUNTERS = {
     "written": ("cache_creation_input_tokens",),
     "thinking": ("output_tokens_details", "thinking_tokens"),
 }
-_BEGUN_BY = {"text_delta": "text", "thinking_delta": "thinking", "citations_delta": "text"}
+_TYPE_BY_FIRST_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "citations_delta": "text"}
 """What a block is whose beginning does not say it, by its first piece."""
 
 
@@ -79,15 +79,15 @@ class _Block:
     def add(self, delta: dict[str, Any]) -> str:
         """Take a delta; return its text for watchers."""
         kind = delta.get("type") or next((_KINDS[field] for field in _KINDS if delta.get(field)), None)
-        if not self.fields.get("type") and kind in _BEGUN_BY:
-            self.fields["type"] = _BEGUN_BY[kind]
+        if not self.fields.get("type") and kind in _TYPE_BY_FIRST_DELTA:
+            self.fields["type"] = _TYPE_BY_FIRST_DELTA[kind]
         if kind == "citations_delta":
             self.fields["citations"] = [*(self.fields.get("citations") or ()), delta.get("citation")]
             return ""
-        field = "partial_json" if kind == "input_json_delta" else _PIECES.get(str(kind))
+        field = "partial_json" if kind == "input_json_delta" else _FIELD_OF_DELTA.get(str(kind))
         piece = delta.get(field) if field else None
         if field == "partial_json":
-            piece = written_args(piece)
+            piece = arguments_text(piece)
         if field is None or not isinstance(piece, str | None):
             raise ValueError(f"unknown content delta {kind!r}")
         self._pieces.setdefault(field, []).append(piece or "")
@@ -97,7 +97,7 @@ class _Block:
         """Whether the message's end may stand for its own: there is something of it, and of a call a whole input."""
         if self.fields.get("type") == "tool_use":
             pieces = self._pieces.get("partial_json", [])
-            return is_object(assembled_args(pieces)) if any(pieces) else bool(self.fields.get("input"))
+            return is_json_object(assembled_args(pieces)) if any(pieces) else bool(self.fields.get("input"))
         return any(any(pieces) for pieces in self._pieces.values())
 
     def close(self) -> None:
@@ -107,16 +107,20 @@ class _Block:
         self.open = False
         for field, pieces in self._pieces.items():
             if field != "partial_json":
-                self.fields[field] = joined([str(self.fields.get(field) or ""), *pieces])
+                self.fields[field] = join_pieces([str(self.fields.get(field) or ""), *pieces])
         if isinstance(self.fields.get("text"), str):
-            self.fields["text"] = joined([self.fields["text"]])
+            self.fields["text"] = join_pieces([self.fields["text"]])
         if self.fields.get("type") == "tool_use" or "input" in self.fields:
-            given = self.fields.get("input")
-            self.args = assembled_args(self._pieces.get("partial_json", [])) or joined([written_args(given)]) or "{}"
-            self.fields["input"] = as_input(self.args)
+            whole_input = self.fields.get("input")
+            self.args = (
+                assembled_args(self._pieces.get("partial_json", []))
+                or join_pieces([arguments_text(whole_input)])
+                or "{}"
+            )
+            self.fields["input"] = arguments_object(self.args)
 
 
-def as_input(args: str) -> dict[str, Any]:
+def arguments_object(args: str) -> dict[str, Any]:
     """Arguments as the object that the provider requires of past calls, even if they are no JSON."""
     try:
         value = msgspec.json.decode(args)
@@ -125,21 +129,21 @@ def as_input(args: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {"not_an_object": args}
 
 
-class AnthropicReply:
+class AnthropicReplyReader:
     """Reads one answer of the Messages API, streamed or whole."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, asked_model: str) -> None:
         self.finished = False
-        self._who = who
+        self._asked_model = asked_model
         self._begun = False
         self._id = ""
         self._model = ""
         self._blocks: list[_Block] = []
         self._stop_reason = ""
         self._counts = TokenCounts(_COUNTERS)
-        self._last_output: int | None = None
+        self._last_output_tokens: int | None = None
 
-    def event(self, event: ServerEvent) -> str:
+    def take_event(self, event: SseEvent) -> str:
         """Take one event; return the text it adds."""
         data = read_object(event.data)
         if data is None:
@@ -153,23 +157,23 @@ class AnthropicReply:
             case "content_block_delta":
                 return self._add(data)
             case "content_block_stop":
-                self._close_block(position(data.get("index")))
+                self._close_block(read_index(data.get("index")))
             case "message_delta":
                 self._end(fields_of(data.get("delta")).get("stop_reason"), data.get("usage"))
             case "message_stop":
                 self._finish()
             case "error":
-                raise of_body(data.get("error") or data, self._who)
+                raise failure_of_error_body(data.get("error") or data, self._asked_model)
             case _:
                 # `ping`, and kinds that the provider announced it may add between the others.
                 pass
         return ""
 
-    def whole(self, body: bytes) -> str:
+    def take_body(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
         message = read_object(body) or {}
         if message.get("type") == "error" or (message.get("error") and "content" not in message):
-            raise of_body(message.get("error") or message, self._who)
+            raise failure_of_error_body(message.get("error") or message, self._asked_model)
         if "content" not in message:
             raise ValueError("an answer without content")
         self._begin(message)
@@ -183,7 +187,7 @@ class AnthropicReply:
                 self._blocks.append(block)
         self._end(message.get("stop_reason"), message.get("usage"))
         self._finish()
-        return showable(self._text())
+        return replace_surrogates(self._text())
 
     def reply(self) -> ModelReply:
         """Return the answer.
@@ -194,30 +198,33 @@ class AnthropicReply:
         if not self.finished:
             self._fail("availability", "ended its stream without message_stop")
         calls, reason = self._calls(), self._stop_reason
-        whole = bool(calls) and all(is_object(call.args) for call in calls)
+        all_complete = bool(calls) and all(is_json_object(call.args) for call in calls)
         if reason in _FAILURES:
             kind, what = _FAILURES[reason]
             self._fail(kind, what)
         # Some servers say nothing, or end_turn, after calls; those that are whole are meant all the same.
-        stop = "calls" if whole and reason in ("", "end_turn", "stop") else _STOPS.get(reason)
+        stop = "calls" if all_complete and reason in ("", "end_turn", "stop") else _STOPS.get(reason)
         if stop is None:
             self._fail("malformed", f'stopped for the unknown reason "{reason[:100] or "none"}"')
         if bool(calls) != (stop == "calls"):
             self._fail("malformed", f"made {len(calls)} tool calls but stopped with {reason}")
-        kept = any(block.fields.get("type") not in _PLAIN or block.fields.get("citations") for block in self._blocks)
-        usage = self.reported()
+        keep_blocks = any(
+            block.fields.get("type") not in _PLAIN_BLOCK_TYPES or block.fields.get("citations")
+            for block in self._blocks
+        )
+        usage = self.reported_usage()
         return ModelReply(
             text=self._text(),
             calls=calls,
             stop_reason=stop,
             usage=usage or Usage(),
             usage_reported=usage is not None,
-            model=self._model or self._who.partition("/")[2],
+            model=self._model or self._asked_model.partition("/")[2],
             request_id=self._id,
-            blocks=tuple(block.fields for block in self._blocks) if kept else (),
+            blocks=tuple(block.fields for block in self._blocks) if keep_blocks else (),
         )
 
-    def reported(self) -> Usage | None:
+    def reported_usage(self) -> Usage | None:
         """What the provider said the answer took; None where it did not, or where that cannot be true.
 
         The output of message_start is a placeholder: only what is said at the end counts as reported.
@@ -225,10 +232,10 @@ class AnthropicReply:
         """
         counts = self._counts
         read = counts["input"] + counts["read"] + counts["written"]
-        made = any(_says(block) for block in self._blocks)
-        if not counts.readable or "input" not in counts or not read:
+        has_content = any(_has_content(block) for block in self._blocks)
+        if not counts.is_readable or "input" not in counts or not read:
             return None
-        if self._last_output is None or (made and not self._last_output):
+        if self._last_output_tokens is None or (has_content and not self._last_output_tokens):
             return None
         return Usage(
             fresh_in=counts["input"], cache_read=counts["read"], cache_write=counts["written"], out=counts["output"],
@@ -236,15 +243,15 @@ class AnthropicReply:
         )  # fmt: skip
 
     def _begin(self, message: dict[str, Any]) -> None:
-        message_id = short_text(message.get("id"))
+        message_id = id_text(message.get("id"))
         if self._blocks and message_id != self._id:
             raise ValueError("a second message_start in the middle of an answer")
         self._begun = True
-        self._id, self._model = self._id or message_id, self._model or short_text(message.get("model"))
-        self._counts.take(message.get("usage"))
+        self._id, self._model = self._id or message_id, self._model or id_text(message.get("model"))
+        self._counts.add_report(message.get("usage"))
 
     def _open_block(self, data: dict[str, Any]) -> None:
-        index = position(data.get("index"))
+        index = read_index(data.get("index"))
         ended = [block for block in self._blocks if block.open and index in (None, block.index)]
         if not self._begun or not all(block.whole() for block in ended):
             raise ValueError("content_block_start out of order")
@@ -254,7 +261,7 @@ class AnthropicReply:
         self._blocks.append(_Block(fields_of(data.get("content_block")), len(self._blocks) if index is None else index))
 
     def _add(self, data: dict[str, Any]) -> str:
-        delta, index = fields_of(data.get("delta")), position(data.get("index"))
+        delta, index = fields_of(data.get("delta")), read_index(data.get("index"))
         if not delta:
             return ""
         block = self._open(index)
@@ -271,8 +278,8 @@ class AnthropicReply:
 
     def _open(self, index: int | None) -> _Block | None:
         """The open block of that index; without an index the only one."""
-        found = [block for block in self._blocks if block.open and index in (None, block.index)]
-        return found[0] if len(found) == 1 else None
+        open_blocks = [block for block in self._blocks if block.open and index in (None, block.index)]
+        return open_blocks[0] if len(open_blocks) == 1 else None
 
     def _end(self, stop_reason: object, usage: object) -> None:
         if stop_reason is not None and not isinstance(stop_reason, str):
@@ -280,8 +287,8 @@ class AnthropicReply:
         if self._stop_reason not in _FAILURES:
             # Nothing said later makes a cut answer whole.
             self._stop_reason = (stop_reason or "").strip().lower() or self._stop_reason
-        said = self._counts.take(usage)
-        self._last_output = said.get("output", self._last_output)
+        reported = self._counts.add_report(usage)
+        self._last_output_tokens = reported.get("output", self._last_output_tokens)
 
     def _finish(self) -> None:
         if not self._begun or any(block.open and not block.whole() for block in self._blocks):
@@ -291,33 +298,33 @@ class AnthropicReply:
         self.finished = True
 
     def _text(self) -> str:
-        return "".join(str(block.fields.get("text") or "") for block in self._blocks if _is(block, "text"))
+        return "".join(str(block.fields.get("text") or "") for block in self._blocks if _is_of_type(block, "text"))
 
     def _calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []
-        taken: set[str] = set()
+        used_ids: set[str] = set()
         for place, block in enumerate(self._blocks):
-            if not _is(block, "tool_use"):
+            if not _is_of_type(block, "tool_use"):
                 continue
-            name, call_id = block.fields.get("name"), short_text(block.fields.get("id"))
+            name, call_id = block.fields.get("name"), id_text(block.fields.get("id"))
             if not isinstance(name, str) or not name:
                 raise ValueError("a tool_use block without a name")
-            if not call_id or call_id in taken:
+            if not call_id or call_id in used_ids:
                 call_id = unique_id("", f"{self._id}:{place}")
-            taken.add(call_id)
+            used_ids.add(call_id)
             block.fields["id"] = wire_id(call_id)
             calls.append(ToolCall(id=call_id, name=from_wire(name), args=block.args))
         return tuple(calls)
 
     def _fail(self, kind: FailureClass, what: str) -> Never:
-        usage = self.reported()
-        raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=usage is None)
+        usage = self.reported_usage()
+        raise ModelFailed(kind, f"{self._asked_model} {what}.", usage=usage, possibly_billed=usage is None)
 
 
-def _is(block: _Block, kind: str) -> bool:
+def _is_of_type(block: _Block, kind: str) -> bool:
     return block.fields.get("type") == kind
 
 
-def _says(block: _Block) -> bool:
+def _has_content(block: _Block) -> bool:
     """Whether a block holds anything, so that tokens were spent on it."""
-    return not _is(block, "text") or bool(block.fields.get("text"))
+    return not _is_of_type(block, "text") or bool(block.fields.get("text"))

@@ -15,24 +15,24 @@ from linestop.models.planner_function import PREFIX, PlannerFunction, call_funct
 from linestop.models.start_freshness import require_fresh
 from linestop.schemas.model_messages import ModelClient, ModelFailed, ModelReply, ToolMode
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.redaction import Pieces
+from linestop.schemas.redaction import StreamRedactor
 
-Delta = Callable[[ModelWork, str, int], Awaitable[None]]
+OnModelDelta = Callable[[ModelWork, str, int], Awaitable[None]]
 """Takes the next piece of an attempt's text, and how many characters of it came before."""
-REST_S = 1.0
+FLUSH_TIMEOUT_S = 1.0
 """How long an answer waits at most until its last piece is on its way to watchers."""
 
 
-class Caller:
+class Requester:
     """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come, redacted."""
 
-    def __init__(self, *, on_delta: Delta | None = None, base_urls: dict[str, str] | None = None) -> None:
+    def __init__(self, *, on_delta: OnModelDelta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta
         self._base_urls = base_urls or {}
         self._clients: dict[tuple[str, str, str, ToolMode], ModelClient] = {}
         self._functions: dict[str, PlannerFunction] = {}
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Return the complete answer and its duration in seconds.
 
         Raises:
@@ -44,29 +44,29 @@ class Caller:
             self._functions[work.planner] = function
             require_fresh(work.start_by)
             reply = await call_function(work.planner, function, work.request)
-            return encodable(reply), time.perf_counter() - began
+            return without_lone_surrogates(reply), time.perf_counter() - began
         client = self._client(work)
         request = msgspec.structs.replace(work.request, start_by=work.start_by)
         on_delta = self._on_delta
         if on_delta is None:
             reply = await client.complete(request)
         else:
-            pieces, offset = Pieces(work.redactor), 0
+            pieces, offset = StreamRedactor(work.redactor), 0
 
             async def show(text: str) -> None:
                 nonlocal offset
                 if text:
-                    offset, before = offset + len(text), offset
-                    await on_delta(work, text, before)
+                    offset, offset_before = offset + len(text), offset
+                    await on_delta(work, text, offset_before)
 
             async def delta(text: str) -> None:
                 await show(pieces.add(text))
 
             reply = await client.complete(request, delta)
             # Watchers are told the rest if they can be: no answer waits for them or fails with them.
-            with anyio.move_on_after(REST_S), contextlib.suppress(Exception):
-                await show(pieces.rest())
-        return encodable(reply), time.perf_counter() - began
+            with anyio.move_on_after(FLUSH_TIMEOUT_S), contextlib.suppress(Exception):
+                await show(pieces.finish())
+        return without_lone_surrogates(reply), time.perf_counter() - began
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -88,20 +88,22 @@ class Caller:
         return self._clients[key]
 
 
-def encodable(reply: ModelReply) -> ModelReply:
+def without_lone_surrogates(reply: ModelReply) -> ModelReply:
     """The answer without halves of characters, which no event could hold; its text has none already."""
     try:
         msgspec.json.encode(reply)
     except UnicodeEncodeError:
-        return msgspec.convert(_sound(msgspec.to_builtins(reply)), ModelReply)
+        return msgspec.convert(_replace_surrogates(msgspec.to_builtins(reply)), ModelReply)
     return reply
 
 
-def _sound(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _replace_surrogates(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {_sound(key): _sound(each) for key, each in cast("dict[str, Any]", value).items()}
+        return {
+            _replace_surrogates(key): _replace_surrogates(each) for key, each in cast("dict[str, Any]", value).items()
+        }
     if isinstance(value, list | tuple):
-        return [_sound(each) for each in cast("list[Any]", value)]
+        return [_replace_surrogates(each) for each in cast("list[Any]", value)]
     return value

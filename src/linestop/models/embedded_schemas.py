@@ -30,7 +30,7 @@ _IDENTITY: Final = ("$id", "$schema", "$anchor", "$dynamicAnchor")
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
-def rebuilt(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> dict[str, Any]:
+def transform_schema(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> dict[str, Any]:
     """Copy a schema with ``visit`` applied to it and to every schema in it, the inner ones first."""
     fields = dict(schema)
     for key, value in cast("dict[str, object]", schema).items():
@@ -38,49 +38,49 @@ def rebuilt(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> dict[str,
             continue
         if key in NAMED and isinstance(value, dict):
             named = cast("dict[str, object]", value)
-            fields[key] = {name: _rebuilt(part, visit, (*at, key, name)) for name, part in named.items()}
+            fields[key] = {name: _transform_part(part, visit, (*at, key, name)) for name, part in named.items()}
         elif isinstance(value, list):
             parts = cast("list[object]", value)
-            fields[key] = [_rebuilt(part, visit, (*at, key, str(index))) for index, part in enumerate(parts)]
+            fields[key] = [_transform_part(part, visit, (*at, key, str(index))) for index, part in enumerate(parts)]
         else:
-            fields[key] = _rebuilt(value, visit, (*at, key))
+            fields[key] = _transform_part(value, visit, (*at, key))
     return visit(fields, at)
 
 
-def _rebuilt(part: object, visit: Visit, at: Pointer) -> object:
-    return rebuilt(cast("dict[str, Any]", part), visit, at) if isinstance(part, dict) else part
+def _transform_part(part: object, visit: Visit, at: Pointer) -> object:
+    return transform_schema(cast("dict[str, Any]", part), visit, at) if isinstance(part, dict) else part
 
 
-def embedded(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """The part to put into a document for ``schema``; what it refers to is added to the document's ``definitions``.
 
     ``name`` is where its definitions get their names from; no two schemas of a document may have the same.
     """
     targets = _Targets(schema)
     new_names: dict[Pointer, str] = {
-        (key, each): _free(f"{name}.{_UNSAFE.sub('_', each)}", definitions)
+        (key, each): _free_name(f"{name}.{_UNSAFE.sub('_', each)}", definitions)
         for key in DEFINITIONS
         for each in cast("dict[str, Any]", schema.get(key) or {})
     }
-    whole = any(target[:2] not in new_names for target in targets.all())
+    needs_whole_schema = any(target[:2] not in new_names for target in targets.all())
 
-    def moved(reference: str, at: Pointer) -> str:
-        target = targets.of(reference, at)
+    def moved_reference(reference: str, at: Pointer) -> str:
+        target = targets.resolve(reference, at)
         if target is None:
             return reference
-        known = new_names.get(target[:2])
-        return _reference(("$defs", known, *target[2:]) if known else ("$defs", name, *target))
+        definition_name = new_names.get(target[:2])
+        return _reference(("$defs", definition_name, *target[2:]) if definition_name else ("$defs", name, *target))
 
     def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
-        return _moved(fields, lambda reference: moved(reference, at))
+        return _with_moved_references(fields, lambda reference: moved_reference(reference, at))
 
-    body = rebuilt(schema, visit)
+    body = transform_schema(schema, visit)
     for (key, each), new_name in new_names.items():
         definitions[new_name] = body[key].pop(each)
     for key in DEFINITIONS:
         if not body.get(key, True):
             del body[key]
-    if not whole:
+    if not needs_whole_schema:
         return body
     definitions[name] = body
     return {"$ref": _reference(("$defs", name))}
@@ -98,10 +98,10 @@ class _Targets:
 
     def all(self) -> Iterator[Pointer]:
         """The targets of all references that can be resolved."""
-        found = (self.of(reference, at) for reference, at in self._references)
+        found = (self.resolve(reference, at) for reference, at in self._references)
         return (target for target in found if target is not None)
 
-    def of(self, reference: str, at: Pointer) -> Pointer | None:
+    def resolve(self, reference: str, at: Pointer) -> Pointer | None:
         """Where a reference in the schema at ``at`` leads; None for one that leads out of the document."""
         base = self._bases[at]
         uri, _, fragment = (base + reference if reference.startswith("#") else urljoin(base, reference)).partition("#")
@@ -123,11 +123,11 @@ class _Targets:
                 # The outermost is entered first, and it is the one that a dynamic reference means.
                 self._anchors.setdefault((base, anchor), at)
         self._references.extend((reference, at) for reference in _references(schema))
-        for step, part in _parts(schema):
+        for step, part in _subschemas(schema):
             self._enter(part, (*at, *step), base)
 
 
-def _parts(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any]]]:
+def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any]]]:
     """The schemas directly inside a schema, each with its pointer from there."""
     for key, value in cast("dict[str, object]", schema).items():
         if key in DATA:
@@ -155,27 +155,31 @@ def _mapping(fields: dict[str, Any]) -> dict[str, str]:
     return {key: value for key, value in named.items() if isinstance(value, str)}
 
 
-def _moved(fields: dict[str, Any], moved: Callable[[str], str]) -> dict[str, Any]:
+def _with_moved_references(fields: dict[str, Any], moved_reference: Callable[[str], str]) -> dict[str, Any]:
     """A schema with its own references moved, and without what identifies it."""
-    written = {key: value for key, value in fields.items() if key not in _IDENTITY or not isinstance(value, str)}
-    if isinstance(reference := written.get("$ref"), str):
-        written["$ref"] = moved(reference)
-    if isinstance(dynamic := written.pop("$dynamicRef", None), str):
-        wanted = {"$ref": moved(dynamic)}
-        written = {**written, "allOf": [*written.get("allOf", []), wanted]} if "$ref" in written else written | wanted
+    moved_fields = {key: value for key, value in fields.items() if key not in _IDENTITY or not isinstance(value, str)}
+    if isinstance(reference := moved_fields.get("$ref"), str):
+        moved_fields["$ref"] = moved_reference(reference)
+    if isinstance(dynamic := moved_fields.pop("$dynamicRef", None), str):
+        moved_dynamic = {"$ref": moved_reference(dynamic)}
+        moved_fields = (
+            {**moved_fields, "allOf": [*moved_fields.get("allOf", []), moved_dynamic]}
+            if "$ref" in moved_fields
+            else moved_fields | moved_dynamic
+        )
     if mapping := _mapping(fields):
-        mapped = {key: moved(value) if value.startswith("#") else value for key, value in mapping.items()}
-        written["discriminator"] = fields["discriminator"] | {"mapping": mapped}
-    return written
+        mapped = {key: moved_reference(value) if value.startswith("#") else value for key, value in mapping.items()}
+        moved_fields["discriminator"] = fields["discriminator"] | {"mapping": mapped}
+    return moved_fields
 
 
-def _free(name: str, taken: dict[str, Any]) -> str:
+def _free_name(name: str, names_in_use: dict[str, Any]) -> str:
     """``name``, or with a number where it is taken."""
     found, count = name, 1
-    while found in taken:
+    while found in names_in_use:
         count += 1
         found = f"{name}_{count}"
-    taken[found] = {}
+    names_in_use[found] = {}
     return found
 
 

@@ -54,7 +54,7 @@ _REASONS = ("error", "message", "detail", "msg", "error_message", "error_descrip
 """Where servers put their reason, in this order; seen with OpenAI, Anthropic, vLLM, FastAPI, llama.cpp and gateways."""
 
 _WRONG_SETUP = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
-CAUGHT = (
+ERRORS_TO_CLASSIFY = (
     httpx2.HTTPError,
     httpx2.StreamError,
     msgspec.MsgspecError,
@@ -66,37 +66,39 @@ CAUGHT = (
 """What the SDKs let through besides their own errors: a cut stream, a body that is not JSON, a deep one."""
 
 
-def of_status(status: int) -> FailureClass:
+def class_of_status(status_code: int) -> FailureClass:
     """Classify an HTTP status that is not a success. Unlisted client errors and redirects are permanent."""
-    return _BY_STATUS.get(status) or ("availability" if status >= 500 else "permanent")
+    return _BY_STATUS.get(status_code) or ("availability" if status_code >= 500 else "permanent")
 
 
-def of_error(error: Exception, who: str, *, answering: bool) -> ModelFailed:
+def failure_of_error(error: Exception, asked_model: str, *, has_response: bool) -> ModelFailed:
     """Turn an exception of an SDK, of its transport or of our own decoding into the failure it means.
 
     ``answering`` says whether the response had begun: until then a ``ValueError`` is about the request.
     """
-    if (found := _caused_by(error, (ModelFailed,))) is not None:
-        return cast("ModelFailed", found)
+    if (failure := _cause_of_kind(error, (ModelFailed,))) is not None:
+        return cast("ModelFailed", failure)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return _of_answer(error, status, who)
+        return _failure_of_response(error, status, asked_model)
     # The SDKs wrap the transport's own error sometimes, and it wraps that of the layer below.
-    cause = _caused_by(error, _TRANSPORT)
+    cause = _cause_of_kind(error, _TRANSPORT)
     if isinstance(cause, _NEVER_SENT):
-        return ModelFailed("availability", f"{who} cannot be reached ({_named(cause)}); check base_url.")
+        return ModelFailed("availability", f"{asked_model} cannot be reached ({_error_text(cause)}); check base_url.")
     if isinstance(cause, _WRONG_SETUP):
-        return ModelFailed("permanent", f"{who} cannot be asked ({_named(cause)}); check base_url and key.")
+        return ModelFailed(
+            "permanent", f"{asked_model} cannot be asked ({_error_text(cause)}); check base_url and key."
+        )
     if cause is not None:
-        sentence = f"{who} broke off before the answer was whole ({_named(cause)})."
+        sentence = f"{asked_model} broke off before the answer was whole ({_error_text(cause)})."
         return ModelFailed("availability", sentence, possibly_billed=True)
-    if answering:
-        sentence = f"{who} answered with something that is not its protocol ({_named(error)})."
+    if has_response:
+        sentence = f"{asked_model} answered with something that is not its protocol ({_error_text(error)})."
         return ModelFailed("malformed", sentence, possibly_billed=True)
-    return ModelFailed("permanent", f"The request to {who} cannot be written ({_named(error)}).")
+    return ModelFailed("permanent", f"The request to {asked_model} cannot be written ({_error_text(error)}).")
 
 
-def retold(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
+def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
     """The same failure in other words, perhaps of another class."""
     return ModelFailed(
         kind or failed.kind, sentence, status=failed.status, retry_after_s=failed.retry_after_s,
@@ -104,7 +106,7 @@ def retold(failed: ModelFailed, sentence: str, kind: FailureClass | None = None)
     )  # fmt: skip
 
 
-def of_body(error: object, who: str) -> ModelFailed:
+def failure_of_error_body(error: object, asked_model: str) -> ModelFailed:
     """Turn an error that came inside a successful response (in a stream, or as a 200) into its failure."""
     text = str(error)
     fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
@@ -118,8 +120,8 @@ def of_body(error: object, who: str) -> ModelFailed:
             break
     else:
         if isinstance(code, int) and 400 <= code < 600:
-            kind, status = of_status(code), code
-    sentence = f"{who} broke off with an error: {_sentence(fields or text)}"
+            kind, status = class_of_status(code), code
+    sentence = f"{asked_model} broke off with an error: {_provider_message(fields or text)}"
     return ModelFailed(kind, sentence, status=status, possibly_billed=kind != "permanent")
 
 
@@ -132,20 +134,20 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         try:
             seconds = float(text) * scale
         except ValueError:
-            seconds = _until(text)
+            seconds = _seconds_until(text)
         if math.isfinite(seconds) and seconds >= 0:
             return seconds
     return None
 
 
-def _until(date: str) -> float:
+def _seconds_until(date: str) -> float:
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - clock.now().timestamp())
     except (ValueError, TypeError, OverflowError):
         return math.nan
 
 
-def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+def _cause_of_kind(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
     for _ in range(_CAUSES_MAX):
         if error is None or isinstance(error, kinds):
             return error
@@ -153,41 +155,41 @@ def _caused_by(error: BaseException | None, kinds: tuple[type[BaseException], ..
     return None
 
 
-def _of_answer(error: Exception, status: int, who: str) -> ModelFailed:
+def _failure_of_response(error: Exception, status: int, asked_model: str) -> ModelFailed:
     response = getattr(error, "response", None)
     headers = cast("Mapping[str, str]", getattr(response, "headers", {}))
     body = cast("object", getattr(error, "body", None))
-    kind: FailureClass = "refusal" if getattr(error, "code", None) in _FILTERED else of_status(status)
+    kind: FailureClass = "refusal" if getattr(error, "code", None) in _FILTERED else class_of_status(status)
     return ModelFailed(
         kind,
-        f"{who} answered {status}: {_sentence(body)}",
+        f"{asked_model} answered {status}: {_provider_message(body)}",
         status=status,
         retry_after_s=retry_after_s(headers),
         possibly_billed=status == 408 or (status >= 500 and status not in _UNBILLED_ERRORS),
     )
 
 
-def _sentence(body: object) -> str:
+def _provider_message(body: object) -> str:
     """The provider's own words, without the envelope, bounded."""
-    found: object = body
+    reason: object = body
     for _ in range(_ENVELOPES_MAX):
-        if isinstance(found, list):
-            found = cast("list[object]", found)[0] if found else None
-        elif isinstance(found, dict):
-            fields = cast("dict[str, object]", found)
+        if isinstance(reason, list):
+            reason = cast("list[object]", reason)[0] if reason else None
+        elif isinstance(reason, dict):
+            fields = cast("dict[str, object]", reason)
             inner = next((fields[key] for key in _REASONS if fields.get(key)), None)
             if inner is None:
                 break
-            found = inner
-    if found is None or found in ("", {}):
+            reason = inner
+    if reason is None or reason in ("", {}):
         return "no reason given"
     try:
-        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        text = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False)
     except (RecursionError, TypeError, ValueError):
         return "a reason that cannot be read"
     # Python's own JSON reader lets halves of characters through, which no event could hold.
     return text[:MESSAGE_CHARS_MAX].encode(errors="replace").decode()
 
 
-def _named(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:MESSAGE_CHARS_MAX]}".removesuffix(": ")

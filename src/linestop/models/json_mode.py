@@ -16,15 +16,15 @@ from typing import Any, cast
 
 import msgspec
 
-from linestop.models.embedded_schemas import Pointer, embedded, rebuilt
-from linestop.models.wire_names import from_wire, step_id, to_wire
+from linestop.models.embedded_schemas import Pointer, embed_schema, transform_schema
+from linestop.models.wire_names import from_wire, json_mode_call_id, to_wire
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 SCHEMA_NAME = "linestop_step"
-FINAL = "final_answer"
+FINAL_ANSWER_TOOL = "final_answer"
 STRING_CHARS_MAX = 2_000
 
-_INTRODUCTION = (
+_JSON_MODE_RULES = (
     "Answer with exactly one JSON object and nothing else. To use a tool: "
     '{"tool": "<its name>", "args": {...}}. When you know the answer: '
     '{"tool": "final_answer", "args": {"answer": ...}}. After a tool you get its result and may go on.\n'
@@ -32,58 +32,64 @@ _INTRODUCTION = (
 )
 
 
-_TRIAL = f'Always answer by calling a tool. When you know the answer, call "{FINAL}".'
+_TRIAL_RULES = f'Always answer by calling a tool. When you know the answer, call "{FINAL_ANSWER_TOOL}".'
 
 
-class _Step(msgspec.Struct, forbid_unknown_fields=True):
+class _JsonTurn(msgspec.Struct, forbid_unknown_fields=True):
     tool: str
     args: msgspec.Raw
 
 
-class _Final(msgspec.Struct):
+class _FinalAnswer(msgspec.Struct):
     answer: msgspec.Raw
 
 
-def is_taken(tools: Iterable[ToolSpec]) -> bool:
+def has_reserved_name(tools: Iterable[ToolSpec]) -> bool:
     """Whether one of the tools has the name of the final answer."""
-    return any(to_wire(tool.name) == FINAL for tool in tools)
+    return any(to_wire(tool.name) == FINAL_ANSWER_TOOL for tool in tools)
 
 
 def trial_request(request: ModelRequest) -> ModelRequest:
     """The same request with the final answer among its tools."""
-    final = ToolSpec(name=FINAL, description="Gives the final answer.", parameters=_final({"type": "string"}))
-    system = f"{request.system}\n{_TRIAL}".strip()
+    final = ToolSpec(
+        name=FINAL_ANSWER_TOOL,
+        description="Gives the final answer.",
+        parameters=_final_answer_schema({"type": "string"}),
+    )
+    system = f"{request.system}\n{_TRIAL_RULES}".strip()
     return msgspec.structs.replace(request, system=system, tools=(*request.tools, final))
 
 
-def trial_reply(reply: ModelReply, who: str) -> ModelReply:
+def trial_reply(reply: ModelReply, asked_model: str) -> ModelReply:
     """Make a call of the final answer the answer; beside other calls it came too early and is left out.
 
     Raises:
         ModelFailed: ``malformed`` when it gives no answer.
     """
-    others = tuple(call for call in reply.calls if call.name != FINAL)
+    others = tuple(call for call in reply.calls if call.name != FINAL_ANSWER_TOOL)
     if others or not reply.calls:
         return msgspec.structs.replace(reply, calls=others)
     try:
-        text = _answer(reply.calls[0].args.encode())
+        text = _final_answer_text(reply.calls[0].args.encode())
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _unkept(reply, f"{who} gave its final answer without one ({error}).") from error
+        raise _malformed(reply, f"{asked_model} gave its final answer without one ({error}).") from error
     return msgspec.structs.replace(reply, text=text, calls=(), stop_reason="end")
 
 
-def step_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
+def json_mode_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
     """Rewrite a request with tools as one without, and the ``response_format`` that goes with it.
 
     Raises:
         ModelFailed: ``permanent`` when a tool has the name of the final answer.
     """
-    if is_taken(request.tools):
-        raise ModelFailed("permanent", f'The tool name "{FINAL}" is taken in JSON-schema mode; rename the tool.')
+    if has_reserved_name(request.tools):
+        raise ModelFailed(
+            "permanent", f'The tool name "{FINAL_ANSWER_TOOL}" is taken in JSON-schema mode; rename the tool.'
+        )
     lines = [
         f"- {to_wire(tool.name)}: {tool.description} Arguments: {_json(tool.parameters)}" for tool in request.tools
     ]
-    system = "\n".join([request.system, _INTRODUCTION, *lines]).strip()
+    system = "\n".join([request.system, _JSON_MODE_RULES, *lines]).strip()
     messages = tuple(_message(message) for message in request.messages)
     written = msgspec.structs.replace(request, system=system, messages=messages, tools=(), output_schema=None)
     schema = _schema(request.tools, request.output_schema)
@@ -93,28 +99,28 @@ def step_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
     }
 
 
-def step_reply(reply: ModelReply, who: str) -> ModelReply:
+def json_mode_reply(reply: ModelReply, asked_model: str) -> ModelReply:
     """Read the object back into a call or an answer.
 
     Raises:
         ModelFailed: ``malformed`` when it is no such object.
     """
     try:
-        step = msgspec.json.decode(reply.text, type=_Step)
-        if step.tool == FINAL:
-            return msgspec.structs.replace(reply, text=_answer(bytes(step.args)))
+        turn = msgspec.json.decode(reply.text, type=_JsonTurn)
+        if turn.tool == FINAL_ANSWER_TOOL:
+            return msgspec.structs.replace(reply, text=_final_answer_text(bytes(turn.args)))
     except (msgspec.DecodeError, RecursionError) as error:
-        sentence = f"{who} did not keep to the JSON schema of its turn ({error}); use another model or server."
-        raise _unkept(reply, sentence) from error
+        sentence = f"{asked_model} did not keep to the JSON schema of its turn ({error}); use another model or server."
+        raise _malformed(reply, sentence) from error
     call = ToolCall(
-        id=step_id(reply.request_id or reply.text),
-        name=from_wire(step.tool),
-        args=bytes(step.args).decode(),
+        id=json_mode_call_id(reply.request_id or reply.text),
+        name=from_wire(turn.tool),
+        args=bytes(turn.args).decode(),
     )
     return msgspec.structs.replace(reply, text="", calls=(call,), stop_reason="calls")
 
 
-def bounded(schema: dict[str, Any]) -> dict[str, Any]:
+def bound_strings(schema: dict[str, Any]) -> dict[str, Any]:
     """Copy a JSON Schema with every free string bounded."""
 
     def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
@@ -125,22 +131,22 @@ def bounded(schema: dict[str, Any]) -> dict[str, Any]:
             return fields
         return fields | {"maxLength": max(STRING_CHARS_MAX, fields.get("minLength", 0))}
 
-    return rebuilt(schema, visit)
+    return transform_schema(schema, visit)
 
 
-def _answer(args: bytes) -> str:
+def _final_answer_text(args: bytes) -> str:
     """The text of a final answer; a structured one as its JSON, word for word."""
-    answer = bytes(msgspec.json.decode(args, type=_Final).answer)
+    answer = bytes(msgspec.json.decode(args, type=_FinalAnswer).answer)
     value = cast("object", msgspec.json.decode(answer))
     return value if isinstance(value, str) else answer.decode()
 
 
-def _unkept(reply: ModelReply, sentence: str) -> ModelFailed:
+def _malformed(reply: ModelReply, sentence: str) -> ModelFailed:
     usage = reply.usage if reply.usage_reported else None
     return ModelFailed("malformed", sentence, usage=usage, possibly_billed=usage is None)
 
 
-def _final(answer: dict[str, Any]) -> dict[str, Any]:
+def _final_answer_schema(answer: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {"answer": answer},
@@ -152,8 +158,13 @@ def _final(answer: dict[str, Any]) -> dict[str, Any]:
 def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     named = ((to_wire(tool.name), tool.parameters) for tool in tools)
-    turns = [(name, embedded(parameters, name, definitions)) for name, parameters in named]
-    turns.append((FINAL, _final(embedded(output_schema or {"type": "string"}, FINAL, definitions))))
+    turns = [(name, embed_schema(parameters, name, definitions)) for name, parameters in named]
+    turns.append(
+        (
+            FINAL_ANSWER_TOOL,
+            _final_answer_schema(embed_schema(output_schema or {"type": "string"}, FINAL_ANSWER_TOOL, definitions)),
+        )
+    )
     schema: dict[str, Any] = {
         "anyOf": [
             {
@@ -165,7 +176,7 @@ def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> 
             for name, args in turns
         ]
     }
-    return bounded(schema | ({"$defs": definitions} if definitions else {}))
+    return bound_strings(schema | ({"$defs": definitions} if definitions else {}))
 
 
 def _message(message: Message) -> Message:
@@ -174,8 +185,8 @@ def _message(message: Message) -> Message:
         return Message(role="user", text=f"{head}\n{message.result_text}")
     if message.role == "assistant":
         turns = [f'{{"tool": "{to_wire(call.name)}", "args": {call.args}}}' for call in message.calls]
-        said = turns or [_json({"tool": FINAL, "args": {"answer": message.text}})]
-        return Message(role="assistant", text="\n".join(said))
+        lines = turns or [_json({"tool": FINAL_ANSWER_TOOL, "args": {"answer": message.text}})]
+        return Message(role="assistant", text="\n".join(lines))
     return message
 
 

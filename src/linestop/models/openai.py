@@ -10,10 +10,10 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
 from linestop.models import is_own_host
-from linestop.models.failures import retold
-from linestop.models.json_mode import is_taken, step_reply, step_request, trial_reply, trial_request
-from linestop.models.openai_reply import OpenAIReply
-from linestop.models.transport import CONNECT_S, HOOKS, HttpAnswer, exchange, within
+from linestop.models.failures import reworded
+from linestop.models.json_mode import has_reserved_name, json_mode_reply, json_mode_request, trial_reply, trial_request
+from linestop.models.openai_reply import OpenAIReplyReader
+from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.model_messages import (
     FailureClass,
@@ -49,10 +49,12 @@ PARAMS = frozenset(
 (``service_tier``), which would break the budget's bound. ``extra_body`` is allowed besides, except for OpenAI
 itself: local servers have knobs of their own."""
 
-_UNBOUNDED = frozenset({"best_of", "max_completion_tokens", "max_output_tokens", "max_tokens", "n", "service_tier"})
+_FORBIDDEN_EXTRAS = frozenset(
+    {"best_of", "max_completion_tokens", "max_output_tokens", "max_tokens", "n", "service_tier"}
+)
 """What must not be set beside the output limit: more answers, or longer ones, than were reserved for."""
 
-_NOT_ABLE = frozenset({400, 422, 501})
+_UNSUPPORTED_STATUSES = frozenset({400, 422, 501})
 """How servers refuse tools, or a schema, that they cannot handle."""
 
 
@@ -91,8 +93,8 @@ class OpenAIClient:
         self._official = is_own_host(PROVIDER, base_url)
         self._base_url = base_url
         self._tool_mode: ToolMode = "native" if tool_mode == "auto" and self._official else tool_mode
-        self._found: dict[str, ToolMode] = {}
-        self._callless: set[str] = set()
+        self._known_modes: dict[str, ToolMode] = {}
+        self._models_without_calls: set[str] = set()
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Return the whole answer to ``request``; one attempt, one request, always streamed.
@@ -100,48 +102,48 @@ class OpenAIClient:
         Raises:
             ModelFailed: for every provider or transport fault, refusal, truncation or malformed answer.
         """
-        mode = self._found.get(request.model, self._tool_mode)
-        if not request.tools or (mode == "auto" and is_taken(request.tools)):
+        mode = self._known_modes.get(request.model, self._tool_mode)
+        if not request.tools or (mode == "auto" and has_reserved_name(request.tools)):
             mode = "native"
 
-        async def call() -> ModelReply:
+        async def send() -> ModelReply:
             if mode != "auto":
-                return await self._ask(request, mode, on_delta)
-            if request.model in self._callless:
-                return await self._last_resort(request)
-            return await self._trial(request, on_delta)
+                return await self._request(request, mode, on_delta)
+            if request.model in self._models_without_calls:
+                return await self._request_json_object(request)
+            return await self._request_with_trial_tool(request, on_delta)
 
-        return await within(request, self._api_key, call)
+        return await with_deadline(request, self._api_key, send)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._sdk.close()
 
-    async def _ask(self, request: ModelRequest, mode: ToolMode, on_delta: OnDelta | None = None) -> ModelReply:
+    async def _request(self, request: ModelRequest, mode: ToolMode, on_delta: OnDelta | None = None) -> ModelReply:
         if mode == "native":
             return await self._exchange(request, request_body(request, official=self._official), on_delta)
-        written, response_format = step_request(request)
+        written, response_format = json_mode_request(request)
         body = request_body(written, official=self._official) | {"response_format": response_format}
         # Pieces of a step are JSON, not text: watchers get nothing rather than that.
-        return step_reply(await self._exchange(written, body, None), request.model)
+        return json_mode_reply(await self._exchange(written, body, None), request.model)
 
-    async def _trial(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+    async def _request_with_trial_tool(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
         """Offer tools as tools: a call shows that the model can call them."""
         model = request.model
         try:
-            reply = await self._ask(trial_request(request), "native", on_delta)
+            reply = await self._request(trial_request(request), "native", on_delta)
         except ModelFailed as failed:
-            if failed.status not in _NOT_ABLE and failed.kind not in {"malformed", "truncated"}:
+            if failed.status not in _UNSUPPORTED_STATUSES and failed.kind not in {"malformed", "truncated"}:
                 raise
-            self._callless.add(model)
+            self._models_without_calls.add(model)
             # A server that refuses tools is asked again, unlike one that refuses for good.
-            kind: FailureClass = "malformed" if failed.status in _NOT_ABLE else failed.kind
+            kind: FailureClass = "malformed" if failed.status in _UNSUPPORTED_STATUSES else failed.kind
             sentence = f"{failed} The next attempt asks for one JSON object instead of tool calls."
-            raise retold(failed, sentence, kind) from failed
+            raise reworded(failed, sentence, kind) from failed
         if reply.calls:
-            self._found[model] = "native"
-        elif self._found.get(model) != "native":
-            self._callless.add(model)
+            self._known_modes[model] = "native"
+        elif self._known_modes.get(model) != "native":
+            self._models_without_calls.add(model)
             raise ModelFailed(
                 "malformed",
                 f"{model} answered without calling a tool, so the next attempt asks for one JSON object; "
@@ -151,34 +153,34 @@ class OpenAIClient:
             )
         return trial_reply(reply, model)
 
-    async def _last_resort(self, request: ModelRequest) -> ModelReply:
+    async def _request_json_object(self, request: ModelRequest) -> ModelReply:
         """Ask for one JSON object: if that does not come either, no answer of this model is of use."""
         try:
-            reply = await self._ask(request, "json_schema")
+            reply = await self._request(request, "json_schema")
         except ModelFailed as failed:
-            if failed.status not in _NOT_ABLE and failed.kind != "malformed":
+            if failed.status not in _UNSUPPORTED_STATUSES and failed.kind != "malformed":
                 raise
             # Forgotten, so that another run may find another model loaded in its place.
-            self._callless.discard(request.model)
+            self._models_without_calls.discard(request.model)
             sentence = (
                 f"{failed} Before that, {request.model} at {self._base_url} did not call a tool when it was offered "
                 'tools: use another model or server, or set tool_mode to "native" or "json_schema".'
             )
-            raise retold(failed, sentence, "permanent") from failed
-        self._found.setdefault(request.model, "json_schema")
+            raise reworded(failed, sentence, "permanent") from failed
+        self._known_modes.setdefault(request.model, "json_schema")
         return reply
 
     async def _exchange(self, request: ModelRequest, body: dict[str, Any], on_delta: OnDelta | None) -> ModelReply:
         return await exchange(
             self._open(body, request.deadline_s),
-            OpenAIReply(request.model),
-            who=request.model,
+            OpenAIReplyReader(request.model),
+            asked_model=request.model,
             sdk_error=OpenAIError,
             on_delta=on_delta,
         )
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpAnswer]:
+    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpResponse]:
         fields = dict(body)
         async with self._sdk.chat.completions.with_streaming_response.create(
             model=fields.pop("model"),
@@ -186,8 +188,8 @@ class OpenAIClient:
             stream=True,
             extra_body=fields,
             timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
-        ) as answer:
-            yield cast("HttpAnswer", answer)
+        ) as response:
+            yield cast("HttpResponse", response)
 
 
 def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
@@ -199,7 +201,7 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
     check_names(request.tools)
     params = dict(request.params)
     extra = cast("dict[str, Any]", {} if official else params.pop("extra_body", {}))
-    if unbounded := sorted(_UNBOUNDED & set(extra)):
+    if unbounded := sorted(_FORBIDDEN_EXTRAS & set(extra)):
         raise ModelFailed(
             "permanent",
             f'"{unbounded[0]}" in extra_body of {request.model} would break the bound that a call reserves; remove it.',

@@ -12,21 +12,21 @@ from typing import Any, Final, Never, cast
 
 import msgspec
 
-from linestop.models.failures import of_body
-from linestop.models.sse import ServerEvent
+from linestop.models.failures import failure_of_error_body
+from linestop.models.sse import SseEvent
 from linestop.models.wire_names import from_wire, unique_id
 from linestop.models.wire_values import (
     Shown,
     TokenCounts,
+    arguments_text,
     assembled_args,
     fields_of,
-    is_object,
-    joined,
-    position,
+    id_text,
+    is_json_object,
+    join_pieces,
+    read_index,
     read_object,
-    short_text,
-    showable,
-    written_args,
+    replace_surrogates,
 )
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
@@ -38,11 +38,14 @@ LEGACY: Final = "function_call"
 _SAYS: Final = ("content", "tool_calls", "refusal", "function_call")
 """Where a piece of an answer is; a piece without these only ends it."""
 
-_CUT: tuple[FailureClass, str] = ("truncated", "stopped at output_tokens_max in the middle of its answer; raise it")
+_TRUNCATED: tuple[FailureClass, str] = (
+    "truncated",
+    "stopped at output_tokens_max in the middle of its answer; raise it",
+)
 _FAILURES: dict[str, tuple[FailureClass, str]] = {
-    "length": _CUT,
-    "max_tokens": _CUT,
-    "model_length": _CUT,
+    "length": _TRUNCATED,
+    "max_tokens": _TRUNCATED,
+    "model_length": _TRUNCATED,
     "content_filter": ("refusal", "had its answer withheld by the provider's content filter"),
     "function_call": (
         "malformed",
@@ -71,33 +74,33 @@ class _PartialCall(msgspec.Struct):
     name: str = ""
     args: list[str] = []
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether its arguments are a whole object already."""
-        return is_object(assembled_args(self.args))
+        return is_json_object(assembled_args(self.args))
 
     def followed_by(self, name: str, args: str) -> bool:
         """Whether a fragment is another call, since both are whole; the same call once more is a repetition."""
-        if not name or not is_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
+        if not name or not is_json_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
             return False
-        return self.whole() and not self.repeated_by(name, args)
+        return self.is_complete() and not self.repeated_by(name, args)
 
     def repeated_by(self, name: str, args: str) -> bool:
         """Whether a fragment says the whole call once more."""
-        if name != self.name or not is_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
+        if name != self.name or not is_json_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
             return False
         return args == "".join(self.args)
 
 
-class OpenAIReply:
+class OpenAIReplyReader:
     """Reads one answer of the Chat Completions API, streamed or whole."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, asked_model: str) -> None:
         self.finished = False
-        self._who = who
+        self._asked_model = asked_model
         self._id = ""
         self._model = ""
         self._choice: int | None = None
-        self._strange = False
+        self._has_unknown_chunk = False
         self._legacy = False
         self._text: list[str] = []
         self._shown = Shown()
@@ -106,7 +109,7 @@ class OpenAIReply:
         self._finish_reason = ""
         self._counts = TokenCounts(_COUNTERS)
 
-    def event(self, event: ServerEvent) -> str:
+    def take_event(self, event: SseEvent) -> str:
         """Take one event; return the text it adds."""
         if event.data.strip() == b"[DONE]":
             self.finished = True
@@ -115,17 +118,17 @@ class OpenAIReply:
         if chunk is None:
             return ""
         if event.name == "error" and not chunk.get("error"):
-            raise of_body(chunk, self._who)
+            raise failure_of_error_body(chunk, self._asked_model)
         return self._shown.piece(self._take(chunk))
 
-    def whole(self, body: bytes) -> str:
+    def take_body(self, body: bytes) -> str:
         """Take an answer that was not streamed; return its text."""
         chunk = read_object(body) or {}
         text = self._take(chunk)
         if not chunk.get("choices"):
             raise ValueError("an answer without choices")
         self.finished = True
-        return showable(text)
+        return replace_surrogates(text)
 
     def reply(self) -> ModelReply:
         """Return the answer.
@@ -134,36 +137,36 @@ class OpenAIReply:
             ModelFailed: when it is cut short, refused, or contradicts itself.
         """
         reason = self._finish_reason
-        if self._choice is None and self._strange:
+        if self._choice is None and self._has_unknown_chunk:
             raise ValueError("an answer without choices")
-        calls = self._made_calls()
+        calls = self._tool_calls()
         if not reason:
-            stop = self._unsaid()
-        elif self._legacy or (reason in _FAILURES and not (reason == LEGACY and self._all_whole())):
+            stop = self._stop_without_reason()
+        elif self._legacy or (reason in _FAILURES and not (reason == LEGACY and self._all_complete())):
             self._fail(*_FAILURES[LEGACY if self._legacy else reason])
         elif reason not in _STOPS:
             self._fail("malformed", f'stopped for the unknown reason "{reason[:100]}"')
         else:
             stop = _STOPS[reason]
         if self._refusal:
-            self._fail("refusal", f"refused to answer: {joined(self._refusal)[:500]}")
-        if stop == "end" and self._all_whole():
+            self._fail("refusal", f"refused to answer: {join_pieces(self._refusal)[:500]}")
+        if stop == "end" and self._all_complete():
             # Some servers say "stop" after calls; those that are whole are meant all the same.
             stop = "calls"
         if bool(calls) != (stop == "calls"):
             self._fail("malformed", f"made {len(calls)} tool calls but stopped with {reason}")
-        usage = self.reported()
+        usage = self.reported_usage()
         return ModelReply(
-            text=joined(self._text),
+            text=join_pieces(self._text),
             calls=calls,
             stop_reason=stop,
             usage=usage or Usage(),
             usage_reported=usage is not None,
-            model=self._model or self._who.partition("/")[2],
+            model=self._model or self._asked_model.partition("/")[2],
             request_id=self._id,
         )
 
-    def reported(self) -> Usage | None:
+    def reported_usage(self) -> Usage | None:
         """What the server said the answer took; None where it did not, or where that cannot be true.
 
         ``prompt_tokens`` includes both cache figures; some servers leave reasoning out of the output.
@@ -171,8 +174,8 @@ class OpenAIReply:
         counts = self._counts
         prompt = counts["prompt"]
         out = max(counts["completion"], counts["total"] - prompt)
-        made = any(self._text) or self._calls
-        if not counts.readable or "prompt" not in counts or not prompt or (made and not out):
+        has_content = any(self._text) or self._calls
+        if not counts.is_readable or "prompt" not in counts or not prompt or (has_content and not out):
             return None
         read = min(counts["read"], prompt)
         written = min(counts["written"], prompt - read)
@@ -182,15 +185,15 @@ class OpenAIReply:
         )  # fmt: skip
 
     def _take(self, chunk: dict[str, Any]) -> str:
-        kind = short_text(chunk.get("object")) or short_text(chunk.get("type"))
+        kind = id_text(chunk.get("object")) or id_text(chunk.get("type"))
         if kind.startswith("response"):
             raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
         if chunk.get("error") or kind == "error":
-            raise of_body(chunk.get("error") or chunk, self._who)
-        self._id = self._id or short_text(chunk.get("id"))
-        self._model = self._model or short_text(chunk.get("model"))
-        self._counts.take(chunk.get("usage"))
-        self._strange = self._strange or not chunk.keys() & {"choices", "usage"}
+            raise failure_of_error_body(chunk.get("error") or chunk, self._asked_model)
+        self._id = self._id or id_text(chunk.get("id"))
+        self._model = self._model or id_text(chunk.get("model"))
+        self._counts.add_report(chunk.get("usage"))
+        self._has_unknown_chunk = self._has_unknown_chunk or not chunk.keys() & {"choices", "usage"}
         choices = chunk.get("choices")
         if isinstance(choices, dict) and cast("dict[str, object]", choices).keys() & {"delta", "message"}:
             choices = [cast("object", choices)]
@@ -200,7 +203,7 @@ class OpenAIReply:
         return "".join([self._take_choice(row) for row in rows])
 
     def _take_choice(self, choice: dict[str, Any]) -> str:
-        index, delta = position(choice.get("index")) or 0, fields_of(choice.get("delta") or choice.get("message"))
+        index, delta = read_index(choice.get("index")) or 0, fields_of(choice.get("delta") or choice.get("message"))
         if self._choice not in (None, index) and any(delta.get(key) for key in _SAYS):
             raise ValueError("a second choice, although one was asked for")
         self._choice = index if self._choice is None else self._choice
@@ -216,66 +219,68 @@ class OpenAIReply:
         if refusal := delta.get("refusal"):
             self._refusal.append(str(refusal))
         rows = _rows(delta.get("tool_calls"))
-        here = len(self._calls)
+        calls_before = len(self._calls)
         self._legacy = self._legacy or bool(delta.get("function_call"))
         for place, row in enumerate(row for row in rows if row):
-            self._take_call(fields_of(row), place, here)
+            self._take_call(fields_of(row), place, calls_before)
         text = _text_of(delta.get("content"))
         self._text.append(text)
         return text
 
-    def _take_call(self, row: dict[str, Any], place: int, here: int) -> None:
+    def _take_call(self, row: dict[str, Any], place: int, calls_before: int) -> None:
         """Enter one fragment; ``here`` is how many calls there were before this chunk."""
         function = fields_of(row.get("function")) or row
-        call_id, name = short_text(row.get("id")), short_text(function.get("name"))
-        args, index = written_args(function.get("arguments")), position(row.get("index"))
-        call = self._call_of(index, place, call_id=call_id, name=name, here=here)
-        if call.followed_by(name, args) or (self._calls.index(call) >= here and place and call.repeated_by(name, args)):
-            call = self._new(len(self._calls) if index is None else index)
+        call_id, name = id_text(row.get("id")), id_text(function.get("name"))
+        args, index = arguments_text(function.get("arguments")), read_index(row.get("index"))
+        call = self._call_of(index, place, call_id=call_id, name=name, calls_before=calls_before)
+        if call.followed_by(name, args) or (
+            self._calls.index(call) >= calls_before and place and call.repeated_by(name, args)
+        ):
+            call = self._new_call(len(self._calls) if index is None else index)
         if not call.repeated_by(name, args):
             call.args.append(args)
         call.id, call.name = call.id or call_id, call.name or name
 
-    def _call_of(self, index: int | None, place: int, *, call_id: str, name: str, here: int) -> _PartialCall:
+    def _call_of(self, index: int | None, place: int, *, call_id: str, name: str, calls_before: int) -> _PartialCall:
         """The call that a fragment belongs to: by its id, else the last of its index; a new one if it is none's."""
-        known = next((call for call in self._calls if call_id and call.id == call_id), None)
+        call_with_id = next((call for call in self._calls if call_id and call.id == call_id), None)
         if index is None:
             # Without an index a fragment with an id begins a call, one without continues the last.
             last = self._calls[-1] if self._calls and not call_id and (place == 0 or not name) else None
-            return known or last or self._new(len(self._calls))
-        present = next((call for call in reversed(self._calls) if call.index == index), None)
-        if present is None or (known is not None and known.index == index):
-            return known if known is not None and known.index == index else self._new(index)
-        other_id = bool(name) and bool(call_id) and bool(present.id) and call_id != present.id
-        if not other_id and (not name or not present.name or name == present.name):
+            return call_with_id or last or self._new_call(len(self._calls))
+        call_with_index = next((call for call in reversed(self._calls) if call.index == index), None)
+        if call_with_index is None or (call_with_id is not None and call_with_id.index == index):
+            return call_with_id if call_with_id is not None and call_with_id.index == index else self._new_call(index)
+        has_other_id = bool(name) and bool(call_id) and bool(call_with_index.id) and call_id != call_with_index.id
+        if not has_other_id and (not name or not call_with_index.name or name == call_with_index.name):
             # Some proxies repeat name and id in each fragment, or make up an id for each.
-            return present
-        if present.whole() or self._calls.index(present) >= here:
-            return self._new(index)
+            return call_with_index
+        if call_with_index.is_complete() or self._calls.index(call_with_index) >= calls_before:
+            return self._new_call(index)
         raise ValueError("two tool calls under one index")
 
-    def _new(self, index: int) -> _PartialCall:
+    def _new_call(self, index: int) -> _PartialCall:
         call = _PartialCall(index)
         self._calls.append(call)
         return call
 
-    def _made_calls(self) -> tuple[ToolCall, ...]:
+    def _tool_calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []
-        taken: set[str] = set()
+        used_ids: set[str] = set()
         for place, call in enumerate(sorted(self._calls, key=lambda call: call.index)):
             if not call.name:
                 raise ValueError("a tool call without a name")
-            usable = "" if call.id in taken else call.id
-            taken.add(call.id)
+            usable = "" if call.id in used_ids else call.id
+            used_ids.add(call.id)
             call_id = unique_id(usable, f"{self._id}:{place}")
             calls.append(ToolCall(id=call_id, name=from_wire(call.name), args=assembled_args(call.args) or "{}"))
         return tuple(calls)
 
-    def _all_whole(self) -> bool:
+    def _all_complete(self) -> bool:
         """Whether there are calls and none can be cut short. One without arguments can: they may be still to come."""
-        return bool(self._calls) and all(call.whole() for call in self._calls)
+        return bool(self._calls) and all(call.is_complete() for call in self._calls)
 
-    def _unsaid(self) -> StopReason:
+    def _stop_without_reason(self) -> StopReason:
         """Judge an answer without a finish reason: usable only if nothing can be missing.
 
         That is, the stream ended properly and all there is are calls whose arguments are complete. Text may
@@ -283,13 +288,13 @@ class OpenAIReply:
         """
         if not self.finished and "prompt" not in self._counts:
             self._fail("availability", "ended its stream without a finish reason")
-        if self._all_whole():
+        if self._all_complete():
             return "calls"
         return self._fail("malformed", "ended its answer without saying why it stopped")
 
     def _fail(self, kind: FailureClass, what: str) -> Never:
-        usage = self.reported()
-        raise ModelFailed(kind, f"{self._who} {what}.", usage=usage, possibly_billed=usage is None)
+        usage = self.reported_usage()
+        raise ModelFailed(kind, f"{self._asked_model} {what}.", usage=usage, possibly_billed=usage is None)
 
 
 def _rows(calls: object) -> list[object]:

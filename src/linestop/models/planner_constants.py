@@ -22,24 +22,24 @@ DEPTH_MAX: Final = 8
 def constants_of(function: object) -> tuple[str, ...]:
     """Return every constant of a planner function once, sorted; of very many the first ``CONSTANTS_MAX``."""
     found: set[str] = set()
-    waiting, known = [inspect.unwrap(cast("Any", function))], set[int]()
-    while waiting and len(known) < FUNCTIONS_MAX:
-        each = waiting.pop()
-        if not isinstance(each, FunctionType) or id(each) in known:
+    functions_to_read, functions_seen = [inspect.unwrap(cast("Any", function))], set[int]()
+    while functions_to_read and len(functions_seen) < FUNCTIONS_MAX:
+        current = functions_to_read.pop()
+        if not isinstance(current, FunctionType) or id(current) in functions_seen:
             continue
-        known.add(id(each))
-        values: list[Any] = [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
-        for code in _codes(each.__code__):
+        functions_seen.add(id(current))
+        values: list[Any] = [*(current.__defaults__ or ()), *(current.__kwdefaults__ or {}).values()]
+        for code in _codes(current.__code__):
             # The first constant of a function with a documentation is that.
-            values += code.co_consts[1:] if code.co_consts[:1] == (each.__doc__,) else code.co_consts
+            values += code.co_consts[1:] if code.co_consts[:1] == (current.__doc__,) else code.co_consts
             for name in code.co_names:
-                used = each.__globals__.get(name)
-                if isinstance(used, FunctionType) and used.__module__ == each.__module__:
-                    waiting.append(used)
+                global_value = current.__globals__.get(name)
+                if isinstance(global_value, FunctionType) and global_value.__module__ == current.__module__:
+                    functions_to_read.append(global_value)
                 else:
-                    values.append(used)
-        values += [cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell)]
-        waiting += [value for value in values if isinstance(value, FunctionType)]
+                    values.append(global_value)
+        values += [cell.cell_contents for cell in current.__closure__ or () if _is_filled(cell)]
+        functions_to_read += [value for value in values if isinstance(value, FunctionType)]
         found.update(text for value in values for text in _texts(value, 0))
     return tuple(sorted(found)[:CONSTANTS_MAX])
 

@@ -24,7 +24,7 @@ _AROUND_BYTES: Final = 1024 * 1024
 CALLS_AT_ONCE_MAX: Final = 64
 """Threads that call planner functions. One that never returns keeps its thread until the process ends."""
 
-_threads = DaemonThreads("linestop planner function", most=CALLS_AT_ONCE_MAX)
+_threads = DaemonThreads("linestop planner function", threads_max=CALLS_AT_ONCE_MAX)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,11 +99,11 @@ def load_planner(name: str) -> PlannerFunction:
     """
     module, _, function = name.removeprefix(PREFIX).rpartition(".")
     try:
-        found: PlannerFunction = getattr(importlib.import_module(module), function)
+        function_object: PlannerFunction = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:
         # A module may raise anything while it is imported.
         sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
         raise ModelFailed("permanent", sentence) from error
-    if not callable(found):
+    if not callable(function_object):
         raise ModelFailed("permanent", f"The planner '{name}' is no function.")
-    return found
+    return function_object

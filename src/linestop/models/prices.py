@@ -34,18 +34,18 @@ def price_of(model: str, at: datetime | None = None) -> Price:
     table = f"genai-prices {version('genai-prices')}"
     provider, _, name = model.partition("/")
     prices = _find(provider, name, at or datetime.now(UTC)) if provider in PROVIDERS and name else None
-    fresh = _dearest(prices, "input_mtok")
-    out = _dearest(prices, "output_mtok")
-    if fresh is None or out is None:
+    input_rate = _highest_rate(prices, "input_mtok")
+    output_rate = _highest_rate(prices, "output_mtok")
+    if input_rate is None or output_rate is None:
         raise Refused(
             f'No price of "{model}" is known in {table}: set [price] with input and output '
             "(micro-dollars per million tokens) in the agent file."
         )
     return Price(
-        input=fresh,
-        output=out,
-        cache_read=_dearest(prices, "cache_read_mtok") or 0,
-        cache_write=_dearest(prices, "cache_write_mtok") or 0,
+        input=input_rate,
+        output=output_rate,
+        cache_read=_highest_rate(prices, "cache_read_mtok") or 0,
+        cache_write=_highest_rate(prices, "cache_write_mtok") or 0,
         table=table,
     )
 
@@ -67,7 +67,7 @@ def _snapshot() -> DataSnapshot:
     return Snapshot(providers=providers, from_auto_update=False)
 
 
-def _dearest(prices: ModelPrice | None, key: str) -> int | None:
+def _highest_rate(prices: ModelPrice | None, key: str) -> int | None:
     price = getattr(prices, key, None)
     if price is None:
         return None

@@ -20,7 +20,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
-class ServerEvent(msgspec.Struct, frozen=True):
+class SseEvent(msgspec.Struct, frozen=True):
     """One event: its name (may be empty) and its data, lines joined by a newline."""
 
     name: str
@@ -34,17 +34,17 @@ class EventDecoder:
         self._buffer = bytearray()
         self._name = ""
         self._data: list[bytes] = []
-        self._read = 0
-        self._pending = 0
+        self._bytes_read = 0
+        self._pending_bytes = 0
 
-    def feed(self, chunk: bytes) -> Iterator[ServerEvent]:
+    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
         """Yield the events that ``chunk`` completes.
 
         Raises:
             ModelFailed: ``malformed`` when an event or the whole stream is over its bound.
         """
-        self._read += len(chunk)
-        if self._read > STREAM_BYTES_MAX:
+        self._bytes_read += len(chunk)
+        if self._bytes_read > STREAM_BYTES_MAX:
             raise _too_large("The model's answer", STREAM_BYTES_MAX)
         self._buffer += chunk
         lines: list[bytes] = []
@@ -57,10 +57,10 @@ class EventDecoder:
             event = self._line(line)
             if event is not None:
                 yield event
-        if len(self._buffer) + self._pending > EVENT_BYTES_MAX:
+        if len(self._buffer) + self._pending_bytes > EVENT_BYTES_MAX:
             raise _too_large("One event of the model's answer", EVENT_BYTES_MAX)
 
-    def rest(self) -> ServerEvent | None:
+    def flush(self) -> SseEvent | None:
         """The event that the end of the stream left without its blank line, if any."""
         event = None
         for line in (*bytes(self._buffer).splitlines(), b""):
@@ -68,16 +68,16 @@ class EventDecoder:
         self._buffer.clear()
         return event
 
-    def _line(self, line: bytes) -> ServerEvent | None:
+    def _line(self, line: bytes) -> SseEvent | None:
         if not line:
-            event = ServerEvent(self._name, b"\n".join(self._data)) if self._data else None
-            self._name, self._data, self._pending = "", [], 0
+            event = SseEvent(self._name, b"\n".join(self._data)) if self._data else None
+            self._name, self._data, self._pending_bytes = "", [], 0
             return event
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
-            self._pending += len(value)
+            self._pending_bytes += len(value)
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
         return None

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import anyio
 import httpx2
 
-from linestop.models.failures import CAUGHT, of_error, retold
-from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, ServerEvent
+from linestop.models.failures import ERRORS_TO_CLASSIFY, failure_of_error, reworded
+from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, SseEvent
 from linestop.models.start_freshness import require_fresh
 from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_HEAD_BYTES = 6
+_PEEK_BYTES = 6
 """So many bytes tell how a body begins."""
 
 DRAIN_S = 1.0
@@ -37,13 +37,13 @@ SECRET_CHARS_MIN = 8
 ERROR_BYTES_MAX = 64 * 1024
 """How much of an error's body is read, as it comes over the wire."""
 
-_KEY_WANTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_KEY_REJECTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _NO_KEY_SENT = "No key was sent; name the variable that holds this server's key in api_key_env."
 _FIRST_BYTE = ".send_request_headers.started"
 _START_BY: ContextVar[datetime | None] = ContextVar("start_by", default=None)
 
 
-class HttpAnswer(Protocol):
+class HttpResponse(Protocol):
     """What of an SDK's streaming response is used."""
 
     @property
@@ -56,7 +56,7 @@ class HttpAnswer(Protocol):
         ...
 
 
-class Reader(Protocol):
+class ReplyReader(Protocol):
     """Judges one answer. Pure: no I/O, and one reader an answer."""
 
     @property
@@ -64,11 +64,11 @@ class Reader(Protocol):
         """Whether the terminal event has been seen."""
         ...
 
-    def event(self, event: ServerEvent) -> str:
+    def take_event(self, event: SseEvent) -> str:
         """Take one event of a stream; return the text it adds for watchers."""
         ...
 
-    def whole(self, body: bytes) -> str:
+    def take_body(self, body: bytes) -> str:
         """Take an answer that came as one JSON body; return its text."""
         ...
 
@@ -76,23 +76,23 @@ class Reader(Protocol):
         """Return the answer, or raise ``ModelFailed`` if it is not one."""
         ...
 
-    def reported(self) -> Usage | None:
+    def reported_usage(self) -> Usage | None:
         """What the provider has said so far the answer took; None where it did not."""
         ...
 
 
-async def watch_start(request: httpx2.Request) -> None:
+async def check_start_when_connected(request: httpx2.Request) -> None:
     """Have ``request`` look at the clock once it is connected, right before its first byte (a hook of httpx2)."""
-    request.extensions["trace"] = _look_at_clock
+    request.extensions["trace"] = _check_start_by
 
 
-async def bound_error(response: httpx2.Response) -> None:
+async def bound_error_body(response: httpx2.Response) -> None:
     """Let no error of a server be longer than anybody reads; the SDKs would take it in whole (a hook of httpx2)."""
     if response.status_code >= HTTPStatus.MULTIPLE_CHOICES and isinstance(response.stream, httpx2.AsyncByteStream):
-        response.stream = _Beginning(response.stream)
+        response.stream = _BoundedBody(response.stream)
 
 
-class _Beginning(httpx2.AsyncByteStream):
+class _BoundedBody(httpx2.AsyncByteStream):
     """The first bytes of a body."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
@@ -110,17 +110,17 @@ class _Beginning(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def _look_at_clock(name: str, info: dict[str, Any]) -> None:
+async def _check_start_by(name: str, info: dict[str, Any]) -> None:
     del info
     if name.endswith(_FIRST_BYTE):
         require_fresh(_START_BY.get())
 
 
-HOOKS: dict[str, list[Callable[..., Any]]] = {"request": [watch_start], "response": [bound_error]}
+HOOKS: dict[str, list[Callable[..., Any]]] = {"request": [check_start_when_connected], "response": [bound_error_body]}
 """What an adapter's HTTP client does besides carrying requests."""
 
 
-async def within(request: ModelRequest, secret: str, call: Callable[[], Awaitable[ModelReply]]) -> ModelReply:
+async def with_deadline(request: ModelRequest, secret: str, send: Callable[[], Awaitable[ModelReply]]) -> ModelReply:
     """Run ``call`` under the request's ``start_by`` and deadline: connecting, waiting, reading and watchers together.
 
     The SDKs' timeouts are per read, so a stream that drips forever would never meet one. ``secret`` is the key,
@@ -132,14 +132,14 @@ async def within(request: ModelRequest, secret: str, call: Callable[[], Awaitabl
     _START_BY.set(request.start_by)
     try:
         with anyio.move_on_after(request.deadline_s):
-            return await call()
+            return await send()
     except ModelFailed as failed:
-        if secret == NO_KEY and failed.status in _KEY_WANTED:
-            raise retold(failed, f"{failed} {_NO_KEY_SENT}") from None
+        if secret == NO_KEY and failed.status in _KEY_REJECTED:
+            raise reworded(failed, f"{failed} {_NO_KEY_SENT}") from None
         # Some proxies quote the request that they refuse, and what is said here is kept for ever.
         if len(secret) < SECRET_CHARS_MIN or secret not in str(failed):
             raise
-        raise retold(failed, str(failed).replace(secret, "[key]")) from None
+        raise reworded(failed, str(failed).replace(secret, "[key]")) from None
     raise ModelFailed(
         "availability",
         f"{request.model} gave no whole answer within {request.deadline_s:g} s; try again or raise model_deadline_s.",
@@ -148,10 +148,10 @@ async def within(request: ModelRequest, secret: str, call: Callable[[], Awaitabl
 
 
 async def exchange(
-    opening: AbstractAsyncContextManager[HttpAnswer],
-    reader: Reader,
+    opening: AbstractAsyncContextManager[HttpResponse],
+    reader: ReplyReader,
     *,
-    who: str,
+    asked_model: str,
     sdk_error: type[Exception],
     on_delta: OnDelta | None,
 ) -> ModelReply:
@@ -162,64 +162,64 @@ async def exchange(
     Raises:
         ModelFailed: for everything else that is not a whole, well-formed answer.
     """
-    answering = False
+    has_response = False
     try:
-        async with opening as answer:
-            answering = True
-            await _read(answer, reader, who=who, on_delta=_harmless(on_delta))
+        async with opening as response:
+            has_response = True
+            await _read(response, reader, asked_model=asked_model, on_delta=_ignoring_failures(on_delta))
             return reader.reply()
-    except (ModelFailed, sdk_error, *CAUGHT) as error:
-        failed, usage = of_error(error, who, answering=answering), reader.reported()
+    except (ModelFailed, sdk_error, *ERRORS_TO_CLASSIFY) as error:
+        failed, usage = failure_of_error(error, asked_model, has_response=has_response), reader.reported_usage()
         if usage is not None and failed.usage is None and failed.possibly_billed:
             failed.usage, failed.possibly_billed = usage, False
         raise failed from (None if failed is error else error)
 
 
-async def _read(answer: HttpAnswer, reader: Reader, *, who: str, on_delta: OnDelta) -> None:
-    media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    head, chunks = await _beginning(answer.iter_bytes())
-    looks = head.lstrip()
+async def _read(response: HttpResponse, reader: ReplyReader, *, asked_model: str, on_delta: OnDelta) -> None:
+    media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    head, chunks = await _peek(response.iter_bytes())
+    body_start = head.lstrip()
     # Servers and proxies mislabel both forms, so what is there decides before its label does.
-    if looks.startswith(b"{") or (media == "application/json" and not looks.startswith(_EVENT_FIELDS)):
+    if body_start.startswith(b"{") or (media == "application/json" and not body_start.startswith(_EVENT_FIELDS)):
         # A server that ignores `stream` answers whole: the same answer in another wrapping.
-        text = reader.whole(await _joined(chunks, who))
+        text = reader.take_body(await _whole_body(chunks, asked_model))
         if text:
             await on_delta(text)
-    elif media in ("text/event-stream", "") or looks.startswith(_EVENT_FIELDS):
+    elif media in ("text/event-stream", "") or body_start.startswith(_EVENT_FIELDS):
         await _read_events(chunks, reader, on_delta)
     else:
         raise ModelFailed(
             "malformed",
-            f"{who} answered with {media} instead of an event stream; check base_url and proxies.",
+            f"{asked_model} answered with {media} instead of an event stream; check base_url and proxies.",
             possibly_billed=True,
         )
 
 
-async def _beginning(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+async def _peek(chunks: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
     """The first bytes of a body, without a byte order mark, and all of its chunks."""
     head = b""
     async for chunk in chunks:
         head += chunk
-        if len(head.removeprefix(codecs.BOM_UTF8).lstrip()) >= _HEAD_BYTES or len(head) > ERROR_BYTES_MAX:
+        if len(head.removeprefix(codecs.BOM_UTF8).lstrip()) >= _PEEK_BYTES or len(head) > ERROR_BYTES_MAX:
             break
     head = head.removeprefix(codecs.BOM_UTF8)
 
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole_body() -> AsyncIterator[bytes]:
         if head:
             yield head
         async for chunk in chunks:
             yield chunk
 
-    return head, whole()
+    return head, whole_body()
 
 
-async def _read_events(chunks: AsyncIterator[bytes], reader: Reader, on_delta: OnDelta) -> None:
+async def _read_events(chunks: AsyncIterator[bytes], reader: ReplyReader, on_delta: OnDelta) -> None:
     decoder = EventDecoder()
     async for chunk in chunks:
         for event in decoder.feed(chunk):
             if reader.finished:
                 continue
-            text = reader.event(event)
+            text = reader.take_event(event)
             if text:
                 await on_delta(text)
         if reader.finished:
@@ -227,35 +227,35 @@ async def _read_events(chunks: AsyncIterator[bytes], reader: Reader, on_delta: O
     else:
         # The last event of some servers lacks its blank line; half of one is no JSON and says nothing.
         with contextlib.suppress(ValueError):
-            if last := decoder.rest():
-                await on_delta(reader.event(last))
+            if last := decoder.flush():
+                await on_delta(reader.take_event(last))
         return
     with anyio.move_on_after(DRAIN_S):
         async for _ in chunks:
             pass
 
 
-async def _joined(chunks: AsyncIterator[bytes], who: str) -> bytes:
+async def _whole_body(chunks: AsyncIterator[bytes], asked_model: str) -> bytes:
     body = bytearray()
     async for chunk in chunks:
         body += chunk
         if len(body) > STREAM_BYTES_MAX:
-            sentence = f"{who} answered with more than {STREAM_BYTES_MAX} bytes; lower output_tokens_max."
+            sentence = f"{asked_model} answered with more than {STREAM_BYTES_MAX} bytes; lower output_tokens_max."
             raise ModelFailed("malformed", sentence, possibly_billed=True)
     return bytes(body)
 
 
-def _harmless(on_delta: OnDelta | None) -> OnDelta:
+def _ignoring_failures(on_delta: OnDelta | None) -> OnDelta:
     """Deltas are for watchers and lossy: a watcher that fails is left out, the answer goes on."""
-    failed = on_delta is None
+    has_failed = on_delta is None
 
     async def deliver(text: str) -> None:
-        nonlocal failed
-        if failed or on_delta is None:
+        nonlocal has_failed
+        if has_failed or on_delta is None:
             return
         try:
             await on_delta(text)
         except Exception:  # noqa: BLE001 - whatever a watcher raises, it must not cost the answer
-            failed = True
+            has_failed = True
 
     return deliver

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable
 
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.run.tool_mode import NATIVE_ID, STEP_ID
+from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
 
 NAME_CHARS_MAX = 64
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _UNIQUE_ID = re.compile(r"[a-zA-Z0-9_-]{8,40}")
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
-_FOREIGN = re.compile(r"[^a-zA-Z0-9_-]")
+_CHARS_TO_REPLACE = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def to_wire(name: str) -> str:
@@ -29,7 +29,7 @@ def to_wire(name: str) -> str:
     wire = name.replace(".", "__")
     if _NAME.fullmatch(wire):
         return wire
-    return _FOREIGN.sub("_", wire)[:NAME_CHARS_MAX] or "_"
+    return _CHARS_TO_REPLACE.sub("_", wire)[:NAME_CHARS_MAX] or "_"
 
 
 def from_wire(wire: str) -> str:
@@ -58,12 +58,12 @@ def unique_id(call_id: str, reply_id: str) -> str:
 
     Some servers number the calls of every reply from "0" again.
     """
-    return call_id if _UNIQUE_ID.fullmatch(call_id) else _digest(NATIVE_ID, reply_id, call_id)
+    return call_id if _UNIQUE_ID.fullmatch(call_id) else _digest(NATIVE_ID_PREFIX, reply_id, call_id)
 
 
-def step_id(reply_id: str) -> str:
+def json_mode_call_id(reply_id: str) -> str:
     """Make the id of a call that a model made as a JSON object, so that the log tells how it was made."""
-    return _digest(STEP_ID, reply_id, "")
+    return _digest(JSON_MODE_ID_PREFIX, reply_id, "")
 
 
 def wire_id(call_id: str) -> str:

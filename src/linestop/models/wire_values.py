@@ -17,9 +17,9 @@ import msgspec
 
 from linestop.schemas.model_messages import TOKENS_MAX
 
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _RAW_BYTES = re.compile("[\udc80-\udcff]+")
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BEGUN = re.compile(
     "(?:[\ud800-\udbff]|[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2})\\Z"
 )
@@ -51,23 +51,23 @@ def read_object(data: bytes) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value)
 
 
-def joined(pieces: list[str]) -> str:
+def join_pieces(pieces: list[str]) -> str:
     """One text of its pieces, with characters that were cut in two put together.
 
     Raises:
         ValueError: half a character is left.
     """
     text = "".join(pieces)
-    if not _HALF.search(text):
+    if not _SURROGATE.search(text):
         return text
     text = _whole_characters(text, errors="strict")
-    if _HALF.search(text):
+    if _SURROGATE.search(text):
         raise ValueError("half a character")
     return text
 
 
 def _whole_characters(text: str, *, errors: str) -> str:
-    text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    text = _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
     return _RAW_BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode(errors=errors), text)
 
 
@@ -82,22 +82,22 @@ class Shown:
         text = self._held + piece
         begun = _BEGUN.search(text)
         self._held = begun[0] if begun else ""
-        return showable(_whole_characters(text[: len(text) - len(self._held)], errors="replace"))
+        return replace_surrogates(_whole_characters(text[: len(text) - len(self._held)], errors="replace"))
 
 
-def showable(piece: str) -> str:
+def replace_surrogates(piece: str) -> str:
     """A piece of a text for watchers; half of a character is shown as a mark."""
-    return _HALF.sub("\ufffd", piece)
+    return _SURROGATE.sub("\ufffd", piece)
 
 
-def short_text(value: object) -> str:
+def id_text(value: object) -> str:
     """An id or a name; a number is one too, anything else is none."""
     if isinstance(value, str):
-        return showable(value)
+        return replace_surrogates(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
-def position(value: object) -> int | None:
+def read_index(value: object) -> int | None:
     """An index, also where it is written as a text or a float; None for none."""
     if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS_MAX:
         return int(value)
@@ -119,7 +119,7 @@ def fields_of(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def written_args(value: object) -> str:
+def arguments_text(value: object) -> str:
     """A call's arguments as the model wrote them, or as its server understood them.
 
     Raises:
@@ -138,18 +138,20 @@ def assembled_args(pieces: list[str]) -> str:
     Raises:
         ValueError: half a character is left.
     """
-    text = joined(pieces)
-    if is_object(text) or not pieces:
+    text = join_pieces(pieces)
+    if is_json_object(text) or not pieces:
         return text
-    if is_object(last := joined(pieces[-1:])) and all(last.startswith(piece) for piece in pieces if piece.strip()):
+    if is_json_object(last := join_pieces(pieces[-1:])) and all(
+        last.startswith(piece) for piece in pieces if piece.strip()
+    ):
         return last
     for placeholder in _PLACEHOLDERS:
-        if is_object(rest := text.removeprefix(placeholder)):
+        if is_json_object(rest := text.removeprefix(placeholder)):
             return rest
     return text
 
 
-def is_object(args: str) -> bool:
+def is_json_object(args: str) -> bool:
     """Whether arguments are a whole JSON object."""
     try:
         return isinstance(cast("object", msgspec.json.decode(args)), dict)
@@ -170,7 +172,7 @@ class TokenCounts:
         self._unreadable: set[str] = set()
 
     @property
-    def readable(self) -> bool:
+    def is_readable(self) -> bool:
         """Whether every counter that was reported could be read."""
         return not self._unreadable
 
@@ -182,23 +184,23 @@ class TokenCounts:
         """Whether the counter was reported."""
         return counter in self._counts
 
-    def take(self, report: object) -> dict[str, int]:
+    def add_report(self, report: object) -> dict[str, int]:
         """Enter a report; return the counters that it says."""
-        said: dict[str, int] = {}
+        reported: dict[str, int] = {}
         for counter, path in self._paths.items():
             value = report
             for key in path:
                 if value is None:
                     break
                 value = cast("dict[str, object]", value).get(key) if isinstance(value, dict) else math.nan
-            count = position(value) if not isinstance(value, str) else None
+            count = read_index(value) if not isinstance(value, str) else None
             if value is not None and (count is None or not 0 <= count <= TOKENS_MAX):
                 self._unreadable.add(counter)
             elif count is not None:
-                said[counter] = count
+                reported[counter] = count
                 self._unreadable.discard(counter)
                 self._counts[counter] = max(count, self._counts.get(counter, 0))
-        return said
+        return reported
 
 
 def _number(digits: str) -> int | float:

@@ -13,7 +13,7 @@ from linestop.bus import stream_names
 from linestop.bus.cloud_events import HEADER_NAMES
 from linestop.bus.stream_definitions import consumers, streams
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
-from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
+from linestop.reference.json_schema import NAMED_EVENTS, Document, components, docstring_markdown
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.run.phases import STOPPED
 from linestop.schemas.subjects import ROLES, VERBS
@@ -27,7 +27,7 @@ _REPLIES: Final[Document] = {
 }
 _SCHEMAS: Final = "#/components/schemas/{name}"
 _ENUMS: Final[dict[str, tuple[str, ...]]] = {"role": ROLES, "verb": VERBS}
-_SHOWN: Final = (
+_STREAM_SETTINGS_SHOWN: Final = (
     "retention", "discard", "max_age", "max_bytes", "max_msg_size", "max_msgs_per_subject", "deny_delete",
     "deny_purge", "allow_msg_schedules", "republish",
 )  # fmt: skip
@@ -42,7 +42,7 @@ _BODIES: Final[dict[str, tuple[str, Document]]] = {
 def asyncapi(version: str) -> Document:
     """The document; ``version`` is that of linestop, and so of the events."""
     log = [_event_channel(name) for name in NAMED_EVENTS if not name.endswith(f".{STOPPED}")]
-    log.append(_channel_of_stops())
+    log.append(_stop_channel())
     channels = [*CHANNELS, *log]
     structs = [c.payload for c in channels if isinstance(c.payload, type)]
     return {
@@ -71,23 +71,23 @@ def _event_channel(name: str) -> Channel:
     struct = NAMED_EVENTS[name]
     role, _, event = name.partition(".")
     return Channel(
-        key=f"{role}{event.title()}", address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}", way="out",
-        payload=struct, stream=stream_names.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+        key=f"{role}{event.title()}", address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}", direction="out",
+        payload=struct, stream=stream_names.RUNS, is_ordered=True, description=docstring_markdown(struct.__doc__ or ""),
     )  # fmt: skip
 
 
-def _channel_of_stops() -> Channel:
+def _stop_channel() -> Channel:
     struct = NAMED_EVENTS[f"{ROLES[0]}.{STOPPED}"]
     return Channel(
-        key=STOPPED, address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}", way="out", payload=struct,
-        stream=stream_names.RUNS, ordered=True, says=plain(struct.__doc__ or ""),
+        key=STOPPED, address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}", direction="out", payload=struct,
+        stream=stream_names.RUNS, is_ordered=True, description=docstring_markdown(struct.__doc__ or ""),
     )  # fmt: skip
 
 
 def _channel(channel: Channel) -> Document:
     document: Document = {
         "address": channel.address,
-        "description": channel.says,
+        "description": channel.description,
         "messages": {channel.key: {"$ref": f"#/components/messages/{channel.key}"}},
         "parameters": {name: _parameter(name) for name in re.findall(r"\{(\w+)\}", channel.address)},
     }
@@ -110,27 +110,27 @@ def _jetstream(channel: Channel) -> Document:
     document: Document = {
         "stream": channel.stream,
         "subjects": config["subjects"],
-        **{key: config[key] for key in _SHOWN if key in config},
+        **{key: config[key] for key in _STREAM_SETTINGS_SHOWN if key in config},
         "consumers": pulled,
     }
-    if channel.ordered:
+    if channel.is_ordered:
         document["concurrencyFilter"] = f"{channel.address.partition('.')[0]}.{{tenant}}.{{run}}.>"
     return document
 
 
 def _operation_name(channel: Channel) -> str:
-    return f"{'receive' if channel.way == 'in' else 'send'}{channel.key[:1].upper()}{channel.key[1:]}"
+    return f"{'receive' if channel.direction == 'in' else 'send'}{channel.key[:1].upper()}{channel.key[1:]}"
 
 
 def _operation(channel: Channel) -> Document:
     document: Document = {
-        "action": "receive" if channel.way == "in" else "send",
+        "action": "receive" if channel.direction == "in" else "send",
         "channel": {"$ref": f"#/channels/{channel.key}"},
-        "summary": plain(channel.says).split("\n", 1)[0],
+        "summary": docstring_markdown(channel.description).split("\n", 1)[0],
         "messages": [{"$ref": f"#/channels/{channel.key}/messages/{channel.key}"}],
         "bindings": {"nats": {}},
     }
-    if channel.way == "in":
+    if channel.direction == "in":
         document["reply"] = {
             "address": {
                 "location": f"$message.header#/{REPLY_HEADER}",
@@ -154,9 +154,9 @@ def _message(channel: Channel) -> Document:
 
 def _headers(channel: Channel) -> dict[str, Any]:
     text: Document = {"type": "string"}
-    if channel.way == "out" and channel.stream:
+    if channel.direction == "out" and channel.stream:
         return dict.fromkeys(HEADER_NAMES, text)
-    if channel.way == "in":
+    if channel.direction == "in":
         return {REPLY_HEADER: {**text, "description": "The inbox that an answer is to be sent to."}}
     return {}
 

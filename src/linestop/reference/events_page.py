@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS
-from linestop.reference.json_schema import NAMED_EVENTS, Document, components, plain
+from linestop.reference.json_schema import NAMED_EVENTS, Document, components, docstring_markdown
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control, Reply, Task
 from linestop.schemas.run.phases import STOPPED
 
 _REF: Final = "#{name}"
-_WAYS: Final = {"in": "to linestop", "out": "from linestop", "inside": "inside"}
+_DIRECTIONS: Final = {"in": "to linestop", "out": "from linestop", "inside": "inside"}
 _ENVELOPE: Final = frozenset({"id", "prev", "at", "cue", "build", "trace"})
 _INTRO: Final = """\
 # Subjects and events
@@ -28,21 +28,21 @@ without a default is always there. Unknown fields are to be ignored.
 def events_markdown() -> str:
     """The whole page."""
     structs = [struct for name, struct in NAMED_EVENTS.items() if not name.endswith(f".{STOPPED}")]
-    found = components([*structs, Stopped, Task, Control, Reply], ref=_REF)
-    said = {struct.__name__ for struct in (*structs, Stopped)} | {"Task", "Control", "Reply"}
+    schemas = components([*structs, Stopped, Task, Control, Reply], ref=_REF)
+    shown_above = {struct.__name__ for struct in (*structs, Stopped)} | {"Task", "Control", "Reply"}
     lines = [_INTRO, *_subjects(), "## Messages", ""]
     for name in ("Task", "Control", "Reply"):
-        lines += _section(name, found[name])
+        lines += _section(name, schemas[name])
     lines += ["## Events", "", "### Envelope", "", "Every event has these fields; they are not repeated below.", ""]
-    stop = found["Stopped"]
+    stop = schemas["Stopped"]
     lines += _fields({key: stop["properties"][key] for key in stop["properties"] if key in _ENVELOPE}, stop)
     for name, struct in NAMED_EVENTS.items():
         if not name.endswith(f".{STOPPED}"):
-            lines += _section(struct.__name__, found[struct.__name__], title=f"{name}")
+            lines += _section(struct.__name__, schemas[struct.__name__], title=f"{name}")
     lines += _section("Stopped", stop, title=f"*any role*.{STOPPED}")
     lines += ["## Parts", ""]
-    for name, schema in found.items():
-        if name not in said:
+    for name, schema in schemas.items():
+        if name not in shown_above:
             lines += _section(name, schema)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -50,13 +50,16 @@ def events_markdown() -> str:
 def _subjects() -> list[str]:
     lines = ["## Subjects", "", "| subject | way | stream | what |", "|---|---|---|---|"]
     log = "| `runs.{tenant}.{run}.{role}.{event}.{n}` | from linestop | RUNS | The run log: one event, see below. |"
-    rows = [f"| `{c.address}` | {_WAYS[c.way]} | {c.stream or 'none (core NATS)'} | {c.says} |" for c in CHANNELS]
+    rows = [
+        f"| `{c.address}` | {_DIRECTIONS[c.direction]} | {c.stream or 'none (core NATS)'} | {c.description} |"
+        for c in CHANNELS
+    ]
     parts = [f"- `{{{name}}}`: {text}" for name, text in PARAMETERS.items()]
     return [*lines, log, *rows, "", *parts, ""]
 
 
 def _section(name: str, schema: Document, *, title: str = "") -> list[str]:
-    lines = [f"### {title or name}", "", f'<a id="{name}"></a>', plain(schema.get("description", "")), ""]
+    lines = [f"### {title or name}", "", f'<a id="{name}"></a>', docstring_markdown(schema.get("description", "")), ""]
     if "properties" not in schema:
         return [*lines, f"One of: {', '.join(f'`{value}`' for value in schema.get('enum', ()))}.", ""]
     own = {key: value for key, value in schema["properties"].items() if not title or key not in _ENVELOPE}

@@ -13,7 +13,7 @@ import msgspec
 
 from linestop.schemas.events import EVENTS, AnyEvent, Stopped
 from linestop.schemas.messages import Control, Reply, Task
-from linestop.schemas.run.phases import LEGAL, MOVES, STOPPED, Phase
+from linestop.schemas.run.phases import LEGAL, STOPPED, TRANSITIONS, Phase
 from linestop.schemas.subjects import ROLES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -32,25 +32,25 @@ NAMED_EVENTS: Final[dict[str, type[AnyEvent]]] = {
 
 def components(types: Iterable[type[msgspec.Struct]], *, ref: str) -> Mapping[str, Document]:
     """The schemas of ``types`` and of all they hold, by name; ``ref`` is where ``{name}`` will be found."""
-    wanted = list(dict.fromkeys(types))
-    _, found = msgspec.json.schema_components(wanted, ref_template=ref)
+    structs = list(dict.fromkeys(types))
+    _, schemas = msgspec.json.schema_components(structs, ref_template=ref)
     events = {struct.__name__ for struct in NAMED_EVENTS.values()}
-    for name, schema in found.items():
-        schema["description"] = plain(schema.get("description", ""))
+    for name, schema in schemas.items():
+        schema["description"] = docstring_markdown(schema.get("description", ""))
         if name in events:
             schema["required"] = [*ENVELOPE, *schema.get("required", ())]
-    return dict(sorted(found.items()))
+    return dict(sorted(schemas.items()))
 
 
 def events_document() -> Document:
     """The schema of every event, by ``<role>.<event>``."""
-    found = components(NAMED_EVENTS.values(), ref="#/$defs/{name}")
+    schemas = components(NAMED_EVENTS.values(), ref="#/$defs/{name}")
     return {
         "$schema": DIALECT,
         "title": "Events of a run",
         "description": "Which schema a payload on runs.<tenant>.<run>.<role>.<event>.<n> has, by <role>.<event>.",
         "events": {name: {"$ref": f"#/$defs/{struct.__name__}"} for name, struct in NAMED_EVENTS.items()},
-        "$defs": found,
+        "$defs": schemas,
     }
 
 
@@ -65,11 +65,11 @@ def control_document() -> Document:
 
 
 def _document(title: str, struct: type[msgspec.Struct]) -> Document:
-    found = components([struct, Reply], ref="#/$defs/{name}")
-    return {"$schema": DIALECT, "title": title, "$ref": f"#/$defs/{struct.__name__}", "$defs": found}
+    schemas = components([struct, Reply], ref="#/$defs/{name}")
+    return {"$schema": DIALECT, "title": title, "$ref": f"#/$defs/{struct.__name__}", "$defs": schemas}
 
 
-def plain(docstring: str) -> str:
+def docstring_markdown(docstring: str) -> str:
     """A docstring as Markdown: ``code`` becomes `code`, and lines run on within a paragraph."""
     paragraphs = re.split(r"\n\s*\n", docstring.replace("``", "`").strip())
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -95,7 +95,7 @@ def phases_markdown() -> str:
 
 def _diagram() -> list[str]:
     edges: dict[tuple[Phase, Phase], list[str]] = {}
-    for source, event, target in MOVES:
+    for source, event, target in TRANSITIONS:
         edges.setdefault((source, target), []).append(event)
     arrows = [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in edges.items()]
     return [

@@ -34,6 +34,6 @@ def permissions_markdown() -> str:
     lines = [_DOCS_INTRO]
     for name in CREDENTIALS:
         lines += [f"## {name}", "", "| may | subject | to |", "|---|---|---|"]
-        lines += [f"| {row.act} | `{subject}` | {row.why} |" for row in rights(name) for subject in row.subjects]
+        lines += [f"| {row.action} | `{subject}` | {row.why} |" for row in rights(name) for subject in row.subjects]
         lines.append("")
     return "\n".join(lines)

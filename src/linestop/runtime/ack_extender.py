@@ -20,33 +20,33 @@ HANDLING_MAX_S: Final = 30.0
 """How long a delivery is kept at most: a handler that hangs must not keep it from everybody else."""
 
 
-class Keeping:
+class AckExtender:
     """The deliveries of one queue that are being handled."""
 
     def __init__(self, ack_wait_s: float) -> None:
         self._every_s = ack_wait_s / 2
-        self._held: dict[int, tuple[Delivery, float]] = {}
-        self._busy = asyncio.Event()
+        self._deliveries: dict[int, tuple[Delivery, float]] = {}
+        self._has_deliveries = asyncio.Event()
 
     @contextlib.contextmanager
-    def holding(self, delivery: Delivery) -> Generator[None]:
+    def extending(self, delivery: Delivery) -> Generator[None]:
         """Keep this delivery while the block runs."""
-        mine = self._held[delivery.seq] = (delivery, asyncio.get_running_loop().time())
-        self._busy.set()
+        own = self._deliveries[delivery.seq] = (delivery, asyncio.get_running_loop().time())
+        self._has_deliveries.set()
         try:
             yield
         finally:
-            if self._held.get(delivery.seq) is mine:
-                del self._held[delivery.seq]
+            if self._deliveries.get(delivery.seq) is own:
+                del self._deliveries[delivery.seq]
 
     async def run(self) -> None:
         """Say again and again which deliveries are being handled."""
         while True:
-            if not self._held:
-                self._busy.clear()
-            await self._busy.wait()
+            if not self._deliveries:
+                self._has_deliveries.clear()
+            await self._has_deliveries.wait()
             await anyio.sleep(self._every_s)
             now = asyncio.get_running_loop().time()
-            for delivery, since in list(self._held.values()):
+            for delivery, since in list(self._deliveries.values()):
                 if now - since < HANDLING_MAX_S:
                     await delivery.in_progress()

@@ -37,9 +37,9 @@ from datetime import datetime
 from typing import Protocol
 
 from linestop.bus.interfaces import Timers
-from linestop.runtime.housekeeping.leftover_timers import left_timers
+from linestop.runtime.housekeeping.leftover_timers import leftover_timers
 from linestop.runtime.run_cache import CachedRun
-from linestop.schemas.defaults import TIMER_NEAR_S
+from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.events import Cue
 from linestop.schemas.run.deadlines import Deadline, deadlines
 from linestop.schemas.run.whose_turn import whose_turn
@@ -50,14 +50,14 @@ OVERDUE_S = 1.0
 
 OVERDUE_MAX_S = 60.0
 
-LAST = frozenset({"run-max"})
+LAST_DEADLINES = frozenset({"run-max"})
 """Deadlines that others come before as a rule: durable only where none does, or every run would have such a timer."""
 
-MOVED_S = 0.001
+MOVED_MIN_S = 0.001
 """By how little a durable timer may be off: what moves by rounding alone is not set again."""
 
 
-class LookSoon(Protocol):
+class ScheduleRun(Protocol):
     """Looks at a run in the background, and hands it on to the role whose deadline has come."""
 
     def __call__(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool) -> None:
@@ -69,28 +69,28 @@ class Alarms:
     """Sets the alarms of one process, which has ``roles``."""
 
     def __init__(
-        self, timers: Timers, roles: frozenset[RoleName], *, now: Callable[[], datetime], look_soon: LookSoon
+        self, timers: Timers, roles: frozenset[RoleName], *, now: Callable[[], datetime], schedule: ScheduleRun
     ) -> None:
         self._timers = timers
         self._roles = roles
-        self._whole = roles >= set(ACTORS)
+        self._has_all_roles = roles >= set(ACTORS)
         self._now = now
-        self._look_soon = look_soon
+        self._schedule = schedule
         self._rings: set[asyncio.Task[None]] = set()
 
     async def set(self, entry: CachedRun) -> None:
         """Set the alarms for the run's deadlines, as they are now."""
         now = self._now()
-        self._cancel(entry)
+        self._cancel_near(entry)
         if entry.overdue_n != entry.run.n:
             entry.overdue_n, entry.overdue_rings = entry.run.n, 0
         far: list[Deadline] = []
-        for deadline in self._ours(entry, now):
+        for deadline in self._deadlines_to_set(entry, now):
             wait_s = (deadline.at - now).total_seconds()
             if wait_s <= 0:
                 delay_s = min(OVERDUE_S * 2 ** min(entry.overdue_rings, 10), OVERDUE_MAX_S)
                 self._ring_in(entry, delay_s, deadline.name, overdue=True)
-            elif wait_s <= TIMER_NEAR_S or deadline.name == "wall":
+            elif wait_s <= TIMER_IN_PROCESS_MAX_S or deadline.name == "wall":
                 # Of the wall only this process knows, as long as it performs.
                 self._ring_in(entry, wait_s + 0.001, deadline.name)
             else:
@@ -100,45 +100,45 @@ class Alarms:
         if entry.run.sealed is not None:
             await self._cancel_durable(entry)
 
-    def again(self, entry: CachedRun) -> None:
+    def retry_soon(self, entry: CachedRun) -> None:
         """Look at the run again soon: a look at it failed, or did not come to its end."""
         self._ring_in(entry, OVERDUE_S, "again")
 
-    def _ours(self, entry: CachedRun, now: datetime) -> Iterator[Deadline]:
+    def _deadlines_to_set(self, entry: CachedRun, now: datetime) -> Iterator[Deadline]:
         """The deadlines that this process sets the alarms for, soonest first; of one name only the soonest.
 
         A timer has one moment, after which the run is looked at again. Of the roles elsewhere only what comes first.
         """
-        named: set[tuple[RoleName, str]] = set()
-        rests = whose_turn(entry.run, now) is None
-        found = deadlines(entry.run, now, entry.performs.live if entry.performing else ())
+        seen: set[tuple[RoleName, str]] = set()
+        is_idle = whose_turn(entry.run, now) is None
+        found = deadlines(entry.run, now, entry.performing_fact.running if entry.performing else ())
         for deadline in found:
             key = (deadline.role, deadline.name)
-            if key in named or (deadline.role not in self._roles and (named or not rests)):
+            if key in seen or (deadline.role not in self._roles and (seen or not is_idle)):
                 continue
-            if deadline.name in LAST and not (rests and deadline is found[0]):
+            if deadline.name in LAST_DEADLINES and not (is_idle and deadline is found[0]):
                 continue
-            named.add(key)
+            seen.add(key)
             yield deadline
 
-    def _cancel(self, entry: CachedRun) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+    def _cancel_near(self, entry: CachedRun) -> None:
+        if entry.near_alarm is not None:
+            entry.near_alarm.cancel()
+            entry.near_alarm = None
 
     def _ring_in(self, entry: CachedRun, delay_s: float, name: str, *, overdue: bool = False) -> None:
         """Look at the run in ``delay_s``, unless that is done sooner anyway."""
         loop = asyncio.get_running_loop()
-        if entry.timer is not None and entry.timer.when() <= loop.time() + delay_s:
+        if entry.near_alarm is not None and entry.near_alarm.when() <= loop.time() + delay_s:
             return
-        self._cancel(entry)
-        entry.timer = loop.call_later(delay_s, self._alarm, entry, Cue(kind="timer", id=name), overdue)
+        self._cancel_near(entry)
+        entry.near_alarm = loop.call_later(delay_s, self._on_alarm, entry, Cue(kind="timer", id=name), overdue)
 
     async def _set_durable(self, entry: CachedRun, name: str, at: datetime) -> None:
-        before = entry.durable.get(name)
-        if before is None or abs((at - before).total_seconds()) > MOVED_S:
+        before = entry.durable_timers.get(name)
+        if before is None or abs((at - before).total_seconds()) > MOVED_MIN_S:
             await self._timers.set(entry.run.tenant, entry.run.run, name, at)
-            entry.durable[name] = at
+            entry.durable_timers[name] = at
 
     async def _cancel_durable(self, entry: CachedRun) -> None:
         """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days.
@@ -146,15 +146,15 @@ class Alarms:
         The recorder, which is there when a run is sealed, cancels what processes of other roles have set, too.
         """
         now = self._now()
-        names = {name for name, at in entry.durable.items() if at > now}
+        names = {name for name, at in entry.durable_timers.items() if at > now}
         if "recorder" in self._roles:
-            names |= left_timers(entry.run, now)
-        entry.durable.clear()
+            names |= leftover_timers(entry.run, now)
+        entry.durable_timers.clear()
         for name in sorted(names):
             await self._timers.cancel(entry.run.tenant, entry.run.run, name)
 
-    def _alarm(self, entry: CachedRun, cue: Cue, overdue: bool) -> None:
-        entry.timer = None
+    def _on_alarm(self, entry: CachedRun, cue: Cue, overdue: bool) -> None:
+        entry.near_alarm = None
         entry.overdue_rings += overdue
         # A timer's callback belongs to no task, and anyio starts tasks only from within one.
         ring = asyncio.get_running_loop().create_task(self._ring(entry, cue))
@@ -163,4 +163,4 @@ class Alarms:
 
     async def _ring(self, entry: CachedRun, cue: Cue) -> None:
         # Fresh: what brought the deadline nearer, or made it void, may have been said in another process.
-        self._look_soon(entry.run.tenant, entry.run.run, cue, fresh=True)
+        self._schedule(entry.run.tenant, entry.run.run, cue, fresh=True)

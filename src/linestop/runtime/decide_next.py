@@ -17,25 +17,25 @@ import anyio
 import structlog
 
 from linestop.actors.call_judging import judging_bytes
-from linestop.actors.control_messages import said_stop, spoken, stop_asked
-from linestop.actors.facts import Facts, Incoming, Performing, Word
+from linestop.actors.control_messages import has_stop_message, is_recorded, requested_stop
+from linestop.actors.facts import ControlMessage, Facts, IncomingTask, Performing
 from linestop.actors.role_protocol import Role
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.role_binding import Station
+from linestop.runtime.role_binding import RoleBinding
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.capacity import Capacity
-from linestop.schemas.defaults import LONG_BYTES
-from linestop.schemas.events import NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.defaults import OFF_LOOP_BYTES
+from linestop.schemas.events import EVENT_NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")
-NOTHING_THOUGHT: Mapping[RoleName, AnyEvent | None] = {}
+NO_DECISIONS: Mapping[RoleName, AnyEvent | None] = {}
 
 
 @dataclass(slots=True)
@@ -45,12 +45,12 @@ class Draft:
     ``letter`` is what is to be kept as a dead letter once it is said: why this had to be.
     """
 
-    station: Station
+    binding: RoleBinding
     event: AnyEvent
     facts: Facts
     append: Append | None = None
     at: datetime | None = None
-    letter: str = ""
+    dead_letter_reason: str = ""
 
     @property
     def is_start(self) -> bool:
@@ -59,7 +59,7 @@ class Draft:
 
 
 @dataclass(slots=True)
-class Ahead:
+class Speculation:
     """What was decided while the event before was on its way, and when (seconds of the loop's clock)."""
 
     draft: Draft | None
@@ -67,22 +67,22 @@ class Ahead:
 
 
 @dataclass(slots=True)
-class Look:
+class Pass:
     """One look at a run, under its lock: what woke it, what that brought along, and who is still to be asked."""
 
     entry: CachedRun
     cue: Cue
-    extra: tuple[Any, ...] = ()
-    asked: set[RoleName] = field(default_factory=set[RoleName])
-    ahead: Ahead | None = None
+    extra_facts: tuple[Any, ...] = ()
+    roles_to_ask: set[RoleName] = field(default_factory=set[RoleName])
+    speculation: Speculation | None = None
 
     @property
-    def urgent(self) -> bool:
+    def brings_stop(self) -> bool:
         """Whether it brings a stop: that gives way to nobody, and tries again at once as often as there are steps."""
-        return stop_asked(self.extra)
+        return has_stop_message(self.extra_facts)
 
 
-class Deciding:
+class Decider:
     """The roles of one process, asked in their order.
 
     ``starts`` False means that nothing may be started; ``capacity`` says whether there is a place for a start. Where
@@ -90,49 +90,49 @@ class Deciding:
     """
 
     def __init__(
-        self, stations: Sequence[Station], facts: FactSource, capacity: Capacity, may_decide: Callable[[], bool]
+        self, bindings: Sequence[RoleBinding], facts: FactSource, capacity: Capacity, may_decide: Callable[[], bool]
     ) -> None:
         self._capacity = capacity
-        self.names: frozenset[RoleName] = frozenset(station.role.name for station in stations)
-        self.starts = True
-        self._stations = stations
+        self.role_names: frozenset[RoleName] = frozenset(binding.role.name for binding in bindings)
+        self.may_start = True
+        self._bindings = bindings
         self._facts = facts
         self._may_decide = may_decide
-        self._woken: dict[str, frozenset[RoleName]] = {}
+        self._roles_woken: dict[str, frozenset[RoleName]] = {}
 
     def woken_by(self, role: RoleName, event: AnyEvent) -> frozenset[RoleName]:
         """The roles here that look at a run when ``role`` has said ``event``."""
-        name = NAMES[type(event)]
+        name = EVENT_NAMES[type(event)]
         wake = name if isinstance(event, Stopped) else f"{role}.{name}"
-        found = self._woken.get(wake)
-        if found is None:
-            names: set[RoleName] = {station.role.name for station in self._stations if wake in station.role.wakes}
-            found = self._woken[wake] = frozenset(names)
-        return found
+        roles = self._roles_woken.get(wake)
+        if roles is None:
+            names: set[RoleName] = {binding.role.name for binding in self._bindings if wake in binding.role.wakes}
+            roles = self._roles_woken[wake] = frozenset(names)
+        return roles
 
-    async def next(self, look: Look, now: datetime) -> Draft | None:
+    async def next_draft(self, run_pass: Pass, now: datetime) -> Draft | None:
         """What comes next, fetching the facts that it takes; None if no role has anything to say."""
         fetched: dict[RoleName, Facts] = {}
-        thought: dict[RoleName, AnyEvent | None] = {}
-        run = look.entry.run
-        while isinstance(found := self.at_once(look, now, fetched, thought), Station):
-            role = found.role
+        decided: dict[RoleName, AnyEvent | None] = {}
+        run = run_pass.entry.run
+        while isinstance(draft_or_binding := self.next_without_fetching(run_pass, now, fetched, decided), RoleBinding):
+            role = draft_or_binding.role
             try:
                 if role.name != "validator":
-                    fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
-                elif not await self._think(look, role, now, fetched, thought):
+                    fetched[role.name] = await self._facts.gather(run, role, now, run_pass.extra_facts)
+                elif not await self._think(run_pass, role, now, fetched, decided):
                     return None
             except LinestopError:
                 raise
             except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
-                if (stop := self._failed(found, look.entry.run, error, now)) is not None:
+                if (stop := self._stop_after_failure(draft_or_binding, run_pass.entry.run, error, now)) is not None:
                     return stop
-                look.asked.discard(found.role.name)
-        return found
+                run_pass.roles_to_ask.discard(draft_or_binding.role.name)
+        return draft_or_binding
 
     async def _think(
         self,
-        look: Look,
+        look: Pass,
         role: Role,
         now: datetime,
         fetched: dict[RoleName, Facts],
@@ -146,8 +146,8 @@ class Deciding:
         entry, run = look.entry, look.entry.run
         try:
             with anyio.CancelScope() as entry.thinking:
-                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra)
-                if (size := _size(role, run, look.extra)) > LONG_BYTES:
+                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra_facts)
+                if (size := _decision_bytes(role, run, look.extra_facts)) > OFF_LOOP_BYTES:
                     work = partial(role.decide, run, look.cue, facts, now)
                     thought[role.name] = await off_loop(size, work, give_up=True)
                 return True
@@ -156,127 +156,133 @@ class Deciding:
         entry.reset()
         return False
 
-    def at_once(
+    def next_without_fetching(
         self,
-        look: Look,
+        run_pass: Pass,
         now: datetime,
         fetched: Mapping[RoleName, Facts],
-        thought: Mapping[RoleName, AnyEvent | None] = NOTHING_THOUGHT,
-    ) -> Draft | Station | None:
+        decided: Mapping[RoleName, AnyEvent | None] = NO_DECISIONS,
+    ) -> Draft | RoleBinding | None:
         """What comes next, or the station whose facts must be fetched, or which must think, before it can be said.
 
         Roles that have nothing to say are taken out of ``look.asked``.
         """
-        run, extra = look.entry.run, look.extra
-        if extra:
-            if (stop := said_stop(run, extra, now)) is not None:
-                return Draft(self._stations[0], stop, Facts(), at=now)
-            if spoken(run, look.cue):
-                look.extra = extra = tuple(fact for fact in extra if not isinstance(fact, Word))
-        if run.lost or not self._may_decide():
+        run, extra_facts = run_pass.entry.run, run_pass.extra_facts
+        if extra_facts:
+            if (stop := requested_stop(run, extra_facts, now)) is not None:
+                return Draft(self._bindings[0], stop, Facts(), at=now)
+            if is_recorded(run, run_pass.cue):
+                run_pass.extra_facts = extra_facts = tuple(
+                    fact for fact in extra_facts if not isinstance(fact, ControlMessage)
+                )
+        if run.fold_failed_too_often or not self._may_decide():
             return None
-        if run.breaks and not run.done:
-            return self._broken(self._stations[0], run, now)
-        for station in self._stations:
-            if station.role.name not in look.asked:
+        if run.fold_failures and not run.done:
+            return self._stop_after_fold_failure(self._bindings[0], run, now)
+        for binding in self._bindings:
+            if binding.role.name not in run_pass.roles_to_ask:
                 continue
-            name = station.role.name
-            found: Draft | Station | None
-            if name in thought:
-                found = self._draft(station, run, thought[name], fetched[name], now)
+            name = binding.role.name
+            draft_or_binding: Draft | RoleBinding | None
+            if name in decided:
+                draft_or_binding = self._draft(binding, run, decided[name], fetched[name], now)
             else:
-                found = self._ask(station, look, fetched.get(name), now=now)
-            if isinstance(found, Station) or (found is not None and self._may_say(run, found)):
-                return found
-            look.asked.discard(station.role.name)
+                draft_or_binding = self._decide(binding, run_pass, fetched.get(name), now=now)
+            if isinstance(draft_or_binding, RoleBinding) or (
+                draft_or_binding is not None and self._may_append(run, draft_or_binding)
+            ):
+                return draft_or_binding
+            run_pass.roles_to_ask.discard(binding.role.name)
         return None
 
-    def _may_say(self, run: Run, draft: Draft) -> bool:
-        return not draft.is_start or (self.starts and self._capacity.reserve(run, draft.event))
+    def _may_append(self, run: Run, draft: Draft) -> bool:
+        return not draft.is_start or (self.may_start and self._capacity.reserve(run, draft.event))
 
-    def ahead(self, look: Look, now: datetime, stamper: Stamper) -> Ahead | None:
+    def speculate(self, run_pass: Pass, now: datetime, encoder: EventEncoder) -> Speculation | None:
         """Decide what comes next as if the event on its way were stored, and make it ready to be sent.
 
         None where that needs waiting (a fact, a blob), or goes wrong: it is decided again when the event is stored.
         """
-        if look.extra:
+        if run_pass.extra_facts:
             return None
         try:
-            draft = self.at_once(look, now, {})
-            if isinstance(draft, Station):
+            draft = self.next_without_fetching(run_pass, now, {})
+            if isinstance(draft, RoleBinding):
                 return None
             if draft is not None:
-                if not stamper.short(draft.event):
+                if not encoder.is_short(draft.event):
                     return None
-                role = draft.station.role.name
-                draft.append = stamper.stamp_short(look.entry.run, role, draft.event, look.cue, at=draft.at)
+                role = draft.binding.role.name
+                draft.append = encoder.encode_short(run_pass.entry.run, role, draft.event, run_pass.cue, at=draft.at)
         except Exception:
-            LOG.exception("thinking_ahead_failed", run=look.entry.run.run)
+            LOG.exception("thinking_ahead_failed", run=run_pass.entry.run.run)
             return None
-        return Ahead(draft, asyncio.get_running_loop().time())
+        return Speculation(draft, asyncio.get_running_loop().time())
 
-    def _ask(self, station: Station, look: Look, facts: Facts | None, *, now: datetime) -> Draft | Station | None:
+    def _decide(
+        self, binding: RoleBinding, run_pass: Pass, facts: Facts | None, *, now: datetime
+    ) -> Draft | RoleBinding | None:
         """What this role says to the run, or the station itself if its facts must be fetched first."""
-        run, role = look.entry.run, station.role
-        if run.blind and not run.done:
+        run, role = run_pass.entry.run, binding.role
+        if run.has_unknown_events and not run.done:
             return None
         try:
-            facts = facts or self._facts.at_hand(run, role, now, look.extra)
-            if facts is None or _size(role, run, look.extra) > LONG_BYTES:
-                return station
+            facts = facts or self._facts.facts_at_hand(run, role, now, run_pass.extra_facts)
+            if facts is None or _decision_bytes(role, run, run_pass.extra_facts) > OFF_LOOP_BYTES:
+                return binding
             if run.open_attempts and Performing in role.needs:
-                facts = facts.with_(look.entry.performs)
-            event = role.decide(run, look.cue, facts, now)
+                facts = facts.with_facts(run_pass.entry.performing_fact)
+            event = role.decide(run, run_pass.cue, facts, now)
         except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
-            return self._failed(station, run, error, now)
-        return self._draft(station, run, event, facts, now)
+            return self._stop_after_failure(binding, run, error, now)
+        return self._draft(binding, run, event, facts, now)
 
     @staticmethod
-    def _draft(station: Station, run: Run, event: AnyEvent | None, facts: Facts, now: datetime) -> Draft | None:
-        name = station.role.name
-        return None if event is None else Draft(station, way_round(run, name, event), facts, at=now)
+    def _draft(binding: RoleBinding, run: Run, event: AnyEvent | None, facts: Facts, now: datetime) -> Draft | None:
+        name = binding.role.name
+        return None if event is None else Draft(binding, stop_if_subject_taken(run, name, event), facts, at=now)
 
     @staticmethod
-    def _failed(station: Station, run: Run, error: Exception, now: datetime) -> Draft | None:
+    def _stop_after_failure(binding: RoleBinding, run: Run, error: Exception, now: datetime) -> Draft | None:
         """The stop of a run that a role broke on; None for a run that is over, which is left as it is.
 
         One that does not exist yet cannot be stopped: whoever brought it hears the error.
         """
-        LOG.error("decide_failed", role=station.role.name, run=run.run, exc_info=error)
+        LOG.error("decide_failed", role=binding.role.name, run=run.run, exc_info=error)
         if run.done:
             return None
-        if run.opened is None and not run.breaks:
+        if run.opened is None and not run.fold_failures:
             raise error
-        return _defect(station, run, now, kind=type(error).__name__, text=str(error))
+        return _defect_stop(binding, run, now, kind=type(error).__name__, text=str(error))
 
     @staticmethod
-    def _broken(station: Station, run: Run, now: datetime) -> Draft:
+    def _stop_after_fold_failure(binding: RoleBinding, run: Run, now: datetime) -> Draft:
         """The stop of a run with an event that the fold broke on."""
-        last = run.breaks[-1]
-        LOG.error("fold_broken", role=station.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
-        return _defect(station, run, now, kind=last.kind, text=last.text)
+        last = run.fold_failures[-1]
+        LOG.error("fold_broken", role=binding.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
+        return _defect_stop(binding, run, now, kind=last.kind, text=last.text)
 
 
-def _size(role: Role, run: Run, extra: tuple[Any, ...]) -> int:
+def _decision_bytes(role: Role, run: Run, extra_facts: tuple[Any, ...]) -> int:
     """How many bytes of outside data a decision of this role goes through; only the validator goes through many."""
     if role.name != "validator":
         return 0
-    at_door = (fact.task for fact in extra if isinstance(fact, Incoming) and fact.task is not None)
-    return judging_bytes(run) + sum(len(task.material) for task in at_door)
+    incoming_tasks = (fact.task for fact in extra_facts if isinstance(fact, IncomingTask) and fact.task is not None)
+    return judging_bytes(run) + sum(len(task.material) for task in incoming_tasks)
 
 
-def _defect(station: Station, run: Run, now: datetime, *, kind: str, text: str) -> Draft:
-    why = f"The {station.role.name} failed on this run: {kind}."
-    stop = stopped(run, by=station.role.name, why=why, code="defect")
-    return Draft(station, stop, Facts(), at=now, letter=f"{kind}: {text}")
+def _defect_stop(binding: RoleBinding, run: Run, now: datetime, *, kind: str, text: str) -> Draft:
+    why = f"The {binding.role.name} failed on this run: {kind}."
+    stop = stop_event(run, by=binding.role.name, why=why, code="defect")
+    return Draft(binding, stop, Facts(), at=now, dead_letter_reason=f"{kind}: {text}")
 
 
-def way_round(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
+def stop_if_subject_taken(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
     """The event, or a stop where its place was taken beforehand: what follows a stop has another number."""
-    if not run.squatted or run.sealed or isinstance(event, Stopped):
+    if not run.taken_subjects or run.sealed or isinstance(event, Stopped):
         return event
-    subject = run_event(run.tenant, run.run, role=role, event=NAMES[type(event)], n=run.n + 1)
-    if subject not in run.squatted:
+    subject = run_event(run.tenant, run.run, role=role, event=EVENT_NAMES[type(event)], n=run.n + 1)
+    if subject not in run.taken_subjects:
         return event
     why = f"Somebody with the credential of the {role} has written {subject} before its time, so it cannot be said."
-    return stopped(run, by=role, why=why, code="squatted")
+    return stop_event(run, by=role, why=why, code="squatted")

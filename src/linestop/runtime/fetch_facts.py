@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import structlog
 
-from linestop.actors.budget import needed_micros, wanted
+from linestop.actors.budget import next_hold, next_hold_min_micros
 from linestop.actors.facts import (
+    CheckFindings,
     CurrentAgent,
     DeadWorkers,
-    Doors,
     Facts,
-    Findings,
-    Incoming,
+    IncomingTask,
+    KillSwitches,
     PinnedAgent,
     Reservation,
     Secrets,
@@ -30,14 +30,14 @@ from linestop.actors.facts import (
     Worker,
 )
 from linestop.actors.role_protocol import Role
-from linestop.actors.task_opening import grant
+from linestop.actors.task_opening import tool_grant
 from linestop.bus.agent_versions import VERSIONS_MAX, AgentStore
-from linestop.bus.interfaces import Blobs, Log, SharedValue
-from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.interfaces import Blobs, BucketValue, Log
+from linestop.bus.kill_switch_store import KillSwitchStore
 from linestop.bus.worker_heartbeats import Roster
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
-from linestop.runtime.money.ledger import Accounts, Wanted
+from linestop.runtime.money.ledger import AccountLedger, HoldRequest
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
@@ -46,7 +46,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import Contract
 
 LOG = structlog.get_logger("linestop.facts")
-Check = Callable[[str], tuple[str, ...]]
+ResultCheck = Callable[[str], tuple[str, ...]]
 """A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
 
 
@@ -57,95 +57,97 @@ class FactSource:
         self,
         *,
         agents: AgentStore,
-        accounts: Accounts | None,
+        ledger: AccountLedger | None,
         blobs: Blobs,
-        switches: SwitchStore,
+        switches: KillSwitchStore,
         worker: str,
         roster: Roster | None = None,
         secrets: tuple[str, ...] = (),
-        checks: Mapping[str, Check] | None = None,
+        checks: Mapping[str, ResultCheck] | None = None,
         tools: Sequence[Contract] = (),
     ) -> None:
         self._agents = agents
-        self._accounts = accounts
+        self._ledger = ledger
         self._blobs = blobs
         self._switches = switches
         self._checks = checks or {}
         self._worker = worker
         self._roster = roster or Roster()
-        self._doors = Doors()
+        self._kill_switches = KillSwitches()
         self._space, self.space_bytes = Space(), 0
         self._space_at = -math.inf
-        here = ToolsHere(by_name={tool.name: ToolHere(grant=grant(tool), contract=tool) for tool in tools})
-        self._fixed: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets), here)
-        self._renew()
+        here = ToolsHere(by_name={tool.name: ToolHere(grant=tool_grant(tool), contract=tool) for tool in tools})
+        self._constant_facts: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets), here)
+        self._rebuild()
 
-    def at_hand(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
+    def facts_at_hand(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts | None:
         """The facts for a decision if nothing must be fetched for it, which is the rule."""
-        if extra or run.opened is None or self._dead(run, role):
+        if extra_facts or run.opened is None or self._dead_workers(run, role):
             return None
-        base, needs = self._bases.get(run.opened.agent.digest), role.needs
+        base, needs = self._agent_facts_by_digest.get(run.opened.agent.digest), role.needs
         if base is None or (Texts in needs and _long_texts(run)):
             return None
-        if Reservation in needs and self._accounts is not None and self._must_ask(run, now, self._accounts):
+        if Reservation in needs and self._ledger is not None and self._must_ask_ledger(run, now, self._ledger):
             return None
-        return None if Findings in needs and self._checks and Stage.CHECK in run.stages() else base
+        return None if CheckFindings in needs and self._checks and Stage.CHECK in run.stages() else base
 
-    async def gather(self, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
+    async def gather(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts:
         """The facts for one decision of ``role`` about ``run``."""
         needs = role.needs
-        base = await self._base(run)
-        facts: list[Any] = list(extra)
-        if dead := self._dead(run, role):
+        base = await self._agent_facts(run)
+        facts: list[Any] = list(extra_facts)
+        if dead := self._dead_workers(run, role):
             facts.append(DeadWorkers(dead))
-        if extra and CurrentAgent in needs and run.opened is None:
-            facts.extend([await self._current(fact.agent) for fact in extra if isinstance(fact, Incoming)])
-        if Reservation in needs and self._accounts is not None and (found := await self._reservation(run, now)):
-            facts.append(found)
+        if extra_facts and CurrentAgent in needs and run.opened is None:
+            facts.extend(
+                [await self._current_agent(fact.agent) for fact in extra_facts if isinstance(fact, IncomingTask)]
+            )
+        if Reservation in needs and self._ledger is not None and (reservation := await self._reservation(run, now)):
+            facts.append(reservation)
         if Texts in needs and (texts := await self._texts(run)):
             facts.append(Texts(by_sha256=texts))
-        if Findings in needs and (findings := await self._findings(run)):
-            facts.append(Findings(by_event=findings))
-        return base.with_(*facts) if facts else base
+        if CheckFindings in needs and (findings := await self._findings(run)):
+            facts.append(CheckFindings(by_event=findings))
+        return base.with_facts(*facts) if facts else base
 
-    def _dead(self, run: Run, role: Role) -> frozenset[str]:
+    def _dead_workers(self, run: Run, role: Role) -> frozenset[str]:
         """The workers of this run's open starts that are known to be dead, where the role asks for that."""
         if DeadWorkers not in role.needs or not run.open_attempts:
             return frozenset()
-        return self._roster.dead_among(run.open_attempts) - {self._worker}
+        return self._roster.dead_workers(run.open_attempts) - {self._worker}
 
-    async def _base(self, run: Run) -> Facts:
+    async def _agent_facts(self, run: Run) -> Facts:
         """What is the same for every decision about runs of one agent version, until a door or the space changes."""
         if run.opened is None:
-            return self._plain
+            return self._common_facts
         digest = run.opened.agent.digest
-        base = self._bases.get(digest)
+        base = self._agent_facts_by_digest.get(digest)
         if base is None:
             version = await self._agents.version(digest)
-            base = self._plain.with_(PinnedAgent(version=version))
-            if version is not None and len(self._bases) < VERSIONS_MAX:
-                self._bases[digest] = base
+            base = self._common_facts.with_facts(PinnedAgent(version=version))
+            if version is not None and len(self._agent_facts_by_digest) < VERSIONS_MAX:
+                self._agent_facts_by_digest[digest] = base
         return base
 
-    async def pinned(self, run: Run) -> AgentVersion | None:
+    async def pinned_agent(self, run: Run) -> AgentVersion | None:
         """The agent's version that this run was opened with, if the store has it."""
-        pinned = (await self._base(run)).get(PinnedAgent)
+        pinned = (await self._agent_facts(run)).get(PinnedAgent)
         return pinned.version if pinned else None
 
-    def _renew(self) -> None:
-        self._plain = Facts(*self._fixed, self._doors, self._space)
-        self._bases: dict[str, Facts] = {}
+    def _rebuild(self) -> None:
+        self._common_facts = Facts(*self._constant_facts, self._kill_switches, self._space)
+        self._agent_facts_by_digest: dict[str, Facts] = {}
 
-    async def stored(self, run: Run, event: AnyEvent) -> None:
+    async def settle_accounts(self, run: Run, event: AnyEvent) -> None:
         """Tell the accounts what a run has spent and gives back, if that is what the event says."""
-        if self._accounts is None or not isinstance(event, Settled | Queued):
+        if self._ledger is None or not isinstance(event, Settled | Queued):
             return
         held = {
             entry.event.hold: entry.event.accounts
             for entry in run.entries
             if isinstance(entry.event, Held) and not entry.ignored
         }
-        await self._accounts.settle(event.holds, held)
+        await self._ledger.settle(event.holds, held)
 
     async def refresh(self, log: Log) -> bool:
         """Read the slow facts again: kill switches and space. Called now and then; a failure keeps the old ones.
@@ -153,16 +155,16 @@ class FactSource:
         Returns whether it succeeded. A stored value that is not a list of kill switches closes all of them.
         """
         try:
-            found = await self._switches.get()
-            self._doors = Doors() if found is None else _doors(found)
-            await self.room(log)
+            stored_value = await self._switches.get()
+            self._kill_switches = KillSwitches() if stored_value is None else _read_kill_switches(stored_value)
+            await self.read_space(log)
         except LinestopError as error:
             LOG.warning("facts_not_read", error=str(error))
             return False
-        self._renew()
+        self._rebuild()
         return True
 
-    async def room(self, log: Log) -> Space:
+    async def read_space(self, log: Log) -> Space:
         """Read how much room there is; the facts have it from now on.
 
         ``space_bytes`` is the size of the stream with the least room, 0 if it is not known.
@@ -173,7 +175,7 @@ class FactSource:
             # An answer that took longer than that to a later question tells an older fill.
             self._space, self.space_bytes = Space(used=fill.used, stream=fill.stream), fill.bytes_max
             self._space_at = asked_at
-            self._renew()
+            self._rebuild()
         return self._space
 
     @property
@@ -186,34 +188,34 @@ class FactSource:
         """How long ago that was."""
         return asyncio.get_running_loop().time() - self._space_at
 
-    async def _current(self, name: str) -> CurrentAgent:
+    async def _current_agent(self, name: str) -> CurrentAgent:
         digest = await self._agents.current_digest(name)
         return CurrentAgent(version=await self._agents.version(digest) if digest else None, digest=digest)
 
     async def _reservation(self, run: Run, now: datetime) -> Reservation | None:
-        hold, amount = wanted(run, now)
-        if self._accounts is None or run.opened is None:
+        hold, amount = next_hold(run, now)
+        if self._ledger is None or run.opened is None:
             return None
-        if self._accounts.own.of_no_use(run):
-            await self._accounts.give_up(run)
-        if run.done and self._accounts.waits(run.tenant, run.run):
-            await self._accounts.leave(run.tenant, run.run)
+        if self._ledger.own_holds.is_obsolete(run):
+            await self._ledger.release_own_hold(run)
+        if run.done and self._ledger.is_waiting(run.tenant, run.run):
+            await self._ledger.leave_line(run.tenant, run.run)
         if not amount:
             return None
-        return await self._accounts.reserve(
-            Wanted(
-                hold=hold, least_micros=needed_micros(run, now), amount_micros=amount, tenant=run.tenant,
-                user=run.opened.task.user, since=int(run.opened_at.timestamp() * 1_000),
+        return await self._ledger.reserve(
+            HoldRequest(
+                hold=hold, amount_min_micros=next_hold_min_micros(run, now), amount_micros=amount, tenant=run.tenant,
+                user=run.opened.task.user, opened_at_ms=int(run.opened_at.timestamp() * 1_000),
             ),
             now,
         )  # fmt: skip
 
     @staticmethod
-    def _must_ask(run: Run, now: datetime, accounts: Accounts) -> bool:
+    def _must_ask_ledger(run: Run, now: datetime, ledger: AccountLedger) -> bool:
         """Whether the accounts are to be asked, or told of a hold or a place in the line that is of no use any more."""
-        if accounts.own.of_no_use(run):
+        if ledger.own_holds.is_obsolete(run):
             return True
-        return accounts.waits(run.tenant, run.run) if run.done else bool(wanted(run, now)[1])
+        return ledger.is_waiting(run.tenant, run.run) if run.done else bool(next_hold(run, now)[1])
 
     async def _texts(self, run: Run) -> dict[str, bytes]:
         return {ref.sha256: await self._blobs.get(run.tenant, ref.sha256) for ref in _long_texts(run)}
@@ -229,13 +231,13 @@ class FactSource:
         }
 
 
-def _doors(found: SharedValue) -> Doors:
+def _read_kill_switches(value: BucketValue) -> KillSwitches:
     """The closed kill switches; all of them where nobody knows which ones were."""
     try:
-        return Doors(revision=found.revision, closed=closed_switches(found.value))
+        return KillSwitches(revision=value.revision, closed=closed_switches(value.value))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        LOG.error("kill_switches_unreadable", key=KEY, revision=found.revision, error=str(error))  # noqa: TRY400 - one line says it
-        return Doors(revision=found.revision, closed=frozenset({UNREADABLE}))
+        LOG.error("kill_switches_unreadable", key=KEY, revision=value.revision, error=str(error))  # noqa: TRY400 - one line says it
+        return KillSwitches(revision=value.revision, closed=frozenset({UNREADABLE}))
 
 
 def _long_texts(run: Run) -> list[BlobRef]:
@@ -244,6 +246,6 @@ def _long_texts(run: Run) -> list[BlobRef]:
     for call in run.proposal.calls if run.proposal else ():
         if call.stage is Stage.PENDING:
             texts.append(call.raw_args)
-        elif call.stage in {Stage.READY, Stage.OPEN, Stage.DOUBT} and call.judged is not None:
+        elif call.stage in {Stage.READY, Stage.OPEN, Stage.UNKNOWN_OUTCOME} and call.judged is not None:
             texts.append(call.judged.args)
     return [text for text in texts if isinstance(text, BlobRef)]

@@ -23,7 +23,7 @@ from linestop.actors.facts import Space
 from linestop.bus.interfaces import Log
 from linestop.errors import LinestopError
 from linestop.runtime.fetch_facts import FactSource
-from linestop.schemas.defaults import SPACE_AT_EASE, SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_TO_WATCH
 
 LOG = structlog.get_logger("linestop.headroom")
 SPACE_AGE_MAX_S: Final = 0.25
@@ -61,7 +61,7 @@ class Headroom:
     async def at_ease(self, log: Log) -> bool:
         """Whether there is so much room that nobody can use it up at once."""
         await self._look(log, age_max_s=SPACE_AGE_MAX_S)
-        return self.space.used < SPACE_AT_EASE
+        return self.space.used < SPACE_TO_WATCH
 
     @asynccontextmanager
     async def place(self, log: Log, payload_bytes: int) -> AsyncGenerator[Space]:
@@ -111,7 +111,7 @@ class Headroom:
                 return
             before, self._since = self._since, self._under_way
             try:
-                await self._facts.room(log)
+                await self._facts.read_space(log)
             except LinestopError as error:
                 LOG.warning("space_not_read", error=str(error))
                 self._failed_at, self._since = clock(), max(before, self._since)

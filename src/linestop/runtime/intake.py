@@ -16,10 +16,10 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from linestop.actors.control_messages import BECOMES, objection
-from linestop.actors.facts import Incoming, Space, Word
-from linestop.actors.task_opening import full, key_taken, of_key, stopped_beforehand
-from linestop.bus.idempotency_keys import KeyOwner, Keys
+from linestop.actors.control_messages import EVENT_OF_VERB, rejection_reason
+from linestop.actors.facts import ControlMessage, IncomingTask, Space
+from linestop.actors.task_opening import free_key_note, key_taken_message, no_space_message, stopped_beforehand
+from linestop.bus.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.bus.interfaces import Delivery, Left, Publisher
 from linestop.bus.operator_stop import catch_up
 from linestop.errors import InputError, LinestopError, TooLarge
@@ -48,10 +48,10 @@ from linestop.schemas.messages import (
     Control,
     Reply,
     Verb,
-    oversized,
+    oversized_field,
     read_message,
+    read_stop,
     signed_bytes,
-    stop_said,
 )
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import (
@@ -65,12 +65,12 @@ from linestop.schemas.subjects import (
 from linestop.schemas.tool_contracts import canonical
 
 LOG = structlog.get_logger("linestop.intake")
-ATTEMPTS_MAX = 5
+DELIVERY_ATTEMPTS_MAX = 5
 RETRY_S = 1.0
-UNREADABLE = "unreadable"
+UNREADABLE_RUN = "unreadable"
 """Whose dead letters are those of messages that no role can read."""
 
-PAYLOAD_GROWS_MAX = 8
+PAYLOAD_GROWTH_MAX = 8
 """How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
 
 
@@ -85,32 +85,32 @@ class TaskIntake:
     """Turns tasks into runs. Belongs to the validator."""
 
     def __init__(
-        self, shell: Shell, facts: FactSource, headroom: Headroom, *, keys: Keys, publisher: Publisher
+        self, shell: Shell, facts: FactSource, headroom: Headroom, *, keys: IdempotencyKeys, publisher: Publisher
     ) -> None:
         self._shell = shell
         self._facts = facts
         self._headroom = headroom
         self._keys = keys
         self._publisher = publisher
-        self._validator = next(s for s in shell.stations if s.role.name == "validator")
+        self._binding = next(s for s in shell.bindings if s.role.name == "validator")
 
     async def handle(self, delivery: Delivery) -> None:
         """Open (or refuse) the run of one task, then acknowledge it."""
         try:
             subject = parse_task(delivery.subject)
         except InputError as error:
-            await _give_up(self._publisher, delivery, str(error), role="validator", run=UNREADABLE)
+            await _store_dead_letter(self._publisher, delivery, str(error), role="validator", run=UNREADABLE_RUN)
             await _refuse(self._publisher, delivery, str(error))
             return
-        incoming, fresh = read_task(subject.tenant, subject.agent, delivery)
-        task = Arrived(subject.tenant, incoming, fresh, Cue(kind="task", id=f"task:{delivery.seq}"))
+        incoming, new_run = read_task(subject.tenant, subject.agent, delivery)
+        task = Arrived(subject.tenant, incoming, new_run, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
-            async with self._headroom.place(self._validator.log, len(delivery.payload)) as space:
-                reply = await self._open(task, full(space))
+            async with self._headroom.place(self._binding.log, len(delivery.payload)) as space:
+                reply = await self._open(task, no_space_message(space))
         except TooLarge as error:
             reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be lost
-            await _retry(self._publisher, delivery, error, role="validator")
+            await _retry_or_dead_letter(self._publisher, delivery, error, role="validator")
             return
         if reply is None:
             await delivery.nak(RETRY_S)
@@ -118,7 +118,7 @@ class TaskIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _open(self, task: Arrived, no_room: str) -> Reply | None:
+    async def _open(self, task: Arrived, no_space: str) -> Reply | None:
         """Find the task's run and let the validator decide; None if that has to be tried again.
 
         ``no_room`` says why nothing may be written to a run that does not exist, if that is so.
@@ -127,68 +127,70 @@ class TaskIntake:
         key = incoming.task.key if incoming.task else ""
         owner = await self._keys.owner(tenant, key) if key else None
         run = first_choice(task, owner)
-        known = await self._read(tenant, run)
-        left = await self._validator.log.left(tenant, run) if known.n == 0 and run != task.fresh else None
-        beforehand = left.stopped_beforehand if left is not None else known.stopped_beforehand
-        if key and beforehand and (told := await self._told_of_stop(task, left or known, run, no_room)):
+        state = await self._load_run(tenant, run)
+        left = await self._binding.log.left(tenant, run) if state.n == 0 and run != task.fresh else None
+        beforehand = left.stopped_beforehand if left is not None else state.stopped_beforehand
+        if key and beforehand and (told := await self._told_of_stop(task, left or state, run, no_space)):
             return told
-        over = beforehand or (left.key_is_free if left is not None else known.gave_key_back)
+        over = beforehand or (left.key_is_free if left is not None else state.has_released_key)
         if over and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
             run = task.fresh
-            known = await self._read(tenant, run)
+            state = await self._load_run(tenant, run)
         elif owner is not None and owner.sha256 != incoming.sha256:
-            return await self._refuse_taken(task, run, no_room)
+            return await self._refuse_taken_key(task, run, no_space)
         elif left is not None:
             return over_and_left(run, left, status="refused" if owner is None else "opened")
-        if known.n == 0:
-            if no_room:
+        if state.n == 0:
+            if no_space:
                 # Nothing may be written to a run that does not exist: the room belongs to those that do.
                 LOG.info("task_refused", tenant=tenant, agent=incoming.agent, reason="no_space")
-                return Reply(status="refused", run=run, sentence=f"{no_room}{of_key(incoming)}")
-            takes = key and (owner is None or owner.run != run) and await self._would_open(known, incoming)
-            if takes and not await self._keys.take(tenant, key, run=run, sha256=incoming.sha256, before=owner):
-                return await self._lost_key(task, owner)
-        entry = await self._shell.look(tenant, run, task.cue, incoming)
+                return Reply(status="refused", run=run, sentence=f"{no_space}{free_key_note(incoming)}")
+            takes_key = key and (owner is None or owner.run != run) and await self._would_open(state, incoming)
+            if takes_key and not await self._keys.take(
+                tenant, key, run=run, sha256=incoming.sha256, previous_owner=owner
+            ):
+                return await self._reply_after_lost_key(task, owner)
+        entry = await self._shell.advance(tenant, run, task.cue, incoming)
         if taken_by_another(entry.run, incoming):
-            return await self._refuse_taken(task, run, no_room)
+            return await self._refuse_taken_key(task, run, no_space)
         if key and entry.run.stopped_beforehand:
-            return await self._told_of_stop(task, entry.run, run, no_room)
+            return await self._told_of_stop(task, entry.run, run, no_space)
         return verdict(entry.run, incoming)
 
-    async def _read(self, tenant: TenantId, run: RunId) -> Run:
+    async def _load_run(self, tenant: TenantId, run: RunId) -> Run:
         """The run as the log has it, without asking a role about it."""
         entry = self._shell.cache.peek(tenant, run)
-        if entry is not None and entry.loaded:
+        if entry is not None and entry.is_loaded:
             return entry.run
         state = Run(tenant, run)
-        await catch_up(self._validator.log, state, leader=self._shell.config.replicated)
+        await catch_up(self._binding.log, state, leader=self._shell.config.replicated)
         return state
 
-    async def _would_open(self, run: Run, incoming: Incoming) -> bool:
+    async def _would_open(self, run: Run, incoming: IncomingTask) -> bool:
         """Whether the validator would let the task in at this moment: only then it takes its key."""
-        role, now = self._validator.role, self._shell.config.now()
+        role, now = self._binding.role, self._shell.config.now()
         facts = await self._facts.gather(run, role, now, (incoming,))
         return isinstance(role.decide(run, Cue(kind="task"), facts, now), Opened)
 
-    async def _lost_key(self, task: Arrived, before: KeyOwner | None) -> Reply | None:
+    async def _reply_after_lost_key(self, task: Arrived, previous_owner: KeyOwner | None) -> Reply | None:
         """Another task took the key first: look again, unless the bucket cannot move keys at all."""
         assert task.incoming.task is not None
-        now = await self._keys.owner(task.tenant, task.incoming.task.key)
-        if before is None or now is None or now.revision != before.revision:
+        current_owner = await self._keys.owner(task.tenant, task.incoming.task.key)
+        if previous_owner is None or current_owner is None or current_owner.revision != previous_owner.revision:
             return None
         sentence = "The key's run is over and gave it back, but the bucket 'ids' of an older linestop moves no key"
         return Reply(
-            status="refused", run=before.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
+            status="refused", run=previous_owner.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
         )
 
-    async def _refuse_taken(self, task: Arrived, run: RunId, no_room: str) -> Reply:
+    async def _refuse_taken_key(self, task: Arrived, run: RunId, no_room: str) -> Reply:
         """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
         incoming = msgspec.structs.replace(task.incoming, existing_run=run)
         refusal = run_of_refusal(run, incoming)
-        if not no_room or (await self._read(task.tenant, refusal)).n > 0:
-            await self._shell.look(task.tenant, refusal, task.cue, incoming)
-        return Reply(status="refused", run=refusal, sentence=key_taken(run))
+        if not no_room or (await self._load_run(task.tenant, refusal)).n > 0:
+            await self._shell.advance(task.tenant, refusal, task.cue, incoming)
+        return Reply(status="refused", run=refusal, sentence=key_taken_message(run))
 
     async def _told_of_stop(self, task: Arrived, stopped: Run | Left, run: RunId, no_room: str) -> Reply | None:
         """Refuse a task whose run was stopped before it came, once: sent again, its key stands for another run.
@@ -197,14 +199,14 @@ class TaskIntake:
         """
         incoming, refusal = task.incoming, run_of_refusal(run, task.incoming)
         sentence = stopped_beforehand(why_stopped(stopped), incoming)
-        before = await self._read(task.tenant, refusal)
-        if not before.n and await self._validator.log.left(task.tenant, refusal) is not None:
+        before = await self._load_run(task.tenant, refusal)
+        if not before.n and await self._binding.log.left(task.tenant, refusal) is not None:
             return None
         if before.n and (before.refused is None or before.refused.cue.id != task.cue.id):
             return None
         if not before.n and not no_room:
             told = msgspec.structs.replace(incoming, existing_run=run, problem=sentence)
-            await self._shell.look(task.tenant, refusal, task.cue, told)
+            await self._shell.advance(task.tenant, refusal, task.cue, told)
         return Reply(status="refused", run=run, sentence=sentence)
 
 
@@ -220,11 +222,11 @@ class ControlIntake:
     async def handle(self, delivery: Delivery) -> None:
         """Say what a control message says, acknowledge it, and answer whoever asked for an answer."""
         # The role whose credential the publisher has: a letter under another's name would be refused for ever.
-        role = "approver" if "approver" in self._shell.names else self._shell.stations[0].role.name
+        role = "approver" if "approver" in self._shell.role_names else self._shell.bindings[0].role.name
         try:
             subject = parse_control(delivery.subject)
             if subject.verb == "stop":
-                control = stop_said(delivery.payload)
+                control = read_stop(delivery.payload)
             else:
                 control = read_message(delivery.payload or b"{}", Control)
                 if subject.verb == "edit":
@@ -236,13 +238,13 @@ class ControlIntake:
             signer = self._signer(subject.tenant, subject.run, verb, control)
         except (InputError, ValueError, RecursionError) as error:
             sentence = f"The control message cannot be read: {shown_reason(str(error))}."
-            await _give_up(self._publisher, delivery, sentence, role=role, run=UNREADABLE)
+            await _store_dead_letter(self._publisher, delivery, sentence, role=role, run=UNREADABLE_RUN)
             await _refuse(self._publisher, delivery, sentence)
             return
         kind = "client" if subject.by_client else "control"
         # The two streams count apart, and a word is known by its place.
         cue = Cue(kind="control", id=f"{kind}:{delivery.seq}")
-        word = Word(
+        message = ControlMessage(
             verb=verb,
             control=control,
             signer=signer,
@@ -250,16 +252,16 @@ class ControlIntake:
             trusted=subject.verb == "reply" or bool(signer),
         )
         try:
-            if (left := await self._shell.stations[0].log.left(subject.tenant, subject.run)) is not None:
+            if (left := await self._shell.bindings[0].log.left(subject.tenant, subject.run)) is not None:
                 reply: Reply | None = over_and_left(subject.run, left, status="refused")
             elif await self._may_begin_a_run(subject):
-                log = self._shell.stations[0].log
+                log = self._shell.bindings[0].log
                 async with self._headroom.place(log, len(delivery.payload)) as space:
-                    reply = await self._nothing_to_stop(subject, space) or await self._say(subject, word, cue)
+                    reply = await self._nothing_to_stop(subject, space) or await self._say(subject, message, cue)
             else:
-                reply = await self._say(subject, word, cue)
+                reply = await self._say(subject, message, cue)
         except Exception as error:  # noqa: BLE001 - whatever it is, a stop must not be lost
-            await _retry(self._publisher, delivery, error, role=role)
+            await _retry_or_dead_letter(self._publisher, delivery, error, role=role)
             return
         if reply is None:
             await delivery.nak(RETRY_S)
@@ -269,36 +271,40 @@ class ControlIntake:
 
     async def _may_begin_a_run(self, subject: ControlSubject) -> bool:
         """Whether the message is the stop of a run that does not exist, or may be: it would take room of the others."""
-        log = self._shell.stations[0].log
+        log = self._shell.bindings[0].log
         if subject.verb != "stop":
             return False
         return await self._headroom.at_ease(log) or await log.head(subject.tenant, subject.run) is None
 
     async def _nothing_to_stop(self, subject: ControlSubject, space: Space) -> Reply | None:
         """The refusal of a stop of a run that does not exist, where there is no room for one."""
-        no_room = full(space)
-        if not no_room or await self._shell.stations[0].log.head(subject.tenant, subject.run) is not None:
+        no_room = no_space_message(space)
+        if not no_room or await self._shell.bindings[0].log.head(subject.tenant, subject.run) is not None:
             return None
         sentence = f"There is no run '{subject.run}', so there is nothing to stop. {no_room}"
         return Reply(status="refused", run=subject.run, sentence=sentence)
 
-    async def _say(self, subject: ControlSubject, word: Word, cue: Cue) -> Reply | None:
-        entry = await self._shell.look(subject.tenant, subject.run, cue, word, fresh=True)
-        agent = await self._shell.pinned(entry.run) if word.verb == "edit" else None
-        return self._outcome(entry, word, cue, agent)
+    async def _say(self, subject: ControlSubject, word: ControlMessage, cue: Cue) -> Reply | None:
+        entry = await self._shell.advance(subject.tenant, subject.run, cue, word, fresh=True)
+        agent = await self._shell.pinned_agent(entry.run) if word.verb == "edit" else None
+        return self._control_reply(entry, word, cue, agent)
 
-    def _outcome(self, entry: CachedRun, word: Word, cue: Cue, agent: AgentVersion | None) -> Reply | None:
+    def _control_reply(
+        self, entry: CachedRun, message: ControlMessage, cue: Cue, agent: AgentVersion | None
+    ) -> Reply | None:
         """What to answer; None if the word neither became an event nor has a reason why it cannot."""
         run = entry.run
         # What else the same look made the roles say carries its cue, too.
-        kind = BECOMES[word.verb]
-        said = next(
+        kind = EVENT_OF_VERB[message.verb]
+        own_entry = next(
             (e for e in run.entries if isinstance(e.event, kind) and e.event.cue.id == cue.id and not e.ignored), None
         )
-        if said is not None:
-            return Reply(status="done", run=run.run, sentence=f"{said.role}.{said.name} is event {said.n}.")
-        sentence = objection(run, word, self._shell.config.now(), agent)
-        if word.verb == "stop" and run.stopped is not None:
+        if own_entry is not None:
+            return Reply(
+                status="done", run=run.run, sentence=f"{own_entry.role}.{own_entry.name} is event {own_entry.n}."
+            )
+        sentence = rejection_reason(run, message, self._shell.config.now(), agent)
+        if message.verb == "stop" and run.stopped is not None:
             return Reply(status="done", run=run.run, sentence=sentence)
         return Reply(status="refused", run=run.run, sentence=sentence) if sentence else None
 
@@ -321,8 +327,8 @@ def require_size(control: Control) -> None:
     Raises:
         InputError: naming the field and its limit.
     """
-    if long := oversized(control):
-        raise InputError(long)
+    if sentence := oversized_field(control):
+        raise InputError(sentence)
 
 
 async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None:
@@ -335,19 +341,26 @@ async def _refuse(publisher: Publisher, delivery: Delivery, sentence: str) -> No
     await _reply(publisher, delivery, Reply(status="refused", sentence=sentence))
 
 
-async def _retry(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
+async def _retry_or_dead_letter(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
     """Our own failure: try again, a bounded number of times unless the broker is what fails."""
-    known = isinstance(error, LinestopError) and not isinstance(error, InputError)
+    is_retryable = isinstance(error, LinestopError) and not isinstance(error, InputError)
     LOG.warning("intake_failed", subject=delivery.subject, attempt=delivery.attempt, error=str(error))
-    if known or delivery.attempt < ATTEMPTS_MAX:
+    if is_retryable or delivery.attempt < DELIVERY_ATTEMPTS_MAX:
         await delivery.nak(RETRY_S)
         return
-    await _give_up(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
+    await _store_dead_letter(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
     reason = shown_reason(str(error))
     await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {reason}.")
 
 
-async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, role: Any, run: str = "") -> None:  # noqa: ANN401
+async def _store_dead_letter(
+    publisher: Publisher,
+    delivery: Delivery,
+    reason: str,
+    *,
+    role: Any,  # noqa: ANN401
+    run: str = "",
+) -> None:
     """Keep what cannot be handled as a dead letter, then never see it again.
 
     What was sent wrong goes to one subject for all, of which the stream keeps a bounded number.
@@ -365,10 +378,10 @@ async def _give_up(publisher: Publisher, delivery: Delivery, reason: str, *, rol
         "attempt": delivery.attempt,
         "seq": delivery.seq,
     }
-    letter = canonical({**fields, "payload": payload})
-    if len(letter) > MESSAGE_BYTES_MAX:
+    dead_letter = canonical({**fields, "payload": payload})
+    if len(dead_letter) > MESSAGE_BYTES_MAX:
         # Bytes and quotes grow when they are written as JSON text; a letter too long would come back for ever.
-        cut = payload[: MESSAGE_BYTES_MAX // PAYLOAD_GROWS_MAX]
-        letter = canonical({**fields, "payload": cut, "bytes": len(delivery.payload)})
-    await publisher.dead(role, tenant, run, letter)
+        cut = payload[: MESSAGE_BYTES_MAX // PAYLOAD_GROWTH_MAX]
+        dead_letter = canonical({**fields, "payload": cut, "bytes": len(delivery.payload)})
+    await publisher.dead_letter(role, tenant, run, dead_letter)
     await delivery.term("dead letter")

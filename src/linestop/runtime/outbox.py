@@ -16,59 +16,61 @@ import structlog
 from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.interfaces import Publisher
 from linestop.errors import TooLarge
-from linestop.runtime.role_binding import Station
+from linestop.runtime.role_binding import RoleBinding
 from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import canonical
 
 if TYPE_CHECKING:
-    from linestop.bus.signed_checkpoints import Signer
+    from linestop.bus.signed_checkpoints import CheckpointSigner
 
 LOG = structlog.get_logger("linestop.outgoing")
 
 
-class Outgoing:
+class Outbox:
     """Publishes for the roles of one process. ``tasks`` is where it sends in the background, set while it serves."""
 
-    def __init__(self, stations: Sequence[Station], signer: Signer | None) -> None:
+    def __init__(self, bindings: Sequence[RoleBinding], signer: CheckpointSigner | None) -> None:
         self.tasks: anyio.abc.TaskGroup | None = None
-        self._stations = stations
+        self._bindings = bindings
         self._signer = signer
 
-    async def outcome(self, run: Run) -> None:
+    async def publish_outcome(self, run: Run) -> None:
         """Publish a sealed run's outcome; publishing it again changes nothing."""
         assert run.sealed is not None
         checkpoint = self._signer.checkpoint(run) if self._signer is not None else None
         payload, headers = (
-            run_outcomes_and_alerts.outcome(run, run.sealed, checkpoint),
+            run_outcomes_and_alerts.encode_outcome(run, run.sealed, checkpoint),
             run_outcomes_and_alerts.outcome_headers(run, run.sealed),
         )
-        await self._as("recorder").outcome(run.tenant, run_outcomes_and_alerts.agent_of(run), run.run, payload, headers)
+        await self._publisher_of("recorder").outcome(
+            run.tenant, run_outcomes_and_alerts.agent_of(run), run.run, payload, headers
+        )
 
     async def outcome_if_room(self, run: Run) -> None:
         """Publish it, or leave that to the consumer of seals: a full stream must not fail what sealed the run."""
         try:
-            await self.outcome(run)
+            await self.publish_outcome(run)
         except TooLarge as error:
             LOG.warning("outcome_waits", run=run.run, error=str(error))
 
-    async def alerts(self, run: Run, alerts: Iterable[run_outcomes_and_alerts.Alert]) -> None:
+    async def publish_alerts(self, run: Run, alerts: Iterable[run_outcomes_and_alerts.AlertMessage]) -> None:
         """Publish alerts of a run; publishing one again within the stream's window changes nothing."""
         for alert in alerts:
-            await self._as("recorder").alert(run.tenant, alert.kind, alert.payload, alert.headers)
+            await self._publisher_of("recorder").alert(run.tenant, alert.kind, alert.payload, alert.headers)
 
-    def call(self, station: Station, run: Run, entry: Entry) -> None:
+    def alert(self, binding: RoleBinding, run: Run, entry: Entry) -> None:
         """Call a person in the background, if this event of the run is one that does."""
-        if (alert := run_outcomes_and_alerts.alert(run, entry)) is not None:
-            self._send(partial(station.publisher.alert, run.tenant, alert.kind, alert.payload, alert.headers))
+        if (alert := run_outcomes_and_alerts.alert_for_event(run, entry)) is not None:
+            self._send(partial(binding.publisher.alert, run.tenant, alert.kind, alert.payload, alert.headers))
 
-    def bury(self, station: Station, run: Run, reason: str) -> None:
+    def dead_letter(self, binding: RoleBinding, run: Run, reason: str) -> None:
         """Keep in the background what could not be handled in a run."""
-        letter = canonical({"role": station.role.name, "run": run.run, "n": run.n, "reason": reason})
-        self._send(partial(station.publisher.dead, station.role.name, run.tenant, run.run, letter))
+        payload = canonical({"role": binding.role.name, "run": run.run, "n": run.n, "reason": reason})
+        self._send(partial(binding.publisher.dead_letter, binding.role.name, run.tenant, run.run, payload))
 
-    def _as(self, role: RoleName) -> Publisher:
-        return next((s.publisher for s in self._stations if s.role.name == role), self._stations[0].publisher)
+    def _publisher_of(self, role: RoleName) -> Publisher:
+        return next((s.publisher for s in self._bindings if s.role.name == role), self._bindings[0].publisher)
 
     def _send(self, send: Callable[[], Awaitable[None]]) -> None:
         assert self.tasks is not None

@@ -29,7 +29,7 @@ REPORT_AGAIN_S = 1.0
 """How soon a result is reported again that the broker did not take."""
 
 
-class Act:
+class Execution:
     """One start being performed."""
 
     def __init__(
@@ -39,18 +39,18 @@ class Act:
         scope: anyio.CancelScope,
         *,
         n: int,
-        asked_at: float,
+        append_began_at: float,
     ) -> None:
         self.n = n
         self.started = started
         self.view = view
         self.scope = scope
-        self.asked_at = asked_at
-        self.begun_s = 0.0
+        self.append_began_at = append_began_at
+        self.begun_at = 0.0
         self.stored_at = asyncio.get_running_loop().time()
 
     @property
-    def parts(self) -> int:
+    def result_count(self) -> int:
         """How many results it will have."""
         return len(self.started.calls) if isinstance(self.started, EffectStarted) else 1
 
@@ -63,49 +63,49 @@ class Act:
             case EffectStarted():
                 return min(line.start_by for line in self.started.calls)
 
-    def timed(self, event: AnyEvent) -> AnyEvent:
+    def with_duration(self, event: AnyEvent) -> AnyEvent:
         """``event`` with how long it took, where its performer does not say it."""
         if (
             not isinstance(event, Finished | Proposed | ModelFailedEvent | Compacted)
             or event.duration_s
-            or not self.begun_s
+            or not self.begun_at
         ):
             return event
-        took_s = asyncio.get_running_loop().time() - self.begun_s
+        took_s = asyncio.get_running_loop().time() - self.begun_at
         return msgspec.structs.replace(event, duration_s=round(took_s, 6))
 
 
-def part(said: AnyEvent | LongResult) -> tuple[str, int]:
+def attempt_key(result: AnyEvent | LongResult) -> tuple[str, int]:
     """Which part of a start a result is about: (call, attempt), a model call having no call."""
-    event = said.event if isinstance(said, LongResult) else said
+    event = result.event if isinstance(result, LongResult) else result
     return getattr(event, "call", ""), getattr(event, "attempt", 0)
 
 
-def told(run: Run, event: AnyEvent, n: int) -> bool:
+def is_recorded(run: Run, event: AnyEvent, n: int) -> bool:
     """Whether the log already has the fate of the attempt this result is about, or would learn nothing from it."""
-    call, _ = part(event)
+    call, _ = attempt_key(event)
     for attempt in run.attempts.get(n, []):
         if attempt.call == call:
-            learns = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
-            return bool(attempt.closed_n) and not learns
+            adds_knowledge = attempt.outcome == "unknown" and getattr(event, "outcome", "") != "unknown"
+            return bool(attempt.closed_n) and not adds_knowledge
     return False
 
 
-def late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
+def mark_late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
     """The result, marked as late if somebody has spoken for its attempt already."""
     if isinstance(event, Finished) and not event.late:
-        spoken_for = any(a.call == event.call and not a.open for a in run.attempts.get(n, []))
-        return msgspec.structs.replace(event, late=True) if spoken_for else event
+        has_result = any(a.call == event.call and not a.open for a in run.attempts.get(n, []))
+        return msgspec.structs.replace(event, late=True) if has_result else event
     return event
 
 
-async def until_reached(report: Callable[[], Awaitable[None]], *, going_on: Callable[[], bool]) -> None:
+async def report_until_stored(report: Callable[[], Awaitable[None]], *, keep_trying: Callable[[], bool]) -> None:
     """Report for as long as the broker is away and this process goes on: a result is lost with it, and not before."""
     while True:
         try:
             return await report()
         except RetryableError as error:
             LOG.warning("report_delayed", error=str(error))
-            if not going_on():
+            if not keep_trying():
                 raise
         await anyio.sleep(REPORT_AGAIN_S)

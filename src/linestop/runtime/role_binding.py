@@ -13,12 +13,12 @@ from linestop.bus.interfaces import Log, Publisher
 from linestop.schemas.defaults import HEAD_CHECK_S, WorkerLimits
 
 if TYPE_CHECKING:
-    from linestop.bus.signed_checkpoints import Signer
+    from linestop.bus.signed_checkpoints import CheckpointSigner
     from linestop.runtime.tracing import Spans
 
 
 @dataclass(slots=True)
-class Station:
+class RoleBinding:
     """One role at work in this process, with the log as its own credential sees it."""
 
     role: Role
@@ -38,11 +38,11 @@ class ShellConfig:
     worker: str
     now: Callable[[], datetime]
     may_decide: Callable[[], bool] = _always
-    chance: random.Random = field(default_factory=random.SystemRandom)
+    random_source: random.Random = field(default_factory=random.SystemRandom)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     replicated: bool = False
     cache_runs_max: int = 2_048
     head_check_s: float = HEAD_CHECK_S
     drain_s: float = 10.0
     spans: Spans | None = None
-    signer: Signer | None = None
+    signer: CheckpointSigner | None = None

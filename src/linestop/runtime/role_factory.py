@@ -12,12 +12,12 @@ from linestop.actors.validator import Validator
 from linestop.bus import stream_names
 from linestop.bus.stream_definitions import ConsumerSpec, consumers
 from linestop.errors import InputError
-from linestop.schemas.performer_interfaces import ModelCaller, ToolRunner
-from linestop.schemas.run.whose_turn import NEXT
-from linestop.schemas.subjects import ROLES, RoleName, role_named, wakes_on
+from linestop.schemas.performer_interfaces import ModelRequester, ToolRunner
+from linestop.schemas.run.whose_turn import NEXT_ROLES
+from linestop.schemas.subjects import ROLES, RoleName, check_role, event_filter
 
 
-def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner | None) -> Role:
+def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolRunner | None) -> Role:
     """The role of that name; planner and executor get what they perform with."""
     match name:
         case "validator":
@@ -29,7 +29,7 @@ def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner 
         case "executor":
             return Executor(runner)
         case "planner":
-            return Planner(caller)
+            return Planner(requester)
         case "recorder":
             return Recorder()
         case "operator":
@@ -39,10 +39,10 @@ def make_role(name: RoleName, *, caller: ModelCaller | None, runner: ToolRunner 
 def role_filters(role: Role) -> list[str]:
     """The subjects of the run log that wake a role in a process of its own (see ``schemas.run.whose_turn``)."""
     found: list[str] = []
-    for wake in sorted(wake for wake, roles in NEXT.items() if role.name in roles):
+    for wake in sorted(wake for wake, roles in NEXT_ROLES.items() if role.name in roles):
         speaker, _, event = wake.rpartition(".")
-        speakers: list[RoleName] = [role_named(speaker)] if speaker else list(ROLES)
-        found.extend(wakes_on(name, event) for name in speakers)
+        speakers: list[RoleName] = [check_role(speaker)] if speaker else list(ROLES)
+        found.extend(event_filter(name, event) for name in speakers)
     return found
 
 

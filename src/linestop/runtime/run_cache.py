@@ -15,7 +15,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 Key = tuple[TenantId, RunId]
-PERFORMED_POLL_S = 0.05
+IDLE_POLL_S = 0.05
 
 
 class CachedRun:
@@ -33,19 +33,19 @@ class CachedRun:
     def __init__(self, tenant: TenantId, run: RunId) -> None:
         self.run = Run(tenant, run)
         self.lock = asyncio.Lock()
-        self.loaded = False
+        self.is_loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
-        self.starting = 0
-        self.unsaid: Counter[int] = Counter()
+        self.starting_n = 0
+        self.results_in_flight: Counter[int] = Counter()
         self.unreported: set[int] = set()
-        self.deferred = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.durable: dict[str, datetime] = {}
+        self.pass_deferred = False
+        self.near_alarm: asyncio.TimerHandle | None = None
+        self.durable_timers: dict[str, datetime] = {}
         self.overdue_n = 0
         self.overdue_rings = 0
-        self.users = 0
-        self.ours = False
-        self.stop_heard = False
+        self.use_count = 0
+        self.is_ours = False
+        self.stop_announced = False
         self.thinking: anyio.CancelScope | None = None
 
     @property
@@ -55,7 +55,7 @@ class CachedRun:
 
     def may_not_begin(self) -> bool:
         """Whether nothing more may begin in the run, as far as this process has heard."""
-        return self.stop_heard or self.run.done or self.run.paused is not None
+        return self.stop_announced or self.run.done or self.run.paused is not None
 
     def cut_thinking_short(self, *, for_stop: bool) -> None:
         """Let go of a decision that is being computed: a stop comes first, and what is decided then is of no use."""
@@ -63,35 +63,35 @@ class CachedRun:
             self.thinking.cancel()
 
     @contextmanager
-    def used(self) -> Generator[None]:
+    def in_use(self) -> Generator[None]:
         """While somebody works on it or waits for its lock, it is not forgotten."""
-        self.users += 1
+        self.use_count += 1
         try:
             yield
         finally:
-            self.users -= 1
+            self.use_count -= 1
 
     @property
-    def performs(self) -> Performing:
+    def performing_fact(self) -> Performing:
         """What this process performs for the run, for its roles."""
-        unsaid = frozenset(n for n, count in self.unsaid.items() if count)
-        starts = frozenset({*self.performing, *self.unreported, self.starting})
-        return Performing(starts, unsaid, frozenset(self.unreported))
+        in_flight = frozenset(n for n, count in self.results_in_flight.items() if count)
+        starts = frozenset({*self.performing, *self.unreported, self.starting_n})
+        return Performing(starts, in_flight, frozenset(self.unreported))
 
     @property
-    def saying(self) -> bool:
+    def is_reporting(self) -> bool:
         """Whether a result is on its way to the log."""
-        return any(self.unsaid.values())
+        return any(self.results_in_flight.values())
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether somebody works on it, waits for its lock, performs for it, or has set an alarm."""
-        return self.users > 0 or bool(self.performing or self.unreported) or self.timer is not None
+        return self.use_count > 0 or bool(self.performing or self.unreported) or self.near_alarm is not None
 
     def reset(self) -> None:
         """Forget the fold (not who is performing): the next look loads it whole."""
         self.run = Run(self.run.tenant, self.run.run)
-        self.loaded = False
+        self.is_loaded = False
 
 
 class RunCache:
@@ -122,14 +122,14 @@ class RunCache:
     def drop(self, tenant: TenantId, run: RunId) -> None:
         """Forget a run that is over, unless it is busy."""
         entry = self._runs.get((tenant, run))
-        if entry is not None and not entry.busy:
+        if entry is not None and not entry.is_busy:
             del self._runs[tenant, run]
 
-    async def performed(self, *, within_s: float) -> None:
+    async def wait_until_idle(self, *, within_s: float) -> None:
         """Wait until nothing is performed any more, at most ``within_s``."""
         with anyio.move_on_after(within_s):
             while any(entry.performing for entry in self._runs.values()):  # noqa: ASYNC110 - many entries, one wait
-                await anyio.sleep(PERFORMED_POLL_S)
+                await anyio.sleep(IDLE_POLL_S)
 
     def entries(self) -> list[CachedRun]:
         """All entries, for the sweep and for drain."""
@@ -139,6 +139,6 @@ class RunCache:
         if len(self._runs) <= self._runs_max:
             return
         for key, entry in self._runs.items():
-            if not entry.busy:
+            if not entry.is_busy:
                 del self._runs[key]
                 return

@@ -22,34 +22,34 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Facts
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Timers
-from linestop.bus.operator_stop import read_on
+from linestop.bus.operator_stop import catch_up_to
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.runtime.deadline_alarms import Alarms
-from linestop.runtime.decide_next import Deciding, Draft, Look, way_round
+from linestop.runtime.decide_next import Decider, Draft, Pass, stop_if_subject_taken
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.head_watch import watch_heads
-from linestop.runtime.outbox import Outgoing
-from linestop.runtime.perform_started import Act, late, part, told, until_reached
-from linestop.runtime.role_binding import ShellConfig, Station
+from linestop.runtime.outbox import Outbox
+from linestop.runtime.perform_started import Execution, attempt_key, is_recorded, mark_late, report_until_stored
+from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.run_cache import CachedRun, RunCache
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.run.whose_turn import role_to_wake
 from linestop.schemas.start_deadline import IS_STOPPED
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.shell")
-STEPS_MAX = 64
+APPENDS_PER_PASS_MAX = 64
 """Appends of one look at a run; a run that wants more is looked at again soon."""
 
 BACKOFF_S = 0.005
-AHEAD_S = 0.05
+SPECULATION_MAX_S = 0.05
 """How long what was decided ahead may be sent; a broker that took longer is asked about a newer moment."""
 
 
@@ -58,215 +58,221 @@ class Shell:
 
     def __init__(
         self,
-        stations: Sequence[Station],
+        bindings: Sequence[RoleBinding],
         *,
         facts: FactSource,
-        stamper: Stamper,
+        encoder: EventEncoder,
         timers: Timers,
         config: ShellConfig,
     ) -> None:
-        self.stations = list(stations)
-        self.capacity = Capacity(config.limits, self._look_again)
-        self._deciding = Deciding(self.stations, facts, self.capacity, config.may_decide)
-        self.names = self._deciding.names
-        self._whole = self.names >= set(ACTORS)
+        self.bindings = list(bindings)
+        self.capacity = Capacity(config.limits, self._schedule_again)
+        self._decider = Decider(self.bindings, facts, self.capacity, config.may_decide)
+        self.role_names = self._decider.role_names
+        self._has_all_roles = self.role_names >= set(ACTORS)
         self.cache = RunCache(config.cache_runs_max)
         self.config = config
-        self.outgoing = Outgoing(self.stations, config.signer)
-        self._facts, self.pinned, self._stamper = facts, facts.pinned, stamper
-        self._alarms = Alarms(timers, self.names, now=config.now, look_soon=self.look_soon)
+        self.outbox = Outbox(self.bindings, config.signer)
+        self._facts, self.pinned_agent, self._encoder = facts, facts.pinned_agent, encoder
+        self._alarms = Alarms(timers, self.role_names, now=config.now, schedule=self.schedule)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        self._tasks = self.outgoing.tasks = await anyio.create_task_group().__aenter__()
+        self._tasks = self.outbox.tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(watch_heads, self.cache, self.config.head_check_s, self._refresh)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._tasks is not None
         for entry in self.cache.entries():
-            if entry.timer is not None:
-                entry.timer.cancel()
+            if entry.near_alarm is not None:
+                entry.near_alarm.cancel()
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     async def drain(self) -> None:
         """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
-        self._deciding.starts = False
-        await self.cache.performed(within_s=self.config.drain_s)
+        self._decider.may_start = False
+        await self.cache.wait_until_idle(within_s=self.config.drain_s)
         for entry in self.cache.entries():
             for scope in entry.performing.values():
                 scope.cancel()
-        await self.cache.performed(within_s=self.config.drain_s)
+        await self.cache.wait_until_idle(within_s=self.config.drain_s)
 
     # --- looking at a run ------------------------------------------------------------------------------
 
-    def look_soon(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False) -> None:
+    def schedule(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False) -> None:
         """Look at a run in the background; ``fresh`` as in ``look``."""
-        if self._tasks is not None and self._deciding.starts:
-            self._tasks.start_soon(self._look_safely, tenant, run, cue, fresh)
+        if self._tasks is not None and self._decider.may_start:
+            self._tasks.start_soon(self._advance_safely, tenant, run, cue, fresh)
 
-    def _look_again(self, key: tuple[TenantId, RunId], *, fresh: bool) -> None:
-        self.look_soon(*key, Cue(kind="sweep"), fresh=fresh)
+    def _schedule_again(self, key: tuple[TenantId, RunId], *, fresh: bool) -> None:
+        self.schedule(*key, Cue(kind="sweep"), fresh=fresh)
 
-    async def _look_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
+    async def _advance_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
         try:
-            await self.look(tenant, run, cue, fresh=fresh)
+            await self.advance(tenant, run, cue, fresh=fresh)
         except LinestopError as error:
             # An alarm is set to look again: nothing is lost by giving up here.
             LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
         except Exception:
             LOG.exception("look_failed", tenant=tenant, run=run)
 
-    async def look(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
+    async def advance(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
         """Look at a run: load what is missing, let the roles decide, append, until none has anything to say.
 
         ``facts`` are what woke it (a task, a person's word). ``fresh`` reads the log first even if the run is
         cached: for a wake that may know of events this process has not seen.
         """
         entry = self.cache.get(tenant, run)
-        look = Look(entry, cue, facts, set(self.names))
-        with entry.used():
-            entry.cut_thinking_short(for_stop=look.urgent)
+        look = Pass(entry, cue, facts, set(self.role_names))
+        with entry.in_use():
+            entry.cut_thinking_short(for_stop=look.brings_stop)
             async with entry.lock:
                 try:
-                    if not entry.loaded or fresh or cue.n > entry.run.n:
+                    if not entry.is_loaded or fresh or cue.n > entry.run.n:
                         await self._refresh(entry, cue.n)
-                    if entry.saying and not facts:
+                    if entry.is_reporting and not facts:
                         # What is done comes before what is next; who says it asks all roles then.
-                        entry.deferred = True
+                        entry.pass_deferred = True
                         return entry
-                    await self._advance(look)
+                    await self._decide_and_set_alarms(look)
                 except RetryableError:
-                    self._alarms.again(entry)
+                    self._alarms.retry_soon(entry)
                     raise
-        if entry.run.sealed and not entry.run.facts_after_seal:
+        if entry.run.sealed and not entry.run.late_results:
             self.cache.drop(tenant, run)
         return entry
 
-    async def _refresh(self, entry: CachedRun, n_least: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
+    async def _refresh(self, entry: CachedRun, n_min: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
         """Fold what the log has beyond the cache; of several replicas, only what the leader has is decided on."""
         run, n_before, leader = entry.run, entry.run.n, leader or self.config.replicated
-        await read_on(self.stations[0].log, run, n_least=n_least, head_seq=head_seq, leader=leader)
-        entry.loaded, entry.stop_heard = True, False
-        entry.ours = entry.ours and (run.n == n_before or not self._whole)
+        await catch_up_to(self.bindings[0].log, run, n_min=n_min, head_seq=head_seq, leader=leader)
+        entry.is_loaded, entry.stop_announced = True, False
+        entry.is_ours = entry.is_ours and (run.n == n_before or not self._has_all_roles)
         self._react_to_stop(entry)
 
-    async def _drive(self, look: Look) -> bool:
+    async def _decide_until_idle(self, run_pass: Pass) -> bool:
         """Let the roles speak until none has anything to say; return whether it came to that.
 
         All roles are asked first, or after a result only those it wakes; then only those that the last event
         woke, and who spoke last. That is exactly what wakes roles that live in processes of their own.
         """
         conflicts = 0
-        for _ in range(STEPS_MAX):
+        for _ in range(APPENDS_PER_PASS_MAX):
             try:
-                if (draft := await self._next(look)) is None:
+                if (draft := await self._next_draft(run_pass)) is None:
                     return True
-                await self._say(look, draft)
+                await self._append_and_follow_up(run_pass, draft)
                 conflicts = 0
             except HeadMoved as moved:
                 conflicts += 1
-                await self._refresh(look.entry, head_seq=moved.head_seq)
-                if conflicts > APPEND_TRIES_MAX and not look.urgent:
+                await self._refresh(run_pass.entry, head_seq=moved.head_seq)
+                if conflicts > APPEND_TRIES_MAX and not run_pass.brings_stop:
                     return False
-                look.asked |= self.names
-                if conflicts > 1 and not look.urgent:
-                    await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.chance.random()))
+                run_pass.roles_to_ask |= self.role_names
+                if conflicts > 1 and not run_pass.brings_stop:
+                    await anyio.sleep(BACKOFF_S * conflicts * (0.5 + self.config.random_source.random()))
         return False
 
-    async def _next(self, look: Look) -> Draft | None:
+    async def _next_draft(self, run_pass: Pass) -> Draft | None:
         """What comes next: what was decided ahead, if that was just now, else what the roles decide."""
-        ahead, look.ahead = look.ahead, None
-        if ahead is not None:
-            if asyncio.get_running_loop().time() - ahead.at_s <= AHEAD_S and self._deciding.starts:
-                return ahead.draft
-            look.asked |= self.names
-        return await self._deciding.next(look, self._now(look.entry.run))
+        speculation, run_pass.speculation = run_pass.speculation, None
+        if speculation is not None:
+            if asyncio.get_running_loop().time() - speculation.at_s <= SPECULATION_MAX_S and self._decider.may_start:
+                return speculation.draft
+            run_pass.roles_to_ask |= self.role_names
+        return await self._decider.next_draft(run_pass, self._now(run_pass.entry.run))
 
     def _now(self, run: Run) -> datetime:
         return max(self.config.now(), run.at)
 
-    async def _advance(self, look: Look) -> None:
+    async def _decide_and_set_alarms(self, run_pass: Pass) -> None:
         """Let the roles speak, hint to the role whose turn it is then if it lives elsewhere, and set the alarms."""
-        entry = look.entry
+        entry = run_pass.entry
         try:
-            quiet = await self._drive(look)
+            is_idle = await self._decide_until_idle(run_pass)
             run = entry.run
-            if not self._whole and (role := role_to_wake(run, look.cue, self.config.now(), here=self.names)):
-                await self.stations[0].publisher.wake(role, run.tenant, run.run)
+            if not self._has_all_roles and (
+                role := role_to_wake(run, run_pass.cue, self.config.now(), local_roles=self.role_names)
+            ):
+                await self.bindings[0].publisher.wake(role, run.tenant, run.run)
             await self._alarms.set(entry)
-            if not quiet:
-                self._alarms.again(entry)
+            if not is_idle:
+                self._alarms.retry_soon(entry)
         finally:
-            self.capacity.looked(entry.run, self._now(entry.run), ours=entry.ours)
+            self.capacity.pass_ended(entry.run, self._now(entry.run), is_ours=entry.is_ours)
 
-    async def _say(self, look: Look, draft: Draft) -> None:
+    async def _append_and_follow_up(self, run_pass: Pass, draft: Draft) -> None:
         """Append one event, fold it, and do what follows from it."""
-        entry, station, event = look.entry, draft.station, draft.event
-        asked_at = asyncio.get_running_loop().time()
-        ignored, view = await self._append(look, draft)
+        entry, binding, event = run_pass.entry, draft.binding, draft.event
+        append_began_at = asyncio.get_running_loop().time()
+        ignored, view = await self._append(run_pass, draft)
         run = entry.run
         if ignored:
-            self.outgoing.bury(station, run, f"own event {run.n} was ignored: {ignored}")
+            self.outbox.dead_letter(binding, run, f"own event {run.n} was ignored: {ignored}")
             if run.done or isinstance(event, Stopped):
                 raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
-            why = f"The {station.role.name} said something that is not legal: {ignored}."
-            stop = stopped(run, by=station.role.name, why=why, code="defect")
-            await self._append(look, Draft(station, stop, Facts()))
+            why = f"The {binding.role.name} said something that is not legal: {ignored}."
+            stop = stop_event(run, by=binding.role.name, why=why, code="defect")
+            await self._append(run_pass, Draft(binding, stop, Facts()))
             return
-        if isinstance(event, ModelStarted | EffectStarted) and station.performer is not None:
+        if isinstance(event, ModelStarted | EffectStarted) and binding.performer is not None:
             assert self._tasks is not None
-            scope, entry.starting = anyio.CancelScope(), 0
+            scope, entry.starting_n = anyio.CancelScope(), 0
             entry.performing[run.n] = scope
             self.capacity.begin(run, event)
-            self._tasks.start_soon(self._perform, entry, station, Act(event, view, scope, n=run.n, asked_at=asked_at))
+            self._tasks.start_soon(
+                self._perform, entry, binding, Execution(event, view, scope, n=run.n, append_began_at=append_began_at)
+            )
         elif isinstance(event, Sealed):
-            await self.outgoing.outcome_if_room(run)
+            await self.outbox.outcome_if_room(run)
         else:
-            await self._facts.stored(run, event)
+            await self._facts.settle_accounts(run, event)
 
-    async def _append(self, look: Look, draft: Draft) -> tuple[str, Any]:
+    async def _append(self, run_pass: Pass, draft: Draft) -> tuple[str, Any]:
         """Send one event, and while it is on its way fold it and think ahead.
 
         Returns why it is ignored (or nothing), and for a start the view of it. Whatever goes wrong, also if the
         event may be stored: what was folded before it was acknowledged is forgotten.
         """
-        entry, station, event = look.entry, draft.station, draft.event
-        append = draft.append or await self._stamper.stamp(entry.run, station.role.name, event, look.cue, at=draft.at)
+        entry, binding, event = run_pass.entry, draft.binding, draft.event
+        append = draft.append or await self._encoder.encode(
+            entry.run, binding.role.name, event, run_pass.cue, at=draft.at
+        )
         if append.head_seq != entry.run.head_seq:
             append = msgspec.structs.replace(append, head_seq=entry.run.head_seq)
         folded: list[tuple[str, Any]] = []
 
-        def meanwhile() -> None:
+        def on_sent() -> None:
             if folded:
                 return
             folded.append((entry.run.apply_unstored(append.subject, append.payload).ignored, None))
             if folded[0][0]:
                 return
-            if draft.is_start and station.performer is not None:
-                folded[0] = ("", station.performer.view(entry.run, event, draft.facts))
-            entry.starting = entry.run.n if draft.is_start else 0
-            look.asked |= self._deciding.woken_by(append.role, event)
-            look.ahead = self._deciding.ahead(look, self._now(entry.run), self._stamper)
+            if draft.is_start and binding.performer is not None:
+                folded[0] = ("", binding.performer.prepare(entry.run, event, draft.facts))
+            entry.starting_n = entry.run.n if draft.is_start else 0
+            run_pass.roles_to_ask |= self._decider.woken_by(append.role, event)
+            run_pass.speculation = self._decider.speculate(run_pass, self._now(entry.run), self._encoder)
 
         try:
-            seq = await station.log.append(append, meanwhile=meanwhile)
+            seq = await binding.log.append(append, on_sent=on_sent)
         except BaseException:
-            look.ahead, entry.starting = None, 0
+            run_pass.speculation, entry.starting_n = None, 0
             entry.reset()
             raise
-        entry.run.stored(seq)
-        entry.ours = True
+        entry.run.mark_stored(seq)
+        entry.is_ours = True
         if isinstance(event, Stopped):
             self._react_to_stop(entry)
         ignored, view = folded[0]
-        said = entry.run.entries[-1]
-        if self.config.spans is not None and not ignored and said.event is not None:
-            self.config.spans.after(entry.run, said.event)
-        self.outgoing.call(station, entry.run, said)
-        if draft.letter:
-            self.outgoing.bury(station, entry.run, draft.letter)
+        appended = entry.run.entries[-1]
+        if self.config.spans is not None and not ignored and appended.event is not None:
+            self.config.spans.emit_ended(entry.run, appended.event)
+        self.outbox.alert(binding, entry.run, appended)
+        if draft.dead_letter_reason:
+            self.outbox.dead_letter(binding, entry.run, draft.dead_letter_reason)
         return ignored, view
 
     async def stop_stuck(self, tenant: TenantId, run: RunId, *, n: int, why: str) -> int:
@@ -275,83 +281,89 @@ class Shell:
         Raises:
             HeadMoved: the run moved meanwhile.
         """
-        entry, station = self.cache.get(tenant, run), self.stations[-1]
-        with entry.used():
+        entry, binding = self.cache.get(tenant, run), self.bindings[-1]
+        with entry.in_use():
             async with entry.lock:
-                if not entry.loaded:
+                if not entry.is_loaded:
                     await self._refresh(entry)
-                if entry.run.n == n and not entry.run.done and not entry.run.lost:
-                    stop = stopped(entry.run, by=station.role.name, why=why, code="stuck")
-                    await self._append(Look(entry, Cue(kind="sweep")), Draft(station, stop, Facts()))
+                if entry.run.n == n and not entry.run.done and not entry.run.fold_failed_too_often:
+                    stop = stop_event(entry.run, by=binding.role.name, why=why, code="stuck")
+                    await self._append(Pass(entry, Cue(kind="sweep")), Draft(binding, stop, Facts()))
                 return entry.run.n
 
     # --- performing --------------------------------------------------------------------------------------
 
-    async def _perform(self, entry: CachedRun, station: Station, act: Act) -> None:
+    async def _perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution) -> None:
         """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
-        assert station.performer is not None
-        done: set[tuple[str, int]] = set()
+        assert binding.performer is not None
+        reported: set[tuple[str, int]] = set()
         begun = False
-        self.capacity.lagged(asyncio.get_running_loop().time() - act.stored_at)
+        self.capacity.record_lag(asyncio.get_running_loop().time() - execution.stored_at)
         try:
-            with act.scope:
+            with execution.scope:
                 IS_STOPPED.set(entry.may_not_begin)
-                begun = await self._still_first(entry, act)
+                begun = await self._may_still_begin(entry, execution)
                 if begun:
-                    await self._perform_safely(entry, station, act, done)
+                    await self._perform_safely(entry, binding, execution, reported)
             with anyio.CancelScope(shield=True):
-                for event in station.performer.cancelled(act.view, frozenset(done), begun=begun):
-                    await self._report_safely(entry, station, act.timed(event) if begun else event, act.n)
+                for event in binding.performer.report_cancelled(execution.view, frozenset(reported), begun=begun):
+                    await self._report_safely(
+                        entry, binding, execution.with_duration(event) if begun else event, execution.n
+                    )
         finally:
             # Not before its last result is said: what this process does not perform, its roles call never begun.
-            entry.performing.pop(act.n, None)
-            self.capacity.end(entry.key, act.n)
+            entry.performing.pop(execution.n, None)
+            self.capacity.end(entry.key, execution.n)
 
-    async def _perform_safely(self, entry: CachedRun, station: Station, act: Act, done: set[tuple[str, int]]) -> None:
-        assert station.performer is not None
-        kept: list[asyncio.Task[None]] = []
+    async def _perform_safely(
+        self, entry: CachedRun, binding: RoleBinding, execution: Execution, reported: set[tuple[str, int]]
+    ) -> None:
+        assert binding.performer is not None
+        storing: list[asyncio.Task[None]] = []
         try:
-            act.begun_s = asyncio.get_running_loop().time()
-            async for said in station.performer.perform(act.view, act.started):
-                done.add(part(said))
-                if len(done) == act.parts:
-                    self.capacity.end(entry.key, act.n)
-                if isinstance(said, LongResult):
+            execution.begun_at = asyncio.get_running_loop().time()
+            async for result in binding.performer.perform(execution.view, execution.started):
+                reported.add(attempt_key(result))
+                if len(reported) == execution.result_count:
+                    self.capacity.end(entry.key, execution.n)
+                if isinstance(result, LongResult):
                     # Its call has ended, so nothing stops this; and no other result waits for it.
-                    kept.append(asyncio.create_task(self._keep(entry, station, said, act.n)))
+                    storing.append(asyncio.create_task(self._store_and_report(entry, binding, result, execution.n)))
                     continue
                 with anyio.CancelScope(shield=True):
-                    await self._report_safely(entry, station, act.timed(said), act.n)
+                    await self._report_safely(entry, binding, execution.with_duration(result), execution.n)
         except Exception as error:
-            LOG.exception("perform_failed", run=entry.run.run, n=act.n)
-            self.outgoing.bury(station, entry.run, f"performing event {act.n}: {type(error).__name__}: {error}")
+            LOG.exception("perform_failed", run=entry.run.run, n=execution.n)
+            self.outbox.dead_letter(
+                binding, entry.run, f"performing event {execution.n}: {type(error).__name__}: {error}"
+            )
         finally:
             with anyio.CancelScope(shield=True):
-                for task in kept:
+                for task in storing:
                     await task
 
-    async def _keep(self, entry: CachedRun, station: Station, said: LongResult, n: int) -> None:
-        event = await self._stamper.kept(entry.run.tenant, said)
-        await self._report_safely(entry, station, event, n)
+    async def _store_and_report(self, entry: CachedRun, binding: RoleBinding, result: LongResult, n: int) -> None:
+        event = await self._encoder.store_full_result(entry.run.tenant, result)
+        await self._report_safely(entry, binding, event, n)
 
-    async def _still_first(self, entry: CachedRun, act: Act) -> bool:
+    async def _may_still_begin(self, entry: CachedRun, execution: Execution) -> bool:
         """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.
 
         An event between the two is no reason against it (another call's result, a person's grant); a stop, a pause,
         a takeover or the passing of ``start_by`` is.
         """
         # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
-        prompt = asyncio.get_running_loop().time() - act.asked_at <= EFFECT_AFTER_ACK_S
-        if self.config.replicated or not prompt or not entry.loaded:
+        is_prompt = asyncio.get_running_loop().time() - execution.append_began_at <= EFFECT_AFTER_ACK_S
+        if self.config.replicated or not is_prompt or not entry.is_loaded:
             try:
                 async with entry.lock:
                     # A replica that lags would not show a stop that is stored already.
                     await self._refresh(entry, leader=True)
             except LinestopError:
                 return False
-        if entry.may_not_begin() or self.config.now() >= act.start_by:
+        if entry.may_not_begin() or self.config.now() >= execution.start_by:
             return False
-        return any(attempt.n == act.n for attempt in entry.run.open_attempts)
+        return any(attempt.n == execution.n for attempt in entry.run.open_attempts)
 
     def _react_to_stop(self, entry: CachedRun) -> None:
         """Cancel what is being performed for a stopped run, unless the stop lets it run out (``drain``)."""
@@ -359,42 +371,44 @@ class Shell:
             for scope in entry.performing.values():
                 scope.cancel()
 
-    async def _report_safely(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
+    async def _report_safely(self, entry: CachedRun, binding: RoleBinding, event: AnyEvent, n: int) -> None:
         """Report a result for as long as the broker is away: it is lost with this process, and not before."""
-        entry.unsaid[n] += 1
+        entry.results_in_flight[n] += 1
         try:
-            await until_reached(partial(self._report, entry, station, event, n), going_on=lambda: self._deciding.starts)
+            await report_until_stored(
+                partial(self._report, entry, binding, event, n), keep_trying=lambda: self._decider.may_start
+            )
         except Exception as error:
             LOG.exception("report_failed", run=entry.run.run, n=n, error=str(error))
             entry.unreported.add(n)
-            self._alarms.again(entry)
+            self._alarms.retry_soon(entry)
         finally:
-            entry.unsaid[n] -= 1
+            entry.results_in_flight[n] -= 1
 
-    async def _report(self, entry: CachedRun, station: Station, event: AnyEvent, n: int) -> None:
+    async def _report(self, entry: CachedRun, binding: RoleBinding, event: AnyEvent, n: int) -> None:
         """Append a result at whatever head the run has now, unless the log already tells its fate; then go on."""
-        look = Look(entry, Cue(kind="event", n=n))
+        run_pass = Pass(entry, Cue(kind="event", n=n))
         for tries in range(APPEND_TRIES_MAX):
             async with entry.lock:
-                if not entry.loaded:
+                if not entry.is_loaded:
                     await self._refresh(entry)
-                if entry.deferred:
-                    look.asked, entry.deferred = set(self.names), False
-                if told(entry.run, event, n):
+                if entry.pass_deferred:
+                    run_pass.roles_to_ask, entry.pass_deferred = set(self.role_names), False
+                if is_recorded(entry.run, event, n):
                     # Perhaps by us, at an earlier try whose answer was lost: then nobody has gone on from there.
-                    look.asked |= self.names
-                    return await self._advance(look)
-                said = way_round(entry.run, station.role.name, late(entry.run, event, n))
+                    run_pass.roles_to_ask |= self.role_names
+                    return await self._decide_and_set_alarms(run_pass)
+                result = stop_if_subject_taken(entry.run, binding.role.name, mark_late(entry.run, event, n))
                 try:
-                    ignored, _ = await self._append(look, Draft(station, said, Facts()))
+                    ignored, _ = await self._append(run_pass, Draft(binding, result, Facts()))
                 except HeadMoved as moved:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:
-                    if isinstance(said, Stopped):
+                    if isinstance(result, Stopped):
                         # The result's place was taken: it follows the stop, as a late fact.
                         continue
                     if ignored:
-                        self.outgoing.bury(station, entry.run, f"result for event {n} was ignored: {ignored}")
-                    return await self._advance(look)
-            await anyio.sleep(BACKOFF_S * (tries + self.config.chance.random()))
+                        self.outbox.dead_letter(binding, entry.run, f"result for event {n} was ignored: {ignored}")
+                    return await self._decide_and_set_alarms(run_pass)
+            await anyio.sleep(BACKOFF_S * (tries + self.config.random_source.random()))
         raise Conflict(f"A result for event {n} of run {entry.run.run} found no free head in {APPEND_TRIES_MAX} tries.")

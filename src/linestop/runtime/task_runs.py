@@ -6,11 +6,11 @@ import hashlib
 
 import msgspec
 
-from linestop.actors.facts import Incoming
+from linestop.actors.facts import IncomingTask
 from linestop.actors.task_opening import stopped_beforehand, task_sha256
-from linestop.bus.cloud_events import received
+from linestop.bus.cloud_events import unwrap
 from linestop.bus.event_envelope import uuid7
-from linestop.bus.idempotency_keys import KeyOwner, names_another_key, run_of_key
+from linestop.bus.idempotency_keys import KeyOwner, run_id_rejection_reason, run_of_key
 from linestop.bus.interfaces import Delivery, Left
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
@@ -25,26 +25,28 @@ class Arrived(msgspec.Struct, frozen=True):
     """A task at the door: whose, what, which run it is where nothing else names one, and what its events cite."""
 
     tenant: TenantId
-    incoming: Incoming
+    incoming: IncomingTask
     fresh: RunId
     cue: Cue
 
 
-def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incoming, RunId]:
+def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[IncomingTask, RunId]:
     """Read the task as far as it can be read, and name a run after its place in the stream."""
     bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
     fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
     try:
-        body, trace = received(delivery.headers, delivery.payload)
+        body, trace = unwrap(delivery.headers, delivery.payload)
         task = read_message(body, Task)
         if task.run:
             run_id(task.run)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
         problem = f"The task cannot be read: {shown_reason(str(error))}. Send a JSON object with at least 'text'."
         said, sha256 = readable(delivery.payload), hashlib.sha256(delivery.payload).hexdigest()
-        return Incoming(agent=agent, sha256=sha256, problem=problem, readable=said, asked_at=delivery.stored_at), fresh
-    arrived = Incoming(agent=agent, sha256=task_sha256(task, agent), asked_at=delivery.stored_at)
-    if problem := names_another_key(tenant, task.run, task.key):
+        return IncomingTask(
+            agent=agent, sha256=sha256, problem=problem, readable=said, asked_at=delivery.stored_at
+        ), fresh
+    arrived = IncomingTask(agent=agent, sha256=task_sha256(task, agent), asked_at=delivery.stored_at)
+    if problem := run_id_rejection_reason(tenant, task.run, task.key):
         return msgspec.structs.replace(arrived, problem=problem, readable=task), fresh
     return msgspec.structs.replace(arrived, task=task, trace=trace), fresh
 
@@ -65,12 +67,12 @@ def over_and_left(run: RunId, left: Left, *, status: str) -> Reply:
     return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
 
 
-def taken_by_another(run: Run, incoming: Incoming) -> bool:
+def taken_by_another(run: Run, incoming: IncomingTask) -> bool:
     """Whether the run was opened for another task than this one."""
     return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256
 
 
-def verdict(run: Run, incoming: Incoming) -> Reply | None:
+def verdict(run: Run, incoming: IncomingTask) -> Reply | None:
     """What became of the task of a run; None if that is not known yet."""
     if run.opened is None and not run.done:
         return None
@@ -88,7 +90,7 @@ def why_stopped(run: Run | Left) -> str:
     return run.stopped.why if run.stopped is not None else ""
 
 
-def run_of_refusal(run: RunId, incoming: Incoming) -> RunId:
+def run_of_refusal(run: RunId, incoming: IncomingTask) -> RunId:
     """The run of the refusal of a task that cannot be ``run``: no other task can have it."""
     return RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
 

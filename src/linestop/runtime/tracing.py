@@ -40,7 +40,7 @@ from linestop.schemas.events import (
     Proposed,
     Sealed,
 )
-from linestop.schemas.model_messages import OWN_HOSTS
+from linestop.schemas.model_messages import PROVIDER_HOSTS
 from linestop.schemas.run.call_states import Attempt
 from linestop.schemas.run.state import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
@@ -85,19 +85,19 @@ class Spans:
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer(NAME, version("linestop"))
 
-    def after(self, run: Run, event: AnyEvent) -> None:
+    def emit_ended(self, run: Run, event: AnyEvent) -> None:
         """Emit the spans that ``event``, the last of ``run``, ends; most events end none.
 
         An attempt ends with its result, with the start that takes it over, or with the seal.
         """
-        if isinstance(event, _ENDING) and self.sampled(run):
+        if isinstance(event, _ENDING_EVENTS) and self.sampled(run):
             for attempt in _ended(run, event):
                 if attempt.call:
-                    self._tool(run, attempt, event)
+                    self._emit_tool_span(run, attempt, event)
                 else:
-                    self._model(run, attempt, event)
+                    self._emit_model_span(run, attempt, event)
             if isinstance(event, Sealed):
-                self._run(run, event)
+                self._emit_run_span(run, event)
 
     def sampled(self, run: Run, event: AnyEvent | None = None) -> bool:
         """Whether the run is recorded; ``event`` is its next event, where that is the one that opens it."""
@@ -109,12 +109,12 @@ class Spans:
         """Send what is left."""
         self._provider.shutdown()
 
-    def _model(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
+    def _emit_model_span(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
-            **_asked(attempt.model),
-            **_server(attempt.model, attempt.base_url),
-            **_conversation(run),
+            **_model_attributes(attempt.model),
+            **_server_attributes(attempt.model, attempt.base_url),
+            **_conversation_attributes(run),
             "gen_ai.request.max_tokens": attempt.output_tokens_max,
             "linestop.turn": attempt.turn,
             "linestop.attempt": attempt.attempt,
@@ -139,7 +139,7 @@ class Spans:
         span = attempt_span(run.run, attempt)
         self._emit(run, f"chat {model}", span, attributes, (attempt.started_at, event.at), failed=failed, client=True)
 
-    def _tool(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
+    def _emit_tool_span(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
         tool = run.calls[attempt.call].tool
         outcome = event.outcome if isinstance(event, Finished) else "unknown"
         attributes = {
@@ -158,13 +158,13 @@ class Spans:
         span = attempt_span(run.run, attempt)
         self._emit(run, f"execute_tool {tool}", span, attributes, (attempt.started_at, event.at), failed=failed)
 
-    def _run(self, run: Run, event: Sealed) -> None:
+    def _emit_run_span(self, run: Run, event: Sealed) -> None:
         agent = run.opened.agent.name if run.opened else "none"
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": agent,
-            **_conversation(run),
-            **(_asked(run.opened.model.model) if run.opened else {}),
+            **_conversation_attributes(run),
+            **(_model_attributes(run.opened.model.model) if run.opened else {}),
             "linestop.run": run.run,
             "linestop.tenant": run.tenant,
             "linestop.status": event.status,
@@ -201,7 +201,7 @@ class Spans:
         span.end(_nanoseconds(times[1]))
 
 
-_ENDING = (Proposed, ModelFailedEvent, Compacted, Finished, ModelStarted, EffectStarted, Sealed)
+_ENDING_EVENTS = (Proposed, ModelFailedEvent, Compacted, Finished, ModelStarted, EffectStarted, Sealed)
 """The events that can end an attempt, or the run."""
 
 
@@ -217,16 +217,16 @@ def _ended(run: Run, event: AnyEvent) -> list[Attempt]:
     ]
 
 
-def _asked(model: str) -> dict[str, str]:
+def _model_attributes(model: str) -> dict[str, str]:
     """Whom a model's name stands for, as the conventions write it."""
     provider, _, name = model.partition("/")
     return {"gen_ai.provider.name": provider, "gen_ai.request.model": name}
 
 
-def _server(model: str, base_url: str) -> dict[str, Any]:
+def _server_attributes(model: str, base_url: str) -> dict[str, Any]:
     """Where the model was asked, as far as the log tells: a playbook's own server is not in it."""
     if not base_url:
-        own = OWN_HOSTS.get(model.partition("/")[0])
+        own = PROVIDER_HOSTS.get(model.partition("/")[0])
         return {"server.address": own, "server.port": PORTS["https"]} if own else {}
     try:
         parts = urlsplit(base_url)
@@ -237,7 +237,7 @@ def _server(model: str, base_url: str) -> dict[str, Any]:
     return {"server.address": host, **({"server.port": port} if port else {})} if host else {}
 
 
-def _conversation(run: Run) -> dict[str, str]:
+def _conversation_attributes(run: Run) -> dict[str, str]:
     """The thread that the task named, if it did."""
     thread = run.opened.task.thread if run.opened else ""
     return {"gen_ai.conversation.id": thread} if thread else {}
@@ -256,7 +256,7 @@ def _child_of(trace: TraceContext) -> Context:
     return set_span_in_context(NonRecordingSpan(parent), Context())
 
 
-def spans_wanted() -> bool:
+def spans_enabled() -> bool:
     """Whether the environment names an OTLP endpoint for spans and does not switch them off."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -271,7 +271,7 @@ def spans_from_environment() -> Spans | None:
     Raises:
         ConfigError: the extra ``otlp`` is not installed.
     """
-    if not spans_wanted():
+    if not spans_enabled():
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
@@ -287,4 +287,4 @@ def _nanoseconds(at: datetime) -> int:
     return int(at.timestamp() * 1_000_000) * 1_000
 
 
-__all__ = ["Spans", "spans_from_environment", "spans_wanted"]
+__all__ = ["Spans", "spans_enabled", "spans_from_environment"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from linestop.schemas.defaults import LIMITS_MOST, Limits, excess
+from linestop.schemas.defaults import LIMITS_MAX, Limits, excessive_limit
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.model_messages import ToolMode
 from linestop.schemas.tool_contracts import Contract, canonical
@@ -56,26 +56,30 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
             tool_mode=self.tool_mode if choice.tool_mode == "auto" else choice.tool_mode,
         )  # fmt: skip
 
-    def stored(self) -> bytes:
+    def stored_bytes(self) -> bytes:
         """The version as it is stored: canonical JSON of every field, so that no later default changes it."""
         return canonical(msgspec.convert(msgspec.to_builtins(self), type=AgentVersion))
 
     def digest(self) -> str:
         """SHA-256 of what is stored."""
-        return hashlib.sha256(self.stored()).hexdigest()
+        return hashlib.sha256(self.stored_bytes()).hexdigest()
 
-    def grants(self, contract: Contract) -> bool:
+    def has_scopes_for(self, contract: Contract) -> bool:
         """Whether the agent has every scope that the tool needs."""
         scopes = self.scopes
         return scopes is None or all(any(fnmatchcase(need, has) for has in scopes) for need in contract.scopes)
 
-    def excess(self) -> str:
+    def excessive_limit(self) -> str:
         """Which limit or timeout is larger than any may be, in the middle of a sentence; empty if none is."""
-        if reason := excess(self.limits):
+        if reason := excessive_limit(self.limits):
             return reason
-        most = LIMITS_MOST["tool_timeout_s"]
-        long = next((contract for contract in self.tools if not 0 <= contract.timeout_s <= most), None)
-        return f"timeout_s of the tool '{long.name}': {long.timeout_s:g} is not between 0 and {most:,}" if long else ""
+        timeout_max_s = LIMITS_MAX["tool_timeout_s"]
+        too_long = next((contract for contract in self.tools if not 0 <= contract.timeout_s <= timeout_max_s), None)
+        return (
+            f"timeout_s of the tool '{too_long.name}': {too_long.timeout_s:g} is not between 0 and {timeout_max_s:,}"
+            if too_long
+            else ""
+        )
 
     def tool(self, name: str) -> Contract | None:
         """The contract of the tool of that name, if this agent has it."""

@@ -89,10 +89,10 @@ def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
         _require_few_values(text.encode("utf-8"))
         value = json.loads(
             text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
+            object_pairs_hook=_with_unique_keys,
+            parse_constant=_reject_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
         )
     except _NotJsonError:
         raise
@@ -113,13 +113,13 @@ def _require_few_values(data: bytes) -> None:
     """
     if _separators(data, 0, len(data)) < ARGUMENT_VALUES_MAX:
         return
-    found = at = 0
+    count = at = 0
     for string in _STRING.finditer(data):
-        found += _separators(data, at, string.start())
+        count += _separators(data, at, string.start())
         at = string.end()
-        if found >= ARGUMENT_VALUES_MAX:
+        if count >= ARGUMENT_VALUES_MAX:
             break
-    if found + _separators(data, at, len(data)) >= ARGUMENT_VALUES_MAX:
+    if count + _separators(data, at, len(data)) >= ARGUMENT_VALUES_MAX:
         raise _NotJsonError(f"the arguments hold more than {ARGUMENT_VALUES_MAX} values; send fewer at a time")
 
 
@@ -127,20 +127,20 @@ def _separators(data: bytes, start: int, end: int) -> int:
     return sum(data.count(mark, start, end) for mark in (b",", b"[", b"{"))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in fields:
             raise _NotJsonError(f"the key {_quote(key)} is given twice in one object; give it once")
-        found[key] = value
-    return found
+        fields[key] = value
+    return fields
 
 
-def _no_constant(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise _NotJsonError(f"{name} is not JSON; use null or leave the field out")
 
 
-def _finite(text: str) -> float | int:
+def _parse_float(text: str) -> float | int:
     number = float(text)
     if not math.isfinite(number):
         raise _NotJsonError(f"the number {text[:VALUE_CHARS_MAX]} is too large")
@@ -148,7 +148,7 @@ def _finite(text: str) -> float | int:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _bounded(text: str) -> int:
+def _parse_int(text: str) -> int:
     # The length is looked at first: converting a long literal takes quadratic time.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
         raise _NotJsonError(f"the integer {text[:VALUE_CHARS_MAX]} has more than 64 bits; send it as a string")

@@ -49,9 +49,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 DAY_S = 86_400
 RUN_DAYS_MAX = 30
 LOG_DAYS = 90
-COUNT_MOST = 10**12
-LIMITS_MOST: dict[str, int] = {
-    **dict.fromkeys(Limits.__struct_fields__, COUNT_MOST),
+COUNT_MAX = 10**12
+LIMITS_MAX: dict[str, int] = {
+    **dict.fromkeys(Limits.__struct_fields__, COUNT_MAX),
     "wall_s": RUN_DAYS_MAX * DAY_S,
     "run_max_s": RUN_DAYS_MAX * DAY_S,
     "approval_expires_s": LOG_DAYS * DAY_S,
@@ -64,20 +64,21 @@ LIMITS_MOST: dict[str, int] = {
 ``budget.settled`` says of 2,000 events still fits into a message, so that every run can be sealed."""
 
 
-def excess(limits: Limits) -> str:
+def excessive_limit(limits: Limits) -> str:
     """What is wrong with the size of these limits, in the middle of a sentence; empty if nothing is."""
-    for name, most in LIMITS_MOST.items():
+    for name, value_max in LIMITS_MAX.items():
         value = getattr(limits, name)
         # Written so that a float that is no number fails too.
-        if not 0 <= value <= most:
-            return f"limits.{name}: {value:g} is not between 0 and {most:,}; lower it, or leave it out for the default"
+        if not 0 <= value <= value_max:
+            remedy = "lower it, or leave it out for the default"
+            return f"limits.{name}: {value:g} is not between 0 and {value_max:,}; {remedy}"
     return ""
 
 
-def bounded(limits: Limits) -> Limits:
+def clamp(limits: Limits) -> Limits:
     """``limits`` with what is too large at its most: nothing that a log holds may break its readers."""
-    over = {name: most for name, most in LIMITS_MOST.items() if not getattr(limits, name) <= most}
-    return msgspec.structs.replace(limits, **over) if over else limits
+    too_large = {name: value_max for name, value_max in LIMITS_MAX.items() if not getattr(limits, name) <= value_max}
+    return msgspec.structs.replace(limits, **too_large) if too_large else limits
 
 
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,10 +147,10 @@ NOT_BEGUN_MAX = 50
 """Attempts of one model call or tool call that may fail to begin before the next ones count as tries."""
 
 RETRY_JITTER = 0.25
-RETRY_ASKED_S_MAX = 30 * 86_400.0
+RETRY_AFTER_MAX_S = 30 * 86_400.0
 """No wait that a provider or a tool asks for counts for more than this; no run lasts longer."""
 
-FALLBACK_KEPT_S = 60.0
+FALLBACK_FIRST_S = 60.0
 """For how long after its failure a model is not tried first in a new turn, if a fallback has answered."""
 
 EVENTS_RESERVED = 50
@@ -182,19 +183,19 @@ EFFECT_AFTER_ACK_S = 0.1
 HEAD_CHECK_S = 5.0
 """How often a performer reads the head again while it performs."""
 
-STOP_ACK_S = 1.0
+STOP_ACK_WAIT_S = 1.0
 """How soon a stop comes to another process when the one that had it hangs."""
 
-ACK_SOON_S = 2.0
+ACK_WAIT_S = 2.0
 """How soon a task, a person's word or a timer comes to another process when the one that had it was killed."""
 
-TIMER_NEAR_S = 300.0
+TIMER_IN_PROCESS_MAX_S = 300.0
 """Deadlines nearer than this are kept in the process; later ones are durable timers."""
 
 SWEEP_EVERY_S = 5.0
 SWEEP_TRIES_MAX = 20
 APPEND_TRIES_MAX = 10
-FOLD_BREAKS_MAX = 3
+FOLD_FAILURES_MAX = 3
 """A run with more events that the fold breaks on gets no more: where a stop breaks it too, that would never end."""
 
 BREAKER_FAILURES = 5
@@ -214,26 +215,26 @@ SPACE_TO_WARN = 0.75
 """A person is called when a stream, or the disk of the state folder, is this full, and once more at
 ``SPACE_FOR_NEW_WORK``."""
 
-SPACE_CLEARS = 0.05
+SPACE_HYSTERESIS = 0.05
 """A person is called again only after so much had become free below the mark."""
 
 SPACE_FOR_STARTS = 0.95
 """Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
 
-SPACE_AT_EASE = 0.5
+SPACE_TO_WATCH = 0.5
 """Below this much the space is looked at now and then; above it before each task is let in."""
 
 TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""
 
 JSON_DEPTH_MAX = 64
-LONG_BYTES = 64 * 1024
+OFF_LOOP_BYTES = 64 * 1024
 """Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
 
 WIDENED_MAX = 5
 """How often a person is asked about one call because its tool may do more than was agreed to."""
 
-REPORTED_MAX = 16
+REPORTED_EVENTS_MAX = 16
 """Events that a run keeps which were reported before it waits for them: so many of clients, as many of others."""
 
 MATERIAL_BYTES_MAX = 128 * 1024

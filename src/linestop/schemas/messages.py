@@ -96,13 +96,13 @@ def unknown_field(fields: Iterable[str], kind: type[Task | Control]) -> str:
     name = next((name for name in fields if name not in known), None)
     if name is None:
         return ""
-    return f"the field '{name[:NAME_CHARS_SHOWN]}' is not known; {nearest(name, known)}"
+    return f"the field '{name[:NAME_CHARS_SHOWN]}' is not known; {nearest_name(name, known)}"
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest_name(name: str, known: Sequence[str]) -> str:
     """What may be meant by a name that is not one of ``known``, or which there are."""
-    found = get_close_matches(name[:NAME_CHARS_SHOWN].lower(), known, n=1)
-    return f"perhaps '{found[0]}' is meant" if found else f"there are: {', '.join(known)}"
+    matches = get_close_matches(name[:NAME_CHARS_SHOWN].lower(), known, n=1)
+    return f"perhaps '{matches[0]}' is meant" if matches else f"there are: {', '.join(known)}"
 
 
 _MALFORMED_AT = re.compile(r"\(byte (\d+)\)")
@@ -159,8 +159,8 @@ def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
     expires = control.expires_at.isoformat() if control.expires_at else ""
     bound = [tenant, run, control.call, control.args_sha256, control.contract_digest, verb, expires, control.nonce]
     # An answer needs no signature, so it is covered only where there is one: the other verbs' bytes stay as they are.
-    said = [] if control.answer is None else [control.answer]
-    return canonical([*bound, control.by, control.args, control.action, control.result, *said])
+    optional_reply = [] if control.answer is None else [control.answer]
+    return canonical([*bound, control.by, control.args, control.action, control.result, *optional_reply])
 
 
 NAME_CHARS_SHOWN = 80
@@ -174,7 +174,7 @@ UNREADABLE = "The stop came without a reason that can be read."
 _CONTENT = frozenset({"text", "material", "run", "args", "answer", "result"})
 
 
-def oversized(message: Task | Control) -> str:
+def oversized_field(message: Task | Control) -> str:
     """Which of the message's short fields is too long for the event it is to become, in one sentence, or ''."""
     for name in message.__struct_fields__:
         value = getattr(message, name)
@@ -183,7 +183,7 @@ def oversized(message: Task | Control) -> str:
     return ""
 
 
-def shortened(control: Control) -> Control:
+def shorten(control: Control) -> Control:
     """``control`` with its short fields cut and made text: for a stop, which is not refused over its words."""
     cut = {
         name: value[:FIELD_CHARS_MAX].encode(errors="replace").decode()
@@ -193,13 +193,13 @@ def shortened(control: Control) -> Control:
     return msgspec.structs.replace(control, **cut)
 
 
-def stop_said(payload: bytes) -> Control:
+def read_stop(payload: bytes) -> Control:
     """What the body of a stop says, as far as it can be read: the subject alone is the stop.
 
     Who sends ``enough!`` instead of JSON, or a field of the wrong type, wants the run to end all the same.
     """
     try:
-        return shortened(msgspec.json.decode(payload or b"{}", type=Control))
+        return shorten(msgspec.json.decode(payload or b"{}", type=Control))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass
     try:
@@ -207,15 +207,17 @@ def stop_said(payload: bytes) -> Control:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return Control(why=UNREADABLE)
     by, via, why = (text if isinstance(text := fields.get(name), str) else "" for name in ("by", "via", "why"))
-    return shortened(Control(by=by, via=via, why=why or UNREADABLE, mode=StopMode(str(fields.get("mode", "")))))
+    return shorten(Control(by=by, via=via, why=why or UNREADABLE, mode=StopMode(str(fields.get("mode", "")))))
 
 
-def lowered(limits: Limits, wanted: dict[str, float]) -> Limits | str:
+def lower_limits(limits: Limits, requested: dict[str, float]) -> Limits | str:
     """``limits`` with each wanted value that is lower; or one sentence naming what cannot be."""
     changes: dict[str, Any] = {}
-    for name, value in wanted.items():
+    for name, value in requested.items():
         if name not in Limits.__struct_fields__:
-            return f"There is no limit named '{name[:NAME_CHARS_SHOWN]}'; {nearest(name, Limits.__struct_fields__)}."
+            return (
+                f"There is no limit named '{name[:NAME_CHARS_SHOWN]}'; {nearest_name(name, Limits.__struct_fields__)}."
+            )
         present = getattr(limits, name)
         if value < 0:
             return f"The limit '{name}' is {value}, but no limit may be negative."

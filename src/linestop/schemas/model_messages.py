@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from linestop.schemas.defaults import COUNT_MOST
-from linestop.schemas.run.call_outcome import CallOutcome, told
+from linestop.schemas.defaults import COUNT_MAX
+from linestop.schemas.run.call_outcome import CallOutcome, outcome_json
 
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
@@ -36,7 +36,7 @@ NO_KEY = "none"
 """What is sent in the place of a key to a server for which no key was configured."""
 
 
-OWN_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
+PROVIDER_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
 """Each provider's own host: the one that is asked without a ``base_url``, and the only one that its own key is for."""
 
 
@@ -84,12 +84,12 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """How many tokens may be read for that money, if so many are written."""
         dearest = max(self.input, self.cache_read, self.cache_write)
         left = money_micros * 1_000_000 - output_tokens * self.output
-        return left // dearest if dearest else (COUNT_MOST if left >= 0 else 0)
+        return left // dearest if dearest else (COUNT_MAX if left >= 0 else 0)
 
     def output_affordable(self, money_micros: int, input_tokens: int) -> int:
         """How many tokens may be written for that money, if so many are read."""
         left = money_micros * 1_000_000 - input_tokens * max(self.input, self.cache_read, self.cache_write)
-        return left // self.output if self.output else (COUNT_MOST if left >= 0 else 0)
+        return left // self.output if self.output else (COUNT_MAX if left >= 0 else 0)
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     args: str
 
 
-FUNCTION_MODELS = "function/"
+FUNCTION_MODEL_PREFIX = "function/"
 """How the name of a model begins that is a planner function: it reads and writes no tokens."""
 
 
@@ -133,7 +133,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def result_text(self) -> str:
         """What a model is sent as the result of the call, on every wire."""
-        return self.text if self.outcome is None else told(self.outcome, self.text)
+        return self.text if self.outcome is None else outcome_json(self.outcome, self.text)
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

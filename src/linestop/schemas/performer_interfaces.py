@@ -44,7 +44,7 @@ class LongResult(msgspec.Struct, frozen=True, kw_only=True):
     """A result that was cut for the log, with the whole of it, which is stored before ``event`` is appended."""
 
     event: Finished
-    whole: str
+    full_text: str
     type: str
 
 
@@ -79,17 +79,17 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
     planner: str = "model"
     used_ids: frozenset[str] = frozenset()
     covers_to: int = 0
-    covered: tuple[tuple[int, str], ...] = ()
+    covered_texts: tuple[tuple[int, str], ...] = ()
     redactor: Redactor = Redactor()
     contracts: tuple[Contract, ...] = ()
     calls_max: int = 0
     prompt_sha256: str = ""
 
 
-class ModelCaller(Protocol):
+class ModelRequester(Protocol):
     """Reaches a model (or a planner function). One attempt a call: retries are events, not loops."""
 
-    async def call(self, work: ModelWork) -> tuple[ModelReply, float]:
+    async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Return the complete answer and its duration in seconds.
 
         Raises:

@@ -20,13 +20,13 @@ from urllib.parse import quote
 SECRET_CHARS_MIN = 8
 """A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
-HELD_CHARS_MAX = 8192
+PENDING_CHARS_MAX = 8192
 """Of a text in pieces, no more than this waits for what follows, beyond the longest known secret.
 
 No token in use is as long. Where one seems to be, nothing more of the text is shown: see ``Pieces``.
 """
 
-_PLAIN = frozenset({int, float, bool, type(None)})
+_SCALAR_TYPES = frozenset({int, float, bool, type(None)})
 DEPTH_MAX = 200
 """How deep a value may be nested."""
 
@@ -51,7 +51,7 @@ _SHAPES = {
 _ANY_SHAPE = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _SHAPES.items()))
 
 
-def _begun(literal: str, rest: str = "") -> str:
+def _prefix_pattern(literal: str, rest: str = "") -> str:
     """Pattern of a text that ends within ``literal``, a row of characters or classes, or within ``rest`` after it."""
     pattern = rest + r"\Z"
     for atom in reversed(re.findall(r"\[[^]]*\]|.", literal)):
@@ -64,27 +64,29 @@ _KEY_TAIL_CHARS = 80
 
 _OPEN = (
     # What each shape above would look at the end of the text to decide; to wait for more than that is right too.
-    *(_begun(f"sk-{kind}-", "[A-Za-z0-9_-]*") for kind in ("ant", "proj", "svcacct", "admin")),
+    *(_prefix_pattern(f"sk-{kind}-", "[A-Za-z0-9_-]*") for kind in ("ant", "proj", "svcacct", "admin")),
     "(?<![A-Za-z0-9])(?:"
     + "|".join(
         (
-            _begun("sk-", "[A-Za-z0-9]*"),
-            _begun("A[KS]IA", "[A-Z0-9]{0,16}"),
-            _begun("gh[pousr]_", "[A-Za-z0-9]*"),
-            _begun("github_pat_", "[A-Za-z0-9_]*"),
-            _begun("xox[abeoprs]-", "[A-Za-z0-9-]*"),
-            _begun("xapp-[0-9]-", "[A-Za-z0-9-]*"),
+            _prefix_pattern("sk-", "[A-Za-z0-9]*"),
+            _prefix_pattern("A[KS]IA", "[A-Z0-9]{0,16}"),
+            _prefix_pattern("gh[pousr]_", "[A-Za-z0-9]*"),
+            _prefix_pattern("github_pat_", "[A-Za-z0-9_]*"),
+            _prefix_pattern("xox[abeoprs]-", "[A-Za-z0-9-]*"),
+            _prefix_pattern("xapp-[0-9]-", "[A-Za-z0-9-]*"),
         )
     )
     + ")",
     r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]*\Z",
     r"(?<![A-Za-z0-9_.-])"
-    + _begun(
+    + _prefix_pattern(
         "eyJ",
-        r"(?:[A-Za-z0-9_-]*\Z|[A-Za-z0-9_-]{8,}\.(?:\Z|" + _begun("eyJ", r"[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?") + "))",
+        r"(?:[A-Za-z0-9_-]*\Z|[A-Za-z0-9_-]{8,}\.(?:\Z|"
+        + _prefix_pattern("eyJ", r"[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?")
+        + "))",
     ),
-    _begun("-----BEGIN ", "[A-Z0-9 ]{0,70}-{0,4}"),
-    rf"{_KEY_HEAD}(?:[^-]|-(?!----))*(?:\Z|{_begun('-----END ', '[A-Z0-9 ]{0,60}-{0,4}')})",
+    _prefix_pattern("-----BEGIN ", "[A-Z0-9 ]{0,70}-{0,4}"),
+    rf"{_KEY_HEAD}(?:[^-]|-(?!----))*(?:\Z|{_prefix_pattern('-----END ', '[A-Z0-9 ]{0,60}-{0,4}')})",
     r"(?<=://)[^\s/:@?#\"']{0,128}(?::[^\s/@\"']{0,256})?\Z",
     r"(?i:(?<=bearer )|(?<=bearer:)|(?<=authorization: basic ))(?:[A-Za-z0-9._~+/=-]*|[^\s]{0,64})\Z",
     (
@@ -94,10 +96,10 @@ _OPEN = (
 )
 _OPEN_OR_SHAPE = re.compile(f"(?P<open>{'|'.join(_OPEN)})|{_ANY_SHAPE.pattern}")
 _OPEN_KEY = re.compile(_KEY_HEAD)
-_BEFORE_CHARS = 32
+_LOOKBEHIND_CHARS = 32
 """More than any shape looks back."""
 
-_MAYBE = re.compile(
+_ANY_ANCHOR = re.compile(
     r"sk-|AKIA|ASIA|gh[pousr]_|github_pat_|xox[abeoprs]-|xapp-|hooks\.slack|eyJ|-----BEGIN|://"
     r"|(?i:bearer|authorization|aws_secret)"
 )
@@ -111,7 +113,7 @@ _SHORT_CHARS = 512
 _WINDOW_CHARS = 64 * 1024
 """A long text is searched in windows: one search of all of it would keep every other thread waiting."""
 
-_AHEAD_CHARS = 2 * 8192 + 64
+_LOOKAHEAD_CHARS = 2 * 8192 + 64
 """More than any shape needs, from its first character on, to be known as one."""
 
 _DASHES = "-----"
@@ -139,23 +141,23 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return ``text`` without known secrets and without anything shaped like a credential."""
-        text = self.known(text)
+        text = self.without_known_secrets(text)
         if len(text) > _WINDOW_CHARS:
             return "".join(_in_windows(text))
         return _ANY_SHAPE.sub(_marker, text) if _is_anchored(text) else text
 
-    def finds_nothing(self, text: str) -> bool:
+    def is_clean(self, text: str) -> bool:
         """Whether neither a known secret nor the anchor of any shape is in ``text``, which may be JSON."""
         return not any(form in text for form in self._forms) and not _is_anchored(text)
 
-    def known(self, text: str) -> str:
+    def without_known_secrets(self, text: str) -> str:
         """Return ``text`` without known secrets."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, "[redacted:secret]")
         return text
 
-    def settled(self, text: str) -> int:
+    def settled_chars(self, text: str) -> int:
         """Return how much of ``text`` holds no part of a known secret that what follows could complete or change."""
         end = len(text)
         for form in self._forms:
@@ -163,9 +165,9 @@ class Redactor:
             while at >= 0 and not form.startswith(text[at:]):
                 at = text.find(form[0], at + 1, end)
             end = at if at >= 0 else end
-        return self._uncut(text, end)
+        return self._end_outside_secrets(text, end)
 
-    def _uncut(self, text: str, end: int) -> int:
+    def _end_outside_secrets(self, text: str, end: int) -> int:
         """The last place up to ``end`` that lies within no known secret: two may overlap."""
         while end < len(text):
             before = end
@@ -192,11 +194,11 @@ class Redactor:
             return {self.text(str(key)): self.value(item, depth + 1) for key, item in fields.items()}
         if isinstance(value, list | tuple):
             items = cast("list[Any]", value)
-            return [item if type(item) in _PLAIN else self.value(item, depth + 1) for item in items]
+            return [item if type(item) in _SCALAR_TYPES else self.value(item, depth + 1) for item in items]
         return value
 
 
-class Pieces:
+class StreamRedactor:
     """Redacts a text that comes in pieces: what may be the beginning of a secret waits for what follows.
 
     All that is shown, put together, is what ``Redactor.text`` makes of the whole. The one exception is bounded
@@ -212,27 +214,27 @@ class Pieces:
         """The end of what was shown, without known secrets: shapes look back."""
         self._open = ""
         """What may be the beginning of a shape, without known secrets."""
-        self._over = False
+        self._is_given_up = False
 
     def add(self, piece: str) -> str:
         """Take the next piece; return what can be shown by now."""
-        if self._over:
+        if self._is_given_up:
             return ""
         raw = self._raw + piece
-        end = self._redactor.settled(raw)
+        end = self._redactor.settled_chars(raw)
         self._raw = raw[end:]
-        shown = self._shapes(self._redactor.known(raw[:end]), _OPEN_OR_SHAPE)
-        if len(self._raw) > self._redactor.longest + HELD_CHARS_MAX or len(self._open) > HELD_CHARS_MAX:
-            self._over, self._raw, self._open = True, "", ""
+        shown = self._redact_shapes(self._redactor.without_known_secrets(raw[:end]), _OPEN_OR_SHAPE)
+        if len(self._raw) > self._redactor.longest + PENDING_CHARS_MAX or len(self._open) > PENDING_CHARS_MAX:
+            self._is_given_up, self._raw, self._open = True, "", ""
             shown += "[redacted:long]"
         return shown
 
-    def rest(self) -> str:
+    def finish(self) -> str:
         """Return what is left when the text is at its end."""
         raw, self._raw = self._raw, ""
-        return self._shapes(self._redactor.known(raw), _ANY_SHAPE)
+        return self._redact_shapes(self._redactor.without_known_secrets(raw), _ANY_SHAPE)
 
-    def _shapes(self, text: str, pattern: re.Pattern[str]) -> str:
+    def _redact_shapes(self, text: str, pattern: re.Pattern[str]) -> str:
         """Add to what is open; return what of it is settled, redacted."""
         at = len(self._before)
         text = f"{self._before}{self._open}{text}"
@@ -245,14 +247,14 @@ class Pieces:
             shown += (text[at : found.start()], _marker(found))
             at = found.end()
         shown.append(text[at:end])
-        self._before, self._open = text[max(end - _BEFORE_CHARS, 0) : end], _shortened(text[end:])
+        self._before, self._open = text[max(end - _LOOKBEHIND_CHARS, 0) : end], _without_key_middle(text[end:])
         return "".join(shown)
 
 
 def _is_anchored(text: str) -> bool:
     """Whether ``text`` holds a literal at which a shape is anchored."""
     if len(text) <= _SHORT_CHARS:
-        return _MAYBE.search(text) is not None
+        return _ANY_ANCHOR.search(text) is not None
     if any(anchor in text for anchor in _ANCHORS):
         return True
     small = text.casefold()
@@ -264,16 +266,16 @@ def _in_windows(text: str) -> Iterator[str]:
     at = 0
     while at < len(text):
         end = min(at + _WINDOW_CHARS, len(text))
-        seen = min(end + _AHEAD_CHARS, len(text))
+        search_end = min(end + _LOOKAHEAD_CHARS, len(text))
         # What a shape is anchored at may stand before the window: shapes look back.
-        if _is_anchored(text[max(at - _BEFORE_CHARS, 0) : min(end + _BEFORE_CHARS, len(text))]):
-            for found in _ANY_SHAPE.finditer(text, at, seen):
-                start, stop, kind = found.start(), found.end(), found.lastgroup
+        if _is_anchored(text[max(at - _LOOKBEHIND_CHARS, 0) : min(end + _LOOKBEHIND_CHARS, len(text))]):
+            for match in _ANY_SHAPE.finditer(text, at, search_end):
+                start, stop, kind = match.start(), match.end(), match.lastgroup
                 if start >= end:
                     break
-                if stop >= seen and seen < len(text):
+                if stop >= search_end and search_end < len(text):
                     # It was cut off: it may be longer, or, with what follows it, no shape at all.
-                    stop, kind = _whole(text, found)
+                    stop, kind = _match_whole(text, match)
                     end = max(stop, start + 1)
                 yield text[at:start]
                 yield f"[redacted:{kind}]" if stop > start else text[start:end]
@@ -282,30 +284,30 @@ def _in_windows(text: str) -> Iterator[str]:
         at = max(at, end)
 
 
-def _whole(text: str, found: re.Match[str]) -> tuple[int, str | None]:
+def _match_whole(text: str, partial_match: re.Match[str]) -> tuple[int, str | None]:
     """Where the shape ends that begins at ``found``, and its kind; 0 if, seen whole, it is none."""
-    if found.lastgroup == "private_key":
-        head = _OPEN_KEY.match(text, found.start())
+    if partial_match.lastgroup == "private_key":
+        head = _OPEN_KEY.match(text, partial_match.start())
         assert head is not None
         dashes = text.find(_DASHES, head.end())
         if dashes < 0:
-            return len(text), found.lastgroup
+            return len(text), partial_match.lastgroup
         last = _KEY_END.match(text, dashes)
-        return last.end() if last else dashes, found.lastgroup
-    whole = _ANY_SHAPE.match(text, found.start())
+        return last.end() if last else dashes, partial_match.lastgroup
+    whole = _ANY_SHAPE.match(text, partial_match.start())
     return (whole.end(), whole.lastgroup) if whole else (0, None)
 
 
-def _marker(found: re.Match[str]) -> str:
-    return f"[redacted:{found.lastgroup}]"
+def _marker(match: re.Match[str]) -> str:
+    return f"[redacted:{match.lastgroup}]"
 
 
-def _shortened(held: str) -> str:
+def _without_key_middle(pending: str) -> str:
     """Leave the middle out of a private key that has begun: it will not be shown, however long it gets."""
-    head = _OPEN_KEY.match(held)
-    if head is None or len(held) - head.end() <= _KEY_TAIL_CHARS:
-        return held
-    return head[0] + held[-_KEY_TAIL_CHARS:]
+    head = _OPEN_KEY.match(pending)
+    if head is None or len(pending) - head.end() <= _KEY_TAIL_CHARS:
+        return pending
+    return head[0] + pending[-_KEY_TAIL_CHARS:]
 
 
 def _forms(secret: str) -> set[str]:

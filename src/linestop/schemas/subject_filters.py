@@ -7,17 +7,17 @@ from linestop.schemas.subjects import RunId, TenantId, check_name
 ANY = "*"
 
 
-def words_of(tenant: TenantId, run: RunId) -> str:
+def delta_filter(tenant: TenantId, run: RunId) -> str:
     """The words of a run's model, of every turn and attempt."""
     return f"deltas.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}"
 
 
-def outcomes_of(tenant: str, agent: str) -> str:
+def outcome_filter(tenant: str, agent: str) -> str:
     """The outcomes of a tenant's and an agent's runs; an empty name stands for any."""
     return f"outcomes.{_name('tenant', tenant)}.{_name('agent', agent)}.{ANY}"
 
 
-def alerts_of(tenant: str) -> str:
+def alert_filter(tenant: str) -> str:
     """The alerts about a tenant's runs, or about any."""
     return f"alerts.{_name('tenant', tenant)}.{ANY}"
 

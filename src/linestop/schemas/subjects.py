@@ -185,7 +185,7 @@ def agent_name(value: str) -> AgentName:
 
 def run_event(tenant: TenantId, run: RunId, *, role: RoleName, event: str, n: int) -> str:
     """Build the subject of event ``n`` of a run; ``n`` counts from 1."""
-    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{role_named(role)}"
+    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_role(role)}"
     return f"runs.{who}.{check_name('event', event)}.{_number('n', n)}"
 
 
@@ -201,14 +201,14 @@ def run_filter(tenant: TenantId, run: RunId) -> str:
     return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.>"
 
 
-def said_by(role: RoleName) -> str:
+def role_filter(role: RoleName) -> str:
     """Build the filter of everything a role says in any run: all that its credential may publish there."""
-    return f"runs.*.*.{role_named(role)}.>"
+    return f"runs.*.*.{check_role(role)}.>"
 
 
-def wakes_on(role: RoleName, event: str) -> str:
+def event_filter(role: RoleName, event: str) -> str:
     """Build the filter of one kind of event in any run: what a role's consumer is woken by."""
-    return f"runs.*.*.{role_named(role)}.{check_name('event', event)}.>"
+    return f"runs.*.*.{check_role(role)}.{check_name('event', event)}.>"
 
 
 def task(tenant: TenantId, agent: AgentName) -> str:
@@ -226,7 +226,7 @@ def control_filter(verb: Verb) -> str:
     return f"control.*.*.{verb}"
 
 
-def by_client(subject: str) -> str:
+def client_subject(subject: str) -> str:
     """Build the subject or filter under which the broker stores a control message of the credential ``client``."""
     return f"clients.{subject.removeprefix('control.')}"
 
@@ -236,17 +236,17 @@ def outcome(tenant: TenantId, agent: AgentName, *, run: RunId) -> str:
     return f"outcomes.{check_name('tenant', tenant)}.{check_name('agent', agent)}.{check_name('run', run)}"
 
 
-def outcome_of(tenant: TenantId, run: RunId) -> str:
+def run_outcome_filter(tenant: TenantId, run: RunId) -> str:
     """Build the filter that finds a run's outcome without knowing its agent."""
     return f"outcomes.{check_name('tenant', tenant)}.*.{check_name('run', run)}"
 
 
-def live(subject: str) -> str:
+def live_subject(subject: str) -> str:
     """Build the subject under which the server republishes a stored message."""
     return f"live.{subject}"
 
 
-def stored(subject: str) -> str:
+def stored_subject(subject: str) -> str:
     """Return the stored subject of a republished one, the inverse of ``live``, or raise ``InputError``."""
     if not subject.startswith("live."):
         raise InputError(f"subject {subject!r} is not a republished one: it must begin with 'live.'.")
@@ -276,22 +276,22 @@ def timer_fire(tenant: TenantId, run: RunId, *, name: str) -> str:
 
 def wake(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
     """Build the subject of a hint to ``role`` to look at a run."""
-    return f"wake.{role_named(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"wake.{check_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
-def wakes_of(role: RoleName) -> str:
+def wake_filter(role: RoleName) -> str:
     """Build the filter of all hints to ``role``."""
-    return f"wake.{role_named(role)}.>"
+    return f"wake.{check_role(role)}.>"
 
 
-def dead(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
+def dead_letter(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
     """Build the subject of what ``role`` could not handle."""
-    return f"dead.{role_named(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"dead.{check_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
 def blob(tenant: TenantId, sha256: str, *, part: int) -> str:
     """Build the subject of one part of a blob; parts count from 0."""
-    return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.{_number('part', part, least=0)}"
+    return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.{_number('part', part, value_min=0)}"
 
 
 def blob_filter(tenant: TenantId, sha256: str) -> str:
@@ -316,9 +316,9 @@ def parse_task(subject: str) -> TaskSubject:
 
 def parse_control(subject: str) -> ControlSubject:
     """Read what is wanted of which run, or raise ``InputError``."""
-    found = _parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>")
-    said = {**found, "verb": _verb(found["verb"]), "by_client": found["from"] == "clients"}
-    return msgspec.convert(said, ControlSubject)
+    tokens = _parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>")
+    fields = {**tokens, "verb": _verb(tokens["verb"]), "by_client": tokens["from"] == "clients"}
+    return msgspec.convert(fields, ControlSubject)
 
 
 def parse_outcome(subject: str) -> OutcomeSubject:
@@ -348,7 +348,7 @@ def parse_wake(subject: str) -> RoleRunSubject:
     return msgspec.convert(_parse(_WAKE, subject, "wake.<role>.<tenant>.<run>"), RoleRunSubject)
 
 
-def parse_dead(subject: str) -> RoleRunSubject:
+def parse_dead_letter(subject: str) -> RoleRunSubject:
     """Read whose dead letter it is, or raise ``InputError``."""
     return msgspec.convert(_parse(_DEAD, subject, "dead.<role>.<tenant>.<run>"), RoleRunSubject)
 
@@ -366,7 +366,7 @@ def _verb(value: str) -> str:
 
 def _log_subject(pattern: re.Pattern[str], subject: str, grammar: str) -> RunSubject:
     parts = _parse(pattern, subject, grammar)
-    role, event, n = role_named(parts["role"]), parts["event"], int(parts["n"])
+    role, event, n = check_role(parts["role"]), parts["event"], int(parts["n"])
     return RunSubject(tenant=TenantId(parts["tenant"]), run=RunId(parts["run"]), role=role, event=event, n=n)
 
 
@@ -381,16 +381,16 @@ def _timer(tenant: TenantId, run: RunId, name: str) -> str:
     return f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_name('timer', name)}"
 
 
-def role_named(value: str) -> RoleName:
+def check_role(value: str) -> RoleName:
     """Return the role of that name, or raise ``InputError`` listing them all."""
     if value in ROLES:
         return value
     raise InputError(f"{value!r} is not a role: use one of {', '.join(ROLES)}.")
 
 
-def _number(kind: str, value: int, *, least: int = 1) -> int:
-    if not least <= value < 10**NUMBER_DIGITS_MAX:
-        raise InputError(f"{kind} {value} is out of range: it counts from {least}, in {NUMBER_DIGITS_MAX} digits.")
+def _number(kind: str, value: int, *, value_min: int = 1) -> int:
+    if not value_min <= value < 10**NUMBER_DIGITS_MAX:
+        raise InputError(f"{kind} {value} is out of range: it counts from {value_min}, in {NUMBER_DIGITS_MAX} digits.")
     return value
 
 

@@ -19,7 +19,7 @@ approval unless policy clears it, ``destructive`` always needs a person."""
 
 TIERS: tuple[Tier, ...] = ("read", "reversible", "irreversible", "destructive")
 
-TRACED: frozenset[Tier] = frozenset({"irreversible", "destructive"})
+TRACED_TIERS: frozenset[Tier] = frozenset({"irreversible", "destructive"})
 """Tiers of calls of which every value is traced to where it comes from."""
 
 ToolKind = Literal["async", "thread", "process", "wait"]
@@ -92,15 +92,15 @@ class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     widened: bool = False
 
 
-_RUNTIMES_WORDS = re.compile(r"tool \S+(?: raised \S+: |: its result |: it returned )")
+_OLD_FAILURE_MESSAGE = re.compile(r"tool \S+(?: raised \S+: |: its result |: it returned )")
 
 
-def unfounded(error: ToolError | None) -> bool:
+def may_have_taken_effect(error: ToolError | None) -> bool:
     """Whether this "failure" of a call that is not safe to repeat may have taken effect after all.
 
     Versions without ``known_by`` recorded whatever a function raised or returned as ``failed``, in these words.
     """
-    return error is not None and not error.known_by and _RUNTIMES_WORDS.match(error.message) is not None
+    return error is not None and not error.known_by and _OLD_FAILURE_MESSAGE.match(error.message) is not None
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,8 +163,8 @@ def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]
 
 
 def _items(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any tuple
-    found: tuple[Any, ...] = value
-    return found
+    items: tuple[Any, ...] = value
+    return items
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - any field

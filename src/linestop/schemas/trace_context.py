@@ -47,11 +47,11 @@ class TraceContext(msgspec.Struct, frozen=True):
 
 def parse_traceparent(text: str) -> TraceContext | None:
     """Read a ``traceparent`` header; None if it is not one, as the standard wants it to be ignored then."""
-    found = _TRACEPARENT.fullmatch(text.strip())
-    if found is None or found[1] == _INVALID_VERSION or (found[1] == "00" and found[5]):
+    match = _TRACEPARENT.fullmatch(text.strip())
+    if match is None or match[1] == _INVALID_VERSION or (match[1] == "00" and match[5]):
         return None
-    trace_id, span_id = int(found[2], 16), int(found[3], 16)
-    return TraceContext(trace_id, span_id, bool(int(found[4], 16) & 1)) if trace_id and span_id else None
+    trace_id, span_id = int(match[2], 16), int(match[3], 16)
+    return TraceContext(trace_id, span_id, bool(int(match[4], 16) & 1)) if trace_id and span_id else None
 
 
 @lru_cache(maxsize=4_096)

@@ -14,13 +14,13 @@ import msgspec
 
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, logins_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permissions import CredentialName
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space, streams
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes, streams
 from linestop.errors import Unreachable
 
 NODES: Final = 3
@@ -37,7 +37,9 @@ class Cluster:
         space: What each node may store.
     """
 
-    def __init__(self, directory: Path, *, sync_interval: SyncInterval = "1s", space: Space = DEFAULT_SPACE) -> None:
+    def __init__(
+        self, directory: Path, *, sync_interval: SyncInterval = "1s", space: StreamSizes = DEFAULT_SIZES
+    ) -> None:
         self.directory = directory
         self._sync_interval: SyncInterval = sync_interval
         self._space = space
@@ -51,10 +53,10 @@ class Cluster:
 
     def credential(self, name: CredentialName, *, node: int | None = None) -> Credential:
         """Return a credential that knows all nodes, or only the one with this index."""
-        known = self._credentials[name]
+        for_all_nodes = self._credentials[name]
         if node is None:
-            return known
-        return msgspec.structs.replace(known, url=known.url.split(",")[node])
+            return for_all_nodes
+        return msgspec.structs.replace(for_all_nodes, url=for_all_nodes.url.split(",")[node])
 
     async def start(self) -> None:
         """Start all nodes and return when a stream with three replicas can be created.
@@ -69,7 +71,7 @@ class Cluster:
             self._nodes.append(self._configure(index, port, routes))
         try:
             await asyncio.gather(*(node.start() for node in self._nodes))
-            await self._formed()
+            await self._wait_until_formed()
         except BaseException:
             await self.stop()
             raise
@@ -89,7 +91,7 @@ class Cluster:
             Unreachable: if the stream has no leader at the moment.
         """
         async with await connect(self.credential("bootstrap"), name="cluster") as connection:
-            reply = await connection.ask(jetstream_api.stream_info(stream))
+            reply = await connection.api_request(jetstream_api.stream_info(stream))
         cluster = reply.get("cluster")
         leader = str(cluster.get("leader", "")) if isinstance(cluster, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         if not leader:
@@ -124,21 +126,21 @@ class Cluster:
             routes=tuple(f"127.0.0.1:{other}" for other in routes if other != routes[index]),
         )
         config_file = home / "nats.conf"
-        write_private(config_file, server_config(listen, accounts(logins_of(self._credentials))))
+        write_private(config_file, server_config(listen, accounts_section(logins_by_credential(self._credentials))))
         return NatsProcess(config_file, home / "nats.log", port=port)
 
-    async def _formed(self) -> None:
+    async def _wait_until_formed(self) -> None:
         """Create a stream with three replicas until that works: nothing less proves that all nodes take part."""
         deadline = time.monotonic() + FORMED_TIMEOUT_S
         async with await connect(self.credential("bootstrap"), name="cluster") as connection:
             while time.monotonic() < deadline:
                 with contextlib.suppress(ApiError, Unreachable):
-                    await self._probe(connection)
+                    await self._create_replicated_stream(connection)
                     return
                 await asyncio.sleep(_POLL_S)
         raise Unreachable(f"the cluster in {self.directory} did not form within {FORMED_TIMEOUT_S:g} s.")
 
-    async def _probe(self, connection: Connection) -> None:
+    async def _create_replicated_stream(self, connection: Connection) -> None:
         # One that is needed anyway: nobody may create another, or delete it again.
         spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == stream_names.ADVISORIES)
-        await connection.ask(jetstream_api.stream_create(spec.name), spec.config, timeout_s=2.0)
+        await connection.api_request(jetstream_api.stream_create(spec.name), spec.config, timeout_s=2.0)

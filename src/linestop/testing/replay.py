@@ -17,23 +17,23 @@ from typing import Any, assert_never
 import msgspec
 
 from linestop.actors.approver import Approver
-from linestop.actors.budget import NOT_CHANGED, Budget, needed_micros, wanted
-from linestop.actors.control_messages import word
+from linestop.actors.budget import ACCOUNTS_UNAVAILABLE, Budget, next_hold, next_hold_min_micros
+from linestop.actors.control_messages import event_for_message
 from linestop.actors.executor import Executor
 from linestop.actors.facts import (
+    CheckFindings,
+    ControlMessage,
     CurrentAgent,
     DeadWorkers,
-    Doors,
     Facts,
-    Findings,
-    Incoming,
+    IncomingTask,
+    KillSwitches,
     PinnedAgent,
     Reservation,
     Secrets,
     Texts,
     ToolHere,
     ToolsHere,
-    Word,
     Worker,
 )
 from linestop.actors.planner import Planner
@@ -44,7 +44,7 @@ from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
-    NAMES,
+    EVENT_NAMES,
     AccountLine,
     Answered,
     AnyEvent,
@@ -82,14 +82,14 @@ _ROLES: Mapping[str, Callable[[], Role]] = {
     "validator": Validator, "approver": Approver, "budget": Budget, "planner": Planner, "executor": Executor,
     "recorder": Recorder,
 }  # fmt: skip
-_BY_THE_AGENT = frozenset({"validator", "planner"})
+_ROLES_THAT_READ_THE_AGENT = frozenset({"validator", "planner"})
 """Roles that decide by the agent's prompt, schemas and answer's form, which are in its version, not in the log."""
 
 SHELL_STOPS = frozenset({"defect", "stuck", "squatted"})
 """Stops that the shell or the sweep says on its own; no role decided them."""
 
 
-_DOOR = re.compile(r"The (?:door|kill switch) '(.+)' was closed")
+_KILL_SWITCH = re.compile(r"The (?:door|kill switch) '(.+)' was closed")
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,26 +119,26 @@ def replay(
         blobs: Contents by digest of what the log keeps as blobs, where a decision reads one.
         secrets: Values that were to be kept out of the answer.
     """
-    first = _first(log)
+    first = _run_of_log(log)
     if first is None:
         return []
-    known = _Known(agent, blobs or {}, tuple(secrets))
+    inputs = _ReplayInputs(agent, blobs or {}, tuple(secrets))
     # Two folds, one of them an event ahead: a role decided from the run before its event.
     before, after = Run(first.tenant, first.run), Run(first.tenant, first.run)
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for message in log:
         entry = after.apply(*message)
         if isinstance(entry.event, Opened) and not entry.ignored:
-            known.pin(entry.event)
+            inputs.pin(entry.event)
         if entry.event is not None and not entry.ignored and entry.role in _ROLES:
-            difference = _compared(entry.event, before, known, role=entry.role)
+            difference = _decide_again(entry.event, before, inputs, role=entry.role)
             if difference is not None:
-                found.append(difference)
+                differences.append(difference)
         before.apply(*message)
-    return found
+    return differences
 
 
-class _Known:
+class _ReplayInputs:
     """What was handed in besides the log."""
 
     def __init__(self, agent: AgentVersion | None, blobs: Mapping[str, bytes], secrets: tuple[str, ...]) -> None:
@@ -154,7 +154,7 @@ class _Known:
                 self.agent = msgspec.json.decode(stored, type=AgentVersion)
 
 
-def _first(log: Sequence[LogMessage]) -> RunSubject | None:
+def _run_of_log(log: Sequence[LogMessage]) -> RunSubject | None:
     """Which run this is: the first subject that is one says so."""
     for subject, _, _ in log:
         with contextlib.suppress(InputError):
@@ -162,20 +162,22 @@ def _first(log: Sequence[LogMessage]) -> RunSubject | None:
     return None
 
 
-def _compared(logged: AnyEvent, before: Run, known: _Known, *, role: str) -> Difference | None:
+def _decide_again(logged: AnyEvent, before: Run, inputs: _ReplayInputs, *, role: str) -> Difference | None:
     """Decide one event again."""
     if not _is_decision(logged):
         return None
-    facts = _facts(logged, before, known)
-    decided = _said_stop(logged, before, facts)
+    facts = _facts(logged, before, inputs)
+    decided = _requested_stop(logged, before, facts)
     if decided is None:
-        if known.agent is None and role in _BY_THE_AGENT:
+        if inputs.agent is None and role in _ROLES_THAT_READ_THE_AGENT:
             return None
         decided = _ROLES[role]().decide(before, logged.cue, facts, logged.at)
-    field = _differs(logged, decided)
+    field = _first_difference(logged, decided)
     if field is None:
         return None
-    return Difference(n=before.n + 1, role=role, event=NAMES[type(logged)], logged=logged, decided=decided, field=field)
+    return Difference(
+        n=before.n + 1, role=role, event=EVENT_NAMES[type(logged)], logged=logged, decided=decided, field=field
+    )
 
 
 def _is_decision(event: AnyEvent) -> bool:
@@ -189,91 +191,101 @@ def _is_decision(event: AnyEvent) -> bool:
             return True
 
 
-def _said_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
+def _requested_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
     """A stop that somebody asked for: whichever role's shell saw it first said it."""
-    said = facts.get(Word)
-    return word(run, said, logged.at) if isinstance(logged, Stopped) and said is not None else None
+    message = facts.get(ControlMessage)
+    return event_for_message(run, message, logged.at) if isinstance(logged, Stopped) and message is not None else None
 
 
-def _facts(event: AnyEvent, run: Run, known: _Known) -> Facts:  # noqa: C901 - one arm an event
+def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> Facts:  # noqa: C901 - one arm an event
     """What the role knew when it decided ``event``, as far as the event tells."""
-    facts: list[Any] = [Texts(by_sha256=dict(known.blobs)), Secrets(values=known.secrets)]
-    if known.agent is not None:
-        facts += [PinnedAgent(version=known.agent), CurrentAgent(version=known.agent, digest=_digest(event, known))]
+    facts: list[Any] = [Texts(by_sha256=dict(inputs.blobs)), Secrets(values=inputs.secrets)]
+    if inputs.agent is not None:
+        facts += [
+            PinnedAgent(version=inputs.agent),
+            CurrentAgent(version=inputs.agent, digest=_agent_digest(event, inputs)),
+        ]
     match event:
         case Opened():
-            facts += [_incoming(event), Doors(revision=event.doors_revision, closed=_shut_tools(event, known))]
+            facts += [
+                _incoming(event),
+                KillSwitches(revision=event.doors_revision, closed=_closed_tools(event, inputs)),
+            ]
         case Held() | Queued():
             facts.append(_reservation(event, run))
         case ModelStarted():
             facts += [Worker(event.worker), DeadWorkers(frozenset(event.dead_workers))]
         case EffectStarted():
             facts += [Worker(event.worker), DeadWorkers(frozenset(event.dead_workers))]
-            facts.append(Doors(revision=event.doors_revision))
+            facts.append(KillSwitches(revision=event.doors_revision))
         case Widened():
             here = {line.grant.name: ToolHere(grant=line.grant) for line in event.calls}
             facts += [Worker(event.worker), ToolsHere(by_name=here)]
         case Checked():
-            facts.append(Findings(by_event={event.finished_n: event.findings}))
+            facts.append(CheckFindings(by_event={event.finished_n: event.findings}))
         case Granted() | Denied() | Edited() | Answered() | Resolved() | Paused() | Resumed() | Stopped():
             if event.cue.kind == "control":
-                facts.append(_word(event))
+                facts.append(_control_message(event))
             elif isinstance(event, Stopped):
-                facts += _reasons(event, run)
+                facts += _stop_facts(event, run)
         case _:
             pass
     return Facts(*facts)
 
 
-def _shut_tools(event: Opened, known: _Known) -> frozenset[str]:
+def _closed_tools(event: Opened, inputs: _ReplayInputs) -> frozenset[str]:
     """The doors that kept a tool out of the run: what the agent has, the task asks for, and was not given."""
-    if known.agent is None or not event.doors_revision:
+    if inputs.agent is None or not event.doors_revision:
         return frozenset()
-    scope, given = event.task.scope, {tool.name for tool in event.tools}
-    tools = [tool for tool in known.agent.tools if known.agent.grants(tool) and (scope is None or tool.name in scope)]
-    return frozenset(f"tool:{tool.name}" for tool in tools if tool.name not in given)
+    scope, granted = event.task.scope, {tool.name for tool in event.tools}
+    tools = [
+        tool
+        for tool in inputs.agent.tools
+        if inputs.agent.has_scopes_for(tool) and (scope is None or tool.name in scope)
+    ]
+    return frozenset(f"tool:{tool.name}" for tool in tools if tool.name not in granted)
 
 
-def _digest(event: AnyEvent, known: _Known) -> str:
+def _agent_digest(event: AnyEvent, inputs: _ReplayInputs) -> str:
     """The digest a run pinned is the store's: a newer build may write the same version differently."""
-    assert known.agent is not None
-    return event.agent.digest if isinstance(event, Opened) else known.agent.digest()
+    assert inputs.agent is not None
+    return event.agent.digest if isinstance(event, Opened) else inputs.agent.digest()
 
 
-def _reasons(event: Stopped, run: Run) -> list[Any]:
+def _stop_facts(event: Stopped, run: Run) -> list[Any]:
     """What a role knew that made it stop the run: a closed door, or an account without room."""
-    if event.code == "policy" and (door := _DOOR.search(event.why)):
-        return [Doors(closed=frozenset({door[1]}))]
+    if event.code == "policy" and (switch := _KILL_SWITCH.search(event.why)):
+        return [KillSwitches(closed=frozenset({switch[1]}))]
     limit = event.limit
     if event.code != "budget" or limit is None or limit.name in Limits.__struct_fields__:
         return []
-    hold, _ = wanted(run, event.at)
-    need = needed_micros(run, event.at)
+    hold, _ = next_hold(run, event.at)
+    needed = next_hold_min_micros(run, event.at)
     line = AccountLine(
-        account=limit.name, period=limit.period, before_micros=int(limit.value) - need,
+        account=limit.name, period=limit.period, before_micros=int(limit.value) - needed,
         limit_micros=int(limit.max_value), spent_micros=int(limit.spent),
     )  # fmt: skip
-    return [Reservation(hold=hold, amount_micros=need, accounts=(line,), refused_account=limit.name)]
+    return [Reservation(hold=hold, amount_micros=needed, accounts=(line,), refused_account=limit.name)]
 
 
 def _reservation(event: Held | Queued, run: Run) -> Reservation:
     """What the accounts said to a run that holds money since, or waits for it."""
     if isinstance(event, Held):
         return Reservation(hold=event.hold, amount_micros=event.amount_micros, accounts=event.accounts)
-    hold, _ = wanted(run, event.at)
+    hold, _ = next_hold(run, event.at)
     if event.account is None:
-        cause = event.why.partition(NOT_CHANGED)[2]
+        cause = event.why.partition(ACCOUNTS_UNAVAILABLE)[2]
         return Reservation(hold=hold, amount_micros=event.need_micros, cause=cause)
     line = event.account
     return Reservation(
-        hold=hold, amount_micros=event.need_micros, accounts=(line,), refused_account=line.account, waits=True
+        hold=hold, amount_micros=event.need_micros, accounts=(line,), refused_account=line.account, may_wait=True
     )
 
 
-def _incoming(event: Opened) -> Incoming:
+def _incoming(event: Opened) -> IncomingTask:
     task = event.task
     text = task.text if isinstance(task.text, str) else ""
-    return Incoming(
+    return IncomingTask(
         agent=event.agent.name, sha256=task.sha256, trace=task.trace, asked_at=task.asked_at,
         task=Task(
             text=text, material=task.material, user=task.user, submitter=task.submitter, labels=task.labels,
@@ -288,70 +300,74 @@ def _incoming(event: Opened) -> Incoming:
     )  # fmt: skip
 
 
-def _word(event: Granted | Denied | Edited | Answered | Resolved | Paused | Resumed | Stopped) -> Word:
+def _control_message(
+    event: Granted | Denied | Edited | Answered | Resolved | Paused | Resumed | Stopped,
+) -> ControlMessage:
     """The control message that became ``event``."""
     why = "" if isinstance(event, Answered) else event.why
     verb: Verb
-    more: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     match event:
         case Granted():
             verb = "approve"
         case Denied():
             verb = "deny"
         case Edited():
-            verb, more = "edit", {"args": _json(event.args)}
+            verb, fields = "edit", {"args": _json(event.args)}
         case Answered():
-            verb, more = "answer", {"answer": event.answer, "event": "" if event.reported_n else event.event}
+            verb, fields = "answer", {"answer": event.answer, "event": "" if event.reported_n else event.event}
         case Resolved():
-            verb, more = "resolve", {"action": event.action, "result": _json(event.result) if event.result else None}
+            verb, fields = "resolve", {"action": event.action, "result": _json(event.result) if event.result else None}
         case Paused():
             verb = "pause"
         case Resumed():
             verb = "resume"
         case Stopped():
-            verb, more = "stop", {"mode": event.mode}
+            verb, fields = "stop", {"mode": event.mode}
         case _:
             assert_never(event)
     if not isinstance(event, Paused | Resumed | Stopped):
-        more |= _as_signed(event)
+        fields |= _signed_fields(event)
     signature, key_id = getattr(event, "signature", ""), getattr(event, "key_id", "")
-    control = Control(by=event.by, why=why, call=getattr(event, "call", ""), signature=signature, key_id=key_id, **more)
+    control = Control(
+        by=event.by, why=why, call=getattr(event, "call", ""), signature=signature, key_id=key_id, **fields
+    )
     trusted = isinstance(event, Answered) and not event.untrusted
-    return Word(verb=verb, control=control, signer=event.by if signature else "", trusted=trusted)
+    return ControlMessage(verb=verb, control=control, signer=event.by if signature else "", trusted=trusted)
 
 
-def _as_signed(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:
+def _signed_fields(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:
     """What a decision was bound to, as its signature covers it."""
-    bound = {"contract_digest": event.contract_digest, "nonce": event.nonce, "expires_at": event.expires_at}
+    signed_fields = {"contract_digest": event.contract_digest, "nonce": event.nonce, "expires_at": event.expires_at}
     if isinstance(event, Granted | Denied):
-        return {**bound, "args_sha256": event.args_sha256, "via": event.via}
-    return {**bound, "args_sha256": event.shown_sha256}
+        return {**signed_fields, "args_sha256": event.args_sha256, "via": event.via}
+    return {**signed_fields, "args_sha256": event.shown_sha256}
 
 
 def _json(text: str | BlobRef) -> Any:  # noqa: ANN401 - any JSON value
     return msgspec.json.decode(text) if isinstance(text, str) else None
 
 
-def _differs(logged: AnyEvent, decided: AnyEvent | None) -> str | None:
+def _first_difference(logged: AnyEvent, decided: AnyEvent | None) -> str | None:
     """The first field that differs (``event`` if it is another event, or none at all); None if they agree."""
     if decided is None or type(decided) is not type(logged):
         return "event"
     for name in type(logged).__struct_fields__:
-        if name not in ENVELOPE and not _same(getattr(logged, name), getattr(decided, name)):
+        if name not in ENVELOPE and not _agree(getattr(logged, name), getattr(decided, name)):
             return name
     return None
 
 
-def _same(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - any field
+def _agree(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - any field
     """Whether two values agree; a text that the log keeps as a blob agrees by its digest."""
     if isinstance(logged, BlobRef) and isinstance(decided, str):
         return hashlib.sha256(decided.encode()).hexdigest() == logged.sha256
     if isinstance(logged, tuple) and isinstance(decided, tuple):
-        return _all_same(logged, decided)
+        return _all_agree(logged, decided)
     if isinstance(logged, msgspec.Struct) and type(logged) is type(decided):
-        return all(_same(getattr(logged, f), getattr(decided, f)) for f in type(logged).__struct_fields__)
+        return all(_agree(getattr(logged, f), getattr(decided, f)) for f in type(logged).__struct_fields__)
     return bool(logged == decided)
 
 
-def _all_same(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - two tuples
-    return len(logged) == len(decided) and all(_same(a, b) for a, b in zip(logged, decided, strict=True))
+def _all_agree(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - two tuples
+    return len(logged) == len(decided) and all(_agree(a, b) for a, b in zip(logged, decided, strict=True))

@@ -39,12 +39,12 @@ class Deadlock(Defect):
 class _ShuffledReady(collections.deque[asyncio.Handle]):
     """The loop's ready queue, drawn from at random instead of first in, first out."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, random_source: random.Random) -> None:
         super().__init__()
-        self._draw = draw
+        self._random_source = random_source
 
     def popleft(self) -> asyncio.Handle:
-        chosen = self._draw.randrange(len(self))
+        chosen = self._random_source.randrange(len(self))
         if chosen:
             self[0], self[chosen] = self[chosen], self[0]
         return super().popleft()
@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, *, seed: int | None = None, start: datetime = START) -> None:
         self._elapsed_s = 0.0
         self._start = start
-        self._turns_now = 0
+        self._turns_at_this_instant = 0
         super().__init__(_JumpingSelector(self._on_idle))
         if seed is not None:
             # asyncio reads its ready queue with popleft() alone, so the queue is where the order is decided.
@@ -98,20 +98,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise Deadlock(self._describe("Nothing is ready and nothing is scheduled"))
         if timeout_s > 0:
             self._elapsed_s += timeout_s
-            self._turns_now = 0
+            self._turns_at_this_instant = 0
             return
-        self._turns_now += 1
-        if self._turns_now > TURNS_AT_ONE_INSTANT_MAX:
-            self._turns_now = 0
+        self._turns_at_this_instant += 1
+        if self._turns_at_this_instant > TURNS_AT_ONE_INSTANT_MAX:
+            self._turns_at_this_instant = 0
             raise Deadlock(self._describe("The loop spins without time passing"))
 
-    def _describe(self, what: str) -> str:
-        waiting = sorted(_where(task) for task in asyncio.all_tasks(self))
+    def _describe(self, problem: str) -> str:
+        waiting = sorted(_waits_at(task) for task in asyncio.all_tasks(self))
         shown = waiting[:_WAITERS_SHOWN_MAX]
         if len(waiting) > len(shown):
             shown.append(f"and {len(waiting) - len(shown)} more")
         listed = "".join(f"\n  {line}" for line in shown)
-        return f"{what} at {self._elapsed_s:.6f} virtual seconds; {len(waiting)} tasks wait for ever:{listed}"
+        return f"{problem} at {self._elapsed_s:.6f} virtual seconds; {len(waiting)} tasks wait for ever:{listed}"
 
 
 def run_virtual(main: Callable[[], Awaitable[T]], *, seed: int | None = None, start: datetime = START) -> T:
@@ -136,7 +136,7 @@ def virtual_now() -> datetime:
     return loop.now()
 
 
-def _where(task: asyncio.Task[object]) -> str:
+def _waits_at(task: asyncio.Task[object]) -> str:
     """Name a task and the innermost line of ours that it waits at."""
     stack = task.get_stack()
     if not stack:

@@ -24,8 +24,8 @@ Typically it is a few milliseconds. The tool's own time to begin is five seconds
 call that was started just before it from arriving later than this.
 """
 
-LATE_NS: Final = int((EFFECT_AFTER_ACK_S + MACHINE_S) * 1e9)
-SIDE_LEAST: Final = 0.2
+ARRIVAL_AFTER_ACK_MAX_NS: Final = int((EFFECT_AFTER_ACK_S + MACHINE_S) * 1e9)
+WINS_SHARE_MIN: Final = 0.2
 
 
 class Request(NamedTuple):
@@ -74,19 +74,19 @@ def race_of(tenant: TenantId, stop: Stop, messages: list[tuple[str, bytes, int]]
     return Race(stop, begun, [subject for subject, _, _ in messages[place + 1 :] if ".started." in subject])
 
 
-def judge(races: Sequence[Race], requests: Sequence[Request]) -> None:
+def assert_no_start_after_stop(races: Sequence[Race], requests: Sequence[Request]) -> None:
     """Nothing started after an acknowledged stop: not in the log, not at the tool's server; both sides won."""
     by_run = {race.stop.run: race for race in races}
-    behind = [f"{race.stop.run}: {race.after}" for race in races if race.after]
-    assert not behind, f"{len(behind)} starts in the log behind the stop: {behind}"
+    starts_after_stop = [f"{race.stop.run}: {race.after}" for race in races if race.after]
+    assert not starts_after_stop, f"{len(starts_after_stop)} starts in the log behind the stop: {starts_after_stop}"
     unstarted = [r for r in requests if not 0 < by_run[r.run].begun.get((r.call, r.attempt), 0) < by_run[r.run].stop.n]
     assert not unstarted, f"{len(unstarted)} requests at the tool's server without a start before the stop: {unstarted}"
     late = [(r, (r.arrived_ns - by_run[r.run].stop.acked_ns) / 1e9) for r in requests]
-    late = [(r, late_s) for r, late_s in late if late_s > LATE_NS / 1e9]
+    late = [(r, late_s) for r, late_s in late if late_s > ARRIVAL_AFTER_ACK_MAX_NS / 1e9]
     assert not late, f"{len(late)} requests at the tool's server too long after the stop's acknowledgement: {late}"
     start_first = sum(race.start_won for race in races)
-    least = SIDE_LEAST * len(races)
-    assert len(races) - start_first >= least, f"the stop won only {len(races) - start_first} of {len(races)} races"
-    assert start_first >= least, f"the start won only {start_first} of {len(races)} races"
+    wins_min = WINS_SHARE_MIN * len(races)
+    assert len(races) - start_first >= wins_min, f"the stop won only {len(races) - start_first} of {len(races)} races"
+    assert start_first >= wins_min, f"the start won only {start_first} of {len(races)} races"
     raced = {(race.stop.run, race.stop.call) for race in races if race.start_won}
     assert any((r.run, r.call) in raced for r in requests), "no raced call came to the tool's server"

@@ -16,14 +16,14 @@ import anyio
 
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.bus.event_envelope import Stamper
+from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream import JetStream
 from linestop.bus.operator_stop import stop_run
 from linestop.runtime.process_settings import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
-from linestop.schemas.run.make_stop import stopped
+from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
-from linestop.schemas.subjects import parse_run_event, stored
+from linestop.schemas.subjects import parse_run_event, stored_subject
 
 TRIGGERS = ("judged", "cleared")
 
@@ -43,7 +43,7 @@ async def main(directory: Path, seed: int, count: int) -> None:
     chance = random.Random(seed)
     connection = await connect(load_credential(credential_path(directory, "operator")), name="stopper")
     streams = await JetStream.open(connection)
-    stamper = Stamper(build="race", blobs=streams.blobs(), chance=chance, now=utc_now)
+    stamper = EventEncoder(build="race", blobs=streams.blobs(), random_source=chance, now=utc_now)
     runs: dict[str, Run] = {}
     plans: dict[str, tuple[str, int]] = {}
     done = anyio.Event()
@@ -53,7 +53,7 @@ async def main(directory: Path, seed: int, count: int) -> None:
     async def stop(run: Run, trigger: str, call: str) -> None:
         nonlocal left
         await anyio.sleep(chance.uniform(0, window_s[trigger]))
-        n = await stop_run(streams.log(), stamper, run, lambda state: stopped(state, by="race", why="the race"))
+        n = await stop_run(streams.log(), stamper, run, lambda state: stop_event(state, by="race", why="the race"))
         acked = time.monotonic_ns()
         print(json.dumps({"run": run.run, "n": n, "acked_ns": acked, "call": call}), flush=True)
         # Both sides must win often: whoever won makes it harder for itself.
@@ -66,19 +66,19 @@ async def main(directory: Path, seed: int, count: int) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def heard(message: object) -> None:
-            subject = stored(getattr(message, "subject", ""))
+            subject = stored_subject(getattr(message, "subject", ""))
             event = parse_run_event(subject)
             if event.run not in runs:
                 runs[event.run] = Run(event.tenant, event.run)
                 plans[event.run] = (chance.choice(TRIGGERS), chance.randint(1, 4))
             run = runs[event.run]
             headers: dict[str, str] = getattr(message, "headers", None) or {}
-            said = run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"])).event
+            applied = run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"])).event
             trigger, ordinal = plans[event.run]
             seen = sum(1 for entry in run.entries if entry.name == trigger)
             if event.event == trigger and seen == ordinal:
-                assert isinstance(said, Judged | Cleared)
-                tasks.start_soon(stop, run, trigger, said.calls[0].call)
+                assert isinstance(applied, Judged | Cleared)
+                tasks.start_soon(stop, run, trigger, applied.calls[0].call)
 
         await connection.nc.subscribe("live.runs.>", cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
         await connection.nc.flush()

@@ -11,10 +11,10 @@ import structlog
 
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.credentials import credential_path, load_credential
-from linestop.models.caller import Caller
+from linestop.models.caller import Requester
 from linestop.models.planner_function import Plan
-from linestop.runtime.actor_process import Host
-from linestop.runtime.process_settings import HostConfig
+from linestop.runtime.actor_process import ActorProcess
+from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.sandbox.http.egress_guard import EgressPolicy
 from linestop.sandbox.tools.context import Context
@@ -74,8 +74,8 @@ async def main(directory: Path, host_port: str) -> None:
     credentials: Any = {role: load_credential(credential_path(directory, role)) for role in ACTORS}
     backend = await JetStreamBackend.open(credentials, name="race")
     runner = RegistryRunner(registry(), directory / "workspaces", egress=EgressPolicy(allow=(host_port,)))
-    roles = [make_role(role, caller=Caller(), runner=runner) for role in ACTORS]
-    async with Host(backend, roles, HostConfig(worker="race#1")).running():
+    roles = [make_role(role, requester=Requester(), runner=runner) for role in ACTORS]
+    async with ActorProcess(backend, roles, ProcessSettings(worker="race#1")).running():
         print("ready", flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
     await backend.aclose()

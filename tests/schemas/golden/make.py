@@ -37,9 +37,9 @@ def example(kind: type[msgspec.Struct], *, full: bool) -> Any:  # noqa: ANN401 -
     return kind(**{f.name: not f.default if isinstance(f.default, bool) else values[f.name] for f in chosen})
 
 
-def _struct(found: inspect.Type) -> inspect.StructType:
-    assert isinstance(found, inspect.StructType)
-    return found
+def _struct(kind: inspect.Type) -> inspect.StructType:
+    assert isinstance(kind, inspect.StructType)
+    return kind
 
 
 def _value(kind: inspect.Type, name: str, *, full: bool) -> Any:  # noqa: ANN401, C901, PLR0912 - one arm a type

@@ -7,13 +7,13 @@ from typing import Self
 from linestop.bus import stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.blobs import JetStreamBlobs
-from linestop.bus.jetstream.key_value import JetStreamShared
+from linestop.bus.jetstream.key_value import JetStreamBucket
 from linestop.bus.jetstream.log import JetStreamLog
 from linestop.bus.jetstream.publisher import JetStreamPublisher
 from linestop.bus.jetstream.pull_queue import JetStreamQueue
 from linestop.bus.jetstream.timers import JetStreamTimers
 from linestop.bus.jetstream.wire import Wire
-from linestop.bus.kill_switch_store import SwitchStore
+from linestop.bus.kill_switch_store import KillSwitchStore
 from linestop.bus.stream_definitions import ConsumerSpec
 
 
@@ -40,13 +40,13 @@ class JetStream:
         """Write-once payloads."""
         return JetStreamBlobs(self.wire)
 
-    def shared(self, bucket: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> JetStreamShared:
+    def bucket(self, name: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> JetStreamBucket:
         """A key-value bucket; ``leader``: for who decides by what it holds."""
-        return JetStreamShared(self.wire, bucket, leader=leader)
+        return JetStreamBucket(self.wire, name, leader=leader)
 
-    def switches(self) -> SwitchStore:
+    def kill_switches(self) -> KillSwitchStore:
         """The kill switches."""
-        return SwitchStore(self.shared(stream_names.SWITCHES_BUCKET), self.shared(stream_names.SHARED_BUCKET))
+        return KillSwitchStore(self.bucket(stream_names.SWITCHES_BUCKET), self.bucket(stream_names.SHARED_BUCKET))
 
     def timers(self) -> JetStreamTimers:
         """Durable timers."""

@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 
 from linestop.bus import stream_names
-from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.replies import meaning
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
@@ -24,7 +24,7 @@ from linestop.schemas.defaults import BLOB_BYTES_MAX, BLOB_PART_BYTES
 from linestop.schemas.subjects import TenantId
 
 PARTS_HEADER: Final = "Linestop-Parts"
-AT_ONCE_MAX: Final = 8
+CONCURRENT_PARTS_MAX: Final = 8
 """Parts of one blob that are under way at a time."""
 
 
@@ -48,7 +48,7 @@ class JetStreamBlobs:
             chunk = data[part * BLOB_PART_BYTES : (part + 1) * BLOB_PART_BYTES]
             await self._put_part(subjects.blob(tenant, sha256, part=part), chunk, total=total)
 
-        await _each(range(total - 1), put_part)
+        await _for_each_part(range(total - 1), put_part)
         await put_part(total - 1)
         return sha256
 
@@ -61,16 +61,16 @@ class JetStreamBlobs:
         total = first.headers.get(PARTS_HEADER, "")
         if not total.isdecimal() or not 1 <= int(total) <= -(-BLOB_BYTES_MAX // BLOB_PART_BYTES):
             raise missing
-        parts: dict[int, Found | None] = {0: first}
+        parts: dict[int, StreamMessage | None] = {0: first}
 
         async def get_part(part: int) -> None:
             parts[part] = await self._part(subjects.blob(tenant, sha256, part=part))
 
-        await _each(range(1, int(total)), get_part)
-        found = [part for index in range(int(total)) if (part := parts[index]) is not None]
-        if len(found) < int(total):
+        await _for_each_part(range(1, int(total)), get_part)
+        present = [part for index in range(int(total)) if (part := parts[index]) is not None]
+        if len(present) < int(total):
             raise missing
-        data = b"".join(part.payload for part in found)
+        data = b"".join(part.payload for part in present)
         if await _digest(data) != sha256:
             raise NotFound(f"Blob {sha256} of tenant {tenant} is stored, but its bytes do not match its digest.")
         return data
@@ -81,14 +81,14 @@ class JetStreamBlobs:
         ack = await publish(self._wire, subject, chunk, headers=headers)
         if meaning(ack) == "stored":
             return
-        there = await self._reader.direct_last(subject)
-        if there is not None and there.payload != chunk:
+        existing = await self._reader.direct_last(subject)
+        if existing is not None and existing.payload != chunk:
             raise Refused(
                 f"{subject} is taken by other bytes than its digest names: find out who wrote them. "
                 "They stay for 90 days, so say it in other words meanwhile."
             )
 
-    async def _part(self, subject: str) -> Found | None:
+    async def _part(self, subject: str) -> StreamMessage | None:
         # A replica may lag, and roles may not read BLOBS at the leader; the second read may ask another one.
         return await self._reader.direct_last(subject) or await self._reader.direct_last(subject)
 
@@ -98,12 +98,12 @@ async def _digest(data: bytes) -> str:
     return await off_loop(len(data), lambda: hashlib.sha256(data).hexdigest())
 
 
-async def _each(parts: Sequence[int], work: Callable[[int], Coroutine[None, None, None]]) -> None:
+async def _for_each_part(parts: Sequence[int], work: Callable[[int], Coroutine[None, None, None]]) -> None:
     """Do ``work`` for every part, a few at a time."""
-    for start in range(0, len(parts), AT_ONCE_MAX):
+    for start in range(0, len(parts), CONCURRENT_PARTS_MAX):
         try:
             async with anyio.create_task_group() as group:
-                for part in parts[start : start + AT_ONCE_MAX]:
+                for part in parts[start : start + CONCURRENT_PARTS_MAX]:
                     group.start_soon(work, part)
         except ExceptionGroup as failures:
             # Parts fail for one reason; callers expect that error itself, not a group of it.

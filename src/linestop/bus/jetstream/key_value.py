@@ -20,9 +20,9 @@ import msgspec
 import structlog
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import SharedValue
-from linestop.bus.jetstream.reads import Found, Reader
-from linestop.bus.jetstream.replies import PubAck, head_named, meaning
+from linestop.bus.interfaces import BucketValue
+from linestop.bus.jetstream.reads import Reader, StreamMessage
+from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.errors import Conflict, PermissionDenied
@@ -33,7 +33,7 @@ LAG_PAUSE_S: Final = 0.05
 """How often and how long to wait for a replica to show the revision that the leader named."""
 
 CREATE_TRIES_MAX: Final = 3
-MARKER_KEPT: Final = "1h"
+MARKER_TTL: Final = "1h"
 """How long the marker of a deleted key is kept."""
 
 _EXPIRING: Final = frozenset({stream_names.SHARED_BUCKET})
@@ -44,7 +44,7 @@ _OPERATION: Final = "KV-Operation"
 _MARKER: Final = "Nats-Marker-Reason"
 
 
-class JetStreamShared:
+class JetStreamBucket:
     """One bucket; see ``ports.Shared``."""
 
     def __init__(self, wire: Wire, bucket: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> None:
@@ -53,12 +53,12 @@ class JetStreamShared:
         self._bucket = bucket
         self._reader = Reader(wire, stream_names.bucket_stream(bucket))
 
-    async def get(self, key: str) -> SharedValue | None:
+    async def get(self, key: str) -> BucketValue | None:
         """The key's value and revision, None if it does not exist."""
-        found = await self._last(self._subject(key))
-        return None if found is None or _is_deleted(found) else self._value(found)
+        message = await self._last(self._subject(key))
+        return None if message is None or _is_deleted(message) else self._value(message)
 
-    async def _last(self, subject: str) -> Found | None:
+    async def _last(self, subject: str) -> StreamMessage | None:
         if self._leader:
             try:
                 return await self._reader.last(subject)
@@ -72,40 +72,40 @@ class JetStreamShared:
         """Store a new key; see ``ports.Shared``."""
         expected = 0
         for _ in range(CREATE_TRIES_MAX):
-            done, there = await self._change(key, value, revision=expected, ttl_s=ttl_s)
-            if done:
-                return done
-            if there is not None and not _is_deleted(there):
+            new_revision, existing = await self._change(key, value, revision=expected, ttl_s=ttl_s)
+            if new_revision:
+                return new_revision
+            if existing is not None and not _is_deleted(existing):
                 break
             # A deleted key still has a last message, its marker, until that expires.
-            expected = there.seq if there else 0
+            expected = existing.seq if existing else 0
         raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
 
     async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
         """Replace the value if its revision is still this one; see ``ports.Shared``."""
-        done, _ = await self._change(key, value, revision=revision, ttl_s=ttl_s)
-        if not done:
-            raise self._lost(key, revision)
-        return done
+        new_revision, _ = await self._change(key, value, revision=revision, ttl_s=ttl_s)
+        if not new_revision:
+            raise self._conflict(key, revision)
+        return new_revision
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Delete the key, if ``revision`` is given only while it has that; see ``ports.Shared``."""
-        done, there = await self._change(key, b"", revision=revision, operation="DEL")
-        if not done and not (there is None or _is_deleted(there)):
-            raise self._lost(key, revision)
+        new_revision, existing = await self._change(key, b"", revision=revision, operation="DEL")
+        if not new_revision and not (existing is None or _is_deleted(existing)):
+            raise self._conflict(key, revision)
 
-    async def values(self, prefix: str) -> list[SharedValue]:
+    async def values(self, prefix: str) -> list[BucketValue]:
         """All keys that begin with ``prefix``, with their values; see ``ports.Shared``."""
-        present = (await self._present(prefix)).values()
-        return [msgspec.structs.replace(self._value(found), stored_at=_stored_at(found)) for found in present]
+        present = (await self._present_values(prefix)).values()
+        return [msgspec.structs.replace(self._value(message), stored_at=_stored_at(message)) for message in present]
 
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix``, unordered; see ``ports.Shared``."""
-        return [self._key(subject) for subject in await self._present(prefix)]
+        return [self._key(subject) for subject in await self._present_values(prefix)]
 
     async def _change(
         self, key: str, value: bytes, *, revision: int | None, operation: str = "", ttl_s: int | None = None
-    ) -> tuple[int, Found | None]:
+    ) -> tuple[int, StreamMessage | None]:
         """Try one change; return its revision, or 0 and what is there instead."""
         own_id = uuid.uuid4().hex
         headers = {_ID: own_id}
@@ -116,32 +116,32 @@ class JetStreamShared:
         if operation:
             headers[_OPERATION] = operation
             if self._bucket in _EXPIRING:
-                headers["Nats-TTL"] = MARKER_KEPT
+                headers["Nats-TTL"] = MARKER_TTL
         subject = self._subject(key)
         ack = await publish(self._wire, subject, value, headers=header_block(headers))
         if meaning(ack) in {"stored", "duplicate"}:
             return ack.seq, None
-        there = await self._settled(subject, ack)
-        if there is not None and there.headers.get(_ID) == own_id:
-            return there.seq, None
-        return 0, there
+        existing = await self._read_settled(subject, ack)
+        if existing is not None and existing.headers.get(_ID) == own_id:
+            return existing.seq, None
+        return 0, existing
 
-    async def _settled(self, subject: str, ack: PubAck) -> Found | None:
+    async def _read_settled(self, subject: str, ack: PubAck) -> StreamMessage | None:
         """Read the key's last message, not older than the leader named it."""
-        named = head_named(ack)
-        there = await self._reader.direct_last(subject)
+        named_seq = head_in_refusal(ack)
+        existing = await self._reader.direct_last(subject)
         for _ in range(LAG_READS_MAX):
-            if (there.seq if there else 0) >= named:
+            if (existing.seq if existing else 0) >= named_seq:
                 break
             await anyio.sleep(LAG_PAUSE_S)
-            there = await self._reader.direct_last(subject)
-        return there
+            existing = await self._reader.direct_last(subject)
+        return existing
 
-    async def _present(self, prefix: str) -> dict[str, Found]:
-        latest = {found.subject: found for found in await self._reader.walk(self._filter(prefix))}
+    async def _present_values(self, prefix: str) -> dict[str, StreamMessage]:
+        latest = {message.subject: message for message in await self._reader.read_all(self._filter(prefix))}
         return {subject: found for subject, found in latest.items() if not _is_deleted(found)}
 
-    def _lost(self, key: str, revision: int | None) -> Conflict:
+    def _conflict(self, key: str, revision: int | None) -> Conflict:
         return Conflict(
             f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
         )
@@ -155,16 +155,16 @@ class JetStreamShared:
     def _key(self, subject: str) -> str:
         return subject.removeprefix(stream_names.bucket_key(self._bucket, ""))
 
-    def _value(self, found: Found) -> SharedValue:
-        value = b"" if _is_deleted(found) else found.payload
-        return SharedValue(key=self._key(found.subject), value=value, revision=found.seq)
+    def _value(self, message: StreamMessage) -> BucketValue:
+        value = b"" if _is_deleted(message) else message.payload
+        return BucketValue(key=self._key(message.subject), value=value, revision=message.seq)
 
 
-def _stored_at(found: Found) -> datetime | None:
+def _stored_at(message: StreamMessage) -> datetime | None:
     """When the broker stored it, in microseconds."""
-    stamp = found.headers.get("Nats-Time-Stamp", "")
+    stamp = message.headers.get("Nats-Time-Stamp", "")
     return msgspec.convert(stamp, datetime) if stamp else None
 
 
-def _is_deleted(found: Found) -> bool:
-    return _OPERATION in found.headers or _MARKER in found.headers
+def _is_deleted(message: StreamMessage) -> bool:
+    return _OPERATION in message.headers or _MARKER in message.headers

@@ -15,9 +15,9 @@ import asyncio
 from typing import Final
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
-from linestop.bus.jetstream.reads import PAGES_MAX, Found, Reader, StreamInfo
-from linestop.bus.jetstream.replies import PubAck, head_named, meaning
+from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, OnSent, StoredMessage, left_of
+from linestop.bus.jetstream.reads import PAGES_MAX, Reader, StreamInfo, StreamMessage
+from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.stream_definitions import streams
@@ -26,7 +26,7 @@ from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId
 
-NEEDED: Final = (
+ESSENTIAL_STREAMS: Final = (
     stream_names.RUNS,
     stream_names.BLOBS,
     stream_names.OUTCOMES,
@@ -46,14 +46,14 @@ class JetStreamLog:
         self._forks = forks
         self._reader = Reader(wire, stream_names.FORKS if forks else stream_names.RUNS)
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Store the event if the run's head is still the one named; see ``ports.Log``."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
-        subject = self._named(append.subject)
+        subject = self._log_subject(append.subject)
         headers = header_block(
             {
                 "Nats-Expected-Last-Subject-Sequence": str(append.head_seq),
@@ -62,36 +62,36 @@ class JetStreamLog:
                 **append.headers,
             }
         )
-        ack = await publish(self._wire, subject, append.payload, headers=headers, meanwhile=meanwhile)
+        ack = await publish(self._wire, subject, append.payload, headers=headers, on_sent=on_sent)
         if meaning(ack) == "stored":
             return ack.seq
-        return await self._whose(append, subject, ack)
+        return await self._resolve_refusal(append, subject, ack)
 
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
         """All messages of the run above ``after_seq``, in order; see ``ports.Log``."""
-        wanted = self._filter(tenant, run)
-        head = await self._reader.last(wanted) if leader else None
-        found = await self._reader.direct(wanted, after_seq=after_seq)
-        if found is None:
-            found = await self._reader.walk(wanted, after_seq=after_seq)
+        subject_filter = self._filter(tenant, run)
+        head = await self._reader.last(subject_filter) if leader else None
+        messages = await self._reader.last_of_each(subject_filter, after_seq=after_seq)
+        if messages is None:
+            messages = await self._reader.read_all(subject_filter, after_seq=after_seq)
         if head is not None:
-            if _has_gap(found):
+            if _has_gap(messages):
                 # A replica that lost something in between answers all the same.
-                found = []
-            await self._complete(found, wanted, until_seq=head.seq, after_seq=after_seq)
-        return [_message(item) for item in found]
+                messages = []
+            await self._add_missing(messages, subject_filter, until_seq=head.seq, after_seq=after_seq)
+        return [_stored_message(item) for item in messages]
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """The message at this stream sequence, from the leader."""
-        found = await self._reader.at(seq)
-        return _message(found) if found else None
+        message = await self._reader.at(seq)
+        return _stored_message(message) if message else None
 
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
         """The run's last message, from the leader."""
-        found = await self._reader.last(self._filter(tenant, run))
-        return _message(found) if found else None
+        message = await self._reader.last(self._filter(tenant, run))
+        return _stored_message(message) if message else None
 
     async def left(self, tenant: TenantId, run: RunId) -> Left | None:
         """What is known of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
@@ -99,7 +99,7 @@ class JetStreamLog:
         if first is not None and first.subject.endswith(".1"):
             return None
         try:
-            found = await Reader(self._wire, stream_names.OUTCOMES).last(subjects.outcome_of(tenant, run))
+            found = await Reader(self._wire, stream_names.OUTCOMES).last(subjects.run_outcome_filter(tenant, run))
         except PermissionDenied:
             # The broker was set up for an older linestop, so nothing has left it early.
             return None
@@ -107,19 +107,19 @@ class JetStreamLog:
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs; see ``ports.Log``."""
-        wanted = self._named("runs.>")
-        found = await self._reader.page(wanted, after_seq=after_seq)
-        if not found:
+        subject_filter = self._log_subject("runs.>")
+        messages = await self._reader.page(subject_filter, after_seq=after_seq)
+        if not messages:
             # A replica may lag behind; only the leader knows that there is no more.
-            item = await self._reader.next(wanted, seq=after_seq + 1)
-            found = [item] if item else []
-        return [_message(item) for item in found]
+            item = await self._reader.next(subject_filter, seq=after_seq + 1)
+            messages = [item] if item else []
+        return [_stored_message(item) for item in messages]
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs with a first event and no sealed one; see ``ports.Log``."""
         # The begun are listed before the sealed, so that a run sealed in between is never called open.
-        begun = await self._runs(self._named(_FIRST_EVENTS))
-        sealed = await self._runs(self._named(subjects.wakes_on("recorder", "sealed")))
+        begun = await self._runs_matching(self._log_subject(_FIRST_EVENTS))
+        sealed = await self._runs_matching(self._log_subject(subjects.event_filter("recorder", "sealed")))
         return [run for run in begun if run not in sealed]
 
     async def replicated(self) -> bool:
@@ -141,11 +141,11 @@ class JetStreamLog:
 
     async def fullest(self) -> Fill:
         """Which of the streams that a run needs has the least room; see ``ports.Log``."""
-        infos = await asyncio.gather(*(Reader(self._wire, stream).info() for stream in NEEDED))
-        fills = [_fill(name, info) for name, info in zip(NEEDED, infos, strict=True)]
+        infos = await asyncio.gather(*(Reader(self._wire, stream).info() for stream in ESSENTIAL_STREAMS))
+        fills = [_fill(name, info) for name, info in zip(ESSENTIAL_STREAMS, infos, strict=True)]
         return max(fills, key=lambda fill: fill.used)
 
-    async def _whose(self, append: Append, subject: str, ack: PubAck) -> int:
+    async def _resolve_refusal(self, append: Append, subject: str, ack: PubAck) -> int:
         """Return the sequence of our own event if it is stored, else raise what came first."""
         # Message ids count for the whole stream: a duplicate's sequence may be another's event.
         own = await self._reader.at(ack.seq) if ack.duplicate else await self._reader.last(subject)
@@ -154,24 +154,26 @@ class JetStreamLog:
         raise HeadMoved(
             f"Event {append.n} of run {append.run} was not stored: another event came first. "
             "Load the run and decide again.",
-            head_seq=head_named(ack),
+            head_seq=head_in_refusal(ack),
         )
 
-    async def _complete(self, found: list[Found], wanted: str, *, until_seq: int, after_seq: int) -> None:
+    async def _add_missing(
+        self, messages: list[StreamMessage], subject_filter: str, *, until_seq: int, after_seq: int
+    ) -> None:
         """Add what a lagging replica did not have yet, one by one, from the leader."""
-        seen = found[-1].seq if found else after_seq
-        while seen < until_seq:
-            item = await self._reader.next(wanted, seq=seen + 1)
+        last_seq = messages[-1].seq if messages else after_seq
+        while last_seq < until_seq:
+            item = await self._reader.next(subject_filter, seq=last_seq + 1)
             if item is None:
                 return
-            found.append(item)
-            seen = item.seq
+            messages.append(item)
+            last_seq = item.seq
 
-    async def _runs(self, wanted: str) -> dict[tuple[TenantId, RunId], None]:
+    async def _runs_matching(self, subject_filter: str) -> dict[tuple[TenantId, RunId], None]:
         runs: dict[tuple[TenantId, RunId], None] = {}
         offset = 0
         for _ in range(PAGES_MAX):
-            info = await self._reader.info(subjects=wanted, offset=offset)
+            info = await self._reader.info(subjects=subject_filter, offset=offset)
             page = info.state.subjects if info.state else {}
             for subject in page or ():
                 tokens = subject.split(".")
@@ -181,21 +183,21 @@ class JetStreamLog:
                 break
         return runs
 
-    def _named(self, subject: str) -> str:
+    def _log_subject(self, subject: str) -> str:
         return subjects.fork(subject) if self._forks else subject
 
     def _filter(self, tenant: TenantId, run: RunId) -> str:
-        return self._named(subjects.run_filter(tenant, run))
+        return self._log_subject(subjects.run_filter(tenant, run))
 
 
-def _has_gap(found: list[Found]) -> bool:
+def _has_gap(messages: list[StreamMessage]) -> bool:
     """Whether numbers of events are missing between the first and the last."""
-    numbers = {int(tail) for item in found if (tail := item.subject.rpartition(".")[2]).isdecimal()}
+    numbers = {int(tail) for item in messages if (tail := item.subject.rpartition(".")[2]).isdecimal()}
     return bool(numbers) and len(numbers) != max(numbers) - min(numbers) + 1
 
 
-def _message(found: Found) -> StoredMessage:
-    return StoredMessage(subject=found.subject, payload=found.payload, seq=found.seq)
+def _stored_message(message: StreamMessage) -> StoredMessage:
+    return StoredMessage(subject=message.subject, payload=message.payload, seq=message.seq)
 
 
 def _fill(stream: str, info: StreamInfo) -> Fill:

@@ -17,13 +17,13 @@ from linestop.bus.credentials import Credential
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.jetstream.retry import NotStored
-from linestop.bus.jetstream.wire import NO_HEADERS, NoAnswer, NoResponders, Wire, header_block
+from linestop.bus.jetstream.wire import NO_HEADERS, NoReply, NoResponders, Wire, header_block
 from linestop.bus.stream_definitions import PROBE_BYTES
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ROLES
 
 
-async def round_trip(wire: Wire, credential: Credential) -> None:
+async def probe_log(wire: Wire, credential: Credential) -> None:
     """See that the broker stores, as this credential.
 
     Raises:
@@ -31,14 +31,16 @@ async def round_trip(wire: Wire, credential: Credential) -> None:
         Unreachable: it does not answer, or the stream for probes is missing or has no leader.
         PermissionDenied: an outside broker has not been given the new permissions yet.
     """
-    ack = await _stored(wire, stream_names.PROBES, stream_names.probe(credential.user), os.urandom(PROBE_BYTES))
+    ack = await _publish_and_read_ack(
+        wire, stream_names.PROBES, stream_names.probe_subject(credential.user), os.urandom(PROBE_BYTES)
+    )
     if meaning(ack) not in {"stored", "duplicate"}:
         raise NotStored(f"The broker does not store a probe: {ack.error.description if ack.error else 'no reason'}.")
     if credential.user in ROLES:
-        await _append_again(wire, credential.user)
+        await _repeat_last_append(wire, credential.user)
 
 
-async def _append_again(wire: Wire, role: str) -> None:
+async def _repeat_last_append(wire: Wire, role: str) -> None:
     event = await Reader(wire, stream_names.RUNS).last(f"runs.*.*.{role}.>")
     if event is None:
         return
@@ -48,18 +50,20 @@ async def _append_again(wire: Wire, role: str) -> None:
             "Nats-Expected-Last-Subject-Sequence-Subject": event.subject,
         }
     )
-    await _stored(wire, stream_names.RUNS, event.subject, event.payload, headers=headers)
+    await _publish_and_read_ack(wire, stream_names.RUNS, event.subject, event.payload, headers=headers)
 
 
-async def _stored(wire: Wire, stream: str, subject: str, payload: bytes, *, headers: bytes = NO_HEADERS) -> PubAck:
+async def _publish_and_read_ack(
+    wire: Wire, stream: str, subject: str, payload: bytes, *, headers: bytes = NO_HEADERS
+) -> PubAck:
     try:
-        return read_ack((await wire.ask(subject, payload, headers=headers)).data)
+        return read_ack((await wire.request(subject, payload, headers=headers)).data)
     except NoResponders:
         raise Unreachable(
             f"The stream {stream} is missing or has no leader: `linestop dev` or `linestop bus init` makes it."
         ) from None
-    except NoAnswer:
-        if not await wire.answers():
+    except NoReply:
+        if not await wire.is_responding():
             raise
         raise NotStored(
             f"The broker is there, but {stream} does not store: as a rule the disk with its data is full, or was when "

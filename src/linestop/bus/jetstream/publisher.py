@@ -32,9 +32,9 @@ class JetStreamPublisher:
         """Store an alert. One of the same message id within the stream's window is stored once."""
         await publish(self._wire, subjects.alert(tenant, kind), payload, headers=header_block(headers))
 
-    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+    async def dead_letter(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter. The same letter again within the stream's window is stored once."""
-        subject = subjects.dead(TenantId(tenant), RunId(run), role=role)
+        subject = subjects.dead_letter(TenantId(tenant), RunId(run), role=role)
         headers = dead_letter_headers(role, tenant, run, payload, at=datetime.now(UTC))
         await publish(self._wire, subject, payload, headers=header_block(headers))
 

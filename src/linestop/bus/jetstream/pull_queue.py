@@ -26,7 +26,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from linestop.bus import jetstream_api
-from linestop.bus.interfaces import Room
+from linestop.bus.interfaces import PullCapacity
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import PermissionDenied
@@ -37,7 +37,7 @@ EXPIRES_S: Final = 5.0
 HEARTBEAT_S: Final = 2.0
 """How often the server shows that an idle pull is alive."""
 
-BEATS_MISSED_MAX: Final = 2
+HEARTBEATS_MISSED_MAX: Final = 2
 RETRY_S: Final = 0.25
 """Pause before a refused pull is asked for again."""
 
@@ -85,31 +85,31 @@ class JetStreamDelivery:
 
     async def ack(self) -> None:
         """Done: do not deliver again."""
-        self._answer(b"+ACK")
+        self._settle(b"+ACK")
 
     async def in_progress(self) -> None:
         """Still at it: count the time until it is delivered again from now."""
-        self._pull.keep(self, self._msg.reply)
+        self._pull.extend(self, self._msg.reply)
 
     async def nak(self, delay_s: float) -> None:
         """Our own failure: deliver again after this long."""
         if delay_s <= 0:
-            self._answer(b"-NAK")
+            self._settle(b"-NAK")
             return
         # With a back-off list, the server adds what this attempt's wait is longer than ack_wait to the delay
         # (measured: 0.5 s became 3.5 s on the second attempt), so that much is taken off, below zero if need be.
         waits = self._pull.waits
         surplus_ns = waits.backoff_ns[min(self.attempt, len(waits.backoff_ns)) - 1] - waits.ack_wait_ns
         delay_ns = int(delay_s * _NANOSECONDS) - surplus_ns
-        self._answer(b"-NAK " + msgspec.json.encode({"delay": delay_ns}))
+        self._settle(b"-NAK " + msgspec.json.encode({"delay": delay_ns}))
 
     async def term(self, reason: str) -> None:
         """Never deliver again."""
         plain = " ".join(reason.split())[:_REASON_CHARS_MAX]
-        self._answer(f"+TERM {plain}".encode())
+        self._settle(f"+TERM {plain}".encode())
 
-    def _answer(self, verdict: bytes) -> None:
-        self._pull.settle(self.seq, verdict, self._msg.reply)
+    def _settle(self, ack_payload: bytes) -> None:
+        self._pull.settle(self.seq, ack_payload, self._msg.reply)
 
 
 class _Waits(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,21 +122,23 @@ class _Waits(msgspec.Struct, frozen=True, kw_only=True):
 class _Pull:
     """The open pull requests of one loop, what they brought, and what is not settled yet."""
 
-    def __init__(self, wire: Wire, subject: str, *, in_flight_max: int, room: Room | None, waits: _Waits) -> None:
+    def __init__(
+        self, wire: Wire, subject: str, *, in_flight_max: int, capacity: PullCapacity | None, waits: _Waits
+    ) -> None:
         self._wire = wire
-        self._room = room
+        self._capacity = capacity
         self._subject = subject
         self._in_flight_max = in_flight_max
         self.waits = waits
         self._forget_after_s = max(waits.backoff_ns) / _NANOSECONDS
         self._arrived: collections.deque[Msg] = collections.deque()
         self._unsettled: dict[int, float] = {}
-        self._asked = 0
+        self._requested = 0
         self._inbox = ""
         self._subscription: Subscription | None = None
         self._changed = asyncio.Event()
-        self._heard_at = 0.0
-        self._suspect = False
+        self._last_message_at = 0.0
+        self._must_restart = False
         self._pause_s = 0.0
         self._denied: PermissionDenied | None = None
 
@@ -152,29 +154,29 @@ class _Pull:
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._changed.wait()
 
-    def take(self, delivery: JetStreamDelivery) -> None:
+    def hand_out(self, delivery: JetStreamDelivery) -> None:
         """Count a delivery as handed out."""
         self._unsettled[delivery.seq] = _now()
 
-    def keep(self, delivery: JetStreamDelivery, reply: str) -> None:
+    def extend(self, delivery: JetStreamDelivery, reply: str) -> None:
         """Tell the server that a delivery is being handled, if it still counts as handed out."""
         if delivery.seq in self._unsettled:
-            self.take(delivery)
+            self.hand_out(delivery)
             self._wire.send(reply, b"+WPI")
 
-    def settle(self, seq: int, verdict: bytes, reply: str) -> None:
+    def settle(self, seq: int, ack_payload: bytes, reply: str) -> None:
         """Tell the server what became of a delivery. What is lost on the way is delivered again."""
         self._unsettled.pop(seq, None)
         self._changed.set()
-        self._wire.send(reply, verdict)
+        self._wire.send(reply, ack_payload)
 
-    def grown(self) -> None:
+    def capacity_freed(self) -> None:
         """There may be room for more."""
         self._changed.set()
 
     def restart(self) -> None:
         """Ask again on a new inbox: the connection is a new one, and its server may know no pull of ours."""
-        self._suspect = True
+        self._must_restart = True
         self._changed.set()
 
     def deny(self, subject: str) -> None:
@@ -188,64 +190,66 @@ class _Pull:
         for msg in self._arrived:
             self._wire.send(msg.reply, b"-NAK")
         self._arrived.clear()
-        await self._renounce()
+        await self._abandon()
 
     async def _keep_open(self) -> None:
         now = _now()
-        silent = self._asked > 0 and now - self._heard_at > HEARTBEAT_S * BEATS_MISSED_MAX
-        if silent or self._suspect:
-            await self._renounce()
+        silent = self._requested > 0 and now - self._last_message_at > HEARTBEAT_S * HEARTBEATS_MISSED_MAX
+        if silent or self._must_restart:
+            await self._abandon()
         if self._pause_s:
             await anyio.sleep(self._pause_s)
             self._pause_s = 0.0
-        if not await self._wire.connected(within_s=HEARTBEAT_S):
+        if not await self._wire.wait_connected(within_s=HEARTBEAT_S):
             return
         if self._subscription is None:
             await self._open_inbox()
         # What a dead handler holds is delivered again after ack_wait, so from then it no longer counts here.
         for seq in [s for s, since in self._unsettled.items() if now - since > self._forget_after_s]:
             del self._unsettled[seq]
-        most = self._in_flight_max if self._room is None else min(self._in_flight_max, self._room.free())
-        free = most - len(self._unsettled) - len(self._arrived) - self._asked
-        if free > 0 and (self._asked == 0 or free * 2 >= self._in_flight_max):
-            self._ask(free)
+        in_flight_max = (
+            self._in_flight_max if self._capacity is None else min(self._in_flight_max, self._capacity.free())
+        )
+        free = in_flight_max - len(self._unsettled) - len(self._arrived) - self._requested
+        if free > 0 and (self._requested == 0 or free * 2 >= self._in_flight_max):
+            self._request(free)
 
-    def _ask(self, batch: int) -> None:
+    def _request(self, batch: int) -> None:
         body = {
             "batch": batch,
             "expires": int(EXPIRES_S * _NANOSECONDS),
             "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS),
         }
-        self._asked += batch
-        self._heard_at = _now()
-        self._wire.send(self._subject, msgspec.json.encode(body), reply=self._inbox)
+        self._requested += batch
+        self._last_message_at = _now()
+        self._wire.send(self._subject, msgspec.json.encode(body), reply_to=self._inbox)
 
     async def _open_inbox(self) -> None:
         self._inbox = self._wire.new_inbox()
         self._subscription = await self._wire.subscribe(self._inbox, self._receive)
 
-    async def _renounce(self) -> None:
-        self._asked = 0
-        self._suspect = False
+    async def _abandon(self) -> None:
+        self._requested = 0
+        self._must_restart = False
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await self._wire.unsubscribe(subscription)
 
     def _receive(self, msg: Msg) -> None:
-        self._heard_at = _now()
+        self._last_message_at = _now()
         if msg.reply.startswith("$JS.ACK."):
-            self._asked = max(0, self._asked - 1)
+            self._requested = max(0, self._requested - 1)
             self._arrived.append(msg)
         elif (status := (msg.headers or {}).get("Status", "")) in _STILL_OPEN:
             return
         else:
-            self._end(msg, status)
+            self._on_end(msg, status)
         self._changed.set()
 
-    def _end(self, msg: Msg, status: str) -> None:
+    def _on_end(self, msg: Msg, status: str) -> None:
         """A pull is over: take back what it did not bring. Other reasons than time wait before asking again."""
-        unused = int((msg.headers or {}).get("Nats-Pending-Messages", self._asked))
-        self._asked = max(0, self._asked - unused)
+        unused = int((msg.headers or {}).get("Nats-Pending-Messages", self._requested))
+        self._requested = max(0, self._requested - unused)
         if status not in _EXPECTED_ENDS:
             self._pause_s = RETRY_S
 
@@ -261,25 +265,25 @@ class JetStreamQueue:
         self._waits = _Waits(ack_wait_ns=ack_wait_ns, backoff_ns=backoff_ns)
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[JetStreamDelivery]:
         """Yield messages as they come, for ever; see ``ports.Queue``."""
-        pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, room=room, waits=self._waits)
-        forget = self._wire.watch(restored=pull.restart, denied=pull.deny)
-        forget_room = room.watch(pull.grown) if room is not None else _nothing
+        pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, capacity=capacity, waits=self._waits)
+        stop_watching = self._wire.watch(restored=pull.restart, denied=pull.deny)
+        stop_watching_capacity = capacity.watch(pull.capacity_freed) if capacity is not None else _do_nothing
         try:
             while True:
                 delivery = JetStreamDelivery(await pull.next(), pull)
-                pull.take(delivery)
+                pull.hand_out(delivery)
                 yield delivery
         finally:
-            forget()
-            forget_room()
+            stop_watching()
+            stop_watching_capacity()
             with anyio.CancelScope(shield=True):
                 await pull.close()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """There is no room to forget."""
 
 

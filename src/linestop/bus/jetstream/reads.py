@@ -19,7 +19,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
-from linestop.bus.jetstream.retry import patiently
+from linestop.bus.jetstream.retry import with_retries
 from linestop.bus.jetstream.wire import Wire
 from linestop.errors import Unreachable
 
@@ -36,7 +36,7 @@ _NOT_FOUND: Final = "404"
 _TOO_MANY: Final = "413"
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class StreamMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A stored message as reads return it; ``at`` is when it was stored, where the leader was asked."""
 
     subject: str
@@ -46,7 +46,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime | None = None
 
 
-class _Stored(msgspec.Struct, frozen=True):
+class _RawMessage(msgspec.Struct, frozen=True):
     subject: str
     seq: int
     data: bytes = b""
@@ -59,8 +59,8 @@ class _Error(msgspec.Struct, frozen=True):
     description: str = ""
 
 
-class _Got(msgspec.Struct, frozen=True):
-    message: _Stored | None = None
+class _GetReply(msgspec.Struct, frozen=True):
+    message: _RawMessage | None = None
     error: _Error | None = None
 
 
@@ -98,67 +98,67 @@ class Reader:
         self._wire = wire
         self._stream = stream
 
-    async def last(self, subject: str) -> Found | None:
+    async def last(self, subject: str) -> StreamMessage | None:
         """The last message of a subject or filter, from the leader."""
         return await self._get({"last_by_subj": subject})
 
-    async def at(self, seq: int) -> Found | None:
+    async def at(self, seq: int) -> StreamMessage | None:
         """The message at a stream sequence, from the leader."""
         return await self._get({"seq": seq})
 
-    async def next(self, subject: str, *, seq: int) -> Found | None:
+    async def next(self, subject: str, *, seq: int) -> StreamMessage | None:
         """The first message of a subject or filter at or after ``seq``, from the leader."""
         return await self._get({"seq": seq, "next_by_subj": subject})
 
-    async def direct_last(self, subject: str) -> Found | None:
+    async def direct_last(self, subject: str) -> StreamMessage | None:
         """The last message of exactly this subject, from any replica."""
-        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.direct_get_last(self._stream, subject)))
+        msg = await self._with_retries(lambda: self._wire.request(jetstream_api.direct_get_last(self._stream, subject)))
         status = _status(msg)
         if status == _NOT_FOUND:
             return None
         if status:
             raise Unreachable(f"Reading {subject} from {self._stream} failed with status {status}; try again.")
-        return _found(msg)
+        return _read_message(msg)
 
-    async def direct(self, subject: str, *, after_seq: int = 0) -> list[Found] | None:
+    async def last_of_each(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage] | None:
         """The last message of every subject that the filter matches, in order; None if over 1,024 of them."""
         body: dict[str, Any] = {"multi_last": [subject]}
         if after_seq:
             body["seq"] = after_seq + 1
-        messages, end = await self._many(body)
+        messages, end = await self._get_many(body)
         return None if _status(end) == _TOO_MANY else messages
 
-    async def walk(self, subject: str, *, after_seq: int = 0) -> list[Found]:
+    async def read_all(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage]:
         """All messages of a filter, in order, page by page, from any replica."""
-        found: list[Found] = []
+        messages: list[StreamMessage] = []
         for _ in range(PAGES_MAX):
             body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "next_by_subj": subject}
-            page, end = await self._many(body)
-            found.extend(page)
+            page, end = await self._get_many(body)
+            messages.extend(page)
             if not page or (end.headers or {}).get("Nats-Num-Pending") == "0":
                 break
             after_seq = page[-1].seq
-        return found
+        return messages
 
-    async def page(self, subject: str, *, after_seq: int) -> list[Found]:
+    async def page(self, subject: str, *, after_seq: int) -> list[StreamMessage]:
         """The next messages of a filter, in order, bounded in number and bytes, from any replica."""
         body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "max_bytes": PAGE_BYTES, "next_by_subj": subject}
-        messages, _ = await self._many(body)
+        messages, _ = await self._get_many(body)
         return messages
 
     async def info(self, *, subjects: str = "", offset: int = 0) -> StreamInfo:
         """The stream's limits and state, with the subjects that match a filter, if one is given."""
         body = msgspec.json.encode({"subjects_filter": subjects, "offset": offset} if subjects else {})
-        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.stream_info(self._stream), body))
+        msg = await self._with_retries(lambda: self._wire.request(jetstream_api.stream_info(self._stream), body))
         info = msgspec.json.decode(msg.data, type=StreamInfo)
         if info.error is not None:
             raise Unreachable(f"Stream {self._stream} gave no info: {info.error.description}; try again.")
         return info
 
-    async def _get(self, body: dict[str, Any]) -> Found | None:
+    async def _get(self, body: dict[str, Any]) -> StreamMessage | None:
         request = msgspec.json.encode(body)
-        msg = await self._patiently(lambda: self._wire.ask(jetstream_api.message_get(self._stream), request))
-        got = msgspec.json.decode(msg.data, type=_Got)
+        msg = await self._with_retries(lambda: self._wire.request(jetstream_api.message_get(self._stream), request))
+        got = msgspec.json.decode(msg.data, type=_GetReply)
         if got.error is not None:
             if got.error.err_code == _NO_MESSAGE:
                 return None
@@ -166,27 +166,31 @@ class Reader:
         stored = got.message
         assert stored is not None, "the server answers with a message or with an error"
         headers = _parse_headers(stored.hdrs)
-        return Found(subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers, at=stored.time)
+        return StreamMessage(
+            subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers, at=stored.time
+        )
 
-    async def _many(self, body: dict[str, Any]) -> tuple[list[Found], Msg]:
+    async def _get_many(self, body: dict[str, Any]) -> tuple[list[StreamMessage], Msg]:
         request = msgspec.json.encode(body)
         subject = jetstream_api.direct_get(self._stream)
-        messages, end = await self._patiently(lambda: self._wire.ask_many(subject, request))
+        messages, end = await self._with_retries(lambda: self._wire.request_many(subject, request))
         if _status(end) not in {_END, _NOT_FOUND, _TOO_MANY}:
             raise Unreachable(f"Reading from {self._stream} failed with status {_status(end)}; try again.")
-        return [_found(msg) for msg in messages], end
+        return [_read_message(msg) for msg in messages], end
 
-    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(self._wire, read)
+    async def _with_retries(self, read: Callable[[], Awaitable[T]]) -> T:
+        return await with_retries(self._wire, read)
 
 
 def _status(msg: Msg) -> str:
     return (msg.headers or {}).get("Status", "")
 
 
-def _found(msg: Msg) -> Found:
+def _read_message(msg: Msg) -> StreamMessage:
     headers = msg.headers or {}
-    return Found(subject=headers["Nats-Subject"], seq=int(headers["Nats-Sequence"]), payload=msg.data, headers=headers)
+    return StreamMessage(
+        subject=headers["Nats-Subject"], seq=int(headers["Nats-Sequence"]), payload=msg.data, headers=headers
+    )
 
 
 def _parse_headers(block: bytes) -> dict[str, str]:

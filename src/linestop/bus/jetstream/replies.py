@@ -15,11 +15,11 @@ _STORE_FAILED: Final = 10077
 _SUBJECT_TAKEN: Final = "maximum messages per subject"
 _HEAD = re.compile(r"wrong last sequence: (\d+)")
 
-Meaning = Literal["stored", "duplicate", "superseded", "taken", "in_flight", "too_large", "full", "not_ready"]
+ReplyMeaning = Literal["stored", "duplicate", "superseded", "taken", "in_flight", "too_large", "full", "not_ready"]
 """What to do: done · check whose it is · look up, else conflict (twice) · again at once · refuse (twice) ·
 again later."""
 
-_REFUSALS: Final[dict[int, Meaning]] = {
+_REFUSALS: Final[dict[int, ReplyMeaning]] = {
     10071: "superseded",  # wrong last sequence: another head
     10158: "in_flight",  # the same message id is being stored
     10164: "in_flight",  # another append of the same run is being stored; only replicas say so
@@ -59,7 +59,7 @@ def read_ack(payload: bytes) -> PubAck:
     return _DECODER.decode(payload)
 
 
-def meaning(ack: PubAck) -> Meaning:
+def meaning(ack: PubAck) -> ReplyMeaning:
     """Say what an answer asks of the publisher."""
     error = ack.error
     if error is None:
@@ -69,7 +69,7 @@ def meaning(ack: PubAck) -> Meaning:
     return _REFUSALS.get(error.err_code, "not_ready")
 
 
-def head_named(ack: PubAck) -> int:
+def head_in_refusal(ack: PubAck) -> int:
     """Return the head that a refusal names, 0 if it names none."""
-    found = _HEAD.search(ack.error.description) if ack.error else None
-    return int(found[1]) if found else 0
+    match = _HEAD.search(ack.error.description) if ack.error else None
+    return int(match[1]) if match else 0

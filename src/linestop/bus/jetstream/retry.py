@@ -10,13 +10,13 @@ from typing import Final, TypeVar
 import anyio
 
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
-from linestop.bus.jetstream.wire import NoAnswer, Wire
+from linestop.bus.jetstream.wire import NoReply, Wire
 from linestop.errors import TooLarge, Unreachable
 from linestop.schemas.defaults import APPEND_TRIES_MAX
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 15.0
+RETRY_FOR_S: Final = 15.0
 """How long a request is repeated: longer than three servers need to elect a leader (4.5 s measured)."""
 
 PAUSE_MIN_S: Final = 0.02
@@ -30,10 +30,10 @@ class NotStored(Unreachable):
     """Raised when the broker is there, but a stream does not say that it stored: as a rule its disk is full."""
 
 
-class Patience:
+class RetryPolicy:
     """A deadline and growing, jittered pauses; one for each request."""
 
-    def __init__(self, *, within_s: float = PATIENCE_S) -> None:
+    def __init__(self, *, within_s: float = RETRY_FOR_S) -> None:
         self._deadline = asyncio.get_running_loop().time() + within_s
         self._pause_s = PAUSE_MIN_S
 
@@ -44,28 +44,28 @@ class Patience:
 
     async def pause(self, wire: Wire) -> bool:
         """Wait for the connection and a moment more; return whether there is time to try again."""
-        pause_s = self._pause_s * _between(0.5, 1.5)
+        pause_s = self._pause_s * _random_between(0.5, 1.5)
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
         if pause_s > self.left_s:
             return False
         await anyio.sleep(pause_s)
-        return await wire.connected(within_s=self.left_s)
+        return await wire.wait_connected(within_s=self.left_s)
 
 
-async def patiently(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = PATIENCE_S) -> T:
+async def with_retries(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = RETRY_FOR_S) -> T:
     """Repeat a request that is safe to repeat until it is answered, or raise the last ``Unreachable``."""
-    patience: Patience | None = None
+    policy: RetryPolicy | None = None
     while True:
         try:
             return await request()
         except Unreachable:
-            patience = patience or Patience(within_s=within_s)
-            if not await patience.pause(wire):
+            policy = policy or RetryPolicy(within_s=within_s)
+            if not await policy.pause(wire):
                 raise
 
 
 async def publish(
-    wire: Wire, subject: str, payload: bytes, *, headers: bytes, meanwhile: Callable[[], None] | None = None
+    wire: Wire, subject: str, payload: bytes, *, headers: bytes, on_sent: Callable[[], None] | None = None
 ) -> PubAck:
     """Publish to a stream until it answers: stored, duplicate, superseded, taken, or in flight to the last.
 
@@ -78,18 +78,18 @@ async def publish(
         TooLarge: over the stream's largest message, or the stream is full.
         PermissionDenied: this credential may not publish there.
     """
-    patience: Patience | None = None
+    policy: RetryPolicy | None = None
     in_flight = 0
     while True:
         try:
-            ack = read_ack((await wire.ask(subject, payload, headers=headers, meanwhile=meanwhile)).data)
+            ack = read_ack((await wire.request(subject, payload, headers=headers, on_sent=on_sent)).data)
         except Unreachable as error:
             failure = error
         else:
             match meaning(ack):
                 case "in_flight" if in_flight < APPEND_TRIES_MAX:
                     in_flight += 1
-                    await anyio.sleep(_between(IN_FLIGHT_PAUSE_MIN_S, IN_FLIGHT_PAUSE_MAX_S))
+                    await anyio.sleep(_random_between(IN_FLIGHT_PAUSE_MIN_S, IN_FLIGHT_PAUSE_MAX_S))
                     continue
                 case "not_ready":
                     failure = Unreachable(f"The stream of {subject} is not ready ({_reason(ack)}); try again.")
@@ -99,24 +99,24 @@ async def publish(
                         "store long texts as blobs and keep headers short."
                     )
                 case "full":
-                    raise TooLarge(_no_room(subject, _reason(ack)))
+                    raise TooLarge(_full_message(subject, _reason(ack)))
                 case _:
                     return ack
-        patience = patience or Patience()
-        if not await patience.pause(wire):
-            raise await _named(wire, subject, failure)
+        policy = policy or RetryPolicy()
+        if not await policy.pause(wire):
+            raise await _with_cause(wire, subject, failure)
 
 
-def _no_room(subject: str, reason: str) -> str:
+def _full_message(subject: str, reason: str) -> str:
     # Tasks and control messages go when they are taken; everything else stays for its time.
-    passing = subject.startswith(("tasks.", "control."))
-    remedy = "wait until some are taken" if passing else "export and remove what is old"
+    is_queue = subject.startswith(("tasks.", "control."))
+    remedy = "wait until some are taken" if is_queue else "export and remove what is old"
     return f"The stream of {subject} has no room ({reason}): raise its max_bytes, or {remedy}."
 
 
-async def _named(wire: Wire, subject: str, failure: Unreachable) -> Unreachable:
+async def _with_cause(wire: Wire, subject: str, failure: Unreachable) -> Unreachable:
     """Name the cause: a stream that cannot write says nothing at all, while the broker answers."""
-    if isinstance(failure, NoAnswer) and await wire.answers():
+    if isinstance(failure, NoReply) and await wire.is_responding():
         return NotStored(
             f"The broker is there, but its stream does not store {subject}: as a rule the disk with its data is full, "
             "or was when the stream last wrote. Make room there; `linestop dev` then goes on by itself, another broker "
@@ -129,6 +129,6 @@ def _reason(ack: PubAck) -> str:
     return ack.error.description if ack.error else "no reason given"
 
 
-def _between(least: float, most: float) -> float:
+def _random_between(low: float, high: float) -> float:
     # Jitter is for spreading out rivals, not for secrecy.
-    return random.uniform(least, most)  # noqa: S311
+    return random.uniform(low, high)  # noqa: S311

@@ -17,10 +17,10 @@ from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
 
-FIRED_KEPT: Final = "24h"
+FIRED_TTL: Final = "24h"
 """How long a fired timer waits for somebody to take notice."""
 
-CANCELLED_KEPT: Final = "1m"
+CANCELLED_TTL: Final = "1m"
 
 
 class JetStreamTimers:
@@ -37,13 +37,13 @@ class JetStreamTimers:
             {
                 "Nats-Schedule": f"@at {when}",
                 "Nats-Schedule-Target": subjects.timer_fire(tenant, run, name=name),
-                "Nats-Schedule-TTL": FIRED_KEPT,
+                "Nats-Schedule-TTL": FIRED_TTL,
             },
         )
 
     async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
         """Remove the run's timer ``name``; harmless if there is none. One that has fired has fired."""
-        await self._publish(subjects.timer_set(tenant, run, name=name), {"Nats-TTL": CANCELLED_KEPT})
+        await self._publish(subjects.timer_set(tenant, run, name=name), {"Nats-TTL": CANCELLED_TTL})
 
     async def _publish(self, subject: str, headers: dict[str, str]) -> None:
         # With an id of its own, a copy that arrives late cannot undo what was set after it.

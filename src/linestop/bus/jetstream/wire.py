@@ -34,7 +34,7 @@ from nats.aio.subscription import Subscription
 from linestop.bus.connection import FAILURES, Connection
 from linestop.errors import InputError, TooLarge, Unreachable
 
-ANSWER_WITHIN_S: Final = 2.0
+REPLY_WITHIN_S: Final = 2.0
 """How long one request waits for its answer; a broker that is alive needs a few milliseconds."""
 
 NO_HEADERS: Final = b""
@@ -46,7 +46,7 @@ class NoResponders(Unreachable):
     """Raised when nobody listens on the subject: the stream has no leader at the moment, or does not exist."""
 
 
-class NoAnswer(Unreachable):
+class NoReply(Unreachable):
     """Raised when no answer came in time, although the connection stands as far as is known."""
 
 
@@ -67,13 +67,13 @@ class _Sink:
 class _Request:
     """One request under way: its subject, and what has been answered so far."""
 
-    __slots__ = ("answers", "future", "many", "subject")
+    __slots__ = ("future", "many", "replies", "subject")
 
     def __init__(self, subject: str, future: asyncio.Future[Msg], *, many: bool) -> None:
         self.subject = subject
         self.future = future
         self.many = many
-        self.answers: list[Msg] = []
+        self.replies: list[Msg] = []
 
 
 class _Hooks(msgspec.Struct, frozen=True, eq=False):
@@ -102,16 +102,16 @@ class Wire:
         """Subscribe to the inbox that all answers of this connection come to."""
         wire = cls(connection)
         await wire.subscribe(f"{wire._inbox}.*", wire._receive)
-        connection.on_disconnect(wire._lose)
-        connection.on_reconnect(wire._restore)
-        connection.on_denied(wire._deny)
+        connection.on_disconnect(wire._fail_all)
+        connection.on_reconnect(wire._on_restored)
+        connection.on_denied(wire._on_denied)
         return wire
 
     def new_inbox(self) -> str:
         """Return a fresh subject that only this credential may listen on."""
         return self._nc.new_inbox()
 
-    async def connected(self, *, within_s: float) -> bool:
+    async def wait_connected(self, *, within_s: float) -> bool:
         """Wait for the connection; return whether it is there."""
         if not (self._nc.is_connected or self._nc.is_closed):
             with anyio.move_on_after(within_s):
@@ -125,12 +125,12 @@ class Wire:
         hooks = _Hooks(restored, denied)
         self._hooks.append(hooks)
 
-        def forget() -> None:
+        def stop_watching() -> None:
             self._hooks.remove(hooks)
 
-        return forget
+        return stop_watching
 
-    async def answers(self, *, within_s: float = ANSWER_WITHIN_S) -> bool:
+    async def is_responding(self, *, within_s: float = REPLY_WITHIN_S) -> bool:
         """Whether the broker itself answers, whatever its streams do."""
         try:
             await self._nc.flush(timeout=within_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -146,21 +146,21 @@ class Wire:
                 subject, future=sink
             )
         except FAILURES as error:
-            raise NotSent(f"{self.connection.absence} ({error})") from None
+            raise NotSent(f"{self.connection.unreachable_reason} ({error})") from None
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; harmless if the connection is gone."""
         with contextlib.suppress(*FAILURES):
             await subscription.unsubscribe()
 
-    async def ask(
+    async def request(
         self,
         subject: str,
         payload: bytes = b"",
         *,
         headers: bytes = NO_HEADERS,
-        timeout_s: float = ANSWER_WITHIN_S,
-        meanwhile: Callable[[], None] | None = None,
+        timeout_s: float = REPLY_WITHIN_S,
+        on_sent: Callable[[], None] | None = None,
     ) -> Msg:
         """Send a request and return its one answer. ``headers`` come from ``header_block``.
 
@@ -174,20 +174,20 @@ class Wire:
             PermissionDenied: the broker refuses this subject to this credential.
         """
         request = _Request(subject, asyncio.get_running_loop().create_future(), many=False)
-        return await self._exchange(request, payload, headers=headers, timeout_s=timeout_s, meanwhile=meanwhile)
+        return await self._exchange(request, payload, headers=headers, timeout_s=timeout_s, on_sent=on_sent)
 
-    async def ask_many(
-        self, subject: str, payload: bytes, *, timeout_s: float = ANSWER_WITHIN_S
+    async def request_many(
+        self, subject: str, payload: bytes, *, timeout_s: float = REPLY_WITHIN_S
     ) -> tuple[list[Msg], Msg]:
         """Send a request that is answered by any number of messages and a status; raises as ``ask`` does."""
         request = _Request(subject, asyncio.get_running_loop().create_future(), many=True)
         end = await self._exchange(request, payload, headers=NO_HEADERS, timeout_s=timeout_s)
-        return request.answers, end
+        return request.replies, end
 
-    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: bytes = NO_HEADERS) -> None:
+    def send(self, subject: str, payload: bytes, *, reply_to: str = "", headers: bytes = NO_HEADERS) -> None:
         """Send without waiting for anything: what is lost is lost. While disconnected, nothing is kept."""
         if self._nc.is_connected:
-            self._write(subject, payload, reply=reply, headers=headers)
+            self._write(subject, payload, reply_to=reply_to, headers=headers)
 
     async def _exchange(
         self,
@@ -196,11 +196,11 @@ class Wire:
         *,
         headers: bytes,
         timeout_s: float,
-        meanwhile: Callable[[], None] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Msg:
         nc = self._nc
         if not nc.is_connected:
-            raise NotSent(self.connection.absence)
+            raise NotSent(self.connection.unreachable_reason)
         size = len(headers) + len(payload)
         if size > nc.max_payload:
             raise TooLarge(
@@ -210,27 +210,27 @@ class Wire:
         self._counter += 1
         token = str(self._counter)
         self._requests[token] = request
-        timer = asyncio.get_running_loop().call_later(timeout_s, _expire, request, timeout_s)
+        timer = asyncio.get_running_loop().call_later(timeout_s, _fail_expired, request, timeout_s)
         try:
-            self._write(request.subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
-            if meanwhile is not None:
+            self._write(request.subject, payload, reply_to=f"{self._inbox}.{token}", headers=headers)
+            if on_sent is not None:
                 # One turn of the loop, in which what was written leaves.
                 await asyncio.sleep(0)
-                meanwhile()
-            answer = await request.future
+                on_sent()
+            reply = await request.future
         finally:
             timer.cancel()
             del self._requests[token]
-        if answer.headers and answer.headers.get("Status") == _NO_RESPONDERS:
+        if reply.headers and reply.headers.get("Status") == _NO_RESPONDERS:
             raise NoResponders(f"Nobody listens on {request.subject}: its stream has no leader or is missing.")
-        return answer
+        return reply
 
-    def _write(self, subject: str, payload: bytes, *, reply: str, headers: bytes) -> None:
+    def _write(self, subject: str, payload: bytes, *, reply_to: str, headers: bytes) -> None:
         if headers:
             size = len(headers)
-            line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n"
+            line = f"HPUB {subject} {reply_to} {size} {size + len(payload)}\r\n"
         else:
-            line = f"PUB {subject} {reply} {len(payload)}\r\n"
+            line = f"PUB {subject} {reply_to} {len(payload)}\r\n"
         command = b"".join((line.encode(), headers, payload, b"\r\n"))
         nc = self._nc
         nc._pending.append(command)
@@ -255,11 +255,11 @@ class Wire:
         if request is None or request.future.done():
             return
         if request.many and not (msg.headers and "Status" in msg.headers):
-            request.answers.append(msg)
+            request.replies.append(msg)
             return
         request.future.set_result(msg)
 
-    def _lose(self) -> None:
+    def _fail_all(self) -> None:
         """Tell all who wait that no answer will come: the connection that would carry it is gone."""
         self._restored.clear()
         for request in self._requests.values():
@@ -268,13 +268,13 @@ class Wire:
                     Unreachable(f"The connection was lost before {request.subject} was answered.")
                 )
 
-    def _restore(self) -> None:
+    def _on_restored(self) -> None:
         self._restored.set()
         for hooks in tuple(self._hooks):
             if hooks.restored is not None:
                 hooks.restored()
 
-    def _deny(self, subject: str) -> None:
+    def _on_denied(self, subject: str) -> None:
         """Fail the requests that the broker refused: it tells so apart from the request, in small letters."""
         for hooks in tuple(self._hooks):
             if hooks.denied is not None:
@@ -296,8 +296,6 @@ def header_block(headers: dict[str, str]) -> bytes:
     return f"{_VERSION}{lines}\r\n".encode()
 
 
-def _expire(request: _Request, timeout_s: float) -> None:
+def _fail_expired(request: _Request, timeout_s: float) -> None:
     if not request.future.done():
-        request.future.set_exception(
-            NoAnswer(f"The broker did not answer on {request.subject} within {timeout_s:g} s.")
-        )
+        request.future.set_exception(NoReply(f"The broker did not answer on {request.subject} within {timeout_s:g} s."))

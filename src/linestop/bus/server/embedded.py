@@ -27,16 +27,16 @@ from typing import Final, Literal, Self, cast
 import msgspec
 
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, logins, logins_of, write_private
+from linestop.bus.credentials import Credential, ensure_credentials, logins, logins_by_credential, write_private
 from linestop.bus.disk_space import LOG_FILE, PORT_FILE
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
-from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts
+from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server.store_health import SYSTEM_ACCOUNT, StoreWatch, new_supervisor
 from linestop.bus.signed_checkpoints import ensure_checkpoint_key
-from linestop.bus.stream_definitions import DEFAULT_SPACE, Space
+from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
 
 CRASHES_MAX: Final = 5
@@ -72,7 +72,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     port: int = 0
     sync_interval: SyncInterval = "1s"
-    space: Space = DEFAULT_SPACE
+    sizes: StreamSizes = DEFAULT_SIZES
     access: AccessOptions = DEFAULT_ACCESS
 
 
@@ -105,9 +105,9 @@ class EmbeddedServer:
         self._lock: int | None = None
         self._process: NatsProcess | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._renewing = False
+        self._restarting = False
         self._credentials: Mapping[CredentialName, Credential] = {}
-        self._watcher = new_supervisor("")
+        self._supervisor = new_supervisor("")
 
     @property
     def url(self) -> str:
@@ -132,17 +132,17 @@ class EmbeddedServer:
             Unreachable: if the server does not take him in time.
         """
         process = self._running()
-        who = Credential(url=self.url, user=cast("CredentialName", ADMIN), seed=new_seed())
-        self._write_config(process.port, administrator=who)
+        user = Credential(url=self.url, user=cast("CredentialName", ADMIN), seed=new_seed())
+        self._write_config(process.port, administrator=user)
         process.reload()
         try:
-            async with await _accepted(who) as connection:
+            async with await _connect_when_accepted(user) as connection:
                 yield connection
         finally:
             self._write_config(process.port)
             process.reload()
             # While the server reads it, requests of others find nobody: until then nothing goes on.
-            await _refused(who)
+            await _wait_until_refused(user)
 
     async def start(self) -> None:
         """Start the server, return when it is ready, and keep it running until ``stop``.
@@ -159,8 +159,8 @@ class EmbeddedServer:
         except BaseException:
             self._release()
             raise
-        self._tell("started", f"nats-server listens on {self.url}.")
-        watch = StoreWatch(self._watcher, self.directory, say=self._say_stuck, restart=self._renew)
+        self._report_event("started", f"nats-server listens on {self.url}.")
+        watch = StoreWatch(self._supervisor, self.directory, report=self._report_stuck, restart=self._restart)
         self._tasks = (
             asyncio.create_task(self._supervise(), name="nats-server supervisor"),
             asyncio.create_task(watch.run(), name="nats-server store watch"),
@@ -175,7 +175,7 @@ class EmbeddedServer:
         if self._process is not None:
             await self._process.stop()
             self._process = None
-            self._tell("stopped", "nats-server has ended.")
+            self._report_event("stopped", "nats-server has ended.")
         self._release()
 
     async def __aenter__(self) -> Self:
@@ -194,16 +194,16 @@ class EmbeddedServer:
 
     async def _first_start(self) -> NatsProcess:
         """Start on the wanted, the remembered or any free port; only the last kind is tried again."""
-        remembered = _remembered_port(self.directory)
+        stored = _stored_port(self.directory)
         for attempt in range(PORT_TRIES_MAX):
-            chosen = self.options.port or (remembered if attempt == 0 else 0)
+            chosen = self.options.port or (stored if attempt == 0 else 0)
             if chosen and not port_is_free(chosen):
                 if self.options.port:
                     raise ConfigError(f"port {chosen} is in use: choose another, or 0 for any free one.")
                 chosen = 0
             process = self._configure(chosen or free_port())
             try:
-                await process.start(say=self._say_recovering)
+                await process.start(on_progress=self._report_recovering)
             except ConfigError as error:
                 if self.options.port or "address already in use" not in str(error):
                     raise
@@ -216,7 +216,7 @@ class EmbeddedServer:
         assert self._lock is not None, "the lock is taken before anything is written"
         url = f"nats://127.0.0.1:{port}"
         self._credentials = ensure_credentials(self.directory, url)
-        self._watcher = new_supervisor(url)
+        self._supervisor = new_supervisor(url)
         ensure_checkpoint_key(self.directory / "credentials")
         self._write_config(port)
         # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
@@ -226,12 +226,12 @@ class EmbeddedServer:
         listen = Listen(
             port=port,
             store_dir=self.directory / "jetstream",
-            file_store_bytes_max=self.options.space.total,
+            file_store_bytes_max=self.options.sizes.total,
             sync_interval=self.options.sync_interval,
             log_file=self._log_file,
         )
-        section = accounts(logins_of(self._credentials), self.options.access)
-        section[SYSTEM_ACCOUNT] = {"users": logins(self._watcher)}
+        section = accounts_section(logins_by_credential(self._credentials), self.options.access)
+        section[SYSTEM_ACCOUNT] = {"users": logins(self._supervisor)}
         if administrator is not None:
             section[STREAMS_ACCOUNT]["users"] = logins(administrator)
         write_private(self._config_file, server_config(listen, section))
@@ -251,15 +251,15 @@ class EmbeddedServer:
         while True:
             code = await process.wait()
             now = time.monotonic()
-            if self._renewing:
-                self._renewing = False
+            if self._restarting:
+                self._restarting = False
                 await self._start_again(process)
                 continue
             crashes.append(now)
-            self._tell("crashed", f"nats-server ended by itself (exit code {code}).", code)
+            self._report_event("crashed", f"nats-server ended by itself (exit code {code}).", code)
             if len(crashes) == CRASHES_MAX and now - crashes[0] < CRASH_WINDOW_S:
-                reason = process.last_words()
-                self._tell(
+                reason = process.last_error()
+                self._report_event(
                     "gave_up",
                     f"nats-server ended {CRASHES_MAX} times within {CRASH_WINDOW_S:g} s and is not started "
                     f"again: {reason}; see {process.log_file}.",
@@ -273,21 +273,21 @@ class EmbeddedServer:
     async def _start_again(self, process: NatsProcess) -> None:
         # A start that fails leaves an ended process behind: the next turn counts it as a crash.
         with contextlib.suppress(ConfigError, Unreachable):
-            await process.start(say=self._say_recovering)
-            self._tell("restarted", f"nats-server listens on {self.url} again.")
+            await process.start(on_progress=self._report_recovering)
+            self._report_event("restarted", f"nats-server listens on {self.url} again.")
 
-    async def _renew(self) -> None:
+    async def _restart(self) -> None:
         """End the server on purpose: it is started again, and that counts as no crash."""
-        self._renewing = True
+        self._restarting = True
         await self._running().stop()
 
-    def _say_stuck(self, sentence: str) -> None:
-        self._tell("stuck", sentence)
+    def _report_stuck(self, sentence: str) -> None:
+        self._report_event("stuck", sentence)
 
-    def _say_recovering(self, sentence: str) -> None:
-        self._tell("recovering", sentence)
+    def _report_recovering(self, sentence: str) -> None:
+        self._report_event("recovering", sentence)
 
-    def _tell(
+    def _report_event(
         self,
         kind: ServerEventKind,
         sentence: str,
@@ -301,24 +301,24 @@ class EmbeddedServer:
             self._lock = None
 
 
-async def _accepted(who: Credential) -> Connection:
+async def _connect_when_accepted(user: Credential) -> Connection:
     """Connect as soon as the server has read who that is."""
     deadline = time.monotonic() + ADMIN_WITHIN_S
     while True:
         try:
-            return await connect(who, name="linestop administrator")
+            return await connect(user, name="linestop administrator")
         except PermissionDenied:
             if time.monotonic() > deadline:
                 raise Unreachable(f"nats-server did not read its new configuration in {ADMIN_WITHIN_S:g} s.") from None
         await asyncio.sleep(0.05)
 
 
-async def _refused(who: Credential) -> None:
+async def _wait_until_refused(user: Credential) -> None:
     """Wait until the server has forgotten who that is."""
     deadline = time.monotonic() + ADMIN_WITHIN_S
     while time.monotonic() < deadline:
         try:
-            await (await connect(who, name="linestop administrator")).close()
+            await (await connect(user, name="linestop administrator")).close()
         except PermissionDenied:
             return
         await asyncio.sleep(0.05)
@@ -348,7 +348,7 @@ async def _take_lock(directory: Path) -> int:
             return descriptor
 
 
-def _remembered_port(directory: Path) -> int:
+def _stored_port(directory: Path) -> int:
     try:
         return int((directory / PORT_FILE).read_text())
     except (OSError, ValueError):

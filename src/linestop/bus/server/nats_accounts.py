@@ -31,11 +31,11 @@ from linestop.bus.permissions import (
 from linestop.schemas import subjects
 
 STREAMS_ACCOUNT: Final = "LINESTOP"
-READ_REPLIES_KEPT: Final = "15s"
+READ_RESPONSE_THRESHOLD: Final = "15s"
 """How long the server keeps the way back of a read with many replies, after the last one (about 1 KB each).
 A pull keeps the server's default of two minutes, so its idle heartbeats must come more often than that."""
 
-_ONLY_HEARD: Final = ("wake.", "deltas.", "_INBOX.")
+_NEVER_STORED: Final = ("wake.", "deltas.", "_INBOX.")
 
 Section = dict[str, Any]
 """A part of a configuration: the broker's own open format."""
@@ -46,7 +46,7 @@ def account_of(name: CredentialName) -> str:
     return f"{STREAMS_ACCOUNT}_{name.upper()}"
 
 
-def accounts(
+def accounts_section(
     logins: Mapping[CredentialName, Sequence[Mapping[str, str]]], options: AccessOptions = DEFAULT_ACCESS
 ) -> Section:
     """Return the ``accounts`` section of a configuration.
@@ -55,80 +55,83 @@ def accounts(
         logins: How each of ``CREDENTIALS`` may log in (``credentials.logins_of``).
         options: Choices of whoever runs the bus.
     """
-    everybody: dict[CredentialName, Grants] = {name: grants(name, options) for name in CREDENTIALS}
-    result: Section = {STREAMS_ACCOUNT: {"jetstream": "enabled", "exports": _exports_of_streams(everybody)}}
-    for name, mine in everybody.items():
-        permissions = {"publish": list(mine.publish), "subscribe": list(mine.subscribe)}
+    grants_by_credential: dict[CredentialName, Grants] = {name: grants(name, options) for name in CREDENTIALS}
+    result: Section = {STREAMS_ACCOUNT: {"jetstream": "enabled", "exports": _exports_of_streams(grants_by_credential)}}
+    for name, own in grants_by_credential.items():
+        permissions = {"publish": list(own.publish), "subscribe": list(own.subscribe)}
         result[account_of(name)] = {
             "users": [{**login, "permissions": permissions} for login in logins[name]],
             "exports": [
                 {"stream": subject, "accounts": [account_of(other) for other in CREDENTIALS if other != name]}
-                for subject in mine.publish
-                if _only_heard(subject)
+                for subject in own.publish
+                if _is_never_stored(subject)
             ],
-            "imports": _imports(name, everybody),
+            "imports": _imports(name, grants_by_credential),
         }
     return result
 
 
-def _exports_of_streams(everybody: Mapping[CredentialName, Grants]) -> list[Section]:
+def _exports_of_streams(grants_by_credential: Mapping[CredentialName, Grants]) -> list[Section]:
     """Export each subject once, to exactly those who hold a right to it."""
     services: dict[str, list[str]] = {}
     republished: dict[str, list[str]] = {}
-    for name, mine in everybody.items():
-        for subject in mine.publish:
-            if not _only_heard(subject):
-                services.setdefault(_there(name, subject), []).append(account_of(name))
-        for subject in mine.subscribe:
-            if not _only_heard(subject):
+    for name, own in grants_by_credential.items():
+        for subject in own.publish:
+            if not _is_never_stored(subject):
+                services.setdefault(_streams_account_subject(name, subject), []).append(account_of(name))
+        for subject in own.subscribe:
+            if not _is_never_stored(subject):
                 republished.setdefault(subject, []).append(account_of(name))
     return [
-        *({"service": subject, "accounts": who, **_replies(subject)} for subject, who in services.items()),
+        *(
+            {"service": subject, "accounts": account_names, **_response_settings(subject)}
+            for subject, account_names in services.items()
+        ),
         *({"stream": subject, "accounts": who} for subject, who in republished.items()),
     ]
 
 
-def _imports(name: CredentialName, everybody: Mapping[CredentialName, Grants]) -> list[Section]:
-    mine = everybody[name]
-    result: list[Section] = [_service(name, subject) for subject in mine.publish if not _only_heard(subject)]
-    for subject in mine.subscribe:
-        if not _only_heard(subject):
+def _imports(name: CredentialName, grants_by_credential: Mapping[CredentialName, Grants]) -> list[Section]:
+    own = grants_by_credential[name]
+    result: list[Section] = [_service(name, subject) for subject in own.publish if not _is_never_stored(subject)]
+    for subject in own.subscribe:
+        if not _is_never_stored(subject):
             result.append(_stream(STREAMS_ACCOUNT, subject))
         elif subject != f"{stream_names.inbox_prefix(name)}.>":
             result += [
                 _stream(account_of(other), subject)
-                for other, theirs in everybody.items()
-                if other != name and any(covers(said, subject) for said in theirs.publish)
+                for other, other_grants in grants_by_credential.items()
+                if other != name and any(covers(exported, subject) for exported in other_grants.publish)
             ]
     return result
 
 
-def _only_heard(subject: str) -> bool:
+def _is_never_stored(subject: str) -> bool:
     """Whether no stream stores it."""
-    return subject.startswith(_ONLY_HEARD)
+    return subject.startswith(_NEVER_STORED)
 
 
 def _stream(account: str, subject: str) -> Section:
     return {"stream": {"account": account, "subject": subject}}
 
 
-def _there(name: CredentialName, subject: str) -> str:
+def _streams_account_subject(name: CredentialName, subject: str) -> str:
     """Return a subject of a credential as the streams' account knows it."""
     if name == "client" and subject.startswith("control."):
-        return subjects.by_client(subject)
-    return jetstream_api.at_server(subject)
+        return subjects.client_subject(subject)
+    return jetstream_api.server_subject(subject)
 
 
 def _service(name: CredentialName, subject: str) -> Section:
-    there = _there(name, subject)
-    renamed = {} if there == subject else {"to": subject}
-    return {"service": {"account": STREAMS_ACCOUNT, "subject": there}, **renamed}
+    exported_subject = _streams_account_subject(name, subject)
+    mapping = {} if exported_subject == subject else {"to": subject}
+    return {"service": {"account": STREAMS_ACCOUNT, "subject": exported_subject}, **mapping}
 
 
-def _replies(subject: str) -> Section:
+def _response_settings(subject: str) -> Section:
     """Say which requests have many replies: the way back of others is forgotten with the first."""
     if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.CONSUMER.MSG.NEXT."):
         return {"response_type": "stream"}
     if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.DIRECT.GET.") and not subject.endswith(".>"):
-        return {"response_type": "stream", "response_threshold": READ_REPLIES_KEPT}
+        return {"response_type": "stream", "response_threshold": READ_RESPONSE_THRESHOLD}
     return {}

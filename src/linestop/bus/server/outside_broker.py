@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import DEFAULT_LAYOUT, BusLayout, SetUp, set_up
-from linestop.bus.credentials import Credential, ensure_credentials, forget_passwords, logins_of
+from linestop.bus.create_streams import DEFAULT_LAYOUT, BusLayout, SetUpResult, set_up
+from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, remove_passwords
 from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, CredentialName
-from linestop.bus.server.nats_accounts import accounts
+from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.signed_checkpoints import ensure_checkpoint_key
 from linestop.errors import PermissionDenied, Unreachable
@@ -32,7 +32,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     server_config: str
-    set_up: SetUp | None
+    set_up: SetUpResult | None
     reachable: bool = True
     passwords: bool = False
     """Whether the broker still takes passwords of an older linestop, and needs this configuration to end that."""
@@ -62,25 +62,25 @@ async def bus_init(
         ConfigError: for a damaged credential file, or if something cannot be created.
     """
     credentials: Mapping[CredentialName, Credential] = ensure_credentials(directory, url, keep_passwords=True)
-    passwords = any(credential.password for credential in credentials.values())
+    has_passwords = any(credential.password for credential in credentials.values())
     ensure_checkpoint_key(directory / "credentials")
-    text = server_text(credentials, url, layout=layout, access=access)
+    text = server_config_text(credentials, url, layout=layout, access=access)
     try:
         async with await connect(credentials["bootstrap"], name="linestop bus init") as connection:
             connection.require_payload()
-            done = await set_up(connection, layout)
-        if passwords:
+            result = await set_up(connection, layout)
+        if has_passwords:
             credentials, step = await _end_passwords(directory, credentials)
-            done = msgspec.structs.replace(done, outdated=(*done.outdated, step))
-            text = server_text(credentials, url, layout=layout, access=access)
+            result = msgspec.structs.replace(result, outdated=(*result.outdated, step))
+            text = server_config_text(credentials, url, layout=layout, access=access)
     except PermissionDenied:
         step = f"give the server at {url} this configuration, or put its `jetstream` and `accounts` into the one it has"
         return InitResult(server_config=text, set_up=None, next_step=f"{step}; restart it, and run this again.")
     except Unreachable:
         step = f"no broker answers at {url}: start nats-server there with this configuration, and run this again."
         return InitResult(server_config=text, set_up=None, reachable=False, next_step=step)
-    step = " ".join((*done.differences, *done.outdated))
-    return InitResult(server_config=text, set_up=done, passwords=passwords, next_step=step)
+    step = " ".join((*result.differences, *result.outdated))
+    return InitResult(server_config=text, set_up=result, passwords=has_passwords, next_step=step)
 
 
 async def _end_passwords(
@@ -98,14 +98,14 @@ async def _end_passwords(
             "the credentials are an older linestop's passwords, which are sent in clear: give the server this "
             "configuration, which takes keys as well, reload it, and run this again."
         )
-    forget_passwords(directory, credentials)
+    remove_passwords(directory, credentials)
     return keys, (
         "the credential files have keys and no passwords from now on: restart what uses them, wherever they were "
         "copied to, then give the server this configuration, which takes no passwords, and reload it."
     )
 
 
-def server_text(
+def server_config_text(
     credentials: Mapping[CredentialName, Credential],
     url: str,
     *,
@@ -118,10 +118,10 @@ def server_text(
         host=_listen_host(first.hostname or ""),
         port=first.port or PORT_DEFAULT,
         store_dir=STORE_DIR,
-        file_store_bytes_max=layout.space.total,
+        file_store_bytes_max=layout.sizes.total,
         sync_interval="always",
     )
-    return server_config(listen, accounts(logins_of(credentials), access)).decode()
+    return server_config(listen, accounts_section(logins_by_credential(credentials), access)).decode()
 
 
 def _listen_host(name: str) -> str:

@@ -26,10 +26,10 @@ GO_CORES: Final = str(max(1, (os.cpu_count() or 1) // 2))
 """Half of the cores belong to the actors, who live on the same machine: on two cores this saves a fifth of the
 server's CPU (docs/performance.md). ``GOMAXPROCS`` in the environment says otherwise."""
 
-STILL_MAX_S: Final = 30.0
+NO_PROGRESS_MAX_S: Final = 30.0
 """How long a server that starts may make no progress: recovery takes as long as it takes."""
 
-SAY_EVERY_S: Final = 10.0
+REPORT_EVERY_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
 _LOG_TAIL_BYTES: Final = 8192
@@ -104,7 +104,9 @@ class NatsProcess:
         """The process id, 0 if it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
-    async def start(self, *, still_max_s: float = STILL_MAX_S, say: Callable[[str], None] | None = None) -> None:
+    async def start(
+        self, *, no_progress_max_s: float = NO_PROGRESS_MAX_S, on_progress: Callable[[str], None] | None = None
+    ) -> None:
         """Start it and return as soon as it accepts connections with JetStream recovered.
 
         That takes as long as it makes progress; ``say`` is told now and then how far it is.
@@ -129,7 +131,7 @@ class NatsProcess:
             env={"GOMAXPROCS": GO_CORES, MEMORY_VARIABLE: limit, **os.environ},
         )
         try:
-            await self._ready(still_max_s, say=say, stored=stored)
+            await self._wait_until_ready(no_progress_max_s, on_progress=on_progress, stored=stored)
         except BaseException:
             await self.kill()
             raise
@@ -160,7 +162,7 @@ class NatsProcess:
         if self.pid:
             self._signal(signal.SIGHUP)
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Return the reason the server logged last, for a message to a person."""
         try:
             with self.log_file.open("rb") as file:
@@ -168,37 +170,40 @@ class NatsProcess:
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return "it left no log"
-        grave = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
-        return grave[-1].split("] ", 2)[-1].strip() if grave else "it gave no reason"
+        errors = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
+        return errors[-1].split("] ", 2)[-1].strip() if errors else "it gave no reason"
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "start comes first"
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def _ready(self, still_max_s: float, *, say: Callable[[str], None] | None, stored: int) -> None:
-        began = said_at = time.monotonic()
-        progress = Progress(self.pid, self.log_file, now=began)
-        while progress.still_s(time.monotonic()) < still_max_s:
-            if say is not None and time.monotonic() - said_at >= SAY_EVERY_S:
-                said_at = time.monotonic()
-                say(
+    async def _wait_until_ready(
+        self, no_progress_max_s: float, *, on_progress: Callable[[str], None] | None, stored: int
+    ) -> None:
+        began_at = reported_at = time.monotonic()
+        progress = Progress(self.pid, self.log_file, now=began_at)
+        while progress.no_progress_s(time.monotonic()) < no_progress_max_s:
+            if on_progress is not None and time.monotonic() - reported_at >= REPORT_EVERY_S:
+                reported_at = time.monotonic()
+                on_progress(
                     f"nats-server is still reading its streams ({stored / MIB:,.0f} MiB) after "
-                    f"{said_at - began:.0f} s; its log is {self.log_file}."
+                    f"{reported_at - began_at:.0f} s; its log is {self.log_file}."
                 )
             if not self.pid:
                 raise ConfigError(
-                    f"nats-server with {self.config_file} did not start: {self.last_words()}; see {self.log_file}."
+                    f"nats-server with {self.config_file} did not start: {self.last_error()}; see {self.log_file}."
                 )
-            if await _greets(self.port):
+            if await _accepts_connections(self.port):
                 return
             await asyncio.sleep(_POLL_S)
         raise Unreachable(
-            f"nats-server with {self.config_file} has made no progress for {still_max_s:g} s; see {self.log_file}."
+            f"nats-server with {self.config_file} has made no progress for {no_progress_max_s:g} "
+            f"s; see {self.log_file}."
         )
 
 
-async def _greets(port: int) -> bool:
+async def _accepts_connections(port: int) -> bool:
     """Whether a NATS server says hello on the port; it does so only once its streams are recovered."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -30,7 +30,7 @@ READ_MIN_BYTES: Final = 64 * 1024
 MEMORY_VARIABLE: Final = "GOMEMLIMIT"
 
 
-class _Seen(NamedTuple):
+class _Activity(NamedTuple):
     """What a process has done so far: processor time in ticks, bytes read, bytes logged."""
 
     ticks: int
@@ -44,19 +44,19 @@ class Progress:
     def __init__(self, pid: int, log_file: Path, *, now: float) -> None:
         self._pid = pid
         self._log_file = log_file
-        self._last = _look(pid, log_file)
-        self._moved_at = now
+        self._last = _read_activity(pid, log_file)
+        self._progressed_at = now
 
-    def still_s(self, now: float) -> float:
+    def no_progress_s(self, now: float) -> float:
         """Look, and say for how many seconds it has done nothing worth the name."""
-        seen, last = _look(self._pid, self._log_file), self._last
-        worked = seen.ticks - last.ticks >= TICKS_MIN or seen.read - last.read >= READ_MIN_BYTES
-        if worked or seen.logged != last.logged:
-            self._last, self._moved_at = seen, now
-        return now - self._moved_at
+        activity, last = _read_activity(self._pid, self._log_file), self._last
+        has_worked = activity.ticks - last.ticks >= TICKS_MIN or activity.read - last.read >= READ_MIN_BYTES
+        if has_worked or activity.logged != last.logged:
+            self._last, self._progressed_at = activity, now
+        return now - self._progressed_at
 
 
-def _look(pid: int, log_file: Path) -> _Seen:
+def _read_activity(pid: int, log_file: Path) -> _Activity:
     """What the system shows of a process; where there is no ``/proc``, its log alone."""
     ticks = read = logged = 0
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -66,7 +66,7 @@ def _look(pid: int, log_file: Path) -> _Seen:
         read = int(Path(f"/proc/{pid}/io").read_text(encoding="utf-8").split()[1])
     with contextlib.suppress(OSError):
         logged = log_file.stat().st_size
-    return _Seen(ticks, read, logged)
+    return _Activity(ticks, read, logged)
 
 
 def stored_bytes(folder: Path) -> int:
@@ -96,7 +96,7 @@ def machine_bytes() -> int:
 
 def memory_limit(stored: int, *, machine: int) -> str:
     """The memory limit of a server with so much stored, as Go reads it: what it needs, at most half of the machine."""
-    wanted = MEMORY_MIN_BYTES + int(stored * INDEX_SHARE)
+    limit_bytes = MEMORY_MIN_BYTES + int(stored * INDEX_SHARE)
     if machine:
-        wanted = min(wanted, max(MEMORY_MIN_BYTES, int(machine * MACHINE_SHARE)))
-    return f"{wanted // MIB}MiB"
+        limit_bytes = min(limit_bytes, max(MEMORY_MIN_BYTES, int(machine * MACHINE_SHARE)))
+    return f"{limit_bytes // MIB}MiB"

@@ -19,7 +19,7 @@ import structlog
 
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
-from linestop.bus.disk_space import free_bytes, full_sentence, is_full
+from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
 from linestop.bus.nkeys import new_seed
 from linestop.bus.permissions import CredentialName
 from linestop.errors import LinestopError
@@ -29,13 +29,13 @@ LOG = structlog.get_logger("linestop.server")
 SYSTEM_ACCOUNT: Final = "$SYS"
 SUPERVISOR: Final = "supervisor"
 HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"
-LOOK_EVERY_S: Final = 1.0
+CHECK_EVERY_S: Final = 1.0
 RESTART_PAUSE_MIN_S: Final = 2.0
 RESTART_PAUSE_MAX_S: Final = 300.0
 """A disk that is broken, not full, fails again after each restart: each one waits twice as long as the one before.
 Room that somebody has made since is a reason to try at once."""
 
-CALM_AFTER_S: Final = 600.0
+RESET_PAUSE_AFTER_S: Final = 600.0
 _STUCK: Final = re.compile(r"JetStream (?:stream|consumer) '\S+ > (?P<stream>[^' ]+).*?' write error: (?P<why>.*)")
 
 
@@ -48,7 +48,7 @@ class _Reply(msgspec.Struct, frozen=True):
     data: _Health = _Health()
 
 
-class Stuck(msgspec.Struct, frozen=True):
+class StuckStream(msgspec.Struct, frozen=True):
     """A stream that failed to write and stays so, and what the server says of it."""
 
     stream: str
@@ -60,10 +60,10 @@ def new_supervisor(url: str) -> Credential:
     return Credential(url=url, user=cast("CredentialName", SUPERVISOR), seed=new_seed())
 
 
-def stuck_in(payload: bytes) -> Stuck | None:
+def read_stuck_stream(payload: bytes) -> StuckStream | None:
     """Read a health check's answer; None if every stream can be written to."""
-    found = _STUCK.search(msgspec.json.decode(payload, type=_Reply).data.error)
-    return Stuck(found["stream"], found["why"]) if found else None
+    match = _STUCK.search(msgspec.json.decode(payload, type=_Reply).data.error)
+    return StuckStream(match["stream"], match["why"]) if match else None
 
 
 class StoreWatch:
@@ -77,47 +77,54 @@ class StoreWatch:
     """
 
     def __init__(
-        self, who: Credential, directory: Path, *, say: Callable[[str], None], restart: Callable[[], Awaitable[None]]
+        self,
+        user: Credential,
+        directory: Path,
+        *,
+        report: Callable[[str], None],
+        restart: Callable[[], Awaitable[None]],
     ) -> None:
-        self._who = who
+        self._user = user
         self._directory = directory
-        self._say = say
+        self._report = report
         self._restart = restart
         self._pause_s = RESTART_PAUSE_MIN_S
-        self._restarted_at = -CALM_AFTER_S
+        self._restarted_at = -RESET_PAUSE_AFTER_S
         self._free_then = 0
-        self._told = False
+        self._disk_full_reported = False
 
     async def run(self) -> None:
         """Look for ever; ends by cancellation."""
         while True:
             try:
-                async with await connect(self._who, name="linestop supervisor") as connection:
+                async with await connect(self._user, name="linestop supervisor") as connection:
                     while True:
-                        await asyncio.sleep(LOOK_EVERY_S)
+                        await asyncio.sleep(CHECK_EVERY_S)
                         await self.look(connection)
             except (LinestopError, msgspec.DecodeError) as error:
                 # The server is away or busy; who starts it again is another's task.
                 LOG.debug("store_not_looked_at", why=str(error))
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_EVERY_S)
 
     async def look(self, connection: Connection) -> None:
         """Say that the disk is full, once; or start the server again where a stream is stuck and there is room."""
         full = is_full(self._directory)
-        if full and not self._told:
-            self._say(full_sentence(self._directory))
-        self._told = full
+        if full and not self._disk_full_reported:
+            self._report(disk_full_message(self._directory))
+        self._disk_full_reported = full
         if full or free_bytes(self._directory) >= self._free_then + DISK_FULL_BYTES:
             self._pause_s = RESTART_PAUSE_MIN_S
         if full:
             self._free_then = 0
             return
-        stuck = stuck_in((await connection.request(HEALTH)).data)
+        stuck = read_stuck_stream((await connection.request(HEALTH)).data)
         since_s = time.monotonic() - self._restarted_at
         if stuck is None or since_s < self._pause_s:
             return
-        self._pause_s = RESTART_PAUSE_MIN_S if since_s > CALM_AFTER_S else min(2 * self._pause_s, RESTART_PAUSE_MAX_S)
-        self._say(
+        self._pause_s = (
+            RESTART_PAUSE_MIN_S if since_s > RESET_PAUSE_AFTER_S else min(2 * self._pause_s, RESTART_PAUSE_MAX_S)
+        )
+        self._report(
             f"The stream {stuck.stream} could not be written to ({stuck.why}) and stays so until nats-server is "
             "started again; there is space, so that is done now."
         )

@@ -5,22 +5,22 @@ from __future__ import annotations
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import as_json, does, nats
+from linestop.cli.declare import implemented_by, json_option, nats_option
 
 
 @click.command()
-@nats
-@as_json
-@does("agents_tools:agents")
+@nats_option
+@json_option
+@implemented_by("agents_tools:agents")
 def agents() -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=completing.agent_files)
-@nats
-@as_json
-@does("agents_tools:deploy")
+@nats_option
+@json_option
+@implemented_by("agents_tools:deploy")
 def deploy() -> None:
     """Let new runs use the agents in files, all of them or those named. Runs under way keep their version.
 
@@ -31,18 +31,18 @@ def deploy() -> None:
 @click.command()
 @click.argument("name", metavar="AGENT", shell_complete=completing.agents)
 @click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
-@nats
-@as_json
-@does("agents_tools:rollback")
+@nats_option
+@json_option
+@implemented_by("agents_tools:rollback")
 def rollback() -> None:
     """Let new runs of AGENT use an earlier version again, also after a restart, until it is deployed by hand."""
 
 
 @click.command()
 @click.argument("name", metavar="AGENT", shell_complete=completing.agents)
-@nats
-@as_json
-@does("agents_tools:undeploy")
+@nats_option
+@json_option
+@implemented_by("agents_tools:undeploy")
 def undeploy() -> None:
     """Let AGENT have no new runs, also after a restart. Runs under way keep their version and go on."""
 
@@ -53,22 +53,22 @@ def tools() -> None:
 
 
 @tools.command("ls")
-@as_json
-@does("agents_tools:tools_ls")
+@json_option
+@implemented_by("agents_tools:tools_ls")
 def tools_ls() -> None:
     """List all tools with tier and where they come from."""
 
 
 @tools.command("inspect")
 @click.argument("name", metavar="TOOL")
-@as_json
-@does("agents_tools:tools_inspect")
+@json_option
+@implemented_by("agents_tools:tools_inspect")
 def tools_inspect() -> None:
     """Show the contract of TOOL: what is enforced when an agent calls it."""
 
 
 @tools.command("lint")
-@as_json
-@does("agents_tools:tools_lint")
+@json_option
+@implemented_by("agents_tools:tools_lint")
 def tools_lint() -> None:
     """Judge the contracts; exit code 1 if one should not be used as it is."""

@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import as_json, common, does
+from linestop.cli.declare import common_options, implemented_by, json_option
 
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log, offline.")
 @click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
-@common
-@does("verify:verify")
+@common_options
+@implemented_by("verify:verify")
 def verify() -> None:
     """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken.
 
@@ -30,8 +30,8 @@ def verify() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file; it must not exist yet."
 )
-@common
-@does("verify:export")
+@common_options
+@implemented_by("verify:export")
 def export() -> None:
     """Write the log of RUN with its proof into a file, which `linestop verify RUN --file` checks without a broker.
 
@@ -41,7 +41,7 @@ def export() -> None:
 
 @click.command()
 @click.argument("what", type=click.Choice(["events", "asyncapi", "tasks", "control"]), default="events")
-@as_json
-@does("schema:schema")
+@json_option
+@implemented_by("schema:schema")
 def schema() -> None:
     """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import common, does, person, shown
+from linestop.cli.declare import common_options, implemented_by, person_options, shown_option
 
 
 @click.command()
 @click.option("--all-tenants", is_flag=True, help="Of every tenant.")
-@common
-@does("approvals:approvals")
+@common_options
+@implemented_by("approvals:approvals")
 def approvals() -> None:
     """List what waits for a person, the most urgent first, with exact arguments."""
 
@@ -20,10 +20,10 @@ def approvals() -> None:
 @click.argument("run", shell_complete=completing.runs)
 @click.argument("call", default="")
 @click.option("--edit", metavar="JSON|FILE", help="Approve the call with these arguments instead.")
-@shown
-@person
-@common
-@does("approvals:approve")
+@shown_option
+@person_options
+@common_options
+@implemented_by("approvals:approve")
 def approve() -> None:
     """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
 
@@ -31,10 +31,10 @@ def approve() -> None:
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
 @click.argument("call", default="")
-@shown
-@person
-@common
-@does("approvals:deny")
+@shown_option
+@person_options
+@common_options
+@implemented_by("approvals:deny")
 def deny() -> None:
     """Refuse CALL of RUN; the model is told why."""
 
@@ -43,10 +43,10 @@ def deny() -> None:
 @click.argument("run", shell_complete=completing.runs)
 @click.argument("call_and_answer", nargs=-1, required=True, metavar="[CALL] ANSWER")
 @click.option("--json-answer", is_flag=True, help="ANSWER is JSON, or a file with JSON.")
-@shown
-@person
-@common
-@does("approvals:answer")
+@shown_option
+@person_options
+@common_options
+@implemented_by("approvals:answer")
 def answer() -> None:
     """Answer a question of RUN's model, or deliver the event it waits for."""
 
@@ -55,9 +55,9 @@ def answer() -> None:
 @click.argument("run", shell_complete=completing.runs)
 @click.argument("name")
 @click.option("--data", metavar="JSON|FILE", help="What the model is told of it.")
-@person
-@common
-@does("approvals:event")
+@person_options
+@common_options
+@implemented_by("approvals:event")
 def event() -> None:
     """Report the event NAME to RUN, which waits for it or will."""
 
@@ -69,9 +69,9 @@ def event() -> None:
 @click.option("--done", "action", flag_value="done", help="It happened: go on.")
 @click.option("--stop", "action", flag_value="stop", help="End the run over it.")
 @click.option("--result", metavar="JSON|FILE", help="With --done: what the model is told.")
-@shown
-@person
-@common
-@does("approvals:resolve")
+@shown_option
+@person_options
+@common_options
+@implemented_by("approvals:resolve")
 def resolve() -> None:
     """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""

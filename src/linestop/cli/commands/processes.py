@@ -7,12 +7,12 @@ from typing import Final
 
 import click
 
-from linestop.cli.declare import Bytes, WholeNumber, as_json, common, does, nats
+from linestop.cli.declare import Bytes, WholeNumber, common_options, implemented_by, json_option, nats_option
 
 ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recorder")
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
 DEV_WORKER: Final = "dev"
-KEPT_DAYS: Final = 90
+RUN_RETENTION_DAYS: Final = 90
 RUNS_DAYS_MAX: Final = 90
 """How long the log keeps a run."""
 
@@ -20,8 +20,8 @@ _NAME = click.option("--name", metavar="NAME", help="Name of this worker; by def
 
 
 @click.command()
-@as_json
-@does("demo:demo")
+@json_option
+@implemented_by("demo:demo")
 def demo() -> None:
     """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run.
 
@@ -33,8 +33,8 @@ def demo() -> None:
 @click.command()
 @click.option("--port", type=WholeNumber(0, 65_535), help="Port of the broker; 0 takes a free one, and keeps it.")
 @click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
-@as_json
-@does("processes:dev")
+@json_option
+@implemented_by("processes:dev")
 def dev() -> None:
     """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents.
 
@@ -44,11 +44,11 @@ def dev() -> None:
 
 
 @click.command()
-@nats
+@nats_option
 @_NAME
 @click.option("--no-deploy", is_flag=True, help="Leave the deployed agents as they are.")
-@as_json
-@does("processes:up")
+@json_option
+@implemented_by("processes:up")
 def up() -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder.
 
@@ -58,10 +58,10 @@ def up() -> None:
 
 @click.command()
 @click.argument("role", type=click.Choice(ROLES))
-@nats
+@nats_option
 @_NAME
-@as_json
-@does("processes:actor")
+@json_option
+@implemented_by("processes:actor")
 def actor() -> None:
     """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out.
 
@@ -70,10 +70,10 @@ def actor() -> None:
 
 
 @click.command()
-@nats
-@as_json
+@nats_option
+@json_option
 @click.option("--no-code", is_flag=True, help="Run none of the folder's Python: leave out tools and agents.")
-@does("doctor:doctor")
+@implemented_by("doctor:doctor")
 def doctor() -> None:
     """Check this machine and this project: one line a check; exit code 1 if one fails, 8 if only the broker is away.
 
@@ -85,9 +85,9 @@ def doctor() -> None:
 @click.command()
 @click.option("--worker", metavar="NAME", help="Also check that the worker of that name is alive.")
 @click.option("--role", type=click.Choice(ROLES), help="The same for this host's `linestop actor ROLE`.")
-@nats
-@as_json
-@does("doctor:health")
+@nats_option
+@json_option
+@implemented_by("doctor:health")
 def health() -> None:
     """Say whether the broker answers and stores, and whether every role has a worker; for health checks.
 
@@ -124,8 +124,8 @@ def bus() -> None:
     metavar="SIZE",
     help="What is free on the broker's disk, such as 200GiB; half of it is used.",
 )
-@as_json
-@does("bus:init")
+@json_option
+@implemented_by("bus:init")
 def init() -> None:
     """Write the credential files, print the server's configuration, create streams and consumers.
 
@@ -137,7 +137,9 @@ def init() -> None:
 @bus.command("plan")
 @click.option("--runs-per-day", type=WholeNumber(min=1), required=True, help="Runs a day.")
 @click.option("--turns", type=WholeNumber(min=1), required=True, help="Turns of a run, each with one tool call.")
-@click.option("--days", type=WholeNumber(min=1), default=KEPT_DAYS, show_default=True, help="Days they are kept.")
+@click.option(
+    "--days", type=WholeNumber(min=1), default=RUN_RETENTION_DAYS, show_default=True, help="Days they are kept."
+)
 @click.option(
     "--runs-days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
     help="Days that RUNS keeps them, if fewer [keep.runs_days of linestop.toml].",
@@ -151,8 +153,8 @@ def init() -> None:
     help="Bytes a run in texts of more than 16 KiB.",
 )  # fmt: skip
 @click.option("--disk", type=Bytes(), metavar="SIZE", help="Plan for a disk with so much free, such as 200GiB.")
-@as_json
-@does("bus:plan")
+@json_option
+@implemented_by("bus:plan")
 def plan() -> None:
     """Print what so many runs a day need: each stream, the archive, memory, and for how many days it is enough.
 
@@ -166,8 +168,8 @@ def plan() -> None:
     "--keep-days", "days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
     help="Days that RUNS is to keep [keep.runs_days of linestop.toml].",
 )  # fmt: skip
-@common
-@does("rotate:rotate")
+@common_options
+@implemented_by("rotate:rotate")
 def rotate() -> None:
     """Say which sealed and archived runs may leave the log of an outside broker early, and print the commands for it.
 
@@ -182,23 +184,23 @@ def recorder() -> None:
 
 
 @recorder.command("status")
-@common
-@does("recorder:status")
+@common_options
+@implemented_by("recorder:status")
 def status() -> None:
     """Say how far the archive is, whether its recorder runs or not."""
 
 
 @recorder.command("snapshot")
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
-@common
-@does("recorder:snapshot")
+@common_options
+@implemented_by("recorder:snapshot")
 def snapshot() -> None:
     """Copy the archive into the file TARGET, which any program may open with DuckDB."""
 
 
 @recorder.command("rebuild")
-@common
-@does("recorder:rebuild")
+@common_options
+@implemented_by("recorder:rebuild")
 def rebuild() -> None:
     """Read the whole log into the archive again; no recorder may run here meanwhile.
 
@@ -212,23 +214,23 @@ def dead() -> None:
 
 
 @dead.command("ls")
-@common
-@does("dead:ls")
+@common_options
+@implemented_by("dead:ls")
 def ls() -> None:
     """List dead letters, oldest first."""
 
 
 @dead.command("show")
 @click.argument("letter", type=WholeNumber(min=1))
-@common
-@does("dead:show")
+@common_options
+@implemented_by("dead:show")
 def show() -> None:
     """Show one dead LETTER whole."""
 
 
 @dead.command("requeue")
 @click.argument("letter", type=WholeNumber(min=1))
-@common
-@does("dead:requeue")
+@common_options
+@implemented_by("dead:requeue")
 def requeue() -> None:
     """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""

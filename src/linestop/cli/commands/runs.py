@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import WholeNumber, common, does, person
+from linestop.cli.declare import WholeNumber, common_options, implemented_by, person_options
 
 STOP_MODES: Final = ("fence", "drain")
 UNLIMITED: Final = "inf"
@@ -21,8 +21,8 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
     except ValueError:
         seconds = math.nan
     if math.isnan(seconds) or seconds < 0:
-        said = f"{value!r} is no number of seconds: write --wait=30, or --wait alone behind AGENT and TEXT."
-        raise click.BadParameter(said, param=param)
+        message = f"{value!r} is no number of seconds: write --wait=30, or --wait alone behind AGENT and TEXT."
+        raise click.BadParameter(message, param=param)
     return None if math.isinf(seconds) else seconds
 
 
@@ -50,8 +50,8 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not done.")
 @click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
-@common
-@does("runs:run")
+@common_options
+@implemented_by("runs:run")
 def run() -> None:
     """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
 
@@ -64,16 +64,16 @@ def run() -> None:
 @click.option("--open", "open_only", is_flag=True, help="Only runs that are not over.")
 @click.option("--all-tenants", is_flag=True, help="Of every tenant.")
 @click.option("--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="How many, newest first.")
-@common
-@does("runs:runs")
+@common_options
+@implemented_by("runs:runs")
 def runs() -> None:
     """List the runs begun last, newest first."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
-@common
-@does("show:show")
+@common_options
+@implemented_by("show:show")
 def show() -> None:
     """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
 
@@ -82,16 +82,16 @@ def show() -> None:
 @click.argument("run", shell_complete=completing.runs)
 @click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only what comes after this event.")
 @click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
-@common
-@does("logs:events")
+@common_options
+@implemented_by("logs:events")
 def events() -> None:
     """Print the events of RUN, one a line; with --json each with all its data."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
-@common
-@does("logs:watch")
+@common_options
+@implemented_by("logs:watch")
 def watch() -> None:
     """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
 
@@ -110,9 +110,9 @@ def watch() -> None:
     help="What was started before: `fence` cancels it now, `drain` lets it end.",
 )
 @click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that comes for it is refused.")
-@person
-@common
-@does("stop:stop")
+@person_options
+@common_options
+@implemented_by("stop:stop")
 def stop() -> None:
     """Stop RUN; when this returns, nothing of it can start any more.
 
@@ -125,17 +125,17 @@ def stop() -> None:
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
-@person
-@common
-@does("runs:pause")
+@person_options
+@common_options
+@implemented_by("runs:pause")
 def pause() -> None:
     """Hold RUN: nothing of it starts until it is resumed; deadlines go on."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
-@person
-@common
-@does("runs:resume")
+@person_options
+@common_options
+@implemented_by("runs:resume")
 def resume() -> None:
     """Let a paused RUN go on."""

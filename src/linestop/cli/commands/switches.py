@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli.declare import common, does
+from linestop.cli.declare import common_options, implemented_by
 
 
 @click.group()
@@ -19,22 +19,22 @@ def switch() -> None:
 
 @switch.command()
 @click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
-@common
-@does("stop:close")
+@common_options
+@implemented_by("stop:close")
 def close() -> None:
     """Close each SWITCH: nothing that it names starts any more, from about 2 s on."""
 
 
 @switch.command("open")
 @click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
-@common
-@does("stop:open_switches")
+@common_options
+@implemented_by("stop:open_switches")
 def open_() -> None:
     """Open each SWITCH again."""
 
 
 @switch.command("list")
-@common
-@does("stop:list_switches")
+@common_options
+@implemented_by("stop:list_switches")
 def list_() -> None:
     """List the closed kill switches."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli.declare import common, does
+from linestop.cli.declare import common_options, implemented_by
 
 
 @click.command()
-@common
-@does("workers:workers")
+@common_options
+@implemented_by("workers:workers")
 def workers() -> None:
     """List the workers: role, name, host, version, last beat, clock against the broker's, and what each one holds.
 

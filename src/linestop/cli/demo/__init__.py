@@ -26,7 +26,7 @@ from linestop.cli.pipes import until_reader_is_gone
 
 __all__ = ["demo"]
 
-NEXT: Final = """\
+NEXT_STEPS: Final = """\
 What to try next:
   mkdir ~/shop && cd ~/shop
   linestop dev                           all on this machine; Ctrl-C ends it
@@ -43,21 +43,21 @@ def demo(*, as_json: bool) -> None:
     # What is killed and stopped on purpose would be reported as trouble.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     screen = JsonScreen() if as_json else Screen()
-    anyio.run(_tell_unless_ended, screen, backend_options={"use_uvloop": True})
+    anyio.run(_run_until_signal, screen, backend_options={"use_uvloop": True})
 
 
-async def _tell_unless_ended(screen: Screen) -> None:
+async def _run_until_signal(screen: Screen) -> None:
     """Tell; a signal other than Ctrl-C ends it as Ctrl-C does, so that nothing is left behind.
 
     Raises:
         Abort: it was ended.
         BrokenPipeError: whoever read what is told is gone; perhaps in a group.
     """
-    ended: list[signal.Signals] = []
+    signals_received: list[signal.Signals] = []
 
     async def listen() -> None:
         async for number in signals:
-            ended.append(number)
+            signals_received.append(number)
             tasks.cancel_scope.cancel()
 
     async def end() -> None:
@@ -68,32 +68,34 @@ async def _tell_unless_ended(screen: Screen) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
             tasks.start_soon(end)
-            await tell(screen)
+            await run_stories(screen)
             tasks.cancel_scope.cancel()
-    if ended:
+    if signals_received:
         raise click.Abort
 
 
-async def tell(screen: Screen) -> None:
+async def run_stories(screen: Screen) -> None:
     """Tell all three stories.
 
     Raises:
         Untold: if one did not end as it is told.
     """
-    began = time.monotonic()
+    started_s = time.monotonic()
     screen.note("Starting a broker, five actors here, the executor as a process of its own, and a small shop …")
     with tempfile.TemporaryDirectory(prefix="linestop-demo-") as folder:
         async with set_stage(Path(folder)) as stage:
-            screen.note(f"ready after {time.monotonic() - began:.1f} s. The models are scripts; prices are examples.")
+            screen.note(
+                f"ready after {time.monotonic() - started_s:.1f} s. The models are scripts; prices are examples."
+            )
             for story in (refund, loop, stop):
                 await story(stage, screen)
-    screen.end(time.monotonic() - began, what_next=_next())
+    screen.end(time.monotonic() - started_s, what_next=_next_steps())
 
 
-def _next() -> str:
+def _next_steps() -> str:
     """What to try, and how to reach the command if this shell does not know it."""
     activate = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("linestop") or not activate.exists():
-        return NEXT
-    first, _, rest = NEXT.partition("\n")
+        return NEXT_STEPS
+    first, _, rest = NEXT_STEPS.partition("\n")
     return f"{first}\n  . {activate}\n{rest}"

@@ -63,8 +63,8 @@ def detail(event: AnyEvent, run: Run) -> str:
         case EffectStarted():
             return f"{', '.join(f'{_tool(run, c.call)} #{c.attempt}' for c in event.calls)} by {event.worker}"
         case Finished():
-            said = event.result if event.outcome == "succeeded" else event.error.message if event.error else ""
-            return f"{_tool(run, event.call)} #{event.attempt} {event.outcome}: {said}"
+            result = event.result if event.outcome == "succeeded" else event.error.message if event.error else ""
+            return f"{_tool(run, event.call)} #{event.attempt} {event.outcome}: {result}"
         case Stopped():
             return f"{event.code}, by {event.by}: {event.why}"
         case _:

@@ -21,7 +21,7 @@ PLAIN_WIDTH: Final = 100
 WIDTH_MAX: Final = 140
 COST_WIDTH: Final = 9
 ASK_WITHIN_S: Final = 20.0
-COLOURS: Final = {
+COLOUR_BY_ROLE: Final = {
     "planner": "cyan",
     "validator": "magenta",
     "approver": "yellow",
@@ -61,27 +61,28 @@ class Screen:
 
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event: n, role, event, detail, cost."""
-        said = detail(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
+        text = detail(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
         cost = cost_micros(entry.event) if entry.event is not None else 0
         price = money(cost) if cost else ""
-        room = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
-        said = said.replace("\n", " ")
-        said = said if len(said) <= room else said[: room - 1] + "…"
-        colour = COLOURS.get(entry.role, "white")
+        text_width = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
+        text = text.replace("\n", " ")
+        text = text if len(text) <= text_width else text[: text_width - 1] + "…"
+        colour = COLOUR_BY_ROLE.get(entry.role, "white")
         self.console.print(
             f"{entry.n:>3} [{colour}]{entry.role:<10}[/{colour}] {entry.name:<10} "
-            + (f"{escape(said):<{room + len(escape(said)) - len(said)}} [dim]{price:>{COST_WIDTH}}[/dim]" if price
-               else escape(said)),
+            + (f"{escape(text):<{text_width + len(escape(text)) - len(text)}} [dim]{price:>{COST_WIDTH}}[/dim]" if price
+               else escape(text)),
             soft_wrap=True,
         )  # fmt: skip
 
     def _wrapped(self, text: str) -> str:
         """A sentence in lines that fit, each below the first word of the first one."""
-        words = text.lstrip(" -✓")
+        text_without_marker = text.lstrip(" -✓")
         return textwrap.fill(
-            words,
-            width=self.width, initial_indent=text[: len(text) - len(words)],
-            subsequent_indent=" " * (len(text) - len(words)), break_long_words=False, break_on_hyphens=False,
+            text_without_marker,
+            width=self.width, initial_indent=text[: len(text) - len(text_without_marker)],
+            subsequent_indent=" " * (len(text) - len(text_without_marker)), break_long_words=False,
+            break_on_hyphens=False,
         )  # fmt: skip
 
     async def ask(self, question: str) -> bool | None:
@@ -109,17 +110,17 @@ class JsonScreen(Screen):
     def title(self, text: str) -> None:
         """Begin a story."""
         self._story += 1
-        output.say_json({"story": self._story, "title": text})
+        output.print_json({"story": self._story, "title": text})
 
     def result(self, text: str) -> None:
         """Say what came of a story."""
-        output.say_json({"story": self._story, "result": text})
+        output.print_json({"story": self._story, "result": text})
 
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event with all its data."""
-        output.say_json({"story": self._story, "run": run.run, **entry_document(entry)})
+        output.print_json({"story": self._story, "run": run.run, **entry_document(entry)})
 
     def end(self, seconds: float, *, what_next: str) -> None:
         """Say that all is told."""
         del what_next
-        output.say_json({"stories": self._story, "seconds": round(seconds, 1)})
+        output.print_json({"stories": self._story, "seconds": round(seconds, 1)})

@@ -16,13 +16,13 @@ from typing import Any, Final, Self
 import msgspec
 
 BODY_BYTES_MAX: Final = 64 * 1024
-HOLD_S: Final = 20.0
+REPLY_DELAY_MAX_S: Final = 20.0
 """The longest that an answer is held back: longer than any story, so that it is never the shop that decides."""
 
 ORDER: Final = {"order": "1042", "item": "teapot", "total_cents": 4250, "state": "delivered broken"}
 PARCEL: Final = {"parcel": "77", "state": "somewhere between Lyon and Lille"}
-SLOW_BATCH: Final = 3
-Answer = tuple[int, dict[str, Any]]
+SLOW_BATCH_NUMBER: Final = 3
+ShopReply = tuple[int, dict[str, Any]]
 
 
 class Shop:
@@ -34,7 +34,7 @@ class Shop:
         self.letters: list[int] = []
         self.refund_arrived = threading.Event()
         self.letter_arrived = threading.Event()
-        self._open = threading.Event()
+        self._released = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.shop = self
@@ -56,22 +56,22 @@ class Shop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.set()
+        self._released.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def order(self) -> Answer:
+    def order(self) -> ShopReply:
         """The order; the first time the shop is out of order."""
         if self._count("orders") == 1:
             return 503, {"error": "The order system restarts; try again in a moment."}
         return 200, ORDER
 
-    def parcel(self) -> Answer:
+    def parcel(self) -> ShopReply:
         """Where the parcel is: always the same."""
         self._count("parcels")
         return 200, PARCEL
 
-    def refund(self, key: str) -> Answer:
+    def refund(self, key: str) -> ShopReply:
         """Pay once for each key, and hold the first answer back: whoever asked will not live to read it."""
         with self._lock:
             first = self.effects[key] == 0
@@ -80,17 +80,17 @@ class Shop:
         self._count("refunds")
         self.refund_arrived.set()
         if first:
-            self._open.wait(HOLD_S)
+            self._released.wait(REPLY_DELAY_MAX_S)
         return 200, {"refund": f"R-{key[:8]}", "paid_cents": ORDER["total_cents"], "new": first}
 
-    def letter(self, batch: int) -> Answer:
+    def letter(self, batch: int) -> ShopReply:
         """Send a batch of letters; the third takes long."""
         with self._lock:
             self.letters.append(batch)
         self._count("letters")
-        if batch == SLOW_BATCH:
+        if batch == SLOW_BATCH_NUMBER:
             self.letter_arrived.set()
-            self._open.wait(HOLD_S)
+            self._released.wait(REPLY_DELAY_MAX_S)
         return 200, {"batch": batch, "letters": 200}
 
     def _count(self, what: str) -> int:
@@ -115,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a question."""
         routes = {"/orders/1042": self.server.shop.order, "/parcels/77": self.server.shop.parcel}
-        answer = routes.get(self.path)
-        self._send(answer() if answer else (404, {"error": "There is no such thing."}))
+        make_reply = routes.get(self.path)
+        self._send(make_reply() if make_reply else (404, {"error": "There is no such thing."}))
 
     def do_POST(self) -> None:
         """Do something."""
@@ -129,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send((404, {"error": "There is no such thing."}))
 
-    def _send(self, answer: Answer) -> None:
-        status, body = answer
+    def _send(self, reply: ShopReply) -> None:
+        status, body = reply
         data = msgspec.json.encode(body)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -23,21 +23,21 @@ import anyio.to_thread
 from linestop.bus.permissions import CREDENTIALS
 from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.stream_definitions import MIB, Space
-from linestop.bus.stream_sizes import store_space
+from linestop.bus.stream_definitions import MIB, StreamSizes
+from linestop.bus.stream_sizes import store_sizes
 from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
 from linestop.client import Client
 from linestop.config.project_file import CONFIG_FILE, Project, load_project
 from linestop.errors import LinestopError, Unreachable
-from linestop.runtime.workers.worker_names import hold_name
+from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.subjects import ACTORS, RoleName
 
 PROJECT: Final = Path(__file__).parent / "project"
-OTHERS: Final[tuple[RoleName, ...]] = tuple(role for role in ACTORS if role != "executor")
+ROLES_IN_THIS_PROCESS: Final[tuple[RoleName, ...]] = tuple(role for role in ACTORS if role != "executor")
 WORKER: Final = "demo"
 EXECUTOR: Final = "executor"
-SPACE: Final = Space(
+SPACE: Final = StreamSizes(
     runs=64 * MIB, forks=8 * MIB, blobs=32 * MIB, tasks=8 * MIB, outcomes=8 * MIB, ids=8 * MIB, small=8 * MIB
 )
 STARTED_WITHIN_S: Final = 20.0
@@ -51,7 +51,7 @@ class ExecutorProcess:
         self._project = project
         self._shop = shop
         self._process: asyncio.subprocess.Process | None = None
-        self._rest: asyncio.Task[tuple[bytes, bytes]] | None = None
+        self._output: asyncio.Task[tuple[bytes, bytes]] | None = None
 
     async def start(self) -> int:
         """Start it and return its process id when it works."""
@@ -71,13 +71,13 @@ class ExecutorProcess:
             start_new_session=True,
         )
         assert self._process.stderr is not None
-        said = b""
+        first_line = b""
         with anyio.move_on_after(STARTED_WITHIN_S):
-            said = await self._process.stderr.readline()
+            first_line = await self._process.stderr.readline()
         # Whatever else it writes must be read, or it would wait for us one day.
-        self._rest = asyncio.create_task(self._process.communicate(), name="what the executor writes")
-        if b"works as" not in said:
-            rest = said.decode(errors="replace").strip()
+        self._output = asyncio.create_task(self._process.communicate(), name="what the executor writes")
+        if b"works as" not in first_line:
+            rest = first_line.decode(errors="replace").strip()
             raise LinestopError(f"The executor did not start within {STARTED_WITHIN_S:g} s: {rest}")
         return self._process.pid
 
@@ -95,8 +95,8 @@ class ExecutorProcess:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
             await self._process.wait()
-        if self._rest is not None:
-            await self._rest
+        if self._output is not None:
+            await self._output
 
 
 class Stage:
@@ -118,19 +118,19 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
     with Shop() as shop:
         project = _project(folder, shop)
         registry = load_tools(project)
-        options = ServerOptions(space=SPACE)
+        options = ServerOptions(sizes=SPACE)
         async with EmbeddedServer(project.directory, options) as server:
             credentials: Credentials = {name: server.credential(name) for name in CREDENTIALS}
             # The executor, too, may be the first that creates the streams.
-            store_space(project.directory, SPACE)
+            store_sizes(project.directory, SPACE)
             executor = ExecutorProcess(project, shop)
             # A second of Python's start, in which this process sets up everything else.
             starting = asyncio.create_task(executor.start(), name="the executor's start")
-            with hold_name(project.directory, WORKER) as lock:
+            with lock_name(project.directory, WORKER) as lock:
                 try:
                     await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
                     await deploy_at_start(credentials["operator"], agents_of(project, registry))
-                    async with serve(project, OTHERS, credentials, lock=lock, registry=registry):
+                    async with serve(project, ROLES_IN_THIS_PROCESS, credentials, lock=lock, registry=registry):
                         await starting
                         async with Client.connect(project.directory, as_="operator") as client:
                             yield Stage(client, executor, shop)
@@ -141,7 +141,7 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
                         await executor.stop()
 
 
-async def arrived(event: threading.Event, what: str) -> None:
+async def wait_for_shop(event: threading.Event, what: str) -> None:
     """Wait until the shop saw something, or raise ``Unreachable``."""
     if not await anyio.to_thread.run_sync(event.wait, STARTED_WITHIN_S):
         raise Unreachable(f"The shop saw no {what} within {STARTED_WITHIN_S:g} s.")

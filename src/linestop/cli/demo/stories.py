@@ -12,9 +12,9 @@ import anyio
 
 from linestop.cli.demo.lines import money
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
-from linestop.cli.demo.shop import SLOW_BATCH
-from linestop.cli.demo.stage import Stage, arrived
-from linestop.cli.output import model_says
+from linestop.cli.demo.shop import SLOW_BATCH_NUMBER
+from linestop.cli.demo.stage import Stage, wait_for_shop
+from linestop.cli.output import reason_of_model
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
@@ -29,40 +29,40 @@ E = TypeVar("E", bound=AnyEvent)
 OnEntry = Callable[[Run, Entry], Awaitable[None]]
 
 
-class Untold(Defect):
+class StoryFailed(Defect):
     """Raised when a story did not end as it is told; the message says what is not so."""
 
 
 async def refund(stage: Stage, screen: Screen) -> None:
     """A refund that is held for a person, and done once although the executor is killed in the middle."""
     screen.title("1 of 3 · A refund: held for a person, and done once although the executor is killed")
-    answers: list[bool] = []
+    approvals: list[bool] = []
 
     async def on_entry(run: Run, entry: Entry) -> None:
         if isinstance(entry.event, Asked):
-            answers.append(await _decide(stage.client, screen, run))
-        if _begins(run, entry, "refunds.create"):
+            approvals.append(await _decide(stage.client, screen, run))
+        if _is_first_start(run, entry, "refunds.create"):
             await _kill_in_the_middle(stage, screen)
 
     run = await follow(stage.client, screen, await _submit(stage.client, "support", ORDER_TASK), on_entry)
-    _ended(run, "completed")
+    _sealed_as(run, "completed")
     starts = _events(run, EffectStarted)
     require(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
         "the shop's failure was met")  # fmt: skip
-    if not answers[-1]:
+    if not approvals[-1]:
         require(stage.shop.refunds == 0, "nothing was refunded")
         screen.result(
             "You said no, and nothing was refunded: the shop counts 0 effects. (With a yes you see the kill.)"
         )
         return
-    asked = stage.shop.requests["refunds"]
+    requests = stage.shop.requests["refunds"]
     workers = [event.worker for event in starts[-2:]]
     require(len(_events(run, Granted)) == 1, "a person agreed once")
     require(len(set(workers)) == 2, "another incarnation of the executor took over")
-    require(asked == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
+    require(requests == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
     screen.result(
         f"{workers[0]} was killed, {workers[1]} took over under the same effect key: "
-        f"asked {asked} times, the shop counts {stage.shop.refunds} effect."
+        f"asked {requests} times, the shop counts {stage.shop.refunds} effect."
     )
 
 
@@ -73,10 +73,10 @@ async def loop(stage: Stage, screen: Screen) -> None:
     sealed = _sealed(run)
     stop = run.stopped
     require(stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator saw the loop")
-    asked = stage.shop.requests["parcels"]
-    require(asked == run.limits.equal_calls_max, "no further call was made")
+    requests = stage.shop.requests["parcels"]
+    require(requests == run.limits.equal_calls_max, "no further call was made")
     screen.result(
-        f"The same question {asked} times with the same answer was enough: stopped by the validator "
+        f"The same question {requests} times with the same answer was enough: stopped by the validator "
         f"after {money(sealed.totals.cost_micros)}, with {money(run.limits.cost_max_micros)} allowed."
     )
 
@@ -86,17 +86,17 @@ async def stop(stage: Stage, screen: Screen) -> None:
     screen.title("3 of 3 · Stopping the line: a run is stopped from outside while a call is on the wire")
 
     async def on_entry(run: Run, entry: Entry) -> None:
-        if _begins(run, entry, "letters.send") and len(run.proposals) == SLOW_BATCH:
-            await arrived(stage.shop.letter_arrived, "third batch of letters")
+        if _is_first_start(run, entry, "letters.send") and len(run.proposals) == SLOW_BATCH_NUMBER:
+            await wait_for_shop(stage.shop.letter_arrived, "third batch of letters")
             receipt = await stage.client.stop(run.run, by=DEMO_PERSON, why="Wrong letter!")
-            held = ", ".join(_call(run, line.what) for line in receipt.open)
-            screen.note(f"    --- event {receipt.n} is the stop: nothing can start after it. On the wire: {held}")
+            open_calls = ", ".join(_call_text(run, line.what) for line in receipt.open)
+            screen.note(f"    --- event {receipt.n} is the stop: nothing can start after it. On the wire: {open_calls}")
 
     run = await follow(stage.client, screen, await _submit(stage.client, "letters", LETTERS_TASK), on_entry)
-    sealed = _ended(run, "stopped")
+    sealed = _sealed_as(run, "stopped")
     screen.note("    its receipt:")
     for fate in sealed.receipt:
-        screen.note(f"      {_call(run, fate.call)}: {fate.fate}")
+        screen.note(f"      {_call_text(run, fate.call)}: {fate.fate}")
     fates = [fate.fate for fate in sealed.receipt]
     require(fates == ["done", "done", "unknown"], f"two batches are done and one is unknown, not {fates}")
     require(stage.shop.letters == [1, 2, 3], "the fourth batch was never sent")
@@ -114,7 +114,7 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
             if run.sealed is not None:
                 screen.note(f"    {name}: {run.sealed.status}, {money(run.spent_micros)} in all")
                 return run
-    raise Untold(f"The run {name} did not end within {STORY_WITHIN_S:g} s.")
+    raise StoryFailed(f"The run {name} did not end within {STORY_WITHIN_S:g} s.")
 
 
 async def _submit(client: Client, agent: str, text: str) -> str:
@@ -128,13 +128,13 @@ async def _decide(client: Client, screen: Screen, run: Run) -> bool:
     (question,) = await client.questions(run.run)
     screen.note(f"    --- the run waits for a person: {question.tool} {question.args} ({question.rule})")
     if question.reason:
-        screen.note(f"        {model_says(question)}")
-    said = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo does)")
-    if said is None:
+        screen.note(f"        {reason_of_model(question)}")
+    approved = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo does)")
+    if approved is None:
         why = f"nobody answered within {ASK_WITHIN_S:g} s" if screen.interactive else "nobody can be asked here"
         screen.note(f"    --- {why}, so the demo approves by itself; in production it would expire to `denied`")
-    by = DEMO_PERSON if said is None else client.person
-    if said is False:
+    by = DEMO_PERSON if approved is None else client.person
+    if approved is False:
         await client.deny(run.run, question.call, by=by, why="A person at the demo said no.")
         return False
     await client.approve(run.run, question.call, by=by, why="It arrived broken.")
@@ -143,28 +143,28 @@ async def _decide(client: Client, screen: Screen, run: Run) -> bool:
 
 async def _kill_in_the_middle(stage: Stage, screen: Screen) -> None:
     """Kill the executor when the shop has paid and the executor does not know it yet; start it again."""
-    await arrived(stage.shop.refund_arrived, "refund")
+    await wait_for_shop(stage.shop.refund_arrived, "refund")
     await stage.executor.kill()
     screen.note("    --- kill -9 of the executor: the shop has paid, but nobody has said so in the log")
     process = await stage.executor.start()
     screen.note(f"    --- the executor is started again, as process {process}")
 
 
-def _begins(run: Run, entry: Entry, tool: str) -> bool:
+def _is_first_start(run: Run, entry: Entry, tool: str) -> bool:
     """Whether the entry is the first start of a call of that tool."""
     if not isinstance(entry.event, EffectStarted):
         return False
     return any(line.attempt == 1 and run.calls[line.call].tool == tool for line in entry.event.calls)
 
 
-def _call(run: Run, name: str) -> str:
+def _call_text(run: Run, name: str) -> str:
     """A call as a person knows it: tool and arguments."""
     call = run.calls.get(name)
     args = call.judged.args if call is not None and call.judged is not None else ""
     return f"{call.tool} {args}" if call is not None else name
 
 
-def _ended(run: Run, status: str) -> Sealed:
+def _sealed_as(run: Run, status: str) -> Sealed:
     sealed = _sealed(run)
     require(sealed.status == status, f"the run ends as {status} (it ended as {sealed.status}: {sealed.why})")
     return sealed
@@ -172,7 +172,7 @@ def _ended(run: Run, status: str) -> Sealed:
 
 def _sealed(run: Run) -> Sealed:
     if run.sealed is None:
-        raise Untold(f"The run {run.run} is not sealed.")
+        raise StoryFailed(f"The run {run.run} is not sealed.")
     return run.sealed
 
 
@@ -180,7 +180,7 @@ def _events(run: Run, kind: type[E]) -> list[E]:
     return [entry.event for entry in run.entries if isinstance(entry.event, kind)]
 
 
-def require(holds: bool, what: str) -> None:
+def require(condition: bool, expectation: str) -> None:
     """Raise ``Untold`` unless it holds; ``what`` is what the story says."""
-    if not holds:
-        raise Untold(f"The demo did not go as told; this is not so: {what}.")
+    if not condition:
+        raise StoryFailed(f"The demo did not go as told; this is not so: {expectation}.")

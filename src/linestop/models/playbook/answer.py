@@ -19,67 +19,69 @@ from linestop.models.playbook.conversation import Conversation, Turn
 from linestop.models.playbook.script import Call, Playbook, Step, Tokens, When
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([a-z_]+(?:\.[^{}\s]+)?)\s*\}\}")
-_BYTES_A_TOKEN = 4
+_BYTES_PER_TOKEN = 4
 
 
-class NoAnswer(Exception):  # noqa: N818 - what it says at the place where it is raised
+class NoScriptedReply(Exception):  # noqa: N818 - what it says at the place where it is raised
     """Raised when the script has no answer; the message is for whoever wrote the script."""
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class ScriptedCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call as it goes on the wire: dotted name, argument text."""
 
     tool: str
     args: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ScriptedReply(msgspec.Struct, frozen=True, kw_only=True):
     """One answer, still independent of a wire format. ``stop`` is one of end, calls and length."""
 
     text: str
-    calls: tuple[Said, ...]
+    calls: tuple[ScriptedCall, ...]
     thinking: str
     stop: str
     stop_verbatim: str | None
     usage: Tokens
 
 
-def choose(playbook: Playbook, conversation: Conversation) -> int:
+def choose_step(playbook: Playbook, conversation: Conversation) -> int:
     """Return the number of the step that answers.
 
     Raises:
         NoAnswer: naming model, turn and last tool, when no step does.
     """
     used: set[int] = set()
-    heard: list[str] = []
+    seen_texts: list[str] = []
     found: int | None = None
     for number, turn in enumerate(conversation.turns, start=1):
-        heard += [text.casefold() for text in turn.texts]
-        heard += [result.casefold() for _, result in turn.results]
-        found = _first(playbook.steps, used, number, (turn, heard))
+        seen_texts += [text.casefold() for text in turn.texts]
+        seen_texts += [result.casefold() for _, result in turn.results]
+        found = _first_matching_step(playbook.steps, used, number, (turn, seen_texts))
         if found is not None and not playbook.steps[found].repeat:
             used.add(found)
     if found is None:
         after = f' after a result of "{conversation.last_tool}"' if conversation.last_tool else ""
-        raise NoAnswer(
+        raise NoScriptedReply(
             f'No step of the playbook "{playbook.name}" answers turn {len(conversation.turns)}{after}: '
             f"{len(used)} of {len(playbook.steps)} steps are used up and no other one's `when` holds."
         )
     return found
 
 
-def compose(playbook: Playbook, step: Step, conversation: Conversation) -> Answer:
+def compose_reply(playbook: Playbook, step: Step, conversation: Conversation) -> ScriptedReply:
     """Fill in a step's placeholders and count its tokens.
 
     Raises:
         NoAnswer: when a placeholder names something that the last result does not have.
     """
     text = _filled(step.say, conversation)
-    text, calls = _as_able(playbook, text, tuple(_say(call, conversation) for call in step.call), conversation)
+    text, calls = _as_model_can(
+        playbook, text, tuple(_scripted_call(call, conversation) for call in step.call), conversation
+    )
     thinking = _filled(step.thinking, conversation)
     size = len(text) + len(thinking) + sum(len(call.tool) + len(call.args) for call in calls)
-    counted = Tokens(input=-(-conversation.request_bytes // _BYTES_A_TOKEN), output=size // _BYTES_A_TOKEN + 1)
-    answer = Answer(
+    counted = Tokens(input=-(-conversation.request_bytes // _BYTES_PER_TOKEN), output=size // _BYTES_PER_TOKEN + 1)
+    reply = ScriptedReply(
         text=text,
         calls=calls,
         thinking=thinking,
@@ -88,56 +90,58 @@ def compose(playbook: Playbook, step: Step, conversation: Conversation) -> Answe
         usage=step.usage or counted,
     )
     if step.usage is None and counted.output > conversation.tokens_max:
-        return shorten(answer, conversation.tokens_max)
-    return answer
+        return truncate_reply(reply, conversation.tokens_max)
+    return reply
 
 
-def shorten(answer: Answer, tokens_max: int | None = None) -> Answer:
+def truncate_reply(reply: ScriptedReply, tokens_max: int | None = None) -> ScriptedReply:
     """Cut an answer as a provider does at its token limit: the last thing it was writing is half there."""
-    calls = answer.calls
-    text = answer.text if calls else answer.text[: len(answer.text) // 2]
+    calls = reply.calls
+    text = reply.text if calls else reply.text[: len(reply.text) // 2]
     if calls:
         last = calls[-1]
-        calls = (*calls[:-1], Said(tool=last.tool, args=last.args[: len(last.args) // 2]))
-    output = answer.usage.output if tokens_max is None else tokens_max
-    usage = msgspec.structs.replace(answer.usage, output=output)
-    return msgspec.structs.replace(answer, text=text, calls=calls, stop="length", usage=usage)
+        calls = (*calls[:-1], ScriptedCall(tool=last.tool, args=last.args[: len(last.args) // 2]))
+    output = reply.usage.output if tokens_max is None else tokens_max
+    usage = msgspec.structs.replace(reply.usage, output=output)
+    return msgspec.structs.replace(reply, text=text, calls=calls, stop="length", usage=usage)
 
 
-def _first(steps: Sequence[Step], used: set[int], number: int, said: tuple[Turn, Sequence[str]]) -> int | None:
-    free = ((place, step) for place, step in enumerate(steps) if place not in used)
-    return next((place for place, step in free if _holds(step.when, number, *said)), None)
+def _first_matching_step(
+    steps: Sequence[Step], used: set[int], number: int, seen: tuple[Turn, Sequence[str]]
+) -> int | None:
+    unused = ((place, step) for place, step in enumerate(steps) if place not in used)
+    return next((place for place, step in unused if _matches(step.when, number, *seen)), None)
 
 
-def _holds(when: When, number: int, turn: Turn, heard: Sequence[str]) -> bool:
+def _matches(when: When, number: int, turn: Turn, seen_texts: Sequence[str]) -> bool:
     return (
         (when.turn is None or when.turn == number)
-        and (when.contains is None or any(when.contains.casefold() in text for text in heard))
-        and (when.not_contains is None or not any(when.not_contains.casefold() in text for text in heard))
+        and (when.contains is None or any(when.contains.casefold() in text for text in seen_texts))
+        and (when.not_contains is None or not any(when.not_contains.casefold() in text for text in seen_texts))
         and (when.tool_result is None or any(tool == when.tool_result for tool, _ in turn.results))
     )
 
 
-def _say(call: Call, conversation: Conversation) -> Said:
+def _scripted_call(call: Call, conversation: Conversation) -> ScriptedCall:
     if call.raw_args is not None:
-        return Said(tool=call.tool, args=_filled(call.raw_args, conversation))
-    return Said(tool=call.tool, args=msgspec.json.encode(_fill(call.args, conversation)).decode())
+        return ScriptedCall(tool=call.tool, args=_filled(call.raw_args, conversation))
+    return ScriptedCall(tool=call.tool, args=msgspec.json.encode(_fill(call.args, conversation)).decode())
 
 
-def _as_able(
-    playbook: Playbook, text: str, calls: tuple[Said, ...], conversation: Conversation
-) -> tuple[str, tuple[Said, ...]]:
+def _as_model_can(
+    playbook: Playbook, text: str, calls: tuple[ScriptedCall, ...], conversation: Conversation
+) -> tuple[str, tuple[ScriptedCall, ...]]:
     """Say it as the scripted model is able to: with tool calls, as one JSON step, or only in words."""
-    if conversation.steps_wanted and playbook.tools != "none":
+    if conversation.wants_json_mode and playbook.tools != "none":
         if calls:
-            return _as_step(calls[0].tool, calls[0].args), ()
-        return _as_step("final_answer", msgspec.json.encode({"answer": text}).decode()), ()
+            return _as_json_turn(calls[0].tool, calls[0].args), ()
+        return _as_json_turn("final_answer", msgspec.json.encode({"answer": text}).decode()), ()
     if playbook.tools == "native":
         return text, calls
     return " ".join([text, *(f"I would call {call.tool}." for call in calls)]).strip(), ()
 
 
-def _as_step(tool: str, args: str) -> str:
+def _as_json_turn(tool: str, args: str) -> str:
     return f'{{"tool": "{tool.replace(".", "__")}", "args": {args}}}'
 
 
@@ -153,11 +157,11 @@ def _fill(value: object, conversation: Conversation) -> object:
 
 
 def _filled(text: str, conversation: Conversation) -> str:
-    def written(match: re.Match[str]) -> str:
+    def value_text(match: re.Match[str]) -> str:
         value = _value(match.group(1), conversation)
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
-    return _PLACEHOLDER.sub(written, text) if "{{" in text else text
+    return _PLACEHOLDER.sub(value_text, text) if "{{" in text else text
 
 
 def _value(name: str, conversation: Conversation) -> object:
@@ -170,12 +174,14 @@ def _value(name: str, conversation: Conversation) -> object:
         case "last_result", "":
             return conversation.last_result
         case "result", _:
-            return _look_up(_json_in(conversation.last_result), path, name)
+            return _value_at(_json_in(conversation.last_result), path, name)
         case _:
-            raise NoAnswer(f"The placeholder {{{{{name}}}}} does not exist: use turn, task, last_result, result.…")
+            raise NoScriptedReply(
+                f"The placeholder {{{{{name}}}}} does not exist: use turn, task, last_result, result.…"
+            )
 
 
-def _look_up(value: object, path: str, name: str) -> object:
+def _value_at(value: object, path: str, name: str) -> object:
     for key in path.split(".") if path else []:
         try:
             # Whatever cannot be looked into raises one of the three below.
@@ -183,7 +189,7 @@ def _look_up(value: object, path: str, name: str) -> object:
             value = cast("object", cast("Any", value)[place])
         except (LookupError, TypeError, ValueError):
             sentence = f'The placeholder {{{{{name}}}}} finds no "{key}" in the last tool result.'
-            raise NoAnswer(sentence) from None
+            raise NoScriptedReply(sentence) from None
     return value
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-Wire = Literal["anthropic", "openai"]
-STEP_SCHEMA = "linestop_step"
+WireFormat = Literal["anthropic", "openai"]
+JSON_MODE_SCHEMA = "linestop_step"
 """The name of the ``response_format`` in which linestop asks models that cannot call tools."""
 
 
@@ -21,7 +21,7 @@ class _Request(msgspec.Struct):
     response_format: dict[str, Any] | None = None
 
 
-class _Told(msgspec.Struct):
+class _ToolResultForm(msgspec.Struct):
     """The form of a result: see ``schemas.run.state.call_outcome``."""
 
     status: str
@@ -41,12 +41,12 @@ class Turn(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """One request, normalised. ``turns`` has one entry an answer already given, and one for the next."""
 
-    wire: Wire
+    wire: WireFormat
     model: str
     stream: bool
     tokens_max: int
     request_bytes: int
-    steps_wanted: bool
+    wants_json_mode: bool
     turns: tuple[Turn, ...]
     digest: bytes
     """Of the messages: the same for a repeated request, different at every other place."""
@@ -59,20 +59,20 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def last_tool(self) -> str:
         """The tool whose result came last in the whole conversation; empty without one."""
-        return self._last[0]
+        return self._last_result_with_tool[0]
 
     @property
     def last_result(self) -> str:
         """That result."""
-        return self._last[1]
+        return self._last_result_with_tool[1]
 
     @property
-    def _last(self) -> tuple[str, str]:
+    def _last_result_with_tool(self) -> tuple[str, str]:
         results = (turn.results[-1] for turn in reversed(self.turns) if turn.results)
         return next(results, ("", ""))
 
 
-def read_conversation(wire: Wire, body: bytes) -> Conversation:
+def read_conversation(wire: WireFormat, body: bytes) -> Conversation:
     """Read a request body.
 
     Raises:
@@ -86,7 +86,7 @@ def read_conversation(wire: Wire, body: bytes) -> Conversation:
         stream=request.stream,
         tokens_max=request.max_completion_tokens or request.max_tokens or 1_000_000,
         request_bytes=len(body),
-        steps_wanted=isinstance(schema, dict) and cast("dict[str, Any]", schema).get("name") == STEP_SCHEMA,
+        wants_json_mode=isinstance(schema, dict) and cast("dict[str, Any]", schema).get("name") == JSON_MODE_SCHEMA,
         turns=_turns(request.messages),
         digest=hashlib.sha256(msgspec.json.encode([request.model, request.messages])).digest(),
     )
@@ -96,19 +96,19 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     texts: list[str] = []
     results: list[tuple[str, str]] = []
-    called: dict[str, str] = {}
+    tool_by_call_id: dict[str, str] = {}
     for message in messages:
         role = message.get("role")
         if role == "assistant":
-            called |= _calls(message)
+            tool_by_call_id |= _tools_by_call_id(message)
             turns.append(Turn(tuple(texts), tuple(results)))
             texts, results = [], []
         elif role == "tool":
-            results.append((called.get(str(message.get("tool_call_id")), ""), _result(message.get("content"))))
+            results.append((tool_by_call_id.get(str(message.get("tool_call_id")), ""), _result(message.get("content"))))
         elif role == "user":
             for block in _blocks(message.get("content")):
                 if block.get("type") == "tool_result":
-                    tool = called.get(str(block.get("tool_use_id")), "")
+                    tool = tool_by_call_id.get(str(block.get("tool_use_id")), "")
                     results.append((tool, _result(block.get("content"))))
                 else:
                     texts.append(str(block.get("text", "")))
@@ -116,15 +116,15 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _calls(message: dict[str, Any]) -> dict[str, str]:
+def _tools_by_call_id(message: dict[str, Any]) -> dict[str, str]:
     """Tool names by call id, dotted again, from either wire format."""
-    found: dict[str, str] = {}
+    tool_by_call_id: dict[str, str] = {}
     for call in cast("list[dict[str, Any]]", message.get("tool_calls") or []):
-        found[str(call.get("id"))] = str(call.get("function", {}).get("name", "")).replace("__", ".")
+        tool_by_call_id[str(call.get("id"))] = str(call.get("function", {}).get("name", "")).replace("__", ".")
     for block in _blocks(message.get("content")):
         if block.get("type") == "tool_use":
-            found[str(block.get("id"))] = str(block.get("name", "")).replace("__", ".")
-    return found
+            tool_by_call_id[str(block.get("id"))] = str(block.get("name", "")).replace("__", ".")
+    return tool_by_call_id
 
 
 def _blocks(content: object) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def _result(content: object) -> str:
     """What a tool returned, or why it did not, out of the form in which linestop tells its models."""
     text = _text(content)
     try:
-        form = msgspec.json.decode(text, type=_Told)
+        form = msgspec.json.decode(text, type=_ToolResultForm)
     except (msgspec.DecodeError, RecursionError):
         return text
     result = bytes(form.result)

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from linestop.models.playbook import script
-from linestop.models.playbook.answer import compose, shorten
+from linestop.models.playbook.answer import compose_reply, truncate_reply
 from linestop.models.playbook.conversation import Conversation
 from linestop.models.playbook.script import Playbook, Step
 from linestop.models.playbook.wire import (
@@ -19,7 +19,7 @@ from linestop.models.playbook.wire import (
 )
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent, and how it ends. A ``cut`` reply breaks off, ``never`` sends nothing at all."""
 
     status: int = 200
@@ -31,22 +31,22 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     ending: Literal["end", "cut", "never"] = "end"
 
 
-def plain_reply(book: Playbook, step: Step, conversation: Conversation, *, short: bool = False) -> Reply:
+def plain_reply(book: Playbook, step: Step, conversation: Conversation, *, truncated: bool = False) -> HttpReply:
     """The reply of a step without a fault; ``short`` cuts it off as a token limit does.
 
     Raises:
         NoAnswer: when a placeholder cannot be filled in.
     """
-    answer = compose(book, step, conversation)
-    if short:
-        answer = shorten(answer)
+    scripted = compose_reply(book, step, conversation)
+    if truncated:
+        scripted = truncate_reply(scripted)
     if not conversation.stream:
-        return Reply(pieces=(whole_body(answer, conversation),))
-    pieces = tuple(stream_events(answer, conversation))
-    return Reply(media="text/event-stream", pieces=pieces, pace_s=step.pace_s)
+        return HttpReply(pieces=(whole_body(scripted, conversation),))
+    pieces = tuple(stream_events(scripted, conversation))
+    return HttpReply(media="text/event-stream", pieces=pieces, pace_s=step.pace_s)
 
 
-def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> Reply:
+def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> HttpReply:
     """The reply of a step whose fault is met.
 
     Raises:
@@ -56,28 +56,28 @@ def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> Repl
         case script.Status(status=status, retry_after_s=wait, message=message):
             headers = () if wait is None else (("retry-after", f"{wait:g}"),)
             body = error_body(conversation.wire, status, message)
-            return Reply(status=status, headers=headers, pieces=(body,))
+            return HttpReply(status=status, headers=headers, pieces=(body,))
         case script.Html():
-            return Reply(media="text/html", pieces=(b"<html><body>Please log in.</body></html>",))
+            return HttpReply(media="text/html", pieces=(b"<html><body>Please log in.</body></html>",))
         case script.Empty():
-            return Reply(media="text/event-stream" if conversation.stream else "application/json")
+            return HttpReply(media="text/event-stream" if conversation.stream else "application/json")
         case script.Never():
-            return Reply(ending="never")
+            return HttpReply(ending="never")
         case script.Truncated():
-            return plain_reply(book, step, conversation, short=True)
+            return plain_reply(book, step, conversation, truncated=True)
         case _:
-            return _spoiled(plain_reply(book, step, conversation), step, conversation)
+            return _with_fault(plain_reply(book, step, conversation), step, conversation)
 
 
-def _spoiled(reply: Reply, step: Step, conversation: Conversation) -> Reply:
+def _with_fault(reply: HttpReply, step: Step, conversation: Conversation) -> HttpReply:
     """A right reply, delivered wrongly."""
     pieces, whole = reply.pieces, b"".join(reply.pieces)
     match step.fault:
         case script.Delay(delay_s=delay_s):
             return msgspec.structs.replace(reply, delay_s=delay_s)
         case script.Cut(after_bytes=None, after_events=events):
-            kept = pieces[:events] if conversation.stream else ()
-            return msgspec.structs.replace(reply, pieces=kept, ending="cut")
+            pieces_sent = pieces[:events] if conversation.stream else ()
+            return msgspec.structs.replace(reply, pieces=pieces_sent, ending="cut")
         case script.Cut(after_bytes=count):
             return msgspec.structs.replace(reply, pieces=(whole[:count],), ending="cut")
         case script.Malformed() if conversation.stream:

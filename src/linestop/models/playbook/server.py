@@ -16,19 +16,19 @@ import h11
 import msgspec
 
 from linestop.errors import ConfigError
-from linestop.models.playbook.answer import NoAnswer, choose
-from linestop.models.playbook.conversation import Conversation, Wire, read_conversation
-from linestop.models.playbook.reply import Reply, faulty_reply, plain_reply
+from linestop.models.playbook.answer import NoScriptedReply, choose_step
+from linestop.models.playbook.conversation import Conversation, WireFormat, read_conversation
+from linestop.models.playbook.reply import HttpReply, faulty_reply, plain_reply
 from linestop.models.playbook.script import Playbook, Step
 from linestop.models.playbook.wire import error_body
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
-JOURNAL_MAX = 256
-FAULTS_MAX = 10_000
+REQUESTS_RECORDED_MAX = 256
+FAULT_COUNTS_MAX = 10_000
 """How many places of conversations are remembered for faults that end; the oldest is forgotten first."""
 
 _READ_BYTES = 64 * 1024
-_PATHS: dict[str, Wire] = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai"}
+_PATHS: dict[str, WireFormat] = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai"}
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +62,12 @@ class PlaybookServer:
         if len(self._books) != len(books) or not books:
             raise ConfigError("A playbook server needs at least one playbook, and each needs a name of its own.")
         self._port = port
-        self._faults: OrderedDict[tuple[str, int, bytes], int] = OrderedDict()
+        self._faults_met: OrderedDict[tuple[str, int, bytes], int] = OrderedDict()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._arrivals = 0
         self._arrival = asyncio.Event()
-        self.requests: deque[Received] = deque(maxlen=JOURNAL_MAX)
+        self.requests: deque[Received] = deque(maxlen=REQUESTS_RECORDED_MAX)
         """The last requests, oldest first."""
 
     @property
@@ -108,57 +108,57 @@ class PlaybookServer:
             self._connections.discard(task)
             writer.close()
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    def reply_to(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpReply:
         """Work out the reply to one request and note the request down."""
-        note = Received(method=method, path=path, headers=dict(headers), body=body)
+        received = Received(method=method, path=path, headers=dict(headers), body=body)
         wire = _PATHS.get(path.partition("?")[0])
         if wire is None or method != "POST":
-            return self._refuse(note, "openai", 404, f"A playbook answers POST {' and '.join(_PATHS)} only.")
+            return self._refuse(received, "openai", 404, f"A playbook answers POST {' and '.join(_PATHS)} only.")
         try:
             conversation = read_conversation(wire, body)
         except (msgspec.MsgspecError, RecursionError) as error:
-            return self._refuse(note, wire, 400, f"The body is not a request: {error}.")
-        note = msgspec.structs.replace(note, model=conversation.model, turn=len(conversation.turns))
+            return self._refuse(received, wire, 400, f"The body is not a request: {error}.")
+        received = msgspec.structs.replace(received, model=conversation.model, turn=len(conversation.turns))
         book = self._books.get(conversation.model)
         if book is None:
             known = ", ".join(sorted(self._books))
-            return self._refuse(note, wire, 404, f'No playbook is called "{conversation.model}"; there is {known}.')
+            return self._refuse(received, wire, 404, f'No playbook is called "{conversation.model}"; there is {known}.')
         try:
-            place = choose(book, conversation)
-            note = msgspec.structs.replace(note, step=place)
+            place = choose_step(book, conversation)
+            received = msgspec.structs.replace(received, step=place)
             reply, fault = self._play(book, place, conversation)
-        except NoAnswer as error:
-            return self._refuse(note, wire, 400, str(error))
-        self._keep(msgspec.structs.replace(note, fault=fault, status=reply.status))
+        except NoScriptedReply as error:
+            return self._refuse(received, wire, 400, str(error))
+        self._record(msgspec.structs.replace(received, fault=fault, status=reply.status))
         return reply
 
-    def _refuse(self, note: Received, wire: Wire, status: int, sentence: str) -> Reply:
-        self._keep(msgspec.structs.replace(note, status=status))
-        return Reply(status=status, pieces=(error_body(wire, status, sentence),))
+    def _refuse(self, received: Received, wire: WireFormat, status: int, sentence: str) -> HttpReply:
+        self._record(msgspec.structs.replace(received, status=status))
+        return HttpReply(status=status, pieces=(error_body(wire, status, sentence),))
 
-    def _keep(self, note: Received) -> None:
-        self.requests.append(note)
+    def _record(self, received: Received) -> None:
+        self.requests.append(received)
         self._arrivals += 1
         self._arrival.set()
         self._arrival = asyncio.Event()
 
-    def _play(self, book: Playbook, place: int, conversation: Conversation) -> tuple[Reply, str]:
+    def _play(self, book: Playbook, place: int, conversation: Conversation) -> tuple[HttpReply, str]:
         step = book.steps[place]
-        if step.fault is None or self._is_over(step, (book.name, place, conversation.digest)):
+        if step.fault is None or self._is_fault_used_up(step, (book.name, place, conversation.digest)):
             return plain_reply(book, step, conversation), ""
         return faulty_reply(book, step, conversation), str(step.fault.__struct_config__.tag)
 
-    def _is_over(self, step: Step, key: tuple[str, int, bytes]) -> bool:
+    def _is_fault_used_up(self, step: Step, key: tuple[str, int, bytes]) -> bool:
         """Whether a fault has been met as often as it says; if not, this counts as once more."""
         if step.fault is None or step.fault.times is None:
             return False
-        met = self._faults.get(key, 0)
-        if met >= step.fault.times:
+        times_met = self._faults_met.get(key, 0)
+        if times_met >= step.fault.times:
             return True
-        self._faults[key] = met + 1
-        self._faults.move_to_end(key)
-        while len(self._faults) > FAULTS_MAX:
-            self._faults.popitem(last=False)
+        self._faults_met[key] = times_met + 1
+        self._faults_met.move_to_end(key)
+        while len(self._faults_met) > FAULT_COUNTS_MAX:
+            self._faults_met.popitem(last=False)
         return False
 
 
@@ -174,21 +174,21 @@ class _Connection:
     async def serve(self) -> None:
         """Answer requests until either side has had enough."""
         while True:
-            head = await self._event()
+            head = await self._next_event()
             if not isinstance(head, h11.Request):
                 return
-            body = await self._body()
+            body = await self._read_body()
             if body is None:
                 return
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-            reply = self._server.answer(head.method.decode(), head.target.decode(), headers, body)
+            reply = self._server.reply_to(head.method.decode(), head.target.decode(), headers, body)
             if not await self._send(reply) or self._http.our_state is not h11.DONE:
                 return
             if self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
 
-    async def _event(self) -> object:
+    async def _next_event(self) -> object:
         while True:
             event = self._http.next_event()
             if event is not h11.NEED_DATA:
@@ -197,10 +197,10 @@ class _Connection:
                 self._write(h11.InformationalResponse(status_code=100, headers=[]))
             self._http.receive_data(await self._reader.read(_READ_BYTES))
 
-    async def _body(self) -> bytes | None:
+    async def _read_body(self) -> bytes | None:
         body = bytearray()
         while True:
-            event = await self._event()
+            event = await self._next_event()
             if isinstance(event, h11.EndOfMessage):
                 return bytes(body)
             if not isinstance(event, h11.Data):
@@ -209,7 +209,7 @@ class _Connection:
             if len(body) > BODY_BYTES_MAX:
                 return None
 
-    async def _send(self, reply: Reply) -> bool:
+    async def _send(self, reply: HttpReply) -> bool:
         """Send a reply; return whether the connection may be used again."""
         if reply.ending == "never":
             # Nothing but the client's hanging up ends this.

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from linestop.models.playbook.answer import Answer
-from linestop.models.playbook.conversation import Conversation, Wire
+from linestop.models.playbook.answer import ScriptedReply
+from linestop.models.playbook.conversation import Conversation, WireFormat
 
 PIECE_CHARS = 40
 _ANTHROPIC_STOPS = {"end": "end_turn", "calls": "tool_use", "length": "max_tokens"}
@@ -28,7 +28,7 @@ TERMINAL_EVENTS = {"anthropic": 2, "openai": 3}
 BROKEN_EVENT = b'data: {"type": "content_block_del\n\n'
 
 
-def error_body(wire: Wire, status: int, message: str) -> bytes:
+def error_body(wire: WireFormat, status: int, message: str) -> bytes:
     """An error as the provider writes it."""
     if wire == "anthropic":
         error = {"type": _ANTHROPIC_ERRORS.get(status, "api_error"), "message": message}
@@ -37,34 +37,34 @@ def error_body(wire: Wire, status: int, message: str) -> bytes:
     return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
-def whole_body(answer: Answer, conversation: Conversation) -> bytes:
+def whole_body(reply: ScriptedReply, conversation: Conversation) -> bytes:
     """The answer as one JSON body."""
-    write = _anthropic_whole if conversation.wire == "anthropic" else _openai_whole
-    return msgspec.json.encode(write(answer, conversation))
+    write = _anthropic_body if conversation.wire == "anthropic" else _openai_body
+    return msgspec.json.encode(write(reply, conversation))
 
 
-def stream_events(answer: Answer, conversation: Conversation) -> list[bytes]:
+def stream_events(reply: ScriptedReply, conversation: Conversation) -> list[bytes]:
     """The answer as server-sent events."""
     if conversation.wire == "anthropic":
-        events = _anthropic_events(answer, conversation)
+        events = _anthropic_events(reply, conversation)
         return [b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(event)) for event in events]
     return [
-        *(b"data: %b\n\n" % _encode(chunk) for chunk in _openai_chunks(answer, conversation)),
+        *(b"data: %b\n\n" % _encode(chunk) for chunk in _openai_chunks(reply, conversation)),
         b"data: [DONE]\n\n",
     ]
 
 
-def _anthropic_whole(answer: Answer, conversation: Conversation) -> dict[str, Any]:
-    return _message(answer, conversation) | {
-        "content": [_with_content(block, text) for block, text in _blocks(answer, conversation)],
-        "stop_reason": _stop(answer, _ANTHROPIC_STOPS),
+def _anthropic_body(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
+    return _message(reply, conversation) | {
+        "content": [_with_content(block, text) for block, text in _blocks(reply, conversation)],
+        "stop_reason": _stop(reply, _ANTHROPIC_STOPS),
     }
 
 
-def _anthropic_events(answer: Answer, conversation: Conversation) -> Iterator[dict[str, Any]]:
-    started = _message(answer, conversation)
+def _anthropic_events(reply: ScriptedReply, conversation: Conversation) -> Iterator[dict[str, Any]]:
+    started = _message(reply, conversation)
     yield {"type": "message_start", "message": started | {"usage": started["usage"] | {"output_tokens": 1}}}
-    for index, (block, text) in enumerate(_blocks(answer, conversation)):
+    for index, (block, text) in enumerate(_blocks(reply, conversation)):
         yield {"type": "content_block_start", "index": index, "content_block": block}
         kind, field = {
             "text": ("text_delta", "text"),
@@ -79,14 +79,14 @@ def _anthropic_events(answer: Answer, conversation: Conversation) -> Iterator[di
         yield {"type": "content_block_stop", "index": index}
     yield {
         "type": "message_delta",
-        "delta": {"stop_reason": _stop(answer, _ANTHROPIC_STOPS), "stop_sequence": None},
+        "delta": {"stop_reason": _stop(reply, _ANTHROPIC_STOPS), "stop_sequence": None},
         "usage": started["usage"],
     }
     yield {"type": "message_stop"}
 
 
-def _message(answer: Answer, conversation: Conversation) -> dict[str, Any]:
-    usage = answer.usage
+def _message(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
+    usage = reply.usage
     return {
         "id": f"msg_{_id(conversation)}",
         "type": "message",
@@ -105,13 +105,13 @@ def _message(answer: Answer, conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _blocks(answer: Answer, conversation: Conversation) -> Iterator[tuple[dict[str, Any], str]]:
+def _blocks(reply: ScriptedReply, conversation: Conversation) -> Iterator[tuple[dict[str, Any], str]]:
     """Each content block as it starts, and the text that then fills it."""
-    if answer.thinking:
-        yield {"type": "thinking", "thinking": "", "signature": ""}, answer.thinking
-    if answer.text:
-        yield {"type": "text", "text": ""}, answer.text
-    for number, call in enumerate(answer.calls):
+    if reply.thinking:
+        yield {"type": "thinking", "thinking": "", "signature": ""}, reply.thinking
+    if reply.text:
+        yield {"type": "text", "text": ""}, reply.text
+    for number, call in enumerate(reply.calls):
         call_id = f"toolu_{_id(conversation)}{number:02}"
         yield {"type": "tool_use", "id": call_id, "name": _wire_name(call.tool), "input": {}}, call.args
 
@@ -126,40 +126,40 @@ def _with_content(block: dict[str, Any], text: str) -> dict[str, Any]:
         return block | {"input": {"not_an_object": text}}
 
 
-def _openai_whole(answer: Answer, conversation: Conversation) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
-    if answer.calls:
+def _openai_body(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+    if reply.calls:
         message["tool_calls"] = [
-            _call(answer, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": call.args}}
-            for number, call in enumerate(answer.calls)
+            _call(reply, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": call.args}}
+            for number, call in enumerate(reply.calls)
         ]
-    choice = {"index": 0, "message": message, "finish_reason": _stop(answer, _OPENAI_STOPS)}
+    choice = {"index": 0, "message": message, "finish_reason": _stop(reply, _OPENAI_STOPS)}
     return _completion(conversation, "chat.completion") | {
         "choices": [choice],
-        "usage": _openai_usage(answer),
+        "usage": _openai_usage(reply),
     }
 
 
-def _openai_chunks(answer: Answer, conversation: Conversation) -> Iterator[dict[str, Any]]:
+def _openai_chunks(reply: ScriptedReply, conversation: Conversation) -> Iterator[dict[str, Any]]:
     head = _completion(conversation, "chat.completion.chunk")
 
     def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
 
     yield chunk({"role": "assistant", "content": ""})
-    for piece in _pieces(answer.text):
+    for piece in _pieces(reply.text):
         yield chunk({"content": piece})
-    for number, call in enumerate(answer.calls):
-        begun = _call(answer, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": ""}}
+    for number, call in enumerate(reply.calls):
+        begun = _call(reply, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": ""}}
         yield chunk({"tool_calls": [begun | {"index": number}]})
         for piece in _pieces(call.args):
             yield chunk({"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
-    yield chunk({}, _stop(answer, _OPENAI_STOPS))
-    yield head | {"choices": [], "usage": _openai_usage(answer)}
+    yield chunk({}, _stop(reply, _OPENAI_STOPS))
+    yield head | {"choices": [], "usage": _openai_usage(reply)}
 
 
-def _call(answer: Answer, conversation: Conversation, number: int) -> dict[str, Any]:
-    assert 0 <= number < len(answer.calls)
+def _call(reply: ScriptedReply, conversation: Conversation, number: int) -> dict[str, Any]:
+    assert 0 <= number < len(reply.calls)
     return {"id": f"call_{_id(conversation)}{number:02}", "type": "function"}
 
 
@@ -167,8 +167,8 @@ def _completion(conversation: Conversation, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{_id(conversation)}", "object": kind, "created": 0, "model": conversation.model}
 
 
-def _openai_usage(answer: Answer) -> dict[str, Any]:
-    usage = answer.usage
+def _openai_usage(reply: ScriptedReply) -> dict[str, Any]:
+    usage = reply.usage
     prompt = usage.input + usage.cache_read + usage.cache_write
     return {
         "prompt_tokens": prompt,
@@ -179,11 +179,11 @@ def _openai_usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _stop(answer: Answer, names: dict[str, str]) -> str | None:
+def _stop(reply: ScriptedReply, names: dict[str, str]) -> str | None:
     # A cut answer says so, whatever the script wanted: that is what the fault is about.
-    if answer.stop_verbatim is not None and answer.stop != "length":
-        return answer.stop_verbatim or None
-    return names[answer.stop]
+    if reply.stop_verbatim is not None and reply.stop != "length":
+        return reply.stop_verbatim or None
+    return names[reply.stop]
 
 
 def _pieces(text: str) -> Iterator[str]:

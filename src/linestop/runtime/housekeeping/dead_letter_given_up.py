@@ -17,7 +17,7 @@ from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
 from linestop.schemas.tool_contracts import canonical
 
 
-class Advisory(msgspec.Struct, frozen=True, kw_only=True):
+class MaxDeliveriesAdvisory(msgspec.Struct, frozen=True, kw_only=True):
     """What the server says of a message it no longer delivers."""
 
     stream: str
@@ -26,7 +26,7 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: int = 0
 
 
-class GivenUp:
+class MaxDeliveriesHandler:
     """Turns advisories into dead letters. Belongs to the recorder."""
 
     def __init__(self, log: Log, publisher: Publisher) -> None:
@@ -36,7 +36,7 @@ class GivenUp:
     async def handle(self, delivery: Delivery) -> None:
         """Keep what was given up as a dead letter of the role that could not handle it."""
         try:
-            advisory = msgspec.json.decode(delivery.payload, type=Advisory)
+            advisory = msgspec.json.decode(delivery.payload, type=MaxDeliveriesAdvisory)
         except msgspec.DecodeError:
             await delivery.term("not an advisory")
             return
@@ -48,7 +48,7 @@ class GivenUp:
             with contextlib.suppress(InputError):
                 subject = parse_run_event(message.subject)
                 tenant, run = subject.tenant, subject.run
-        letter = canonical({
+        dead_letter = canonical({
             "role": role,
             "reason": f"'{advisory.consumer}' was handed message {advisory.stream_seq} {advisory.deliveries} times "
             "and never acknowledged it",
@@ -57,7 +57,7 @@ class GivenUp:
             "seq": advisory.stream_seq,
         })  # fmt: skip
         # The recorder writes it, and may only write under its own name; whose it is stands inside.
-        await self._publisher.dead("recorder", tenant, run, letter)
+        await self._publisher.dead_letter("recorder", tenant, run, dead_letter)
         await delivery.ack()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from linestop.schemas.defaults import TIMER_NEAR_S
+from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.events import (
     AnyEvent,
     Asked,
@@ -16,25 +16,25 @@ from linestop.schemas.events import (
     ModelStarted,
     Paused,
 )
-from linestop.schemas.run.next_action import QUEUE_RETRY_MOST_S
+from linestop.schemas.run.next_action import QUEUE_RETRY_MAX_S
 from linestop.schemas.run.state import Run
 
-NEAR = timedelta(seconds=TIMER_NEAR_S)
+NEAR = timedelta(seconds=TIMER_IN_PROCESS_MAX_S)
 
 
-def left_timers(run: Run, now: datetime) -> set[str]:
+def leftover_timers(run: Run, now: datetime) -> set[str]:
     """Their names; each was set for a moment that is still to come, so the broker would keep and fire it."""
-    found: set[str] = set()
+    names: set[str] = set()
     for entry in run.entries:
         if entry.event is None or entry.ignored:
             continue
-        for name, at in _set_after(run, entry.event):
+        for name, at in _timers_set_after(run, entry.event):
             if at > now and at - entry.event.at > NEAR:
-                found.add(name)
-    return found
+                names.add(name)
+    return names
 
 
-def _set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
+def _timers_set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
     """The timers that an event may have led to, with their moments."""
     match event:
         case Asked():
@@ -52,12 +52,12 @@ def _set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
             yield from (("planner-done-by", event.done_by), ("budget-done-by", event.done_by))
         case ModelFailedEvent():
             queues = run.opened is not None and run.opened.on_model_down == "queue"
-            wait_s = max(event.retry_after_s or 0.0, QUEUE_RETRY_MOST_S if queues else 0.0)
-            yield "planner-retry", event.at + timedelta(seconds=min(wait_s, QUEUE_RETRY_MOST_S * 24))
+            wait_s = max(event.retry_after_s or 0.0, QUEUE_RETRY_MAX_S if queues else 0.0)
+            yield "planner-retry", event.at + timedelta(seconds=min(wait_s, QUEUE_RETRY_MAX_S * 24))
         case Finished() if event.error is not None and event.error.retry_after_s:
             yield (
                 "executor-retry",
-                event.at + timedelta(seconds=min(event.error.retry_after_s, QUEUE_RETRY_MOST_S * 24)),
+                event.at + timedelta(seconds=min(event.error.retry_after_s, QUEUE_RETRY_MAX_S * 24)),
             )
         case _:
             pass

@@ -27,9 +27,9 @@ from linestop.archive.requests import Reach
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
-from linestop.bus.jetstream.reads import Found, Reader
+from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.migrate_streams import Administrator
-from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_KEPT_NS, SECOND_NS
+from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_RETENTION_NS, SECOND_NS
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
@@ -69,7 +69,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         """What the administrator of an outside broker has to do within the hour."""
         keep_s = int((self.age + BY_HAND_WITHIN).total_seconds())
         edit = f"nats stream edit {stream_names.RUNS} -f --max-age"
-        return f"{edit}={keep_s}s && {edit}={RUNS_KEPT_NS // SECOND_NS}s"
+        return f"{edit}={keep_s}s && {edit}={RUNS_RETENTION_NS // SECOND_NS}s"
 
 
 class Archived(Protocol):
@@ -101,9 +101,9 @@ async def find_cut(stream: JetStream, reach: Reach, days: float) -> Cut:
     return Cut(now=now, before=cut if _at(first) < cut else None, held_by=held_by)
 
 
-async def _walls(stream: JetStream, reader: Reader, reach: Reach) -> list[tuple[Found, str]]:
+async def _walls(stream: JetStream, reader: Reader, reach: Reach) -> list[tuple[StreamMessage, str]]:
     """Messages that must stay, each with the reason."""
-    walls: list[tuple[Found, str]] = []
+    walls: list[tuple[StreamMessage, str]] = []
     if (next_one := await reader.next("runs.>", seq=reach.watermark + 1)) is not None:
         walls.append((next_one, f"the archive does not have event {next_one.seq} of the log yet"))
     if reach.oldest_open_seq and (found := await reader.next("runs.>", seq=reach.oldest_open_seq)) is not None:
@@ -116,12 +116,12 @@ async def _walls(stream: JetStream, reader: Reader, reach: Reach) -> list[tuple[
     return walls
 
 
-def _named(found: Found) -> str:
+def _named(found: StreamMessage) -> str:
     tokens = found.subject.split(".")
     return f"run '{tokens[2]}' of tenant '{tokens[1]}', begun {_at(found):%Y-%m-%d %H:%M} UTC,"
 
 
-def _at(found: Found) -> datetime:
+def _at(found: StreamMessage) -> datetime:
     assert found.at is not None, "the leader tells when a message was stored"
     return found.at
 
@@ -173,7 +173,7 @@ def _shorter(info: dict[str, Any], before: datetime) -> dict[str, int]:
     return {"max_age": age_ns, "duplicate_window": min(age_ns, DUPLICATE_WINDOW_NS)}
 
 
-_KEPT: Final = {"max_age": RUNS_KEPT_NS, "duplicate_window": DUPLICATE_WINDOW_NS}
+_KEPT: Final = {"max_age": RUNS_RETENTION_NS, "duplicate_window": DUPLICATE_WINDOW_NS}
 
 
 async def restore(administrator: Administrator) -> None:
@@ -196,11 +196,11 @@ async def restore(administrator: Administrator) -> None:
 
 
 async def _info(admin: Connection) -> dict[str, Any]:
-    return await admin.ask(jetstream_api.at_server(jetstream_api.stream_info(stream_names.RUNS)))
+    return await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_info(stream_names.RUNS)))
 
 
 async def _update(admin: Connection, config: dict[str, Any]) -> None:
-    await admin.ask(jetstream_api.at_server(jetstream_api.stream_update(stream_names.RUNS)), config)
+    await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_update(stream_names.RUNS)), config)
 
 
 class Rotation:

@@ -17,23 +17,23 @@ import structlog
 from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.disk_space import used_share
 from linestop.bus.interfaces import Log, Publisher
-from linestop.bus.jetstream.log import NEEDED
+from linestop.bus.jetstream.log import ESSENTIAL_STREAMS
 from linestop.bus.stream_definitions import streams
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import host_name
-from linestop.schemas.defaults import SPACE_CLEARS, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
+from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_HYSTERESIS, SPACE_TO_WARN
 
 LOG = structlog.get_logger("linestop.space")
-LOOK_EVERY_S: Final = 30.0
-MARKS: Final = (SPACE_FOR_NEW_WORK, SPACE_TO_WARN)
+CHECK_EVERY_S: Final = 30.0
+THRESHOLDS: Final = (SPACE_FOR_NEW_WORK, SPACE_TO_WARN)
 """The higher ones first."""
 
-DISK: Final = f"disk of {host_name()}"
-REFUSES: Final = "when it is full, what is sent to it is refused"
+DISK_LABEL: Final = f"disk of {host_name()}"
+REFUSES_WHEN_FULL: Final = "when it is full, what is sent to it is refused"
 _CONSEQUENCES: Final = {
-    DISK: "when it is full, everything stops",
+    DISK_LABEL: "when it is full, everything stops",
     **{spec.name: "when it is full, its oldest messages go" for spec in streams() if spec.config["discard"] == "old"},
-    **dict.fromkeys(NEEDED, f"from {SPACE_FOR_NEW_WORK:.0%} new work is refused"),
+    **dict.fromkeys(ESSENTIAL_STREAMS, f"from {SPACE_FOR_NEW_WORK:.0%} new work is refused"),
 }
 
 
@@ -45,40 +45,42 @@ class SpaceWatch:
         self._publisher = publisher
         self._directory = directory
         self._now = now
-        self._told: dict[str, float] = {}
+        self._alerted_threshold: dict[str, float] = {}
 
     async def run_for_ever(self) -> None:
         """Look now, then again and again."""
         while True:
             try:
-                await self.look()
+                await self.check()
             except LinestopError as error:
                 LOG.warning("space_not_looked_at", error=str(error))
             except Exception:
                 LOG.exception("space_not_looked_at")
-            await anyio.sleep(LOOK_EVERY_S)
+            await anyio.sleep(CHECK_EVERY_S)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look once, and call a person for what has come over a mark since."""
         used = {fill.stream: fill.used for fill in await self._log.fills()}
         if self._directory is not None:
-            used[DISK] = used_share(self._directory)
+            used[DISK_LABEL] = used_share(self._directory)
         for what, share in used.items():
-            told = self._told.get(what, 0.0)
-            if (mark := _mark(share)) > told:
-                await self._call(what, share, mark)
-                self._told[what] = mark
+            alerted = self._alerted_threshold.get(what, 0.0)
+            if (threshold := _threshold(share)) > alerted:
+                await self._alert(what, share, threshold)
+                self._alerted_threshold[what] = threshold
             else:
-                self._told[what] = min(told, _mark(share + SPACE_CLEARS))
+                self._alerted_threshold[what] = min(alerted, _threshold(share + SPACE_HYSTERESIS))
 
-    async def _call(self, what: str, share: float, mark: float) -> None:
-        name = f"The disk with {self._directory}" if what == DISK else f"The stream {what}"
-        why = f"{name} is {share:.0%} full; {_CONSEQUENCES.get(what, REFUSES)}. Make room (docs/operations.md)."
+    async def _alert(self, what: str, share: float, threshold: float) -> None:
+        name = f"The disk with {self._directory}" if what == DISK_LABEL else f"The stream {what}"
+        why = (
+            f"{name} is {share:.0%} full; {_CONSEQUENCES.get(what, REFUSES_WHEN_FULL)}. Make room (docs/operations.md)."
+        )
         LOG.warning("space_short", what=what, used=round(share, 3), sentence=why)
-        alert = run_outcomes_and_alerts.space_short(what, round(mark * 100), why, at=self._now())
-        await self._publisher.alert(run_outcomes_and_alerts.SYSTEM, alert.kind, alert.payload, alert.headers)
+        alert = run_outcomes_and_alerts.space_alert(what, round(threshold * 100), why, at=self._now())
+        await self._publisher.alert(run_outcomes_and_alerts.SYSTEM_TENANT, alert.kind, alert.payload, alert.headers)
 
 
-def _mark(share: float) -> float:
+def _threshold(share: float) -> float:
     """The highest mark that this is at or over, 0.0 if none."""
-    return next((mark for mark in MARKS if share >= mark), 0.0)
+    return next((threshold for threshold in THRESHOLDS if share >= threshold), 0.0)

@@ -30,21 +30,21 @@ from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.sweep")
-AT_ONCE = 16
+CONCURRENT_RUNS_MAX = 16
 FAILURE_CHARS_MAX = 300
 NO_WORKER_TRIES = 3
 """Looks at a run that nobody moves after which a person is called, if its next role lives elsewhere."""
 
-RECENT = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
+REALERT_WINDOW = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
 """How young an event is whose alert may be sent again: well within the time in which the stream keeps only one."""
 
-LOST_AGAIN = timedelta(hours=1)
+FOLD_FAILURE_RECHECK = timedelta(hours=1)
 """How often a lost run is looked at once a person was called: only a stop that a person says may still end it."""
 
-OPEN_RESTS = timedelta(seconds=30)
+OPEN_RUN_RECHECK = timedelta(seconds=30)
 """How long a run with something open is left alone at most: its result may be in the log although its worker died."""
 
-IDLE = frozenset({Phase.WAITING, Phase.SEALED})
+IDLE_PHASES = frozenset({Phase.WAITING, Phase.SEALED})
 """Phases in which it is nobody's turn before a deadline passes."""
 
 
@@ -53,7 +53,7 @@ def _never(_role: RoleName) -> bool:
 
 
 @dataclass(slots=True)
-class _Watched:
+class _SweptRun:
     """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at.
 
     ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that;
@@ -63,9 +63,9 @@ class _Watched:
     n: int = -1
     tries: int = 0
     next_at: datetime | None = None
-    told: int = -1
-    lost: bool = False
-    lacks: RoleName | None = None
+    alerted_n: int = -1
+    fold_failure_alerted: bool = False
+    missing_role: RoleName | None = None
     failure: str = ""
 
 
@@ -80,21 +80,21 @@ class Sweep:
     log: Log
     publisher: Publisher
     now: Callable[[], datetime]
-    everyone: bool = False
+    hints_other_processes: bool = False
     every_s: float = SWEEP_EVERY_S
     tries_max: int = SWEEP_TRIES_MAX
-    is_missing: Callable[[RoleName], bool] = _never
+    is_role_missing: Callable[[RoleName], bool] = _never
     nonce: str = field(default_factory=partial(secrets.token_hex, 16))
-    watched: dict[tuple[TenantId, RunId], _Watched] = field(default_factory=dict[tuple[TenantId, RunId], _Watched])
+    watched: dict[tuple[TenantId, RunId], _SweptRun] = field(default_factory=dict[tuple[TenantId, RunId], _SweptRun])
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def run_for_ever(self) -> None:
         """Sweep now, then again and again."""
         while True:
-            await self.at_start()
+            await self.once_with_retries()
             await anyio.sleep(self.every_s)
 
-    async def at_start(self) -> None:
+    async def once_with_retries(self) -> None:
         """Sweep until it has succeeded once."""
         while True:
             try:
@@ -108,34 +108,34 @@ class Sweep:
             else:
                 return
 
-    async def once(self, *, every: bool = False) -> int:
+    async def once(self, *, all_runs: bool = False) -> int:
         """Go through all open runs; return how many were looked at: those that are due, or ``every`` one."""
         if not self.shell.config.may_decide():
             return 0
         async with self._lock:
             open_runs = await self.log.open_runs()
-            self.watched = {key: self.watched.get(key, _Watched()) for key in open_runs}
-            due = [key for key in open_runs if every or self._due(key)]
-            limiter = anyio.Semaphore(AT_ONCE)
+            self.watched = {key: self.watched.get(key, _SweptRun()) for key in open_runs}
+            due = [key for key in open_runs if all_runs or self._is_due(key)]
+            limiter = anyio.Semaphore(CONCURRENT_RUNS_MAX)
             async with anyio.create_task_group() as tasks:
                 for tenant, run in due:
                     await limiter.acquire()
-                    tasks.start_soon(self._look, tenant, run, limiter)
+                    tasks.start_soon(self._advance_safely, tenant, run, limiter)
             return len(due)
 
-    def _due(self, key: tuple[TenantId, RunId]) -> bool:
+    def _is_due(self, key: tuple[TenantId, RunId]) -> bool:
         """Whether a run must be looked at: never seen, moved by its own means too long ago, or past a deadline."""
         watched, entry = self.watched[key], self.shell.cache.peek(*key)
-        newly_lost = entry is not None and entry.run.lost and not watched.lost
+        fold_failed_since = entry is not None and entry.run.fold_failed_too_often and not watched.fold_failure_alerted
         moved = entry is not None and entry.run.n > watched.n
-        if watched.next_at is not None and self.now() < watched.next_at and not (newly_lost or moved):
+        if watched.next_at is not None and self.now() < watched.next_at and not (fold_failed_since or moved):
             return False
         return entry is None or not entry.performing
 
-    async def _look(self, tenant: TenantId, run: RunId, limiter: anyio.Semaphore) -> None:
+    async def _advance_safely(self, tenant: TenantId, run: RunId, limiter: anyio.Semaphore) -> None:
         watched = self.watched[tenant, run]
         try:
-            await self._look_at(tenant, run, watched)
+            await self._advance(tenant, run, watched)
         except RetryableError as error:
             LOG.warning("sweep_look_failed", tenant=tenant, run=run, error=str(error))
         except Exception as error:
@@ -147,64 +147,70 @@ class Sweep:
         finally:
             limiter.release()
 
-    async def _look_at(self, tenant: TenantId, run: RunId, watched: _Watched) -> None:
+    async def _advance(self, tenant: TenantId, run: RunId, watched: _SweptRun) -> None:
         if watched.tries >= self.tries_max:
             failure = f"; the last look failed with {watched.failure.rstrip('.')}" if watched.failure else ""
             why = f"The run did not move although it was looked at {watched.tries} times{failure}."
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
-        state = (await self.shell.look(tenant, run, Cue(kind="sweep"), fresh=True)).run
+        state = (await self.shell.advance(tenant, run, Cue(kind="sweep"), fresh=True)).run
         watched.failure = ""
         # A run that waits for a place in a busy process is not stuck: it moves as soon as it is its turn.
-        moved = state.n != watched.n or self.shell.capacity.waits((tenant, run))
+        moved = state.n != watched.n or self.shell.capacity.is_waiting((tenant, run))
         watched.n = state.n
-        watched.next_at = self.now() + LOST_AGAIN if state.lost else self._idle_until(state)
-        lacked, watched.lacks = watched.lacks, self._lacks(state)
-        rests = watched.next_at is not None or watched.lacks is not None
-        watched.tries = 0 if moved or rests else watched.tries + 1
-        if self.everyone and watched.tries and state.sealed is None:
+        watched.next_at = self.now() + FOLD_FAILURE_RECHECK if state.fold_failed_too_often else self._idle_until(state)
+        missing_before, watched.missing_role = watched.missing_role, self._missing_role(state)
+        is_idle = watched.next_at is not None or watched.missing_role is not None
+        watched.tries = 0 if moved or is_idle else watched.tries + 1
+        if self.hints_other_processes and watched.tries and state.sealed is None:
             await self._hint(tenant, run)
-        await self._call(state, watched, lacked=lacked)
+        await self._alert_if_due(state, watched, missing_before=missing_before)
 
-    def _lacks(self, run: Run) -> RoleName | None:
+    def _missing_role(self, run: Run) -> RoleName | None:
         """The role whose turn it is, if surely no worker does it."""
         turn = whose_turn(run, self.now())
-        return turn if turn and turn not in self.shell.names and self.is_missing(turn) else None
+        return turn if turn and turn not in self.shell.role_names and self.is_role_missing(turn) else None
 
-    async def _call(self, run: Run, watched: _Watched, *, lacked: RoleName | None) -> None:
+    async def _alert_if_due(self, run: Run, watched: _SweptRun, *, missing_before: RoleName | None) -> None:
         """Call a person where that is due. One who cannot be called says nothing of the run: it goes on as it is."""
         try:
-            if run.n != watched.told:
-                await self._call_again(run, watched.told)
-                watched.told = run.n
-            if run.lost and not watched.lost:
-                await self._call_for_lost(run)
-                watched.lost = True
+            if run.n != watched.alerted_n:
+                await self._repeat_alerts(run, watched.alerted_n)
+                watched.alerted_n = run.n
+            if run.fold_failed_too_often and not watched.fold_failure_alerted:
+                await self._alert_fold_failure(run)
+                watched.fold_failure_alerted = True
             turn = whose_turn(run, self.now())
             # Workers of an older linestop do not show that they live: of them only the standing run tells.
-            stands = watched.tries == NO_WORKER_TRIES or (watched.lacks is not None and watched.lacks != lacked)
-            if self.everyone and stands and turn and turn not in self.shell.names:
-                await self.shell.outgoing.alerts(run, [run_outcomes_and_alerts.no_worker(run, turn, nonce=self.nonce)])
+            is_worker_missing = watched.tries == NO_WORKER_TRIES or (
+                watched.missing_role is not None and watched.missing_role != missing_before
+            )
+            if self.hints_other_processes and is_worker_missing and turn and turn not in self.shell.role_names:
+                await self.shell.outbox.publish_alerts(
+                    run, [run_outcomes_and_alerts.no_worker_alert(run, turn, nonce=self.nonce)]
+                )
         except LinestopError as error:
             LOG.warning("alert_failed", tenant=run.tenant, run=run.run, error=str(error))
             watched.next_at = None
 
-    async def _call_again(self, run: Run, told: int) -> None:
+    async def _repeat_alerts(self, run: Run, alerted_n: int) -> None:
         """Say alerts again, of a run that was never seen (``told`` is -1) or has more events than were told.
 
         Whoever said something that calls a person may have died before it called. An open question is told however
         old it is, since its run waits for nothing else: by the recorder alone, so that no start of a worker calls.
         """
-        since = self.now() - RECENT if told < 0 else LATEST
-        asked_after = told if "recorder" in self.shell.names else None
-        await self.shell.outgoing.alerts(run, run_outcomes_and_alerts.alerts(run, since=since, asked_after=asked_after))
+        since = self.now() - REALERT_WINDOW if alerted_n < 0 else LATEST
+        asked_after = alerted_n if "recorder" in self.shell.role_names else None
+        await self.shell.outbox.publish_alerts(
+            run, run_outcomes_and_alerts.event_alerts(run, since=since, asked_after=asked_after)
+        )
 
-    async def _call_for_lost(self, run: Run) -> None:
+    async def _alert_fold_failure(self, run: Run) -> None:
         """Call a person for a run that is lost, and keep why: no role says anything in it any more."""
-        if "recorder" in self.shell.names:
-            last = run.breaks[-1]
-            why = f"{len(run.breaks)} of its events cannot be folded, the last one with {last.kind}: {last.text}"
-            self.shell.outgoing.bury(self.shell.stations[0], run, f"it is lost: {why}")
-            await self.shell.outgoing.alerts(run, [run_outcomes_and_alerts.lost(run)])
+        if "recorder" in self.shell.role_names:
+            last = run.fold_failures[-1]
+            why = f"{len(run.fold_failures)} of its events cannot be folded, the last one with {last.kind}: {last.text}"
+            self.shell.outbox.dead_letter(self.shell.bindings[0], run, f"it is lost: {why}")
+            await self.shell.outbox.publish_alerts(run, [run_outcomes_and_alerts.fold_failure_alert(run)])
 
     def _idle_until(self, run: Run) -> datetime | None:
         """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.
@@ -216,12 +222,12 @@ class Sweep:
         if any(deadline.at <= now for deadline in coming):
             return None
         waits = any(d.name in {"retry", "money"} for d in coming)
-        rests = run.phase in IDLE or run.paused or run.open_attempts or waits
-        until = min(deadline.at for deadline in coming) if rests and coming else None
-        return min(until, now + OPEN_RESTS) if until and run.open_attempts else until
+        is_idle = run.phase in IDLE_PHASES or run.paused or run.open_attempts or waits
+        until = min(deadline.at for deadline in coming) if is_idle and coming else None
+        return min(until, now + OPEN_RUN_RECHECK) if until and run.open_attempts else until
 
     async def _hint(self, tenant: TenantId, run: RunId) -> None:
-        ours = {station.role.name for station in self.shell.stations}
+        ours = {binding.role.name for binding in self.shell.bindings}
         for role in ACTORS:
             if role not in ours:
                 await self.publisher.wake(role, tenant, run)

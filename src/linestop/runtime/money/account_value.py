@@ -58,7 +58,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     hold: str
     amount: int = 0
     limit: int = 0
-    since: int = 0
+    opened_at_ms: int = 0
     waits: bool = False
     spent: int | None = None
     undo: bool = False
@@ -67,7 +67,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ChangeResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a change, with the account as it was before it, without this hold.
 
     ``never``: it does not fit into what is not spent, whatever other runs give back. ``made``: this change made
@@ -77,8 +77,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     taken: int = 0
     spent: int = 0
-    never: bool = False
-    made: bool = False
+    can_never_fit: bool = False
+    made_hold: bool = False
 
 
 def run_of(hold: str) -> str:
@@ -86,64 +86,66 @@ def run_of(hold: str) -> str:
     return hold.rpartition(".")[0]
 
 
-def apply_change(account: Account, change: Change) -> Answer:
+def apply_change(account: Account, change: Change) -> ChangeResult:
     """Apply one change to an account's value and return what came of it."""
     if change.leave:
         account.waiting.pop(run_of(change.hold), None)
-        return Answer(fits=True, taken=account.taken, spent=account.spent)
+        return ChangeResult(fits=True, taken=account.taken, spent=account.spent)
     if change.spent is not None:
-        before = Answer(fits=True, taken=account.taken, spent=account.spent)
+        before = ChangeResult(fits=True, taken=account.taken, spent=account.spent)
         present = account.holds.get(change.hold)
-        kept = change.undo and change.hold in account.contested
-        kept = kept or (change.given_at is not None and present is not None and present[1] != change.given_at)
-        if not kept and account.holds.pop(change.hold, None) is not None:
+        stays = change.undo and change.hold in account.contested
+        stays = stays or (change.given_at is not None and present is not None and present[1] != change.given_at)
+        if not stays and account.holds.pop(change.hold, None) is not None:
             account.contested.discard(change.hold)
             account.spent += change.spent
         return before
-    return _hold(account, change)
+    return _apply_hold(account, change)
 
 
 def next_in_line(account: Account, limit: int, at: int) -> Iterator[str]:
     """The runs that waited and have room now, oldest first: each as ``<tenant>.<run>``."""
-    room = limit - account.taken
+    free_micros = limit - account.taken
     for run, (amount, _, _) in sorted(_in_line(account, at).items(), key=lambda item: (item[1][1], item[0])):
-        room -= amount
-        if room < 0 or len(account.holds) >= HOLDS_MAX:
+        free_micros -= amount
+        if free_micros < 0 or len(account.holds) >= HOLDS_MAX:
             return
         yield run
 
 
-def _hold(account: Account, change: Change) -> Answer:
+def _apply_hold(account: Account, change: Change) -> ChangeResult:
     run, present = run_of(change.hold), account.holds.get(change.hold)
     # A hold never shrinks: a worker that asks for less may have seen less of the run than its ``held`` event.
     amount = max(change.amount, present[0] if present else 0)
-    others = account.taken - (present[0] if present else 0)
-    older = sum(
+    others_micros = account.taken - (present[0] if present else 0)
+    older_micros = sum(
         needed
         for other, (needed, since, _) in _in_line(account, change.at).items()
-        if other != run and (since, other) < (change.since, run)
+        if other != run and (since, other) < (change.opened_at_ms, run)
     )
-    full = present is None and len(account.holds) >= HOLDS_MAX
-    answer = Answer(fits=True, taken=others, spent=account.spent, made=present is None)
-    if (present is None or amount > present[0]) and (others + older + amount > change.limit or full):
-        own = sum(held for hold, (held, _) in account.holds.items() if run_of(hold) == run and hold != change.hold)
-        never = account.spent + own + amount > change.limit
+    is_full = present is None and len(account.holds) >= HOLDS_MAX
+    result = ChangeResult(fits=True, taken=others_micros, spent=account.spent, made_hold=present is None)
+    if (present is None or amount > present[0]) and (others_micros + older_micros + amount > change.limit or is_full):
+        own_micros = sum(
+            held for hold, (held, _) in account.holds.items() if run_of(hold) == run and hold != change.hold
+        )
+        can_never_fit = account.spent + own_micros + amount > change.limit
         if change.waits:
-            _wait(account, run, change, never=never)
-        return msgspec.structs.replace(answer, fits=False, never=never, made=False)
+            _wait(account, run, change, can_never_fit=can_never_fit)
+        return msgspec.structs.replace(result, fits=False, never=can_never_fit, made=False)
     if present is not None:
         account.contested.add(change.hold)
     account.holds[change.hold] = (amount, change.at)
     account.waiting.pop(run, None)
-    return answer
+    return result
 
 
-def _wait(account: Account, run: str, change: Change, *, never: bool) -> None:
+def _wait(account: Account, run: str, change: Change, *, can_never_fit: bool) -> None:
     """Enter the run in the line, or take it out if no room can come; what has lapsed goes first."""
     account.waiting = _in_line(account, change.at)
     account.waiting.pop(run, None)
-    if not never and len(account.waiting) < WAITING_MAX:
-        account.waiting[run] = (change.amount, change.since, change.at)
+    if not can_never_fit and len(account.waiting) < WAITING_MAX:
+        account.waiting[run] = (change.amount, change.opened_at_ms, change.at)
 
 
 def _in_line(account: Account, at: int) -> dict[str, tuple[int, int, int]]:

@@ -22,9 +22,9 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Reservation
-from linestop.bus.interfaces import Shared
+from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
-from linestop.runtime.money.account_value import Account, Answer, Change, apply_change, next_in_line, run_of
+from linestop.runtime.money.account_value import Account, Change, ChangeResult, apply_change, next_in_line, run_of
 from linestop.runtime.money.own_holds import OwnHolds, spent_of
 from linestop.schemas.account_names import SYSTEM, day_of, hour_of, period_end
 from linestop.schemas.defaults import AccountLimits
@@ -34,14 +34,14 @@ from linestop.schemas.run.state import Run
 LOG = structlog.get_logger("linestop.spending")
 TRIES_MAX: Final = 50
 WRITERS_MAX: Final = 1_000
-PLACES_MAX: Final = 10_000
-AHEAD_PERCENT: Final = 50
+WAITING_RUNS_MAX: Final = 10_000
+EXTRA_HOLD_MAX_PERCENT: Final = 50
 """How full an account may be for a hold to cover more than the next start: above that, room is left to other runs."""
 
-LOOKED_AT: Final = 50
+ACCOUNTS_PER_CHECK: Final = 50
 """How many accounts of tenants and users are looked at for strays each time: all get their turn."""
 
-KEPT: Final = timedelta(days=2)
+ACCOUNT_RETENTION: Final = timedelta(days=2)
 """How long an account is kept after its period: a run may end, and be charged, after the day it began in."""
 
 
@@ -52,7 +52,7 @@ class OpenHold(msgspec.Struct, frozen=True, kw_only=True):
     hour: str
 
 
-class Stray(msgspec.Struct, frozen=True, kw_only=True):
+class StrayHold(msgspec.Struct, frozen=True, kw_only=True):
     """A hold in a tenant's or a user's account that the system's does not have; ``given_at`` in unix seconds."""
 
     hold: str
@@ -61,52 +61,52 @@ class Stray(msgspec.Struct, frozen=True, kw_only=True):
     given_at: int
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A hold that a run wants: ``least_micros``, or ``amount_micros`` where there is plenty of room.
 
     ``since`` is the run's age, the unix milliseconds it opened at: the oldest of those that wait comes first.
     """
 
     hold: str
-    least_micros: int
+    amount_min_micros: int
     amount_micros: int
     tenant: str
     user: str
-    since: int
+    opened_at_ms: int
 
 
-class Accounts:
+class AccountLedger:
     """Reserves and settles holds. One instance a process; any number of processes."""
 
-    def __init__(self, shared: Shared, limits: AccountLimits, now: Callable[[], datetime]) -> None:
+    def __init__(self, shared: Bucket, limits: AccountLimits, now: Callable[[], datetime]) -> None:
         self._shared = shared
         self._limits = limits
         self._now = now
         self._writers: dict[str, _Writer] = {}
-        self._places: dict[str, tuple[str, str]] = {}
+        self._waiting_places: dict[str, tuple[str, str]] = {}
         """Where runs wait that asked in this process: ``<tenant>.<run>`` → account and period."""
 
-        self.own = OwnHolds()
-        self._over: set[str] = set()
+        self.own_holds = OwnHolds()
+        self._ended_keys: set[str] = set()
         """Accounts of past hours without a hold: they never change again."""
 
-        self._unseen: list[str] = []
+        self._keys_to_check: list[str] = []
         """Keys of accounts that are still to be looked at for strays."""
 
-        self.on_room: Callable[[str, str], None] | None = None
+        self.on_funds_freed: Callable[[str, str], None] | None = None
         """Called with tenant and run of each run that waited and has room now."""
 
-    def lines(self, tenant: str, user: str, hour: str) -> list[tuple[str, str, int]]:
+    def accounts_of(self, tenant: str, user: str, hour: str) -> list[tuple[str, str, int]]:
         """The accounts a run of ``user`` draws on in that hour: (name, period, limit), in the order of reservation."""
         day = day_of(period_end(hour) - timedelta(hours=1))
-        who = hashlib.sha256(user.encode()).hexdigest()[:24]
+        user_digest = hashlib.sha256(user.encode()).hexdigest()[:24]
         found = [
             (SYSTEM, hour, self._limits.system_hour_micros),
             (f"tenant-{tenant}", day, self._limits.tenant_day_micros),
         ]
-        return [*found, (f"user-{tenant}-{who}", day, self._limits.user_day_micros)] if user else found
+        return [*found, (f"user-{tenant}-{user_digest}", day, self._limits.user_day_micros)] if user else found
 
-    async def reserve(self, wanted: Wanted, at: datetime | None = None) -> Reservation:
+    async def reserve(self, request: HoldRequest, at: datetime | None = None) -> Reservation:
         """Reserve in every account or in none, in the periods of ``at``: the moment that the ``held`` event will have.
 
         Asking again for the same hold is answered as before.
@@ -116,62 +116,64 @@ class Accounts:
         """
         hour = hour_of(at or self._now())
         try:
-            if wanted.amount_micros > wanted.least_micros and await self._plenty(wanted, hour):
-                ahead = await self._reserve(wanted, hour, amount=wanted.amount_micros, percent=AHEAD_PERCENT)
-                if not ahead.refused_account:
-                    return ahead
-            return await self._reserve(wanted, hour, amount=wanted.least_micros, percent=100)
+            if request.amount_micros > request.amount_min_micros and await self._has_ample_funds(request, hour):
+                larger = await self._reserve(
+                    request, hour, amount=request.amount_micros, percent=EXTRA_HOLD_MAX_PERCENT
+                )
+                if not larger.refused_account:
+                    return larger
+            return await self._reserve(request, hour, amount=request.amount_min_micros, percent=100)
         except LinestopError as error:
-            LOG.warning("account_not_changed", hold=wanted.hold, error=str(error))
-            return Reservation(hold=wanted.hold, amount_micros=wanted.least_micros, cause=str(error))
+            LOG.warning("account_not_changed", hold=request.hold, error=str(error))
+            return Reservation(hold=request.hold, amount_micros=request.amount_min_micros, cause=str(error))
 
-    async def _plenty(self, wanted: Wanted, hour: str) -> bool:
+    async def _has_ample_funds(self, request: HoldRequest, hour: str) -> bool:
         """Whether it is worth asking for more than the next start needs."""
-        for name, period, limit in self.lines(wanted.tenant, wanted.user, hour):
+        for name, period, limit in self.accounts_of(request.tenant, request.user, hour):
             account = await self._writer(name, period).account()
-            if account.waiting or (account.taken + wanted.amount_micros) * 100 > limit * AHEAD_PERCENT:
+            if account.waiting or (account.taken + request.amount_micros) * 100 > limit * EXTRA_HOLD_MAX_PERCENT:
                 return False
         return True
 
-    async def _reserve(self, wanted: Wanted, hour: str, *, amount: int, percent: int) -> Reservation:
+    async def _reserve(self, request: HoldRequest, hour: str, *, amount: int, percent: int) -> Reservation:
         now = int(self._now().timestamp())
-        got: list[AccountLine] = []
-        made: list[AccountLine] = []
-        for name, period, limit in self.lines(wanted.tenant, wanted.user, hour):
+        account_lines: list[AccountLine] = []
+        made_lines: list[AccountLine] = []
+        for name, period, limit in self.accounts_of(request.tenant, request.user, hour):
             change = Change(
-                hold=wanted.hold, amount=amount, limit=limit * percent // 100, since=wanted.since,
+                hold=request.hold, amount=amount, limit=limit * percent // 100, opened_at_ms=request.opened_at_ms,
                 waits=percent == 100, at=now,
             )  # fmt: skip
-            answer = await self._writer(name, period).submit(change)
+            result = await self._writer(name, period).submit(change)
             line = AccountLine(
-                account=name, period=period, before_micros=answer.taken, limit_micros=limit, spent_micros=answer.spent
+                account=name, period=period, before_micros=result.taken, limit_micros=limit, spent_micros=result.spent
             )
-            got.append(line)
-            if not answer.fits:
-                for each in reversed(made):
-                    undo = Change(hold=wanted.hold, spent=0, undo=True, at=now)
+            account_lines.append(line)
+            if not result.fits:
+                for each in reversed(made_lines):
+                    undo = Change(hold=request.hold, spent=0, undo=True, at=now)
                     await self._writer(each.account, each.period).submit(undo)
                 if change.waits:
-                    await self._place(wanted.hold, None if answer.never else (name, period))
+                    await self._set_waiting_place(request.hold, None if result.can_never_fit else (name, period))
                 return Reservation(
-                    hold=wanted.hold, amount_micros=amount, accounts=tuple(got), refused_account=name,
-                    waits=not answer.never,
+                    hold=request.hold, amount_micros=amount, accounts=tuple(account_lines), refused_account=name,
+                    may_wait=not result.can_never_fit,
                 )  # fmt: skip
-            made += [line] if answer.made else []
-        self.own.note(wanted.hold, made)
-        await self._place(wanted.hold, None)
-        return Reservation(hold=wanted.hold, amount_micros=amount, accounts=tuple(got))
+            made_lines += [line] if result.made_hold else []
+        self.own_holds.record(request.hold, made_lines)
+        await self._set_waiting_place(request.hold, None)
+        return Reservation(hold=request.hold, amount_micros=amount, accounts=tuple(account_lines))
 
-    async def give_up(self, run: Run) -> None:
+    async def release_own_hold(self, run: Run) -> None:
         """Give back what this process made for the run and can use no more; see ``OwnHolds``.
 
         Another worker may have settled it in the log and died before the accounts knew: then it is charged.
         """
-        hold, made = self.own.take(run)
-        for line in reversed(made):
+        hold, made_lines = self.own_holds.take(run)
+        for line in reversed(made_lines):
             place = (line.account, line.period)
             if spent := spent_of(run, hold, place, ordinal=int(hold.rpartition(".")[2])):
-                await self.end(hold, *place, spent_micros=spent)
+                await self.end_hold(hold, *place, spent_micros=spent)
                 continue
             undo = Change(hold=hold, spent=0, undo=True, at=int(self._now().timestamp()))
             await self._writer(line.account, line.period).submit(undo)
@@ -180,42 +182,42 @@ class Accounts:
         """Charge and release holds of a run, as its event says; repeating it is harmless."""
         for line in lines:
             for account in reversed(held.get(line.hold, ())):
-                await self.end(line.hold, account.account, account.period, spent_micros=line.spent_micros)
+                await self.end_hold(line.hold, account.account, account.period, spent_micros=line.spent_micros)
 
-    async def end(self, hold: str, account: str, period: str, *, spent_micros: int) -> None:
+    async def end_hold(self, hold: str, account: str, period: str, *, spent_micros: int) -> None:
         """Charge and release one hold in one account; repeating it is harmless."""
         change = Change(hold=hold, spent=spent_micros, at=int(self._now().timestamp()))
         await self._writer(account, period).submit(change)
 
-    def waits(self, tenant: str, run: str) -> bool:
+    def is_waiting(self, tenant: str, run: str) -> bool:
         """Whether the run has a place in a line that this process knows of."""
-        return f"{tenant}.{run}" in self._places
+        return f"{tenant}.{run}" in self._waiting_places
 
-    async def leave(self, tenant: str, run: str) -> None:
+    async def leave_line(self, tenant: str, run: str) -> None:
         """Give up the place of a run that is over, so that no younger run waits behind it."""
-        await self._place(f"{tenant}.{run}.0", None)
+        await self._set_waiting_place(f"{tenant}.{run}.0", None)
 
-    async def _place(self, hold: str, place: tuple[str, str] | None) -> None:
+    async def _set_waiting_place(self, hold: str, place: tuple[str, str] | None) -> None:
         """Remember where the run waits; it waits in one account at a time."""
-        before = self._places.pop(run_of(hold), None)
-        if before is not None and before != place:
-            await self._writer(*before).submit(Change(hold=hold, leave=True, at=int(self._now().timestamp())))
-        if place is not None and len(self._places) < PLACES_MAX:
-            self._places[run_of(hold)] = place
+        previous = self._waiting_places.pop(run_of(hold), None)
+        if previous is not None and previous != place:
+            await self._writer(*previous).submit(Change(hold=hold, leave=True, at=int(self._now().timestamp())))
+        if place is not None and len(self._waiting_places) < WAITING_RUNS_MAX:
+            self._waiting_places[run_of(hold)] = place
 
-    async def held(self, older_than_s: float) -> list[OpenHold]:
+    async def open_holds(self, older_than_s: float) -> list[OpenHold]:
         """Holds that were given longer ago than that and never ended."""
         now = self._now()
         found: list[OpenHold] = []
         keys = await self._shared.keys(f"account.{SYSTEM}.")
-        self._over &= set(keys)
+        self._ended_keys &= set(keys)
         for key in keys:
-            if key in self._over:
+            if key in self._ended_keys:
                 continue
             hour = key.rpartition(".")[2]
             try:
                 account, _ = await read_account(self._shared, key)
-                over = period_end(hour) + timedelta(hours=1) < now
+                is_over = period_end(hour) + timedelta(hours=1) < now
             except (Refused, ValueError) as error:
                 # What one key holds must not keep what the others hold.
                 LOG.warning("account_unreadable", key=key, error=str(error))
@@ -225,32 +227,34 @@ class Accounts:
                 for hold, (_, at) in account.holds.items()
                 if now.timestamp() - at >= older_than_s
             ]
-            if over and not account.holds:
-                self._over.add(key)
+            if is_over and not account.holds:
+                self._ended_keys.add(key)
         return found
 
-    async def strays(self, older_than_s: float) -> list[Stray]:
+    async def stray_holds(self, older_than_s: float) -> list[StrayHold]:
         """Strays among the next few accounts that were given longer ago than that.
 
         A worker leaves one whose last writes came after another had reserved, settled and ended the same hold. What
         was spent is charged then.
         """
-        if not self._unseen:
-            self._unseen = [k for k in await self._shared.keys("account.") if not k.startswith(f"account.{SYSTEM}.")]
-        keys, self._unseen = self._unseen[:LOOKED_AT], self._unseen[LOOKED_AT:]
-        found: list[Stray] = []
+        if not self._keys_to_check:
+            self._keys_to_check = [
+                k for k in await self._shared.keys("account.") if not k.startswith(f"account.{SYSTEM}.")
+            ]
+        keys, self._keys_to_check = self._keys_to_check[:ACCOUNTS_PER_CHECK], self._keys_to_check[ACCOUNTS_PER_CHECK:]
+        found: list[StrayHold] = []
         for key in keys:
             _, name, period = key.split(".")
             for hold, (_, at) in (await self._holds(key) or {}).items():
                 if self._now().timestamp() - at >= older_than_s:
-                    found.append(Stray(hold=hold, account=name, period=period, given_at=at))
+                    found.append(StrayHold(hold=hold, account=name, period=period, given_at=at))
         # The system's accounts are read after the others: what has left them had left the others before.
         for key in await self._shared.keys(f"account.{SYSTEM}.") if found else ():
-            holds = {} if key in self._over else await self._holds(key)
+            holds = {} if key in self._ended_keys else await self._holds(key)
             found = [stray for stray in found if holds is not None and stray.hold not in holds]
         return found
 
-    async def give_back(self, stray: Stray) -> None:
+    async def release_stray(self, stray: StrayHold) -> None:
         """Release a stray, unless somebody has asked for its hold again."""
         change = Change(hold=stray.hold, spent=0, given_at=stray.given_at, at=int(self._now().timestamp()))
         await self._writer(stray.account, stray.period).submit(change)
@@ -268,8 +272,8 @@ class Accounts:
         key = f"account.{name}.{period}"
         if key not in self._writers:
             if len(self._writers) >= WRITERS_MAX:
-                self._writers = {k: w for k, w in self._writers.items() if w.busy}
-            self._writers[key] = _Writer(self._shared, key, limit=self._limit(name), owner=self)
+                self._writers = {k: w for k, w in self._writers.items() if w.is_busy}
+            self._writers[key] = _Writer(self._shared, key, limit=self._limit(name), ledger=self)
         return self._writers[key]
 
     def _limit(self, name: str) -> int:
@@ -283,18 +287,18 @@ class Accounts:
 
     def ttl_s(self, key: str) -> int:
         """How long an account's key is kept from now on, in seconds."""
-        left = period_end(key.rpartition(".")[2]) + KEPT - self._now()
+        left = period_end(key.rpartition(".")[2]) + ACCOUNT_RETENTION - self._now()
         return max(int(left.total_seconds()), 60)
 
-    def wake(self, account: Account, limit: int) -> None:
+    def wake_waiting(self, account: Account, limit: int) -> None:
         """Tell the runs that waited and have room now, oldest first."""
         for run in next_in_line(account, limit, int(self._now().timestamp())):
             tenant, _, name = run.partition(".")
-            if self.on_room is not None:
-                self.on_room(tenant, name)
+            if self.on_funds_freed is not None:
+                self.on_funds_freed(tenant, name)
 
 
-async def read_account(shared: Shared, key: str) -> tuple[Account, int]:
+async def read_account(shared: Bucket, key: str) -> tuple[Account, int]:
     """An account's value and revision, 0 if it has none yet.
 
     Raises:
@@ -309,7 +313,7 @@ async def read_account(shared: Shared, key: str) -> tuple[Account, int]:
         raise Refused(f"The key '{key}' does not hold an account ({error}): delete the key.") from None
 
 
-def _refuse(batch: list[tuple[Change, asyncio.Future[Answer]]], error: Exception) -> None:
+def _fail_all(batch: list[tuple[Change, asyncio.Future[ChangeResult]]], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(error)
@@ -319,28 +323,28 @@ def _refuse(batch: list[tuple[Change, asyncio.Future[Answer]]], error: Exception
 class _Writer:
     """Combines the changes to one key into single compare-and-set writes."""
 
-    def __init__(self, shared: Shared, key: str, *, limit: int, owner: Accounts) -> None:
+    def __init__(self, shared: Bucket, key: str, *, limit: int, ledger: AccountLedger) -> None:
         self._shared = shared
         self._key = key
         self._limit = limit
-        self._owner = owner
-        self._queue: list[tuple[Change, asyncio.Future[Answer]]] = []
+        self._ledger = ledger
+        self._queue: list[tuple[Change, asyncio.Future[ChangeResult]]] = []
         self._running = False
-        self._known: tuple[Account, int] | None = None
+        self._cached: tuple[Account, int] | None = None
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         return bool(self._queue) or self._running
 
     async def account(self) -> Account:
         """The value as this process knows it; another process may have changed it."""
-        if self._known is None:
-            self._known = await read_account(self._shared, self._key)
-        return self._known[0]
+        if self._cached is None:
+            self._cached = await read_account(self._shared, self._key)
+        return self._cached[0]
 
-    async def submit(self, change: Change) -> Answer:
+    async def submit(self, change: Change) -> ChangeResult:
         """Queue a change; a caller that finds no write under way writes for all."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ChangeResult] = asyncio.get_running_loop().create_future()
         self._queue.append((change, future))
         if not self._running:
             self._running = True
@@ -352,33 +356,33 @@ class _Writer:
                 self._running = False
         return await future
 
-    async def _write(self, batch: list[tuple[Change, asyncio.Future[Answer]]]) -> None:
+    async def _write(self, batch: list[tuple[Change, asyncio.Future[ChangeResult]]]) -> None:
         try:
-            answers = await self._commit([change for change, _ in batch])
+            results = await self._commit([change for change, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is the answer of each; who queued up behind must still be served
-            _refuse(batch, error)
+            _fail_all(batch, error)
             return
         except BaseException:
             waiting, self._queue = self._queue, []
-            _refuse([*batch, *waiting], Unreachable("The account could not be written."))
+            _fail_all([*batch, *waiting], Unreachable("The account could not be written."))
             raise
-        for (_, future), answer in zip(batch, answers, strict=True):
+        for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
-                future.set_result(answer)
+                future.set_result(result)
 
-    async def _commit(self, changes: list[Change]) -> list[Answer]:
+    async def _commit(self, changes: list[Change]) -> list[ChangeResult]:
         for _ in range(TRIES_MAX):
-            known, self._known = self._known, None
-            account, revision = known or await read_account(self._shared, self._key)
+            cached, self._cached = self._cached, None
+            account, revision = cached or await read_account(self._shared, self._key)
             working = account.copy()
-            answers = [apply_change(working, change) for change in changes]
-            if known is not None and (working == account or not all(answer.fits for answer in answers)):
+            results = [apply_change(working, change) for change in changes]
+            if cached is not None and (working == account or not all(result.fits for result in results)):
                 # Another process may have changed it since: only a write proves that what is known is true.
                 continue
             if working == account:
-                self._known = account, revision
-                return answers
-            value, ttl_s = msgspec.json.encode(working), self._owner.ttl_s(self._key)
+                self._cached = account, revision
+                return results
+            value, ttl_s = msgspec.json.encode(working), self._ledger.ttl_s(self._key)
             try:
                 if revision:
                     revision = await self._shared.update(self._key, value, revision=revision, ttl_s=ttl_s)
@@ -386,14 +390,14 @@ class _Writer:
                     revision = await self._shared.create(self._key, value, ttl_s=ttl_s)
             except Conflict:
                 continue
-            self._known = (working, revision)
-            if working.waiting and _made_room(account, working):
-                self._owner.wake(working, self._limit)
-            return answers
+            self._cached = (working, revision)
+            if working.waiting and _has_freed_funds(account, working):
+                self._ledger.wake_waiting(working, self._limit)
+            return results
         raise Unreachable(f"The account '{self._key}' changed {TRIES_MAX} times while it was written; try again.")
 
 
-def _made_room(before: Account, after: Account) -> bool:
+def _has_freed_funds(before: Account, after: Account) -> bool:
     """Whether another run may have room now: something was given back, or a run left the line without a hold."""
-    left = before.waiting.keys() - after.waiting.keys()
-    return after.taken < before.taken or bool(left - {run_of(hold) for hold in after.holds})
+    left_line = before.waiting.keys() - after.waiting.keys()
+    return after.taken < before.taken or bool(left_line - {run_of(hold) for hold in after.holds})

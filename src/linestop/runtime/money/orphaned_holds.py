@@ -11,58 +11,58 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from linestop.bus.interfaces import Log, Shared
+from linestop.bus.interfaces import Bucket, Log
 from linestop.errors import Conflict, Refused
-from linestop.runtime.money.ledger import KEPT, Accounts, read_account
+from linestop.runtime.money.ledger import ACCOUNT_RETENTION, AccountLedger, read_account
 from linestop.runtime.money.own_holds import spent_of
 from linestop.schemas.account_names import period_end
 from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
-FORGOTTEN_AFTER_S = 120.0
+ORPHANED_AFTER_S = 120.0
 """How old a hold is before its run's log is read: most end sooner by themselves."""
 
 
-MARGIN = timedelta(hours=1)
+RETENTION_MARGIN = timedelta(hours=1)
 """An account that has a time to live ends by that, before anybody looks for it here."""
 
-REMOVED_AT_ONCE = 1_000
+REMOVED_PER_CALL_MAX = 1_000
 
 
-async def release_forgotten(accounts: Accounts, log: Log, *, older_than_s: float = FORGOTTEN_AFTER_S) -> int:
+async def release_orphaned_holds(ledger: AccountLedger, log: Log, *, older_than_s: float = ORPHANED_AFTER_S) -> int:
     """End every forgotten hold, in all its accounts; return how many there were."""
     ended: set[str] = set()
     runs: dict[tuple[str, str], Run] = {}
-    for hold in await accounts.held(older_than_s):
+    for hold in await ledger.open_holds(older_than_s):
         tenant, name, ordinal = hold.hold.split(".")
         if (tenant, name) not in runs:
             # A replica that lags might not have the run yet that a young hold is for.
             messages = await log.load(TenantId(tenant), RunId(name), leader=True)
-            found = [(m.subject, m.payload, m.seq) for m in messages]
-            runs[tenant, name] = fold_messages(TenantId(tenant), RunId(name), found)
+            log_messages = [(m.subject, m.payload, m.seq) for m in messages]
+            runs[tenant, name] = fold_messages(TenantId(tenant), RunId(name), log_messages)
         run = runs[tenant, name]
         user = run.opened.task.user if run.opened else ""
         # The system's account is the last: while the hold is there, whatever is left elsewhere is found again.
-        lines = reversed(accounts.lines(tenant, user, hold.hour))
+        lines = reversed(ledger.accounts_of(tenant, user, hold.hour))
         for account, period, _ in lines:
             spent = spent_of(run, hold.hold, (account, period), ordinal=int(ordinal))
             if spent is not None:
-                await accounts.end(hold.hold, account, period, spent_micros=spent)
+                await ledger.end_hold(hold.hold, account, period, spent_micros=spent)
                 ended.add(hold.hold)
     # A stray may be a hold that is just being made or ended: who is near its end is left alone.
-    for stray in await accounts.strays(max(older_than_s, FORGOTTEN_AFTER_S)):
-        await accounts.give_back(stray)
+    for stray in await ledger.stray_holds(max(older_than_s, ORPHANED_AFTER_S)):
+        await ledger.release_stray(stray)
         ended.add(stray.hold)
     return len(ended)
 
 
-async def remove_ended_accounts(shared: Shared, now: datetime) -> bool:
+async def remove_ended_accounts(shared: Bucket, now: datetime) -> bool:
     """Remove accounts whose period is over for longer than they are kept, some at once; whether all are gone."""
     removed = 0
     for key in await shared.keys("account."):
         if not _is_over(key, now):
             continue
-        if removed == REMOVED_AT_ONCE:
+        if removed == REMOVED_PER_CALL_MAX:
             return False
         try:
             account, revision = await read_account(shared, key)
@@ -77,6 +77,6 @@ async def remove_ended_accounts(shared: Shared, now: datetime) -> bool:
 
 def _is_over(key: str, now: datetime) -> bool:
     try:
-        return period_end(key.rpartition(".")[2]) + KEPT + MARGIN < now
+        return period_end(key.rpartition(".")[2]) + ACCOUNT_RETENTION + RETENTION_MARGIN < now
     except ValueError:
         return False

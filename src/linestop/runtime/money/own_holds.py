@@ -21,12 +21,12 @@ class OwnHolds:
     def __init__(self) -> None:
         self._made: dict[str, tuple[str, tuple[AccountLine, ...]]] = {}
 
-    def note(self, hold: str, lines: Sequence[AccountLine]) -> None:
+    def record(self, hold: str, lines: Sequence[AccountLine]) -> None:
         """The hold was made in these accounts, if in any."""
         if lines and len(self._made) < RUNS_MAX:
             self._made[hold.rpartition(".")[0]] = (hold, tuple(lines))
 
-    def of_no_use(self, run: Run) -> bool:
+    def is_obsolete(self, run: Run) -> bool:
         """Whether the run needs the hold no more: it is over, or another worker had the hold and settled it."""
         hold, _ = self._made.get(_key(run), ("", ()))
         if not hold or hold in run.holds:

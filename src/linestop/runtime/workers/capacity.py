@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from linestop.bus.worker_heartbeats import LAG_MAX_S, Load
+from linestop.bus.worker_heartbeats import LAG_MAX_S, ProcessLoad
 from linestop.runtime.run_cache import Key
 from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted
@@ -28,19 +28,19 @@ from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
 
 LOG = structlog.get_logger("linestop.capacity")
-RESTS_FROM_S = 1.0
+IDLE_FROM_S = 1.0
 """A run whose next start is this far away does not count as being worked on."""
 
 
-LAG_COUNTS_S = 1.0
+LAG_VALID_S = 1.0
 RECHECK_AFTER_S = 10.0
 RECHECKS_MAX = 16
 """When all places for runs are taken, those that nothing was heard of for a while are looked at again, some at once."""
 
-TELL_EVERY_S = 60.0
+LOG_OVERLOAD_EVERY_S = 60.0
 
 
-class LookSoon(Protocol):
+class ScheduleRunAgain(Protocol):
     """Looks at a run again in the background; ``fresh`` reads its log first."""
 
     def __call__(self, key: Key, *, fresh: bool) -> None:
@@ -51,23 +51,23 @@ class LookSoon(Protocol):
 class Capacity:
     """The places of one process. ``look_soon`` looks at a run again."""
 
-    def __init__(self, limits: WorkerLimits, look_soon: LookSoon) -> None:
+    def __init__(self, limits: WorkerLimits, schedule: ScheduleRunAgain) -> None:
         self.has_budget = False
         """Whether this process asks the accounts: then a run that is not covered after a look waits for money."""
         self._limits = limits.resolved()
-        self._look_soon = look_soon
+        self._schedule = schedule
         self._runs: dict[Key, float] = {}
         self._starts: dict[tuple[Key, int], int] = {}
         self._reserved: dict[Key, int] = {}
         self._waiting: dict[Key, int] = {}
-        self._grown: set[Callable[[], None]] = set()
+        self._on_freed: set[Callable[[], None]] = set()
         self._lag_s, self._lag_at = 0.0, 0.0
-        self._told_at: float | None = None
+        self._overload_logged_at: float | None = None
 
     @property
-    def load(self) -> Load:
+    def load(self) -> ProcessLoad:
         """What the process works on now."""
-        return Load(
+        return ProcessLoad(
             runs=len(self._runs), runs_max=self._limits.runs_max, starts=self._used(),
             starts_max=self._limits.starts_max, waiting=len(self._waiting), lag_s=round(self._lag(), 3),
         )  # fmt: skip
@@ -83,7 +83,7 @@ class Capacity:
             self._reserved[key] = weight
             return True
         self._waiting.setdefault(key, weight)
-        self._tell()
+        self._log_overload()
         return False
 
     def begin(self, run: Run, event: AnyEvent) -> None:
@@ -95,14 +95,14 @@ class Capacity:
     def end(self, key: Key, n: int) -> None:
         """What was started in event ``n`` is over; saying so twice is harmless."""
         if self._starts.pop((key, n), None) is not None:
-            self._hand_on()
+            self._pass_on_places()
 
     def release(self, key: Key) -> None:
         """Give back what was reserved for this run and not begun."""
         if self._reserved.pop(key, None) is not None:
-            self._hand_on()
+            self._pass_on_places()
 
-    def waits(self, key: Key) -> bool:
+    def is_waiting(self, key: Key) -> bool:
         """Whether this run waits for a place, or has just been given one."""
         return key in self._waiting or key in self._reserved
 
@@ -113,7 +113,7 @@ class Capacity:
     def _used(self) -> int:
         return sum(self._starts.values()) + sum(self._reserved.values())
 
-    def _hand_on(self) -> None:
+    def _pass_on_places(self) -> None:
         """Give free places to those that have waited longest."""
         while self._waiting:
             key, weight = next(iter(self._waiting.items()))
@@ -121,41 +121,41 @@ class Capacity:
                 return
             del self._waiting[key]
             self._reserved[key] = weight
-            self._look_soon(key, fresh=False)
+            self._schedule(key, fresh=False)
 
     # --- runs ----------------------------------------------------------------------------------------------
 
-    def looked(self, run: Run, now: datetime, *, ours: bool) -> None:
+    def pass_ended(self, run: Run, now: datetime, *, is_ours: bool) -> None:
         """A look at this run is over: count it, if it is this process that moves it on and it does not rest.
 
         What was reserved in that look and not begun is given back.
         """
         key = (run.tenant, run.run)
         self.release(key)
-        if ours and not _rests(run, now, has_budget=self.has_budget):
+        if is_ours and not _is_idle(run, now, has_budget=self.has_budget):
             self._runs[key] = asyncio.get_running_loop().time()
             return
         if run.done or run.paused:
             self._waiting.pop(key, None)
         if self._runs.pop(key, None) is not None:
-            for grown in list(self._grown):
-                grown()
+            for on_freed in list(self._on_freed):
+                on_freed()
 
     def free(self) -> int:
         """How many more runs the process may take on now."""
         if self._runs and self._lag() > LAG_MAX_S:
-            self._tell()
+            self._log_overload()
             return 0
         left = self._limits.runs_max - len(self._runs)
         if left <= 0:
-            self._tell()
+            self._log_overload()
             self._recheck()
         return max(left, 0)
 
-    def watch(self, grown: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
         """Call ``grown`` whenever a run is no longer counted; return what ends that."""
-        self._grown.add(grown)
-        return lambda: self._grown.discard(grown)
+        self._on_freed.add(on_freed)
+        return lambda: self._on_freed.discard(on_freed)
 
     def _recheck(self) -> None:
         """Look again at runs that somebody else may have ended or moved on meanwhile."""
@@ -163,22 +163,22 @@ class Capacity:
         stale = [key for key, at in self._runs.items() if now - at > RECHECK_AFTER_S and key not in performed]
         for key in stale[:RECHECKS_MAX]:
             self._runs[key] = now
-            self._look_soon(key, fresh=True)
+            self._schedule(key, fresh=True)
 
     # --- overload ------------------------------------------------------------------------------------------
 
-    def lagged(self, seconds: float) -> None:
+    def record_lag(self, seconds: float) -> None:
         """A step began this long after it was due."""
         self._lag_s, self._lag_at = seconds, asyncio.get_running_loop().time()
 
     def _lag(self) -> float:
-        return self._lag_s if asyncio.get_running_loop().time() - self._lag_at < LAG_COUNTS_S else 0.0
+        return self._lag_s if asyncio.get_running_loop().time() - self._lag_at < LAG_VALID_S else 0.0
 
-    def _tell(self) -> None:
+    def _log_overload(self) -> None:
         """Name the overload in the process's log, now and then."""
         now = asyncio.get_running_loop().time()
-        if self._told_at is None or now - self._told_at >= TELL_EVERY_S:
-            self._told_at = now
+        if self._overload_logged_at is None or now - self._overload_logged_at >= LOG_OVERLOAD_EVERY_S:
+            self._overload_logged_at = now
             LOG.warning("overloaded", **msgspec.structs.asdict(self.load))
 
 
@@ -191,9 +191,9 @@ def _weight(run: Run, event: AnyEvent) -> int:
     return sum(PROCESS_TOOL_WEIGHT if grant is not None and grant.kind == "process" else 1 for grant in grants)
 
 
-def _rests(run: Run, now: datetime, *, has_budget: bool) -> bool:
+def _is_idle(run: Run, now: datetime, *, has_budget: bool) -> bool:
     """Whether nothing is to be done for this run soon: it is over, or waits for a person, a date or money."""
-    if run.opened is None or run.breaks or run.done or run.paused or run.phase is Phase.WAITING:
+    if run.opened is None or run.fold_failures or run.done or run.paused or run.phase is Phase.WAITING:
         return True
     if run.open_attempts:
         return False
@@ -201,4 +201,4 @@ def _rests(run: Run, now: datetime, *, has_budget: bool) -> bool:
     if not isinstance(start, NextStart):
         return False
     uncovered = has_budget and start.cost_max_micros > run.available_micros
-    return uncovered or (start.at - now).total_seconds() > RESTS_FROM_S
+    return uncovered or (start.at - now).total_seconds() > IDLE_FROM_S

@@ -18,8 +18,16 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.interfaces import Shared, SharedValue
-from linestop.bus.worker_heartbeats import BEAT_EVERY_S, Beat, Load, Roster, State, beat_key, read_beat
+from linestop.bus.interfaces import Bucket, BucketValue
+from linestop.bus.worker_heartbeats import (
+    HEARTBEAT_EVERY_S,
+    Heartbeat,
+    ProcessLoad,
+    Roster,
+    WorkerState,
+    heartbeat_key,
+    read_heartbeat,
+)
 from linestop.clock import Clock
 from linestop.errors import Conflict, LinestopError
 from linestop.runtime.run_cache import CachedRun
@@ -37,7 +45,7 @@ class RoleLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     runs: int
     starts: int
-    process: Load
+    process: ProcessLoad
 
 
 class LoadOf(Protocol):
@@ -49,40 +57,40 @@ class LoadOf(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Watchers:
+class PresenceCallbacks:
     """Whom a presence tells: of workers that died, and of a clock that went wrong (why) or right (empty)."""
 
-    died: Callable[[list[Beat]], None]
-    clock: Callable[[str], Awaitable[None]]
+    on_deaths: Callable[[list[Heartbeat]], None]
+    on_clock: Callable[[str], Awaitable[None]]
 
 
 class Presence:
     """Beats for the roles of one process. ``compares`` False leaves its clock as it is."""
 
     def __init__(
-        self, buckets: Mapping[RoleName, Shared], clock: Clock, *, worker: str, load: LoadOf, compares: bool = True
+        self, buckets: Mapping[RoleName, Bucket], clock: Clock, *, worker: str, load: LoadOf, compare_clock: bool = True
     ) -> None:
         self.roster = Roster()
-        self.state: State = "working"
-        self.watchers: Watchers | None = None
+        self.state: WorkerState = "working"
+        self.callbacks: PresenceCallbacks | None = None
         self._buckets = dict(buckets)
         self._clock = clock
         self._worker = worker
         self._load = load
-        self._compares = compares
+        self._compare_clock = compare_clock
         self._compare_at: datetime | None = None
         self._revisions: dict[RoleName, int] = {}
         self._started_at: datetime | None = None
         self._version = _own_version()
-        self._fails = False
-        self._told = ""
+        self._is_failing = False
+        self._reported_refusal = ""
 
     @asynccontextmanager
-    async def shown(self) -> AsyncGenerator[None]:
+    async def sending_heartbeats(self) -> AsyncGenerator[None]:
         """Beat while the block runs, and say goodbye at its end. The first round is over when it begins."""
-        await self._safely()
+        await self._round_safely()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._for_ever)
+            tasks.start_soon(self._run)
             try:
                 yield
             finally:
@@ -90,105 +98,105 @@ class Presence:
         with anyio.move_on_after(GOODBYE_WITHIN_S, shield=True):
             self.state = "ended"
             for role in self._buckets:
-                await self._beat_safely(role)
+                await self._store_heartbeat_safely(role)
 
-    async def _for_ever(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await anyio.sleep(BEAT_EVERY_S)
-            await self._safely()
+            await anyio.sleep(HEARTBEAT_EVERY_S)
+            await self._round_safely()
 
-    async def _safely(self) -> None:
+    async def _round_safely(self) -> None:
         try:
             await self.round()
         except LinestopError as error:
-            if not self._fails:
+            if not self._is_failing:
                 LOG.warning("beat_failed", worker=self._worker, error=str(error))
-            self._fails = True
+            self._is_failing = True
         except Exception:
             # Whatever another process wrote there, this one goes on showing that it lives.
             LOG.exception("beat_failed", worker=self._worker)
         else:
-            self._fails = False
+            self._is_failing = False
 
     async def round(self) -> None:
         """Beat once for each role, then look at the beats of others."""
         first = next(iter(self._buckets))
         before = self._clock.now()
-        await self._beat(first)
+        await self._store_heartbeat(first)
         after = self._clock.now()
         for role in list(self._buckets)[1:]:
-            await self._beat(role)
-        found = await self._read(first)
-        own = next((value for value in found if value.key == beat_key(first, self._worker)), None)
+            await self._store_heartbeat(role)
+        values = await self._read(first)
+        own = next((value for value in values if value.key == heartbeat_key(first, self._worker)), None)
         if own is not None and own.stored_at is not None and own.revision == self._revisions.get(first):
             await self._compare(before, own.stored_at, after)
-        died = [beat for beat in self.roster.look(found) if beat.worker != self._worker]
-        if died and self.watchers is not None:
-            self.watchers.died(died)
+        dead = [beat for beat in self.roster.update(values) if beat.worker != self._worker]
+        if dead and self.callbacks is not None:
+            self.callbacks.on_deaths(dead)
 
-    async def _read(self, first: RoleName) -> list[SharedValue]:
+    async def _read(self, first: RoleName) -> list[BucketValue]:
         """All beats where all are needed (a recorder looks after every role), else those of one's own roles."""
         if "recorder" in self._buckets:
             return await self._buckets["recorder"].values("")
         return [value for role in self._buckets for value in await self._buckets[first].values(f"{role}.")]
 
-    async def _compare(self, before: datetime, there: datetime, after: datetime) -> None:
+    async def _compare(self, before: datetime, stored_at: datetime, after: datetime) -> None:
         clock = self._clock
         due = self._compare_at is None or self._clock.now() >= self._compare_at
-        if not self._compares or not (due or clock.refusal):
+        if not self._compare_clock or not (due or clock.refusal):
             return
         loads = [self._load(role) for role in self._buckets]
         clock.compare(
-            before, there, after,
-            performing=any(load.starts for load in loads), runs=any(load.runs for load in loads),
+            before, stored_at, after,
+            performing=any(load.starts for load in loads), has_open_runs=any(load.runs for load in loads),
         )  # fmt: skip
         self._compare_at = clock.now() + COMPARE_EVERY
-        if clock.refusal != self._told:
-            self._told = clock.refusal
+        if clock.refusal != self._reported_refusal:
+            self._reported_refusal = clock.refusal
             if clock.refusal:
                 LOG.warning("clock_off", worker=self._worker, sentence=f"{self._worker}: {clock.refusal}")
-            if self.watchers is not None:
-                await self.watchers.clock(clock.refusal)
+            if self.callbacks is not None:
+                await self.callbacks.on_clock(clock.refusal)
 
-    async def _beat_safely(self, role: RoleName) -> None:
+    async def _store_heartbeat_safely(self, role: RoleName) -> None:
         try:
-            await self._beat(role)
+            await self._store_heartbeat(role)
         except LinestopError as error:
             LOG.info("goodbye_failed", worker=self._worker, error=str(error))
 
-    async def _beat(self, role: RoleName) -> None:
+    async def _store_heartbeat(self, role: RoleName) -> None:
         """Store a beat over the last one of this name, unless a later holder of the name beats already."""
-        shared, key = self._buckets[role], beat_key(role, self._worker)
-        value = msgspec.json.encode(self._of(role))
+        bucket, key = self._buckets[role], heartbeat_key(role, self._worker)
+        value = msgspec.json.encode(self._heartbeat(role))
         try:
             if role in self._revisions:
-                self._revisions[role] = await shared.update(key, value, revision=self._revisions[role])
+                self._revisions[role] = await bucket.update(key, value, revision=self._revisions[role])
             else:
-                self._revisions[role] = await shared.create(key, value)
+                self._revisions[role] = await bucket.create(key, value)
         except Conflict:
-            found = await shared.get(key)
-            if found is None:
-                self._revisions[role] = await shared.create(key, value)
+            value_now = await bucket.get(key)
+            if value_now is None:
+                self._revisions[role] = await bucket.create(key, value)
                 return
-            beat = read_beat(found)
+            beat = read_heartbeat(value_now)
             if beat is not None and incarnation_of(beat.worker) > incarnation_of(self._worker):
                 raise Conflict(
                     f"Another process works under the name of {self._worker}: give each worker its own name."
                 ) from None
-            self._revisions[role] = await shared.update(key, value, revision=found.revision)
+            self._revisions[role] = await bucket.update(key, value, revision=value_now.revision)
 
-    def _of(self, role: RoleName) -> Beat:
+    def _heartbeat(self, role: RoleName) -> Heartbeat:
         self._started_at = self._started_at or self._clock.now()
         load = self._load(role)
-        refuses = bool(self._clock.refusal) and self.state == "working"
-        return Beat(
+        is_refusing = bool(self._clock.refusal) and self.state == "working"
+        return Heartbeat(
             role=role, worker=self._worker, host=host_name(), version=self._version, started_at=self._started_at,
-            state="refusing" if refuses else self.state, why=self._clock.refusal if refuses else "",
+            state="refusing" if is_refusing else self.state, why=self._clock.refusal if is_refusing else "",
             clock_offset_s=self._clock.offset_s, runs=load.runs, starts=load.starts, load=load.process,
         )  # fmt: skip
 
 
-def load_of(entries: Iterable[CachedRun], role: RoleName) -> tuple[int, int]:
+def count_runs_and_starts(entries: Iterable[CachedRun], role: RoleName) -> tuple[int, int]:
     """The open runs among these, and how many starts are performed for ``role``."""
     runs = starts = 0
     for entry in entries:

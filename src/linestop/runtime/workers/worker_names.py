@@ -24,7 +24,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from linestop.bus.interfaces import Shared, SharedValue
+from linestop.bus.interfaces import Bucket, BucketValue
 from linestop.bus.stream_names import SHARED_BUCKET, WORKERS_BUCKET
 from linestop.errors import ConfigError, Conflict
 from linestop.schemas.subjects import check_name
@@ -33,7 +33,7 @@ NAMES_MAX: Final = 100
 """How many workers of one kind may share a host and a state folder without being given names."""
 
 TRIES_MAX: Final = 10
-_FOREIGN = re.compile("[^a-z0-9-]+")
+_NOT_IN_NAMES = re.compile("[^a-z0-9-]+")
 
 
 class WorkerLock:
@@ -44,7 +44,7 @@ class WorkerLock:
         self.path = path
         self._descriptor = descriptor
 
-    def beat(self) -> None:
+    def touch(self) -> None:
         """Say that the holder's event loop still turns."""
         os.utime(self._descriptor)
 
@@ -60,12 +60,12 @@ def lock_path(directory: Path, name: str) -> Path:
 
 def host_name() -> str:
     """This host's name as it may stand in a worker's."""
-    name = _FOREIGN.sub("-", socket.gethostname().lower().partition(".")[0]).strip("-")
+    name = _NOT_IN_NAMES.sub("-", socket.gethostname().lower().partition(".")[0]).strip("-")
     return name[:40] or "host"
 
 
 @contextlib.contextmanager
-def hold_name(directory: Path, name: str) -> Generator[WorkerLock]:
+def lock_name(directory: Path, name: str) -> Generator[WorkerLock]:
     """Hold exactly this name while the block runs.
 
     Raises:
@@ -82,7 +82,7 @@ def hold_name(directory: Path, name: str) -> Generator[WorkerLock]:
 
 
 @contextlib.contextmanager
-def hold_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
+def lock_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
     """Hold the first free one of ``<kind>``, ``<kind>-2``, ``<kind>-3`` … while the block runs.
 
     The lowest is taken, so that a process that replaces a killed one gets its name and what it left open.
@@ -101,7 +101,7 @@ def hold_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
     raise ConfigError(f"{NAMES_MAX} workers called {kind} run already: give this one a name of its own.")
 
 
-def is_held(directory: Path, name: str) -> bool:
+def is_locked(directory: Path, name: str) -> bool:
     """Whether a process holds the name at this moment."""
     if not lock_path(directory, name).exists():
         return False
@@ -112,7 +112,7 @@ def is_held(directory: Path, name: str) -> bool:
     return False
 
 
-async def next_incarnation(workers: Shared, name: str, *, older: Shared) -> str:
+async def next_incarnation(workers: Bucket, name: str, *, older: Bucket) -> str:
     """Number this holder of ``name``; return ``<name>#<incarnation>``. Call it while holding the name.
 
     Args:
@@ -125,27 +125,29 @@ async def next_incarnation(workers: Shared, name: str, *, older: Shared) -> str:
         Conflict: if somebody else keeps moving the counter: the name is held twice.
     """
     for _ in range(TRIES_MAX):
-        found = await workers.get(name)
-        number = 1 + (_count(found, WORKERS_BUCKET) or _count(await older.get(f"worker.{name}"), SHARED_BUCKET))
+        value = await workers.get(name)
+        number = 1 + (
+            _last_number(value, WORKERS_BUCKET) or _last_number(await older.get(f"worker.{name}"), SHARED_BUCKET)
+        )
         try:
-            if found is None:
+            if value is None:
                 await workers.create(name, b"%d" % number)
             else:
-                await workers.update(name, b"%d" % number, revision=found.revision)
+                await workers.update(name, b"%d" % number, revision=value.revision)
         except Conflict:
             continue
         return f"{name}#{number}"
     raise Conflict(f"The worker name {name} is taken by several processes at once: give each its own.")
 
 
-def _count(found: SharedValue | None, bucket: str) -> int:
+def _last_number(value: BucketValue | None, bucket: str) -> int:
     """The number that was given last, 0 if none was."""
-    if found is None or not found.value:
+    if value is None or not value.value:
         return 0
     try:
-        return int(found.value)
+        return int(value.value)
     except ValueError:
-        raise ConfigError(f"Key {found.key} of the bucket `{bucket}` is not a number: delete it.") from None
+        raise ConfigError(f"Key {value.key} of the bucket `{bucket}` is not a number: delete it.") from None
 
 
 def _try_lock(directory: Path, name: str) -> WorkerLock | None:

@@ -44,7 +44,7 @@ def open_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
         OSError: as ``open`` does; ELOOP for a symbolic link, EXDEV for another file system.
     """
     assert all(part and "/" not in part and part not in {".", ".."} for part in parts)
-    if OPENAT2:
+    if HAS_OPENAT2:
         return _openat2(root, "/".join(parts) or ".", flags)
     return walk_beneath(root, parts, flags)
 
@@ -55,11 +55,11 @@ def walk_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
     current = os.dup(root)
     try:
         for index, part in enumerate(parts):
-            last = index == len(parts) - 1
-            mode = flags | os.O_NOFOLLOW | os.O_CLOEXEC if last else _DIRECTORY
-            below = os.open(part, mode, dir_fd=current)
+            is_last = index == len(parts) - 1
+            mode = flags | os.O_NOFOLLOW | os.O_CLOEXEC if is_last else _DIRECTORY
+            child = os.open(part, mode, dir_fd=current)
             os.close(current)
-            current = below
+            current = child
             _check_device(current, device)
     except BaseException:
         os.close(current)
@@ -90,7 +90,7 @@ def _openat2(root: int, path: str, flags: int) -> int:
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
-def _probe() -> bool:
+def _has_openat2() -> bool:
     """Whether the kernel has ``openat2`` and no filter forbids it (ENOSYS and EPERM, respectively)."""
     if not sys.platform.startswith("linux"):
         return False
@@ -107,4 +107,4 @@ def _probe() -> bool:
     return True
 
 
-OPENAT2 = _probe()
+HAS_OPENAT2 = _has_openat2()

@@ -27,7 +27,7 @@ _NAME_BYTES_MAX = 255
 _PATH_CHARS_MAX = 1_024
 _DEPTH_MAX = 16
 _SHOWN_CHARS_MAX = 80
-_TEMPORARY = ".linestop-"
+_TEMPORARY_PREFIX = ".linestop-"
 _REASONS = {
     errno.ENOENT: "does not exist",
     errno.ELOOP: "is or passes through a symbolic link, which is refused",
@@ -75,7 +75,7 @@ class Workspace:
         """
         for name in (tenant, run):
             if not _NAME.fullmatch(name):
-                raise WorkspaceError(f"{_shown(name)} is no name for a workspace; use [a-z0-9-], at most 63")
+                raise WorkspaceError(f"{_quoted(name)} is no name for a workspace; use [a-z0-9-], at most 63")
         root = base / tenant / run
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(root, limits)
@@ -92,26 +92,26 @@ class Workspace:
             WorkspaceError: if there is none beneath the workspace, or it is over ``file_bytes_max``.
         """
         parts = _parts(path)
-        most = self.limits.file_bytes_max
+        bytes_max = self.limits.file_bytes_max
         with _Root(self.root, path) as root:
             # O_NONBLOCK: opening a FIFO would otherwise wait for a writer, for ever.
             descriptor = open_beneath(root, parts, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
             try:
-                about = os.fstat(descriptor)
-                if stat.S_ISDIR(about.st_mode):
+                file_status = os.fstat(descriptor)
+                if stat.S_ISDIR(file_status.st_mode):
                     raise IsADirectoryError(errno.EISDIR, path)
-                if not stat.S_ISREG(about.st_mode):
+                if not stat.S_ISREG(file_status.st_mode):
                     raise OSError(errno.ENXIO, path)
-                if about.st_nlink != 1:
-                    raise WorkspaceError(f"{_shown(path)} has a second name (hard link), which is refused")
-                if about.st_size > most:
-                    raise WorkspaceError(_too_large(path, about.st_size, most))
+                if file_status.st_nlink != 1:
+                    raise WorkspaceError(f"{_quoted(path)} has a second name (hard link), which is refused")
+                if file_status.st_size > bytes_max:
+                    raise WorkspaceError(_too_large_sentence(path, file_status.st_size, bytes_max))
                 # The size may have grown since fstat, so the cap is also put on what is read.
-                data = _read_up_to(descriptor, most + 1)
+                data = _read_up_to(descriptor, bytes_max + 1)
             finally:
                 os.close(descriptor)
-        if len(data) > most:
-            raise WorkspaceError(_too_large(path, len(data), most))
+        if len(data) > bytes_max:
+            raise WorkspaceError(_too_large_sentence(path, len(data), bytes_max))
         return data
 
     def write(self, path: str, data: bytes) -> None:
@@ -122,9 +122,9 @@ class Workspace:
         """
         parts = _parts(path)
         if not parts:
-            raise WorkspaceError(f"{_shown(path)} is the workspace itself, not a file in it")
+            raise WorkspaceError(f"{_quoted(path)} is the workspace itself, not a file in it")
         if len(data) > self.limits.file_bytes_max:
-            raise WorkspaceError(_too_large(path, len(data), self.limits.file_bytes_max))
+            raise WorkspaceError(_too_large_sentence(path, len(data), self.limits.file_bytes_max))
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _Root(self.root, path) as root:
             self._check_room(root, parts, len(data))
@@ -141,7 +141,7 @@ class Workspace:
             directory = open_beneath(root, parts, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 names = _names(directory, self.limits.entries_max)
-                found = [_entry(directory, name) for name in names if not name.startswith(_TEMPORARY)]
+                found = [_entry(directory, name) for name in names if not name.startswith(_TEMPORARY_PREFIX)]
             finally:
                 os.close(directory)
         return tuple(sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name))
@@ -150,12 +150,12 @@ class Workspace:
         """Delete a file (or the link itself, never what it points to) or an empty directory."""
         parts = _parts(path)
         if not parts:
-            raise WorkspaceError(f"{_shown(path)} is the workspace itself and cannot be deleted")
+            raise WorkspaceError(f"{_quoted(path)} is the workspace itself and cannot be deleted")
         with _Root(self.root, path) as root:
             parent = open_beneath(root, parts[:-1], os.O_RDONLY | os.O_DIRECTORY)
             try:
-                about = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
-                if stat.S_ISDIR(about.st_mode):
+                file_status = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(file_status.st_mode):
                     os.rmdir(parts[-1], dir_fd=parent)
                 else:
                     os.unlink(parts[-1], dir_fd=parent)
@@ -195,7 +195,7 @@ class _Root:
         os.close(self._descriptor)
         if isinstance(error, OSError):
             reason = _REASONS.get(error.errno or 0) or f"cannot be used ({os.strerror(error.errno or 0)})"
-            raise WorkspaceError(f"{_shown(self._path)} {reason}") from None
+            raise WorkspaceError(f"{_quoted(self._path)} {reason}") from None
 
 
 def _parts(path: str) -> tuple[str, ...]:
@@ -203,19 +203,19 @@ def _parts(path: str) -> tuple[str, ...]:
     if not path or len(path) > _PATH_CHARS_MAX:
         raise WorkspaceError(f"a path has 1 to {_PATH_CHARS_MAX} characters; this one has {len(path)}")
     if path.startswith("/"):
-        raise WorkspaceError(f"{_shown(path)} is absolute; name it relative to the workspace")
+        raise WorkspaceError(f"{_quoted(path)} is absolute; name it relative to the workspace")
     if path.endswith("/"):
-        raise WorkspaceError(f"{_shown(path)} ends in a slash; name the file or directory without it")
+        raise WorkspaceError(f"{_quoted(path)} ends in a slash; name the file or directory without it")
     if any(unicodedata.category(c) in {"Cc", "Cs"} for c in path):
-        raise WorkspaceError(f"{_shown(path)} holds control characters; leave them out")
+        raise WorkspaceError(f"{_quoted(path)} holds control characters; leave them out")
     parts = _resolve(path)
     if len(parts) > _DEPTH_MAX:
-        raise WorkspaceError(f"{_shown(path)} is {len(parts)} levels deep; at most {_DEPTH_MAX}")
+        raise WorkspaceError(f"{_quoted(path)} is {len(parts)} levels deep; at most {_DEPTH_MAX}")
     for part in parts:
         if len(part.encode()) > _NAME_BYTES_MAX:
-            raise WorkspaceError(f"{_shown(part)} is too long a name; at most {_NAME_BYTES_MAX} bytes")
-        if part.startswith(_TEMPORARY):
-            raise WorkspaceError(f"names beginning with {_TEMPORARY} are linestop's own; choose another name")
+            raise WorkspaceError(f"{_quoted(part)} is too long a name; at most {_NAME_BYTES_MAX} bytes")
+        if part.startswith(_TEMPORARY_PREFIX):
+            raise WorkspaceError(f"names beginning with {_TEMPORARY_PREFIX} are linestop's own; choose another name")
     return parts
 
 
@@ -225,16 +225,16 @@ def _resolve(path: str) -> tuple[str, ...]:
     for part in path.split("/"):
         if part == "..":
             if not parts:
-                raise WorkspaceError(f"{_shown(path)} leaves the workspace, which is refused")
+                raise WorkspaceError(f"{_quoted(path)} leaves the workspace, which is refused")
             parts.pop()
         elif part not in {"", "."}:
             parts.append(part)
     return tuple(parts)
 
 
-def _read_up_to(descriptor: int, most: int) -> bytes:
+def _read_up_to(descriptor: int, bytes_max: int) -> bytes:
     chunks: list[bytes] = []
-    left = most
+    left = bytes_max
     while left > 0 and (chunk := os.read(descriptor, min(left, 1 << 20))):
         chunks.append(chunk)
         left -= len(chunk)
@@ -256,7 +256,7 @@ def _make_parents(root: int, parts: tuple[str, ...]) -> int:
 
 def _replace(parent: int, name: str, data: bytes) -> None:
     """Write beside and rename over: a reader sees the old or the new file, and a planted link is replaced."""
-    temporary = _TEMPORARY + secrets.token_hex(8)
+    temporary = _TEMPORARY_PREFIX + secrets.token_hex(8)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
     try:
@@ -272,20 +272,20 @@ def _replace(parent: int, name: str, data: bytes) -> None:
         raise
 
 
-def _names(directory: int, most: int) -> list[str]:
+def _names(directory: int, names_max: int) -> list[str]:
     with os.scandir(directory) as found:
-        return [entry.name for entry, _ in zip(found, range(most), strict=False)]
+        return [entry.name for entry, _ in zip(found, range(names_max), strict=False)]
 
 
 def _entry(directory: int, name: str) -> Entry | None:
     try:
-        about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        file_status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return None
     shown = "".join(c if c.isprintable() else "?" for c in name)
-    if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
-        return Entry(name=shown, kind="file", size_bytes=about.st_size)
-    return Entry(name=shown, kind="directory" if stat.S_ISDIR(about.st_mode) else "other")
+    if stat.S_ISREG(file_status.st_mode) and file_status.st_nlink == 1:
+        return Entry(name=shown, kind="file", size_bytes=file_status.st_size)
+    return Entry(name=shown, kind="directory" if stat.S_ISDIR(file_status.st_mode) else "other")
 
 
 def _size_beneath(root: int, parts: tuple[str, ...]) -> int | None:
@@ -313,10 +313,10 @@ def _usage(root: int, entries_max: int) -> tuple[int, int]:
     return entries, total
 
 
-def _too_large(path: str, size: int, most: int) -> str:
-    return f"{_shown(path)} has {size} bytes; at most {most} bytes a file: split it"
+def _too_large_sentence(path: str, size: int, bytes_max: int) -> str:
+    return f"{_quoted(path)} has {size} bytes; at most {bytes_max} bytes a file: split it"
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     clean = "".join(c if c.isprintable() else "?" for c in text)
     return repr(clean if len(clean) <= _SHOWN_CHARS_MAX else clean[:_SHOWN_CHARS_MAX] + "…")

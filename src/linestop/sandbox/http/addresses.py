@@ -95,11 +95,11 @@ def parse_allow(entries: tuple[str, ...]) -> tuple[Rule, ...]:
     return tuple(_parse_entry(entry) for entry in entries)
 
 
-def allowed(rules: tuple[Rule, ...], host: str, port: int) -> Rule | None:
+def matching_rule(rules: tuple[Rule, ...], host: str, port: int) -> Rule | None:
     """The rule that allows ``host`` and ``port``, one with an explicit port first; None if there is none."""
     for rule in sorted(rules, key=lambda rule: rule.port == 0):
         port_fits = port == rule.port if rule.port else port in _PORTS.values()
-        if port_fits and _host_fits(rule.host, host):
+        if port_fits and _host_matches(rule.host, host):
             return rule
     return None
 
@@ -126,19 +126,19 @@ def address_error(address: Address, *, private: bool = False) -> str | None:
     ``private``: the operator named this very host and port, so private and loopback addresses are legal.
     Link-local ones (cloud metadata), multicast and reserved ranges never are.
     """
-    plain = _unwrap(address)
-    if plain is None:
+    unwrapped = _unwrap(address)
+    if unwrapped is None:
         return f"{address} carries another address inside"
-    if plain in _METADATA_ADDRESSES:
+    if unwrapped in _METADATA_ADDRESSES:
         return f"{address} serves a cloud's metadata"
-    if private and any(plain in network for network in (_V4_PRIVATE if plain.version == 4 else _V6_PRIVATE)):
+    if private and any(unwrapped in network for network in (_V4_PRIVATE if unwrapped.version == 4 else _V6_PRIVATE)):
         return None
-    if isinstance(plain, ipaddress.IPv4Address):
-        refused = any(plain in network for network in _V4_REFUSED) or not plain.is_global
+    if isinstance(unwrapped, ipaddress.IPv4Address):
+        is_refused = any(unwrapped in network for network in _V4_REFUSED) or not unwrapped.is_global
     else:
-        inside = plain in _V6_GLOBAL and not any(plain in network for network in _V6_REFUSED)
-        refused = not inside or not plain.is_global
-    return f"{address} is not a public address" if refused else None
+        is_global_unicast = unwrapped in _V6_GLOBAL and not any(unwrapped in network for network in _V6_REFUSED)
+        is_refused = not is_global_unicast or not unwrapped.is_global
+    return f"{address} is not a public address" if is_refused else None
 
 
 def parse_address(text: str) -> Address | None:
@@ -164,7 +164,7 @@ def _unwrap(address: Address) -> Address | None:
     return address
 
 
-def _host_fits(pattern: str, host: str) -> bool:
+def _host_matches(pattern: str, host: str) -> bool:
     if pattern == "*":
         return True
     if pattern.startswith("*."):
@@ -177,10 +177,10 @@ def _parse_entry(entry: str) -> Rule:
     host, port = entry.strip().lower(), 0
     if host == "*":
         return Rule("*", 0)
-    if found := re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^:]+))(?::([0-9]{1,5}))?", host):
-        host = found[1] or found[2]
-        port = int(found[3] or 0)
-    proper = host_error(host.removeprefix("*.")) is None
-    if not proper or port > 65_535 or (found and found[3] and not port):
+    if match := re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^:]+))(?::([0-9]{1,5}))?", host):
+        host = match[1] or match[2]
+        port = int(match[3] or 0)
+    is_valid_host = host_error(host.removeprefix("*.")) is None
+    if not is_valid_host or port > 65_535 or (match and match[3] and not port):
         raise ConfigError(f"allow: {entry!r} is no host; write host, host:port, *.domain or * (any public host)")
     return Rule(host, port)

@@ -19,13 +19,20 @@ import anyio
 import httpx2
 
 from linestop import clock
-from linestop.sandbox.http.egress_guard import READS, EgressPolicy, Guard, Resolver, netloc_of, resolve_host
+from linestop.sandbox.http.egress_guard import (
+    READ_METHODS,
+    EgressGuard,
+    EgressPolicy,
+    Resolver,
+    netloc_of,
+    resolve_host,
+)
 from linestop.sandbox.http.transport import GuardedTransport
 from linestop.schemas.tool_contracts import Egress
 
 __all__ = ["EgressClient", "EgressPolicy", "RequestOptions", "Resolver", "resolve_host"]
 
-_KEPT_ACROSS_HOSTS = frozenset({"accept", "accept-encoding", "accept-language", "host", "user-agent"})
+_HEADERS_FOR_OTHER_HOSTS = frozenset({"accept", "accept-encoding", "accept-language", "host", "user-agent"})
 
 
 class RequestOptions(TypedDict, total=False):
@@ -56,7 +63,7 @@ class EgressClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.policy = policy
-        self._guard = Guard(policy, start_by, resolve)
+        self._guard = EgressGuard(policy, start_by, resolve)
         self._deadline = deadline
         self._tls = tls
         self._client: httpx2.AsyncClient | None = None
@@ -119,7 +126,7 @@ class EgressClient:
                     request = client.build_request(method.upper(), url, **options)
                 except httpx2.InvalidURL as error:
                     raise self._guard.denied("invalid", method, f"the URL is not valid ({error})") from None
-                if reason := _false_length(request):
+                if reason := _wrong_length_reason(request):
                     raise self._guard.denied(netloc_of(request.url), method, reason)
                 return await self._follow(client, request)
         except TimeoutError:
@@ -136,7 +143,7 @@ class EgressClient:
     def _open(self) -> httpx2.AsyncClient:
         if self._client is None:
             self._client = httpx2.AsyncClient(
-                transport=GuardedTransport(self._guard, self._tls or _tls()),
+                transport=GuardedTransport(self._guard, self._tls or _default_tls()),
                 trust_env=False,
                 follow_redirects=False,
                 timeout=None,  # the deadline bounds the whole exchange, the gaps in it included
@@ -147,41 +154,41 @@ class EgressClient:
     async def _follow(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
         for _ in range(self.policy.redirects_max + 1):
             response = await client.send(request)
-            following = response.next_request
-            if following is None:
+            next_request = response.next_request
+            if next_request is None:
                 if response.has_redirect_location:
                     raise self._guard.denied("invalid", request.method, "the redirect's URL is not valid")
                 return response
-            request = self._redirected(request, following)
+            request = self._checked_redirect(request, next_request)
         raise self._guard.denied(
             netloc_of(request.url), request.method, f"more than {self.policy.redirects_max} redirects"
         )
 
-    def _redirected(self, request: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
+    def _checked_redirect(self, request: httpx2.Request, next_request: httpx2.Request) -> httpx2.Request:
         """Keep what was meant for one host from another: headers may hold a key, a body is data."""
-        if _origin(request.url) == _origin(following.url):
-            return following
-        if following.method not in READS:
+        if _origin(request.url) == _origin(next_request.url):
+            return next_request
+        if next_request.method not in READ_METHODS:
             raise self._guard.denied(
-                netloc_of(following.url), following.method, "a redirect would carry the body to another host"
+                netloc_of(next_request.url), next_request.method, "a redirect would carry the body to another host"
             )
-        for name in [name for name in following.headers if name.lower() not in _KEPT_ACROSS_HOSTS]:
-            del following.headers[name]
-        return following
+        for name in [name for name in next_request.headers if name.lower() not in _HEADERS_FOR_OTHER_HOSTS]:
+            del next_request.headers[name]
+        return next_request
 
 
-def _false_length(request: httpx2.Request) -> str:
+def _wrong_length_reason(request: httpx2.Request) -> str:
     """What is wrong with a length that the caller gave: sent as it is, it would break in the middle of the request."""
-    given = request.headers.get("content-length")
-    if given is None:
+    declared = request.headers.get("content-length")
+    if declared is None:
         return ""
     try:
         size = len(request.content)
     except httpx2.RequestNotRead:
         return "a Content-Length cannot be given for a body that is made on the way; leave it out"
-    if given.strip() == str(size):
+    if declared.strip() == str(size):
         return ""
-    return f"the Content-Length is {given[:20]!r}, but the body has {size} bytes; leave the header out"
+    return f"the Content-Length is {declared[:20]!r}, but the body has {size} bytes; leave the header out"
 
 
 def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
@@ -189,6 +196,6 @@ def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def _default_tls() -> ssl.SSLContext:
     # Made once: reading the certificates takes tens of milliseconds.
     return httpx2.create_ssl_context(trust_env=False)

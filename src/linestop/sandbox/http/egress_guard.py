@@ -11,7 +11,7 @@ import httpcore2
 import httpx2
 import msgspec
 
-from linestop.sandbox.http.addresses import Rule, address_error, allowed, host_error, parse_address, parse_allow
+from linestop.sandbox.http.addresses import Rule, address_error, host_error, matching_rule, parse_address, parse_allow
 from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, EgressTooLate
 from linestop.schemas.start_deadline import reason_not_to_begin
 from linestop.schemas.tool_contracts import Egress
@@ -19,8 +19,8 @@ from linestop.schemas.tool_contracts import Egress
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 """Gives all addresses of a host; replaceable, so that a test can play a name server that lies."""
 
-READS = frozenset({"GET", "HEAD", "OPTIONS"})
-METHODS = READS | {"POST", "PUT", "PATCH", "DELETE"}
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+METHODS = READ_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 _ADDRESSES_MAX = 4
 
 
@@ -44,7 +44,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class Guard:
+class EgressGuard:
     """The rules and the record of one client. ``writes`` counts what went onto the wire."""
 
     def __init__(self, policy: EgressPolicy, start_by: datetime | None, resolve: Resolver) -> None:
@@ -76,7 +76,7 @@ class Guard:
             raise self.denied(netloc, request.method, "the Host header names another host than the URL")
         if self._rule(host, port_of(url)) is None:
             raise self.denied(netloc, request.method, "host and port are not on the allow-list")
-        self.leaving(check_only=True)
+        self.check_may_leave(check_only=True)
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Resolve once and return what may be connected to; one bad address among them refuses all."""
@@ -97,7 +97,7 @@ class Guard:
                 raise EgressDenied(f"request to {host} refused: {reason}")
         return texts[:_ADDRESSES_MAX]
 
-    def leaving(self, *, check_only: bool = False) -> None:
+    def check_may_leave(self, *, check_only: bool = False) -> None:
         """Stand before the first byte: may it leave? Later ones belong to what has begun."""
         if self._begun:
             return
@@ -128,12 +128,12 @@ class Guard:
         """The error for an answer that will not be better next time."""
         return EgressFailed(f"request failed: {reason}", retry_safe=not self.effect_sent)
 
-    def too_large(self, most: int) -> EgressFailed:
+    def too_large(self, bytes_max: int) -> EgressFailed:
         """The error for an answer over the limit."""
-        return self.unreadable(f"the answer is over {most} bytes; ask for less or for a page of it")
+        return self.unreadable(f"the answer is over {bytes_max} bytes; ask for less or for a page of it")
 
     def _rule(self, host: str, port: int) -> Rule | None:
-        return allowed(self._rules, host, port)
+        return matching_rule(self._rules, host, port)
 
 
 def port_of(url: httpx2.URL) -> int:

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpcore2
 import httpx2
 
-from linestop.sandbox.http.egress_guard import READS, Guard, netloc_of
+from linestop.sandbox.http.egress_guard import READ_METHODS, EgressGuard, netloc_of
 from linestop.schemas.tool_contracts import Egress
 
 _CORE_ERRORS = (
@@ -28,14 +28,14 @@ _CHARSETS = re.compile(
 )
 """Names, as Python has them, of the codecs in which text is written."""
 
-_INFLATE_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Screens, records and sends one request at a time; also each redirect, as a request of its own."""
 
-    def __init__(self, guard: Guard, tls: ssl.SSLContext) -> None:
+    def __init__(self, guard: EgressGuard, tls: ssl.SSLContext) -> None:
         self._guard = guard
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=_Backend(guard))
 
@@ -44,15 +44,15 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         guard = self._guard
         guard.screen(request)
         index = guard.record(Egress(host=netloc_of(request.url), method=request.method))
-        answer = await self._send(request)
-        guard.update(index, status=answer.status)
-        headers = httpx2.Headers(answer.headers)
-        body = _Body(answer, headers, guard, index)
+        response = await self._send(request)
+        guard.update(index, status=response.status)
+        headers = httpx2.Headers(response.headers)
+        body = _Body(response, headers, guard, index)
         for name in ("content-encoding", "content-length"):
             headers.pop(name, None)
-        if (kind := headers.get("content-type")) is not None:
-            headers["content-type"] = readable_type(kind)
-        return httpx2.Response(answer.status, headers=headers, stream=body, request=request)
+        if (content_type := headers.get("content-type")) is not None:
+            headers["content-type"] = readable_content_type(content_type)
+        return httpx2.Response(response.status, headers=headers, stream=body, request=request)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -62,19 +62,19 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         guard = self._guard
         url = request.url
         assert isinstance(request.stream, AsyncIterable)
-        sent = httpcore2.Request(
+        core_request = httpcore2.Request(
             method=request.method,
             url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
             content=request.stream,
         )
-        writes = guard.writes
+        writes_before = guard.writes
         try:
             try:
-                return await self._pool.handle_async_request(sent)
+                return await self._pool.handle_async_request(core_request)
             finally:
                 # Once a byte was written the host may have read it all, whatever becomes of the answer.
-                if guard.writes != writes and request.method not in READS:
+                if guard.writes != writes_before and request.method not in READ_METHODS:
                     guard.effect_sent = True
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
             raise guard.failed(f"{netloc_of(url)} cannot be reached ({error})") from None
@@ -82,88 +82,88 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             raise guard.failed(f"{netloc_of(url)} gave no proper answer ({error})") from None
 
 
-def readable_type(content_type: str) -> str:
+def readable_content_type(content_type: str) -> str:
     """The content type with no charset but those that text is written in: what has none is read as UTF-8.
 
     A server may name any codec of Python, and some take quadratic time (``punycode``) or give no text (``zip``).
     """
     message = Message()
     message["content-type"] = content_type
-    named = message.get_content_charset("utf-8")
+    charset = message.get_content_charset("utf-8")
     try:
-        known = _CHARSETS.fullmatch(codecs.lookup(named).name) is not None
+        is_text_charset = _CHARSETS.fullmatch(codecs.lookup(charset).name) is not None
     except (LookupError, ValueError):
-        known = False
-    return content_type if known else message.get_content_type()
+        is_text_charset = False
+    return content_type if is_text_charset else message.get_content_type()
 
 
 class _Body(httpx2.AsyncByteStream):
     """The answer's body, decompressed, at most ``response_bytes_max`` bytes before and after."""
 
-    def __init__(self, answer: httpcore2.Response, headers: httpx2.Headers, guard: Guard, index: int) -> None:
-        self._answer = answer
+    def __init__(self, response: httpcore2.Response, headers: httpx2.Headers, guard: EgressGuard, index: int) -> None:
+        self._response = response
         self._coding = headers.get("content-encoding", "identity").strip().lower()
         self._guard = guard
         self._index = index
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        guard, most = self._guard, self._guard.policy.response_bytes_max
-        inflate = _Inflate(guard, self._coding)
-        received = given = 0
-        assert isinstance(self._answer.stream, AsyncIterable)
+        guard, bytes_max = self._guard, self._guard.policy.response_bytes_max
+        decompressor = _Decompressor(guard, self._coding)
+        received_bytes = decompressed_bytes = 0
+        assert isinstance(self._response.stream, AsyncIterable)
         try:
-            async for chunk in self._answer.stream:
-                received += len(chunk)
-                guard.update(self._index, bytes=received)
-                for piece in inflate.pieces(chunk):
-                    given += len(piece)
-                    if max(given, received) > most:
-                        raise guard.too_large(most)
+            async for chunk in self._response.stream:
+                received_bytes += len(chunk)
+                guard.update(self._index, bytes=received_bytes)
+                for piece in decompressor.pieces(chunk):
+                    decompressed_bytes += len(piece)
+                    if max(decompressed_bytes, received_bytes) > bytes_max:
+                        raise guard.too_large(bytes_max)
                     yield piece
                     # A few bytes may unfold into megabytes, and nothing waits for the network meanwhile.
                     await anyio.lowlevel.checkpoint()
         except _CORE_ERRORS as error:
             raise guard.failed(f"the answer broke off ({error})") from None
-        inflate.finish()
+        decompressor.finish()
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        await self._response.aclose()
 
 
-class _Inflate:
+class _Decompressor:
     """Decompresses in small pieces, so that a bomb is noticed before it has unfolded."""
 
-    def __init__(self, guard: Guard, coding: str) -> None:
+    def __init__(self, guard: EgressGuard, coding: str) -> None:
         if coding not in {"identity", "", "gzip", "x-gzip"}:
             raise guard.unreadable(f"the answer is compressed as {coding[:20]!r}; only gzip is read")
         self._guard = guard
-        self._plain = "gzip" not in coding
+        self._is_uncompressed = "gzip" not in coding
         self._decoder = zlib.decompressobj(_GZIP)
-        self._seen = False
+        self._has_data = False
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        if self._plain:
+        if self._is_uncompressed:
             yield data
             return
-        self._seen = True
+        self._has_data = True
         try:
             while data:
                 if self._decoder.eof:  # a gzip file may have several members
                     self._decoder = zlib.decompressobj(_GZIP)
-                yield self._decoder.decompress(data, _INFLATE_BYTES)
+                yield self._decoder.decompress(data, _PIECE_BYTES)
                 data = self._decoder.unconsumed_tail or self._decoder.unused_data
         except zlib.error as error:
             raise self._guard.unreadable(f"the answer is not valid gzip ({error})") from None
 
     def finish(self) -> None:
-        if self._seen and not self._decoder.eof:
+        if self._has_data and not self._decoder.eof:
             raise self._guard.unreadable("the compressed answer broke off")
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that were checked, and to nothing else."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: EgressGuard) -> None:
         self._guard = guard
         self._network = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
@@ -176,15 +176,15 @@ class _Backend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         addresses = await self._guard.addresses(host, port)
-        refused: httpcore2.ConnectError | None = None
+        last_error: httpcore2.ConnectError | None = None
         for address in addresses:
             try:
                 stream = await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
             except httpcore2.ConnectError as error:
-                refused = error
+                last_error = error
             else:
                 return _Stream(stream, self._guard)
-        raise refused or httpcore2.ConnectError(f"{host} has no address")
+        raise last_error or httpcore2.ConnectError(f"{host} has no address")
 
     async def connect_unix_socket(
         self,
@@ -198,7 +198,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
 class _Stream(httpcore2.AsyncNetworkStream):
     """A connection that asks the guard before the first byte leaves and counts what was written."""
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream, guard: Guard) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, guard: EgressGuard) -> None:
         self._stream = stream
         self._guard = guard
 
@@ -206,7 +206,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        self._guard.leaving()
+        self._guard.check_may_leave()
         self._guard.writes += 1
         await self._stream.write(buffer, timeout)
 
@@ -219,7 +219,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the library's signature
     ) -> httpcore2.AsyncNetworkStream:
-        self._guard.leaving()
+        self._guard.check_may_leave()
         return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._guard)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - the library's signature

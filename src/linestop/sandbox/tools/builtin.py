@@ -100,14 +100,16 @@ async def http_get(ctx: Context, url: Annotated[str, msgspec.Meta(min_length=1, 
         url: An http or https URL.
     """
     response = await ctx.http.get(url)
-    kind = response.headers.get("content-type", "text/plain").split(";", 1)[0].strip().lower()
-    if not (kind.startswith("text/") or kind in _TEXT_TYPES or kind.endswith(("+json", "+xml"))):
-        raise ToolFailed(f"the answer is {kind[:80]}, not text; only text can be read", type="invalid")
+    content_type = response.headers.get("content-type", "text/plain").split(";", 1)[0].strip().lower()
+    if not (
+        content_type.startswith("text/") or content_type in _TEXT_TYPES or content_type.endswith(("+json", "+xml"))
+    ):
+        raise ToolFailed(f"the answer is {content_type[:80]}, not text; only text can be read", type="invalid")
     text = await off_loop(len(response.content), lambda: response.text)
     return Page(
         url=str(response.request.url),
         status=response.status_code,
-        content_type=kind,
+        content_type=content_type,
         text=text[:HTTP_TEXT_CHARS_MAX],
         truncated=len(text) > HTTP_TEXT_CHARS_MAX,
     )

@@ -19,11 +19,11 @@ import msgspec
 
 from linestop.off_loop import off_loop
 from linestop.sandbox.http.egress_client import EgressClient
-from linestop.sandbox.http.egress_guard import READS
+from linestop.sandbox.http.egress_guard import READ_METHODS
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
-from linestop.schemas.defaults import BLOB_BYTES_MAX, LONG_BYTES, RESULT_CONTAINERS_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX, OFF_LOOP_BYTES, RESULT_CONTAINERS_MAX
 from linestop.schemas.redaction import DEPTH_MAX
 from linestop.schemas.tool_contracts import Egress, ErrorType, ToolError
 from linestop.schemas.value_size import OversizedError, beginning, json_size, shown
@@ -32,26 +32,26 @@ _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429
 _TOO_DEEP = f"its result is nested deeper than {DEPTH_MAX} levels: return a flatter one"
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
-_RUNS = re.compile(rb"\[+|\]+")
+_BRACKET_RUNS = re.compile(rb"\[+|\]+")
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_PEELED = 16
+_INNER_LEVELS = 16
 """Innermost levels taken off at once, each over the whole text: what is left has few runs of brackets to count."""
 
 _MENDED_BYTES_MAX = 4 * 1024 * 1024
 """A value that is not JSON is written as such, each odd part as text, if it is not larger: the time is bounded so."""
 
-_KEPT_BYTES_MAX = 65_536
+_EXCERPT_BYTES_MAX = 65_536
 """Of a result that is too long, too deep or not JSON, so much is kept as text."""
 _ERROR_TYPES = frozenset(get_args(ErrorType))
-_LIBRARYS_OWN = (EgressFailed, WorkspaceError)
+_RAISED_BY_CONTEXT = (EgressFailed, WorkspaceError)
 """Kinds of ``ToolFailed`` that ``ctx`` raises in a tool: they do not say what the tool had done before."""
 _LONG_WAIT_S = 1e9
-_LONG_MESSAGE = 2_000
+_MESSAGE_CHARS_MAX = 2_000
 """A message is cut here at once and to its final length after redaction, so that no half secret remains."""
 
 
-class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
+class FunctionReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What one invocation gave: ``value`` as JSON with ``findings`` about it, or ``error``.
 
     ``unknown``: the function was interrupted or said that it does not know what took effect. ``begun`` is false if the
@@ -69,13 +69,13 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     begun: bool = True
 
 
-class _NotAValue(Exception):  # noqa: N818 - carries one sentence to _failed
+class _NotAResult(Exception):  # noqa: N818 - carries one sentence to _failed
     """Raised for a result that is only the promise of one, so that nobody knows what took effect."""
 
 
-def not_begun(error: ToolFailed) -> Reply:
+def not_begun(error: ToolFailed) -> FunctionReply:
     """The reply to a call whose function was never called."""
-    return Reply(error=_as_said(error, known_by="not_begun"), begun=not isinstance(error, NotBegun))
+    return FunctionReply(error=_tool_error(error, known_by="not_begun"), begun=not isinstance(error, NotBegun))
 
 
 async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - whatever a tool returns
@@ -84,7 +84,7 @@ async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN40
     Its exceptions come out here and nowhere else; the event loop would end over some of them.
     """
 
-    async def caught() -> tuple[Any, BaseException | None]:
+    async def value_or_error() -> tuple[Any, BaseException | None]:
         try:
             return await call(), None
         except asyncio.CancelledError:
@@ -92,36 +92,36 @@ async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN40
         except BaseException as error:  # noqa: BLE001 - raised again outside of the task
             return None, error
 
-    value, error = await asyncio.create_task(caught())
+    value, error = await asyncio.create_task(value_or_error())
     if error is not None:
         raise error
     return value
 
 
-async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
+async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> FunctionReply:
     """Await the function. Cancellation passes through; everything else becomes a reply."""
     try:
         value = await in_own_task(lambda: tool.fn(ctx, **kwargs))
-        return await off_loop(_work_bytes(value), lambda: _returned(tool, value, ctx))
+        return await off_loop(_work_bytes(value), lambda: _value_reply(tool, value, ctx))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Nobody cancelled this task: the tool awaited something that was cancelled.
-        return _failed(tool, error)
+        return _error_reply(tool, error)
     except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
-        return _failed(tool, error)
+        return _error_reply(tool, error)
 
 
-def invoke_plain(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Reply:
+def invoke_sync(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> FunctionReply:
     """Call the function; whatever it raises becomes a reply."""
     try:
-        return _returned(tool, tool.fn(ctx, **kwargs), ctx)
+        return _value_reply(tool, tool.fn(ctx, **kwargs), ctx)
     except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
-        return _failed(tool, error)
+        return _error_reply(tool, error)
 
 
-def with_egress(reply: Reply, http: EgressClient) -> Reply:
+def with_egress(reply: FunctionReply, http: EgressClient) -> FunctionReply:
     """Add what the HTTP client of a child process did."""
     return msgspec.structs.replace(reply, egress=http.requests, effect_sent=http.effect_sent)
 
@@ -131,14 +131,14 @@ def _work_bytes(value: object) -> int:
     if isinstance(value, httpx2.Response):
         return len(value.content)
     try:
-        return json_size(value, bytes_max=LONG_BYTES)
+        return json_size(value, bytes_max=OFF_LOOP_BYTES)
     except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
-        return LONG_BYTES + 1
+        return OFF_LOOP_BYTES + 1
 
 
-def _returned(tool: AnyTool, value: Any, ctx: Context) -> Reply:  # noqa: ANN401 - what a tool returned
+def _value_reply(tool: AnyTool, value: Any, ctx: Context) -> FunctionReply:  # noqa: ANN401 - what a tool returned
     """The reply for a value that came back."""
-    encoded, finding = _encoded(value, ctx)
+    encoded, finding = _json_of(value, ctx)
     if not finding:
         try:
             msgspec.json.decode(encoded, type=tool.returns)
@@ -147,19 +147,19 @@ def _returned(tool: AnyTool, value: Any, ctx: Context) -> Reply:  # noqa: ANN401
         except Exception as error:  # noqa: BLE001 - a declared type may have code of its own, which raises anything
             finding = f"its result does not fit the declared return type: {message_of(error)}"
     if too_deep(encoded):
-        encoded, finding = _as_text(encoded), _TOO_DEEP
-    return Reply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
+        encoded, finding = _excerpt(encoded), _TOO_DEEP
+    return FunctionReply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
 
 
-def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
+def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
     """The value as JSON, whole or as much of it as can be kept, and what is wrong with it or nothing."""
     if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()
         hint = "declare it with async def" if inspect.isawaitable(value) else "return a list"
-        raise _NotAValue(f"it returned a {type(value).__name__}, which is not a result: {hint}")
+        raise _NotAResult(f"it returned a {type(value).__name__}, which is not a result: {hint}")
     if isinstance(value, httpx2.Response):
-        encoded, finding = _body(value, ctx)
+        encoded, finding = _response_json(value, ctx)
     else:
         try:
             # Before it is written: writing is one call of C, which nothing can interrupt.
@@ -170,28 +170,28 @@ def _encoded(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
         except RecursionError:
             return _beginning(value), _TOO_DEEP
         except Exception as error:  # noqa: BLE001 - a value may have code of its own, which raises anything
-            return _kept(value), f"its result cannot be written as JSON ({message_of(error)})"
+            return _storable(value), f"its result cannot be written as JSON ({message_of(error)})"
     if len(encoded) > BLOB_BYTES_MAX:
-        return _as_text(encoded), f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less"
+        return _excerpt(encoded), f"its result has {len(encoded)} bytes; at most {BLOB_BYTES_MAX}: return less"
     return encoded, finding
 
 
-def _kept(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
+def _storable(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
     """As much of a value as can be written as JSON: what cannot stands there as Python shows it."""
     left = [_MENDED_BYTES_MAX]
     try:
         json_size(value, bytes_max=_MENDED_BYTES_MAX)
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=lambda each: _shown(each, left))
-        written = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=lambda each: _shown(each, left))
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=lambda each: _repr_text(each, left))
+        json_text = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=lambda each: _repr_text(each, left))
         # Read once more, as the log will be: what passes here can be stored.
-        return msgspec.json.encode(msgspec.json.decode(written.encode("utf-8", "replace")))
+        return msgspec.json.encode(msgspec.json.decode(json_text.encode("utf-8", "replace")))
     except Exception:  # noqa: BLE001 - whatever it was, the rest of the value is lost
         return _beginning(value)
 
 
-def _shown(value: object, left: list[int]) -> str:
+def _repr_text(value: object, left: list[int]) -> str:
     """How Python shows a value; ``left`` holds how many characters may be shown of all that are."""
-    text = sound(shown(value, min(_KEPT_BYTES_MAX, left[0])))
+    text = replace_surrogates(shown(value, min(_EXCERPT_BYTES_MAX, left[0])))
     left[0] -= len(text)
     return text
 
@@ -199,15 +199,15 @@ def _shown(value: object, left: list[int]) -> str:
 def _beginning(value: object) -> bytes:
     """The beginning of the JSON of a value, as a JSON string; of one that cannot be read at all, its class."""
     try:
-        text = beginning(value, _KEPT_BYTES_MAX)
+        text = beginning(value, _EXCERPT_BYTES_MAX)
     except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
         text = f"a {type(value).__name__}"
     return msgspec.json.encode(text)
 
 
-def _as_text(encoded: bytes) -> bytes:
+def _excerpt(encoded: bytes) -> bytes:
     """The beginning of some JSON, as a JSON string."""
-    return msgspec.json.encode(encoded[:_KEPT_BYTES_MAX].decode(errors="ignore"))
+    return msgspec.json.encode(encoded[:_EXCERPT_BYTES_MAX].decode(errors="ignore"))
 
 
 def too_deep(encoded: bytes) -> bool:
@@ -215,10 +215,10 @@ def too_deep(encoded: bytes) -> bool:
     if encoded.count(b"[") + encoded.count(b"{") <= DEPTH_MAX:
         return False
     brackets = _STRINGS.sub(b"", encoded).translate(_SQUARE, _NO_BRACKETS)
-    for _ in range(_PEELED):
+    for _ in range(_INNER_LEVELS):
         brackets = brackets.replace(b"[]", b"")
-    depth = _PEELED
-    for found in _RUNS.finditer(brackets):
+    depth = _INNER_LEVELS
+    for found in _BRACKET_RUNS.finditer(brackets):
         start, end = found.span()
         if brackets[start] != ord("["):
             depth -= end - start
@@ -227,18 +227,18 @@ def too_deep(encoded: bytes) -> bool:
     return False
 
 
-def _body(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
+def _response_json(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
     """The JSON body of an answer that a tool returned as it came; the status decides whether it failed."""
     status = response.status_code
     message = f"{response.request.url.host} answered {status}"
-    effects = sum(1 for request in ctx.http.requests if request.method not in READS)
-    if status >= 500 or status == _REQUEST_TIMEOUT or (status >= 300 and effects > 1):
+    writes = sum(1 for request in ctx.http.requests if request.method not in READ_METHODS)
+    if status >= 500 or status == _REQUEST_TIMEOUT or (status >= 300 and writes > 1):
         # It, or a request before it, may have taken effect, so the answer does not say that nothing did.
         raise EgressFailed(message, type="transient")
     if status == _TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
-        wait = float(after) if after.isdecimal() and len(after) < 7 else None
-        raise ToolFailed(message, type="rate_limit", retry_safe=True, retry_after_s=wait)
+        retry_after_s = float(after) if after.isdecimal() and len(after) < 7 else None
+        raise ToolFailed(message, type="rate_limit", retry_safe=True, retry_after_s=retry_after_s)
     if status >= 300:
         raise ToolFailed(message, type="permanent")
     if not response.content:
@@ -247,13 +247,13 @@ def _body(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
         return msgspec.json.encode(response.text), ""
     if _containers(response.content) > RESULT_CONTAINERS_MAX:
         finding = f"its result holds too many lists and objects; at most {RESULT_CONTAINERS_MAX}: return fewer"
-        return _as_text(response.content), finding
+        return _excerpt(response.content), finding
     try:
         msgspec.json.decode(response.content)
     except RecursionError:
-        return _as_text(response.content), _TOO_DEEP
+        return _excerpt(response.content), _TOO_DEEP
     except (msgspec.DecodeError, ValueError) as error:
-        return _as_text(response.content), f"its result, the body of an answer, cannot be read as JSON ({error})"
+        return _excerpt(response.content), f"its result, the body of an answer, cannot be read as JSON ({error})"
     return response.content, ""
 
 
@@ -266,39 +266,41 @@ def _containers(encoded: bytes) -> int:
     return brackets.count(b"[") + brackets.count(b"{")
 
 
-def _failed(tool: AnyTool, error: BaseException) -> Reply:
+def _error_reply(tool: AnyTool, error: BaseException) -> FunctionReply:
     if isinstance(error, ToolUnknown):
-        return Reply(error=ToolError(type="transient", message=message_of(error)), unknown=True)
+        return FunctionReply(error=ToolError(type="transient", message=message_of(error)), unknown=True)
     if isinstance(error, ToolFailed):
-        return Reply(error=_as_said(error, known_by="" if isinstance(error, _LIBRARYS_OWN) else "tool"))
-    if isinstance(error, _NotAValue):
+        return FunctionReply(error=_tool_error(error, known_by="" if isinstance(error, _RAISED_BY_CONTEXT) else "tool"))
+    if isinstance(error, _NotAResult):
         message = f"tool {tool.name}: {message_of(error)}"
-        return Reply(error=ToolError(type="permanent", message=message), unknown=True)
+        return FunctionReply(error=ToolError(type="permanent", message=message), unknown=True)
     message = f"tool {tool.name} raised {type(error).__name__}: {message_of(error)}"
     unknown = isinstance(error, asyncio.CancelledError)
-    return Reply(error=ToolError(type="permanent", message=message), unknown=unknown)
+    return FunctionReply(error=ToolError(type="permanent", message=message), unknown=unknown)
 
 
-def _as_said(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -> ToolError:
+def _tool_error(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -> ToolError:
     """The error as its raiser meant it; whatever a subclass put into its fields must not break the log."""
-    given: Any = getattr(error, "type", "")
-    kind: ErrorType = cast("ErrorType", given) if isinstance(given, str) and given in _ERROR_TYPES else "permanent"
-    after: Any = getattr(error, "retry_after_s", None)
-    usable = isinstance(after, int | float) and 0 <= after <= _LONG_WAIT_S
+    raised_type: Any = getattr(error, "type", "")
+    kind: ErrorType = (
+        cast("ErrorType", raised_type) if isinstance(raised_type, str) and raised_type in _ERROR_TYPES else "permanent"
+    )
+    retry_after_s: Any = getattr(error, "retry_after_s", None)
+    is_usable = isinstance(retry_after_s, int | float) and 0 <= retry_after_s <= _LONG_WAIT_S
     return ToolError(
         type=kind,
         message=message_of(error),
         retry_safe=getattr(error, "retry_safe", False) is True,
-        retry_after_s=float(after) if usable else None,
+        retry_after_s=float(retry_after_s) if is_usable else None,
         known_by=known_by,
     )
 
 
 def message_of(error: BaseException) -> str:
     """What an error says, cut, and fit for an event; a tool may raise one that has code of its own."""
-    return sound(shown(error, _LONG_MESSAGE, show=str, otherwise="(no message)"))
+    return replace_surrogates(shown(error, _MESSAGE_CHARS_MAX, show=str, otherwise="(no message)"))
 
 
-def sound(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """``text`` without unpaired surrogates, which no event can hold."""
     return text.encode("utf-8", "replace").decode()

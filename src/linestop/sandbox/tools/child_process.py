@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from linestop.sandbox.tools.call_function import Reply
+    from linestop.sandbox.tools.call_function import FunctionReply
     from linestop.sandbox.tools.context import Context
 
 _PR_SET_PDEATHSIG = 1
 
 
-def main(parent: int, result: int, life: int) -> None:
+def main(parent: int, result_pipe: int, liveness: int) -> None:
     """Read one call from standard input, perform it, write its reply to the descriptor ``result``."""
-    die_with(parent, life)
+    die_with_parent(parent, liveness)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for descriptor in (result, life):
+    for descriptor in (result_pipe, liveness):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
     frame = _read_frame()
     sys.path[:] = json.loads(frame)["sys_path"]
@@ -39,11 +39,11 @@ def main(parent: int, result: int, life: int) -> None:
     import msgspec  # noqa: PLC0415 - only now known where from
 
     reply = msgspec.json.encode(_perform(frame))
-    with os.fdopen(result, "wb") as stream:
+    with os.fdopen(result_pipe, "wb") as stream:
         stream.write(struct.pack(">I", len(reply)) + reply)
 
 
-def die_with(parent: int, life: int) -> None:
+def die_with_parent(parent: int, liveness: int) -> None:
     """Have this process and its group killed when ``parent`` dies, even by SIGKILL.
 
     ``life`` is a pipe that only the parent holds open: when the last of it is gone, the kernel signals the
@@ -62,9 +62,9 @@ def die_with(parent: int, life: int) -> None:
     parent_died = signal.SIGRTMAX - 7
     signal.signal(parent_died, end_group)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, parent_died, 0, 0, 0)
-    fcntl.fcntl(life, fcntl.F_SETOWN, -leader)
-    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    fcntl.fcntl(liveness, fcntl.F_SETOWN, -leader)
+    fcntl.fcntl(liveness, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(liveness, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     if os.getppid() != parent:  # it died before we asked to be told
         os.killpg(leader, signal.SIGKILL)
 
@@ -80,32 +80,32 @@ def _read_frame() -> bytes:
     return frame
 
 
-def _perform(encoded: bytes) -> Reply:
+def _perform(encoded: bytes) -> FunctionReply:
     # The imports are here because sys.path was set a moment ago; see the module's docstring.
     import msgspec  # noqa: PLC0415
 
-    from linestop.sandbox.tools.call_function import invoke_async, invoke_plain, message_of, not_begun, with_egress  # noqa: PLC0415
+    from linestop.sandbox.tools.call_function import invoke_async, invoke_sync, message_of, not_begun, with_egress  # noqa: PLC0415
     from linestop.sandbox.tools.failures import ToolFailed  # noqa: PLC0415
     from linestop.sandbox.tools.process_tool import CallFrame  # noqa: PLC0415
     from linestop.sandbox.tools.registry import load_file, load_module  # noqa: PLC0415
 
     frame = msgspec.json.decode(encoded, type=CallFrame)
     try:
-        found = load_file(Path(frame.file)) if frame.file else load_module(frame.module)
-        tool = found[frame.tool]
+        tools = load_file(Path(frame.file)) if frame.file else load_module(frame.module)
+        tool = tools[frame.tool]
         kwargs = tool.bind(bytes(frame.args))
     except BaseException as error:  # noqa: BLE001 - the tool's module may raise anything; its function was not called
         message = f"tool {frame.tool} cannot be loaded in its process: {message_of(error)}"
         return not_begun(ToolFailed(message, retry_safe=True))
 
-    async def in_loop() -> Reply:
+    async def in_loop() -> FunctionReply:
         ctx = _context(frame.context)
         async with ctx.http:
             return with_egress(await invoke_async(tool, ctx, kwargs), ctx.http)
 
     if inspect.iscoroutinefunction(tool.fn):
         return asyncio.run(in_loop())
-    return invoke_plain(tool, _context(frame.context), kwargs)
+    return invoke_sync(tool, _context(frame.context), kwargs)
 
 
 def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose module is imported late
@@ -115,7 +115,7 @@ def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose mod
     from linestop.sandbox.tools.context import Context  # noqa: PLC0415
 
     # The worker's clock may not be the machine's; the steady clock is the same in both processes.
-    clock.PROCESS.follow(datetime.fromisoformat(frame.now), frame.steady_s)
+    clock.PROCESS_CLOCK.follow(datetime.fromisoformat(frame.now), frame.steady_s)
     start_by, deadline = (datetime.fromisoformat(text) for text in (frame.start_by, frame.deadline))
     return Context(
         tenant=frame.tenant,

@@ -26,7 +26,7 @@ class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-def lint(contracts: Iterable[Contract], *, tierless: Collection[str] = ()) -> list[LintFinding]:
+def lint_contracts(contracts: Iterable[Contract], *, without_tier: Collection[str] = ()) -> list[LintFinding]:
     """Judge contracts by the rules of this module, in the order given.
 
     ``tierless``: names of tools that declare no tier (``Registry.tierless``); the contract cannot tell them
@@ -34,7 +34,7 @@ def lint(contracts: Iterable[Contract], *, tierless: Collection[str] = ()) -> li
     """
     findings: list[LintFinding] = []
     for contract in contracts:
-        if contract.name in tierless:
+        if contract.name in without_tier:
             findings.append(
                 LintFinding(
                     tool=contract.name,
@@ -43,8 +43,8 @@ def lint(contracts: Iterable[Contract], *, tierless: Collection[str] = ()) -> li
                     message="declares no tier and so counts as destructive: declare one",
                 )
             )
-        for rule, level, judge in _RULES:
-            if message := judge(contract):
+        for rule, level, find_fault in _RULES:
+            if message := find_fault(contract):
                 findings.append(LintFinding(tool=contract.name, rule=rule, level=level, message=message))
     return findings
 
@@ -119,8 +119,8 @@ def _repeated_once(contract: Contract) -> str | None:
 
 def _egress_names(contract: Contract) -> str | None:
     known: dict[str, Any] = contract.parameters.get("properties", {})
-    strange = [name for name in contract.egress if name not in known]
-    return f"names {strange[0]} as egress, which is not one of its arguments" if strange else None
+    unknown = [name for name in contract.egress if name not in known]
+    return f"names {unknown[0]} as egress, which is not one of its arguments" if unknown else None
 
 
 def _trusted(contract: Contract) -> str | None:
@@ -128,47 +128,47 @@ def _trusted(contract: Contract) -> str | None:
     if contract.returns is None:
         return None
     paths = {path: [] if path == "$" else path.replace("[]", ".[]").split(".") for path in contract.trusted}
-    strange = [path for path, steps in paths.items() if not _leads_somewhere(contract.returns, steps)]
-    return f"trusts {strange[0]} of its result, which its return type does not have" if strange else None
+    unknown = [path for path, steps in paths.items() if not _path_exists(contract.returns, steps)]
+    return f"trusts {unknown[0]} of its result, which its return type does not have" if unknown else None
 
 
-def _leads_somewhere(returns: dict[str, Any], path: list[str]) -> bool:
+def _path_exists(returns: dict[str, Any], path: list[str]) -> bool:
     """Whether a value of the declared type may have something at ``path``; ``[]`` is every item of a list."""
-    places: list[dict[str, Any]] = [returns]
+    schemas: list[dict[str, Any]] = [returns]
     for key in path:
         if key == "[]":
-            places = [found for place in places for found in _items_of(returns, place)]
+            schemas = [found for place in schemas for found in _items_of(returns, place)]
             continue
-        steps = [step for place in places for step in _objects(returns, place)]
-        places = [step["properties"][key] for step in steps if key in step.get("properties", {})]
+        steps = [step for place in schemas for step in _objects(returns, place)]
+        schemas = [step["properties"][key] for step in steps if key in step.get("properties", {})]
         more = [step.get("additionalProperties", "properties" not in step) for step in steps]
-        places += [found if isinstance(found, dict) else {} for found in more if found is not False]
-    return bool(places)
+        schemas += [found if isinstance(found, dict) else {} for found in more if found is not False]
+    return bool(schemas)
 
 
-def _items_of(returns: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:
+def _items_of(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
     """The schemas of a list's items, through references and alternatives."""
-    below = [returns.get("$defs", {}).get(str(place["$ref"]).rsplit("/", 1)[-1], {})] if "$ref" in place else []
-    below += place.get("anyOf", [])
+    below = [returns.get("$defs", {}).get(str(schema["$ref"]).rsplit("/", 1)[-1], {})] if "$ref" in schema else []
+    below += schema.get("anyOf", [])
     found: list[dict[str, Any]] = (
-        [place.get("items", {})] if place.get("type", "array") == "array" and not below else []
+        [schema.get("items", {})] if schema.get("type", "array") == "array" and not below else []
     )
     return found + [item for branch in below if "$ref" not in branch for item in _items_of(returns, branch)]
 
 
-def _objects(returns: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:
+def _objects(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
     """What of a schema describes an object: itself, what it refers to, or some of its alternatives."""
-    open_places, found = [place], list[dict[str, Any]]()
+    schemas_to_read, found = [schema], list[dict[str, Any]]()
     for _ in range(_REFERENCES_MAX):
-        if not open_places:
+        if not schemas_to_read:
             break
-        here = open_places.pop()
-        if "$ref" in here:
-            open_places.append(returns.get("$defs", {}).get(str(here["$ref"]).rsplit("/", 1)[-1], {}))
-        elif "anyOf" in here:
-            open_places.extend(here["anyOf"])
-        elif here.get("type", "object") == "object" or "object" in here["type"]:
-            found.append(here)
+        current = schemas_to_read.pop()
+        if "$ref" in current:
+            schemas_to_read.append(returns.get("$defs", {}).get(str(current["$ref"]).rsplit("/", 1)[-1], {}))
+        elif "anyOf" in current:
+            schemas_to_read.extend(current["anyOf"])
+        elif current.get("type", "object") == "object" or "object" in current["type"]:
+            found.append(current)
     return found
 
 
@@ -199,8 +199,8 @@ def _description(contract: Contract) -> str | None:
 
 def _arguments(contract: Contract) -> str | None:
     properties: dict[str, dict[str, Any]] = contract.parameters.get("properties", {})
-    bare = [name for name, about in properties.items() if not about.get("description")]
-    return f"describes no argument {', '.join(bare[:5])}: add them to the docstring" if bare else None
+    undescribed = [name for name, schema in properties.items() if not schema.get("description")]
+    return f"describes no argument {', '.join(undescribed[:5])}: add them to the docstring" if undescribed else None
 
 
 def _egress(contract: Contract) -> str | None:
@@ -212,8 +212,8 @@ def _egress(contract: Contract) -> str | None:
     if not words & _SENDING_WORDS:
         return None
     likely = sorted(_SENT_NAMES & set(contract.parameters.get("properties", {})))
-    named = f" (perhaps {', '.join(likely)})" if likely else ""
-    return f"seems to send something but declares no egress arguments{named}: name those that leave the system"
+    suggestion = f" (perhaps {', '.join(likely)})" if likely else ""
+    return f"seems to send something but declares no egress arguments{suggestion}: name those that leave the system"
 
 
 def _calls(contract: Contract) -> str | None:

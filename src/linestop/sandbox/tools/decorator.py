@@ -68,7 +68,7 @@ class Tool(Generic[P, R]):
         self.returns = signature.returns
         self.probe = options.get("probe")
         self.check = options.get("check")
-        self.tier_declared = "tier" in options
+        self.declares_tier = "tier" in options
         self.__doc__ = fn.__doc__
         self.__name__: str = fn.__name__
         self.__module__ = fn.__module__
@@ -86,7 +86,7 @@ class Tool(Generic[P, R]):
         """The name by which agents and models know it."""
         return self.contract.name
 
-    def under(self, contract: Contract) -> AnyTool:
+    def with_contract(self, contract: Contract) -> AnyTool:
         """The same function under another contract."""
         other = copy.copy(self)
         other.contract = contract
@@ -128,12 +128,12 @@ def tool(fn: Any = None, /, **options: Unpack[ToolOptions]) -> Any:
     """
 
     def decorate(fn: Callable[..., Any]) -> AnyTool:
-        return declare(fn, options)
+        return make_tool(fn, options)
 
     return decorate if fn is None else decorate(fn)
 
 
-def declare(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
+def make_tool(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
     """Make the tool that ``@tool(**options)`` makes of ``fn``; see there."""
     name = options.get("name", getattr(fn, "__name__", "?"))
     if not NAME.fullmatch(name) or "__" in name or len(name) > NAME_CHARS_MAX:
@@ -155,7 +155,7 @@ def declare(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
         kind=_kind(name, fn, options),
         probe=options.get("probe") is not None,
         checks=options.get("check") is not None,
-        **_plain(options),
+        **_contract_fields(options),
     )
     for option, arguments in (("egress", contract.egress), ("content", contract.content)):
         for argument in arguments:
@@ -198,12 +198,12 @@ def _kind(name: str, fn: Callable[..., Any], options: ToolOptions) -> ToolKind:
     return kind
 
 
-def _plain(options: ToolOptions) -> dict[str, Any]:
+def _contract_fields(options: ToolOptions) -> dict[str, Any]:
     """The options that are fields of the contract as they stand; collections as sorted tuples."""
-    plain: dict[str, Any] = {
+    fields: dict[str, Any] = {
         key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}
     }
     for key in ("scopes", "egress", "trusted", "content"):
-        if key in plain:
-            plain[key] = tuple(sorted(plain[key]))
-    return plain
+        if key in fields:
+            fields[key] = tuple(sorted(fields[key]))
+    return fields

@@ -35,11 +35,11 @@ def read_signature(fn: Callable[..., Any], name: str) -> Signature:
     doc = inspect.getdoc(fn)
     if not doc or not doc.strip():
         raise ConfigError(f"tool {name} has no docstring; the model chooses tools by it: write one")
-    description, notes = read_docstring(doc)
+    description, descriptions = read_docstring(doc)
     parameters = _parameters(fn, name)
     hints = _hints(fn, name, parameters)
     struct = _struct(name, parameters, hints)
-    schema = _arguments_schema(name, struct, notes)
+    schema = _arguments_schema(name, struct, descriptions)
     returns = hints.get("return", Any)
     result = None if returns is Any else _schema(name, returns)
     return Signature(struct, returns, schema, result, description)
@@ -48,7 +48,7 @@ def read_signature(fn: Callable[..., Any], name: str) -> Signature:
 def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
     """Split a Google-style docstring into its text and the descriptions under ``Args:``."""
     text: list[str] = []
-    notes: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     section = ""
     indent, current = -1, ""
     for line in doc.expandtabs().splitlines():
@@ -62,38 +62,40 @@ def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
             argument = _ARGUMENT.fullmatch(line.strip()) if depth <= indent else None
             if argument:
                 current = argument[1]
-                notes[current] = argument[2]
+                descriptions[current] = argument[2]
             elif current:
-                notes[current] = f"{notes[current]} {line.strip()}".strip()
-    return "\n".join(text).strip(), notes
+                descriptions[current] = f"{descriptions[current]} {line.strip()}".strip()
+    return "\n".join(text).strip(), descriptions
 
 
 def _parameters(fn: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    found = list(inspect.signature(fn).parameters.values())
-    if not found or found[0].name != "ctx":
+    parameters = list(inspect.signature(fn).parameters.values())
+    if not parameters or parameters[0].name != "ctx":
         raise ConfigError(f"tool {name} does not take a Context; make `ctx: Context` its first argument")
-    for parameter in found[1:]:
+    for parameter in parameters[1:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             raise ConfigError(f"tool {name} takes *{parameter.name}; name every argument, so that it has a schema")
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ConfigError(f"tool {name}: argument {parameter.name} is positional only; calls name arguments")
         if parameter.annotation is parameter.empty:
             raise ConfigError(f"tool {name}: argument {parameter.name} has no type; annotate it")
-    return found[1:]
+    return parameters[1:]
 
 
 def _hints(fn: Callable[..., Any], name: str, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """Resolve the annotations, except that of ``ctx``, which may be imported for type checking only."""
-    wanted = {parameter.name for parameter in parameters} | {"return"}
-    plain = inspect.unwrap(fn)
-    assert isinstance(plain, types.FunctionType)
-    proxy = types.FunctionType(plain.__code__, plain.__globals__, plain.__name__, None, plain.__closure__)
-    proxy.__annotations__ = {key: hint for key, hint in plain.__annotations__.items() if key in wanted}
+    names = {parameter.name for parameter in parameters} | {"return"}
+    unwrapped = inspect.unwrap(fn)
+    assert isinstance(unwrapped, types.FunctionType)
+    proxy = types.FunctionType(
+        unwrapped.__code__, unwrapped.__globals__, unwrapped.__name__, None, unwrapped.__closure__
+    )
+    proxy.__annotations__ = {key: hint for key, hint in unwrapped.__annotations__.items() if key in names}
     try:
         return get_type_hints(proxy, include_extras=True)
     except Exception as error:  # noqa: BLE001 - evaluating an annotation may raise anything
         raise ConfigError(
-            f"tool {name}: a type cannot be resolved ({_line(error)}); import it at module level"
+            f"tool {name}: a type cannot be resolved ({_one_line(error)}); import it at module level"
         ) from None
 
 
@@ -104,10 +106,10 @@ def _struct(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any
     try:
         return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"tool {name}: its arguments cannot be described ({_line(error)})") from None
+        raise ConfigError(f"tool {name}: its arguments cannot be described ({_one_line(error)})") from None
 
 
-def _arguments_schema(name: str, struct: type[msgspec.Struct], notes: dict[str, str]) -> dict[str, Any]:
+def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dict[str, str]) -> dict[str, Any]:
     """The schema of the arguments as one object, with the docstring's descriptions."""
     full = _schema(name, struct)
     definitions: dict[str, Any] = full.pop("$defs")
@@ -115,12 +117,12 @@ def _arguments_schema(name: str, struct: type[msgspec.Struct], notes: dict[str, 
     top.pop("title", None)
     top.setdefault("required", [])
     properties: dict[str, dict[str, Any]] = top["properties"]
-    unknown = sorted(set(notes) - set(properties) - {"ctx"})
+    unknown = sorted(set(descriptions) - set(properties) - {"ctx"})
     if unknown:
         raise ConfigError(f"tool {name} describes {unknown[0]}, which is not one of its arguments; rename it")
-    for argument, note in notes.items():
-        if argument in properties and note:
-            properties[argument].setdefault("description", note)
+    for argument, description in descriptions.items():
+        if argument in properties and description:
+            properties[argument].setdefault("description", description)
     for definition in definitions.values():
         # Strict inwards too: an argument that nobody reads is a misunderstanding worth telling the model.
         if "properties" in definition:
@@ -139,8 +141,10 @@ def _schema(name: str, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
             f"tool {name}: two of its types have names that differ in no ASCII letter; rename one"
         ) from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"tool {name}: a type cannot be expressed in JSON ({_line(error)}); use another") from None
+        raise ConfigError(
+            f"tool {name}: a type cannot be expressed in JSON ({_one_line(error)}); use another"
+        ) from None
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

@@ -27,20 +27,20 @@ from linestop import clock
 from linestop.errors import Defect
 from linestop.off_loop import off_loop
 from linestop.sandbox.tools.call_function import (
-    Reply,
+    FunctionReply,
     in_own_task,
     invoke_async,
-    invoke_plain,
+    invoke_sync,
     message_of,
     not_begun,
-    sound,
+    replace_surrogates,
 )
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import NotBegun, ToolFailed
 from linestop.sandbox.tools.process_tool import run_in_process
 from linestop.sandbox.tools.threads import run_in_thread
-from linestop.schemas.defaults import LONG_BYTES
+from linestop.schemas.defaults import OFF_LOOP_BYTES
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.value_size import shown
@@ -76,20 +76,20 @@ async def perform(
         raise Defect(f"{contract.name} is an act of waiting; the log carries it out, not the sandbox")
     scope = scope or anyio.CancelScope()
     if scope.cancel_called:
-        stopped = NotBegun("it was stopped before it began")
-        return result_of(contract, not_begun(stopped), ctx, limits)
+        not_begun_error = NotBegun("it was stopped before it began")
+        return result_of(contract, not_begun(not_begun_error), ctx, limits)
     seconds = min(contract.timeout_s, (ctx.deadline - clock.now()).total_seconds())
     scope.deadline = min(scope.deadline, anyio.current_time() + max(seconds, 0.0))
-    reply: Reply | None = None
+    reply: FunctionReply | None = None
     with scope:
         reply = await _reply(tool, ctx, args)
     if reply is None:
-        late = anyio.current_time() >= scope.deadline
-        why = f"did not end within {seconds:.1f} s" if late else "was stopped"
+        timed_out = anyio.current_time() >= scope.deadline
+        why = f"did not end within {seconds:.1f} s" if timed_out else "was stopped"
         reply = _interrupted(contract, why)
-    told = reply
-    result = await off_loop(len(bytes(told.value)), lambda: result_of(contract, told, ctx, limits))
-    return msgspec.structs.replace(result, ended=result.outcome == "unknown" and not told.cut_off)
+    complete_reply = reply
+    result = await off_loop(len(bytes(complete_reply.value)), lambda: result_of(contract, complete_reply, ctx, limits))
+    return msgspec.structs.replace(result, ended=result.outcome == "unknown" and not complete_reply.cut_off)
 
 
 async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimits | None = None) -> ToolResult:
@@ -104,11 +104,11 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
     error: ToolError | None = None
     with anyio.move_on_after(tool.contract.timeout_s) as scope:
         try:
-            asked, bound = tool.probe, tool.bind(args)
-            said: object = await in_own_task(lambda: asked(ctx, **bound))
-            took_effect = said if isinstance(said, bool) else None
-            if took_effect is None and said is not None:
-                message = f"the probe returned {type(said).__name__}; it must return True, False or None"
+            probe_function, bound_args = tool.probe, tool.bind(args)
+            probe_result: object = await in_own_task(lambda: probe_function(ctx, **bound_args))
+            took_effect = probe_result if isinstance(probe_result, bool) else None
+            if took_effect is None and probe_result is not None:
+                message = f"the probe returned {type(probe_result).__name__}; it must return True, False or None"
                 error = ToolError(type="permanent", message=message)
         except asyncio.CancelledError as raised:
             task = asyncio.current_task()
@@ -123,7 +123,7 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
         error = ToolError(type="transient", message="the probe did not answer in time", retry_safe=True)
     egress = ctx.http.requests
     if took_effect is None:
-        return ToolResult(outcome="unknown", error=_clean(error, limits) if error else None, egress=egress)
+        return ToolResult(outcome="unknown", error=_without_secrets(error, limits) if error else None, egress=egress)
     return ToolResult(outcome="succeeded" if took_effect else "never_started", egress=egress)
 
 
@@ -133,12 +133,12 @@ def run_check(tool: AnyTool, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - a
         return ()
     try:
         findings: Sequence[str] = tool.check(value)
-        return tuple(sound(shown(finding, 500, show=str)) for finding in findings[:FINDINGS_MAX])
+        return tuple(replace_surrogates(shown(finding, 500, show=str)) for finding in findings[:FINDINGS_MAX])
     except BaseException as error:  # noqa: BLE001 - a check may raise anything, and none of it may end this process
         return (f"the check of tool {tool.name} failed: {type(error).__name__}: {message_of(error)}"[:500],)
 
 
-async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
+async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> FunctionReply:
     try:
         kwargs = tool.bind(args)
         ctx.require_fresh()
@@ -146,19 +146,19 @@ async def _reply(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
             return await run_in_process(tool, ctx, args)
         if tool.contract.kind == "async":
             return await invoke_async(tool, ctx, kwargs)
-        return await run_in_thread(lambda: invoke_plain(tool, ctx, kwargs))
+        return await run_in_thread(lambda: invoke_sync(tool, ctx, kwargs))
     except ToolFailed as error:
         # Raised before the function was called; its own errors are in the reply.
         return not_begun(error)
 
 
-def _interrupted(contract: Contract, why: str) -> Reply:
+def _interrupted(contract: Contract, why: str) -> FunctionReply:
     left = " and its thread cannot be cancelled" if contract.kind == "thread" else ""
     message = f"tool {contract.name} {why}{left}"
-    return Reply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
+    return FunctionReply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
 
 
-def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLimits) -> ToolResult:
+def result_of(contract: Contract, reply: FunctionReply, ctx: Context, limits: PerformLimits) -> ToolResult:
     """Decide the outcome of a call by what its function gave; the one place where ``unknown`` is."""
     egress, price = ctx.http.requests + reply.egress, contract.price_micros
     findings = tuple(_shortened(finding, limits) for finding in reply.findings)
@@ -166,41 +166,41 @@ def result_of(contract: Contract, reply: Reply, ctx: Context, limits: PerformLim
         error = ToolError(type="permanent", message=findings[0])
         return ToolResult(outcome="failed", error=error, egress=egress, cost_micros=price)
     if reply.error is None:
-        value, size = _clean_value(reply.value, limits.redactor)
+        value, size = _value_without_secrets(reply.value, limits.redactor)
         return ToolResult(
-            outcome="succeeded", value=value, bytes=size if size > LONG_BYTES else 0, findings=findings,
+            outcome="succeeded", value=value, bytes=size if size > OFF_LOOP_BYTES else 0, findings=findings,
             egress=egress, cost_micros=price,
         )  # fmt: skip
     if not reply.begun:
-        return ToolResult(outcome="never_started", error=_clean(reply.error, limits), begun=False)
-    error, outcome = _fate(contract, reply, _clean(reply.error, limits), ctx)
+        return ToolResult(outcome="never_started", error=_without_secrets(reply.error, limits), begun=False)
+    error, outcome = _fate(contract, reply, _without_secrets(reply.error, limits), ctx)
     cost = 0 if error.known_by and error.retry_safe else price
     return ToolResult(outcome=outcome, error=error, egress=egress, cost_micros=cost)
 
 
 def _fate(
-    contract: Contract, reply: Reply, error: ToolError, ctx: Context
+    contract: Contract, reply: FunctionReply, error: ToolError, ctx: Context
 ) -> tuple[ToolError, Literal["failed", "unknown"]]:
     """What became of a call from which no value came back."""
     if error.known_by:
         return error, "failed"
-    raised = not reply.unknown and not (ctx.http.effect_sent or reply.effect_sent)
+    raised_without_effect = not reply.unknown and not (ctx.http.effect_sent or reply.effect_sent)
     if contract.safe_to_repeat:
-        return error if raised else msgspec.structs.replace(error, retry_safe=True), "failed"
-    if raised and contract.raises_before_effect:
+        return error if raised_without_effect else msgspec.structs.replace(error, retry_safe=True), "failed"
+    if raised_without_effect and contract.raises_before_effect:
         return msgspec.structs.replace(error, retry_safe=True, known_by="contract"), "failed"
     return msgspec.structs.replace(error, retry_safe=False), "unknown"
 
 
-def _clean_value(raw: msgspec.Raw, redactor: Redactor) -> tuple[Any, int]:
+def _value_without_secrets(raw: msgspec.Raw, redactor: Redactor) -> tuple[Any, int]:
     """The value without secrets, and about how long it is. Most hold none, and are not gone through one by one."""
     value = msgspec.json.decode(raw)
     # Written again, so that nothing of it is hidden by an escape that JSON does not need.
     text = msgspec.json.encode(value).decode()
-    return value if redactor.finds_nothing(text) else redactor.value(value), len(text)
+    return value if redactor.is_clean(text) else redactor.value(value), len(text)
 
 
-def _clean(error: ToolError, limits: PerformLimits) -> ToolError:
+def _without_secrets(error: ToolError, limits: PerformLimits) -> ToolError:
     return msgspec.structs.replace(error, message=_shortened(error.message, limits))
 
 

@@ -25,7 +25,7 @@ import msgspec
 from linestop import clock
 from linestop.sandbox.files.workspace import WorkspaceLimits
 from linestop.sandbox.http.egress_guard import EgressPolicy
-from linestop.sandbox.tools.call_function import Reply
+from linestop.sandbox.tools.call_function import FunctionReply
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import ToolFailed
@@ -39,7 +39,7 @@ OUTPUT_BYTES_MAX = 64 * 1024
 """What a child prints is kept up to here and thrown away above, so that it never blocks on a full pipe."""
 
 _REPLY_BYTES_MAX = BLOB_BYTES_MAX + 1024 * 1024
-_CHILD = str(Path(__file__).with_name("child_process.py"))
+_CHILD_PROGRAM = str(Path(__file__).with_name("child_process.py"))
 _log = logging.getLogger("linestop.tools")
 
 
@@ -72,7 +72,7 @@ class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     context: ContextFrame
 
 
-async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
+async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> FunctionReply:
     """Perform ``tool`` in a child process. Leaving, by whatever way, kills its whole process group."""
     frame = msgspec.json.encode(_frame(tool, ctx, args))
     data, status = b"", 0
@@ -90,37 +90,37 @@ async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> Reply:
         with anyio.CancelScope(shield=True):
             status = await process.wait()
     try:
-        return msgspec.json.decode(data, type=Reply)
+        return msgspec.json.decode(data, type=FunctionReply)
     except msgspec.DecodeError:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
-        message = f"the process of tool {tool.name} {how} without a result"
-        return Reply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
+        ending = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        message = f"the process of tool {tool.name} {ending} without a result"
+        return FunctionReply(error=ToolError(type="transient", message=message), unknown=True, cut_off=True)
 
 
 @contextlib.asynccontextmanager
 async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], None]:
     """Start the child and yield it with the descriptor its result comes from."""
     with contextlib.ExitStack() as descriptors:
-        (results, result_end), (life_end, life) = _pipes()
-        for descriptor in (results, life):
+        (results, result_end), (liveness_end, liveness) = _pipes()
+        for descriptor in (results, liveness):
             descriptors.callback(os.close, descriptor)
         os.set_blocking(results, False)
         try:
             process = await anyio.open_process(
-                [sys.executable, "-I", "-B", _CHILD, str(os.getpid()), str(result_end), str(life_end)],
+                [sys.executable, "-I", "-B", _CHILD_PROGRAM, str(os.getpid()), str(result_end), str(liveness_end)],
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=STDOUT,
                 env={"PATH": os.defpath, "LANG": "C.UTF-8"},
                 cwd=ctx.workspace.root,
                 start_new_session=True,
-                pass_fds=(result_end, life_end),
+                pass_fds=(result_end, liveness_end),
             )
         except OSError as error:
             raise _not_started(error) from None
         finally:
             os.close(result_end)
-            os.close(life_end)
+            os.close(liveness_end)
         try:
             yield process, results
         finally:
@@ -150,12 +150,12 @@ def _not_started(error: OSError) -> ToolFailed:
 
 def _frame(tool: AnyTool, ctx: Context, args: bytes) -> CallFrame:
     module = tool.fn.__module__
-    by_file = module == "__main__" or module.startswith(FILE_MODULE_PREFIX)
-    now, steady_s = clock.PROCESS.reading()
+    is_loaded_by_file = module == "__main__" or module.startswith(FILE_MODULE_PREFIX)
+    now, steady_s = clock.PROCESS_CLOCK.reading()
     return CallFrame(
         sys_path=[str(Path(path).absolute()) for path in sys.path],
-        module="" if by_file else module,
-        file=str(Path(tool.fn.__code__.co_filename).absolute()) if by_file else "",
+        module="" if is_loaded_by_file else module,
+        file=str(Path(tool.fn.__code__.co_filename).absolute()) if is_loaded_by_file else "",
         tool=tool.name,
         args=msgspec.Raw(args),
         context=ContextFrame(
@@ -180,33 +180,33 @@ async def _read_frame(descriptor: int) -> bytes:
     """Read one length-prefixed frame; empty if the child closed its end before it was complete."""
     data = b""
     chunks: list[bytes] = []
-    missing = struct.calcsize(">I")
-    for wanted in ("length", "frame"):
+    bytes_left = struct.calcsize(">I")
+    for part in ("length", "frame"):
         chunks.clear()
-        while missing > 0:
+        while bytes_left > 0:
             await anyio.wait_readable(descriptor)
             with contextlib.suppress(BlockingIOError):
-                chunk = os.read(descriptor, min(missing, 1 << 20))
+                chunk = os.read(descriptor, min(bytes_left, 1 << 20))
                 if not chunk:
                     return b""
                 chunks.append(chunk)
-                missing -= len(chunk)
+                bytes_left -= len(chunk)
         data = b"".join(chunks)
-        if wanted == "length":
-            missing = struct.unpack(">I", data)[0]
-            if missing > _REPLY_BYTES_MAX:
+        if part == "length":
+            bytes_left = struct.unpack(">I", data)[0]
+            if bytes_left > _REPLY_BYTES_MAX:
                 return b""
     return data
 
 
 async def _drain(process: anyio.abc.Process, name: str) -> None:
-    kept = 0
+    bytes_read = 0
     assert process.stdout is not None
     async for chunk in process.stdout:
-        if kept < OUTPUT_BYTES_MAX:
-            shown = chunk[: OUTPUT_BYTES_MAX - kept]
+        if bytes_read < OUTPUT_BYTES_MAX:
+            shown = chunk[: OUTPUT_BYTES_MAX - bytes_read]
             _log.debug("output of tool %s: %s", name, ascii(shown.decode("utf-8", "replace")))
-        kept += len(chunk)
+        bytes_read += len(chunk)
 
 
 async def _kill_when_done(process: anyio.abc.Process) -> None:

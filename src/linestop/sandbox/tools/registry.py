@@ -86,9 +86,9 @@ class Registry:
         """Where a tool comes from, as the configuration wrote it."""
         return self._sources.get(name, "")
 
-    def tierless(self) -> frozenset[str]:
+    def without_tier(self) -> frozenset[str]:
         """Names of tools that declare no tier and so count as destructive."""
-        return frozenset(name for name, tool in self._tools.items() if not tool.tier_declared)
+        return frozenset(name for name, tool in self._tools.items() if not tool.declares_tier)
 
 
 def load_registry(sources: Sequence[str] = (), *, base: Path | None = None, builtins: bool = True) -> Registry:
@@ -123,20 +123,20 @@ def load_module(name: str) -> dict[str, AnyTool]:
     try:
         module = importlib.import_module(name)
     except ConfigError as error:
-        raise _located(error, name) from None
+        raise _with_location(error, name) from None
     except Exception as error:
-        raise ConfigError(f"tools: module {name} cannot be imported ({_brief(error)})") from error
+        raise ConfigError(f"tools: module {name} cannot be imported ({_one_line(error)})") from error
     return find_tools(module)
 
 
 def load_file(path: Path) -> dict[str, AnyTool]:
     """Load a Python file as a module and return the tools in it by name."""
-    where = path.resolve()
-    name = f"{FILE_MODULE_PREFIX}{where.stem}_{hashlib.sha256(str(where).encode()).hexdigest()[:12]}"
-    if (known := sys.modules.get(name)) is not None:
-        return find_tools(known)
-    spec = importlib.util.spec_from_file_location(name, where)
-    if spec is None or spec.loader is None or not where.is_file():
+    resolved = path.resolve()
+    name = f"{FILE_MODULE_PREFIX}{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    if (loaded_module := sys.modules.get(name)) is not None:
+        return find_tools(loaded_module)
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None or not resolved.is_file():
         raise ConfigError(f"tools: {path} is not a Python file; name a .py file or python:package.module")
     module = importlib.util.module_from_spec(spec)
     # Types in annotations are looked up there, so the module must be known before its code runs.
@@ -146,10 +146,10 @@ def load_file(path: Path) -> dict[str, AnyTool]:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, ConfigError):
-            raise _located(error, path) from None
+            raise _with_location(error, path) from None
         if not isinstance(error, Exception):
             raise
-        raise ConfigError(f"tools: {path} cannot be loaded ({_brief(error)})") from error
+        raise ConfigError(f"tools: {path} cannot be loaded ({_one_line(error)})") from error
     return find_tools(module)
 
 
@@ -176,11 +176,11 @@ def _load(source: str, base: Path) -> dict[str, AnyTool]:
     raise ConfigError(f"tools: {source!r} names no tools; write python:package.module or the path of a .py file")
 
 
-def _located(error: ConfigError, where: str | Path) -> ConfigError:
+def _with_location(error: ConfigError, where: str | Path) -> ConfigError:
     """The same error with the file or module that holds the tool: a declaration knows only the tool's name."""
     return error if str(error).startswith("tools: ") else ConfigError(f"tools: {where}: {error}")
 
 
-def _brief(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".split("\n", 1)[0]
     return text[:200]

@@ -12,7 +12,7 @@ T = TypeVar("T")
 THREADS_MAX = 512
 """More than a process makes calls at once: only threads that hang are ever that many."""
 
-_threads = DaemonThreads("linestop tool", most=THREADS_MAX)
+_threads = DaemonThreads("linestop tool", threads_max=THREADS_MAX)
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:

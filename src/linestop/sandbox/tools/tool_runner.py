@@ -27,7 +27,7 @@ from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.performer_interfaces import CallWork
 from linestop.schemas.tool_contracts import Contract, ErrorType, ToolError, ToolResult
 
-Done = tuple[CallWork, ToolResult, float]
+PerformedCall = tuple[CallWork, ToolResult, float]
 _log = logging.getLogger("linestop.tools")
 
 
@@ -46,25 +46,25 @@ class RegistryRunner:
         self._workspaces = workspaces
         self._egress = egress or EgressPolicy()
         self._limits = limits or PerformLimits()
-        self._calls: Counter[Path] = Counter()
+        self._calls_in_workspace: Counter[Path] = Counter()
         """How many calls use each workspace now."""
 
-    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[Done]:
+    async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[PerformedCall]:
         """Perform all at once; yield each with its result and duration in seconds as it comes.
 
         Cancelling the iteration cancels what runs and kills what can be killed; it yields what had ended before.
         """
         if len(works) == 1:
-            yield await self._one(works[0])
+            yield await self._perform_timed(works[0])
             return
-        send, receive = anyio.create_memory_object_stream[Done](len(works))
+        send, receive = anyio.create_memory_object_stream[PerformedCall](len(works))
 
-        async def one(work: CallWork) -> None:
-            send.send_nowait(await self._one(work))
+        async def perform_one(work: CallWork) -> None:
+            send.send_nowait(await self._perform_timed(work))
 
         async with send, receive, anyio.create_task_group() as tasks:
             for work in works:
-                tasks.start_soon(one, work)
+                tasks.start_soon(perform_one, work)
             for _ in works:
                 try:
                     done = await receive.receive()
@@ -74,20 +74,20 @@ class RegistryRunner:
                     raise
                 yield done
 
-    async def _one(self, work: CallWork) -> Done:
+    async def _perform_timed(self, work: CallWork) -> PerformedCall:
         began = time.perf_counter()
         try:
-            result = await self._performed(work)
+            result = await self._perform(work)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's alone
             # One call that breaks must not cancel those beside it, whose fate would then be unknown too.
             _log.exception("call %s of run %s broke", work.call, work.run)
-            result = _broke(work, error)
+            result = _runner_error(work, error)
         return work, result, time.perf_counter() - began
 
-    async def _performed(self, work: CallWork) -> ToolResult:
+    async def _perform(self, work: CallWork) -> ToolResult:
         if work.dry_run:
-            would = {"dry_run": True, "tool": work.tool, "args_sha256": hashlib.sha256(work.args).hexdigest()}
-            return ToolResult(outcome="succeeded", value=would)
+            description = {"dry_run": True, "tool": work.tool, "args_sha256": hashlib.sha256(work.args).hexdigest()}
+            return ToolResult(outcome="succeeded", value=description)
         try:
             tool = self._registry.tool(work.tool)
         except NotFound:
@@ -95,31 +95,33 @@ class RegistryRunner:
         if tool is None:
             sentence = f"The tool '{work.tool}' is not here: deploy the one this run was opened with."
             return _not_begun(work, sentence, kind="permanent")
-        if refused := _unlike_its_grant(work, tool.contract):
+        if refused := _refused_by_grant(work, tool.contract):
             return refused
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as workspaces:
             try:
-                workspace = held.enter_context(self._workspace(work))
+                workspace = workspaces.enter_context(self._workspace(work))
             except (OSError, ToolFailed) as error:
                 _log.error("no workspace for call %s of run %s: %s", work.call, work.run, error)
                 sentence = "The call was not begun: its workspace cannot be made; an operator must look at the disk."
                 return _not_begun(work, sentence, kind="transient")
-            return await self._in_workspace(tool.under(work.grant.applied_to(tool.contract)), work, workspace)
+            return await self._perform_in_workspace(
+                tool.with_contract(work.grant.applied_to(tool.contract)), work, workspace
+            )
 
     @contextlib.contextmanager
     def _workspace(self, work: CallWork) -> Generator[Workspace]:
         """The workspace of the call's run; it is removed if no call of the run is left and nothing was put into it."""
         workspace = Workspace.create(self._workspaces, work.tenant, work.run)
-        self._calls[workspace.root] += 1
+        self._calls_in_workspace[workspace.root] += 1
         try:
             yield workspace
         finally:
-            self._calls[workspace.root] -= 1
-            if not self._calls[workspace.root]:
-                del self._calls[workspace.root]
+            self._calls_in_workspace[workspace.root] -= 1
+            if not self._calls_in_workspace[workspace.root]:
+                del self._calls_in_workspace[workspace.root]
                 workspace.remove_if_empty()
 
-    async def _in_workspace(self, tool: AnyTool, work: CallWork, workspace: Workspace) -> ToolResult:
+    async def _perform_in_workspace(self, tool: AnyTool, work: CallWork, workspace: Workspace) -> ToolResult:
         deadline = clock.now() + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
             context = Context(
@@ -131,24 +133,24 @@ class RegistryRunner:
             return await perform(tool, context, work.args, limits=self._limits)
 
 
-def _unlike_its_grant(work: CallWork, now: Contract) -> ToolResult | None:
+def _refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
     """Why the tool as it is ``now`` must not perform a call of a run that was opened with another contract of it.
 
     A probe changes nothing, and a result that is never asked for would leave its call in doubt: it may be made, if
     the tool still has one.
     """
-    if now.digest() == work.grant.contract_digest:
+    if current.digest() == work.grant.contract_digest:
         return None
     if work.probe:
-        gone = f"The tool '{work.tool}' has no probe any more."
-        return None if now.probe else _not_begun(work, gone, kind="permanent")
-    if wider := work.grant.widened_by(now):
+        no_probe_sentence = f"The tool '{work.tool}' has no probe any more."
+        return None if current.probe else _not_begun(work, no_probe_sentence, kind="permanent")
+    if wider := work.grant.widened_by(current):
         sentence = (
             f"The tool '{work.tool}' was not called: since this run was opened it may do more ({'; '.join(wider)}), "
             "and nobody agreed to that for this run."
         )
         return _not_begun(work, sentence, kind="permanent", widened=True)
-    if errors := check_arguments(work.args, now).errors:
+    if errors := check_arguments(work.args, current).errors:
         sentence = f"The tool '{work.tool}' was changed since this run was opened and does not take these arguments: "
         return _not_begun(work, sentence + "; ".join(errors), kind="invalid")
     return None
@@ -158,14 +160,14 @@ def _not_begun(work: CallWork, why: str, *, kind: ErrorType, widened: bool = Fal
     """What to say of a call whose tool was not called; a probe that was not made says nothing about its effect."""
     if work.probe:
         return ToolResult(outcome="unknown", error=ToolError(type=kind, message=why))
-    safe = kind in {"transient", "invalid"}
-    error = ToolError(type=kind, message=why, retry_safe=safe, known_by="not_begun", widened=widened)
+    is_safe = kind in {"transient", "invalid"}
+    error = ToolError(type=kind, message=why, retry_safe=is_safe, known_by="not_begun", widened=widened)
     return ToolResult(outcome="failed", error=error)
 
 
-def _broke(work: CallWork, error: Exception) -> ToolResult:
+def _runner_error(work: CallWork, error: Exception) -> ToolResult:
     """What to say of a call that broke in this process, not in its tool; the log of the process has the details."""
-    safe = work.tier == "read" and not work.probe
+    is_safe = work.tier == "read" and not work.probe
     message = f"tool {work.tool} could not be performed to its end ({type(error).__name__}); an operator must look"
-    told = ToolError(type="permanent", message=message, retry_safe=safe)
-    return ToolResult(outcome="failed" if safe else "unknown", error=told, cost_micros=work.cost_max_micros)
+    tool_error = ToolError(type="permanent", message=message, retry_safe=is_safe)
+    return ToolResult(outcome="failed" if is_safe else "unknown", error=tool_error, cost_micros=work.cost_max_micros)

@@ -80,7 +80,6 @@ from linestop.schemas.events.validator import (
     Accepted,
     AgentRef,
     AskedFor,
-    AsksModel,
     Checked,
     ForkPoint,
     Judged,
@@ -91,6 +90,7 @@ from linestop.schemas.events.validator import (
     Policy,
     Provenance,
     Refused,
+    RequestsModel,
     Returned,
     TaskFacts,
     ToolGrant,
@@ -139,9 +139,9 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
 }
 """(role, event name) → struct. ``stopped`` is everybody's, so it is not listed for each role."""
 
-NAMES: dict[type[AnyEvent], str] = {struct: name for (_, name), struct in EVENTS.items()} | {Stopped: "stopped"}
-_SAID = frozenset(NAMES.values())
-SPEAKERS: dict[type[AnyEvent], str] = {struct: role for (role, _), struct in EVENTS.items()}
+EVENT_NAMES: dict[type[AnyEvent], str] = {struct: name for (_, name), struct in EVENTS.items()} | {Stopped: "stopped"}
+_KNOWN_NAMES = frozenset(EVENT_NAMES.values())
+EVENT_ROLES: dict[type[AnyEvent], str] = {struct: role for (role, _), struct in EVENTS.items()}
 _DECODERS: dict[tuple[str, str], msgspec.json.Decoder[Any]] = {
     key: msgspec.json.Decoder(struct) for key, struct in EVENTS.items()
 }
@@ -159,14 +159,14 @@ class Envelope(msgspec.Struct, frozen=True):
 _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 
-def known(role: RoleName, event: str) -> bool:
+def is_known(role: RoleName, event: str) -> bool:
     """Whether this build knows what (role, event) means."""
     return event == "stopped" or (role, event) in EVENTS
 
 
-def misplaced(role: RoleName, event: str) -> bool:
+def belongs_to_another_role(role: RoleName, event: str) -> bool:
     """Whether an event of that name is known, but as another role's to say: a lie, not a later version's word."""
-    return not known(role, event) and event in _SAID
+    return not is_known(role, event) and event in _KNOWN_NAMES
 
 
 def encode(event: AnyEvent) -> bytes:
@@ -194,9 +194,9 @@ def decode_envelope(payload: bytes) -> Envelope:
 
 __all__ = [
     "EVENTS",
-    "NAMES",
+    "EVENT_NAMES",
+    "EVENT_ROLES",
     "NEVER",
-    "SPEAKERS",
     "Accepted",
     "AccountLine",
     "AgentRef",
@@ -206,7 +206,6 @@ __all__ = [
     "Asked",
     "AskedCall",
     "AskedFor",
-    "AsksModel",
     "BlobRef",
     "Checked",
     "Cleared",
@@ -243,6 +242,7 @@ __all__ = [
     "Question",
     "Queued",
     "Refused",
+    "RequestsModel",
     "Resolved",
     "Resumed",
     "Returned",
@@ -265,5 +265,5 @@ __all__ = [
     "decode",
     "decode_envelope",
     "encode",
-    "known",
+    "is_known",
 ]

@@ -63,6 +63,6 @@ class Stopped(Event, frozen=True, kw_only=True):
     limit: LimitHit | None = None
     open: tuple[OpenStart, ...] = ()
 
-    def outdoes(self, standing: Stopped) -> bool:
+    def overrides(self, standing: Stopped) -> bool:
         """Whether it changes a run that ``standing`` has stopped: what was to drain is cancelled after all."""
         return standing.mode is StopMode.DRAIN and self.mode is StopMode.FENCE

@@ -61,12 +61,12 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tool_mode: ToolMode = "auto"
     params: dict[str, Any] = {}
 
-    def asked_by(self, start: AsksModel) -> bool:
+    def is_requested_by(self, start: RequestsModel) -> bool:
         """Whether ``start`` asks this model: the same name at the same server."""
         return (self.model, self.base_url) == (start.model, start.base_url)
 
 
-class AsksModel(Protocol):
+class RequestsModel(Protocol):
     """A start of a model call, as an event or as what was entered of it."""
 
     @property
@@ -118,15 +118,15 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         if (now.contract_digest if isinstance(now, ToolGrant) else now.digest()) == self.contract_digest:
             return ()
-        found: list[str] = []
+        differences: list[str] = []
         if TIERS.index(now.tier) > TIERS.index(self.tier):
-            found.append(f"its tier is '{now.tier}', no longer '{self.tier}'")
+            differences.append(f"its tier is '{now.tier}', no longer '{self.tier}'")
         for field, pinned in (("scopes", self.scopes or ()), ("egress", self.egress)):
-            if more := [name for name in getattr(now, field) or () if name not in pinned]:
-                found.append(f"its {field} have '{more[0]}' in addition")
+            if added := [name for name in getattr(now, field) or () if name not in pinned]:
+                differences.append(f"its {field} have '{added[0]}' in addition")
         if self.safe_to_repeat and not now.safe_to_repeat:
-            found.append("it is no longer safe to repeat")
-        return tuple(found)
+            differences.append("it is no longer safe to repeat")
+        return tuple(differences)
 
     def applied_to(self, now: Contract) -> Contract:
         """The contract under which a run performs the tool as it is ``now``: what was pinned, and no promise of one."""

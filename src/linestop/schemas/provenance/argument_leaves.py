@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import msgspec
 
-_DEEP_MAX = 8
+_DEPTH_MAX = 8
 """References and alternatives of a schema that are followed for one field."""
 
-_NONE: list[dict[str, Any]] = []
+_NO_SCHEMAS: list[dict[str, Any]] = []
 
 
 class Leaf(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,10 +31,10 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
 def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # noqa: ANN401 - any JSON value
     """The leaves of ``args`` in their order, without what the schema gives: defaults, constants, declared names."""
     root = parameters or {}
-    stack: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = [("$", "", "", args, _meant(root, [root]))]
+    stack: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = [("$", "", "", args, _resolve_schemas(root, [root]))]
     while stack:
         path, place, name, item, schemas = stack.pop()
-        if any(_is_given(schema, item) for schema in schemas):
+        if any(_is_fixed_by_schema(schema, item) for schema in schemas):
             continue
         if isinstance(item, dict):
             below: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = []
@@ -46,46 +46,46 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
                     declared = [
                         s["additionalProperties"] for s in schemas if isinstance(s.get("additionalProperties"), dict)
                     ]
-                below.append((f"{path}.{key}", here, key, value, _meant(root, declared)))
+                below.append((f"{path}.{key}", here, key, value, _resolve_schemas(root, declared)))
             stack.extend(reversed(below))
         elif isinstance(item, list):
-            inner = _meant(root, [s["items"] for s in schemas if isinstance(s.get("items"), dict)])
+            inner = _resolve_schemas(root, [s["items"] for s in schemas if isinstance(s.get("items"), dict)])
             items = items_of(item)
             stack.extend((f"{path}[{i}]", f"{place}[]", name, items[i], inner) for i in reversed(range(len(items))))
         else:
-            said = next((str(s["description"]) for s in schemas if "description" in s), "")
+            description = next((str(s["description"]) for s in schemas if "description" in s), "")
             yield Leaf(
-                path=path, place=place, name=name, value=item, description=said,
+                path=path, place=place, name=name, value=item, description=description,
                 has_default=any("default" in schema for schema in schemas),
             )  # fmt: skip
 
 
 def items_of(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
     """The items of a JSON array."""
-    found: list[Any] = value
-    return found
+    items: list[Any] = value
+    return items
 
 
-def _meant(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _resolve_schemas(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The schemas with their references and alternatives, each once."""
-    found: list[dict[str, Any]] = []
+    resolved: list[dict[str, Any]] = []
     waiting = list(schemas)
-    for _ in range(_DEEP_MAX):
+    for _ in range(_DEPTH_MAX):
         if not waiting:
             break
-        found += waiting
+        resolved += waiting
         below: list[dict[str, Any]] = []
         for schema in waiting:
             reference = schema.get("$ref")
             if isinstance(reference, str) and reference.startswith("#/$defs/"):
                 below.append(root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {}))
             for kind in ("anyOf", "oneOf", "allOf"):
-                below += [branch for branch in schema.get(kind, _NONE) if isinstance(branch, dict)]
+                below += [branch for branch in schema.get(kind, _NO_SCHEMAS) if isinstance(branch, dict)]
         waiting = below
-    return found
+    return resolved
 
 
-def _is_given(schema: dict[str, Any], value: Any) -> bool:  # noqa: ANN401 - any JSON value
+def _is_fixed_by_schema(schema: dict[str, Any], value: Any) -> bool:  # noqa: ANN401 - any JSON value
     """Whether the schema itself gives this value: as the default, or as the only one there is."""
     if "default" in schema and type(schema["default"]) is type(value) and schema["default"] == value:
         return True

@@ -22,9 +22,17 @@ import msgspec
 from linestop.schemas.events.validator import Provenance
 from linestop.schemas.provenance.argument_leaves import Leaf, items_of, leaves
 from linestop.schemas.provenance.code_constants import CodeConstants
-from linestop.schemas.provenance.dates import Spoken, is_moment, is_spoken_of, spoken
+from linestop.schemas.provenance.dates import MentionedTimes, is_mentioned, is_moment, mentioned_times
 from linestop.schemas.provenance.leads import bare, is_numbered, known_leads, leading, short_leads
-from linestop.schemas.provenance.tokens import Amount, Token, amounts, compact, normalized, readings, tokens
+from linestop.schemas.provenance.tokens import (
+    Amount,
+    Token,
+    amounts,
+    normalized,
+    possible_numbers,
+    tokens,
+    without_separators,
+)
 
 RULE = 3
 """The version of this rule; ``judged`` says by which one it was made. 1 is that of the logs before there were more.
@@ -40,11 +48,11 @@ CHARS_MAX = 50_000
 """Characters of all leaves together that are looked through."""
 
 SHOWN_CHARS_MAX = 80
-NO_CODE = CodeConstants((), ())
+NO_CONSTANTS = CodeConstants((), ())
 _BETWEEN = "\x1f"
 _HUNDRED = Decimal(100)
 _PARTS = re.compile(r"\s*[,;\n]\s*|\s+(?:and|und|&)\s+")
-_NO = frozenset({"no", "not", "without", "don't", "never", "nicht", "ohne", "kein", "keine", "nie"})
+_NEGATIONS = frozenset({"no", "not", "without", "don't", "never", "nicht", "ohne", "kein", "keine", "nie"})
 _YES = frozenset({"true", "yes", "on", "ja"})
 _MINOR_NAME = re.compile(
     r"(?:^|_)(?:cents?|minor|pence|ct|rappen)(?:_|$)|in (?:euro )?cents?\b|minor units?", re.IGNORECASE
@@ -68,13 +76,13 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     trusted: tuple[Source, ...]
-    seen: tuple[Source, ...] = ()
+    untrusted: tuple[Source, ...] = ()
     material: str = ""
-    code: CodeConstants = NO_CODE
+    constants: CodeConstants = NO_CONSTANTS
     today: tuple[date, ...] = ()
 
 
-class Traced(msgspec.Struct, frozen=True, kw_only=True):
+class TracedArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What a contract says of the arguments. ``only`` names those that are looked at; empty for all.
 
     ``rule`` is the version by which they are judged: a log of before is checked by its own.
@@ -86,27 +94,27 @@ class Traced(msgspec.Struct, frozen=True, kw_only=True):
     rule: int = RULE
 
 
-def trace(args: Any, contract: Traced, sources: Sources) -> tuple[Provenance, ...]:  # noqa: ANN401 - any JSON value
+def trace(args: Any, contract: TracedArguments, sources: Sources) -> tuple[Provenance, ...]:  # noqa: ANN401 - any JSON value
     """Where each value comes from that is not of the task; empty if all are."""
     rule = _Rule(sources, version=contract.rule)
-    found: list[Provenance] = []
+    result: list[Provenance] = []
     chars = 0
     for count, leaf in enumerate(leaves(args, contract.parameters)):
         if contract.only and not leaf.within(contract.only):
             continue
         chars += len(leaf.value) if isinstance(leaf.value, str) else 1
         if count >= VALUES_MAX or chars > CHARS_MAX:
-            found.append(Provenance(path=leaf.path, n=0, field="too many values"))
+            result.append(Provenance(path=leaf.path, n=0, field="too many values"))
             break
         if contract.only and rule.is_verbatim(leaf.value):
             continue
         line = rule.content(leaf) if leaf.within(contract.content) else rule.origin(leaf)
         if line is not None:
-            found.append(line)
-    return tuple(found)
+            result.append(line)
+    return tuple(result)
 
 
-def untrusted(lines: Iterable[Provenance]) -> bool:
+def has_untrusted(lines: Iterable[Provenance]) -> bool:
     """Whether any value comes from elsewhere than the task or a trusted source."""
     return any(line.field != "trusted" for line in lines)
 
@@ -123,45 +131,45 @@ def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
     for path in paths:
         reached = [whole]
         for step in [] if path == "$" else path.replace("[]", ".[]").split("."):
-            reached = [below for item in reached for below in _below(item, step)]
+            reached = [below for item in reached for below in _children(item, step)]
         for item in reached:
-            for value in _listed(item):
+            for value in _as_list(item):
                 if value is not None and not isinstance(value, bool | dict | list):
                     yield value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _listed(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+def _as_list(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
     """The items of a list, or the one value that there is."""
     return items_of(item) if isinstance(item, list) else [item]
 
 
-def _below(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON value
+def _children(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON value
     if step == "[]":
-        return _listed(item) if isinstance(item, list) else []
+        return _as_list(item) if isinstance(item, list) else []
     fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
     return [fields[step]] if step in fields else []
 
 
 _JOINED_BEFORE = re.compile(r"[\w.%@/:-]")
 _JOINED_AFTER = re.compile(r"[\w/%?&=#@~+-]|[.:]\w")
-PLACES_MAX: Final = 64
+OCCURRENCES_MAX: Final = 64
 """In so many places of one text a value is looked at; what is a part of other words in all of them needs a person."""
 
 
-def _stands_whole(text: str, wanted: str) -> bool:
+def _contains_whole(text: str, value: str) -> bool:
     """Whether a value stands in a text, and not as a part of a longer address, path, number or word."""
     at = -1
-    for _ in range(PLACES_MAX):
-        at = text.find(wanted, at + 1)
+    for _ in range(OCCURRENCES_MAX):
+        at = text.find(value, at + 1)
         if at < 0:
             return False
-        joined = (at > 0 and _JOINED_BEFORE.match(text, at - 1)) or _JOINED_AFTER.match(text, at + len(wanted))
+        joined = (at > 0 and _JOINED_BEFORE.match(text, at - 1)) or _JOINED_AFTER.match(text, at + len(value))
         if not joined:
             return True
     return False
 
 
-class _Text:
+class _TrustedText:
     """A trusted text, taken apart once."""
 
     def __init__(self, source: Source) -> None:
@@ -172,7 +180,7 @@ class _Text:
         self.all = frozenset(line)
         self.joined = _joined(line)
         self.amounts: tuple[Amount, ...] = amounts(source.text)
-        self.spoken: Spoken = spoken(source.text)
+        self.mentions: MentionedTimes = mentioned_times(source.text)
         self.accounts = frozenset(token.text for token in line if token.kind == "account")
         self.hosts = frozenset(token.text.split("://")[-1].split("/")[0] for token in line if token.kind == "link")
 
@@ -181,7 +189,7 @@ class _Text:
         """What it leads to, for contents; most calls have none."""
         return known_leads(self.source)
 
-    def holds(self, wanted: tuple[Token, ...]) -> bool:
+    def contains(self, wanted: tuple[Token, ...]) -> bool:
         """Whether these tokens stand in it, whole and one after the other."""
         return _joined(wanted) in self.joined
 
@@ -196,19 +204,19 @@ class _Rule:
     def __init__(self, sources: Sources, *, version: int) -> None:
         self._sources = sources
         self._version = version
-        self._texts = [_Text(source) for source in sources.trusted]
+        self._texts = [_TrustedText(source) for source in sources.trusted]
 
     def origin(self, leaf: Leaf) -> Provenance | None:
         """Where a value comes from; None for the task."""
         value = leaf.value
         if value is None or isinstance(value, bool):
-            n = self._of_flag(leaf)
+            n = self._flag_origin(leaf)
         elif isinstance(value, str):
-            n = 0 if not value.strip() else self._of_text(value, leaf)
+            n = 0 if not value.strip() else self._text_origin(value, leaf)
         else:
-            n = self._of_number(Decimal(repr(value)).normalize(), leaf)
+            n = self._number_origin(Decimal(repr(value)).normalize(), leaf)
         if n is None:
-            return None if self._sources.code.holds(value) else self._seen(leaf.path, value)
+            return None if self._sources.constants.has_constant(value) else self._untrusted_origin(leaf.path, value)
         return Provenance(path=leaf.path, n=n, field="trusted") if n else None
 
     def content(self, leaf: Leaf) -> Provenance | None:
@@ -217,89 +225,99 @@ class _Rule:
         if line is None or line.field == "trusted" or not isinstance(leaf.value, str):
             return None if isinstance(leaf.value, int | float | bool | None) else line
         for token in leading(leaf.value, sections=self._version <= 2):
-            if not any(self._holds_leading(text, token) for text in self._texts):
-                return msgspec.structs.replace(self._seen(leaf.path, token.text), value=token.text[:SHOWN_CHARS_MAX])
+            if not any(self._contains_reference(text, token) for text in self._texts):
+                return msgspec.structs.replace(
+                    self._untrusted_origin(leaf.path, token.text), value=token.text[:SHOWN_CHARS_MAX]
+                )
         for lead in short_leads(leaf.value) if self._version > 2 else ():
             if not any(bare(lead) in text.leads for text in self._texts):
-                return msgspec.structs.replace(self._seen(leaf.path, lead), value=lead[:SHOWN_CHARS_MAX])
+                return msgspec.structs.replace(self._untrusted_origin(leaf.path, lead), value=lead[:SHOWN_CHARS_MAX])
         return None
 
     def is_verbatim(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
         """Whether a value stands, whole, in any text of the run: then nothing was put into it on the way out."""
         if value is None or isinstance(value, bool):
             return True
-        wanted = normalized(value.strip() if isinstance(value, str) else msgspec.json.encode(value).decode())
-        texts = (*(s.text for s in (*self._sources.trusted, *self._sources.seen)), self._sources.material)
-        return not wanted or any(_stands_whole(text, wanted) for text in texts)
+        verbatim = normalized(value.strip() if isinstance(value, str) else msgspec.json.encode(value).decode())
+        texts = (*(s.text for s in (*self._sources.trusted, *self._sources.untrusted)), self._sources.material)
+        return not verbatim or any(_contains_whole(text, verbatim) for text in texts)
 
-    def _of_flag(self, leaf: Leaf) -> int | None:
+    def _flag_origin(self, leaf: Leaf) -> int | None:
         """A switch: the text names it (or, to switch it off, names it with a "no")."""
         if leaf.value is None:
             return None if leaf.has_default else 0
-        name = tuple(part for part in re.split(r"[\W_]+", leaf.name.casefold()) if part)
+        name_parts = tuple(part for part in re.split(r"[\W_]+", leaf.name.casefold()) if part)
         for text in self._texts:
             words = [token.text for token in text.line]
-            for at in range(len(words) - len(name) + 1):
-                if not name or not all(_alike(a, b) for a, b in zip(words[at : at + len(name)], name, strict=True)):
+            for at in range(len(words) - len(name_parts) + 1):
+                if not name_parts or not all(
+                    _is_form_of(a, b) for a, b in zip(words[at : at + len(name_parts)], name_parts, strict=True)
+                ):
                     continue
-                near = {*words[max(at - 3, 0) : at], *words[at + len(name) : at + len(name) + 3]}
-                denied = bool(near & (_NO | {"false", "off"}))
+                near = {*words[max(at - 3, 0) : at], *words[at + len(name_parts) : at + len(name_parts) + 3]}
+                denied = bool(near & (_NEGATIONS | {"false", "off"}))
                 if denied != leaf.value:
                     return text.n
         return None
 
-    def _of_number(self, value: Decimal, leaf: Leaf) -> int | None:
+    def _number_origin(self, value: Decimal, leaf: Leaf) -> int | None:
         for text in self._texts:
-            if any(value in _as_named(amount, leaf) for amount in text.amounts):
+            if any(value in _in_argument_unit(amount, leaf) for amount in text.amounts):
                 return text.n
         return None
 
-    def _of_text(self, value: str, leaf: Leaf) -> int | None:
-        wanted = tokens(value.strip().rstrip(".!?") or value)
-        if all(token.kind == "sign" for token in wanted):
+    def _text_origin(self, value: str, leaf: Leaf) -> int | None:
+        value_tokens = tokens(value.strip().rstrip(".!?") or value)
+        if all(token.kind == "sign" for token in value_tokens):
             # A full stop of the task is no folder of it.
             return None
         for text in self._texts:
-            if text.holds(wanted) or self._holds_single(text, value, wanted, leaf):
+            if text.contains(value_tokens) or self._contains_equivalent(text, value, value_tokens, leaf):
                 return text.n
         if is_moment(value):
-            said = [text.spoken for text in self._texts]
-            return 0 if is_spoken_of(value, said, self._sources.today) else None
+            mentions = [text.mentions for text in self._texts]
+            return 0 if is_mentioned(value, mentions, self._sources.today) else None
         parts = [part for part in _PARTS.split(value.strip()) if part]
         if 1 < len(parts) <= VALUES_MAX:
-            found = [self._of_text(part, leaf) for part in parts]
-            return None if None in found else max(n for n in found if n is not None)
+            origins = [self._text_origin(part, leaf) for part in parts]
+            return None if None in origins else max(n for n in origins if n is not None)
         return None
 
     @staticmethod
-    def _holds_single(text: _Text, value: str, wanted: tuple[Token, ...], leaf: Leaf) -> bool:
+    def _contains_equivalent(text: _TrustedText, value: str, value_tokens: tuple[Token, ...], leaf: Leaf) -> bool:
         """Whether a number, an amount of money or an account stands in the text in another way of writing it."""
-        if compact(value) in text.accounts:
+        if without_separators(value) in text.accounts:
             return True
-        if len(wanted) == 1 and wanted[0].kind == "number" and not re.match(r"[-+]?0\d", wanted[0].text):
-            return any(readings(wanted[0].text) & _as_named(amount, leaf) for amount in text.amounts)
-        if len(wanted) == 2 and {token.kind for token in wanted} == {"number", "word"}:
-            number, unit = sorted(wanted, key=lambda token: token.kind)
+        if (
+            len(value_tokens) == 1
+            and value_tokens[0].kind == "number"
+            and not re.match(r"[-+]?0\d", value_tokens[0].text)
+        ):
             return any(
-                text.holds(pair) or readings(number.text) & amount.values
+                possible_numbers(value_tokens[0].text) & _in_argument_unit(amount, leaf) for amount in text.amounts
+            )
+        if len(value_tokens) == 2 and {token.kind for token in value_tokens} == {"number", "word"}:
+            number, unit = sorted(value_tokens, key=lambda token: token.kind)
+            return any(
+                text.contains(pair) or possible_numbers(number.text) & amount.values
                 for amount in text.amounts
                 for pair in ((number, unit), (unit, number))
-                if readings(number.text) & amount.values and unit in text.all
+                if possible_numbers(number.text) & amount.values and unit in text.all
             )
         return False
 
-    def _holds_leading(self, text: _Text, token: Token) -> bool:
+    def _contains_reference(self, text: _TrustedText, token: Token) -> bool:
         if token in text.all or token.text in text.hosts:
             return True
         if self._version > 2 and is_numbered(token) and bare(token.text) in text.leads:
             return True
-        return token.kind == "number" and any(readings(token.text) & amount.values for amount in text.amounts)
+        return token.kind == "number" and any(possible_numbers(token.text) & amount.values for amount in text.amounts)
 
-    def _seen(self, path: str, value: Any) -> Provenance:  # noqa: ANN401 - any JSON leaf
+    def _untrusted_origin(self, path: str, value: Any) -> Provenance:  # noqa: ANN401 - any JSON leaf
         """Where a value that is not trusted was seen last, for whoever is asked."""
         shown = (value if isinstance(value, str) else msgspec.json.encode(value).decode()).strip().casefold()
         if shown:
-            for source in self._sources.seen:
+            for source in self._sources.untrusted:
                 if shown in source.text.casefold():
                     return Provenance(path=path, n=source.n, field="untrusted")
             if shown in self._sources.material.casefold():
@@ -307,14 +325,14 @@ class _Rule:
         return Provenance(path=path)
 
 
-def _alike(word: str, part: str) -> bool:
+def _is_form_of(word: str, part: str) -> bool:
     """Whether a word is a name's part or a form of it: notify, notifies, notified."""
     if min(len(word), len(part)) < 4:
         return word == part
     return word.startswith(part[:-1]) or part.startswith(word)
 
 
-def _as_named(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
+def _in_argument_unit(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
     """A number of a text in the unit that the argument is in: euros where it says nothing, cents where it says so."""
     factor = Decimal(1)
     if amount.unit == "percent":

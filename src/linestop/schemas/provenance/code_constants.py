@@ -20,18 +20,18 @@ class CodeConstants:
 
     def __init__(self, constants: Iterable[str], outside: Iterable[str]) -> None:
         self._constants = frozenset(constants)
-        self._outside = outside
+        self._outside_texts = outside
         self._texts: tuple[str, ...] | None = None
 
-    def holds(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
+    def has_constant(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
         """Whether a value is a constant of the code and stands nowhere outside."""
         if not self._constants or canonical(value).decode() not in self._constants:
             return False
         if self._texts is None:
-            self._texts = tuple(text.casefold() for text in self._outside if text)
+            self._texts = tuple(text.casefold() for text in self._outside_texts if text)
         if isinstance(value, str):
             # Conservative: a part of a word outside counts, and so does the text as JSON writes it.
-            wanted = {value.strip().casefold(), canonical(value).decode()[1:-1].casefold()}
-            return all(each not in text for each in wanted for text in self._texts)
-        shown = re.compile(rf"(?<![\w.,]){re.escape(canonical(value).decode())}(?![\w])")
-        return not any(shown.search(text) for text in self._texts)
+            spellings = {value.strip().casefold(), canonical(value).decode()[1:-1].casefold()}
+            return all(each not in text for each in spellings for text in self._texts)
+        pattern = re.compile(rf"(?<![\w.,]){re.escape(canonical(value).decode())}(?![\w])")
+        return not any(pattern.search(text) for text in self._texts)

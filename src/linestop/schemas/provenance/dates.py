@@ -22,7 +22,7 @@ _VALUE = re.compile(
     r"(?P<time>\d\d?:\d\d(?::\d\d(?:\.\d{1,9})?)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?"
 )
 _CLOCK = re.compile(r"(\d\d?)(?::(\d\d))?(?::\d\d)? ?(am|pm|a\.m\.|p\.m\.)?")
-_LASTS = re.compile(
+_DURATION = re.compile(
     r"(?:(\d{1,3}|an?|one|two|three|four|eine?|zwei|drei)[ -]|(half an ))(hours?|minutes?|min|stunden?|minuten?)\b",
     re.IGNORECASE,
 )
@@ -50,7 +50,7 @@ class Day(NamedTuple):
     day: int
 
 
-class Spoken(NamedTuple):
+class MentionedTimes(NamedTuple):
     """The days and the minutes of the day that a text names."""
 
     days: frozenset[Day]
@@ -60,7 +60,7 @@ class Spoken(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def spoken(text: str) -> Spoken:
+def mentioned_times(text: str) -> MentionedTimes:
     """What a text says of dates and times."""
     line = tokens(text)
     days = {day for token in line if token.kind == "date" for day in _days(token)}
@@ -69,9 +69,9 @@ def spoken(text: str) -> Spoken:
     }
     words = {token.text for token in line if token.kind == "word"}
     minutes |= {_NAMED_TIMES[word] for word in words & _NAMED_TIMES.keys()}
-    lasting = {lasts for found in _LASTS.finditer(normalized(text)) if (lasts := _lasts(found))}
+    lasting = {lasts for match in _DURATION.finditer(normalized(text)) if (lasts := _duration_minutes(match))}
     minutes |= {(m + lasts) % _DAY_MINUTES for m in minutes for lasts in list(lasting)[:20]}
-    return Spoken(
+    return MentionedTimes(
         frozenset(days),
         frozenset(minutes),
         frozenset(_RELATIVE[word] for word in words & _RELATIVE.keys()),
@@ -79,11 +79,11 @@ def spoken(text: str) -> Spoken:
     )
 
 
-def _lasts(found: re.Match[str]) -> int:
-    hour = 60 if found[3][0].lower() in "hs" else 1
-    if found[2]:
+def _duration_minutes(match: re.Match[str]) -> int:
+    hour = 60 if match[3][0].lower() in "hs" else 1
+    if match[2]:
         return 30 if hour == 60 else 0
-    count = found[1].lower()
+    count = match[1].lower()
     return hour * (int(count) if count.isdecimal() else _COUNTS[count])
 
 
@@ -109,8 +109,8 @@ def _days(token: Token) -> Iterable[Day]:
 
 def _minutes(text: str, dated: bool) -> Iterable[int]:
     if dated:
-        found = re.search(r"[t ](\d\d?):(\d\d)", text)
-        return [int(found[1]) * 60 + int(found[2])] if found else []
+        match = re.search(r"[t ](\d\d?):(\d\d)", text)
+        return [int(match[1]) * 60 + int(match[2])] if match else []
     clock = _CLOCK.match(text)
     if clock is None:
         return []
@@ -122,37 +122,37 @@ def _minutes(text: str, dated: bool) -> Iterable[int]:
 
 def is_moment(value: str) -> bool:
     """Whether a value is written as a date, a time, or both."""
-    found = _VALUE.fullmatch(value.strip())
-    return found is not None and bool(found["date"] or found["time"])
+    match = _VALUE.fullmatch(value.strip())
+    return match is not None and bool(match["date"] or match["time"])
 
 
-def is_spoken_of(value: str, said: Iterable[Spoken], today: Iterable[date]) -> bool:
+def is_mentioned(value: str, mentions: Iterable[MentionedTimes], today: Iterable[date]) -> bool:
     """Whether the moment ``value`` is one that the texts name; ``today`` is what relative words are about.
 
     All that the value says must be said: the day in full or as far as a text gives it, and the time, midnight
     excepted, which is how a day alone is written as a moment.
     """
-    found = _VALUE.fullmatch(value.strip())
-    if found is None or not (found["date"] or found["time"]) or (found["zone"] or "Z").strip("+-:0") not in {"", "Z"}:
+    match = _VALUE.fullmatch(value.strip())
+    if match is None or not (match["date"] or match["time"]) or (match["zone"] or "Z").strip("+-:0") not in {"", "Z"}:
         return False
-    all_said, known = list(said), list(today)
-    if found["time"]:
-        minutes = set(_minutes(found["time"], dated=False))
-        alone = not found["date"]
-        if (alone or minutes != {0}) and not any(minutes & each.minutes for each in all_said):
+    all_mentions, known = list(mentions), list(today)
+    if match["time"]:
+        minutes = set(_minutes(match["time"], dated=False))
+        alone = not match["date"]
+        if (alone or minutes != {0}) and not any(minutes & each.minutes for each in all_mentions):
             return False
-    if not found["date"]:
+    if not match["date"]:
         return True
-    numbers = [int(number) for number in re.findall(r"\d+", found["date"])]
+    numbers = [int(number) for number in re.findall(r"\d+", match["date"])]
     try:
         day = date(*numbers) if numbers[0] > 31 else date(numbers[2], numbers[1], numbers[0])
     except ValueError:
         return False
-    return any(_names(each, day, known) for each in all_said)
+    return any(_mentions_day(each, day, known) for each in all_mentions)
 
 
-def _names(said: Spoken, day: date, today: list[date]) -> bool:
-    for year, month, number in said.days:
+def _mentions_day(mentions: MentionedTimes, day: date, today: list[date]) -> bool:
+    for year, month, number in mentions.days:
         years = {year} if year else {base.year + more for base in today for more in (-1, 0, 1)}
         months = {month} if month else {m for base in today for m in (base.month, base.month % 12 + 1)}
         if number and day.year in years and day.month in months and day.day == number:
@@ -161,8 +161,8 @@ def _names(said: Spoken, day: date, today: list[date]) -> bool:
         if day == base:
             # The day on which it is asked needs no mention: the clock said it.
             return True
-        if any(day == base + timedelta(days=more) for more in said.relative):
+        if any(day == base + timedelta(days=more) for more in mentions.relative):
             return True
-        if day.weekday() in said.weekdays and timedelta(0) <= day - base <= timedelta(days=14):
+        if day.weekday() in mentions.weekdays and timedelta(0) <= day - base <= timedelta(days=14):
             return True
     return False

@@ -61,7 +61,7 @@ CURRENCIES = {
 _CODES = frozenset(CURRENCIES.values())
 _PERCENT = frozenset({"%", "percent", "prozent"})
 _MINOR = frozenset({"cent", "cents", "ct", "pence", "penny", "pennies", "rappen"})
-_SPELLED = {
+_SPELLED_NUMBERS = {
     name: number
     for number, names in enumerate(
         ("two zwei", "three drei", "four vier", "five fünf", "six sechs", "seven sieben", "eight acht", "nine neun",
@@ -94,7 +94,7 @@ def normalized(text: str) -> str:
 @lru_cache(maxsize=512)
 def tokens(text: str) -> tuple[Token, ...]:
     """The tokens of a text, in their order."""
-    found: list[Token] = []
+    result: list[Token] = []
     text = normalized(text)
     at = 0
     while (match := _TOKEN.search(text, at)) is not None:
@@ -104,8 +104,8 @@ def tokens(text: str) -> tuple[Token, ...]:
             cut = whole.rstrip(_TRAILING)
             if cut and len(cut) < len(whole):
                 at, whole = match.start() + len(cut), cut
-        found.append(_token(kind, whole))
-    return tuple(found)
+        result.append(_token(kind, whole))
+    return tuple(result)
 
 
 def _token(kind: Kind, text: str) -> Token:
@@ -116,7 +116,7 @@ def _token(kind: Kind, text: str) -> Token:
         scheme = f"{head.casefold()}://" if slash else ""
         return Token(kind, f"{scheme}{host.casefold()}{cut}{path}")
     if kind == "account":
-        return Token(kind, compact(text))
+        return Token(kind, without_separators(text))
     if kind == "word":
         text = _POSSESSIVE.sub("", text) or text
         mixed = any(c.isdigit() for c in text) or any(c in "._:-" for c in text)
@@ -127,12 +127,12 @@ def _token(kind: Kind, text: str) -> Token:
     return Token(kind, text if kind == "path" else " ".join(text.casefold().split()))
 
 
-def compact(text: str) -> str:
+def without_separators(text: str) -> str:
     """An account, card or telephone number without the blanks and dashes that it may be written with."""
     return re.sub(r"[\s()/-]", "", text).casefold()
 
 
-def readings(text: str) -> frozenset[Decimal]:
+def possible_numbers(text: str) -> frozenset[Decimal]:
     """The numbers that a written number may mean: ``1.000`` is a thousand to some and one to others."""
     plain = text.replace("\u2212", "-").lstrip("+")
     plain = re.sub(r"['\u2019\u00a0\u202f]", "", plain)
@@ -148,19 +148,19 @@ def readings(text: str) -> frozenset[Decimal]:
     elif marks:
         _, _, rest = plain.partition(marks[0])
         forms = {plain.replace(marks[0], ".")} | ({plain.replace(marks[0], "")} if len(rest) == 3 else set[str]())
-    found: set[Decimal] = set()
+    numbers: set[Decimal] = set()
     for form in forms:
         try:
-            found.add(Decimal(form).normalize())
+            numbers.add(Decimal(form).normalize())
         except InvalidOperation:
             continue
-    return frozenset(found)
+    return frozenset(numbers)
 
 
 @lru_cache(maxsize=512)
 def amounts(text: str) -> tuple[Amount, ...]:
     """The numbers of a text, each with the unit that stands beside it."""
-    found: list[Amount] = []
+    result: list[Amount] = []
     line = tokens(text)
     for at, token in enumerate(line):
         if token.kind == "number":
@@ -169,7 +169,7 @@ def amounts(text: str) -> tuple[Amount, ...]:
             unit: Unit = (
                 "percent" if after in _PERCENT else "major" if beside & _CODES else "minor" if beside & _MINOR else ""
             )
-            found.append(Amount(readings(token.text), unit, re.search(r"[.,]\d\d$", token.text) is not None))
-        elif token.kind == "word" and token.text in _SPELLED:
-            found.append(Amount(frozenset({Decimal(_SPELLED[token.text])}), "", decimals=False))
-    return tuple(found)
+            result.append(Amount(possible_numbers(token.text), unit, re.search(r"[.,]\d\d$", token.text) is not None))
+        elif token.kind == "word" and token.text in _SPELLED_NUMBERS:
+            result.append(Amount(frozenset({Decimal(_SPELLED_NUMBERS[token.text])}), "", decimals=False))
+    return tuple(result)

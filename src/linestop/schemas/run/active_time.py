@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from linestop.schemas.run.call_states import Attempt
     from linestop.schemas.run.state import Run
 
-DECIDING_S = 1.0
+DECIDING_MAX_S = 1.0
 """What is taken for deciding after an event; a longer silence is a role or a broker that was not there."""
 
 
@@ -57,12 +57,12 @@ class ActiveTime:
 
     def with_span(self, begin_s: float, end_s: float) -> float:
         """How much it would be with this span, which ends after all others."""
-        counted = 0.0
+        overlap_s = 0.0
         for span in reversed(self._spans):
             if span[1] <= begin_s:
                 break
-            counted += min(span[1], end_s) - max(span[0], begin_s)
-        return self.total_s + max(end_s - begin_s, 0.0) - counted
+            overlap_s += min(span[1], end_s) - max(span[0], begin_s)
+        return self.total_s + max(end_s - begin_s, 0.0) - overlap_s
 
 
 def count_start(run: Run, attempt: Attempt, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:

@@ -30,7 +30,7 @@ def may_do_more(tool: str, wider: tuple[str, ...]) -> str:
     return f"'{tool}' may do more by now than was agreed to: {'; '.join(wider)}." if wider else ""
 
 
-def awaited(call: CallState) -> str:
+def awaited_event(call: CallState) -> str:
     """The name of the event that a call waits for, or nothing."""
     if call.tool != EVENT_WAIT or call.judged is None or isinstance(call.judged.args, BlobRef):
         return ""
@@ -40,18 +40,18 @@ def awaited(call: CallState) -> str:
         return ""
 
 
-def waiting_for(run: Run, event: str) -> CallState | None:
+def call_waiting_for(run: Run, event: str) -> CallState | None:
     """The first call that waits for the event of that name now."""
     calls = run.proposal.calls if run.proposal else ()
-    return next((call for call in calls if call.stage is Stage.ASKED and awaited(call) == event), None)
+    return next((call for call in calls if call.stage is Stage.ASKED and awaited_event(call) == event), None)
 
 
-def by_fallback(run: Run) -> bool:
+def is_by_fallback(run: Run) -> bool:
     """Whether the calls at the gate come from another model than the one the run was opened with."""
-    return run.opened is not None and run.proposal is not None and not run.opened.model.asked_by(run.proposal)
+    return run.opened is not None and run.proposal is not None and not run.opened.model.is_requested_by(run.proposal)
 
 
-def approved_by_edit(policy: Policy, call: CallState) -> bool:
+def is_approved_by_edit(policy: Policy, call: CallState) -> bool:
     """Whether a person wrote these very arguments and approved them by it; not where the policy asks for two people."""
     edit = call.edit
     if edit is None or not edit.approves or call.judged is None or policy.quorum > 1:
@@ -64,7 +64,7 @@ def approved_by_edit(policy: Policy, call: CallState) -> bool:
         return False
 
 
-def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
+def approval_rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
     """The rule that decides about a call, and whether it needs a person.
 
     ``fallback``: a model that stood in for the run's own proposed it, so what policy trusts the first model
@@ -77,7 +77,7 @@ def rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = Fal
 
 def _rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool) -> tuple[str, bool]:
     tier: Tier = call.judged.tier if call.judged else "destructive"
-    if approved_by_edit(policy, call):
+    if is_approved_by_edit(policy, call):
         return "edited", False
     if tier == "destructive" and not dry_run:
         return "tier:destructive", True

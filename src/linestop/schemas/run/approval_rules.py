@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas.defaults import CLOCK_SLACK_S, REPORTED_MAX
+from linestop.schemas.defaults import CLOCK_SLACK_S, REPORTED_EVENTS_MAX
 from linestop.schemas.events import (
     Answered,
     Asked,
@@ -26,7 +26,7 @@ from linestop.schemas.events import (
     SpendQuestion,
 )
 from linestop.schemas.run import call_end_rules, widened_contract_rules
-from linestop.schemas.run.approval_policy import awaited, by_fallback, rule
+from linestop.schemas.run.approval_policy import approval_rule, awaited_event, is_by_fallback
 from linestop.schemas.run.call_outcome import CallOutcome
 from linestop.schemas.run.call_states import CallState, Stage, text_size
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 
-def cleared(run: Run, n: int, event: Cleared) -> str:
+def apply_cleared(run: Run, n: int, event: Cleared) -> str:
     """``approver.cleared``: calls that need nobody, by the run's policy. A destructive call always needs somebody."""
-    fallback = by_fallback(run)
+    fallback = is_by_fallback(run)
     for line in event.calls:
         call = run.calls.get(line.call)
         if call is None or call.stage is not Stage.GATE or call.args_sha256 != line.args_sha256:
@@ -44,7 +44,7 @@ def cleared(run: Run, n: int, event: Cleared) -> str:
         if _is_question(call):
             return f"call '{line.call}' is a question: only an answer ends it"
         if run.opened is not None:
-            name, person = rule(run.opened.policy, call, dry_run=run.opened.task.dry_run, fallback=fallback)
+            name, person = approval_rule(run.opened.policy, call, dry_run=run.opened.task.dry_run, fallback=fallback)
             if person and name == "tier:destructive":
                 return f"call '{line.call}' is destructive: only a person lets it pass"
             if person:
@@ -67,28 +67,28 @@ def _pass_gate(call: CallState, n: int) -> None:
     call.ready_at = call.judged.wait_until if waits and call.judged else None
 
 
-def asked(run: Run, event: Asked) -> str:
+def apply_asked(run: Run, event: Asked) -> str:
     """``approver.asked``: a person is asked about calls, a question of the model, or spending."""
     lines: list[AskedCall | Question] = [*event.calls, *([event.question] if event.question else [])]
     for line in lines:
         call = run.calls.get(line.call)
-        if call is None or call.stage not in {Stage.GATE, Stage.DOUBT}:
+        if call is None or call.stage not in {Stage.GATE, Stage.UNKNOWN_OUTCOME}:
             return f"call '{line.call}' is not waiting at the gate"
-        if reason := _misasked(run, call, line, event.at):
+        if reason := _invalid_question(run, call, line, event.at):
             return reason
-    if event.spend and _too_long(run, event.spend.expires_at, event.at):
+    if event.spend and _expires_too_late(run, event.spend.expires_at, event.at):
         return "it asks for longer than the run's limit 'approval_expires_s'"
     for line in lines:
         call = run.calls[line.call]
         call.asked, call.votes = line, set()
-        call.asked_doubt = call.stage is Stage.DOUBT
+        call.asked_about_outcome = call.stage is Stage.UNKNOWN_OUTCOME
         call.stage = Stage.ASKED
     if event.spend:
         run.spend_asked = event.spend
     return ""
 
 
-def _misasked(run: Run, call: CallState, line: AskedCall | Question, at: datetime) -> str:
+def _invalid_question(run: Run, call: CallState, line: AskedCall | Question, at: datetime) -> str:
     """What is wrong with a question: it shows something else, asks others than the policy names, or too long."""
     if isinstance(line, Question):
         if call.stage is not Stage.GATE or not _is_question(call):
@@ -102,31 +102,31 @@ def _misasked(run: Run, call: CallState, line: AskedCall | Question, at: datetim
         return f"it does not say of call '{line.call}' whether its tool may do more than was agreed to"
     if (line.deciders, line.quorum) != (policy.deciders, policy.quorum):
         return f"it asks other people about call '{line.call}' than the policy names"
-    if _too_long(run, line.expires_at, at):
+    if _expires_too_late(run, line.expires_at, at):
         return f"it asks about call '{line.call}' for longer than the run's limit 'approval_expires_s'"
     return ""
 
 
-def _too_long(run: Run, expires_at: datetime, at: datetime) -> bool:
+def _expires_too_late(run: Run, expires_at: datetime, at: datetime) -> bool:
     return (expires_at - at).total_seconds() > run.limits.approval_expires_s + CLOCK_SLACK_S
 
 
-def _unfit_person(run: Run, by: str) -> str:
+def _invalid_decider(run: Run, by: str) -> str:
     """Why nobody of that name decides in this run, or nothing."""
     deciders = run.opened.policy.deciders if run.opened else ()
     return f"'{by}' may not decide; {', '.join(deciders)} may" if deciders and by not in deciders else ""
 
 
-def granted(run: Run, n: int, event: Granted) -> str:
+def apply_granted(run: Run, n: int, event: Granted) -> str:
     """``approver.granted``: binds to exactly what was asked; counts the votes of those who may, up to the quorum."""
     if event.by in {"", "timer"}:
         return "a grant needs a person's name"
-    if reason := _unfit_person(run, event.by):
+    if reason := _invalid_decider(run, event.by):
         return reason
     if not event.call:
         return _spending_granted(run, event)
     call = run.calls.get(event.call)
-    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_about_outcome:
         return f"call '{event.call}' does not wait for an approval"
     if isinstance(call.asked, Question):
         return f"call '{event.call}' is a question, not an approval"
@@ -150,48 +150,48 @@ def _spending_granted(run: Run, event: Granted) -> str:
     return ""
 
 
-def denied(run: Run, n: int, event: Denied) -> str:
+def apply_denied(run: Run, n: int, event: Denied) -> str:
     """``approver.denied``: a person said no, or nobody answered in time."""
     if not event.call:
         if run.spend_asked is None:
             return "nobody asked about spending"
-        if reason := _undeniable(run, event, run.spend_asked):
+        if reason := _invalid_denial(run, event, run.spend_asked):
             return reason
         run.spend_asked, run.spend_denied = None, event
         return ""
     call = run.calls.get(event.call)
-    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_doubt:
+    if call is None or call.stage is not Stage.ASKED or call.asked is None or call.asked_about_outcome:
         return f"call '{event.call}' does not wait for a decision"
-    if reason := _undeniable(run, event, call.asked):
+    if reason := _invalid_denial(run, event, call.asked):
         return reason
     why = f": {event.why}" if event.why else "."
     if event.by == "timer":
         text, error_type = "Nobody answered in time, so this was not done.", "expired"
     else:
         text, error_type = f"A person ({event.by}) denied this call{why}", "denied"
-    call_end_rules.answer(run, call, n, text=text, outcome=CallOutcome(status="denied", error_type=error_type))
+    call_end_rules.end_call(run, call, n, text=text, outcome=CallOutcome(status="denied", error_type=error_type))
     return ""
 
 
-def _undeniable(run: Run, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
+def _invalid_denial(run: Run, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
     """Why this is no denial: the time is not up yet, or it is not this person's to say."""
     if event.by == "timer":
         return "" if event.at >= asked.expires_at else "the question has not expired yet"
-    return "" if isinstance(asked, Question) else _unfit_person(run, event.by)
+    return "" if isinstance(asked, Question) else _invalid_decider(run, event.by)
 
 
-def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
+def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
     """``approver.edited``, ``answered`` and ``resolved``: what a person put in the model's or the tool's place."""
     call = run.calls.get(event.call)
     if isinstance(event, Answered):
-        return _answered(run, n, call, event)
+        return _apply_answered(run, n, call, event)
     if call is None:
         return f"there is no call '{event.call}'"
     match event:
         case Edited():
-            if call.stage is not Stage.ASKED or call.asked_doubt or isinstance(call.asked, Question):
+            if call.stage is not Stage.ASKED or call.asked_about_outcome or isinstance(call.asked, Question):
                 return f"call '{event.call}' does not wait for an approval"
-            if reason := _unfit_person(run, event.by) or _unfit_edit(call, event):
+            if reason := _invalid_decider(run, event.by) or _invalid_edit(call, event):
                 return reason
             call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
             call.edit = event
@@ -200,31 +200,31 @@ def word_of_a_person(run: Run, n: int, event: Edited | Answered | Resolved) -> s
             if event.approves is not None:
                 run.context += text_size(event.args)
         case Resolved():
-            return _resolved(run, n, call, event)
+            return _apply_resolved(run, n, call, event)
         case _:
             assert_never(event)
     return ""
 
 
-def _answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
+def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
     """A person answered a question, or an event was reported: to the call that waits for it, or for one that will."""
     if event.event and not event.call:
-        if reports_kept(run, untrusted=event.untrusted) >= REPORTED_MAX:
-            return f"{REPORTED_MAX} events are kept already"
-        run.reported[n] = event
+        if reports_kept(run, untrusted=event.untrusted) >= REPORTED_EVENTS_MAX:
+            return f"{REPORTED_EVENTS_MAX} events are kept already"
+        run.reported_events[n] = event
         return ""
     if call is None:
         return f"there is no call '{event.call}'"
     if event.reported_n:
-        if reason := _unfit_report(run, call, event):
+        if reason := _invalid_report(run, call, event):
             return reason
-        del run.reported[event.reported_n]
+        del run.reported_events[event.reported_n]
     elif call.stage is not Stage.ASKED or not isinstance(call.asked, Question):
         return f"call '{event.call}' is not a question"
     text = event.answer if isinstance(event.answer, str) else _elided(event.answer)
-    call.answer_untrusted = event.untrusted
+    call.reply_untrusted = event.untrusted
     outcome = CallOutcome(status="succeeded", untrusted=event.untrusted)
-    call_end_rules.answer(run, call, n, text=text, outcome=outcome)
+    call_end_rules.end_call(run, call, n, text=text, outcome=outcome)
     return ""
 
 
@@ -233,21 +233,26 @@ def reports_kept(run: Run, *, untrusted: bool) -> int:
 
     Each has places of its own, so that no client can take those of people and services.
     """
-    return sum(kept.untrusted == untrusted for kept in run.reported.values())
+    return sum(kept.untrusted == untrusted for kept in run.reported_events.values())
 
 
-def _unfit_report(run: Run, call: CallState, event: Answered) -> str:
+def _invalid_report(run: Run, call: CallState, event: Answered) -> str:
     """Why a wait is not answered by what was reported before it."""
-    kept = run.reported.get(event.reported_n)
-    if kept is None:
+    report = run.reported_events.get(event.reported_n)
+    if report is None:
         return f"event {event.reported_n} is no report that is kept"
-    if call.stage is not Stage.GATE or awaited(call) != kept.event:
-        return f"call '{event.call}' does not wait for the event '{kept.event}'"
-    same = (event.event, event.answer, event.by, event.untrusted) == (kept.event, kept.answer, kept.by, kept.untrusted)
+    if call.stage is not Stage.GATE or awaited_event(call) != report.event:
+        return f"call '{event.call}' does not wait for the event '{report.event}'"
+    same = (event.event, event.answer, event.by, event.untrusted) == (
+        report.event,
+        report.answer,
+        report.by,
+        report.untrusted,
+    )
     return "" if same else f"it says something else than event {event.reported_n} reported"
 
 
-def _unfit_edit(call: CallState, event: Edited) -> str:
+def _invalid_edit(call: CallState, event: Edited) -> str:
     """Why an edit is not the approval that it says it is: it is nobody's, too late, or about something else."""
     asked = call.asked
     if any(attempt.begun for attempt in call.effects):
@@ -264,22 +269,22 @@ def _unfit_edit(call: CallState, event: Edited) -> str:
     return ""
 
 
-def _resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
-    if call.stage is not Stage.DOUBT and not (call.stage is Stage.ASKED and call.asked_doubt):
+def _apply_resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
+    if call.stage is not Stage.UNKNOWN_OUTCOME and not (call.stage is Stage.ASKED and call.asked_about_outcome):
         return f"the fate of call '{event.call}' is not in doubt"
-    if reason := _unfit_person(run, event.by):
+    if reason := _invalid_decider(run, event.by):
         return reason
-    call.asked_doubt = False
+    call.asked_about_outcome = False
     if event.action == "retry":
         call.stage, call.ready_at = widened_contract_rules.ready(call), None
     elif event.action == "done":
         text = event.result if isinstance(event.result, str) else _elided(event.result)
         outcome = CallOutcome(status="succeeded", notes=(f"A person ({event.by}) found that the call took effect.",))
-        call_end_rules.answer(run, call, n, text=text or f"Done, as {event.by} found out.", outcome=outcome)
+        call_end_rules.end_call(run, call, n, text=text or f"Done, as {event.by} found out.", outcome=outcome)
     else:
         outcome = CallOutcome(status="unknown", error_type="stopped")
-        call_end_rules.answer(run, call, n, text="A person stopped the run over this call.", outcome=outcome)
-        run.stop_over = event
+        call_end_rules.end_call(run, call, n, text="A person stopped the run over this call.", outcome=outcome)
+        run.stop_resolution = event
     return ""
 
 

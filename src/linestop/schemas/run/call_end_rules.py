@@ -15,8 +15,8 @@ from linestop.schemas.run.call_outcome import (
     TOOK_EFFECT,
     CallOutcome,
     bare_text,
-    structured,
-    told,
+    outcome_json,
+    structured_outcome,
 )
 from linestop.schemas.run.call_states import ITEM, CallState, Stage, text_size
 from linestop.schemas.text_size import Size
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 
-def answer(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
+def end_call(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
     """Give the model its answer to ``call``; the call is over."""
     edited_by = call.edit.by if call.edit is not None and call.edit.approves is not None else ""
     call.structured = _is_structured(run)
     if call.structured:
-        outcome = structured(outcome, text, edited_by=edited_by)
-        call.answer_size = Size.of(told(outcome, text))
+        outcome = structured_outcome(outcome, text, edited_by=edited_by)
+        call.answer_size = Size.of(outcome_json(outcome, text))
     else:
         text = bare_text(outcome, text, edited_by=edited_by)
         call.answer_size = text_size(text)
-    call.stage = Stage.ANSWERED
-    call.answer_n, call.answer, call.outcome = n, text, outcome
+    call.stage = Stage.ENDED
+    call.outcome_n, call.outcome_text, call.outcome = n, text, outcome
     run.context += call.answer_size + ITEM
 
 
@@ -45,19 +45,19 @@ def _is_structured(run: Run) -> bool:
     return run.opened is not None and run.opened.result_form >= STRUCTURED
 
 
-def give(run: Run, n: int, call: CallState, event: Finished) -> None:
+def end_with_result(run: Run, n: int, call: CallState, event: Finished) -> None:
     """Give the model a result, with all that it must know to neither trust it blindly nor make the call again."""
     cut = event.result_bytes if event.result_bytes > len(event.result.encode()) else 0
-    dry = _is_dry(run, call)
+    dry = _is_dry_run(run, call)
     notes = (*((TOOK_EFFECT,) if event.findings else ()), *((DRY_RUN,) if dry else ()))
     outcome = CallOutcome(
         status="succeeded", untrusted=event.untrusted, result_bytes=cut, dry_run=dry, findings=event.findings,
         notes=notes,
     )  # fmt: skip
-    answer(run, call, n, text=event.result, outcome=outcome)
+    end_call(run, call, n, text=event.result, outcome=outcome)
 
 
-def repeat(run: Run, n: int, call: CallState, recorded: CallState) -> None:
+def end_from_record(run: Run, n: int, call: CallState, recorded: CallState) -> None:
     """Give the model the answer that the same call had before."""
     before = recorded.outcome or CallOutcome(status="succeeded")
     if _is_structured(run):
@@ -66,16 +66,16 @@ def repeat(run: Run, n: int, call: CallState, recorded: CallState) -> None:
     else:
         # Its text has the findings in it already.
         outcome = msgspec.structs.replace(before, findings=())
-    answer(run, call, n, text=recorded.answer, outcome=outcome)
+    end_call(run, call, n, text=recorded.outcome_text, outcome=outcome)
 
 
-def reject(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
+def end_rejected(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
     """Tell the model why its call was not let through."""
     text = "\n".join(verdict.errors) or "The call was rejected."
-    answer(run, call, n, text=text, outcome=_rejected(call, verdict))
+    end_call(run, call, n, text=text, outcome=_rejection_outcome(call, verdict))
 
 
-def _rejected(call: CallState, verdict: JudgedCall) -> CallOutcome:
+def _rejection_outcome(call: CallState, verdict: JudgedCall) -> CallOutcome:
     """The outcome of a call that was not let through: one that is mended may be."""
     if verdict.verdict == "loop":
         return CallOutcome(status="rejected", error_type="loop")
@@ -88,24 +88,24 @@ def _rejected(call: CallState, verdict: JudgedCall) -> CallOutcome:
     return CallOutcome(status="rejected", error_type="invalid", retry_safe=True)
 
 
-def fail_checks(run: Run, n: int, call: CallState, event: Checked) -> None:
+def end_with_failed_checks(run: Run, n: int, call: CallState, event: Checked) -> None:
     """Tell the model that a result may not be built on; what it came from may have taken effect all the same."""
-    again = call.grant is not None and call.grant.safe_to_repeat
-    notes = () if again or _is_dry(run, call) else (TOOK_EFFECT,)
-    outcome = CallOutcome(status="failed", error_type="checks_failed", retry_safe=again, notes=notes)
-    answer(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), outcome=outcome)
+    is_retry_safe = call.grant is not None and call.grant.safe_to_repeat
+    notes = () if is_retry_safe or _is_dry_run(run, call) else (TOOK_EFFECT,)
+    outcome = CallOutcome(status="failed", error_type="checks_failed", retry_safe=is_retry_safe, notes=notes)
+    end_call(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), outcome=outcome)
 
 
-def fail(run: Run, n: int, call: CallState, event: Finished) -> None:
+def end_failed(run: Run, n: int, call: CallState, event: Finished) -> None:
     """Tell the model why its call failed."""
     error = event.error or ToolError(type="permanent", message="The call failed.")
     outcome = CallOutcome(
         status="failed", error_type=error.type, retry_safe=error.retry_safe, untrusted=event.untrusted
     )
-    answer(run, call, n, text=error.message, outcome=outcome)
+    end_call(run, call, n, text=error.message, outcome=outcome)
 
 
-def _is_dry(run: Run, call: CallState) -> bool:
+def _is_dry_run(run: Run, call: CallState) -> bool:
     """Whether the call was only described, and not made."""
     dry = run.opened is not None and run.opened.task.dry_run
     return dry and call.grant is not None and call.grant.tier != "read" and call.grant.kind != "wait"

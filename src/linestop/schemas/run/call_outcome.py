@@ -57,7 +57,7 @@ SUCCEEDED: Final = CallOutcome(status="succeeded")
 NOT_MADE: Final = CallOutcome(status="not_made", error_type="limit")
 
 
-def told(outcome: CallOutcome, text: str) -> str:
+def outcome_json(outcome: CallOutcome, text: str) -> str:
     """The JSON object that a model is sent as what became of its call."""
     fields: dict[str, Any] = {"status": outcome.status}
     if outcome.is_error:
@@ -79,20 +79,20 @@ def told(outcome: CallOutcome, text: str) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def structured(outcome: CallOutcome, text: str, *, edited_by: str) -> CallOutcome:
+def structured_outcome(outcome: CallOutcome, text: str, *, edited_by: str) -> CallOutcome:
     """The outcome with everything that its form says about ``text`` and about who changed the call."""
     notes = (*outcome.notes, EDITED) if edited_by else outcome.notes
     is_json = not outcome.is_error and _is_json(text)
     return msgspec.structs.replace(outcome, edited_by=edited_by, notes=notes, is_json=is_json)
 
 
-def left_out(outcome: CallOutcome, size: int) -> tuple[str, CallOutcome]:
+def omit_text(outcome: CallOutcome, size: int) -> tuple[str, CallOutcome]:
     """What stands in a prompt for a text of ``size`` bytes that did not fit into it."""
     note = f"[Left out to fit the model's window: {size} bytes. Make the call again if they are needed.]"
-    kept = CallOutcome(
+    shortened = CallOutcome(
         status=outcome.status, error_type=outcome.error_type, retry_safe=outcome.retry_safe, left_out=True
     )
-    return note, kept
+    return note, shortened
 
 
 def bare_text(outcome: CallOutcome, text: str, *, edited_by: str) -> str:

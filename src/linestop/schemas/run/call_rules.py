@@ -14,7 +14,7 @@ from linestop.schemas.defaults import (
     MODEL_RETRY_DELAYS_S,
     NOT_BEGUN_DELAY_MAX_S,
     NOT_BEGUN_DELAY_S,
-    RETRY_ASKED_S_MAX,
+    RETRY_AFTER_MAX_S,
     RETRY_JITTER,
 )
 from linestop.schemas.events import (
@@ -31,7 +31,7 @@ from linestop.schemas.run import call_end_rules, fold, widened_contract_rules
 from linestop.schemas.run.active_time import count_start
 from linestop.schemas.run.call_outcome import CallOutcome
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, not_begun_in_a_row
-from linestop.schemas.run.clamped_limits import NO_ROOM, open_too_long
+from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT, lease_too_long
 from linestop.schemas.tool_contracts import TIERS, effect_key
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def grant_of(run: Run, tool: str) -> ToolGrant | None:
     return next((grant for grant in run.opened.tools if grant.name == tool), None)
 
 
-def retry_delay_s(seed: str, attempt: int, asked_s: float | None = None) -> float:
+def retry_delay_s(seed: str, attempt: int, requested_s: float | None = None) -> float:
     """Wait before attempt ``attempt + 1``: what was asked for, else 1, 2, 4 s, a quarter either way.
 
     The jitter comes from ``seed``, not from chance, so every reader of the log computes the same moment.
     """
-    if asked_s is not None:
-        return min(max(0.0, asked_s), RETRY_ASKED_S_MAX)
+    if requested_s is not None:
+        return min(max(0.0, requested_s), RETRY_AFTER_MAX_S)
     return MODEL_RETRY_DELAYS_S[min(attempt, len(MODEL_RETRY_DELAYS_S)) - 1] * _jitter(seed, attempt)
 
 
@@ -73,7 +73,7 @@ def _jitter(seed: str, attempt: int) -> float:
     return 1 - RETRY_JITTER + 2 * RETRY_JITTER * unit
 
 
-def judged(run: Run, n: int, event: Judged) -> str:
+def apply_judged(run: Run, n: int, event: Judged) -> str:
     """``validator.judged``: every pending call of the last proposal, and no other."""
     proposal = run.proposal
     if proposal is None or proposal.n != event.proposal_n:
@@ -82,22 +82,22 @@ def judged(run: Run, n: int, event: Judged) -> str:
     if {verdict.call for verdict in event.calls} != set(pending) or len(event.calls) != len(pending):
         return "it does not judge exactly the pending calls"
     for verdict in event.calls:
-        if reason := _misjudged(run, pending[verdict.call], verdict):
+        if reason := _invalid_verdict(run, pending[verdict.call], verdict):
             return reason
-    if reason := _too_many(run, event, pending):
+    if reason := _exceeded_call_limit(run, event, pending):
         return reason
     for verdict in event.calls:
-        _judge(run, n, pending[verdict.call], verdict)
+        _apply_verdict(run, n, pending[verdict.call], verdict)
     passed = any(verdict.verdict != "reject" for verdict in event.calls)
     run.rejections_in_a_row = 0 if passed else run.rejections_in_a_row + 1
     proposal.judged = True
     return ""
 
 
-def _misjudged(run: Run, call: CallState, verdict: JudgedCall) -> str:
+def _invalid_verdict(run: Run, call: CallState, verdict: JudgedCall) -> str:
     """Why a verdict counts for nothing: it lowers a tier, or names another key or record than the call has."""
     if verdict.verdict == "recorded":
-        recorded = _recorded(run, verdict)
+        recorded = _recorded_call(run, verdict)
         same = recorded is not None and recorded.judged is not None and recorded.judged.effect_key == verdict.effect_key
         return "" if same else f"event {verdict.recorded_n} is no result of the effect of call '{call.call}'"
     if verdict.verdict != "pass" or call.grant is None:
@@ -114,56 +114,56 @@ def _misjudged(run: Run, call: CallState, verdict: JudgedCall) -> str:
     return ""
 
 
-def _recorded(run: Run, verdict: JudgedCall) -> CallState | None:
+def _recorded_call(run: Run, verdict: JudgedCall) -> CallState | None:
     return next((c for c in run.calls.values() if verdict.recorded_n and c.finished_n == verdict.recorded_n), None)
 
 
-def _too_many(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
+def _exceeded_call_limit(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
     """Which limit on calls these verdicts would break, or nothing. A call that a person edited counts anew."""
     passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
-    before = [call for call in run.calls.values() if call.passed]
+    before = [call for call in run.calls.values() if call.has_passed]
     if len(before) + len(passing) > run.limits.calls_max:
         return f"the run may make {run.limits.calls_max} calls"
     for call in passing:
-        most = (call.grant.calls_max if call.grant else 0) or run.limits.calls_per_tool_max
-        if sum(1 for other in (*before, *passing) if other.tool == call.tool) > most:
-            return f"the tool '{call.tool}' may be called {most} times in a run"
+        calls_max = (call.grant.calls_max if call.grant else 0) or run.limits.calls_per_tool_max
+        if sum(1 for other in (*before, *passing) if other.tool == call.tool) > calls_max:
+            return f"the tool '{call.tool}' may be called {calls_max} times in a run"
     return ""
 
 
-def _judge(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
+def _apply_verdict(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
     call.judged = verdict
-    recorded = _recorded(run, verdict)
+    recorded = _recorded_call(run, verdict)
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
     elif verdict.verdict == "recorded" and recorded is not None:
-        call_end_rules.repeat(run, n, call, recorded)
+        call_end_rules.end_from_record(run, n, call, recorded)
     else:
-        call_end_rules.reject(run, n, call, verdict)
+        call_end_rules.end_rejected(run, n, call, verdict)
 
 
-def checked(run: Run, n: int, event: Checked) -> str:
+def apply_checked(run: Run, n: int, event: Checked) -> str:
     """``validator.checked``: a result passed the tool's own checks, or may not be built on."""
     call = next((c for c in run.calls.values() if c.finished_n == event.finished_n), None)
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
     if event.verdict == "pass":
-        call_end_rules.give(run, n, call, call.finished)
+        call_end_rules.end_with_result(run, n, call, call.finished)
     else:
-        call_end_rules.fail_checks(run, n, call, event)
+        call_end_rules.end_with_failed_checks(run, n, call, event)
     return ""
 
 
-def started(run: Run, n: int, event: EffectStarted) -> str:
+def apply_started(run: Run, n: int, event: EffectStarted) -> str:
     """``executor.started``: all of its calls may start, and together they fit into what the run holds."""
     if run.paused:
         return "the run is paused"
-    if run.room < 0:
-        return NO_ROOM
+    if run.events_left < 0:
+        return NO_EVENTS_LEFT
     if len({line.call for line in event.calls}) != len(event.calls):
         return "it starts a call twice"
     for line in event.calls:
-        if reason := _may_start(run, line, event):
+        if reason := _may_not_start(run, line, event):
             return reason
     costs = [line.cost_max_micros for line in event.calls]
     if any(cost < 0 for cost in costs) or not fold.fits(run, sum(costs)):
@@ -183,7 +183,7 @@ def started(run: Run, n: int, event: EffectStarted) -> str:
     return ""
 
 
-def _may_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
+def _may_not_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
     """Why this call may not start now, or nothing."""
     call = run.calls.get(line.call)
     if call is None or call.grant is None or call.judged is None:
@@ -192,15 +192,15 @@ def _may_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
         return f"the next attempt of call '{line.call}' is {len(call.attempts) + 1}"
     if (line.args_sha256, line.effect_key) != (call.args_sha256, call.judged.effect_key):
         return f"call '{line.call}' was judged with other arguments"
-    if open_too_long(event.at, line.done_by, call.grant.timeout_s):
+    if lease_too_long(event.at, line.done_by, call.grant.timeout_s):
         return f"call '{line.call}' would stay open for longer than its tool's timeout"
     if event.purpose == "probe":
-        in_doubt = call.stage is Stage.DOUBT and call.grant.probe and not call.probed
-        return "" if in_doubt else f"call '{line.call}' has no doubt that a probe could settle"
-    return _contradicts(run, call, call.grant, line) or _not_its_turn(call, call.grant, event)
+        is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME and call.grant.probe and not call.probed
+        return "" if is_outcome_unknown else f"call '{line.call}' has no doubt that a probe could settle"
+    return _contract_violation(run, call, call.grant, line) or _not_its_turn(call, call.grant, event)
 
 
-def _contradicts(run: Run, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
+def _contract_violation(run: Run, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
     """How the start of an effect breaks its call's contract, or nothing."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
@@ -208,9 +208,9 @@ def _contradicts(run: Run, call: CallState, grant: ToolGrant, line: StartedCall)
         return f"call '{line.call}' would be made under another contract than was agreed to"
     if line.cost_max_micros < grant.price_micros:
         return f"it reserves less for call '{line.call}' than the tool may cost"
-    if fold.behind_another(run.proposal, call):
+    if fold.waits_for_earlier_call(run.proposal, call):
         return f"call '{line.call}' keeps to an order, and one before it has no answer"
-    if other := _done_before(run, call):
+    if other := _call_of_same_effect(run, call):
         return f"the effect of call '{line.call}' was or may have been made by call '{other}'"
     return ""
 
@@ -228,7 +228,7 @@ def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> st
     return f"call '{call.call}' is {call.stage}, so it may not start"
 
 
-def _done_before(run: Run, call: CallState) -> str:
+def _call_of_same_effect(run: Run, call: CallState) -> str:
     """Another call whose effect this one would repeat, unless the contract says that it may be; or nothing."""
     if call.judged is None or call.grant is None or call.grant.repeatable or call.grant.safe_to_repeat:
         return ""
@@ -241,17 +241,17 @@ def _done_before(run: Run, call: CallState) -> str:
     return ""
 
 
-def finished(run: Run, n: int, event: Finished) -> str:
+def apply_finished(run: Run, n: int, event: Finished) -> str:
     """``executor.finished``: the fate of one attempt, or the end of a wait (attempt 0)."""
     call = run.calls.get(event.call)
     if call is None:
         return f"there is no call '{event.call}'"
     if event.attempt == 0:
-        return _wait_over(run, n, call, event)
+        return _end_wait(run, n, call, event)
     if not 0 < event.attempt <= len(call.attempts):
         return f"attempt {event.attempt} of call '{event.call}' was not started"
     attempt = call.attempts[event.attempt - 1]
-    if reason := _unfounded(call, event):
+    if reason := _invalid_failure(call, event):
         return reason
     was_open = attempt.open and call.stage is Stage.OPEN
     learnt = attempt.outcome == "unknown" and event.outcome != "unknown"
@@ -263,18 +263,18 @@ def finished(run: Run, n: int, event: Finished) -> str:
     attempt.error = event.error
     attempt.begun = event.begun or event.outcome != "never_started" or event.cost_micros > 0
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
-    in_doubt = call.stage is Stage.DOUBT or (call.stage is Stage.ASKED and call.asked_doubt)
+    is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME or (call.stage is Stage.ASKED and call.asked_about_outcome)
     # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
     attempt.ended = event.ended
     last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
-    if was_open or (in_doubt and learnt and (last_effect or event.outcome == "succeeded")):
-        _settle(run, n, call, attempt, event)
+    if was_open or (is_outcome_unknown and learnt and (last_effect or event.outcome == "succeeded")):
+        _after_attempt(run, n, call, attempt, event)
     elif event.outcome == "succeeded" and call.stage in TO_BE_MADE and not run.done:
-        _result(run, n, call, event)
+        _take_result(run, n, call, event)
     return ""
 
 
-def _unfounded(call: CallState, event: Finished) -> str:
+def _invalid_failure(call: CallState, event: Finished) -> str:
     """Why this failure is not one: whether the effect took place is open, and its grant does not say otherwise."""
     if event.outcome != "failed" or event.error is None or event.error.known_by != "contract":
         return ""
@@ -283,43 +283,43 @@ def _unfounded(call: CallState, event: Finished) -> str:
     return f"the contract of call '{call.call}' does not say that its tool raises before it acts"
 
 
-def _wait_over(run: Run, n: int, call: CallState, event: Finished) -> str:
+def _end_wait(run: Run, n: int, call: CallState, event: Finished) -> str:
     if call.stage is not Stage.WAITING or (call.ready_at is not None and event.at < call.ready_at):
         return f"call '{event.call}' does not wait, or its moment has not come"
     call.finished, call.finished_n = event, n
-    call_end_rules.give(run, n, call, event)
+    call_end_rules.end_with_result(run, n, call, event)
     return ""
 
 
-def _settle(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
+def _after_attempt(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
     """Where a call goes from the fate of its attempt: to its answer, to another attempt, or into doubt."""
     retries = call.grant.retries_max if call.grant else 0
-    more = call.tries <= retries
+    has_try_left = call.tries <= retries
     safe = call.grant is not None and call.grant.safe_to_repeat
     match event.outcome:
         case "succeeded":
-            _result(run, n, call, event)
-        case "never_started" if more:
+            _take_result(run, n, call, event)
+        case "never_started" if has_try_left:
             call.stage, call.ready_at = widened_contract_rules.ready(call), _after_not_begun(event.at, call)
         case "never_started":
             outcome = CallOutcome(status="failed", error_type="not_started", retry_safe=True)
-            call_end_rules.answer(run, call, n, text="The call could not be started.", outcome=outcome)
+            call_end_rules.end_call(run, call, n, text="The call could not be started.", outcome=outcome)
         case "failed" if attempt.purpose == "probe":
-            call.stage = Stage.DOUBT
+            call.stage = Stage.UNKNOWN_OUTCOME
         case "failed":
-            if more and _may_retry(event, safe=safe):
+            if has_try_left and _may_retry(event, safe=safe):
                 call.stage = Stage.READY
                 call.ready_at = _retry_at(event.at, call, event)
             else:
-                call_end_rules.fail(run, n, call, event)
-        case "unknown" if safe and more and attempt.purpose == "effect":
+                call_end_rules.end_failed(run, n, call, event)
+        case "unknown" if safe and has_try_left and attempt.purpose == "effect":
             call.stage, call.ready_at = Stage.READY, None
         case "unknown" if safe and attempt.purpose == "effect":
             outcome = CallOutcome(status="unknown", error_type="timeout", retry_safe=True)
             text = "The call did not answer in time, and was tried often enough."
-            call_end_rules.answer(run, call, n, text=text, outcome=outcome)
+            call_end_rules.end_call(run, call, n, text=text, outcome=outcome)
         case "unknown":
-            call.stage = Stage.DOUBT
+            call.stage = Stage.UNKNOWN_OUTCOME
         case _:
             assert_never(event.outcome)
 
@@ -343,9 +343,9 @@ def _after_not_begun(at: datetime, call: CallState) -> datetime | None:
     return at + timedelta(seconds=not_begun_delay_s(call.call, len(call.effects), in_a_row))
 
 
-def _result(run: Run, n: int, call: CallState, event: Finished) -> None:
-    call.finished, call.finished_n, call.asked_doubt = event, n, False
+def _take_result(run: Run, n: int, call: CallState, event: Finished) -> None:
+    call.finished, call.finished_n, call.asked_about_outcome = event, n, False
     if call.grant is not None and call.grant.checks:
         call.stage = Stage.CHECK
     else:
-        call_end_rules.give(run, n, call, event)
+        call_end_rules.end_with_result(run, n, call, event)

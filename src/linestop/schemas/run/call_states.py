@@ -24,7 +24,7 @@ from linestop.schemas.events import (
     ToolGrant,
 )
 from linestop.schemas.model_messages import Usage
-from linestop.schemas.run.call_outcome import CallOutcome, left_out
+from linestop.schemas.run.call_outcome import CallOutcome, omit_text
 from linestop.schemas.text_size import NO_SIZE, Size
 from linestop.schemas.tool_contracts import ToolError
 
@@ -38,7 +38,7 @@ DROPPED_BYTES = 256
 """What a result that was left out still takes in a prompt: the note that it was."""
 
 INCARNATION_DIGITS_MAX = 18
-DOWN = frozenset({"availability", "rate_limit"})
+MODEL_DOWN_KINDS = frozenset({"availability", "rate_limit"})
 """Failures of a model that another model, or a later hour, may not have."""
 
 
@@ -63,9 +63,9 @@ class Stage(StrEnum):
     WAITING = "waiting"  # cleared, and waits for its moment (wait.until)
     READY = "ready"  # may start, from ready_at on
     OPEN = "open"  # an attempt is under way
-    DOUBT = "doubt"  # nobody knows whether it took effect
+    UNKNOWN_OUTCOME = "doubt"  # nobody knows whether it took effect
     CHECK = "check"  # finished: the validator looks at the result
-    ANSWERED = "answered"  # the model has its answer
+    ENDED = "answered"  # the model has its answer
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +111,7 @@ class Attempt:
     @property
     def down(self) -> bool:
         """Whether it ended because its model was not there, which says nothing about what was asked of it."""
-        return self.failure is not None and self.failure.kind in DOWN
+        return self.failure is not None and self.failure.kind in MODEL_DOWN_KINDS
 
     def expired(self, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
         """Whether somebody else may speak for it: past ``done_by``, or its worker lives in a later incarnation.
@@ -125,7 +125,7 @@ class Attempt:
         return bool(name) and name == own_name and incarnation_of(self.worker) < incarnation_of(worker)
 
 
-def counted(attempts: Sequence[Attempt]) -> int:
+def count_tries(attempts: Sequence[Attempt]) -> int:
     """How many of these attempts count as tries: those that began, and the rest beyond ``NOT_BEGUN_MAX``."""
     begun = sum(1 for attempt in attempts if attempt.begun)
     return begun + max(len(attempts) - begun - NOT_BEGUN_MAX, 0)
@@ -136,7 +136,9 @@ def not_begun_in_a_row(attempts: Sequence[Attempt]) -> int:
     return sum(1 for _ in takewhile(lambda attempt: not attempt.begun, reversed(attempts)))
 
 
-def relied_on(attempts: Iterable[Attempt], now: datetime, *, worker: str, dead: Collection[str]) -> tuple[str, ...]:
+def dead_workers_relied_on(
+    attempts: Iterable[Attempt], now: datetime, *, worker: str, dead: Collection[str]
+) -> tuple[str, ...]:
     """Whose death it takes to speak for these attempts now: what the event that does so must tell."""
     return tuple(sorted({a.worker for a in attempts if not a.expired(now, worker) and a.expired(now, worker, dead)}))
 
@@ -165,7 +167,7 @@ class CallState:
     stage: Stage = Stage.PENDING
     gate_n: int = 0
     asked: AskedCall | Question | None = None
-    asked_doubt: bool = False
+    asked_about_outcome: bool = False
     edited: bool = False
     edit: Edited | None = None
     votes: set[str] = field(default_factory=set[str])
@@ -174,9 +176,9 @@ class CallState:
     probed: bool = False
     finished: Finished | None = None
     finished_n: int = 0
-    answer_n: int = 0
-    answer: str = ""
-    answer_untrusted: bool = False
+    outcome_n: int = 0
+    outcome_text: str = ""
+    reply_untrusted: bool = False
     outcome: CallOutcome | None = None
     structured: bool = False
     answer_size: Size = NO_SIZE
@@ -199,7 +201,7 @@ class CallState:
     @property
     def tries(self) -> int:
         """How many attempts at the effect count against its retries."""
-        return counted(self.effects)
+        return count_tries(self.effects)
 
     @property
     def args_sha256(self) -> str:
@@ -207,20 +209,20 @@ class CallState:
         return self.judged.args_sha256 if self.judged else ""
 
     @property
-    def answer_is_error(self) -> bool:
+    def is_error(self) -> bool:
         """Whether the model has to do without a result."""
         return self.outcome is not None and self.outcome.is_error
 
-    def shown(self, dropped_to: int) -> tuple[str, CallOutcome | None]:
+    def outcome_in_prompt(self, dropped_to: int) -> tuple[str, CallOutcome | None]:
         """The answer as it stands in a prompt that leaves out results up to event ``dropped_to``.
 
         Without an outcome its text is all that the model is told: so it was in older runs.
         """
-        if self.answer_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
-            return self.answer, self.outcome if self.structured else None
-        size = len(self.answer.encode())
+        if self.outcome_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
+            return self.outcome_text, self.outcome if self.structured else None
+        size = len(self.outcome_text.encode())
         if self.structured and self.outcome is not None:
-            return left_out(self.outcome, size)
+            return omit_text(self.outcome, size)
         return (
             f"[Left out to fit the model's window: {size} bytes. Call '{self.tool[:80]}' again if it is needed.]",
             None,
@@ -228,19 +230,19 @@ class CallState:
 
     def shown_size(self, dropped_to: int) -> Size:
         """What that takes, without its framing."""
-        if self.answer_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
+        if self.outcome_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
             return self.answer_size
-        return DROPPED if self.structured else text_size(self.shown(dropped_to)[0])
+        return DROPPED if self.structured else text_size(self.outcome_in_prompt(dropped_to)[0])
 
     @property
-    def args_told(self) -> Text | None:
+    def edited_args(self) -> Text | None:
         """The arguments that a person put in the place of the model's, where the model is told of it."""
         if self.edit is None or self.edit.approves is None:
             return None
         return self.judged.args if self.judged is not None and self.judged.args else self.edit.args
 
     @property
-    def passed(self) -> bool:
+    def has_passed(self) -> bool:
         """Whether it counts as let through; one that a person edited is judged, and counted, anew."""
         return self.judged is not None and self.judged.verdict == "pass" and self.stage is not Stage.PENDING
 
@@ -251,8 +253,8 @@ class CallState:
             return "unknown" if open_attempt.purpose == "effect" else "in doubt"
         last = next((a for a in reversed(self.attempts) if a.purpose == "effect"), None)
         if last is None:
-            return "answered" if self.stage is Stage.ANSWERED and not self.answer_is_error else "not_started"
-        if self.stage is Stage.ANSWERED and not self.answer_is_error:
+            return "answered" if self.stage is Stage.ENDED and not self.is_error else "not_started"
+        if self.stage is Stage.ENDED and not self.is_error:
             return "done"
         return {"succeeded": "done", "failed": "failed", "never_started": "never_started"}.get(last.outcome, "unknown")
 
@@ -271,8 +273,8 @@ class ProposalState:
     accepted: bool = False
 
     @property
-    def answered(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the model may be asked again: every call has its answer, or the final one was returned."""
         if self.event.final:
             return self.returned is not None
-        return all(call.stage is Stage.ANSWERED for call in self.calls)
+        return all(call.stage is Stage.ENDED for call in self.calls)

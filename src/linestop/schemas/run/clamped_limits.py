@@ -7,35 +7,35 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from linestop.schemas.defaults import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.defaults import CLOCK_SLACK_S, CLOSING_EVENTS, LIMITS_MAX, START_WITHIN_S, clamp
 from linestop.schemas.events import ModelStarted, Opened
 from linestop.schemas.run.prompt_size import tokens_left
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
-NO_ROOM = "what is left of the run's events belongs to stop, facts and seal"
+NO_EVENTS_LEFT = "what is left of the run's events belongs to stop, facts and seal"
 
 
-def bearable(event: Opened) -> Opened:
+def clamp_limits(event: Opened) -> Opened:
     """``event`` with durations that fit into the calendar: older logs may hold limits that no agent may have now."""
-    limits, timeout_most = bounded(event.limits), LIMITS_MOST["tool_timeout_s"]
+    limits, timeout_max_s = clamp(event.limits), LIMITS_MAX["tool_timeout_s"]
     if limits != event.limits:
         event = msgspec.structs.replace(event, limits=limits)
-    if any(not tool.timeout_s <= timeout_most for tool in event.tools):
-        tools = tuple(msgspec.structs.replace(t, timeout_s=min(timeout_most, t.timeout_s)) for t in event.tools)
+    if any(not tool.timeout_s <= timeout_max_s for tool in event.tools):
+        tools = tuple(msgspec.structs.replace(t, timeout_s=min(timeout_max_s, t.timeout_s)) for t in event.tools)
         event = msgspec.structs.replace(event, tools=tools)
     return event
 
 
-def escaping(run: Run, event: ModelStarted) -> str:
+def limit_violation(run: Run, event: ModelStarted) -> str:
     """How a model call would escape what was fixed when the run opened, or nothing."""
     opened = run.opened
-    room = run.room + (CLOSING_EVENTS if event.purpose == "close" else 0)
+    room = run.events_left + (CLOSING_EVENTS if event.purpose == "close" else 0)
     if opened is None or room < 0:
-        return NO_ROOM
+        return NO_EVENTS_LEFT
     spare = opened.fallbacks if opened.on_model_down == "fall_back" else ()
-    choice = next((c for c in (opened.model, *spare) if c.asked_by(event)), None)
+    choice = next((c for c in (opened.model, *spare) if c.is_requested_by(event)), None)
     if choice is None:
         where = f" at {event.base_url}" if event.base_url else ""
         return f"the run was not opened with the model '{event.model}'{where}"
@@ -46,11 +46,11 @@ def escaping(run: Run, event: ModelStarted) -> str:
         return "it reserves less than a call of this size may cost"
     if event.purpose == "compact" and len(run.compactions) >= run.limits.compactions_max:
         return "the run was compacted as often as its limits allow"
-    if open_too_long(event.at, event.done_by, run.limits.model_deadline_s):
+    if lease_too_long(event.at, event.done_by, run.limits.model_deadline_s):
         return "it would stay open for longer than the run's limit 'model_deadline_s'"
     return ""
 
 
-def open_too_long(at: datetime, done_by: datetime, timeout_s: float) -> bool:
+def lease_too_long(at: datetime, done_by: datetime, timeout_s: float) -> bool:
     """Whether a start keeps others away for longer than it may take: what it opened could never be settled."""
     return (done_by - at).total_seconds() > START_WITHIN_S + timeout_s + CLOCK_SLACK_S

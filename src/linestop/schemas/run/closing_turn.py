@@ -14,19 +14,19 @@ import msgspec
 from linestop.schemas.account_names import dollars
 from linestop.schemas.defaults import CLOSING_EVENTS, TOKEN_OVERHEAD
 from linestop.schemas.events import LimitHit, ModelChoice
-from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import CallState, Stage
-from linestop.schemas.run.model_order import models_of, tries
+from linestop.schemas.run.model_order import models_of, tries_of_model
 from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, Fit, fit, output_room, tokens_estimate, tokens_left
 from linestop.schemas.text_size import Size
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
-OUTPUT_TOKENS: Final = 1_024
+OUTPUT_TOKENS_MAX: Final = 1_024
 """How long a closing answer may be."""
 
-OUTPUT_TOKENS_LEAST: Final = 128
+OUTPUT_TOKENS_MIN: Final = 128
 
 NOTE_BYTES: Final = 256
 """What a call without an answer takes: a note that it was not made."""
@@ -34,13 +34,13 @@ NOTE_BYTES: Final = 256
 CALLS_TO_COME: Final = 4
 """For so many calls of the next answer there is room in what is kept for the closing turn."""
 
-CLOSING_EVENTS_LEAST: Final = 4
+CLOSING_EVENTS_MIN: Final = 4
 RESULTS_NAMED_MAX: Final = 50
 PARTIAL_CHARS_MAX: Final = 2_000
 
 
 PartialIs = Literal["", "summary", "results", "words"]
-NOTHING: Final[tuple[str, PartialIs]] = ("", "")
+NO_PARTIAL: Final[tuple[str, PartialIs]] = ("", "")
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,26 +56,31 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
 def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
     """The closing turn of a run that has reached ``limit``; None if it had it, has no results, or it does not fit."""
     model = closing_model(run)
-    if model is None or run.open_attempts or run.room + CLOSING_EVENTS < CLOSING_EVENTS_LEAST or not any(results(run)):
+    if (
+        model is None
+        or run.open_attempts
+        or run.events_left + CLOSING_EVENTS < CLOSING_EVENTS_MIN
+        or not any(successful_calls(run))
+    ):
         return None
     left = tokens_left(run)
-    size = run.context + Size.framing(INSTRUCTION_BYTES + _unanswered(run))
+    size = run.context + Size.framing(INSTRUCTION_BYTES + _open_calls_bytes(run))
     money = cost_left_micros(run)
-    affordable = model.price.input_affordable(money, OUTPUT_TOKENS_LEAST)
-    found = fit(run, model, size=size, tokens_max=min(left - OUTPUT_TOKENS_LEAST, affordable))
-    if found is None:
+    affordable = model.price.input_affordable(money, OUTPUT_TOKENS_MIN)
+    prompt_fit = fit(run, model, size=size, tokens_max=min(left - OUTPUT_TOKENS_MIN, affordable))
+    if prompt_fit is None:
         return None
-    output = min(OUTPUT_TOKENS, output_room(run, model), left - found.bound)
-    output = min(output, model.price.output_affordable(money, found.bound))
-    cost = model.price.cost_max_micros(found.bound, output)
+    output = min(OUTPUT_TOKENS_MAX, output_room(run, model), left - prompt_fit.bound)
+    output = min(output, model.price.output_affordable(money, prompt_fit.bound))
+    cost = model.price.cost_max_micros(prompt_fit.bound, output)
     if output <= 0 or cost > money:
         return None
-    return Closing(model=model, fit=found, output_tokens_max=output, cost_max_micros=cost, limit=limit)
+    return Closing(model=model, fit=prompt_fit, output_tokens_max=output, cost_max_micros=cost, limit=limit)
 
 
 def tokens_reserved(run: Run, model: ModelChoice) -> int:
     """What another turn leaves for the closing one; nothing as long as there is nothing to sum up."""
-    return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_LEAST if _may_close(run) else 0
+    return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_MIN if _may_close(run) else 0
 
 
 def cost_reserved_micros(run: Run) -> int:
@@ -83,7 +88,7 @@ def cost_reserved_micros(run: Run) -> int:
     model = closing_model(run)
     if model is None or not _may_close(run):
         return 0
-    return model.price.cost_max_micros(_input_reserved(run, model), 2 * OUTPUT_TOKENS_LEAST)
+    return model.price.cost_max_micros(_input_reserved(run, model), 2 * OUTPUT_TOKENS_MIN)
 
 
 def limit_sentence(hit: LimitHit) -> str:
@@ -95,12 +100,12 @@ def limit_sentence(hit: LimitHit) -> str:
 
 
 def _may_close(run: Run) -> bool:
-    return closing_model(run) is not None and any(results(run))
+    return closing_model(run) is not None and any(successful_calls(run))
 
 
 def _input_reserved(run: Run, model: ModelChoice) -> int:
     """What a closing prompt may have: the conversation, and notes for calls without an answer, made or to come."""
-    notes = max(_unanswered(run), CALLS_TO_COME * NOTE_BYTES)
+    notes = max(_open_calls_bytes(run), CALLS_TO_COME * NOTE_BYTES)
     return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + notes
 
 
@@ -114,36 +119,38 @@ def closing_model(run: Run) -> ModelChoice | None:
     if run.opened is None or any(attempt.purpose == "close" for attempt in run.turn_attempts):
         return None
     last = run.proposal
-    model = next((choice for choice in models_of(run.opened) if last and choice.asked_by(last)), run.opened.model)
+    model = next(
+        (choice for choice in models_of(run.opened) if last and choice.is_requested_by(last)), run.opened.model
+    )
     same_turn = bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed"
-    if same_turn and tries(run.turn_attempts, model) > run.limits.model_retries_max:
+    if same_turn and tries_of_model(run.turn_attempts, model) > run.limits.model_retries_max:
         return None
-    return None if model.model.startswith(FUNCTION_MODELS) else model
+    return None if model.model.startswith(FUNCTION_MODEL_PREFIX) else model
 
 
-def results(run: Run) -> Iterator[CallState]:
+def successful_calls(run: Run) -> Iterator[CallState]:
     """The calls that gave a result."""
     for call in run.calls.values():
-        if call.stage is Stage.ANSWERED and call.finished is not None and call.finished.outcome == "succeeded":
+        if call.stage is Stage.ENDED and call.finished is not None and call.finished.outcome == "succeeded":
             yield call
 
 
-def partial(run: Run) -> tuple[str, PartialIs]:
+def partial_answer(run: Run) -> tuple[str, PartialIs]:
     """What there is of a run that did not complete, shortened, and what that is; see ``Sealed.partial_is``."""
     answer = run.prompt.closing
     if answer is not None and isinstance(answer.text, str):
         return answer.text[:PARTIAL_CHARS_MAX], "summary"
     texts = [p.event.text for p in run.proposals if isinstance(p.event.text, str) and p.event.text]
-    words = texts[-1] if texts else ""
-    named = [f"{call.tool} (event {call.finished_n})" for call in results(run)]
+    last_text = texts[-1] if texts else ""
+    named = [f"{call.tool} (event {call.finished_n})" for call in successful_calls(run)]
     if not named:
-        return words[:PARTIAL_CHARS_MAX], "words" if words else ""
+        return last_text[:PARTIAL_CHARS_MAX], "words" if last_text else ""
     more = f" and {len(named) - RESULTS_NAMED_MAX} more" if len(named) > RESULTS_NAMED_MAX else ""
     listed = f"Results so far: {', '.join(named[:RESULTS_NAMED_MAX])}{more}."
     room = PARTIAL_CHARS_MAX - len(listed) - 1
-    return (f"{words[:room]}\n{listed}" if words and room > 0 else listed)[:PARTIAL_CHARS_MAX], "results"
+    return (f"{last_text[:room]}\n{listed}" if last_text and room > 0 else listed)[:PARTIAL_CHARS_MAX], "results"
 
 
-def _unanswered(run: Run) -> int:
+def _open_calls_bytes(run: Run) -> int:
     """Bytes that calls without an answer take in the closing prompt."""
-    return sum(NOTE_BYTES for call in run.proposal.calls if call.stage is not Stage.ANSWERED) if run.proposal else 0
+    return sum(NOTE_BYTES for call in run.proposal.calls if call.stage is not Stage.ENDED) if run.proposal else 0

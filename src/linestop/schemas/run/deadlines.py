@@ -15,7 +15,7 @@ from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
-MONEY_AGAIN_S = 30.0
+MONEY_RETRY_S = 30.0
 """How often a run that waits for money asks again, should the hint that it has room be lost."""
 
 
@@ -27,7 +27,7 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
-_RECOVERERS: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), False: ("planner", "budget")}
+_RECOVERY_ROLES: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), False: ("planner", "budget")}
 """Who looks when an effect (True) or a model call is past its end: a takeover is charged, so budget must cover it."""
 
 
@@ -37,33 +37,35 @@ def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list
     ``performing`` are the starts that the asking process performs: of a run's work it alone knows
     (``schemas.run.active_time``).
     """
-    found = [
+    upcoming = [
         Deadline(at=attempt.done_by, role=role, name="done-by")
         for attempt in run.open_attempts
-        for role in _RECOVERERS[bool(attempt.call)]
+        for role in _RECOVERY_ROLES[bool(attempt.call)]
     ]
     if run.opened is None or run.phase is Phase.SEALED:
-        return found
+        return upcoming
     if not run.done:
-        found.extend(_of_people(run))
-        found.append(Deadline(at=run.opened.deadline_at, role="validator", name="run-max"))
+        upcoming.extend(_people_deadlines(run))
+        upcoming.append(Deadline(at=run.opened.deadline_at, role="validator", name="run-max"))
         if run.queued:
-            found.append(Deadline(at=_money_at(run.queued, now), role="budget", name="money"))
-        found.extend(_wall(run, now, performing))
+            upcoming.append(Deadline(at=_money_retry_at(run.queued, now), role="budget", name="money"))
+        upcoming.extend(_time_limit_deadline(run, now, performing))
         start = next_start(run, now)
         if isinstance(start, NextStart) and start.at > now:
-            found.append(Deadline(at=start.at, role="planner" if start.kind == "model" else "executor", name="retry"))
-    return sorted(found, key=lambda deadline: deadline.at)
+            upcoming.append(
+                Deadline(at=start.at, role="planner" if start.kind == "model" else "executor", name="retry")
+            )
+    return sorted(upcoming, key=lambda deadline: deadline.at)
 
 
-def _money_at(queued: Queued, now: datetime) -> datetime:
+def _money_retry_at(queued: Queued, now: datetime) -> datetime:
     """When a run that waits for money asks again: now and then, and when its account begins anew."""
-    asked = max(floor((now - queued.at).total_seconds() / MONEY_AGAIN_S), 0)
-    again = queued.at + timedelta(seconds=(asked + 1) * MONEY_AGAIN_S)
-    return min(again, queued.resets_at) if queued.resets_at and queued.resets_at > now else again
+    retries = max(floor((now - queued.at).total_seconds() / MONEY_RETRY_S), 0)
+    next_at = queued.at + timedelta(seconds=(retries + 1) * MONEY_RETRY_S)
+    return min(next_at, queued.resets_at) if queued.resets_at and queued.resets_at > now else next_at
 
 
-def _wall(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline]:
+def _time_limit_deadline(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline]:
     """When the run's time is over if what this process performs goes on until then."""
     live = [attempt for attempt in run.open_attempts if attempt.n in performing and attempt.active]
     at = now + timedelta(seconds=max(run.limits.wall_s - run.active_s(now, performing), 0.0))
@@ -71,13 +73,13 @@ def _wall(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline
     return [Deadline(at=at, role=role, name="wall")] if any(at <= a.done_by for a in live) else []
 
 
-def _of_people(run: Run) -> list[Deadline]:
-    found: list[Deadline] = []
+def _people_deadlines(run: Run) -> list[Deadline]:
+    upcoming: list[Deadline] = []
     if run.spend_asked:
-        found.append(Deadline(at=run.spend_asked.expires_at, role="approver", name="expiry"))
+        upcoming.append(Deadline(at=run.spend_asked.expires_at, role="approver", name="expiry"))
     for call in run.proposal.calls if run.proposal else ():
         if call.stage is Stage.ASKED and isinstance(call.asked, AskedCall | Question):
-            found.append(Deadline(at=call.asked.expires_at, role="approver", name="expiry"))
+            upcoming.append(Deadline(at=call.asked.expires_at, role="approver", name="expiry"))
         elif call.stage is Stage.WAITING and call.ready_at is not None:
-            found.append(Deadline(at=call.ready_at, role="executor", name="wait"))
-    return found
+            upcoming.append(Deadline(at=call.ready_at, role="executor", name="wait"))
+    return upcoming

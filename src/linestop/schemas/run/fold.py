@@ -45,8 +45,8 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run import approval_rules, call_rules, model_rules, money_rules, widened_contract_rules
 from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, Stage, text_size
-from linestop.schemas.run.clamped_limits import bearable
-from linestop.schemas.run.model_order import used_up
+from linestop.schemas.run.clamped_limits import clamp_limits
+from linestop.schemas.run.model_order import has_no_try_left
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.prompt_size import base_size
 from linestop.schemas.text_size import total
@@ -54,7 +54,7 @@ from linestop.schemas.text_size import total
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
-WORK_AHEAD = {Stage.READY, Stage.OPEN, Stage.CHECK}
+ACTING_STAGES = {Stage.READY, Stage.OPEN, Stage.CHECK}
 
 
 def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
@@ -63,47 +63,47 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
         case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
             return _milestone(run, role, event)
         case Judged():
-            return call_rules.judged(run, n, event)
+            return call_rules.apply_judged(run, n, event)
         case Checked():
-            return call_rules.checked(run, n, event)
+            return call_rules.apply_checked(run, n, event)
         case Cleared():
-            return approval_rules.cleared(run, n, event)
+            return approval_rules.apply_cleared(run, n, event)
         case Asked():
-            return approval_rules.asked(run, event)
+            return approval_rules.apply_asked(run, event)
         case Granted():
-            return approval_rules.granted(run, n, event)
+            return approval_rules.apply_granted(run, n, event)
         case Denied():
-            return approval_rules.denied(run, n, event)
+            return approval_rules.apply_denied(run, n, event)
         case Edited() | Answered() | Resolved():
-            return approval_rules.word_of_a_person(run, n, event)
+            return approval_rules.apply_person_input(run, n, event)
         case Held():
-            return money_rules.held(run, event)
+            return money_rules.apply_held(run, event)
         case Queued():
-            return money_rules.queued(run, event)
+            return money_rules.apply_queued(run, event)
         case Settled():
-            return money_rules.settled(run, event)
+            return money_rules.apply_settled(run, event)
         case Warned():
             run.warned.add(event.limit)
             return ""
         case ModelStarted():
-            return model_rules.model_started(run, n, event)
+            return model_rules.apply_model_started(run, n, event)
         case Proposed():
-            return model_rules.proposed(run, n, event)
+            return model_rules.apply_proposed(run, n, event)
         case ModelFailedEvent():
-            return model_rules.failed(run, n, event)
+            return model_rules.apply_failed(run, n, event)
         case Compacted():
-            return model_rules.compacted(run, n, event)
+            return model_rules.apply_compacted(run, n, event)
         case EffectStarted():
-            return call_rules.started(run, n, event)
+            return call_rules.apply_started(run, n, event)
         case Finished():
-            return call_rules.finished(run, n, event)
+            return call_rules.apply_finished(run, n, event)
         case Widened():
             return widened_contract_rules.widened(run, event)
         case Sealed():
-            return _sealed(run, n, event)
+            return _seal(run, n, event)
         case Amended():
             run.amended = event
-            run.facts_after_seal = [fact for fact in run.facts_after_seal if fact not in event.facts]
+            run.late_results = [fact for fact in run.late_results if fact not in event.facts]
             return ""
         case _:
             assert_never(event)
@@ -122,13 +122,13 @@ def phase_of(run: Run) -> Phase:
     if run.model_attempt:
         return Phase.THINKING
     proposal = run.proposal
-    if proposal and not proposal.answered:
+    if proposal and not proposal.is_complete:
         phase = _phase_of_proposal(proposal)
-        return Phase.WAITING if phase is Phase.ACTING and _held_up_by_spending(run, proposal) else phase
+        return Phase.WAITING if phase is Phase.ACTING and _waits_for_spending_decision(run, proposal) else phase
     return Phase.WAITING if run.spend_asked else Phase.QUEUED
 
 
-def _held_up_by_spending(run: Run, proposal: ProposalState) -> bool:
+def _waits_for_spending_decision(run: Run, proposal: ProposalState) -> bool:
     """Whether calls wait for nothing but the answer about spending."""
     return run.spend_asked is not None and not any(c.stage in {Stage.OPEN, Stage.CHECK} for c in proposal.calls)
 
@@ -141,7 +141,7 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
         return Phase.JUDGING
     if Stage.GATE in stages:
         return Phase.CLEARING
-    if any(call.stage in WORK_AHEAD and not behind_another(proposal, call) for call in proposal.calls):
+    if any(call.stage in ACTING_STAGES and not waits_for_earlier_call(proposal, call) for call in proposal.calls):
         return Phase.ACTING
     return Phase.WAITING
 
@@ -156,14 +156,14 @@ def waits_for_model(run: Run) -> bool:
     ended = [attempt for attempt in run.turn_attempts if not attempt.open and attempt.begun]
     if not ended or not ended[-1].down:
         return False
-    return used_up(run, ended)
+    return has_no_try_left(run, ended)
 
 
-def behind_another(proposal: ProposalState | None, call: CallState) -> bool:
+def waits_for_earlier_call(proposal: ProposalState | None, call: CallState) -> bool:
     """Whether a call is ready but keeps to an order, and one before it has no answer: then it is not its turn."""
     if proposal is None or call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
         return False
-    return any(other.stage is not Stage.ANSWERED for other in proposal.calls[: call.index])
+    return any(other.stage is not Stage.ENDED for other in proposal.calls[: call.index])
 
 
 def open_attempt(run: Run, attempt: Attempt) -> None:
@@ -188,7 +188,7 @@ def close_attempt(  # noqa: PLR0913 - what a result says
     attempt.source = "reported" if reported else "reserved"
     run.spent_micros += attempt.charged_micros
     if run.sealed:
-        run.facts_after_seal.append(n)
+        run.late_results.append(n)
 
 
 def supersede(run: Run, attempt: Attempt, n: int) -> None:
@@ -211,7 +211,7 @@ def fits(run: Run, cost_max_micros: int) -> bool:
 def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned) -> str:
     match event:
         case Opened():
-            run.opened, run.opened_at = bearable(event), event.at
+            run.opened, run.opened_at = clamp_limits(event), event.at
             run.context = base_size(event) + ITEM
         case Refused():
             if run.opened or run.refused:
@@ -220,20 +220,20 @@ def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused |
         case Stopped():
             if run.stopped is None:
                 run.stopped, run.stopped_role = event, role
-            elif event.outdoes(run.stopped):
+            elif event.overrides(run.stopped):
                 run.stopped = msgspec.structs.replace(run.stopped, mode=event.mode)
         case Paused():
             run.paused = event
         case Resumed():
             run.paused = None
         case Accepted() | Returned():
-            return _answered(run, event)
+            return _accept_or_return(run, event)
         case _:
             assert_never(event)
     return ""
 
 
-def _answered(run: Run, event: Accepted | Returned) -> str:
+def _accept_or_return(run: Run, event: Accepted | Returned) -> str:
     proposal = run.proposal
     if proposal is None or proposal.n != event.proposal_n or not proposal.event.final:
         return f"event {event.proposal_n} is not the final answer under judgement"
@@ -248,7 +248,7 @@ def _answered(run: Run, event: Accepted | Returned) -> str:
     return ""
 
 
-def _sealed(run: Run, n: int, event: Sealed) -> str:
+def _seal(run: Run, n: int, event: Sealed) -> str:
     if run.open_attempts:
         return "a start is still open"
     if run.holds:

@@ -49,7 +49,7 @@ CAUSE: dict[StopCode, str] = {
 """Which part of the system ended it: model, tool, validation, timeout, budget, person or defect."""
 
 
-def receipt(run: Run) -> tuple[OpenStart, ...]:
+def open_starts(run: Run) -> tuple[OpenStart, ...]:
     """The starts whose result is not known: what may still be on the wire when a stop is acknowledged."""
     return tuple(
         OpenStart(n=attempt.n, what=attempt.call or f"model:{attempt.model}", attempt=attempt.attempt)
@@ -57,9 +57,9 @@ def receipt(run: Run) -> tuple[OpenStart, ...]:
     )
 
 
-def stopped(run: Run, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None) -> Stopped:
+def stop_event(run: Run, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None) -> Stopped:
     """A stop of ``run`` as it stands, listing what is open."""
-    return Stopped(by=by, why=why, code=code, limit=limit, open=receipt(run))
+    return Stopped(by=by, why=why, code=code, limit=limit, open=open_starts(run))
 
 
 RECEIPT_BYTES_MAX: Final = 48 * 1024
@@ -68,7 +68,7 @@ RECEIPT_BYTES_MAX: Final = 48 * 1024
 Beside it an answer of ``INLINE_BYTES_MAX`` must fit into a message, each byte of which may take six as JSON.
 """
 
-_WEIGHT: Final = ("unknown", "in doubt", "failed", "done", "answered", "never_started", "not_started")
+_FATE_ORDER: Final = ("unknown", "in doubt", "failed", "done", "answered", "never_started", "not_started")
 """Which fates a receipt that is too long keeps: what a person must look into first, what never began last."""
 
 
@@ -77,15 +77,15 @@ def receipt_bytes(fates: Iterable[Fate]) -> int:
     return sum(len(msgspec.json.encode(fate)) + 1 for fate in fates)
 
 
-def fitting(fates: Sequence[Fate]) -> tuple[Fate, ...]:
+def fit_receipt(fates: Sequence[Fate]) -> tuple[Fate, ...]:
     """As many of ``fates`` as a receipt has room for, in their order; of equal weight the latest."""
     if receipt_bytes(fates) <= RECEIPT_BYTES_MAX:
         return tuple(fates)
     left = RECEIPT_BYTES_MAX
-    kept: set[int] = set()
-    for index in sorted(range(len(fates)), key=lambda i: (_WEIGHT.index(fates[i].fate), -i)):
+    included: set[int] = set()
+    for index in sorted(range(len(fates)), key=lambda i: (_FATE_ORDER.index(fates[i].fate), -i)):
         left -= receipt_bytes((fates[index],))
         if left < 0:
             break
-        kept.add(index)
-    return tuple(fate for index, fate in enumerate(fates) if index in kept)
+        included.add(index)
+    return tuple(fate for index, fate in enumerate(fates) if index in included)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from linestop.schemas.defaults import FALLBACK_KEPT_S, RETRY_ASKED_S_MAX
-from linestop.schemas.events import AsksModel, ModelChoice, ModelFailedEvent, Opened
-from linestop.schemas.run.call_states import Attempt, counted
+from linestop.schemas.defaults import FALLBACK_FIRST_S, RETRY_AFTER_MAX_S
+from linestop.schemas.events import ModelChoice, ModelFailedEvent, Opened, RequestsModel
+from linestop.schemas.run.call_states import Attempt, count_tries
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
@@ -35,8 +35,8 @@ def models_of(opened: Opened) -> tuple[ModelChoice, ...]:
 
 def down_until(at: datetime, failure: ModelFailedEvent) -> datetime:
     """Until when a model that failed at that moment is not tried first."""
-    asked_s = min(max(failure.retry_after_s or 0.0, 0.0), RETRY_ASKED_S_MAX)
-    return at + timedelta(seconds=max(FALLBACK_KEPT_S, asked_s))
+    requested_s = min(max(failure.retry_after_s or 0.0, 0.0), RETRY_AFTER_MAX_S)
+    return at + timedelta(seconds=max(FALLBACK_FIRST_S, requested_s))
 
 
 def first_model(run: Run, now: datetime) -> NextModel | None:
@@ -44,50 +44,50 @@ def first_model(run: Run, now: datetime) -> NextModel | None:
     if run.opened is None:
         return None
     models = models_of(run.opened)
-    last = next((i for i, model in enumerate(models) if run.proposal and model.asked_by(run.proposal)), 0)
+    last = next((i for i, model in enumerate(models) if run.proposal and model.is_requested_by(run.proposal)), 0)
     down = any(now < run.down_until.get((model.model, model.base_url), now) for model in models[:last])
     place = last if down else 0
     return NextModel(at=now, model=models[place], fallback_of=models[place - 1].model if place else "")
 
 
-def tries(attempts: list[Attempt], model: AsksModel) -> int:
+def tries_of_model(attempts: list[Attempt], model: RequestsModel) -> int:
     """How many of a turn's attempts asked the same model as ``model``, without summaries that were made."""
     same = [attempt for attempt in attempts if (attempt.model, attempt.base_url) == (model.model, model.base_url)]
-    return counted([attempt for attempt in same if attempt.outcome != "compacted"])
+    return count_tries([attempt for attempt in same if attempt.outcome != "compacted"])
 
 
-def used_up(run: Run, attempts: list[Attempt]) -> bool:
+def has_no_try_left(run: Run, attempts: list[Attempt]) -> bool:
     """Whether the model that has just failed is not tried again: no retry is left, or it asks to wait too long."""
-    return tries(attempts, attempts[-1]) > run.limits.model_retries_max or _too_long(run, attempts[-1])
+    return tries_of_model(attempts, attempts[-1]) > run.limits.model_retries_max or _wait_is_too_long(run, attempts[-1])
 
 
-def asked_to_wait_s(attempt: Attempt) -> float:
+def requested_wait_s(attempt: Attempt) -> float:
     """What the provider asked to wait, 0 if nothing."""
-    asked = attempt.failure.retry_after_s if attempt.failure else None
-    return min(max(asked or 0.0, 0.0), RETRY_ASKED_S_MAX)
+    retry_after_s = attempt.failure.retry_after_s if attempt.failure else None
+    return min(max(retry_after_s or 0.0, 0.0), RETRY_AFTER_MAX_S)
 
 
-def next_in_turn(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
+def next_untried_model(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
     """The next model, around to the first, that was not asked in this turn; None if all were."""
     assert run.opened is not None
     models, last = models_of(run.opened), attempts[-1]
-    place = next((i for i, model in enumerate(models) if model.asked_by(last)), 0)
+    place = next((i for i, model in enumerate(models) if model.is_requested_by(last)), 0)
     around = (*models[place + 1 :], *models[:place])
-    return next((model for model in around if not any(model.asked_by(attempt) for attempt in attempts)), None)
+    return next((model for model in around if not any(model.is_requested_by(attempt) for attempt in attempts)), None)
 
 
 def wait_sentence(run: Run, last: Attempt) -> str:
     """Why the run does not wait for its model, if that is what ends it; names what the provider asked for."""
-    if not _too_long(run, last):
+    if not _wait_is_too_long(run, last):
         return ""
-    wait_s, bound_s = asked_to_wait_s(last), run.limits.model_wait_max_s
+    wait_s, bound_s = requested_wait_s(last), run.limits.model_wait_max_s
     reason = f"a run waits at most {bound_s:g} s" if wait_s > bound_s else "the run has less time left"
     return f"{last.model} asks to wait {wait_s:g} s, and {reason} (model_wait_max_s). Name a fallback, or queue. "
 
 
-def _too_long(run: Run, last: Attempt) -> bool:
+def _wait_is_too_long(run: Run, last: Attempt) -> bool:
     """Whether the provider asks to wait for longer than the run may, or has; a wait is not counted as work."""
-    wait_s = asked_to_wait_s(last)
+    wait_s = requested_wait_s(last)
     if last.failure is None or run.opened is None or not last.down or not wait_s:
         return False
     at = last.failure.at + timedelta(seconds=wait_s)

@@ -10,7 +10,7 @@ from linestop.schemas.model_messages import Usage
 from linestop.schemas.run import call_rules, fold
 from linestop.schemas.run.active_time import count_start
 from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, text_size
-from linestop.schemas.run.clamped_limits import escaping
+from linestop.schemas.run.clamped_limits import limit_violation
 from linestop.schemas.run.model_order import down_until
 from linestop.schemas.run.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
 from linestop.schemas.text_size import Size, total
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 
-def model_started(run: Run, n: int, event: ModelStarted) -> str:
+def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
     """``planner.started``: it is the planner's turn, and what the call may cost and read fits."""
-    before, same_turn = run.model_attempt, _same_turn(run)
+    before, same_turn = run.model_attempt, _is_same_turn(run)
     if reason := _may_not_start(run, event, same_turn=same_turn):
         return reason
     if before:
         fold.supersede(run, before, n)
     if not same_turn:
         run.turn, run.turn_attempts = event.turn, []
-    entered = Attempt(
+    attempt = Attempt(
         n=n, attempt=event.attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
         start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
         model=event.model, base_url=event.base_url, turn=event.turn, input_tokens_max=event.input_tokens_max,
@@ -41,12 +41,12 @@ def model_started(run: Run, n: int, event: ModelStarted) -> str:
         run.prompt.known.clear()
     if event.purpose == "close":
         run.prompt.closing_limit = event.limit
-    run.turn_attempts.append(entered)
-    fold.open_attempt(run, entered)
+    run.turn_attempts.append(attempt)
+    fold.open_attempt(run, attempt)
     return ""
 
 
-def _same_turn(run: Run) -> bool:
+def _is_same_turn(run: Run) -> bool:
     """Whether the next model call is another attempt of the present turn."""
     return run.model_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
 
@@ -55,7 +55,7 @@ def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
     """Why a model call may not start now, or nothing."""
     if run.paused:
         return "the run is paused"
-    if reason := escaping(run, event):
+    if reason := limit_violation(run, event):
         return reason
     before, proposal = run.model_attempt, run.proposal
     if before and not before.expired(event.at, event.worker, event.dead_workers):
@@ -69,31 +69,33 @@ def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
     closes = event.purpose == "close" and not run.open_attempts
     if turn > run.limits.turns_max + closes:
         return f"the run has had its {run.limits.turns_max} turns"
-    if proposal is not None and not proposal.answered and not closes:
+    if proposal is not None and not proposal.is_complete and not closes:
         return "the calls of the last proposal are not all answered"
     return "" if fold.fits(run, event.cost_max_micros) else "its cost does not fit into what the run holds"
 
 
-def _use(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
+def _count_tokens(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
     """Enter the tokens of an attempt, unreported ones at its reservation; a report below zero gives none back."""
     attempt.usage = usage
     read = usage.total - usage.out
-    run.prompt.doubted = run.prompt.doubted or (reported and attempt.charges_tokens and read > attempt.input_tokens_max)
+    run.prompt.counts_unreliable = run.prompt.counts_unreliable or (
+        reported and attempt.charges_tokens and read > attempt.input_tokens_max
+    )
     unknown = attempt.charges_tokens and not reported
     used = attempt.input_tokens_max + attempt.output_tokens_max if unknown else max(usage.total, 0)
     run.tokens += used - attempt.tokens
     attempt.tokens = used
 
 
-def _find(run: Run, turn: int, attempt: int) -> Attempt | None:
+def _find_attempt(run: Run, turn: int, attempt: int) -> Attempt | None:
     """The model attempt of that turn: one of the present turn, or an older one that speaks late."""
     older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
     return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
 
 
-def proposed(run: Run, n: int, event: Proposed) -> str:
+def apply_proposed(run: Run, n: int, event: Proposed) -> str:
     """``planner.proposed``: a whole answer of the model."""
-    attempt = _find(run, event.turn, event.attempt)
+    attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
         return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
     alive = attempt.open and not run.done
@@ -102,7 +104,7 @@ def proposed(run: Run, n: int, event: Proposed) -> str:
     if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
         return "two of its calls have the same id, or an id is used before"
     reported = event.usage_source == "reported"
-    _use(run, attempt, event.usage, reported=reported)
+    _count_tokens(run, attempt, event.usage, reported=reported)
     count_start(run, attempt, event)
     fold.close_attempt(run, attempt, n, outcome="proposed", cost_micros=event.cost_micros, reported=reported)
     if alive and attempt.purpose == "close":
@@ -126,13 +128,13 @@ def proposed(run: Run, n: int, event: Proposed) -> str:
     return ""
 
 
-def failed(run: Run, n: int, event: ModelFailedEvent) -> str:
+def apply_failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     """``planner.failed``: no usable answer."""
-    attempt = _find(run, event.turn, event.attempt)
+    attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
         return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
     reported = not event.possibly_billed
-    _use(run, attempt, event.usage or Usage(), reported=reported or event.usage is not None)
+    _count_tokens(run, attempt, event.usage or Usage(), reported=reported or event.usage is not None)
     attempt.usage = event.usage
     attempt.failure = event
     attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
@@ -143,23 +145,23 @@ def failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     return ""
 
 
-def compacted(run: Run, n: int, event: Compacted) -> str:
+def apply_compacted(run: Run, n: int, event: Compacted) -> str:
     """``planner.compacted``: a summary stands for the conversation up to some event."""
-    attempt = _find(run, event.turn, event.attempt)
+    attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n or attempt.purpose != "compact":
         return "no compaction was under way"
     if event.covers_to >= n:
         return "it covers events that are not there yet"
     counts = attempt.open and not run.done
-    _use(run, attempt, event.usage, reported=event.usage.total > 0)
+    _count_tokens(run, attempt, event.usage, reported=event.usage.total > 0)
     count_start(run, attempt, event)
     fold.close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
     if not counts:
         return ""
     run.compactions.append(event)
     run.prompt.known.clear()
-    kept = text_size(event.summary) + total(text_size(value.value) + ITEM for value in event.values)
+    summary_bytes = text_size(event.summary) + total(text_size(value.value) + ITEM for value in event.values)
     base = base_size(run.opened) if run.opened else Size()
     after = total(proposal_size(p, run.prompt.dropped_to) for p in run.proposals if p.n > event.covers_to)
-    run.context = total((base, kept, after, ITEM, ITEM, ITEM))
+    run.context = total((base, summary_bytes, after, ITEM, ITEM, ITEM))
     return ""

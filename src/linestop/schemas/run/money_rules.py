@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from linestop.schemas.defaults import CLOSING_EVENTS
 from linestop.schemas.events import Held, Queued, Settled
-from linestop.schemas.run.clamped_limits import NO_ROOM
+from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 
-def held(run: Run, event: Held) -> str:
+def apply_held(run: Run, event: Held) -> str:
     """``budget.held``: the run may spend more, within its own limit."""
     if event.hold in run.holds:
         return f"the hold '{event.hold}' is there already"
-    if run.room + CLOSING_EVENTS < 0:
-        return NO_ROOM
+    if run.events_left + CLOSING_EVENTS < 0:
+        return NO_EVENTS_LEFT
     if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
         return "the run would hold more than its cost limit"
     run.holds[event.hold] = event
@@ -27,12 +27,12 @@ def held(run: Run, event: Held) -> str:
     return ""
 
 
-def queued(run: Run, event: Queued) -> str:
+def apply_queued(run: Run, event: Queued) -> str:
     """``budget.queued``: the run waits for money, and gives back what it has not spent."""
     if run.open_attempts:
         return "a start is still open"
-    if run.room + CLOSING_EVENTS < 0:
-        return NO_ROOM
+    if run.events_left + CLOSING_EVENTS < 0:
+        return NO_EVENTS_LEFT
     spent = {line.hold: line.spent_micros for line in event.holds}
     if {line.hold: max(line.spent_micros, line.spent_micros + line.released_micros) for line in event.holds} != {
         hold: max(entry.amount_micros, spent.get(hold, 0)) for hold, entry in run.holds.items()
@@ -50,7 +50,7 @@ def queued(run: Run, event: Queued) -> str:
     return ""
 
 
-def settled(run: Run, event: Settled) -> str:
+def apply_settled(run: Run, event: Settled) -> str:
     """``budget.settled``: the open holds are closed."""
     if run.open_attempts:
         return "a start is still open"

@@ -12,28 +12,28 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas.defaults import COUNT_MOST
+from linestop.schemas.defaults import COUNT_MAX
 from linestop.schemas.events import LimitHit, ModelChoice
-from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run import closing_turn
 from linestop.schemas.run.call_rules import not_begun_delay_s, retry_delay_s
-from linestop.schemas.run.call_states import Attempt, CallState, Stage, counted, not_begun_in_a_row
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, count_tries, not_begun_in_a_row
 from linestop.schemas.run.closing_turn import cost_left_micros, limit_sentence
 from linestop.schemas.run.model_order import (
     NextModel,
-    asked_to_wait_s,
     first_model,
+    has_no_try_left,
     models_of,
-    next_in_turn,
-    tries,
-    used_up,
+    next_untried_model,
+    requested_wait_s,
+    tries_of_model,
     wait_sentence,
 )
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.prompt_size import (
-    compaction_due,
     dropped_size,
     fit,
+    is_compaction_due,
     output_room,
     summarised_size,
     tokens_estimate,
@@ -41,15 +41,15 @@ from linestop.schemas.run.prompt_size import (
 )
 from linestop.schemas.run.state import Run
 
-OUTPUT_TOKENS_LEAST = 256
+OUTPUT_TOKENS_MIN = 256
 """A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
 
-QUEUE_RETRY_S = 60.0
-QUEUE_RETRY_MOST_S = 3_600.0
+QUEUE_RETRY_MIN_S = 60.0
+QUEUE_RETRY_MAX_S = 3_600.0
 """When a run whose agent says ``queue`` asks again while no model answers: after a minute, then after twice as
 long each time, at most an hour, so that its events last for the 30 days that a run may take."""
 
-RETRIED = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
+RETRIED_KINDS = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
 
 
 class NextStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,33 +87,33 @@ def next_start(run: Run, now: datetime, worker: str = "", dead: Collection[str] 
     ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
     may be taken over at once, if repeating it is safe; so may what one of the ``dead`` left open.
     """
-    if run.spend_asked or run.spend_denied or run.stop_over or spend_question_due(run, now, worker, dead):
+    if run.spend_asked or run.spend_denied or run.stop_resolution or spend_question_due(run, now, worker, dead):
         return None
-    return _unasked(run, now, worker, dead)
+    return _next_start_if_granted(run, now, worker, dead)
 
 
 def spend_question_due(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
     """Whether a person must be asked before the run spends more (``policy.ask_on_spend``)."""
     if run.opened is None or not run.opened.policy.ask_on_spend or run.spend_granted:
         return False
-    start = _unasked(run, now, worker, dead)
+    start = _next_start_if_granted(run, now, worker, dead)
     if not isinstance(start, NextStart):
         return False
     return run.spent_micros + run.reserved_micros + start.cost_max_micros > run.limits.ask_from_micros
 
 
-def _unasked(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
+def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
     """The next start if nobody had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
     if run.phase in {Phase.JUDGING, Phase.ANSWERING}:
         # What is there is judged first: a final answer is accepted whatever the run has used up for it.
         return None
-    asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.answered)
+    asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.is_complete)
     if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
         return _next_model(run, now, worker, dead)
-    if run.room <= 0:
-        return None if run.open_attempts else _limit("events_max", run.n, run.limits.events_max)
+    if run.events_left <= 0:
+        return None if run.open_attempts else _limit_exhausted("events_max", run.n, run.limits.events_max)
     start = _next_calls(run, now, worker, dead)
     return start if start is None else _within_money(run, start, now)
 
@@ -124,7 +124,7 @@ def _unasked(run: Run, now: datetime, worker: str, dead: Collection[str]) -> Nex
 def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | None:
     if run.proposal is None:
         return None
-    starts = [_probe(call, now) for call in run.proposal.calls if _wants_probe(call)]
+    starts = [_probe_start(call, now) for call in run.proposal.calls if _wants_probe(call)]
     able = [call for call in run.proposal.calls if _startable(run, call, now, worker=worker, dead=dead)]
     due = [call for call in able if call.ready_at is None or call.ready_at <= now]
     if due:
@@ -136,13 +136,13 @@ def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
 
 
 def _wants_probe(call: CallState) -> bool:
-    return call.stage is Stage.DOUBT and call.grant is not None and call.grant.probe and not call.probed
+    return call.stage is Stage.UNKNOWN_OUTCOME and call.grant is not None and call.grant.probe and not call.probed
 
 
-def _probe(call: CallState, now: datetime) -> NextStart:
+def _probe_start(call: CallState, now: datetime) -> NextStart:
     """The probe of a call in doubt: not before its attempts are over or must be, or it would look too early."""
-    over = max((attempt.done_by for attempt in call.effects if not attempt.ended), default=now)
-    return _calls_start("probe", [call], max(now, over))
+    probe_at = max((attempt.done_by for attempt in call.effects if not attempt.ended), default=now)
+    return _calls_start("probe", [call], max(now, probe_at))
 
 
 def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: Collection[str]) -> bool:
@@ -150,7 +150,7 @@ def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: C
         return False
     if call.grant.ordered and run.proposal is not None:
         before = run.proposal.calls[: call.index]
-        if any(other.stage is not Stage.ANSWERED for other in before):
+        if any(other.stage is not Stage.ENDED for other in before):
             return False
     if call.stage is Stage.READY:
         return True
@@ -185,21 +185,21 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
         # The validator is about to end the run; another model call would only cost.
         return None
     if run.prompt.closing_limit is not None:
-        return _over(run.prompt.closing_limit)
+        return _exhausted_by(run.prompt.closing_limit)
     if run.active_s(now) >= run.limits.wall_s:
         return out_of_time(run)
     same_turn = open_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
-    if (hit := reached(run, same_turn=same_turn)) is not None:
-        return _closing(run, hit, now) or _over(hit)
+    if (hit := reached_limit(run, same_turn=same_turn)) is not None:
+        return _closing_start(run, hit, now) or _exhausted_by(hit)
     chosen = _choose_model(run, now) if same_turn else first_model(run, now)
     if chosen is None or isinstance(chosen, Exhausted):
         return chosen
     model = chosen.model
-    compact = compaction_due(run, model)
-    sized = _sized(run, model, compact=compact)
+    compact = is_compaction_due(run, model)
+    sized = _size_request(run, model, compact=compact)
     if isinstance(sized, Exhausted):
         hit = LimitHit(name=sized.limit, value=sized.value, max_value=sized.max_value)
-        return _closing(run, hit, now) or sized
+        return _closing_start(run, hit, now) or sized
     dropped_to, input_max, output_max = sized
     start = NextStart(
         kind="model", at=chosen.at, model=model, fallback_of=chosen.fallback_of,
@@ -224,66 +224,69 @@ def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
     if start.cost_max_micros <= left:
         needed += kept
     hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
-    return _closing(run, hit, now) or start
+    return _closing_start(run, hit, now) or start
 
 
-def reached(run: Run, *, same_turn: bool) -> LimitHit | None:
+def reached_limit(run: Run, *, same_turn: bool) -> LimitHit | None:
     """The limit that lets no other turn begin: the first that the run came up against, not the last."""
     limits = run.limits
     refused = [call.judged.limit for call in run.proposal.calls if call.judged] if run.proposal else []
     if run.rejections_in_a_row >= limits.rejections_max or any(hit and hit.name == "calls_max" for hit in refused):
         in_a_row = max(run.rejections_in_a_row, 1)
-        found = [call.judged.limit for proposal in run.proposals[-in_a_row:] for call in proposal.calls if call.judged]
-        own = next((hit for hit in found if hit is not None), None)
+        hits = [call.judged.limit for proposal in run.proposals[-in_a_row:] for call in proposal.calls if call.judged]
+        own = next((hit for hit in hits if hit is not None), None)
         return own or LimitHit(name="rejections_max", value=run.rejections_in_a_row, max_value=limits.rejections_max)
-    if run.room <= 0:
+    if run.events_left <= 0:
         return LimitHit(name="events_max", value=run.n, max_value=limits.events_max)
     if not same_turn and run.turn >= limits.turns_max:
         return LimitHit(name="turns_max", value=run.turn, max_value=limits.turns_max)
     return None
 
 
-def _closing(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
+def _closing_start(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
     """The closing turn, if it may come and fits."""
-    found = closing_turn.closing_turn(run, hit)
-    if found is None:
+    closing = closing_turn.closing_turn(run, hit)
+    if closing is None:
         return None
     same_turn = bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed"
     return NextStart(
-        kind="model", at=now, model=found.model, purpose="close", cost_max_micros=found.cost_max_micros,
+        kind="model", at=now, model=closing.model, purpose="close", cost_max_micros=closing.cost_max_micros,
         turn=run.turn if same_turn else run.turn + 1,
         attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
-        input_tokens_max=found.fit.bound, output_tokens_max=found.output_tokens_max,
-        dropped_to=found.fit.dropped_to, limit=hit,
+        input_tokens_max=closing.fit.bound, output_tokens_max=closing.output_tokens_max,
+        dropped_to=closing.fit.dropped_to, limit=hit,
     )  # fmt: skip
 
 
-def _sized(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
+def _size_request(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
     """What the prompt leaves out, and what a call may read and write at most; a function does neither."""
-    if model.model.startswith(FUNCTION_MODELS):
+    if model.model.startswith(FUNCTION_MODEL_PREFIX):
         return 0, 0, 0
-    found = fit(run, model, size=summarised_size(run) if compact else run.context, tokens_max=COUNT_MOST)
-    if found is None:
-        return _no_window(run, model)
+    prompt_fit = fit(run, model, size=summarised_size(run) if compact else run.context, tokens_max=COUNT_MAX)
+    if prompt_fit is None:
+        return _window_too_small(run, model)
     # After a summary the conversation is shorter, and with it the closing turn.
-    kept = 0 if compact else closing_turn.tokens_reserved(run, model)
-    left = tokens_left(run) - found.bound - kept
-    most = min(
-        model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens - found.estimate, max(left, 0)
+    closing_tokens = 0 if compact else closing_turn.tokens_reserved(run, model)
+    left = tokens_left(run) - prompt_fit.bound - closing_tokens
+    output_max = min(
+        model.output_tokens_max,
+        run.limits.model_output_tokens_max,
+        model.window_tokens - prompt_fit.estimate,
+        max(left, 0),
     )
-    if most < OUTPUT_TOKENS_LEAST:
+    if output_max < OUTPUT_TOKENS_MIN:
         used = run.limits.tokens_max - tokens_left(run)
-        return _limit("tokens_max", used + found.bound + OUTPUT_TOKENS_LEAST, run.limits.tokens_max)
-    return found.dropped_to, found.bound, most
+        return _limit_exhausted("tokens_max", used + prompt_fit.bound + OUTPUT_TOKENS_MIN, run.limits.tokens_max)
+    return prompt_fit.dropped_to, prompt_fit.bound, output_max
 
 
-def _no_window(run: Run, model: ModelChoice) -> Exhausted:
+def _window_too_small(run: Run, model: ModelChoice) -> Exhausted:
     """The end of a run whose conversation fits into no prompt, whatever is left out."""
-    least = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
+    tokens_min = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
     return Exhausted(
-        code="limit", limit="window_tokens", value=least + output_room(run, model), max_value=model.window_tokens,
+        code="limit", limit="window_tokens", value=tokens_min + output_room(run, model), max_value=model.window_tokens,
         why=(
-            f"The conversation needs about {least} tokens even without the results of tools, and "
+            f"The conversation needs about {tokens_min} tokens even without the results of tools, and "
             f"{output_room(run, model)} for the answer; '{model.model}' has a window of {model.window_tokens}: "
             "use a model with a larger one (window_tokens), or shorten the prompt, the task or the list of tools."
         ),
@@ -296,39 +299,41 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
         return None
     models = models_of(run.opened)
     last = run.turn_attempts[-1]
-    index = next((i for i, model in enumerate(models) if model.asked_by(last)), 0)
-    stands_for = models[index - 1].model if index else ""
+    index = next((i for i, model in enumerate(models) if model.is_requested_by(last)), 0)
+    replaced_model = models[index - 1].model if index else ""
     if last.outcome == "compacted":
-        return NextModel(at=now, model=models[index], fallback_of=stands_for)
+        return NextModel(at=now, model=models[index], fallback_of=replaced_model)
     kind = last.failure.kind if last.failure else "unknown"
     if kind == "refusal":
         return Exhausted(code="refusal", why=last.failure.message if last.failure else "The model refused.")
-    if kind not in RETRIED:
+    if kind not in RETRIED_KINDS:
         return Exhausted(code="model_down", why=last.failure.message if last.failure else "The model failed.")
-    tried = tries(run.turn_attempts, last)
+    tried = tries_of_model(run.turn_attempts, last)
     if last.failure and not last.begun and tried <= run.limits.model_retries_max:
         in_a_row = not_begun_in_a_row(run.turn_attempts)
         wait_s = not_begun_delay_s(f"{run.run}:{last.turn}", last.attempt, in_a_row)
-        return NextModel(at=last.failure.at + timedelta(seconds=wait_s), model=models[index], fallback_of=stands_for)
-    if not used_up(run, run.turn_attempts):
-        return NextModel(at=_retry_at(run, last, tried, now), model=models[index], fallback_of=stands_for)
-    if last.down and (spare := next_in_turn(run, run.turn_attempts)):
+        return NextModel(
+            at=last.failure.at + timedelta(seconds=wait_s), model=models[index], fallback_of=replaced_model
+        )
+    if not has_no_try_left(run, run.turn_attempts):
+        return NextModel(at=_retry_at(run, last, tried, now), model=models[index], fallback_of=replaced_model)
+    if last.down and (spare := next_untried_model(run, run.turn_attempts)):
         return NextModel(at=now, model=spare, fallback_of=last.model)
     if last.failure and last.down and run.opened.on_model_down == "queue":
-        wait_s = max(_queued_for_s(tried - run.limits.model_retries_max), asked_to_wait_s(last))
+        wait_s = max(_queue_retry_s(tried - run.limits.model_retries_max), requested_wait_s(last))
         at = last.failure.at + timedelta(seconds=wait_s)
         if at < run.opened.deadline_at:
             return NextModel(at=at, model=models[index])
     code: Literal["handed_off", "model_down"] = "handed_off" if run.opened.on_model_down == "hand_off" else "model_down"
     why = last.failure.message if last.failure else "no answer in time"
-    waits, asked = wait_sentence(run, last), _asked(run)
-    return Exhausted(code=code, why=f"{waits}No model answered after {_attempts(asked)}; the last one: {why}")
+    waits, attempts = wait_sentence(run, last), _attempts_in_turn(run)
+    return Exhausted(code=code, why=f"{waits}No model answered after {_attempts_text(attempts)}; the last one: {why}")
 
 
-def _queued_for_s(times: int) -> float:
+def _queue_retry_s(times: int) -> float:
     """How long to wait after having asked ``times`` times beyond the usual retries."""
     doublings = min(max(times - 1, 0), 10)
-    return min(QUEUE_RETRY_S * float(2**doublings), QUEUE_RETRY_MOST_S)
+    return min(QUEUE_RETRY_MIN_S * float(2**doublings), QUEUE_RETRY_MAX_S)
 
 
 def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
@@ -339,12 +344,12 @@ def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
     return last.failure.at + timedelta(seconds=wait)
 
 
-def _asked(run: Run) -> int:
+def _attempts_in_turn(run: Run) -> int:
     """How many attempts this turn had, of whichever model; a summary that was made is none of them."""
-    return counted([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
+    return count_tries([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
 
 
-def _attempts(number: int) -> str:
+def _attempts_text(number: int) -> str:
     return "1 attempt" if number == 1 else f"{number} attempts"
 
 
@@ -353,21 +358,21 @@ def out_of_time(run: Run) -> Exhausted:
     wall_s, last = run.limits.wall_s, run.turn_attempts[-1] if run.turn_attempts else None
     if last is not None and last.down and last.failure is not None:
         within = f"within the {wall_s} s that the run may work (its limit 'wall_s')"
-        why = f"No model answered in {_attempts(_asked(run))} {within}"
+        why = f"No model answered in {_attempts_text(_attempts_in_turn(run))} {within}"
         return Exhausted(code="model_down", why=f"{why}; the last one: {last.failure.message}")
-    return Exhausted(code="deadline", why=worked_out(wall_s))
+    return Exhausted(code="deadline", why=out_of_time_message(wall_s))
 
 
-def worked_out(wall_s: int) -> str:
+def out_of_time_message(wall_s: int) -> str:
     """Why a run is over that has used up its time."""
     return f"The run worked for {wall_s} s, which is its limit; waiting for people is not counted."
 
 
-def _limit(name: str, value: int, max_value: int) -> Exhausted:
-    return _over(LimitHit(name=name, value=value, max_value=max_value))
+def _limit_exhausted(name: str, value: int, max_value: int) -> Exhausted:
+    return _exhausted_by(LimitHit(name=name, value=value, max_value=max_value))
 
 
-def _over(hit: LimitHit) -> Exhausted:
+def _exhausted_by(hit: LimitHit) -> Exhausted:
     """The end of a run that has reached this limit."""
     return Exhausted(
         code="budget" if hit.name == "cost_max_micros" else "limit", limit=hit.name, value=hit.value,
@@ -377,16 +382,16 @@ def _over(hit: LimitHit) -> Exhausted:
 
 # --- what budget must hold for it ----------------------------------------------------------------------------
 
-HOLD_AHEAD = 4
+STARTS_PER_HOLD = 4
 """A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 
-def hold_needed_micros(run: Run, start: NextStart) -> int:
+def hold_min_micros(run: Run, start: NextStart) -> int:
     """How much more the run must hold at least for this start; 0 if it is covered."""
     return max(start.cost_max_micros - run.available_micros, 0)
 
 
-def hold_wanted_micros(run: Run, start: NextStart) -> int:
+def hold_target_micros(run: Run, start: NextStart) -> int:
     """How much the run holds for this start where there is room; 0 if it is covered, -1 if its limit forbids it."""
     missing = start.cost_max_micros - run.available_micros
     if missing <= 0:
@@ -394,4 +399,4 @@ def hold_wanted_micros(run: Run, start: NextStart) -> int:
     left = run.limits.cost_max_micros - run.held_micros
     if missing > left:
         return -1
-    return min(left, max(missing, HOLD_AHEAD * start.cost_max_micros))
+    return min(left, max(missing, STARTS_PER_HOLD * start.cost_max_micros))

@@ -26,38 +26,38 @@ class Phase(StrEnum):
 
 
 STOPPED = "stopped"
-LATE_FACTS = frozenset({"executor.finished", "planner.proposed", "planner.failed", "planner.compacted"})
+LATE_RESULTS = frozenset({"executor.finished", "planner.proposed", "planner.failed", "planner.compacted"})
 """What is legal whenever a run has begun, because it happened: results of starts that were made before."""
 
-_ALWAYS = LATE_FACTS | {STOPPED}
+_ALWAYS = LATE_RESULTS | {STOPPED}
 _ALIVE = _ALWAYS | {
     "budget.held", "budget.queued", "budget.warned", "approver.paused", "approver.resumed",
     "approver.asked", "approver.granted", "approver.denied", "approver.answered",
 }  # fmt: skip
 _GATES = {"approver.cleared", "approver.edited", "approver.resolved"}
-_ACTS = {"executor.started", "executor.widened", "validator.checked"}
+_EXECUTION = {"executor.started", "executor.widened", "validator.checked"}
 
 LEGAL: dict[Phase, frozenset[str]] = {
     Phase.NEW: frozenset({"validator.opened", "validator.refused", STOPPED}),
     Phase.QUEUED: frozenset(_ALIVE | {"planner.started"}),
     Phase.THINKING: frozenset(_ALIVE | {"planner.started"}),
-    Phase.JUDGING: frozenset(_ALIVE | _ACTS | _GATES | {"validator.judged"}),
-    Phase.CLEARING: frozenset(_ALIVE | _ACTS | _GATES),
-    Phase.WAITING: frozenset(_ALIVE | _ACTS | _GATES),
-    Phase.ACTING: frozenset(_ALIVE | _ACTS | _GATES | {"planner.started"}),
+    Phase.JUDGING: frozenset(_ALIVE | _EXECUTION | _GATES | {"validator.judged"}),
+    Phase.CLEARING: frozenset(_ALIVE | _EXECUTION | _GATES),
+    Phase.WAITING: frozenset(_ALIVE | _EXECUTION | _GATES),
+    Phase.ACTING: frozenset(_ALIVE | _EXECUTION | _GATES | {"planner.started"}),
     Phase.ANSWERING: frozenset(_ALIVE | {"validator.accepted", "validator.returned"}),
-    Phase.SETTLING: frozenset(LATE_FACTS | {STOPPED, "budget.settled", "recorder.sealed"}),
-    Phase.DRAINING: frozenset(LATE_FACTS | {STOPPED, "validator.refused", "budget.settled", "recorder.sealed"}),
-    Phase.SEALED: frozenset(LATE_FACTS | {"recorder.amended"}),
+    Phase.SETTLING: frozenset(LATE_RESULTS | {STOPPED, "budget.settled", "recorder.sealed"}),
+    Phase.DRAINING: frozenset(LATE_RESULTS | {STOPPED, "validator.refused", "budget.settled", "recorder.sealed"}),
+    Phase.SEALED: frozenset(LATE_RESULTS | {"recorder.amended"}),
 }
 
 
-def legal(phase: Phase, role: str, event: str) -> bool:
+def is_legal(phase: Phase, role: str, event: str) -> bool:
     """Whether ``role`` may say ``event`` in this phase."""
     return (STOPPED if event == STOPPED else f"{role}.{event}") in LEGAL[phase]
 
 
-MOVES: tuple[tuple[Phase, str, Phase], ...] = (
+TRANSITIONS: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.NEW, "validator.opened", Phase.QUEUED),
     (Phase.NEW, "validator.refused", Phase.SETTLING),
     (Phase.NEW, STOPPED, Phase.DRAINING),

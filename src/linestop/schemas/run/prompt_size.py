@@ -17,7 +17,7 @@ import msgspec
 
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import LimitHit, ModelChoice, Opened, Proposed
-from linestop.schemas.model_messages import FUNCTION_MODELS
+from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
 from linestop.schemas.text_size import Size, total
 
@@ -41,7 +41,7 @@ LEARNED_TOKENS_MIN: Final = 256
 
 COMPACT_AT_WINDOW: Final = 0.6
 COMPACT_AT_TOKENS: Final = 0.8
-COMPACT_PAYS: Final = 2
+COMPACT_TOKENS_LEFT_FACTOR: Final = 2
 """A summary to save tokens must leave enough of them: it reads the whole conversation once."""
 
 COMPACT_FACTOR_MIN: Final = 2
@@ -70,7 +70,7 @@ class PromptState(msgspec.Struct):
 
     known: dict[tuple[str, str], KnownPrompt] = {}
     denser: float = 1.0
-    doubted: bool = False
+    counts_unreliable: bool = False
     dropped_to: int = 0
     closing_limit: LimitHit | None = None
     closing: Proposed | None = None
@@ -91,7 +91,7 @@ def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
     """How many tokens a prompt of ``context_bytes`` has at most, that goes on from the last one or is a part of it."""
     known = run.prompt.known.get((model.model, model.base_url))
     by_bytes = context_bytes + TOKEN_OVERHEAD
-    if known is None or run.prompt.doubted:
+    if known is None or run.prompt.counts_unreliable:
         return by_bytes
     counted = max(known.tokens, known.size.bytes // TOKEN_BYTES_MAX)
     return min(counted + max(context_bytes - known.size.bytes, 0) + TOKEN_OVERHEAD, by_bytes)
@@ -137,7 +137,7 @@ def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | N
     """
     window = model.window_tokens - output_room(run, model)
     whole = tokens_bound(run, model, size.bytes)
-    for at in (run.prompt.dropped_to, *sorted({call.answer_n for call in droppable(run)})):
+    for at in (run.prompt.dropped_to, *sorted({call.outcome_n for call in droppable(run)})):
         smaller = size - dropped_size(run, at)
         bound = min(whole - dropped_size(run, at, of_last_turn=True).bytes, smaller.bytes + TOKEN_OVERHEAD)
         estimate = tokens_estimate(run, model, size)
@@ -149,11 +149,11 @@ def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | N
     return None
 
 
-def compaction_due(run: Run, model: ModelChoice) -> bool:
+def is_compaction_due(run: Run, model: ModelChoice) -> bool:
     """Whether the next call is to summarise the conversation instead of going on with it."""
     if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
         return False
-    if model.model.startswith(FUNCTION_MODELS):
+    if model.model.startswith(FUNCTION_MODEL_PREFIX):
         # It plans from the whole conversation; a summary is nothing that it could write or read.
         return False
     last = run.compactions[-1].covers_to if run.compactions else 0
@@ -168,22 +168,22 @@ def compaction_due(run: Run, model: ModelChoice) -> bool:
     base = run.opened.base_bytes + run.opened.task.text_bytes
     if run.context_bytes < COMPACT_FACTOR_MIN * base:
         return False
-    ahead, left = tokens_estimate(run, model, run.context), run.limits.tokens_max - run.tokens
-    full = ahead > COMPACT_AT_WINDOW * model.window_tokens
-    scarce = left - ahead < (1 - COMPACT_AT_TOKENS) * run.limits.tokens_max
-    return full or (scarce and left >= COMPACT_PAYS * ahead)
+    next_prompt_tokens, left = tokens_estimate(run, model, run.context), run.limits.tokens_max - run.tokens
+    full = next_prompt_tokens > COMPACT_AT_WINDOW * model.window_tokens
+    scarce = left - next_prompt_tokens < (1 - COMPACT_AT_TOKENS) * run.limits.tokens_max
+    return full or (scarce and left >= COMPACT_TOKENS_LEFT_FACTOR * next_prompt_tokens)
 
 
-def covered(run: Run) -> int:
+def last_covered_n(run: Run) -> int:
     """The last event that a summary made now stands for: all but the last turn, which is to stay word for word.
 
     Where that turn alone is half of the conversation, it is summarised too: the next summary would be due at once.
     """
     assert run.opened is not None
     *before, last = run.proposals
-    said = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
+    conversation_bytes = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
     size = proposal_size(last, run.prompt.dropped_to).bytes
-    return before[-1].n if before and COMPACT_FACTOR_MIN * size < said else last.n
+    return before[-1].n if before and COMPACT_FACTOR_MIN * size < conversation_bytes else last.n
 
 
 def base_size(opened: Opened) -> Size:
@@ -197,7 +197,7 @@ def base_size(opened: Opened) -> Size:
 
 def summarised_size(run: Run) -> Size:
     """What the prompt of a summary made now has: no more than the summary stands for."""
-    covers_to = covered(run)
+    covers_to = last_covered_n(run)
     kept = (p for p in run.proposals if p.n > covers_to)
     return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in kept)
 
@@ -218,10 +218,10 @@ def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
 
 def droppable(run: Run) -> Iterator[CallState]:
     """The calls whose results stand in the next prompt and could be left out of it."""
-    covered = run.compactions[-1].covers_to if run.compactions else 0
+    covers_to = run.compactions[-1].covers_to if run.compactions else 0
     for proposal in run.proposals:
-        if proposal.n > covered:
-            yield from (call for call in proposal.calls if call.answer_n > run.prompt.dropped_to)
+        if proposal.n > covers_to:
+            yield from (call for call in proposal.calls if call.outcome_n > run.prompt.dropped_to)
 
 
 def dropped_size(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> Size:
@@ -230,5 +230,5 @@ def dropped_size(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> Si
     return total(
         call.answer_size - DROPPED
         for call in droppable(run)
-        if call.answer_n <= dropped_to and call.proposal_n >= since and call.answer_size.bytes > DROPPED_BYTES
+        if call.outcome_n <= dropped_to and call.proposal_n >= since and call.answer_size.bytes > DROPPED_BYTES
     )

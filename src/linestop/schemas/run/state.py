@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from linestop.errors import InputError
-from linestop.schemas.defaults import EVENTS_RESERVED, FOLD_BREAKS_MAX, Limits
+from linestop.schemas.defaults import EVENTS_RESERVED, FOLD_FAILURES_MAX, Limits
 from linestop.schemas.events import (
     NEVER,
     Accepted,
@@ -35,15 +35,15 @@ from linestop.schemas.events import (
     Sealed,
     SpendQuestion,
     Stopped,
+    belongs_to_another_role,
     decode,
     decode_envelope,
-    known,
-    misplaced,
+    is_known,
 )
 from linestop.schemas.run import fold, hash_chain
-from linestop.schemas.run.active_time import DECIDING_S, ActiveTime
+from linestop.schemas.run.active_time import DECIDING_MAX_S, ActiveTime
 from linestop.schemas.run.call_states import Attempt, CallState, ProposalState, Stage
-from linestop.schemas.run.phases import Phase, legal
+from linestop.schemas.run.phases import Phase, is_legal
 from linestop.schemas.run.prompt_size import PromptState
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
 from linestop.schemas.text_size import Size
@@ -70,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
-class Break(msgspec.Struct, frozen=True):
+class FoldFailure(msgspec.Struct, frozen=True):
     """What the fold broke on, and where. The exception itself would keep alive whatever its frames hold."""
 
     kind: str
@@ -89,9 +89,9 @@ class Run:
         self.n = 0
         self.at: datetime = NEVER
         self.entries: list[Entry] = []
-        self.squatted: set[str] = set()
-        self.blind = False
-        self.breaks: list[Break] = []
+        self.taken_subjects: set[str] = set()
+        self.has_unknown_events = False
+        self.fold_failures: list[FoldFailure] = []
         self.phase = Phase.NEW
         self.opened: Opened | None = None
         self.opened_at: datetime = NEVER
@@ -125,13 +125,13 @@ class Run:
         self.spend_asked: SpendQuestion | None = None
         self.spend_granted = False
         self.spend_denied: Denied | None = None
-        self.stop_over: Resolved | None = None
-        self.reported: dict[int, Answered] = {}
+        self.stop_resolution: Resolved | None = None
+        self.reported_events: dict[int, Answered] = {}
         self.context = Size()
         self.wait_s = 0.0
         self.waiting_since: datetime | None = None
         self.active = ActiveTime()
-        self.facts_after_seal: list[int] = []
+        self.late_results: list[int] = []
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -171,25 +171,25 @@ class Run:
         return self.phase in {Phase.DRAINING, Phase.SETTLING, Phase.SEALED}
 
     @property
-    def lost(self) -> bool:
+    def fold_failed_too_often(self) -> bool:
         """Whether its events broke the fold so often that nothing more is said in it.
 
         One that is over may break it as often again, so that a stop that counts leads to settling and seal.
         """
-        return len(self.breaks) > FOLD_BREAKS_MAX * (2 if self.done else 1)
+        return len(self.fold_failures) > FOLD_FAILURES_MAX * (2 if self.done else 1)
 
     @property
-    def room(self) -> int:
+    def events_left(self) -> int:
         """Events that new work may still use; the last ``EVENTS_RESERVED`` belong to stop, facts and seal."""
         return self.limits.events_max - EVENTS_RESERVED - self.n
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether it has all of its events: beyond them there are only facts, stop, settling and seal."""
         return self.n >= self.limits.events_max
 
     @property
-    def gave_key_back(self) -> bool:
+    def has_released_key(self) -> bool:
         """Whether the key of its task may stand for another run: refused, or over before anything of it started."""
         if self.opened is None:
             return self.refused is not None
@@ -236,23 +236,23 @@ class Run:
             entry = Entry(seq, subject, "", "", 0, None, str(error), len(payload))
             self.entries.append(entry)
             return entry
-        reason = self._void(parts.n, payload)
+        reason = self._void_reason(parts.n, payload)
         if reason:
             entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
             self.entries.append(entry)
             if parts.n > self.n:
                 # A subject is written once, so nobody can say this event as that number any more.
-                self.squatted.add(subject)
+                self.taken_subjects.add(subject)
             return entry
         self.n = parts.n
         self.head = hash_chain.link(subject, payload)
-        event, reason = self._read(parts.role, parts.event, payload)
+        event, reason = self._decode(parts.role, parts.event, payload)
         if event is not None and not reason:
             try:
-                reason = self._take(parts.role, parts.event, event)
+                reason = self._apply_event(parts.role, parts.event, event)
             except Exception as error:  # noqa: BLE001 - whatever a rule breaks on, what follows must be readable
                 reason = f"it cannot be folded: {type(error).__name__}: {error}"
-                self.breaks.append(Break(type(error).__name__, str(error), _raised_at(error)))
+                self.fold_failures.append(FoldFailure(type(error).__name__, str(error), _raised_at(error)))
         entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
         self.entries.append(entry)
         return entry
@@ -264,12 +264,12 @@ class Run:
         """
         return self.apply(subject, payload, self.head_seq + 1)
 
-    def stored(self, seq: int) -> None:
+    def mark_stored(self, seq: int) -> None:
         """The event taken by ``apply_unstored`` is stored, at this sequence."""
         self.head_seq = seq
         self.entries[-1] = msgspec.structs.replace(self.entries[-1], seq=seq)
 
-    def _void(self, n: int, payload: bytes) -> str:
+    def _void_reason(self, n: int, payload: bytes) -> str:
         """Why this message is not the chain's next event; empty if it is."""
         if n != self.n + 1:
             return f"its number is {n}, the chain's next is {self.n + 1}"
@@ -279,31 +279,31 @@ class Run:
             return "it has no readable envelope (id, prev)"
         return "" if envelope.prev == self.head else "it does not name the hash of the event before"
 
-    def _read(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
-        if misplaced(role, name):
+    def _decode(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
+        if belongs_to_another_role(role, name):
             return None, f"'{name}' is not the {role}'s to say"
-        if not known(role, name):
-            self.blind = True
+        if not is_known(role, name):
+            self.has_unknown_events = True
             return None, f"this version does not know '{role}.{name}'"
         try:
             return decode(role, name, payload), ""
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return None, f"it cannot be decoded: {error}"
 
-    def _take(self, role: RoleName, name: str, event: AnyEvent) -> str:
+    def _apply_event(self, role: RoleName, name: str, event: AnyEvent) -> str:
         """Apply a decoded event of the chain; return why it is ignored, or nothing."""
         if event.at < self.at:
             return "its time is before that of the event it follows"
         if event.at >= LATEST:
             return f"its time is not before the year {LATEST.year}"
-        if not legal(self.phase, role, name):
+        if not is_legal(self.phase, role, name):
             return f"'{role}.{name}' is not legal while the run is {self.phase}"
         reason = fold.apply(self, role, self.n, event)
         if reason:
             return reason
         before, self.at = self.at, event.at
         if self.opened is not None and self.waiting_since is None and before >= self.opened_at:
-            decided = min(event.at, before + timedelta(seconds=DECIDING_S))
+            decided = min(event.at, before + timedelta(seconds=DECIDING_MAX_S))
             self.active.add(self._since_opened_s(before), self._since_opened_s(decided))
         self.phase = fold.phase_of(self)
         if self.waiting_since is not None:

@@ -12,22 +12,22 @@ from typing import Final
 from linestop.schemas.model_messages import ToolMode
 from linestop.schemas.run.state import Run
 
-STEP_ID: Final = "step_"
+JSON_MODE_ID_PREFIX: Final = "step_"
 """How the id of a call begins that a model made as a JSON object."""
 
-NATIVE_ID: Final = "made_"
+NATIVE_ID_PREFIX: Final = "made_"
 """How the id begins that is given to a call whose server gave it none that is unique."""
 
-_EITHER: Final = re.compile(r"call_[0-9a-f]{24}")
+_OLDER_ID: Final = re.compile(r"call_[0-9a-f]{24}")
 """What an older linestop gave to calls of both kinds."""
 
 
-def shown_mode(run: Run, model: str, base_url: str) -> ToolMode:
+def observed_mode(run: Run, model: str, base_url: str) -> ToolMode:
     """Return how this model, at this address, made its last calls in the run; ``auto`` if it made none."""
     for proposal in reversed(run.proposals):
         if proposal.calls and (proposal.model, proposal.base_url) == (model, base_url):
             ids = [call.call for call in proposal.calls]
-            if all(name.startswith(STEP_ID) for name in ids):
+            if all(name.startswith(JSON_MODE_ID_PREFIX) for name in ids):
                 return "json_schema"
-            return "auto" if all(_EITHER.fullmatch(name) for name in ids) else "native"
+            return "auto" if all(_OLDER_ID.fullmatch(name) for name in ids) else "native"
     return "auto"

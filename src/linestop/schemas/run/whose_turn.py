@@ -19,7 +19,7 @@ from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
-NEXT: dict[str, tuple[RoleName, ...]] = {
+NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
     "validator.opened": ("budget",),
     "validator.refused": ("recorder",),
     "validator.judged": ("approver",),
@@ -46,7 +46,7 @@ NEXT: dict[str, tuple[RoleName, ...]] = {
 def whose_turn(run: Run, now: datetime) -> RoleName | None:
     """The role that must speak next, or None if the run waits for time, a person or a performance."""
     if run.sealed:
-        return "recorder" if run.facts_after_seal else None
+        return "recorder" if run.late_results else None
     if run.done:
         if run.open_attempts:
             return None
@@ -55,7 +55,7 @@ def whose_turn(run: Run, now: datetime) -> RoleName | None:
         return None
     if run.phase in {Phase.JUDGING, Phase.ANSWERING} or Stage.CHECK in run.stages():
         return "validator"
-    if run.phase is Phase.CLEARING or _doubtful(run) or spend_question_due(run, now):
+    if run.phase is Phase.CLEARING or _has_unsettled_outcome(run) or spend_question_due(run, now):
         return "approver"
     start = next_start(run, now)
     if isinstance(start, Exhausted):
@@ -72,7 +72,7 @@ def whose_deadline(run: Run, now: datetime) -> RoleName | None:
     return next((deadline.role for deadline in deadlines(run, now) if deadline.at <= now), None)
 
 
-def role_to_wake(run: Run, cue: Cue, now: datetime, *, here: Collection[RoleName]) -> RoleName | None:
+def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[RoleName]) -> RoleName | None:
     """The role that is not ``here`` and must be told to look at the run; None if there is none, or it knows.
 
     ``cue`` is what this process looked for. When an alarm rings, those whom the last event woke have long looked.
@@ -84,11 +84,11 @@ def role_to_wake(run: Run, cue: Cue, now: datetime, *, here: Collection[RoleName
     if cue.kind == "timer":
         turn = turn or whose_deadline(run, now)
     else:
-        woken = NEXT.get(last.name if last.name == "stopped" else f"{last.role}.{last.name}", ())
-    return turn if turn not in here and turn not in woken else None
+        woken = NEXT_ROLES.get(last.name if last.name == "stopped" else f"{last.role}.{last.name}", ())
+    return turn if turn not in local_roles and turn not in woken else None
 
 
-def _doubtful(run: Run) -> bool:
+def _has_unsettled_outcome(run: Run) -> bool:
     """Whether an effect is in doubt that no probe can settle."""
     calls = run.proposal.calls if run.proposal else []
-    return any(c.stage is Stage.DOUBT and (c.probed or not (c.grant and c.grant.probe)) for c in calls)
+    return any(c.stage is Stage.UNKNOWN_OUTCOME and (c.probed or not (c.grant and c.grant.probe)) for c in calls)

@@ -24,7 +24,7 @@ def may_be_widened(call: CallState) -> bool:
     """Whether a wider contract of its tool concerns this call now: it is to be made, and not a wait."""
     if call.grant is None or call.grant.kind == "wait" or call.widenings >= WIDENED_MAX:
         return False
-    return call.stage in UNBEGUN and not call.asked_doubt
+    return call.stage in UNBEGUN and not call.asked_about_outcome
 
 
 def widened(run: Run, event: Widened) -> str:
@@ -46,7 +46,7 @@ def widened(run: Run, event: Widened) -> str:
         call.gate_n, call.asked, call.ready_at = 0, None, None
         call.votes = set()
         in_doubt = not line.grant.safe_to_repeat and any(_may_have_acted(a, agreed) for a in call.effects)
-        call.stage = Stage.DOUBT if in_doubt else Stage.GATE
+        call.stage = Stage.UNKNOWN_OUTCOME if in_doubt else Stage.GATE
     return ""
 
 

@@ -59,8 +59,8 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
     Widened,
+    belongs_to_another_role,
     decode,
-    misplaced,
 )
 from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
@@ -84,7 +84,7 @@ from linestop.schemas.verify.ending import (
     check_sealed,
     check_stopped,
 )
-from linestop.schemas.verify.event_limits import check_room
+from linestop.schemas.verify.event_limits import check_event_limits
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import check_opened
 from linestop.schemas.verify.signatures import check_signature
@@ -123,9 +123,9 @@ def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
     audit = _Audit(tenant, run, keys, texts)
     problems = [*chain.problems]
     for link in chain.links:
-        problems += audit.take(link)
-    authentic_n, found = check_checkpoints(chain.links, checkpoints, keys, of=(tenant, run))
-    problems = sorted([*problems, *found], key=lambda problem: problem.n)
+        problems += audit.check_next(link)
+    authentic_n, checkpoint_problems = check_checkpoints(chain.links, checkpoints, keys, of=(tenant, run))
+    problems = sorted([*problems, *checkpoint_problems], key=lambda problem: problem.n)
     broken = [problem.n for problem in problems if problem.level == "broken"]
     events = len(chain.links)
     return Verdict(
@@ -153,21 +153,21 @@ class _Audit:
         self._keys = keys
         self._at = NEVER
         self._prev = ""
-        self._unread = False
+        self._has_unknown_events = False
 
     @property
     def sealed(self) -> bool:
         """Whether the run's end is among what was taken."""
         return self._fold.sealed is not None
 
-    def take(self, link: Link) -> Iterator[Problem]:
+    def check_next(self, link: Link) -> Iterator[Problem]:
         """What is wrong with the next event."""
         # A seal is compared with the fold of what comes before it, so the rules come first.
         try:
-            yield from list(self._judge(link))
+            yield from list(self._check_event(link))
             entry = self._fold.apply(link.subject, link.payload, link.seq)
             if entry.ignored:
-                level: Level = "ignored" if self._excused(link, entry) else "broken"
+                level: Level = "ignored" if self._is_excusable(link, entry) else "broken"
                 sentence = f"'{link.role}.{link.name}' is ignored by every reader: {entry.ignored}."
                 yield Problem(n=link.n, rule="legal", sentence=sentence, level=level)
             elif entry.event is not None:
@@ -177,26 +177,26 @@ class _Audit:
             yield Problem(n=link.n, rule="legal", sentence=f"It cannot be folded: {type(error).__name__}: {error}.")
         self._prev = link.sha256
 
-    def _excused(self, link: Link, entry: Entry) -> bool:
+    def _is_excusable(self, link: Link, entry: Entry) -> bool:
         """Whether an honest role may have said what nobody counts; see the top of this file."""
-        if misplaced(parse_run_event(link.subject).role, link.name):
+        if belongs_to_another_role(parse_run_event(link.subject).role, link.name):
             return False
-        self._unread = self._unread or entry.event is None
-        return self._unread or isinstance(entry.event, Stopped)
+        self._has_unknown_events = self._has_unknown_events or entry.event is None
+        return self._has_unknown_events or isinstance(entry.event, Stopped)
 
-    def _judge(self, link: Link) -> Iterator[Problem]:
+    def _check_event(self, link: Link) -> Iterator[Problem]:
         event = _decode(link)
         if event is None:
             return
         # Who stops a run from its last message alone cannot know what is open in it.
         level: Level = "note" if isinstance(event, Stopped) else "broken"
-        for rule, sentence in (*self._rules(event), *check_room(self._ledger, link.n, event)):
+        for rule, sentence in (*self._violations(event), *check_event_limits(self._ledger, link.n, event)):
             yield Problem(n=link.n, rule=rule, sentence=sentence, level="broken" if rule == "time" else level)
         if isinstance(event, Granted | Denied | Edited | Answered | Resolved):
-            for how_bad, rule, sentence in check_signature(self._ledger, event, self._keys):
-                yield Problem(n=link.n, rule=rule, sentence=sentence, level=how_bad)
+            for problem_level, rule, sentence in check_signature(self._ledger, event, self._keys):
+                yield Problem(n=link.n, rule=rule, sentence=sentence, level=problem_level)
 
-    def _rules(self, event: AnyEvent) -> Iterator[tuple[Rule, str]]:  # noqa: C901, PLR0912 - one arm an event
+    def _violations(self, event: AnyEvent) -> Iterator[tuple[Rule, str]]:  # noqa: C901, PLR0912 - one arm an event
         if event.at < self._at:
             yield "time", f"Its time is {event.at.isoformat()}, before that of the event it follows."
         ledger = self._ledger

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from linestop.schemas.defaults import CLOCK_SLACK_S, bounded
+from linestop.schemas.defaults import CLOCK_SLACK_S, clamp
 from linestop.schemas.events import (
     Asked,
     AskedCall,
@@ -22,10 +22,10 @@ from linestop.schemas.verify.call_records import Call
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 
 
-def check_cleared(ledger: Ledger, event: Cleared) -> Found:
+def check_cleared(ledger: Ledger, event: Cleared) -> Violations:
     """What is wrong with letting calls pass without a person."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
@@ -33,11 +33,11 @@ def check_cleared(ledger: Ledger, event: Cleared) -> Found:
             yield "approval", f"It clears call '{line.call}', which no judgement let pass."
         elif line.args_sha256 != call.judged.args_sha256:
             yield "approval", f"It clears call '{line.call}' with other arguments than those that were judged."
-        elif sentence := _needs_person(ledger, call, line):
+        elif sentence := _person_needed_reason(ledger, call, line):
             yield "approval", f"It clears call '{line.call}' although {sentence}."
 
 
-def _needs_person(ledger: Ledger, call: Call, line: ClearedCall) -> str:
+def _person_needed_reason(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     """Why a person had to be asked about a call, or nothing."""
     assert ledger.opened is not None
     if call.agreed is None:
@@ -50,7 +50,7 @@ def _by_policy(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     assert ledger.opened is not None
     assert call.judged is not None
     policy, tier = ledger.opened.policy, call.judged.tier
-    if ledger.by_edit(call):
+    if ledger.is_approved_by_edit(call):
         return ""
     if tier == "destructive" and not ledger.opened.task.dry_run:
         return "it is destructive, which only a person may let pass"
@@ -64,14 +64,14 @@ def _by_policy(ledger: Ledger, call: Call, line: ClearedCall) -> str:
         return "a value of it comes from an untrusted source"
     if tier in {"read", "reversible"}:
         return ""
-    if call.by_fallback:
+    if call.is_by_fallback:
         return "it is irreversible and a fallback model proposed it"
     if line.rule != "policy:clear" or not any(fnmatchcase(call.tool, pattern) for pattern in policy.clear):
         return "it is irreversible and no policy clears it"
     return ""
 
 
-def check_asked(ledger: Ledger, event: Asked) -> Found:
+def check_asked(ledger: Ledger, event: Asked) -> Violations:
     """What is wrong with what a person is shown."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
@@ -94,14 +94,14 @@ def check_asked(ledger: Ledger, event: Asked) -> Found:
         if call is None or call.grant is None or call.grant.kind != "wait":
             yield "approval", f"It makes a question of call '{event.question.call}', which is none."
     expiries = [*(line.expires_at for line in event.calls), *([event.spend.expires_at] if event.spend else [])]
-    most = bounded(ledger.limits).approval_expires_s
-    if any((expires_at - event.at).total_seconds() > most + CLOCK_SLACK_S for expires_at in expiries):
-        yield "approval", f"It asks for longer than the run's limit of {most} s."
+    expires_max_s = clamp(ledger.limits).approval_expires_s
+    if any((expires_at - event.at).total_seconds() > expires_max_s + CLOCK_SLACK_S for expires_at in expiries):
+        yield "approval", f"It asks for longer than the run's limit of {expires_max_s} s."
     if event.spend and event.spend.limit_micros != ledger.limits.ask_from_micros:
         yield "approval", "It asks about spending with another limit than the run has."
 
 
-def check_widened(ledger: Ledger, event: Widened) -> Found:
+def check_widened(ledger: Ledger, event: Widened) -> Violations:
     """What is wrong with a contract that a person is to be asked about."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
@@ -115,7 +115,7 @@ def check_widened(ledger: Ledger, event: Widened) -> Found:
             yield "approval", f"The contract that it names for call '{line.call}' allows no more than was agreed to."
 
 
-def check_granted(ledger: Ledger, event: Granted) -> Found:
+def check_granted(ledger: Ledger, event: Granted) -> Violations:
     """What is wrong with a person's agreement."""
     if not event.call:
         yield from _check_spending(ledger, event)
@@ -128,7 +128,7 @@ def check_granted(ledger: Ledger, event: Granted) -> Found:
     yield from _check_grant(event, asked)
 
 
-def _check_spending(ledger: Ledger, event: Granted) -> Found:
+def _check_spending(ledger: Ledger, event: Granted) -> Violations:
     if ledger.spend_asked is None:
         yield "approval", "It grants spending, about which nobody was asked."
     elif event.at >= ledger.spend_asked.expires_at:
@@ -136,7 +136,7 @@ def _check_spending(ledger: Ledger, event: Granted) -> Found:
     yield from check_decider(ledger, event, "spending")
 
 
-def check_denied(ledger: Ledger, event: Denied) -> Found:
+def check_denied(ledger: Ledger, event: Denied) -> Violations:
     """What is wrong with a refusal: time is up when it is up, and people are those who may."""
     call = ledger.calls.get(event.call)
     asked = call.asked if call else None
@@ -149,14 +149,14 @@ def check_denied(ledger: Ledger, event: Denied) -> Found:
         yield "approval", f"It denies call '{event.call}' for lack of an answer before the question had expired."
 
 
-def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, what: str) -> Found:
+def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, what: str) -> Violations:
     """Whether the policy lets this person decide."""
     deciders = ledger.opened.policy.deciders if ledger.opened else ()
     if deciders and event.by not in deciders:
         yield "approval", f"'{event.by}' decides about {what}, but only {', '.join(deciders)} may."
 
 
-def _check_grant(event: Granted, asked: AskedCall) -> Found:
+def _check_grant(event: Granted, asked: AskedCall) -> Violations:
     if event.args_sha256 != asked.args_sha256:
         yield "approval", f"It grants call '{event.call}' with other arguments than those asked about."
     if event.contract_digest != asked.contract_digest:
@@ -169,7 +169,7 @@ def _check_grant(event: Granted, asked: AskedCall) -> Found:
         yield "approval", f"Nobody grants call '{event.call}': a grant needs a person's name."
 
 
-def _check_approving_edit(event: Edited, asked: AskedCall | None) -> Found:
+def _check_approving_edit(event: Edited, asked: AskedCall | None) -> Violations:
     if asked is None:
         yield "approval", f"It edits and approves call '{event.call}', about which nobody was asked."
         return
@@ -182,7 +182,7 @@ def _check_approving_edit(event: Edited, asked: AskedCall | None) -> Found:
         yield "approval", f"Nobody approves the edit of call '{event.call}': it needs a person's name."
 
 
-def check_edited(ledger: Ledger, event: Edited) -> Found:
+def check_edited(ledger: Ledger, event: Edited) -> Violations:
     """What is wrong with arguments that a person changed."""
     yield from check_decider(ledger, event, f"call '{event.call}'")
     call = ledger.calls.get(event.call)

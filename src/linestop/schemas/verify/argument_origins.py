@@ -16,26 +16,26 @@ from linestop.schemas.events import JudgedCall, Provenance
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.state import Run
-from linestop.schemas.tool_contracts import TRACED
+from linestop.schemas.tool_contracts import TRACED_TIERS
 from linestop.schemas.verify.call_records import Call
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 _FLAG = "untrusted-value"
 _LEAVES_MAX = 200
 _FIRST_TRACED = 2
 """The first rule by which values can be traced again."""
 
 
-def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Found:
+def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Violations:
     """What is not true of where the values of a call are said to come from.
 
     ``rule`` is the version by which it was judged, and by which it is traced again, where the contract is at hand; of
     the first one it is only asked whether what it says can be true.
     """
-    traced = call.grant is not None and (call.grant.tier in TRACED or (rule > 1 and call.grant.egress))
+    traced = call.grant is not None and (call.grant.tier in TRACED_TIERS or (rule > 1 and call.grant.egress))
     if call.grant is None or not traced:
         return
     untrusted = [line.path for line in verdict.provenance if line.field != "trusted"]
@@ -53,7 +53,7 @@ def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
         yield from _check_named(call, verdict, args, task)
 
 
-def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Found:
+def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Violations:
     """Trace the values again, by the rule of then."""
     agent, args = agent_of(ledger, ledger.opened) if ledger.opened else None, ledger.bytes_of(verdict.args)
     contract = agent.tool(call.tool) if agent else None
@@ -71,18 +71,18 @@ def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
             yield "approval", f"It says of '{line.path}' of call '{call.name}' what no text of the run bears out."
 
 
-def _check_named(call: Call, verdict: JudgedCall, args: bytes, task: bytes) -> Found:
+def _check_named(call: Call, verdict: JudgedCall, args: bytes, task: bytes) -> Violations:
     """By the first rule: what the task does not even contain must be named."""
     named = {line.path for line in verdict.provenance}
-    spoken = task.decode(errors="replace").lower()
+    task_text = task.decode(errors="replace").lower()
     for path, value in _texts(args):
-        if path not in named and value.strip().lower() not in spoken:
+        if path not in named and value.strip().lower() not in task_text:
             yield "approval", f"It does not say where '{path}' of call '{call.name}' comes from; the task has it not."
 
 
 def _may_be_trusted(ledger: Ledger, line: Provenance) -> bool:
     """Whether the event is an answer of a person, or a result of a tool that declares trusted fields."""
-    if line.n in ledger.answers:
+    if line.n in ledger.person_input_ns:
         return True
     result = ledger.finished.get(line.n)
     origin = ledger.calls.get(result.call) if result else None
@@ -90,8 +90,8 @@ def _may_be_trusted(ledger: Ledger, line: Provenance) -> bool:
 
 
 def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
-    found: list[Any] = value
-    return found
+    items: list[Any] = value
+    return items
 
 
 def _texts(args: bytes) -> Iterator[tuple[str, str]]:
@@ -100,8 +100,8 @@ def _texts(args: bytes) -> Iterator[tuple[str, str]]:
         stack: list[tuple[str, Any]] = [("$", decode_strict(args))]
     except ValueError:
         return
-    seen = 0
-    while stack and seen < _LEAVES_MAX:
+    count = 0
+    while stack and count < _LEAVES_MAX:
         path, item = stack.pop()
         if isinstance(item, dict):
             fields = cast("dict[str, Any]", item)
@@ -109,6 +109,6 @@ def _texts(args: bytes) -> Iterator[tuple[str, str]]:
         elif isinstance(item, list):
             stack.extend(reversed([(f"{path}[{index}]", child) for index, child in enumerate(_items(item))]))
         else:
-            seen += 1
+            count += 1
             if isinstance(item, str) and item.strip():
                 yield path, item

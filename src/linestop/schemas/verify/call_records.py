@@ -47,13 +47,13 @@ class Start:
         what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
         return f"attempt {self.attempt} of {what} (event {self.n})"
 
-    def over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
+    def may_be_taken_over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
         """Whether another may take over: past ``done_by``, or begun by one ``dead`` or an older one of ``worker``."""
         name, _, incarnation = self.worker.rpartition("#")
         own, _, newer = worker.rpartition("#")
         older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
-        gone = self.worker in dead and self.worker != worker
-        return at >= self.done_by or gone or (bool(name) and name == own and older)
+        is_dead = self.worker in dead and self.worker != worker
+        return at >= self.done_by or is_dead or (bool(name) and name == own and older)
 
 
 @dataclass(slots=True)
@@ -67,17 +67,17 @@ class Call:
     agreed: ToolGrant | None = None
     """The narrower contract that was agreed to last, while nobody has agreed to ``grant``; None otherwise."""
 
-    by_fallback: bool = False
+    is_by_fallback: bool = False
     judged: JudgedCall | None = None
     edited: bool = False
     edit: Edited | None = None
     asked: AskedCall | None = None
     votes: set[str] = field(default_factory=set[str])
     gate_n: int = 0
-    by_person: bool = False
+    passed_by_person: bool = False
     starts: list[Start] = field(default_factory=list[Start])
-    retry_said_n: int = 0
-    retries_said: int = 0
+    retry_decided_n: int = 0
+    retries_decided: int = 0
 
     @property
     def effects(self) -> list[Start]:
@@ -87,10 +87,10 @@ class Call:
     @property
     def tries(self) -> int:
         """How many of them count against the contract's retries."""
-        return counted(self.effects)
+        return count_tries(self.effects)
 
 
-def counted(starts: list[Start]) -> int:
+def count_tries(starts: list[Start]) -> int:
     """How many starts count as tries."""
     begun = [start for start in starts if start.begun]
     return len(begun) + max(len(starts) - len(begun) - NOT_BEGUN_MAX, 0)

@@ -15,10 +15,10 @@ from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import agent_of
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 
 
-def check_judged(ledger: Ledger, run: Run, event: Judged) -> Found:
+def check_judged(ledger: Ledger, run: Run, event: Judged) -> Violations:
     """What is wrong with a judgement: other arguments than proposed, a false key, a tier lowered."""
     for verdict in event.calls:
         call = ledger.calls.get(verdict.call)
@@ -29,10 +29,10 @@ def check_judged(ledger: Ledger, run: Run, event: Judged) -> Found:
         elif verdict.verdict == "pass":
             yield from _check_passed(ledger, call, verdict)
             yield from check_origins(ledger, run, call, verdict, rule=event.rule)
-    yield from _check_number(ledger, event)
+    yield from _check_call_limits(ledger, event)
 
 
-def _check_number(ledger: Ledger, event: Judged) -> Found:
+def _check_call_limits(ledger: Ledger, event: Judged) -> Violations:
     """How many calls may pass: in the run, and of each tool."""
     limits, proposal = ledger.limits, ledger.proposals.get(event.proposal_n)
     rejected = all(verdict.verdict == "reject" for verdict in event.calls)
@@ -40,21 +40,21 @@ def _check_number(ledger: Ledger, event: Judged) -> Found:
     if event.rejections_in_a_row != in_a_row or ledger.rejections_in_a_row >= limits.rejections_max:
         after = ledger.rejections_in_a_row
         yield "limit", f"It is a judgement after {after} rejections in a row, of at most {limits.rejections_max}."
-    again = {verdict.call for verdict in event.calls}
-    before = [c for c in ledger.calls.values() if c.judged and c.judged.verdict == "pass" and c.name not in again]
+    judged_now = {verdict.call for verdict in event.calls}
+    before = [c for c in ledger.calls.values() if c.judged and c.judged.verdict == "pass" and c.name not in judged_now]
     passing = [ledger.calls[v.call] for v in event.calls if v.verdict == "pass" and v.call in ledger.calls]
     if proposal is not None and passing and len(proposal.calls) > limits.proposal_calls_max:
         yield "limit", f"It lets one of {len(proposal.calls)} calls pass; {limits.proposal_calls_max} fit an answer."
     if len(before) + len(passing) > limits.calls_max:
         yield "approval", f"It lets call {len(before) + len(passing)} of at most {limits.calls_max} pass."
     for call in passing:
-        most = (call.grant.calls_max if call.grant else 0) or limits.calls_per_tool_max
+        calls_max = (call.grant.calls_max if call.grant else 0) or limits.calls_per_tool_max
         made = sum(1 for other in (*before, *passing) if other.tool == call.tool)
-        if made > most:
-            yield "approval", f"It lets call {made} of '{call.tool}' pass, of at most {most}."
+        if made > calls_max:
+            yield "approval", f"It lets call {made} of '{call.tool}' pass, of at most {calls_max}."
 
 
-def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Found:
+def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Violations:
     result = ledger.finished.get(verdict.recorded_n)
     origin = ledger.calls.get(result.call) if result else None
     same = origin is not None and origin.judged is not None and origin.judged.effect_key == verdict.effect_key
@@ -62,7 +62,7 @@ def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Found:
         yield "once", f"It answers call '{verdict.call}' from event {verdict.recorded_n}, which is no result of it."
 
 
-def _check_passed(ledger: Ledger, call: Call, verdict: JudgedCall) -> Found:
+def _check_passed(ledger: Ledger, call: Call, verdict: JudgedCall) -> Violations:
     if call.grant is None:
         yield "approval", f"It lets call '{call.name}' pass, but the run has no tool '{call.tool}'."
         return

@@ -49,47 +49,51 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> Chain:
     """Find the chain in the messages of one run, (subject, payload, stream sequence), oldest first."""
-    if other := _another_run(tenant, run, messages):
-        return Chain(links=(), problems=(_broken(1, other),))
+    if other := _other_run_sentence(tenant, run, messages):
+        return Chain(links=(), problems=(_chain_problem(1, other),))
     links: list[Link] = []
     problems: list[Problem] = []
     strays: list[tuple[int, str]] = []
     head = hashlib.sha256(f"{tenant}/{run}".encode()).hexdigest()
-    seen: set[str] = set()
+    subjects: set[str] = set()
     seq_before = 0
     for subject, payload, seq in messages:
         due = len(links) + 1
-        found = _SUBJECT.fullmatch(subject)
-        if found is None or found[3] not in _ROLES or (found[1], found[2]) != (tenant, run):
-            problems.append(_broken(due, f"The message at sequence {seq} is no event of run '{run}': {subject}."))
-            continue
-        if seq <= seq_before:
-            problems.append(_broken(due, f"Sequence {seq} does not come after {seq_before}: the order was changed."))
-        seq_before = max(seq, seq_before)
-        if subject in seen:
+        match = _SUBJECT.fullmatch(subject)
+        if match is None or match[3] not in _ROLES or (match[1], match[2]) != (tenant, run):
             problems.append(
-                _broken(min(int(found[5]), due), f"The subject {subject} is there twice; it is write-once.")
+                _chain_problem(due, f"The message at sequence {seq} is no event of run '{run}': {subject}.")
             )
             continue
-        seen.add(subject)
-        n, prev = int(found[5]), _prev(payload)
+        if seq <= seq_before:
+            problems.append(
+                _chain_problem(due, f"Sequence {seq} does not come after {seq_before}: the order was changed.")
+            )
+        seq_before = max(seq, seq_before)
+        if subject in subjects:
+            problems.append(
+                _chain_problem(min(int(match[5]), due), f"The subject {subject} is there twice; it is write-once.")
+            )
+            continue
+        subjects.add(subject)
+        n, prev = int(match[5]), _read_prev(payload)
         if n != due or prev != head:
-            strays.append((n, _why_stray(n, due, prev)))
+            strays.append((n, _stray_sentence(n, due, prev)))
             continue
         head = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
         links.append(
             Link(
-                tenant=tenant, run=run, role=found[3], name=found[4], n=n, subject=subject, payload=payload,
+                tenant=tenant, run=run, role=match[3], name=match[4], n=n, subject=subject, payload=payload,
                 seq=seq, sha256=head,
             )
         )  # fmt: skip
-    problems += _about(strays, len(links))
+    problems += _stray_problems(strays, len(links))
     if not links and not problems:
-        problems.append(_broken(1, f"The log holds no event of run '{run}'."))
+        problems.append(_chain_problem(1, f"The log holds no event of run '{run}'."))
     return Chain(links=tuple(links), problems=tuple(problems))
 
 
-def _another_run(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> str:
+def _other_run_sentence(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> str:
     """A sentence if every message is an event of one other run, so that the wrong name was asked for."""
     whose = {found.group(1, 2) if (found := _SUBJECT.fullmatch(subject)) else None for subject, _, _ in messages}
     only = whose.pop() if len(whose) == 1 else None
@@ -98,7 +102,7 @@ def _another_run(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int
     return f"The log holds run '{only[1]}' of tenant '{only[0]}', not run '{run}' of tenant '{tenant}'."
 
 
-def _prev(payload: bytes) -> str | None:
+def _read_prev(payload: bytes) -> str | None:
     """What the payload names as the hash before; None if it has no readable envelope."""
     try:
         return _ENVELOPE.decode(payload).prev
@@ -106,7 +110,7 @@ def _prev(payload: bytes) -> str | None:
         return None
 
 
-def _why_stray(n: int, due: int, prev: str | None) -> str:
+def _stray_sentence(n: int, due: int, prev: str | None) -> str:
     if n != due:
         return f"A message with number {n} stands where event {due} is due."
     if prev is None:
@@ -114,7 +118,7 @@ def _why_stray(n: int, due: int, prev: str | None) -> str:
     return f"Event {n} does not name the hash of what comes before it: one of the two was changed."
 
 
-def _about(strays: list[tuple[int, str]], length: int) -> list[Problem]:
+def _stray_problems(strays: list[tuple[int, str]], length: int) -> list[Problem]:
     """What messages outside the chain mean.
 
     A number that the chain has as well is a rival that lost, and void. One beyond the chain's end means that
@@ -130,9 +134,9 @@ def _about(strays: list[tuple[int, str]], length: int) -> list[Problem]:
         sentence = beyond[0][1]
         more = f" {len(beyond)} messages stand outside the chain." if len(beyond) > 1 else ""
         gap = f" Event {length + 1} is missing." if all(n != length + 1 for n, _ in beyond) else ""
-        problems.append(_broken(length + 1, sentence + gap + more))
+        problems.append(_chain_problem(length + 1, sentence + gap + more))
     return problems
 
 
-def _broken(n: int, sentence: str) -> Problem:
+def _chain_problem(n: int, sentence: str) -> Problem:
     return Problem(n=n, rule="chain", sentence=sentence)

@@ -45,7 +45,7 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Literal["person", "checkpoint"]
     name: str = ""
 
-    def signed(self, message: bytes, signature: str) -> bool:
+    def has_signed(self, message: bytes, signature: str) -> bool:
         """Whether this key made ``signature`` (hex) over ``message``."""
         try:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key))
@@ -57,7 +57,7 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: datetime) -> Checkpoint:
     """Vouch for the run of ``link`` up to and including it."""
-    return signed(
+    return sign(
         key,
         Checkpoint(
             tenant=link.tenant, run=link.run, n=link.n, head_sha256=link.sha256, at=at, key_id=key_id, signature=""
@@ -65,7 +65,7 @@ def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: date
     )
 
 
-def signed(key: Ed25519PrivateKey, unsigned: Checkpoint) -> Checkpoint:
+def sign(key: Ed25519PrivateKey, unsigned: Checkpoint) -> Checkpoint:
     """The checkpoint with the signature of this key."""
     return msgspec.structs.replace(unsigned, signature=key.sign(checkpoint_bytes(unsigned)).hex())
 
@@ -93,7 +93,7 @@ def check_checkpoints(
     for checkpoint in checkpoints:
         if (checkpoint.tenant, checkpoint.run) != of:
             continue
-        level, sentence = _objection(links, checkpoint, keys)
+        level, sentence = _checkpoint_problem(links, checkpoint, keys)
         if sentence:
             n = min(checkpoint.n, len(links) + 1)
             problems.append(Problem(n=n, rule="checkpoint", sentence=sentence, level=level))
@@ -102,7 +102,7 @@ def check_checkpoints(
     return authentic_n, problems
 
 
-def _objection(
+def _checkpoint_problem(
     links: Sequence[Link], checkpoint: Checkpoint, keys: Mapping[str, TrustedKey]
 ) -> tuple[Literal["broken", "note"], str]:
     """What speaks against a checkpoint, or an empty sentence."""
@@ -112,7 +112,7 @@ def _objection(
             f"The key '{checkpoint.key_id}' of the checkpoint at event {checkpoint.n} is not known: pass it with "
             f"`--key {checkpoint.key_id}=HEX`; HEX is in credentials/checkpoint.pub of the run's state folder."
         )
-    if not key.signed(checkpoint_bytes(checkpoint), checkpoint.signature):
+    if not key.has_signed(checkpoint_bytes(checkpoint), checkpoint.signature):
         return "broken", f"The signature of the checkpoint at event {checkpoint.n} is false."
     if not 1 <= checkpoint.n <= len(links):
         return "broken", f"The checkpoint vouches for event {checkpoint.n}, but the chain ends at {len(links)}."

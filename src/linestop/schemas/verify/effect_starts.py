@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.schemas.defaults import CLOCK_SLACK_S, LIMITS_MOST, START_WITHIN_S, bounded
+from linestop.schemas.defaults import CLOCK_SLACK_S, LIMITS_MAX, START_WITHIN_S, clamp
 from linestop.schemas.events import (
     Compacted,
     EffectStarted,
@@ -18,23 +18,23 @@ from linestop.schemas.events import (
     Proposed,
     StartedCall,
 )
-from linestop.schemas.tool_contracts import unfounded
+from linestop.schemas.tool_contracts import may_have_taken_effect
 from linestop.schemas.verify.call_records import Call, Start
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 
 
-def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
+def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Violations:
     """What is wrong with a start, whoever said it and whether or not readers count it."""
     if ledger.opened is None:
         yield "stop", "It starts something in a run that was never opened."
-    if ledger.over_n:
-        yield "stop", f"It starts something although the run was {ledger.over_by} in event {ledger.over_n}."
+    if ledger.ended_n:
+        yield "stop", f"It starts something although the run was {ledger.ended_by} in event {ledger.ended_n}."
     if ledger.paused_n:
         yield "stop", f"It starts something although the run was paused in event {ledger.paused_n}."
-    yield from _check_dead(ledger, event.dead_workers, by=event.worker)
+    yield from _check_dead_workers(ledger, event.dead_workers, by=event.worker)
     lines = [event] if isinstance(event, ModelStarted) else list(event.calls)
     cost = sum(line.cost_max_micros for line in lines)
     if any(line.cost_max_micros < 0 for line in lines) or cost > ledger.available_micros:
@@ -46,7 +46,7 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Found:
             yield from _check_call(ledger, line, event)
 
 
-def _check_dead(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Found:
+def _check_dead_workers(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Violations:
     """A worker that is called dead must have left something open, and nobody is dead that speaks."""
     for worker in dead:
         if worker == by:
@@ -55,31 +55,35 @@ def _check_dead(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Found:
             yield "once", f"It calls {worker} dead, which has left nothing open."
 
 
-def _check_spoken_for(start: Start, dead: tuple[str, ...]) -> Found:
+def _check_dead_owner(start: Start, dead: tuple[str, ...]) -> Violations:
     """Who ends a start because of a death names the worker that made it."""
     for worker in dead:
         if worker != start.worker:
             yield "once", f"It calls {worker} dead, which did not make {start.label}."
 
 
-def _check_model(ledger: Ledger, event: ModelStarted) -> Found:
+def _check_model(ledger: Ledger, event: ModelStarted) -> Violations:
     yield from _check_turn(ledger, event)
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
     if ledger.tries(event) > ledger.limits.model_retries_max and not queues:
         yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
     if event.purpose == "compact" and ledger.compactions >= ledger.limits.compactions_max:
         yield "limit", f"It begins compaction {ledger.compactions + 1} of at most {ledger.limits.compactions_max}."
-    if _too_long(event.done_by, event.at, bounded(ledger.limits).model_deadline_s):
+    if _lease_too_long(event.done_by, event.at, clamp(ledger.limits).model_deadline_s):
         yield "once", "It would be open for longer than a model call may take."
-    if ledger.opened is not None and not ledger.opened.model.asked_by(event) and not _may_fall_back(ledger, event):
+    if (
+        ledger.opened is not None
+        and not ledger.opened.model.is_requested_by(event)
+        and not _may_fall_back(ledger, event)
+    ):
         yield "limit", f"It asks the fallback '{event.model}' although no model was known to be down."
-    choice = ledger.choice(event)
+    choice = ledger.pinned_model(event)
     if choice is None:
         yield "budget", f"It starts the model '{event.model}', which the run was not opened with."
     elif event.cost_max_micros < choice.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max):
         yield "budget", "It reserves less than a call of this size may cost."
     for before in ledger.open_starts:
-        if not before.call and not before.over(event.at, event.worker, event.dead_workers):
+        if not before.call and not before.may_be_taken_over(event.at, event.worker, event.dead_workers):
             yield "once", f"It starts a model call while {before.label} is open."
 
 
@@ -102,9 +106,9 @@ def _same_model(start: Start, event: ModelStarted) -> bool:
     return (start.model, start.base_url) == (event.model, event.base_url)
 
 
-def _check_turn(ledger: Ledger, event: ModelStarted) -> Found:
+def _check_turn(ledger: Ledger, event: ModelStarted) -> Violations:
     """What is wrong with the turn it begins: one too many, one after the last, or one without tokens for it."""
-    if ledger.closed:
+    if ledger.had_closing_turn:
         yield "limit", "It starts a model call after the run's closing turn."
     if event.turn > ledger.limits.turns_max + (event.purpose == "close"):
         yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
@@ -113,11 +117,11 @@ def _check_turn(ledger: Ledger, event: ModelStarted) -> Found:
         yield "budget", f"It may use more tokens than the run has left of its {ledger.limits.tokens_max}."
 
 
-def _too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:
+def _lease_too_long(done_by: datetime, at: datetime, timeout_s: float) -> bool:
     return (done_by - at).total_seconds() > START_WITHIN_S + timeout_s + CLOCK_SLACK_S
 
 
-def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Found:
+def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Violations:
     call = ledger.calls.get(line.call)
     if call is None or call.judged is None or call.judged.verdict != "pass" or call.grant is None:
         yield "approval", f"It starts call '{line.call}', which no judgement let pass."
@@ -126,7 +130,7 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
         yield "once", f"It starts call '{line.call}' under another effect key than it was judged with."
     if line.args_sha256 != call.judged.args_sha256:
         yield "approval", f"It starts call '{line.call}' with other arguments than those that were let pass."
-    if _too_long(line.done_by, event.at, min(call.grant.timeout_s, LIMITS_MOST["tool_timeout_s"])):
+    if _lease_too_long(line.done_by, event.at, min(call.grant.timeout_s, LIMITS_MAX["tool_timeout_s"])):
         yield "once", f"It would keep call '{line.call}' open for longer than its tool's timeout."
     if event.purpose == "probe":
         if not call.grant.probe:
@@ -138,7 +142,7 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Foun
     yield from _check_once(ledger, call, event)
 
 
-def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Found:
+def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Violations:
     """What is wrong with what a start rests on: its gate, its contract, and who agreed to what is destructive."""
     assert call.grant is not None
     assert call.judged is not None
@@ -148,7 +152,7 @@ def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Found:
     elif not _under_contract(ledger, call, line):
         yield "approval", f"It starts call '{line.call}' under a contract that nobody agreed to."
     elif "destructive" in {call.judged.tier, call.grant.tier} and not (
-        call.by_person or (ledger.opened is not None and ledger.opened.task.dry_run)
+        call.passed_by_person or (ledger.opened is not None and ledger.opened.task.dry_run)
     ):
         yield "approval", f"It starts call '{line.call}', which is destructive, without a person's grant."
 
@@ -161,7 +165,7 @@ def _under_contract(ledger: Ledger, call: Call, line: StartedCall) -> bool:
     return agreed is not None and (line.contract_digest or own) == agreed.contract_digest
 
 
-def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Found:
+def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Violations:
     """P3: no second attempt while one is open; none of what is not safe, unless the first did nothing; never too many.
 
     A person's word for another attempt counts beyond the contract's retries.
@@ -169,12 +173,12 @@ def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Found:
     assert call.grant is not None
     assert call.judged is not None
     safe = call.grant.safe_to_repeat
-    if call.tries > call.grant.retries_max + call.retries_said:
+    if call.tries > call.grant.retries_max + call.retries_decided:
         yield "limit", f"It starts call '{call.name}' more often than its tool's {call.grant.retries_max} retries."
     for before in call.starts:
-        if before.open and not (safe and before.over(event.at, event.worker, event.dead_workers)):
+        if before.open and not (safe and before.may_be_taken_over(event.at, event.worker, event.dead_workers)):
             yield "once", f"It starts call '{call.name}' again while {before.label} is open."
-        elif not safe and not before.probe and not before.open and not _undone(call, before):
+        elif not safe and not before.probe and not before.open and not _had_no_effect(call, before):
             yield "once", f"It repeats {before.label}, which is not safe to repeat and may have taken effect."
     if safe or call.grant.repeatable:
         return
@@ -189,24 +193,24 @@ def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Found:
 def _may_have_acted(call: Call, before: Start) -> bool:
     """Whether an attempt may have taken effect: nobody who could know says that it did not."""
     if before.outcome != "failed":
-        return not _undone(call, before)
-    return unfounded(before.error) and not _undone(call, before)
+        return not _had_no_effect(call, before)
+    return may_have_taken_effect(before.error) and not _had_no_effect(call, before)
 
 
-def _undone(call: Call, before: Start) -> bool:
+def _had_no_effect(call: Call, before: Start) -> bool:
     """Whether it is known that this attempt took no effect, or a person said to go on in spite of it."""
     if before.outcome == "never_started" or (before.outcome == "failed" and before.retry_safe):
         return True
     if before.outcome == "succeeded":
         return False
     probed = any(start.probe and start.n > before.n and start.outcome == "never_started" for start in call.starts)
-    return probed or call.retry_said_n > before.n
+    return probed or call.retry_decided_n > before.n
 
 
 # --- results -----------------------------------------------------------------------------------------------
 
 
-def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted | Finished) -> Found:
+def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted | Finished) -> Violations:
     """What is wrong with a result: nobody started it, or it costs what it may not."""
     if isinstance(event, Finished):
         yield from _check_finished(ledger, event)
@@ -215,7 +219,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
     if start is None:
         yield "result", f"It is the result of attempt {event.attempt} of turn {event.turn}, which nobody started."
         return
-    choice = ledger.choice(start)
+    choice = ledger.pinned_model(start)
     used = choice.price.cost_micros(event.usage) if choice and event.usage else 0
     whole = start.cost_max_micros
     match event:
@@ -224,7 +228,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
         case ModelFailedEvent():
             cost, allowed = event.charged_micros, {whole} if event.possibly_billed else {used}
             yield from _check_begun(event)
-            yield from _check_spoken_for(start, event.dead_workers)
+            yield from _check_dead_owner(start, event.dead_workers)
         case Compacted():
             cost, allowed = event.cost_micros, {used, whole}
     if event.usage and min(msgspec.structs.astuple(event.usage)) < 0:
@@ -238,34 +242,34 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
         yield "budget", f"It is charged {cost} micro-dollars; by its usage and price it is {min(allowed)}."
 
 
-def _check_begun(event: ModelFailedEvent) -> Found:
+def _check_begun(event: ModelFailedEvent) -> Violations:
     if not event.begun and (event.charged_micros or event.usage or event.possibly_billed):
         yield "result", "It calls an attempt not begun that is charged or has used tokens."
 
 
-def _fields(result: str) -> dict[str, object]:
+def _json_fields(result: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(result, type=dict[str, object])
     except (msgspec.DecodeError, RecursionError):
         return {}
 
 
-def _check_content(ledger: Ledger, event: Finished) -> Found:
+def _check_content(ledger: Ledger, event: Finished) -> Violations:
     """What is wrong with what a result says of itself: whatever a tool gives is data, and within its bounds."""
-    size, most = len(event.result.encode()), ledger.limits.result_bytes_max
+    size, bytes_max = len(event.result.encode()), ledger.limits.result_bytes_max
     if event.result and not event.untrusted:
         yield "result", f"It calls the result of call '{event.call}' trusted, which no tool's result is as a whole."
-    if size > most:
-        yield "result", f"Its result has {size} bytes; at most {most} go to the model."
+    if size > bytes_max:
+        yield "result", f"Its result has {size} bytes; at most {bytes_max} go to the model."
     whole = event.outcome == "succeeded" and size == event.result_bytes
     if whole and hashlib.sha256(event.result.encode()).hexdigest() != event.result_sha256:
         yield "result", "The digest of its result is false."
-    kept = event.result_ref
-    if kept is not None and (kept.sha256, kept.bytes) != (event.result_sha256, event.result_bytes):
+    stored_ref = event.result_ref
+    if stored_ref is not None and (stored_ref.sha256, stored_ref.bytes) != (event.result_sha256, event.result_bytes):
         yield "result", "What it says is the whole of its result is something else."
 
 
-def _check_finished(ledger: Ledger, event: Finished) -> Found:
+def _check_finished(ledger: Ledger, event: Finished) -> Violations:
     call = ledger.calls.get(event.call)
     if event.attempt == 0:
         if call is None or call.grant is None or call.grant.kind != "wait":
@@ -273,7 +277,7 @@ def _check_finished(ledger: Ledger, event: Finished) -> Found:
         elif call.judged is not None and call.judged.wait_until is not None:
             if event.at < call.judged.wait_until:
                 yield "result", f"It ends the wait of call '{event.call}' before its moment."
-            if list(_fields(event.result)) != ["now"]:
+            if list(_json_fields(event.result)) != ["now"]:
                 yield "result", f"It ends the wait of call '{event.call}' with more to say than the time."
         return
     start = ledger.start_of_call(event.call, event.attempt)
@@ -281,7 +285,7 @@ def _check_finished(ledger: Ledger, event: Finished) -> Found:
         yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which nobody started."
         return
     yield from _check_content(ledger, event)
-    yield from _check_spoken_for(start, event.dead_workers)
+    yield from _check_dead_owner(start, event.dead_workers)
     if not event.begun and (event.outcome != "never_started" or event.cost_micros):
         yield "result", "It calls an attempt not begun that has another outcome or a cost."
     if not 0 <= event.cost_micros <= start.cost_max_micros:

@@ -6,29 +6,29 @@ import re
 from collections.abc import Iterator
 
 from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, Stopped
-from linestop.schemas.run.closing_turn import partial
+from linestop.schemas.run.closing_turn import partial_answer
 from linestop.schemas.run.make_stop import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
 from linestop.schemas.run.state import Run
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 _REDACTED = re.compile(r"\[redacted:[a-z0-9_]+\]")
 
 
-def check_stopped(ledger: Ledger, event: Stopped) -> Found:
+def check_stopped(ledger: Ledger, event: Stopped) -> Violations:
     """What is wrong with a stop's receipt: the starts that may still be on the wire."""
     listed = {(line.n, line.attempt) for line in event.open}
     if missing := [start for start in ledger.open_starts if (start.n, start.attempt) not in listed]:
         yield "stop", f"Its receipt does not list {missing[0].label}, which was open."
 
 
-def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Found:
+def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Violations:
     """What is wrong with a final answer: not what the model said, secrets aside."""
     proposal = ledger.proposals.get(event.proposal_n)
     if proposal is None or not proposal.final:
         yield "answer", f"It accepts event {event.proposal_n}, which is no final answer."
-    elif event.answer != proposal.text and not _only_redacted(proposal.text, event.answer):
+    elif event.answer != proposal.text and not _differs_by_redaction_only(proposal.text, event.answer):
         yield "answer", "The accepted answer is not the one that the model gave."
     material = ledger.opened.task.material if ledger.opened else ""
     untrusted = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
@@ -36,7 +36,7 @@ def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Found:
         yield "answer", "It is said to rest on nothing untrusted, but results of tools came before it."
 
 
-def check_returned(ledger: Ledger, event: Returned) -> Found:
+def check_returned(ledger: Ledger, event: Returned) -> Violations:
     """What is wrong with sending an answer back: it is none, or it was sent back often enough."""
     proposal = ledger.proposals.get(event.proposal_n)
     if proposal is None or not proposal.final:
@@ -46,31 +46,31 @@ def check_returned(ledger: Ledger, event: Returned) -> Found:
         yield "answer", f"It is return {in_a_row} in a row of at most {ledger.limits.returned_max}."
 
 
-def _only_redacted(said: object, accepted: object) -> bool:
+def _differs_by_redaction_only(proposed: object, accepted: object) -> bool:
     """Whether ``accepted`` is ``said`` with some pieces replaced by ``[redacted:…]`` and nothing else."""
-    if not isinstance(said, str) or not isinstance(accepted, str) or _REDACTED.search(accepted) is None:
+    if not isinstance(proposed, str) or not isinstance(accepted, str) or _REDACTED.search(accepted) is None:
         return False
     first, *pieces = _REDACTED.split(accepted)
-    if not said.startswith(first):
+    if not proposed.startswith(first):
         return False
     at = len(first)
     for piece in pieces[:-1]:
-        found = said.find(piece, at)
-        if found < 0:
+        piece_at = proposed.find(piece, at)
+        if piece_at < 0:
             return False
-        at = found + len(piece)
-    return len(said) - at >= len(pieces[-1]) and said.endswith(pieces[-1])
+        at = piece_at + len(piece)
+    return len(proposed) - at >= len(pieces[-1]) and proposed.endswith(pieces[-1])
 
 
-def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Found:
+def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Violations:
     """What is wrong with a seal. ``run`` is the fold of all before it, ``prev`` the hash of the event before."""
-    if not ledger.over_n:
+    if not ledger.ended_n:
         yield "seal", "It seals a run that is not over."
     if ledger.open_starts:
         yield "seal", f"It seals the run while {ledger.open_starts[0].label} is open."
     if ledger.holds:
         yield "seal", "It seals the run while it still holds money."
-    expected = _ending(ledger)
+    expected = _expected_ending(ledger)
     if (event.status, event.cause) != expected:
         yield (
             "seal",
@@ -88,32 +88,32 @@ def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Found
     yield from _check_record(ledger, run, event)
 
 
-def _check_partial(ledger: Ledger, run: Run, event: Sealed) -> Found:
+def _check_partial(ledger: Ledger, run: Run, event: Sealed) -> Violations:
     """What is wrong with what it says there is of a run that did not complete."""
-    if event.partial_is and (event.partial, event.partial_is) != partial(run):
+    if event.partial_is and (event.partial, event.partial_is) != partial_answer(run):
         yield "seal", f"What it gives as the run's {event.partial_is} is not in the log."
-    said = [said.text for said in ledger.proposals.values() if isinstance(said.text, str)]
-    if event.partial and not event.partial_is and not any(text.startswith(event.partial) for text in said):
+    texts = [proposal.text for proposal in ledger.proposals.values() if isinstance(proposal.text, str)]
+    if event.partial and not event.partial_is and not any(text.startswith(event.partial) for text in texts):
         yield "seal", "What it calls the model's last words are none of its."
 
 
-def check_amended(ledger: Ledger, run: Run, event: Amended) -> Found:
+def check_amended(ledger: Ledger, run: Run, event: Amended) -> Violations:
     """What is wrong with a receipt that was made anew after late facts."""
-    unknown = [n for n in event.facts if n not in ledger.late_facts]
+    unknown = [n for n in event.facts if n not in ledger.late_results]
     if unknown:
         yield "seal", f"It names event {unknown[0]} as a late fact, which it is not."
-    if missing := [n for n in run.facts_after_seal if n not in event.facts]:
+    if missing := [n for n in run.late_results if n not in event.facts]:
         yield "seal", f"It leaves out event {missing[0]}, which came after the seal."
     yield from _check_record(ledger, run, event)
 
 
-def _ending(ledger: Ledger) -> tuple[str, str]:
+def _expected_ending(ledger: Ledger) -> tuple[str, str]:
     if ledger.stopped:
         return STATUS[ledger.stopped.code], CAUSE[ledger.stopped.code]
     return ("refused", "validation") if ledger.refused else ("completed", "")
 
 
-def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Found:
+def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Violations:
     """Receipt and totals against the log."""
     receipt = {line.call: line for line in event.receipt}
     due = {
@@ -134,6 +134,8 @@ def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Found:
             yield "seal", f"Its receipt calls '{name}' {line.fate} after {line.attempts}; it is {due[name].fate}."
     totals = event.totals
     calls = sum(1 for call in ledger.calls.values() if call.effects)
-    said = (totals.turns, totals.calls, totals.tokens, totals.cost_micros, totals.events)
-    if said != (ledger.turn, calls, ledger.tokens, ledger.spent_micros, run.n) or totals.wait_s != round(run.wait_s, 3):
+    counts = (totals.turns, totals.calls, totals.tokens, totals.cost_micros, totals.events)
+    if counts != (ledger.turn, calls, ledger.tokens, ledger.spent_micros, run.n) or totals.wait_s != round(
+        run.wait_s, 3
+    ):
         yield "seal", "Its totals (turns, calls, tokens, cost, waits, events) are not those of the log."

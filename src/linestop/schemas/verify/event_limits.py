@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, bounded
+from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, clamp
 from linestop.schemas.events import (
     Amended,
     AnyEvent,
@@ -23,20 +23,20 @@ from linestop.schemas.events import (
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
+Violations = Iterator[tuple[Rule, str]]
 
 NEW_WORK = (ModelStarted, EffectStarted, Held, Queued)
-OF_CLOSING = (Held, Queued)
-OF_THE_END = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled, Sealed, Amended)
+CLOSING_WORK = (Held, Queued)
+ENDING_EVENTS = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled, Sealed, Amended)
 """What happened, and what ends a run: however many starts were open, their fates have room."""
 
 
-def check_room(ledger: Ledger, n: int, event: AnyEvent) -> Found:
+def check_event_limits(ledger: Ledger, n: int, event: AnyEvent) -> Violations:
     """What is wrong with an event so late in its run: work in the reserve, or anything but its end beyond the last."""
-    most = bounded(ledger.limits).events_max
-    closes = isinstance(event, OF_CLOSING) or (isinstance(event, ModelStarted) and event.purpose == "close")
-    last = most - EVENTS_RESERVED + (CLOSING_EVENTS if closes else 0)
+    events_max = clamp(ledger.limits).events_max
+    closes = isinstance(event, CLOSING_WORK) or (isinstance(event, ModelStarted) and event.purpose == "close")
+    last = events_max - EVENTS_RESERVED + (CLOSING_EVENTS if closes else 0)
     if isinstance(event, NEW_WORK) and n > last:
-        yield "limit", f"It is new work in event {n}; from {last + 1} on a run of {most} only ends."
-    elif n > most and not isinstance(event, (*NEW_WORK, *OF_THE_END)):
-        yield "limit", f"It is event {n} of at most {most}, and neither a fact nor what ends the run."
+        yield "limit", f"It is new work in event {n}; from {last + 1} on a run of {events_max} only ends."
+    elif n > events_max and not isinstance(event, (*NEW_WORK, *ENDING_EVENTS)):
+        yield "limit", f"It is event {n} of at most {events_max}, and neither a fact nor what ends the run."

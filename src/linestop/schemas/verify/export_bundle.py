@@ -77,17 +77,17 @@ def read_bundle(lines: Iterable[bytes]) -> Bundle:
             continue
         try:
             line = _LINES.decode(raw)
-            payload = line.payload.encode() if line.payload is not None else _data(line.payload_base64)
+            payload = line.payload.encode() if line.payload is not None else _decode_base64(line.payload_base64)
             if line.subject and payload is not None:
                 messages.append((line.subject, payload, line.seq))
             if line.checkpoint is not None:
                 checkpoints.append(line.checkpoint)
             if line.blob:
-                texts[line.blob] = _data(line.data_base64) or b""
+                texts[line.blob] = _decode_base64(line.data_base64) or b""
         except (msgspec.DecodeError, RecursionError, UnicodeError, binascii.Error) as error:
             raise InputError(f"Line {number} is no line of an exported log: {error}.") from None
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 
-def _data(text: str | None) -> bytes | None:
+def _decode_base64(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text, validate=True)

@@ -16,7 +16,6 @@ from linestop.schemas.events import (
     Answered,
     AnyEvent,
     Asked,
-    AsksModel,
     BlobRef,
     Cleared,
     Compacted,
@@ -34,6 +33,7 @@ from linestop.schemas.events import (
     Proposed,
     Queued,
     Refused,
+    RequestsModel,
     Resolved,
     Resumed,
     Returned,
@@ -45,11 +45,11 @@ from linestop.schemas.events import (
     Text,
     Widened,
 )
-from linestop.schemas.run.call_states import DOWN
+from linestop.schemas.run.call_states import MODEL_DOWN_KINDS
 from linestop.schemas.run.model_order import down_until
 from linestop.schemas.tool_contracts import canonical
-from linestop.schemas.verify.call_records import Call, Start, counted
-from linestop.schemas.verify.unknown_tokens import unreported
+from linestop.schemas.verify.call_records import Call, Start, count_tries
+from linestop.schemas.verify.unknown_tokens import has_unreported_tokens
 
 
 class Ledger:
@@ -65,8 +65,8 @@ class Ledger:
         self.stopped: Stopped | None = None
         self.sealed: Sealed | None = None
         self.paused_n = 0
-        self.over_n = 0
-        self.over_by = ""
+        self.ended_n = 0
+        self.ended_by = ""
         self.turn = 0
         self.tokens = 0
         self.proposals: dict[int, Proposed] = {}
@@ -77,14 +77,14 @@ class Ledger:
         self.held_micros = 0
         self.settled_micros = 0
         self.finished: dict[int, Finished] = {}
-        self.late_facts: list[int] = []
+        self.late_results: list[int] = []
         self.signatures: dict[str, int] = {}
         self.spend_asked: SpendQuestion | None = None
         self.returned_in_a_row = 0
         self.rejections_in_a_row = 0
         self.compactions = 0
-        self.closed = False
-        self.answers: set[int] = set()
+        self.had_closing_turn = False
+        self.person_input_ns: set[int] = set()
 
     @property
     def limits(self) -> Limits:
@@ -106,17 +106,17 @@ class Ledger:
         """What the run holds and has neither spent nor reserved."""
         return self.held_micros - self.spent_micros - sum(start.cost_max_micros for start in self.open_starts)
 
-    def choice(self, start: AsksModel) -> ModelChoice | None:
+    def pinned_model(self, start: RequestsModel) -> ModelChoice | None:
         """The pinned model that ``start`` asks; fallbacks count where the run may fall back."""
         spare = self.opened.fallbacks if self.opened and self.opened.on_model_down == "fall_back" else ()
         models = (self.opened.model, *spare) if self.opened else ()
-        return next((choice for choice in models if choice.asked_by(start)), None)
+        return next((choice for choice in models if choice.is_requested_by(start)), None)
 
     def tries(self, event: ModelStarted) -> int:
         """How often this model was asked in this turn; a compaction that was made is none of it."""
         same = (event.turn, event.model, event.base_url)
-        asked = [s for s in self.starts if not s.call and (s.turn, s.model, s.base_url) == same]
-        return counted([start for start in asked if start.purpose != "compact" or start.outcome != "succeeded"])
+        requests = [s for s in self.starts if not s.call and (s.turn, s.model, s.base_url) == same]
+        return count_tries([start for start in requests if start.purpose != "compact" or start.outcome != "succeeded"])
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
         """The start of a model call."""
@@ -128,14 +128,14 @@ class Ledger:
 
     def bytes_of(self, text: Text) -> bytes | None:
         """A text as it is in the log, or from a blob that was handed in and has the digest; None without one."""
-        return self.stored(text.sha256) if isinstance(text, BlobRef) else text.encode()
+        return self.supplied_text(text.sha256) if isinstance(text, BlobRef) else text.encode()
 
-    def stored(self, sha256: str) -> bytes | None:
+    def supplied_text(self, sha256: str) -> bytes | None:
         """What was handed in under this digest, if it has it."""
-        found = self.texts.get(sha256)
-        return found if found is not None and hashlib.sha256(found).hexdigest() == sha256 else None
+        data = self.texts.get(sha256)
+        return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None
 
-    def by_edit(self, call: Call) -> bool:
+    def is_approved_by_edit(self, call: Call) -> bool:
         """Whether a person wrote the arguments that were judged, and by it approved them alone."""
         if call.edit is None or not call.edit.approves or call.judged is None:
             return False
@@ -167,7 +167,7 @@ class Ledger:
             case Widened():
                 self._widened(event)
             case Answered():
-                self.answers.add(n)
+                self.person_input_ns.add(n)
             case Returned():
                 self.returned_in_a_row += 1
             case Held():
@@ -197,22 +197,22 @@ class Ledger:
                 self.paused_n = 0
             case Refused():
                 self.refused = event
-                self._over(n, "refused")
+                self._mark_ended(n, "refused")
             case Accepted():
                 self.accepted = event
-                self._over(n, "answered")
+                self._mark_ended(n, "answered")
             case Stopped():
                 self.stopped = self.stopped or event
-                self._over(n, "stopped")
+                self._mark_ended(n, "stopped")
             case Sealed():
                 self.sealed = event
-                self._over(n, "sealed")
+                self._mark_ended(n, "sealed")
             case _:
                 return
 
-    def _over(self, n: int, how: str) -> None:
-        if not self.over_n:
-            self.over_n, self.over_by = n, how
+    def _mark_ended(self, n: int, ended_by: str) -> None:
+        if not self.ended_n:
+            self.ended_n, self.ended_by = n, ended_by
 
     def _gate(  # noqa: C901 - one arm an event
         self, n: int, event: Asked | Cleared | Granted | Edited | Resolved
@@ -225,12 +225,12 @@ class Ledger:
             case Cleared():
                 for cleared in event.calls:
                     call = self.calls[cleared.call]
-                    call.gate_n, call.by_person, call.agreed = n, self.by_edit(call), None
+                    call.gate_n, call.passed_by_person, call.agreed = n, self.is_approved_by_edit(call), None
             case Granted() if event.call:
                 call = self.calls[event.call]
                 call.votes.add(event.by)
                 if call.asked is not None and len(call.votes) >= call.asked.quorum:
-                    call.gate_n, call.by_person, call.agreed = n, True, None
+                    call.gate_n, call.passed_by_person, call.agreed = n, True, None
             case Granted():
                 self.spend_asked = None
             case Edited():
@@ -239,36 +239,36 @@ class Ledger:
                 call.edit = event
                 call.agreed = None if event.approves else call.agreed
             case Resolved():
-                self.answers.add(n)
+                self.person_input_ns.add(n)
                 if event.action == "retry":
-                    self.calls[event.call].retry_said_n = n
-                    self.calls[event.call].retries_said += 1
+                    self.calls[event.call].retry_decided_n = n
+                    self.calls[event.call].retries_decided += 1
 
     def _widened(self, event: Widened) -> None:
         for line in event.calls:
             call = self.calls[line.call]
             call.agreed, call.grant = call.agreed or call.grant, line.grant
-            call.gate_n, call.by_person, call.asked = 0, False, None
+            call.gate_n, call.passed_by_person, call.asked = 0, False, None
             call.votes = set()
 
     def _started(self, n: int, event: ModelStarted | EffectStarted) -> None:
         if isinstance(event, ModelStarted):
             before = [start for start in self.open_starts if not start.call]
             self.turn = event.turn
-            self.closed = event.purpose == "close"
-            entered = Start(
+            self.had_closing_turn = event.purpose == "close"
+            new_start = Start(
                 n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
                 cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model, base_url=event.base_url,
                 purpose=event.purpose,
                 tokens_max=(event.input_tokens_max + event.output_tokens_max) * event.charges_tokens,
             )  # fmt: skip
-            self._enter(entered, before)
+            self._enter(new_start, before)
             return
         for line in event.calls:
             call = self.calls[line.call]
-            entered = self._start_of(n, line, event)
-            self._enter(entered, [start for start in call.starts if start.open])
-            call.starts.append(entered)
+            new_start = self._start_of(n, line, event)
+            self._enter(new_start, [start for start in call.starts if start.open])
+            call.starts.append(new_start)
 
     def _start_of(self, n: int, line: StartedCall, event: EffectStarted) -> Start:
         return Start(
@@ -288,7 +288,7 @@ class Ledger:
             self.finished[n] = event
             start = self.start_of_call(event.call, event.attempt)
             if start is not None:
-                self._late(n)
+                self._note_if_late(n)
                 start.closed_n = n
                 unknown = event.outcome == "unknown"
                 start.outcome = event.outcome
@@ -299,18 +299,24 @@ class Ledger:
             return
         start = self.start_of_turn(event.turn, event.attempt)
         assert start is not None
-        self._late(n)
+        self._note_if_late(n)
         start.closed_n = n
-        counted = start.open and not self.over_n
+        counted = start.open and not self.ended_n
         self.compactions += isinstance(event, Compacted) and counted
         counts = counted and start.purpose == "turn"
-        used = start.tokens_max if unreported(event) and start.tokens_max else event.usage.total if event.usage else 0
+        used = (
+            start.tokens_max
+            if has_unreported_tokens(event) and start.tokens_max
+            else event.usage.total
+            if event.usage
+            else 0
+        )
         self.tokens += used - start.tokens
         start.tokens = used
         start.outcome = "failed" if isinstance(event, ModelFailedEvent) else "succeeded"
         start.begun = not isinstance(event, ModelFailedEvent) or event.begun
         start.charged_micros = event.charged_micros if isinstance(event, ModelFailedEvent) else event.cost_micros
-        if isinstance(event, ModelFailedEvent) and event.kind in DOWN:
+        if isinstance(event, ModelFailedEvent) and event.kind in MODEL_DOWN_KINDS:
             start.down_until = down_until(event.at, event)
         if isinstance(event, Proposed):
             self.proposals[n] = event
@@ -318,15 +324,15 @@ class Ledger:
             if counts:
                 self._propose(event, start)
 
-    def _late(self, n: int) -> None:
+    def _note_if_late(self, n: int) -> None:
         if self.sealed:
-            self.late_facts.append(n)
+            self.late_results.append(n)
 
     def _propose(self, event: Proposed, start: Start) -> None:
         tools = self.opened.tools if self.opened else ()
-        by_fallback = self.opened is not None and not self.opened.model.asked_by(start)
+        by_fallback = self.opened is not None and not self.opened.model.is_requested_by(start)
         for proposed in event.calls:
             grant = next((grant for grant in tools if grant.name == proposed.tool), None)
             self.calls[proposed.call] = Call(
-                name=proposed.call, tool=proposed.tool, raw_args=proposed.args, grant=grant, by_fallback=by_fallback
+                name=proposed.call, tool=proposed.tool, raw_args=proposed.args, grant=grant, is_by_fallback=by_fallback
             )

@@ -14,11 +14,11 @@ from linestop.schemas.verify.checkpoint_signature import TrustedKey
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Level, Rule
 
-Word = Granted | Denied | Edited | Answered | Resolved
-Found = Iterator[tuple[Level, Rule, str]]
+Decision = Granted | Denied | Edited | Answered | Resolved
+Violations = Iterator[tuple[Level, Rule, str]]
 
 
-def check_signature(ledger: Ledger, event: Word, keys: Mapping[str, TrustedKey]) -> Found:
+def check_signature(ledger: Ledger, event: Decision, keys: Mapping[str, TrustedKey]) -> Violations:
     """What is wrong with the signature under a person's word.
 
     Once any person's key is known, a decision without a valid signature of a known key is broken: leaving the
@@ -33,18 +33,18 @@ def check_signature(ledger: Ledger, event: Word, keys: Mapping[str, TrustedKey])
         yield "broken", "approval", f"The signature about {what} is that of event {first}: a word counts once."
     key = keys.get(event.key_id)
     if key is None or key.purpose != "person":
-        yield from _unsigned(event, what, keys)
+        yield from _check_unsigned(event, what, keys)
         return
-    controls = _controls(ledger, event)
+    controls = _possible_controls(ledger, event)
     if not controls:
         yield "note", "approval", f"What was signed about {what} is not at hand, so its signature was not checked."
-    elif not any(_signed(ledger, event, key, control) for control in controls):
+    elif not any(_is_signed(ledger, event, key, control) for control in controls):
         yield "broken", "approval", f"The signature under the decision about {what} is false."
     elif key.name != event.by:
         yield "broken", "approval", f"'{key.name}' signed what '{event.by}' is said to have decided."
 
 
-def _unsigned(event: Word, what: str, keys: Mapping[str, TrustedKey]) -> Found:
+def _check_unsigned(event: Decision, what: str, keys: Mapping[str, TrustedKey]) -> Violations:
     people = {key.name for key in keys.values() if key.purpose == "person"}
     if isinstance(event, Answered) and not event.signature:
         if event.by in people:
@@ -55,16 +55,16 @@ def _unsigned(event: Word, what: str, keys: Mapping[str, TrustedKey]) -> Found:
         yield "note", "approval", f"The key '{event.key_id}' is not known, so its signature was not checked."
 
 
-_VERBS: dict[type[Word], Verb] = {
+_VERBS: dict[type[Decision], Verb] = {
     Granted: "approve", Denied: "deny", Edited: "edit", Answered: "answer", Resolved: "resolve",
 }  # fmt: skip
 
 
-def _signed(ledger: Ledger, event: Word, key: TrustedKey, control: Control) -> bool:
-    return key.signed(signed_bytes(ledger.tenant, ledger.run, _VERBS[type(event)], control), event.signature)
+def _is_signed(ledger: Ledger, event: Decision, key: TrustedKey, control: Control) -> bool:
+    return key.has_signed(signed_bytes(ledger.tenant, ledger.run, _VERBS[type(event)], control), event.signature)
 
 
-def _controls(ledger: Ledger, event: Word) -> list[Control]:
+def _possible_controls(ledger: Ledger, event: Decision) -> list[Control]:
     """What the person may have signed, given what the log kept of it; nothing if a text of it is not at hand.
 
     A word without a name is recorded with that of its key. A grant or denial without an expiry of its own is
@@ -78,12 +78,18 @@ def _controls(ledger: Ledger, event: Word) -> list[Control]:
             of_question = asked is not None and event.expires_at == asked.expires_at
             shown, expiries = event.args_sha256, (event.expires_at, None) if of_question else (event.expires_at,)
         case Edited():
-            shown, contents = event.shown_sha256, [{"args": value} for value in _values(ledger, event.args)[-1:]]
+            shown, contents = (
+                event.shown_sha256,
+                [{"args": value} for value in _possible_values(ledger, event.args)[-1:]],
+            )
         case Answered():
-            shown, contents = event.shown_sha256, [{"answer": value} for value in _values(ledger, event.answer)]
+            shown, contents = (
+                event.shown_sha256,
+                [{"answer": value} for value in _possible_values(ledger, event.answer)],
+            )
         case Resolved():
             shown = event.shown_sha256
-            results = _values(ledger, event.result)[-1:] if event.result else [None]
+            results = _possible_values(ledger, event.result)[-1:] if event.result else [None]
             contents = [{"action": event.action, "result": value} for value in results]
     return [
         Control(
@@ -96,13 +102,13 @@ def _controls(ledger: Ledger, event: Word) -> list[Control]:
     ]  # fmt: skip
 
 
-def _values(ledger: Ledger, text: Text) -> list[Any]:
+def _possible_values(ledger: Ledger, text: Text) -> list[Any]:
     """The text, and the JSON value that it may be; nothing if it is stored elsewhere and was not handed in."""
     data = ledger.bytes_of(text)
     if data is None:
         return []
     try:
-        said = data.decode()
-        return [said, msgspec.json.decode(data)]
+        decoded = data.decode()
+        return [decoded, msgspec.json.decode(data)]
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return [text if not isinstance(text, BlobRef) else data.decode(errors="replace")]

@@ -11,16 +11,16 @@ from linestop.schemas.events import Held, Queued, Settled, SettledHold, Warned
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
 
-Found = Iterator[tuple[Rule, str]]
-_ASKED_BEFORE_S = 600
+Violations = Iterator[tuple[Rule, str]]
+_RESERVED_BEFORE_MAX_S = 600
 """How long before its event a hold may have been taken from the accounts: their hour or day may end in between."""
 
 
-def check_held(ledger: Ledger, event: Held) -> Found:
+def check_held(ledger: Ledger, event: Held) -> Violations:
     """What is wrong with a hold: over the run's limit, or over an account's."""
-    held, most = ledger.held_micros + event.amount_micros, ledger.limits.cost_max_micros
-    if event.amount_micros < 0 or held > most:
-        yield "budget", f"The run would hold {held} micro-dollars; its limit is {most}."
+    held, hold_max_micros = ledger.held_micros + event.amount_micros, ledger.limits.cost_max_micros
+    if event.amount_micros < 0 or held > hold_max_micros:
+        yield "budget", f"The run would hold {held} micro-dollars; its limit is {hold_max_micros}."
     if event.hold in ledger.holds:
         yield "budget", f"The hold '{event.hold}' is there twice."
     for line in event.accounts:
@@ -29,7 +29,7 @@ def check_held(ledger: Ledger, event: Held) -> Found:
     yield from _check_accounts(ledger, event)
 
 
-def _check_accounts(ledger: Ledger, event: Held) -> Found:
+def _check_accounts(ledger: Ledger, event: Held) -> Violations:
     """Every hold is taken from the system's hour and the tenant's day, and from the user's if the task names one."""
     hold = f"{ledger.tenant}.{ledger.run}.{ledger.holds_made + 1}"
     if event.hold != hold:
@@ -40,14 +40,14 @@ def _check_accounts(ledger: Ledger, event: Held) -> Found:
     if len(named) != len(due) or not all(name.startswith(start) for name, start in zip(named, due, strict=True)):
         yield "budget", f"It is taken from the accounts {', '.join(named) or 'of nobody'}; due are {', '.join(due)}."
         return
-    moments = (event.at, event.at - timedelta(seconds=_ASKED_BEFORE_S))
+    moments = (event.at, event.at - timedelta(seconds=_RESERVED_BEFORE_MAX_S))
     for line in event.accounts:
         form = "%Y-%m-%d-%H" if line.account == "system" else "%Y-%m-%d"
         if line.period not in {moment.strftime(form) for moment in moments}:
             yield "budget", f"It is taken from the account '{line.account}' of another time ({line.period})."
 
 
-def check_settled(ledger: Ledger, event: Settled) -> Found:
+def check_settled(ledger: Ledger, event: Settled) -> Violations:
     """What is wrong with an account of the run's money."""
     if ledger.open_starts:
         yield "budget", f"It settles the run while {ledger.open_starts[0].label} is open."
@@ -61,7 +61,7 @@ def check_settled(ledger: Ledger, event: Settled) -> Found:
         yield "budget", "Its lines charge other events than those that cost something."
 
 
-def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Found:
+def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Violations:
     """What is wrong with the account of the open holds: each is named once, with what was spent of it."""
     amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
     named = {line.hold: line for line in holds}
@@ -76,7 +76,7 @@ def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Found:
         yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
 
 
-def check_queued(ledger: Ledger, event: Queued) -> Found:
+def check_queued(ledger: Ledger, event: Queued) -> Violations:
     """What is wrong with a wait for money: there was room, or it gives back something else than what is left."""
     if ledger.open_starts:
         yield "budget", f"It gives the run's money back while {ledger.open_starts[0].label} is open."
@@ -92,7 +92,7 @@ def check_queued(ledger: Ledger, event: Queued) -> Found:
         yield "budget", f"The period {line.period} of the account '{line.account}' ends at another time than it says."
 
 
-def check_warned(ledger: Ledger, event: Warned) -> Found:
+def check_warned(ledger: Ledger, event: Warned) -> Violations:
     """What is wrong with a warning: it comes once a limit, so a false one would keep the true one back."""
     reserved = sum(start.cost_max_micros for start in ledger.open_starts)
     due = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from linestop.schemas.events import Compacted, ModelFailedEvent, Proposed
 
 
-def unreported(event: Proposed | ModelFailedEvent | Compacted) -> bool:
+def has_unreported_tokens(event: Proposed | ModelFailedEvent | Compacted) -> bool:
     """Whether the tokens of an answer are not known, so that they count as they were reserved."""
     match event:
         case Proposed():

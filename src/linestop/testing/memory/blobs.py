@@ -8,7 +8,7 @@ from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.subjects import TenantId
-from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.faults import Faults, with_faults
 
 
 class MemoryBlobs:
@@ -25,13 +25,13 @@ class MemoryBlobs:
                 f"A blob of {len(data)} bytes is over the largest, {BLOB_BYTES_MAX}: store less, or in pieces."
             )
         sha256 = hashlib.sha256(data).hexdigest()
-        async with around(self._faults, "blobs.put"):
+        async with with_faults(self._faults, "blobs.put"):
             self._stored.setdefault(subjects.blob(tenant, sha256, part=0), data)
         return sha256
 
     async def get(self, tenant: TenantId, sha256: str) -> bytes:
         """Return the bytes of a blob, checked."""
-        async with around(self._faults, "blobs.get"):
+        async with with_faults(self._faults, "blobs.get"):
             data = self._stored.get(subjects.blob(tenant, sha256, part=0))
         if data is None:
             raise NotFound(f"Blob {sha256} of tenant {tenant} is not stored, or not whole: store it again.")

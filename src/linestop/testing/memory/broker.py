@@ -19,15 +19,15 @@ from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec, StreamSpec,
 from linestop.errors import NotFound
 from linestop.schemas.subjects import ROLES, RoleName
 from linestop.testing.memory.blobs import MemoryBlobs
-from linestop.testing.memory.faults import Faults, NoFaults, around
+from linestop.testing.memory.faults import Faults, NoFaults, with_faults
 from linestop.testing.memory.log import MemoryLog
 from linestop.testing.memory.publisher import MemoryPublisher
 from linestop.testing.memory.queue import MemoryConsumer, MemoryQueue
-from linestop.testing.memory.shared import MemoryShared
-from linestop.testing.memory.stream import Keeps, MemoryStream, Stored, matches
+from linestop.testing.memory.shared import MemoryBucket
+from linestop.testing.memory.stream import MemoryStream, Retention, Stored, matches
 from linestop.testing.memory.timers import MemoryTimers, Schedules
 
-HINTS_KEPT_MAX: Final = 65_536
+HINTS_WAITING_MAX: Final = 65_536
 """Hints kept for a listener that does not listen; older ones are dropped, as a slow consumer's are."""
 
 
@@ -41,11 +41,11 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True):
 class _Listener:
     def __init__(self, filters: tuple[str, ...]) -> None:
         self.filters = filters
-        self.heard: collections.deque[Hint] = collections.deque(maxlen=HINTS_KEPT_MAX)
+        self.received: collections.deque[Hint] = collections.deque(maxlen=HINTS_WAITING_MAX)
         self.changed = asyncio.Event()
 
-    def hear(self, hint: Hint) -> None:
-        self.heard.append(hint)
+    def receive(self, hint: Hint) -> None:
+        self.received.append(hint)
         self.changed.set()
 
 
@@ -61,7 +61,7 @@ class MemoryBroker:
         self._listeners: list[_Listener] = []
         self._blobs: dict[str, bytes] = {}
         for spec in streams():
-            self._add(spec)
+            self._add_stream(spec)
         self.schedules = Schedules(self._streams[stream_names.TIMERS], now)
 
     def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
@@ -74,16 +74,18 @@ class MemoryBroker:
         """A durable consumer; it is created when it is first asked for, and stays."""
         key = spec.stream, spec.name
         if key not in self._consumers:
-            self._consumers[key] = MemoryConsumer(self._streams[spec.stream], spec, give_up=self._give_up)
+            self._consumers[key] = MemoryConsumer(
+                self._streams[spec.stream], spec, on_max_deliveries=self._publish_max_deliveries
+            )
         return MemoryQueue(self._consumers[key], self.faults)
 
     def blobs(self) -> MemoryBlobs:
         """Write-once payloads."""
         return MemoryBlobs(self._blobs, self.faults)
 
-    def shared(self, bucket: str = stream_names.SHARED_BUCKET) -> MemoryShared:
+    def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> MemoryBucket:
         """A key-value bucket."""
-        return MemoryShared(self._streams[stream_names.bucket_stream(bucket)], bucket, self.faults)
+        return MemoryBucket(self._streams[stream_names.bucket_stream(bucket)], bucket, self.faults)
 
     def timers(self) -> MemoryTimers:
         """Durable timers."""
@@ -91,7 +93,7 @@ class MemoryBroker:
 
     def publisher(self) -> MemoryPublisher:
         """Everything else that goes out."""
-        return MemoryPublisher(self._say, self.faults, self._now)
+        return MemoryPublisher(self._publish, self.faults, self._now)
 
     def stream(self, name: str) -> MemoryStream:
         """The stream itself, for looking behind the ports and for setting its space."""
@@ -101,8 +103,8 @@ class MemoryBroker:
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Say something as any client would: a task, a control message."""
-        async with around(self.faults, "client.publish"):
-            self._say(subject, payload, headers or {})
+        async with with_faults(self.faults, "client.publish"):
+            self._publish(subject, payload, headers or {})
 
     async def listen(self, *filters: str) -> AsyncGenerator[Hint]:
         """Yield what passes on these subjects from now on, republished events included; lossy."""
@@ -111,15 +113,17 @@ class MemoryBroker:
         try:
             while True:
                 listener.changed.clear()
-                while listener.heard:
-                    yield listener.heard.popleft()
+                while listener.received:
+                    yield listener.received.popleft()
                 await listener.changed.wait()
         finally:
             self._listeners.remove(listener)
 
-    def _add(self, spec: StreamSpec) -> None:
+    def _add_stream(self, spec: StreamSpec) -> None:
         config = spec.config
-        stream = MemoryStream(spec.name, self._now, keeps=_keeps(spec), window_s=config["duplicate_window"] / SECOND_NS)
+        stream = MemoryStream(
+            spec.name, self._now, retention=_retention(spec), window_s=config["duplicate_window"] / SECOND_NS
+        )
         self._streams[spec.name] = stream
         self._subjects += [(subject, stream) for subject in config["subjects"]]
         republish = config.get("republish")
@@ -127,24 +131,24 @@ class MemoryBroker:
             source, target = republish["src"].removesuffix(">"), republish["dest"].removesuffix(">")
 
             def republished(stored: Stored) -> None:
-                self._tell(f"{target}{stored.subject.removeprefix(source)}", stored.payload)
+                self._pass_to_listeners(f"{target}{stored.subject.removeprefix(source)}", stored.payload)
 
             stream.listeners.append(republished)
 
-    def _say(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        for wanted, stream in self._subjects:
-            if matches(wanted, subject):
+    def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        for pattern, stream in self._subjects:
+            if matches(pattern, subject):
                 stream.publish(subject, payload, headers=headers, message_id=headers.get("Nats-Msg-Id", ""))
-        self._tell(subject, payload)
+        self._pass_to_listeners(subject, payload)
 
-    def _tell(self, subject: str, payload: bytes) -> None:
+    def _pass_to_listeners(self, subject: str, payload: bytes) -> None:
         hint = Hint(subject=subject, payload=payload)
         for listener in self._listeners:
-            if any(matches(wanted, subject) for wanted in listener.filters):
+            if any(matches(pattern, subject) for pattern in listener.filters):
                 for delay_s in self.faults.copies(subject):
-                    asyncio.get_running_loop().call_later(delay_s, listener.hear, hint)
+                    asyncio.get_running_loop().call_later(delay_s, listener.receive, hint)
 
-    def _give_up(self, spec: ConsumerSpec, stored: Stored) -> None:
+    def _publish_max_deliveries(self, spec: ConsumerSpec, stored: Stored) -> None:
         """Record, as the server does in an advisory, that a message is delivered no more."""
         advisory = {
             "stream": spec.stream,
@@ -153,10 +157,10 @@ class MemoryBroker:
             "deliveries": spec.config["max_deliver"],
         }
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{spec.stream}.{spec.name}"
-        self._say(subject, msgspec.json.encode(advisory), {})
+        self._publish(subject, msgspec.json.encode(advisory), {})
 
 
-def _keeps(spec: StreamSpec) -> Keeps:
+def _retention(spec: StreamSpec) -> Retention:
     if spec.config["retention"] == "workqueue":
         return "work"
     if spec.config.get("discard_new_per_subject"):

@@ -46,7 +46,7 @@ class NoFaults:
 
 
 @asynccontextmanager
-async def around(faults: Faults, op: str) -> AsyncGenerator[None]:
+async def with_faults(faults: Faults, op: str) -> AsyncGenerator[None]:
     """Ask the hooks before and after the body; an error of the body is its answer, and is not lost."""
     await faults.before(op)
     yield

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, Meanwhile, StoredMessage, left_of
+from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, OnSent, StoredMessage, left_of
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.bus.jetstream.wire import header_block
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RoleName, RunId, TenantId
-from linestop.testing.memory.faults import Faults, around
-from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast
+from linestop.testing.memory.faults import Faults, with_faults
+from linestop.testing.memory.stream import Expected, MemoryStream, Stored, StreamFull, SubjectTaken, WrongLastSequence
 
 
 class MemoryLog:
@@ -33,20 +33,20 @@ class MemoryLog:
         self._roles = roles
         self._forks = forks
 
-    async def append(self, append: Append, *, meanwhile: Meanwhile | None = None) -> int:
+    async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Store the event if the run's head is still the one named."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
-        subject = self._named(append.subject)
+        subject = self._log_subject(append.subject)
         # Refuses, as the wire would, what cannot be a header; the bytes are of no use here.
         header_block({"Nats-Msg-Id": append.event_id, **append.headers})
         # Before the request travels: on a wire too, whoever appends has folded ahead what may never be stored.
-        if meanwhile is not None:
-            meanwhile()
-        async with around(self._faults, "log.append"):
+        if on_sent is not None:
+            on_sent()
+        async with with_faults(self._faults, "log.append"):
             if append.role not in self._roles:
                 raise PermissionDenied(f"This credential may not publish on {subject}; use its role's own.")
             return self._store(append, subject)
@@ -55,18 +55,18 @@ class MemoryLog:
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
         """All messages of the run above ``after_seq``, in order."""
-        async with around(self._faults, "log.load_leader" if leader else "log.load"):
+        async with with_faults(self._faults, "log.load_leader" if leader else "log.load"):
             return _messages(self._stream.matching(self._filter(tenant, run), after_seq=after_seq))
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """The message at this stream sequence."""
-        async with around(self._faults, "log.message_at"):
+        async with with_faults(self._faults, "log.message_at"):
             found = self._stream.at(seq)
             return _messages([found])[0] if found else None
 
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
         """The run's last message."""
-        async with around(self._faults, "log.head"):
+        async with with_faults(self._faults, "log.head"):
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
 
@@ -75,19 +75,19 @@ class MemoryLog:
         first = next(iter(self._stream.matching(self._filter(tenant, run))), None)
         if first is not None and first.subject.endswith(".1"):
             return None
-        found = self._outcomes.last(subjects.outcome_of(tenant, run))
+        found = self._outcomes.last(subjects.run_outcome_filter(tenant, run))
         return left_of(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs."""
-        async with around(self._faults, "log.page"):
-            return _messages(self._stream.matching(self._named("runs.>"), after_seq=after_seq)[:PAGE_MESSAGES])
+        async with with_faults(self._faults, "log.page"):
+            return _messages(self._stream.matching(self._log_subject("runs.>"), after_seq=after_seq)[:PAGE_MESSAGES])
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs with a first event and no sealed one."""
-        async with around(self._faults, "log.open_runs"):
+        async with with_faults(self._faults, "log.open_runs"):
             begun = self._runs("runs.*.*.*.*.1")
-            sealed = self._runs(subjects.wakes_on("recorder", "sealed"))
+            sealed = self._runs(subjects.event_filter("recorder", "sealed"))
             return [run for run in begun if run not in sealed]
 
     async def replicated(self) -> bool:
@@ -100,18 +100,18 @@ class MemoryLog:
 
     async def fullest(self) -> Fill:
         """How full the log is; nothing else is bounded in memory."""
-        async with around(self._faults, "log.fullest"):
+        async with with_faults(self._faults, "log.fullest"):
             limit = self._stream.bytes_max
             used = min(1.0, self._stream.bytes_used / limit) if limit else 0.0
             return Fill(stream=self._stream.name, used=used, bytes_max=limit)
 
     def _store(self, append: Append, subject: str) -> int:
-        own = self._stream.last(subject)
-        if own is not None and own.payload == append.payload:
-            return own.seq
+        stored_before = self._stream.last(subject)
+        if stored_before is not None and stored_before.payload == append.payload:
+            return stored_before.seq
         expected = Expected(self._filter(append.tenant, append.run), append.head_seq)
         message_id = f"{append.run}:{append.n}:{append.event_id}"
-        moved = (
+        head_moved_sentence = (
             f"Event {append.n} of run {append.run} was not stored: another event came first. "
             "Load the run and decide again."
         )
@@ -119,11 +119,11 @@ class MemoryLog:
             seq = self._stream.publish(
                 subject, append.payload, headers=append.headers, message_id=message_id, expected=expected
             )
-        except WrongLast as wrong:
-            raise HeadMoved(moved, head_seq=wrong.head_seq) from None
-        except Taken:
-            raise HeadMoved(moved) from None
-        except Full:
+        except WrongLastSequence as wrong:
+            raise HeadMoved(head_moved_sentence, head_seq=wrong.head_seq) from None
+        except SubjectTaken:
+            raise HeadMoved(head_moved_sentence) from None
+        except StreamFull:
             raise TooLarge(
                 f"The run log has no room for event {append.n} of run {append.run}: raise its max_bytes, "
                 "or export and remove what is old."
@@ -131,18 +131,18 @@ class MemoryLog:
         stored = self._stream.at(seq)
         if stored is None or stored.subject != subject or stored.payload != append.payload:
             # Message ids count for the whole stream: somebody else used ours.
-            raise HeadMoved(moved)
+            raise HeadMoved(head_moved_sentence)
         return seq
 
-    def _runs(self, wanted: str) -> dict[tuple[TenantId, RunId], None]:
-        tokens = (m.subject.split(".") for m in self._stream.matching(self._named(wanted)))
+    def _runs(self, pattern: str) -> dict[tuple[TenantId, RunId], None]:
+        tokens = (m.subject.split(".") for m in self._stream.matching(self._log_subject(pattern)))
         return {(TenantId(t[1]), RunId(t[2])): None for t in tokens}
 
-    def _named(self, subject: str) -> str:
+    def _log_subject(self, subject: str) -> str:
         return subjects.fork(subject) if self._forks else subject
 
     def _filter(self, tenant: TenantId, run: RunId) -> str:
-        return self._named(subjects.run_filter(tenant, run))
+        return self._log_subject(subjects.run_filter(tenant, run))
 
 
 def _messages(found: Sequence[Stored]) -> list[StoredMessage]:

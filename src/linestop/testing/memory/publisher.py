@@ -11,41 +11,41 @@ from linestop.errors import TooLarge, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.messages import OFFSET_HEADER
 from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId
-from linestop.testing.memory.faults import Faults, around
-from linestop.testing.memory.stream import Full, Taken
+from linestop.testing.memory.faults import Faults, with_faults
+from linestop.testing.memory.stream import StreamFull, SubjectTaken
 
-Say = Callable[[str, bytes, dict[str, str]], None]
+Publish = Callable[[str, bytes, dict[str, str]], None]
 """Publish on a subject: whatever stream has it stores it, whoever listens hears it."""
 
 
 class MemoryPublisher:
     """See ``ports.Publisher``."""
 
-    def __init__(self, say: Say, faults: Faults, now: Callable[[], datetime]) -> None:
-        self._say = say
+    def __init__(self, publish: Publish, faults: Faults, now: Callable[[], datetime]) -> None:
+        self._publish = publish
         self._now = now
         self._faults = faults
 
     async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
         """Publish the run's outcome once; a second one for the same run changes nothing."""
         subject = subjects.outcome(tenant, AgentName(agent), run=run)
-        async with around(self._faults, "publisher.outcome"):
-            with contextlib.suppress(Taken):
+        async with with_faults(self._faults, "publisher.outcome"):
+            with contextlib.suppress(SubjectTaken):
                 try:
-                    self._say(subject, payload, headers)
-                except Full:
+                    self._publish(subject, payload, headers)
+                except StreamFull:
                     raise TooLarge(f"The outcome of run {run} was not stored: its stream is full.") from None
 
     async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
         """Store an alert. One of the same message id within the stream's window is stored once."""
-        async with around(self._faults, "publisher.alert"):
-            self._say(subjects.alert(tenant, kind), payload, headers)
+        async with with_faults(self._faults, "publisher.alert"):
+            self._publish(subjects.alert(tenant, kind), payload, headers)
 
-    async def dead(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
+    async def dead_letter(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
         """Store a dead letter."""
-        async with around(self._faults, "publisher.dead"):
+        async with with_faults(self._faults, "publisher.dead"):
             headers = dead_letter_headers(role, tenant, run, payload, at=self._now())
-            self._say(subjects.dead(TenantId(tenant), RunId(run), role=role), payload, headers)
+            self._publish(subjects.dead_letter(TenantId(tenant), RunId(run), role=role), payload, headers)
 
     async def delta(self, place: DeltaSubject, text: str, *, offset: int) -> None:
         """Send the next piece of an attempt's text, ``offset`` characters into it; lossy, never fails."""
@@ -62,5 +62,5 @@ class MemoryPublisher:
 
     async def _lossy(self, what: str, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         with contextlib.suppress(Unreachable):
-            async with around(self._faults, f"publisher.{what}"):
-                self._say(subject, payload, headers or {})
+            async with with_faults(self._faults, f"publisher.{what}"):
+                self._publish(subject, payload, headers or {})

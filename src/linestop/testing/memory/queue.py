@@ -10,14 +10,14 @@ from typing import Final
 
 import anyio
 
-from linestop.bus.interfaces import Room
+from linestop.bus.interfaces import PullCapacity
 from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches
 
 IN_FLIGHT_MAX: Final = 64
-LOOK_EVERY_S: Final = 2.0
+ROOM_POLL_S: Final = 2.0
 """How often a loop asks again whether there is room, as the one on the real server does."""
 
 
@@ -25,7 +25,7 @@ class MemoryConsumer:
     """The server's side of a durable consumer; any number of loops pull from it."""
 
     def __init__(
-        self, stream: MemoryStream, spec: ConsumerSpec, *, give_up: Callable[[ConsumerSpec, Stored], None]
+        self, stream: MemoryStream, spec: ConsumerSpec, *, on_max_deliveries: Callable[[ConsumerSpec, Stored], None]
     ) -> None:
         config = spec.config
         self.spec = spec
@@ -33,7 +33,7 @@ class MemoryConsumer:
         self._deliver_max: int = config["max_deliver"]
         waits_ns: Sequence[int] = config.get("backoff") or [config["ack_wait"]]
         self._waits_s = [wait / SECOND_NS for wait in waits_ns]
-        self._give_up = give_up
+        self._on_max_deliveries = on_max_deliveries
         self.changed = asyncio.Event()
         self._stream = stream
         self._ready: collections.deque[int] = collections.deque()
@@ -53,13 +53,13 @@ class MemoryConsumer:
             attempt = self._attempts.get(seq, 0) + 1
             self._attempts[seq] = attempt
             if 0 < self._deliver_max < attempt:
-                self._give_up(self.spec, stored)
+                self._on_max_deliveries(self.spec, stored)
                 continue
-            self._later(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+            self._schedule_redelivery(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
             return stored, attempt
         return None
 
-    def holds(self, seq: int) -> bool:
+    def is_unsettled(self, seq: int) -> bool:
         """Whether the message is handed out and neither settled nor due again."""
         return seq in self._unsettled
 
@@ -75,35 +75,35 @@ class MemoryConsumer:
             self._stream.remove(seq)
         self.notify()
 
-    def again(self, seq: int, delay_s: float) -> None:
+    def redeliver_after(self, seq: int, delay_s: float) -> None:
         """Deliver again after this long."""
         if seq in self._unsettled:
-            self._later(seq, delay_s)
+            self._schedule_redelivery(seq, delay_s)
             self.notify()
 
-    def keep(self, seq: int, attempt: int) -> None:
+    def restart_ack_wait(self, seq: int, attempt: int) -> None:
         """Count the time until it is delivered again from now."""
         if seq in self._unsettled and self._attempts[seq] == attempt:
-            self._later(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+            self._schedule_redelivery(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
 
     def notify(self) -> None:
         """Wake every loop that waits for a change."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    def _later(self, seq: int, delay_s: float) -> None:
+    def _schedule_redelivery(self, seq: int, delay_s: float) -> None:
         timer = self._unsettled.pop(seq, None)
         if timer is not None:
             timer.cancel()
-        self._unsettled[seq] = asyncio.get_running_loop().call_later(delay_s, self._due, seq)
+        self._unsettled[seq] = asyncio.get_running_loop().call_later(delay_s, self._redeliver, seq)
 
-    def _due(self, seq: int) -> None:
+    def _redeliver(self, seq: int) -> None:
         self._unsettled.pop(seq, None)
         self._ready.appendleft(seq)
         self.notify()
 
     def _offer(self, stored: Stored) -> None:
-        if any(matches(wanted, stored.subject) for wanted in self._filters):
+        if any(matches(pattern, stored.subject) for pattern in self._filters):
             self._ready.append(stored.seq)
             self.notify()
 
@@ -144,25 +144,25 @@ class MemoryDelivery:
 
     async def ack(self) -> None:
         """Done: do not deliver again."""
-        if await self._arrives("queue.ack"):
+        if await self._reaches_consumer("queue.ack"):
             self._consumer.settle(self.seq)
 
     async def in_progress(self) -> None:
         """Still at it: count the time until it is delivered again from now."""
-        if await self._arrives("queue.in_progress"):
-            self._consumer.keep(self.seq, self.attempt)
+        if await self._reaches_consumer("queue.in_progress"):
+            self._consumer.restart_ack_wait(self.seq, self.attempt)
 
     async def nak(self, delay_s: float) -> None:
         """Our own failure: deliver again after this long."""
-        if await self._arrives("queue.nak"):
-            self._consumer.again(self.seq, delay_s)
+        if await self._reaches_consumer("queue.nak"):
+            self._consumer.redeliver_after(self.seq, delay_s)
 
     async def term(self, reason: str) -> None:  # noqa: ARG002 - the server only logs it
         """Never deliver again."""
-        if await self._arrives("queue.term"):
+        if await self._reaches_consumer("queue.term"):
             self._consumer.settle(self.seq)
 
-    async def _arrives(self, op: str) -> bool:
+    async def _reaches_consumer(self, op: str) -> bool:
         """Whether the answer reaches the consumer: it is sent without waiting, so a loss shows to nobody."""
         try:
             await self._faults.before(op)
@@ -179,33 +179,33 @@ class MemoryQueue:
         self._faults = faults
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, room: Room | None = None
+        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[MemoryDelivery]:
         """Yield messages as they come, for ever."""
         arrived: collections.deque[MemoryDelivery] = collections.deque()
-        mine: set[int] = set()
+        unsettled: set[int] = set()
         consumer = self._consumer
-        forget = room.watch(consumer.notify) if room is not None else None
+        stop_watching = capacity.watch(consumer.notify) if capacity is not None else None
         try:
             while True:
                 changed = consumer.changed
-                mine = {seq for seq in mine if consumer.holds(seq)}
+                unsettled = {seq for seq in unsettled if consumer.is_unsettled(seq)}
                 if arrived:
                     yield arrived.popleft()
                     continue
-                most = in_flight_max if room is None else min(in_flight_max, room.free())
-                taken = consumer.take() if len(mine) < most else None
+                unsettled_max = in_flight_max if capacity is None else min(in_flight_max, capacity.free())
+                taken = consumer.take() if len(unsettled) < unsettled_max else None
                 if taken is None:
-                    with anyio.move_on_after(LOOK_EVERY_S if room is not None else None):
+                    with anyio.move_on_after(ROOM_POLL_S if capacity is not None else None):
                         await changed.wait()
                     continue
-                mine.add(taken[0].seq)
-                self._post(taken, arrived)
+                unsettled.add(taken[0].seq)
+                self._deliver_copies(taken, arrived)
         finally:
-            if forget is not None:
-                forget()
+            if stop_watching is not None:
+                stop_watching()
 
-    def _post(self, taken: tuple[Stored, int], arrived: collections.deque[MemoryDelivery]) -> None:
+    def _deliver_copies(self, taken: tuple[Stored, int], arrived: collections.deque[MemoryDelivery]) -> None:
         """Put every copy of a delivery on its way."""
         stored, attempt = taken
         for delay_s in self._faults.copies(stored.subject):

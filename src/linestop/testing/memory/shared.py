@@ -7,15 +7,15 @@ from typing import Final
 import msgspec
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import SharedValue
+from linestop.bus.interfaces import BucketValue
 from linestop.errors import Conflict, TooLarge
-from linestop.testing.memory.faults import Faults, around
-from linestop.testing.memory.stream import Expected, Full, MemoryStream, Stored, Taken, WrongLast
+from linestop.testing.memory.faults import Faults, with_faults
+from linestop.testing.memory.stream import Expected, MemoryStream, Stored, StreamFull, SubjectTaken, WrongLastSequence
 
 _DELETED: Final = {"KV-Operation": "DEL"}
 
 
-class MemoryShared:
+class MemoryBucket:
     """One bucket; see ``ports.Shared``."""
 
     def __init__(self, stream: MemoryStream, bucket: str, faults: Faults) -> None:
@@ -23,42 +23,42 @@ class MemoryShared:
         self._bucket = bucket
         self._faults = faults
 
-    async def get(self, key: str) -> SharedValue | None:
+    async def get(self, key: str) -> BucketValue | None:
         """The key's value and revision, None if it does not exist."""
-        async with around(self._faults, "shared.get"):
-            found = self._stream.last(self._subject(key))
-            return None if found is None or found.headers else self._value(found)
+        async with with_faults(self._faults, "shared.get"):
+            stored = self._stream.last(self._subject(key))
+            return None if stored is None or stored.headers else self._value(stored)
 
     async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
         """Store a new key and return its revision."""
-        async with around(self._faults, "shared.create"):
-            found = self._stream.last(self._subject(key))
-            if found is not None and not found.headers:
+        async with with_faults(self._faults, "shared.create"):
+            stored = self._stream.last(self._subject(key))
+            if stored is not None and not stored.headers:
                 raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
-            return self._put(key, value, revision=found.seq if found else 0, ttl_s=ttl_s)
+            return self._put(key, value, revision=stored.seq if stored else 0, ttl_s=ttl_s)
 
     async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
         """Replace the value if its revision is still this one; return the new revision."""
-        async with around(self._faults, "shared.update"):
+        async with with_faults(self._faults, "shared.update"):
             return self._put(key, value, revision=revision, ttl_s=ttl_s)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Delete the key, if ``revision`` is given only while it has that."""
-        async with around(self._faults, "shared.delete"):
-            found = self._stream.last(self._subject(key))
-            if found is not None and not found.headers:
-                self._put(key, b"", revision=found.seq if revision is None else revision, deleted=True)
+        async with with_faults(self._faults, "shared.delete"):
+            stored = self._stream.last(self._subject(key))
+            if stored is not None and not stored.headers:
+                self._put(key, b"", revision=stored.seq if revision is None else revision, deleted=True)
 
-    async def values(self, prefix: str) -> list[SharedValue]:
+    async def values(self, prefix: str) -> list[BucketValue]:
         """All keys that begin with ``prefix``, with their values."""
-        async with around(self._faults, "shared.values"):
+        async with with_faults(self._faults, "shared.values"):
             found = self._stream.matching(self._subject(f"{prefix}>"))
             present = [item for item in found if not item.headers]
             return [msgspec.structs.replace(self._value(item), stored_at=item.stored_at) for item in present]
 
     async def keys(self, prefix: str) -> list[str]:
         """All keys that begin with ``prefix``."""
-        async with around(self._faults, "shared.keys"):
+        async with with_faults(self._faults, "shared.keys"):
             found = self._stream.matching(self._subject(f"{prefix}>"))
             return [self._key(item.subject) for item in found if not item.headers]
 
@@ -68,14 +68,14 @@ class MemoryShared:
         try:
             expected = Expected(subject, revision)
             seq = self._stream.publish(subject, value, headers=headers, expected=expected)
-        except (WrongLast, Taken):
+        except (WrongLastSequence, SubjectTaken):
             raise Conflict(
                 f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
             ) from None
-        except Full:
+        except StreamFull:
             raise TooLarge(f"The stream of {subject} has no room: raise its max_bytes.") from None
         if ttl_s is not None:
-            self._stream.end_after(seq, ttl_s)
+            self._stream.expire_after(seq, ttl_s)
         return seq
 
     def _subject(self, key: str) -> str:
@@ -84,5 +84,5 @@ class MemoryShared:
     def _key(self, subject: str) -> str:
         return subject.removeprefix(stream_names.bucket_key(self._bucket, ""))
 
-    def _value(self, found: Stored) -> SharedValue:
-        return SharedValue(key=self._key(found.subject), value=found.payload, revision=found.seq)
+    def _value(self, stored: Stored) -> BucketValue:
+        return BucketValue(key=self._key(stored.subject), value=stored.payload, revision=stored.seq)

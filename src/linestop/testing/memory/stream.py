@@ -12,7 +12,7 @@ import msgspec
 _GROUP_TOKENS: Final = 3
 """Messages are grouped by their first tokens, so that one run is found without walking all of them."""
 
-Keeps = Literal["all", "first", "last", "work"]
+Retention = Literal["all", "first", "last", "work"]
 """Of messages on one subject: all, only the first (write-once), only the last (a key-value bucket); or all
 until they are acknowledged (a work queue)."""
 
@@ -27,7 +27,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     stored_at: datetime
 
 
-class WrongLast(Exception):  # noqa: N818 - 10071, an answer and not a failure
+class WrongLastSequence(Exception):  # noqa: N818 - 10071, an answer and not a failure
     """Raised when the expected last message is not the last; names the real one."""
 
     def __init__(self, head_seq: int) -> None:
@@ -35,11 +35,11 @@ class WrongLast(Exception):  # noqa: N818 - 10071, an answer and not a failure
         self.head_seq = head_seq
 
 
-class Taken(Exception):  # noqa: N818 - 10077, an answer and not a failure
+class SubjectTaken(Exception):  # noqa: N818 - 10077, an answer and not a failure
     """Raised when the subject has its one message already."""
 
 
-class Full(Exception):  # noqa: N818 - 10077 too
+class StreamFull(Exception):  # noqa: N818 - 10077 too
     """Raised when the stream has no room left."""
 
 
@@ -54,22 +54,22 @@ class MemoryStream:
     """One stream. ``now`` is the clock its messages are stamped with; ``window_s`` is that of message ids."""
 
     def __init__(
-        self, name: str, now: Callable[[], datetime], *, keeps: Keeps = "all", window_s: float = 120.0
+        self, name: str, now: Callable[[], datetime], *, retention: Retention = "all", window_s: float = 120.0
     ) -> None:
         self.name = name
-        self.is_work_queue = keeps == "work"
+        self.is_work_queue = retention == "work"
         self.bytes_max = 0
         self.bytes_used = 0
         self.listeners: list[Callable[[Stored], None]] = []
         self._now = now
-        self._keeps = keeps
+        self._retention = retention
         self._window_s = window_s
         self._last_seq = 0
         self._messages: dict[int, Stored] = {}
         self._groups: dict[str, dict[int, Stored]] = {}
         self._last_on: dict[str, int] = {}
         self._ids: dict[str, tuple[int, datetime]] = {}
-        self._ends: list[tuple[datetime, int]] = []
+        self._expiries: list[tuple[datetime, int]] = []
 
     def publish(
         self,
@@ -91,16 +91,16 @@ class MemoryStream:
         if expected is not None:
             head = self.last(expected.filter)
             if (head.seq if head else 0) != expected.seq:
-                raise WrongLast(head.seq if head else 0)
+                raise WrongLastSequence(head.seq if head else 0)
         if message_id and message_id in self._ids:
             seq, at = self._ids[message_id]
             if (now - at).total_seconds() <= self._window_s:
                 return seq
-        if self._keeps == "first" and subject in self._last_on:
-            raise Taken
+        if self._retention == "first" and subject in self._last_on:
+            raise SubjectTaken
         size = len(subject) + len(payload)
         if self.bytes_max and self.bytes_used + size > self.bytes_max:
-            raise Full
+            raise StreamFull
         return self._store(subject, payload, headers=headers or {}, message_id=message_id)
 
     def at(self, seq: int) -> Stored | None:
@@ -109,7 +109,7 @@ class MemoryStream:
 
     def last(self, filter_: str) -> Stored | None:
         """The last message on a subject or filter."""
-        self._end_due()
+        self._expire_due()
         if "*" not in filter_ and ">" not in filter_:
             seq = self._last_on.get(filter_)
             return self._messages.get(seq) if seq else None
@@ -117,7 +117,7 @@ class MemoryStream:
 
     def matching(self, filter_: str, *, after_seq: int = 0) -> list[Stored]:
         """All messages of a filter above a sequence, in order."""
-        self._end_due()
+        self._expire_due()
         found = (m for m in self._candidates(filter_) if m.seq > after_seq)
         return [m for m in found if matches(filter_, m.subject)]
 
@@ -131,16 +131,16 @@ class MemoryStream:
         if self._last_on.get(message.subject) == seq:
             del self._last_on[message.subject]
 
-    def end_after(self, seq: int, ttl_s: int) -> None:
+    def expire_after(self, seq: int, ttl_s: int) -> None:
         """Forget a message after so many seconds, unless that happened before."""
-        heapq.heappush(self._ends, (self._now() + timedelta(seconds=ttl_s), seq))
+        heapq.heappush(self._expiries, (self._now() + timedelta(seconds=ttl_s), seq))
 
-    def _end_due(self) -> None:
-        while self._ends and self._ends[0][0] <= self._now():
-            self.remove(heapq.heappop(self._ends)[1])
+    def _expire_due(self) -> None:
+        while self._expiries and self._expiries[0][0] <= self._now():
+            self.remove(heapq.heappop(self._expiries)[1])
 
     def _store(self, subject: str, payload: bytes, *, headers: dict[str, str], message_id: str) -> int:
-        if self._keeps == "last" and subject in self._last_on:
+        if self._retention == "last" and subject in self._last_on:
             self.remove(self._last_on[subject])
         self._last_seq += 1
         seq = self._last_seq
@@ -157,20 +157,22 @@ class MemoryStream:
 
     def _candidates(self, filter_: str, *, backwards: bool = False) -> Iterator[Stored]:
         group = _group(filter_)
-        whole = "*" in group or ">" in group or group.count(".") < _GROUP_TOKENS - 1
-        messages = self._messages if whole else self._groups.get(group, {})
+        all_groups = "*" in group or ">" in group or group.count(".") < _GROUP_TOKENS - 1
+        messages = self._messages if all_groups else self._groups.get(group, {})
         return iter(reversed(messages.values())) if backwards else iter(tuple(messages.values()))
 
 
 def matches(filter_: str, subject: str) -> bool:
     """Say whether a subject matches a filter with ``*`` (one token) and ``>`` (one or more at the end)."""
-    wanted, tokens = filter_.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
+    pattern_tokens, tokens = filter_.split("."), subject.split(".")
+    if pattern_tokens[-1] == ">":
+        pattern_tokens.pop()
+        if len(tokens) <= len(pattern_tokens):
             return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(w in {"*", t} for w, t in zip(wanted, tokens, strict=True))
+        tokens = tokens[: len(pattern_tokens)]
+    return len(pattern_tokens) == len(tokens) and all(
+        w in {"*", t} for w, t in zip(pattern_tokens, tokens, strict=True)
+    )
 
 
 def _group(subject: str) -> str:

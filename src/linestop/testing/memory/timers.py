@@ -8,7 +8,7 @@ from datetime import datetime
 
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.testing.memory.faults import Faults, around
+from linestop.testing.memory.faults import Faults, with_faults
 from linestop.testing.memory.stream import MemoryStream
 
 
@@ -18,30 +18,30 @@ class Schedules:
     def __init__(self, stream: MemoryStream, now: Callable[[], datetime]) -> None:
         self._stream = stream
         self._now = now
-        self._set: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def pending(self) -> list[str]:
         """The subjects of what is set and has not fired."""
-        return sorted(self._set)
+        return sorted(self._timers)
 
     def set(self, target: str, at: datetime) -> None:
         """Publish on ``target`` when it is ``at``, never earlier; replaces an earlier setting."""
         self.cancel(target)
         delay_s = max(0.0, (at - self._now()).total_seconds())
-        self._set[target] = asyncio.get_running_loop().call_later(delay_s, self._ring, target, at)
+        self._timers[target] = asyncio.get_running_loop().call_later(delay_s, self._fire, target, at)
 
     def cancel(self, target: str) -> None:
         """Forget what was set for ``target``."""
-        timer = self._set.pop(target, None)
+        timer = self._timers.pop(target, None)
         if timer is not None:
             timer.cancel()
 
-    def _ring(self, target: str, at: datetime) -> None:
+    def _fire(self, target: str, at: datetime) -> None:
         if self._now() < at:
             self.set(target, at)
             return
-        del self._set[target]
+        del self._timers[target]
         self._stream.publish(target, b"")
 
 
@@ -54,10 +54,10 @@ class MemoryTimers:
 
     async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
         """(Re)set the run's timer ``name`` to ``at``; a time in the past fires at once."""
-        async with around(self._faults, "timers.set"):
+        async with with_faults(self._faults, "timers.set"):
             self._schedules.set(subjects.timer_fire(tenant, run, name=name), at)
 
     async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
         """Remove the run's timer ``name``; harmless if there is none."""
-        async with around(self._faults, "timers.cancel"):
+        async with with_faults(self._faults, "timers.cancel"):
             self._schedules.cancel(subjects.timer_fire(tenant, run, name=name))
