@@ -304,7 +304,7 @@ def test_an_agent_is_named_after_its_file(tmp_path: Path) -> None:
 
 def test_the_example_project_can_be_loaded_without_findings() -> None:
     """The example in the repository is right."""
-    folder = Path(__file__).parents[1] / "examples" / "support"
+    folder = Path(__file__).parents[2] / "examples" / "support"
     found = load_project(folder, environ={})
     registry = load_registry(found.config.tools, base=folder)
     (support,) = load_agents(found, registry.contracts())
