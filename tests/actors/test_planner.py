@@ -9,7 +9,7 @@ import pytest
 from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
 from linestop.actors.facts import Facts, KillSwitches, PinnedAgent, Worker
-from linestop.actors.planner import CALL_ID_CHARS_MAX
+from linestop.actors.model_reply_events import CALL_ID_CHARS_MAX
 from linestop.actors.prompt import assemble
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import (

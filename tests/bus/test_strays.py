@@ -9,7 +9,8 @@ import pytest
 from tests.builders import NOW
 
 from linestop.bus.interfaces import Bucket
-from linestop.runtime.money.ledger import AccountLedger, HoldRequest, read_account
+from linestop.runtime.money.holds import HoldRequest
+from linestop.runtime.money.ledger import AccountLedger, read_account
 from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Cue, Held, SettledHold

@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import NOW
 
-from linestop.runtime.money.ledger import AccountLedger, HoldRequest
+from linestop.runtime.money.holds import HoldRequest
+from linestop.runtime.money.ledger import AccountLedger
 from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
 from linestop.schemas.defaults import AccountLimits
 from linestop.testing.memory import MemoryBroker

@@ -19,13 +19,14 @@ from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.role_protocol import Role
-from linestop.bus import run_outcomes_and_alerts, stream_names
+from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import Backend
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.idempotency_keys import IdempotencyKeys
 from linestop.bus.interfaces import Delivery, PullCapacity
 from linestop.bus.kill_switch_store import KillSwitchStore
+from linestop.bus.run_outcomes_and_alerts import SYSTEM_TENANT, clock_off_alert, event_alerts
 from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec, consumer_spec
 from linestop.bus.worker_heartbeats import Heartbeat
 from linestop.errors import LinestopError, TooLarge
@@ -180,12 +181,8 @@ class ActorProcess:
         """Call a person for a clock that is wrong; when it is right again, look at what was left lying."""
         if refusal:
             binding = self.shell.bindings[0]
-            alert = run_outcomes_and_alerts.clock_off_alert(
-                self.config.worker, binding.role.name, refusal, at=self.clock.now()
-            )
-            await binding.publisher.alert(
-                run_outcomes_and_alerts.SYSTEM_TENANT, alert.kind, alert.payload, alert.headers
-            )
+            alert = clock_off_alert(self.config.worker, binding.role.name, refusal, at=self.clock.now())
+            await binding.publisher.alert(SYSTEM_TENANT, alert.kind, alert.payload, alert.headers)
         else:
             await self.sweep.once_with_retries()
 
@@ -336,7 +333,7 @@ class ActorProcess:
                 return
             # Also those of an operator's stop, for which no actor was needed.
             await self.shell.outbox.publish_alerts(
-                entry.run, run_outcomes_and_alerts.event_alerts(entry.run, since=NEVER, kinds=STOP_ALERT_KINDS)
+                entry.run, event_alerts(entry.run, since=NEVER, kinds=STOP_ALERT_KINDS)
             )
         await delivery.ack()
 

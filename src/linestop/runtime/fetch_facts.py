@@ -37,7 +37,8 @@ from linestop.bus.kill_switch_store import KillSwitchStore
 from linestop.bus.worker_heartbeats import Roster
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
-from linestop.runtime.money.ledger import AccountLedger, HoldRequest
+from linestop.runtime.money.holds import HoldRequest
+from linestop.runtime.money.ledger import AccountLedger
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches

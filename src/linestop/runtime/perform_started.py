@@ -11,7 +11,12 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.bus.event_envelope import EventEncoder
 from linestop.errors import RetryableError
+from linestop.runtime.outbox import Outbox
+from linestop.runtime.role_binding import RoleBinding
+from linestop.runtime.run_cache import CachedRun
+from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -23,6 +28,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.performer_interfaces import LongResult
 from linestop.schemas.run.state import Run
+from linestop.schemas.start_deadline import IS_STOPPED
 
 LOG = structlog.get_logger("linestop.shell")
 REPORT_AGAIN_S = 1.0
@@ -79,6 +85,76 @@ def attempt_key(result: AnyEvent | LongResult) -> tuple[str, int]:
     """Which part of a start a result is about: (call, attempt), a model call having no call."""
     event = result.event if isinstance(result, LongResult) else result
     return getattr(event, "call", ""), getattr(event, "attempt", 0)
+
+
+class StartPerformer:
+    """Performs what was started and hands each of its results to ``report``, which stores it in the log."""
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        outbox: Outbox,
+        encoder: EventEncoder,
+        *,
+        may_still_begin: Callable[[CachedRun, Execution], Awaitable[bool]],
+        report: Callable[[CachedRun, RoleBinding, AnyEvent, int], Awaitable[None]],
+    ) -> None:
+        self._capacity = capacity
+        self._outbox = outbox
+        self._encoder = encoder
+        self._may_still_begin = may_still_begin
+        self._report = report
+
+    async def perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution) -> None:
+        """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
+        assert binding.performer is not None
+        reported: set[tuple[str, int]] = set()
+        begun = False
+        self._capacity.record_lag(asyncio.get_running_loop().time() - execution.stored_at)
+        try:
+            with execution.scope:
+                IS_STOPPED.set(entry.may_not_begin)
+                begun = await self._may_still_begin(entry, execution)
+                if begun:
+                    await self._perform_safely(entry, binding, execution, reported)
+            with anyio.CancelScope(shield=True):
+                for event in binding.performer.report_cancelled(execution.view, frozenset(reported), begun=begun):
+                    await self._report(entry, binding, execution.with_duration(event) if begun else event, execution.n)
+        finally:
+            # Not before its last result is said: what this process does not perform, its roles call never begun.
+            entry.performing.pop(execution.n, None)
+            self._capacity.end(entry.key, execution.n)
+
+    async def _perform_safely(
+        self, entry: CachedRun, binding: RoleBinding, execution: Execution, reported: set[tuple[str, int]]
+    ) -> None:
+        assert binding.performer is not None
+        storing: list[asyncio.Task[None]] = []
+        try:
+            execution.begun_at = asyncio.get_running_loop().time()
+            async for result in binding.performer.perform(execution.view, execution.started):
+                reported.add(attempt_key(result))
+                if len(reported) == execution.result_count:
+                    self._capacity.end(entry.key, execution.n)
+                if isinstance(result, LongResult):
+                    # Its call has ended, so nothing stops this; and no other result waits for it.
+                    storing.append(asyncio.create_task(self._store_and_report(entry, binding, result, execution.n)))
+                    continue
+                with anyio.CancelScope(shield=True):
+                    await self._report(entry, binding, execution.with_duration(result), execution.n)
+        except Exception as error:
+            LOG.exception("perform_failed", run=entry.run.run, n=execution.n)
+            self._outbox.dead_letter(
+                binding, entry.run, f"performing event {execution.n}: {type(error).__name__}: {error}"
+            )
+        finally:
+            with anyio.CancelScope(shield=True):
+                for task in storing:
+                    await task
+
+    async def _store_and_report(self, entry: CachedRun, binding: RoleBinding, result: LongResult, n: int) -> None:
+        event = await self._encoder.store_full_result(entry.run.tenant, result)
+        await self._report(entry, binding, event, n)
 
 
 def is_recorded(run: Run, event: AnyEvent, n: int) -> bool:

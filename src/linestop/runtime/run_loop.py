@@ -31,17 +31,15 @@ from linestop.runtime.decide_next import Decider, Draft, Pass, stop_if_subject_t
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.head_watch import watch_heads
 from linestop.runtime.outbox import Outbox
-from linestop.runtime.perform_started import Execution, attempt_key, is_recorded, mark_late, report_until_stored
+from linestop.runtime.perform_started import Execution, StartPerformer, is_recorded, mark_late, report_until_stored
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.run_cache import CachedRun, RunCache
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
-from linestop.schemas.performer_interfaces import LongResult
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
 from linestop.schemas.run.whose_turn import role_to_wake
-from linestop.schemas.start_deadline import IS_STOPPED
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.shell")
@@ -75,6 +73,9 @@ class Shell:
         self.outbox = Outbox(self.bindings, config.signer)
         self._facts, self.pinned_agent, self._encoder = facts, facts.pinned_agent, encoder
         self._alarms = Alarms(timers, self.role_names, now=config.now, schedule=self.schedule)
+        self._performer = StartPerformer(
+            self.capacity, self.outbox, encoder, may_still_begin=self._may_still_begin, report=self._report_safely
+        )
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -223,7 +224,10 @@ class Shell:
             entry.performing[run.n] = scope
             self.capacity.begin(run, event)
             self._tasks.start_soon(
-                self._perform, entry, binding, Execution(event, view, scope, n=run.n, append_began_at=append_began_at)
+                self._performer.perform,
+                entry,
+                binding,
+                Execution(event, view, scope, n=run.n, append_began_at=append_began_at),
             )
         elif isinstance(event, Sealed):
             await self.outbox.outcome_if_room(run)
@@ -292,59 +296,6 @@ class Shell:
                 return entry.run.n
 
     # --- performing --------------------------------------------------------------------------------------
-
-    async def _perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution) -> None:
-        """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
-        assert binding.performer is not None
-        reported: set[tuple[str, int]] = set()
-        begun = False
-        self.capacity.record_lag(asyncio.get_running_loop().time() - execution.stored_at)
-        try:
-            with execution.scope:
-                IS_STOPPED.set(entry.may_not_begin)
-                begun = await self._may_still_begin(entry, execution)
-                if begun:
-                    await self._perform_safely(entry, binding, execution, reported)
-            with anyio.CancelScope(shield=True):
-                for event in binding.performer.report_cancelled(execution.view, frozenset(reported), begun=begun):
-                    await self._report_safely(
-                        entry, binding, execution.with_duration(event) if begun else event, execution.n
-                    )
-        finally:
-            # Not before its last result is said: what this process does not perform, its roles call never begun.
-            entry.performing.pop(execution.n, None)
-            self.capacity.end(entry.key, execution.n)
-
-    async def _perform_safely(
-        self, entry: CachedRun, binding: RoleBinding, execution: Execution, reported: set[tuple[str, int]]
-    ) -> None:
-        assert binding.performer is not None
-        storing: list[asyncio.Task[None]] = []
-        try:
-            execution.begun_at = asyncio.get_running_loop().time()
-            async for result in binding.performer.perform(execution.view, execution.started):
-                reported.add(attempt_key(result))
-                if len(reported) == execution.result_count:
-                    self.capacity.end(entry.key, execution.n)
-                if isinstance(result, LongResult):
-                    # Its call has ended, so nothing stops this; and no other result waits for it.
-                    storing.append(asyncio.create_task(self._store_and_report(entry, binding, result, execution.n)))
-                    continue
-                with anyio.CancelScope(shield=True):
-                    await self._report_safely(entry, binding, execution.with_duration(result), execution.n)
-        except Exception as error:
-            LOG.exception("perform_failed", run=entry.run.run, n=execution.n)
-            self.outbox.dead_letter(
-                binding, entry.run, f"performing event {execution.n}: {type(error).__name__}: {error}"
-            )
-        finally:
-            with anyio.CancelScope(shield=True):
-                for task in storing:
-                    await task
-
-    async def _store_and_report(self, entry: CachedRun, binding: RoleBinding, result: LongResult, n: int) -> None:
-        event = await self._encoder.store_full_result(entry.run.tenant, result)
-        await self._report_safely(entry, binding, event, n)
 
     async def _may_still_begin(self, entry: CachedRun, execution: Execution) -> bool:
         """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.

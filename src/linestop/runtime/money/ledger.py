@@ -25,6 +25,7 @@ from linestop.actors.facts import Reservation
 from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
 from linestop.runtime.money.account_value import Account, Change, ChangeResult, apply_change, next_in_line, run_of
+from linestop.runtime.money.holds import HoldRequest, OpenHold, StrayHold
 from linestop.runtime.money.own_holds import OwnHolds, spent_of
 from linestop.schemas.account_names import SYSTEM, day_of, hour_of, period_end
 from linestop.schemas.defaults import AccountLimits
@@ -43,36 +44,6 @@ ACCOUNTS_PER_CHECK: Final = 50
 
 ACCOUNT_RETENTION: Final = timedelta(days=2)
 """How long an account is kept after its period: a run may end, and be charged, after the day it began in."""
-
-
-class OpenHold(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold as the system's account of an hour has it."""
-
-    hold: str
-    hour: str
-
-
-class StrayHold(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold in a tenant's or a user's account that the system's does not have; ``given_at`` in unix seconds."""
-
-    hold: str
-    account: str
-    period: str
-    given_at: int
-
-
-class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold that a run wants: ``least_micros``, or ``amount_micros`` where there is plenty of room.
-
-    ``since`` is the run's age, the unix milliseconds it opened at: the oldest of those that wait comes first.
-    """
-
-    hold: str
-    amount_min_micros: int
-    amount_micros: int
-    tenant: str
-    user: str
-    opened_at_ms: int
 
 
 class AccountLedger:
