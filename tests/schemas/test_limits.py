@@ -37,7 +37,8 @@ def test_the_accounts_are_those_that_are_promised() -> None:
         ("MODEL_RETRY_DELAYS_S", (1.0, 2.0, 4.0)), ("RETRY_JITTER", 0.25), ("EVENTS_RESERVED", 50),
         ("MESSAGE_BYTES_MAX", 262_144), ("INLINE_BYTES_MAX", 32_768), ("BLOB_BYTES_MAX", 33_554_432),
         ("BREAKER_FAILURES", 5), ("BREAKER_WINDOW_S", 60.0), ("BREAKER_OPEN_S", 60.0), ("HEAD_CHECK_S", 5.0),
-        ("EFFECT_AFTER_ACK_S", 0.1), ("SPACE_FOR_NEW_WORK", 0.9), ("ACK_SOON_S", 2.0), ("TIMER_NEAR_S", 300.0),
+        ("EFFECT_AFTER_ACK_S", 0.1), ("SPACE_FOR_NEW_WORK", 0.9), ("ACK_WAIT_S", 2.0),
+        ("TIMER_IN_PROCESS_MAX_S", 300.0),
     ],
 )  # fmt: skip
 def test_the_bounds_outside_a_run_are_those_that_are_promised(name: str, value: object) -> None:

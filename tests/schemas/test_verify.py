@@ -687,7 +687,7 @@ def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
             run.calls[line.call].gate_n, run.calls[line.call].stage = n, Stage.READY
         return ""
 
-    monkeypatch.setattr(approval_rules, "cleared", lax)
+    monkeypatch.setattr(approval_rules, "apply_cleared", lax)
     forger = Forger(log_of("destroyed"))
     n = _destructive_cleared(forger)
     del forger.events[n]

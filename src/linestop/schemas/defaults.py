@@ -148,7 +148,8 @@ NOT_BEGUN_MAX = 50
 
 RETRY_JITTER = 0.25
 RETRY_AFTER_MAX_S = 30 * 86_400.0
-"""No wait that a provider or a tool asks for counts for more than this; no run lasts longer."""
+"""The longest wait that a provider or a tool may ask for, as long as the longest run: a date beyond the calendar would
+break the fold."""
 
 FALLBACK_FIRST_S = 60.0
 """For how long after its failure a model is not tried first in a new turn, if a fallback has answered."""

@@ -16,7 +16,7 @@ from linestop.schemas.events import (
     ModelStarted,
     Paused,
 )
-from linestop.schemas.run.next_action import QUEUE_RETRY_MAX_S
+from linestop.schemas.run.retry_delays import QUEUE_RETRY_MAX_S
 from linestop.schemas.run.state import Run
 
 NEAR = timedelta(seconds=TIMER_IN_PROCESS_MAX_S)

@@ -7,16 +7,8 @@ the end is ``CallState.answer``.
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
-from linestop.schemas.defaults import (
-    MODEL_RETRY_DELAYS_S,
-    NOT_BEGUN_DELAY_MAX_S,
-    NOT_BEGUN_DELAY_S,
-    RETRY_AFTER_MAX_S,
-    RETRY_JITTER,
-)
 from linestop.schemas.events import (
     BlobRef,
     Checked,
@@ -30,15 +22,13 @@ from linestop.schemas.events import (
 from linestop.schemas.run import call_end_rules, fold, widened_contract_rules
 from linestop.schemas.run.active_time import count_start
 from linestop.schemas.run.call_outcome import CallOutcome
-from linestop.schemas.run.call_states import Attempt, CallState, Stage, not_begun_in_a_row
+from linestop.schemas.run.call_states import Attempt, CallState, Stage
 from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT, lease_too_long
+from linestop.schemas.run.retry_delays import call_retry_at, not_begun_call_retry_at
 from linestop.schemas.tool_contracts import TIERS, effect_key
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
-
-
-"""No server's wish for a pause counts for more than the longest run: a date beyond the calendar breaks a fold."""
 
 
 TO_BE_MADE = frozenset({Stage.OPEN, Stage.READY, Stage.GATE, Stage.ASKED})
@@ -50,27 +40,6 @@ def grant_of(run: Run, tool: str) -> ToolGrant | None:
     if run.opened is None:
         return None
     return next((grant for grant in run.opened.tools if grant.name == tool), None)
-
-
-def retry_delay_s(seed: str, attempt: int, requested_s: float | None = None) -> float:
-    """Wait before attempt ``attempt + 1``: what was asked for, else 1, 2, 4 s, a quarter either way.
-
-    The jitter comes from ``seed``, not from chance, so every reader of the log computes the same moment.
-    """
-    if requested_s is not None:
-        return min(max(0.0, requested_s), RETRY_AFTER_MAX_S)
-    return MODEL_RETRY_DELAYS_S[min(attempt, len(MODEL_RETRY_DELAYS_S)) - 1] * _jitter(seed, attempt)
-
-
-def not_begun_delay_s(seed: str, attempt: int, in_a_row: int) -> float:
-    """Wait after an attempt that did not begin, the ``in_a_row``-th of them; jitter as in ``retry_delay_s``."""
-    base = min(NOT_BEGUN_DELAY_S * 2.0 ** min(in_a_row - 1, 10), NOT_BEGUN_DELAY_MAX_S)
-    return base * _jitter(f"{seed}:not-begun", attempt)
-
-
-def _jitter(seed: str, attempt: int) -> float:
-    unit = int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:4], "big") / 0xFFFFFFFF
-    return 1 - RETRY_JITTER + 2 * RETRY_JITTER * unit
 
 
 def apply_judged(run: Run, n: int, event: Judged) -> str:
@@ -300,7 +269,7 @@ def _after_attempt(run: Run, n: int, call: CallState, attempt: Attempt, event: F
         case "succeeded":
             _take_result(run, n, call, event)
         case "never_started" if has_try_left:
-            call.stage, call.ready_at = widened_contract_rules.ready(call), _after_not_begun(event.at, call)
+            call.stage, call.ready_at = widened_contract_rules.ready(call), not_begun_call_retry_at(call, event.at)
         case "never_started":
             outcome = CallOutcome(status="failed", error_type="not_started", retry_safe=True)
             call_end_rules.end_call(run, call, n, text="The call could not be started.", outcome=outcome)
@@ -309,7 +278,7 @@ def _after_attempt(run: Run, n: int, call: CallState, attempt: Attempt, event: F
         case "failed":
             if has_try_left and _may_retry(event, safe=safe):
                 call.stage = Stage.READY
-                call.ready_at = _retry_at(event.at, call, event)
+                call.ready_at = call_retry_at(call, event)
             else:
                 call_end_rules.end_failed(run, n, call, event)
         case "unknown" if safe and has_try_left and attempt.purpose == "effect":
@@ -328,19 +297,6 @@ def _may_retry(event: Finished, *, safe: bool) -> bool:
     if event.error is None or event.error.type not in {"transient", "rate_limit"}:
         return False
     return event.error.retry_safe or safe
-
-
-def _retry_at(at: datetime, call: CallState, event: Finished) -> datetime:
-    asked = event.error.retry_after_s if event.error else None
-    return at + timedelta(seconds=retry_delay_s(call.call, max(call.tries, 1), asked))
-
-
-def _after_not_begun(at: datetime, call: CallState) -> datetime | None:
-    """When a call may be tried again whose attempts did not begin; None for at once."""
-    in_a_row = not_begun_in_a_row(call.effects)
-    if not in_a_row:
-        return None
-    return at + timedelta(seconds=not_begun_delay_s(call.call, len(call.effects), in_a_row))
 
 
 def _take_result(run: Run, n: int, call: CallState, event: Finished) -> None:

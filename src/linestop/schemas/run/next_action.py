@@ -16,8 +16,7 @@ from linestop.schemas.defaults import COUNT_MAX
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run import closing_turn
-from linestop.schemas.run.call_rules import not_begun_delay_s, retry_delay_s
-from linestop.schemas.run.call_states import Attempt, CallState, Stage, count_tries, not_begun_in_a_row
+from linestop.schemas.run.call_states import CallState, Stage, count_tries, not_begun_in_a_row
 from linestop.schemas.run.closing_turn import cost_left_micros, limit_sentence
 from linestop.schemas.run.model_order import (
     NextModel,
@@ -39,15 +38,11 @@ from linestop.schemas.run.prompt_size import (
     tokens_estimate,
     tokens_left,
 )
+from linestop.schemas.run.retry_delays import model_retry_at, not_begun_delay_s, queue_retry_s
 from linestop.schemas.run.state import Run
 
 OUTPUT_TOKENS_MIN = 256
 """A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
-
-QUEUE_RETRY_MIN_S = 60.0
-QUEUE_RETRY_MAX_S = 3_600.0
-"""When a run whose agent says ``queue`` asks again while no model answers: after a minute, then after twice as
-long each time, at most an hour, so that its events last for the 30 days that a run may take."""
 
 RETRIED_KINDS = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
 
@@ -316,11 +311,11 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
             at=last.failure.at + timedelta(seconds=wait_s), model=models[index], fallback_of=replaced_model
         )
     if not has_no_try_left(run, run.turn_attempts):
-        return NextModel(at=_retry_at(run, last, tried, now), model=models[index], fallback_of=replaced_model)
+        return NextModel(at=model_retry_at(run, last, tried, now), model=models[index], fallback_of=replaced_model)
     if last.down and (spare := next_untried_model(run, run.turn_attempts)):
         return NextModel(at=now, model=spare, fallback_of=last.model)
     if last.failure and last.down and run.opened.on_model_down == "queue":
-        wait_s = max(_queue_retry_s(tried - run.limits.model_retries_max), requested_wait_s(last))
+        wait_s = max(queue_retry_s(tried - run.limits.model_retries_max), requested_wait_s(last))
         at = last.failure.at + timedelta(seconds=wait_s)
         if at < run.opened.deadline_at:
             return NextModel(at=at, model=models[index])
@@ -328,20 +323,6 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
     why = last.failure.message if last.failure else "no answer in time"
     waits, attempts = wait_sentence(run, last), _attempts_in_turn(run)
     return Exhausted(code=code, why=f"{waits}No model answered after {_attempts_text(attempts)}; the last one: {why}")
-
-
-def _queue_retry_s(times: int) -> float:
-    """How long to wait after having asked ``times`` times beyond the usual retries."""
-    doublings = min(max(times - 1, 0), 10)
-    return min(QUEUE_RETRY_MIN_S * float(2**doublings), QUEUE_RETRY_MAX_S)
-
-
-def _retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
-    """When to try the same model again. A takeover need not wait; a failure waits from when it was recorded."""
-    if last.failure is None:
-        return now
-    wait = retry_delay_s(f"{run.run}:{last.turn}", tried, last.failure.retry_after_s)
-    return last.failure.at + timedelta(seconds=wait)
 
 
 def _attempts_in_turn(run: Run) -> int:
