@@ -99,7 +99,7 @@ def _retry_without_start() -> None:
                 yield finished_event(work, result, duration_s)
         del started
 
-    cast("Any", Executor).perform = perform_call
+    cast("Any", Executor).perform = perform
 
 
 def _never(execution: object) -> datetime:
@@ -109,7 +109,7 @@ def _never(execution: object) -> datetime:
 
 def _no_start_by() -> None:
     cast("Any", perform_started.Execution).start_by = property(_never)
-    cast("Any", outside).too_late = _never_past_start_by
+    cast("Any", outside).is_past_start_by = _never_past_start_by
 
 
 def _never_past_start_by(now: datetime, start_by: datetime) -> bool:
@@ -221,7 +221,7 @@ def _never_rejected(*args: object) -> str:
 
 
 def _stale_grant() -> None:
-    cast("Any", control_messages)._objection_to_decision = _never_rejected
+    cast("Any", control_messages)._decision_rejection_reason = _never_rejected
 
 
 def _stop_ignored() -> None:
@@ -229,8 +229,8 @@ def _stop_ignored() -> None:
 
 
 def _no_sweep() -> None:
-    async def once(self: Sweep, *, every: bool = False) -> int:
-        del self, every
+    async def once(self: Sweep, *, all_runs: bool = False) -> int:
+        del self, all_runs
         return 0
 
     cast("Any", Sweep).once = once
@@ -269,7 +269,7 @@ def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
     _wrap(Worker, "start", starting)
     for owner, name in (
         (actor_process.ActorProcess, "_on_wake"),
-        (actor_process.ActorProcess, "_timer"),
+        (actor_process.ActorProcess, "_on_timer"),
         (ControlIntake, "handle"),
     ):
         _wrap(owner, name, make)
@@ -288,14 +288,14 @@ def _key_with_call() -> None:
 
 
 def _no_expiry() -> None:
-    cast("Any", approver)._expired = _do_nothing
+    cast("Any", approver)._deny_expired = _do_nothing
 
 
 def _outcome_never() -> None:
-    async def publish(self: Outbox, run: Run) -> None:
+    async def publish_outcome(self: Outbox, run: Run) -> None:
         del self, run
 
-    cast("Any", Outbox).outcome = publish
+    cast("Any", Outbox).publish_outcome = publish_outcome
 
 
 def _outcome_twice() -> None:
@@ -319,7 +319,7 @@ def _outcome_only_at_once() -> None:
 def _late_acknowledgement_trusted() -> None:
     def make(original: Any) -> Any:
         def init(self: Any, *args: Any, **options: Any) -> None:
-            original(self, *args, **(options | {"asked_at": asyncio.get_running_loop().time()}))
+            original(self, *args, **(options | {"append_began_at": asyncio.get_running_loop().time()}))
 
         return init
 
@@ -331,14 +331,14 @@ def _orphaned_holds_stay() -> None:
         del accounts, log, older_than_s
         return 0
 
-    cast("Any", actor_process).release_forgotten = nothing
+    cast("Any", actor_process).release_orphaned_holds = nothing
 
 
 def _accounts_not_compared() -> None:
     writer = cast("Any", ledger)._Writer
 
     async def commit(self: Any, changes: Any) -> Any:
-        account, revision = self._known or await ledger.read_account(self._shared, self._key)
+        account, revision = self._cached or await ledger.read_account(self._shared, self._key)
         account = account.copy()
         replies = [apply_change(account, change) for change in changes]
         value = msgspec.json.encode(account)
@@ -347,7 +347,7 @@ def _accounts_not_compared() -> None:
             revision = await self._shared.create(self._key, value)
         else:
             revision = await self._shared.update(self._key, value, revision=stored.revision)
-        self._known = (account, revision)
+        self._cached = (account, revision)
         return replies
 
     writer._commit = commit
@@ -361,18 +361,18 @@ def _cost_over_reservation() -> None:
 
         return finished_event
 
-    _wrap(executor, "finished", make)
+    _wrap(executor, "finished_event", make)
 
 
 def _probe_never_began() -> None:
     def make(original: Any) -> Any:
-        def cancelled(self: Executor, view: Any, done: Any, *, begun: bool) -> Any:
+        def report_cancelled(self: Executor, view: Any, done: Any, *, begun: bool) -> Any:
             events = original(self, view, done, begun=begun)
             return events if begun else [msgspec.structs.replace(event, outcome="never_started") for event in events]
 
-        return cancelled
+        return report_cancelled
 
-    _wrap(Executor, "cancelled", make)
+    _wrap(Executor, "report_cancelled", make)
 
 
 def _raised_is_failed() -> None:

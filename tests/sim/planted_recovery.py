@@ -62,15 +62,15 @@ def outcome_dropped_without_room() -> None:
     """An outcome that finds no room is not tried again."""
 
     def make(original: Any) -> Any:
-        async def outcome(self: Any, run: Run) -> None:
+        async def publish_outcome(self: Any, run: Run) -> None:
             try:
                 await original(self, run)
             except TooLarge:
                 return
 
-        return outcome
+        return publish_outcome
 
-    _wrap(Outbox, "outcome", make)
+    _wrap(Outbox, "publish_outcome", make)
 
 
 def older_incarnation_reported_as_unknown() -> None:
@@ -103,7 +103,7 @@ def superseded_success_thrown_away() -> None:
     """What an attempt did that was taken over from counts for nothing."""
 
     def make(original: Any) -> Any:
-        def finished(run: Any, n: int, event: Any) -> str:
+        def apply_finished(run: Any, n: int, event: Any) -> str:
             call = run.calls.get(event.call)
             if call is None or call.stage not in {Stage.OPEN, Stage.READY}:
                 return str(original(run, n, event))
@@ -114,9 +114,9 @@ def superseded_success_thrown_away() -> None:
             call.stage = stage
             return str(ignored)
 
-        return finished
+        return apply_finished
 
-    _wrap(call_rules, "finished", make)
+    _wrap(call_rules, "apply_finished", make)
 
 
 def no_alarm_while_performing() -> None:
@@ -147,19 +147,19 @@ def nobody_is_dead() -> None:
     cast("Any", worker_heartbeats.Roster).is_dead = is_dead
 
 
-def _plenty_of_room(space: Any) -> str:
+def _has_space(space: Any) -> str:
     del space
     return ""
 
 
 def opened_without_room() -> None:
     """A new run is opened although what room is left belongs to the others."""
-    cast("Any", intake).full = cast("Any", task_opening).full = _plenty_of_room
+    cast("Any", intake).no_space_message = cast("Any", task_opening).no_space_message = _has_space
 
 
 def changed_contract_performed() -> None:
     """A tool that may do more than when the run was opened is called."""
-    cast("Any", tool_runner)._unlike_its_grant = cast("Any", executor).widened = _do_nothing
+    cast("Any", tool_runner)._refused_by_grant = cast("Any", executor).widened = _do_nothing
 
 
 def earlier_grant_counts() -> None:
@@ -181,7 +181,7 @@ def earlier_grant_counts() -> None:
 
 def reported_event_ignored() -> None:
     """An event that came before anybody waited for it does not count."""
-    cast("Any", approver)._reported = _do_nothing
+    cast("Any", approver)._answer_from_report = _do_nothing
 
 
 def downtime_is_work() -> None:
@@ -197,7 +197,7 @@ def downtime_is_work() -> None:
 def not_begun_counts_as_an_attempt() -> None:
     """An attempt that certainly did not begin counts against the retries."""
     for module in (call_states, model_order, next_action):
-        cast("Any", module).counted = len
+        cast("Any", module).count_tries = len
 
 
 def primary_asked_first() -> None:
