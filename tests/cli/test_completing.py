@@ -20,7 +20,7 @@ WITHIN_S = 60.0
 PROGRAM_WITH_LONG_WAIT = """
 import sys
 from linestop.cli import completing, main
-sys.argv, completing.WITHIN_S = ["linestop"], {}
+sys.argv, completing.TIMEOUT_S = ["linestop"], {}
 main.main()
 """
 """The command line as the shell asks it, with time enough on a busy machine."""

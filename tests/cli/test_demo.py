@@ -112,7 +112,7 @@ def text_shown(terminal: int, *, until: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told", "never"),
+    ("answer", "sentences", "never"),
     [
         (
             b"y\n",

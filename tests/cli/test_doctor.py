@@ -222,7 +222,7 @@ class _Broker:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("broker", "says"),
+    ("broker", "sentence"),
     [
         (
             _Broker({"name": "b", "current": True, "active": 9_000_000_000}, {"name": "c", "current": True}),

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import asyncio, sys, threading
 import anyio
-from linestop.cli.processes import run_loop
+from linestop.cli.processes import run_process
 
 def leave(error):
     raise error
@@ -16,11 +16,11 @@ def leave(error):
 async def left_behind(error):
     raise error
 
-async def work(told):
-    del told
+async def work(stop_requested):
+    del stop_requested
     loop = asyncio.get_running_loop()
     for error in (SystemExit(3), KeyboardInterrupt()):
-        kept = [loop.create_task(left_behind(error)), asyncio.ensure_future(left_behind(error))]
+        tasks = [loop.create_task(left_behind(error)), asyncio.ensure_future(left_behind(error))]
         loop.call_soon(leave, error)
         loop.call_later(0, leave, error)
         done = loop.create_future()
@@ -28,13 +28,13 @@ async def work(told):
         done.set_result(None)
         thread = threading.Thread(target=lambda: (loop.call_soon_threadsafe(leave, error), sys.exit(4)))
         thread.start()
-        while not all(task.done() for task in kept) or thread.is_alive():
+        while not all(task.done() for task in tasks) or thread.is_alive():
             await anyio.sleep(0)
         await anyio.sleep(0)
         await anyio.sleep(0)
     print("lived")
 
-run_loop(work)
+run_process(work)
 print("ended")
 """
 

@@ -73,7 +73,7 @@ async def test_events_says_when_the_broker_does_not_answer(tmp_path: Path, monke
         notes.append(text)
         noted.set()
 
-    monkeypatch.setattr(output, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(output, "CONNECTION_POLL_S", 0.01)
     monkeypatch.setattr(output, "note", note)
     async with (
         EmbeddedServer(tmp_path) as server,

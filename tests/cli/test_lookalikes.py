@@ -12,7 +12,7 @@ from linestop.cli.plain import escape_controls
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentences"),
     [
         ("to p\u0430ypal.com", "mixes alphabets: Latin"),
         ("ann@ex\u03b1mple.org", "Greek \u03b1 (U+03B1)"),

@@ -37,7 +37,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["rnu"], "No such command 'rnu'. Did you mean 'run'?"),
         (["actor"], "Choose from: planner, validator, approver"),

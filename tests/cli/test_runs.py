@@ -72,7 +72,7 @@ def test_run_reads_the_task_from_stdin(system: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stdin", "said"),
+    ("stdin", "sentence"),
     [
         (None, "stdin is closed: give the text as an argument"),
         (b"caf\xe9", "The text is not UTF-8 (byte 3): convert it"),
@@ -136,7 +136,7 @@ def test_run_gives_up_waiting_with_exit_code_10(system: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "words"),
     [
         (("run", "nobody", "say hello"), 3, "There is no agent 'nobody'"),
         (("run", "desk", "say hello", "--limit", "cost_max_micros=1"), 5, "over_budget"),

@@ -71,7 +71,7 @@ def living(role: RoleName, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - any
 
 
 @pytest.mark.parametrize(
-    ("said", "says"),
+    ("fields", "sentence"),
     [
         ({"state": "refusing", "why": "Its clock is 40 s off."}, "executor#1 decides nothing: Its clock is 40 s off"),
         ({"state": "ending"}, "no worker does this role: executor; start `linestop actor executor`, `up` or `dev`"),

@@ -2,7 +2,7 @@
 
 ``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback end every event loop, wherever they were raised. What
 a tool itself raises is caught where it is called; a task that it started, a callback that it left, or one from a thread
-of its own is not. Signals do not come this way: they have handlers (``processes.run_loop``).
+of its own is not. Signals do not come this way: they have handlers (``processes.run_process``).
 """
 
 from __future__ import annotations

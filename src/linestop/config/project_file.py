@@ -127,7 +127,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         require_urls(url, "--nats")
         nats = msgspec.structs.replace(self.config.nats, url=url)
         config = msgspec.structs.replace(self.config, nats=nats)
-        return msgspec.structs.replace(self, config=config, broker_in_file=False)
+        return msgspec.structs.replace(self, config=config, is_broker_from_file=False)
 
     def broker_url(self, credential: Path) -> str:
         """Where the broker is for this credential file, or nothing if the project does not say.

@@ -221,7 +221,7 @@ def ls() -> None:
 
 
 @dead.command("show")
-@click.argument("letter", type=WholeNumber(min=1))
+@click.argument("dead_letter_seq", metavar="LETTER", type=WholeNumber(min=1))
 @common_options
 @implemented_by("dead:show")
 def show() -> None:
@@ -229,7 +229,7 @@ def show() -> None:
 
 
 @dead.command("requeue")
-@click.argument("letter", type=WholeNumber(min=1))
+@click.argument("dead_letter_seq", metavar="LETTER", type=WholeNumber(min=1))
 @common_options
 @implemented_by("dead:requeue")
 def requeue() -> None:
