@@ -132,7 +132,7 @@ def _apply_hold(account: Account, change: Change) -> ChangeResult:
         can_never_fit = account.spent + own_micros + amount > change.limit
         if change.waits:
             _wait(account, run, change, can_never_fit=can_never_fit)
-        return msgspec.structs.replace(result, fits=False, never=can_never_fit, made=False)
+        return msgspec.structs.replace(result, fits=False, can_never_fit=can_never_fit, made_hold=False)
     if present is not None:
         account.contested.add(change.hold)
     account.holds[change.hold] = (amount, change.at)
