@@ -8,7 +8,7 @@ from tests.cli.test_output import asked
 
 from linestop.cli.lookalikes import WORDS_SHOWN, lookalikes
 from linestop.cli.output import question_text
-from linestop.cli.plain import escape_controls
+from linestop.cli.terminal_escape import escape_controls
 
 
 @pytest.mark.parametrize(

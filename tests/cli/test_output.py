@@ -10,7 +10,7 @@ from tests.builders import agent, at_work, call, contract
 
 from linestop.cli import output
 from linestop.cli.output import question_text
-from linestop.cli.plain import wrap_lines
+from linestop.cli.terminal_escape import wrap_lines
 from linestop.client.result_types import OpenQuestion, open_questions
 
 

@@ -20,7 +20,7 @@ from tests.stack import CommandResult, Stack, background_stack, command, shown_o
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.idempotency_keys import run_of_key
 from linestop.cli import main, output
-from linestop.cli.plain import escape_controls
+from linestop.cli.terminal_escape import escape_controls
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 

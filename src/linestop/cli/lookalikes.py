@@ -11,7 +11,7 @@ import unicodedata
 from typing import Final
 
 from linestop.cli.confusables import CONFUSABLES
-from linestop.cli.plain import escape_controls
+from linestop.cli.terminal_escape import escape_controls
 
 WORDS_SHOWN: Final = 5
 TEXT_CHARS_MAX: Final = 20_000

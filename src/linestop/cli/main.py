@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from linestop.cli.plain import accept_any_text, escape_controls, wrap_for
+from linestop.cli.terminal_escape import accept_any_text, escape_controls, wrap_for
 from linestop.errors import LinestopError
 
 COMPLETION_VARIABLE: Final = "_LINESTOP_COMPLETE"

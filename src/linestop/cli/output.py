@@ -29,7 +29,7 @@ from linestop.bus.permissions import CredentialName
 from linestop.cli.declare import TENANT_DEFAULT
 from linestop.cli.lookalikes import lookalikes
 from linestop.cli.pipes import STDERR, STDOUT, until_reader_is_gone
-from linestop.cli.plain import HIDDEN, escape_controls, wrap_for, writes_unicode
+from linestop.cli.terminal_escape import HIDDEN, escape_controls, wrap_for, writes_unicode
 from linestop.client import Client
 from linestop.client.credentials import identify, state_directory
 from linestop.client.result_types import OpenQuestion

@@ -10,7 +10,7 @@ import pytest
 
 from linestop.cli import output
 from linestop.cli.main import run
-from linestop.cli.plain import accept_any_text, writes_unicode
+from linestop.cli.terminal_escape import accept_any_text, writes_unicode
 
 
 def terminal(encoding: str) -> tuple[io.TextIOWrapper, io.BytesIO]:
