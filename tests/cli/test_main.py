@@ -14,8 +14,8 @@ from tests.cli.leaves import leaves
 from linestop.bus.permissions import CREDENTIALS
 from linestop.cli import main as cli_main
 from linestop.cli.commands import processes, runs
-from linestop.cli.declare import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, implementation_of
 from linestop.cli.main import LazyGroup, cli, first_expected_error, run
+from linestop.cli.options import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, implementation_of
 from linestop.client import credentials
 from linestop.client.client import STOP_MODES
 from linestop.config import project_file

@@ -64,11 +64,11 @@ def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[st
     """What ``work`` finds with a client of the command's own state folder, for its tenant."""
 
     def read_names() -> Sequence[str]:
-        from linestop.cli import declare, output  # noqa: PLC0415 - as above
+        from linestop.cli import options, output
 
         _enter_project(ctx)
-        directory = Path(ctx.params.get("directory") or declare.directory_default())
-        tenant = ctx.params.get("tenant") or declare.tenant_default()
+        directory = Path(ctx.params.get("directory") or options.directory_default())
+        tenant = ctx.params.get("tenant") or options.tenant_default()
         return output.with_client(directory, lambda client: work(client, tenant), as_="client")  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # it is a coroutine function
 
     return _names_in_time(read_names)

@@ -11,7 +11,7 @@ import anyio
 from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.cli import output
-from linestop.cli.declare import TENANT_DEFAULT
+from linestop.cli.options import TENANT_DEFAULT
 from linestop.client import Client
 from linestop.errors import LinestopError
 

@@ -14,7 +14,7 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.signed_checkpoints import trusted_checkpoint_key
 from linestop.cli import output
-from linestop.cli.declare import SHORT_RUN
+from linestop.cli.options import SHORT_RUN
 from linestop.client import Client
 from linestop.client.run_names import named_runs
 from linestop.client.run_reader import LAST_RUN

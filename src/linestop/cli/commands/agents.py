@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import implemented_by, json_option, nats_option
+from linestop.cli.options import implemented_by, json_option, nats_option
 
 
 @click.command()

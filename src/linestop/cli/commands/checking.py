@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import common_options, implemented_by, json_option
+from linestop.cli.options import common_options, implemented_by, json_option
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import common_options, implemented_by, person_options, shown_option
+from linestop.cli.options import common_options, implemented_by, person_options, shown_option
 
 
 @click.command()

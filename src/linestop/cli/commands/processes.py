@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from linestop.cli.declare import Bytes, WholeNumber, common_options, implemented_by, json_option, nats_option
+from linestop.cli.options import Bytes, WholeNumber, common_options, implemented_by, json_option, nats_option
 
 ROLES: Final = ("planner", "validator", "approver", "budget", "executor", "recorder")
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from linestop.cli import completing
-from linestop.cli.declare import WholeNumber, common_options, implemented_by, person_options
+from linestop.cli.options import WholeNumber, common_options, implemented_by, person_options
 
 STOP_MODES: Final = ("fence", "drain")
 UNLIMITED: Final = "inf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli.declare import common_options, implemented_by
+from linestop.cli.options import common_options, implemented_by
 
 
 @click.command()
