@@ -38,7 +38,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
-from linestop.cli.assembly import publish_deltas
+from linestop.cli.wiring import publish_deltas
 from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.runtime.actor_process import ActorProcess

@@ -16,8 +16,8 @@ from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine, open_runs_with_changed_contracts
-from linestop.cli.assembly import agents_of, deploy_at_start, load_tools
 from linestop.cli.main import run
+from linestop.cli.wiring import agents_of, deploy_at_start, load_tools
 from linestop.config.project_file import load_project
 from linestop.schemas.agents import AgentVersion
 

@@ -13,7 +13,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import compare
 from linestop.bus.stream_definitions import SECOND_NS, Config, ConsumerSpec, consumers
-from linestop.cli.assembly import prepare
+from linestop.cli.wiring import prepare
 from linestop.client import Client
 from linestop.schemas import subjects
 from linestop.schemas.subjects import Verb

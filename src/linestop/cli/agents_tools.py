@@ -15,7 +15,7 @@ from linestop.bus.connection import connect
 from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.cli import output
-from linestop.cli.assembly import agents_of, load_tools, stored_credentials
+from linestop.cli.wiring import agents_of, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound

@@ -29,7 +29,7 @@ from linestop.bus.signed_checkpoints import copy_checkpoint_key, ensure_checkpoi
 from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.bus.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
 from linestop.cli import output
-from linestop.cli.assembly import wakes_of
+from linestop.cli.wiring import wakes_of
 from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, Unreachable
 from linestop.schemas.subjects import ACTORS

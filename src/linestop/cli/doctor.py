@@ -28,11 +28,11 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.permissions import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
 from linestop.cli import output
-from linestop.cli.assembly import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.cli.doctor_streams import CheckWarning, broker_log_hint, disk, log, replicas, space
 from linestop.cli.doctor_workers import roles
 from linestop.cli.stop import closed_sentence
 from linestop.cli.terminal_escape import wrap_for
+from linestop.cli.wiring import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable

@@ -25,8 +25,8 @@ from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.stream_definitions import MIB, StreamSizes
 from linestop.bus.stream_sizes import store_sizes
-from linestop.cli.assembly import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.cli.demo.shop import Shop
+from linestop.cli.wiring import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
 from linestop.client import Client
 from linestop.config.project_file import CONFIG_FILE, Project, load_project
 from linestop.errors import LinestopError, Unreachable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from linestop.cli.assembly import _check  # pyright: ignore[reportPrivateUsage]
+from linestop.cli.wiring import _check  # pyright: ignore[reportPrivateUsage]
 from linestop.sandbox.tools.decorator import Context, tool
 
 
