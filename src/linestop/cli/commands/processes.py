@@ -215,7 +215,7 @@ def dead() -> None:
 
 @dead.command("ls")
 @common_options
-@implemented_by("dead:ls")
+@implemented_by("dead_letters:ls")
 def ls() -> None:
     """List dead letters, oldest first."""
 
@@ -223,7 +223,7 @@ def ls() -> None:
 @dead.command("show")
 @click.argument("dead_letter_seq", metavar="LETTER", type=WholeNumber(min=1))
 @common_options
-@implemented_by("dead:show")
+@implemented_by("dead_letters:show")
 def show() -> None:
     """Show one dead LETTER whole."""
 
@@ -231,6 +231,6 @@ def show() -> None:
 @dead.command("requeue")
 @click.argument("dead_letter_seq", metavar="LETTER", type=WholeNumber(min=1))
 @common_options
-@implemented_by("dead:requeue")
+@implemented_by("dead_letters:requeue")
 def requeue() -> None:
     """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""
