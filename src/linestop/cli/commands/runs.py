@@ -83,7 +83,7 @@ def show() -> None:
 @click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only what comes after this event.")
 @click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
 @common_options
-@implemented_by("logs:events")
+@implemented_by("events:events")
 def events() -> None:
     """Print the events of RUN, one a line; with --json each with all its data."""
 
@@ -91,7 +91,7 @@ def events() -> None:
 @click.command()
 @click.argument("run", shell_complete=completing.runs)
 @common_options
-@implemented_by("logs:watch")
+@implemented_by("events:watch")
 def watch() -> None:
     """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
 
