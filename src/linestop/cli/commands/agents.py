@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli import completing
+from linestop.cli import completion
 from linestop.cli.options import implemented_by, json_option, nats_option
 
 
@@ -17,7 +17,7 @@ def agents() -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=completing.agent_files)
+@click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=completion.agent_files)
 @nats_option
 @json_option
 @implemented_by("agents_tools:deploy")
@@ -29,7 +29,7 @@ def deploy() -> None:
 
 
 @click.command()
-@click.argument("name", metavar="AGENT", shell_complete=completing.agents)
+@click.argument("name", metavar="AGENT", shell_complete=completion.agents)
 @click.option("--to", "digest", help="The version's digest, or its beginning; by default the one deployed before.")
 @nats_option
 @json_option
@@ -39,7 +39,7 @@ def rollback() -> None:
 
 
 @click.command()
-@click.argument("name", metavar="AGENT", shell_complete=completing.agents)
+@click.argument("name", metavar="AGENT", shell_complete=completion.agents)
 @nats_option
 @json_option
 @implemented_by("agents_tools:undeploy")

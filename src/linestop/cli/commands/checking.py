@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from linestop.cli import completing
+from linestop.cli import completion
 from linestop.cli.options import common_options, implemented_by, json_option
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log, offline.")
 @click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
 @common_options
@@ -26,7 +26,7 @@ def verify() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file; it must not exist yet."
 )

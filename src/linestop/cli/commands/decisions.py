@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from linestop.cli import completing
+from linestop.cli import completion
 from linestop.cli.options import common_options, implemented_by, person_options, shown_option
 
 
@@ -17,7 +17,7 @@ def approvals() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.argument("call", default="")
 @click.option("--edit", metavar="JSON|FILE", help="Approve the call with these arguments instead.")
 @shown_option
@@ -29,7 +29,7 @@ def approve() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.argument("call", default="")
 @shown_option
 @person_options
@@ -40,7 +40,7 @@ def deny() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.argument("call_and_answer", nargs=-1, required=True, metavar="[CALL] ANSWER")
 @click.option("--json-answer", is_flag=True, help="ANSWER is JSON, or a file with JSON.")
 @shown_option
@@ -52,7 +52,7 @@ def answer() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.argument("name")
 @click.option("--data", metavar="JSON|FILE", help="What the model is told of it.")
 @person_options
@@ -63,7 +63,7 @@ def event() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.argument("call", default="")
 @click.option("--retry", "action", flag_value="retry", help="It did not happen: do it again.")
 @click.option("--done", "action", flag_value="done", help="It happened: go on.")

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from linestop.cli import completing
+from linestop.cli import completion
 from linestop.cli.options import WholeNumber, common_options, implemented_by, person_options
 
 STOP_MODES: Final = ("fence", "drain")
@@ -27,7 +27,7 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command()
-@click.argument("agent", shell_complete=completing.agents)
+@click.argument("agent", shell_complete=completion.agents)
 @click.argument("text")
 @click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for 90 days.")
 @click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
@@ -71,7 +71,7 @@ def runs() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @common_options
 @implemented_by("show:show")
 def show() -> None:
@@ -79,7 +79,7 @@ def show() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only what comes after this event.")
 @click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
 @common_options
@@ -89,7 +89,7 @@ def events() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @common_options
 @implemented_by("events:watch")
 def watch() -> None:
@@ -97,9 +97,9 @@ def watch() -> None:
 
 
 @click.command()
-@click.argument("run", default="", shell_complete=completing.runs)
+@click.argument("run", default="", shell_complete=completion.runs)
 @click.option("--all", "all_runs", is_flag=True, help="Every open run, of every tenant unless --tenant is given.")
-@click.option("--agent", default="", shell_complete=completing.agents, help="Every open run of this agent.")
+@click.option("--agent", default="", shell_complete=completion.agents, help="Every open run of this agent.")
 @click.option("--user", default="", help="Every open run on behalf of this user.")
 @click.option("--tool", default="", help="Every open run that may use this tool.")
 @click.option(
@@ -124,7 +124,7 @@ def stop() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @person_options
 @common_options
 @implemented_by("runs:pause")
@@ -133,7 +133,7 @@ def pause() -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=completing.runs)
+@click.argument("run", shell_complete=completion.runs)
 @person_options
 @common_options
 @implemented_by("runs:resume")
