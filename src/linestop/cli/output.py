@@ -139,7 +139,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from linestop.cli.console import PipeConsole  # noqa: PLC0415
+    from linestop.cli.rich_console import PipeConsole  # noqa: PLC0415
 
     console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from linestop.cli import output
-from linestop.cli.console import PipeConsole
 from linestop.cli.demo.lines import cost_micros, detail, money
+from linestop.cli.rich_console import PipeConsole
 from linestop.cli.show import entry_document
 from linestop.schemas.run.state import Entry, Run
 
