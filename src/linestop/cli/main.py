@@ -251,7 +251,7 @@ def _end_with_sentence(sentence: str, code: int) -> int:
 
 def _end_with_error(error: Exception) -> int:
     # Imported here: the help needs no event loop.
-    from linestop.cli.pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
+    from linestop.cli.closed_pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
 
     if is_closed_pipe(error):
         # Whoever read our output has seen enough; nothing more may be written, not even at exit.

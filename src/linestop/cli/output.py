@@ -26,9 +26,9 @@ from linestop.bus.credentials import credential_path, require_urls
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.permissions import CredentialName
+from linestop.cli.closed_pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.lookalikes import lookalikes
 from linestop.cli.options import TENANT_DEFAULT
-from linestop.cli.pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.terminal_escape import HIDDEN, escape_controls, wrap_for, writes_unicode
 from linestop.client import Client
 from linestop.client.credentials import identify, state_directory

@@ -28,9 +28,9 @@ from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOpti
 from linestop.bus.stream_definitions import DEFAULT_SIZES
 from linestop.bus.stream_sizes import embedded_sizes, store_sizes, stored_sizes
 from linestop.cli import output
+from linestop.cli.closed_pipes import STDERR, until_reader_is_gone
 from linestop.cli.dev_output import RunLines, report_changed_files
 from linestop.cli.enduring_loop import enduring_loop
-from linestop.cli.pipes import STDERR, until_reader_is_gone
 from linestop.cli.wiring import (
     Credentials,
     agents_of,
