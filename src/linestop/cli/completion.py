@@ -64,7 +64,7 @@ def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[st
     """What ``work`` finds with a client of the command's own state folder, for its tenant."""
 
     def read_names() -> Sequence[str]:
-        from linestop.cli import options, output
+        from linestop.cli import options, output  # noqa: PLC0415 - as above
 
         _enter_project(ctx)
         directory = Path(ctx.params.get("directory") or options.directory_default())
