@@ -24,7 +24,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.stream_definitions import ConsumerSpec, streams
 from linestop.errors import Unreachable

@@ -228,7 +228,7 @@ def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monk
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         with monkeypatch.context() as dying:
-            dying.setattr(Outbox, "call", _die_before_the_alert)
+            dying.setattr(Outbox, "alert", _die_before_the_alert)
             async with serving(broker, [[("pay", "a")]]):
                 await submit(broker)
                 await anyio.sleep(2)
@@ -250,7 +250,7 @@ def test_a_question_raises_its_alert_later_if_its_process_died_first(
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
         with monkeypatch.context() as dying:
-            dying.setattr(Outbox, "call", _die_before_the_alert)
+            dying.setattr(Outbox, "alert", _die_before_the_alert)
             async with serving(broker, [[("pay", "a")]]):
                 await submit(broker)
                 await anyio.sleep(2)
@@ -291,7 +291,7 @@ def test_a_sweep_that_knows_the_run_sends_the_alert_that_the_asking_process_did_
         async with serving(broker, [], ["recorder", "budget", "validator"]) as recorder:
             await submit(broker)
             await anyio.sleep(12)
-            monkeypatch.setattr(Outbox, "call", _die_before_the_alert)
+            monkeypatch.setattr(Outbox, "alert", _die_before_the_alert)
             async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.role_names]):
                 await anyio.sleep(3)
             await anyio.sleep(10)

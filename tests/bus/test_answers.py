@@ -100,7 +100,7 @@ async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
         tenant=TenantId("t"), run=RunId("r"), role="planner", event="stopped", n=2, event_id="e", head_seq=6,
         payload=b"ours",
     )  # fmt: skip
-    whose = cast("Any", log)._whose(append, SUBJECT, read_ack(answer))
+    whose = cast("Any", log)._resolve_refusal(append, SUBJECT, read_ack(answer))
     if head is None:
         assert await whose == 7
     else:

@@ -14,7 +14,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import BusLayout, compare, set_up
 from linestop.bus.credentials import ensure_credentials
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.outside_broker import bus_init, server_config_text
 from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, StreamSizes, consumers, streams

@@ -23,7 +23,7 @@ from linestop.bus.credentials import (
     write_credential,
 )
 from linestop.bus.nkeys import new_seed
-from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import free_port
 from linestop.errors import ConfigError, PermissionDenied, TooLarge, Unreachable

@@ -139,7 +139,7 @@ def test_a_cached_fact_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch)
     def at_hand(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
         return fails() if role.name == "planner" and run.run == RUN else inner(self, run, role, now, extra)
 
-    monkeypatch.setattr(FactSource, "at_hand", at_hand)
+    monkeypatch.setattr(FactSource, "facts_at_hand", at_hand)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -312,7 +312,7 @@ def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest
         run = run_pass.entry.run
         return fails() if run.run == RUN and run.opened and not run.done else await inner(self, run_pass, now)
 
-    monkeypatch.setattr(Decider, "next", following)
+    monkeypatch.setattr(Decider, "next_draft", following)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)

@@ -19,7 +19,7 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some at once, until all are gone; one that still holds money, or cannot be read, stays."""
-    monkeypatch.setattr(orphaned_holds, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(orphaned_holds, "REMOVED_PER_CALL_MAX", 2)
 
     async def main() -> None:
         shared = MemoryBroker(virtual_now).bucket(stream_names.SHARED_BUCKET)

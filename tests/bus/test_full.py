@@ -17,7 +17,7 @@ from tests.stack import Stack, stack
 from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.stream_definitions import MIB, StreamSizes, streams
 from linestop.cli.doctor_streams import space
 from linestop.client import Client

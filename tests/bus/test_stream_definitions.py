@@ -15,7 +15,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, consumers, streams
 from linestop.errors import PermissionDenied
 from linestop.schemas import subjects

@@ -243,7 +243,7 @@ def test_a_lost_effect_is_taken_over_at_its_done_by(  # noqa: PLR0917 - a table
         model, scripted_tools = ScriptedModel([calls((tool, {"q": 1}))]), ScriptedTools(takes_s={tool: [HANGS]})
         version = agent(timeout_s={tool: timeout_s}, **limits())
         if not shown:
-            monkeypatch.setattr(Presence, "_beat", _store_no_heartbeat)
+            monkeypatch.setattr(Presence, "_store_heartbeat", _store_no_heartbeat)
         async with processes(roles, model, scripted_tools, version=version) as p:
             await until_event(p, "executor.started", 1)
             done_by = (await p.run()).open_attempts[0].done_by
@@ -292,7 +292,7 @@ def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName
 @LAYOUTS
 def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a planner of another name, if the one before never showed that it lived."""
-    monkeypatch.setattr(Presence, "_beat", _store_no_heartbeat)
+    monkeypatch.setattr(Presence, "_store_heartbeat", _store_no_heartbeat)
 
     async def main() -> None:
         model = ScriptedModel([calls()], [HANGS])

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import credential_path, ensure_credentials
-from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.doctor import BEAT_LATE_S, check_worker
 from linestop.cli.doctor_streams import replicas

@@ -27,7 +27,7 @@ from linestop.bus.credentials import (
     logins_by_credential,
     write_credential,
 )
-from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config

@@ -21,7 +21,7 @@ from linestop.bus.credentials import (
     write_private,
 )
 from linestop.bus.disk_space import GIB, format_bytes, free_bytes, is_broker_directory
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback

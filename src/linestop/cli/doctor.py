@@ -25,7 +25,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.create_streams import compare
 from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
 from linestop.cli import output
 from linestop.cli.doctor_streams import CheckWarning, broker_log_hint, disk, log, replicas, space

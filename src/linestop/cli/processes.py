@@ -23,7 +23,7 @@ import structlog
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permissions import CREDENTIALS
+from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.stream_definitions import DEFAULT_SIZES
 from linestop.bus.stream_sizes import embedded_sizes, store_sizes, stored_sizes

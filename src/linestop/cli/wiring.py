@@ -28,7 +28,7 @@ from linestop.bus.credentials import Credential, credential_path, load_credentia
 from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
 from linestop.bus.migrate_streams import Administrator
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.config.agent_files import AgentTooLargeError, load_agents

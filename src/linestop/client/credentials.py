@@ -21,7 +21,7 @@ from linestop.bus.credentials import (
     require_urls,
     write_private,
 )
-from linestop.bus.permissions import CREDENTIALS, CredentialName
+from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes

@@ -18,7 +18,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.worker_heartbeats import WorkerStatus, workers
 from linestop.client.credentials import Identity, default_person, identify
 from linestop.client.left_runs import LeftRuns

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from linestop.bus.permissions import CREDENTIALS, rights
+from linestop.bus.permission_table import CREDENTIALS
+from linestop.bus.permissions import rights
 
 _DOCS_INTRO: Final = """\
 # Who may say and hear what
 
-Made from the table in `linestop.bus.permissions`; do not edit. Rewrite it with
+Made from the table in `linestop.bus.permission_table`; do not edit. Rewrite it with
 `python -c "from linestop.reference.permissions_page import permissions_markdown as m; print(m(), end='')"`.
 
 - What is not listed is refused by the broker, and whoever tries gets an error that names subject and

@@ -16,7 +16,7 @@ from linestop.bus import jetstream_api, stream_names
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port

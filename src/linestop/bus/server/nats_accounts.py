@@ -19,15 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from linestop.bus import jetstream_api, stream_names
-from linestop.bus.permissions import (
-    CREDENTIALS,
-    DEFAULT_ACCESS,
-    AccessOptions,
-    CredentialName,
-    Grants,
-    covers,
-    grants,
-)
+from linestop.bus.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions, Grants, covers, grants
 from linestop.schemas import subjects
 
 STREAMS_ACCOUNT: Final = "LINESTOP"

@@ -21,7 +21,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
 from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
 from linestop.bus.nkeys import new_seed
-from linestop.bus.permissions import CredentialName
+from linestop.bus.permission_table import CredentialName
 from linestop.errors import LinestopError
 from linestop.schemas.defaults import DISK_FULL_BYTES
 
