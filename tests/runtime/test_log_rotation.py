@@ -312,7 +312,7 @@ async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch
     ):
         mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
         assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
-        monkeypatch.setattr("linestop.cli.rotate.holds_broker", elsewhere)
+        monkeypatch.setattr("linestop.cli.rotate.is_broker_directory", elsewhere)
         await _done(client, "say hello")
         await archive.wait_until_stored(1)
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))

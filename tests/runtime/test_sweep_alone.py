@@ -61,8 +61,8 @@ def only_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[tuple[Any, str, Callable[..., Any]]] = [
         (BrokerFaults, "copies", _copies), (run_loop, "role_to_wake", _do_nothing), (Alarms, "_ring_in", _do_nothing),
         (Alarms, "_set_durable", _set_nothing), (ActorProcess, "_on_deaths", _do_nothing),
-        (ActorProcess, "_on_room", _do_nothing),
-        (Roster, "look", _no_workers),
+        (ActorProcess, "_on_funds_freed", _do_nothing),
+        (Roster, "update", _no_workers),
     ]  # fmt: skip
     for owner, name, instead in cut:
         monkeypatch.setattr(owner, name, instead)

@@ -23,11 +23,11 @@ from linestop.runtime.workers.worker_names import host_name, is_locked, lock_fre
 from linestop.schemas.subjects import ACTORS
 from linestop.testing.memory import MemoryBroker
 
-HOLD = """
+HOLDER_PROGRAM = """
 import sys, time
 from pathlib import Path
-from linestop.runtime.workers.worker_names import hold_name
-with hold_name(Path(sys.argv[1]), "planner"):
+from linestop.runtime.workers.worker_names import lock_name
+with lock_name(Path(sys.argv[1]), "planner"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -47,7 +47,7 @@ def test_a_held_name_is_refused_and_names_its_holder(tmp_path: Path) -> None:
 
 def test_a_killed_holder_releases_the_name_at_once(tmp_path: Path) -> None:
     """The operating system lets go of the lock, however the process dies."""
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", HOLDER_PROGRAM, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     try:
         assert child.stdout.readline() == b"held\n"
