@@ -221,7 +221,7 @@ def test_an_unknown_outcome_that_is_not_resolved_in_time_ends_the_run() -> None:
 
 def test_a_resolution_of_a_known_outcome_is_refused() -> None:
     """A person cannot declare the fate of a call that is not in question."""
-    assert "not in doubt" in refusal(at_work(call("pay")), "resolve", call="pay", action="done")
+    assert "nothing to resolve" in refusal(at_work(call("pay")), "resolve", call="pay", action="done")
     forged = Resolved(call="pay", action="done", by="bob")
     assert "not in doubt" in at_work(call("pay")).append("approver", forged).ignored
 

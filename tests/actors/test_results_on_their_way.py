@@ -20,7 +20,7 @@ def _on_its_way(story: Story) -> Performing:
 def _lost(story: Story) -> Performing:
     """The facts of the process that had them and could not say them."""
     open_now = frozenset(attempt.n for attempt in story.run.open_attempts)
-    return Performing(open_now, lost=open_now)
+    return Performing(open_now, unreportable=open_now)
 
 
 def _last_try() -> Story:

@@ -161,7 +161,7 @@ def test_a_signed_decision_counts_once() -> None:
     story.when("approver", message).then(Resolved, nonce="", by="eva", signature="ab")
     story.run_until_idle().finish_tools(pay=UNKNOWN)
     assert story.stage("pay") == "asked"
-    assert "was said before" in rejection_reason(story.run, message, story.now)
+    assert "already submitted" in rejection_reason(story.run, message, story.now)
     story.when("approver", message).expect_nothing()
 
 

@@ -17,7 +17,7 @@ SPACE_KNOWN_AFTER_S: Final = 20.0
 """How long a worker may take to see how full the log is, with answers that are lost and nine seconds late."""
 
 RETRIES_MAX: Final = ToolGrant(name="", contract_digest="", schema_digest="", tier="read").retries_max
-TAKEOVER_PREFIX: Final = "Whoever started this call"
+TAKEOVER_PREFIX: Final = "The worker that started this call"
 """How an executor begins to speak for an attempt that is not its own."""
 
 

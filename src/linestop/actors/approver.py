@@ -1,12 +1,12 @@
 """Approver: must a person agree, and did one?
 
 It protects people from what they did not agree to. It reads judged calls, the run's policy and control
-messages. It says ``cleared`` for calls that need nobody, ``asked`` for those that do (and for questions of
-the model, for spending, for effects whose fate is unknown), and a person's word as ``granted``, ``denied``,
-``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. What expires is denied.
+messages. It appends ``cleared`` for calls that need no person, ``asked`` for those that do (and for questions of
+the model, for spending, for effects whose outcome is unknown), and a person's decision as ``granted``, ``denied``,
+``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. A question that expires is denied.
 
-A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other. Where the executor
-says that a tool may do more by now, a person is asked again, under the present contract.
+A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other. If the executor
+reports that a tool may do more by now, a person is asked again, under the present contract.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 QUESTIONS = frozenset({"ask.person", "wait.for_event"})
-"""Built-in waits that a person or a service ends by an ``answer``; ``wait.until`` ends by itself."""
+"""Built-in waits that a person or a service ends with an ``answer``; ``wait.until`` ends by itself."""
 
 
 class Approver:
@@ -56,7 +56,7 @@ class Approver:
     needs: tuple[type[Any], ...] = (ControlMessage, PinnedAgent)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
-        """Say what a person said, deny what has expired, then clear or ask."""
+        """Append a person's decision, deny questions that have expired, then clear or ask."""
         del cue
         if run.has_unknown_events:
             return None
@@ -80,7 +80,7 @@ def _agent(facts: Facts) -> AgentVersion | None:
 
 
 def _stop_after_decision(run: Run) -> Stopped | None:
-    """The stop that a person's word asks for: spending was refused, or an unknown effect is too much."""
+    """Return the stop that follows a person's decision: spending was denied, or an unknown effect ends the run."""
     if denial := run.spend_denied:
         if denial.by == "timer":
             why = "Nobody said in time whether the run may go on spending."
@@ -94,7 +94,7 @@ def _stop_after_decision(run: Run) -> Stopped | None:
 
 
 def _deny_expired(run: Run, now: datetime) -> AnyEvent | None:
-    """What nobody answered in time: denied; an unknown effect ends the run."""
+    """Deny a question that was not answered in time; one about an unknown effect ends the run."""
     if run.spend_asked and now >= run.spend_asked.expires_at:
         return Denied(call="", by="timer", via="timer")
     for call in run.proposal.calls if run.proposal else ():
@@ -109,7 +109,7 @@ def _deny_expired(run: Run, now: datetime) -> AnyEvent | None:
 
 
 def _ask_about_spending(run: Run, now: datetime) -> Asked | None:
-    """Ask before a run spends more than its policy lets it without a person."""
+    """Ask before a run spends more than its policy allows without a person."""
     if run.spend_asked or not spend_question_due(run, now):
         return None
     expires = now + timedelta(seconds=run.limits.approval_expires_s)
@@ -119,7 +119,7 @@ def _ask_about_spending(run: Run, now: datetime) -> Asked | None:
 
 
 def _clear_or_ask(run: Run, now: datetime) -> AnyEvent | None:
-    """Clear what needs nobody; ask about the rest. One event a gate and proposal."""
+    """Clear the calls that need no person; ask about the rest. One event for each gate and proposal."""
     if run.phase is not Phase.CLEARING or run.proposal is None or run.opened is None:
         return None
     waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
@@ -138,12 +138,12 @@ def _clear_or_ask(run: Run, now: datetime) -> AnyEvent | None:
 
 
 def _answer_from_report(run: Run, call: CallState) -> Answered | None:
-    """The answer to a wait for an event that was reported before: the oldest of its name, each once.
+    """Answer a wait for an event that was reported before: with the oldest report of its name, each used once.
 
-    What somebody vouches for comes first: a client may have reported the same name before it.
+    A trusted report comes first: a client may have reported the same name before it.
     """
     name = awaited_event(call)
-    oldest = [(kept.untrusted, n) for n, kept in run.reported_events.items() if name and kept.event == name]
+    oldest = [(report.untrusted, n) for n, report in run.reported_events.items() if name and report.event == name]
     if not oldest:
         return None
     n = min(oldest)[1]
@@ -177,13 +177,13 @@ def _question(run: Run, call: CallState, now: datetime) -> Question:
         call=call.call,
         text=str(args.get("question") or args.get("name") or ""),
         options=tuple(str(option) for option in args.get("options") or ()),
-        # The model chose it: no question outlives the run, nor the calendar.
+        # The model chose the time: a question may outlive neither the run nor the calendar.
         expires_at=now + timedelta(seconds=min(float(wait_s), run.limits.run_max_s)),
     )
 
 
 def _ask_about_outcome(run: Run, now: datetime) -> Asked | None:
-    """Ask a person what became of effects that no probe can settle."""
+    """Ask a person about the outcome of effects that no probe can settle."""
     unsettled = [
         call
         for call in (run.proposal.calls if run.proposal else ())

@@ -1,9 +1,9 @@
 """Budget: what may this run spend?
 
 It protects the accounts and the run's own cost limit. It reads what the run holds, has spent and has
-reserved, and the price of the next start. It says ``held`` before a start that is not covered, ``queued`` when
-that must wait for money which other runs hold for now, ``warned`` once a limit, ``settled`` when nothing is open
-any more, and ``stopped`` when money is what ends the run.
+reserved, and the price of the next start. It appends ``held`` before a start that is not covered, ``queued`` when
+that must wait for money which other runs hold for now, ``warned`` once for each limit, ``settled`` when nothing is
+open any more, and ``stopped`` when lack of money ends the run.
 
 A start is its own reservation (the fold ignores a start that does not fit), so a budget is a bound and not a
 measurement taken afterwards.
@@ -34,7 +34,7 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 ACCOUNTS_UNAVAILABLE = "the accounts cannot be changed now: "
-"""Comes before the cause in why a run waits for money."""
+"""Stands before the cause in the reason why a run waits for money."""
 
 
 class Budget:
@@ -50,7 +50,7 @@ class Budget:
     needs: tuple[type[Any], ...] = (Reservation,)
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
-        """Settle a run that is over, hold for one that is not covered, warn, or stop it."""
+        """Settle a run that is over, hold money for one that is not covered, warn, or stop it."""
         del cue
         if run.sealed or run.has_unknown_events:
             return None
@@ -62,9 +62,9 @@ class Budget:
 
 
 def next_hold(run: Run, now: datetime) -> tuple[str, int]:
-    """The hold this run wants now: its id and amount in micro-dollars, or ('', 0).
+    """Return the hold that this run wants now: its id and amount in micro-dollars, or ('', 0).
 
-    The id is made from the run and the hold's ordinal, so asking the accounts twice is asking once.
+    The id consists of the run and the hold's ordinal, so asking the accounts twice is the same as asking once.
     """
     start = next_start(run, now)
     if not isinstance(start, NextStart) or run.done:
@@ -74,13 +74,13 @@ def next_hold(run: Run, now: datetime) -> tuple[str, int]:
 
 
 def next_hold_min_micros(run: Run, now: datetime) -> int:
-    """How much of the hold that this run wants its next start cannot do without, in micro-dollars."""
+    """Return the part of the wanted hold that the next start needs at least, in micro-dollars."""
     start = next_start(run, now)
     return hold_min_micros(run, start) if isinstance(start, NextStart) else 0
 
 
 def _next_hold_id(run: Run) -> str:
-    """The id of the run's next hold; with the tenant, since all tenants' holds share the system's account."""
+    """Return the id of the run's next hold; it names the tenant, since all tenants share the system's account."""
     return f"{run.tenant}.{run.run}.{run.holds_made + 1}"
 
 
@@ -107,7 +107,7 @@ def _hold_or_wait(run: Run, reservation: Reservation | None, now: datetime) -> H
 
 
 def _stop_at_cost_limit(run: Run, start: NextStart, now: datetime) -> Stopped | None:
-    """Stop a run whose next start does not fit into its own limit; one whose open starts may yet cost less waits."""
+    """Stop a run whose next start exceeds its own limit; while open starts may still cost less, the run waits."""
     if any(not attempt.expired(now) for attempt in run.open_attempts):
         return None
     spent = run.spent_micros + run.reserved_micros
@@ -120,11 +120,11 @@ def _stop_at_cost_limit(run: Run, start: NextStart, now: datetime) -> Stopped | 
 
 
 def _wait_or_stop(run: Run, start: NextStart, reservation: Reservation) -> Queued | Stopped | None:
-    """Let the run wait for what other runs hold, or stop it if the next start fits into nothing that can come."""
+    """Let the run wait for money that other runs hold, or stop it if the next start can never be covered."""
     if run.queued and (reservation.may_wait or reservation.cause):
         return None
     if run.open_attempts:
-        # What is open may cost less than it reserves, and the run is asked again when it has ended.
+        # An open start may cost less than it reserves; budget decides again when it has ended.
         return None
     need = hold_min_micros(run, start)
     step = f"The next step may cost {dollars(start.cost_max_micros)}"
@@ -160,9 +160,9 @@ def _warn(run: Run) -> Warned | None:
 
 
 def _settled_holds(run: Run) -> tuple[SettledHold, ...]:
-    """What the run has spent of each open hold: the oldest first, as much as each has, and the last what is over.
+    """Return how much the run has spent of each open hold: the oldest is used up first, the last bears any excess.
 
-    It is over only where a provider reported more than it could have used; the accounts are charged what the run is.
+    There is an excess only if a provider reported more than it could have used; the accounts are charged like the run.
     """
     left = run.unsettled_micros
     lines: list[SettledHold] = []

@@ -1,4 +1,4 @@
-"""The validator's judgement of single calls: exists and granted, strict arguments, loops, repeated effects."""
+"""The validator's verdict on single calls: tool exists and is granted, strict arguments, loops, repeated effects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from linestop.schemas.tool_contracts import TRACED_TIERS, effect_key, may_have_t
 
 WAIT_MAX_S = 2_592_000
 WAIT_OVERDUE_MAX_S = 60.0
-"""A moment that passed while the model was thinking is no mistake; the wait is then over at once."""
+"""A moment that passed while the model was thinking is accepted; the wait is then over at once."""
 
 TOKENIZING_COST = 8
 NAMES_SHOWN_MAX = 20
@@ -32,7 +32,7 @@ NAMES_SHOWN_MAX = 20
 def judge(
     run: Run, proposal: ProposalState, agent: AgentVersion, texts: Mapping[str, bytes], *, now: datetime
 ) -> tuple[JudgedCall, ...]:
-    """Judge every pending call of ``proposal``, each knowing those before it."""
+    """Judge every pending call of ``proposal``, each with the verdicts on those before it."""
     verdicts: list[JudgedCall] = []
     for call in proposal.calls:
         if call.stage is Stage.PENDING:
@@ -41,22 +41,22 @@ def judge(
 
 
 def judging_bytes(run: Run) -> int:
-    """How much outside data a judgement of the present proposal goes through; 0 if there is none to judge."""
+    """How many bytes of outside data it takes to judge the present proposal; 0 if there is none to judge."""
     if run.phase is not Phase.JUDGING or run.proposal is None:
         return 0
     pending = [call for call in run.proposal.calls if call.stage is Stage.PENDING]
     size = sum(c.raw_args.bytes if isinstance(c.raw_args, BlobRef) else len(c.raw_args) for c in pending)
     if any(call.grant is not None and (call.grant.tier in TRACED_TIERS or call.grant.egress) for call in pending):
         task = run.opened.task.text if run.opened else ""
-        # Taking a text apart takes as long as comparing many times as much.
+        # Splitting a text into tokens takes as long as comparing many times as much text.
         size = TOKENIZING_COST * (size + (len(task) if isinstance(task, str) else 0))
         size += sum(len(call.outcome_text) for call in run.calls.values())
     return size
 
 
 def judge_edit(run: Run, call: CallState, args: bytes, agent: AgentVersion, *, now: datetime) -> tuple[str, ...]:
-    """Why a call would not pass with the arguments that a person wants to put in its place; nothing if it would."""
-    # Where the values come from decides nothing here, and costs time: only calls of a higher tier are traced.
+    """Return why a call would not pass with the arguments that a person wants instead; empty if it would pass."""
+    # The origin of the values decides nothing here and takes time to find: only calls of a higher tier are traced.
     grant = (
         msgspec.structs.replace(call.grant, tier="reversible")
         if call.grant and call.grant.tier in TRACED_TIERS
@@ -123,7 +123,7 @@ def _unknown_tool_message(run: Run, name: str) -> str:
 def _exceeded_call_limit(
     run: Run, call: CallState, grant: ToolGrant, before: list[JudgedCall]
 ) -> tuple[str, LimitHit | None] | None:
-    """Why this tool may not be called once more, and which limit says so; None if it may."""
+    """Return why this tool may not be called once more, and which limit forbids it; None if it may."""
     limits = run.limits
     if run.proposal and len(run.proposal.calls) > limits.proposal_calls_max:
         return f"At most {limits.proposal_calls_max} calls fit into one answer; propose fewer.", None
@@ -148,11 +148,11 @@ def _exceeded_call_limit(
 def _check_repetition(
     run: Run, grant: ToolGrant, earlier: list[CallState], *, key: str, before: list[JudgedCall]
 ) -> tuple[Any, tuple[str, ...], int]:
-    """Whether this call was made before: verdict, errors, and the event to answer from."""
-    answers = [c.outcome_text for c in earlier if c.stage is Stage.ENDED and c.judged and c.judged.verdict != "loop"]
+    """Whether this call was made before: verdict, errors, and the event whose result counts again."""
+    outcomes = [c.outcome_text for c in earlier if c.stage is Stage.ENDED and c.judged and c.judged.verdict != "loop"]
     calls_max = run.limits.equal_calls_max
-    if len(answers) >= calls_max and len(set(answers[-calls_max:])) == 1:
-        sentence = f"This call was made {len(answers)} times with the same result; making it again changes nothing."
+    if len(outcomes) >= calls_max and len(set(outcomes[-calls_max:])) == 1:
+        sentence = f"This call was made {len(outcomes)} times with the same result; making it again changes nothing."
         return "loop", (sentence,), 0
     if grant.tier == "read" or grant.repeatable:
         return "pass", (), 0
@@ -174,7 +174,7 @@ def _check_repetition(
 
 
 def _duplicate_question(run: Run, grant: ToolGrant, *, key: str, before: list[JudgedCall]) -> str:
-    """Why a person is not asked about this call: the same question stands in the same answer already."""
+    """Return why a person is not asked about this call: the same question already stands in the same proposal."""
     policy = run.opened.policy if run.opened else Policy()
     asks = grant.kind == "wait" or grant.tier in TRACED_TIERS or any(fnmatchcase(grant.name, p) for p in policy.ask)
     if not asks or not any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
@@ -183,7 +183,7 @@ def _duplicate_question(run: Run, grant: ToolGrant, *, key: str, before: list[Ju
 
 
 def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
-    """When a ``wait.until`` is over; a sentence if that is not a moment within the limits; None for others."""
+    """Return when a ``wait.until`` is over, a sentence if that moment exceeds the limits, None for other tools."""
     if tool != "wait.until":
         return None
     given: Any = msgspec.json.decode(args)
@@ -191,7 +191,7 @@ def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
     if isinstance(value, int | float):
         if not value > 0:
             return f"A wait of {value} s is over before it begins; name a number of seconds above 0."
-        # A number may be beyond the calendar; what is clipped here is refused below.
+        # The number may reach beyond the calendar; it is clipped here and refused below.
         until = now + timedelta(seconds=min(float(value), WAIT_MAX_S + 1))
     else:
         try:

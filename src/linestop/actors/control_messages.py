@@ -1,4 +1,4 @@
-"""What a person's control message becomes: an event, or a sentence saying why it cannot."""
+"""Turns a control message into an event, or into a sentence that says why it cannot take effect."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from linestop.schemas.tool_contracts import canonical
 def event_for_message(
     run: Run, message: ControlMessage, now: datetime, agent: AgentVersion | None = None
 ) -> AnyEvent | None:
-    """The event that this control message becomes in this run now, or None (see ``objection``)."""
+    """Return the event that this control message becomes in this run now, or None (see ``rejection_reason``)."""
     return None if rejection_reason(run, message, now, agent) else _message_as_event(run, message)
 
 
 def rejection_reason(  # noqa: C901 - a list of reasons, one a line
     run: Run, message: ControlMessage, now: datetime, agent: AgentVersion | None = None
 ) -> str:
-    """Why this control message changes nothing, in one sentence for whoever sent it; empty if it counts.
+    """Return why this control message changes nothing, in one sentence for its sender; empty if it takes effect.
 
-    ``agent`` is the version the run was opened with: with it changed arguments are judged before they are taken.
+    ``agent`` is the version that the run was opened with; with it, edited arguments are judged before they count.
     """
     control = message.control
     if message.verb == "stop" and _cancels_drain(run, message):
@@ -85,9 +85,9 @@ def rejection_reason(  # noqa: C901 - a list of reasons, one a line
     )
 
 
-def _report_rejection_reason(run: Run, said: ControlMessage) -> str:
-    """Why an event that no call waits for is not kept."""
-    if reports_kept(run, untrusted=not said.trusted) < REPORTED_EVENTS_MAX:
+def _report_rejection_reason(run: Run, message: ControlMessage) -> str:
+    """Return why a reported event that no call waits for is not stored."""
+    if reports_kept(run, untrusted=not message.trusted) < REPORTED_EVENTS_MAX:
         return ""
     return (
         f"Run '{run.run}' keeps {REPORTED_EVENTS_MAX} events that it has not waited for yet; report it when it waits."
@@ -97,7 +97,7 @@ def _report_rejection_reason(run: Run, said: ControlMessage) -> str:
 def _edit_rejection_reason(
     run: Run, call: CallState, message: ControlMessage, *, now: datetime, agent: AgentVersion | None
 ) -> str:
-    """Why arguments that a person wrote would be rejected: they are told, and not the model, which wrote others."""
+    """Return why a person's arguments would be rejected: the person is told, not the model, which wrote others."""
     if message.verb != "edit" or agent is None:
         return ""
     args = canonical(message.control.args)
@@ -120,13 +120,13 @@ def _signature_rejection_reason(run: Run, message: ControlMessage) -> str:
     if control.by not in {"", message.signer}:
         return f"It is signed with the key of '{message.signer}' but made in the name of '{control.by}'."
     if any(getattr(entry.event, "signature", "") == control.signature for entry in run.entries if not entry.ignored):
-        # Whoever heard a signed word could otherwise say it again, and have an effect retried once more.
-        return "This very word was said before; say and sign it anew, with another nonce."
+        # Otherwise any process that read a signed decision could submit it again and have an effect retried once more.
+        return "This decision was already submitted; sign it again with a new nonce."
     return ""
 
 
 def _cancels_drain(run: Run, message: ControlMessage) -> bool:
-    """Whether it is a stop that cancels what the first one let run out."""
+    """Whether this stop cancels the calls that the first stop let finish."""
     return run.sealed is None and run.stopped is not None and _stop_event(run, message).overrides(run.stopped)
 
 
@@ -152,12 +152,12 @@ def _call_rejection_reason(run: Run, call: CallState, message: ControlMessage, n
     is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME or (call.stage is Stage.ASKED and call.asked_about_outcome)
     if message.verb == "resolve":
         if not is_outcome_unknown:
-            return f"The fate of call '{call.call}' is not in doubt; nothing is to be resolved."
+            return f"The outcome of call '{call.call}' is known; there is nothing to resolve."
         return _resolution_rejection_reason(run, call, message, now)
     if is_outcome_unknown:
         return (
-            f"What became of call '{call.call}' is not known, and that is what is asked: "
-            f"`linestop resolve {run.run} {call.call} --retry|--done|--stop` decides it."
+            f"The outcome of call '{call.call}' is unknown; decide it with "
+            f"`linestop resolve {run.run} {call.call} --retry|--done|--stop`."
         )
     if call.stage is not Stage.ASKED or call.asked is None:
         return f"Call '{call.call}' does not wait for a person (it is {call.stage})."
@@ -173,7 +173,7 @@ def _call_rejection_reason(run: Run, call: CallState, message: ControlMessage, n
 
 
 def _resolution_rejection_reason(run: Run, call: CallState, message: ControlMessage, now: datetime) -> str:
-    """A word about a doubt has an effect done again, or not at all: whose it may be is the policy's."""
+    """Return why a decision about an unknown outcome does not count; the policy names the people who may decide."""
     control, person = message.control, message.signer or message.control.by
     deciders = run.opened.policy.deciders if run.opened else ()
     if deciders and person not in deciders:
@@ -203,14 +203,14 @@ def _decision_rejection_reason(call: CallState, asked: AskedCall, message: Contr
         return f"The arguments of call '{asked.call}' are not those that were shown; look again."
     if control.contract_digest and control.contract_digest != asked.contract_digest:
         return f"The contract of '{asked.tool}' is not the one that was shown; look again."
-    return _objection_to_wider(call, asked, message)
+    return _wider_contract_rejection_reason(call, asked, message)
 
 
-def _objection_to_wider(call: CallState, asked: AskedCall, said: ControlMessage) -> str:
-    """Why a word about a tool that may do more by now does not count: it may be about what was asked before."""
-    if call.wider and said.verb != "deny" and not said.control.contract_digest:
+def _wider_contract_rejection_reason(call: CallState, asked: AskedCall, message: ControlMessage) -> str:
+    """Return why a decision about a tool that may do more by now does not count: it may concern an earlier question."""
+    if call.wider and message.verb != "deny" and not message.control.contract_digest:
         return f"{asked.wider} Look again, and name the contract that is shown."
-    if said.verb == "edit" and any(attempt.begun for attempt in call.effects):
+    if message.verb == "edit" and any(attempt.begun for attempt in call.effects):
         return f"Call '{call.call}' was begun with its arguments as they are; approve or deny it."
     return ""
 
@@ -255,9 +255,9 @@ def _message_as_event(run: Run, message: ControlMessage) -> AnyEvent:
 
 
 def _report_event(run: Run, message: ControlMessage, text: str, by: str) -> Answered:
-    """What is said of an event: the answer to the call that waits for it, or kept until one does.
+    """Report an event: as the answer to the call that waits for it, or stored until a call does.
 
-    A signature covers a call, which whoever reports an event does not name: one adds nothing to it.
+    A signature covers a call, and the report of an event names none: so a signature adds no trust to it.
     """
     call, trusted = call_waiting_for(run, message.control.event), message.trusted and not message.signer
     return Answered(
@@ -266,7 +266,7 @@ def _report_event(run: Run, message: ControlMessage, text: str, by: str) -> Answ
 
 
 def _signed_fields(control: Control) -> dict[str, Any]:
-    """What else the signature of a word covers: kept with it, so that it can be checked from the log alone."""
+    """Return what else a decision's signature covers, so that the signature can be checked from the log alone."""
     return {
         "shown_sha256": control.args_sha256, "contract_digest": control.contract_digest, "nonce": control.nonce,
         "expires_at": control.expires_at, "signature": control.signature, "key_id": control.key_id,
@@ -292,11 +292,11 @@ EVENT_OF_VERB: dict[Verb, type[AnyEvent]] = {
 """The event that a control message becomes."""
 
 EVENTS_OF_CONTROL_MESSAGES = tuple(event for verb, event in EVENT_OF_VERB.items() if verb != "stop")
-"""The same but for a stop, which ends the run and so cannot be said twice."""
+"""The same except for a stop, which ends the run and so cannot be appended twice."""
 
 
 def is_recorded(run: Run, cue: Cue) -> bool:
-    """Whether this control message became an event already: said once, a word is not said again."""
+    """Whether this control message has already become an event; it becomes one only once."""
     return cue.kind == "control" and any(
         isinstance(entry.event, EVENTS_OF_CONTROL_MESSAGES) and entry.event.cue.id == cue.id
         for entry in reversed(run.entries)
@@ -304,12 +304,12 @@ def is_recorded(run: Run, cue: Cue) -> bool:
 
 
 def has_stop_message(facts: tuple[Any, ...]) -> bool:
-    """Whether somebody asks for a stop: who says it does not give way to others on the run's head."""
+    """Whether a stop is requested; its append does not give way to others at the run's head."""
     return any(isinstance(fact, ControlMessage) and fact.verb == "stop" for fact in facts)
 
 
 def requested_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
-    """A stop that somebody asked for: every role may say it, so whichever shell sees it first does."""
+    """Return a requested stop: every role may append it, so the first shell that sees it does."""
     for fact in facts:
         if isinstance(fact, ControlMessage) and fact.verb == "stop":
             return event_for_message(run, fact, now)

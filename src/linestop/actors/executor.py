@@ -1,10 +1,10 @@
 """Executor: do it, once.
 
-It protects the world outside from doing things twice. It reads cleared and granted calls. It says
-``started`` (its reservation, its deadlines) for all calls that may start, performs them, and says
-``finished`` for each. What an attempt left open past its end is repeated under the same key where that is
-safe, and is ``unknown`` where it is not: then a probe or a person settles it. Where a tool may do more by now than was
-agreed to, it says ``widened``, and starts nothing before a person has agreed to that.
+It protects the world outside from effects that happen twice. It reads cleared and granted calls. It appends
+``started`` (with reservation and deadlines) for all calls that may start, performs them, and appends ``finished`` for
+each. An attempt that is still open past its end is repeated under the same key where that is safe; where it is not,
+its outcome is ``unknown``, and a probe or a person settles it. If a tool may do more by now than was agreed to, the
+executor appends ``widened`` and starts nothing before a person has agreed to that.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from linestop.actors.facts import (
     Worker,
     kill_switch_message,
 )
-from linestop.actors.own_starts import about_to_be_said, stop_out_of_time, unacknowledged_start
-from linestop.actors.widened_contracts import left_open, widened
+from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
+from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
@@ -43,7 +43,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 
 GRACE_S = 2.0
-"""Seconds a performer has, after the tool's own timeout, to say what became of the call."""
+"""Seconds that a performer has after the tool's own timeout to report the call's outcome."""
 
 
 class Executor:
@@ -62,7 +62,7 @@ class Executor:
     # --- deciding ----------------------------------------------------------------------------------------
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
-        """Start what may start; end waits that are over; speak for attempts that nobody else will."""
+        """Start the calls that may start, end waits that are over, and report attempts that no other worker will."""
         del cue
         if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED:
             return None
@@ -72,9 +72,9 @@ class Executor:
         performing = facts.get(Performing)
         if unacknowledged := unacknowledged_start(run, worker_id, performing, effect=True):
             return _report_unacknowledged(unacknowledged)
-        unheard = [attempt for attempt in run.open_attempts if not about_to_be_said(attempt, performing)]
+        unreported = [attempt for attempt in run.open_attempts if not has_unreported_result(attempt, performing)]
         if run.done:
-            return _report_abandoned(run, unheard, now, worker=worker_id, dead=dead)
+            return _report_abandoned(run, unreported, now, worker=worker_id, dead=dead)
         if timeout_stop := stop_out_of_time(run, now, performing, by="executor"):
             return timeout_stop
         if ended_wait := _end_wait(run, now):
@@ -83,24 +83,24 @@ class Executor:
         if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=worker_id):
             return wider
         start = next_start(run, now, worker_id, dead)
-        if isinstance(start, NextStart) and _is_due(run, start, now, unheard):
-            if attempt := left_open(run, start, tools):
-                return _is_abandoned(run, attempt, now, worker=worker_id, dead=dead)
+        if isinstance(start, NextStart) and _is_due(run, start, now, unreported):
+            if attempt := attempt_left_open(run, start, tools):
+                return _report_given_up(run, attempt, now, worker=worker_id, dead=dead)
             if event := _start(run, start, facts.get(KillSwitches) or KillSwitches(), now, worker=worker_id, dead=dead):
                 return event
-        return _report_abandoned(run, unheard, now, worker=worker_id, dead=dead)
+        return _report_abandoned(run, unreported, now, worker=worker_id, dead=dead)
 
     # --- performing --------------------------------------------------------------------------------------
 
     def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> tuple[CallWork, ...]:
-        """Freeze what the calls of ``started`` need."""
+        """Collect what the calls of ``started`` need."""
         assert isinstance(started, EffectStarted)
         assert run.opened is not None
         texts = facts.get(Texts) or Texts()
         return tuple(_call_work(run, line, started, texts) for line in started.calls)
 
     async def perform(self, work: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[Finished | LongResult]:
-        """Perform all calls at once and yield each result as it comes; one that had to be cut with the whole of it."""
+        """Perform all calls at once and yield each result as it comes; one that had to be cut, with its full text."""
         assert self._runner is not None
         async for call_work, result, duration_s in self._runner.run(work):
             yield await off_loop(result.bytes, partial(_report_result, call_work, result, duration_s))
@@ -109,7 +109,7 @@ class Executor:
     def report_cancelled(
         self, work: tuple[CallWork, ...], done: frozenset[tuple[str, int]], *, begun: bool
     ) -> list[AnyEvent]:
-        """What to say of calls that were cancelled before they had a result."""
+        """Return the events for calls that were cancelled before they had a result."""
         return [
             _report_cancelled(call_work, begun=begun)
             for call_work in work
@@ -119,14 +119,14 @@ class Executor:
 
 _CANCELLED = ToolError(type="transient", message="The call was cancelled before its result was known.")
 _NOT_BEGUN = ToolError(type="transient", message="The call was not begun; nothing was done.", retry_safe=True)
-_NOT_REPORTED = ToolError(type="transient", message="Whoever started this call did not say what became of it.")
+_NOT_REPORTED = ToolError(type="transient", message="The worker that started this call did not report its outcome.")
 
 
 def _report_cancelled(work: CallWork, *, begun: bool) -> Finished:
-    # Of a probe ``never_started`` is the answer about the effect, so a probe that did not begin is ``unknown``.
+    # A probe's ``never_started`` is its finding about the effect, so a probe that did not begin is ``unknown``.
     if not begun and not work.probe:
         return _report_not_begun(work)
-    return _outcome_not_known(
+    return _report_unknown(
         work.call, work.attempt, read=work.tier == "read" and not work.probe, cost_micros=work.cost_max_micros,
         error=_CANCELLED,
     )  # fmt: skip
@@ -137,16 +137,16 @@ def _report_not_begun(work: CallWork) -> Finished:
 
 
 def _report_unacknowledged(attempt: Attempt) -> Finished:
-    """Say of a start of this process that it never began: its acknowledgement was lost, so nobody performs it."""
+    """Report that a start of this process never began: its acknowledgement was lost, so it is not performed."""
     if attempt.purpose == "probe":
-        return _outcome_not_known(
+        return _report_unknown(
             attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED
         )
     return Finished(call=attempt.call, attempt=attempt.attempt, outcome="never_started", error=_CANCELLED)
 
 
-def _outcome_not_known(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
-    """Say that nobody knows. Of a read that leaves nothing in doubt: it failed, and may be made again at once."""
+def _report_unknown(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
+    """Report an unknown outcome. A read had no effect, so it counts as failed and may be repeated at once."""
     if read:
         error = msgspec.structs.replace(error, retry_safe=True, retry_after_s=0.0)
     outcome: Literal["failed", "unknown"] = "failed" if read else "unknown"
@@ -154,7 +154,7 @@ def _outcome_not_known(call: str, attempt: int, *, read: bool, cost_micros: int,
 
 
 def _report_result(work: CallWork, result: ToolResult, duration_s: float) -> Finished | LongResult:
-    """What is said of a result; one that had to be cut goes with the whole of it."""
+    """Report a result; one that had to be cut goes together with its full text."""
     event = finished_event(work, result, duration_s)
     if event.result_bytes <= work.result_bytes_max:
         return event
@@ -163,7 +163,7 @@ def _report_result(work: CallWork, result: ToolResult, duration_s: float) -> Fin
 
 
 def finished_event(work: CallWork, result: ToolResult, duration_s: float) -> Finished:
-    """The event that reports ``result`` of ``work``, capped for the model."""
+    """Return the event that reports ``result`` of ``work``, cut to the size that the model may read."""
     if not result.begun:
         return _report_not_begun(work)
     text = "" if result.outcome != "succeeded" else _as_text(result.value)
@@ -178,7 +178,7 @@ def finished_event(work: CallWork, result: ToolResult, duration_s: float) -> Fin
 
 
 def truncate(text: str, bytes_max: int) -> tuple[str, int]:
-    """``text`` cut to ``bytes_max`` UTF-8 bytes with a note saying so, and its full size."""
+    """Return ``text`` cut to ``bytes_max`` UTF-8 bytes, with a note that it was cut, and its full size in bytes."""
     data = text.encode()
     if len(data) <= bytes_max:
         return text, len(data)
@@ -198,31 +198,33 @@ def _end_wait(run: Run, now: datetime) -> Finished | None:
     return None
 
 
-def _is_due(run: Run, start: NextStart, now: datetime, unheard: Sequence[Attempt]) -> bool:
-    """Whether calls are to be started now, and none of them is about to be answered by an attempt before."""
+def _is_due(run: Run, start: NextStart, now: datetime, unreported: Sequence[Attempt]) -> bool:
+    """Whether calls are to be started now and none of them has an earlier attempt whose result is about to come."""
     before = [attempt for name in start.calls if (attempt := run.calls[name].open_attempt) is not None]
-    return start.kind != "model" and start.at <= now and all(attempt in unheard for attempt in before)
+    return start.kind != "model" and start.at <= now and all(attempt in unreported for attempt in before)
 
 
 def _report_abandoned(
     run: Run, attempts: Sequence[Attempt], now: datetime, *, worker: str, dead: frozenset[str]
 ) -> Finished | None:
-    """Speak for one of these open attempts that is past its end and that nobody may repeat."""
+    """Report one of these open attempts that is past its end and may not be repeated."""
     for attempt in attempts:
         if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
-            return _is_abandoned(run, attempt, now, worker=worker, dead=dead)
+            return _report_given_up(run, attempt, now, worker=worker, dead=dead)
     return None
 
 
-def _is_abandoned(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
-    """Say of an attempt that nobody knows what became of it."""
+def _report_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
+    """Report that the outcome of an attempt is unknown."""
     grant = run.calls[attempt.call].grant
-    # In a run that goes on, the fold tells the model that a read was tried often enough.
+    # While the run continues, the fold tells the model that a read was tried often enough.
     read = run.done and grant is not None and grant.tier == "read" and attempt.purpose == "effect"
-    lost = _outcome_not_known(
+    report = _report_unknown(
         attempt.call, attempt.attempt, read=read, cost_micros=attempt.cost_max_micros, error=_NOT_REPORTED
     )
-    return msgspec.structs.replace(lost, dead_workers=dead_workers_relied_on([attempt], now, worker=worker, dead=dead))
+    return msgspec.structs.replace(
+        report, dead_workers=dead_workers_relied_on([attempt], now, worker=worker, dead=dead)
+    )
 
 
 def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
@@ -231,20 +233,20 @@ def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead
         return attempt.expired(now, worker, dead)
     if call.grant is None or not call.grant.safe_to_repeat:
         return attempt.expired(now)
-    # Whoever seems dead may yet say that it succeeded; with no try left, that would come after the model's answer.
+    # A worker that seems dead may still report a success; with no try left, that would come after the model's answer.
     last = call.tries > call.grant.retries_max
     return attempt.expired(now, worker) if last else attempt.expired(now, worker, dead)
 
 
 def _start(  # noqa: PLR0913 - what a start rests on
-    run: Run, start: NextStart, doors: KillSwitches, now: datetime, *, worker: str, dead: frozenset[str]
+    run: Run, start: NextStart, kill_switches: KillSwitches, now: datetime, *, worker: str, dead: frozenset[str]
 ) -> AnyEvent | None:
-    """Start it, unless a kill switch is closed or the run does not hold what it may cost."""
-    if shut := doors.first_closed_for(run, *(run.calls[name].tool for name in start.calls)):
-        return stop_event(run, by="executor", why=kill_switch_message(shut), code="policy")
+    """Start these calls, unless a kill switch is closed or the run does not hold what they may cost."""
+    if closed := kill_switches.first_closed_for(run, *(run.calls[name].tool for name in start.calls)):
+        return stop_event(run, by="executor", why=kill_switch_message(closed), code="policy")
     if start.cost_max_micros > run.available_micros:
         return None
-    started = _started_event(run, start, worker, doors.revision, now=now)
+    started = _started_event(run, start, worker, kill_switches.revision, now=now)
     return msgspec.structs.replace(started, dead_workers=_dead_owners(run, start, worker, dead, now=now))
 
 

@@ -1,6 +1,6 @@
-"""What a role may know besides the log: small values, fetched by the shell before it asks for a decision.
+"""Facts, which a role may know besides the log: small values that the shell fetches before it asks for a decision.
 
-Every event stores what of them it used, so that a replay can hand the same facts in again.
+Every event stores the facts that its role used, so that a replay can hand them in again.
 """
 
 from __future__ import annotations
@@ -43,36 +43,37 @@ class Worker(msgspec.Struct, frozen=True):
 
 
 class Performing(msgspec.Struct, frozen=True):
-    """The starts (event numbers) of this run that this process performs now, or is about to say the results of."""
+    """The starts (event numbers) of this run that this process performs now, or whose results it is about to append."""
 
     starts: frozenset[int] = frozenset()
     unreported: frozenset[int] = frozenset()
-    """Those of them that have ended: what they gave is not stored yet, perhaps since the broker is away."""
+    """Those of them that have ended but whose results are not stored yet, for instance while the broker is away."""
 
-    lost: frozenset[int] = frozenset()
-    """Those that have ended, and of which a result could not be said at all."""
+    unreportable: frozenset[int] = frozenset()
+    """Those that have ended and of which a result could not be appended at all."""
 
     @property
     def running(self) -> frozenset[int]:
-        """Those that are worked on."""
-        return self.starts - self.unreported - self.lost
+        """Those that are still being performed."""
+        return self.starts - self.unreported - self.unreportable
 
 
 class DeadWorkers(msgspec.Struct, frozen=True):
-    """Workers of open starts that are known to be dead: they said goodbye, lost their name, or are silent.
+    """Workers of open starts that are known to be dead: they signed off, lost their name, or are silent.
 
-    The last is a presumption, so nothing follows from it but for what is safe to repeat.
+    Silence is only a presumption, so a role relies on it only for what is safe to repeat.
     """
 
     workers: frozenset[str] = frozenset()
 
 
 class IncomingTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task at the door.
+    """A task that asks for a run.
 
-    ``problem`` is set where it cannot even be read, and ``readable`` has what can be read of it; ``existing_run`` where
-    its key or run id is taken by another task, or, with a ``problem``, was stopped before this one came. ``trace`` is
-    the W3C ``traceparent`` that it was sent with, as it came. ``asked_at`` is when the broker stored it.
+    ``problem`` is set if the task cannot be read; then ``readable`` has the part that can be. ``existing_run`` is set
+    if the key or run id is taken by another task, or, with a ``problem``, if that run was stopped before this task
+    came. ``trace`` is the W3C ``traceparent`` as it was sent. ``asked_at`` is the moment at which the broker stored
+    the task.
     """
 
     agent: str
@@ -86,9 +87,9 @@ class IncomingTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControlMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A control message for this run. ``signer`` is the person whose key signed it, empty if nobody's did.
+    """A control message for this run. ``signer`` is the person whose key signed it, empty if it is not signed.
 
-    ``trusted``: it came as a person's may come, signed or with the operator's credential, and not as any client's.
+    ``trusted``: the message is signed or came with the operator's credential, not with that of any client.
     """
 
     verb: Verb
@@ -99,14 +100,14 @@ class ControlMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CurrentAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's present version and its digest in the store, for a task at the door; None if there is none."""
+    """The agent's present version and its digest in the store, for an incoming task; None if there is none."""
 
     version: AgentVersion | None
     digest: str = ""
 
 
 class PinnedAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """The version this run was opened with; None if the store has lost it."""
+    """The version that this run was opened with; None if the store has lost it."""
 
     version: AgentVersion | None
 
@@ -122,7 +123,7 @@ class KillSwitches(msgspec.Struct, frozen=True, kw_only=True):
         return next((name for name in (EVERYTHING, UNREADABLE, *names) if name in self.closed), "")
 
     def first_closed_for(self, run: Run, *tools: str) -> str:
-        """The first that is closed of those that concern an open run and these tools of its, or an empty string."""
+        """The first closed switch that concerns this run or one of these tools, or an empty string."""
         if run.opened is None:
             return self.first_closed(f"tenant:{run.tenant}")
         user = (f"user:{run.opened.task.user}",) if run.opened.task.user else ()
@@ -131,7 +132,7 @@ class KillSwitches(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def kill_switch_message(name: str) -> str:
-    """Why nothing starts: the sentence about a closed kill switch."""
+    """Return the sentence about a closed kill switch, the reason why nothing starts."""
     if name == UNREADABLE:
         return (
             "The stored kill switches cannot be read, so all count as closed; reset them: `linestop switch open all`."
@@ -140,17 +141,17 @@ def kill_switch_message(name: str) -> str:
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """How full the fullest of the streams is that a run needs, 0.0 to 1.0, and which it is."""
+    """How full the fullest of the streams is that a run needs, from 0.0 to 1.0, and the name of that stream."""
 
     used: float = 0.0
     stream: str = "RUNS"
 
 
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the accounts said to the hold this run wants now.
+    """The accounts' reply to the hold that this run wants now.
 
-    ``refused_account`` names the account without room; then nothing is reserved. ``waits``: there may be room once
-    other runs give back what they hold. ``cause``: the accounts could not be changed, and why.
+    ``refused_account`` names the account without room; then nothing is reserved. ``may_wait``: there may be room once
+    other runs give back what they hold. ``cause`` is set if the accounts could not be changed, and says why.
     """
 
     hold: str
@@ -162,13 +163,13 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):
-    """Blob contents by digest, where a decision must look into an argument that is too long for an event."""
+    """Blob contents by digest, where a decision must read an argument that is too long for an event."""
 
     by_sha256: dict[str, bytes] = {}
 
 
 class ToolHere(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool as the process has it that would call it; ``contract`` is None where a replay does not know it."""
+    """A tool as it is in the process that would call it; ``contract`` is None where a replay does not know it."""
 
     grant: ToolGrant
     contract: Contract | None = None
@@ -181,12 +182,12 @@ class ToolsHere(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckFindings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tools' own checks found in results that wait for them: event number → findings."""
+    """The findings of the tools' own checks about results that wait for them: event number → findings."""
 
     by_event: dict[int, tuple[str, ...]] = {}
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
-    """Values that must never leave in an answer."""
+    """Values that must never appear in an answer."""
 
     values: tuple[str, ...] = ()

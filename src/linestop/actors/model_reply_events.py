@@ -21,23 +21,23 @@ from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.visible_text import is_blank
 
 CALL_ID_CHARS_MAX = 64
-"""Longest id of a provider that is kept: it must fit into the framing a prompt's size bound counts for a call."""
+"""Longest id of a provider that is used: it must fit into the framing that a prompt's size bound counts for a call."""
 
 CALLS_MAX = 64
-"""More calls in one answer than this are no answer: they would not fit into the event that judges them."""
+"""A reply with more calls than this is invalid: they would not fit into the event that judges them."""
 
 NAME_CHARS_MAX = 200
-"""What is kept of a name that a provider made up; no tool's is as long."""
+"""A name that a provider made up is cut to this length; no tool's name is as long."""
 
 REASON_CHARS_MAX = 500
-"""What a person is shown, beside a call, of what the model said with it."""
+"""Characters of the model's text that a person is shown beside a call."""
 
 REASON_SOURCE_CHARS_MAX = 4_000
-"""Characters of a text, blanks included, in which its reason is looked for."""
+"""Characters of a text, blanks included, that are searched for the reason."""
 
 
 def _charge_micros(work: ModelWork, usage: Usage | None, *, reported: bool) -> int:
-    """What the call costs: by reported usage, else its whole reservation."""
+    """Return the cost of the request: by the reported usage, else the whole reservation."""
     if usage is None or not reported:
         return work.cost_max_micros
     return work.price.cost_micros(usage)
@@ -55,7 +55,7 @@ def failed_event(work: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
 
 
 def _invalid_reply(work: ModelWork, reply: ModelReply, sentence: str) -> ModelFailedEvent:
-    """The failure of an answer that came whole but cannot be used; what it cost is known if the provider said it."""
+    """Return the failure of a complete reply that cannot be used; its cost is known if the provider reported usage."""
     usage = reply.usage if reply.usage_reported else None
     return failed_event(work, ModelFailed("malformed", sentence, usage=usage, possibly_billed=usage is None))
 
@@ -93,7 +93,7 @@ def proposed_event(work: ModelWork, reply: ModelReply, duration_s: float) -> Any
         for name, call in zip(names, cleaned_calls, strict=True)
     )
     text = work.redactor.text(reply.text)
-    # A provider's blocks hold its calls, too, and as it wrote them.
+    # A provider's blocks hold the calls, too, exactly as the model wrote them.
     own = bool(reply.blocks) and not renamed and cleaned_calls == reply.calls
     blocks = "" if not own else canonical(_redacted_blocks(reply.blocks, work.redactor)).decode()
     return Proposed(
@@ -108,14 +108,14 @@ def proposed_event(work: ModelWork, reply: ModelReply, duration_s: float) -> Any
 
 
 def closing_event(work: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
-    """The closing answer: its text alone. It was offered no tool, so a call in it is none."""
+    """Return the closing answer, which is its text alone: no tool was offered, so calls in it do not count."""
     if is_blank(reply.text):
         return _invalid_reply(work, reply, "The closing answer was empty.")
     return proposed_event(work, msgspec.structs.replace(reply, calls=(), blocks=()), duration_s)
 
 
 def _redacted_blocks(blocks: tuple[dict[str, Any], ...], redactor: Redactor) -> list[dict[str, Any]]:
-    """The provider's blocks with its texts redacted; the others are signed, or their provider's to check."""
+    """Return the provider's blocks with texts redacted; other blocks are signed or checked by the provider itself."""
     return [
         block | {"text": redactor.text(block["text"])}
         if block.get("type") == "text" and isinstance(block.get("text"), str)
@@ -125,17 +125,17 @@ def _redacted_blocks(blocks: tuple[dict[str, Any], ...], redactor: Redactor) -> 
 
 
 def _reason_line(text: str) -> str:
-    """What the model said beside its calls, on one line and cut at a word, for the person who is asked about them."""
+    """Return the model's text beside its calls, on one line and cut at a word, for the person who must decide."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text[:REASON_SOURCE_CHARS_MAX]).split())
     if len(line) <= REASON_CHARS_MAX:
         return line
     head, _, rest = line[:REASON_CHARS_MAX].rpartition(" ")
-    # Not every language puts spaces between its words.
+    # Not every language puts spaces between words.
     return (head if len(rest) < len(head) else head + " " + rest).strip() + " …"
 
 
 def unique_ids(ids: list[str], work: ModelWork) -> list[str]:
-    """Call ids that are unique in the run: the provider's own where they are, ours where it repeats one."""
+    """Return call ids that are unique in the run: the provider's own, or one of ours where it repeats or lacks one."""
     taken = set(work.used_ids)
     names: list[str] = []
     for index, provider_id in enumerate(ids):

@@ -1,10 +1,11 @@
-"""Answers that tell of a call instead of making it: "I will call pay({…}) now". Pure.
+"""Answers that announce a call instead of making it: "I will call pay({…}) now". Pure.
 
-Such an answer ends a run whose work was not done. It is sent back once, so a wrong guess costs one turn; still the
-guess is careful. Either the whole answer is a call as text, in one of the forms that models are trained on; or near
-its end a clause says in the first person, of now or the future, that a tool of the run is called, and nothing in the
-clause denies, asks, offers, conditions or reports it. A word that only happens to be a tool's name (``pay``) counts
-where it is written as one: with its arguments, in quotes, or beside the word "tool".
+Such an answer would end a run whose work was not done. It is sent back once, so a wrong guess costs one turn; the
+guess is careful all the same. An answer counts in two cases. Either all of it is a call written as text, in one of the
+forms that models are trained on; or a clause near its end states in the first person, about now or the future, that a
+tool of the run is called, and nothing in the clause denies, asks, offers, conditions or reports the call. A word that
+only happens to be a tool's name (``pay``) counts if it is written as one: with arguments, in quotes, or beside the
+word "tool".
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from linestop.schemas.run.prompt_size import output_room, tokens_bound, tokens_l
 from linestop.schemas.run.state import Run
 
 TAIL_CHARS_MAX: Final = 1_500
-"""Characters of an answer's end in which a clause is looked for: an answer that goes on after it is about more."""
+"""Characters at the end of an answer that are searched for a clause; earlier ones are not the answer's conclusion."""
 
 AFTER_CHARS_MAX: Final = 200
 """Characters that may follow such a clause."""
 
 REASON_PREFIX: Final = "The answer tells of a call of"
-"""How the reason begins for which such an answer is sent back: by it a run knows that it has done so."""
+"""The beginning of the reason with which such an answer is sent back; it shows that the run has already done so."""
 
 EVENTS_LEFT_MIN: Final = 20
-"""A run with less room than this for further events takes the answer as it is."""
+"""A run that has room for fewer further events than this accepts the answer as it is."""
 
 CALL_CHARS_MAX: Final = 20_000
 ARGS_CHARS_MAX: Final = 4_000
@@ -48,7 +49,7 @@ _TOOL_NOUNS: Final = (
     "verktyget|funktionen|工具|函数|ツール|関数|도구|함수|أداة|दायित्व|टूल"
 )
 
-# What somebody says who is about to call something: before the tool's name, or behind it.
+# Phrases that announce a call: before the tool's name, or after it.
 _INTENT_BEFORE: Final = re.compile(
     r"(?:"
     # English
@@ -104,7 +105,7 @@ _INTENT_AFTER_ALONE: Final = re.compile(
     re.IGNORECASE,
 )
 
-# What takes that back: denials, questions, offers, conditions, reports, advice.
+# Phrases that cancel an announcement: denials, questions, offers, conditions, reports, advice.
 _VETO: Final = re.compile(
     r"(?:\?|？|؟"
     r"|\b(?:not|never|cannot|without|instead of|would|could|can|may|might|shall i|should|if|unless|once|after|when|"
@@ -134,9 +135,9 @@ _ARGS_FIELDS: Final = frozenset({"args", "arguments", "parameters", "input", "ac
 
 
 def narration_errors(run: Run, proposal: ProposalState, agent: AgentVersion, now: datetime) -> tuple[str, ...]:
-    """Why a final answer is sent back, if it tells of a call instead of making it; once a run, and where that can help.
+    """Return why a final answer is sent back that announces a call; at most once a run, and only if that can help.
 
-    An answer that keeps to a schema is data. A planner function says what it was written to say.
+    An answer that follows a schema is data, and a planner function answers as it was written to: neither is sent back.
     """
     text = proposal.event.text
     if not isinstance(text, str) or agent.output_schema is not None or agent.planner.startswith("python:"):
@@ -152,7 +153,7 @@ def narration_errors(run: Run, proposal: ProposalState, agent: AgentVersion, now
 
 
 def _can_ask_again(run: Run, proposal: ProposalState, now: datetime) -> bool:
-    """Whether the model can be asked once more: an answer is better than a run that ends at a limit without one."""
+    """Whether the model can be asked again: a doubtful answer is better than a run that ends at a limit without one."""
     limits, opened = run.limits, run.opened
     if opened is None or run.turn >= limits.turns_max or run.returned_in_a_row >= limits.returned_max:
         return False
@@ -166,7 +167,7 @@ def _can_ask_again(run: Run, proposal: ProposalState, now: datetime) -> bool:
 
 
 def narrated_call(text: str, tools: Iterable[str]) -> str:
-    """The tool of the run that an answer says it calls, without doing so; empty for an ordinary answer."""
+    """Return the tool whose call an answer announces without making it; empty for an ordinary answer."""
     names = tuple(sorted(tools, key=len, reverse=True))
     if not names:
         return ""
@@ -177,7 +178,7 @@ def narrated_call(text: str, tools: Iterable[str]) -> str:
 
 
 def _tool_of_textual_call(text: str, names: tuple[str, ...]) -> str:
-    """The tool of an answer that is a call and nothing else."""
+    """Return the tool of an answer that consists of nothing but a call."""
     if len(text) > CALL_CHARS_MAX:
         return ""
     known = {spelling: name for name in names for spelling in _spellings(name)}
@@ -197,7 +198,7 @@ def _tool_of_textual_call(text: str, names: tuple[str, ...]) -> str:
 
 
 def _tool_of_json_call(value: object, known: dict[str, str]) -> str:
-    """The tool of a call as a JSON object; one without arguments is something else."""
+    """Return the tool of a call that is written as a JSON object; an object without arguments is not a call."""
     if not isinstance(value, dict):
         return ""
     fields = cast("dict[str, Any]", value)
@@ -211,7 +212,7 @@ def _tool_of_json_call(value: object, known: dict[str, str]) -> str:
 
 
 def _announced_tool(text: str, names: tuple[str, ...]) -> str:
-    """The tool that a clause near the end of an answer says is called now."""
+    """Return the tool whose call a clause near the end of an answer announces."""
     for name, start, end in _mentions(text, names):
         before = text[max(start - CLAUSE_CHARS_MAX, 0) : start]
         breaks = list(_BREAK.finditer(before))
@@ -233,7 +234,7 @@ def _is_announcement(before: str, after: str) -> bool:
 
 
 def _mentions(text: str, names: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
-    """Where the text names a tool as one: the tool, and where its name and what belongs to it begin and end."""
+    """Yield each place where the text names a tool as a tool: the tool, and where its name begins and ends."""
     known = {spelling.lower(): name for name in names for spelling in _spellings(name)}
     for match in _pattern(names).finditer(text):
         start, end = match.span()
@@ -258,7 +259,7 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def _end_of_args(text: str, start: int) -> int:
-    """Where the parentheses that begin at ``start`` (quotes and blanks before them aside) end; ``start`` if none do."""
+    """Return where the parentheses at ``start`` (after quotes and blanks) end; ``start`` if there are none."""
     opened = start + len(text[start : start + 3]) - len(text[start : start + 3].lstrip(_QUOTES + " "))
     if text[opened : opened + 1] != "(":
         return start
@@ -271,7 +272,7 @@ def _end_of_args(text: str, start: int) -> int:
 
 
 def _split_clause(text: str) -> tuple[str, str]:
-    """What is left of a clause, and what follows it; a mark that ends a question belongs to the clause."""
+    """Split a text into the rest of the clause and what follows; a question mark at the end belongs to the clause."""
     clause_end = _BREAK.search(text)
     if clause_end is None:
         return text[:CLAUSE_CHARS_MAX], ""

@@ -1,4 +1,4 @@
-"""What only the process that made a start can say of it: that it never began, is worked on, or has its result."""
+"""Facts about a start that only its own process knows: it never began, is being performed, or already has a result."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from linestop.schemas.subjects import RoleName
 
 
 def unacknowledged_start(run: Run, worker: str, performing: Performing | None, *, effect: bool) -> Attempt | None:
-    """An open start (of an effect, or of a model call) that ``worker`` itself made and does not perform.
+    """Return an open start (of an effect, or of a model request) that ``worker`` itself made and does not perform.
 
-    Its acknowledgement was lost, so it did not begin and never will; nobody need wait for its ``done_by``.
+    Its acknowledgement was lost, so it did not begin and never will: its ``done_by`` need not be awaited.
     """
     if performing is None or not worker:
         return None
@@ -24,16 +24,17 @@ def unacknowledged_start(run: Run, worker: str, performing: Performing | None, *
     return next((attempt for attempt in own if attempt.n not in performing.starts), None)
 
 
-def about_to_be_said(attempt: Attempt | None, performing: Performing | None) -> bool:
-    """Whether this process has what the attempt gave, and only waits for the broker to say it.
+def has_unreported_result(attempt: Attempt | None, performing: Performing | None) -> bool:
+    """Whether this process has the attempt's result and only waits for the broker to store it.
 
-    However long past its end that is, its roles neither call it lost nor make it again: its result would come too late.
+    Until then its roles neither report the attempt as lost nor repeat it, however long its end is past: otherwise the
+    result would come too late.
     """
     return attempt is not None and performing is not None and attempt.n in performing.unreported
 
 
 def stop_out_of_time(run: Run, now: datetime, performing: Performing | None, *, by: RoleName) -> Stopped | None:
-    """The stop of a run whose time is used up by what this process performs, which nobody else can know."""
+    """Return the stop of a run whose active time is used up by what this process performs; no other process knows."""
     if performing is None or not performing.running or run.active_s(now, performing.running) < run.limits.wall_s:
         return None
     return stop_event(run, by=by, why=out_of_time_message(run.limits.wall_s), code="deadline")

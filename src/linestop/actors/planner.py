@@ -1,10 +1,10 @@
 """Planner: what next?
 
-It protects the run from half an answer. It reads the whole run to assemble a prompt. It says ``started``
-(which model, what the call may cost, until when), calls the model, and says ``proposed`` for a complete
-answer, ``failed`` for none, ``compacted`` for a summary; and ``stopped`` when no model will answer.
+It protects the run from incomplete replies. It reads the whole run to assemble a prompt. It appends ``started``
+(which model, what the request may cost, until when), sends the request, and appends ``proposed`` for a complete
+reply, ``failed`` for none, ``compacted`` for a summary; and ``stopped`` when no model can be asked any more.
 
-A plain function may stand in for the model (``planner = "python:…"``): it gets the same guarantees.
+A plain function may replace the model (``planner = "python:…"``): it gets the same guarantees.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from linestop.actors.facts import (
     kill_switch_message,
 )
 from linestop.actors.model_reply_events import closing_event, compacted_event, failed_event, proposed_event
-from linestop.actors.own_starts import about_to_be_said, stop_out_of_time, unacknowledged_start
+from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
 from linestop.actors.prompt import Prompt, assemble, request
 from linestop.actors.prompt_exact_values import covered_texts
 from linestop.off_loop import off_loop
@@ -55,14 +55,14 @@ from linestop.schemas.run.tool_mode import observed_mode
 from linestop.schemas.subjects import RoleName
 
 PROMPTS_CACHED_MAX = 64
-NOT_BEGUN = "The call was not begun; nothing was asked."
+NOT_BEGUN = "The request was not begun; nothing was asked."
 
 GRACE_S = 5.0
-"""Seconds a performer has, after the call's own deadline, to say what became of it."""
+"""Seconds that a performer has after the request's own deadline to report its outcome."""
 
 
 class Planner:
-    """The planner role. ``caller`` reaches the models; it is handed in, so that this module imports none."""
+    """The planner role. ``requester`` reaches the models; it is handed in, so that this module imports none."""
 
     name: RoleName = "planner"
     wakes: frozenset[str] = frozenset({
@@ -77,9 +77,9 @@ class Planner:
         self._prompts: dict[str, Prompt] = {}
 
     def _cache_prompt(self, prompt: Prompt) -> Prompt:
-        """Keep the prompt of a decision for its performance, by its digest.
+        """Cache the prompt of a decision by its digest, for when the request is performed.
 
-        By nothing less: what a run says at some event may have been folded before it was stored, and is not stored.
+        Only the digest is a safe key: an event number may belong to an event that was folded but never stored.
         """
         self._prompts[prompt.sha256] = prompt
         if len(self._prompts) > PROMPTS_CACHED_MAX:
@@ -89,9 +89,9 @@ class Planner:
     # --- deciding ----------------------------------------------------------------------------------------
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
-        """Start the next model call if it is covered; stop the run if no model can be asked any more."""
+        """Start the next model request if it is covered; stop the run if no model can be asked any more."""
         del cue
-        waits = about_to_be_said(run.model_attempt, facts.get(Performing))
+        waits = has_unreported_result(run.model_attempt, facts.get(Performing))
         if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED or waits:
             return None
         worker = facts.get(Worker)
@@ -129,7 +129,7 @@ class Planner:
     # --- performing --------------------------------------------------------------------------------------
 
     def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> ModelWork:
-        """Freeze the prompt and everything the answer will be checked with."""
+        """Collect the prompt and everything that the reply will be checked with."""
         assert isinstance(started, ModelStarted)
         assert run.opened is not None
         pinned = facts.get(PinnedAgent)
@@ -162,7 +162,7 @@ class Planner:
         )  # fmt: skip
 
     async def perform(self, work: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
-        """Call the model once and yield what came of it."""
+        """Send the request once and yield the event that its outcome becomes."""
         assert isinstance(started, ModelStarted)
         assert self._requester is not None
         try:
@@ -185,7 +185,7 @@ class Planner:
             yield await off_loop(size, make_event)
 
     def report_cancelled(self, work: ModelWork, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:
-        """What to say of a model call that was cancelled: once begun it may be billed, so it is charged in full."""
+        """Return the event of a cancelled model request: once begun it may be billed, so it is charged in full."""
         if done:
             return []
         charged = work.cost_max_micros if begun else 0
@@ -194,7 +194,9 @@ class Planner:
 
 
 def _no_reply(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFailedEvent:
-    sentence = "The call was cancelled." if kind == "cancelled" else "Whoever made this call did not report."
+    sentence = (
+        "The request was cancelled." if kind == "cancelled" else "The worker that made this request did not report."
+    )
     return ModelFailedEvent(
         turn=turn, attempt=attempt, kind="cancelled" if kind == "cancelled" else "unknown", message=sentence,
         possibly_billed=charged > 0, charged_micros=charged,
@@ -202,22 +204,22 @@ def _no_reply(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFaile
 
 
 def _stop_exhausted(run: Run, reason: Exhausted) -> Stopped:
-    """The stop of a run in which no model can be asked any more."""
+    """Return the stop of a run in which no model can be asked any more."""
     hit = LimitHit(name=reason.limit, value=reason.value, max_value=reason.max_value) if reason.limit else None
     return stop_event(run, by="planner", why=reason.why, code=reason.code, limit=hit)
 
 
 def _report_uncovered_takeover(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
-    """Speak for a call that died with its worker, where its takeover is not covered.
+    """Report a request that died with its worker if its takeover is not covered.
 
-    Budget cannot know that the worker was killed, and would hold for another attempt only after ``done_by``.
+    Budget cannot know that the worker was killed, and would hold money for another attempt only after ``done_by``.
     """
     attempt = run.model_attempt
     return None if attempt is None or attempt.expired(now) else _report_no_reply(attempt, now, worker, dead)
 
 
 def _report_dead_worker(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
-    """Speak for a call of a dead worker that is not made again: what follows then follows from the log alone."""
+    """Report a request of a dead worker that is not repeated; then all that follows is decided from the log alone."""
     attempt = run.model_attempt
     if attempt is None or not dead_workers_relied_on([attempt], now, worker=worker, dead=dead):
         return None
@@ -225,7 +227,7 @@ def _report_dead_worker(run: Run, now: datetime, worker: str, dead: frozenset[st
 
 
 def _report_abandoned(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
-    """Speak for a model call of a run that is over and whose maker is gone."""
+    """Report a model request of a run that is over, if the worker that made it is gone."""
     for attempt in run.open_attempts:
         if not attempt.call and attempt.expired(now, worker, dead):
             return _report_no_reply(attempt, now, worker, dead)
@@ -251,7 +253,7 @@ def _started_event(  # noqa: PLR0913 - one event's fields
 ) -> ModelStarted:
     before = [run.model_attempt] if run.model_attempt is not None else []
     start_by = now + timedelta(seconds=START_WITHIN_S)
-    # No call outlives the run's time: what is lost with its worker must not be waited for much longer than that.
+    # No request outlives the run's time: one that was lost with its worker must not be awaited for much longer.
     left_s = max(run.limits.wall_s - run.active_s(now) - START_WITHIN_S, 0.0)
     return ModelStarted(
         turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
@@ -265,9 +267,9 @@ def _started_event(  # noqa: PLR0913 - one event's fields
 
 
 def _deadline_s(run: Run, started: ModelStarted) -> float:
-    """How long the call may take: its own limit, or a moment longer than what was left of the run's time.
+    """Return how long the request may take: its own limit, or a moment longer than the rest of the run's time.
 
-    So it is the end of that time that ends the call, and not a failure after which it would be made again.
+    So the end of the run's time ends the request, and not a failure after which it would be repeated.
     """
     left_s = (started.done_by - started.start_by).total_seconds() - GRACE_S + START_WITHIN_S + DECIDING_MAX_S
     return min(run.limits.model_deadline_s, left_s)

@@ -1,7 +1,7 @@
-"""Which values of a conversation a summary must not lose: identifiers, amounts and dates that tools returned.
+"""The values of a conversation that a summary must not lose: identifiers, amounts and dates that tools returned.
 
-They are found by their form alone, so the same log always gives the same ones, and a summary that forgets or
-rounds one does no harm. No secret that is known is among them: results are redacted before they are stored.
+They are found by their form alone, so the same log always gives the same values, and a summary that omits or
+rounds one does no harm. They contain no known secret: results are redacted before they are stored.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from linestop.schemas.provenance.argument_leaves import leaves
 from linestop.schemas.run.state import Run
 
 VALUES_MAX = 32
-"""Of a conversation: those of the newest results, since what came of the older ones mostly stands in them."""
+"""Most values of one conversation. The newest results come first: they mostly repeat what matters of the older ones."""
 
 PER_RESULT_MAX = 8
-"""Of one result, so that a long table does not take the place of all the others."""
+"""Most values of one result, so that a long table does not displace all the others."""
 
 CHARS_MAX = 64
 
@@ -37,9 +37,9 @@ _VALUE = re.compile(
 
 
 def covered_texts(run: Run, covers_to: int) -> tuple[tuple[int, str], ...]:
-    """The answers up to proposal ``covers_to``, newest first, each with its event; the task, which stays, is the last.
+    """Return the results up to proposal ``covers_to``, newest first, each with its event; the task text comes last.
 
-    What is looked for in them takes time, so it is done where the model is called: see ``exact_values``.
+    Searching them takes time, so ``exact_values`` does that while the request to the model is performed.
     """
     task = run.opened.task.text if run.opened else ""
     proposals = reversed([p for p in run.proposals if p.n <= covers_to])
@@ -48,27 +48,27 @@ def covered_texts(run: Run, covers_to: int) -> tuple[tuple[int, str], ...]:
 
 
 def exact_values(covered: tuple[tuple[int, str], ...]) -> tuple[ExactValue, ...]:
-    """The values that these answers have (see ``covered_answers``), and the task has not."""
+    """Return the values in these results (see ``covered_texts``) that do not appear in the task."""
     *texts, (_, task) = covered or ((0, ""),)
     seen = set(_find_values(task))
     selected: list[ExactValue] = []
-    for n, answer in texts:
+    for n, text in texts:
         if len(selected) >= VALUES_MAX:
             break
-        values = [value for value in _find_values(answer) if value not in seen][:PER_RESULT_MAX]
+        values = [value for value in _find_values(text) if value not in seen][:PER_RESULT_MAX]
         seen.update(values)
         selected.extend(ExactValue(value=value, n=n) for value in values)
     return tuple(sorted(selected[:VALUES_MAX], key=lambda value: value.n))
 
 
 def _find_values(text: str) -> dict[str, None]:
-    """The values in ``text``, each once and in their order."""
+    """Return the values in ``text``, each once and in their order."""
     values = (value for part in _parts(text) for value in _VALUE.findall(part))
     return dict.fromkeys(value for value in values if len(value) <= CHARS_MAX)
 
 
 def _parts(text: str) -> Iterator[str]:
-    """The text itself; of JSON its values one by one, with numbers as they are written."""
+    """Yield the text itself, or the values of a JSON text one by one, with numbers as they are written."""
     try:
         value = json.loads(text, parse_float=str, parse_int=str)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Recorder: what happened, for ever?
+"""Recorder: what is the permanent record?
 
 It protects the record. It reads runs that are over: answered, stopped or refused, with nothing open and
-nothing held. It says ``sealed`` (status, answer, receipt, totals), and ``amended`` when a fact arrives later.
+nothing held. It appends ``sealed`` (status, answer, receipt, totals), and ``amended`` when a late result arrives.
 The outcome and the archive follow from the sealed log.
 """
 
@@ -30,7 +30,7 @@ class Recorder:
     needs: tuple[type[Any], ...] = ()
 
     def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
-        """Seal a run that is over; amend a sealed one that facts came to."""
+        """Seal a run that is over; amend a sealed one that got late results."""
         del cue, facts, now
         if run.has_unknown_events:
             return None
@@ -49,7 +49,7 @@ class Recorder:
 
 
 def sealed_event(run: Run) -> Sealed:
-    """The last word about a run that is over."""
+    """Return the event that closes the record of a run that is over."""
     status, cause, why = ending(run)
     answer = run.accepted.answer if run.accepted and status == "completed" else None
     partial_text, partial_is = partial_answer(run) if answer is None else NO_PARTIAL
@@ -62,7 +62,7 @@ def sealed_event(run: Run) -> Sealed:
 
 
 def ending(run: Run) -> tuple[SealStatus, str, str]:
-    """How the run ended: status, cause class, and why in one sentence."""
+    """Return how the run ended: status, cause class, and the reason in one sentence."""
     if run.stopped:
         return STATUS[run.stopped.code], CAUSE[run.stopped.code], run.stopped.why
     if run.refused:
@@ -71,7 +71,7 @@ def ending(run: Run) -> tuple[SealStatus, str, str]:
 
 
 def receipt(run: Run) -> tuple[Fate, ...]:
-    """What became of every call that was let through, started or not."""
+    """Return the fate of every call that passed the validator, started or not."""
     return tuple(
         Fate(
             call=call.call, tool=call.tool, fate=call.fate, attempts=len(call.effects),
@@ -83,7 +83,7 @@ def receipt(run: Run) -> tuple[Fate, ...]:
 
 
 def totals(run: Run) -> Totals:
-    """What the run took."""
+    """Return what the run used: turns, calls, tokens, cost, waiting time and events."""
     return Totals(
         turns=run.turn, calls=sum(1 for call in run.calls.values() if call.effects), tokens=run.tokens,
         cost_micros=run.spent_micros, wait_s=round(run.wait_s, 3), events=run.n,

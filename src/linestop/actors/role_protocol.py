@@ -1,4 +1,4 @@
-"""What a role is, and what a performer is."""
+"""The protocols of a role and of a performer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from linestop.schemas.subjects import RoleName
 class Role(Protocol):
     """One question about one run, answered from its whole log.
 
-    ``wakes`` names the events (``role.event``) after which it may have something to say; ``needs`` the facts
-    it must know from outside the run.
+    ``wakes`` names the events (``role.event``) after which the role may have something to append; ``needs`` names the
+    facts that it must know from outside the run.
     """
 
     name: RoleName
@@ -32,21 +32,22 @@ class Role(Protocol):
 class Performer(Protocol):
     """A role that also acts: planner and executor.
 
-    ``view`` freezes what performing needs at the moment the start was appended, so that nothing that comes
-    later can change what is done; ``perform`` does it and yields the results as they come.
+    ``prepare`` collects what performing needs at the moment the start is appended, so that nothing that comes
+    later can change what is done; ``perform`` does the work and yields the results as they come.
     """
 
     def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> Any:  # noqa: ANN401 - each performer's own
-        """Freeze what ``perform`` needs. Pure."""
+        """Collect what ``perform`` needs. Pure."""
         ...
 
-    def perform(self, work: Any, started: AnyEvent) -> AsyncIterator[AnyEvent | LongResult]:  # noqa: ANN401 - see view
-        """Do what ``started`` announced and yield its results. Cancelled when the run is stopped."""
+    def perform(self, work: Any, started: AnyEvent) -> AsyncIterator[AnyEvent | LongResult]:  # noqa: ANN401 - see prepare
+        """Do what ``started`` announced and yield the results. Cancelled when the run is stopped."""
         ...
 
     def report_cancelled(self, work: Any, done: frozenset[tuple[str, int]], *, begun: bool) -> list[AnyEvent]:  # noqa: ANN401
-        """What to say of the parts of a start without a result (``done``: call, attempt). Pure.
+        """Return the events for the parts of a start that have no result yet. Pure.
 
-        ``begun`` is False if performing never began, so that nothing can have happened.
+        ``done`` names the parts that have one (call, attempt). ``begun`` is False if performing never began, so that
+        nothing can have happened.
         """
         ...

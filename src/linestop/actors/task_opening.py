@@ -1,4 +1,4 @@
-"""The validator's door: whether a task becomes a run, and with what fixed."""
+"""Whether a task becomes a run, and what the run may use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ REFUSED_LABELS_BYTES_MAX = 4_096
 
 
 def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime) -> Opened | Refused:
-    """Decide about a task at the door. What a run may use is fixed here, before any untrusted data is read."""
+    """Open a run for an incoming task or refuse it.
+
+    Everything that the run may use is fixed here, before any untrusted data is read.
+    """
     current, kill_switches, space = (
         facts.get(CurrentAgent),
         facts.get(KillSwitches) or KillSwitches(),
@@ -52,7 +55,7 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime
         return refuse("no_agent", f"There is no agent '{incoming.agent}'; {hint}")
     user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
     if closed := kill_switches.first_closed(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
-        return refuse("door_closed", f"New runs are not let in. {kill_switch_message(closed)}")
+        return refuse("door_closed", f"No new runs are accepted. {kill_switch_message(closed)}")
     if space_reason := no_space_message(space):
         return refuse("no_space", space_reason)
     limits = lower_limits(agent.limits, incoming.task.limits)
@@ -62,7 +65,7 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime
         return refuse("bad_limits", f"The agent '{agent.name}' cannot be run: {reason}.")
     if sentence := _invalid_task(incoming.task, agent, limits):
         return refuse("bad_task", sentence)
-    # What is pinned is what the store has it under: a newer build may write the same version differently.
+    # The digest of the store is pinned: a newer build may encode the same version differently.
     digest = current.digest if current and current.digest else agent.digest()
     return _opened_event(
         _redact_material(incoming, facts), agent, limits, digest=digest, kill_switches=kill_switches, now=now
@@ -70,7 +73,7 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime
 
 
 def asked_for(incoming: IncomingTask, now: datetime) -> AskedFor:
-    """Whose task is refused, as far as it can be read and is no longer than in a run."""
+    """Return who sent a refused task, as far as it can be read and keeps to the lengths allowed in a run."""
     asked_at = min(incoming.asked_at, now) if incoming.asked_at else None
     task = incoming.task or incoming.readable
     if task is None:
@@ -83,7 +86,7 @@ def asked_for(incoming: IncomingTask, now: datetime) -> AskedFor:
 
 
 def _redact_material(incoming: IncomingTask, facts: Facts) -> IncomingTask:
-    """The task with its material redacted: that is outside data, as a tool's result is."""
+    """Return the task with its material redacted: material is outside data, as a tool's result is."""
     task, secrets = incoming.task, facts.get(Secrets) or Secrets()
     if task is None or not task.material:
         return incoming
@@ -92,7 +95,7 @@ def _redact_material(incoming: IncomingTask, facts: Facts) -> IncomingTask:
 
 
 def no_space_message(space: Space) -> str:
-    """Why no run may begin for lack of room, in one sentence; empty if there is room."""
+    """Return why no run may begin for lack of space, in one sentence; empty if there is space."""
     if space.used < SPACE_FOR_NEW_WORK:
         return ""
     return (
@@ -101,33 +104,33 @@ def no_space_message(space: Space) -> str:
 
 
 def free_key_note(incoming: IncomingTask) -> str:
-    """What a refusal says of the task's key: the run of another task keeps it, no other refusal takes it."""
+    """Return a refusal's sentence about the task's key: only the run of another task keeps it, no refusal takes it."""
     if incoming.task is None or not incoming.task.key or incoming.existing_run:
         return ""
     return f" The key '{incoming.task.key[:80]}' was not taken and can be used again."
 
 
 def key_taken_message(run: str) -> str:
-    """Why a task cannot have a key or a run id, in one sentence."""
+    """Return why a task cannot have a key or a run id, in one sentence."""
     return f"The key or run id is taken: run '{run}' has another task under it."
 
 
-def stopped_beforehand(why: str, incoming: IncomingTask) -> str:
-    """Why a run that was stopped before its task came does not begin, and what becomes of the task's key."""
+def stopped_before_start_message(why: str, incoming: IncomingTask) -> str:
+    """Return why a run that was stopped before its task came does not begin, and whether the task's key is free."""
     why = why.strip()
     sentence = f"The run was stopped before it began{': ' if why else ''}{why}"
-    return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'}{given_back(incoming)}"
+    return f"{sentence}{'' if sentence.endswith(('.', '!', '?')) else '.'}{_released_key_note(incoming)}"
 
 
-def given_back(incoming: IncomingTask) -> str:
-    """What a refusal says of the key of a run that was stopped before its task came."""
+def _released_key_note(incoming: IncomingTask) -> str:
+    """Return the sentence about the key of a run that was stopped before its task came."""
     if incoming.task is None or not incoming.task.key:
         return ""
     return f" The key '{incoming.task.key[:80]}' is free: sent again, the task is a run of another name."
 
 
 def _invalid_task(task: Task, agent: AgentVersion, limits: Limits) -> str:
-    """What is wrong with the task itself, in one sentence, or nothing."""
+    """Return what is wrong with the task itself, in one sentence; empty if nothing is."""
     if is_blank(task.text):
         return "The task has no text; say in 'text' what is to be done."
     if len(task.text) > limits.input_chars_max:
@@ -146,7 +149,7 @@ def _invalid_task(task: Task, agent: AgentVersion, limits: Limits) -> str:
     return ""
 
 
-def _opened_event(  # noqa: PLR0913 - all that is fixed when a run opens
+def _opened_event(  # noqa: PLR0913 - everything that is fixed when a run opens
     incoming: IncomingTask,
     agent: AgentVersion,
     limits: Limits,
@@ -188,7 +191,7 @@ def _opened_event(  # noqa: PLR0913 - all that is fixed when a run opens
 
 
 def tool_grant(contract: Contract) -> ToolGrant:
-    """The part of a contract that decisions need, with the digests that pin the rest."""
+    """Return the part of a contract that decisions need, with the digests that pin the rest."""
     return ToolGrant(
         name=contract.name, contract_digest=contract.digest(), schema_digest=_sha256(contract.parameters),
         tier=contract.tier, kind=contract.kind, timeout_s=contract.timeout_s, retries_max=contract.retries_max,
@@ -200,9 +203,9 @@ def tool_grant(contract: Contract) -> ToolGrant:
 
 
 def clamp_grant(granted: ToolGrant, limits: Limits) -> ToolGrant:
-    """A grant within the run's limits: a limit below its default bounds every tool, whatever its contract says.
+    """Return a grant within the run's limits: a limit below its default bounds every tool, whatever its contract says.
 
-    At its default a limit is only what a contract has that names nothing else: SQL may take longer.
+    A limit at its default applies only to a contract that names no value of its own: SQL may take longer.
     """
     lowered_timeout = limits.tool_timeout_s < DEFAULTS.tool_timeout_s
     lowered_retries = limits.tool_retries_max < DEFAULTS.tool_retries_max
@@ -218,5 +221,5 @@ def _sha256(value: object) -> str:
 
 
 def task_sha256(task: Task, agent: str = "") -> str:
-    """Digest of what is asked of ``agent``, without the task's key and run id: equal tasks have equal digests."""
+    """Return the digest of a task for ``agent``, without its key and run id: equal tasks have equal digests."""
     return _sha256([agent, msgspec.structs.replace(task, key="", run="")])

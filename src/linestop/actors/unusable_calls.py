@@ -1,9 +1,9 @@
-"""Calls that cannot be made whatever else is true of the run: their arguments are kept without secrets.
+"""Calls that cannot be made in any state of the run: secrets are removed from their arguments.
 
-The arguments of a call that is made must stay exactly as the model wrote them. Nothing needs those of a call of an
-unknown tool, or those that do not fit the tool's schema; but the log, prompts, alerts and exports would repeat them.
-The validator judges the redacted form, and it must reject that one, too: a value that was too long with a secret in it
-may fit without.
+The arguments of a call that is made must stay exactly as the model wrote them. Arguments for an unknown tool, or ones
+that do not fit the tool's schema, are never used, but the log, prompts, alerts and exports would repeat them.
+The validator judges the redacted form and must reject that, too: a value that was too long with a secret in it
+may fit without the secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from linestop.schemas.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, canonical
 
 REMOVED: Final = '"[redacted arguments]"'
-"""What stands for arguments that would be valid without their secrets: a text is never an object of arguments."""
+"""Replaces arguments that would be valid without their secrets: a text is never a valid object of arguments."""
 
 _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
 
@@ -31,7 +31,7 @@ def clean_call(call: ToolCall, tools: Sequence[Contract], redactor: Redactor) ->
     Args:
         call: The call as the model wrote it.
         tools: The tools of the run.
-        redactor: What knows the secrets.
+        redactor: Replaces the secrets.
     """
     contract = next((contract for contract in tools if contract.name == call.name), None)
     name = call.name if contract is not None else redactor.text(call.name)
@@ -55,5 +55,5 @@ def _fits(args: str, contract: Contract | None) -> bool:
 
 
 def _unescape(text: str) -> str:
-    """JSON text with its characters written out, as far as that is possible without reading it as JSON."""
+    """Return JSON text with escaped characters written out, as far as that is possible without decoding the JSON."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)

@@ -1,7 +1,7 @@
 """Validator: is it well formed, allowed and sane?
 
 It protects the run from what a model or a client makes up. It reads tasks, proposals and final answers, the
-pinned agent and its contracts. It says ``opened`` or ``refused`` for a task, ``judged`` for every call of a
+pinned agent and its contracts. It appends ``opened`` or ``refused`` for a task, ``judged`` for all calls of a
 proposal at once, ``checked`` for a result whose tool declares checks, ``accepted`` or ``returned`` for the
 final answer, and ``stopped`` when a limit, a loop or the clock ends the run.
 """
@@ -74,7 +74,7 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = task_opening.stopped_beforehand(run.stopped.why, incoming)
+                sentence = task_opening.stopped_before_start_message(run.stopped.why, incoming)
                 return Refused(
                     code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
                     asked=task_opening.asked_for(incoming, now),
@@ -95,9 +95,9 @@ class Validator:
 
 
 def _stop_without_space(run: Run, space: Space) -> Stopped | None:
-    """Stop a run that wants to do more when what is left of a stream is for the ends of runs.
+    """Stop a run that wants to do more when the rest of a stream is reserved for the ends of runs.
 
-    What was judged before goes on, and so does what a person decides about it.
+    Calls that were judged before continue, and so do people's decisions about them.
     """
     if space.used < SPACE_FOR_STARTS:
         return None
@@ -107,7 +107,7 @@ def _stop_without_space(run: Run, space: Space) -> Stopped | None:
 
 
 def _stop_at_limit(run: Run, now: datetime, performing: Performing) -> Stopped | None:
-    """Stop a run that is over one of its limits or its time."""
+    """Stop a run that has exceeded one of its limits or its time."""
     limits = run.limits
     assert run.opened is not None
     if now >= run.opened.deadline_at:
@@ -161,7 +161,7 @@ def _judge_answer(run: Run, proposal: ProposalState, facts: Facts, now: datetime
 
 
 def _answer_errors(text: str | BlobRef, schema: dict[str, object] | None) -> tuple[str, ...]:
-    """What is wrong with a final answer; nothing if it stands."""
+    """Return the errors of a final answer; empty if it is accepted."""
     if isinstance(text, BlobRef):
         return (f"The answer has {text.bytes} bytes; give a shorter one.",)
     if is_blank(text):

@@ -1,6 +1,6 @@
-"""What the executor says of tools that may do more by now than was agreed to: a person agrees before a call begins.
+"""Tools that may do more by now than was agreed to: a person must agree before such a tool is called.
 
-The process that would call a tool knows its contract as it is; the run pinned the one it was opened with.
+The process that would call a tool knows its present contract; the run pinned the contract it was opened with.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from linestop.schemas.run.widened_contract_rules import may_be_widened
 
 
 def widened(run: Run, tools: ToolsHere, texts: Texts, *, worker: str) -> Widened | None:
-    """The calls whose tools may do more than was agreed to, and which have not begun."""
+    """Return the calls that have not begun and whose tools may do more than was agreed to."""
     if run.proposal is None or run.opened is None or run.events_left <= 0:
         return None
     lines: list[WidenedCall] = []
     for call in run.proposal.calls:
         here = tools.by_name.get(call.tool)
-        if here is None or not may_be_widened(call) or _nothing_is_done(run, call):
+        if here is None or not may_be_widened(call) or _is_only_described(run, call):
             continue
-        if not _allows_more(call, here.grant) or not _takes(here, call, texts):
+        if not _allows_more(call, here.grant) or not _accepts_arguments(here, call, texts):
             continue
         lines.append(WidenedCall(call=call.call, grant=clamp_grant(here.grant, run.limits)))
     return Widened(calls=tuple(lines), worker=worker) if lines else None
 
 
-def left_open(run: Run, start: NextStart, tools: ToolsHere) -> Attempt | None:
-    """An attempt that another worker left open, and that must not be made again before a person agrees."""
+def attempt_left_open(run: Run, start: NextStart, tools: ToolsHere) -> Attempt | None:
+    """Return an attempt that another worker left open and that must not be repeated before a person agrees."""
     for name in start.calls if start.kind == "effect" else ():
         call = run.calls[name]
         here = tools.by_name.get(call.tool)
-        if call.open_attempt is None or here is None or _nothing_is_done(run, call):
+        if call.open_attempt is None or here is None or _is_only_described(run, call):
             continue
         if _allows_more(call, here.grant):
             return call.open_attempt
@@ -46,14 +46,14 @@ def _allows_more(call: CallState, here: ToolGrant) -> bool:
     return call.grant is not None and bool(call.grant.widened_by(here))
 
 
-def _nothing_is_done(run: Run, call: CallState) -> bool:
-    """Whether the call is only described, so that there is nothing to agree to."""
+def _is_only_described(run: Run, call: CallState) -> bool:
+    """Whether the call is part of a dry run and only described, so that there is nothing to agree to."""
     dry_run = run.opened is not None and run.opened.task.dry_run
     return dry_run and call.grant is not None and call.grant.tier != "read"
 
 
-def _takes(here: ToolHere, call: CallState, texts: Texts) -> bool:
-    """Whether the tool as it is takes these arguments; one that does not is not called, and nobody is asked in vain."""
+def _accepts_arguments(here: ToolHere, call: CallState, texts: Texts) -> bool:
+    """Whether the present tool accepts these arguments; if not, it is not called, and no person is asked in vain."""
     args = call.judged.args if call.judged is not None else ""
     data = texts.by_sha256.get(args.sha256) if isinstance(args, BlobRef) else args.encode()
     return here.contract is None or data is None or not check_arguments(data, here.contract).errors

@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from linestop.actors.control_messages import EVENT_OF_VERB, rejection_reason
 from linestop.actors.facts import ControlMessage, IncomingTask, Space
-from linestop.actors.task_opening import free_key_note, key_taken_message, no_space_message, stopped_beforehand
+from linestop.actors.task_opening import (
+    free_key_note,
+    key_taken_message,
+    no_space_message,
+    stopped_before_start_message,
+)
 from linestop.bus.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.bus.interfaces import Delivery, Left, Publisher
 from linestop.bus.operator_stop import catch_up
@@ -198,7 +203,7 @@ class TaskIntake:
         That it was told is in the log of the refusal, a run of its own; None if an earlier delivery was.
         """
         incoming, refusal = task.incoming, run_of_refusal(run, task.incoming)
-        sentence = stopped_beforehand(why_stopped(stopped), incoming)
+        sentence = stopped_before_start_message(why_stopped(stopped), incoming)
         before = await self._load_run(task.tenant, refusal)
         if not before.n and await self._binding.log.left(task.tenant, refusal) is not None:
             return None

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from linestop.actors.facts import IncomingTask
-from linestop.actors.task_opening import stopped_beforehand, task_sha256
+from linestop.actors.task_opening import stopped_before_start_message, task_sha256
 from linestop.bus.cloud_events import unwrap
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.idempotency_keys import KeyOwner, run_id_rejection_reason, run_of_key
@@ -80,7 +80,7 @@ def verdict(run: Run, incoming: IncomingTask) -> Reply | None:
         return Reply(status="opened", run=run.run)
     if run.refused is not None:
         return Reply(status="refused", run=run.run, sentence=run.refused.sentence)
-    return Reply(status="refused", run=run.run, sentence=stopped_beforehand(why_stopped(run), incoming))
+    return Reply(status="refused", run=run.run, sentence=stopped_before_start_message(why_stopped(run), incoming))
 
 
 def why_stopped(run: Run | Left) -> str:
